@@ -1,0 +1,1 @@
+"""The mathematics: pure torch, single device, no files, no network, no Ray."""

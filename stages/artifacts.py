@@ -1,0 +1,153 @@
+"""Artifacts: folders on any fsspec file system, written so that a kill at any instant loses at most one file.
+
+Every file is written under a temporary name and then renamed (on an object store: uploaded in one put).
+A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, written after its files.
+``manifest.json`` and then the marker ``_COMPLETE`` are written last, by :mod:`stages.runner`.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from stages.errors import ArtifactError
+
+COMPLETE = "_COMPLETE"
+MANIFEST = "manifest.json"
+UNITS = "units"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Read access to one artifact folder; cheap to pickle, so it travels to workers as it is."""
+
+    uri: str
+    stage: str
+    fingerprint: str
+
+    @cached_property
+    def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        fs, root = fsspec.core.url_to_fs(self.uri)
+        return fs, root.rstrip("/")
+
+    def __getstate__(self) -> dict[str, str]:
+        """Leave the file system handle behind: it may hold sockets and locks."""
+        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder lies on this machine's own file system."""
+        return isinstance(self._fs_and_root[0], LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Return the full address of a file in the artifact."""
+        return f"{self._fs_and_root[1]}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Tell whether the file exists."""
+        return bool(self._fs_and_root[0].exists(self.path(name)))
+
+    def glob(self, pattern: str) -> list[str]:
+        """List the files that match, as sorted names relative to the artifact."""
+        fs, root = self._fs_and_root
+        return sorted(str(found)[len(root) + 1 :] for found in fs.glob(f"{root}/{pattern}"))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading bytes.
+
+        Raises:
+            ArtifactError: the file is not there.
+        """
+        try:
+            return self._fs_and_root[0].open(self.path(name), "rb")  # type: ignore[no-any-return]
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.stage}: the artifact has no file {name!r} (looked in {self.uri}); "
+                "delete that folder and run again to make it anew"
+            ) from error
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file."""
+        with self.open(name) as file:
+            return json.load(file)
+
+    def local(self, name: str) -> Path:
+        """Return a local path of the file; a remote file is copied once per machine."""
+        if self.is_local:
+            return Path(self.path(name))
+        cache = Path(tempfile.gettempdir()) / f"corgi-cache-{os.getuid()}" / self.stage / self.fingerprint
+        target = cache / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
+            self._fs_and_root[0].get_file(self.path(name), str(partial))
+            partial.replace(target)
+        return target
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the completion marker is there."""
+        return self.exists(COMPLETE)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The record of how the artifact was made and what is in it."""
+        manifest: dict[str, Any] = self.read_json(MANIFEST)
+        return manifest
+
+    def done_units(self) -> dict[str, dict[str, Any]]:
+        """Return the records of all finished units, by unit name."""
+        names = self.glob(f"{UNITS}/*.json")
+        return {Path(name).stem: self.read_json(name) for name in names}
+
+
+class Output(Artifact):
+    """Write access to the artifact that a stage is making."""
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a local temporary path; on a clean exit the file appears under its name, whole."""
+        fs, _ = self._fs_and_root
+        if self.is_local:
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".tmp-{uuid.uuid4().hex}-{target.name}")
+            try:
+                yield partial
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+            return
+        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
+            partial = Path(folder) / Path(name).name
+            yield partial
+            fs.put_file(str(partial), self.path(name))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file in one step."""
+        with self.writing(name) as partial:
+            partial.write_bytes(content)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file with sorted keys, so that equal content is equal bytes."""
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        self.write_bytes(name, text.encode())
+
+    def finish_unit(self, unit: str, record: dict[str, Any]) -> None:
+        """Record that a unit of work is done; call it after the unit's files are written."""
+        self.write_json(f"{UNITS}/{unit}.json", record)
+
+    def remove(self, name: str) -> None:
+        """Delete a file or folder if it is there."""
+        fs, _ = self._fs_and_root
+        if fs.exists(self.path(name)):
+            fs.rm(self.path(name), recursive=True)

@@ -1,0 +1,164 @@
+"""The contract between the pipeline and a stage.
+
+A stage is a package ``stages/<verb_noun>/`` with
+
+- ``config.py``: one :class:`StageConfig` (or a union of them on ``kind``), free of torch and ray;
+- ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable.
+
+``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationInfo
+
+from cluster.mapping import Mapper
+from cluster.training import TrainLauncher
+from stages.artifacts import Artifact, Output
+from stages.events import Event
+
+
+class RuntimeOnly:
+    """Marks a config field that says where or how fast to run, and so does not enter the fingerprint."""
+
+
+class ByContent:
+    """Marks a path field that enters the fingerprint by the content of the file or folder, never by its name."""
+
+
+def _beside_config(value: Any, info: ValidationInfo) -> Any:
+    """Resolve a relative path beside the YAML file that names it, else in the current folder."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value).expanduser()
+    base = (info.context or {}).get("base")
+    if not path.is_absolute() and base is not None and (Path(base) / path).exists():
+        return (Path(base) / path).resolve()
+    return path.resolve()
+
+
+ExternalPath = Annotated[Path, BeforeValidator(_beside_config), ByContent()]
+
+
+class ConfigModel(BaseModel):
+    """Base of every configuration section: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part of the section that the result depends on, as JSON-ready data.
+
+        Raises:
+            FileNotFoundError: a file or folder named by the section is not there.
+        """
+        return {
+            name: _identity_of(getattr(self, name), info.metadata)
+            for name, info in type(self).model_fields.items()
+            if not any(isinstance(mark, RuntimeOnly) for mark in info.metadata)
+        }
+
+
+def _identity_of(value: Any, metadata: list[Any]) -> Any:
+    if isinstance(value, ConfigModel):
+        return value.identity()
+    if isinstance(value, tuple | list):
+        return [_identity_of(item, metadata) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _identity_of(item, metadata) for key, item in value.items()}
+    if isinstance(value, Path):
+        return content_digest(value)
+    return value
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's relative file names and contents.
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+    """
+    if not path.exists():
+        raise FileNotFoundError(str(path))
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" if file != path else b"")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+class Resources(ConfigModel):
+    """What a stage asks of the machines; never part of a fingerprint."""
+
+    num_workers: PositiveInt | None = Field(
+        None, description="parallel workers; none: one per cpus_per_worker CPUs for data stages, one for training"
+    )
+    cpus_per_worker: PositiveInt | None = Field(None, description="CPUs per worker; none: the stage's own default")
+    gpus_per_worker: NonNegativeFloat | Literal["auto"] = Field(
+        "auto", description="GPUs per worker; auto: 1 where the machines have GPUs and the stage can use one, else 0"
+    )
+
+
+class StageConfig(ConfigModel):
+    """Base of a stage's section.
+
+    ``stage`` is the identity string (package, YAML key, graph node, MLflow child run, artifact folder);
+    ``code_version`` is raised whenever the same config and inputs would now give another result.
+    """
+
+    stage: ClassVar[str]
+    code_version: ClassVar[int] = 1
+    uses_gpu: ClassVar[bool] = False
+
+    resources: Annotated[Resources, RuntimeOnly()] = Resources()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the stages whose artifacts this one reads."""
+        raise NotImplementedError(f"{type(self).__name__} must declare its inputs")
+
+
+@dataclass(frozen=True)
+class GrantedResources:
+    """The resources a running stage was given, with every ``auto`` resolved."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may use of the outside: where to report, how to spread work, how to start a training group."""
+
+    emit: Callable[[Event], None]
+    map_shards: Mapper
+    launch_training: TrainLauncher
+    resources: GrantedResources = field(default_factory=GrantedResources)
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
+
+    ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
+    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures.
+    """
+
+    items: int
+    item_name: str = "images"
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class StageFunction(Protocol):
+    """The shape of every ``stages.<name>.stage.run``."""
+
+    def __call__(
+        self, config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext
+    ) -> StageSummary:
+        """Make ``output`` from ``inputs``."""

@@ -1,0 +1,37 @@
+"""Run one stage over its output folder and seal it: manifest first, completion marker last."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from stages.artifacts import COMPLETE, MANIFEST, Artifact, Output
+from stages.contract import StageConfig, StageContext, StageFunction, StageSummary
+
+
+def run_stage(
+    function: StageFunction,
+    config: StageConfig,
+    *,
+    inputs: Mapping[str, Artifact],
+    output: Output,
+    context: StageContext,
+) -> StageSummary:
+    """Run the stage and seal its artifact; the stage itself goes on from whatever units are done."""
+    summary = function(config, inputs, output, context)
+    output.write_json(MANIFEST, manifest_of(config, inputs, output, summary))
+    output.write_bytes(COMPLETE, b"")
+    return summary
+
+
+def manifest_of(
+    config: StageConfig, inputs: Mapping[str, Artifact], output: Output, summary: StageSummary
+) -> dict[str, Any]:
+    """Describe an artifact: what made it, from what, and what came out."""
+    return {
+        "stage": output.stage,
+        "fingerprint": output.fingerprint,
+        "code_version": config.code_version,
+        "config": config.identity(),
+        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+        "summary": dataclasses.asdict(summary),
+    }

@@ -1,0 +1,35 @@
+"""Noise that belongs to a sample, not to a batch: the same seed gives the same numbers in any company and order.
+
+The numbers are drawn on the CPU, so that they do not depend on the device either.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class SeededNoise:
+    """A stream of standard normal noise for each seed; every call of :meth:`draw` goes on where the last one ended."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def draw(
+        self, shape: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch ..."]:
+        """Return standard normal noise, one sample of the shape for each seed, in the seeds' order."""
+        samples = [torch.randn(tuple(shape), generator=generator, dtype=dtype) for generator in self._generators]
+        noise = torch.stack(samples) if samples else torch.empty((0, *shape), dtype=dtype)
+        return noise.to(device)
+
+
+def seeded_noise(
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "batch ..."]:
+    """Return one draw of standard normal noise for each seed; ``shape`` is that of one sample."""
+    return SeededNoise(seeds).draw(shape, device, dtype)

@@ -31,13 +31,13 @@ class ByContent:
 
 
 def _beside_config(value: Any, info: ValidationInfo) -> Any:
-    """Resolve a relative path beside the YAML file that names it, else in the current folder."""
+    """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
     if not isinstance(value, str | Path):
         return value
     path = Path(value).expanduser()
-    base = (info.context or {}).get("base")
-    if not path.is_absolute() and base is not None and (Path(base) / path).exists():
-        return (Path(base) / path).resolve()
+    for folder in (info.context or {}).get("folders", ()):
+        if not path.is_absolute() and (Path(folder) / path).exists():
+            return (Path(folder) / path).resolve()
     return path.resolve()
 
 

@@ -1,0 +1,49 @@
+"""A mailbox on the cluster: any process may send, the driver collects."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+
+@ray.remote(num_cpus=0)
+class _Mailbox:
+    """Holds what was sent until it is collected."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, Any]] = []
+
+    def put(self, topic: str, message: Any) -> None:
+        self._held.append((topic, message))
+
+    def take(self) -> list[tuple[str, Any]]:
+        held, self._held = self._held, []
+        return held
+
+
+class Sender:
+    """Sends messages under one topic; may be pickled into any task or actor of the same cluster."""
+
+    def __init__(self, mailbox: "ActorHandle[_Mailbox]", topic: str) -> None:
+        self._mailbox = mailbox
+        self._topic = topic
+
+    def __call__(self, message: Any) -> None:
+        """Send without waiting for the mailbox."""
+        self._mailbox.put.remote(self._topic, message)
+
+
+class Channel:
+    """The driver's end of the mailbox."""
+
+    def __init__(self) -> None:
+        self._mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+
+    def sender(self, topic: str) -> Sender:
+        """Return what a task needs to send under a topic."""
+        return Sender(self._mailbox, topic)
+
+    def collect(self) -> list[tuple[str, Any]]:
+        """Return all (topic, message) pairs that came since the last call, in order of arrival."""
+        collected: list[tuple[str, Any]] = ray.get(self._mailbox.take.remote())
+        return collected

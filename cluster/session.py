@@ -1,0 +1,87 @@
+"""Connect this process to Ray: one started inside it (a laptop), or an existing cluster by its address."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cluster.errors import Unreachable
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the connected cluster holds in all, and on its largest node."""
+
+    num_cpus: int
+    num_gpus: int
+    node_cpus: int
+
+
+def existing_address(configured: str | None) -> str | None:
+    """Return the address of the cluster to use, or None to start Ray inside this process."""
+    return configured or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machines]:
+    """Hold a Ray connection for the length of the block.
+
+    Raises:
+        Unreachable: nothing answers at the address.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        else:
+            _check_reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise
+        raise _unreachable(address, str(error)) from error
+    try:
+        yield _machines()
+    finally:
+        ray.shutdown()
+
+
+def _machines() -> Machines:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machines(
+        num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
+        num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
+        node_cpus=int(max((node.get("CPU", 0) for node in nodes), default=0)),
+    )
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds where Ray's own connection would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # 'auto' and the like: Ray looks for a cluster on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, cause: str) -> Unreachable:
+    return Unreachable(
+        f"cluster.address: no Ray cluster answers at {address!r} ({cause.splitlines()[0]}); "
+        "start one with `ray start --head`, correct the address, or leave it out to run on this machine"
+    )

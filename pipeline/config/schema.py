@@ -1,0 +1,108 @@
+"""The schema of an experiment: shared sections, and one section per stage under the stage's own name."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+from stages.captions import CaptionsConfig
+from stages.download_shards.config import DownloadShardsConfig
+from stages.embed_clip.config import EmbedClipConfig
+from stages.encoders.config import ClipConfig
+from stages.evaluate.config import EvaluateConfig
+from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.generate.config import GenerateConfig
+from stages.train_clip.config import TrainClipConfig
+from stages.train_decoder.config import TrainDecoderConfig
+from stages.train_prior.config import TrainPriorConfig
+
+from stages.contract import ConfigModel, ExternalPath, StageConfig
+
+#: Every stage, in an order in which each comes after its inputs.
+STAGES = (
+    "download_shards",
+    "train_clip",
+    "embed_clip",
+    "fit_gaussians",
+    "train_prior",
+    "train_decoder",
+    "generate",
+    "evaluate",
+)
+
+#: Top-level keys that a stage section takes over where it has a field of the same name and does not set it.
+SHARED = ("seed", "captions", "clip")
+
+
+class TrackingConfig(ConfigModel):
+    """Where the runs are recorded with MLflow."""
+
+    uri: str | None = Field(None, description="MLflow tracking URI; none: SQLite inside the store")
+    experiment: str = Field("corgi", description="MLflow experiment")
+    register_model: bool = Field(True, description="register the finished text-to-image model")
+
+
+class ClusterConfig(ConfigModel):
+    """Which Ray to use."""
+
+    address: str | None = Field(
+        None, description="an existing Ray cluster; none: RAY_ADDRESS, else Ray in this process"
+    )
+    num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
+
+
+class ReuseConfig(ConfigModel):
+    """Take a stage's artifact from another experiment instead of making it here."""
+
+    config: ExternalPath = Field(description="the experiment (a YAML file) whose artifact is used")
+
+
+class RunConfig(ConfigModel):
+    """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    store: str = Field("workspace", description="folder or fsspec URI for artifacts and runs")
+    seed: int = 0
+    captions: CaptionsConfig = CaptionsConfig()
+    clip: ClipConfig | None = None
+    reuse: dict[str, ReuseConfig] = Field(default_factory=dict)
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    download_shards: DownloadShardsConfig | None = None
+    train_clip: TrainClipConfig | None = None
+    embed_clip: EmbedClipConfig | None = None
+    fit_gaussians: FitGaussiansConfig | None = None
+    train_prior: TrainPriorConfig | None = None
+    train_decoder: TrainDecoderConfig | None = None
+    generate: GenerateConfig | None = None
+    evaluate: EvaluateConfig | None = None
+
+    def stages(self) -> dict[str, StageConfig]:
+        """Return the sections of the stages in this experiment, in running order."""
+        return {name: section for name in STAGES if (section := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _graph_is_whole(self) -> "RunConfig":
+        stages = self.stages()
+        if not stages:
+            raise ValueError("no stage has a section; add at least download_shards")
+        for name in self.reuse:
+            if name not in STAGES:
+                raise ValueError(f"reuse.{name}: not a stage; allowed: {', '.join(STAGES)}")
+            if name in stages:
+                raise ValueError(f"reuse.{name}: the stage also has a section of its own; remove one (`{name}: null`)")
+        for name, section in stages.items():
+            for source in section.inputs:
+                if source not in stages and source not in self.reuse:
+                    raise ValueError(
+                        f"{name}: needs the stage {source}, which has no section; add `{source}:` or `reuse.{source}`"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _prior_has_captions(self) -> "RunConfig":
+        if self.train_prior is not None and self.train_prior.captions.fraction == 0:
+            raise ValueError(
+                "train_prior: captions.fraction is 0, and a prior learns from captions; set captions.fraction above 0, "
+                "or take a trained prior with `train_prior: null` and reuse.train_prior.config"
+            )
+        return self

@@ -1,0 +1,134 @@
+"""What a run would do: each stage's fingerprint, its state in the store, and why."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import UsageError
+from pipeline.store import Progress, Store
+from stages.contract import StageConfig
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A node of the graph with the artifact that it makes or takes."""
+
+    name: str
+    fingerprint: str
+    progress: Progress
+    inputs: tuple[str, ...]
+    identity: Mapping[str, Any]
+    config: StageConfig
+    reused_from: str | None = None
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        """Return 'done', 'partial' or 'new'."""
+        return self.progress.state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All nodes, in running order, and the run's id, which depends on what is computed and on nothing else."""
+
+    name: str
+    stages: Mapping[str, PlannedStage] = field(default_factory=dict)
+
+    @property
+    def run(self) -> str:
+        """Return the run's id: equal plans continue the same run."""
+        joined = ",".join(f"{stage.name}={stage.fingerprint}" for stage in self.stages.values())
+        return f"{self.name}-{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return all(stage.state == "done" for stage in self.stages.values())
+
+
+def make_plan(config: RunConfig, store: Store) -> Plan:
+    """Compute every fingerprint and look it up in the store.
+
+    Raises:
+        UsageError: a file named in the config is missing, or a reused artifact cannot be resolved.
+    """
+    store.check_format()
+    planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
+    for name, section in config.stages().items():
+        identity = _identity(name, section)
+        inputs = {source: planned[source].fingerprint for source in section.inputs}
+        fingerprint = fingerprint_of(section, identity, inputs)
+        planned[name] = PlannedStage(
+            name, fingerprint, store.progress(name, fingerprint), tuple(section.inputs), identity, section
+        )
+    return Plan(config.name, _with_reasons(planned, config.name, store))
+
+
+def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the content address of a stage's artifact: its config, its inputs and its code version."""
+    content = {
+        "stage": section.stage,
+        "code_version": section.code_version,
+        "config": identity,
+        "inputs": dict(sorted(inputs.items())),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
+    try:
+        return section.identity()
+    except FileNotFoundError as error:
+        raise UsageError(f"{name}: no file or folder at {error.filename or error}; correct the path") from None
+
+
+def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
+    """Resolve ``reuse.<stage>.config`` to the artifact that the other experiment makes in this store."""
+    path = config.reuse[name].config
+    other = make_plan(load_config(path), store).stages.get(name)
+    if other is None:
+        raise UsageError(f"reuse.{name}.config: {path} has no stage {name}; name an experiment that has one")
+    return PlannedStage(
+        name, other.fingerprint, other.progress, (), other.identity, other.config, reused_from=str(path)
+    )
+
+
+def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:
+    earlier = next((record for record in store.runs() if record.get("name") == run_name), None)
+    past = earlier["stages"] if earlier else {}
+    return {
+        name: PlannedStage(**{**vars(stage), "reason": _reason(stage, planned, past.get(name))})
+        for name, stage in planned.items()
+    }
+
+
+def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Mapping[str, Any] | None) -> str:
+    if stage.reused_from:
+        return f"taken from {stage.reused_from}" + ("" if stage.state == "done" else ", which has not made it yet")
+    if stage.state == "done":
+        return "complete in the store"
+    if stage.state == "partial":
+        total = stage.progress.units_planned
+        return f"{stage.progress.units_done} of {total or 'an unknown number of'} units done"
+    changed = [source for source in stage.inputs if planned[source].state != "done"]
+    if past is None:
+        return "never made with this config"
+    keys = _changed_keys(past.get("identity", {}), stage.identity)
+    causes = [f"{key}: {before!r} -> {after!r}" for key, before, after in keys]
+    causes += [f"input {source} is {planned[source].state}" for source in changed]
+    return "; ".join(causes) or "never made from these inputs"
+
+
+def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = dict.fromkeys([*after, *before])
+        return [
+            change
+            for name in names
+            for change in _changed_keys(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if before == after else [(key, before, after)]

@@ -1,0 +1,172 @@
+"""The store: artifacts/<stage>/<fingerprint>/ and runs/<run>/run.json on any fsspec file system."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import UsageError
+from stages.artifacts import COMPLETE, UNITS, Artifact, Output
+
+FORMAT = 1
+"""Raised whenever an older corgi could not read what this one writes."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an artifact is: complete, or so many units of the planned number (None where no plan was written)."""
+
+    complete: bool
+    units_done: int = 0
+    units_planned: int | None = None
+
+    @property
+    def state(self) -> str:
+        """Return 'done', 'partial' or 'new'."""
+        if self.complete:
+            return "done"
+        return "partial" if self.units_done else "new"
+
+
+class Store:
+    """Names and finds artifacts and run records below one URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+    @cached_property
+    def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        try:
+            fs, root = fsspec.core.url_to_fs(self.uri)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"store: found {self.uri!r}: {error}; give a folder or an fsspec URI") from None
+        return fs, root.rstrip("/")
+
+    @property
+    def local_root(self) -> Path | None:
+        """The store's folder where it lies on this machine, else None."""
+        fs, root = self._fs_and_root
+        return Path(root) if isinstance(fs, LocalFileSystem) else None
+
+    # ---- the store as a whole
+
+    def open_for_writing(self) -> None:
+        """Make the store if it is new, and prove that it can be written.
+
+        Raises:
+            UsageError: no write permission, or the store has another format.
+        """
+        self.check_format()
+        try:
+            if not self._exists("store.json"):
+                self._write_json("store.json", {"format": FORMAT})
+            probe = f".probe-{uuid.uuid4().hex}"
+            self._write_json(probe, {})
+            self._fs_and_root[0].rm_file(self._path(probe))
+        except (OSError, PermissionError) as error:
+            raise UsageError(
+                f"store: {self.uri} cannot be written ({error}); give a folder that you may write with store=…"
+            ) from None
+
+    def check_format(self) -> None:
+        """Refuse a store written by another version.
+
+        Raises:
+            UsageError: the store's format is not this version's.
+        """
+        try:
+            found = self._read_json("store.json")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise UsageError(f"store: {self.uri}/store.json cannot be read ({error}); is this a corgi store?") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise UsageError(
+                f"store: {self.uri} has format {found.get('format') if isinstance(found, dict) else found!r}, and this "
+                f"version reads and writes format {FORMAT}; use another store=… or the version that made it"
+            )
+
+    # ---- artifacts
+
+    def output(self, stage: str, fingerprint: str) -> Output:
+        """Return write access to an artifact's folder."""
+        return Output(self._uri("artifacts", stage, fingerprint), stage, fingerprint)
+
+    def artifact(self, stage: str, fingerprint: str) -> Artifact:
+        """Return read access to an artifact's folder."""
+        return Artifact(self._uri("artifacts", stage, fingerprint), stage, fingerprint)
+
+    def progress(self, stage: str, fingerprint: str) -> Progress:
+        """Tell how far an artifact is."""
+        artifact = self.artifact(stage, fingerprint)
+        if artifact.exists(COMPLETE):
+            return Progress(complete=True)
+        units = len(artifact.glob(f"{UNITS}/*.json"))
+        planned = artifact.read_json("plan.json")["units"] if units and artifact.exists("plan.json") else None
+        return Progress(complete=False, units_done=units, units_planned=planned)
+
+    # ---- runs
+
+    def write_run(self, run: str, record: dict[str, Any]) -> None:
+        """Replace a run's record in one step."""
+        self._write_json(f"runs/{run}/run.json", record)
+
+    def read_run(self, run: str) -> dict[str, Any] | None:
+        """Return a run's record, or None where there is none."""
+        try:
+            record: dict[str, Any] = self._read_json(f"runs/{run}/run.json")
+        except FileNotFoundError:
+            return None
+        return record
+
+    def runs(self) -> Iterator[dict[str, Any]]:
+        """Yield all run records, the latest started first."""
+        fs, root = self._fs_and_root
+        records = [self._read_json(str(p)[len(root) + 1 :]) for p in fs.glob(f"{root}/runs/*/run.json")]
+        yield from sorted(records, key=lambda record: str(record["started"]), reverse=True)
+
+    def find_run(self, name: str | None) -> dict[str, Any]:
+        """Return the latest run, or the latest whose id starts with ``name``.
+
+        Raises:
+            UsageError: there is no such run.
+        """
+        records = list(self.runs())
+        for record in records:
+            if name is None or str(record["run"]).startswith(name):
+                return record
+        known = ", ".join(str(record["run"]) for record in records[:5]) or "none yet"
+        raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}")
+
+    def log_folder(self, run: str) -> Path:
+        """Return a local folder for a run's logs (for a remote store, a folder of this machine)."""
+        base = self.local_root or Path.home() / ".corgi"
+        folder = base / "runs" / run / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    # ---- files
+
+    def _uri(self, *parts: str) -> str:
+        return "/".join((self.uri.rstrip("/"), *parts))
+
+    def _path(self, name: str) -> str:
+        return f"{self._fs_and_root[1]}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        return bool(self._fs_and_root[0].exists(self._path(name)))
+
+    def _read_json(self, name: str) -> Any:
+        with self._fs_and_root[0].open(self._path(name), "rb") as file:
+            return json.load(file)
+
+    def _write_json(self, name: str, content: Any) -> None:
+        folder, _, file = name.rpartition("/")
+        text = json.dumps(content, indent=1, default=str) + "\n"
+        Output(self._uri(folder) if folder else self.uri, "store", "").write_bytes(file, text.encode())

@@ -1,0 +1,37 @@
+"""A small world of captioned pictures, made on the spot, with a judge that has learned nothing."""
+
+from models.scenes.captions import TEMPLATES, caption_scene, describe, read_caption
+from models.scenes.checker import SceneChecker, SceneReading
+from models.scenes.render import render_scenes
+from models.scenes.scene import SPLITS, Scene, Split, make_scenes, split_combinations
+from models.scenes.vocabulary import (
+    BACKGROUNDS,
+    COLORS,
+    DOMAINS,
+    NUM_COMBINATIONS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+)
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLORS",
+    "DOMAINS",
+    "NUM_COMBINATIONS",
+    "POSITIONS",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "TEMPLATES",
+    "Scene",
+    "SceneChecker",
+    "SceneReading",
+    "Split",
+    "caption_scene",
+    "describe",
+    "make_scenes",
+    "read_caption",
+    "render_scenes",
+    "split_combinations",
+]

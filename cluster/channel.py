@@ -16,6 +16,9 @@ class _Mailbox:
     def put(self, topic: str, message: Any) -> None:
         self._held.append((topic, message))
 
+    def hold(self) -> None:
+        """Do nothing; calls of one process are served in order, so an answer means that its puts are in."""
+
     def take(self) -> list[tuple[str, Any]]:
         held, self._held = self._held, []
         return held
@@ -31,6 +34,10 @@ class Sender:
     def __call__(self, message: Any) -> None:
         """Send without waiting for the mailbox."""
         self._mailbox.put.remote(self._topic, message)
+
+    def flush(self) -> None:
+        """Wait until the mailbox holds all that this process sent."""
+        ray.get(self._mailbox.hold.remote())
 
 
 class Channel:

@@ -99,7 +99,7 @@ def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
 
 def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:
     earlier = next((record for record in store.runs() if record.get("name") == run_name), None)
-    past = earlier["stages"] if earlier else {}
+    past = earlier["plan"] if earlier else {}
     return {
         name: PlannedStage(**{**vars(stage), "reason": _reason(stage, planned, past.get(name))})
         for name, stage in planned.items()

@@ -1,18 +1,25 @@
 """The store: artifacts/<stage>/<fingerprint>/ and runs/<run>/run.json on any fsspec file system."""
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
 from stages.artifacts import COMPLETE, UNITS, Artifact, Output
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 
 FORMAT = 1
 """Raised whenever an older corgi could not read what this one writes."""
@@ -110,6 +117,29 @@ class Store:
         units = len(artifact.glob(f"{UNITS}/*.json"))
         planned = artifact.read_json("plan.json")["units"] if units and artifact.exists("plan.json") else None
         return Progress(complete=False, units_done=units, units_planned=planned)
+
+    @contextlib.contextmanager
+    def lock(self, plan: "Plan") -> Iterator[None]:
+        """Keep a second driver on this machine from making the same artifacts (a killed driver's lock is released).
+
+        Raises:
+            UsageError: another process is making one of them.
+        """
+        root = self.local_root
+        with contextlib.ExitStack() as held:
+            for stage in plan.stages.values():
+                if root is None or stage.state == "done":
+                    continue
+                path = root / "locks" / f"{stage.name}-{stage.fingerprint}.lock"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(FileLock(path, timeout=LOCK_SECONDS))
+                except Timeout:
+                    raise UsageError(
+                        f"{stage.name}: another corgi process is making this artifact ({path} is locked); "
+                        "wait for it, or end it"
+                    ) from None
+            yield
 
     # ---- runs
 

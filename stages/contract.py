@@ -107,12 +107,14 @@ class StageConfig(ConfigModel):
     """Base of a stage's section.
 
     ``stage`` is the identity string (package, YAML key, graph node, MLflow child run, artifact folder);
-    ``code_version`` is raised whenever the same config and inputs would now give another result.
+    ``code_version`` is raised whenever the same config and inputs would now give another result;
+    ``work`` says how the stage spreads: over shards, over a training group, or not at all.
     """
 
     stage: ClassVar[str]
     code_version: ClassVar[int] = 1
     uses_gpu: ClassVar[bool] = False
+    work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     resources: Annotated[Resources, RuntimeOnly()] = Resources()
 
@@ -120,6 +122,13 @@ class StageConfig(ConfigModel):
     def inputs(self) -> tuple[str, ...]:
         """Names of the stages whose artifacts this one reads."""
         raise NotImplementedError(f"{type(self).__name__} must declare its inputs")
+
+    def check(self) -> None:
+        """Look at what the section names outside the store, before anything starts; nothing to look at by default.
+
+        Raises:
+            InputFault: a file is missing or has not what the section says of it.
+        """
 
 
 @dataclass(frozen=True)

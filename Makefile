@@ -1,0 +1,67 @@
+# One command per intent; CI runs the same ones.
+#   make setup       .venv with everything the project needs (instant when nothing changed)
+#   make quickstart  a text-to-image model of rendered scenes, in minutes, without a GPU
+#   make check       format, lint, types, imports and the fast tests
+#   make test        every test
+#   make bench       the benchmarks
+# PYTHON chooses the interpreter (3.11 or newer); INSTALLER=pip installs with pip instead of uv.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+INSTALLER ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-e2e bench clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11 or newer found; install one, or name it with PYTHON=…"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(INSTALLER),uv)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+else
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+endif
+	@touch $@
+
+quickstart: setup
+	@$(BIN)/corgi quickstart
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+test-fast: setup
+	$(BIN)/pytest tests/architecture tests/unit tests/numerics
+
+test-integration: setup
+	$(BIN)/pytest tests/integration
+
+test-e2e: setup
+	$(BIN)/pytest tests/e2e
+
+check: lint types imports test-fast
+
+test: lint types imports
+	$(BIN)/pytest tests
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV)

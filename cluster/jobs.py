@@ -1,0 +1,45 @@
+"""Send a command to a Ray cluster as a job, and follow it."""
+
+import asyncio
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import Unreachable
+
+
+def submit_job(address: str, command: Sequence[str], working_dir: Path) -> str:
+    """Submit a command with a folder's files (what .gitignore names stays behind) and return the job's id.
+
+    Raises:
+        Unreachable: no job server answers, or it refuses the token.
+    """
+    client = _client(address)
+    job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(working_dir)})
+    return job
+
+
+def follow_job(address: str, job: str, echo: Callable[[str], None]) -> str:
+    """Echo the job's output until it ends, and return its last status."""
+    client = _client(address)
+
+    async def follow() -> None:
+        async for text in client.tail_job_logs(job):
+            echo(text)
+
+    asyncio.run(follow())
+    return str(client.get_job_status(job).value)
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Unreachable(
+            f"--address: no Ray job server can be used at {address!r} ({cause}); give the dashboard's address, such as "
+            "http://127.0.0.1:8265, and, where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error

@@ -1,0 +1,5 @@
+"""``python -m pipeline`` is ``corgi``."""
+
+from pipeline.cli import main
+
+main()

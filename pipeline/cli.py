@@ -1,0 +1,274 @@
+"""The command line. Heavy imports are inside the commands, so that ``--help`` answers at once.
+
+Exit codes: 0 done, 2 bad usage or config, 3 a stage failed, 130 interrupted.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+app = typer.Typer(
+    name="corgi",
+    help="Turn a pile of images, few or none of them captioned, into a text-to-image model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
+INTERRUPTED = 130
+
+Config = Annotated[Path, typer.Argument(help="the experiment: a YAML file")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="override config keys")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
+Store = Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")]
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check an experiment without touching its data."""
+    from pipeline.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    stages = list(loaded.stages())
+    if as_json:
+        _print_json({"status": "valid", "name": loaded.name, "stages": stages})
+    else:
+        typer.echo(f"{config}: valid; stages: {', '.join(stages)}")
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show what a run would do: each stage done, partial or new, and why."""
+    from pipeline.report import plan_document, plan_table
+
+    experiment = _open(config, overrides)
+    if as_json:
+        _print_json(plan_document(experiment.plan))
+    else:
+        _console(stderr=False).print(plan_table(experiment.plan))
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Run an experiment; what is done already is kept and used."""
+    record = _run(config, overrides)
+    _tell(record, as_json)
+    _exit_by(record)
+
+
+@app.command()
+def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
+    """Make a text-to-image model of rendered scenes on this machine, in minutes."""
+    from pipeline.quickstart import quickstart_document, quickstart_report
+
+    record = _run(QUICKSTART, overrides)
+    if as_json:
+        _print_json(quickstart_document(record))
+    else:
+        _tell(record, as_json=False)
+        if record["status"] == "done":
+            quickstart_report(_console(stderr=False), record)
+    _exit_by(record)
+
+
+@app.command()
+def submit(
+    config: Config,
+    address: Annotated[str, typer.Option("--address", help="the cluster's job server, such as http://head:8265")],
+    overrides: Overrides = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the job to its end")] = True,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment as a job on a Ray cluster; the current folder goes along."""
+    from cluster.jobs import follow_job, submit_job
+    from pipeline.config import load_config
+
+    load_config(config, overrides or ())  # a wrong config is told here, not in a log on the cluster
+    relative = _inside_current_folder(config)
+    job = submit_job(address, ["python", "-m", "pipeline", "run", relative, *(overrides or ())], working_dir=Path.cwd())
+    typer.echo(f"job {job} submitted to {address}", err=True)
+    status = follow_job(address, job, echo=lambda text: typer.echo(text, err=True, nl=False)) if wait else "SUBMITTED"
+    if as_json:
+        _print_json({"job": job, "status": status})
+    else:
+        typer.echo(f"job {job}: {status}")
+    if status not in {"SUBMITTED", "SUCCEEDED"}:
+        raise typer.Exit(3)
+
+
+@app.command()
+def status(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's id or its beginning")] = None,
+    store: Store = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Show a run, or all runs of the store."""
+    from pipeline.report import runs_table, stage_table
+    from pipeline.store import Store as RunStore
+
+    found = RunStore(store)
+    if run_id is None:
+        records = list(found.runs())
+        _show({"runs": [_run_document(r) for r in records]} if as_json else runs_table(records))
+        return
+    record = found.find_run(run_id)
+    _show(_run_document(record) if as_json else stage_table(record))
+
+
+@app.command()
+def generate(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its beginning")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the images")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to draw; may be repeated")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="an image to draw variations of")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="another seed gives another picture")] = 0,
+    store: Store = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Draw images with a finished run's model."""
+    from pipeline.generation import generate_images
+
+    written = generate_images(_store(store), run_id, out, texts=prompt or [], file=prompts, image=image, seed=seed)
+    if as_json:
+        _print_json({"images": written})
+    else:
+        for entry in written:
+            typer.echo(f"{entry['path']}  {entry['prompt']}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="runs, by id or its beginning")],
+    store: Store = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Show the figures of several runs side by side."""
+    from pipeline.report import comparison_document, comparison_table
+
+    records = [_store(store).find_run(name) for name in runs]
+    _show(comparison_document(records) if as_json else comparison_table(records))
+
+
+@app.command()
+def dashboard(
+    store: Store = "workspace",
+    host: Annotated[str, typer.Option("--host", help="address to bind to")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="port to bind to")] = 5000,
+) -> None:
+    """Open the MLflow dashboard of a store's runs, on this machine only."""
+    from pipeline.dashboard import open_dashboard
+
+    latest = _store(store).find_run(None)
+    open_dashboard(latest["mlflow"]["tracking_uri"], host=host, port=port)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.ClickException as error:
+        error.show()
+        code = 2
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        typer.echo("interrupted; what was finished is kept: run the same command again to go on", err=True)
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001  sorted below: only faults of our own keep their traceback
+        code = _tell_error(error)
+    sys.stdout.flush()
+    sys.exit(code or 0)
+
+
+def _tell_error(error: Exception) -> int:
+    """Print a known error as a paragraph and return its exit code; raise what nobody foresaw."""
+    from cluster.errors import ClusterError
+    from pipeline.errors import PipelineError
+    from stages.errors import StageError
+
+    if not isinstance(error, PipelineError | ClusterError | StageError):
+        raise error
+    code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError) else 2
+    typer.echo(f"corgi: {error}", err=True)
+    if "--json" in sys.argv:
+        _print_json({"status": "error", "error": str(error)})
+    return code
+
+
+def _open(config: Path, overrides: list[str] | None) -> Any:
+    from pipeline.config import load_config
+    from pipeline.run import Experiment
+
+    return Experiment.open(load_config(config, overrides or ()), str(config))
+
+
+def _run(config: Path, overrides: list[str] | None) -> dict[str, Any]:
+    from pipeline.run import run_experiment
+
+    experiment = _open(config, overrides)
+    finished: dict[str, Any] | None = experiment.finished_record()
+    if finished is not None:
+        typer.echo(f"run {finished['run']}: everything is done; nothing to run", err=True)
+        return finished
+    return run_experiment(experiment, _console(stderr=True))
+
+
+def _tell(record: dict[str, Any], as_json: bool) -> None:
+    from pipeline.report import print_failures, stage_table
+
+    if as_json:
+        _print_json(_run_document(record))
+        return
+    console = _console(stderr=False)
+    console.print(stage_table(record))
+    if record["status"] == "failed":
+        print_failures(_console(stderr=True), record)
+
+
+def _run_document(record: dict[str, Any]) -> dict[str, Any]:
+    keys = ("run", "status", "stages", "metrics", "artifacts")
+    return {key: record[key] for key in keys}
+
+
+def _exit_by(record: dict[str, Any]) -> None:
+    if record["status"] != "done":
+        raise typer.Exit(3)
+
+
+def _store(uri: str) -> Any:
+    from pipeline.store import Store as RunStore
+
+    found = RunStore(uri)
+    found.check_format()
+    return found
+
+
+def _inside_current_folder(config: Path) -> str:
+    try:
+        return config.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        raise click.UsageError(
+            f"{config}: lies outside the current folder, which is what goes to the cluster"
+        ) from None
+
+
+def _console(*, stderr: bool) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=False)
+
+
+def _show(content: Any) -> None:
+    if isinstance(content, dict):
+        _print_json(content)
+    else:
+        _console(stderr=False).print(content)
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=1, default=str))

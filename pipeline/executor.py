@@ -1,0 +1,214 @@
+"""Run the graph as Ray tasks wired by their references; the store is the memory, so any run may be cut short.
+
+A stage starts when its inputs are done and what it asks for is free, so that independent branches run side by side
+where the machines allow it. A stage that fails takes down only the stages that need it.
+"""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from cluster.channel import Channel, Sender
+from cluster.mapping import map_on_ray
+from cluster.session import Machines
+from cluster.training import launch_with_ray_train
+from pipeline.grants import grant
+from pipeline.plan import Plan, PlannedStage
+from pipeline.store import Store
+from stages.artifacts import Artifact, Output
+from stages.contract import GrantedResources, StageConfig, StageContext, StageSummary
+from stages.events import Event, Log, Progress
+from stages.runner import run_stage
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class StageResult:
+    """How one stage ended."""
+
+    name: str
+    state: str  # done | reused | failed | blocked
+    seconds: float = 0.0
+    startup_seconds: float = 0.0
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
+
+
+class Observer(Protocol):
+    """Who is told what happens (progress view, tracker, logs)."""
+
+    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+        """Say that a stage starts."""
+
+    def event(self, name: str, event: Event) -> None:
+        """Say what a running stage reported."""
+
+    def finished(self, result: StageResult) -> None:
+        """Say how a stage ended."""
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that the task of a stage needs; pickled into a worker process."""
+
+    config: StageConfig
+    inputs: Mapping[str, Artifact]
+    output: Output
+    granted: GrantedResources
+
+
+def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
+    """Run one stage in this process; ``upstream`` only orders the tasks."""
+    from cluster.threads import use_cpus
+
+    use_cpus(job.granted.cpus_per_worker)
+    handler = _ForwardLogs(emit)
+    logging.getLogger().addHandler(handler)
+    try:
+        module = importlib.import_module(f"stages.{job.config.stage}.stage")
+        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.granted)
+        return run_stage(module.run, job.config, inputs=job.inputs, output=job.output, context=context)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        emit.flush()
+
+
+class _ForwardLogs(logging.Handler):
+    """Sends the log records of a stage's process to the driver."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        super().__init__(logging.INFO)
+        self._emit = emit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Forward our own records from INFO on, and others' from WARNING on."""
+        ours = record.name.split(".")[0] in {"stages", "cluster", "models"}
+        if ours or record.levelno >= logging.WARNING:
+            self._emit(Log(f"{record.name}: {record.getMessage()}", record.levelname))
+
+
+class GraphRun:
+    """One pass over a plan."""
+
+    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: Observer) -> None:
+        self._plan = plan
+        self._store = store
+        self._observer = observer
+        self._free = machines
+        self._grants = {name: grant(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)}
+        self._channel = Channel()
+        self._results: dict[str, StageResult] = {}
+        self._running: dict[ray.ObjectRef[Any], str] = {}
+        self._refs: dict[str, ray.ObjectRef[Any]] = {}
+        self._started: dict[str, float] = {}
+        self._first_progress: dict[str, float] = {}
+
+    def run(self) -> dict[str, StageResult]:
+        """Run all that is to be run and return every stage's result, in running order."""
+        for stage in self._plan.stages.values():
+            if not _to_do(stage):
+                self._settle(reused_result(stage, self._store))
+        while len(self._results) < len(self._plan.stages):
+            self._start_what_can_start()
+            self._wait()
+        return {name: self._results[name] for name in self._plan.stages}
+
+    def cancel(self) -> None:
+        """Stop what runs; finished units stay in the store."""
+        for ref in self._running:
+            ray.cancel(ref, force=True)
+
+    def _start_what_can_start(self) -> None:
+        for name, stage in self._plan.stages.items():
+            if name in self._results or name in self._started:
+                continue
+            states = {source: self._results[source].state for source in stage.inputs if source in self._results}
+            lost = [source for source, state in states.items() if state in {"failed", "blocked"}]
+            if lost:
+                self._settle(StageResult(name, "blocked", error=f"needs {', '.join(lost)}"))
+            elif len(states) == len(stage.inputs) and self._fits(name):
+                self._start(stage)
+
+    def _fits(self, name: str) -> bool:
+        granted = self._grants[name]
+        cpus = granted.num_workers * granted.cpus_per_worker
+        gpus = granted.num_workers * granted.gpus_per_worker
+        busy = [self._grants[other] for other in self._running.values()]
+        used_cpus = sum(other.num_workers * other.cpus_per_worker for other in busy)
+        used_gpus = sum(other.num_workers * other.gpus_per_worker for other in busy)
+        return used_cpus + cpus <= self._free.num_cpus and used_gpus + gpus <= self._free.num_gpus
+
+    def _start(self, stage: PlannedStage) -> None:
+        granted = self._grants[stage.name]
+        inputs = {source: self._artifact(source) for source in stage.inputs}
+        job = StageJob(stage.config, inputs, self._store.output(stage.name, stage.fingerprint), granted)
+        alone = stage.config.work == "single"
+        task = ray.remote(run_stage_job).options(  # type: ignore[arg-type]
+            name=stage.name,
+            num_cpus=granted.cpus_per_worker if alone else 0,
+            num_gpus=granted.gpus_per_worker if alone else 0,
+            max_retries=1,
+        )
+        sender: Sender = self._channel.sender(stage.name)
+        upstream = [self._refs[source] for source in stage.inputs if source in self._refs]
+        self._started[stage.name] = time.monotonic()
+        self._observer.started(stage, granted)
+        ref = task.remote(job, sender, *upstream)
+        self._refs[stage.name] = ref
+        self._running[ref] = stage.name
+
+    def _artifact(self, name: str) -> Artifact:
+        return self._store.artifact(name, self._plan.stages[name].fingerprint)
+
+    def _wait(self) -> None:
+        if not self._running:
+            return
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
+        self._hand_on_events()
+        for ref in ready:
+            self._settle(self._result_of(ref, self._running.pop(ref)))
+
+    def _hand_on_events(self) -> None:
+        for name, event in self._channel.collect():
+            if isinstance(event, Progress):
+                self._first_progress.setdefault(name, time.monotonic())
+            self._observer.event(name, event)
+
+    def _result_of(self, ref: "ray.ObjectRef[Any]", name: str) -> StageResult:
+        seconds = time.monotonic() - self._started[name]
+        startup = self._first_progress.get(name, time.monotonic()) - self._started[name]
+        try:
+            summary: StageSummary = ray.get(ref)
+        except RayTaskError as error:
+            return StageResult(name, "failed", seconds, startup, error=_cause(error), trace=error.traceback_str)
+        except RayError as error:
+            return StageResult(name, "failed", seconds, startup, error=str(error), trace=str(error))
+        return StageResult(name, "done", seconds, startup, vars(summary))
+
+    def _settle(self, result: StageResult) -> None:
+        self._results[result.name] = result
+        self._observer.finished(result)
+
+
+def reused_result(stage: PlannedStage, store: Store) -> StageResult:
+    """Return the result of a stage that is already complete in the store."""
+    manifest = store.artifact(stage.name, stage.fingerprint).manifest
+    return StageResult(stage.name, "reused", summary=manifest["summary"])
+
+
+def _to_do(stage: PlannedStage) -> bool:
+    return stage.state != "done"
+
+
+def _cause(error: RayTaskError) -> str:
+    cause = error.cause
+    known = type(cause).__module__.split(".")[0] in {"stages", "cluster", "models", "pipeline"}
+    return str(cause) if known else f"{type(cause).__name__}: {cause}"

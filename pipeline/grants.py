@@ -1,0 +1,60 @@
+"""Turn what a stage asks for into what it gets on the machines at hand."""
+
+from cluster.session import Machines
+from pipeline.errors import UsageError
+from stages.contract import GrantedResources, StageConfig
+
+SINGLE_STAGE_CPUS = 8
+"""A stage of one process does not profit from more threads than this."""
+
+
+def grant(section: StageConfig, machines: Machines) -> GrantedResources:
+    """Resolve every open or automatic number of the stage's ``resources``.
+
+    Raises:
+        UsageError: the stage asks for more than the machines have.
+    """
+    asked = section.resources
+    gpus = asked.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if section.uses_gpu and machines.num_gpus else 0.0
+    workers = asked.num_workers or _default_workers(section, machines, gpus)
+    cpus = asked.cpus_per_worker or _default_cpus(section, machines, workers, gpus)
+    granted = GrantedResources(workers, cpus, gpus)
+    _check_fits(section.stage, granted, machines)
+    return granted
+
+
+def _default_workers(section: StageConfig, machines: Machines, gpus: float) -> int:
+    if section.work == "single":
+        return 1
+    if gpus:
+        return max(1, int(machines.num_gpus / gpus))
+    if section.work == "training":
+        return 1
+    return max(1, machines.num_cpus // (section.resources.cpus_per_worker or 1))
+
+
+def _default_cpus(section: StageConfig, machines: Machines, workers: int, gpus: float) -> int:
+    if section.work == "shards":
+        return 1
+    if section.work == "single":
+        return min(machines.node_cpus, SINGLE_STAGE_CPUS)
+    share = machines.num_cpus // workers
+    return max(1, min(share, machines.node_cpus, SINGLE_STAGE_CPUS if gpus else share))
+
+
+def _check_fits(stage: str, granted: GrantedResources, machines: Machines) -> None:
+    cpus = granted.num_workers * granted.cpus_per_worker
+    if cpus > machines.num_cpus or granted.cpus_per_worker > machines.node_cpus:
+        raise UsageError(
+            f"{stage}.resources: {granted.num_workers} workers x {granted.cpus_per_worker} CPUs asked for, and the "
+            f"machines have {machines.num_cpus} CPUs ({machines.node_cpus} on the largest); lower num_workers or "
+            "cpus_per_worker, or add machines"
+        )
+    gpus = granted.num_workers * granted.gpus_per_worker
+    if gpus > machines.num_gpus:
+        raise UsageError(
+            f"{stage}.resources: {granted.num_workers} workers x {granted.gpus_per_worker:g} GPUs asked for, and the "
+            f"machines have {machines.num_gpus} GPUs; lower num_workers or gpus_per_worker, or add machines"
+        )

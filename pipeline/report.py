@@ -1,0 +1,106 @@
+"""What a run tells at its end: the table of stages, the figures, and where things lie."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.plan import Plan
+
+
+def stage_table(record: Mapping[str, Any]) -> Table:
+    """Return the table of stages, seconds, items and rate."""
+    table = Table(title=f"run {record['run']}: {record['status']}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("state")
+    for heading in ("seconds", "start-up", "items", "rate"):
+        table.add_column(heading, justify="right")
+    for stage in record["stages"]:
+        table.add_row(*_row(stage))
+    overhead = record.get("overhead_seconds")
+    if overhead is not None:
+        table.add_section()
+        table.add_row("Ray, tracking, scheduling", "", f"{overhead:.1f}", "", "", "")
+        table.add_row("all", "", f"{record['seconds']:.1f}", "", "", "")
+    return table
+
+
+def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    seconds, startup = stage["seconds"], stage["startup_seconds"]
+    items, item_name = stage.get("items"), stage.get("item_name", "")
+    rate = f"{items / (seconds - startup):,.0f}/s" if items and seconds - startup > 0 else ""
+    return (
+        stage["name"],
+        stage["state"],
+        f"{seconds:.1f}" if seconds else "",
+        f"{startup:.1f}" if startup else "",
+        f"{items:,} {item_name}" if items is not None else "",
+        rate,
+    )
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return the table of what a run would do."""
+    table = Table(title=f"plan of run {plan.run}", title_justify="left")
+    for heading in ("stage", "state", "fingerprint", "why"):
+        table.add_column(heading, overflow="fold")
+    for stage in plan.stages.values():
+        table.add_row(stage.name, stage.state, stage.fingerprint, stage.reason)
+    return table
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON-ready data."""
+    return {
+        "run": plan.run,
+        "stages": [
+            {"name": s.name, "state": s.state, "fingerprint": s.fingerprint, "reason": s.reason}
+            for s in plan.stages.values()
+        ],
+    }
+
+
+def print_failures(console: Console, record: Mapping[str, Any]) -> None:
+    """Say what failed, why, what was not run for it, and where the whole story is."""
+    for stage in record["stages"]:
+        if stage["state"] == "failed":
+            console.print(f"\n[bold red]{stage['name']} failed[/]", highlight=False)
+            console.print(stage["error"], highlight=False, markup=False)
+            console.print(f"log: {stage['log']}", highlight=False, markup=False, soft_wrap=True)
+        elif stage["state"] == "blocked":
+            console.print(f"{stage['name']} was not run: {stage['error']}", highlight=False)
+    console.print("What was finished is kept; run the same command again to go on.", highlight=False)
+
+
+def figures(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the metrics below a prefix, without it."""
+    return {k[len(prefix) :]: v for k, v in record["metrics"].items() if k.startswith(prefix)}
+
+
+def runs_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of all runs, the latest first."""
+    table = Table(title="runs", title_justify="left")
+    for heading in ("run", "status", "started", "config"):
+        table.add_column(heading, overflow="fold")
+    for record in records:
+        table.add_row(record["run"], record["status"], record["started"], record["config_path"])
+    return table
+
+
+def comparison_document(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return every figure of every run."""
+    return {"runs": {record["run"]: record["metrics"] for record in records}}
+
+
+def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the figures that at least one run has, one run a column."""
+    table = Table(title="comparison", title_justify="left")
+    table.add_column("figure")
+    for record in records:
+        table.add_column(record["run"], justify="right", overflow="fold")
+    names = sorted({name for record in records for name in record["metrics"]})
+    for name in names:
+        values = [record["metrics"].get(name) for record in records]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    return table

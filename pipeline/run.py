@@ -1,0 +1,160 @@
+"""Run one experiment: plan it, start Ray and the tracker side by side, run the graph, keep the record."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pipeline.config import RunConfig
+from pipeline.errors import UsageError
+from pipeline.plan import Plan, make_plan
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.executor import StageResult
+    from pipeline.tracking import RunTracker
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config with its store and plan."""
+
+    config: RunConfig
+    path: str
+    store: Store
+    plan: Plan
+
+    @classmethod
+    def open(cls, config: RunConfig, path: str) -> "Experiment":
+        """Plan the config against its store."""
+        store = Store(config.store)
+        return cls(config, path, store, make_plan(config, store))
+
+    def finished_record(self) -> Record | None:
+        """Return the run's record where the run is over and everything is in the store."""
+        if not self.plan.is_done:
+            return None
+        record = self.store.read_run(self.plan.run)
+        return _as_reused(record) if record is not None and record["status"] == "done" else None
+
+
+def _as_reused(record: Record) -> Record:
+    """Return the record of a finished run as a second run of it sees it: nothing was computed."""
+    idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0}
+    return {**record, "stages": [{**stage, **idle} for stage in record["stages"]], "seconds": 0.0}
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Look at everything that can be wrong before anything is started.
+
+    Raises:
+        UsageError: a source cannot be used, a reused artifact is not there, or the store cannot be written.
+    """
+    from stages.errors import StageError
+
+    for name, section in experiment.config.stages().items():
+        try:
+            section.check()
+        except StageError as error:
+            raise UsageError(f"{name}: {error}") from None
+    for stage in experiment.plan.stages.values():
+        if stage.reused_from and stage.state != "done":
+            raise UsageError(
+                f"reuse.{stage.name}: the store {experiment.store.uri} does not hold it yet; "
+                f"make it with `corgi run {stage.reused_from}`"
+            )
+    experiment.store.open_for_writing()
+
+
+def run_experiment(experiment: Experiment, console: Console) -> Record:
+    """Run what is not done yet and return the run's record; a stage's failure is in the record, not raised.
+
+    Raises:
+        UsageError: nothing was started, for the reason given.
+        KeyboardInterrupt: after everything was stopped and the record was closed as interrupted.
+    """
+    check_experiment(experiment)
+    begun = time.monotonic()
+    store, plan = experiment.store, experiment.plan
+    with store.lock(plan), ThreadPoolExecutor(1) as pool:
+        from pipeline.record import new_record
+
+        earlier = store.read_run(plan.run) or {}
+        record = new_record(plan, experiment.path, experiment.config.model_dump(mode="json"))
+        record["mlflow"] = earlier.get("mlflow")
+        tracker = pool.submit(_open_tracker, experiment, record["mlflow"])
+        return _Session(experiment, record, tracker, console, begun).run()
+
+
+def _open_tracker(experiment: Experiment, record: Record | None) -> "RunTracker":
+    from pipeline.tracking import RunTracker, default_tracking_uri
+
+    tracking = experiment.config.tracking
+    uri = tracking.uri or default_tracking_uri(experiment.store.local_root)
+    return RunTracker.open(uri, tracking.experiment, experiment.plan.run, record)
+
+
+class _Session:
+    """A run in progress: who observes it, and how its record is closed."""
+
+    def __init__(
+        self, experiment: Experiment, record: Record, tracker: "Future[RunTracker]", console: Console, begun: float
+    ) -> None:
+        from pipeline.observers import RunObserver
+
+        self._experiment = experiment
+        self._record = record
+        self._begun = begun
+        self._observer = RunObserver(console, experiment.store.log_folder(experiment.plan.run), tracker, self._save)
+
+    def run(self) -> Record:
+        """Run the graph; whatever happens, the record says how it ended."""
+        results: Mapping[str, StageResult] = {}
+        status = "interrupted"
+        try:
+            with self._observer:
+                results = self._run_graph()
+                status = "failed" if any(r.state == "failed" for r in results.values()) else "done"
+        finally:
+            self._observer.close(status)
+            record = self._close(status, results or self._observer.results)
+        return record
+
+    def _run_graph(self) -> "Mapping[str, StageResult]":
+        from pipeline.executor import GraphRun, reused_result
+
+        plan, store, cluster = self._experiment.plan, self._experiment.store, self._experiment.config.cluster
+        self._observer.opened(self._experiment.config)
+        if plan.is_done:
+            results = {name: reused_result(stage, store) for name, stage in plan.stages.items()}
+            for result in results.values():
+                self._observer.finished(result)
+            return results
+        from cluster.session import existing_address, session
+
+        with session(existing_address(cluster.address), cluster.num_cpus) as machines:
+            graph = GraphRun(plan, store, machines, self._observer)
+            try:
+                return graph.run()
+            except BaseException:
+                graph.cancel()
+                raise
+
+    def _save(self, mlflow: Record) -> None:
+        self._record["mlflow"] = mlflow
+        self._experiment.store.write_run(self._experiment.plan.run, self._record)
+
+    def _close(self, status: str, results: "Mapping[str, StageResult]") -> Record:
+        from pipeline.record import close_record
+
+        plan, store = self._experiment.plan, self._experiment.store
+        seconds = time.monotonic() - self._begun
+        record = close_record(self._record, results, plan, store, status=status, seconds=round(seconds, 2))
+        record["overhead_seconds"] = round(seconds - self._observer.busy_seconds(), 2)
+        store.write_run(plan.run, record)
+        return record

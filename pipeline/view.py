@@ -1,0 +1,113 @@
+"""Show a run on the terminal: bars with rate and time left, or, without a terminal, a line at intervals."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.executor import StageResult
+from pipeline.plan import PlannedStage
+from stages.contract import GrantedResources
+from stages.events import Event, Log, Metrics
+from stages.events import Progress as StageProgress
+
+LINE_SECONDS = 15.0
+
+
+class RunView:
+    """Draws on standard error, so that standard output stays free for results."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lines: dict[str, _Line] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._live = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> "RunView":
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Leave the terminal as it was."""
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._console.print(text, highlight=False)
+
+    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+        """Open the stage's bar."""
+        self._lines[stage.name] = _Line(stage.name)
+        gpus = f", {granted.gpus_per_worker:g} GPU" if granted.gpus_per_worker else ""
+        self.say(f"{stage.name}: started ({granted.num_workers} x {granted.cpus_per_worker} CPU{gpus}; {stage.reason})")
+        self._bars[stage.name] = self._live.add_task(stage.name, total=None, note="")
+
+    def event(self, name: str, event: Event) -> None:
+        """Move the stage's bar, or say a line."""
+        line = self._lines[name]
+        if isinstance(event, StageProgress):
+            line.progress(event)
+            self._live.update(self._bars[name], completed=event.done, total=event.total, note=line.note())
+        elif isinstance(event, Metrics):
+            line.values = dict(event.values)
+        elif isinstance(event, Log) and event.level in {"WARNING", "ERROR", "CRITICAL"}:
+            self.say(f"{name}: {event.level.lower()}: {event.message}")
+        if not self._console.is_terminal and line.is_due():
+            self.say(f"{name}: {line.text()}")
+
+    def finished(self, result: StageResult) -> None:
+        """Close the stage's bar."""
+        if result.name in self._bars:
+            self._live.remove_task(self._bars[result.name])
+        took = f" in {result.seconds:.1f} s" if result.seconds else ""
+        self.say(f"{result.name}: {result.state}{took}{': ' + result.error if result.state == 'blocked' else ''}")
+
+
+class _Line:
+    """What is known of a running stage, as one line of text."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun: tuple[float, int] | None = None
+        self._latest: StageProgress | None = None
+        self._printed = time.monotonic()
+        self.values: dict[str, float] = {}
+
+    def progress(self, event: StageProgress) -> None:
+        """Take in a report; the rate counts from the first one, so that start-up does not blur it."""
+        self._begun = self._begun or (time.monotonic(), event.done)
+        self._latest = event
+
+    def note(self) -> str:
+        """Return unit, rate and time left."""
+        if self._latest is None or self._begun is None:
+            return ""
+        seconds, done = time.monotonic() - self._begun[0], self._latest.done - self._begun[1]
+        if done <= 0 or seconds <= 0:
+            return self._latest.unit
+        rate = done / seconds
+        left = (self._latest.total - self._latest.done) / rate
+        return f"{self._latest.unit} · {rate:.2f}/s · {left:.0f} s left {self._latest.note}".rstrip()
+
+    def text(self) -> str:
+        """Return the whole line and count it as printed."""
+        self._printed = time.monotonic()
+        done = f"{self._latest.done}/{self._latest.total} {self.note()}" if self._latest else "starting"
+        values = ", ".join(f"{key}={value:.4g}" for key, value in list(self.values.items())[:3])
+        return f"{done}; {values}" if values else done
+
+    def is_due(self) -> bool:
+        """Whether a line is to be printed again."""
+        return time.monotonic() - self._printed >= LINE_SECONDS

@@ -1,0 +1,99 @@
+"""What to download, and in what form to keep it."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+
+ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
+
+
+class ScenesSource(ConfigModel):
+    """Pictures that the project renders itself and serves over loopback HTTP while they are downloaded."""
+
+    kind: Literal["scenes"]
+    num_images: PositiveInt = Field(description="pictures that can be downloaded; dead and corrupt entries come on top")
+    seed: int = 0
+    domain: Literal["plain", "night"] = "plain"
+    split: Literal["train", "heldout", "clip"] = "train"
+    resolution: PositiveInt = Field(64, description="pixels on a side")
+    captioned: bool = Field(True, description="whether the list has captions at all")
+    num_dead_urls: NonNegativeInt = Field(0, description="entries of the list that the server does not know")
+    num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
+
+
+class UrlListSource(ConfigModel):
+    """A list of image addresses in a file, or in a folder of files of one format."""
+
+    kind: Literal["url_list"]
+    path: ExternalPath
+    format: ListFormat | None = Field(None, description="none: told by the file's suffix")
+    url_column: str = Field("url", description="column of the addresses; a txt list has one address per line")
+    caption_column: str | None = Field(None, description="column of the captions; none: the images have no captions")
+
+    @model_validator(mode="after")
+    def _text_lists_have_no_captions(self) -> "UrlListSource":
+        if self.caption_column is not None and (self.format == "txt" or self.path.suffix == ".txt"):
+            raise ValueError(
+                f"caption_column: found {self.caption_column!r}: a txt list holds addresses only; "
+                "leave caption_column out, or give a parquet, csv, tsv, json or jsonl list"
+            )
+        return self
+
+
+class DownloadShardsConfig(StageConfig):
+    """Download images into webdataset shards with img2dataset."""
+
+    stage: ClassVar[str] = "download_shards"
+
+    source: Annotated[ScenesSource | UrlListSource, Field(discriminator="kind")]
+    rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
+    image_size: PositiveInt = Field(256, description="pixels; which side this is depends on resize_mode")
+    resize_mode: Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"] = "center_crop"
+    resize_only_if_bigger: bool = Field(True, description="leave images alone that are no larger than image_size")
+    encode_format: Literal["jpg", "png", "webp"] = "jpg"
+    encode_quality: NonNegativeInt | None = Field(
+        None, description="jpg and webp: 0 to 100 (none: 95); png: compression 0 to 9 (none: 6), always lossless"
+    )
+    skip_reencode: bool = Field(True, description="keep the bytes of an image that is already in form and size")
+    min_image_size: NonNegativeInt = Field(0, description="pixels of the shorter side below which an image is refused")
+    timeout: PositiveFloat = Field(10.0, description="seconds to wait for a server")
+    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails")
+    threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
+    min_yield: Annotated[float, RuntimeOnly()] = Field(
+        0.5, ge=0.0, le=1.0, description="share of the list that must become images, or the stage fails"
+    )
+
+    @field_validator("encode_quality")
+    @classmethod
+    def _percent(cls, quality: int | None) -> int | None:
+        if quality is not None and quality > 100:
+            raise ValueError(f"found {quality}: at most 100 (jpg, webp) or 9 (png)")
+        return quality
+
+    @model_validator(mode="after")
+    def _png_compression(self) -> "DownloadShardsConfig":
+        if self.encode_format == "png" and (self.encode_quality or 0) > 9:
+            raise ValueError(f"encode_quality: found {self.encode_quality}: png takes a compression from 0 to 9")
+        return self
+
+    @property
+    def quality(self) -> int:
+        """The encoder's quality (jpg, webp) or compression (png)."""
+        return self.encode_quality if self.encode_quality is not None else 6 if self.encode_format == "png" else 95
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stage starts the graph."""
+        return ()
+
+    def check(self) -> None:
+        """Look whether the list is there and has the columns.
+
+        Raises:
+            InputFault: it is not, or has not.
+        """
+        from stages.download_shards.source import check_source
+
+        check_source(self.source)

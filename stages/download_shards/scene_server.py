@@ -1,0 +1,95 @@
+"""Serve rendered scenes over loopback HTTP, with dead addresses and damaged files among them."""
+
+import contextlib
+import functools
+import http.server
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from models.scenes import Scene, caption_scene, make_scenes, render_scenes
+from stages.download_shards.config import ScenesSource
+from stages.download_shards.source import CAPTIONED_SCHEMA, URL_SCHEMA
+
+_CHUNK = 512
+_COMPRESSION = 1  # the files live for seconds
+_POLL_SECONDS = 0.02  # how soon the server notices that it should stop
+
+
+@contextlib.contextmanager
+def serve_scenes(source: ScenesSource) -> Iterator[tuple[pa.Table, str]]:
+    """Yield the list (columns (caption,) url) and the base address, while a server answers there."""
+    scenes = make_scenes(_num_entries(source), seed=source.seed, domain=source.domain, split=source.split)
+    with tempfile.TemporaryDirectory(prefix="corgi-scenes-") as folder:
+        _write_files(Path(folder), scenes, source)
+        with _serving(folder) as base_url:
+            yield _make_list(scenes, source), base_url
+
+
+def file_names(source: ScenesSource) -> list[str]:
+    """Return the name of each entry's file, which is its address in the list."""
+    return [f"{source.domain}-{source.split}-{source.seed}-{index:07d}.png" for index in range(_num_entries(source))]
+
+
+def faulty_entries(source: ScenesSource) -> tuple[list[int], list[int]]:
+    """Choose by the seed the entries whose address is dead, and those whose file is damaged."""
+    order = np.random.default_rng((source.seed, 0xDEAD)).permutation(_num_entries(source)).tolist()
+    num_faulty = source.num_dead_urls + source.num_corrupt
+    return sorted(order[: source.num_dead_urls]), sorted(order[source.num_dead_urls : num_faulty])
+
+
+def _num_entries(source: ScenesSource) -> int:
+    return source.num_images + source.num_dead_urls + source.num_corrupt
+
+
+def _make_list(scenes: list[Scene], source: ScenesSource) -> pa.Table:
+    urls = file_names(source)
+    if not source.captioned:
+        return pa.table({"url": urls}, schema=URL_SCHEMA)
+    rng = np.random.default_rng((source.seed, 0xCA97))
+    captions = [caption_scene(scene, rng) for scene in scenes]
+    return pa.table({"caption": captions, "url": urls}, schema=CAPTIONED_SCHEMA)
+
+
+def _write_files(folder: Path, scenes: list[Scene], source: ScenesSource) -> None:
+    """Write the files the server knows; every second damaged one is cut short, the others are no image at all."""
+    names = file_names(source)
+    dead, corrupt = faulty_entries(source)
+    for start in range(0, len(scenes), _CHUNK):
+        pictures = render_scenes(scenes[start : start + _CHUNK], source.resolution).numpy()
+        for name, picture in zip(names[start : start + _CHUNK], pictures, strict=True):
+            Image.fromarray(picture).save(folder / name, compress_level=_COMPRESSION)
+    for index in dead:
+        (folder / names[index]).unlink()
+    for turn, index in enumerate(corrupt):
+        content = (folder / names[index]).read_bytes()
+        (folder / names[index]).write_bytes(content[: len(content) // 2] if turn % 2 else b"not an image\n" * 8)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 1024  # many downloads knock at once; the default of 5 makes them wait for a second attempt
+    daemon_threads = True
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of single requests: the stage counts them."""
+
+
+@contextlib.contextmanager
+def _serving(folder: str) -> Iterator[str]:
+    server = _Server(("127.0.0.1", 0), functools.partial(_Handler, directory=folder))
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="scene-server", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

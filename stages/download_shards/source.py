@@ -1,0 +1,171 @@
+"""Read a source's list of addresses and captions; free of torch and ray."""
+
+import difflib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from stages.download_shards.config import ScenesSource, UrlListSource
+from stages.errors import InputFault
+
+URL_SCHEMA = pa.schema([("url", pa.string())])
+CAPTIONED_SCHEMA = pa.schema([("caption", pa.string()), ("url", pa.string())])
+_FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt")
+
+
+def check_source(source: ScenesSource | UrlListSource) -> None:
+    """Look whether a source can be read, by its headers alone.
+
+    Raises:
+        InputFault: a file is missing, of unknown format, unreadable, or without the named column.
+    """
+    if isinstance(source, UrlListSource):
+        for file in list_files(source):
+            _require_columns(source, file, _read(file, list_format(source), _HEADER_READERS))
+
+
+def read_url_list(source: UrlListSource) -> pa.Table:
+    """Read the whole list as columns (caption,) url of strings; an empty caption is null.
+
+    Raises:
+        InputFault: as for :func:`check_source`, or the list is empty.
+    """
+    check_source(source)
+    kind = list_format(source)
+    rows = pa.concat_tables(_as_rows(_read(file, kind, _TABLE_READERS), source) for file in list_files(source))
+    if rows.num_rows == 0:
+        raise InputFault(f"download_shards.source.path: {source.path} lists no address: give a list with at least one")
+    return rows
+
+
+def list_files(source: UrlListSource) -> list[Path]:
+    """Return the files of the list, in order."""
+    if source.path.is_file():
+        return [source.path]
+    found = sorted(source.path.glob(f"*.{list_format(source)}")) if source.path.is_dir() else []
+    if not found:
+        what = f"no *.{list_format(source)} file in it" if source.path.is_dir() else "there is no such file or folder"
+        raise InputFault(f"download_shards.source.path: {source.path}: {what}: give the file that lists the addresses")
+    return found
+
+
+def list_format(source: UrlListSource) -> str:
+    """Return the list's format, as configured or by suffix; a folder without a format is one of parquet files."""
+    suffix = source.path.suffix.lstrip(".").lower()
+    found = source.format or ("parquet" if source.path.is_dir() else suffix)
+    if found not in _FORMATS:
+        raise InputFault(
+            f"download_shards.source.path: {source.path.name} does not say its format: allowed are "
+            f"{', '.join(_FORMATS)}: rename the file or set download_shards.source.format"
+        )
+    return found
+
+
+def _read(file: Path, kind: str, readers: dict[str, Callable[[Path], Any]]) -> Any:
+    try:
+        return readers[kind](file)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputFault(
+            f"download_shards.source.path: {file} cannot be read as {kind} ({reason}): "
+            "mend the file or set download_shards.source.format to what it is"
+        ) from error
+
+
+def _require_columns(source: UrlListSource, file: Path, found: list[str]) -> None:
+    wanted = {"url_column": source.url_column, "caption_column": source.caption_column}
+    if list_format(source) == "txt":
+        return
+    for key, name in wanted.items():
+        if name is not None and name not in found:
+            near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+            hint = f" (nearest: {near[0]!r})" if near else ""
+            raise InputFault(
+                f"download_shards.source.{key}: {file.name} has no column {name!r}{hint}: "
+                f"its columns are {', '.join(found) or 'none'}: set download_shards.source.{key} to one of them"
+            )
+
+
+def _as_rows(table: pa.Table, source: UrlListSource) -> pa.Table:
+    import pyarrow.compute as pc
+
+    url_column = "url" if list_format(source) == "txt" else source.url_column
+    columns = {"url": pc.utf8_trim_whitespace(table[url_column].cast(pa.string()))}
+    if source.caption_column is None:
+        return pa.table(columns, schema=URL_SCHEMA)
+    captions = table[source.caption_column].cast(pa.string())
+    is_blank = pc.equal(pc.utf8_trim_whitespace(captions), "")
+    columns["caption"] = pc.if_else(is_blank, pa.scalar(None, pa.string()), captions)
+    return pa.table({name: columns[name] for name in CAPTIONED_SCHEMA.names}, schema=CAPTIONED_SCHEMA)
+
+
+def _read_parquet(file: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file, memory_map=True)
+
+
+def _read_delimited(delimiter: str) -> Callable[[Path], pa.Table]:
+    def read(file: Path) -> pa.Table:
+        from pyarrow import csv
+
+        convert = csv.ConvertOptions(strings_can_be_null=True, null_values=[""])
+        quoting = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        return csv.read_csv(file, parse_options=quoting, convert_options=convert)
+
+    return read
+
+
+def _read_json(file: Path) -> pa.Table:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, dict):  # {column: [values]}
+        return pa.table(content)
+    return pa.Table.from_pylist(content)
+
+
+def _read_jsonl(file: Path) -> pa.Table:
+    from pyarrow import json as arrow_json
+
+    return arrow_json.read_json(file)
+
+
+def _read_txt(file: Path) -> pa.Table:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return pa.table({"url": [line for line in lines if line]}, schema=URL_SCHEMA)
+
+
+def _parquet_columns(file: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(file).names)
+
+
+def _delimited_columns(delimiter: str) -> Callable[[Path], list[str]]:
+    def read(file: Path) -> list[str]:
+        from pyarrow import csv
+
+        with csv.open_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)) as reader:
+            return list(reader.schema.names)
+
+    return read
+
+
+_TABLE_READERS: dict[str, Callable[[Path], Any]] = {
+    "parquet": _read_parquet,
+    "csv": _read_delimited(","),
+    "tsv": _read_delimited("\t"),
+    "json": _read_json,
+    "jsonl": _read_jsonl,
+    "txt": _read_txt,
+}
+_HEADER_READERS: dict[str, Callable[[Path], Any]] = {
+    "parquet": _parquet_columns,
+    "csv": _delimited_columns(","),
+    "tsv": _delimited_columns("\t"),
+    "json": lambda file: _read_json(file).column_names,
+    "jsonl": lambda file: _read_jsonl(file).column_names,
+    "txt": lambda file: ["url"],
+}

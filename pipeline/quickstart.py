@@ -1,0 +1,61 @@
+"""The quickstart's last words: how often the pictures show what was asked, beside what chance and a control give."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.report import figures
+
+ROWS = {
+    "accuracy": "caption -> prior -> picture",
+    "control/unrelated": "control: the same pictures against unrelated captions",
+    "control/text_embedding": "control: text embedding in place of the prior's",
+    "reconstruction": "true picture -> embedding -> picture",
+}
+COLUMNS = ("color", "shape", "both")
+
+
+def accuracy_table(record: Mapping[str, Any]) -> Table:
+    """Return the accuracies that the scene checker (a rule, not a learned model) read off the pictures."""
+    measured = figures(record, "evaluate/")
+    prompts = next((s["items"] for s in record["stages"] if s["name"] == "evaluate"), None)
+    table = Table(title=f"read off the pictures by the scene checker ({prompts} pictures)", title_justify="left")
+    table.add_column("pictures")
+    for heading in COLUMNS:
+        table.add_column(heading, justify="right")
+    for prefix, label in ROWS.items():
+        values = [measured.get(f"{prefix}/{column}") for column in COLUMNS]
+        table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
+def grid_path(record: Mapping[str, Any]) -> str:
+    """Return where the grid of sample pictures lies."""
+    return f"{record['artifacts']['generate']}/grid.png"
+
+
+def quickstart_report(console: Console, record: Mapping[str, Any]) -> None:
+    """Print the accuracies, the grid's path and the next commands."""
+    console.print(accuracy_table(record))
+    measured = figures(record, "evaluate/")
+    true, unrelated = measured.get("cosine/true"), measured.get("cosine/unrelated")
+    if true is not None and unrelated is not None:
+        console.print(f"prior's embedding, cosine to the true one {true:.3f}, to unrelated ones {unrelated:.3f}")
+    for label, text in (
+        ("sample grid", grid_path(record)),
+        ("dashboard", "corgi dashboard"),
+        ("draw your own", f"corgi generate {record['run']} --prompt 'a large red star in the center' --out pictures"),
+    ):
+        console.print(f"{label}: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def quickstart_document(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run as JSON-ready data, with the accuracies and the grid."""
+    keys = ("run", "status", "stages", "metrics", "artifacts")
+    document = {key: record[key] for key in keys}
+    if record["status"] == "done":
+        accuracy = figures(record, "evaluate/accuracy/")
+        document |= {"accuracy": {column: accuracy[column] for column in COLUMNS}, "grid": grid_path(record)}
+    return document

@@ -1,0 +1,64 @@
+"""The house stands: names, sizes, import contracts, lazy imports."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.schema import STAGES, RunConfig
+from pipeline.config.messages import models_in
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pipeline", "stages", "cluster", "models")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SHARED_BY_STAGES = {"training", "encoders"}
+
+
+def test_import_contracts_hold() -> None:
+    done = subprocess.run([sys.executable, "-m", "importlinter.cli", "lint"], cwd=ROOT, capture_output=True, text=True)
+    if "No module named" in done.stderr or not done.stdout:
+        script = Path(sys.executable).with_name("lint-imports")
+        done = subprocess.run([str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stage_is_one_name_everywhere() -> None:
+    folders = {p.name for p in (ROOT / "stages").iterdir() if p.is_dir() and not p.name.startswith("_")}
+    assert folders - SHARED_BY_STAGES == set(STAGES)
+    for name in STAGES:
+        assert callable(importlib.import_module(f"stages.{name}.stage").run)
+        variants = list(models_in(RunConfig.model_fields[name].annotation))
+        assert variants
+        assert all(variant.stage == name for variant in variants)
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.config", "pipeline.plan", "pipeline.report"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    heavy = "torch ray mlflow deepspeed transformers diffusers open_clip numpy pandas".split()
+    code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 60, node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_embeddings_have_gaussians_and_machines_have_clusters(path: Path) -> None:
+    assert not re.search(r"num_clusters|cluster_index|n_clusters|centroid_cluster", path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"pickle\.loads?\(|yaml\.load\(|allow_pickle=True|weights_only=False", text)

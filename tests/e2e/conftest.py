@@ -1,0 +1,82 @@
+"""Run ``corgi`` as a user does: as a command in a process of its own, over the smoke experiment."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "configs" / "smoke.yaml"
+CORGI = [sys.executable, "-m", "pipeline"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {stage["name"]: stage["state"] for stage in self.document["stages"]}
+
+
+def clean_environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+
+
+def corgi(*words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 240) -> Finished:
+    command = [*CORGI, *map(str, words)]
+    environment = clean_environment() | {"PYTHONPATH": str(ROOT)} | (env or {})
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_and_kill(store: Path, when: Callable[[], bool], *overrides: str, sign: int = signal.SIGKILL) -> int:
+    """Start the smoke experiment, send the signal as soon as ``when`` holds, and return the exit code."""
+    command = [*CORGI, "run", str(SMOKE), f"store={store}", *overrides]
+    environment = clean_environment()
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not when():
+                assert process.poll() is None, "the run ended before it could be disturbed"
+                assert time.monotonic() < deadline, "the moment to disturb the run never came"
+                time.sleep(0.005)
+            process.send_signal(sign)
+            return process.wait(timeout=60)
+        finally:
+            process.kill()
+
+
+def checksums(store: Path, stage: str) -> dict[str, str]:
+    """Return the SHA-256 of every file of the stage's only artifact."""
+    (folder,) = (store / "artifacts" / stage).iterdir()
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Finished]]:
+    """The smoke experiment run once, from nothing to its end."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    done = corgi("run", SMOKE, f"store={store}", "--json")
+    assert done.code == 0, done.err
+    yield store, done

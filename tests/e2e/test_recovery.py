@@ -1,0 +1,75 @@
+"""A run that is killed or interrupted in any stage goes on where it was, and ends with the same data."""
+
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import SMOKE, Finished, checksums, corgi, run_and_kill
+
+DATA_STAGES = ("download_shards", "embed_clip", "fit_gaussians")
+SLOW_TRAINING = ("train_decoder.training.num_steps=400", "train_prior.training.num_steps=400")
+
+
+def _has(store: Path, stage: str, pattern: str) -> Callable[[], bool]:
+    folder = store / "artifacts" / stage
+    return lambda: any(folder.glob(f"*/{pattern}")) and not any(folder.glob("*/_COMPLETE"))
+
+
+@pytest.mark.parametrize("stage", ["download_shards", "embed_clip"])
+def test_killed_in_a_data_stage(stage: str, undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    code = run_and_kill(tmp_path, _has(tmp_path, stage, "units/*.json"))
+    assert code == -signal.SIGKILL
+    plan = corgi("plan", SMOKE, f"store={tmp_path}", "--json").document["stages"]
+    assert next(s["state"] for s in plan if s["name"] == stage) == "partial"
+    done = corgi("run", SMOKE, f"store={tmp_path}", "--json")
+    assert done.code == 0, done.err
+    for name in DATA_STAGES:
+        assert checksums(tmp_path, name) == checksums(undisturbed[0], name)
+
+
+@pytest.mark.parametrize("stage", ["train_prior", "train_decoder"])
+def test_killed_in_training(stage: str, tmp_path: Path) -> None:
+    code = run_and_kill(tmp_path, _has(tmp_path, stage, "units/*.json"), *SLOW_TRAINING)
+    assert code == -signal.SIGKILL
+    plan = corgi("plan", SMOKE, f"store={tmp_path}", *SLOW_TRAINING, "--json").document["stages"]
+    assert next(s["state"] for s in plan if s["name"] == stage) == "partial"
+    done = corgi("run", SMOKE, f"store={tmp_path}", *SLOW_TRAINING, "--json")
+    assert done.code == 0, done.err
+    _assert_steps_without_doubles(tmp_path / "mlflow.db", stage)
+
+
+def _assert_steps_without_doubles(database: Path, stage: str) -> None:
+    """One child run for the stage, and each metric once a step from the first to the last."""
+    with sqlite3.connect(database) as connection:
+        runs = connection.execute("SELECT run_uuid FROM runs WHERE name = ?", (stage,)).fetchall()
+        assert len(runs) == 1
+        query = "SELECT step, COUNT(*) FROM metrics WHERE run_uuid = ? AND key = 'loss' GROUP BY step ORDER BY step"
+        steps = connection.execute(query, runs[0]).fetchall()
+    assert [count for _, count in steps] == [1] * len(steps)
+    assert steps[-1][0] == 400
+
+
+def test_interrupted_by_the_user(tmp_path: Path) -> None:
+    code = run_and_kill(tmp_path, _has(tmp_path, "download_shards", "units/*.json"), sign=signal.SIGINT)
+    assert code == 130
+    assert corgi("status", "--store", tmp_path, "--json").document["runs"][0]["status"] == "interrupted"
+
+
+def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    import shutil
+
+    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+    change = ["captions.fraction=0.001", "train_decoder.training.learning_rate=0.0005", f"store={store}"]
+    done = corgi("run", SMOKE, *change, "--json")
+    assert done.code == 3
+    assert done.states == {
+        "download_shards": "reused", "embed_clip": "reused", "fit_gaussians": "reused",
+        "train_prior": "failed", "train_decoder": "done", "generate": "blocked", "evaluate": "blocked",
+    }  # fmt: skip
+    failed = next(s for s in done.document["stages"] if s["name"] == "train_prior")
+    assert "captions.fraction" in failed["error"]
+    assert Path(failed["log"]).exists()
+    assert "Traceback" not in done.err

@@ -1,0 +1,102 @@
+"""The whole graph on tiny data, seen from the command line: what runs, what is kept, what is told."""
+
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from pipeline.config.schema import STAGES
+from tests.e2e.conftest import SMOKE, Finished, corgi
+
+SMOKE_STAGES = [name for name in STAGES if name != "train_clip"]
+
+
+def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> None:
+    store, done = undisturbed
+    document = done.document
+    assert document["status"] == "done"
+    assert done.states == dict.fromkeys(SMOKE_STAGES, "done")
+    assert all(stage["seconds"] > 0 for stage in document["stages"])
+    assert {"evaluate/accuracy/both", "train_decoder/loss"} <= set(document["metrics"])
+    for name in SMOKE_STAGES:
+        assert (Path(document["artifacts"][name]) / "_COMPLETE").exists()
+    assert (Path(document["artifacts"]["generate"]) / "grid.png").stat().st_size > 0
+
+
+def test_dead_and_corrupt_entries_are_counted_by_cause(undisturbed: tuple[Path, Finished]) -> None:
+    download = undisturbed[1].document["stages"][0]
+    lost = {name: count for name, count in download["counts"].items() if name.startswith("failures/")}
+    assert sum(lost.values()) == 6
+    assert len(lost) >= 2
+
+
+def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -> None:
+    store, first = undisturbed
+    began = time.monotonic()
+    again = corgi("run", SMOKE, f"store={store}", "--json")
+    assert again.code == 0
+    assert time.monotonic() - began < 10  # no Ray, no torch; the figure itself is measured by the benchmarks
+    assert set(again.states.values()) == {"reused"}
+    assert again.document["metrics"] == first.document["metrics"]
+    assert "everything is done" in again.err
+
+
+def test_a_decoder_key_reruns_the_decoder_and_what_follows(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+    change = ["train_decoder.training.learning_rate=0.0005", f"store={store}"]
+    plan = corgi("plan", SMOKE, *change, "--json").document["stages"]
+    assert {s["name"]: s["state"] for s in plan if s["state"] != "done"} == dict.fromkeys(
+        ["train_decoder", "generate", "evaluate"], "new"
+    )
+    assert "training.learning_rate" in next(s["reason"] for s in plan if s["name"] == "train_decoder")
+    done = corgi("run", SMOKE, *change, "--json")
+    assert done.code == 0, done.err
+    rerun = {name for name, state in done.states.items() if state == "done"}
+    assert rerun == {"train_decoder", "generate", "evaluate"}
+
+
+def test_the_caption_fraction_keeps_download_and_embeddings(undisturbed: tuple[Path, Finished]) -> None:
+    plan = corgi("plan", SMOKE, "captions.fraction=0.9", f"store={undisturbed[0]}", "--json").document["stages"]
+    states = {stage["name"]: stage["state"] for stage in plan}
+    assert [name for name, state in states.items() if state == "done"] == [
+        "download_shards", "embed_clip", "fit_gaussians", "train_decoder",
+    ]  # fmt: skip
+
+
+def test_mlflow_holds_one_parent_and_one_child_per_stage(undisturbed: tuple[Path, Finished]) -> None:
+    store = undisturbed[0]
+    with sqlite3.connect(store / "mlflow.db") as database:
+        parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
+        names = dict(database.execute("SELECT run_uuid, name FROM runs"))
+        doubled = database.execute(
+            "SELECT run_uuid, key, step, COUNT(*) FROM metrics WHERE key NOT LIKE 'system/%' "
+            "GROUP BY run_uuid, key, step HAVING COUNT(*) > 1"
+        ).fetchall()
+    (parent,) = set(names) - set(parents)
+    assert sorted(names[run] for run in parents) == sorted(SMOKE_STAGES)
+    assert set(parents.values()) == {parent}
+    assert doubled == []
+
+
+def test_generate_draws_and_signs(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    from PIL import Image
+
+    run = undisturbed[1].document["run"]
+    words = ["--prompt", "a large red star in the center", "--prompt", "a small blue ring at the top", "--seed", "3"]
+    done = corgi("generate", run, "--store", undisturbed[0], "--out", tmp_path, *words, "--json")
+    assert done.code == 0, done.err
+    images = done.document["images"]
+    assert [entry["prompt"] for entry in images] == words[1:4:2]
+    with Image.open(images[0]["path"]) as image:
+        assert image.info["prompt"] == "a large red star in the center"
+        assert json.loads(image.info["settings"])
+
+
+def test_status_and_compare_read_the_record(undisturbed: tuple[Path, Finished]) -> None:
+    store, done = undisturbed
+    run = done.document["run"]
+    assert corgi("status", "--store", store, "--json").document["runs"][0]["run"] == run
+    assert corgi("status", run[:7], "--store", store, "--json").document["status"] == "done"
+    compared = corgi("compare", run, run, "--store", store, "--json").document
+    assert compared["runs"][run] == done.document["metrics"]

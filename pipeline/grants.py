@@ -4,8 +4,8 @@ from cluster.session import Machines
 from pipeline.errors import UsageError
 from stages.contract import GrantedResources, StageConfig
 
-SINGLE_STAGE_CPUS = 8
-"""A stage of one process does not profit from more threads than this."""
+ENOUGH_CPUS = 8
+"""A single process, or one that feeds a GPU, does not profit from more CPUs than this."""
 
 
 def grant(section: StageConfig, machines: Machines) -> GrantedResources:
@@ -36,12 +36,10 @@ def _default_workers(section: StageConfig, machines: Machines, gpus: float) -> i
 
 
 def _default_cpus(section: StageConfig, machines: Machines, workers: int, gpus: float) -> int:
-    if section.work == "shards":
+    if section.work == "shards" and not gpus:
         return 1
-    if section.work == "single":
-        return min(machines.node_cpus, SINGLE_STAGE_CPUS)
-    share = machines.num_cpus // workers
-    return max(1, min(share, machines.node_cpus, SINGLE_STAGE_CPUS if gpus else share))
+    share = min(machines.num_cpus // workers, machines.node_cpus)
+    return max(1, min(share, ENOUGH_CPUS) if gpus or section.work == "single" else share)
 
 
 def _check_fits(stage: str, granted: GrantedResources, machines: Machines) -> None:

@@ -1,0 +1,67 @@
+"""The store finds artifacts and runs again, tells how far they are, and refuses what it cannot use."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.store import Store
+from stages.artifacts import COMPLETE
+
+
+def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    output = store.output("embed_clip", "abc")
+    assert store.progress("embed_clip", "abc").state == "new"
+    output.write_json("plan.json", {"units": 3})
+    assert store.progress("embed_clip", "abc").state == "new"
+    output.finish_unit("00000", {"images": 5})
+    progress = store.progress("embed_clip", "abc")
+    assert (progress.state, progress.units_done, progress.units_planned) == ("partial", 1, 3)
+    output.write_bytes(COMPLETE, b"")
+    assert store.progress("embed_clip", "abc").state == "done"
+
+
+def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
+    output = Store(str(tmp_path)).output("embed_clip", "abc")
+    with pytest.raises(RuntimeError, match="power"), output.writing("a/b.bin") as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError("power cut")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_the_latest_run_with_the_prefix_is_found(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for run, started in (("smoke-1", "2026-01-01"), ("smoke-2", "2026-01-03"), ("other-1", "2026-01-02")):
+        store.write_run(run, {"run": run, "started": started})
+    assert store.find_run(None)["run"] == "smoke-2"
+    assert store.find_run("smoke")["run"] == "smoke-2"
+    assert store.find_run("other")["run"] == "other-1"
+    with pytest.raises(UsageError, match=r"run nothing: not found .* runs there: smoke-2, other-1, smoke-1"):
+        store.find_run("nothing")
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UsageError, match=r"has format 99, and this version reads and writes format 1"):
+        Store(str(tmp_path)).open_for_writing()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_without_write_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="cannot be written"):
+        Store(str(tmp_path / "store")).open_for_writing()
+
+
+def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        Store(str(tmp_path / "file" / "store")).open_for_writing()
+
+
+def test_an_unknown_file_system_is_refused() -> None:
+    with pytest.raises(UsageError, match="store: found 'nowhere://x'"):
+        Store("nowhere://x").open_for_writing()

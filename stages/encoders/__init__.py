@@ -1,0 +1,1 @@
+"""Pretrained encoders that several stages use."""

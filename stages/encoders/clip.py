@@ -1,0 +1,180 @@
+"""CLIP encoders: one or several open_clip models whose raw embeddings are concatenated."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from stages.encoders.config import (
+    CONFIG_FILE,
+    ClipConfig,
+    FolderClip,
+    PretrainedClip,
+    architecture_file,
+    check_clip,
+    nearest,
+)
+from stages.encoders.lean_import import import_open_clip
+from stages.errors import InputFault
+
+GpuPrecision = Literal["float32", "float16", "bfloat16"]
+Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
+
+
+@dataclass(frozen=True)
+class ClipIdentity:
+    """What tells one CLIP model from another."""
+
+    reference: str
+    digest: str
+    """SHA-256 of weights and image preprocessing."""
+    embed_dim: int
+    image_size: int
+
+
+class ClipEncoder:
+    """Encode images and texts by every configured model; embeddings are concatenated in the configured order.
+
+    Each model prepares images and texts in its own way. Embeddings are not normalised: their lengths are data.
+    On a CPU the arithmetic is float32; on a GPU it is ``gpu_precision``. Results are float32 on the CPU.
+
+    Raises:
+        InputFault: a model cannot be found or loaded; the message names the configuration key.
+    """
+
+    def __init__(
+        self, config: ClipConfig, *, device: torch.device | str | None = None, gpu_precision: GpuPrecision = "float16"
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._precision = getattr(torch, gpu_precision)
+        check_clip(config)
+        self._models = [
+            _OneClip(model, where=f"clip.models[{index}]", device=self.device)
+            for index, model in enumerate(config.models)
+        ]
+
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """Return the models' identities, JSON-ready, in concatenation order."""
+        return [asdict(model.identity) for model in self._models]
+
+    @property
+    def block_dims(self) -> tuple[int, ...]:
+        """Sizes of the concatenated blocks."""
+        return tuple(model.identity.embed_dim for model in self._models)
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of the whole embedding."""
+        return sum(self.block_dims)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Images) -> Float[Tensor, "batch embed"]:
+        """Encode a batch of images: PIL images of any size, or 8-bit RGB arrays."""
+        pictures = [_as_pil(image) for image in images]
+        return self._concatenate(lambda model: model.encode_images(pictures), num=len(pictures))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
+        """Encode a batch of texts."""
+        return self._concatenate(lambda model: model.encode_texts(texts), num=len(texts))
+
+    def _concatenate(self, encode: Callable[["_OneClip"], Tensor], *, num: int) -> Float[Tensor, "batch embed"]:
+        if num == 0:
+            return torch.zeros(0, self.embed_dim)
+        on_gpu = self.device.type != "cpu" and self._precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self._precision, enabled=on_gpu):
+            blocks = [encode(model).float().cpu() for model in self._models]
+        return torch.cat(blocks, dim=-1)
+
+
+class _OneClip:
+    """One open_clip model with its preprocessing and tokenizer."""
+
+    def __init__(self, config: FolderClip | PretrainedClip, *, where: str, device: torch.device) -> None:
+        self._device = device
+        self._model, self._preprocess, self._tokenizer = _load(config, where)
+        self.identity = _identify(self._model, config.reference)
+        self._model.to(device)
+
+    def encode_images(self, images: list[Image.Image]) -> Float[Tensor, "batch embed"]:
+        pixels = torch.stack([self._preprocess(image) for image in images]).to(self._device)
+        return self._model.encode_image(pixels)  # type: ignore[no-any-return]
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
+        return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))  # type: ignore[no-any-return]
+
+
+def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, Any]:
+    """Return model (evaluation mode, float32, CPU), preprocessing and tokenizer."""
+    open_clip = import_open_clip(with_timm=_needs_timm(config))
+    if isinstance(config, FolderClip):
+        name, options = f"local-dir:{config.path}", {}
+    else:
+        name, options = config.name, _pretrained_options(open_clip, config, where)
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(name, **options)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = (
+            "make the folder anew, with the open_clip that is installed here"
+            if isinstance(config, FolderClip)
+            else "weights come from the network the first time: where there is none, "
+            "copy them and give the folder (kind: folder)"
+        )
+        raise InputFault(f"{where}: open_clip cannot load {config.reference} ({reason}): {remedy}") from error
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def _pretrained_options(open_clip: Any, config: PretrainedClip, where: str) -> dict[str, Any]:
+    tags = open_clip.list_pretrained_tags_by_model(config.name)
+    if config.tag not in tags:
+        raise InputFault(
+            f"{where}.tag: open_clip has no weights {config.tag!r} for {config.name}{nearest(config.tag, tags)}: "
+            f"allowed are {', '.join(tags) or 'none'}"
+        )
+    weights = open_clip.get_pretrained_cfg(config.name, config.tag)
+    return {"pretrained": config.tag, "force_quick_gelu": bool(weights.get("quick_gelu", False))}
+
+
+def _needs_timm(config: FolderClip | PretrainedClip) -> bool:
+    file = config.path / CONFIG_FILE if isinstance(config, FolderClip) else architecture_file(config.name)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return "timm_model_name" in content.get("model_cfg", content).get("vision_cfg", {})
+
+
+def _identify(model: Any, reference: str) -> ClipIdentity:
+    digest = hashlib.sha256(json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    size = model.visual.image_size
+    image_size = int(size[0] if isinstance(size, tuple | list) else size)
+    return ClipIdentity(reference, digest.hexdigest(), embed_dim=_text_dim(model), image_size=image_size)
+
+
+def _text_dim(model: Any) -> int:
+    """Measure the size of an embedding: architectures name it differently."""
+    with torch.inference_mode():
+        tokens = torch.zeros(1, model.context_length, dtype=torch.long)
+        return int(model.encode_text(tokens).shape[-1])
+
+
+def _as_pil(image: Image.Image | UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = image.cpu().numpy() if isinstance(image, Tensor) else image
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(
+            f"encode_images: found an array {array.dtype}{list(array.shape)}: allowed are PIL images or "
+            "uint8 arrays [height, width, 3]"
+        )
+    return Image.fromarray(array)

@@ -31,8 +31,9 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
     Raises:
         Unreachable: nothing answers at the address.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for its own clusters, said before it warns
     import ray
 
     try:

@@ -8,8 +8,8 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -20,6 +20,7 @@ from cluster.session import Machines
 from cluster.training import launch_with_ray_train
 from pipeline.grants import grant
 from pipeline.plan import Plan, PlannedStage
+from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageConfig, StageContext, StageSummary
@@ -27,32 +28,6 @@ from stages.events import Event, Log, Progress
 from stages.runner import run_stage
 
 POLL_SECONDS = 0.2
-
-
-@dataclass
-class StageResult:
-    """How one stage ended."""
-
-    name: str
-    state: str  # done | reused | failed | blocked
-    seconds: float = 0.0
-    startup_seconds: float = 0.0
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    trace: str = ""
-
-
-class Observer(Protocol):
-    """Who is told what happens (progress view, tracker, logs)."""
-
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
-        """Say that a stage starts."""
-
-    def event(self, name: str, event: Event) -> None:
-        """Say what a running stage reported."""
-
-    def finished(self, result: StageResult) -> None:
-        """Say how a stage ended."""
 
 
 @dataclass(frozen=True)
@@ -196,12 +171,6 @@ class GraphRun:
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result
         self._observer.finished(result)
-
-
-def reused_result(stage: PlannedStage, store: Store) -> StageResult:
-    """Return the result of a stage that is already complete in the store."""
-    manifest = store.artifact(stage.name, stage.fingerprint).manifest
-    return StageResult(stage.name, "reused", summary=manifest["summary"])
 
 
 def _to_do(stage: PlannedStage) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.executor import StageResult
 from pipeline.plan import PlannedStage
+from pipeline.results import StageResult
 from pipeline.view import RunView
 from stages.contract import GrantedResources
 from stages.events import Event, Log, Metrics, Picture

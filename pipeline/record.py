@@ -4,8 +4,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.executor import StageResult
 from pipeline.plan import Plan
+from pipeline.results import StageResult
 from pipeline.store import Store
 
 

@@ -14,7 +14,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.store import Store
 
 if TYPE_CHECKING:
-    from pipeline.executor import StageResult
+    from pipeline.results import StageResult
     from pipeline.tracking import RunTracker
 
 Record = dict[str, Any]
@@ -126,7 +126,7 @@ class _Session:
         return record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
-        from pipeline.executor import GraphRun, reused_result
+        from pipeline.results import reused_result
 
         plan, store, cluster = self._experiment.plan, self._experiment.store, self._experiment.config.cluster
         self._observer.opened(self._experiment.config)
@@ -138,6 +138,8 @@ class _Session:
         from cluster.session import existing_address, session
 
         with session(existing_address(cluster.address), cluster.num_cpus) as machines:
+            from pipeline.executor import GraphRun
+
             graph = GraphRun(plan, store, machines, self._observer)
             try:
                 return graph.run()

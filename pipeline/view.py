@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from pipeline.executor import StageResult
 from pipeline.plan import PlannedStage
+from pipeline.results import StageResult
 from stages.contract import GrantedResources
 from stages.events import Event, Log, Metrics
 from stages.events import Progress as StageProgress

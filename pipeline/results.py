@@ -1,0 +1,42 @@
+"""How stages end, and who is told of what happens in a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pipeline.plan import PlannedStage
+from pipeline.store import Store
+from stages.contract import GrantedResources
+from stages.events import Event
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one stage ended; ``seconds`` counts from its dispatch, ``startup_seconds`` to its first progress."""
+
+    name: str
+    state: Literal["done", "reused", "failed", "blocked"]
+    seconds: float = 0.0
+    startup_seconds: float = 0.0
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
+
+
+class Observer(Protocol):
+    """Who is told what happens (progress view, tracker, logs)."""
+
+    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+        """Say that a stage starts."""
+
+    def event(self, name: str, event: Event) -> None:
+        """Say what a running stage reported."""
+
+    def finished(self, result: StageResult) -> None:
+        """Say how a stage ended."""
+
+
+def reused_result(stage: PlannedStage, store: Store) -> StageResult:
+    """Return the result of a stage that is already complete in the store."""
+    manifest = store.artifact(stage.name, stage.fingerprint).manifest
+    return StageResult(stage.name, "reused", summary=manifest["summary"])

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.errors import Unreachable
 
@@ -47,7 +48,7 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
                 configure_logging=False,
             )
         else:
-            _check_reachable(address)
+            check_reachable(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
@@ -70,8 +71,18 @@ def _machines() -> Machines:
     )
 
 
-def _check_reachable(address: str) -> None:
-    """Fail within seconds where Ray's own connection would try for a minute."""
+def this_machine(num_cpus: int | None = None) -> Machines | None:
+    """Return what Ray in this process would hold, or None where that shows only when it runs (GPUs)."""
+    cpus = num_cpus or os.cpu_count() or 1
+    return None if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists() else Machines(cpus, 0, cpus)
+
+
+def check_reachable(address: str) -> None:
+    """Fail within seconds where Ray's own connection would try for a minute.
+
+    Raises:
+        Unreachable: nothing answers at the address.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # 'auto' and the like: Ray looks for a cluster on this machine

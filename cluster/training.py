@@ -30,5 +30,3 @@ class TrainLauncher(Protocol):
     ) -> Any:
         """Return what rank 0 returned; raise what any rank raised."""
         ...
-
-

@@ -28,7 +28,7 @@ def blocks_of(embeddings: Float[Tensor, "batch embed"], block_dims: Sequence[int
             f"similarity: block_dims {list(block_dims)} add up to {sum(block_dims)}, "
             f"but the embeddings have {embeddings.shape[-1]} dimensions; give one width per CLIP model"
         )
-    return embeddings.split(list(block_dims), dim=-1)
+    return torch.split(embeddings, list(block_dims), dim=-1)
 
 
 def block_cosine(
@@ -50,8 +50,13 @@ def unrelated_cosine(
     count = a.shape[0]
     if count < 2:
         raise ValueError(f"similarity: unrelated pairs need at least 2 embeddings, got {count}")
-    all_pairs = _cosine_matrix(a, b, block_dims)  # [batch, batch]
-    return (all_pairs.sum(1) - all_pairs.diagonal()) / (count - 1)
+    pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
+    per_block = []
+    for x, y in pairs:
+        x_hat, y_hat = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        own = (x_hat * y_hat).sum(-1)  # cos(a_i, b_i): [batch]
+        per_block.append((x_hat @ y_hat.sum(0) - own) / (count - 1))  # mean over j != i
+    return torch.stack(per_block).mean(0)
 
 
 def retrieval_ranks(
@@ -61,7 +66,8 @@ def retrieval_ranks(
 
     A true embedding that ties with others takes the last of their ranks, so that a constant answer scores nothing.
     """
-    scores = _cosine_matrix(a, b, block_dims)
+    pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
+    scores = torch.stack([F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T for x, y in pairs]).mean(0)
     return (scores >= scores.diagonal()[:, None]).sum(1).to(a.dtype)
 
 
@@ -87,9 +93,3 @@ def embedding_report(
         for i, (x, y) in enumerate(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)):
             report[f"cosine_true_block_{i}"] = F.cosine_similarity(x, y, dim=-1).mean()
     return {name: float(value) for name, value in report.items()}
-
-
-def _cosine_matrix(a: Tensor, b: Tensor, block_dims: Sequence[int]) -> Tensor:
-    """Cosine of every row of a with every row of b, per block and averaged: [batch, batch]."""
-    pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
-    return torch.stack([F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T for x, y in pairs]).mean(0)

@@ -236,8 +236,10 @@ def _run_document(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exit_by(record: dict[str, Any]) -> None:
-    if record["status"] != "done":
-        raise typer.Exit(3)
+    """End with 2 where stages failed only because of what they were given, with 3 where one failed otherwise."""
+    failed = [stage for stage in record["stages"] if stage["state"] == "failed"]
+    if failed:
+        raise typer.Exit(2 if all(stage["bad_input"] for stage in failed) else 3)
 
 
 def _store(uri: str) -> Any:

@@ -24,6 +24,7 @@ from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageConfig, StageContext, StageSummary
+from stages.errors import InputFault
 from stages.events import Event, Log, Progress
 from stages.runner import run_stage
 
@@ -163,7 +164,9 @@ class GraphRun:
         try:
             summary: StageSummary = ray.get(ref)
         except RayTaskError as error:
-            return StageResult(name, "failed", seconds, startup, error=_cause(error), trace=error.traceback_str)
+            bad_input = isinstance(error.cause, InputFault)
+            trace = "\n".join([error.traceback_str, *getattr(error.cause, "__notes__", ())])
+            return StageResult(name, "failed", seconds, startup, error=_cause(error), bad_input=bad_input, trace=trace)
         except RayError as error:
             return StageResult(name, "failed", seconds, startup, error=str(error), trace=str(error))
         return StageResult(name, "done", seconds, startup, vars(summary))

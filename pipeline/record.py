@@ -71,7 +71,7 @@ def _stage_entry(result: StageResult) -> dict[str, Any]:
         "startup_seconds": round(result.startup_seconds, 2),
     }
     if result.error:
-        entry["error"] = result.error
+        entry |= {"error": result.error, "bad_input": result.bad_input}
     return entry | {key: result.summary[key] for key in ("items", "item_name", "counts") if key in result.summary}
 
 

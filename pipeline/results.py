@@ -20,6 +20,7 @@ class StageResult:
     startup_seconds: float = 0.0
     summary: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    bad_input: bool = False  # the stage refused what it was given; nothing is wrong with the machines or the code
     trace: str = ""
 
 

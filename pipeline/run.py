@@ -53,8 +53,12 @@ def check_experiment(experiment: Experiment) -> None:
     """Look at everything that can be wrong before anything is started.
 
     Raises:
-        UsageError: a source cannot be used, a reused artifact is not there, or the store cannot be written.
+        UsageError: a source cannot be used, a reused artifact is not there, the machine is too small, or the store
+            cannot be written.
+        Unreachable: no Ray cluster answers at the address.
     """
+    from cluster.session import check_reachable, existing_address, this_machine
+    from pipeline.grants import grant
     from stages.errors import StageError
 
     for name, section in experiment.config.stages().items():
@@ -68,6 +72,13 @@ def check_experiment(experiment: Experiment) -> None:
                 f"reuse.{stage.name}: the store {experiment.store.uri} does not hold it yet; "
                 f"make it with `corgi run {stage.reused_from}`"
             )
+    cluster = experiment.config.cluster
+    address = existing_address(cluster.address)
+    machine = None if address else this_machine(cluster.num_cpus)
+    if address and not experiment.plan.is_done:
+        check_reachable(address)
+    for section in experiment.config.stages().values() if machine else ():
+        grant(section, machine)
     experiment.store.open_for_writing()
 
 

@@ -33,11 +33,11 @@ _PARTIAL_FORMS: Final[dict[str, str]] = {
 
 
 def caption_scene(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> str:
-    """Describe a scene by a random template; with probability `drop` leave each attribute out."""
+    """Describe a scene by a random template; with probability `drop` leave out each attribute but the shape."""
     if drop == 0.0:
         template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
         return template.format(**scene.attributes)
-    kept = {name: word for name, word in scene.attributes.items() if rng.random() >= drop}
+    kept = {name: word for name, word in scene.attributes.items() if name == "shape" or rng.random() >= drop}
     return describe(kept)
 
 

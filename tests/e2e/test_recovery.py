@@ -1,5 +1,6 @@
 """A run that is killed or interrupted in any stage goes on where it was, and ends with the same data."""
 
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -59,10 +60,10 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
 
 
 def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    import shutil
-
     store = shutil.copytree(undisturbed[0], tmp_path / "store")
-    change = ["captions.fraction=0.001", "train_decoder.training.learning_rate=0.0005", f"store={store}"]
+    (gaussians,) = store.glob("artifacts/fit_gaussians/*/gaussians.safetensors")
+    gaussians.unlink()
+    change = ["captions.fraction=0.9", "train_decoder.training.learning_rate=0.0005", f"store={store}"]
     done = corgi("run", SMOKE, *change, "--json")
     assert done.code == 3
     assert done.states == {
@@ -70,6 +71,15 @@ def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Fin
         "train_prior": "failed", "train_decoder": "done", "generate": "blocked", "evaluate": "blocked",
     }  # fmt: skip
     failed = next(s for s in done.document["stages"] if s["name"] == "train_prior")
-    assert "captions.fraction" in failed["error"]
-    assert Path(failed["log"]).exists()
+    assert "gaussians.safetensors" in failed["error"]
+    assert "Traceback" in Path(failed["log"]).read_text()
     assert "Traceback" not in done.err
+
+
+def test_what_a_stage_refuses_is_the_users_to_mend(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+    done = corgi("run", SMOKE, "fit_gaussians.num_gaussians=5000", f"store={store}")
+    assert done.code == 2
+    assert "num_gaussians" in done.err
+    assert "5000" in done.err
+    assert "Traceback" not in done.err + done.out

@@ -1,0 +1,1 @@
+"""From shards of images and captions to CLIP embeddings."""

@@ -1,0 +1,71 @@
+"""Embed the images and captions of all shards by CLIP."""
+
+import collections
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cluster.mapping import WorkerResources
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext, StageSummary
+from stages.embed_clip.config import EmbedClipConfig
+from stages.errors import InputFault
+from stages.events import Progress
+
+PLAN = "plan.json"
+CLIPS = "clips.json"
+Record = dict[str, Any]
+
+
+def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    """Embed every shard that is not done yet.
+
+    Raises:
+        InputFault: a CLIP model cannot be loaded, or there is no image to embed.
+    """
+    shards = inputs["download_shards"]
+    names = sorted(shards.done_units())
+    output.write_json(PLAN, {"units": len(names)})
+    records = output.done_units()
+    resources = WorkerResources(
+        num_workers=context.resources.num_workers,
+        num_cpus=context.resources.cpus_per_worker,
+        num_gpus=context.resources.gpus_per_worker,
+    )
+    device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
+    make_worker = functools.partial(_make_worker, config, shards, output, device)
+
+    def report() -> None:
+        images = sum(record["rows"] for record in records.values())
+        context.emit(Progress(len(records), len(names), "shards", items=images))
+
+    report()
+    for name, record in context.map_shards(make_worker, [name for name in names if name not in records], resources):
+        records[name] = record
+        report()
+    return _summarise(records, output)
+
+
+def _make_worker(
+    config: EmbedClipConfig, shards: Artifact, output: Output, device: str
+) -> Callable[[str], tuple[str, Record]]:
+    """Make the worker where it works: torch and open_clip are imported there only."""
+    from stages.embed_clip.shard import make_embed_worker
+
+    return make_embed_worker(config, shards, output, device)
+
+
+def _summarise(records: Mapping[str, Record], output: Output) -> StageSummary:
+    totals: collections.Counter[str] = collections.Counter()
+    failures: collections.Counter[str] = collections.Counter()
+    for record in records.values():
+        totals.update({"images": record["rows"], "captioned": record["captioned"]})
+        failures.update(record["failures"])
+    if totals["images"] == 0:
+        raise InputFault(
+            f"embed_clip: the {len(records)} shards hold no readable image (failures by cause: {dict(failures)}): "
+            "look at the counts of download_shards"
+        )
+    counts = dict(totals) | {f"failed_{cause}": count for cause, count in sorted(failures.items())}
+    dims = sum(clip["embed_dim"] for clip in output.read_json(CLIPS))
+    return StageSummary(items=totals["images"], counts=counts, metrics={"embed_dim": dims})

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def clean_environment() -> dict[str, str]:
 def corgi(*words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 240) -> Finished:
     command = [*CORGI, *map(str, words)]
     environment = clean_environment() | {"PYTHONPATH": str(ROOT)} | (env or {})
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
@@ -74,9 +76,9 @@ def checksums(store: Path, stage: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Finished]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """The smoke experiment run once, from nothing to its end."""
     store = tmp_path_factory.mktemp("undisturbed")
     done = corgi("run", SMOKE, f"store={store}", "--json")
     assert done.code == 0, done.err
-    yield store, done
+    return store, done

@@ -13,7 +13,7 @@ SMOKE_STAGES = [name for name in STAGES if name != "train_clip"]
 
 
 def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> None:
-    store, done = undisturbed
+    _, done = undisturbed
     document = done.document
     assert document["status"] == "done"
     assert done.states == dict.fromkeys(SMOKE_STAGES, "done")

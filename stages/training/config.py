@@ -1,0 +1,54 @@
+"""Settings of the training loop, the same for every train_ stage."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from stages.contract import ConfigModel, RuntimeOnly
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingConfig(ConfigModel):
+    """How a model is trained: steps, optimiser, precision, and what is kept on the way.
+
+    Fields marked as run-time choices (ZeRO stage, accumulation, intervals) leave the result the same up to
+    rounding, so changing them resumes a half-trained model instead of starting anew.
+    """
+
+    num_steps: PositiveInt = Field(description="optimiser steps")
+    batch_size: PositiveInt = Field(description="samples per optimiser step over all workers together")
+    learning_rate: PositiveFloat = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = Field(0, description="steps of linear rise from 0 to learning_rate")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
+    gradient_clip: PositiveFloat | None = Field(1.0, description="largest norm of the whole gradient; null: no limit")
+    ema_decay: Fraction = Field(
+        0.999, description="decay of the averaged weights, which are what is kept; 0: no average"
+    )
+    precision: Precision = Field("auto", description="of forward and backward; auto: bfloat16 where it is supported")
+
+    zero_stage: Annotated[Literal[0, 1, 2, 3], RuntimeOnly()] = Field(
+        0, description="what DeepSpeed ZeRO splits over workers: 1 optimiser, 2 and gradients, 3 and weights"
+    )
+    gradient_accumulation: Annotated[PositiveInt, RuntimeOnly()] = Field(
+        1, description="forward and backward passes per step, to hold a smaller batch in memory at a time"
+    )
+    checkpoint_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(500, description="steps between checkpoints")
+    max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(2, description="newest checkpoints that are kept")
+    log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")
+    validation_interval: Annotated[PositiveInt | None, RuntimeOnly()] = Field(
+        None, description="steps between validations and sample pictures; null: at the end only"
+    )
+    prefetch_batches: Annotated[PositiveInt, RuntimeOnly()] = Field(4, description="batches prepared ahead of use")
+
+    @model_validator(mode="after")
+    def _warmup_within_steps(self) -> "TrainingConfig":
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}: allowed is less than num_steps, which is {self.num_steps}; "
+                "lower warmup_steps or raise num_steps"
+            )
+        return self

@@ -1,0 +1,103 @@
+"""What a train_ stage supplies to the training loop: its data, its model, and how to judge and keep it.
+
+The loop owns everything else: processes, batches, optimiser, precision, averaging, checkpoints, metrics.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from stages.artifacts import Output
+from stages.events import Event
+from stages.training.config import TrainingConfig
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this training process stands among all of them, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """A consecutive part of one step's global batch: samples ``first`` to ``first + count - 1`` of ``batch_size``.
+
+    The sample at position p of step s is the same for any number of workers, so it may depend on
+    (seed, step, p) only; :mod:`stages.training.order` and :mod:`stages.training.randomness` make it so.
+    """
+
+    step: int
+    first: int
+    count: int
+    batch_size: int
+
+    @property
+    def positions(self) -> range:
+        """Positions of the part's samples in the endless sequence of all samples, over all steps from 0."""
+        start = self.step * self.batch_size + self.first
+        return range(start, start + self.count)
+
+
+class TrainTask(Protocol):
+    """The part of training that differs from stage to stage.
+
+    A task is pickled to every training process, so before :meth:`setup` it holds configuration and addresses
+    only. All methods run in the training process; ``prepare`` runs in a background thread.
+    """
+
+    def setup(self, place: Place) -> None:
+        """Open the data; called once per process, before everything else."""
+        ...
+
+    def build_model(self) -> torch.nn.Module:
+        """Make the model on the CPU in float32; the loop has seeded torch, so that weights are reproducible.
+
+        ``model(batch)`` returns a dict of float tensors [count], one number per sample: "loss", which is averaged
+        over the global batch and minimised, and any other quantities to log. It is a pure function of the weights
+        and the batch: random numbers it needs (noise, times, dropped conditions) are in the batch.
+        """
+        ...
+
+    def prepare(self, part: BatchPart) -> Batch:
+        """Make the samples of the part, as CPU tensors with the sample as their first axis.
+
+        Called with ascending steps, from one thread at a time; it may hold a bounded buffer.
+        """
+        ...
+
+    def validate(self, model: torch.nn.Module, step: int) -> Sequence[Event]:
+        """Judge the averaged weights; called on rank 0, in eval mode and without gradients.
+
+        The returned :class:`~stages.events.Metrics` and pictures carry ``step``; the metrics of the last
+        validation also become the stage's metrics.
+        """
+        ...
+
+    def save(self, model: torch.nn.Module, output: Output) -> None:
+        """Write the trained model, with its averaged weights, to the output; called once, on rank 0, at the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training reports at its end."""
+
+    samples: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything a training process needs to know; pickled to each of them."""
+
+    task: TrainTask
+    config: TrainingConfig
+    seed: int
+    output: Output

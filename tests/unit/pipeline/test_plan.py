@@ -1,0 +1,95 @@
+"""Fingerprints: what changes them, what does not, and what the plan says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import UsageError
+from pipeline.plan import Plan, make_plan
+from pipeline.store import Store
+from stages.artifacts import COMPLETE
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+
+
+def _plan(store: Store, *overrides: str, name: str = "quickstart.yaml") -> Plan:
+    return make_plan(load_config(CONFIGS / name, overrides), store)
+
+
+def _changed(before: Plan, after: Plan) -> set[str]:
+    return {name for name in before.stages if before.stages[name].fingerprint != after.stages[name].fingerprint}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("train_decoder.training.learning_rate=0.5", {"train_decoder", "generate", "evaluate"}),
+        ("captions.fraction=0.5", {"train_prior", "generate", "evaluate"}),
+        ("fit_gaussians.num_gaussians=3", {"fit_gaussians", "train_prior", "generate", "evaluate"}),
+        ("download_shards.threads=2", set()),
+        ("train_decoder.resources.num_workers=2", set()),
+        ("train_decoder.training.zero_stage=2", set()),
+        ("tracking.experiment=other", set()),
+    ],
+)
+def test_a_key_changes_what_depends_on_it_alone(override: str, changed: set[str], store: Store) -> None:
+    assert _changed(_plan(store), _plan(store, override)) == changed
+
+
+def test_a_file_counts_by_content_and_not_by_place(tmp_path: Path, store: Store) -> None:
+    plans = []
+    for folder in ("here", "there"):
+        path = tmp_path / folder / "list.csv"
+        path.parent.mkdir()
+        path.write_text("url,caption\nhttp://a.example/1.png,one\n")
+        source = f"{{kind: url_list, path: {path}, caption_column: caption}}"
+        plans.append(_plan(store, f"download_shards.source={source}"))
+    assert _changed(*plans) == set()
+    path.write_text("url,caption\nhttp://a.example/2.png,one\n")
+    assert "download_shards" in _changed(plans[0], _plan(store, f"download_shards.source={source}"))
+
+
+def test_the_plan_tells_state_and_reason(store: Store) -> None:
+    first = _plan(store)
+    assert {stage.state for stage in first.stages.values()} == {"new"}
+    for name in ("download_shards", "embed_clip"):
+        store.output(name, first.stages[name].fingerprint).write_bytes(COMPLETE, b"")
+    output = store.output("fit_gaussians", first.stages["fit_gaussians"].fingerprint)
+    output.write_json("plan.json", {"units": 4})
+    output.finish_unit("pass-0", {})
+    plan = _plan(store)
+    states = {name: (stage.state, stage.reason) for name, stage in plan.stages.items()}
+    assert states["embed_clip"] == ("done", "complete in the store")
+    assert states["fit_gaussians"] == ("partial", "1 of 4 units done")
+    assert states["train_decoder"] == ("new", "never made with this config")
+    assert not plan.is_done
+
+
+def test_a_changed_key_is_named_against_the_latest_run(store: Store) -> None:
+    from pipeline.record import new_record
+
+    config: RunConfig = load_config(CONFIGS / "quickstart.yaml")
+    first = make_plan(config, store)
+    store.write_run(first.run, new_record(first, "quickstart.yaml", {}))
+    changed = _plan(store, "fit_gaussians.num_gaussians=3")
+    assert changed.run != first.run
+    assert changed.stages["fit_gaussians"].reason.startswith("num_gaussians: ")
+    assert changed.stages["fit_gaussians"].reason.endswith("-> 3; input embed_clip is new")
+
+
+def test_a_missing_file_is_told(store: Store) -> None:
+    with pytest.raises(UsageError, match=r"embed_clip: no file or folder at .*nowhere"):
+        _plan(store, "clip.models.0.path=/nowhere/clip")
+
+
+def test_language_free_takes_the_prior_of_the_quickstart(store: Store) -> None:
+    theirs = _plan(store).stages["train_prior"].fingerprint
+    plan = _plan(store, name="language_free.yaml")
+    assert plan.stages["train_prior"].fingerprint == theirs
+    assert "which has not made it yet" in plan.stages["train_prior"].reason

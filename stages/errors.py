@@ -6,6 +6,9 @@ StageError
 └── ArtifactError   an artifact is missing, unfinished, or does not match
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class StageError(Exception):
     """Root of the stage layer.
@@ -24,3 +27,10 @@ class YieldTooLow(StageError):
 
 class ArtifactError(StageError):
     """An artifact is missing, unfinished, or does not match what reads it."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ' (nearest: ...)' with the choices that look most like the word, for a message; or nothing."""
+    lowered = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)
+    return f" (nearest: {', '.join(lowered[name] for name in near)})" if near else ""

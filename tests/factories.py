@@ -1,8 +1,22 @@
 """Small real things that tests need."""
 
+import contextlib
+import functools
+import hashlib
+import http.server
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
+
+from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
+from stages.contract import GrantedResources, StageContext
 from stages.encoders.lean_import import import_open_clip
+from stages.events import Event
 
 WORDS = (
     "a the at on of in is there picture background shape "
@@ -60,3 +74,65 @@ def _save_tokenizer(folder: Path) -> int:
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return len(vocabulary)
+
+
+def make_context(
+    events: list[Event] | None = None, *, map_shards: Mapper = map_in_process, resources: GrantedResources | None = None
+) -> StageContext:
+    """Make a context that works in this process and keeps the stage's events in the list."""
+
+    def launch_training(*args: Any) -> Any:
+        raise AssertionError("this stage trains nothing")
+
+    keep = events.append if events is not None else lambda event: None
+    return StageContext(keep, map_shards, launch_training, resources or GrantedResources())
+
+
+def interrupt_after(num_units: int) -> Mapper:
+    """Make a map that breaks off after so many units, as a killed driver would."""
+
+    def map_and_break(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+        yield from itertools.islice(map_in_process(make_worker, items, resources), num_units)
+        raise KeyboardInterrupt
+
+    return map_and_break
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file under the folder, by relative name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class _ImageHandler(http.server.SimpleHTTPRequestHandler):
+    """Serve a folder; an address under /slow/ never answers in time."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/slow/"):
+            time.sleep(1.0)
+            return
+        super().do_GET()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the test's output clean."""
+
+
+@contextlib.contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """Serve a folder over real HTTP on this machine; yield the base address."""
+    handler = functools.partial(_ImageHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def save_picture(path: Path, *, color: tuple[int, int, int] = (200, 30, 40), size: tuple[int, int] = (48, 32)) -> Path:
+    """Save a picture of one color, in the format of the suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return path

@@ -1,6 +1,5 @@
 """Read a source's list of addresses and captions; free of torch and ray."""
 
-import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.download_shards.config import ScenesSource, UrlListSource
-from stages.errors import InputFault
+from stages.errors import InputFault, nearest
 
 URL_SCHEMA = pa.schema([("url", pa.string())])
 CAPTIONED_SCHEMA = pa.schema([("caption", pa.string()), ("url", pa.string())])
@@ -81,10 +80,8 @@ def _require_columns(source: UrlListSource, file: Path, found: list[str]) -> Non
         return
     for key, name in wanted.items():
         if name is not None and name not in found:
-            near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-            hint = f" (nearest: {near[0]!r})" if near else ""
             raise InputFault(
-                f"download_shards.source.{key}: {file.name} has no column {name!r}{hint}: "
+                f"download_shards.source.{key}: {file.name} has no column {name!r}{nearest(name, found)}: "
                 f"its columns are {', '.join(found) or 'none'}: set download_shards.source.{key} to one of them"
             )
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 
@@ -19,11 +18,11 @@ from stages.artifacts import Artifact, Output
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.clip import ClipEncoder
 from stages.errors import ArtifactError
+from stages.shards import read_shard
 
 CLIPS = "clips.json"
 Record = dict[str, Any]
 
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _METADATA = pa.schema([("key", pa.string()), ("caption", pa.string()), ("has_caption", pa.bool_())])
 
 
@@ -55,7 +54,7 @@ def make_embed_worker(
 
     def embed(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
-        samples = read_shard(shards.local(f"shards/{name}.tar"), failures)
+        samples = read_images(shards.local(f"shards/{name}.tar"), failures)
         rows = _embed(samples, encoder, batch_size=config.batch_size)
         _publish(name, rows, output, storage=np.dtype(config.storage), embed_dim=encoder.embed_dim)
         captioned = sum(caption is not None for caption in rows.captions)
@@ -83,20 +82,18 @@ def _record_clips(encoder: ClipEncoder, output: Output) -> None:
         )
 
 
-def read_shard(path: Path, failures: collections.Counter[str]) -> Iterator[ReadSample]:
-    """Yield the samples of a webdataset shard; count those without a readable image by cause."""
-    for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
-        content = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-        if content is None:
+def read_images(path: Path, failures: collections.Counter[str]) -> Iterator[ReadSample]:
+    """Yield the samples of a shard with their images decoded; count those without a readable image by cause."""
+    for sample in read_shard(path):
+        if sample.image is None:
             failures["no_image"] += 1
             continue
         try:
-            image = Image.open(io.BytesIO(content)).convert("RGB")
+            image = Image.open(io.BytesIO(sample.image)).convert("RGB")
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             failures["corrupt_image"] += 1
             continue
-        caption = sample["txt"].decode() if "txt" in sample else None
-        yield ReadSample(sample["__key__"], image, caption or None)
+        yield ReadSample(sample.key, image, sample.caption)
 
 
 def _embed(samples: Iterator[ReadSample], encoder: ClipEncoder, *, batch_size: int) -> ShardEmbeddings:

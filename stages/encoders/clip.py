@@ -19,10 +19,9 @@ from stages.encoders.config import (
     PretrainedClip,
     architecture_file,
     check_clip,
-    nearest,
 )
 from stages.encoders.lean_import import import_open_clip
-from stages.errors import InputFault
+from stages.errors import InputFault, nearest
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]

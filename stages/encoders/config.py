@@ -1,6 +1,5 @@
 """Which CLIP models give the embeddings."""
 
-import difflib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stages.contract import ConfigModel, ExternalPath
-from stages.errors import InputFault
+from stages.errors import InputFault, nearest
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -89,13 +88,6 @@ def _check_name(name: str, *, where: str) -> None:
         f"{where}: open_clip has no architecture {name!r}{nearest(name, known)}"
         ": allowed are the names that open_clip.list_models() gives"
     )
-
-
-def nearest(word: str, choices: list[str]) -> str:
-    """Return ' (nearest: ...)' with the choices that look most like the word, or nothing."""
-    lowered = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)
-    return f" (nearest: {', '.join(lowered[name] for name in near)})" if near else ""
 
 
 def _architectures() -> Path:

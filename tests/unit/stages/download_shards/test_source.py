@@ -1,0 +1,92 @@
+import json
+
+import pandas as pd
+import pytest
+
+from stages.download_shards.config import UrlListSource
+from stages.download_shards.source import check_source, read_url_list
+from stages.errors import InputFault
+
+URLS = ["http://a/1.jpg", "http://a/2.jpg", "http://a/3.jpg"]
+CAPTIONS = ["a red circle", None, "three, with a comma"]
+
+
+def write_list(path, kind):
+    frame = pd.DataFrame({"text": CAPTIONS, "image_url": URLS, "width": [1, 2, 3]})
+    match kind:
+        case "parquet":
+            frame.to_parquet(path)
+        case "csv":
+            frame.to_csv(path, index=False)
+        case "tsv":
+            frame.to_csv(path, index=False, sep="\t")
+        case "json":
+            path.write_text(json.dumps(frame.where(frame.notna(), None).to_dict("records")))
+        case "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+    return path
+
+
+def make_source(path, **options):
+    columns = {"url_column": "image_url", "caption_column": "text"}
+    return UrlListSource(kind="url_list", path=path, **(columns | options))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "json", "jsonl"])
+def test_every_format_gives_the_same_rows(tmp_path, kind):
+    source = make_source(write_list(tmp_path / f"list.{kind}", kind))
+    check_source(source)
+    rows = read_url_list(source)
+    assert rows.to_pydict() == {"caption": CAPTIONS, "url": URLS}
+
+
+def test_a_text_file_has_one_address_per_line(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join([URLS[0], "", f"  {URLS[1]} "]))
+    assert read_url_list(UrlListSource(kind="url_list", path=path)).to_pydict() == {"url": URLS[:2]}
+
+
+def test_a_folder_is_read_file_by_file_in_order(tmp_path):
+    for name in ("b", "a"):
+        write_list(tmp_path / f"{name}.csv", "csv")
+    rows = read_url_list(make_source(tmp_path, format="csv", caption_column=None))
+    assert rows.to_pydict() == {"url": URLS + URLS}
+
+
+def test_a_missing_column_names_the_nearest_and_all_others(tmp_path):
+    source = make_source(write_list(tmp_path / "list.csv", "csv"), url_column="imageurl")
+    with pytest.raises(InputFault, match=r"source\.url_column.*'imageurl'.*nearest: image_url.*text, image_url, width"):
+        check_source(source)
+    with pytest.raises(InputFault, match=r"source\.caption_column.*'caption'"):
+        check_source(make_source(tmp_path / "list.csv", caption_column="caption"))
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(InputFault, match=r"source\.path: .*nowhere\.parquet: there is no such file"):
+        check_source(make_source(tmp_path / "nowhere.parquet"))
+
+
+def test_an_empty_folder_says_what_it_lacks(tmp_path):
+    with pytest.raises(InputFault, match=r"no \*\.parquet file in it"):
+        check_source(make_source(tmp_path))
+
+
+def test_an_unknown_suffix_lists_the_formats(tmp_path):
+    path = tmp_path / "list.xlsx"
+    path.write_bytes(b"")
+    with pytest.raises(InputFault, match="allowed are parquet, csv, tsv, json, jsonl, txt"):
+        check_source(make_source(path))
+
+
+def test_a_file_of_another_format_is_told(tmp_path):
+    path = tmp_path / "list.parquet"
+    path.write_text("not parquet")
+    with pytest.raises(InputFault, match="cannot be read as parquet"):
+        check_source(make_source(path))
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\n")
+    with pytest.raises(InputFault, match="lists no address"):
+        read_url_list(UrlListSource(kind="url_list", path=path))

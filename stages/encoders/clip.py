@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stages.encoders.config import (
@@ -121,7 +122,7 @@ def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, An
     try:
         model, preprocess = open_clip.create_model_from_pretrained(name, **options)
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = (
             "make the folder anew, with the open_clip that is installed here"

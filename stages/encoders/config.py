@@ -76,7 +76,7 @@ def _check_folder(path: Path, *, where: str) -> None:
             f"{where}: {path} has no {CONFIG_FILE} (it holds {held}): give a folder in open_clip's own format, "
             "as save_for_hf of open_clip writes it"
         )
-    if not any(path.glob(f"*.{suffix}") for suffix in ("safetensors", "bin", "pth")):
+    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
         raise InputFault(f"{where}: {path} has no weights: expected open_clip_model.safetensors beside {CONFIG_FILE}")
 
 

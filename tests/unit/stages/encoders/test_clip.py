@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig
+from stages.encoders.lean_import import import_open_clip
+from stages.errors import InputFault
+from tests.factories import save_tiny_clip
+
+TEXTS = ["a small red circle at the top left", "blue star"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    return [save_tiny_clip(root / "a", seed=0, embed_dim=16), save_tiny_clip(root / "b", seed=1, embed_dim=24)]
+
+
+def make_encoder(*folders):
+    return ClipEncoder(ClipConfig(models=[{"kind": "folder", "path": folder} for folder in folders]), device="cpu")
+
+
+def make_pictures(num=5, size=40):
+    return np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8)
+
+
+def embed_directly(folder, pictures, texts):
+    open_clip = import_open_clip()
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model.eval()
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures]))
+        return images, model.encode_text(tokenizer(texts))
+
+
+def test_embeddings_are_those_of_open_clip_side_by_side(folders):
+    encoder, pictures = make_encoder(*folders), make_pictures()
+    images, texts = encoder.encode_images(pictures), encoder.encode_texts(TEXTS)
+    direct = [embed_directly(folder, pictures, TEXTS) for folder in folders]
+    assert encoder.block_dims == (16, 24)
+    assert encoder.embed_dim == 40
+    torch.testing.assert_close(images, torch.cat([one[0] for one in direct], dim=-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(texts, torch.cat([one[1] for one in direct], dim=-1), rtol=1e-5, atol=1e-5)
+    assert images.dtype == torch.float32
+    assert not torch.allclose(images.norm(dim=-1), torch.ones(5))
+
+
+def test_arrays_tensors_and_pictures_are_the_same_to_it(folders):
+    encoder, pictures = make_encoder(folders[0]), make_pictures()
+    by_array = encoder.encode_images(pictures)
+    assert torch.equal(by_array, encoder.encode_images(torch.from_numpy(pictures)))
+    assert torch.equal(by_array, encoder.encode_images([Image.fromarray(picture) for picture in pictures]))
+
+
+def test_an_embedding_does_not_depend_on_its_neighbours(folders):
+    encoder, pictures = make_encoder(folders[0]), make_pictures()
+    alone = torch.cat([encoder.encode_images(pictures[i : i + 1]) for i in range(len(pictures))])
+    torch.testing.assert_close(encoder.encode_images(pictures), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_gives_an_empty_batch(folders):
+    encoder = make_encoder(*folders)
+    assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 40)
+
+
+def test_words_are_told_apart(folders):
+    encoder = make_encoder(folders[0])
+    red, blue, capital = encoder.encode_texts(["a red ring", "a blue ring", "A Red RING"])
+    assert torch.equal(red, capital)
+    assert not torch.allclose(red, blue)
+
+
+def test_the_digest_is_of_the_weights_not_of_the_place(folders, tmp_path):
+    same = save_tiny_clip(tmp_path / "elsewhere", seed=0, embed_dim=16)
+    first, copy, other = (make_encoder(folder).identities[0] for folder in (folders[0], same, folders[1]))
+    assert first["digest"] == copy["digest"] != other["digest"]
+    assert first == {"reference": str(folders[0]), "digest": first["digest"], "embed_dim": 16, "image_size": 32}
+
+
+def test_floating_point_arrays_are_refused(folders):
+    with pytest.raises(ValueError, match=r"float32\[8, 8, 3\]"):
+        make_encoder(folders[0]).encode_images(np.zeros((1, 8, 8, 3), dtype=np.float32))
+
+
+def test_unknown_weights_list_those_there_are():
+    config = ClipConfig(models=[{"kind": "pretrained", "name": "ViT-B-16", "tag": "opanai"}])
+    with pytest.raises(InputFault, match=r"clip\.models\[0\]\.tag: .*'opanai' for ViT-B-16 \(nearest: openai"):
+        ClipEncoder(config)
+
+
+def test_a_damaged_folder_is_named(folders, tmp_path):
+    folder = save_tiny_clip(tmp_path / "damaged")
+    (folder / "open_clip_model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(InputFault, match=r"clip\.models\[0\]: open_clip cannot load .*damaged"):
+        make_encoder(folder)

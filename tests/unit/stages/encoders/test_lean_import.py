@@ -9,7 +9,8 @@ assert "timm" not in sys.modules and "torch._dynamo" not in sys.modules
 """
 THEN_WHOLE = """
 import torch._dynamo
-assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
+found = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
+assert found == torch._dynamo.utils.is_compile_supported("cpu")
 import_open_clip(with_timm=True).create_model("MobileCLIP-S1")
 """
 

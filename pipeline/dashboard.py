@@ -1,0 +1,95 @@
+"""Open MLflow's own user interface on the runs of a store."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import IO
+
+from pipeline.errors import UsageError
+
+START_SECONDS = 90.0
+STOP_SECONDS = 10.0
+
+
+def open_dashboard(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is told.
+
+    Raises:
+        UsageError: the port is taken, or the server does not start.
+    """
+    if tracking_uri.startswith(("http://", "https://")):
+        _say(f"dashboard: {tracking_uri}")
+        return
+    with serve_dashboard(tracking_uri, host, port) as (url, process):
+        _say(f"dashboard: {url} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait()
+
+
+@contextlib.contextmanager
+def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Yield the address once the server answers there, and its process; at the end stop both it and its children."""
+    _require_free(host, port)
+    with tempfile.TemporaryFile() as log:
+        process = _start(tracking_uri, host, port, log)
+        try:
+            url = f"http://{host}:{port}"
+            _wait_until_it_answers(url, process, log)
+            yield url, process
+        finally:
+            _stop(process)
+
+
+def _start(tracking_uri: str, host: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(
+                f"dashboard: cannot listen on {host}:{port} ({error.strerror}); give another with --port"
+            ) from None
+
+
+def _wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            return
+        time.sleep(0.2)
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    reason = "\n".join(lines[-5:]) or "no output"
+    raise UsageError(f"dashboard: MLflow's server did not start; its last words:\n{reason}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the server's process group, children included."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

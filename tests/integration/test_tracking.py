@@ -1,0 +1,200 @@
+"""The tracker against a real MLflow on SQLite: nested runs, resume, pictures, provenance, and the dashboard."""
+
+import contextlib
+import io
+import shutil
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from pipeline.dashboard import serve_dashboard
+from pipeline.errors import UsageError
+from pipeline.tracking import RunTracker, default_tracking_uri
+from stages.events import Log, Metrics, Picture
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One migrated database, copied for every test: the migrations take seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(default_tracking_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_database: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return default_tracking_uri(tmp_path)
+
+
+def png(color: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def children(client: MlflowClient, record: dict[str, object]) -> dict[str, Run]:
+    query = f"tags.mlflow.parentRunId = '{record['run_id']}'"
+    return {run.info.run_name: run for run in client.search_runs([str(record["experiment_id"])], query)}
+
+
+def steps(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(entry.step, entry.value) for entry in client.get_metric_history(run_id, key)]
+
+
+def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
+    tracker.log_config({"seed": 3, "train_prior": {"kind": "shifted", "layers": [1, 2]}}, "seed: 3\n")
+    tracker.stage_started("train_prior", {"kind": "shifted", "optimizer": {"lr": 0.1}})
+    tracker.stage_event("train_prior", Metrics({"loss": 0.5}, step=10))
+    tracker.stage_event("train_prior", Log("not for the dashboard"))
+    tracker.stage_finished("train_prior", "done", 2.0, {"items": 100, "metrics": {"cosine": 0.9}, "counts": {"bad": 2}})
+    tracker.finish("done")
+
+    client = MlflowClient(uri)
+    parent = client.get_run(tracker.record["run_id"])
+    assert parent.info.run_name == "quickstart-1"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {"seed": "3", "train_prior.kind": "shifted", "train_prior.layers": "[1, 2]"}
+    assert parent.data.metrics == {"train_prior/cosine": 0.9, "train_prior/seconds": 2.0}
+    assert Path(client.download_artifacts(parent.info.run_id, "config.yaml")).read_text() == "seed: 3\n"
+
+    child = children(client, tracker.record)["train_prior"]
+    assert child.info.run_id == tracker.record["stages"]["train_prior"]
+    assert child.info.status == "FINISHED"
+    assert child.data.params == {"kind": "shifted", "optimizer.lr": "0.1"}
+    expected = {"loss": 0.5, "cosine": 0.9, "counts/bad": 2, "seconds": 2.0, "items_per_second": 50.0}
+    assert child.data.metrics == expected
+
+
+def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) -> None:
+    killed = RunTracker.open(uri, "shapes", "run", None)
+    killed.stage_started("train_decoder", {"steps": 40})
+    for step in (10, 20, 30):
+        killed.stage_event("train_decoder", Metrics({"loss": 1.0 / step}, step))
+    killed.stage_event("train_decoder", Picture("samples", png(), 20))
+    killed.flush()
+
+    resumed = RunTracker.open(uri, "shapes", "run", killed.record)
+    resumed.stage_started("train_decoder", {"steps": 40, "resources.num_workers": 2})
+    for step in (20, 30, 40):  # replayed from the checkpoint at step 10
+        resumed.stage_event("train_decoder", Metrics({"loss": 1.0 / step}, step))
+    for step in (20, 40):
+        resumed.stage_event("train_decoder", Picture("samples", png("blue"), step))
+    resumed.stage_finished("train_decoder", "done", 1.0, {"items": 40})
+    resumed.finish("done")
+
+    assert resumed.record == killed.record
+    client = MlflowClient(uri)
+    assert list(children(client, resumed.record)) == ["train_decoder"]
+    run_id = resumed.record["stages"]["train_decoder"]
+    assert steps(client, run_id, "loss") == [(step, 1.0 / step) for step in (10, 20, 30, 40)]
+    pictures = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
+    assert sorted(path.split("+timestamp")[0] for path in pictures) == [
+        "images/samples+step+20",
+        "images/samples+step+40",
+    ]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "run", None)
+    for _ in range(2):
+        tracker.stage_event("train_prior", Metrics({"loss": 1.0}, 5))
+    tracker.finish("done")
+    assert steps(MlflowClient(uri), tracker.record["stages"]["train_prior"], "loss") == [(5, 1.0)]
+
+
+def test_every_way_a_stage_can_end_has_its_status(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "run", None)
+    tracker.stage_finished("download_shards", "reused", 0.0, {"items": 5, "metrics": {"yield": 1.0}})
+    tracker.stage_finished("train_prior", "failed", 3.0, {})
+    tracker.stage_finished("generate", "blocked", 0.0, {})
+    tracker.stage_started("train_decoder", {})
+    tracker.finish("interrupted")
+    client = MlflowClient(uri)
+    found = {
+        name: (run.info.status, run.data.tags["corgi.state"]) for name, run in children(client, tracker.record).items()
+    }
+    assert found == {
+        "download_shards": ("FINISHED", "reused"),
+        "train_prior": ("FAILED", "failed"),
+        "generate": ("KILLED", "blocked"),
+        "train_decoder": ("KILLED", "interrupted"),
+    }
+    assert client.get_run(tracker.record["run_id"]).info.status == "KILLED"
+
+
+def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "run", None)
+    failures = {"http_404": 3, "not an image: bad": 1}
+    tracker.log_provenance(images=200, captioned=20, failures=failures, source="/data/artifact", digest="abc")
+    run = MlflowClient(uri).get_run(tracker.record["run_id"])
+    assert run.data.metrics == {
+        "data/images": 200,
+        "data/captioned": 20,
+        "data/captioned_fraction": 0.1,
+        "data/failed/http_404": 3,
+        "data/failed/not an image_ bad": 1,
+    }
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert (dataset.digest, "/data/artifact" in dataset.source) == ("abc", True)
+
+
+def test_more_metrics_than_mlflow_takes_at_once(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "run", None)
+    tracker.stage_event("train_prior", Metrics({f"m{index}": 1.0 for index in range(1203)}, 1))
+    tracker.finish("done")
+    run = MlflowClient(uri).get_run(tracker.record["stages"]["train_prior"])
+    assert len(run.data.metrics) == 1203
+
+
+def test_runs_deleted_from_the_dashboard_are_made_anew(uri: str) -> None:
+    first = RunTracker.open(uri, "shapes", "run", None)
+    MlflowClient(uri).delete_run(first.record["run_id"])
+    second = RunTracker.open(uri, "shapes", "run", first.record)
+    assert second.record["run_id"] != first.record["run_id"]
+
+
+def test_a_deleted_experiment_is_told(uri: str) -> None:
+    first = RunTracker.open(uri, "shapes", "run", None)
+    MlflowClient(uri).delete_experiment(first.record["experiment_id"])
+    with pytest.raises(UsageError, match=r"tracking\.experiment: 'shapes' was deleted"):
+        RunTracker.open(uri, "shapes", "run", None)
+
+
+def test_a_server_that_does_not_answer_is_told_at_once() -> None:
+    with free_port() as port, pytest.raises(UsageError, match="no MLflow server answers"):
+        RunTracker.open(f"http://127.0.0.1:{port}", "shapes", "run", None)
+
+
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield port
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: str) -> None:
+    local = RunTracker.open(uri, "shapes", "local-run", None)
+    local.finish("done")
+    with free_port() as port, serve_dashboard(uri, "127.0.0.1", port) as (url, _):
+        page = urllib.request.urlopen(url, timeout=10).read().decode()
+        assert "<title>MLflow</title>" in page
+        with pytest.raises(UsageError, match="cannot listen"), serve_dashboard(uri, "127.0.0.1", port):
+            pass
+        remote = RunTracker.open(url, "shapes", "remote-run", None)
+        remote.stage_event("train_prior", Metrics({"loss": 1.0}, 1))
+        remote.finish("done")
+        found = MlflowClient(url).search_runs([remote.record["experiment_id"]])
+        assert {run.info.run_name for run in found} == {"local-run", "remote-run", "train_prior"}
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=1)

@@ -15,10 +15,14 @@ class ScenesSource(ConfigModel):
     kind: Literal["scenes"]
     num_images: PositiveInt = Field(description="pictures that can be downloaded; dead and corrupt entries come on top")
     seed: int = 0
-    domain: Literal["plain", "night"] = "plain"
+    domain: Literal["plain", "night", "both"] = "plain"
     split: Literal["train", "heldout", "clip"] = "train"
     resolution: PositiveInt = Field(64, description="pixels on a side")
     captioned: bool = Field(True, description="whether the list has captions at all")
+    caption_drop: float = Field(
+        0.0, ge=0.0, lt=1.0, description="chance that a short caption leaves out each attribute but the shape"
+    )
+    short_captions: float = Field(1.0, ge=0.0, le=1.0, description="share of short captions, where caption_drop > 0")
     num_dead_urls: NonNegativeInt = Field(0, description="entries of the list that the server does not know")
     num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from models.scenes import Scene, caption_scene, make_scenes, render_scenes
+from models.scenes import DOMAINS, Scene, caption_scene, make_scenes, render_scenes
 from stages.download_shards.config import ScenesSource
 from stages.download_shards.source import CAPTIONED_SCHEMA, URL_SCHEMA
 
@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.02  # how soon the server notices that it should stop
 @contextlib.contextmanager
 def serve_scenes(source: ScenesSource) -> Iterator[tuple[pa.Table, str]]:
     """Yield the list (columns (caption,) url) and the base address, while a server answers there."""
-    scenes = make_scenes(_num_entries(source), seed=source.seed, domain=source.domain, split=source.split)
+    scenes = _make_scenes(source)
     with tempfile.TemporaryDirectory(prefix="corgi-scenes-") as folder:
         _write_files(Path(folder), scenes, source)
         with _serving(folder) as base_url:
@@ -44,6 +44,15 @@ def faulty_entries(source: ScenesSource) -> tuple[list[int], list[int]]:
     return sorted(order[: source.num_dead_urls]), sorted(order[source.num_dead_urls : num_faulty])
 
 
+def _make_scenes(source: ScenesSource) -> list[Scene]:
+    """Make one scene for each entry of the list; those of two domains take turns."""
+    num = _num_entries(source)
+    if source.domain != "both":
+        return make_scenes(num, seed=source.seed, domain=source.domain, split=source.split)
+    shares = [make_scenes(-(-num // len(DOMAINS)), source.seed, domain, source.split) for domain in DOMAINS]
+    return [scene for turn in zip(*shares, strict=True) for scene in turn][:num]
+
+
 def _num_entries(source: ScenesSource) -> int:
     return source.num_images + source.num_dead_urls + source.num_corrupt
 
@@ -53,7 +62,8 @@ def _make_list(scenes: list[Scene], source: ScenesSource) -> pa.Table:
     if not source.captioned:
         return pa.table({"url": urls}, schema=URL_SCHEMA)
     rng = np.random.default_rng((source.seed, 0xCA97))
-    captions = [caption_scene(scene, rng) for scene in scenes]
+    drops = np.where(rng.random(len(scenes)) < source.short_captions, source.caption_drop, 0.0).tolist()
+    captions = [caption_scene(scene, rng, drop) for scene, drop in zip(scenes, drops, strict=True)]
     return pa.table({"caption": captions, "url": urls}, schema=CAPTIONED_SCHEMA)
 
 

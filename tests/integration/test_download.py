@@ -124,6 +124,17 @@ def test_a_language_free_source_has_no_captions(tmp_path):
     assert all(sample.caption is None for sample in read_samples(tmp_path))
 
 
+def test_two_domains_take_turns_and_short_captions_always_name_the_shape(tmp_path):
+    source = {"kind": "scenes", "num_images": 30, "domain": "both", "caption_drop": 0.6, "short_captions": 0.5}
+    download(make_config(source=source), tmp_path)
+    named = [read_caption(sample.caption) for sample in read_samples(tmp_path)]
+    scenes = [make_scenes(15, domain=domain) for domain in ("plain", "night")]
+    for index, attributes in enumerate(named):
+        assert attributes.items() <= scenes[index % 2][index // 2].attributes.items()
+        assert "shape" in attributes
+    assert 3 < sum(len(attributes) >= 4 for attributes in named) < 27
+
+
 def write_url_list(folder, base):
     """Two good pictures, one captioned; one of each failure."""
     save_picture(folder / "wide.png", size=(60, 40))

@@ -1,0 +1,144 @@
+"""The finished system: text to embedding by CLIP and the prior, embedding to picture by the decoder.
+
+A picture depends on its own prompt and seed only, whatever else is drawn beside it (up to rounding).
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from stages.encoders.clip import ClipEncoder, Images
+
+Embeddings = Float[Tensor, "batch embed"]
+Pictures = UInt8[np.ndarray, "batch height width 3"]
+
+
+class PriorSampler(Protocol):
+    """What is asked of a prior."""
+
+    def sample(
+        self, text: Embeddings, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
+    ) -> Embeddings:
+        """Draw one image embedding for each text embedding."""
+        ...
+
+
+class DecoderSampler(Protocol):
+    """What is asked of a decoder."""
+
+    def sample(
+        self, embeddings: Embeddings, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw one picture in [-1, 1] for each image embedding."""
+        ...
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How pictures are drawn: solver steps and classifier-free guidance of both models."""
+
+    prior_steps: int
+    prior_guidance: float
+    decoder_steps: int
+    decoder_guidance: float
+
+    def replaced(self, changes: Mapping[str, float | int]) -> "SamplingSettings":
+        """Return the settings with some of them changed."""
+        return SamplingSettings(**(asdict(self) | dict(changes)))
+
+
+class TextToImage:
+    """CLIP, prior and decoder of one and the same embedding space."""
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        prior: PriorSampler,
+        decoder: DecoderSampler,
+        settings: SamplingSettings,
+        *,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.encoder = encoder
+        self.settings = settings
+        self._prior = prior
+        self._decoder = decoder
+        self._batch_size = batch_size
+        self._device = torch.device(device)
+
+    def with_settings(self, changes: Mapping[str, float | int]) -> "TextToImage":
+        """Return the same models with other settings."""
+        settings = self.settings.replaced(changes)
+        options: dict[str, Any] = {"batch_size": self._batch_size, "device": self._device}
+        return TextToImage(self.encoder, self._prior, self._decoder, settings, **options)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
+        """Draw a picture for each prompt."""
+        return self.decode(self.imagine(self.encode(prompts), seeds), seeds)
+
+    def vary(self, images: Images, seeds: Sequence[int]) -> Pictures:
+        """Draw a variation of each image: what its CLIP embedding keeps stays, the rest is new."""
+        return self.decode(self.encoder.encode_images(images), seeds)
+
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
+        """Return the CLIP text embeddings."""
+        starts = range(0, len(prompts), self._batch_size)
+        parts = [self.encoder.encode_texts(prompts[start : start + self._batch_size]) for start in starts]
+        return torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
+
+    def imagine(self, text: Embeddings, seeds: Sequence[int]) -> Embeddings:
+        """Return the prior's image embeddings for text embeddings."""
+
+        def sample(part: Embeddings, part_seeds: Sequence[int]) -> Tensor:
+            return self._prior.sample(
+                part,
+                [2 * seed for seed in part_seeds],  # even for the prior, odd for the decoder: no noise is shared
+                num_steps=self.settings.prior_steps,
+                guidance_scale=self.settings.prior_guidance,
+            )
+
+        return self._in_batches(sample, text, seeds)
+
+    def decode(self, embeddings: Embeddings, seeds: Sequence[int]) -> Pictures:
+        """Return pictures for image embeddings."""
+
+        def sample(part: Embeddings, part_seeds: Sequence[int]) -> Tensor:
+            pictures = self._decoder.sample(
+                part,
+                [2 * seed + 1 for seed in part_seeds],
+                num_steps=self.settings.decoder_steps,
+                guidance_scale=self.settings.decoder_guidance,
+            )
+            return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+        return self._in_batches(sample, embeddings, seeds).numpy()
+
+    @torch.inference_mode()
+    def _in_batches(
+        self, sample: Callable[[Embeddings, Sequence[int]], Tensor], rows: Embeddings, seeds: Sequence[int]
+    ) -> Tensor:
+        if len(rows) != len(seeds):
+            raise ValueError(f"text_to_image: found {len(seeds)} seeds for {len(rows)} rows: give one seed per row")
+        starts = range(0, max(len(rows), 1), self._batch_size)
+        ends = ((start, start + self._batch_size) for start in starts)
+        parts = [sample(rows[start:end].to(self._device), seeds[start:end]).cpu() for start, end in ends]
+        return torch.cat(parts)
+
+
+def encode_png(picture: UInt8[np.ndarray, "height width 3"], about: Mapping[str, Any]) -> bytes:
+    """Return the picture as PNG whose text fields (iTXt) say how it was made; values that are no text go as JSON."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in about.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,14 +1,15 @@
 """Everyone who is told what a run does: the terminal, the log files, and the tracker."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
+from pipeline.errors import UsageError
 from pipeline.plan import PlannedStage
 from pipeline.results import StageResult
 from pipeline.view import RunView
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 class RunObserver:
-    """Hands every report on; the tracker opens in the background while Ray starts."""
+    """Hands every report on; the tracker opens in the background while Ray starts.
+
+    A tracking server that goes away in the middle costs its records and nothing else: that is said once, and the run
+    goes on.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class RunObserver:
         self._log_folder = log_folder
         self._tracker = tracker
         self._save_tracking = save_tracking
+        self._tracking_lost = False
         self._intervals: list[tuple[float, float]] = []
         self.results: dict[str, StageResult] = {}
 
@@ -45,15 +51,23 @@ class RunObserver:
         """Leave the terminal as it was."""
         self._view.__exit__(*args)
 
-    def opened(self, config: RunConfig) -> None:
-        """Keep the tracker's run ids before anything runs, so that a killed run goes on in them."""
-        self._config = config
+    def opened(self, config: dict[str, Any], text: str) -> None:
+        """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them.
+
+        Raises:
+            UsageError: the tracking server cannot be used.
+        """
+        tracker = self._tracker.result()
+        self._save_tracking(tracker.record)
+        with self._tracked():
+            tracker.log_config(config, text)
 
     def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
         """Hand on that a stage starts."""
         self._view.started(stage, granted)
         tracker = self._tracker.result()
-        tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
+        with self._tracked():
+            tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
         self._save_tracking(tracker.record)
 
     def event(self, name: str, event: Event) -> None:
@@ -62,7 +76,8 @@ class RunObserver:
         if isinstance(event, Log):
             self._write_log(name, f"{event.level} {event.message}")
         elif isinstance(event, Metrics | Picture):
-            self._tracker.result().stage_event(name, event)
+            with self._tracked():
+                self._tracker.result().stage_event(name, event)
 
     def finished(self, result: StageResult) -> None:
         """Hand on how a stage ended."""
@@ -73,11 +88,20 @@ class RunObserver:
         if result.trace:
             self._write_log(result.name, f"ERROR {result.trace}")
         self._view.finished(result)
-        self._tracker.result().stage_finished(result.name, result.state, result.seconds, dict(result.summary))
+        with self._tracked():
+            self._tracker.result().stage_finished(result.name, result.state, result.seconds, dict(result.summary))
+
+    def track(self, log: "Callable[[RunTracker], None]") -> None:
+        """Let the caller record something of the whole run."""
+        with self._tracked():
+            log(self._tracker.result())
 
     def close(self, status: str) -> None:
         """Close the tracker's run."""
-        self._tracker.result().finish(status)
+        with self._tracked(), contextlib.suppress(UsageError):  # it never opened, and that was told already
+            tracker = self._tracker.result()
+            tracker.finish(status)
+            self._save_tracking(tracker.record)
 
     def busy_seconds(self) -> float:
         """Return for how long at least one stage was running."""
@@ -86,6 +110,20 @@ class RunObserver:
             total += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
         return total
+
+    @contextlib.contextmanager
+    def _tracked(self) -> Iterator[None]:
+        """Survive a tracking server that fails: the models matter more than their record."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the tracking library raises
+            if not self._tracking_lost:
+                self._view.say(
+                    f"tracking: warning: {type(error).__name__}: {error}; the run goes on without its record"
+                )
+            self._tracking_lost = True
 
     def _write_log(self, name: str, text: str) -> None:
         with (self._log_folder / f"{name}.log").open("a", encoding="utf-8") as file:

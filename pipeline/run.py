@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.console import Console
 
 from pipeline.config import RunConfig
@@ -130,33 +131,54 @@ class _Session:
         try:
             with self._observer:
                 results = self._run_graph()
-                status = "failed" if any(r.state == "failed" for r in results.values()) else "done"
+            status = "failed" if any(r.state == "failed" for r in results.values()) else "done"
+            self._track_whole(results, status)
+        except Exception:
+            status = "failed"
+            raise
         finally:
             self._observer.close(status)
             record = self._close(status, results or self._observer.results)
         return record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
-        from pipeline.results import reused_result
-
-        plan, store, cluster = self._experiment.plan, self._experiment.store, self._experiment.config.cluster
-        self._observer.opened(self._experiment.config)
+        plan, cluster = self._experiment.plan, self._experiment.config.cluster
         if plan.is_done:
-            results = {name: reused_result(stage, store) for name, stage in plan.stages.items()}
-            for result in results.values():
-                self._observer.finished(result)
-            return results
+            return self._reuse_everything()
         from cluster.session import existing_address, session
 
         with session(existing_address(cluster.address), cluster.num_cpus) as machines:
             from pipeline.executor import GraphRun
 
-            graph = GraphRun(plan, store, machines, self._observer)
+            self._open_tracking()
+            graph = GraphRun(plan, self._experiment.store, machines, self._observer)
             try:
                 return graph.run()
             except BaseException:
                 graph.cancel()
                 raise
+
+    def _reuse_everything(self) -> "Mapping[str, StageResult]":
+        from pipeline.results import reused_result
+
+        self._open_tracking()
+        plan, store = self._experiment.plan, self._experiment.store
+        results = {name: reused_result(stage, store) for name, stage in plan.stages.items()}
+        for result in results.values():
+            self._observer.finished(result)
+        return results
+
+    def _open_tracking(self) -> None:
+        resolved = self._record["config"]
+        self._observer.opened(resolved, yaml.safe_dump(resolved, sort_keys=False))
+
+    def _track_whole(self, results: "Mapping[str, StageResult]", status: str) -> None:
+        """Record what belongs to the run as a whole: what it learned from, and the model that came of it."""
+        from pipeline.summary import log_provenance, register_model
+
+        self._observer.track(lambda tracker: log_provenance(tracker, results, self._experiment.plan))
+        if status == "done" and self._experiment.config.tracking.register_model:
+            self._observer.track(lambda tracker: register_model(tracker, self._experiment))
 
     def _save(self, mlflow: Record) -> None:
         self._record["mlflow"] = mlflow

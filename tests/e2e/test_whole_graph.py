@@ -26,7 +26,7 @@ def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> Non
 
 def test_dead_and_corrupt_entries_are_counted_by_cause(undisturbed: tuple[Path, Finished]) -> None:
     download = undisturbed[1].document["stages"][0]
-    lost = {name: count for name, count in download["counts"].items() if name.startswith("failures/")}
+    lost = {name: count for name, count in download["counts"].items() if name.startswith("failed_")}
     assert sum(lost.values()) == 6
     assert len(lost) >= 2
 

@@ -16,9 +16,9 @@ class PixelDecoderConfig:
     embed_dim: int
     """Width of the CLIP image embedding, all concatenated models together."""
     resolution: int = 64
-    unshuffle: int = 4
+    unshuffle: int = 8
     """Each `unshuffle` x `unshuffle` block of pixels becomes the channels of one cell of the U-Net's grid."""
-    channels: tuple[int, ...] = (96, 128)
+    channels: tuple[int, ...] = (128, 160)
     """U-Net width at each level; every level after the first halves the grid."""
     blocks_per_level: int = 1
     attention_levels: int = 0
@@ -27,7 +27,7 @@ class PixelDecoderConfig:
     token_dim: int = 128
     layout_channels: int = 16
     """Channels of the map that an MLP draws from the embedding and joins to the input; 0 disables it."""
-    layout_resolution: int = 16
+    layout_resolution: int = 8
     layout_hidden: int = 512
     parametrization: Parametrization = "flow_sample"
     """What the network predicts (the picture or the velocity), and along which noise process."""
@@ -48,7 +48,9 @@ class PixelDecoderConfig:
         cell = self.unshuffle * 2 ** (num_levels - 1)
         self._require("resolution", self.resolution % cell == 0, f"a multiple of {cell} (unshuffle and levels)")
         self._require("layout_channels", self.layout_channels >= 0, "0 or more")
-        self._require("layout_resolution", self.layout_resolution >= 1, "1 or more")
+        side = self.resolution // self.unshuffle
+        fits = self.layout_resolution >= 1 and side % self.layout_resolution == 0
+        self._require("layout_resolution", fits or not self.layout_channels, f"a divisor of the U-Net's grid, {side}")
         self._require("layout_hidden", self.layout_hidden >= 1, "1 or more")
         self._require("parametrization", self.parametrization in PARAMETRIZATIONS, f"one of {PARAMETRIZATIONS}")
         self._require("empty_probability", 0.0 <= self.empty_probability < 1.0, "0 up to, not including, 1")

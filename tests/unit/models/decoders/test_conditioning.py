@@ -45,8 +45,8 @@ def test_dropped_embeddings_become_the_empty_one():
 
 def test_shapes_of_tokens_and_layout():
     u = torch.zeros(2, 6)
-    tokens, layout = make_conditioner(num_tokens=3, token_dim=10, layout_channels=5, layout_resolution=4)(u)
+    tokens, layout = make_conditioner(num_tokens=3, token_dim=10, layout_channels=5, layout_resolution=2)(u)
     assert tokens.shape == (2, 3, 10)
     assert layout is not None
-    assert layout.shape == (2, 5, 4, 4)
+    assert layout.shape == (2, 5, 2, 2)
     assert make_conditioner(layout_channels=0)(u)[1] is None

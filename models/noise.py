@@ -21,8 +21,14 @@ class SeededNoise:
     ) -> Float[Tensor, "batch ..."]:
         """Return standard normal noise, one sample of the shape for each seed, in the seeds' order."""
         samples = [torch.randn(tuple(shape), generator=generator, dtype=dtype) for generator in self._generators]
-        noise = torch.stack(samples) if samples else torch.empty((0, *shape), dtype=dtype)
-        return noise.to(device)
+        return _stacked(samples, shape, dtype).to(device)
+
+    def uniform(
+        self, shape: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch ..."]:
+        """Return numbers uniform in [0, 1) instead, from the same streams."""
+        samples = [torch.rand(tuple(shape), generator=generator, dtype=dtype) for generator in self._generators]
+        return _stacked(samples, shape, dtype).to(device)
 
 
 def seeded_noise(
@@ -33,3 +39,7 @@ def seeded_noise(
 ) -> Float[Tensor, "batch ..."]:
     """Return one draw of standard normal noise for each seed; ``shape`` is that of one sample."""
     return SeededNoise(seeds).draw(shape, device, dtype)
+
+
+def _stacked(samples: list[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.stack(samples) if samples else torch.empty((0, *shape), dtype=dtype)

@@ -1,8 +1,12 @@
 """Start a group of training processes: in this process, or under Ray Train."""
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
 
 
 @dataclass(frozen=True)
@@ -17,16 +21,52 @@ class TrainGroup:
 class TrainLauncher(Protocol):
     """Run ``function(payload, emit)`` once in every process of a training group and wait for all of them.
 
-    Inside, RANK, LOCAL_RANK and WORLD_SIZE are set and torch.distributed is ready to be used by DeepSpeed.
-    ``emit`` sends an event to the caller's ``emit``. The return value is rank 0's.
+    Inside, RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set, so that DeepSpeed or torch can form
+    the process group. ``emit`` sends an event to the caller's ``emit``. The return value is rank 0's.
     """
 
-    def __call__(
-        self,
-        function: Callable[[Any, Callable[[Any], None]], Any],
-        payload: Any,
-        group: TrainGroup,
-        emit: Callable[[Any], None],
-    ) -> Any:
+    def __call__(self, function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
         """Return what rank 0 returned; raise what any rank raised."""
         ...
+
+
+def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+    """Train in this process, as a group of one: for unit tests and for debugging.
+
+    Raises:
+        ValueError: the group has more than one worker.
+    """
+    if group.num_workers != 1:
+        raise ValueError(
+            f"cluster.training: found {group.num_workers} workers: training in this process allows 1; "
+            "start the group with launch_with_ray_train instead"
+        )
+    os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
+    return function(payload, emit)
+
+
+def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+    """Train under Ray Train, on the Ray cluster that this process is connected to.
+
+    Raises:
+        Exception: what a worker raised, with the worker's traceback as a note.
+        ray.train.TrainingFailedError: a worker died without raising anything.
+    """
+    from cluster.ray_train import run_group
+
+    return run_group(function, payload, group, emit)
+
+
+def rank_environment(rank: int, world_size: int, local_rank: int, address: str, port: int) -> dict[str, str]:
+    """Return the variables by which torch.distributed finds its group."""
+    values = {
+        "RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": address, "MASTER_PORT": port
+    }  # fmt: skip
+    return {name: str(value) for name, value in values.items()}
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -52,3 +52,12 @@ class TrainingConfig(ConfigModel):
                 "lower warmup_steps or raise num_steps"
             )
         return self
+
+    @model_validator(mode="after")
+    def _float16_with_zero(self) -> "TrainingConfig":
+        if self.precision == "float16" and self.zero_stage == 0:
+            raise ValueError(
+                "precision is float16 and zero_stage is 0: float16 needs the loss scaling of ZeRO; "
+                "set zero_stage to 1, 2 or 3, or precision to bfloat16"
+            )
+        return self

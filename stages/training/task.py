@@ -61,7 +61,8 @@ class TrainTask(Protocol):
 
         ``model(batch)`` returns a dict of float tensors [count], one number per sample: "loss", which is averaged
         over the global batch and minimised, and any other quantities to log. It is a pure function of the weights
-        and the batch: random numbers it needs (noise, times, dropped conditions) are in the batch.
+        and the batch: random numbers it needs (noise, times) are in the batch. What it draws from torch's
+        global generator all the same (dropout) is repeatable too, but depends on the number of workers.
         """
         ...
 
@@ -101,3 +102,4 @@ class TrainJob:
     config: TrainingConfig
     seed: int
     output: Output
+    use_gpu: bool

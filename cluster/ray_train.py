@@ -1,0 +1,132 @@
+"""Run a training group under Ray Train, with as little start-up as it allows.
+
+Ray Train's own torch trainer imports torch into the controller and forms the process group before the function
+runs; here the controller stays free of torch, and DeepSpeed forms the group. Worker processes import what training
+needs while the controller is still starting: Ray hands them to the group afterwards.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from cluster.channel import Channel, Sender
+from cluster.threads import use_cpus
+from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
+
+POLL_SECONDS = 0.1
+_QUIET = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it looks
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more; a lost node is seen by the health check as well
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class GroupBackendConfig(BackendConfig):
+    """Tells Ray Train to set the rank variables and nothing more."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The backend that goes with this configuration."""
+        return GroupBackend
+
+
+class GroupBackend(Backend):
+    """Gives every worker its rank and the address of rank 0."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Set the variables in all workers."""
+        address, port = worker_group.execute_single(0, _address_and_port)
+        worker_group.execute(_set_rank, address, port)
+
+
+def _address_and_port() -> tuple[str, int]:
+    return ray.util.get_node_ip_address(), free_port()
+
+
+def _set_rank(address: str, port: int) -> None:
+    place = get_context()
+    rank, world_size, local_rank = place.get_world_rank(), place.get_world_size(), place.get_local_rank()
+    os.environ.update(rank_environment(rank, world_size, local_rank, address, port))
+
+
+def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+    """Start the group, pass its events on until it ends, and return rank 0's result."""
+    channel = Channel()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory(prefix="corgi-train-") as scratch:
+        trainer = _trainer(function, payload, group, channel.sender("worker"), scratch)
+        outcome: dict[str, Any] = {}
+        fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+        fitting.start()
+        failures: list[BaseException] = []
+        while True:
+            running = fitting.is_alive()  # asked before collecting, so that what came last is not missed
+            for _, (kind, value) in channel.collect():
+                (emit if kind == "event" else failures.append)(value)
+            if not running:
+                break
+            fitting.join(POLL_SECONDS)
+    if failures:
+        raise failures[0]
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"].return_value
+
+
+def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
+    try:
+        outcome["result"] = trainer.fit()
+    except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+        outcome["error"] = error
+
+
+def _trainer(
+    function: TrainFunction, payload: Any, group: TrainGroup, send: Sender, scratch: str
+) -> DataParallelTrainer:
+    resources = {"CPU": float(group.num_cpus)} | ({"GPU": float(group.num_gpus)} if group.num_gpus else {})
+    return DataParallelTrainer(
+        _in_worker,
+        train_loop_config={"function": function, "payload": payload, "num_cpus": group.num_cpus, "send": send},
+        backend_config=GroupBackendConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=group.num_workers, use_gpu=group.num_gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="group",
+            storage_path=scratch,
+            failure_config=FailureConfig(
+                max_failures=0
+            ),  # the stage's checkpoints are the way back, not a restart here
+        ),
+    )
+
+
+def _in_worker(config: dict[str, Any]) -> Any:
+    """Run the function in a worker; its error goes to the caller as it is, with the worker's traceback."""
+    use_cpus(config["num_cpus"])
+    send: Sender = config["send"]
+    try:
+        return config["function"](config["payload"], lambda event: send(("event", event)))
+    except Exception as error:
+        import traceback
+
+        error.add_note("In the training worker:\n" + traceback.format_exc())
+        send(("failure", error))
+        raise
+    finally:
+        send.flush()

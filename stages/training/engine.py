@@ -1,0 +1,209 @@
+"""One optimiser step on many processes: DeepSpeed behind a small surface. The one file that imports deepspeed.
+
+Weights are float32; forward and backward run under autocast in the configured precision. Everything that leaves
+here (weights, averages, optimiser state) is whole, whatever the ZeRO stage, so checkpoints fit any number of workers.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.errors import InputFault
+from stages.training.config import TrainingConfig
+from stages.training.ema import Ema
+from stages.training.schedule import ema_decay, learning_rate
+from stages.training.task import Batch, Place
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+State = dict[str, dict[str, Tensor]]  # "weights", "average", "exp_avg", "exp_avg_sq": by parameter name
+
+
+@cache
+def _deepspeed() -> ModuleType:
+    """Import deepspeed without mlflow (its autotuner would load it, 1.4 s) and without compiling an operator.
+
+    On CPU it would build a shared-memory all-reduce with the C++ compiler, half a minute at the first start.
+    """
+    absent = "mlflow" not in sys.modules
+    if absent:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # the documented way to say: not installed
+    try:
+        import deepspeed
+    finally:
+        if absent:
+            del sys.modules["mlflow"]
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    return deepspeed  # type: ignore[no-any-return]
+
+
+def join_group(*, use_gpu: bool) -> Place:
+    """Form the process group that the launcher has named in the environment, and choose the device."""
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_gpu else torch.device("cpu")
+    if use_gpu:
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        _deepspeed().init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
+    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+
+
+def leave_group() -> None:
+    """Close the process group, so that this process can join another."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        _deepspeed().comm.comm.cdb = None
+
+
+def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Return the type that forward and backward compute in."""
+    if config.precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.precision]
+    supported = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return torch.bfloat16 if supported else torch.float32
+
+
+class Engine:
+    """A model with its optimiser and averaged weights, spread over the group."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, place: Place) -> None:
+        """Wrap the model, which must hold the weights to start from.
+
+        Raises:
+            InputFault: the batch does not divide among workers and passes.
+        """
+        _check_batch(config, place)
+        self._config = config
+        self._place = place
+        self._dtype = autocast_dtype(config, place.device)
+        self.model = model.to(place.device)
+        self._optimizer = _make_optimizer(self.model, config)
+        self._engine = _deepspeed().initialize(
+            model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)
+        )[0]
+        self._parameters = dict(self.model.named_parameters())
+        self._ema = Ema(self._parameters, place.rank)
+        self.grad_norm: Tensor | float | None = None
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model is to be called outside of training."""
+        return torch.autocast(self._place.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def step(self, step: int, parts: Iterable[Batch]) -> dict[str, Tensor]:
+        """Take one optimiser step over the parts; return the model's outputs averaged over them, on the device."""
+        averages: dict[str, Tensor] = {}
+        self._set_rate(learning_rate(self._config, step))
+        for batch in parts:
+            outputs = self._engine(batch)
+            self._engine.backward(outputs["loss"].float().mean())
+            for name, values in outputs.items():
+                mean = values.detach().float().mean() / self._config.gradient_accumulation
+                averages[name] = averages[name] + mean if name in averages else mean
+            if self._engine.is_gradient_accumulation_boundary():
+                self._clip()
+            self._engine.step()
+        if self._config.zero_stage:
+            self.grad_norm = self._engine.get_global_grad_norm()
+        self._ema.update(ema_decay(self._config, step))
+        return averages
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _clip(self) -> None:
+        """Clip where ZeRO does not; DeepSpeed's own clipping at stage 0 keeps no norm to report."""
+        if self._config.zero_stage == 0:
+            limit = self._config.gradient_clip or float("inf")
+            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters.values(), limit)
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """Return the whole averaged weights and the buffers; every process must call it."""
+        return self._ema.full() | dict(self.model.named_buffers())
+
+    def state(self) -> State:
+        """Return everything that training depends on, whole and on the CPU; every process must call it."""
+        moments: State = {
+            key: {name: self._moment(p, key).cpu() for name, p in self._parameters.items()} for key in _MOMENTS
+        }
+        weights = {name: self._ema.current(name).cpu() for name in self._parameters}
+        buffers = {name: buffer.cpu() for name, buffer in self.model.named_buffers()}
+        average = {name: tensor.cpu() for name, tensor in self._ema.full().items()}
+        return moments | {"weights": weights | buffers, "average": average}
+
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]], step: int, part: Batch) -> None:
+        """Take the optimiser's state and the averages as they were after ``step`` steps.
+
+        The weights must have been in the model before it was wrapped. The batch only serves to let DeepSpeed make
+        the optimiser's state: one step at rate 0 over a loss of 0, which changes nothing else.
+        """
+        for _ in range(self._config.gradient_accumulation):
+            self._engine.backward(self._engine(part)["loss"].float().mean() * 0.0)
+            self._set_rate(0.0)
+            self._engine.step()
+        for key in _MOMENTS:
+            for name, parameter in self._parameters.items():
+                self._set_moment(parameter, key, state[key][name].to(self._place.device))
+        for held in self._optimizer.state.values():
+            held["step"].fill_(step)
+        self._ema.restore(state["average"])
+
+    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        if self._config.zero_stage:
+            return _deepspeed().utils.safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+        return self._optimizer.state[parameter][key]  # type: ignore[no-any-return]
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        if self._config.zero_stage:
+            _deepspeed().utils.safe_set_full_optimizer_state(parameter, value, key)
+        else:
+            self._optimizer.state[parameter][key].copy_(value)
+
+
+def _check_batch(config: TrainingConfig, place: Place) -> None:
+    pieces = place.world_size * config.gradient_accumulation
+    if config.batch_size % pieces:
+        raise InputFault(
+            f"training.batch_size: found {config.batch_size}: expected a multiple of {pieces} "
+            f"({place.world_size} workers x {config.gradient_accumulation} gradient_accumulation); change one of them"
+        )
+
+
+def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Make AdamW (Loshchilov and Hutter, arXiv 1711.05101); biases and norms do not decay."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _deepspeed_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
+    lowered = dtype != torch.float32
+    return {
+        "train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": (config.gradient_clip or 0.0) if config.zero_stage else 0.0,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "stage3_param_persistence_threshold": 0,  # so that every weight is split, and gathers like any other
+        },
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": lowered, "dtype": str(dtype).removeprefix("torch.")},
+        "steps_per_print": sys.maxsize,
+    }

@@ -1,0 +1,73 @@
+"""Prepare batches in a background thread, a bounded number ahead, and measure how long training waits for them."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+from stages.training.task import Batch, BatchPart, Place, TrainTask
+
+
+class Loader:
+    """Hands out the batches of the steps from ``first_step`` on, each as ``num_parts`` parts for this process."""
+
+    def __init__(
+        self, task: TrainTask, place: Place, *, batch_size: int, num_parts: int, steps: range, prefetch: int
+    ) -> None:
+        """Start the background thread."""
+        self.wait_seconds = 0.0
+        self._task = task
+        self._place = place
+        self._batch_size = batch_size
+        self._num_parts = num_parts
+        self._queue: queue.Queue[Batch | Exception] = queue.Queue(maxsize=prefetch)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(steps,), name="corgi-loader", daemon=True)
+        self._thread.start()
+
+    def step(self) -> Iterator[Batch]:
+        """Yield the parts of the next step, on the training device.
+
+        Raises:
+            Exception: whatever the task raised while it prepared the batch.
+        """
+        for _ in range(self._num_parts):
+            start = time.perf_counter()
+            prepared = self._queue.get()
+            self.wait_seconds += time.perf_counter() - start
+            if isinstance(prepared, Exception):
+                raise prepared
+            yield {name: tensor.to(self._place.device, non_blocking=True) for name, tensor in prepared.items()}
+
+    def close(self) -> None:
+        """Stop the thread and drop what it had prepared."""
+        self._stopping.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def _run(self, steps: range) -> None:
+        try:
+            for step in steps:
+                for part in parts_of(step, self._batch_size, self._num_parts, self._place):
+                    if self._stopping.is_set():
+                        return
+                    self._queue.put(self._pinned(self._task.prepare(part)))
+        except Exception as error:  # noqa: BLE001  raised again where the batch is asked for
+            self._queue.put(error)
+
+    def _pinned(self, batch: Batch) -> Batch:
+        """Put the batch where a GPU can fetch it without stopping this process."""
+        if self._place.device.type != "cuda":
+            return batch
+        return {name: tensor.pin_memory() for name, tensor in batch.items()}
+
+
+def parts_of(step: int, batch_size: int, num_parts: int, place: Place) -> Iterator[BatchPart]:
+    """Yield this process's parts of the global batch, which all processes cut alike."""
+    count = batch_size // (place.world_size * num_parts)
+    for part in range(num_parts):
+        yield BatchPart(step, (place.rank * num_parts + part) * count, count, batch_size)

@@ -1,0 +1,146 @@
+"""The one training loop: data, model, engine, steps, save. A train_ stage calls :func:`train` with its task."""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from cluster.training import TrainGroup
+from stages.artifacts import Output
+from stages.contract import StageContext
+from stages.events import Event, Metrics, Progress
+from stages.training.checkpoints import checkpoint_steps, read_checkpoint, remove_checkpoints, write_checkpoint
+from stages.training.config import TrainingConfig
+from stages.training.engine import Engine, join_group, leave_group
+from stages.training.loader import Loader, parts_of
+from stages.training.meter import Meter
+from stages.training.task import Place, TrainJob, TrainResult, TrainTask
+
+Emit = Callable[[Event], None]
+MODEL_UNIT = "model"
+
+
+def train(task: TrainTask, config: TrainingConfig, *, seed: int, output: Output, context: StageContext) -> TrainResult:
+    """Train on the granted workers and return what was reached; a half-trained model is taken up where it stands."""
+    samples = config.num_steps * config.batch_size
+    if MODEL_UNIT not in output.done_units():
+        granted = context.resources
+        group = TrainGroup(granted.num_workers, granted.cpus_per_worker, granted.gpus_per_worker)
+        job = TrainJob(task, config, seed, output, use_gpu=granted.gpus_per_worker > 0)
+        context.launch_training(training_process, job, group, context.emit)
+    remove_checkpoints(output)
+    return TrainResult(samples, output.done_units()[MODEL_UNIT]["metrics"])
+
+
+def training_process(job: TrainJob, emit: Emit) -> None:
+    """Train as one process of the group."""
+    place = join_group(use_gpu=job.use_gpu)
+    try:
+        run = _Run(job, place, emit)
+        for step in range(run.first_step, job.config.num_steps):
+            run.step(step)
+        run.finish()
+    finally:
+        leave_group()
+
+
+class _Run:
+    """What a training process holds while it trains."""
+
+    def __init__(self, job: TrainJob, place: Place, emit: Emit) -> None:
+        self._job, self._place = job, place
+        self._task, self._config = job.task, job.config
+        self._emit: Emit = emit if place.rank == 0 else _say_nothing
+        self._task.setup(place)
+        self._start_engine()
+        self._twin: nn.Module | None = None
+        self._metrics: dict[str, float] = {}
+        config = self._config
+        steps = range(self.first_step, config.num_steps)
+        self._loader = Loader(
+            self._task, place, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
+            steps=steps, prefetch=config.prefetch_batches,
+        )  # fmt: skip
+        self._meter = Meter(config.batch_size, place)
+        self._progress(self.first_step)
+
+    def _start_engine(self) -> None:
+        """Build the model and its engine, from the newest checkpoint if there is one."""
+        job, place = self._job, self._place
+        _seed_all(job.seed)
+        model = self._task.build_model()
+        done = checkpoint_steps(job.output)
+        self.first_step = done[-1] if done else 0
+        state = read_checkpoint(job.output, self.first_step) if done else None
+        if state is not None:
+            model.load_state_dict(state["weights"])
+        self._engine = Engine(model, self._config, place)
+        if state is not None:
+            part = next(
+                parts_of(self.first_step - 1, self._config.batch_size, self._config.gradient_accumulation, place)
+            )
+            batch = {name: tensor.to(place.device) for name, tensor in self._task.prepare(part).items()}
+            self._engine.restore(state, self.first_step, batch)
+
+    def step(self, step: int) -> None:
+        """Take one step, then log, judge and keep what is due after it."""
+        _seed_all(self._job.seed, step, self._place.rank)
+        self._meter.add(self._engine.step(step, self._loader.step()), self._engine.grad_norm)
+        done, config = step + 1, self._config
+        if done % config.log_interval == 0 or done == config.num_steps:
+            self._emit(Metrics(self._meter.take(config, step, self._loader.wait_seconds), done))
+            self._progress(done)
+        if config.validation_interval and done % config.validation_interval == 0 and done < config.num_steps:
+            with self._meter.paused():
+                self._validate(done)
+        if done % config.checkpoint_interval == 0 and done < config.num_steps:
+            with self._meter.paused():
+                self._checkpoint(done)
+
+    def finish(self) -> None:
+        """Judge and save the trained model."""
+        self._loader.close()
+        steps = self._config.num_steps
+        self._validate(steps)
+        if self._place.rank == 0 and self._twin is not None:
+            self._task.save(self._twin, self._job.output)
+            self._job.output.finish_unit(MODEL_UNIT, {"step": steps, "metrics": self._metrics})
+
+    def _progress(self, done: int) -> None:
+        self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))
+
+    def _checkpoint(self, done: int) -> None:
+        state = self._engine.state()
+        if self._place.rank == 0:
+            write_checkpoint(self._job.output, done, state, self._config.max_checkpoints)
+
+    def _validate(self, done: int) -> None:
+        """Let the task judge the averaged weights, in a copy of the model that only rank 0 holds."""
+        weights = self._engine.averaged_weights()
+        if self._place.rank == 0:
+            twin = self._averaged_model(weights)
+            with torch.no_grad(), self._engine.autocast():
+                events = self._task.validate(twin, done)
+            for event in events:
+                if isinstance(event, Metrics):
+                    self._metrics.update(event.values)
+                self._emit(event)
+
+    def _averaged_model(self, weights: dict[str, torch.Tensor]) -> nn.Module:
+        if self._twin is None:
+            self._twin = self._task.build_model().to(self._place.device).eval().requires_grad_(False)
+        self._twin.load_state_dict(weights, strict=False)  # buffers that are not saved are not asked for either
+        return self._twin
+
+
+def _say_nothing(event: Event) -> None:
+    """Keep the other ranks quiet."""
+
+
+def _seed_all(*entropy: int) -> None:
+    """Seed the generators that a model may draw from."""
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+    random.seed(int(state[1]))

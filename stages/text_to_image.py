@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from models.priors.text import TextFeatures
 from stages.encoders.clip import ClipEncoder, Images
 
 Embeddings = Float[Tensor, "batch embed"]
@@ -25,9 +26,9 @@ class PriorSampler(Protocol):
     """What is asked of a prior."""
 
     def sample(
-        self, text: Embeddings, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
+        self, text: TextFeatures, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
     ) -> Embeddings:
-        """Draw one image embedding for each text embedding."""
+        """Draw one image embedding for each text."""
         ...
 
 
@@ -65,11 +66,13 @@ class TextToImage:
         decoder: DecoderSampler,
         settings: SamplingSettings,
         *,
+        resolution: int,
         batch_size: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         self.encoder = encoder
         self.settings = settings
+        self.resolution = resolution
         self._prior = prior
         self._decoder = decoder
         self._batch_size = batch_size
@@ -78,8 +81,15 @@ class TextToImage:
     def with_settings(self, changes: Mapping[str, float | int]) -> "TextToImage":
         """Return the same models with other settings."""
         settings = self.settings.replaced(changes)
-        options: dict[str, Any] = {"batch_size": self._batch_size, "device": self._device}
-        return TextToImage(self.encoder, self._prior, self._decoder, settings, **options)
+        return TextToImage(
+            self.encoder,
+            self._prior,
+            self._decoder,
+            settings,
+            resolution=self.resolution,
+            batch_size=self._batch_size,
+            device=self._device,
+        )
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
         """Draw a picture for each prompt."""
@@ -100,7 +110,7 @@ class TextToImage:
 
         def sample(part: Embeddings, part_seeds: Sequence[int]) -> Tensor:
             return self._prior.sample(
-                part,
+                TextFeatures(part),
                 [2 * seed for seed in part_seeds],  # even for the prior, odd for the decoder: no noise is shared
                 num_steps=self.settings.prior_steps,
                 guidance_scale=self.settings.prior_guidance,

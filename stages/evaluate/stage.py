@@ -1,0 +1,164 @@
+"""Measure the drawn pictures and write the figures."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from models.scenes import Scene, render_scenes
+from models.similarity import block_cosine, embedding_report
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext, StageSummary
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig
+from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.plots import confusion_plot
+from stages.evaluate.scene_measures import CHANCE, Readings, read_pictures
+from stages.events import Picture, Progress
+
+SAMPLES = "samples.jsonl"
+PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
+UNRELATED = "control/unrelated"
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class DrawnSet:
+    """The pictures of one set with their prompts; ``scenes`` where the prompts describe scenes."""
+
+    name: str
+    prompts: Sequence[str]
+    pictures: UInt8[np.ndarray, "batch height width 3"]
+    scenes: Sequence[Scene] | None
+
+
+def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    """Judge every set that was drawn.
+
+    Raises:
+        InputFault: a CLIP model cannot be loaded.
+    """
+    drawn = inputs["generate"]
+    sets = read_sets(drawn)
+    total = sum(len(one.prompts) for one in sets)
+    context.emit(Progress(0, total, "pictures"))
+    figures: Figures = {}
+    for one in sets:
+        figures |= _judge_scenes(one, output, context)
+    main = sets[0]
+    device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
+    encoder = _BatchEncoder(ClipEncoder(config.clip, device=device), config.batch_size)
+    figures |= _judge_by_clip(main, encoder, drawn)
+    if config.judge is not None:
+        judge = _BatchEncoder(ClipEncoder(config.judge, device=device), config.batch_size)
+        figures["clip_score/judge"] = judge.score(main, judge.images(main.pictures))
+    output.write_json("metrics.json", _document(config, sets, figures))
+    context.emit(Progress(total, total, "pictures", items=total))
+    return StageSummary(items=len(main.prompts), item_name="pictures", metrics=figures)
+
+
+def read_sets(drawn: Artifact) -> list[DrawnSet]:
+    """Read all sets, in the order in which they were drawn."""
+    with drawn.open(SAMPLES) as file:
+        rows = [json.loads(line) for line in file]
+    names = list(dict.fromkeys(row["set"] for row in rows))
+    return [_read_set(drawn, name, [row for row in rows if row["set"] == name]) for name in names]
+
+
+def _read_set(drawn: Artifact, name: str, rows: Sequence[Mapping[str, Any]]) -> DrawnSet:
+    pictures = []
+    for row in rows:
+        with drawn.open(row["file"]) as file, Image.open(file) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    scenes = [Scene(**row["scene"]) for row in rows if row["scene"] is not None]
+    prompts = [row["prompt"] for row in rows]
+    return DrawnSet(name, prompts, np.stack(pictures), scenes if len(scenes) == len(rows) else None)
+
+
+def _judge_scenes(drawn: DrawnSet, output: Output, context: StageContext) -> Figures:
+    """Return the checker's accuracies; for the prior's set also the unrelated control, and a plot."""
+    if drawn.scenes is None:
+        return {}
+    readings = read_pictures(drawn.pictures, drawn.scenes)
+    figures = {f"{PREFIXES[drawn.name]}/{name}": value for name, value in readings.accuracy().items()}
+    if drawn.name == "prior":
+        figures |= {f"chance/{name}": value for name, value in CHANCE.items()}
+        if len(drawn.prompts) > 1:
+            figures |= {f"{UNRELATED}/{name}": value for name, value in readings.unrelated_accuracy().items()}
+        _plot(readings, output, context)
+    return figures
+
+
+def _plot(readings: Readings, output: Output, context: StageContext) -> None:
+    plot = confusion_plot(readings)
+    output.write_bytes("confusion.png", plot)
+    context.emit(Picture("confusion", plot))
+
+
+def _judge_by_clip(drawn: DrawnSet, encoder: "_BatchEncoder", artifact: Artifact) -> Figures:
+    """Return the CLIP score of the pictures and, for scenes, how near they and the prior's embeddings are to the truth.
+
+    A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside it.
+    """
+    seen = encoder.images(drawn.pictures)
+    figures = {"clip_score/conditioning": encoder.score(drawn, seen)}
+    if drawn.scenes is None or len(drawn.prompts) < 2:
+        return figures
+    true = encoder.images(render_scenes(drawn.scenes, drawn.pictures.shape[1]).numpy())
+    picture_report = embedding_report(seen, true, encoder.block_dims)
+    figures |= {
+        "cosine/picture_true": picture_report["cosine_true"],
+        "cosine/picture_unrelated": picture_report["cosine_unrelated"],
+    }
+    report = embedding_report(_embeddings_of(drawn.name, artifact), true, encoder.block_dims)
+    figures |= {"cosine/true": report.pop("cosine_true"), "cosine/unrelated": report.pop("cosine_unrelated")}
+    return figures | {f"embedding/{name}": value for name, value in report.items()}
+
+
+def _embeddings_of(name: str, artifact: Artifact) -> Float[Tensor, "batch embed"]:
+    """Read the embeddings that a set was drawn from, in the order of its pictures."""
+    parts = []
+    for file_name in artifact.glob(f"embeddings/{name}/*.npy"):
+        with artifact.open(file_name) as file:
+            parts.append(np.load(io.BytesIO(file.read()), allow_pickle=False))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+class _BatchEncoder:
+    """A CLIP encoder that takes any number of pictures."""
+
+    def __init__(self, encoder: ClipEncoder, batch_size: int) -> None:
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self.block_dims = encoder.block_dims
+
+    def images(self, pictures: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
+        """Encode the pictures."""
+        starts = range(0, len(pictures), self._batch_size)
+        return torch.cat([self._encoder.encode_images(pictures[s : s + self._batch_size]) for s in starts])
+
+    def score(self, drawn: DrawnSet, seen: Float[Tensor, "batch embed"]) -> float:
+        """Return the CLIP score 100 max(cos, 0) of pictures and prompts, the cosine averaged over the models."""
+        starts = range(0, len(drawn.prompts), self._batch_size)
+        texts = torch.cat([self._encoder.encode_texts(drawn.prompts[s : s + self._batch_size]) for s in starts])
+        return float(100 * block_cosine(seen, texts, self.block_dims).clamp_min(0).mean())
+
+
+def _document(config: EvaluateConfig, sets: Sequence[DrawnSet], figures: Figures) -> dict[str, Any]:
+    return {
+        "metrics": figures,
+        "num_pictures": {one.name: len(one.prompts) for one in sets},
+        "judged_set": sets[0].name,
+        "clip_score_models": {"conditioning": _references(config.clip), "judge": _references(config.judge)},
+    }
+
+
+def _references(clip: ClipConfig | None) -> list[str]:
+    return [] if clip is None else [model.reference for model in clip.models]

@@ -1,0 +1,1 @@
+"""From prompts, a prior and a decoder to pictures."""

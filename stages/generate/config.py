@@ -1,0 +1,103 @@
+"""What to draw, and how."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+from stages.encoders.config import ClipConfig, check_clip
+
+SetName = Literal["prior", "text_embedding", "reconstruction"]
+SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
+
+
+class ScenePrompts(ConfigModel):
+    """Captions of rendered scenes; each prompt has a true picture to compare with."""
+
+    kind: Literal["scenes"]
+    num: PositiveInt = 192
+    seed: int = 0
+    domain: Literal["plain", "night"] = "plain"
+    split: Literal["train", "heldout"] = Field("heldout", description="heldout: combinations no training picture has")
+
+
+class ListPrompts(ConfigModel):
+    """Prompts written into the config."""
+
+    kind: Literal["list"]
+    texts: tuple[str, ...] = Field(min_length=1)
+
+
+class FilePrompts(ConfigModel):
+    """Prompts from a file: txt with one a line, or csv or tsv with a column of them (as PartiPrompts has)."""
+
+    kind: Literal["file"]
+    path: ExternalPath
+    column: str = Field("Prompt", description="column of the prompts in a csv or tsv file")
+    limit: PositiveInt | None = Field(None, description="use this many from the beginning; none: all")
+
+
+class SolverConfig(ConfigModel):
+    """How a diffusion model is sampled."""
+
+    num_steps: PositiveInt
+    guidance_scale: float = Field(1.0, ge=0.0, description="classifier-free guidance; 1: none")
+
+
+class GenerateConfig(StageConfig):
+    """Draw pictures from prompts, and the control sets that evaluation compares them with."""
+
+    stage: ClassVar[str] = "generate"
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "single"
+
+    clip: ClipConfig
+    prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts, Field(discriminator="kind")]
+    sets: tuple[SetName, ...] | None = Field(
+        None,
+        description="prior: text to image; text_embedding: the same without a prior; reconstruction: the true picture "
+        "drawn again from its embedding (kind scenes only); none: all that the prompts allow",
+    )
+    seed: NonNegativeInt = Field(0, description="another seed gives other pictures")
+    prior: SolverConfig = SolverConfig(num_steps=64)
+    decoder: SolverConfig = SolverConfig(num_steps=20)
+    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="pictures at a time")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The two trained models; the CLIP that they belong to is configured."""
+        return ("train_prior", "train_decoder")
+
+    @property
+    def chosen_sets(self) -> tuple[SetName, ...]:
+        """The sets to draw, in a fixed order."""
+        possible = SETS if isinstance(self.prompts, ScenePrompts) else SETS[:2]
+        return tuple(name for name in possible if self.sets is None or name in self.sets)
+
+    @field_validator("sets")
+    @classmethod
+    def _each_once(cls, sets: tuple[SetName, ...] | None) -> tuple[SetName, ...] | None:
+        if sets is not None and (not sets or len(set(sets)) < len(sets)):
+            raise ValueError(f"found {list(sets)}: expected one or more sets, each once")
+        return sets
+
+    @model_validator(mode="after")
+    def _reconstruction_needs_pictures(self) -> "GenerateConfig":
+        if "reconstruction" in (self.sets or ()) and not isinstance(self.prompts, ScenePrompts):
+            raise ValueError(
+                f"sets: reconstruction needs true pictures, and prompts of kind {self.prompts.kind} have none; "
+                "leave it out, or use prompts of kind scenes"
+            )
+        return self
+
+    def check(self) -> None:
+        """Look whether the CLIP models and the file of prompts are there.
+
+        Raises:
+            InputFault: one is not, or the file has no such column.
+        """
+        from stages.generate.prompts import read_prompts
+
+        check_clip(self.clip)
+        if isinstance(self.prompts, FilePrompts):
+            read_prompts(self.prompts)

@@ -1,0 +1,142 @@
+"""Draw every set of pictures, a chunk of prompts at a time."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from models.scenes import Scene, render_scenes
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext, StageSummary
+from stages.events import Picture, Progress
+from stages.generate.config import GenerateConfig, SetName
+from stages.generate.prompts import Prompt, make_prompts
+from stages.pictures import picture_grid
+from stages.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.trained_models import load_text_to_image
+
+CHUNK = 64
+GRID_PICTURES = 24
+SAMPLES = "samples.jsonl"
+GRID = "grid.png"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A unit of work: consecutive prompts of one set."""
+
+    set: SetName
+    first: int
+    prompts: Sequence[Prompt]
+
+    @property
+    def unit(self) -> str:
+        """Name of the unit."""
+        return f"{self.set}-{self.first:06d}"
+
+
+def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    """Draw what is not drawn yet.
+
+    Raises:
+        InputFault: the prompts or the CLIP models cannot be read.
+        ArtifactError: prior, decoder and CLIP do not belong together.
+    """
+    prompts = make_prompts(config.prompts)
+    chunks = list(_chunks(config.chosen_sets, prompts))
+    output.write_json("plan.json", {"units": len(chunks)})
+    done = output.done_units()
+    todo = [chunk for chunk in chunks if chunk.unit not in done]
+    total = len(prompts) * len(config.chosen_sets)
+    drawn = total - sum(len(chunk.prompts) for chunk in todo)
+    context.emit(Progress(drawn, total, "pictures", items=drawn))
+    if todo:
+        device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
+        system = load_text_to_image(
+            config.clip,
+            inputs["train_prior"],
+            inputs["train_decoder"],
+            settings_of(config),
+            batch_size=config.batch_size,
+            device=device,
+        )
+        for chunk in todo:
+            _draw_chunk(chunk, system, config.seed, output)
+            drawn += len(chunk.prompts)
+            context.emit(Progress(drawn, total, "pictures", items=drawn))
+    _gather(config.chosen_sets, chunks, output, context)
+    return StageSummary(items=total, item_name="pictures", counts={"prompts": len(prompts)})
+
+
+def settings_of(config: GenerateConfig) -> SamplingSettings:
+    """Return the part of the section that says how pictures are drawn."""
+    prior, decoder = config.prior, config.decoder
+    return SamplingSettings(prior.num_steps, prior.guidance_scale, decoder.num_steps, decoder.guidance_scale)
+
+
+def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chunk]:
+    for name in sets:
+        for first in range(0, len(prompts), CHUNK):
+            yield Chunk(name, first, prompts[first : first + CHUNK])
+
+
+def _draw_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) -> None:
+    """Write the chunk's pictures and the embeddings that they were drawn from, then its record."""
+    seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
+    embeddings = _embeddings(chunk, system, seeds)
+    pictures = system.decode(embeddings, seeds)
+    rows = []
+    for number, (prompt, picture) in enumerate(zip(chunk.prompts, pictures, strict=True)):
+        row = _describe(chunk, number, prompt, seeds[number], system.settings)
+        output.write_bytes(row["file"], encode_png(picture, row | {"run": output.fingerprint}))
+        rows.append(row)
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings.float().numpy())
+    output.write_bytes(f"embeddings/{chunk.set}/{chunk.first:06d}.npy", buffer.getvalue())
+    output.finish_unit(chunk.unit, {"rows": rows})
+
+
+def _embeddings(chunk: Chunk, system: TextToImage, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
+    if chunk.set == "reconstruction":
+        scenes = [Scene(**prompt.scene) for prompt in chunk.prompts if prompt.scene is not None]
+        return system.encoder.encode_images(render_scenes(scenes, system.resolution))
+    text = system.encode([prompt.text for prompt in chunk.prompts])
+    return system.imagine(text, seeds) if chunk.set == "prior" else text
+
+
+def _describe(chunk: Chunk, number: int, prompt: Prompt, seed: int, settings: SamplingSettings) -> dict[str, Any]:
+    index = chunk.first + number
+    return {
+        "set": chunk.set,
+        "index": index,
+        "file": f"images/{chunk.set}/{index:05d}.png",
+        "prompt": prompt.text,
+        "seed": seed,
+        "settings": asdict(settings),
+        "scene": None if prompt.scene is None else dict(prompt.scene),
+    }
+
+
+def _gather(sets: Sequence[SetName], chunks: Sequence[Chunk], output: Output, context: StageContext) -> None:
+    """Write the list of all pictures, and show the beginning of every set."""
+    units = output.done_units()
+    rows = [row for chunk in chunks for row in units[chunk.unit]["rows"]]
+    output.write_bytes(SAMPLES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
+    for name in sets:
+        grid = _grid([row for row in rows if row["set"] == name][:GRID_PICTURES], output)
+        output.write_bytes(GRID if name == sets[0] else f"grid_{name}.png", grid)
+        context.emit(Picture(f"grid_{name}", grid))
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], output: Output) -> bytes:
+    pictures = []
+    for row in rows:
+        with output.open(row["file"]) as file, Image.open(file) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    return picture_grid(np.stack(pictures), [row["prompt"] for row in rows])

@@ -1,0 +1,96 @@
+"""Load what the train_ stages made, and put it together to a system that draws pictures from text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from models.decoders import PixelDecoderConfig
+from models.decoders.pixel_diffusion import PixelDecoder
+from models.priors import DiffusionPrior, PriorSettings, make_prior
+from stages.artifacts import Artifact
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig
+from stages.errors import ArtifactError
+from stages.model_files import load_model_config, load_model_state
+from stages.text_to_image import SamplingSettings, TextToImage
+
+PRIOR = "prior"
+DECODER = "decoder"
+
+Clips = Sequence[dict[str, Any]]
+
+
+def load_prior(artifact: Artifact) -> tuple[DiffusionPrior, Clips]:
+    """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
+    config = load_model_config(artifact, PRIOR)
+    prior = make_prior(PriorSettings.from_json(config["model"]))
+    _load_weights(prior, artifact, PRIOR)
+    return prior, config["clip"]
+
+
+def load_decoder(artifact: Artifact) -> tuple[PixelDecoder, Clips]:
+    """Load a decoder, and the identities of the CLIP models whose embeddings it takes."""
+    config = load_model_config(artifact, DECODER)
+    decoder = PixelDecoder(PixelDecoderConfig(**config["model"]))
+    _load_weights(decoder, artifact, DECODER)
+    return decoder, config["clip"]
+
+
+def load_text_to_image(
+    clip: ClipConfig,
+    prior_artifact: Artifact,
+    decoder_artifact: Artifact,
+    settings: SamplingSettings,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> TextToImage:
+    """Load the whole system.
+
+    Raises:
+        InputFault: a CLIP model cannot be loaded.
+        ArtifactError: CLIP, prior and decoder do not belong together.
+    """
+    encoder = ClipEncoder(clip, device=device)
+    prior, prior_clips = load_prior(prior_artifact)
+    decoder, decoder_clips = load_decoder(decoder_artifact)
+    _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
+    _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
+    return TextToImage(
+        encoder,
+        prior.to(device),
+        decoder.to(device),
+        settings,
+        resolution=decoder.config.resolution,
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+def _load_weights(model: torch.nn.Module, artifact: Artifact, folder: str) -> None:
+    try:
+        model.load_state_dict(load_model_state(artifact, folder))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{artifact.path(folder)}: the weights do not fit the configuration beside them "
+            f"({str(error).splitlines()[0]}): delete the artifact {artifact.uri} and train anew"
+        ) from error
+    model.eval().requires_grad_(False)
+
+
+def _require_same(left: Clips, right: Clips, left_name: str, right_name: str) -> None:
+    """Compare two lists of CLIP models by their weights.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    if [clip["digest"] for clip in left] != [clip["digest"] for clip in right]:
+        raise ArtifactError(
+            f"generate: {left_name} belongs to CLIP {_spell(left)}, but {right_name} to CLIP {_spell(right)}: "
+            "their embeddings do not mean the same: train both with the same clip.models"
+        )
+
+
+def _spell(clips: Clips) -> str:
+    return " + ".join(f"{clip['reference']} ({clip['digest'][:8]})" for clip in clips)

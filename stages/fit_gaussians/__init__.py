@@ -1,0 +1,1 @@
+"""Fit the Gaussians of shifted diffusion to the image embeddings."""

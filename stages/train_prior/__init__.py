@@ -1,0 +1,1 @@
+"""Train the prior: from a caption to an image embedding."""

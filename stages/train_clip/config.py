@@ -1,0 +1,77 @@
+"""Which CLIP model to train, and how."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from stages.contract import ConfigModel, StageConfig
+from stages.training.config import TrainingConfig
+
+Color = tuple[float, float, float]
+
+
+class ClipArchitecture(ConfigModel):
+    """The model in open_clip's own words; the stage fills in what follows from the tokenizer."""
+
+    embed_dim: PositiveInt
+    vision_cfg: dict[str, Any] = Field(description="as in open_clip's model configs; image_size is the side in pixels")
+    text_cfg: dict[str, Any] = Field(description="as in open_clip's model configs, without vocabulary and tokenizer")
+
+
+class ClipPreprocessing(ConfigModel):
+    """How the model wants its images, in open_clip's own words."""
+
+    mean: Color = (0.5, 0.5, 0.5)
+    std: Color = (0.5, 0.5, 0.5)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+
+
+class ClipAugmentation(ConfigModel):
+    """Deviations of random changes to training images, in units of the normalised image."""
+
+    contrast: NonNegativeFloat = Field(0.05, description="deviation of a factor on the whole image")
+    brightness: NonNegativeFloat = Field(0.03, description="deviation of a summand on the whole image")
+    noise: NonNegativeFloat = Field(0.03, description="largest deviation of noise on each value")
+
+
+class SceneProbe(ConfigModel):
+    """Questions to the trained model that scenes of the project's own world can answer."""
+
+    num_images: PositiveInt = Field(480, description="held-out scenes of each domain")
+    seed: int = 7
+
+
+class TrainClipConfig(StageConfig):
+    """Train image and text towers by contrast on the captioned images."""
+
+    stage: ClassVar[str] = "train_clip"
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+
+    seed: int = 0
+    architecture: ClipArchitecture
+    preprocessing: ClipPreprocessing = ClipPreprocessing()
+    augmentation: ClipAugmentation = ClipAugmentation()
+    vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
+    max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
+    validation_fraction: float = Field(0.02, gt=0.0, lt=1.0, description="share of pairs held out, chosen by their key")
+    scene_probe: SceneProbe | None = Field(None, description="none: the images are no scenes of the project")
+    store_float16: bool = Field(True, description="store the weights in half precision")
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _image_size_is_known(self) -> "TrainClipConfig":
+        if not isinstance(self.architecture.vision_cfg.get("image_size"), int):
+            raise ValueError("architecture.vision_cfg.image_size is missing: give the side of the image in pixels")
+        return self
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a caption, start and end included."""
+        return int(self.architecture.text_cfg.get("context_length", 77))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The captioned shards."""
+        return ("download_shards",)

@@ -1,0 +1,81 @@
+"""Captioned pictures at random access: only their places in the shards are held in memory."""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stages.artifacts import Artifact
+from stages.captions import CaptionsConfig, select_captioned
+from stages.errors import InputFault
+
+_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """Where an image lies in a shard, and its caption."""
+
+    key: str
+    shard: Path
+    offset: int
+    size: int
+    caption: str
+
+    def read(self) -> Image.Image:
+        """Read and decode the image."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            return Image.open(io.BytesIO(file.read(self.size))).convert("RGB")
+
+
+def list_captioned(shards: Artifact) -> list[CaptionedPicture]:
+    """List all captioned images of all shards, in the order of their keys.
+
+    Raises:
+        InputFault: there are fewer than two.
+    """
+    found = [picture for name in sorted(shards.done_units()) for picture in _list_shard(shards, name)]
+    if len(found) < 2:
+        raise InputFault(
+            f"train_clip: the shards of download_shards hold {len(found)} captioned images: training by contrast "
+            "needs at least two: name the caption column (download_shards.source.caption_column)"
+        )
+    return found
+
+
+def _list_shard(shards: Artifact, name: str) -> list[CaptionedPicture]:
+    path = shards.local(f"shards/{name}.tar")
+    images: dict[str, tuple[int, int]] = {}
+    captions: dict[str, str] = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            key, _, suffix = member.name.partition(".")
+            if suffix in _IMAGE_SUFFIXES:
+                images[key] = (member.offset_data, member.size)
+            elif suffix == "txt":
+                captions[key] = _read_text(tar, member)
+    return [CaptionedPicture(key, path, *images[key], captions[key]) for key in sorted(images) if captions.get(key)]
+
+
+def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    content = tar.extractfile(member)
+    return content.read().decode() if content is not None else ""
+
+
+def split_held_out(
+    pictures: Sequence[CaptionedPicture], fraction: float, seed: int
+) -> tuple[list[CaptionedPicture], list[CaptionedPicture]]:
+    """Return training and held-out pictures, told apart by the hash of their keys; both have at least one."""
+    chosen = select_captioned([picture.key for picture in pictures], CaptionsConfig(fraction=fraction, seed=seed))
+    if not chosen.any():
+        chosen[-1] = True
+    if chosen.all():
+        chosen[0] = False
+    return [pictures[i] for i in np.flatnonzero(~chosen).tolist()], [
+        pictures[i] for i in np.flatnonzero(chosen).tolist()
+    ]

@@ -1,0 +1,74 @@
+"""Questions to a trained CLIP model: retrieval on held-out pairs, and attributes of scenes without training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from models.scenes import COLORS, DOMAINS, SHAPES, Scene, describe, make_scenes, render_scenes
+from stages.train_clip.config import SceneProbe
+
+_FULL_TEMPLATE = "a {size} {color} {shape} at the {position} on a {background} background"
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The two towers of the model under question; both give embeddings of length 1."""
+
+    images: Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch embed"]]
+    texts: Callable[[Sequence[str]], Float[Tensor, "batch embed"]]
+    image_size: int
+
+
+def retrieval(
+    z_image: Float[Tensor, "pairs embed"], z_text: Float[Tensor, "pairs embed"], captions: Sequence[str]
+) -> dict[str, float]:
+    """Return R@1 in both directions; any pair with the same caption is a right answer."""
+    number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
+    identity = torch.tensor([number[caption] for caption in captions])
+    similarity = (z_image @ z_text.T).cpu()
+    return {
+        "retrieval_text_of_image": _share(identity[similarity.argmax(dim=1)] == identity),
+        "retrieval_image_of_text": _share(identity[similarity.argmax(dim=0)] == identity),
+    }
+
+
+def probe_scenes(encoders: Encoders, probe: SceneProbe) -> dict[str, float]:
+    """Ask for shape, color and the whole caption of held-out scenes, by the nearest text embedding."""
+    found: dict[str, float] = {}
+    for domain in DOMAINS:
+        scenes = make_scenes(probe.num_images, seed=probe.seed, domain=domain, split="heldout")
+        chunks = torch.split(render_scenes(scenes, encoders.image_size), _CHUNK)
+        z_image = torch.cat([encoders.images(chunk) for chunk in chunks])
+        found |= {f"{domain}_{name}": value for name, value in _probe_domain(encoders, scenes, z_image).items()}
+    return found
+
+
+def _probe_domain(
+    encoders: Encoders, scenes: Sequence[Scene], z_image: Float[Tensor, "batch embed"]
+) -> dict[str, float]:
+    shapes = [[describe({"shape": shape})] for shape in SHAPES]
+    colors = [[describe({"color": color, "shape": shape}) for shape in SHAPES] for color in COLORS]
+    captions = [_FULL_TEMPLATE.format(**scene.attributes) for scene in scenes]
+    return {
+        "zero_shot_shape": _zero_shot(encoders, z_image, shapes, [SHAPES.index(scene.shape) for scene in scenes]),
+        "zero_shot_color": _zero_shot(encoders, z_image, colors, [list(COLORS).index(scene.color) for scene in scenes]),
+        "retrieval": retrieval(z_image, encoders.texts(captions), captions)["retrieval_text_of_image"],
+    }
+
+
+def _zero_shot(
+    encoders: Encoders, z_image: Float[Tensor, "batch embed"], prompts: list[list[str]], right: list[int]
+) -> float:
+    """Classify by the nearest mean of the embeddings of each class's prompts."""
+    classes = torch.stack([encoders.texts(prompt).mean(dim=0) for prompt in prompts])
+    answers = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
+    return _share(answers == torch.tensor(right))
+
+
+def _share(is_right: Tensor) -> float:
+    return float(is_right.float().mean())

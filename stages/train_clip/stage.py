@@ -1,0 +1,40 @@
+"""Train a CLIP model on captioned shards and keep it in open_clip's own folder format."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext, StageSummary
+from stages.train_clip.config import TrainClipConfig
+from stages.train_clip.data import list_captioned, split_held_out
+from stages.train_clip.task import FOLDER, ClipTask
+from stages.train_clip.tokenizer import train_tokenizer
+from stages.training.loop import train
+
+
+def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    """Learn the tokenizer, then train both towers.
+
+    Raises:
+        InputFault: the shards have no captions, or open_clip refuses the architecture.
+    """
+    shards = inputs["download_shards"]
+    pictures, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
+    vocab_size = _learn_tokenizer([picture.caption for picture in pictures], config, output)
+    task = ClipTask(config, shards, output, vocab_size)
+    result = train(task, config.training, seed=config.seed, output=output, context=context)
+    counts = {"training_pairs": len(pictures), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
+    return StageSummary(items=result.samples, item_name="samples", counts=counts, metrics=result.metrics)
+
+
+def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:
+    """Write the tokenizer's files beside where the model will be; the same captions give the same files."""
+    with tempfile.TemporaryDirectory(prefix="corgi-tokenizer-") as name:
+        folder = Path(name)
+        size = train_tokenizer(
+            captions, vocab_size=config.vocab_size, context_length=config.context_length, folder=folder
+        )
+        for file in sorted(folder.iterdir()):
+            output.write_bytes(f"{FOLDER}/{file.name}", file.read_bytes())
+    return size

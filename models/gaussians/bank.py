@@ -65,7 +65,8 @@ class GaussianBank(ExactBuffers):
 
     def select(self, text_embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch"]:
         """Return c_y = argmax_j cos(mu_j, f_txt(y)) (method eq. 5); ties go to the lowest index."""
-        cosines = F.normalize(text_embeddings.float(), dim=-1) @ F.normalize(self.means, dim=-1).T  # [batch, k]
+        with torch.autocast(self.means.device.type, enabled=False):  # the choice must not depend on the precision
+            cosines = F.normalize(text_embeddings.float(), dim=-1) @ F.normalize(self.means, dim=-1).T  # [batch, k]
         return cosines.argmax(-1)
 
     def moments(self, index: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch embed"], Float[Tensor, "batch embed"]]:

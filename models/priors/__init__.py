@@ -1,7 +1,7 @@
 """Priors: from a caption to a CLIP image embedding."""
 
 from models.priors.config import PriorSettings, ScheduleSettings, TransformerSettings
-from models.priors.prior import DiffusionPrior, Prior, TrainingDraws, make_prior, training_batch
+from models.priors.prior import DiffusionPrior, Prior, TrainingDraws, make_prior, training_batch, training_draws
 from models.priors.text import TextFeatures
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "TransformerSettings",
     "make_prior",
     "training_batch",
+    "training_draws",
 ]

@@ -39,14 +39,21 @@ class TrainingDraws:
     drop_text: Bool[Tensor, "batch"]  # captions to leave out, for classifier-free guidance
 
 
+def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropout: float) -> TrainingDraws:
+    """Draw the random numbers of one training pass on the CPU, each sample's from its own seed."""
+    streams = SeededNoise(seeds)
+    uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
+    return TrainingDraws(
+        time=(uniform[:, 0] * settings.schedule.num_timesteps).long() + 1,
+        noise=streams.draw((settings.embed_dim,)),
+        drop_text=uniform[:, 1] < text_dropout,
+    )
+
+
 class Prior(Protocol):
     """What every kind of prior offers, diffusion or not."""
 
     settings: PriorSettings
-
-    def draw(self, seeds: Sequence[int], *, text_dropout: float) -> TrainingDraws:
-        """Draw the random numbers of one training pass, each sample's from its own seed."""
-        ...
 
     def loss(
         self, image_embeddings: Float[Tensor, "batch embed"], text: TextFeatures, draws: TrainingDraws
@@ -109,16 +116,6 @@ class DiffusionPrior(nn.Module):
         """Fix the network's input and output scales from training data; call it once, before training."""
         self.image_scale.measure(image_embeddings)
         self.text_scale.measure(text_embeddings)
-
-    def draw(self, seeds: Sequence[int], *, text_dropout: float) -> TrainingDraws:
-        """Draw time, noise and dropped captions for each sample from its own seed, on the CPU."""
-        streams = SeededNoise(seeds)
-        uniform = streams.uniform((2,))  # [batch, 2]
-        return TrainingDraws(
-            time=(uniform[:, 0] * self.settings.schedule.num_timesteps).long() + 1,
-            noise=streams.draw((self.settings.embed_dim,)),
-            drop_text=uniform[:, 1] < text_dropout,
-        )
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss of each pair; the batch holds what :func:`training_batch` puts together."""

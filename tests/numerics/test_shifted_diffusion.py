@@ -1,0 +1,177 @@
+"""Shifted diffusion against closed forms: Monte Carlo, Bayes, DDPM, and a toy whose best denoiser is known."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.gaussians import GaussianBank
+from models.noise import SeededNoise
+from models.priors.config import ScheduleSettings
+from models.priors.schedule import alpha_bars, respaced_timesteps
+from models.priors.shifted_diffusion import Moments, ShiftedDiffusion
+
+T = 20
+SHORT = ScheduleSettings(num_timesteps=T, beta_first=0.02, beta_last=0.3)
+LONG = ScheduleSettings()
+
+
+def times(value: int, batch: int) -> Tensor:
+    return torch.full((batch,), value)
+
+
+def make_gaussian(batch: int, dim: int = 3) -> Moments:
+    generator = torch.Generator().manual_seed(7)
+    mean = torch.randn(dim, generator=generator, dtype=torch.float64) * 2 + 1
+    std = torch.rand(dim, generator=generator, dtype=torch.float64) + 0.5
+    return Moments(mean.expand(batch, dim), std.expand(batch, dim))
+
+
+def test_many_single_steps_have_the_moments_of_the_direct_jump() -> None:
+    """Method eq. 2 by Monte Carlo of eq. 1."""
+    batch = 200_000
+    process, gaussian = ShiftedDiffusion(SHORT), make_gaussian(batch)
+    generator = torch.Generator().manual_seed(0)
+    z_0 = torch.tensor([3.0, -2.0, 0.5], dtype=torch.float64).expand(batch, 3)
+    z = z_0
+    for t in range(1, T + 1):
+        noise = torch.randn(z.shape, generator=generator, dtype=torch.float64)
+        z = process.diffuse_step(z, times(t, batch), gaussian, noise)
+    zero = torch.zeros_like(z_0)
+    mean = process.diffuse(z_0, times(T, batch), gaussian, zero)[0]
+    std = process.diffuse(z_0, times(T, batch), gaussian, zero + 1)[0] - mean
+    standard_error = std / batch**0.5
+    assert ((z.mean(0) - mean).abs() < 4 * standard_error).all()
+    torch.testing.assert_close(z.std(0), std, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("t", "s"), [(1, 0), (7, 6), (20, 19), (20, 3), (12, 0)])
+def test_posterior_is_that_of_bayes(t: int, s: int) -> None:
+    """Method eq. 3 against exact conditioning: z_s given z_0 is a Gaussian, and z_t is a noisy look at z_s."""
+    process, gaussian = ShiftedDiffusion(SHORT), make_gaussian(1)
+    z_0, z_t = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    abar = process.alpha_bar
+    a = abar[t] / abar[s]
+    mu, covariance = gaussian.mean, gaussian.std.square()
+    prior_mean = abar[s].sqrt() * z_0 + (1 - abar[s].sqrt()) * mu
+    prior_variance = (1 - abar[s]) * covariance
+    seen_mean = a.sqrt() * prior_mean + (1 - a.sqrt()) * mu
+    seen_variance = a * prior_variance + (1 - a) * covariance
+    gain = a.sqrt() * prior_variance / seen_variance
+    mean, std = process.posterior(z_t, z_0, times(t, 1), times(s, 1), gaussian)
+    torch.testing.assert_close(mean, prior_mean + gain * (z_t - seen_mean), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(std.square(), (1 - gain * a.sqrt()) * prior_variance, rtol=1e-9, atol=1e-9)
+
+
+def test_whitening_turns_it_into_ordinary_ddpm() -> None:
+    process, gaussian = ShiftedDiffusion(LONG), make_gaussian(4)
+    plain = Moments(torch.zeros_like(gaussian.mean), torch.ones_like(gaussian.std))
+
+    def whiten(z: Tensor) -> Tensor:
+        return (z - gaussian.mean) / gaussian.std
+
+    z_0, z, noise = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t, s = torch.tensor([1, 10, 500, 1000]), torch.tensor([0, 4, 400, 0])
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    jumped = process.diffuse(z_0, t, gaussian, noise)
+    torch.testing.assert_close(whiten(jumped), process.diffuse(whiten(z_0), t, plain, noise), **close)
+    stepped = process.diffuse_step(z_0, t, gaussian, noise)
+    torch.testing.assert_close(whiten(stepped), process.diffuse_step(whiten(z_0), t, plain, noise), **close)
+    mean, std = process.posterior(z, z_0, t, s, gaussian)
+    plain_mean, plain_std = process.posterior(whiten(z), whiten(z_0), t, s, plain)
+    torch.testing.assert_close(whiten(mean), plain_mean, **close)
+    torch.testing.assert_close(std / gaussian.std, plain_std, **close)
+    ddim = process.ddim(z, z_0, t, s, gaussian)
+    torch.testing.assert_close(whiten(ddim), process.ddim(whiten(z), whiten(z_0), t, s, plain), **close)
+
+
+def test_the_standard_bank_gives_the_published_ddpm() -> None:
+    """With mu = 0 and Sigma = I: q(z_t | z_0) of DDPM eq. 4 and its posterior, eqs. 6 and 7."""
+    process = ShiftedDiffusion(LONG)
+    mean, std = GaussianBank.standard(5).moments(torch.zeros(3, dtype=torch.long))
+    standard = Moments(mean.double(), std.double())
+    z_0, z_t, noise = torch.randn(3, 3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    t = torch.tensor([2, 300, 1000])
+    abar, before = (alpha_bars(LONG)[time][:, None] for time in (t, t - 1))
+    alpha = abar / before
+    torch.testing.assert_close(process.diffuse(z_0, t, standard, noise), abar.sqrt() * z_0 + (1 - abar).sqrt() * noise)
+    mean, std = process.posterior(z_t, z_0, t, t - 1, standard)
+    expected = before.sqrt() * (1 - alpha) / (1 - abar) * z_0 + alpha.sqrt() * (1 - before) / (1 - abar) * z_t
+    torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)
+    variance = (1 - before) / (1 - abar) * (1 - alpha)
+    torch.testing.assert_close(std.square(), variance.expand_as(std), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_sampling_with_the_best_denoiser_recovers_mean_and_covariance(sampler: str, kind: str) -> None:
+    """Data N(m, C) with correlated dimensions: then E[z_0 | z_t] is linear, and the sampler must give N(m, C) back."""
+    process, batch = ShiftedDiffusion(ScheduleSettings(kind=kind)), 40_000  # type: ignore[arg-type]
+    gaussian = make_gaussian(batch, 2)
+    m = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    covariance = torch.tensor([[0.5, 0.3], [0.3, 0.4]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(4)
+
+    def denoise(z_t: Tensor, t: int) -> Tensor:
+        abar = process.alpha_bar[t]
+        seen_covariance = abar * covariance + (1 - abar) * torch.diag(gaussian.std[0].square())
+        centre = abar.sqrt() * m + (1 - abar.sqrt()) * gaussian.mean[0]
+        return m + (z_t - centre) @ torch.linalg.solve(seen_covariance, abar.sqrt() * covariance)
+
+    def noise() -> Tensor:
+        return torch.randn(batch, 2, generator=generator, dtype=torch.float64)
+
+    z = gaussian.mean + gaussian.std * noise()
+    for now, after in itertools.pairwise(respaced_timesteps(1000, 250)):
+        t, s = times(now, batch), times(after, batch)
+        if sampler == "ddim":
+            z = process.ddim(z, denoise(z, now), t, s, gaussian)
+        else:
+            mean, std = process.posterior(z, denoise(z, now), t, s, gaussian)
+            z = mean + std * noise()
+    torch.testing.assert_close(z.mean(0), m, rtol=0, atol=0.02)
+    torch.testing.assert_close(torch.cov(z.T), covariance, rtol=0, atol=0.025)
+
+
+def test_schedules() -> None:
+    beta = 1 - alpha_bars(LONG)[1:] / alpha_bars(LONG)[:-1]
+    assert beta[0] == pytest.approx(1e-4)
+    assert beta[-1] == pytest.approx(0.02)
+    for kind in ("linear", "cosine"):
+        abar = alpha_bars(ScheduleSettings(kind=kind))  # type: ignore[arg-type]
+        assert abar[0] == 1
+        assert (abar.diff() < 0).all()
+        assert 0 < abar[-1] < 1e-3
+
+
+def test_respaced_times_run_from_the_last_to_zero() -> None:
+    assert respaced_timesteps(1000, 1) == [1000, 0]
+    assert respaced_timesteps(1000, 4) == [1000, 750, 500, 250, 0]
+    assert respaced_timesteps(10, 10) == list(range(10, -1, -1))
+    for wrong in (0, 1001):
+        with pytest.raises(ValueError, match=r"allowed are 1 to 1000"):
+            respaced_timesteps(1000, wrong)
+
+
+def test_loss_is_weighted_by_the_share_of_noise() -> None:
+    process = ShiftedDiffusion(LONG)
+    z_0, predicted = torch.zeros(2, 4), torch.full((2, 4), 2.0)
+    loss = process.loss(z_0, predicted, torch.tensor([1, 1000]))
+    torch.testing.assert_close(loss, 4 * (1 - process.alpha_bar[[1, 1000]]).float())
+
+
+def test_the_schedule_keeps_its_digits_in_half_precision() -> None:
+    process = ShiftedDiffusion(LONG).bfloat16()
+    assert process.alpha_bar.dtype == torch.float64
+    bank = GaussianBank(torch.full((1, 2), 1.2345678), torch.ones(1, 2), kappa=5.0).bfloat16()
+    assert bank.means.dtype == torch.float32
+    assert bank.means[0, 0] == torch.tensor(1.2345678)
+
+
+def test_noise_belongs_to_its_seed() -> None:
+    one, other = SeededNoise([5, 6, 7]), SeededNoise([7, 5])
+    for _ in range(3):
+        a, b = one.draw((4,)), other.draw((4,))
+        assert torch.equal(a[[2, 0]], b)
+    assert not torch.equal(SeededNoise([5]).draw((4,)), a[:1])

@@ -15,7 +15,6 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.channel import Channel, Sender
 from cluster.threads import use_cpus
@@ -33,7 +32,7 @@ _QUIET = {
 }
 
 
-class GroupBackendConfig(BackendConfig):
+class GroupBackendConfig(BackendConfig):  # type: ignore[misc]  # ray is not typed here
     """Tells Ray Train to set the rank variables and nothing more."""
 
     @property
@@ -42,7 +41,7 @@ class GroupBackendConfig(BackendConfig):
         return GroupBackend
 
 
-class GroupBackend(Backend):
+class GroupBackend(Backend):  # type: ignore[misc]
     """Gives every worker its rank and the address of rank 0."""
 
     share_cuda_visible_devices = True

@@ -21,7 +21,7 @@ class Ema:
     def update(self, decay: float) -> None:
         """Move to decay * average + (1 - decay) * weights."""
         pieces: list[Any] = [_piece(p).detach() for p in self._parameters.values()]
-        get_ema_multi_avg_fn(decay)(list(self._shadow.values()), pieces, torch.tensor(0))
+        get_ema_multi_avg_fn(decay)(list(self._shadow.values()), pieces, torch.tensor(0))  # type: ignore[no-untyped-call]
 
     def full(self) -> dict[str, Tensor]:
         """Return the whole averaged weights; every process must call it."""
@@ -61,4 +61,4 @@ def _is_split(parameter: nn.Parameter) -> bool:
 
 def _piece(parameter: nn.Parameter) -> Tensor:
     """Return the part of the weight that this process holds: all of it, or ZeRO's flat, padded piece."""
-    return parameter.ds_tensor if _is_split(parameter) else parameter  # type: ignore[attr-defined, no-any-return]
+    return parameter.ds_tensor if _is_split(parameter) else parameter  # type: ignore[attr-defined]

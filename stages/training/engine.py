@@ -58,10 +58,9 @@ def join_group(*, use_gpu: bool) -> Place:
 
 
 def leave_group() -> None:
-    """Close the process group, so that this process can join another."""
-    if torch.distributed.is_initialized():
+    """Close the process group; a group of one stays, for what this process may train next."""
+    if torch.distributed.get_world_size() > 1:
         torch.distributed.destroy_process_group()
-        _deepspeed().comm.comm.cdb = None
 
 
 def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -95,6 +94,7 @@ class Engine:
             model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)
         )[0]
         self._parameters = dict(self.model.named_parameters())
+        self._trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         self._ema = Ema(self._parameters, place.rank)
         self.grad_norm: Tensor | float | None = None
 
@@ -137,7 +137,7 @@ class Engine:
     def state(self) -> State:
         """Return everything that training depends on, whole and on the CPU; every process must call it."""
         moments: State = {
-            key: {name: self._moment(p, key).cpu() for name, p in self._parameters.items()} for key in _MOMENTS
+            key: {name: self._moment(p, key).cpu() for name, p in self._trained.items()} for key in _MOMENTS
         }
         weights = {name: self._ema.current(name).cpu() for name in self._parameters}
         buffers = {name: buffer.cpu() for name, buffer in self.model.named_buffers()}
@@ -155,7 +155,7 @@ class Engine:
             self._set_rate(0.0)
             self._engine.step()
         for key in _MOMENTS:
-            for name, parameter in self._parameters.items():
+            for name, parameter in self._trained.items():
                 self._set_moment(parameter, key, state[key][name].to(self._place.device))
         for held in self._optimizer.state.values():
             held["step"].fill_(step)
@@ -183,14 +183,14 @@ def _check_batch(config: TrainingConfig, place: Place) -> None:
 
 
 def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW (Loshchilov and Hutter, arXiv 1711.05101); biases and norms do not decay."""
+    """Make AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+
+    All weights form one group: with several, DeepSpeed's ZeRO 1 and 2 give access to the first one's state only.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(used, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _deepspeed_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:

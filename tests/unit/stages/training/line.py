@@ -1,0 +1,57 @@
+"""A task small enough for tests: fit a straight line, with noise that belongs to the sample."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.noise import seeded_noise
+from stages.artifacts import Output
+from stages.events import Event, Metrics
+from stages.model_files import save_model
+from stages.training.order import SampleOrder
+from stages.training.randomness import sample_seeds
+from stages.training.task import Batch, BatchPart, Place
+
+SHARDS = (5, 7, 4, 0, 8)
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
+        self.register_buffer("offset", torch.tensor(0.5))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        error = self.layers(batch["x"]).squeeze(1) + self.offset - batch["y"]
+        return {"loss": error**2, "absolute": error.abs()}
+
+
+class LineTask:
+    def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None) -> None:
+        self.seed, self.dropout, self.fail_at = seed, dropout, fail_at
+
+    def setup(self, place: Place) -> None:
+        self.order = SampleOrder(SHARDS, window_size=10, seed=self.seed)
+
+    def build_model(self) -> nn.Module:
+        model = Line()
+        if not self.dropout:
+            model.layers[2] = nn.Identity()
+        return model
+
+    def prepare(self, part: BatchPart) -> Batch:
+        if part.step == self.fail_at:
+            raise ValueError(f"no data for step {part.step}")
+        rows = torch.from_numpy(self.order.at(part.positions)).float()
+        x = torch.cat([rows / 8, rows[:, :1] * rows[:, 1:] / 64], dim=1)
+        noise = seeded_noise(sample_seeds(self.seed, part), (3,))
+        return {"x": x + 0.1 * noise, "y": x.sum(1)}
+
+    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+        assert not model.training
+        batch = self.prepare(BatchPart(0, 0, 8, 8))
+        return [Metrics({"validation_loss": float(model(batch)["loss"].mean())}, step)]
+
+    def save(self, model: nn.Module, output: Output) -> None:
+        save_model(output, "line", model, {"width": 8})

@@ -1,0 +1,116 @@
+"""The loop in one process: it learns, repeats itself bit by bit, and goes on after a kill as if nothing had been."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.training import launch_in_process
+from stages.artifacts import Output
+from stages.contract import GrantedResources, StageContext
+from stages.errors import InputFault
+from stages.events import Event, Metrics
+from stages.model_files import load_model_config, load_model_state
+from stages.training.checkpoints import checkpoint_steps
+from stages.training.config import TrainingConfig
+from stages.training.loop import TrainResult, train
+from tests.unit.stages.training.line import LineTask
+
+
+def config(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(
+        **{"num_steps": 12, "batch_size": 8, "learning_rate": 0.02, "log_interval": 1, "precision": "float32",
+           "warmup_steps": 2, "schedule": "cosine", "ema_decay": 0.9, "checkpoint_interval": 4} | changes
+    )  # fmt: skip
+
+
+def run(folder: Path, settings: TrainingConfig, task: LineTask | None = None) -> tuple[TrainResult, list[Event]]:
+    events: list[Event] = []
+    context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    result = train(task or LineTask(), settings, seed=3, output=output_of(folder), context=context)
+    return result, events
+
+
+def output_of(folder: Path) -> Output:
+    return Output(str(folder), "train_line", "f0")
+
+
+def losses(events: list[Event]) -> dict[int, float]:
+    return {e.step: e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model_state(output_of(folder), "line")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_zero_stage_trains_alike(tmp_path: Path, stage: int) -> None:
+    _, plain = run(tmp_path / "plain", config())
+    result, events = run(tmp_path / "zero", config(zero_stage=stage))
+    assert losses(events) == pytest.approx(losses(plain), rel=1e-5)
+    assert_same(weights(tmp_path / "zero"), weights(tmp_path / "plain"), 1e-5)
+    assert result.samples == 96
+    assert result.metrics["validation_loss"] < losses(events)[1] * 0.6
+
+
+def test_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    _, first = run(tmp_path / "a", config(precision="auto"))
+    _, second = run(tmp_path / "b", config(precision="auto"))
+    assert losses(first) == losses(second)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_resumed_training_equals_undisturbed(tmp_path: Path, stage: int) -> None:
+    _, whole = run(tmp_path / "whole", config(zero_stage=stage))
+    with pytest.raises(ValueError, match="no data for step 10"):
+        run(tmp_path / "cut", config(zero_stage=stage), LineTask(fail_at=10))
+    assert checkpoint_steps(output_of(tmp_path / "cut")) == [4, 8]
+    _, rest = run(tmp_path / "cut", config(zero_stage=stage))
+    expected = losses(whole)
+    assert losses(rest) == {step: expected[step] for step in range(9, 13)}
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_checkpoint_fits_another_zero_stage(tmp_path: Path) -> None:
+    run(tmp_path / "whole", config())
+    with pytest.raises(ValueError, match="no data"):
+        run(tmp_path / "cut", config(zero_stage=3), LineTask(fail_at=10))
+    run(tmp_path / "cut", config(zero_stage=1, gradient_accumulation=2))
+    assert set(weights(tmp_path / "cut")) == set(weights(tmp_path / "whole"))
+
+
+def test_accumulation_leaves_the_result_the_same(tmp_path: Path) -> None:
+    _, plain = run(tmp_path / "plain", config(), LineTask(dropout=False))
+    _, parts = run(tmp_path / "parts", config(gradient_accumulation=4), LineTask(dropout=False))
+    assert losses(parts) == pytest.approx(losses(plain), rel=1e-5)
+
+
+def test_a_finished_model_is_not_trained_again(tmp_path: Path) -> None:
+    first, _ = run(tmp_path, config())
+    again, events = run(tmp_path, config(), LineTask(fail_at=0))
+    assert (again, events) == (first, [])
+    assert checkpoint_steps(output_of(tmp_path)) == []
+    assert not (tmp_path / "checkpoints").exists()
+    assert load_model_config(output_of(tmp_path), "line") == {"width": 8}
+
+
+def test_metrics_tell_how_training_goes(tmp_path: Path) -> None:
+    _, events = run(tmp_path, config(log_interval=5, validation_interval=4))
+    logged = [e for e in events if isinstance(e, Metrics)]
+    assert [e.step for e in logged if "loss" in e.values] == [5, 10, 12]
+    assert [e.step for e in logged if "validation_loss" in e.values] == [4, 8, 12]
+    names = {"loss", "absolute", "grad_norm", "learning_rate", "samples_per_second", "data_wait_share"}
+    assert set(logged[0].values) == names or set(logged[1].values) == names
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match=r"training\.batch_size: found 8: expected a multiple of 3"):
+        run(tmp_path, config(gradient_accumulation=3))

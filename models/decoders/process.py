@@ -104,7 +104,7 @@ class Ddpm(ExactBuffers, Process):
         scheduler.set_timesteps(num_steps, device=noise.device)
         x_t = noise
         for timestep in scheduler.timesteps:
-            x_t = scheduler.step(predict(x_t, timestep), timestep, x_t, return_dict=False)[0]
+            x_t = scheduler.step(predict(x_t, timestep.to(x_t.dtype)), timestep, x_t, return_dict=False)[0]
         return x_t
 
     def _scheduler(self) -> DDIMScheduler:

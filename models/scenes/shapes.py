@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Distance = Float[Tensor, "*batch height width"]
+Distance = Float[Tensor, "batch #height #width"]
 SignedDistance = Callable[[Distance, Distance], Distance]
 
 _STAR_TIP, _STAR_NOTCH = 1.22, 0.52

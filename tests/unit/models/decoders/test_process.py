@@ -35,7 +35,7 @@ def test_the_velocity_sampler_inverts_the_velocity_target(pictures):
     noise = torch.randn_like(pictures)
 
     def velocity(noisy, timestep):
-        abar = process.alphas_cumprod[timestep]
+        abar = process.alphas_cumprod[timestep.long()]
         implied = (noisy - abar.sqrt() * pictures) / (1 - abar).sqrt()
         return abar.sqrt() * implied - (1 - abar).sqrt() * pictures
 

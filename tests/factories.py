@@ -14,9 +14,13 @@ from typing import Any
 from PIL import Image
 
 from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
+from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig, FolderClip
 from stages.encoders.lean_import import import_open_clip
 from stages.events import Event
+from stages.model_files import save_model
 
 WORDS = (
     "a the at on of in is there picture background shape "
@@ -136,3 +140,35 @@ def save_picture(path: Path, *, color: tuple[int, int, int] = (200, 30, 40), siz
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     return path
+
+
+def save_tiny_prior(folder: Path, clip_folder: Path, *, seed: int = 0) -> Artifact:
+    """Save an untrained prior of a few thousand weights as train_prior does."""
+    import torch
+
+    from models.priors import PriorSettings, TransformerSettings, make_prior
+
+    encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
+    network = TransformerSettings(width=16, num_layers=1, num_heads=2)
+    settings = PriorSettings(kind="gaussian", embed_dim=encoder.embed_dim, network=network)
+    torch.manual_seed(seed)
+    output = Output(str(folder), "train_prior", "tiny")
+    save_model(output, "prior", make_prior(settings), {"model": settings.to_json(), "clip": encoder.identities})
+    return output
+
+
+def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolution: int = 32) -> Artifact:
+    """Save an untrained decoder of few weights as train_decoder does."""
+    import torch
+
+    from models.decoders import PixelDecoderConfig
+    from models.decoders.pixel_diffusion import PixelDecoder
+
+    encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
+    config = PixelDecoderConfig(
+        embed_dim=encoder.embed_dim, resolution=resolution, channels=(32, 32), layout_channels=0, token_dim=16
+    )
+    torch.manual_seed(seed)
+    output = Output(str(folder), "train_decoder", "tiny")
+    save_model(output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities})
+    return output

@@ -1,0 +1,152 @@
+"""The finished model as MLflow serves it: a folder with everything inside, and the object that predicts with it.
+
+The folder (bundle) holds bundle.json, prior/, decoder/ and clip/<number>/ for each CLIP model that came from a folder.
+``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from stages.artifacts import Artifact
+from stages.encoders.config import ClipConfig, FolderClip
+from stages.errors import ArtifactError
+from stages.model_files import CONFIG, WEIGHTS
+from stages.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.trained_models import DECODER, PRIOR, load_text_to_image
+
+BUNDLE: Final = "bundle.json"
+FORMAT: Final = 1
+
+#: How MLflow calls the type of each setting that ``predict`` takes beside the prompts.
+PARAM_TYPES: Final = {
+    "seed": "long",
+    "prior_steps": "long",
+    "prior_guidance": "double",
+    "decoder_steps": "long",
+    "decoder_guidance": "double",
+}
+
+
+def write_bundle(
+    folder: Path, clip: ClipConfig, prior: Artifact, decoder: Artifact, settings: SamplingSettings, *, run: str
+) -> None:
+    """Gather a run's models in a folder that can be moved anywhere.
+
+    A CLIP model from a folder is copied; one that open_clip knows by name stays a name.
+    """
+    for artifact, name in ((prior, PRIOR), (decoder, DECODER)):
+        (folder / name).mkdir(parents=True)
+        for file in (CONFIG, WEIGHTS):
+            shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
+    models = [_gather_clip(folder, number, model) for number, model in enumerate(clip.models)]
+    document = {"format": FORMAT, "run": run, "clip": {"models": models}, "settings": asdict(settings)}
+    (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
+    description: dict[str, Any] = model.model_dump(mode="json")
+    if isinstance(model, FolderClip):
+        name = f"clip/{number}"
+        shutil.copytree(model.path, folder / name)
+        description["path"] = name
+    return description
+
+
+def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, float | int]]:
+    """Return type and default of each setting that ``predict`` takes, for the model's signature."""
+    defaults = {"seed": 0} | asdict(settings)
+    return {name: (kind, defaults[name]) for name, kind in PARAM_TYPES.items()}
+
+
+def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]:
+    """Load the system of a bundle and the name of the run that made it.
+
+    Raises:
+        ArtifactError: the folder is no bundle of this version.
+    """
+    document = _read_bundle(folder)
+    models = [_clip_in(folder, model) for model in document["clip"]["models"]]
+    source = Artifact(str(folder), "bundle", document["run"])
+    system = load_text_to_image(
+        ClipConfig.model_validate({"models": models}),
+        source,
+        source,
+        SamplingSettings(**document["settings"]),
+        device=device,
+    )
+    return system, document["run"]
+
+
+def _read_bundle(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder}: cannot read {BUNDLE} ({error}): give the folder of a registered model"
+        ) from None
+    if document.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{folder}: has bundle format {document.get('format')!r}, and this version reads {FORMAT}: "
+            "use the version of corgi-pipeline that made it"
+        )
+    return document
+
+
+def _clip_in(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    return {**model, "path": str(folder / model["path"])} if model["kind"] == "folder" else dict(model)
+
+
+class TextToImagePredictor:
+    """What ``mlflow.pyfunc.load_model`` returns the inside of."""
+
+    def __init__(self, system: TextToImage, run: str) -> None:
+        self._system = system
+        self._run = run
+
+    def predict(
+        self, prompts: pd.DataFrame | Sequence[str] | str, params: Mapping[str, float | int] | None = None
+    ) -> pd.DataFrame:
+        """Draw one picture for each prompt.
+
+        ``prompts`` is a table with a column "prompt", a list of texts, or one text. ``params`` may hold "seed" (the
+        first prompt's, the second's is one higher, ...) and any of the sampling settings. Returns a table with the
+        columns prompt, seed and image; an image is PNG bytes that carry prompt, seed, run and settings.
+        """
+        texts = _texts(prompts)
+        changes = dict(params or {})
+        first = int(changes.pop("seed", 0))
+        system = self._system.with_settings(changes) if changes else self._system
+        seeds = [first + number for number in range(len(texts))]
+        about = {"run": self._run, "settings": asdict(system.settings)}
+        pictures = system.draw(texts, seeds)
+        images = [
+            encode_png(picture, {"prompt": text, "seed": seed, **about})
+            for picture, text, seed in zip(pictures, texts, seeds, strict=True)
+        ]
+        return pd.DataFrame({"prompt": texts, "seed": seeds, "image": images})
+
+
+def _texts(prompts: pd.DataFrame | Sequence[str] | str) -> list[str]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, pd.DataFrame):
+        if "prompt" not in prompts.columns:
+            raise ValueError(
+                f"predict: the table has no column 'prompt' (it has {', '.join(map(str, prompts.columns)) or 'none'}): "
+                "give the prompts under that name"
+            )
+        return [str(text) for text in prompts["prompt"]]
+    return [str(text) for text in prompts]
+
+
+def _load_pyfunc(data_path: str) -> TextToImagePredictor:
+    """Load the model for MLflow; on a GPU where there is one."""
+    import torch
+
+    return TextToImagePredictor(*load_bundle(Path(data_path), device="cuda" if torch.cuda.is_available() else "cpu"))

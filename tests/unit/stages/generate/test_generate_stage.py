@@ -1,0 +1,117 @@
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.scenes import read_caption
+from stages.artifacts import Artifact, Output
+from stages.encoders.config import ClipConfig, FolderClip
+from stages.errors import ArtifactError
+from stages.events import Event, Picture, Progress
+from stages.generate.config import GenerateConfig
+from stages.generate.stage import run
+from tests.factories import folder_digests, make_context, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    clip: Path
+    prior: Artifact
+    decoder: Artifact
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        return {"train_prior": self.prior, "train_decoder": self.decoder}
+
+    def config(self, **fields: object) -> GenerateConfig:
+        clip = ClipConfig(models=(FolderClip(kind="folder", path=self.clip),))
+        solvers = {"prior": {"num_steps": 2}, "decoder": {"num_steps": 2}}
+        return GenerateConfig.model_validate({"clip": clip, **solvers, **fields})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    clip = save_tiny_clip(folder / "clip")
+    return World(clip, save_tiny_prior(folder / "prior", clip), save_tiny_decoder(folder / "decoder", clip))
+
+
+def draw(world: World, folder: Path, events: list[Event] | None = None, **fields: object) -> Output:
+    output = Output(str(folder), "generate", "f1")
+    run(world.config(**fields), world.inputs, output, make_context(events))
+    return output
+
+
+def rows_of(output: Output) -> list[dict[str, object]]:
+    with output.open("samples.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_scene_prompts_give_three_signed_sets_of_pictures(world: World, tmp_path: Path) -> None:
+    events: list[Event] = []
+    output = draw(world, tmp_path, events, prompts={"kind": "scenes", "num": 5}, seed=7)
+    rows = rows_of(output)
+    assert Counter(row["set"] for row in rows) == {"prior": 5, "text_embedding": 5, "reconstruction": 5}
+    first = rows[0]
+    assert first["seed"] == 7
+    assert set(read_caption(str(first["prompt"])).values()) <= set(map(str, dict(first["scene"]).values()))  # type: ignore[call-overload]
+    with Image.open(tmp_path / str(first["file"])) as image:
+        assert image.size == (32, 32)
+        assert image.info["prompt"] == first["prompt"]
+        assert json.loads(image.info["settings"]) == first["settings"]
+        assert (image.info["seed"], image.info["run"]) == ("7", "f1")
+    assert [event.name for event in events if isinstance(event, Picture)] == [
+        "grid_prior", "grid_text_embedding", "grid_reconstruction",
+    ]  # fmt: skip
+    assert (tmp_path / "grid.png").read_bytes() == next(e for e in events if isinstance(e, Picture)).png
+    assert [e for e in events if isinstance(e, Progress)][-1].done == 15
+    with output.open("embeddings/prior/000000.npy") as file:
+        assert np.load(file).shape == (5, 16)
+
+
+def test_the_sets_differ(world: World, tmp_path: Path) -> None:
+    draw(world, tmp_path, prompts={"kind": "scenes", "num": 1})
+    pictures = {(tmp_path / f"images/{name}/00000.png").read_bytes() for name in ("prior", "text_embedding")}
+    assert len(pictures) == 2
+
+
+def test_a_picture_depends_on_its_own_prompt_and_seed_only(world: World, tmp_path: Path) -> None:
+    texts = ["a red star", "a blue ring", "a small green cross"]
+    draw(world, tmp_path / "three", prompts={"kind": "list", "texts": texts}, seed=4)
+    draw(world, tmp_path / "one", prompts={"kind": "list", "texts": texts[1:2]}, seed=5, batch_size=1)
+    pictures = [Image.open(tmp_path / name) for name in ("three/images/prior/00001.png", "one/images/prior/00000.png")]
+    three, one = (np.asarray(picture).astype(int) for picture in pictures)
+    assert np.abs(three - one).max() <= 1  # batches of other sizes round differently
+
+
+def test_another_seed_gives_other_pictures(world: World, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        draw(world, tmp_path / str(seed), prompts={"kind": "list", "texts": ["a red star"]}, seed=seed)
+    first, second = ((tmp_path / f"{seed}/images/prior/00000.png") for seed in (0, 1))
+    assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
+
+
+def test_half_drawn_sets_are_finished_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+    prompts = {"kind": "list", "texts": [f"a red star {number}" for number in range(70)]}
+    whole = draw(world, tmp_path / "whole", prompts=prompts, sets=["text_embedding"])
+    half = tmp_path / "half"
+    output = draw(world, half, prompts=prompts, sets=["text_embedding"])
+    output.remove("units/text_embedding-000064.json")
+    output.remove("samples.jsonl")
+    output.remove("images/text_embedding/00069.png")
+    kept = (half / "images/text_embedding/00003.png").stat().st_mtime_ns
+    draw(world, half, prompts=prompts, sets=["text_embedding"])
+    assert folder_digests(half) == folder_digests(Path(whole.uri))
+    assert (half / "images/text_embedding/00003.png").stat().st_mtime_ns == kept
+
+
+def test_models_of_another_clip_are_refused(world: World, tmp_path: Path) -> None:
+    other = save_tiny_clip(tmp_path / "other", seed=1)
+    inputs = {**world.inputs, "train_prior": save_tiny_prior(tmp_path / "prior", other)}
+    config = world.config(prompts={"kind": "list", "texts": ["a red star"]})
+    with pytest.raises(ArtifactError, match=r"the prior belongs to CLIP .*other.*but the decoder to CLIP .*clip"):
+        run(config, inputs, Output(str(tmp_path / "out"), "generate", "f"), make_context())

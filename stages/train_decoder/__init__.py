@@ -1,0 +1,1 @@
+"""Train the decoder: from an image embedding to an image."""

@@ -132,7 +132,12 @@ class Engine:
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return the whole averaged weights and the buffers; every process must call it."""
-        return self._ema.full() | dict(self.model.named_buffers())
+        return self._ema.full() | self._buffers()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that belong to the model's state; constants such as masks do not."""
+        kept = self.model.state_dict().keys()
+        return {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
 
     def state(self) -> State:
         """Return everything that training depends on, whole and on the CPU; every process must call it."""
@@ -140,7 +145,7 @@ class Engine:
             key: {name: self._moment(p, key).cpu() for name, p in self._trained.items()} for key in _MOMENTS
         }
         weights = {name: self._ema.current(name).cpu() for name in self._parameters}
-        buffers = {name: buffer.cpu() for name, buffer in self.model.named_buffers()}
+        buffers = {name: buffer.cpu() for name, buffer in self._buffers().items()}
         average = {name: tensor.cpu() for name, tensor in self._ema.full().items()}
         return moments | {"weights": weights | buffers, "average": average}
 
@@ -160,6 +165,8 @@ class Engine:
         for held in self._optimizer.state.values():
             held["step"].fill_(step)
         self._ema.restore(state["average"])
+        for name, buffer in self._buffers().items():  # the passes above have moved batch norm's statistics
+            buffer.copy_(state["weights"][name])
 
     def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
         if self._config.zero_stage:

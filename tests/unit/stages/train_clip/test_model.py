@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.scenes import COLORS, SHAPES, describe, read_caption
+from stages.train_clip.config import ClipAugmentation, SceneProbe
+from stages.train_clip.model import contrastive_loss
+from stages.train_clip.probes import Encoders, probe_scenes, retrieval
+from stages.train_clip.task import augment
+
+
+def make_embeddings(num=6, dim=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (F.normalize(torch.randn(num, dim, generator=generator), dim=-1) for _ in range(2))
+
+
+def test_the_loss_is_the_mean_of_both_cross_entropies():
+    z_image, z_text = make_embeddings()
+    tokens = torch.arange(6)[:, None]
+    outputs = contrastive_loss(z_image, z_text, tokens, torch.tensor(7.0))
+    logits = 7.0 * (z_image.double() @ z_text.double().T).numpy()
+    rows = -np.diag(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    columns = -np.diag(logits - np.log(np.exp(logits).sum(0, keepdims=True)))
+    np.testing.assert_allclose(outputs["loss"].numpy(), (rows + columns) / 2, rtol=1e-5)
+    assert outputs["loss"].shape == outputs["accuracy"].shape == (6,)
+
+
+def test_pairs_of_the_same_caption_are_not_each_others_negatives():
+    z_image, z_text = make_embeddings()
+    z_text[1] = z_text[0]
+    tokens = torch.tensor([0, 0, 2, 3, 4, 5])[:, None]
+    scale = torch.tensor(7.0)
+    masked = contrastive_loss(z_image, z_text, tokens, scale)["loss"]
+    rest = [0, 2, 3, 4, 5]
+    alone = 7.0 * z_image[0] @ z_text[rest].T
+    by_image = -torch.log_softmax(alone, dim=0)[0]
+    by_text = -torch.log_softmax(7.0 * z_text[0] @ z_image[rest].T, dim=0)[0]
+    assert masked[0].item() == pytest.approx(((by_image + by_text) / 2).item(), rel=1e-5)
+    assert masked[0] < contrastive_loss(z_image, z_text, torch.arange(6)[:, None], scale)["loss"][0]
+
+
+def test_perfect_pairs_have_no_loss_and_full_accuracy():
+    z = torch.eye(5)
+    outputs = contrastive_loss(z, z, torch.arange(5)[:, None], torch.tensor(100.0))
+    assert outputs["loss"].max() < 1e-6
+    assert outputs["accuracy"].tolist() == [1.0] * 5
+
+
+def test_retrieval_counts_any_pair_with_the_same_caption():
+    z_image = torch.eye(4)
+    z_text = torch.eye(4)[[1, 0, 2, 2]]
+    found = retrieval(z_image, z_text, ["a", "a", "b", "c"])
+    assert found == {"retrieval_text_of_image": 0.75, "retrieval_image_of_text": 0.75}
+
+
+def test_a_perfect_model_answers_all_questions_and_a_blind_one_guesses():
+    words = [*SHAPES, *COLORS]
+
+    def texts(captions):
+        vectors = torch.zeros(len(captions), len(words))
+        for row, caption in enumerate(captions):
+            for word in read_caption(caption).values():
+                if word in words:
+                    vectors[row, words.index(word)] = 1.0
+        return F.normalize(vectors, dim=-1)
+
+    def blind(pictures):
+        return F.normalize(torch.ones(len(pictures), len(words)), dim=-1)
+
+    found = probe_scenes(Encoders(blind, texts, 16), SceneProbe(num_images=96))
+    assert set(found) == {
+        f"{d}_{q}" for d in ("plain", "night") for q in ("zero_shot_shape", "zero_shot_color", "retrieval")
+    }
+    assert found["plain_zero_shot_shape"] == pytest.approx(1 / 6, abs=0.05)
+    assert found["plain_zero_shot_color"] == pytest.approx(1 / 8, abs=0.05)
+    assert describe({"shape": "ring"}) == "a ring"
+
+
+def test_augmentation_belongs_to_the_seed_and_has_the_asked_deviations():
+    deviations = ClipAugmentation(contrast=0.2, brightness=0.1, noise=0.0)
+    pixels = torch.ones(2000, 1, 2, 2)
+    changed = augment(pixels, range(2000), deviations)[:, 0, 0, 0]
+    assert changed.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert changed.std().item() == pytest.approx(math.hypot(0.2, 0.1), rel=0.05)
+    assert torch.equal(augment(pixels[:3], [5, 6, 7], deviations)[1:], augment(pixels[:2], [6, 7], deviations))
+    assert torch.equal(augment(pixels, range(2000), ClipAugmentation(contrast=0, brightness=0, noise=0)), pixels)

@@ -13,8 +13,8 @@ class SamplesConfig(ConfigModel):
     """The grid of pictures that shows how training goes: held-out embeddings, the same noise every time."""
 
     num_images: PositiveInt = 16
-    num_steps: PositiveInt = Field(20, description="sampling steps")
-    guidance_scale: float = Field(2.0, ge=1.0, description="classifier-free guidance; 1: none")
+    num_steps: PositiveInt = Field(10, description="sampling steps")
+    guidance_scale: float = Field(1.5, ge=1.0, description="classifier-free guidance; 1: none")
 
 
 class PixelUNetConfig(ConfigModel):
@@ -31,7 +31,7 @@ class PixelUNetConfig(ConfigModel):
     layout_hidden: PositiveInt = 512
     parametrization: Parametrization = "flow_sample"
     empty_probability: float = Field(0.1, ge=0, lt=1, description="share of embeddings replaced by the empty one")
-    embedding_noise: float = Field(0.0, ge=0, description="noise on embeddings in training, in their deviations")
+    embedding_noise: float = Field(0.1, ge=0, description="noise on embeddings in training, in their deviations")
 
 
 class PixelDiffusionConfig(StageConfig):
@@ -46,7 +46,15 @@ class PixelDiffusionConfig(StageConfig):
     resolution: PositiveInt = Field(64, description="side of the pictures in pixels")
     network: PixelUNetConfig = PixelUNetConfig()
     training: TrainingConfig = TrainingConfig(
-        num_steps=900, batch_size=48, learning_rate=1e-3, warmup_steps=50, schedule="cosine", ema_decay=0.995
+        num_steps=1100,
+        batch_size=32,
+        learning_rate=1e-3,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        warmup_steps=50,
+        schedule="cosine",
+        ema_decay=0.99,
+        checkpoint_interval=200,
     )
     samples: SamplesConfig = SamplesConfig()
     held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")

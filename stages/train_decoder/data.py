@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from stages.artifacts import Artifact
+from stages.embeddings import clip_identity, load_image_rows, shard_rows
 from stages.errors import InputFault
 from stages.shards import read_shard
 
@@ -42,15 +43,10 @@ class DecoderData:
         self._resolution = resolution
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[int, ShardData] = OrderedDict()
-        self._lock = threading.Lock()
-        records = embeddings.done_units()
-        self.names = sorted(records)
-        self.sizes = [int(records[name]["rows"]) for name in self.names]
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the embeddings."""
-        return sum(int(clip["embed_dim"]) for clip in self._embeddings.read_json("clips.json"))
+        self._lock = threading.Lock()  # validation and the loader's thread read side by side
+        rows = shard_rows(embeddings)
+        self.names, self.sizes = list(rows), list(rows.values())
+        self.embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(embeddings))
 
     @property
     def window_size(self) -> int:
@@ -71,7 +67,7 @@ class DecoderData:
         """Return mean and deviation of all embeddings, by dimension, in one pass over the files."""
         count, total, squares = 0, np.zeros(self.embed_dim), np.zeros(self.embed_dim)
         for name in self.names:
-            rows = self._read_embeddings(name).astype(np.float64)
+            rows = load_image_rows(self._embeddings, name).astype(np.float64)
             count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
@@ -100,11 +96,7 @@ class DecoderData:
             if row is not None and sample.image is not None:
                 images[row] = decode_image(sample.image, self._resolution)
         _check_all_found(row_of, name)
-        return ShardData(images, self._read_embeddings(name).astype(np.float32))
-
-    def _read_embeddings(self, name: str) -> EmbeddingRows:
-        rows: np.ndarray = np.load(self._embeddings.local(f"img_emb/img_emb_{name}.npy"), allow_pickle=False)
-        return rows
+        return ShardData(images, load_image_rows(self._embeddings, name))
 
 
 def decode_image(encoded: bytes, resolution: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -113,10 +105,10 @@ def decode_image(encoded: bytes, resolution: int) -> UInt8[np.ndarray, "height w
         rgb = image.convert("RGB")
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    box = (left, top, left + side, top + side)
+    square = rgb.crop((left, top, left + side, top + side))
     if side == resolution:
-        return np.asarray(rgb.crop(box))
-    return np.asarray(rgb.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+        return np.asarray(square)
+    return np.asarray(square.resize((resolution, resolution), Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
 def _check_all_found(missing: Iterable[str], name: str) -> None:

@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 from models.decoders.pixel_diffusion import PixelDecoder
 from models.noise import seeded_noise
 from stages.artifacts import Artifact, Output
+from stages.embeddings import clip_identity
 from stages.events import Event, Metrics, Picture
 from stages.model_files import save_model
 from stages.train_decoder.config import PixelDiffusionConfig
@@ -125,8 +126,8 @@ class PixelDiffusionTask:
         config: dict[str, Any] = self.config.decoder(self._data.embed_dim).to_dict()
         record = {
             "kind": self.config.kind,
-            "decoder": config,
-            "clips": self.embeddings.read_json("clips.json"),
+            "model": config,
+            "clip": clip_identity(self.embeddings),
             "sampling": {
                 "num_steps": self.config.samples.num_steps,
                 "guidance_scale": self.config.samples.guidance_scale,

@@ -46,8 +46,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
     assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

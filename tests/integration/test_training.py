@@ -1,0 +1,87 @@
+"""Training groups under Ray Train: two processes equal one, errors come back as raised, nothing is left behind."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.session import session
+from cluster.training import TrainGroup, launch_in_process, launch_with_ray_train
+from stages.artifacts import Output
+from stages.contract import GrantedResources, StageContext
+from stages.events import Event, Metrics, Progress
+from stages.model_files import load_model_state
+from stages.training.checkpoints import checkpoint_steps
+from stages.training.config import TrainingConfig
+from stages.training.loop import train
+from tests.unit.stages.training.line import LineTask
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = os.getcwd()
+    with session(None, num_cpus=2):
+        yield
+
+
+def run(folder: Path, workers: int, task: LineTask, **changes: Any) -> dict[int, float]:
+    settings = {"num_steps": 6, "batch_size": 8, "learning_rate": 0.02, "log_interval": 1, "precision": "float32",
+                "checkpoint_interval": 2}  # fmt: skip
+    events: list[Event] = []
+    launch = launch_with_ray_train if workers > 0 else launch_in_process
+    context = StageContext(events.append, None, launch, GrantedResources(num_workers=max(workers, 1)))  # type: ignore[arg-type]
+    output = Output(str(folder), "train_line", "f0")
+    train(task, TrainingConfig(**(settings | changes)), seed=3, output=output, context=context)
+    assert [e.done for e in events if isinstance(e, Progress)][-1] == 6
+    return {e.step: e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values}
+
+
+def test_two_processes_train_as_one_does_and_take_up_each_others_checkpoints(tmp_path: Path) -> None:
+    alone = run(tmp_path / "one", 0, LineTask(dropout=False))
+    with pytest.raises(ValueError, match="no data for step 3"):
+        run(tmp_path / "two", 2, LineTask(dropout=False, fail_at=3), zero_stage=3)
+    assert checkpoint_steps(Output(str(tmp_path / "two"), "train_line", "f0")) == [2]
+    resumed = run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=2)
+    assert resumed == pytest.approx({step: alone[step] for step in range(3, 7)}, rel=1e-4)
+    one, two = (load_model_state(Output(str(tmp_path / n), "train_line", "f0"), "line") for n in ("one", "two"))
+    for name, weight in one.items():
+        assert two[name].flatten().tolist() == pytest.approx(weight.flatten().tolist(), rel=1e-3, abs=1e-5)
+
+
+def fail_on_last_rank(payload: Any, emit: Callable[[Any], None]) -> None:
+    emit(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
+    if os.environ["RANK"] == payload:
+        raise KeyError("the key that is missing")
+
+
+def test_a_workers_error_comes_back_as_it_was_raised() -> None:
+    events: list[str] = []
+    home = set(Path.home().iterdir())
+    with pytest.raises(KeyError, match="the key that is missing") as caught:
+        launch_with_ray_train(fail_on_last_rank, "1", TrainGroup(num_workers=2), events.append)
+    assert re.search(r'test_training\.py", line \d+, in fail_on_last_rank', "".join(caught.value.__notes__))
+    assert sorted(events) == ["rank 0 of 2", "rank 1 of 2"]
+    assert Path.home() / "ray_results" not in set(Path.home().iterdir()) - home
+
+
+def die(payload: Any, emit: Callable[[Any], None]) -> None:
+    os._exit(7)
+
+
+def test_a_dead_worker_is_an_error_not_a_wait() -> None:
+    with pytest.raises(Exception, match=r"(?i)died|dead|exit"):
+        launch_with_ray_train(die, None, TrainGroup(), print)
+
+
+def give_rank(payload: Any, emit: Callable[[Any], None]) -> int:
+    return int(os.environ["RANK"]) + payload
+
+
+def test_rank_0_gives_the_result() -> None:
+    assert launch_with_ray_train(give_rank, 5, TrainGroup(num_workers=2), print) == 5
+    assert launch_in_process(give_rank, 5, TrainGroup(), print) == 5
+    with pytest.raises(ValueError, match="found 2 workers"):
+        launch_in_process(give_rank, 5, TrainGroup(num_workers=2), print)

@@ -1,0 +1,139 @@
+"""The decoder's stage on a few painted squares: it joins by key, learns, shows pictures and saves a usable decoder."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from cluster.training import launch_in_process
+from stages.artifacts import Artifact, Output
+from stages.contract import GrantedResources, StageContext
+from stages.errors import InputFault
+from stages.events import Event, Metrics, Picture
+from stages.train_decoder.config import PixelDiffusionConfig
+from stages.train_decoder.data import DecoderData, decode_image
+from stages.train_decoder.stage import run
+from stages.trained_models import load_decoder
+
+DIM = 4
+
+
+def color_of(row: int) -> tuple[int, int, int]:
+    return (row * 7 % 256, row * 31 % 256, row * 57 % 256)
+
+
+def embedding_of(row: int) -> list[float]:
+    return [*(c / 255 for c in color_of(row)), 1.0]
+
+
+def make_inputs(folder: Path, sizes: tuple[int, ...] = (12, 9, 11)) -> dict[str, Artifact]:
+    """Write shards whose tars hold more than was embedded, in another order."""
+    shards, embedded = Output(str(folder / "s"), "download_shards", "a"), Output(str(folder / "e"), "embed_clip", "b")
+    first = 0
+    for index, size in enumerate(sizes):
+        name, rows = f"{index:05d}", list(range(first, first + size))
+        with shards.writing(f"shards/{name}.tar") as path, tarfile.open(path, "w") as tar:
+            for row in [9000 + index, *rows]:
+                add_picture(tar, row)
+        with embedded.writing(f"metadata/metadata_{name}.parquet") as path:
+            pq.write_table(pa.table({"key": [f"{row:05d}" for row in reversed(rows)]}), path)
+        with embedded.writing(f"img_emb/img_emb_{name}.npy") as path, path.open("wb") as file:
+            np.save(file, np.array([embedding_of(row) for row in reversed(rows)], dtype=np.float16))
+        shards.finish_unit(name, {"rows": size + 1})
+        embedded.finish_unit(name, {"rows": size})
+        first += size
+    embedded.write_json("clips.json", [{"reference": "x", "digest": "d", "embed_dim": DIM, "image_size": 8}])
+    return {"download_shards": shards, "embed_clip": embedded}
+
+
+def add_picture(tar: tarfile.TarFile, row: int) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), color_of(row)).save(buffer, "PNG")
+    member = tarfile.TarInfo(f"{row:05d}.png")
+    member.size = buffer.tell()
+    buffer.seek(0)
+    tar.addfile(member, buffer)
+
+
+def config(**changes: Any) -> PixelDiffusionConfig:
+    return PixelDiffusionConfig.model_validate(
+        {
+            "kind": "pixel_diffusion",
+            "resolution": 16,
+            "network": {"unshuffle": 4, "channels": [32], "layout_channels": 4, "layout_resolution": 4},
+            "training": {"num_steps": 12, "batch_size": 8, "learning_rate": 0.003, "warmup_steps": 2, "log_interval": 4,
+                         "validation_interval": 6, "ema_decay": 0.5},
+            "samples": {"num_images": 3, "num_steps": 2},
+        }
+        | changes
+    )  # fmt: skip
+
+
+def train(inputs: dict[str, Artifact], folder: Path, settings: PixelDiffusionConfig) -> tuple[Any, list[Event]]:
+    events: list[Event] = []
+    context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    return run(settings, inputs, Output(str(folder), "train_decoder", "c"), context), events
+
+
+def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
+    summary, events = train(make_inputs(tmp_path), tmp_path / "out", config())
+    losses = [e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
+    assert losses[-1] < losses[0]
+    assert summary.items == 96
+    assert summary.metrics["held_out_loss"] > 0
+    pictures = [e for e in events if isinstance(e, Picture)]
+    assert [p.step for p in pictures] == [6, 12]
+    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * 18 + 2, 2 * 18 + 2)
+
+    output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
+    decoder, clips = load_decoder(output)
+    assert decoder.sample(torch.zeros(2, DIM), [1, 2], num_steps=2).shape == (2, 3, 16, 16)
+    assert clips[0]["digest"] == "d"
+
+
+def test_pictures_are_joined_to_their_own_embeddings(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    room_for_one_shard = 12 * (3 * 16 * 16 + 4 * DIM)
+    data = DecoderData(inputs["download_shards"], inputs["embed_clip"], resolution=16, cache_bytes=room_for_one_shard)
+    images, embeddings = data.rows(np.array([[2, 0], [0, 0], [1, 8], [2, 10]]))
+    np.testing.assert_array_equal(images[:, 3, 5], [color_of(31), color_of(11), color_of(12), color_of(21)])
+    np.testing.assert_allclose(embeddings[:, :3], images[:, 0, 0] / 255, atol=1e-3)
+    assert data.window_size < 12
+    assert len(data._cache) == 1
+
+
+def test_statistics_are_those_of_all_embeddings(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    data = DecoderData(inputs["download_shards"], inputs["embed_clip"], resolution=16, cache_bytes=10**6)
+    expected = np.array([embedding_of(row) for row in range(32)])
+    mean, std = data.statistics()
+    np.testing.assert_allclose(mean, expected.mean(0), atol=1e-3)
+    np.testing.assert_allclose(std, expected.std(0), atol=1e-3)
+
+
+def test_an_embedded_image_that_is_gone_is_told(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    with tarfile.open(tmp_path / "s/shards/00001.tar", "w") as tar:
+        add_picture(tar, 13)
+    with pytest.raises(InputFault, match=r"shard 00001 has embeddings of 8 images that its tar does not hold"):
+        train(inputs, tmp_path / "out", config())
+
+
+def test_pictures_are_cropped_to_their_middle_square() -> None:
+    wide = Image.new("RGB", (40, 20), "red")
+    wide.paste("blue", (10, 0, 30, 20))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    np.testing.assert_array_equal(decode_image(buffer.getvalue(), 8), np.full((8, 8, 3), (0, 0, 255)))
+
+
+def test_a_section_under_training_keeps_the_other_defaults() -> None:
+    assert config(training={"num_steps": 700}).training.batch_size == config(training={}).training.batch_size
+    assert config(training={"num_steps": 700}).training.num_steps == 700

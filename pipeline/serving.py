@@ -114,9 +114,10 @@ class TextToImagePredictor:
     ) -> pd.DataFrame:
         """Draw one picture for each prompt.
 
-        ``prompts`` is a table with a column "prompt", a list of texts, or one text. ``params`` may hold "seed" (the
-        first prompt's, the second's is one higher, ...) and any of the sampling settings. Returns a table with the
-        columns prompt, seed and image; an image is PNG bytes that carry prompt, seed, run and settings.
+        ``prompts`` is a table with a column "prompt" (or with one column), a list of texts, or one text. ``params``
+        may hold "seed" (the first prompt's, the second's is one higher, ...) and any of the sampling settings.
+        Returns a table with the columns prompt, seed and image; an image is PNG bytes that carry prompt, seed, run
+        and settings.
         """
         texts = _texts(prompts)
         changes = dict(params or {})
@@ -136,12 +137,13 @@ def _texts(prompts: pd.DataFrame | Sequence[str] | str) -> list[str]:
     if isinstance(prompts, str):
         return [prompts]
     if isinstance(prompts, pd.DataFrame):
-        if "prompt" not in prompts.columns:
+        if "prompt" not in prompts.columns and len(prompts.columns) != 1:
             raise ValueError(
                 f"predict: the table has no column 'prompt' (it has {', '.join(map(str, prompts.columns)) or 'none'}): "
                 "give the prompts under that name"
             )
-        return [str(text) for text in prompts["prompt"]]
+        column = "prompt" if "prompt" in prompts.columns else prompts.columns[0]
+        return [str(text) for text in prompts[column]]
     return [str(text) for text in prompts]
 
 

@@ -184,6 +184,7 @@ class RunTracker:
                 loader_module="pipeline.serving",
                 data_path=str(bundle),
                 signature=_signature(settings),
+                input_example=["a large red star in the center"],
                 pip_requirements=requirements,
             )
             self._client.log_model_artifacts(model.model_id, str(path))
@@ -191,8 +192,8 @@ class RunTracker:
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
-        source = f"models:/{model.model_id}"
-        version = self._client.create_model_version(name, source, run_id, model_id=model.model_id)
+        # By its place, not as "models:/<id>": that would be looked up at mlflow's global tracking URI.
+        version = self._client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)
         self.record["model_uri"] = f"models:/{name}/{version.version}"
         return str(self.record["model_uri"])
 
@@ -322,7 +323,7 @@ def _signature(settings: Serving) -> Any:
     params = [ParamSpec(name, DataType[kind], default) for name, (kind, default) in settings.items()]
     outputs = ((DataType.string, "prompt"), (DataType.long, "seed"), (DataType.binary, "image"))
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "prompt")]),
+        inputs=Schema([ColSpec(DataType.string)]),  # unnamed: lists and tables alike
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
         params=ParamSchema(params),
     )

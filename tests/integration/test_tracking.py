@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -15,8 +17,12 @@ from PIL import Image
 
 from pipeline.dashboard import serve_dashboard
 from pipeline.errors import UsageError
+from pipeline.serving import serving_settings, write_bundle
 from pipeline.tracking import RunTracker, default_tracking_uri
+from stages.encoders.config import ClipConfig, FolderClip
 from stages.events import Log, Metrics, Picture
+from stages.text_to_image import SamplingSettings
+from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +204,32 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
         assert {run.info.run_name for run in found} == {"local-run", "remote-run", "train_prior"}
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+@pytest.mark.slow
+def test_a_registered_model_draws_pictures_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
+    clip = save_tiny_clip(tmp_path / "clip")
+    models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
+    prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
+    settings = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
+    write_bundle(tmp_path / "bundle", models, prior, decoder, settings, run="run")
+
+    tracker = RunTracker.open(uri, "shapes", "run", None)
+    registered = tracker.register_model("shapes", tmp_path / "bundle", ["corgi-pipeline"], serving_settings(settings))
+    again = RunTracker.open(uri, "shapes", "run", tracker.record)
+    assert again.register_model("shapes", tmp_path / "bundle", [], serving_settings(settings)) == registered
+    assert registered == "models:/shapes/1"
+    for folder in ("clip", "p", "d", "bundle"):
+        shutil.rmtree(tmp_path / folder)
+
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(registered)
+    table = loaded.predict(pd.DataFrame({"prompt": ["a red star", "a blue ring"]}), params={"seed": 3})
+    assert table["seed"].tolist() == [3, 4]
+    with Image.open(io.BytesIO(table["image"][0])) as image:
+        assert image.size == (32, 32)
+        assert image.info["prompt"] == "a red star"
+    assert loaded.predict(["a red star", "a blue ring"], params={"seed": 3}).equals(table)
+    weights = {path.suffix for path in (tmp_path / "mlartifacts").rglob("*") if path.stat().st_size > 10_000}
+    assert weights == {".safetensors"}
+    assert not list((tmp_path / "mlartifacts").rglob("*.pkl"))

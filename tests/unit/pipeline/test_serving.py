@@ -1,0 +1,73 @@
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.serving import TextToImagePredictor, load_bundle, write_bundle
+from stages.encoders.config import ClipConfig, FolderClip
+from stages.errors import ArtifactError
+from stages.text_to_image import SamplingSettings
+from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
+
+SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose sources are gone: everything needed is inside."""
+    folder = tmp_path_factory.mktemp("made")
+    clip = save_tiny_clip(folder / "clip")
+    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
+    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
+    target = tmp_path_factory.mktemp("moved") / "bundle"
+    write_bundle(target, config, prior, decoder, SETTINGS, run="quickstart-1")
+    shutil.rmtree(folder)
+    return target
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle: Path) -> TextToImagePredictor:
+    return TextToImagePredictor(*load_bundle(bundle))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(int)
+
+
+def test_prompts_in_any_form_give_signed_pictures(predictor: TextToImagePredictor) -> None:
+    table = predictor.predict(pd.DataFrame({"prompt": ["a red star", "a blue ring"]}), {"seed": 5})
+    assert list(table.columns) == ["prompt", "seed", "image"]
+    assert table["seed"].tolist() == [5, 6]
+    info = Image.open(io.BytesIO(table["image"][1])).info
+    assert (info["prompt"], info["seed"], info["run"]) == ("a blue ring", "6", "quickstart-1")
+    assert json.loads(info["settings"])["decoder_steps"] == 2
+    assert predictor.predict(["a red star", "a blue ring"], {"seed": 5}).equals(table)
+    assert predictor.predict("a red star")["prompt"].tolist() == ["a red star"]
+
+
+def test_settings_and_seed_change_the_picture(predictor: TextToImagePredictor) -> None:
+    first, again, other_seed, more_steps = (
+        pixels(predictor.predict("a red star", params)["image"][0])
+        for params in ({}, {"seed": 0}, {"seed": 1}, {"decoder_steps": 5})
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other_seed)
+    assert not np.array_equal(first, more_steps)
+
+
+def test_a_table_without_prompts_is_told(predictor: TextToImagePredictor) -> None:
+    with pytest.raises(ValueError, match=r"no column 'prompt' \(it has id, text\)"):
+        predictor.predict(pd.DataFrame({"id": [1], "text": ["a"]}))
+
+
+def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"cannot read bundle\.json"):
+        load_bundle(tmp_path)
+    (tmp_path / "bundle.json").write_text('{"format": 99}')
+    with pytest.raises(ArtifactError, match="has bundle format 99"):
+        load_bundle(tmp_path)

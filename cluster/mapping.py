@@ -66,7 +66,7 @@ def map_on_ray(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerR
             try:
                 result = ray.get(done)
             except RayTaskError as error:
-                error.cause.add_note(error.traceback_str)
+                error.cause.add_note(str(error))
                 first_error = first_error or error.cause
             else:
                 yield result

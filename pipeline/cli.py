@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 app = typer.Typer(
@@ -173,10 +172,10 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.ClickException as error:
+    except typer.TyperException as error:
         error.show()
         code = 2
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted; what was finished is kept: run the same command again to go on", err=True)
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001  sorted below: only faults of our own keep their traceback
@@ -251,11 +250,13 @@ def _store(uri: str) -> Any:
 
 
 def _inside_current_folder(config: Path) -> str:
+    from pipeline.errors import UsageError
+
     try:
         return config.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:
-        raise click.UsageError(
-            f"{config}: lies outside the current folder, which is what goes to the cluster"
+        raise UsageError(
+            f"{config}: lies outside the current folder, and only that goes to the cluster; go to a folder above it"
         ) from None
 
 

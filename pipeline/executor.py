@@ -127,7 +127,7 @@ class GraphRun:
         inputs = {source: self._artifact(source) for source in stage.inputs}
         job = StageJob(stage.config, inputs, self._store.output(stage.name, stage.fingerprint), granted)
         alone = stage.config.work == "single"
-        task = ray.remote(run_stage_job).options(  # type: ignore[arg-type]
+        task = ray.remote(run_stage_job).options(
             name=stage.name,
             num_cpus=granted.cpus_per_worker if alone else 0,
             num_gpus=granted.gpus_per_worker if alone else 0,
@@ -165,7 +165,7 @@ class GraphRun:
             summary: StageSummary = ray.get(ref)
         except RayTaskError as error:
             bad_input = isinstance(error.cause, InputFault)
-            trace = "\n".join([error.traceback_str, *getattr(error.cause, "__notes__", ())])
+            trace = "\n".join([str(error), *getattr(error.cause, "__notes__", ())])
             return StageResult(name, "failed", seconds, startup, error=_cause(error), bad_input=bad_input, trace=trace)
         except RayError as error:
             return StageResult(name, "failed", seconds, startup, error=str(error), trace=str(error))

@@ -78,8 +78,9 @@ def check_experiment(experiment: Experiment) -> None:
     machine = None if address else this_machine(cluster.num_cpus)
     if address and not experiment.plan.is_done:
         check_reachable(address)
-    for section in experiment.config.stages().values() if machine else ():
-        grant(section, machine)
+    if machine is not None:
+        for section in experiment.config.stages().values():
+            grant(section, machine)
     experiment.store.open_for_writing()
 
 

@@ -1,15 +1,20 @@
 """What is recorded of a run as a whole: the data it learned from, and the model that came of it."""
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.plan import Plan
 from pipeline.results import StageResult
 
 if TYPE_CHECKING:
+    from pipeline.run import Experiment
     from pipeline.tracking import RunTracker
 
 FAILED = "failed_"
+REQUIREMENTS = ["corgi-pipeline"]
+"""What a process needs that loads a registered model."""
 
 
 def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], plan: Plan) -> None:
@@ -27,3 +32,20 @@ def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], pl
         source=f"artifacts/download_shards/{plan.stages['download_shards'].fingerprint}",
         digest=plan.stages["download_shards"].fingerprint,
     )
+
+
+def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
+    """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` draws pictures."""
+    config = experiment.config.generate
+    if config is None:
+        return
+    from pipeline.serving import serving_settings, write_bundle
+    from stages.generate.stage import settings_of
+
+    plan, store = experiment.plan, experiment.store
+    prior, decoder = (store.artifact(name, plan.stages[name].fingerprint) for name in ("train_prior", "train_decoder"))
+    settings = settings_of(config)
+    with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
+        bundle = Path(folder) / "bundle"
+        write_bundle(bundle, config.clip, prior, decoder, settings, run=plan.run)
+        tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(settings))

@@ -111,8 +111,8 @@ def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) 
 
 def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
-    for _ in range(2):
-        tracker.stage_event("train_prior", Metrics({"loss": 1.0}, 5))
+    for loss in (1.0, 1.5):
+        tracker.stage_event("train_prior", Metrics({"loss": loss}, 5))
     tracker.finish("done")
     assert steps(MlflowClient(uri), tracker.record["stages"]["train_prior"], "loss") == [(5, 1.0)]
 

@@ -32,9 +32,9 @@ def load_prior(artifact: Artifact) -> tuple[DiffusionPrior, Clips]:
 def load_decoder(artifact: Artifact) -> tuple[PixelDecoder, Clips]:
     """Load a decoder, and the identities of the CLIP models whose embeddings it takes."""
     config = load_model_config(artifact, DECODER)
-    decoder = PixelDecoder(PixelDecoderConfig(**config["decoder"]))
+    decoder = PixelDecoder(PixelDecoderConfig(**config["model"]))
     _load_weights(decoder, artifact, DECODER)
-    return decoder, config["clips"]
+    return decoder, config["clip"]
 
 
 def load_text_to_image(

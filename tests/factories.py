@@ -170,5 +170,5 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     )
     torch.manual_seed(seed)
     output = Output(str(folder), "train_decoder", "tiny")
-    save_model(output, "decoder", PixelDecoder(config), {"decoder": config.to_dict(), "clips": encoder.identities})
+    save_model(output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities})
     return output

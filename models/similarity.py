@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RETRIEVAL_RANKS = (1, 5, 10)
+_TIE = 1e-6  # cosines nearer than this are equal: more than rounding
 
 
 def blocks_of(embeddings: Float[Tensor, "batch embed"], block_dims: Sequence[int]) -> tuple[Tensor, ...]:
@@ -68,7 +69,7 @@ def retrieval_ranks(
     """
     pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
     scores = torch.stack([F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T for x, y in pairs]).mean(0)
-    return (scores >= scores.diagonal()[:, None]).sum(1).to(a.dtype)
+    return (scores >= scores.diagonal()[:, None] - _TIE).sum(1).to(a.dtype)
 
 
 def embedding_report(

@@ -55,8 +55,7 @@ def load_pairs(config: DiffusionPriorConfig, embeddings: Artifact) -> tuple[Pair
             f"{int(held_out.sum())}: allowed are at least 2 held out and 2 to train on: "
             "change the fraction, or give more captions"
         )
-    validation = Pairs(image[held_out], text[held_out]).first(config.validation.max_pairs)
-    return Pairs(image[~held_out], text[~held_out]), validation
+    return Pairs(image[~held_out], text[~held_out]), Pairs(image[held_out], text[held_out])
 
 
 def _captioned(config: DiffusionPriorConfig, embeddings: Artifact) -> Iterator[CaptionedRows]:

@@ -53,7 +53,7 @@ class PriorTask:
         bank = self._bank(embed_dim)
         self._state = _State(
             train,
-            held_out,
+            held_out.first(self.config.validation.max_pairs),
             clips=clip_identity(self.embeddings),
             order=SampleOrder([len(train)], window_size=len(train), seed=self.config.seed),
             bank=bank,

@@ -1,8 +1,7 @@
 """Run a training group under Ray Train, with as little start-up as it allows.
 
 Ray Train's own torch trainer imports torch into the controller and forms the process group before the function
-runs; here the controller stays free of torch, and DeepSpeed forms the group. Worker processes import what training
-needs while the controller is still starting: Ray hands them to the group afterwards.
+runs; here the controller stays free of torch, and DeepSpeed forms the group.
 """
 
 import os

@@ -263,7 +263,8 @@ def _inside_current_folder(config: Path) -> str:
 def _console(*, stderr: bool) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=False)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 120)
 
 
 def _show(content: Any) -> None:

@@ -45,7 +45,7 @@ class RunView:
 
     def say(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
         """Open the stage's bar."""

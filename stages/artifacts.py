@@ -142,6 +142,12 @@ class Output(Artifact):
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
         self.write_bytes(name, text.encode())
 
+    def sweep(self) -> None:
+        """Delete what a killed writer left under temporary names; nobody else may be writing."""
+        if self.is_local:
+            for leftover in Path(self._fs_and_root[1]).rglob(".tmp-*"):
+                leftover.unlink(missing_ok=True)
+
     def finish_unit(self, unit: str, record: dict[str, Any]) -> None:
         """Record that a unit of work is done; call it after the unit's files are written."""
         self.write_json(f"{UNITS}/{unit}.json", record)

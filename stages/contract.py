@@ -75,7 +75,7 @@ def _identity_of(value: Any, metadata: list[Any]) -> Any:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's relative file names and contents.
+    """Return the SHA-256 of a file, or of a folder's relative file names and contents (a README.md says nothing to us).
 
     Raises:
         FileNotFoundError: nothing is at the path.
@@ -83,7 +83,7 @@ def content_digest(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(str(path))
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0" if file != path else b"")
         with file.open("rb") as stream:

@@ -17,6 +17,7 @@ def run_stage(
     context: StageContext,
 ) -> StageSummary:
     """Run the stage and seal its artifact; the stage itself goes on from whatever units are done."""
+    output.sweep()
     summary = function(config, inputs, output, context)
     output.write_json(MANIFEST, manifest_of(config, inputs, output, summary))
     output.write_bytes(COMPLETE, b"")

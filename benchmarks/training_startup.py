@@ -20,7 +20,6 @@ def marks(plain: bool, emit: Callable[[Any], None]) -> list[tuple[str, float]]:
     """Do what every training process does before its first step, and note the time after each part."""
     found = [("Ray Train, processes, torch", time.time())]
     from stages.training.config import TrainingConfig
-
     from stages.training.engine import Engine, _deepspeed, join_group
 
     if plain:

@@ -9,9 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Commands(TyperGroup):
+    """All commands: Ctrl-C ends any of them with the same words and exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            from pipeline.errors import Interrupted
+
+            raise Interrupted("interrupted; what was finished is kept: run the same command again to go on") from None
+
 
 app = typer.Typer(
     name="corgi",
+    cls=_Commands,
     help="Turn a pile of images, few or none of them captioned, into a text-to-image model.",
     no_args_is_help=True,
     add_completion=False,
@@ -20,7 +36,6 @@ app = typer.Typer(
 )
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
-INTERRUPTED = 130
 
 Config = Annotated[Path, typer.Argument(help="the experiment: a YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="override config keys")]
@@ -171,17 +186,13 @@ def dashboard(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     try:
-        code = app(standalone_mode=False)
-    except typer.TyperException as error:
-        error.show()
-        code = 2
-    except (typer.Abort, KeyboardInterrupt):
-        typer.echo("interrupted; what was finished is kept: run the same command again to go on", err=True)
-        code = INTERRUPTED
+        app()
     except Exception as error:  # noqa: BLE001  sorted below: only faults of our own keep their traceback
         code = _tell_error(error)
+    else:
+        code = 0
     sys.stdout.flush()
-    sys.exit(code or 0)
+    sys.exit(code)
 
 
 def _tell_error(error: Exception) -> int:

@@ -2,7 +2,7 @@
 
 PipelineError       exit 3
 ├── UsageError      exit 2  a wrong config, argument, path or address: nothing was started
-└── RunFailed       exit 3  a stage failed; what was finished is kept
+└── Interrupted     exit 130  the user ended it; what was finished is kept
 """
 
 from typing import ClassVar
@@ -20,5 +20,7 @@ class UsageError(PipelineError):
     exit_code: ClassVar[int] = 2
 
 
-class RunFailed(PipelineError):
-    """A stage failed; what was finished is kept."""
+class Interrupted(PipelineError):
+    """The user ended it; what was finished is kept."""
+
+    exit_code: ClassVar[int] = 130

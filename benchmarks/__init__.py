@@ -1,0 +1,1 @@
+"""Measurements of speed, each a module of its own: ``python -m benchmarks.<name>``."""

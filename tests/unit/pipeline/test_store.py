@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.store import Store
-from stages.artifacts import COMPLETE
+from stages.artifacts import COMPLETE, Output
 
 
 def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:
@@ -24,12 +24,27 @@ def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:
     assert store.progress("embed_clip", "abc").state == "done"
 
 
-def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
-    output = Store(str(tmp_path)).output("embed_clip", "abc")
-    with pytest.raises(RuntimeError, match="power"), output.writing("a/b.bin") as partial:
+def _write_half(output: Output) -> None:
+    with output.writing("a/b.bin") as partial:
         partial.write_bytes(b"half")
         raise RuntimeError("power cut")
+
+
+def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
+    output = Store(str(tmp_path)).output("embed_clip", "abc")
+    with pytest.raises(RuntimeError, match="power"):
+        _write_half(output)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    output = Store(str(tmp_path)).output("embed_clip", "abc")
+    output.write_bytes("a/whole.bin", b"whole")
+    writing = output.writing("a/half.bin")
+    writing.__enter__().write_bytes(b"half")  # and never left: what SIGKILL does
+    assert len(list(tmp_path.rglob("*half.bin"))) == 1
+    output.sweep()
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["whole.bin"]
 
 
 def test_the_latest_run_with_the_prefix_is_found(tmp_path: Path) -> None:

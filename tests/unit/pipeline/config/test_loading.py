@@ -47,7 +47,7 @@ def test_a_section_may_differ_from_the_shared_one() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train_decoder.training.num_stepz=5", r"train_decoder\.training\.num_stepz: unknown key; did you mean 'num_steps'"),
+        ("train_decoder.training.num_stepz=5", r"decoder\.training\.num_stepz: unknown key; did you mean 'num_steps'"),
         ("fit_gausians.num_gaussians=5", r"fit_gausians: unknown key; did you mean 'fit_gaussians'"),
         ("fit_gaussians.num_gaussians=many", r"fit_gaussians\.num_gaussians: found 'many'; .*integer"),
         ("captions.fraction=1.5", r"captions\.fraction: found 1\.5; .*less than or equal to 1"),

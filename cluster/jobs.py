@@ -33,11 +33,12 @@ def follow_job(address: str, job: str, echo: Callable[[str], None]) -> str:
 
 
 def _client(address: str) -> Any:
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unreachable(
             f"--address: no Ray job server can be used at {address!r} ({cause}); give the dashboard's address, such as "

@@ -50,8 +50,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "--dashboard-host=127.0.0.1", f"--ray-client-server-port={_free_port()}", "--min-worker-port=0",
         "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}", "--disable-usage-stats",
     ]  # fmt: skip
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    with subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT) as process:
+    with (
+        (tmp_path_factory.mktemp("head") / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT) as process,
+    ):
         try:
             _wait_until_up(f"http://127.0.0.1:{port}/api/version", process)
             yield Head(f"http://127.0.0.1:{port}", environment)

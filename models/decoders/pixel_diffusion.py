@@ -56,12 +56,22 @@ class PixelDecoder(nn.Module):
         *,
         noise: Images | None = None,
         time: Float[Tensor, "batch"] | None = None,
+        blur: Embeddings | None = None,
+        dropout: Float[Tensor, "batch"] | None = None,
     ) -> Float[Tensor, "batch"]:
-        """Return every sample's denoising loss; noise and time in [0, 1] are drawn where not given."""
+        """Return every sample's denoising loss.
+
+        Drawn where not given: `noise` on the pictures and `blur` on the embeddings (standard normal), `time` in
+        [0, 1], and `dropout`, uniform in [0, 1), below whose threshold an embedding becomes the empty one.
+        """
         batch, device = len(images), images.device
         noise = torch.randn(images.shape, generator=generator, device=device) if noise is None else noise
         time = torch.rand(batch, generator=generator, device=device) if time is None else time
-        u = self._perturb(self.conditioner.standardize(embeddings), generator)
+        blur = torch.randn(embeddings.shape, generator=generator, device=device) if blur is None else blur
+        dropout = torch.rand(batch, generator=generator, device=device) if dropout is None else dropout
+        u = self.conditioner.standardize(embeddings)
+        u = u + self.config.embedding_noise * blur.to(u.dtype)
+        u = self.conditioner.drop(u, dropout < self.config.empty_probability)
         noisy, timestep = self.process.mix(images, noise, time)
         return self.process.loss(self(noisy, timestep, u), images, noise, time)
 
@@ -97,14 +107,6 @@ class PixelDecoder(nn.Module):
             )
         side = self.config.resolution
         return seeded_noise(seeds, (3, side, side), embeddings.device)
-
-    def _perturb(self, u: Embeddings, generator: torch.Generator | None) -> Embeddings:
-        """Blur and drop embeddings as the configuration says, in training only."""
-        if self.config.embedding_noise:
-            blur = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
-            u = u + self.config.embedding_noise * blur
-        draws = torch.rand(len(u), generator=generator, device=u.device)
-        return self.conditioner.drop(u, draws < self.config.empty_probability)
 
 
 def _build_unet(config: PixelDecoderConfig) -> UNet2DConditionModel:

@@ -1,6 +1,5 @@
 """What the training loop needs to train a pixel-diffusion decoder."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,15 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from models.decoders.pixel_diffusion import PixelDecoder
-from models.noise import seeded_noise
+from models.noise import SeededNoise
 from stages.artifacts import Artifact, Output
 from stages.embeddings import clip_identity
 from stages.events import Event, Metrics, Picture
 from stages.model_files import save_model
+from stages.pictures import to_png
 from stages.train_decoder.config import PixelDiffusionConfig
 from stages.train_decoder.data import DecoderData
 from stages.training.order import SampleOrder
@@ -39,7 +39,15 @@ class DecoderLoss(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the denoising loss of each sample."""
         images = batch["images"].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return {"loss": self.decoder.loss(images, batch["embeddings"], noise=batch["noise"], time=batch["time"])}
+        loss = self.decoder.loss(
+            images,
+            batch["embeddings"],
+            noise=batch["noise"],
+            time=batch["time"],
+            blur=batch["blur"],
+            dropout=batch["dropout"],
+        )
+        return {"loss": loss}
 
 
 @dataclass
@@ -80,19 +88,22 @@ class PixelDiffusionTask:
         return self._data.statistics()
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Read the part's images and embeddings; draw their noise and times."""
+        """Read the part's images and embeddings; draw their noise, times and what happens to the embeddings."""
         places = self._order.at(part.positions)
         places[:, 1] += self._first_row[places[:, 0]]
         return self._batch(places, part)
 
     def _batch(self, places: Int[np.ndarray, "rows 2"], part: BatchPart) -> Batch:
         images, embeddings = self._data.rows(places)
-        shape = (3, self.config.resolution, self.config.resolution)
+        seed, side = self.config.seed, self.config.resolution
+        stream = SeededNoise(sample_seeds(seed, part))
         return {
             "images": torch.from_numpy(images),
             "embeddings": torch.from_numpy(embeddings),
-            "noise": seeded_noise(sample_seeds(self.config.seed, part), shape),
-            "time": torch.from_numpy(sample_uniform(self.config.seed, part, "times")).float(),
+            "noise": stream.draw((3, side, side)),
+            "blur": stream.draw((self._data.embed_dim,)),
+            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
+            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
         }
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
@@ -104,7 +115,6 @@ class PixelDiffusionTask:
     def _held_out_loss(self, model: nn.Module, start: int) -> Tensor:
         places = self._held_out[start : start + _VALIDATION_BATCH]
         batch = self._batch(places, BatchPart(0, start, len(places), len(self._held_out)))
-        torch.manual_seed(start)  # the same embeddings are dropped in every validation
         losses: Tensor = model({name: tensor.to(self._device) for name, tensor in batch.items()})["loss"]
         return losses
 
@@ -117,9 +127,9 @@ class PixelDiffusionTask:
             num_steps=settings.num_steps,
             guidance_scale=settings.guidance_scale,
         )
-        true = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        both = torch.cat([true, (drawn.float().cpu() + 1) / 2])
-        return _png(make_grid(both, nrow=len(images)))
+        pictures = ((drawn.float().cpu() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        rows = [np.concatenate(list(row), axis=1) for row in (images, pictures)]
+        return to_png(Image.fromarray(np.concatenate(rows)))
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""
@@ -134,11 +144,3 @@ class PixelDiffusionTask:
             },
         }
         save_model(output, FOLDER, model.decoder, record)  # type: ignore[arg-type]
-
-
-def _png(picture: Tensor) -> bytes:
-    from torchvision.transforms.functional import to_pil_image
-
-    buffer = io.BytesIO()
-    to_pil_image(picture.clamp(0, 1)).save(buffer, "PNG")
-    return buffer.getvalue()

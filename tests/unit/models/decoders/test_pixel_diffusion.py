@@ -51,6 +51,25 @@ def test_loss_repeats_with_its_generator_and_with_given_noise(decoder, embedding
     assert torch.equal(first, second)
 
 
+def test_with_all_draws_given_a_samples_loss_depends_on_nothing_else(embeddings):
+    decoder = make_decoder(embedding_noise=0.5, empty_probability=0.5).eval()
+    images = torch.rand(3, 3, 16, 16)
+    given = {
+        "noise": torch.randn_like(images),
+        "time": torch.tensor([0.1, 0.5, 0.9]),
+        "blur": torch.randn_like(embeddings),
+        "dropout": torch.tensor([0.2, 0.7, 0.4]),
+    }
+    whole = decoder.loss(images, embeddings, **given)
+    torch.manual_seed(99)
+    for row in range(3):
+        part = {name: draw[row : row + 1] for name, draw in given.items()}
+        alone = decoder.loss(images[row : row + 1], embeddings[row : row + 1], **part)
+        torch.testing.assert_close(alone[0], whole[row], rtol=1e-4, atol=1e-5)
+    kept = decoder.loss(images, embeddings, **given | {"dropout": torch.full((3,), 0.9)})
+    assert ((kept - whole).abs() > 1e-4).tolist() == [True, False, True]
+
+
 def test_embedding_noise_blurs_the_condition_in_training_only(embeddings):
     images, given = torch.rand(3, 3, 16, 16), {"noise": torch.zeros(3, 3, 16, 16), "time": torch.full((3,), 0.5)}
     decoder = make_decoder(embedding_noise=0.5, empty_probability=0.0)

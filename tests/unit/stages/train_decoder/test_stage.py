@@ -90,7 +90,7 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
     assert summary.metrics["held_out_loss"] > 0
     pictures = [e for e in events if isinstance(e, Picture)]
     assert [p.step for p in pictures] == [6, 12]
-    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * 18 + 2, 2 * 18 + 2)
+    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * 16, 2 * 16)  # true ones above drawn ones
 
     output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
     decoder, clips = load_decoder(output)

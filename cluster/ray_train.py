@@ -4,6 +4,7 @@ Ray Train's own torch trainer imports torch into the controller and forms the pr
 runs; here the controller stays free of torch, and DeepSpeed forms the group.
 """
 
+import logging
 import os
 import tempfile
 import threading
@@ -20,6 +21,8 @@ from cluster.threads import use_cpus
 from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
 
 POLL_SECONDS = 0.1
+RESTARTS = 2  # of a group that lost a process
+_log = logging.getLogger(__name__)
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it looks
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more; a lost node is seen by the health check as well
@@ -62,28 +65,48 @@ def _set_rank(address: str, port: int) -> None:
 
 
 def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Start the group, pass its events on until it ends, and return rank 0's result."""
-    channel = Channel()
+    """Start the group, pass its events on until it ends, and return rank 0's result.
+
+    A group that loses a process (out of memory, a lost node) is started again: the function is expected to go on from
+    its newest checkpoint. An exception that the function raises is the caller's at once.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    restarts = 0
+    while True:
+        outcome = _run_once(function, payload, group, emit)
+        if "failure" in outcome:
+            raise outcome["failure"]
+        if "error" not in outcome:
+            return outcome["result"].return_value
+        if restarts == RESTARTS:
+            raise outcome["error"]
+        restarts += 1
+        _log.warning("a training process was lost (%s); starting the group again", _first_line(outcome["error"]))
+
+
+def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:
+    """Run one group to its end; the outcome holds "failure" (the function's), "error" (Ray Train's) or "result"."""
+    channel = Channel()
+    outcome: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="corgi-train-") as scratch:
         trainer = _trainer(function, payload, group, channel.sender("worker"), scratch)
-        outcome: dict[str, Any] = {}
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
         fitting.start()
-        failures: list[BaseException] = []
         while True:
             running = fitting.is_alive()  # asked before collecting, so that what came last is not missed
             for _, (kind, value) in channel.collect():
-                (emit if kind == "event" else failures.append)(value)
+                if kind == "event":
+                    emit(value)
+                else:
+                    outcome.setdefault("failure", value)
             if not running:
-                break
+                return outcome
             fitting.join(POLL_SECONDS)
-    if failures:
-        raise failures[0]
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"].return_value
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:

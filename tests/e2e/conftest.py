@@ -49,9 +49,9 @@ def corgi(*words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = Non
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def run_and_kill(store: Path, when: Callable[[], bool], *overrides: str, sign: int = signal.SIGKILL) -> int:
+def run_and_kill(when: Callable[[], bool], *overrides: str, sign: int = signal.SIGKILL) -> int:
     """Start the smoke experiment, send the signal as soon as ``when`` holds, and return the exit code."""
-    command = [*CORGI, "run", str(SMOKE), f"store={store}", *overrides]
+    command = [*CORGI, "run", str(SMOKE), *overrides]
     environment = clean_environment()
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

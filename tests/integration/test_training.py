@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def die(payload: Any, emit: Callable[[Any], None]) -> None:
 def test_a_dead_worker_is_an_error_not_a_wait() -> None:
     with pytest.raises(Exception, match=r"(?i)died|dead|exit"):
         launch_with_ray_train(die, None, TrainGroup(), print)
+
+
+def die_once(flag: Path, emit: Callable[[Any], None]) -> str:
+    if not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "went on"
+
+
+def test_a_group_that_loses_a_process_is_started_again(tmp_path: Path) -> None:
+    assert launch_with_ray_train(die_once, tmp_path / "flag", TrainGroup(), print) == "went on"
 
 
 def give_rank(payload: Any, emit: Callable[[Any], None]) -> int:

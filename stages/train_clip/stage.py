@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from stages.artifacts import Artifact, Output
@@ -10,7 +11,7 @@ from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import list_captioned, split_held_out
 from stages.train_clip.task import FOLDER, ClipTask
 from stages.train_clip.tokenizer import train_tokenizer
-from stages.training.loop import train
+from stages.training.launch import train
 
 
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
@@ -22,8 +23,8 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     shards = inputs["download_shards"]
     pictures, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
     vocab_size = _learn_tokenizer([picture.caption for picture in pictures], config, output)
-    task = ClipTask(config, shards, output, vocab_size)
-    result = train(task, config.training, seed=config.seed, output=output, context=context)
+    make = partial(ClipTask, config, shards, output, vocab_size)
+    result = train(make, config.training, seed=config.seed, output=output, context=context)
     counts = {"training_pairs": len(pictures), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     return StageSummary(items=result.samples, item_name="samples", counts=counts, metrics=result.metrics)
 

@@ -4,18 +4,21 @@ A checkpoint depends neither on the number of workers nor on the ZeRO stage that
 """
 
 from collections.abc import Mapping
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stages.artifacts import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "checkpoint_"
 FOLDER = "checkpoints"
 
 
-def write_checkpoint(output: Output, step: int, state: Mapping[str, Mapping[str, Tensor]], keep: int) -> None:
+def write_checkpoint(output: Output, step: int, state: "Mapping[str, Mapping[str, Tensor]]", keep: int) -> None:
     """Write the state after ``step`` steps, then forget all but the newest ``keep`` checkpoints."""
+    from safetensors.torch import save_file
+
     for part, tensors in state.items():
         with output.writing(f"{_folder(step)}/{part}.safetensors") as path:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
@@ -30,8 +33,10 @@ def checkpoint_steps(output: Output) -> list[int]:
     return sorted(int(name.removesuffix(".json").rpartition(PREFIX)[2]) for name in names)
 
 
-def read_checkpoint(output: Output, step: int) -> dict[str, dict[str, Tensor]]:
+def read_checkpoint(output: Output, step: int) -> "dict[str, dict[str, Tensor]]":
     """Read the state after ``step`` steps, to the CPU."""
+    from safetensors.torch import load_file
+
     parts = output.read_json(f"units/{_unit(step)}.json")["parts"]
     return {part: load_file(output.local(f"{_folder(step)}/{part}.safetensors")) for part in parts}
 

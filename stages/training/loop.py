@@ -1,4 +1,4 @@
-"""The one training loop: data, model, engine, steps, save. A train_ stage calls :func:`train` with its task."""
+"""The one training loop: data, model, engine, steps, save. Stages start it by :mod:`stages.training.launch`."""
 
 import random
 from collections.abc import Callable
@@ -7,34 +7,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from cluster.training import TrainGroup
-from stages.artifacts import Output
-from stages.contract import StageContext
 from stages.events import Event, Metrics, Progress
-from stages.training.checkpoints import checkpoint_steps, read_checkpoint, remove_checkpoints, write_checkpoint
-from stages.training.config import TrainingConfig
+from stages.training.checkpoints import checkpoint_steps, read_checkpoint, write_checkpoint
 from stages.training.engine import Engine, join_group, leave_group
+from stages.training.launch import MODEL_UNIT, TrainJob
 from stages.training.loader import Loader, parts_of
 from stages.training.meter import Meter
-from stages.training.task import Place, TrainJob, TrainResult, TrainTask
+from stages.training.task import Place
 
 Emit = Callable[[Event], None]
-MODEL_UNIT = "model"
 
 
-def train(task: TrainTask, config: TrainingConfig, *, seed: int, output: Output, context: StageContext) -> TrainResult:
-    """Train on the granted workers and return what was reached; a half-trained model is taken up where it stands."""
-    samples = config.num_steps * config.batch_size
-    if MODEL_UNIT not in output.done_units():
-        granted = context.resources
-        group = TrainGroup(granted.num_workers, granted.cpus_per_worker, granted.gpus_per_worker)
-        job = TrainJob(task, config, seed, output, use_gpu=granted.gpus_per_worker > 0)
-        context.launch_training(training_process, job, group, context.emit)
-    remove_checkpoints(output)
-    return TrainResult(samples, output.done_units()[MODEL_UNIT]["metrics"])
-
-
-def training_process(job: TrainJob, emit: Emit) -> None:
+def run_training(job: TrainJob, emit: Emit) -> None:
     """Train as one process of the group."""
     place = join_group(use_gpu=job.use_gpu)
     try:
@@ -51,7 +35,7 @@ class _Run:
 
     def __init__(self, job: TrainJob, place: Place, emit: Emit) -> None:
         self._job, self._place = job, place
-        self._task, self._config = job.task, job.config
+        self._task, self._config = job.make_task(), job.config
         self._emit: Emit = emit if place.rank == 0 else _say_nothing
         self._task.setup(place)
         self._start_engine()

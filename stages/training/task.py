@@ -11,7 +11,6 @@ import torch
 
 from stages.artifacts import Output
 from stages.events import Event
-from stages.training.config import TrainingConfig
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -84,22 +83,3 @@ class TrainTask(Protocol):
     def save(self, model: torch.nn.Module, output: Output) -> None:
         """Write the trained model, with its averaged weights, to the output; called once, on rank 0, at the end."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training reports at its end."""
-
-    samples: int
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """Everything a training process needs to know; pickled to each of them."""
-
-    task: TrainTask
-    config: TrainingConfig
-    seed: int
-    output: Output
-    use_gpu: bool

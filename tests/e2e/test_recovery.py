@@ -42,7 +42,9 @@ def test_killed_in_a_data_stage(stage: str, undisturbed: tuple[Path, Finished], 
 def test_killed_in_training(stage: str, undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
     store = shutil.copytree(undisturbed[0], tmp_path / "store", ignore=shutil.ignore_patterns("mlflow.db", "runs"))
     other = set(TRAINING_STAGES) - {stage}
-    words = [f"store={store}", f"{stage}.training.num_steps=200", *_without(*other, *LAST_STAGES)]
+    pace = {"num_steps": 100, "checkpoint_interval": 10, "validation_interval": 100}
+    changes = [f"{stage}.training.{key}={value}" for key, value in pace.items()]
+    words = [f"store={store}", *changes, *_without(*other, *LAST_STAGES)]
     shutil.rmtree(store / "artifacts" / stage)
     code = run_and_kill(_has(store, stage, "units/*.json"), *words)
     assert code == -signal.SIGKILL
@@ -61,7 +63,7 @@ def _assert_steps_without_doubles(database: Path, stage: str) -> None:
         query = "SELECT step, COUNT(*) FROM metrics WHERE run_uuid = ? AND key = 'loss' GROUP BY step ORDER BY step"
         steps = connection.execute(query, runs[0]).fetchall()
     assert [count for _, count in steps] == [1] * len(steps)
-    assert steps[-1][0] == 200
+    assert steps[-1][0] == 100
 
 
 def test_interrupted_by_the_user(tmp_path: Path) -> None:

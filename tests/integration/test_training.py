@@ -1,9 +1,11 @@
 """Training groups under Ray Train: two processes equal one, errors come back as raised, nothing is left behind."""
 
+import copy
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from stages.events import Event, Metrics, Progress
 from stages.model_files import load_model_state
 from stages.training.checkpoints import checkpoint_steps
 from stages.training.config import TrainingConfig
-from stages.training.loop import train
+from stages.training.launch import train
 from tests.unit.stages.training.line import LineTask
 
 pytestmark = pytest.mark.timeout(300)  # five groups of processes are started, each of which imports torch
@@ -37,7 +39,7 @@ def run(folder: Path, workers: int, task: LineTask, **changes: Any) -> dict[int,
     launch = launch_with_ray_train if workers > 0 else launch_in_process
     context = StageContext(events.append, None, launch, GrantedResources(num_workers=max(workers, 1)))  # type: ignore[arg-type]
     output = Output(str(folder), "train_line", "f0")
-    train(task, TrainingConfig(**(settings | changes)), seed=3, output=output, context=context)
+    train(partial(copy.copy, task), TrainingConfig(**(settings | changes)), seed=3, output=output, context=context)
     assert [e.done for e in events if isinstance(e, Progress)][-1] == 6
     return {e.step: e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values}
 

@@ -14,7 +14,7 @@ from stages.events import Event, Metrics
 from stages.model_files import load_model_config, load_model_state
 from stages.training.checkpoints import checkpoint_steps
 from stages.training.config import TrainingConfig
-from stages.training.loop import TrainResult, train
+from stages.training.launch import TrainResult, train
 from tests.unit.stages.training.line import LineTask
 
 
@@ -28,7 +28,7 @@ def config(**changes: Any) -> TrainingConfig:
 def run(folder: Path, settings: TrainingConfig, task: LineTask | None = None) -> tuple[TrainResult, list[Event]]:
     events: list[Event] = []
     context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
-    result = train(task or LineTask(), settings, seed=3, output=output_of(folder), context=context)
+    result = train(lambda: task or LineTask(), settings, seed=3, output=output_of(folder), context=context)
     return result, events
 
 

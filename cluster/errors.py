@@ -2,7 +2,7 @@
 
 ClusterError
 ├── Unreachable     no Ray cluster answers at the address
-└── TooFewResources the machines cannot hold what is asked of them
+└── TrainingLost    a training group lost a process again and again
 """
 
 
@@ -14,5 +14,5 @@ class Unreachable(ClusterError):
     """No Ray cluster answers at the address."""
 
 
-class TooFewResources(ClusterError):
-    """The machines cannot hold what is asked of them."""
+class TrainingLost(ClusterError):
+    """A training group lost a process again and again."""

@@ -15,13 +15,16 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.channel import Channel, Sender
+from cluster.errors import TrainingLost
 from cluster.threads import use_cpus
 from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
 
 POLL_SECONDS = 0.1
 RESTARTS = 2  # of a group that lost a process
+MOST_WORDS = 400  # characters of Ray Train's own report
 _log = logging.getLogger(__name__)
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it looks
@@ -79,10 +82,13 @@ def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
-        if restarts == RESTARTS:
-            raise outcome["error"]
+        if restarts == RESTARTS or not outcome["had_started"]:  # what fails to start keeps its resources in Ray Train
+            raise TrainingLost(
+                f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MOST_WORDS]}); look "
+                "whether the machines have memory enough, then run again: it goes on from the newest checkpoint"
+            )
         restarts += 1
-        _log.warning("a training process was lost (%s); starting the group again", _first_line(outcome["error"]))
+        _log.warning("a training process was lost (%s); starting the group again", outcome["error"][:MOST_WORDS])
 
 
 def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:
@@ -105,15 +111,16 @@ def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
             fitting.join(POLL_SECONDS)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
+    """Run the group in a thread of its own.
+
+    Of an error only the words are kept: its traceback would hold the controller, and with it the machines' resources.
+    """
     try:
         outcome["result"] = trainer.fit()
     except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
-        outcome["error"] = error
+        outcome["error"] = " ".join(str(error).split()) or type(error).__name__
+        outcome["had_started"] = isinstance(error, WorkerGroupError)
 
 
 def _trainer(

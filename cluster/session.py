@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
         Unreachable: nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default for its own clusters, said before it warns
+    if address is None and "ray" not in sys.modules:  # read at import; Ray's default, said before it warns of it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     try:

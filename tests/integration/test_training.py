@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import TrainingLost
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process, launch_with_ray_train
 from stages.artifacts import Output
@@ -22,7 +24,7 @@ from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.unit.stages.training.line import LineTask
 
-pytestmark = pytest.mark.timeout(300)  # five groups of processes are started, each of which imports torch
+pytestmark = pytest.mark.timeout(100)  # five groups of processes are started, each of which imports torch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,13 +79,14 @@ def die(payload: Any, emit: Callable[[Any], None]) -> None:
 
 
 def test_a_dead_worker_is_an_error_not_a_wait() -> None:
-    with pytest.raises(Exception, match=r"(?i)died|dead|exit"):
+    with pytest.raises(TrainingLost, match=r"lost a process .*(?i:died|dead|exit)"):
         launch_with_ray_train(die, None, TrainGroup(), print)
 
 
 def die_once(flag: Path, emit: Callable[[Any], None]) -> str:
     if not flag.exists():
         flag.touch()
+        time.sleep(2)  # in the middle of its work
         os.kill(os.getpid(), signal.SIGKILL)
     return "went on"
 

@@ -1,6 +1,10 @@
 """The quickstart's last words: how often the pictures show what was asked, beside what chance and a control give."""
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -43,12 +47,22 @@ def quickstart_report(console: Console, record: Mapping[str, Any]) -> None:
     true, unrelated = measured.get("cosine/true"), measured.get("cosine/unrelated")
     if true is not None and unrelated is not None:
         console.print(f"prior's embedding, cosine to the true one {true:.3f}, to unrelated ones {unrelated:.3f}")
+    corgi, store = _command(), record["config"]["store"]
+    where = "" if store == "workspace" else f" --store {store}"
+    prompt = "--prompt 'a large red star in the center' --out pictures"
     for label, text in (
         ("sample grid", grid_path(record)),
-        ("dashboard", "corgi dashboard"),
-        ("draw your own", f"corgi generate {record['run']} --prompt 'a large red star in the center' --out pictures"),
+        ("dashboard", f"{corgi} dashboard{where}"),
+        ("draw your own", f"{corgi} generate {record['run']}{where} {prompt}"),
     ):
         console.print(f"{label}: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _command() -> str:
+    """Return how to call corgi from here: by its name where the shell finds it, else by its path."""
+    found = shutil.which("corgi")
+    installed = Path(sys.executable).with_name("corgi")
+    return "corgi" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
 
 
 def quickstart_document(record: Mapping[str, Any]) -> dict[str, Any]:

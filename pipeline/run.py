@@ -94,7 +94,8 @@ def run_experiment(experiment: Experiment, console: Console) -> Record:
     check_experiment(experiment)
     begun = time.monotonic()
     store, plan = experiment.store, experiment.plan
-    with store.lock(plan), ThreadPoolExecutor(1) as pool:
+    to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
+    with store.lock(to_make), ThreadPoolExecutor(1) as pool:
         from pipeline.record import new_record
 
         earlier = store.read_run(plan.run) or {}

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 from filelock import FileLock, Timeout
@@ -15,9 +15,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
 from stages.artifacts import COMPLETE, UNITS, Artifact, Output
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 
@@ -119,24 +116,24 @@ class Store:
         return Progress(complete=False, units_done=units, units_planned=planned)
 
     @contextlib.contextmanager
-    def lock(self, plan: "Plan") -> Iterator[None]:
-        """Keep a second driver on this machine from making the same artifacts (a killed driver's lock is released).
+    def lock(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
+        """Keep a second driver on this machine from making these artifacts (a killed driver's lock is released).
 
         Raises:
             UsageError: another process is making one of them.
         """
         root = self.local_root
         with contextlib.ExitStack() as held:
-            for stage in plan.stages.values():
-                if root is None or stage.state == "done":
-                    continue
-                path = root / "locks" / f"{stage.name}-{stage.fingerprint}.lock"
+            for artifact in artifacts:
+                if root is None:
+                    break
+                path = root / "locks" / f"{artifact.stage}-{artifact.fingerprint}.lock"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     held.enter_context(FileLock(path, timeout=LOCK_SECONDS))
                 except Timeout:
                     raise UsageError(
-                        f"{stage.name}: another corgi process is making this artifact ({path} is locked); "
+                        f"{artifact.stage}: another corgi process is making this artifact ({path} is locked); "
                         "wait for it, or end it"
                     ) from None
             yield

@@ -1,0 +1,75 @@
+"""What a run tells at its end."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.quickstart import quickstart_document, quickstart_report
+from pipeline.report import comparison_table, print_failures, stage_table
+
+
+def _record(**changes: Any) -> dict[str, Any]:
+    stages = [
+        {"name": "generate", "state": "done", "seconds": 12.0, "startup_seconds": 2.0, "items": 720,
+         "item_name": "pictures"},
+        {"name": "evaluate", "state": "reused", "seconds": 0.0, "startup_seconds": 0.0, "items": 240,
+         "item_name": "pictures"},
+    ]  # fmt: skip
+    both = {"accuracy": 0.9, "control/unrelated": 0.02, "control/text_embedding": 0.6, "reconstruction": 0.97}
+    metrics = {f"evaluate/{name}/{column}": v for name, v in both.items() for column in ("color", "shape", "both")}
+    record = {
+        "run": "quickstart-1", "status": "done", "stages": stages, "metrics": metrics, "seconds": 20.0,
+        "overhead_seconds": 8.0, "artifacts": {"generate": "/store/artifacts/generate/f"},
+        "config": {"store": "elsewhere"},
+    }  # fmt: skip
+    return record | changes
+
+
+def _text(content: Any) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(content)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
+    text = _text(stage_table(_record()))
+    assert "72/s" in text  # 720 pictures in 12 - 2 seconds
+    assert "720 pictures" in text
+    assert "reused" in text
+    assert "20.0" in text
+
+
+def test_the_quickstart_ends_with_figures_grid_and_commands() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    quickstart_report(console, _record())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("0.900", "0.020", "0.600", "0.970", "/store/artifacts/generate/f/grid.png"):
+        assert words in text
+    assert "dashboard --store elsewhere" in text
+
+
+def test_the_quickstart_document_names_accuracy_and_grid_where_there_are_any() -> None:
+    document = quickstart_document(_record())
+    assert document["accuracy"] == {"color": 0.9, "shape": 0.9, "both": 0.9}
+    assert document["grid"] == "/store/artifacts/generate/f/grid.png"
+    assert "accuracy" not in quickstart_document(_record(status="failed"))
+
+
+def test_a_failure_is_told_with_its_cause_and_log() -> None:
+    stages = [
+        {"name": "train_prior", "state": "failed", "error": "no captions [0]", "log": "/logs/train_prior.log"},
+        {"name": "generate", "state": "blocked", "error": "needs train_prior"},
+    ]
+    console = Console(file=io.StringIO(), width=160)
+    print_failures(console, _record(stages=stages))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in ("no captions [0]", "/logs/train_prior.log", "generate was not run: needs train_prior"):
+        assert words in text
+
+
+def test_runs_are_compared_figure_by_figure() -> None:
+    text = _text(comparison_table([_record(), _record(run="other-1", metrics={"evaluate/accuracy/both": 0.5})]))
+    (row,) = [line for line in text.splitlines() if "evaluate/accuracy/both" in line]
+    assert "0.9" in row
+    assert "0.5" in row

@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
+
 from stages.captions import CaptionsConfig
+from stages.contract import ConfigModel, ExternalPath, StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.config import ClipConfig
@@ -13,8 +15,6 @@ from stages.generate.config import GenerateConfig
 from stages.train_clip.config import TrainClipConfig
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_prior.config import TrainPriorConfig
-
-from stages.contract import ConfigModel, ExternalPath, StageConfig
 
 #: Every stage, in an order in which each comes after its inputs.
 STAGES = (

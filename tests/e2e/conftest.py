@@ -54,7 +54,12 @@ def run_and_kill(when: Callable[[], bool], *overrides: str, sign: int = signal.S
     command = [*CORGI, "run", str(SMOKE), *overrides]
     environment = clean_environment()
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_heed_interrupts,
     ) as process:
         try:
             deadline = time.monotonic() + 120
@@ -66,6 +71,11 @@ def run_and_kill(when: Callable[[], bool], *overrides: str, sign: int = signal.S
             return process.wait(timeout=60)
         finally:
             process.kill()
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to its background jobs, and they hand on: to ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def checksums(store: Path, stage: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> Non
     assert document["status"] == "done"
     assert done.states == dict.fromkeys(SMOKE_STAGES, "done")
     assert all(stage["seconds"] > 0 for stage in document["stages"])
-    assert {"evaluate/accuracy/both", "train_decoder/loss"} <= set(document["metrics"])
+    assert {"evaluate/accuracy/both", "train_decoder/held_out_loss"} <= set(document["metrics"])
     for name in SMOKE_STAGES:
         assert (Path(document["artifacts"][name]) / "_COMPLETE").exists()
     assert (Path(document["artifacts"]["generate"]) / "grid.png").stat().st_size > 0

@@ -59,7 +59,7 @@ def run_and_kill(when: Callable[[], bool], *overrides: str, sign: int = signal.S
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=_heed_interrupts,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509  no other thread is running here
     ) as process:
         try:
             deadline = time.monotonic() + 120

@@ -75,6 +75,7 @@ def test_a_workers_error_comes_back_as_it_was_raised() -> None:
 
 
 def die(payload: Any, emit: Callable[[Any], None]) -> None:
+    time.sleep(2)  # a group that dies while it starts keeps its place in Ray Train, and the next would wait for it
     os._exit(7)
 
 

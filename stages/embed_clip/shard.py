@@ -93,7 +93,7 @@ def read_images(path: Path, failures: collections.Counter[str]) -> Iterator[Read
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             failures["corrupt_image"] += 1
             continue
-        yield ReadSample(sample.key, image, sample.caption)
+        yield ReadSample(sample.key, image, sample.captions[0] if sample.captions else None)
 
 
 def _embed(samples: Iterator[ReadSample], encoder: ClipEncoder, *, batch_size: int) -> ShardEmbeddings:

@@ -80,7 +80,7 @@ def test_pictures_arrive_with_their_own_pixels_and_captions(scenes_folder):
     for sample in samples:
         index = int(sample.key[-2:]) + 16 * int(sample.key[:5])
         assert np.array_equal(np.array(Image.open(io.BytesIO(sample.image))), rendered[index])
-        assert read_caption(sample.caption).items() <= scenes[index].attributes.items()
+        assert read_caption(sample.captions[0]).items() <= scenes[index].attributes.items()
 
 
 def test_metadata_has_a_row_for_every_entry_and_no_trace_of_the_loopback_server(scenes_folder):
@@ -121,13 +121,13 @@ def test_a_language_free_source_has_no_captions(tmp_path):
     source = SCENES | {"captioned": False, "domain": "night", "num_images": 6, "num_dead_urls": 0, "num_corrupt": 0}
     summary = download(make_config(source=source), tmp_path)
     assert summary.counts == {"rows": 6, "images": 6, "captioned": 0}
-    assert all(sample.caption is None for sample in read_samples(tmp_path))
+    assert all(not sample.captions for sample in read_samples(tmp_path))
 
 
 def test_two_domains_take_turns_and_short_captions_always_name_the_shape(tmp_path):
     source = {"kind": "scenes", "num_images": 30, "domain": "both", "caption_drop": 0.6, "short_captions": 0.5}
     download(make_config(source=source), tmp_path)
-    named = [read_caption(sample.caption) for sample in read_samples(tmp_path)]
+    named = [read_caption(sample.captions[0]) for sample in read_samples(tmp_path)]
     scenes = [make_scenes(15, domain=domain) for domain in ("plain", "night")]
     for index, attributes in enumerate(named):
         assert attributes.items() <= scenes[index % 2][index // 2].attributes.items()
@@ -181,7 +181,7 @@ def test_a_url_list_with_every_kind_of_failure(tmp_path):
     }
     wide, tall = read_samples(tmp_path / "out")
     assert Image.open(io.BytesIO(wide.image)).size == Image.open(io.BytesIO(tall.image)).size == (24, 24)
-    assert (wide.caption, tall.caption) == ("a wide picture", None)
+    assert (wide.captions, tall.captions) == (("a wide picture",), ())
     schema = pq.read_schema(tmp_path / "out" / "shards" / "00000.parquet")
     assert {"key", "status", "error_message", "url", "caption", "width", "height", "sha256"} <= set(schema.names)
 

@@ -81,10 +81,10 @@ def test_rows_are_aligned_with_keys_images_and_captions(embedded, shards, clips)
         samples = list(read_shard(shards / f"shards/{shard}.tar"))
         metadata = pd.read_parquet(folder / f"metadata/metadata_{shard}.parquet")
         assert metadata["key"].tolist() == [sample.key for sample in samples]
-        assert metadata["caption"].tolist() == [sample.caption for sample in samples]
+        assert metadata["caption"].tolist() == [sample.captions[0] for sample in samples]
         assert metadata["has_caption"].all()
         images = encoder.encode_images([Image.open(io.BytesIO(sample.image)) for sample in samples])
-        texts = encoder.encode_texts([sample.caption for sample in samples])
+        texts = encoder.encode_texts([sample.captions[0] for sample in samples])
         torch.testing.assert_close(torch.from_numpy(load(folder, "img_emb", shard)), images, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(load(folder, "text_emb", shard)), texts, rtol=1e-5, atol=1e-5)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from models.priors.config import PriorSampling
 from models.priors.text import TextFeatures
 from stages.encoders.clip import ClipEncoder, Images
 
@@ -25,9 +26,7 @@ Pictures = UInt8[np.ndarray, "batch height width 3"]
 class PriorSampler(Protocol):
     """What is asked of a prior."""
 
-    def sample(
-        self, text: TextFeatures, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
-    ) -> Embeddings:
+    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Embeddings:
         """Draw one image embedding for each text."""
         ...
 
@@ -112,8 +111,7 @@ class TextToImage:
             return self._prior.sample(
                 TextFeatures(part),
                 [2 * seed for seed in part_seeds],  # even for the prior, odd for the decoder: no noise is shared
-                num_steps=self.settings.prior_steps,
-                guidance_scale=self.settings.prior_guidance,
+                PriorSampling(num_steps=self.settings.prior_steps, guidance_scale=self.settings.prior_guidance),
             )
 
         return self._in_batches(sample, text, seeds)

@@ -7,7 +7,7 @@ import torch
 
 from models.decoders import PixelDecoderConfig
 from models.decoders.pixel_diffusion import PixelDecoder
-from models.priors import DiffusionPrior, PriorSettings, make_prior
+from models.priors import Prior, make_prior, settings_from_json
 from stages.artifacts import Artifact
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
@@ -21,10 +21,10 @@ DECODER = "decoder"
 Clips = Sequence[dict[str, Any]]
 
 
-def load_prior(artifact: Artifact) -> tuple[DiffusionPrior, Clips]:
+def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
     config = load_model_config(artifact, PRIOR)
-    prior = make_prior(PriorSettings.from_json(config["model"]))
+    prior = make_prior(settings_from_json(config["model"]))
     _load_weights(prior, artifact, PRIOR)
     return prior, config["clip"]
 

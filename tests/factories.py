@@ -146,11 +146,11 @@ def save_tiny_prior(folder: Path, clip_folder: Path, *, seed: int = 0) -> Artifa
     """Save an untrained prior of a few thousand weights as train_prior does."""
     import torch
 
-    from models.priors import PriorSettings, TransformerSettings, make_prior
+    from models.priors import DiffusionPriorSettings, TransformerSettings, make_prior
 
     encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     network = TransformerSettings(width=16, num_layers=1, num_heads=2)
-    settings = PriorSettings(kind="gaussian", embed_dim=encoder.embed_dim, network=network)
+    settings = DiffusionPriorSettings(kind="gaussian", embed_dim=encoder.embed_dim, network=network)
     torch.manual_seed(seed)
     output = Output(str(folder), "train_prior", "tiny")
     save_model(output, "prior", make_prior(settings), {"model": settings.to_json(), "clip": encoder.identities})

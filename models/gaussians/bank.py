@@ -53,6 +53,16 @@ class GaussianBank(ExactBuffers):
         """Return the bank of the baseline (DALL-E 2): one Gaussian with mu = 0 and Sigma = I."""
         return cls(torch.zeros(1, embed_dim), torch.ones(1, embed_dim), kappa=1.0)
 
+    @classmethod
+    def isotropic(cls, embed_dim: int, std: float) -> "GaussianBank":
+        """Return the bank of one Gaussian with mu = 0 and Sigma = std^2 I: the baseline with another noise scale."""
+        return cls(torch.zeros(1, embed_dim), torch.full((1, embed_dim), float(std)), kappa=1.0)
+
+    @classmethod
+    def blank(cls, num_gaussians: int, embed_dim: int) -> "GaussianBank":
+        """Return a bank of this size to load a saved state into."""
+        return cls(torch.zeros(num_gaussians, embed_dim), torch.ones(num_gaussians, embed_dim), kappa=1.0)
+
     @property
     def num_gaussians(self) -> int:
         """How many Gaussians the bank holds (k)."""

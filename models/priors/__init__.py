@@ -1,18 +1,39 @@
 """Priors: from a caption to a CLIP image embedding."""
 
-from models.priors.config import PriorSettings, ScheduleSettings, TransformerSettings
-from models.priors.prior import DiffusionPrior, Prior, TrainingDraws, make_prior, training_batch, training_draws
-from models.priors.text import TextFeatures
+from models.priors.base import Prior
+from models.priors.config import (
+    AutoregressivePriorSettings,
+    DiffusionPriorSettings,
+    IdentityPriorSettings,
+    PriorSampling,
+    PriorSettings,
+    ScheduleSettings,
+    TextStateSettings,
+    TransformerSettings,
+    settings_from_json,
+)
+from models.priors.factory import make_prior
+from models.priors.identity import IdentityPrior
+from models.priors.prior import DiffusionPrior
+from models.priors.text import TextFeatures, TextStates
+from models.priors.training import training_batch, training_draws
 
 __all__ = [
+    "AutoregressivePriorSettings",
     "DiffusionPrior",
+    "DiffusionPriorSettings",
+    "IdentityPrior",
+    "IdentityPriorSettings",
     "Prior",
+    "PriorSampling",
     "PriorSettings",
     "ScheduleSettings",
     "TextFeatures",
-    "TrainingDraws",
+    "TextStateSettings",
+    "TextStates",
     "TransformerSettings",
     "make_prior",
+    "settings_from_json",
     "training_batch",
     "training_draws",
 ]

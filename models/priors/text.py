@@ -1,6 +1,7 @@
 """What a prior is told about a caption."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,41 +9,48 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TextFeatures:
-    """A batch of captions: CLIP text embeddings, and optionally the states of a language model's encoder.
+class TextStates:
+    """Token states of a text encoder, padded at the end; whatever stands in the padding has no effect."""
 
-    ``states`` are padded at the end; ``lengths`` are the true lengths. Whatever stands in the padding has no effect.
-    """
+    values: Float[Tensor, "batch tokens width"]
+    lengths: Int[Tensor, "batch"]  # true numbers of tokens
+
+    @property
+    def valid(self) -> Bool[Tensor, "batch tokens"]:
+        """Tell which states belong to the caption and which are padding."""
+        return torch.arange(self.values.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str) -> "TextStates":
+        """Return the same states on a device."""
+        return TextStates(self.values.to(device), self.lengths.to(device))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """A batch of captions: CLIP text embeddings, and optionally the token states of encoders, by name (t5, clip)."""
 
     embedding: Float[Tensor, "batch embed"]
-    states: Float[Tensor, "batch tokens state"] | None = None
-    lengths: Int[Tensor, "batch"] | None = None
+    states: Mapping[str, TextStates] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse states without lengths and lengths without states.
+        """Refuse parts of different length.
 
         Raises:
-            ValueError: only one of the two is given.
+            ValueError: the states of an encoder are not one for each caption.
         """
-        if (self.states is None) != (self.lengths is None):
-            raise ValueError("TextFeatures: states and lengths go together; give both or neither")
+        for name, states in self.states.items():
+            if not len(states.values) == len(states.lengths) == len(self.embedding):
+                raise ValueError(
+                    f"TextFeatures: {len(self.embedding)} text embeddings, but {len(states.values)} states and "
+                    f"{len(states.lengths)} lengths of {name}: give one of each for every caption"
+                )
 
     def __len__(self) -> int:
         """Return the number of captions."""
         return len(self.embedding)
 
-    @property
-    def valid(self) -> Bool[Tensor, "batch tokens"] | None:
-        """Tell which states belong to the caption and which are padding."""
-        if self.states is None or self.lengths is None:
-            return None
-        return torch.arange(self.states.shape[1], device=self.lengths.device) < self.lengths[:, None]
-
     def to(self, device: torch.device | str) -> "TextFeatures":
         """Return the same captions on a device."""
-        states, lengths = self.states, self.lengths
         return TextFeatures(
-            self.embedding.to(device),
-            None if states is None else states.to(device),
-            None if lengths is None else lengths.to(device),
+            self.embedding.to(device), {name: states.to(device) for name, states in self.states.items()}
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.priors.config import TransformerSettings
-from models.priors.text import TextFeatures
+from models.priors.text import TextFeatures, TextStates
 
 _LONGEST_PERIOD = 10_000.0
 _NUM_FIXED_TOKENS = 5  # all but the text states
@@ -35,9 +35,11 @@ class PriorTransformer(nn.Module):
         self.noisy_token = nn.Linear(embed_dim, width)
         self.query_token = nn.Parameter(torch.randn(width) * 0.02)
         self.positions = nn.Parameter(torch.randn(_NUM_FIXED_TOKENS, width) * 0.02)
-        if settings.text_state_dim is not None:
-            self.state_tokens = nn.Linear(settings.text_state_dim, width)
-            self.state_positions = nn.Parameter(torch.randn(settings.max_text_states, width) * 0.02)
+        kinds = settings.text_states
+        self.state_tokens = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in kinds.items()})
+        self.state_positions = nn.ParameterDict(
+            {name: torch.randn(kind.max_length, width) * 0.02 for name, kind in kinds.items()}
+        )
         self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.num_layers))
         self.norm = nn.RMSNorm(width)
         self.answer = nn.Linear(width, embed_dim)
@@ -80,27 +82,35 @@ class PriorTransformer(nn.Module):
         Raises:
             ValueError: the captions do not bring what the network was built for.
         """
-        wanted = self.settings.text_state_dim
-        valid = text.valid
-        given = None if text.states is None else text.states.shape[-1]
+        wanted = {name: kind.width for name, kind in self.settings.text_states.items()}
+        given = {name: states.values.shape[-1] for name, states in text.states.items()}
         if given != wanted:
-            raise ValueError(f"prior: text states have width {given}, but the network was built for width {wanted}")
-        if text.states is None or valid is None:
-            return None, None
-        count = text.states.shape[1]
-        if count > self.settings.max_text_states:
             raise ValueError(
-                f"prior: captions have up to {count} text states, but max_text_states is "
-                f"{self.settings.max_text_states}; cut the captions or raise it"
+                f"prior: text states have widths {given}, but the network was built for {wanted}: "
+                "embed the captions with the text encoders that the prior was trained with"
             )
-        states = self.state_tokens(text.states.to(self.query_token.dtype)) + self.state_positions[:count]
+        if not wanted:
+            return None, None
+        values = torch.cat([self._projected(name, text.states[name]) for name in wanted], dim=1)
+        valid = torch.cat([text.states[name].valid for name in wanted], dim=1)
         visible = F.pad(valid & ~drop_text[:, None], (0, _NUM_FIXED_TOKENS), value=True)  # keys: [batch, tokens]
         size = visible.shape[1]
-        causal = torch.ones(size, size, dtype=torch.bool, device=states.device).tril()
-        itself = torch.eye(size, dtype=torch.bool, device=states.device)  # no row may be empty: softmax gives NaN
+        causal = torch.ones(size, size, dtype=torch.bool, device=values.device).tril()
+        itself = torch.eye(size, dtype=torch.bool, device=values.device)  # no row may be empty: softmax gives NaN
         mask = (causal & visible[:, None, :]) | itself  # [batch, queries, keys]
         # Padding may hold anything, NaN included, and 0 x NaN is NaN: blank it, do not only mask it.
-        return torch.where(visible[:, :count, None], states, 0), mask[:, None]
+        return torch.where(visible[:, : valid.shape[1], None], values, 0), mask[:, None]
+
+    def _projected(self, name: str, states: TextStates) -> Tensor:
+        count, longest = states.values.shape[1], self.settings.text_states[name].max_length
+        if count > longest:
+            raise ValueError(
+                f"prior: captions have up to {count} text states of {name}, but its max_length is {longest}: "
+                "cut the captions or raise it"
+            )
+        projected: Tensor = self.state_tokens[name](states.values.to(self.query_token.dtype))
+        positions: Tensor = self.state_positions[name]
+        return projected + positions[:count]
 
 
 class _NumberEmbedding(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 from models.gaussians import GaussianBank
 from models.priors import (
     DiffusionPrior,
-    PriorSettings,
+    DiffusionPriorSettings,
     ScheduleSettings,
     TextFeatures,
     TransformerSettings,
@@ -76,7 +76,7 @@ class PriorTask:
     def build_model(self) -> nn.Module:
         """Make the untrained prior, with its Gaussians and with the scales of the training pairs."""
         prior = DiffusionPrior(self.state.settings, self.state.bank)
-        prior.measure_scales(self.state.train.image, self.state.train.text)
+        prior.measure(self.state.train.image, self.state.train.text)
         return prior
 
     def prepare(self, part: BatchPart) -> Batch:
@@ -107,9 +107,9 @@ class PriorTask:
         save_model(output, FOLDER, model, {"model": model.settings.to_json(), "clip": self.state.clips})
 
 
-def prior_settings(config: DiffusionPriorConfig, *, num_gaussians: int, embed_dim: int) -> PriorSettings:
+def prior_settings(config: DiffusionPriorConfig, *, num_gaussians: int, embed_dim: int) -> DiffusionPriorSettings:
     """Return the model's settings, as the section and the data say."""
-    return PriorSettings(
+    return DiffusionPriorSettings(
         kind="shifted" if isinstance(config, ShiftedPriorConfig) else "gaussian",
         embed_dim=embed_dim,
         num_gaussians=num_gaussians,
@@ -127,5 +127,5 @@ class _State:
     clips: list[dict[str, Any]]
     order: SampleOrder
     bank: GaussianBank
-    settings: PriorSettings
+    settings: DiffusionPriorSettings
     reports: Reports = field(default_factory=dict)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.priors import DiffusionPrior, TextFeatures
+from models.priors import Prior, PriorSampling, TextFeatures
 from models.similarity import embedding_report
 from stages.train_prior.config import ValidationConfig
 from stages.train_prior.data import Pairs
@@ -18,7 +18,7 @@ _CHUNK = 512
 
 
 def report_by_steps(
-    prior: DiffusionPrior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int
+    prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int
 ) -> Reports:
     """Return the measures of :func:`models.similarity.embedding_report` for each number of sampling steps."""
     return {
@@ -28,7 +28,7 @@ def report_by_steps(
 
 
 def _sample_all(
-    prior: DiffusionPrior, text: Float[Tensor, "pairs embed"], config: ValidationConfig, num_steps: int, seed: int
+    prior: Prior, text: Float[Tensor, "pairs embed"], config: ValidationConfig, num_steps: int, seed: int
 ) -> Float[Tensor, "pairs embed"]:
     """Sample an embedding for each caption; the seeds are the same for any number of steps."""
     seeds = np.random.SeedSequence(seed).generate_state(len(text), np.uint32).tolist()
@@ -37,8 +37,7 @@ def _sample_all(
         prior.sample(
             TextFeatures(text[first : first + _CHUNK].to(device)),
             seeds[first : first + _CHUNK],
-            num_steps=num_steps,
-            guidance_scale=config.guidance_scale,
+            PriorSampling(num_steps=num_steps, guidance_scale=config.guidance_scale),
         ).cpu()
         for first in range(0, len(text), _CHUNK)
     ]

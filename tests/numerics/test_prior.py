@@ -10,9 +10,13 @@ from torch import Tensor
 from models.gaussians import GaussianBank
 from models.priors import (
     DiffusionPrior,
-    PriorSettings,
+    DiffusionPriorSettings,
+    PriorSampling,
     TextFeatures,
+    TextStates,
+    TextStateSettings,
     TransformerSettings,
+    settings_from_json,
     training_batch,
     training_draws,
 )
@@ -20,7 +24,9 @@ from models.priors import (
 DIM, STATE_DIM = 8, 6
 GOLDEN = Path(__file__).parent / "golden" / "prior_losses.json"
 NETWORK = TransformerSettings(width=16, num_layers=2, num_heads=2)
-WITH_STATES = TransformerSettings(width=16, num_layers=2, num_heads=2, text_state_dim=STATE_DIM, max_text_states=12)
+WITH_STATES = TransformerSettings(
+    width=16, num_layers=2, num_heads=2, text_states={"t5": TextStateSettings(STATE_DIM, 12)}
+)
 
 
 def make_bank() -> GaussianBank:
@@ -35,8 +41,8 @@ def make_prior(
 ) -> DiffusionPrior:
     bank = make_bank() if kind == "shifted" else GaussianBank.standard(DIM)
     torch.manual_seed(0)
-    prior = DiffusionPrior(PriorSettings(kind, DIM, bank.num_gaussians, network=network), bank)  # type: ignore[arg-type]
-    prior.measure_scales(*make_pairs())
+    prior = DiffusionPrior(DiffusionPriorSettings(kind, DIM, bank.num_gaussians, network=network), bank)  # type: ignore[arg-type]
+    prior.measure(*make_pairs())
     if trained:  # the answer starts at zero, which would hide every difference
         torch.nn.init.normal_(prior.network.answer.weight, std=0.3)
     return prior.eval()
@@ -62,8 +68,12 @@ def losses_of(prior: DiffusionPrior, steps: int = 20) -> list[float]:
     return losses
 
 
+def t5(text: Tensor, states: Tensor, lengths: Tensor) -> TextFeatures:
+    return TextFeatures(text, {"t5": TextStates(states, lengths)})
+
+
 def sample(prior: DiffusionPrior, text: TextFeatures, seeds: list[int], *, guidance: float = 1.0) -> Tensor:
-    return prior.sample(text, seeds, num_steps=5, guidance_scale=guidance)
+    return prior.sample(text, seeds, PriorSampling(num_steps=5, guidance_scale=guidance))
 
 
 @pytest.mark.parametrize("kind", ["shifted", "gaussian"])
@@ -79,8 +89,8 @@ def test_the_baseline_is_shifted_diffusion_from_the_standard_gaussian() -> None:
     bank = GaussianBank(torch.zeros(1, DIM), torch.ones(1, DIM), kappa=1.0)
     baseline = make_prior("gaussian")
     torch.manual_seed(0)
-    shifted = DiffusionPrior(PriorSettings("shifted", DIM, network=NETWORK), bank)
-    shifted.measure_scales(*make_pairs())
+    shifted = DiffusionPrior(DiffusionPriorSettings("shifted", DIM, network=NETWORK), bank)
+    shifted.measure(*make_pairs())
     assert losses_of(shifted) == losses_of(baseline)
     text = TextFeatures(make_pairs(3)[1])
     assert torch.equal(sample(shifted, text, [1, 2, 3]), sample(baseline, text, [1, 2, 3]))
@@ -98,7 +108,7 @@ def test_a_sample_depends_on_its_own_caption_and_seed_alone() -> None:
 def test_sampling_starts_from_the_captions_gaussian_with_noise() -> None:
     prior, text = make_prior(), make_pairs(4000)[1][:1].expand(4000, DIM)
     settings = prior.settings
-    start = prior.sample(TextFeatures(text), range(4000), num_steps=1, guidance_scale=1.0)
+    start = prior.sample(TextFeatures(text), range(4000), PriorSampling(num_steps=1, guidance_scale=1.0))
     assert torch.equal(start[0], start[1])  # the untrained prior answers with the mean, whatever the noise
     gaussian = prior.bank.moments(prior.bank.select(text[:1]))
     draws = torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(s)) for s in range(4000)])
@@ -116,9 +126,9 @@ def test_the_gaussian_is_chosen_by_cosine_with_the_caption() -> None:
 
 def test_guidance_reaches_every_dimension() -> None:
     prior, text = make_prior(trained=True), TextFeatures(make_pairs(5)[1])
-    plain = prior.sample(text, range(5), num_steps=1, guidance_scale=1.0)
-    none = prior.sample(text, range(5), num_steps=1, guidance_scale=0.0)
-    guided = prior.sample(text, range(5), num_steps=1, guidance_scale=3.0)
+    plain = prior.sample(text, range(5), PriorSampling(num_steps=1, guidance_scale=1.0))
+    none = prior.sample(text, range(5), PriorSampling(num_steps=1, guidance_scale=0.0))
+    guided = prior.sample(text, range(5), PriorSampling(num_steps=1, guidance_scale=3.0))
     torch.testing.assert_close(guided, none + 3 * (plain - none), rtol=1e-4, atol=1e-4)
     assert ((guided - plain).abs() > 1e-4).all()
 
@@ -131,13 +141,13 @@ def test_padding_never_matters() -> None:
     spoiled = states.clone()
     spoiled[0, 4:], spoiled[2] = float("nan"), float("inf")
     longer = torch.cat([states, torch.full((3, 3, STATE_DIM), 7.0)], dim=1)
-    expected = sample(prior, TextFeatures(text, states, lengths), [1, 2, 3], guidance=2.0)
+    expected = sample(prior, t5(text, states, lengths), [1, 2, 3], guidance=2.0)
     for changed in (spoiled, longer):
-        found = sample(prior, TextFeatures(text, changed, lengths), [1, 2, 3], guidance=2.0)
+        found = sample(prior, t5(text, changed, lengths), [1, 2, 3], guidance=2.0)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    alone = sample(prior, TextFeatures(text[:1], states[:1, :4], lengths[:1]), [1], guidance=2.0)
+    alone = sample(prior, t5(text[:1], states[:1, :4], lengths[:1]), [1], guidance=2.0)
     torch.testing.assert_close(alone, expected[:1], rtol=1e-5, atol=1e-5)
-    fewer = sample(prior, TextFeatures(text, states, torch.tensor([3, 9, 0])), [1, 2, 3], guidance=2.0)
+    fewer = sample(prior, t5(text, states, torch.tensor([3, 9, 0])), [1, 2, 3], guidance=2.0)
     assert (fewer[0] - expected[0]).abs().max() > 1e-4
 
 
@@ -146,15 +156,15 @@ def test_a_dropped_caption_has_no_effect() -> None:
     image, text = make_pairs(4)
     draws = training_draws(prior.settings, range(4), text_dropout=1.0)
     states = torch.randn(4, 5, STATE_DIM, generator=torch.Generator().manual_seed(4))
-    one = prior.loss(image, TextFeatures(text, states, torch.full((4,), 5)), draws)
-    other = prior.loss(image, TextFeatures(text + 1, states * 2, torch.full((4,), 2)), draws)
+    one = prior(training_batch(image, t5(text, states, torch.full((4,), 5)), draws))["loss"]
+    other = prior(training_batch(image, t5(text + 1, states * 2, torch.full((4,), 2)), draws))["loss"]
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_gaussians_and_scales_travel_with_the_weights() -> None:
     prior = make_prior(trained=True)
     blank = GaussianBank(torch.zeros(4, DIM), torch.ones(4, DIM), kappa=1)
-    copy = DiffusionPrior(PriorSettings.from_json(json.loads(json.dumps(prior.settings.to_json()))), blank)
+    copy = DiffusionPrior(settings_from_json(json.loads(json.dumps(prior.settings.to_json()))), blank)
     copy.load_state_dict(prior.state_dict())
     text = TextFeatures(make_pairs(2)[1])
     assert torch.equal(sample(copy.eval(), text, [1, 2]), sample(prior, text, [1, 2]))
@@ -164,12 +174,12 @@ def test_wrong_use_is_refused() -> None:
     prior, text = make_prior(), TextFeatures(make_pairs(2)[1])
     with pytest.raises(ValueError, match="2 captions but 1 seeds"):
         sample(prior, text, [1])
-    with pytest.raises(ValueError, match="network was built for width None"):
-        sample(prior, TextFeatures(text.embedding, torch.zeros(2, 3, 5), torch.tensor([1, 2])), [1, 2])
-    with pytest.raises(ValueError, match="states and lengths go together"):
-        TextFeatures(text.embedding, torch.zeros(2, 3, 5))
-    many = TextFeatures(text.embedding, torch.zeros(2, 13, STATE_DIM), torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="max_text_states is 12"):
+    with pytest.raises(ValueError, match=r"network was built for \{\}"):
+        sample(prior, t5(text.embedding, torch.zeros(2, 3, 5), torch.tensor([1, 2])), [1, 2])
+    with pytest.raises(ValueError, match=r"2 text embeddings, but 2 states and 3 lengths of t5"):
+        t5(text.embedding, torch.zeros(2, 3, 5), torch.ones(3))
+    many = t5(text.embedding, torch.zeros(2, 13, STATE_DIM), torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="its max_length is 12"):
         sample(make_prior(network=WITH_STATES), many, [1, 2])
     with pytest.raises(ValueError, match="bank holds 1 Gaussians"):
-        DiffusionPrior(PriorSettings("shifted", DIM, 4, network=NETWORK), GaussianBank.standard(DIM))
+        DiffusionPrior(DiffusionPriorSettings("shifted", DIM, 4, network=NETWORK), GaussianBank.standard(DIM))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.priors import TextFeatures
+from models.priors import PriorSampling, TextFeatures
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
 from stages.errors import InputFault
@@ -121,7 +121,7 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str) -> None:
     prior, clips = load_prior(output)
     assert prior.bank.num_gaussians == (4 if kind == "shifted" else 1)
     assert clips == inputs["embed_clip"].read_json("clips.json")
-    assert prior.sample(TextFeatures(torch.ones(2, DIM)), [1, 2], num_steps=2).isfinite().all()
+    assert prior.sample(TextFeatures(torch.ones(2, DIM)), [1, 2], PriorSampling(num_steps=2)).isfinite().all()
     assert summary.counts["captioned"] == ROWS * SHARDS // 2
     assert summary.counts["training_pairs"] + summary.counts["held_out_pairs"] == ROWS * SHARDS // 2
     by_steps = json.loads(output.local("validation.json").read_text())["by_steps"]

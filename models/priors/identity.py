@@ -1,0 +1,40 @@
+"""The trivial prior: the text embedding used as image embedding. It shows the modality gap that priors close."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.priors.base import Prior, require_seeds
+from models.priors.config import IdentityPriorSettings, PriorSampling
+from models.priors.text import TextFeatures
+
+
+class IdentityPrior(Prior):
+    """Answer with the CLIP text embedding; there is nothing to train and nothing random."""
+
+    settings: IdentityPriorSettings
+
+    def __init__(self, settings: IdentityPriorSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def measure(
+        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
+    ) -> None:
+        """Need to know nothing."""
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return 1 - cos(image embedding, text embedding) as loss, to report; it has no gradient."""
+        image, text = batch["image_embedding"].float(), batch["text_embedding"].float()
+        return {"loss": 1 - F.cosine_similarity(image, text, dim=-1)}
+
+    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+        """Return the text embeddings in float32; the sampling settings have no effect.
+
+        Raises:
+            ValueError: there is not one seed per caption.
+        """
+        require_seeds(text, seeds)
+        return text.embedding.float()

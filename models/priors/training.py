@@ -1,0 +1,48 @@
+"""What a training pass of any prior takes: pairs, and random numbers that belong to the samples."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.noise import SeededNoise
+from models.priors.config import DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
+from models.priors.text import TextFeatures, TextStates
+
+
+def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropout: float) -> dict[str, Tensor]:
+    """Draw all random numbers of one training pass on the CPU, each sample's from its own seed.
+
+    drop_text  bool [batch], captions to leave out, for classifier-free guidance (no identity prior has any)
+    time       int64 [batch], uniform in 1 ... T (diffusion priors)
+    noise      float32 [batch, embed], standard normal (diffusion priors)
+    """
+    if isinstance(settings, IdentityPriorSettings):
+        return {}
+    streams = SeededNoise(seeds)
+    uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
+    draws = {"drop_text": uniform[:, 1] < text_dropout}
+    if isinstance(settings, DiffusionPriorSettings):
+        draws["time"] = (uniform[:, 0] * settings.schedule.num_timesteps).long() + 1
+        draws["noise"] = streams.draw((settings.embed_dim,))
+    return draws
+
+
+def training_batch(
+    image_embeddings: Float[Tensor, "batch embed"], text: TextFeatures, draws: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Put together, as plain named tensors, what a prior's ``forward`` takes."""
+    batch = {"image_embedding": image_embeddings, "text_embedding": text.embedding, **draws}
+    for name, states in text.states.items():
+        batch[f"text_states/{name}"] = states.values
+        batch[f"text_lengths/{name}"] = states.lengths
+    return batch
+
+
+def text_of(batch: Mapping[str, Tensor]) -> TextFeatures:
+    """Return the captions of a batch of :func:`training_batch`."""
+    prefix = "text_states/"
+    names = [key.removeprefix(prefix) for key in batch if key.startswith(prefix)]
+    states = {name: TextStates(batch[prefix + name], batch[f"text_lengths/{name}"]) for name in names}
+    return TextFeatures(batch["text_embedding"], states)

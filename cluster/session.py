@@ -28,7 +28,7 @@ def existing_address(configured: str | None) -> str | None:
 
 @contextlib.contextmanager
 def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machines]:
-    """Hold a Ray connection for the length of the block.
+    """Hold a Ray connection for the length of the block; within another session's block, that one is used and kept.
 
     Raises:
         Unreachable: nothing answers at the address.
@@ -38,6 +38,9 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
+    if ray.is_initialized():
+        yield _machines()
+        return
     try:
         if address is None:
             ray.init(

@@ -92,6 +92,29 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="the sweep: a YAML file that names an experiment and what to vary")],
+    overrides: Overrides = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="list the runs and how much of each is left")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment in many variants, and show one table of what came out."""
+    from pipeline.sweep.command import do_sweep, sweep_plan
+
+    if only_plan:
+        planned = sweep_plan(config, overrides or ())
+        rows = [{"run": r.experiment.plan.run, "variant": r.variant.label, "repeat": r.repeat, "stages_left": left}
+                for r, left in planned]  # fmt: skip
+        _show({"runs": rows} if as_json else "\n".join("  ".join(map(str, row.values())) for row in rows))
+        return
+    outcome = do_sweep(config, overrides or (), _console(stderr=True))
+    _show(outcome.document if as_json else outcome.table)
+    typer.echo(f"table and plots: {outcome.folder}", err=True)
+    if outcome.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
 def submit(
     config: Config,
     address: Annotated[str, typer.Option("--address", help="the cluster's job server, such as http://head:8265")],

@@ -39,7 +39,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, li
         raise UsageError(
             f"{path}: extends itself through {' -> '.join(p.name for p in (*chain, path))}; break the loop"
         )
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     base_name = tree.pop("extends", None)
     if base_name is None:
         return tree, [path.parent]
@@ -50,7 +50,12 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, li
     return _merge(base, tree), [path.parent, *folders]
 
 
-def _read_yaml(path: Path) -> Tree:
+def read_yaml(path: Path) -> Tree:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        UsageError: it cannot be read, or is something else.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

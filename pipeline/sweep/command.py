@@ -1,0 +1,54 @@
+"""The whole of ``corgi sweep``: run, gather, write, show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.sweep.config import load_sweep
+from pipeline.sweep.plots import write_plot
+from pipeline.sweep.report import by_variant, sweep_document, sweep_table, write_tables
+from pipeline.sweep.run import SweepRun, open_sweep, run_sweep, sweep_folder
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep gives: for the terminal, for programs, and whether every run ended well."""
+
+    table: Table
+    document: dict[str, Any]
+    folder: Path
+    failed: int
+
+
+def sweep_plan(path: Path, overrides: Sequence[str]) -> list[tuple[SweepRun, int]]:
+    """Return every run of the sweep with the number of its stages that are not done.
+
+    Raises:
+        UsageError: the sweep or one of its variants is not valid.
+    """
+    runs = open_sweep(load_sweep(path), overrides)
+    return [(run, sum(stage.state != "done" for stage in run.experiment.plan.stages.values())) for run in runs]
+
+
+def do_sweep(path: Path, overrides: Sequence[str], console: Console) -> SweepOutcome:
+    """Run what is not done, and write table and plots; plots whose figure no run has are said, not drawn.
+
+    Raises:
+        UsageError: the sweep or one of its variants is not valid, or cannot start.
+    """
+    sweep = load_sweep(path)
+    runs = open_sweep(sweep, overrides)
+    results = list(run_sweep(runs, console))
+    rows = by_variant(results)
+    folder = sweep_folder(runs, sweep.name)
+    write_tables(sweep, rows, folder)
+    for name, plot in sweep.plots.items():
+        if not write_plot(plot, rows, folder / f"{name}.png"):
+            console.print(f"plots.{name}: no run has the figure {plot.figure}", highlight=False, markup=False)
+    failed = sum(result.record["status"] != "done" for result in results)
+    document = {"sweep": sweep.name, "folder": str(folder), **sweep_document(rows, results)}
+    return SweepOutcome(sweep_table(sweep, rows), document, folder, failed)

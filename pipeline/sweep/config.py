@@ -1,0 +1,115 @@
+"""The schema of a sweep: a YAML file that names a base experiment and what to vary."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.config.loading import read_yaml
+from pipeline.config.messages import describe
+from pipeline.errors import UsageError
+from stages.contract import ConfigModel
+
+
+class GroupConfig(ConfigModel):
+    """Variants that belong together: what all of them set, and values of which every combination is run."""
+
+    set: dict[str, Any] = Field(default_factory=dict, description="dotted key: value, for all variants of the group")
+    grid: dict[str, list[Any]] = Field(default_factory=dict, description="dotted key: values to combine")
+
+
+class RepeatConfig(ConfigModel):
+    """The same variant again with other seeds, to show the spread."""
+
+    keys: tuple[str, ...] = Field(min_length=1, description="dotted keys that take the value, all of them alike")
+    values: tuple[int, ...] = Field(min_length=1)
+
+
+class PlotConfig(ConfigModel):
+    """One plot: a figure of every variant against a number.
+
+    Without ``x``, the figure's name holds one ``*`` that stands for the number on the axis, as in
+    ``cosine_true/steps_*``. With ``x``, a dotted key of the grids, its values are the axis, and the variants that
+    differ in nothing else make one curve.
+    """
+
+    figure: str
+    x: str | None = None
+    x_label: str = ""
+    log_x: bool = False
+    groups: tuple[str, ...] | None = Field(None, description="groups to show; null: all")
+
+    @model_validator(mode="after")
+    def _star_or_axis(self) -> "PlotConfig":
+        if (self.x is None) != (self.figure.count("*") == 1):
+            raise ValueError(f"figure is {self.figure!r}: give either one * in it, or x, a dotted key of a grid")
+        return self
+
+
+class SweepConfig(ConfigModel):
+    """A base experiment in many variants."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    base: Path = Field(description="the experiment: a YAML file, relative to this one")
+    groups: dict[str, GroupConfig] = Field(min_length=1)
+    repeat: RepeatConfig | None = None
+    table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
+    plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of the base experiment; ``settings`` are its group's and its place in the grid."""
+
+    group: str
+    settings: Mapping[str, Any]
+    grid: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The variant as people read it."""
+        parts = [f"{key.rpartition('.')[2]} {_spell(value)}" for key, value in self.grid.items()]
+        return ", ".join([self.group, *parts])
+
+    def overrides(self, repeat: RepeatConfig | None, repeat_value: int | None) -> list[str]:
+        """Return the words that turn the base into this variant's run."""
+        repeated = {} if repeat is None else dict.fromkeys(repeat.keys, repeat_value)
+        settings = {**self.settings, **repeated}
+        return [f"{key}={_as_yaml(value)}" for key, value in settings.items()]
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """Read a sweep; the base's path is resolved beside the file.
+
+    Raises:
+        UsageError: the file cannot be used; the message says where and what is allowed.
+    """
+    tree = read_yaml(path)
+    tree.setdefault("name", path.stem)
+    try:
+        sweep = SweepConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(describe(error, SweepConfig, str(path))) from None
+    return sweep.model_copy(update={"base": (path.parent / sweep.base).resolve()})
+
+
+def variants_of(sweep: SweepConfig) -> Iterator[Variant]:
+    """Yield every variant, group by group, the last key of a grid varying fastest."""
+    for name, group in sweep.groups.items():
+        for values in itertools.product(*group.grid.values()):
+            grid = dict(zip(group.grid, values, strict=True))
+            yield Variant(name, {**group.set, **grid}, grid)
+
+
+def _as_yaml(value: Any) -> str:
+    """Return the value on one line, as an override on the command line holds it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _spell(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

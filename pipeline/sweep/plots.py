@@ -1,0 +1,71 @@
+"""Plots of a sweep: a figure of every variant against a number, with the spread over the repeats as a band."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.sweep.config import PlotConfig
+from pipeline.sweep.report import VariantFigures
+
+Curve = dict[float, Sequence[float]]
+
+
+def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> bool:
+    """Draw one plot as PNG; return False where no variant has the figure."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
+    curves = _curves_by_name(plot, shown) if plot.x is None else _curves_by_setting(plot, shown)
+    curves = {label: curve for label, curve in curves.items() if curve}
+    if not curves:
+        return False
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axis = figure.subplots()
+    for label, curve in curves.items():
+        _draw(axis, label, curve)
+    axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
+    if plot.log_x:
+        axis.set_xscale("log", base=2)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    return True
+
+
+def _draw(axis: Any, label: str, curve: Curve) -> None:
+    x = sorted(curve)
+    mean = np.array([np.mean(curve[value]) for value in x])
+    spread = np.array([np.std(curve[value], ddof=1) if len(curve[value]) > 1 else 0.0 for value in x])
+    (line,) = axis.plot(x, mean, marker="o", markersize=3, label=label)
+    axis.fill_between(x, mean - spread, mean + spread, alpha=0.15, color=line.get_color(), linewidth=0)
+
+
+def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Curve]:
+    """One curve a variant; the number that the figure's * stands for is the axis."""
+    before, after = (re.escape(part) for part in plot.figure.split("*"))
+    pattern = re.compile(rf"{before}(\d+(?:\.\d+)?){after}")
+    return {row.variant.label: dict(_numbered(pattern, row.values)) for row in rows}
+
+
+def _numbered(
+    pattern: re.Pattern[str], values: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[float, Sequence[float]]]:
+    for name, found in values.items():
+        if match := pattern.fullmatch(name):
+            yield float(match[1]), found
+
+
+def _curves_by_setting(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Curve]:
+    """One curve for the variants that differ in the axis's key only."""
+    curves: dict[str, Curve] = {}
+    for row in rows:
+        grid, found = dict(row.variant.grid), row.values.get(plot.figure)
+        if plot.x not in grid or found is None:
+            continue
+        x = grid.pop(plot.x)
+        rest = ", ".join([row.variant.group, *(f"{key.rpartition('.')[2]} {value}" for key, value in grid.items())])
+        curves.setdefault(rest, {})[float(x)] = found
+    return curves

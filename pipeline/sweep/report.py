@@ -1,0 +1,79 @@
+"""What a sweep found: mean and spread of every figure by variant, as a table, CSV, Markdown and JSON."""
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.sweep.config import SweepConfig, Variant
+from pipeline.sweep.run import SweepResult
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """All figures of a variant, one value for each repeat that ended well."""
+
+    variant: Variant
+    values: Mapping[str, Sequence[float]]
+    failed: int
+
+    def cell(self, figure: str) -> str:
+        """Return 'mean ± standard deviation' over the repeats, or why there is none."""
+        found = self.values.get(figure, ())
+        if not found:
+            return "failed" if self.failed else "-"
+        spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
+        return f"{statistics.fmean(found):.4g}{spread}"
+
+
+def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
+    """Gather the repeats of each variant, in the sweep's order."""
+    grouped: dict[str, list[SweepResult]] = {}
+    for result in results:
+        grouped.setdefault(result.run.variant.label, []).append(result)
+    return [_gather(group) for group in grouped.values()]
+
+
+def _gather(results: Sequence[SweepResult]) -> VariantFigures:
+    names = sorted({name for result in results for name in result.figures})
+    values = {name: [r.figures[name] for r in results if name in r.figures] for name in names}
+    return VariantFigures(results[0].run.variant, values, sum(not r.figures for r in results))
+
+
+def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> Table:
+    """Return the table for the terminal."""
+    repeats = "" if sweep.repeat is None else f" (mean ± standard deviation of {len(sweep.repeat.values)})"
+    table = Table(title=f"sweep {sweep.name}{repeats}", title_justify="left")
+    table.add_column("variant")
+    for heading in sweep.table:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row.variant.label, *(row.cell(figure) for figure in sweep.table.values()))
+    return table
+
+
+def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult]) -> dict[str, Any]:
+    """Return everything as JSON-ready data."""
+    return {
+        "variants": [{"variant": row.variant.label, "settings": row.variant.settings, "figures": row.values}
+                     for row in rows],
+        "runs": [{"run": r.record["run"], "status": r.record["status"], "variant": r.run.variant.label,
+                  "repeat": r.run.repeat} for r in results],
+    }  # fmt: skip
+
+
+def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Path) -> None:
+    """Write table.csv and table.md into the folder."""
+    cells = [
+        ["variant", *sweep.table],
+        *([row.variant.label, *(row.cell(f) for f in sweep.table.values())] for row in rows),
+    ]
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(cells)
+    lines = ["| " + " | ".join(line) + " |" for line in cells]
+    lines.insert(1, "|" + "---|" + "---:|" * len(sweep.table))
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,83 @@
+"""Run all variants of a sweep, one after another, in one Ray session; finished runs are taken as they are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.config import load_config
+from pipeline.run import Experiment, check_experiment, run_experiment
+from pipeline.sweep.config import SweepConfig, Variant, variants_of
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A variant with one value of what is repeated."""
+
+    variant: Variant
+    repeat: int | None
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a run of the sweep ended; figures are its metrics, empty where it failed."""
+
+    run: SweepRun
+    record: Mapping[str, Any]
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """The run's metrics by name."""
+        return self.record["metrics"] if self.record["status"] == "done" else {}
+
+
+def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
+    """Plan every run.
+
+    Raises:
+        UsageError: a variant is not a valid experiment.
+    """
+    runs = []
+    for variant in variants_of(sweep):
+        for value in (None,) if sweep.repeat is None else sweep.repeat.values:
+            words = [*variant.overrides(sweep.repeat, value), *overrides, f"name={sweep.name}"]
+            runs.append(SweepRun(variant, value, Experiment.open(load_config(sweep.base, words), str(sweep.base))))
+    return runs
+
+
+def run_sweep(runs: Sequence[SweepRun], console: Console) -> Iterator[SweepResult]:
+    """Run what is not done, and yield every result; a run that fails does not keep the others from running.
+
+    Raises:
+        UsageError: a run cannot start, found before the first one does.
+    """
+    todo = [run.experiment for run in runs if run.experiment.finished_record() is None]
+    for experiment in todo[:1]:
+        check_experiment(experiment)
+    if not todo:
+        yield from (SweepResult(run, run.experiment.finished_record() or {}) for run in runs)
+        return
+    from cluster.session import existing_address, session
+
+    cluster = todo[0].config.cluster
+    with session(existing_address(cluster.address), cluster.num_cpus):
+        for number, run in enumerate(runs, 1):
+            console.print(f"[{number}/{len(runs)}] {_title(run)}", highlight=False, markup=False)
+            experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts
+            record = experiment.finished_record() or run_experiment(experiment, console)
+            yield SweepResult(run, record)
+
+
+def _title(run: SweepRun) -> str:
+    return run.variant.label + ("" if run.repeat is None else f", repeat {run.repeat}")
+
+
+def sweep_folder(runs: Sequence[SweepRun], name: str) -> Path:
+    """Return the local folder for the sweep's table and plots, below the store where that is local."""
+    root = runs[0].experiment.store.local_root or Path.home() / ".corgi"
+    folder = root / "sweeps" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

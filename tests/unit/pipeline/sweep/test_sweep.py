@@ -1,0 +1,156 @@
+"""A sweep's variants, its table and its plots."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.errors import UsageError
+from pipeline.sweep.config import SweepConfig, Variant, load_sweep, variants_of
+from pipeline.sweep.plots import write_plot
+from pipeline.sweep.report import VariantFigures, by_variant, sweep_document, sweep_table, write_tables
+from pipeline.sweep.run import SweepResult, SweepRun, open_sweep
+
+BASE = Path(__file__).resolve().parents[4] / "configs" / "smoke.yaml"
+TREE: dict[str, Any] = {
+    "base": str(BASE),
+    "groups": {
+        "shifted": {"grid": {"fit_gaussians.num_gaussians": [1, 2], "train_prior.kappa": [1.0, 5.0]}},
+        "baseline": {"set": {"train_prior": {"kind": "gaussian", "training": {"num_steps": 3, "batch_size": 4}}}},
+    },
+    "repeat": {"keys": ["train_prior.seed"], "values": [0, 1]},
+    "table": {"cosine": "train_prior/cosine_true"},
+    "plots": {"steps": {"figure": "train_prior/cosine_true/steps_*"}},
+}
+
+
+def write_sweep(folder: Path, **changes: Any) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**TREE, **changes}, sort_keys=False))
+    return path
+
+
+def rows_of(path: Path) -> tuple[SweepConfig, list[VariantFigures]]:
+    """Figures that say where they come from: kappa + k / 10 + repeat / 100 at one step, and ten more at four."""
+    sweep = load_sweep(path)
+    rows = []
+    for variant in variants_of(sweep):
+        kappa = variant.grid.get("train_prior.kappa", 0.0)
+        k = variant.grid.get("fit_gaussians.num_gaussians", 0)
+        values = [kappa + k / 10 + repeat / 100 for repeat in (0, 1)]
+        rows.append(
+            VariantFigures(
+                variant,
+                {
+                    "train_prior/cosine_true": values,
+                    "train_prior/cosine_true/steps_1": values,
+                    "train_prior/cosine_true/steps_4": [value + 10 for value in values],
+                },
+                failed=0,
+            )
+        )
+    return sweep, rows
+
+
+def test_a_grid_gives_every_combination(tmp_path: Path) -> None:
+    variants = list(variants_of(load_sweep(write_sweep(tmp_path))))
+    assert [variant.label for variant in variants] == [
+        "shifted, num_gaussians 1, kappa 1",
+        "shifted, num_gaussians 1, kappa 5",
+        "shifted, num_gaussians 2, kappa 1",
+        "shifted, num_gaussians 2, kappa 5",
+        "baseline",
+    ]
+
+
+def test_each_variant_and_repeat_is_an_experiment_of_its_own(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
+    runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])
+    assert len({run.experiment.plan.run for run in runs}) == len(runs) == 8
+    config = runs[3].experiment.config
+    assert config.fit_gaussians is not None
+    assert config.fit_gaussians.num_gaussians == 1
+    assert config.train_prior is not None
+    assert (config.train_prior.kind, config.train_prior.seed) == ("shifted", 1)
+    fingerprints = {run.experiment.plan.stages["embed_clip"].fingerprint for run in runs}
+    assert len(fingerprints) == 1  # what does not vary is made once
+
+
+def test_values_reach_the_experiment_as_they_are_written() -> None:
+    settings = {"a.none": None, "a.text": "yes", "a.list": [1, 2], "a.number": 1e-3, "a.true": True}
+    words = Variant("group", settings, {}).overrides(None, None)
+    read = {word.partition("=")[0]: yaml.safe_load(word.partition("=")[2]) for word in words}
+    assert read == settings
+
+
+def test_mean_and_spread_are_over_the_repeats(tmp_path: Path) -> None:
+    _, rows = rows_of(write_sweep(tmp_path))
+    assert rows[1].cell("train_prior/cosine_true") == "5.105 ± 0.0071"
+    assert rows[1].cell("no/such_figure") == "-"
+    assert VariantFigures(rows[0].variant, {}, failed=2).cell("train_prior/cosine_true") == "failed"
+
+
+def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
+    sweep, rows = rows_of(write_sweep(tmp_path))
+    write_tables(sweep, rows, tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| variant | cosine |"
+    assert lines[2] == "| shifted, num_gaussians 1, kappa 1 | 1.105 ± 0.0071 |"
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(rows)
+    assert sweep_table(sweep, rows).row_count == len(rows)
+
+
+def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
+    runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[:2]
+    results = [result_of(runs[0], "done", 0.5), result_of(runs[1], "failed", 0.9)]
+    (row,) = by_variant(results)
+    assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
+    assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
+
+
+def result_of(run: SweepRun, status: str, cosine: float) -> SweepResult:
+    record = {"run": run.experiment.plan.run, "status": status, "metrics": {"train_prior/cosine_true": cosine}}
+    return SweepResult(run, record)
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        {"figure": "train_prior/cosine_true/steps_*", "log_x": True},
+        {"figure": "train_prior/cosine_true", "x": "fit_gaussians.num_gaussians", "groups": ["shifted"]},
+    ],
+)
+def test_plots_are_drawn(tmp_path: Path, plot: dict[str, Any]) -> None:
+    sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": plot}))
+    assert write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_a_plot_of_what_no_run_has_is_not_drawn(tmp_path: Path) -> None:
+    sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": {"figure": "nothing/like_*"}}))
+    assert not write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
+    assert not (tmp_path / "plot.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"grups": {}}, "did you mean 'groups'"),
+        ({"plots": {"p": {"figure": "cosine"}}}, "give either one \\* in it, or x"),
+        ({"repeat": {"keys": [], "values": [1]}}, "repeat.keys"),
+        ({"table": {}}, "table"),
+    ],
+)
+def test_a_wrong_sweep_is_told_in_words(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_sweep(write_sweep(tmp_path, **changes))
+
+
+def test_a_variant_that_is_no_experiment_is_told_before_anything_runs(tmp_path: Path) -> None:
+    groups = {"shifted": {"grid": {"train_prior.kapa": [1.0]}}}
+    with pytest.raises(UsageError, match="kapa"):
+        open_sweep(load_sweep(write_sweep(tmp_path, groups=groups)), [f"store={tmp_path / 'store'}"])

@@ -1,7 +1,8 @@
 """Measures between generated and true embeddings (method section 5).
 
 A cosine to the true embedding alone can be gamed, because the mean wins: report beside it the cosine to unrelated
-embeddings, the ratios of norm and variance, and the retrieval rank.
+embeddings, the ratios of norm and variance, the retrieval rank, a distance between the two distributions, and the
+diversity of several answers to one caption.
 
 Symbols: a = generated, b = true embeddings, row i of a belongs to row i of b: [batch, embed];
 ``block_dims`` = widths of the concatenated CLIP models, in order; they add up to embed.
@@ -15,10 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RETRIEVAL_RANKS = (1, 5, 10)
+CMMD_SIGMA = 10.0
+MMD_SCALE = 1000.0
+FEWEST_FOR_DISTANCES = 4  # two halves of two rows each
 _TIE = 1e-6  # cosines nearer than this are equal: more than rounding
 
 
-def blocks_of(embeddings: Float[Tensor, "batch embed"], block_dims: Sequence[int]) -> tuple[Tensor, ...]:
+def blocks_of(embeddings: Float[Tensor, "*batch embed"], block_dims: Sequence[int]) -> tuple[Tensor, ...]:
     """Split concatenated embeddings into one block per CLIP model.
 
     Raises:
@@ -41,21 +45,23 @@ def block_cosine(
 
 
 def unrelated_cosine(
-    a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int]
+    a: Float[Tensor, "batch embed"], b: Float[Tensor, "pairs embed"], block_dims: Sequence[int], *, first: int = 0
 ) -> Float[Tensor, "batch"]:
     """Return each row's mean block cosine to ALL the other pairs' true embeddings (no shuffle, so no luck).
+
+    ``a`` may be a part of the generated embeddings: row i of it belongs to row ``first`` + i of b.
 
     Raises:
         ValueError: there are fewer than two pairs.
     """
-    count = a.shape[0]
+    count = b.shape[0]
     if count < 2:
         raise ValueError(f"similarity: unrelated pairs need at least 2 embeddings, got {count}")
     pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
     per_block = []
     for x, y in pairs:
         x_hat, y_hat = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
-        own = (x_hat * y_hat).sum(-1)  # cos(a_i, b_i): [batch]
+        own = (x_hat * y_hat[first : first + len(a)]).sum(-1)  # cos(a_i, b_i): [batch]
         per_block.append((x_hat @ y_hat.sum(0) - own) / (count - 1))  # mean over j != i
     return torch.stack(per_block).mean(0)
 
@@ -72,12 +78,126 @@ def retrieval_ranks(
     return (scores >= scores.diagonal()[:, None] - _TIE).sum(1).to(a.dtype)
 
 
+def diversity(samples: Float[Tensor, "captions samples embed"], block_dims: Sequence[int]) -> Float[Tensor, "captions"]:
+    """Return 1 - the mean block cosine over all pairs of one caption's samples; 0: the samples are all alike.
+
+    Raises:
+        ValueError: there are fewer than two samples of a caption.
+    """
+    count = samples.shape[1]
+    if count < 2:
+        raise ValueError(f"similarity: diversity needs at least 2 samples of a caption, got {count}")
+    per_block = []
+    for x in blocks_of(samples, block_dims):
+        sums = F.normalize(x, dim=-1).sum(1)  # |sum of unit vectors|^2 = count + sum over i != j of cos: [captions]
+        per_block.append((sums.square().sum(-1) - count) / (count * (count - 1)))
+    return 1 - torch.stack(per_block).mean(0)
+
+
+def frechet_distance(a: Float[Tensor, "rows embed"], b: Float[Tensor, "others embed"]) -> Float[Tensor, ""]:
+    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), both taken as Gaussian (arXiv 1706.08500, eq. 6).
+
+    Biased: with few rows the covariances are wrong, and the distance between two sets of ONE distribution is above 0,
+    by about embed / (2 rows) of the total variance while rows exceed embed, and by up to twice the total variance when
+    they do not. So compare distances of equal numbers of rows only, and with that of two halves of the true set.
+    Computed in float64. With A, B the centred rows / sqrt(rows - 1), C_a = A'A, and the trace of (C_a C_b)^(1/2) is
+    the sum of the singular values of A B'; replacing A, B by their triangular QR factors leaves those as they are.
+
+    Raises:
+        ValueError: a set has fewer than two rows.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"similarity: a Frechet distance needs at least 2 rows in each set, got {len(a)} and {len(b)}")
+    a, b = a.double(), b.double()
+    roots = [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    total = roots[0].square().sum() + roots[1].square().sum()  # tr C_a + tr C_b
+    r_a, r_b = (torch.linalg.qr(root, mode="r").R for root in roots)
+    shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
+    return (a.mean(0) - b.mean(0)).square().sum() + (total - 2 * shared).clamp_min(0)  # below 0 is rounding
+
+
+def mmd(
+    a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int], *, sigma: float | None
+) -> Float[Tensor, ""]:
+    """Return 1000 x the squared maximum mean discrepancy, unbiased, averaged over the blocks (arXiv 2401.09603).
+
+    Kernel exp(-|x - y|^2 / (2 sigma^2)) on blocks scaled to length 1. ``sigma`` 10 is that paper's (CMMD): on unit
+    vectors it is nearly linear in |x - y|^2, so it sees little but the means; none takes the median distance between
+    true embeddings, which sees shape and spread as well. Unbiased, so it may fall below 0; the pairs (a_i, b_i) are
+    left out (Gretton et al. 2012, eq. 3), because a generated embedding depends on the caption of its true one.
+
+    Raises:
+        ValueError: there are fewer than two pairs.
+    """
+    count = len(b)
+    if count < 2 or len(a) != count:
+        raise ValueError(f"similarity: mmd needs at least 2 pairs, got {len(a)} and {count} embeddings")
+    values = []
+    for x, y in zip(blocks_of(a.double(), block_dims), blocks_of(b.double(), block_dims), strict=True):
+        x_hat, y_hat = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        width = sigma if sigma is not None else float(F.pdist(y_hat).median().clamp_min(1e-12))
+        kernels = [torch.cdist(p, q).square().div(-2 * width**2).exp() for p, q in _sides(x_hat, y_hat)]
+        k_xx, k_yy, k_xy = (k.sum() - k.diagonal().sum() for k in kernels)
+        values.append((k_xx + k_yy - 2 * k_xy) / (count * (count - 1)))
+    return MMD_SCALE * torch.stack(values).mean()
+
+
+def _sides(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    return (x, x), (y, y), (x, y)
+
+
+def distance_report(
+    a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int]
+) -> dict[str, float]:
+    """Return the distances between the distributions of a and b; lower is better.
+
+    ``frechet`` = mean distance of one half of a from the OTHER half of b, so that it is of as many and as independent
+    rows as its reference; ``cmmd`` and ``mmd`` = :func:`mmd` with sigma 10 and the median distance, over all rows.
+
+    Raises:
+        ValueError: there are fewer than four pairs.
+    """
+    (a_1, a_2), (b_1, b_2) = _halves(a), _halves(b)
+    values = {
+        "frechet": (frechet_distance(a_1, b_2) + frechet_distance(a_2, b_1)) / 2,
+        "cmmd": mmd(a, b, block_dims, sigma=CMMD_SIGMA),
+        "mmd": mmd(a, b, block_dims, sigma=None),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def reference_report(b: Float[Tensor, "batch embed"], block_dims: Sequence[int]) -> dict[str, float]:
+    """Return what a perfect prior would reach: the distances between two halves of the true embeddings.
+
+    Beside them ``cosine_unrelated``, of true embeddings to the others. The mmds are 0 but for chance.
+
+    Raises:
+        ValueError: there are fewer than four embeddings.
+    """
+    b_1, b_2 = _halves(b)
+    values = {
+        "frechet": frechet_distance(b_1, b_2),
+        "cmmd": mmd(b_1, b_2, block_dims, sigma=CMMD_SIGMA),
+        "mmd": mmd(b_1, b_2, block_dims, sigma=None),
+        "cosine_unrelated": unrelated_cosine(b.double(), b.double(), block_dims).mean(),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return every other row, and the rest; of an odd number the last row is left out."""
+    if len(x) < FEWEST_FOR_DISTANCES:
+        raise ValueError(f"similarity: distances need at least {FEWEST_FOR_DISTANCES} embeddings, got {len(x)}")
+    even = len(x) // 2 * 2
+    return x[0:even:2], x[1:even:2]
+
+
 def embedding_report(
     a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int]
 ) -> dict[str, float]:
-    """Return every measure as named numbers.
+    """Return every measure of pairs as named numbers.
 
-    ``cosine_true`` and ``cosine_unrelated`` are averaged over blocks (``cosine_true_block_<i>`` gives each);
+    ``cosine_true`` and ``cosine_unrelated`` are averaged over blocks (``<name>_block_<i>`` gives each of several);
     ``norm_ratio`` = mean norm of a / mean norm of b; ``variance_ratio`` = total variance of a / total variance of b;
     ``retrieval_at_<r>`` = share of rows whose true embedding ranks r or better.
     """
@@ -93,4 +213,5 @@ def embedding_report(
     if len(block_dims) > 1:
         for i, (x, y) in enumerate(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)):
             report[f"cosine_true_block_{i}"] = F.cosine_similarity(x, y, dim=-1).mean()
+            report[f"cosine_unrelated_block_{i}"] = unrelated_cosine(x, y, [x.shape[-1]]).mean()
     return {name: float(value) for name, value in report.items()}

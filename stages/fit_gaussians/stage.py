@@ -1,8 +1,10 @@
 """Fit the Gaussians in passes over the shards; memory holds a shard and a sample, never all embeddings."""
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from cluster.mapping import Mapper, WorkerResources, map_in_process
 from models.gaussians import FittedGaussians, KMeansState, Moments, fit_kmeans, moments_of, starting_means
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.embeddings import load_image_rows, open_image_rows, shard_rows
+from stages.embeddings import clip_identity, load_image_rows, open_image_rows, shard_rows
 from stages.errors import InputFault
 from stages.events import Metrics, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
@@ -54,7 +56,7 @@ def run(
         fitted = _fit(config, sample, one_pass, output, context)
     except ValueError as error:
         raise InputFault(f"fit_gaussians: {error}") from error
-    _publish(config, fitted, len(sample), output)
+    _publish(config, fitted, len(sample), clip_identity(embeddings), output)
     return _summary(fitted)
 
 
@@ -151,12 +153,21 @@ def _load_state(output: Output) -> KMeansState | None:
     return KMeansState(saved["means"], tuple(saved["inertias"].tolist()))
 
 
-def _publish(config: FitGaussiansConfig, fitted: FittedGaussians, sample_size: int, output: Output) -> None:
+def _publish(
+    config: FitGaussiansConfig,
+    fitted: FittedGaussians,
+    sample_size: int,
+    clips: list[dict[str, Any]],
+    output: Output,
+) -> None:
+    """Write the Gaussians and how they were fitted; both say of which CLIP models the embeddings were."""
+    tensors = {"means": fitted.means, "stds": fitted.stds, "counts": fitted.counts}
     with output.writing(GAUSSIANS) as path:
-        save_file({"means": fitted.means, "stds": fitted.stds, "counts": fitted.counts}, path)
+        save_file(tensors, path, metadata={"clip": json.dumps(clips, sort_keys=True)})
     output.write_json(
         "fit.json",
         {
+            "clip": clips,
             "method": "k-means, Lloyd's iterations from k-means++ on a sample",
             "num_gaussians": config.num_gaussians,
             "embeddings": int(fitted.counts.sum()),

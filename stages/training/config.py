@@ -36,6 +36,9 @@ class TrainingConfig(ConfigModel):
     gradient_accumulation: Annotated[PositiveInt, RuntimeOnly()] = Field(
         1, description="forward and backward passes per step, to hold a smaller batch in memory at a time"
     )
+    compile: Annotated[bool, RuntimeOnly()] = Field(
+        False, description="compile the model (torch.compile): minutes at the start, faster steps; needs a C++ compiler"
+    )
     checkpoint_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(500, description="steps between checkpoints")
     max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(2, description="newest checkpoints that are kept")
     log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")

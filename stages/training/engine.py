@@ -89,6 +89,8 @@ class Engine:
         self._place = place
         self._dtype = autocast_dtype(config, place.device)
         self.model = model.to(place.device)
+        if config.compile:
+            self.model.compile()  # in place: the names of the weights stay as they are
         self._optimizer = _make_optimizer(self.model, config)
         self._engine = _deepspeed().initialize(
             model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)

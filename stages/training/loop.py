@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.artifacts import Output
+from stages.errors import ArtifactError
 from stages.events import Event, Metrics, Progress
 from stages.training.checkpoints import checkpoint_steps, read_checkpoint, write_checkpoint
 from stages.training.engine import Engine, join_group, leave_group
@@ -59,7 +61,7 @@ class _Run:
         self.first_step = done[-1] if done else 0
         state = read_checkpoint(job.output, self.first_step) if done else None
         if state is not None:
-            model.load_state_dict(state["weights"])
+            _load_weights(model, state["weights"], self.first_step, job.output)
         self._engine = Engine(model, self._config, place)
         if state is not None:
             part = next(
@@ -117,6 +119,23 @@ class _Run:
             self._twin = self._task.build_model().to(self._place.device).eval().requires_grad_(False)
         self._twin.load_state_dict(weights, strict=False)  # buffers that are not saved are not asked for either
         return self._twin
+
+
+def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], step: int, output: Output) -> None:
+    """Take a checkpoint's weights.
+
+    Raises:
+        ArtifactError: they are not of this model.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ArtifactError(
+            f"training: the checkpoint of step {step} in {output.uri} does not fit the model that the configuration "
+            f"and the data give now ({reasons}): expected the same sizes: train on the data that it was begun with, or "
+            "delete the folder to begin anew"
+        ) from error
 
 
 def _say_nothing(event: Event) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.training.task import BatchPart
 
-_NAMES = {"noise": 0, "times": 1, "dropout": 2, "crop": 3}
+_NAMES = {"noise": 0, "times": 1, "dropout": 2, "crop": 3, "caption": 4}
 
 
 def sample_seeds(seed: int, part: BatchPart) -> list[int]:
@@ -16,7 +16,7 @@ def sample_seeds(seed: int, part: BatchPart) -> list[int]:
 
 
 def sample_uniform(seed: int, part: BatchPart, purpose: str) -> np.ndarray:
-    """Return a uniform number in [0, 1) for each sample; ``purpose`` is times, dropout or crop.
+    """Return a uniform number in [0, 1) for each sample; ``purpose`` is times, dropout, crop or caption.
 
     Numbers of different purposes are independent.
     """

@@ -113,7 +113,8 @@ def frechet_distance(a: Float[Tensor, "rows embed"], b: Float[Tensor, "others em
     total = roots[0].square().sum() + roots[1].square().sum()  # tr C_a + tr C_b
     r_a, r_b = (torch.linalg.qr(root, mode="r").R for root in roots)
     shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    return (a.mean(0) - b.mean(0)).square().sum() + (total - 2 * shared).clamp_min(0)  # below 0 is rounding
+    distance: Tensor = (a.mean(0) - b.mean(0)).square().sum() + (total - 2 * shared).clamp_min(0)  # < 0 is rounding
+    return distance
 
 
 def mmd(

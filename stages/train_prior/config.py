@@ -1,14 +1,21 @@
 """Which prior to train, and how."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from stages.captions import CaptionsConfig
 from stages.contract import ConfigModel, StageConfig
+from stages.prior_sampling import PriorSolverConfig
 from stages.training.config import TrainingConfig
 
+if TYPE_CHECKING:
+    from models.priors import TextStateSettings, TransformerSettings
+
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+TextStates = Literal["t5", "clip"]
 
 
 class ScheduleConfig(ConfigModel):
@@ -21,54 +28,147 @@ class ScheduleConfig(ConfigModel):
 
 
 class NetworkConfig(ConfigModel):
-    """Size of the transformer."""
+    """Size of the transformer: a named one, in which single numbers may be replaced."""
 
-    width: PositiveInt = Field(128, description="width of a token; the paper: 2048")
-    num_layers: PositiveInt = Field(3, description="the paper: 16 and 20")
-    num_heads: PositiveInt = Field(4, description="attention heads; the paper: 32")
-    feed_forward_factor: PositiveFloat = Field(4.0, description="inner width of the feed-forward layers / width")
+    size: Literal["tiny", "base", "small", "large"] | None = Field(
+        "tiny", description="small and large are the paper's (16 and 20 layers of 2048); null: all numbers are given"
+    )
+    width: PositiveInt | None = Field(None, description="width of a token; null: the size's")
+    num_layers: PositiveInt | None = Field(None, description="null: the size's")
+    num_heads: PositiveInt | None = Field(None, description="attention heads; null: the size's")
+    feed_forward_factor: PositiveFloat | None = Field(
+        None, description="inner width of the feed-forward layers / width; null: the size's"
+    )
+    qk_norm: bool = Field(False, description="normalise queries and keys, which keeps large networks stable")
+    gradient_checkpointing: bool = Field(
+        False, description="compute a layer again in the backward pass instead of keeping it: less memory, more time"
+    )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The numbers that are given beside the size."""
+        names = ("width", "num_layers", "num_heads", "feed_forward_factor")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @model_validator(mode="after")
+    def _all_without_size(self) -> "NetworkConfig":
+        missing = {"width", "num_layers", "num_heads", "feed_forward_factor"} - self.given.keys()
+        if self.size is None and missing:
+            raise ValueError(
+                f"size is null and {', '.join(sorted(missing))} not given: give all numbers, or a size "
+                "(tiny, base, small, large)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "NetworkConfig":
-        if self.width % (2 * self.num_heads):
+        width, num_heads = self.width, self.num_heads
+        if width is None and num_heads is None:
+            return self  # the size's own fit
+        if width is None or num_heads is None:
+            settings = self.settings()  # the one case in which a configuration imports torch
+            width, num_heads = settings.width, settings.num_heads
+        if width % (2 * num_heads):
             raise ValueError(
-                f"width is {self.width} with num_heads {self.num_heads}: allowed is a multiple of 2 x num_heads; "
+                f"width is {width} with num_heads {num_heads}: allowed is a multiple of 2 x num_heads; "
                 "change one of them"
             )
         return self
+
+    def settings(self, text_states: "Mapping[str, TextStateSettings] | None" = None) -> "TransformerSettings":
+        """Return the model's own settings with the text states that it is to read; imports torch."""
+        from models.priors import TransformerSettings
+        from models.priors.sizes import settings_of_size
+
+        network = TransformerSettings() if self.size is None else settings_of_size(self.size)
+        return replace(
+            network,
+            **self.given,
+            qk_norm=self.qk_norm,
+            gradient_checkpointing=self.gradient_checkpointing,
+            text_states=dict(text_states or {}),
+        )
 
 
 class ValidationConfig(ConfigModel):
     """How the prior is judged on pairs that it was not trained on."""
 
     fraction: float = Field(0.1, gt=0.0, lt=1.0, description="share of the usable pairs held out, by hash of their key")
-    max_pairs: PositiveInt = Field(2000, ge=2, description="most held-out pairs that are used")
+    max_pairs: PositiveInt = Field(2000, ge=4, description="most held-out pairs that are used")
+    samples_per_caption: PositiveInt = Field(
+        4, description="answers to one caption, whose diversity is measured; 1: it is not measured"
+    )
+
+
+class DiffusionValidationConfig(PriorSolverConfig, ValidationConfig):
+    """How a diffusion prior is sampled and judged."""
+
     num_steps: tuple[PositiveInt, ...] = Field(
         (1, 2, 4, 8, 16, 32, 64), min_length=1, description="numbers of sampling steps to report, ascending"
     )
-    guidance_scale: float = Field(1.0, ge=0.0, description="classifier-free guidance when sampling; 1: none")
 
     @model_validator(mode="after")
-    def _steps_ascend(self) -> "ValidationConfig":
+    def _steps_ascend(self) -> "DiffusionValidationConfig":
         if list(self.num_steps) != sorted(set(self.num_steps)):
             raise ValueError(f"num_steps is {list(self.num_steps)}: allowed are different numbers in ascending order")
         return self
 
 
-class DiffusionPriorConfig(StageConfig):
-    """What both diffusion priors have in common."""
+class AutoregressiveValidationConfig(ValidationConfig):
+    """How an autoregressive prior is sampled and judged."""
+
+    guidance_scale: float = Field(1.0, ge=0.0, description="classifier-free guidance; 1: none")
+
+
+class PriorConfig(StageConfig):
+    """What all priors have in common."""
 
     stage: ClassVar[str] = "train_prior"
-    uses_gpu: ClassVar[bool] = True
-    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+    code_version: ClassVar[int] = 2
 
     seed: int = 0
     captions: CaptionsConfig = CaptionsConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    network: NetworkConfig = NetworkConfig()
-    text_dropout: Probability = Field(0.1, description="share of captions left out in training, for guidance")
     validation: ValidationConfig = ValidationConfig()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The embeddings."""
+        return ("embed_clip",)
+
+
+class TrainedPriorConfig(PriorConfig):
+    """What all priors that have a network have in common."""
+
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+
+    network: NetworkConfig = NetworkConfig()
+    text_states: tuple[TextStates, ...] | None = Field(
+        None, description="token states that the network reads beside the CLIP text embedding: t5, clip; null: all "
+        "that embed_clip made; []: none",
+    )  # fmt: skip
+    text_dropout: Probability = Field(0.1, description="share of captions left out in training, for guidance")
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _states_once(self) -> "TrainedPriorConfig":
+        if self.text_states is not None and len(set(self.text_states)) < len(self.text_states):
+            raise ValueError(f"text_states is {list(self.text_states)}: allowed is each of t5 and clip once")
+        return self
+
+
+class DiffusionPriorConfig(TrainedPriorConfig):
+    """What both diffusion priors have in common."""
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    target: Literal["sample", "noise", "velocity"] = Field(
+        "sample", description="what the network predicts; the paper: the clean embedding"
+    )
+    loss_weight: Literal["p2", "min_snr", "uniform"] = Field(
+        "p2", description="weight by time step; p2: 1 / (1 + SNR), the paper's (method eq. 7)"
+    )
+    min_snr_gamma: PositiveFloat = Field(5.0, description="loss_weight min_snr: where the weight stops to rise")
+    validation: DiffusionValidationConfig = DiffusionValidationConfig()
 
     @model_validator(mode="after")
     def _steps_within_schedule(self) -> "DiffusionPriorConfig":
@@ -86,6 +186,15 @@ class ShiftedPriorConfig(DiffusionPriorConfig):
 
     kind: Literal["shifted"]
     kappa: PositiveFloat = Field(5.0, description="factor on the Gaussians' deviations; the paper: 5")
+    selection: Literal["means", "samples"] = Field(
+        "means", description="a caption's Gaussian: by cosine to the means (method eq. 5), or to samples of each"
+    )
+    learnable: bool = Field(False, description="train the Gaussians too, by method eq. 6 alone")
+    separation_weight: NonNegativeFloat = Field(
+        1.0,
+        description="learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with "
+        "several workers (or gradient_accumulation), in each one's part of it",
+    )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -94,14 +203,37 @@ class ShiftedPriorConfig(DiffusionPriorConfig):
 
 
 class GaussianPriorConfig(DiffusionPriorConfig):
-    """The baseline (DALL-E 2): every caption's process starts from N(0, I)."""
+    """The baseline: every caption's process starts from one Gaussian around 0."""
 
     kind: Literal["gaussian"]
+    noise_scale: PositiveFloat | None = Field(
+        None,
+        description="null: N(0, I), as DALL-E 2; a number: its deviation in every dimension, as a multiple of the root "
+        "mean square deviation of the training embeddings, which is the freedom that kappa gives to kind shifted",
+    )
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The embeddings."""
-        return ("embed_clip",)
+
+class AutoregressivePriorConfig(TrainedPriorConfig):
+    """DALL-E 2's other prior: principal components, quantised, predicted one by one."""
+
+    kind: Literal["autoregressive"]
+    num_components: PositiveInt = Field(
+        description="principal components that are kept; DALL-E 2: 319 of 1024; at most the training pairs and the "
+        "dimensions of an embedding"
+    )
+    num_buckets: PositiveInt = Field(1024, ge=2, description="values that a component can take; DALL-E 2: 1024")
+    validation: AutoregressiveValidationConfig = AutoregressiveValidationConfig()
 
 
-TrainPriorConfig = Annotated[ShiftedPriorConfig | GaussianPriorConfig, Field(discriminator="kind")]
+class IdentityPriorConfig(PriorConfig):
+    """The text embedding used as image embedding: nothing is trained, it is judged only."""
+
+    work: ClassVar[Literal["shards", "training", "single"]] = "single"
+
+    kind: Literal["identity"]
+
+
+TrainPriorConfig = Annotated[
+    ShiftedPriorConfig | GaussianPriorConfig | AutoregressivePriorConfig | IdentityPriorConfig,
+    Field(discriminator="kind"),
+]

@@ -14,7 +14,6 @@ from models.priors import (
     DiffusionPriorSettings,
     ScheduleSettings,
     TextFeatures,
-    TransformerSettings,
     training_batch,
     training_draws,
 )
@@ -114,7 +113,7 @@ def prior_settings(config: DiffusionPriorConfig, *, num_gaussians: int, embed_di
         embed_dim=embed_dim,
         num_gaussians=num_gaussians,
         schedule=ScheduleSettings(**config.schedule.model_dump()),
-        network=TransformerSettings(**config.network.model_dump()),
+        network=config.network.settings(),
     )
 
 

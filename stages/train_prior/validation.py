@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.priors import Prior, PriorSampling, TextFeatures
 from models.similarity import embedding_report
-from stages.train_prior.config import ValidationConfig
+from stages.train_prior.config import DiffusionValidationConfig
 from stages.train_prior.data import Pairs
 
 Reports = dict[int, dict[str, float]]
@@ -18,7 +18,7 @@ _CHUNK = 512
 
 
 def report_by_steps(
-    prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int
+    prior: Prior, pairs: Pairs, config: DiffusionValidationConfig, *, block_dims: Sequence[int], seed: int
 ) -> Reports:
     """Return the measures of :func:`models.similarity.embedding_report` for each number of sampling steps."""
     return {
@@ -28,7 +28,7 @@ def report_by_steps(
 
 
 def _sample_all(
-    prior: Prior, text: Float[Tensor, "pairs embed"], config: ValidationConfig, num_steps: int, seed: int
+    prior: Prior, text: Float[Tensor, "pairs embed"], config: DiffusionValidationConfig, num_steps: int, seed: int
 ) -> Float[Tensor, "pairs embed"]:
     """Sample an embedding for each caption; the seeds are the same for any number of steps."""
     seeds = np.random.SeedSequence(seed).generate_state(len(text), np.uint32).tolist()

@@ -17,9 +17,9 @@ SHARDS = (5, 7, 4, 0, 8)
 
 
 class Line(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
+        self.layers = nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Dropout(0.1), nn.Linear(hidden, 1))
         self.register_buffer("offset", torch.tensor(0.5))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -28,14 +28,14 @@ class Line(nn.Module):
 
 
 class LineTask:
-    def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None) -> None:
-        self.seed, self.dropout, self.fail_at = seed, dropout, fail_at
+    def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8) -> None:
+        self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
 
     def setup(self, place: Place) -> None:
         self.order = SampleOrder(SHARDS, window_size=10, seed=self.seed)
 
     def build_model(self) -> nn.Module:
-        model = Line()
+        model = Line(self.hidden)
         if not self.dropout:
             model.layers[2] = nn.Identity()
         return model

@@ -9,12 +9,14 @@ import torch
 from cluster.training import launch_in_process
 from stages.artifacts import Output
 from stages.contract import GrantedResources, StageContext
-from stages.errors import InputFault
+from stages.errors import ArtifactError, InputFault
 from stages.events import Event, Metrics
 from stages.model_files import load_model_config, load_model_state
 from stages.training.checkpoints import checkpoint_steps
 from stages.training.config import TrainingConfig
 from stages.training.launch import TrainResult, train
+from stages.training.loader import parts_of
+from stages.training.task import BatchPart, Place
 from tests.unit.stages.training.line import LineTask
 
 
@@ -114,3 +116,23 @@ def test_metrics_tell_how_training_goes(tmp_path: Path) -> None:
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"training\.batch_size: found 8: expected a multiple of 3"):
         run(tmp_path, config(gradient_accumulation=3))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no data"):
+        run(tmp_path, config(), LineTask(fail_at=6))
+    with pytest.raises(ArtifactError, match=r"checkpoint of step 4 in .* does not fit .*\[8, 3\].*\[9, 3\]"):
+        run(tmp_path, config(), LineTask(hidden=9))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_workers_together_see_what_one_sees(world_size: int, num_parts: int) -> None:
+    task = LineTask(seed=5)
+    task.setup(Place(0, 1, torch.device("cpu")))
+    for step in (0, 2, 9):  # the epoch has 24 samples: the third step is the end of one, the tenth lies in another
+        whole = task.prepare(BatchPart(step, 0, 8, 8))
+        places = [Place(rank, world_size, torch.device("cpu")) for rank in range(world_size)]
+        parts = [task.prepare(part) for place in places for part in parts_of(step, 8, num_parts, place)]
+        for name, value in whole.items():
+            assert torch.equal(torch.cat([part[name] for part in parts]), value)

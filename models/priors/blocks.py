@@ -7,6 +7,8 @@ Whoever reads only the last tokens says so by ``num_answers``: the last layer th
 exact, because nothing after it looks at the others.
 """
 
+import copy
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -39,6 +41,11 @@ class KeyValueCache:
         """Return how many tokens fit."""
         return self.states.shape[4]
 
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows (captions) there are."""
+        return self.states.shape[2]
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put new keys and values behind the kept ones and return both together: [batch, heads, length + new, ...].
 
@@ -60,9 +67,8 @@ class KeyValueCache:
         """Return which of the kept and the new tokens are seen, where ``visible`` tells it of the new ones."""
         if self.visible is None and visible is None:
             return None
-        batch, device = self.states.shape[2], self.states.device
         if self.visible is None:
-            self.visible = torch.ones(batch, self.capacity, dtype=torch.bool, device=device)
+            self.visible = torch.ones(self.num_rows, self.capacity, dtype=torch.bool, device=self.states.device)
         end = self.length + new
         self.visible[:, self.length : end] = True if visible is None else visible
         return self.visible[:, :end]
@@ -70,6 +76,18 @@ class KeyValueCache:
     def keep(self, tokens: int) -> None:
         """Keep the tokens written last."""
         self.length += tokens
+
+    def followed_by(self, row: "KeyValueCache", times: int) -> "KeyValueCache":
+        """Return a cache of these rows and, below them, the single row of another of the same length, repeated."""
+        joined = copy.copy(self)
+        repeated = row.states.expand(-1, -1, times, -1, -1, -1)
+        joined.states = torch.cat([self.states, repeated], dim=2)
+        if self.visible is not None or row.visible is not None:
+            every = torch.ones(1, self.capacity, dtype=torch.bool, device=self.states.device)
+            upper = every.expand(self.num_rows, -1) if self.visible is None else self.visible
+            lower = (every if row.visible is None else row.visible).expand(times, -1)
+            joined.visible = torch.cat([upper, lower])
+        return joined
 
 
 class CausalTransformer(nn.Module):

@@ -1,10 +1,11 @@
-"""The prior's network: a causal decoder-only transformer over a handful of tokens.
+"""The diffusion prior's network: a causal decoder-only transformer over a handful of tokens.
 
 Papers: Hierarchical Text-Conditional Image Generation (DALL-E 2, arXiv 2204.06125), section 2.2, for the tokens;
 Shifted Diffusion (arXiv 2211.15388), section 3.2, for the Gaussian index among them.
 
-Tokens, in order: [text states ...] [CLIP text embedding] [time] [Gaussian index] [noisy embedding] [query].
-The answer is read at the query, which sees all the others. Padded text states are seen by no token but themselves.
+Tokens, in order: [T5 states] [CLIP token states] [CLIP text embedding] [time] [Gaussian index] [noisy embedding]
+[query]. The answer is read at the query, which sees all the others. Padded states are seen by no other token.
+The text tokens come first and see nothing of the rest, so their keys and values serve every step of sampling.
 """
 
 import math
@@ -14,34 +15,37 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.priors.blocks import CausalTransformer, KeyValueCache, Visible
 from models.priors.config import TransformerSettings
 from models.priors.text import TextFeatures, TextStates
 
 _LONGEST_PERIOD = 10_000.0
-_NUM_FIXED_TOKENS = 5  # all but the text states
+_INIT_STD = 0.02
+_NUM_STEP_TOKENS = 4  # time, Gaussian index, noisy embedding, query
 
 
 class PriorTransformer(nn.Module):
-    """Predict the clean embedding from the noisy one; in and out are standardised (mean 0, variance about 1)."""
+    """Predict the clean embedding from the noisy one; in and out are standardised (mean 0, variance about 1).
+
+    In sampling, read the captions once and ask at every step::
+
+        prefix = network.prefix(text, drop_text)  # or network.guided_prefix(text)
+        answer = network.predict(prefix, noisy, time, gaussian_index)
+
+    which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
+    """
 
     def __init__(self, settings: TransformerSettings, embed_dim: int) -> None:
         super().__init__()
         width = settings.width
         self.settings = settings
-        self.text_token = nn.Linear(embed_dim, width)
-        self.no_text_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.text_tokens = TextTokens(settings, embed_dim)
         self.time_token = _NumberEmbedding(width)
         self.gaussian_token = _NumberEmbedding(width)
         self.noisy_token = nn.Linear(embed_dim, width)
-        self.query_token = nn.Parameter(torch.randn(width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(_NUM_FIXED_TOKENS, width) * 0.02)
-        kinds = settings.text_states
-        self.state_tokens = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in kinds.items()})
-        self.state_positions = nn.ParameterDict(
-            {name: torch.randn(kind.max_length, width) * 0.02 for name, kind in kinds.items()}
-        )
-        self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.num_layers))
-        self.norm = nn.RMSNorm(width)
+        self.query_token = nn.Parameter(torch.randn(width) * _INIT_STD)
+        self.positions = nn.Parameter(torch.randn(_NUM_STEP_TOKENS, width) * _INIT_STD)
+        self.body = CausalTransformer(settings)
         self.answer = nn.Linear(width, embed_dim)
         nn.init.zeros_(self.answer.weight)  # the first prediction is the mean embedding
         nn.init.zeros_(self.answer.bias)
@@ -54,34 +58,116 @@ class PriorTransformer(nn.Module):
         text: TextFeatures,
         drop_text: Bool[Tensor, "batch"],
     ) -> Float[Tensor, "batch embed"]:
-        """Return the standardised prediction of z_0; where ``drop_text`` holds, nothing of the caption is seen."""
+        """Return the standardised prediction of z_0; where ``drop_text`` holds, nothing of the caption is seen.
+
+        Raises:
+            ValueError: the captions do not bring what the network was built for.
+        """
+        text_tokens, visible = self.text_tokens(text, drop_text)
+        tokens = torch.cat([text_tokens, self._step_tokens(noisy, time, gaussian_index)], dim=1)
+        if visible is not None:
+            visible = F.pad(visible, (0, _NUM_STEP_TOKENS), value=True)
+        answer: Tensor = self.answer(self.body(tokens, visible, num_answers=1)[:, 0])
+        return answer
+
+    @torch.no_grad()
+    def prefix(self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]) -> KeyValueCache:
+        """Read the captions, as :meth:`forward` would, for any number of calls of :meth:`predict`.
+
+        Raises:
+            ValueError: the captions do not bring what the network was built for.
+        """
+        tokens, visible = self.text_tokens(text, drop_text)
+        count = tokens.shape[1]
+        cache = KeyValueCache(self.settings, len(text), count + _NUM_STEP_TOKENS, tokens)
+        self.body(tokens, visible, cache, num_answers=0)
+        cache.keep(count)
+        return cache
+
+    @torch.no_grad()
+    def guided_prefix(self, text: TextFeatures) -> KeyValueCache:
+        """Read the captions for classifier-free guidance: 2 x batch rows, the captions', then the empty captions'.
+
+        The rows without a caption are all alike, so they are computed once. :meth:`predict` then wants its other
+        inputs twice, one after the other (``noisy.repeat(2, 1)``), and gives captioned and plain answers likewise.
+        """
+        drop = torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device)
+        plain = self.prefix(first_caption(text), ~drop[:1])
+        return self.prefix(text, drop).followed_by(plain, len(text))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        prefix: KeyValueCache,
+        noisy: Float[Tensor, "batch embed"],
+        time: Int[Tensor, "batch"],
+        gaussian_index: Int[Tensor, "batch"],
+    ) -> Float[Tensor, "batch embed"]:
+        """Return the standardised prediction of z_0 for captions read before; the prefix is left as it was."""
+        tokens = self._step_tokens(noisy, time, gaussian_index)
+        answer: Tensor = self.answer(self.body(tokens, cache=prefix, num_answers=1)[:, 0])
+        return answer
+
+    def _step_tokens(self, noisy: Tensor, time: Tensor, gaussian_index: Tensor) -> Tensor:
+        """Return all tokens that are not text: [batch, 4, width]."""
         dtype = self.query_token.dtype
-        text_token = self.text_token(text.embedding.to(dtype))
-        fixed = torch.stack(
+        tokens = torch.stack(
             [
-                torch.where(drop_text[:, None], self.no_text_token, text_token.to(dtype)),
                 self.time_token(time, dtype).to(dtype),
                 self.gaussian_token(gaussian_index, dtype).to(dtype),
                 self.noisy_token(noisy.to(dtype)).to(dtype),
                 self.query_token.expand(len(noisy), -1),
             ],
             dim=1,
-        )  # [batch, 5, width]
-        tokens = fixed + self.positions
-        states, mask = self._text_states(text, drop_text)
-        if states is not None:
-            tokens = torch.cat([states, tokens], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens, mask)
-        answer: Tensor = self.answer(self.norm(tokens[:, -1]))
-        return answer
+        )
+        return tokens + self.positions
 
-    def _text_states(self, text: TextFeatures, drop_text: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the tokens of the text states and the attention mask that they need; none, none without states.
+
+class TextTokens(nn.Module):
+    """A caption as tokens: the states of its encoders, in the settings' order, then its CLIP text embedding."""
+
+    def __init__(self, settings: TransformerSettings, embed_dim: int) -> None:
+        super().__init__()
+        width, kinds = settings.width, settings.text_states
+        self.settings = settings
+        self.embedding = nn.Linear(embed_dim, width)
+        self.no_text = nn.Parameter(torch.randn(width) * _INIT_STD)
+        self.position = nn.Parameter(torch.randn(width) * _INIT_STD)
+        self.states = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in kinds.items()})
+        self.state_positions = nn.ParameterDict(
+            {name: torch.randn(kind.max_length, width) * _INIT_STD for name, kind in kinds.items()}
+        )
+
+    def forward(
+        self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch tokens width"], Visible | None]:
+        """Return the tokens and which of them are seen (none: all); a dropped caption becomes one token, the same.
 
         Raises:
             ValueError: the captions do not bring what the network was built for.
         """
+        self._require_states(text)
+        dtype = self.no_text.dtype
+        embedded = self.embedding(text.embedding.to(dtype)).to(dtype)
+        token = torch.where(drop_text[:, None], self.no_text, embedded) + self.position
+        parts = [self._tokens_of(name, text.states[name]) for name in self.settings.text_states]
+        tokens = torch.cat([*parts, token[:, None]], dim=1)
+        if not parts:
+            return tokens, None
+        valid = torch.cat([text.states[name].valid for name in self.settings.text_states], dim=1)
+        visible = F.pad(valid & ~drop_text[:, None], (0, 1), value=True)
+        # Attention without a mask is faster. A compiled network cannot look at values, so it always has the mask.
+        if not torch.compiler.is_compiling() and bool(visible.all()):
+            return tokens, None
+        return tokens, visible
+
+    def _tokens_of(self, name: str, states: TextStates) -> Tensor:
+        # Padding may hold anything, NaN included, and 0 x NaN is NaN: blank it, do not only hide it.
+        values = torch.where(states.valid[:, :, None], states.values, 0).to(self.no_text.dtype)
+        projected: Tensor = self.states[name](values)
+        return projected.to(values.dtype) + self.state_positions[name][: values.shape[1]]
+
+    def _require_states(self, text: TextFeatures) -> None:
         wanted = {name: kind.width for name, kind in self.settings.text_states.items()}
         given = {name: states.values.shape[-1] for name, states in text.states.items()}
         if given != wanted:
@@ -89,28 +175,19 @@ class PriorTransformer(nn.Module):
                 f"prior: text states have widths {given}, but the network was built for {wanted}: "
                 "embed the captions with the text encoders that the prior was trained with"
             )
-        if not wanted:
-            return None, None
-        values = torch.cat([self._projected(name, text.states[name]) for name in wanted], dim=1)
-        valid = torch.cat([text.states[name].valid for name in wanted], dim=1)
-        visible = F.pad(valid & ~drop_text[:, None], (0, _NUM_FIXED_TOKENS), value=True)  # keys: [batch, tokens]
-        size = visible.shape[1]
-        causal = torch.ones(size, size, dtype=torch.bool, device=values.device).tril()
-        itself = torch.eye(size, dtype=torch.bool, device=values.device)  # no row may be empty: softmax gives NaN
-        mask = (causal & visible[:, None, :]) | itself  # [batch, queries, keys]
-        # Padding may hold anything, NaN included, and 0 x NaN is NaN: blank it, do not only mask it.
-        return torch.where(visible[:, : valid.shape[1], None], values, 0), mask[:, None]
+        for name, kind in self.settings.text_states.items():
+            count = text.states[name].values.shape[1]
+            if count > kind.max_length:
+                raise ValueError(
+                    f"prior: captions have up to {count} text states of {name}, but its max_length is "
+                    f"{kind.max_length}: cut the captions or raise it"
+                )
 
-    def _projected(self, name: str, states: TextStates) -> Tensor:
-        count, longest = states.values.shape[1], self.settings.text_states[name].max_length
-        if count > longest:
-            raise ValueError(
-                f"prior: captions have up to {count} text states of {name}, but its max_length is {longest}: "
-                "cut the captions or raise it"
-            )
-        projected: Tensor = self.state_tokens[name](states.values.to(self.query_token.dtype))
-        positions: Tensor = self.state_positions[name]
-        return projected + positions[:count]
+
+def first_caption(text: TextFeatures) -> TextFeatures:
+    """Return the first caption alone: enough where captions are dropped, since all rows are then alike."""
+    states = {name: TextStates(part.values[:1], part.lengths[:1]) for name, part in text.states.items()}
+    return TextFeatures(text.embedding[:1], states)
 
 
 class _NumberEmbedding(nn.Module):
@@ -128,30 +205,3 @@ class _NumberEmbedding(nn.Module):
         waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
         embedding: Tensor = self.mlp(waves.to(dtype))
         return embedding
-
-
-class _Block(nn.Module):
-    """Attention and a gated feed-forward layer (SwiGLU, arXiv 2002.05202), each behind an RMS norm."""
-
-    def __init__(self, settings: TransformerSettings) -> None:
-        super().__init__()
-        width = settings.width
-        hidden = int(width * settings.feed_forward_factor)
-        self.num_heads = settings.num_heads
-        self.attention_norm = nn.RMSNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
-        self.feed_norm = nn.RMSNorm(width)
-        self.feed_in = nn.Linear(width, 2 * hidden, bias=False)
-        self.feed_out = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"], mask: Tensor | None) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, tokens, width / heads]
-            for part in self.qkv(self.attention_norm(tokens)).chunk(3, dim=-1)
-        )
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        tokens = tokens + self.attention_out(seen.transpose(1, 2).flatten(2))
-        gate, value = self.feed_in(self.feed_norm(tokens)).chunk(2, dim=-1)
-        fed: Tensor = tokens + self.feed_out(F.silu(gate) * value)
-        return fed

@@ -1,4 +1,4 @@
-"""Read the embeddings that embed_clip made, one shard at a time."""
+"""Read the embeddings and the text states that embed_clip made, one shard at a time."""
 
 import json
 from dataclasses import dataclass
@@ -6,22 +6,40 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from stages.artifacts import Artifact
 from stages.captions import CaptionsConfig, select_captioned
 from stages.errors import InputFault
 
+TEXT_ENCODERS = "text_encoders.json"
 Rows = Float[np.ndarray, "rows embed"]
 
 
 @dataclass(frozen=True)
 class CaptionedRows:
-    """Samples with a caption that may be used: keys, image embeddings and text embeddings, row by row."""
+    """Images with captions that may be used; the captions of one image stand together, its first one first."""
 
-    keys: list[str]
-    image: Rows
-    text: Rows
+    keys: list[str]  # of the images
+    image: Float[np.ndarray, "images embed"]
+    text: Float[np.ndarray, "captions embed"]
+    num_captions: Int[np.ndarray, " images"]
+    state_rows: Int[np.ndarray, " captions"]  # where each caption stands in the shard's files of text states
+
+
+@dataclass(frozen=True)
+class ShardStates:
+    """The token states of a shard's captions, still on disk: those of row i are ``values[offsets[i]:offsets[i+1]]``.
+
+    The rows are those of the embeddings (none has states without a caption), then those of the further captions.
+    """
+
+    values: Float[np.ndarray, "tokens width"]
+    offsets: Int[np.ndarray, " rows+1"]
+
+    def of(self, row: int) -> Float[np.ndarray, "tokens width"]:
+        """Return the states of one caption."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
 def shard_rows(embeddings: Artifact) -> dict[str, int]:
@@ -31,8 +49,7 @@ def shard_rows(embeddings: Artifact) -> dict[str, int]:
 
 def open_image_rows(embeddings: Artifact, shard: str) -> Rows:
     """Return the image embeddings of a shard, still on disk, in the dtype they are stored in."""
-    rows: Rows = np.load(embeddings.local(f"img_emb/img_emb_{shard}.npy"), mmap_mode="r", allow_pickle=False)
-    return rows
+    return _open(embeddings, "img_emb", shard)
 
 
 def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
@@ -52,17 +69,51 @@ def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:
-    """Return the samples of a shard that have a caption and are selected by ``captions``."""
+    """Return the samples of a shard that have captions and are selected by ``captions``, as float32.
+
+    Raises:
+        InputFault: the files of the shard do not fit one another.
+    """
     table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key", "has_caption"])
     keys: list[str] = table["key"].to_pylist()
     chosen = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
-    text = np.load(embeddings.local(f"text_emb/text_emb_{shard}.npy"), mmap_mode="r", allow_pickle=False)
-    image = open_image_rows(embeddings, shard)
+    image, text = (_open(embeddings, kind, shard) for kind in ("img_emb", "text_emb"))
+    for kind, rows in (("image", image), ("text", text)):
+        _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), image.shape[1])
+    first = np.flatnonzero(chosen)
+    owners, further = _further_captions(embeddings, shard, image.shape[1])
+    used = np.flatnonzero(chosen[owners])
+    rows_of = np.concatenate([first, owners[used]])  # the image of each caption, first captions first: [captions]
+    order = np.argsort(rows_of, kind="stable")
     return CaptionedRows(
-        [keys[row] for row in np.flatnonzero(chosen)],
+        [keys[row] for row in first],
         np.asarray(image[chosen], dtype=np.float32),
-        np.asarray(text[chosen], dtype=np.float32),
+        np.concatenate([text[chosen], further[used]]).astype(np.float32)[order],
+        np.bincount(rows_of, minlength=len(keys))[first],
+        np.concatenate([first, len(keys) + used])[order],
     )
+
+
+def _further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
+    """Return row and embedding of each caption of a shard that is not an image's first."""
+    if not embeddings.exists(f"extra_captions/extra_captions_{shard}.parquet"):
+        return np.zeros(0, dtype=np.int64), np.zeros((0, embed_dim), dtype=np.float32)
+    table = pq.read_table(embeddings.local(f"extra_captions/extra_captions_{shard}.parquet"), columns=["row"])
+    text = _open(embeddings, "extra_text_emb", shard)
+    _require_shape(embeddings, f"further text embeddings of shard {shard}", text, len(table), embed_dim)
+    return table["row"].to_numpy(), text
+
+
+def open_text_states(embeddings: Artifact, shard: str, name: str, *, width: int) -> ShardStates:
+    """Return the token states of a shard's captions by one text encoder, still on disk.
+
+    Raises:
+        InputFault: they are of another width.
+    """
+    states = ShardStates(_open(embeddings, f"{name}_states", shard), _open(embeddings, f"{name}_offsets", shard))
+    num_tokens = int(states.offsets[-1])
+    _require_shape(embeddings, f"text states ({name}) of shard {shard}", states.values, num_tokens, width)
+    return states
 
 
 def clip_identity(embeddings: Artifact) -> list[dict[str, Any]]:
@@ -70,3 +121,27 @@ def clip_identity(embeddings: Artifact) -> list[dict[str, Any]]:
     with embeddings.open("clips.json") as file:
         clips: list[dict[str, Any]] = json.load(file)
     return clips
+
+
+def text_state_identities(embeddings: Artifact) -> dict[str, dict[str, Any]]:
+    """Return which encoders the text states are of, by name (t5, clip), JSON-ready; nothing where there are none.
+
+    Each says reference (of people), digest (SHA-256 of its weights), width and max_length, and what finds it again.
+    """
+    if not embeddings.exists(TEXT_ENCODERS):
+        return {}
+    identities: dict[str, dict[str, Any]] = embeddings.read_json(TEXT_ENCODERS)
+    return identities
+
+
+def _open(embeddings: Artifact, kind: str, shard: str) -> np.ndarray:
+    rows: np.ndarray = np.load(embeddings.local(f"{kind}/{kind}_{shard}.npy"), mmap_mode="r", allow_pickle=False)
+    return rows
+
+
+def _require_shape(embeddings: Artifact, what: str, found: np.ndarray, rows: int, width: int) -> None:
+    if found.shape != (rows, width):
+        raise InputFault(
+            f"embed_clip: the {what} are {list(found.shape)}: expected [{rows}, {width}] ({embeddings.uri}): "
+            "delete that folder and embed again"
+        )

@@ -1,16 +1,24 @@
 """The pairs that a prior learns from and those that it is judged on."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from models.priors.text import TextFeatures, TextStates
 from stages.artifacts import Artifact
 from stages.captions import CaptionsConfig, select_captioned
-from stages.embeddings import CaptionedRows, load_captioned_rows, shard_rows
+from stages.embeddings import (
+    CaptionedRows,
+    ShardStates,
+    load_captioned_rows,
+    open_text_states,
+    shard_rows,
+    text_state_identities,
+)
 from stages.errors import InputFault
 from stages.train_prior.config import DiffusionPriorConfig
 
@@ -18,36 +26,113 @@ _HELD_OUT_SALT = 0x5EED  # keeps the choice of held-out pairs independent of the
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Image and text embeddings of captioned samples, row by row, float32 on the CPU."""
+class CaptionStates:
+    """Where the token states of each caption lie on disk, by text encoder and shard; only what is taken is read."""
 
-    image: Float[Tensor, "pairs embed"]
-    text: Float[Tensor, "pairs embed"]
+    files: Mapping[str, Sequence[ShardStates]]
+    shard: Int[Tensor, " captions"]
+    row: Int[Tensor, " captions"]
+
+    def select(self, chosen: Tensor) -> "CaptionStates":
+        """Return some of the captions, by mask or by number."""
+        return CaptionStates(self.files, self.shard[chosen], self.row[chosen])
+
+    def load(self) -> dict[str, TextStates]:
+        """Read the states of all the captions, in the dtype they are stored in, padded by zeros to the longest.
+
+        Raises:
+            InputFault: a number is infinite or not a number.
+        """
+        places = list(zip(self.shard.tolist(), self.row.tolist(), strict=True))
+        return {
+            name: _padded(name, [shards[shard].of(row) for shard, row in places]) for name, shards in self.files.items()
+        }
+
+
+def _padded(name: str, captions: Sequence[np.ndarray]) -> TextStates:
+    lengths = [len(caption) for caption in captions]
+    first = captions[0]
+    values = np.zeros((len(captions), max(lengths), first.shape[1]), dtype=first.dtype)
+    for number, caption in enumerate(captions):
+        values[number, : len(caption)] = caption
+    states = TextStates(torch.from_numpy(values), torch.tensor(lengths))
+    if not states.values.isfinite().all():
+        raise InputFault(
+            f"train_prior: text states of {name} hold numbers that are not finite: "
+            "embed again with embed_clip.storage: float32"
+        )
+    return states
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with their captions: float32 embeddings on the CPU, and token states that stay on disk.
+
+    The captions of image i are ``text[starts[i]:starts[i + 1]]``.
+    """
+
+    image: Float[Tensor, "images embed"]
+    text: Float[Tensor, "captions embed"]
+    starts: Int[Tensor, " images+1"]
+    states: CaptionStates
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
+        """Return the number of images."""
         return len(self.image)
 
     def first(self, count: int) -> "Pairs":
-        """Return the first pairs."""
-        return Pairs(self.image[:count], self.text[:count])
+        """Return the first images with all their captions."""
+        return self._select(torch.arange(len(self)) < count)
+
+    def take(
+        self, rows: Int[Tensor, " batch"], choice: Float[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch embed"], TextFeatures]:
+        """Return the images of these rows, each with one of its captions: number floor(choice x captions).
+
+        ``choice`` is in [0, 1): uniform draws give every caption of an image the same chance, 0 gives the first.
+
+        Raises:
+            InputFault: text states hold a number that is infinite or not a number.
+        """
+        first, after = self.starts[rows], self.starts[rows + 1]
+        caption = torch.minimum(first + (choice.double() * (after - first)).long(), after - 1)
+        return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
+
+    def _select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
+        counts = self.starts.diff()
+        captions = chosen.repeat_interleave(counts)
+        return Pairs(self.image[chosen], self.text[captions], _starts(counts[chosen]), self.states.select(captions))
+
+    def split(self, chosen: Bool[Tensor, " images"]) -> tuple["Pairs", "Pairs"]:
+        """Return the other images, then the chosen ones."""
+        return self._select(~chosen), self._select(chosen)
 
 
-def load_pairs(config: DiffusionPriorConfig, embeddings: Artifact) -> tuple[Pairs, Pairs]:
-    """Return the training pairs and the held-out ones, told apart by the hash of their keys.
+def load_pairs(
+    config: DiffusionPriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()
+) -> tuple[Pairs, Pairs]:
+    """Return the training pairs and the held-out ones, told apart by the hash of their images' keys.
 
     Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which
     for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more machines or a smaller fraction.
+    ``text_states`` names the text encoders (t5, clip) whose token states come with the captions.
 
     Raises:
-        InputFault: there are too few captioned samples to train on and to judge with.
+        InputFault: there are too few captioned samples to train on and to judge with, the embeddings lack the text
+            states, differ in width, or are not finite.
     """
-    parts = list(_captioned(config, embeddings))
+    widths = _widths(embeddings, text_states)
+    shards = list(shard_rows(embeddings))
+    parts = [load_captioned_rows(embeddings, shard, config.captions) for shard in shards]
     keys = [key for part in parts for key in part.keys]
     _require_captions(config, embeddings, len(keys))
-    image = torch.from_numpy(np.concatenate([part.image for part in parts]))
-    text = torch.from_numpy(np.concatenate([part.text for part in parts]))
-    _require_finite(image, text)
+    _require_one_width(shards, parts)
+    files = {
+        name: [open_text_states(embeddings, shard, name, width=width) for shard in shards]
+        for name, width in widths.items()
+    }
+    pairs = _join(parts, files)
+    _require_finite(pairs)
     held_out = torch.from_numpy(_held_out(config, keys))
     if int(held_out.sum()) < 2 or int((~held_out).sum()) < 2:
         raise InputFault(
@@ -55,12 +140,36 @@ def load_pairs(config: DiffusionPriorConfig, embeddings: Artifact) -> tuple[Pair
             f"{int(held_out.sum())}: allowed are at least 2 held out and 2 to train on: "
             "change the fraction, or give more captions"
         )
-    return Pairs(image[~held_out], text[~held_out]), Pairs(image[held_out], text[held_out])
+    return pairs.split(held_out)
 
 
-def _captioned(config: DiffusionPriorConfig, embeddings: Artifact) -> Iterator[CaptionedRows]:
-    for shard in shard_rows(embeddings):
-        yield load_captioned_rows(embeddings, shard, config.captions)
+def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
+    """Return the width of each kind of states that is asked for."""
+    there = text_state_identities(embeddings)
+    missing = [name for name in text_states if name not in there]
+    if missing:
+        raise InputFault(
+            f"train_prior.text_states: asks for {' and '.join(missing)}, but the embeddings ({embeddings.uri}) hold "
+            f"text states of {' and '.join(there) or 'no encoder'}: set embed_clip.text_states.{missing[0]}, "
+            "or do not ask for them"
+        )
+    return {name: int(there[name]["width"]) for name in text_states}
+
+
+def _join(parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStates]]) -> Pairs:
+    counts = np.concatenate([part.num_captions for part in parts])
+    shard = np.repeat(np.arange(len(parts)), [len(part.text) for part in parts])
+    row = np.concatenate([part.state_rows for part in parts])
+    return Pairs(
+        torch.from_numpy(np.concatenate([part.image for part in parts])),
+        torch.from_numpy(np.concatenate([part.text for part in parts])),
+        _starts(torch.from_numpy(counts)),
+        CaptionStates(files, torch.from_numpy(shard), torch.from_numpy(row)),
+    )
+
+
+def _starts(counts: Int[Tensor, " images"]) -> Int[Tensor, " images+1"]:
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
 
 
 def _held_out(config: DiffusionPriorConfig, keys: list[str]) -> np.ndarray:
@@ -82,10 +191,21 @@ def _require_captions(config: DiffusionPriorConfig, embeddings: Artifact, count:
     raise InputFault(f"train_prior.captions: {found}: expected at least 4: {remedy}")
 
 
-def _require_finite(image: Tensor, text: Tensor) -> None:
-    bad = int((~(image.isfinite().all(1) & text.isfinite().all(1))).sum())
-    if bad:
-        raise InputFault(
-            f"train_prior: {bad} of {len(image)} pairs hold numbers that are not finite: expected finite embeddings: "
-            "embed again with embed_clip.storage: float32"
-        )
+def _require_one_width(shards: Sequence[str], parts: Sequence[CaptionedRows]) -> None:
+    width = parts[0].image.shape[1]
+    for shard, part in zip(shards, parts, strict=True):
+        if part.image.shape[1] != width:
+            raise InputFault(
+                f"train_prior: the embeddings of shard {shards[0]} have {width} dimensions, but those of shard {shard} "
+                f"{part.image.shape[1]}: expected one width: embed all shards with the same clip.models"
+            )
+
+
+def _require_finite(pairs: Pairs) -> None:
+    for name, rows in (("image", pairs.image), ("text", pairs.text)):
+        bad = int((~rows.isfinite().all(1)).sum())
+        if bad:
+            raise InputFault(
+                f"train_prior: {bad} of {len(rows)} {name} embeddings hold numbers that are not finite: "
+                "expected finite embeddings: embed again with embed_clip.storage: float32"
+            )

@@ -202,8 +202,8 @@ def dashboard(
     """Open the MLflow dashboard of a store's runs, on this machine only."""
     from pipeline.dashboard import open_dashboard
 
-    latest = _store(store).find_run(None)
-    open_dashboard(latest["mlflow"]["tracking_uri"], host=host, port=port)
+    tracked = _store(store).find_run(None)["mlflow"]
+    open_dashboard(tracked["tracking_uri"], tracked["experiment_id"], host=host, port=port)
 
 
 def main() -> NoReturn:

@@ -19,17 +19,22 @@ START_SECONDS = 90.0
 STOP_SECONDS = 10.0
 
 
-def open_dashboard(tracking_uri: str, host: str = "127.0.0.1", port: int = 5000) -> None:
+RUNS_PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning"
+"""MLflow's own start page shows traces of language models, of which there are none."""
+
+
+def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", port: int = 5000) -> None:
     """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is told.
 
     Raises:
         UsageError: the port is taken, or the server does not start.
     """
+    page = RUNS_PAGE.format(experiment=experiment)
     if tracking_uri.startswith(("http://", "https://")):
-        _say(f"dashboard: {tracking_uri}")
+        _say(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
         return
     with serve_dashboard(tracking_uri, host, port) as (url, process):
-        _say(f"dashboard: {url} (Ctrl-C ends it)")
+        _say(f"dashboard: {url}/{page} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             process.wait()
 

@@ -70,6 +70,11 @@ class _TrackedRun:
                 self.steps.add((key, step))
                 self.waiting.append(Metric(key, float(value), now, step))
 
+    def without_curves(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Leave out the numbers that have a curve already: a point at step 0 would be a false one in it."""
+        curves = {name for name, step in self.steps if step > 0}
+        return {name: value for name, value in values.items() if _clean(name) not in curves}
+
 
 class RunTracker:
     """The MLflow side of one pipeline run; used by the driver process alone, from one thread at a time.
@@ -154,7 +159,9 @@ class RunTracker:
         """Close the stage's run: ``state`` is done, reused, failed or blocked; ``summary`` as in StageSummary."""
         run = self._stage(name)
         measured: dict[str, float] = dict(summary.get("metrics", {}))
-        run.add(measured | {f"counts/{key}": value for key, value in summary.get("counts", {}).items()})
+        run.add(
+            run.without_curves(measured) | {f"counts/{key}": value for key, value in summary.get("counts", {}).items()}
+        )
         if state == "done":
             rate = {"items_per_second": summary["items"] / seconds} if seconds and "items" in summary else {}
             run.add({"seconds": seconds, **rate})

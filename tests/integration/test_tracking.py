@@ -117,6 +117,20 @@ def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri
     assert steps(MlflowClient(uri), tracker.record["stages"]["train_prior"], "loss") == [(5, 1.0)]
 
 
+def test_the_summary_adds_no_point_to_a_curve(uri: str) -> None:
+    tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
+    tracker.stage_event("train_prior", Metrics({"cosine/steps_8": 0.8}, step=500))
+    tracker.stage_event("train_prior", Metrics({"cosine/steps_8": 0.9}, step=1000))
+    tracker.stage_finished("train_prior", "done", 2.0, {"metrics": {"cosine/steps_8": 0.9, "pairs": 7.0}})
+    tracker.finish("done")
+
+    client = MlflowClient(uri)
+    run_id = tracker.record["stages"]["train_prior"]
+    assert steps(client, run_id, "cosine/steps_8") == [(500, 0.8), (1000, 0.9)]
+    assert steps(client, run_id, "pairs") == [(0, 7.0)]
+    assert client.get_run(tracker.record["run_id"]).data.metrics["train_prior/cosine/steps_8"] == 0.9
+
+
 def test_every_way_a_stage_can_end_has_its_status(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
     tracker.stage_finished("download_shards", "reused", 0.0, {"items": 5, "metrics": {"yield": 1.0}})

@@ -1,5 +1,6 @@
 """Priors: from a caption to a CLIP image embedding."""
 
+from models.priors.autoregressive import AutoregressivePrior
 from models.priors.base import Prior
 from models.priors.config import (
     AutoregressivePriorSettings,
@@ -19,6 +20,7 @@ from models.priors.text import TextFeatures, TextStates
 from models.priors.training import training_batch, training_draws
 
 __all__ = [
+    "AutoregressivePrior",
     "AutoregressivePriorSettings",
     "DiffusionPrior",
     "DiffusionPriorSettings",

@@ -164,8 +164,9 @@ class TextTokens(nn.Module):
     def _tokens_of(self, name: str, states: TextStates) -> Tensor:
         # Padding may hold anything, NaN included, and 0 x NaN is NaN: blank it, do not only hide it.
         values = torch.where(states.valid[:, :, None], states.values, 0).to(self.no_text.dtype)
-        projected: Tensor = self.states[name](values)
-        return projected.to(values.dtype) + self.state_positions[name][: values.shape[1]]
+        projected, positions = self.states[name](values), self.state_positions[name]
+        tokens: Tensor = projected.to(values.dtype) + positions[: values.shape[1]]
+        return tokens
 
     def _require_states(self, text: TextFeatures) -> None:
         wanted = {name: kind.width for name, kind in self.settings.text_states.items()}

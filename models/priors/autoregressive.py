@@ -1,0 +1,236 @@
+"""The autoregressive prior: the embedding as a sequence of quantised principal components, predicted one by one.
+
+Paper: Hierarchical Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125), section 2.2.
+
+Tokens, in order: [text tokens] [similarity] [component 1] ... [component n - 1]; every token predicts the next one,
+the last text token the similarity. The similarity is the cosine of text and image embedding: known in training, in
+sampling drawn from the upper half of what the network predicts for the caption, so that images are asked for that fit
+their caption well (the paper draws from the upper half of the distribution over the training data). A dropped caption
+hides the similarity too, because it tells of the caption.
+
+Symbols:
+    x   principal components of an embedding, by decreasing variance       [batch, components]
+    b   their buckets, 0 ... num_buckets - 1, of equal width over +-4 standard deviations of each component
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.buffers import ExactBuffers
+from models.noise import SeededNoise
+from models.priors.base import EmbeddingScale, Prior, require_seeds
+from models.priors.blocks import CausalTransformer, KeyValueCache
+from models.priors.config import AutoregressivePriorSettings, PriorSampling
+from models.priors.text import TextFeatures
+from models.priors.training import text_of
+from models.priors.transformer import TextTokens, first_caption
+
+_INIT_STD = 0.02
+_RANGE = 4.0  # standard deviations to either side; what lies beyond goes into the outermost bucket
+_ROWS_AT_ONCE = 65_536
+_DEVIATION_FLOOR = 1e-6
+
+
+class AutoregressivePrior(Prior):
+    """DALL-E 2's other prior; its principal components are in its state."""
+
+    settings: AutoregressivePriorSettings
+
+    def __init__(self, settings: AutoregressivePriorSettings) -> None:
+        """Build an untrained prior.
+
+        Raises:
+            ValueError: more components are wanted than the embedding has dimensions.
+        """
+        super().__init__()
+        self.settings = settings
+        self.components = ComponentBuckets(settings.embed_dim, settings.num_components, settings.num_buckets)
+        self.text_scale = EmbeddingScale(settings.embed_dim)
+        self.network = BucketTransformer(settings)
+
+    def measure(
+        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
+    ) -> None:
+        """Find the principal components of the images and the scale of the captions; once, before training.
+
+        Raises:
+            ValueError: there are too few images for so many components.
+        """
+        self.components.measure(image_embeddings)
+        self.text_scale.measure(text_embeddings)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cross entropy of each pair's buckets, in nats, mean over similarity and components."""
+        text, z_0 = text_of(batch), batch["image_embedding"].float()
+        buckets = torch.cat([self._similarity(z_0, text)[:, None], self.components.encode(z_0)], dim=1)
+        logits = self.network(buckets, self._scaled(text), batch["drop_text"])
+        return {"loss": F.cross_entropy(logits.float().transpose(1, 2), buckets, reduction="none").mean(1)}
+
+    @torch.no_grad()
+    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+        """Return an embedding for each caption, drawn at temperature 1; it depends on the caption and its seed alone.
+
+        Of ``sampling`` only ``guidance_scale`` counts: logits = plain + scale (captioned - plain); the similarity is
+        drawn without guidance.
+
+        Raises:
+            ValueError: there is not one seed per caption.
+        """
+        require_seeds(text, seeds)
+        scale = sampling.guidance_scale
+        streams = SeededNoise(seeds)
+        uniform = streams.uniform((self.settings.num_components + 1,), text.embedding.device, torch.float64)
+        uniform[:, 0] = (1 + uniform[:, 0]) / 2  # the upper half
+        choices = [column.contiguous() for column in uniform.T[:, :, None]]  # one for each token: [batch, 1]
+        cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
+        drawn = [_inverse_cdf(logits, choices[0])]
+        for place in range(self.settings.num_components):
+            logits = self.network.read_bucket(cache, drawn[-1], place)
+            if scale != 1.0:
+                captioned, plain = logits.chunk(2)
+                logits = plain + scale * (captioned - plain)
+            drawn.append(_inverse_cdf(logits, choices[place + 1]))
+        return self.components.decode(torch.stack(drawn[1:], dim=1))
+
+    def _scaled(self, text: TextFeatures) -> TextFeatures:
+        return TextFeatures((text.embedding.float() - self.text_scale.mean) / self.text_scale.std, text.states)
+
+    def _similarity(self, z_0: Tensor, text: TextFeatures) -> Int[Tensor, "batch"]:
+        cosine = F.cosine_similarity(z_0, text.embedding.float())
+        return _buckets((cosine + 1) / 2, self.settings.num_buckets)
+
+
+class ComponentBuckets(ExactBuffers):
+    """Embeddings to buckets of their principal components and back."""
+
+    mean: Tensor  # float64: [embed]
+    directions: Tensor  # orthonormal rows, float64: [components, embed]
+    deviations: Tensor  # standard deviation along each direction, float64: [components]
+
+    def __init__(self, embed_dim: int, num_components: int, num_buckets: int) -> None:
+        """Make room for the statistics.
+
+        Raises:
+            ValueError: more components are wanted than the embedding has dimensions.
+        """
+        super().__init__()
+        if not 1 <= num_components <= embed_dim:
+            raise ValueError(
+                f"autoregressive prior: num_components is {num_components}: allowed are 1 to {embed_dim}, the width "
+                "of the embeddings: lower it"
+            )
+        self.num_buckets = num_buckets
+        self.register_buffer("mean", torch.zeros(embed_dim, dtype=torch.float64))
+        self.register_buffer("directions", torch.eye(num_components, embed_dim, dtype=torch.float64))
+        self.register_buffer("deviations", torch.ones(num_components, dtype=torch.float64))
+
+    def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
+        """Find the directions of largest variance, each one's largest entry positive, in float64.
+
+        Raises:
+            ValueError: there are too few rows for so many components.
+        """
+        rows, wanted = len(embeddings), len(self.deviations)
+        if rows <= wanted:
+            raise ValueError(
+                f"autoregressive prior: num_components is {wanted}, but {rows} training embeddings span at most "
+                f"{max(rows - 1, 0)} directions: lower num_components or train on more pairs"
+            )
+        parts = torch.split(embeddings, _ROWS_AT_ONCE)
+        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / rows
+        centred = (part.double() - mean for part in parts)
+        covariance = sum((part.T @ part for part in centred), start=torch.zeros_like(mean)) / rows
+        variances, vectors = torch.linalg.eigh(covariance)  # ascending; eigenvectors in columns
+        directions = vectors.T.flip(0)[:wanted]
+        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        deviations = variances.flip(0)[:wanted].clamp_min(0).sqrt()
+        floor = _DEVIATION_FLOOR * float(deviations[0]) or 1.0  # all rows equal: any range does
+        self.mean.copy_(mean)
+        self.directions.copy_(directions * largest.sign())
+        self.deviations.copy_(deviations.clamp_min(floor))
+
+    def encode(self, embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch components"]:
+        """Return b = floor(num_buckets (x / (4 deviations) + 1) / 2), kept within 0 ... num_buckets - 1."""
+        x = (embeddings.double() - self.mean) @ self.directions.T
+        return _buckets((x / (_RANGE * self.deviations) + 1) / 2, self.num_buckets)
+
+    def decode(self, buckets: Int[Tensor, "batch components"]) -> Float[Tensor, "batch embed"]:
+        """Return the embeddings in the middle of the buckets, float32."""
+        x = (2 * (buckets.double() + 0.5) / self.num_buckets - 1) * _RANGE * self.deviations
+        return (self.mean + x @ self.directions).float()
+
+
+class BucketTransformer(nn.Module):
+    """Predict each bucket from the caption and the buckets before it; bucket 0 of a row is the similarity."""
+
+    def __init__(self, settings: AutoregressivePriorSettings) -> None:
+        super().__init__()
+        width = settings.network.width
+        self.settings = settings
+        self.text_tokens = TextTokens(settings.network, settings.embed_dim)
+        self.bucket_token = nn.Embedding(settings.num_buckets, width)
+        nn.init.normal_(self.bucket_token.weight, std=_INIT_STD)
+        self.no_similarity = nn.Parameter(torch.randn(width) * _INIT_STD)
+        self.positions = nn.Parameter(torch.randn(settings.num_components, width) * _INIT_STD)
+        self.body = CausalTransformer(settings.network)
+        self.logits = nn.Linear(width, settings.num_buckets)
+
+    def forward(
+        self, buckets: Int[Tensor, "batch tokens"], text: TextFeatures, drop_text: Bool[Tensor, "batch"]
+    ) -> Float[Tensor, "batch tokens buckets"]:
+        """Return the logits of each bucket, given the true ones before it."""
+        text_tokens, visible = self.text_tokens(text, drop_text)
+        told = self.bucket_token(buckets[:, :-1])
+        similarity = torch.where(drop_text[:, None], self.no_similarity, told[:, 0])
+        told = torch.cat([similarity[:, None], told[:, 1:]], dim=1) + self.positions
+        if visible is not None:
+            visible = F.pad(visible, (0, told.shape[1]), value=True)
+        answers = self.body(torch.cat([text_tokens, told], dim=1), visible, num_answers=buckets.shape[1])
+        logits: Tensor = self.logits(answers)
+        return logits
+
+    def read(self, text: TextFeatures, *, guided: bool) -> tuple[KeyValueCache, Float[Tensor, "batch buckets"]]:
+        """Read the captions and return the logits of the similarity; ``guided`` adds as many rows without caption."""
+        keep = torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device)
+        cache, logits = self._read(text, keep)
+        if guided:  # all alike, so they are computed once
+            plain, _ = self._read(first_caption(text), ~keep[:1])
+            cache = cache.followed_by(plain, len(text))
+        return cache, logits
+
+    def read_bucket(
+        self, cache: KeyValueCache, bucket: Int[Tensor, "batch"], place: int
+    ) -> Float[Tensor, "rows buckets"]:
+        """Read the bucket at this place of every row and return the logits of the next; rows as in :meth:`read`."""
+        token = self.bucket_token(bucket)
+        if cache.num_rows > len(bucket):
+            plain = token if place else self.no_similarity.expand_as(token)
+            token = torch.cat([token, plain])
+        answers = self.body((token + self.positions[place])[:, None], cache=cache)
+        cache.keep(1)
+        logits: Tensor = self.logits(answers[:, 0])
+        return logits
+
+    def _read(self, text: TextFeatures, drop_text: Tensor) -> tuple[KeyValueCache, Tensor]:
+        tokens, visible = self.text_tokens(text, drop_text)
+        count = tokens.shape[1]
+        cache = KeyValueCache(self.settings.network, len(text), count + self.settings.num_components, tokens)
+        answers = self.body(tokens, visible, cache, num_answers=1)
+        cache.keep(count)
+        return cache, self.logits(answers[:, 0])
+
+
+def _buckets(unit: Tensor, num_buckets: int) -> Int[Tensor, "..."]:
+    """Return which of equal buckets of [0, 1] holds each number; what lies outside goes to the nearest."""
+    return (unit * num_buckets).floor().clamp(0, num_buckets - 1).long()
+
+
+def _inverse_cdf(logits: Float[Tensor, "batch buckets"], uniform: Float[Tensor, "batch 1"]) -> Int[Tensor, "batch"]:
+    """Return the first bucket up to which more than ``uniform`` of the probability lies."""
+    cumulated = logits.double().softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(cumulated, uniform, right=True)[:, 0]
+    return drawn.clamp_max(logits.shape[-1] - 1)  # the sum may round to less than 1

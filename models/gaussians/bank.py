@@ -9,49 +9,71 @@ Symbols:
     kappa      factor on the deviations
     Sigma_j    diag((kappa sigma_j)^2), the covariance of Gaussian j; only its square root is ever needed
     c_y        index of the Gaussian that belongs to caption y           [batch]
+
+Learnable Gaussians are mu_j = mu0_j + sigma0_j delta_j and sigma_j = sigma0_j exp(rho_j), with mu0, sigma0 the fitted
+ones and delta, rho the parameters, zero at first. So weight decay pulls them to the fitted Gaussians (not to zero), a
+step of the optimiser is a step in units of the deviation, and parameters in half precision round only the offsets.
 """
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.buffers import ExactBuffers
 
+Selection = Literal["means", "samples"]
+
+NUM_SELECTION_SAMPLES = 16
+_SELECTION_SEED = 20221115
+
 
 class GaussianBank(ExactBuffers):
-    """k Gaussians with diagonal covariances; means, deviations and kappa are buffers and so travel with checkpoints."""
+    """k Gaussians with diagonal covariances; all that defines them is in the state and so travels with checkpoints."""
 
     means: Tensor
     stds: Tensor
     kappa: Tensor
+    selection_noise: Tensor
 
     def __init__(
-        self, means: Float[Tensor, "gauss embed"], stds: Float[Tensor, "gauss embed"], *, kappa: float
+        self,
+        means: Float[Tensor, "gauss embed"],
+        stds: Float[Tensor, "gauss embed"],
+        *,
+        kappa: float,
+        learnable: bool = False,
+        selection: Selection = "means",
     ) -> None:
         """Hold copies of the Gaussians.
 
         Raises:
-            ValueError: shapes differ, a deviation or kappa is not a positive finite number, or a mean is not finite.
+            ValueError: shapes differ, a deviation or kappa is not a positive finite number, a mean is not finite, or
+                the selection is unknown.
         """
         super().__init__()
-        if means.ndim != 2 or means.shape != stds.shape or not len(means):
-            raise ValueError(
-                f"GaussianBank: means {list(means.shape)} and stds {list(stds.shape)} must both be [k, embed], k >= 1"
-            )
-        if not (torch.isfinite(means).all() and torch.isfinite(stds).all() and (stds > 0).all() and kappa > 0):
-            raise ValueError(
-                f"GaussianBank: means must be finite, deviations and kappa positive; smallest deviation "
-                f"{float(stds.min())}, kappa {kappa}; fit the Gaussians again on finite embeddings"
-            )
+        _require_gaussians(means, stds, kappa)
+        if selection not in ("means", "samples"):
+            raise ValueError(f"GaussianBank: selection is {selection!r}: allowed are means and samples")
+        self.learnable = learnable
+        self.selection = selection
         self.register_buffer("means", means.detach().clone().float())
         self.register_buffer("stds", stds.detach().clone().float())
         self.register_buffer("kappa", torch.tensor(float(kappa)))
+        if learnable:
+            self.mean_offset = nn.Parameter(torch.zeros_like(self.means))
+            self.log_scale = nn.Parameter(torch.zeros_like(self.stds))
+        if selection == "samples":
+            generator = torch.Generator().manual_seed(_SELECTION_SEED)
+            noise = torch.randn(NUM_SELECTION_SAMPLES, means.shape[1], generator=generator)
+            self.register_buffer("selection_noise", noise)
 
     @classmethod
     def standard(cls, embed_dim: int) -> "GaussianBank":
         """Return the bank of the baseline (DALL-E 2): one Gaussian with mu = 0 and Sigma = I."""
-        return cls(torch.zeros(1, embed_dim), torch.ones(1, embed_dim), kappa=1.0)
+        return cls.isotropic(embed_dim, 1.0)
 
     @classmethod
     def isotropic(cls, embed_dim: int, std: float) -> "GaussianBank":
@@ -63,6 +85,11 @@ class GaussianBank(ExactBuffers):
         """Return a bank of this size to load a saved state into."""
         return cls(torch.zeros(num_gaussians, embed_dim), torch.ones(num_gaussians, embed_dim), kappa=1.0)
 
+    def variant(self, *, learnable: bool, selection: Selection) -> "GaussianBank":
+        """Return a bank of these Gaussians, as they now are, that learns or chooses in another way."""
+        means, stds = self.gaussians()
+        return GaussianBank(means, stds, kappa=float(self.kappa), learnable=learnable, selection=selection)
+
     @property
     def num_gaussians(self) -> int:
         """How many Gaussians the bank holds (k)."""
@@ -73,12 +100,59 @@ class GaussianBank(ExactBuffers):
         """Width of an embedding."""
         return self.means.shape[1]
 
+    def forward(
+        self, text_embeddings: Float[Tensor, "batch embed"]
+    ) -> tuple[Int[Tensor, "batch"], Float[Tensor, "batch embed"], Float[Tensor, "batch embed"]]:
+        """Return c_y, and mu and Sigma^(1/2) of the Gaussians chosen; float32, in whatever precision one trains.
+
+        Training goes through here, and not through the parts below: sharded parameters (ZeRO 3) are whole only while
+        their module runs.
+        """
+        with torch.autocast(self.means.device.type, enabled=False):
+            index = self.select(text_embeddings)
+            return index, *self.moments(index)
+
     def select(self, text_embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch"]:
-        """Return c_y = argmax_j cos(mu_j, f_txt(y)) (method eq. 5); ties go to the lowest index."""
-        with torch.autocast(self.means.device.type, enabled=False):  # the choice must not depend on the precision
-            cosines = F.normalize(text_embeddings.float(), dim=-1) @ F.normalize(self.means, dim=-1).T  # [batch, k]
-        return cosines.argmax(-1)
+        """Return c_y = argmax_j cos(mu_j, f_txt(y)) (method eq. 5); ties go to the lowest index.
+
+        With selection by samples, the cosine is averaged over 16 samples of N(mu_j, diag(sigma_j^2)), which are always
+        the same ones (the same standard normal numbers for all j, in the state). They are taken without kappa, which
+        widens the noise of the process and not the embeddings' spread.
+        """
+        with torch.autocast(self.means.device.type, enabled=False), torch.no_grad():
+            text = F.normalize(text_embeddings.float(), dim=-1)
+            return (text @ self._directions().T).argmax(-1)
 
     def moments(self, index: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch embed"], Float[Tensor, "batch embed"]]:
         """Return mu and Sigma^(1/2) = kappa sigma of the Gaussians named by the index."""
-        return self.means[index], self.kappa * self.stds[index]
+        means, stds = self.gaussians()
+        return means[index], self.kappa * stds[index]
+
+    def gaussians(self) -> tuple[Float[Tensor, "gauss embed"], Float[Tensor, "gauss embed"]]:
+        """Return mu_j and sigma_j of all Gaussians, as fitted or as learned."""
+        if not self.learnable:
+            return self.means, self.stds
+        return self.means + self.stds * self.mean_offset.float(), self.stds * self.log_scale.float().exp()
+
+    def _directions(self) -> Float[Tensor, "gauss embed"]:
+        """Return what a text direction is multiplied by to give its (mean) cosine with each Gaussian."""
+        means, stds = self.gaussians()
+        if self.selection == "means":
+            return F.normalize(means, dim=-1)
+        total = torch.zeros_like(means)
+        for noise in self.selection_noise:
+            total += F.normalize(means + stds * noise, dim=-1)
+        return total / len(self.selection_noise)
+
+
+def _require_gaussians(means: Tensor, stds: Tensor, kappa: float) -> None:
+    if means.ndim != 2 or means.shape != stds.shape or not len(means):
+        raise ValueError(
+            f"GaussianBank: means {list(means.shape)} and stds {list(stds.shape)} must both be [k, embed], k >= 1"
+        )
+    finite = bool(torch.isfinite(means).all() and torch.isfinite(stds).all())
+    if not (finite and (stds > 0).all() and 0 < kappa < float("inf")):
+        raise ValueError(
+            f"GaussianBank: means must be finite, deviations and kappa positive; smallest deviation "
+            f"{float(stds.min())}, kappa {kappa}; fit the Gaussians again on finite embeddings"
+        )

@@ -12,6 +12,7 @@ from models.priors.config import PriorSampling, PriorSettings
 from models.priors.text import TextFeatures
 
 _SCALE_FLOOR = 1e-4
+_ROWS_AT_ONCE = 65_536
 
 
 class Prior(nn.Module, ABC):
@@ -48,6 +49,33 @@ def require_seeds(text: TextFeatures, seeds: Sequence[int]) -> None:
         raise ValueError(f"prior sampling: {len(text)} captions but {len(seeds)} seeds: give one seed per caption")
 
 
+def require_width(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
+    """Refuse embeddings of another CLIP.
+
+    Raises:
+        ValueError: their width is not the prior's.
+    """
+    if embeddings.shape[-1] != embed_dim:
+        raise ValueError(
+            f"prior: embeddings of width {embeddings.shape[-1]} were given, but the prior was built for width "
+            f"{embed_dim}: embed with the CLIP models that it was trained with"
+        )
+
+
+def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
+    """Refuse embeddings that hold NaN or infinity.
+
+    Raises:
+        ValueError: some do.
+    """
+    bad = int((~embeddings.isfinite().all(-1)).sum())
+    if bad:
+        raise ValueError(
+            f"prior: {bad} of {len(embeddings)} embeddings hold numbers that are not finite: only finite ones are "
+            "allowed: leave them out, or embed again in float32"
+        )
+
+
 class EmbeddingScale(ExactBuffers):
     """Mean and deviation of embeddings in each dimension, by which they are standardised for a network."""
 
@@ -60,9 +88,16 @@ class EmbeddingScale(ExactBuffers):
         self.register_buffer("std", torch.ones(embed_dim))
 
     def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
-        """Take the statistics of these embeddings; no deviation falls below 1e-4 of their root mean square."""
-        exact = embeddings.double()
-        variance = exact.var(0, correction=0)
-        self.mean.copy_(exact.mean(0))
+        """Take the statistics of these embeddings; no deviation falls below 1e-4 of their root mean square.
+
+        Raises:
+            ValueError: the embeddings have another width, or hold numbers that are not finite.
+        """
+        require_width(embeddings, len(self.mean))
+        require_finite(embeddings)
+        parts = torch.split(embeddings, _ROWS_AT_ONCE)  # float64 of all rows might not fit
+        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(embeddings)
+        variance = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / len(embeddings)
+        self.mean.copy_(mean)
         floor = _SCALE_FLOOR * float(variance.mean().sqrt()) or 1.0  # all rows equal: any scale does
         self.std.copy_(variance.sqrt().clamp_min(floor))

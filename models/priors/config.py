@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 ScheduleKind = Literal["linear", "cosine"]
 Sampler = Literal["ancestral", "ddim", "dpm_solver"]
@@ -27,6 +27,22 @@ class PriorSampling:
     eta: float = 0.0
     guidance_scale: float = 1.0
     guidance_rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampler understands.
+
+        Raises:
+            ValueError: sampler or variance is unknown, or eta or guidance_rescale is not in [0, 1].
+        """
+        for name, found, allowed in (
+            ("sampler", self.sampler, get_args(Sampler)),
+            ("variance", self.variance, get_args(Variance)),
+        ):
+            if found not in allowed:
+                raise ValueError(f"prior sampling: {name} is {found!r}: allowed are {', '.join(allowed)}")
+        for name, share in (("eta", self.eta), ("guidance_rescale", self.guidance_rescale)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"prior sampling: {name} is {share}: allowed are numbers from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class DiffusionPriorSettings:
     """Everything that fixes a diffusion prior except its numbers (weights, Gaussians, statistics).
 
     ``min_snr_gamma`` is read by loss weight min_snr; ``separation_weight`` (xi of method eq. 6) where the Gaussians
-    are learnable.
+    are learnable. What target and loss weight mean together is a table in models/priors/targets.py.
     """
 
     kind: Literal["shifted", "gaussian"]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.gaussians import NUM_BANK_SAMPLES
 from models.noise import SeededNoise
 from models.priors.config import DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
 from models.priors.text import TextFeatures, TextStates
@@ -17,6 +18,7 @@ def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropou
     drop_text  bool [batch], captions to leave out, for classifier-free guidance (no identity prior has any)
     time       int64 [batch], uniform in 1 ... T (diffusion priors)
     noise      float32 [batch, embed], standard normal (diffusion priors)
+    bank_noise float32 [batch, 16, embed], standard normal, for method eq. 6 (learnable Gaussians)
     """
     if isinstance(settings, IdentityPriorSettings):
         return {}
@@ -26,6 +28,8 @@ def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropou
     if isinstance(settings, DiffusionPriorSettings):
         draws["time"] = (uniform[:, 0] * settings.schedule.num_timesteps).long() + 1
         draws["noise"] = streams.draw((settings.embed_dim,))
+        if settings.learnable:
+            draws["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, settings.embed_dim))
     return draws
 
 

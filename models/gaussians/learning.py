@@ -1,0 +1,44 @@
+"""The loss that learnable Gaussians are trained by, and nothing else.
+
+Paper: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15388), section 3.2; method eq. 6.
+
+Symbols: z_0 = embeddings of images [batch, embed]; z_T^(m) = mu + Sigma^(1/2) eps^(m), m = 1 ... 16, samples of the
+Gaussians of their captions [batch, 16, embed]; xi = weight of the separation.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+NUM_BANK_SAMPLES = 16
+
+
+def bank_loss(
+    z_0: Float[Tensor, "batch embed"],
+    index: Int[Tensor, "batch"],
+    mean: Float[Tensor, "batch embed"],
+    std: Float[Tensor, "batch embed"],
+    noise: Float[Tensor, "batch draws embed"],
+    *,
+    separation_weight: float,
+) -> Float[Tensor, "batch"]:
+    """Return L_p = -mean_m cos(z_0, z_T^(m)) + xi mean_{i != j} cos(mu_i, mu_j) for each pair (method eq. 6).
+
+    The second mean is over the different Gaussians that the batch selects; it is 0 where all select the same one. With
+    several workers the batch is each worker's own part.
+    """
+    with torch.autocast(z_0.device.type, enabled=False):
+        samples = mean[:, None] + std[:, None] * noise.float()
+        closeness = F.cosine_similarity(z_0.float()[:, None], samples, dim=-1).mean(1)
+        return separation_weight * _mean_pairwise_cosine(index, mean) - closeness
+
+
+def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batch embed"]) -> Float[Tensor, ""]:
+    different = torch.unique(index)
+    count = len(different)
+    if count < 2:
+        return mean.new_zeros(())
+    first = (index[None] == different[:, None]).int().argmax(1)  # a row of each Gaussian: [different]
+    directions = F.normalize(mean[first], dim=-1)
+    return (directions.sum(0).square().sum() - directions.square().sum()) / (count * (count - 1))

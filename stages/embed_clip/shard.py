@@ -4,81 +4,84 @@ import collections
 import io
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 
 from stages.artifacts import Artifact, Output
 from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.rows import ShardRows
+from stages.embeddings import TEXT_ENCODERS
 from stages.encoders.clip import ClipEncoder
+from stages.encoders.text import TextEncoder, make_text_encoder
 from stages.errors import ArtifactError
 from stages.shards import read_shard
 
 CLIPS = "clips.json"
 Record = dict[str, Any]
 
-_METADATA = pa.schema([("key", pa.string()), ("caption", pa.string()), ("has_caption", pa.bool_())])
-
 
 @dataclass(frozen=True)
 class ReadSample:
-    """One sample of a shard, decoded."""
+    """One sample of a shard, decoded; blank captions are left out."""
 
     key: str
     image: Image.Image
-    caption: str | None
-
-
-@dataclass
-class ShardEmbeddings:
-    """The rows of one shard, in the order of its keys; uncaptioned rows of ``text`` are NaN."""
-
-    keys: list[str] = field(default_factory=list)
-    captions: list[str | None] = field(default_factory=list)
-    image: list[Float[np.ndarray, "batch embed"]] = field(default_factory=list)
-    text: list[Float[np.ndarray, "batch embed"]] = field(default_factory=list)
+    captions: tuple[str, ...]
 
 
 def make_embed_worker(
     config: EmbedClipConfig, shards: Artifact, output: Output, device: str
 ) -> Callable[[str], tuple[str, Record]]:
-    """Load the CLIP models and return the function that embeds the shard of a name."""
-    encoder = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
-    _record_clips(encoder, output)
+    """Load the models and return the function that embeds the shard of a name."""
+    clip = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
+    encoder = make_text_encoder(clip, config.text_states, device=device)
+    _record_encoders(encoder, output)
+    widths = {name: int(identity["width"]) for name, identity in encoder.identities.items()}
+    storage = np.dtype(config.storage)
 
     def embed(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
         samples = read_images(shards.local(f"shards/{name}.tar"), failures)
-        rows = _embed(samples, encoder, batch_size=config.batch_size)
-        _publish(name, rows, output, storage=np.dtype(config.storage), embed_dim=encoder.embed_dim)
+        rows = ShardRows()
+        while batch := list(itertools.islice(samples, config.batch_size)):
+            _embed(batch, rows, encoder, storage=storage)
+        rows.write(name, output, storage=storage, embed_dim=clip.embed_dim, widths=widths)
         captioned = sum(caption is not None for caption in rows.captions)
-        record = {"rows": len(rows.keys), "captioned": captioned, "failures": dict(sorted(failures.items()))}
+        record: Record = {"rows": len(rows.keys), "captioned": captioned, "failures": dict(sorted(failures.items()))}
+        if rows.extra:
+            record["extra_captions"] = len(rows.extra)
         output.finish_unit(name, record)
         return name, record
 
     return embed
 
 
-def _record_clips(encoder: ClipEncoder, output: Output) -> None:
+def _record_encoders(encoder: TextEncoder, output: Output) -> None:
     """Write the models' identities before the first embedding, or compare them with those written before.
 
     Raises:
         ArtifactError: the embeddings already there are of other weights.
     """
-    if not output.exists(CLIPS):
-        output.write_json(CLIPS, encoder.identities)
+    clips = encoder.clip.identities
+    _record(output, CLIPS, clips, clips)
+    if states := encoder.identities:
+        _record(output, TEXT_ENCODERS, states, list(states.values()))
+
+
+def _record(output: Output, file: str, content: Any, identities: list[Record]) -> None:
+    if not output.exists(file):
+        output.write_json(file, content)
         return
-    recorded = output.read_json(CLIPS)
-    if [clip["digest"] for clip in recorded] != [clip["digest"] for clip in encoder.identities]:
+    recorded = output.read_json(file)
+    there = list(recorded.values()) if isinstance(recorded, dict) else recorded
+    if [identity["digest"] for identity in there] != [identity["digest"] for identity in identities]:
         raise ArtifactError(
             f"embed_clip: {output.uri} holds embeddings of {recorded}, but the configured models now are "
-            f"{encoder.identities}: the weights behind the name have changed: delete the folder and run again"
+            f"{content}: the weights behind the name have changed: delete the folder and run again"
         )
 
 
@@ -93,32 +96,19 @@ def read_images(path: Path, failures: collections.Counter[str]) -> Iterator[Read
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             failures["corrupt_image"] += 1
             continue
-        yield ReadSample(sample.key, image, sample.captions[0] if sample.captions else None)
+        yield ReadSample(sample.key, image, tuple(caption for caption in sample.captions if caption.strip()))
 
 
-def _embed(samples: Iterator[ReadSample], encoder: ClipEncoder, *, batch_size: int) -> ShardEmbeddings:
-    rows = ShardEmbeddings()
-    while batch := list(itertools.islice(samples, batch_size)):
-        rows.keys += [sample.key for sample in batch]
-        rows.captions += [sample.caption for sample in batch]
-        rows.image.append(encoder.encode_images([sample.image for sample in batch]).numpy())
-        rows.text.append(_embed_captions([sample.caption for sample in batch], encoder))
-    return rows
-
-
-def _embed_captions(captions: list[str | None], encoder: ClipEncoder) -> Float[np.ndarray, "batch embed"]:
-    text = np.full((len(captions), encoder.embed_dim), np.nan, dtype=np.float32)
-    present = [index for index, caption in enumerate(captions) if caption is not None]
-    text[present] = encoder.encode_texts([caption for caption in captions if caption is not None]).numpy()
-    return text
-
-
-def _publish(name: str, rows: ShardEmbeddings, output: Output, *, storage: np.dtype[Any], embed_dim: int) -> None:
-    empty = np.zeros((0, embed_dim), dtype=np.float32)
-    for kind, blocks in (("img_emb", rows.image), ("text_emb", rows.text)):
-        with output.writing(f"{kind}/{kind}_{name}.npy") as path, path.open("wb") as file:
-            np.save(file, np.concatenate([empty, *blocks]).astype(storage))
-    has_caption = [caption is not None for caption in rows.captions]
-    table = pa.table({"key": rows.keys, "caption": rows.captions, "has_caption": has_caption}, schema=_METADATA)
-    with output.writing(f"metadata/metadata_{name}.parquet") as path:
-        pq.write_table(table, path)
+def _embed(batch: list[ReadSample], rows: ShardRows, encoder: TextEncoder, *, storage: np.dtype[Any]) -> None:
+    """Add a batch of samples to the rows of the shard; further captions go in batches of the same size."""
+    start = len(rows.keys)
+    rows.keys += [sample.key for sample in batch]
+    rows.image.append(encoder.clip.encode_images([sample.image for sample in batch]).numpy())
+    rows.captions += [next(iter(sample.captions), None) for sample in batch]
+    places = [index for index, sample in enumerate(batch) if sample.captions]
+    rows.first.add(encoder.encode([batch[index].captions[0] for index in places]), places, len(batch), storage)
+    extra = [(start + index, caption) for index, sample in enumerate(batch) for caption in sample.captions[1:]]
+    rows.extra += extra
+    for first in range(0, len(extra), len(batch)):
+        texts = [caption for _, caption in extra[first : first + len(batch)]]
+        rows.further.add(encoder.encode(texts), range(len(texts)), len(texts), storage)

@@ -1,4 +1,4 @@
-"""Embed the images and captions of all shards by CLIP."""
+"""Embed the images and captions of all shards by CLIP, and their captions by text encoders."""
 
 import collections
 import functools
@@ -21,7 +21,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     """Embed every shard that is not done yet.
 
     Raises:
-        InputFault: a CLIP model cannot be loaded, or there is no image to embed.
+        InputFault: a model cannot be loaded, or there is no image to embed.
     """
     shards = inputs["download_shards"]
     names = sorted(shards.done_units())
@@ -60,6 +60,8 @@ def _summarise(records: Mapping[str, Record], output: Output) -> StageSummary:
     failures: collections.Counter[str] = collections.Counter()
     for record in records.values():
         totals.update({"images": record["rows"], "captioned": record["captioned"]})
+        if "extra_captions" in record:
+            totals["extra_captions"] += record["extra_captions"]
         failures.update(record["failures"])
     if totals["images"] == 0:
         raise InputFault(

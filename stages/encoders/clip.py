@@ -1,5 +1,6 @@
 """CLIP encoders: one or several open_clip models whose raw embeddings are concatenated."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import (
     CONFIG_FILE,
     ClipConfig,
@@ -21,6 +23,7 @@ from stages.encoders.config import (
     architecture_file,
     check_clip,
 )
+from stages.encoders.identity import digest_tensors
 from stages.encoders.lean_import import import_open_clip
 from stages.errors import InputFault, nearest
 
@@ -86,6 +89,35 @@ class ClipEncoder:
         """Encode a batch of texts."""
         return self._concatenate(lambda model: model.encode_texts(texts), num=len(texts))
 
+    def text_state_width(self) -> int:
+        """Return the width of the token states of the text towers, side by side.
+
+        Raises:
+            InputFault: a tower has no states that end at an end token, or the towers cut texts into other tokens.
+        """
+        return require_one_tokenizer([model.text_tower() for model in self._models])
+
+    @torch.inference_mode()
+    def encode_texts_with_states(
+        self, texts: Sequence[str]
+    ) -> tuple[Float[Tensor, "batch embed"], list[Float[Tensor, "tokens width"]]]:
+        """Encode a batch of texts, and return also the last hidden states of each text's tokens up to its end token.
+
+        The states of several models stand side by side, which asks for one and the same tokens.
+
+        Raises:
+            InputFault: see :meth:`text_state_width`; or the models cut one of these texts into other tokens.
+        """
+        if not texts:
+            return torch.zeros(0, self.embed_dim), []
+        with contextlib.ExitStack() as stack:
+            towers = [model.text_tower() for model in self._models]
+            hidden = [stack.enter_context(tower.keeping_states()) for tower in towers]
+            embedding = self.encode_texts(texts)
+        states = torch.cat([kept[0] for kept in hidden], dim=-1)
+        lengths = common_lengths(towers, texts)
+        return embedding, [row[:length].clone() for row, length in zip(states, lengths, strict=True)]
+
     def _concatenate(self, encode: Callable[["_OneClip"], Tensor], *, num: int) -> Float[Tensor, "batch embed"]:
         if num == 0:
             return torch.zeros(0, self.embed_dim)
@@ -99,7 +131,7 @@ class _OneClip:
     """One open_clip model with its preprocessing and tokenizer."""
 
     def __init__(self, config: FolderClip | PretrainedClip, *, where: str, device: torch.device) -> None:
-        self._device = device
+        self._device, self._where = device, where
         self._model, self._preprocess, self._tokenizer = _load(config, where)
         self.identity = _identify(self._model, config.reference)
         self._model.to(device)
@@ -110,6 +142,10 @@ class _OneClip:
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
         return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))  # type: ignore[no-any-return]
+
+    def text_tower(self) -> TextTower:
+        """Return access to the states of the text tower."""
+        return TextTower(self._model, self._tokenizer, where=f"{self._where} ({self.identity.reference})")
 
 
 def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, Any]:
@@ -152,13 +188,11 @@ def _needs_timm(config: FolderClip | PretrainedClip) -> bool:
 
 
 def _identify(model: Any, reference: str) -> ClipIdentity:
-    digest = hashlib.sha256(json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    preprocessing = json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
+    digest = digest_tensors(model.state_dict(), hashlib.sha256(preprocessing.encode()))
     size = model.visual.image_size
     image_size = int(size[0] if isinstance(size, tuple | list) else size)
-    return ClipIdentity(reference, digest.hexdigest(), embed_dim=_text_dim(model), image_size=image_size)
+    return ClipIdentity(reference, digest, embed_dim=_text_dim(model), image_size=image_size)
 
 
 def _text_dim(model: Any) -> int:

@@ -1,10 +1,10 @@
-"""Which CLIP models give the embeddings."""
+"""Which models encode images and texts."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from stages.contract import ConfigModel, ExternalPath
 from stages.errors import InputFault, nearest
@@ -46,6 +46,52 @@ class ClipConfig(ConfigModel):
     models: tuple[OneClip, ...] = Field(min_length=1)
 
 
+class T5Source(ConfigModel):
+    """A T5 model: a folder in the format of transformers, or a name that it knows, downloaded once and kept."""
+
+    path: ExternalPath | None = Field(
+        None, description="folder with config.json, weights (safetensors) and tokenizer; or give name"
+    )
+    name: str | None = Field(None, description="name on the Hugging Face hub, such as google/flan-t5-xl; or give path")
+
+    @model_validator(mode="after")
+    def _path_or_name(self) -> "T5Source":
+        if (self.path is None) == (not self.name):
+            found = "neither" if self.path is None else "both"
+            raise ValueError(f"found {found} of path and name: give one of them")
+        return self
+
+    @property
+    def reference(self) -> str:
+        """The model as configured, for people."""
+        return str(self.path or self.name)
+
+
+class T5StatesConfig(T5Source):
+    """Token states of a T5 encoder."""
+
+    max_length: PositiveInt = Field(80, description="most tokens of a caption, its end token included; the paper: 80")
+
+
+class ClipStatesConfig(ConfigModel):
+    """Token states of the text towers of the CLIP models."""
+
+    max_length: PositiveInt = Field(77, description="most tokens of a caption, start and end tokens included")
+
+
+def _true_is_all_defaults(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+class TextStatesConfig(ConfigModel):
+    """Which token states of the captions are made beside their CLIP embeddings."""
+
+    t5: T5StatesConfig | None = Field(None, description="of a T5 encoder; none: not made")
+    clip: Annotated[ClipStatesConfig | None, BeforeValidator(_true_is_all_defaults)] = Field(
+        None, description="of the text towers of clip.models (true: up to 77 tokens), side by side; none: not made"
+    )
+
+
 def check_clip(config: ClipConfig) -> None:
     """Look whether the models are there, as far as that can be told without importing open_clip.
 
@@ -57,6 +103,33 @@ def check_clip(config: ClipConfig) -> None:
             _check_folder(model.path, where=f"clip.models[{index}].path")
         else:
             _check_name(model.name, where=f"clip.models[{index}].name")
+
+
+def check_t5(source: T5Source, *, where: str) -> None:
+    """Look whether a T5 folder is whole, as far as that can be told without importing transformers.
+
+    Raises:
+        InputFault: the folder is missing or holds no T5 model with safetensors and a tokenizer.
+    """
+    if (folder := source.path) is None:
+        return
+    if not folder.is_dir():
+        raise InputFault(
+            f"{where}.path: there is no folder {folder}: give a folder in the format of transformers "
+            "(config.json, weights as safetensors, tokenizer), or a name"
+        )
+    held = sorted(entry.name for entry in folder.iterdir())
+    has = {
+        "config.json": "config.json" in held,
+        "weights as .safetensors": any(name.endswith(".safetensors") for name in held),
+        "tokenizer.json or spiece.model": bool({"tokenizer.json", "spiece.model"} & set(held)),
+    }
+    missing = [what for what, there in has.items() if not there]
+    if missing:
+        raise InputFault(
+            f"{where}.path: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
+            "save model and tokenizer there by save_pretrained of transformers"
+        )
 
 
 def architecture_file(name: str) -> Path:

@@ -20,7 +20,7 @@ from stages.embeddings import (
     text_state_identities,
 )
 from stages.errors import InputFault
-from stages.train_prior.config import DiffusionPriorConfig
+from stages.train_prior.config import PriorConfig
 
 _HELD_OUT_SALT = 0x5EED  # keeps the choice of held-out pairs independent of the choice of captions
 
@@ -109,7 +109,7 @@ class Pairs:
 
 
 def load_pairs(
-    config: DiffusionPriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()
+    config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()
 ) -> tuple[Pairs, Pairs]:
     """Return the training pairs and the held-out ones, told apart by the hash of their images' keys.
 
@@ -172,12 +172,12 @@ def _starts(counts: Int[Tensor, " images"]) -> Int[Tensor, " images+1"]:
     return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
 
 
-def _held_out(config: DiffusionPriorConfig, keys: list[str]) -> np.ndarray:
+def _held_out(config: PriorConfig, keys: list[str]) -> np.ndarray:
     choice = CaptionsConfig(fraction=config.validation.fraction, seed=config.seed ^ _HELD_OUT_SALT)
     return select_captioned(keys, choice)
 
 
-def _require_captions(config: DiffusionPriorConfig, embeddings: Artifact, count: int) -> None:
+def _require_captions(config: PriorConfig, embeddings: Artifact, count: int) -> None:
     if count:
         return
     captioned = sum(int(record["captioned"]) for record in embeddings.done_units().values())

@@ -1,0 +1,86 @@
+"""The token states of open_clip's text towers: what the final layer norm gives for each token."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from stages.errors import InputFault
+
+_PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers that cut this alike are taken to be the same
+
+
+class TextTower:
+    """The text tower of an open_clip model.
+
+    Raises:
+        InputFault: it is of a kind that does not end a text by an end token, or has no final norm over all tokens.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, where: str) -> None:
+        tower = getattr(model, "text", model)  # open_clip keeps a text tower inside, or its parts on the model itself
+        self.where, self._tokenizer = where, tokenizer
+        self._pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+        self._end: Any = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+        self._norm: Any = getattr(tower, "ln_final", None)
+        if self._norm is None or self._pooling not in ("argmax", "eos") or getattr(tower, "cls_emb", None) is not None:
+            raise InputFault(
+                f"text_states.clip: {where} has a text tower {type(tower).__name__} with pooling {self._pooling!r}: "
+                "allowed are open_clip's own transformers that read a text at its end token (argmax or eos): "
+                "leave text_states.clip out, or use another CLIP"
+            )
+
+    @property
+    def width(self) -> int:
+        """Width of a state."""
+        return int(self._norm.weight.shape[0])
+
+    def tokens(self, texts: Sequence[str]) -> Int[Tensor, "batch tokens"]:
+        """Return the tokens of the texts, padded to the tower's context length."""
+        tokens: Tensor = self._tokenizer(list(texts))
+        return tokens
+
+    def lengths(self, tokens: Int[Tensor, "batch tokens"]) -> list[int]:
+        """Return the number of tokens of each text up to and with its end token."""
+        ends = tokens if self._pooling == "argmax" else torch.eq(tokens, self._end).int()
+        return [int(end) + 1 for end in ends.argmax(dim=-1)]
+
+    @contextlib.contextmanager
+    def keeping_states(self) -> Iterator[list[Tensor]]:
+        """Keep the states of each batch encoded meanwhile: float32 on the CPU, [batch, tokens, width]."""
+        kept: list[Tensor] = []
+        hook = self._norm.register_forward_hook(lambda module, inputs, output: kept.append(output.float().cpu()))
+        try:
+            yield kept
+        finally:
+            hook.remove()
+
+
+def require_one_tokenizer(towers: Sequence[TextTower]) -> int:
+    """Return the width of the towers' states side by side.
+
+    Raises:
+        InputFault: the towers cut texts into other tokens.
+    """
+    common_lengths(towers, _PROBE)
+    return sum(tower.width for tower in towers)
+
+
+def common_lengths(towers: Sequence[TextTower], texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text.
+
+    Raises:
+        InputFault: the towers cut the texts into other tokens.
+    """
+    first, *others = [tower.tokens(texts) for tower in towers]
+    for tower, tokens in zip(towers[1:], others, strict=True):
+        if not torch.equal(tokens, first):
+            raise InputFault(
+                f"text_states.clip: {towers[0].where} and {tower.where} cut texts into other tokens "
+                f"({first.shape[1]} and {tokens.shape[1]} places): allowed are models with one tokenizer, whose states "
+                "can stand side by side: configure such models, or leave text_states.clip out"
+            )
+    return towers[0].lengths(first)

@@ -1,0 +1,84 @@
+"""Encode captions: their CLIP embeddings, and the token states that a prior may read beside them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from models.priors.text import TextFeatures, TextStates
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import TextStatesConfig
+from stages.encoders.identity import TextStateIdentity
+from stages.encoders.t5 import T5Encoder
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """A batch of texts, float32 on the CPU; ``states`` holds the token states of each text, by encoder (t5, clip)."""
+
+    embedding: Float[Tensor, "batch embed"]
+    states: dict[str, list[Float[Tensor, "tokens width"]]]
+
+    def features(self) -> TextFeatures:
+        """Return the same as a prior takes it: states padded by zeros to the longest."""
+        states = {
+            name: TextStates(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
+            for name, rows in self.states.items()
+        }
+        return TextFeatures(self.embedding, states)
+
+
+class TextEncoder:
+    """CLIP, and the encoders of text states beside it: T5, and CLIP's own text towers cut to so many tokens."""
+
+    def __init__(self, clip: ClipEncoder, *, t5: T5Encoder | None = None, clip_max_length: int | None = None) -> None:
+        """Put the encoders together.
+
+        Raises:
+            InputFault: states of the CLIP models are wanted, and their text towers have none or do not fit together.
+        """
+        self.clip = clip
+        self._t5, self._clip_max_length = t5, clip_max_length
+        self._clip_width = 0 if clip_max_length is None else clip.text_state_width()
+
+    @property
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """Return the identities of the encoders of states by name, JSON-ready, in the order t5, clip."""
+        identities = {} if self._t5 is None else {"t5": asdict(self._t5.identity)}
+        if self._clip_max_length is not None:
+            identities["clip"] = asdict(self._clip_identity(self._clip_max_length))
+        return identities
+
+    def _clip_identity(self, max_length: int) -> TextStateIdentity:
+        models = self.clip.identities
+        return TextStateIdentity(
+            reference=" + ".join(model["reference"] for model in models),
+            digest=hashlib.sha256("+".join(model["digest"] for model in models).encode()).hexdigest(),
+            width=self._clip_width,
+            max_length=max_length,
+        )
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """Encode a batch of texts."""
+        states = {} if self._t5 is None else {"t5": self._t5.encode(texts)}
+        if self._clip_max_length is None:
+            return EncodedTexts(self.clip.encode_texts(texts), states)
+        embedding, clip_states = self.clip.encode_texts_with_states(texts)
+        states["clip"] = [rows[: self._clip_max_length] for rows in clip_states]
+        return EncodedTexts(embedding, states)
+
+
+def make_text_encoder(clip: ClipEncoder, config: TextStatesConfig | None, *, device: torch.device | str) -> TextEncoder:
+    """Load the encoders of the text states that are configured beside CLIP.
+
+    Raises:
+        InputFault: one cannot be loaded or has no states.
+    """
+    wanted = config or TextStatesConfig()
+    t5 = None if wanted.t5 is None else T5Encoder(wanted.t5, max_length=wanted.t5.max_length, device=device)
+    return TextEncoder(clip, t5=t5, clip_max_length=None if wanted.clip is None else wanted.clip.max_length)

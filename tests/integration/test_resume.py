@@ -1,0 +1,120 @@
+"""Training taken up in the middle of an epoch, by another number of workers too: the same samples, the same losses."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from stages.artifacts import Output
+from stages.contract import GrantedResources, StageContext
+from stages.events import Event, Metrics
+from stages.model_files import load_model_state
+from stages.training.checkpoints import checkpoint_steps
+from stages.training.config import TrainingConfig
+from stages.training.launch import train
+from stages.training.task import Batch, BatchPart, Place
+from tests.integration.processes import launch_in_forks
+from tests.unit.stages.training.line import LineTask
+
+pytestmark = pytest.mark.timeout(180)
+STEPS, BATCH = 11, 8
+CHECKPOINT, KILLED = 4, 5  # 24 samples an epoch: the checkpoint lies in the middle of the second, and of a window
+
+Losses = dict[int, float]
+Order = dict[tuple[int, int], list[float]]
+
+
+class RecordingTask(LineTask):
+    """Writes down which samples it prepared for each step, and breaks off where it is told to."""
+
+    def __init__(self, log: Path, fail_at: int | None) -> None:
+        super().__init__(dropout=False, fail_at=fail_at)
+        self.log = log
+
+    def setup(self, place: Place) -> None:
+        super().setup(place)
+        self.log = self.log.with_suffix(f".{place.rank}")
+
+    def prepare(self, part: BatchPart) -> Batch:
+        batch = super().prepare(part)
+        with self.log.open("a") as file:
+            for number, sample in enumerate(batch["x"].tolist()):
+                file.write(json.dumps([part.step, part.first + number, sample]) + "\n")
+        return batch
+
+
+def run(folder: Path, workers: int, *, fail_at: int | None = None) -> tuple[Losses, Order]:
+    """Train, or go on; return the losses by step and the samples by step and place in the batch."""
+    log = folder.parent / f"{folder.name}-{'cut' if fail_at else 'end'}"
+    config = TrainingConfig(
+        num_steps=STEPS, batch_size=BATCH, learning_rate=0.02, warmup_steps=2, schedule="cosine", ema_decay=0.9,
+        precision="float32", checkpoint_interval=CHECKPOINT, log_interval=1, zero_stage=2,
+    )  # fmt: skip
+    events: list[Event] = []
+    context = StageContext(events.append, None, launch_in_forks, GrantedResources(num_workers=workers))  # type: ignore[arg-type]
+    output = Output(str(folder), "train_line", "f0")
+    make_task = partial(RecordingTask, log, fail_at)
+    if fail_at is None:
+        train(make_task, config, seed=3, output=output, context=context)
+    else:
+        with pytest.raises(ValueError, match=f"no data for step {fail_at}"):
+            train(make_task, config, seed=3, output=output, context=context)
+        assert checkpoint_steps(output) == [CHECKPOINT]
+    losses = {e.step: e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values}
+    lines = [json.loads(line) for file in log.parent.glob(f"{log.name}.*") for line in file.read_text().splitlines()]
+    return losses, {(step, place): sample for step, place, sample in lines}
+
+
+def weights(folder: Path) -> dict[str, list[float]]:
+    state = load_model_state(Output(str(folder), "train_line", "f0"), "line")
+    return {name: tensor.flatten().tolist() for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Losses, Order]]:
+    """What one worker and what two workers do when nothing disturbs them."""
+    folders = {workers: tmp_path_factory.mktemp("whole") / str(workers) for workers in (1, 2)}
+    return {workers: (folder, *run(folder, workers)) for workers, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Order]]:
+    """What one worker and what two workers leave behind when they are stopped."""
+    folders = {workers: tmp_path_factory.mktemp("cut") / str(workers) for workers in (1, 2)}
+    return {workers: (folder, run(folder, workers, fail_at=KILLED)[1]) for workers, folder in folders.items()}
+
+
+def test_two_workers_see_the_samples_of_one(whole: dict[int, tuple[Path, Losses, Order]]) -> None:
+    (_, alone, order), (_, together, same_order) = whole[1], whole[2]
+    assert len(order) == STEPS * BATCH
+    assert same_order == order
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2), (1, 1)])
+def test_training_goes_on_as_if_undisturbed(
+    tmp_path: Path,
+    whole: dict[int, tuple[Path, Losses, Order]],
+    cut: dict[int, tuple[Path, Order]],
+    before: int,
+    after: int,
+) -> None:
+    folder = tmp_path / "resumed"
+    left, seen_before = cut[before]
+    shutil.copytree(left, folder)
+    losses, seen = run(folder, after)
+    undisturbed, expected, order = whole[after]
+    first = {where: sample for where, sample in seen_before.items() if where[0] < CHECKPOINT}
+    # Step 0 is what is judged; one batch before the checkpoint is taken again, to make the optimiser's state.
+    assert {step for step, _ in seen} == {0, CHECKPOINT - 1, *range(CHECKPOINT, STEPS)}
+    assert first | seen == order
+    assert sorted(losses) == list(range(CHECKPOINT + 1, STEPS + 1))
+    if before == after:
+        assert losses == {step: expected[step] for step in losses}  # bit by bit
+        assert weights(folder) == weights(undisturbed)
+    else:
+        assert losses == pytest.approx({step: expected[step] for step in losses}, rel=1e-5)
+        for name, values in weights(undisturbed).items():
+            assert weights(folder)[name] == pytest.approx(values, rel=1e-4, abs=1e-5)

@@ -1,7 +1,7 @@
 """Shifted diffusion: a diffusion process that ends in N(mu, Sigma) instead of N(0, I).
 
 Paper: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15388), section 3;
-method eqs. 1-4 and 7. With mu = 0 and Sigma = I it is DDPM (arXiv 2006.11239), the baseline.
+method eqs. 1-4. With mu = 0 and Sigma = I it is DDPM (arXiv 2006.11239), the baseline.
 
 Symbols:
     z_t         embedding at time t, z_0 clean                            [batch, embed]
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.buffers import ExactBuffers
-from models.priors.config import ScheduleSettings
+from models.priors.config import ScheduleSettings, Variance
 from models.priors.schedule import alpha_bars
 
 Times = Int[Tensor, "batch"]
@@ -31,6 +31,18 @@ class Moments:
 
     mean: Embeddings
     std: Embeddings
+
+    def whiten(self, z: Embeddings) -> Embeddings:
+        """Return u = Sigma^(-1/2) (z - mu)."""
+        return (z - self.mean) / self.std
+
+    def colour(self, u: Embeddings) -> Embeddings:
+        """Return z = mu + Sigma^(1/2) u."""
+        return self.mean + self.std * u
+
+    def detach(self) -> "Moments":
+        """Return the same numbers, through which no gradient flows."""
+        return Moments(self.mean.detach(), self.std.detach())
 
 
 class ShiftedDiffusion(ExactBuffers):
@@ -88,21 +100,36 @@ class ShiftedDiffusion(ExactBuffers):
         mean = c1 * z_0 + c2 * (z_t - shift) + c3 * gaussian.mean
         return mean, variance.sqrt() * gaussian.std
 
-    def ddim(self, z_t: Embeddings, z_0: Embeddings, t: Times, s: Times, gaussian: Moments) -> Embeddings:
-        """Return the deterministic DDIM step (arXiv 2010.02502, eq. 12, no noise) from t to s < t.
+    def ancestral(
+        self, z_t: Embeddings, z_0: Embeddings, t: Times, s: Times, gaussian: Moments, variance: Variance = "posterior"
+    ) -> tuple[Embeddings, Embeddings]:
+        """Return mean and standard deviation of the ancestral step from t to s < t.
 
-        It is taken on u = Sigma^(-1/2) (z - mu), in which the process is ordinary DDPM.
+        Its variance is that of the posterior, or the large one, b Sigma (the two bounds of DDPM, section 3.2); a step
+        to s = 0 adds no noise.
         """
-        u_t, u_0 = ((z - gaussian.mean) / gaussian.std for z in (z_t, z_0))
+        mean, std = self.posterior(z_t, z_0, t, s, gaussian)
+        if variance == "large":
+            b = 1 - self.alpha_bar[t] / self.alpha_bar[s]
+            std = torch.where(s > 0, b, 0).to(z_t.dtype)[:, None].sqrt() * gaussian.std
+        return mean, std
+
+    def ddim(
+        self, z_t: Embeddings, z_0: Embeddings, t: Times, s: Times, gaussian: Moments, eta: float = 0.0
+    ) -> tuple[Embeddings, Embeddings]:
+        """Return mean and standard deviation of the DDIM step from t to s < t (arXiv 2010.02502, eqs. 12 and 16).
+
+        It is taken on u = Sigma^(-1/2) (z - mu), in which the process is ordinary DDPM. With eta = 0 it adds no noise;
+        with eta = 1 it is the ancestral step with the posterior's variance.
+        """
+        u_t, u_0 = gaussian.whiten(z_t), gaussian.whiten(z_0)
+        abar_t, abar_s = self.alpha_bar[t], self.alpha_bar[s]
+        variance = eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)  # of u_s: [batch]
+        direction = (1 - abar_s - variance).clamp_min(0).sqrt().to(z_t.dtype)[:, None]
         noise = (u_t - self.abar(t, z_t).sqrt() * u_0) / self.one_minus_abar(t, z_t).sqrt()
-        u_s = self.abar(s, z_t).sqrt() * u_0 + self.one_minus_abar(s, z_t).sqrt() * noise
-        return gaussian.mean + gaussian.std * u_s
+        u_s = self.abar(s, z_t).sqrt() * u_0 + direction * noise
+        return gaussian.colour(u_s), variance.sqrt().to(z_t.dtype)[:, None] * gaussian.std
 
-    def loss(self, z_0: Embeddings, predicted: Embeddings, t: Times) -> Float[Tensor, "batch"]:
-        """Return w_t |z_0 - z0_hat|^2 / d with w_t = 1 / (1 + SNR_t) = 1 - abar_t (method eq. 7)."""
-        weight = self.one_minus_abar(t, z_0).squeeze(1)
-        return weight * (z_0 - predicted).square().mean(-1)
-
-    def last_time(self, batch: int) -> Times:
-        """Return t = T for every sample."""
-        return torch.full((batch,), self.settings.num_timesteps, device=self.alpha_bar.device)
+    def snr(self, t: Times) -> Float[Tensor, "batch"]:
+        """Return abar_t / (1 - abar_t) of the whitened process, float64; t is at least 1."""
+        return self.alpha_bar[t] / (1 - self.alpha_bar[t])

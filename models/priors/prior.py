@@ -10,7 +10,7 @@ way in; the answer is put back by :func:`models.priors.targets.answer_scale`. Th
 parametrisation of the prediction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,9 @@ from models.priors.targets import answer_scale, loss_weight, sample_from_target,
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import PriorTransformer
+
+OnStep = Callable[[int, Tensor, Tensor], None]
+"""Takes t, z_t and the prediction of z_0, both [batch, embed]."""
 
 
 class DiffusionPrior(Prior):
@@ -103,11 +106,14 @@ class DiffusionPrior(Prior):
         return weight.to(z_0.dtype) * (expected - predicted).square().mean(-1)
 
     @torch.no_grad()
-    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+    def sample(
+        self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
+    ) -> Float[Tensor, "batch embed"]:
         """Return an embedding for each caption: z_T ~ N(mu, Sigma) (method eq. 4), then down to z_0.
 
         Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is asked once per
-        step for captioned and plain answers together; see :func:`models.priors.guidance.guide`.
+        step for captioned and plain answers together; see :func:`models.priors.guidance.guide`. ``on_step`` is told
+        every time t that is visited, z_t and the (guided) prediction of z_0 made from it.
 
         Raises:
             ValueError: the number of steps is not in 1 ... T, there is not one seed per caption, or the captions'
@@ -120,6 +126,8 @@ class DiffusionPrior(Prior):
         index, mean, std = self.bank(text.embedding)
         gaussian, streams = Moments(mean, std), SeededNoise(seeds)
         denoise = self._denoiser(text, index, gaussian, sampling)
+        if on_step is not None:
+            denoise = _watched(denoise, on_step)
 
         def noise() -> Tensor:
             return streams.draw((self.settings.embed_dim,), mean.device)
@@ -166,3 +174,14 @@ class DiffusionPrior(Prior):
     def _text_input(self, text: TextFeatures) -> TextFeatures:
         """Return the captions with standardised CLIP text embeddings."""
         return TextFeatures((text.embedding.float() - self.text_scale.mean) / self.text_scale.std, text.states)
+
+
+def _watched(denoise: Denoiser, on_step: OnStep) -> Denoiser:
+    """Return the denoiser that also tells what it is asked and what it answers."""
+
+    def watched(z_t: Tensor, t: Tensor) -> Tensor:
+        z_0 = denoise(z_t, t)
+        on_step(int(t[0]), z_t, z_0)
+        return z_0
+
+    return watched

@@ -1,4 +1,4 @@
-"""Train the prior on the captioned embeddings."""
+"""Train the prior on the captioned embeddings, and judge it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,26 +6,32 @@ from typing import TYPE_CHECKING
 
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.train_prior.config import DiffusionPriorConfig
+from stages.events import Metrics
+from stages.train_prior.checks import check_inputs, text_state_names
+from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
-from stages.training.launch import train
+from stages.training.launch import TrainResult, train
 
 if TYPE_CHECKING:
     from stages.train_prior.task import PriorTask
 
 
-def run(
-    config: DiffusionPriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
-) -> StageSummary:
-    """Train the prior, going on from its newest checkpoint.
+def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    """Train the prior, going on from its newest checkpoint; the identity prior is only judged and written.
 
     Raises:
-        InputFault: there are too few captioned images.
+        InputFault: there are too few captioned images, or embeddings that cannot be used.
+        ArtifactError: the Gaussians belong to other embeddings.
     """
-    embeddings = inputs["embed_clip"]
-    pairs, held_out = load_pairs(config, embeddings)  # before any process starts: too few captions fail at once
-    make = partial(make_task, config, embeddings, inputs.get("fit_gaussians"))
-    result = train(make, config.training, seed=config.seed, output=output, context=context)
+    embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
+    # Before any process starts, so that what cannot be trained fails at once.
+    pairs, held_out = load_pairs(config, embeddings, text_state_names(config, embeddings))
+    check_inputs(config, pairs, embeddings, gaussians)
+    make = partial(make_task, config, embeddings, gaussians, output)
+    if isinstance(config, TrainedPriorConfig):
+        result = train(make, config.training, seed=config.seed, output=output, context=context)
+    else:
+        result = _judge_only(make(), output, context)
     counts = {
         "captioned": len(pairs) + len(held_out),
         "training_pairs": len(pairs),
@@ -34,8 +40,25 @@ def run(
     return StageSummary(items=result.samples, item_name="samples", counts=counts, metrics=result.metrics)
 
 
-def make_task(config: DiffusionPriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> "PriorTask":
+def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None, output: Output) -> "PriorTask":
     """Make the task in a training process."""
     from stages.train_prior.task import PriorTask
 
-    return PriorTask(config, embeddings, gaussians)
+    return PriorTask(config, embeddings, gaussians, output)
+
+
+def _judge_only(task: "PriorTask", output: Output, context: StageContext) -> TrainResult:
+    """Judge and write a prior that has nothing to train, in this process."""
+    import torch
+
+    from stages.training.task import Place
+
+    task.setup(Place(0, 1, torch.device("cpu")))
+    prior = task.build_model().eval()
+    metrics: dict[str, float] = {}
+    for event in task.validate(prior, 0):
+        context.emit(event)
+        if isinstance(event, Metrics):
+            metrics |= event.values
+    task.save(prior, output)
+    return TrainResult(len(task.state.held_out), metrics)

@@ -1,44 +1,64 @@
 """What train_prior supplies to the training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from models.gaussians import GaussianBank
 from models.priors import (
-    DiffusionPrior,
+    AutoregressivePriorSettings,
     DiffusionPriorSettings,
+    IdentityPriorSettings,
+    Prior,
+    PriorSettings,
     ScheduleSettings,
-    TextFeatures,
+    TextStateSettings,
+    make_prior,
     training_batch,
     training_draws,
 )
 from stages.artifacts import Artifact, Output
-from stages.embeddings import clip_identity
+from stages.embeddings import clip_identity, text_state_identities
 from stages.events import Event, Metrics, Picture
 from stages.model_files import save_model
-from stages.train_prior.config import DiffusionPriorConfig, ShiftedPriorConfig
+from stages.train_prior.checks import GAUSSIANS, text_state_names
+from stages.train_prior.config import (
+    AutoregressivePriorConfig,
+    DiffusionPriorConfig,
+    GaussianPriorConfig,
+    PriorConfig,
+    ShiftedPriorConfig,
+    TrainedPriorConfig,
+)
 from stages.train_prior.data import Pairs, load_pairs
-from stages.train_prior.validation import Reports, as_metrics, plot_reports, report_by_steps
+from stages.train_prior.plots import plot_by_steps, plot_by_time
+from stages.train_prior.validation import Judgement, judge
 from stages.training.order import SampleOrder
-from stages.training.randomness import sample_seeds
+from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, Place
 
 FOLDER = "prior"
 VALIDATION = "validation.json"
+STEP = "validation_"
 
 
 @dataclass
 class PriorTask:
-    """Training of a diffusion prior on captioned embeddings; ``gaussians`` is there for kind shifted only."""
+    """Training of a prior on captioned embeddings; ``gaussians`` is there for kind shifted only.
 
-    config: DiffusionPriorConfig
+    Everything but one term is the same for any number of workers: where the Gaussians are learnable, the separation
+    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select (and of one
+    of the passes, with gradient_accumulation), and averaged over the parts. Two workers thus see fewer pairs of
+    Gaussians at a time than one with the whole batch; its weight does not change.
+    """
+
+    config: PriorConfig
     embeddings: Artifact
     gaussians: Artifact | None
+    output: Output
     _state: "_State | None" = field(default=None, init=False)
 
     def setup(self, place: Place) -> None:
@@ -47,23 +67,37 @@ class PriorTask:
         Raises:
             InputFault: there are too few captioned samples.
         """
-        train, held_out = load_pairs(self.config, self.embeddings)
-        embed_dim = train.image.shape[1]
-        bank = self._bank(embed_dim)
+        names = text_state_names(self.config, self.embeddings)
+        train, held_out = load_pairs(self.config, self.embeddings, names)
+        identities = text_state_identities(self.embeddings)
+        encoders = {name: identities[name] for name in names}
+        bank = self._bank(train)
+        settings = prior_settings(
+            self.config,
+            embed_dim=train.image.shape[1],
+            num_gaussians=bank.num_gaussians,
+            text_states={n: TextStateSettings(int(e["width"]), int(e["max_length"])) for n, e in encoders.items()},
+        )
         self._state = _State(
             train,
             held_out.first(self.config.validation.max_pairs),
             clips=clip_identity(self.embeddings),
+            encoders=encoders,
             order=SampleOrder([len(train)], window_size=len(train), seed=self.config.seed),
             bank=bank,
-            settings=prior_settings(self.config, num_gaussians=bank.num_gaussians, embed_dim=embed_dim),
+            settings=settings,
         )
 
-    def _bank(self, embed_dim: int) -> GaussianBank:
-        if self.gaussians is None or not isinstance(self.config, ShiftedPriorConfig):
-            return GaussianBank.standard(embed_dim)
-        fitted = load_file(self.gaussians.local("gaussians.safetensors"))
-        return GaussianBank(fitted["means"], fitted["stds"], kappa=self.config.kappa)
+    def _bank(self, train: Pairs) -> GaussianBank:
+        """Return the Gaussians to start from; priors that have none ignore it."""
+        config, embed_dim = self.config, train.image.shape[1]
+        if isinstance(config, ShiftedPriorConfig) and self.gaussians is not None:
+            fitted = load_file(self.gaussians.local(GAUSSIANS))
+            return GaussianBank(fitted["means"], fitted["stds"], kappa=config.kappa)
+        if isinstance(config, GaussianPriorConfig) and config.noise_scale is not None:
+            deviation = float(train.image.double().var(0, correction=0).mean().sqrt())  # root mean square over all
+            return GaussianBank.isotropic(embed_dim, config.noise_scale * deviation)
+        return GaussianBank.standard(embed_dim)
 
     @property
     def state(self) -> "_State":
@@ -72,49 +106,81 @@ class PriorTask:
             raise RuntimeError("PriorTask.setup has not been called")
         return self._state
 
-    def build_model(self) -> nn.Module:
-        """Make the untrained prior, with its Gaussians and with the scales of the training pairs."""
-        prior = DiffusionPrior(self.state.settings, self.state.bank)
+    def build_model(self) -> Prior:
+        """Make the untrained prior, with its Gaussians and with the statistics of the training pairs."""
+        prior = make_prior(self.state.settings, self.state.bank)
         prior.measure(self.state.train.image, self.state.train.text)
         return prior
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Take the pairs of the part and draw their times, noise and dropped captions."""
-        train, seeds = self.state.train, sample_seeds(self.config.seed, part)
-        rows = torch.from_numpy(self.state.order.at(part.positions)[:, 1])
-        draws = training_draws(self.state.settings, seeds, text_dropout=self.config.text_dropout)
-        return training_batch(train.image[rows], TextFeatures(train.text[rows]), draws)
+        """Take the pairs of the part, each with one of its captions, and draw times, noise and dropped captions."""
+        seed, state = self.config.seed, self.state
+        rows = torch.from_numpy(state.order.at(part.positions)[:, 1])
+        image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
+        dropout = self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
+        return training_batch(
+            image, text, training_draws(state.settings, sample_seeds(seed, part), text_dropout=dropout)
+        )
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
-        """Judge the prior on held-out pairs by the number of sampling steps, in the precision of later use."""
+        """Judge the prior on held-out pairs, in the precision of later use, and write down what was found.
+
+        ``validation.json`` holds the newest judgement, and every one under ``validation_<step>``; it stays when
+        training is broken off, and goes on when it does.
+        """
         state, config = self.state, self.config
         blocks = [int(clip["embed_dim"]) for clip in state.clips]
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            state.reports = report_by_steps(
-                model, state.held_out, config.validation, block_dims=blocks, seed=config.seed
-            )
-        picture = Picture("held_out_by_sampling_steps", plot_reports(state.reports), step)
-        return [Metrics(as_metrics(state.reports), step), picture]
+        with torch.autocast(_device_type(model), enabled=False):
+            found = judge(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
+        self._record(found, step)
+        pictures = []
+        if len(found.by_steps) > 1:
+            pictures.append(Picture("held_out_by_sampling_steps", plot_by_steps(found), step))
+        if found.by_time:
+            pictures.append(Picture("held_out_by_time_step", plot_by_time(found), step))
+        return [Metrics(found.metrics(), step), *pictures]
+
+    def _record(self, found: Judgement, step: int) -> None:
+        before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
+        earlier = {name: value for name, value in before.items() if name.startswith(STEP)}
+        how = {"pairs": len(self.state.held_out), "settings": self.config.validation.model_dump(mode="json")}
+        self.output.write_json(VALIDATION, how | found.to_json() | earlier | {f"{STEP}{step}": found.to_json()})
 
     def save(self, model: Any, output: Output) -> None:
-        """Write the prior, whole in itself (weights, Gaussians, scales, settings, the CLIP it belongs to), and how the
-        last validation judged it.
-        """
-        reports = {f"steps_{steps}": report for steps, report in self.state.reports.items()}
-        content = {"pairs": len(self.state.held_out), "guidance_scale": self.config.validation.guidance_scale}
-        output.write_json(VALIDATION, content | {"by_steps": reports})
-        save_model(output, FOLDER, model, {"model": model.settings.to_json(), "clip": self.state.clips})
+        """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
+        state = self.state
+        config = {"model": state.settings.to_json(), "clip": state.clips, "text_encoders": state.encoders}
+        save_model(output, FOLDER, model, config)
 
 
-def prior_settings(config: DiffusionPriorConfig, *, num_gaussians: int, embed_dim: int) -> DiffusionPriorSettings:
+def prior_settings(
+    config: PriorConfig, *, embed_dim: int, num_gaussians: int, text_states: Mapping[str, TextStateSettings]
+) -> PriorSettings:
     """Return the model's settings, as the section and the data say."""
+    if isinstance(config, AutoregressivePriorConfig):
+        network = config.network.settings(text_states)
+        return AutoregressivePriorSettings(embed_dim, config.num_components, network, config.num_buckets)
+    if not isinstance(config, DiffusionPriorConfig):
+        return IdentityPriorSettings(embed_dim)
+    shifted: dict[str, Any] = {}
+    if isinstance(config, ShiftedPriorConfig):
+        shifted = config.model_dump(include={"selection", "learnable", "separation_weight"})
     return DiffusionPriorSettings(
         kind="shifted" if isinstance(config, ShiftedPriorConfig) else "gaussian",
         embed_dim=embed_dim,
         num_gaussians=num_gaussians,
         schedule=ScheduleSettings(**config.schedule.model_dump()),
-        network=config.network.settings(),
+        network=config.network.settings(text_states),
+        target=config.target,
+        loss_weight=config.loss_weight,
+        min_snr_gamma=config.min_snr_gamma,
+        **shifted,
     )
+
+
+def _device_type(model: torch.nn.Module) -> str:
+    """Return where the model computes; one without weights computes on the CPU."""
+    return next((weight.device.type for weight in model.parameters()), "cpu")
 
 
 @dataclass
@@ -124,7 +190,7 @@ class _State:
     train: Pairs
     held_out: Pairs
     clips: list[dict[str, Any]]
+    encoders: dict[str, dict[str, Any]]
     order: SampleOrder
     bank: GaussianBank
-    settings: DiffusionPriorSettings
-    reports: Reports = field(default_factory=dict)
+    settings: PriorSettings

@@ -1,73 +1,179 @@
-"""Judge a prior on held-out pairs by the number of sampling steps."""
+"""Judge a prior on held-out pairs: by the number of sampling steps, and by the time step along the way."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.priors import Prior, PriorSampling, TextFeatures
-from models.similarity import embedding_report
-from stages.train_prior.config import DiffusionValidationConfig
+from models.priors import (
+    AutoregressivePriorSettings,
+    DiffusionPrior,
+    Prior,
+    PriorSampling,
+    PriorSettings,
+    TextFeatures,
+)
+from models.priors.prior import OnStep
+from models.similarity import (
+    FEWEST_FOR_DISTANCES,
+    block_cosine,
+    distance_report,
+    diversity,
+    embedding_report,
+    reference_report,
+    unrelated_cosine,
+)
+from stages.train_prior.config import AutoregressiveValidationConfig, DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import Pairs
 
-Reports = dict[int, dict[str, float]]
-_CHUNK = 512
+Report = Mapping[str, float]
+_CHUNK = 512  # captions at a time
+_DIVERSITY_CAPTIONS = 256  # the first so many are answered several times
 
 
-def report_by_steps(
-    prior: Prior, pairs: Pairs, config: DiffusionValidationConfig, *, block_dims: Sequence[int], seed: int
-) -> Reports:
-    """Return the measures of :func:`models.similarity.embedding_report` for each number of sampling steps."""
-    return {
-        steps: embedding_report(_sample_all(prior, pairs.text, config, steps, seed), pairs.image, block_dims)
-        for steps in config.num_steps
-    }
+@dataclass(frozen=True)
+class Judgement:
+    """What validation found.
+
+    ``by_steps``: for each number of sampling steps the measures of :func:`models.similarity.embedding_report` and
+    ``distance_report`` (where four pairs are held out), and ``diversity``; a prior without a diffusion process has one
+    entry, of as many steps as it asks its network (0: none).
+    ``by_time``: with the most steps, at each time t that is visited, the cosine to the true embedding of z_t
+    (``cosine_z_t``) and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones.
+    ``reference``: the distances of two halves of the true embeddings, and the cosine of unrelated ones.
+    """
+
+    by_steps: Mapping[int, Report]
+    by_time: Mapping[int, Report] = field(default_factory=dict)
+    reference: Report = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON-ready data."""
+        return {
+            "by_steps": {f"steps_{steps}": dict(report) for steps, report in self.by_steps.items()},
+            "by_time": {f"time_{time}": dict(report) for time, report in self.by_time.items()},
+            "reference": dict(self.reference),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Name the figures ``<name>/steps_<n>``, ``<name>/time_<t>``, ``reference/<name>``; bare: of the most steps."""
+        named = dict(self.by_steps[max(self.by_steps)])
+        for label, reports in (("steps", self.by_steps), ("time", self.by_time)):
+            named |= {f"{name}/{label}_{n}": value for n, report in reports.items() for name, value in report.items()}
+        return named | {f"reference/{name}": value for name, value in self.reference.items()}
+
+
+def judge(prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int) -> Judgement:
+    """Sample an embedding for the first caption of each pair, with every number of steps, and measure them.
+
+    The seeds of the samples are the same for any number of steps, kind of prior and step of training.
+    """
+    samplings = samplings_of(config, prior.settings)
+    way = _Way(pairs.image, block_dims)
+    by_steps = {}
+    for steps, sampling in samplings.items():
+        seeds = _seeds(seed, 0, len(pairs))
+        drawn = _sample_all(prior, pairs, sampling, seeds, way if steps == max(samplings) else None)
+        report = _measure(drawn, pairs.image, block_dims)
+        if config.samples_per_caption > 1:
+            few = pairs.first(_DIVERSITY_CAPTIONS)
+            samples = _sample_again(prior, few, sampling, config.samples_per_caption, seed, drawn[: len(few)])
+            report["diversity"] = float(diversity(samples.double(), block_dims).mean())
+        by_steps[steps] = report
+    reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
+    return Judgement(by_steps, way.report(), reference)
+
+
+def samplings_of(config: ValidationConfig, settings: PriorSettings) -> dict[int, PriorSampling]:
+    """Return how the prior is to be sampled, by the number of times that its network is asked (without guidance)."""
+    if isinstance(config, DiffusionValidationConfig):
+        return {steps: config.with_steps(steps) for steps in config.num_steps}
+    if isinstance(config, AutoregressiveValidationConfig) and isinstance(settings, AutoregressivePriorSettings):
+        return {settings.num_components: PriorSampling(guidance_scale=config.guidance_scale)}
+    return {0: PriorSampling()}
+
+
+class _Way:
+    """Mean cosines of what a sampler passes on its way, by time."""
+
+    def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
+        self._true, self._block_dims = true.double(), block_dims
+        self._sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def watch(self, first: int) -> OnStep:
+        """Return what to call at each step with the samples of the pairs from ``first`` on."""
+
+        def on_step(time: int, z_t: Tensor, z_0: Tensor) -> None:
+            for name, drawn in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
+                a, b = drawn.double().cpu(), self._true[first : first + len(drawn)]
+                other = unrelated_cosine(a, self._true, self._block_dims, first=first)
+                self._sums[time][name] += float(block_cosine(a, b, self._block_dims).sum())
+                self._sums[time][f"{name}_unrelated"] += float(other.sum())
+
+        return on_step
+
+    def report(self) -> dict[int, Report]:
+        """Return the means over all pairs; nothing where nothing was watched."""
+        count = len(self._true)
+        return {time: {name: total / count for name, total in sums.items()} for time, sums in self._sums.items()}
+
+
+def _measure(
+    drawn: Float[Tensor, "pairs embed"], true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]
+) -> dict[str, float]:
+    report = embedding_report(drawn, true, block_dims)
+    if len(true) >= FEWEST_FOR_DISTANCES:
+        report |= distance_report(drawn, true, block_dims)
+    return report
+
+
+def _sample_again(
+    prior: Prior, pairs: Pairs, sampling: PriorSampling, count: int, seed: int, first: Float[Tensor, "captions embed"]
+) -> Float[Tensor, "captions samples embed"]:
+    """Return ``count`` samples for each caption, the first of which are there already."""
+    further = [_sample_all(prior, pairs, sampling, _seeds(seed, n, len(pairs))) for n in range(1, count)]
+    return torch.stack([first, *further], dim=1)
 
 
 def _sample_all(
-    prior: Prior, text: Float[Tensor, "pairs embed"], config: DiffusionValidationConfig, num_steps: int, seed: int
+    prior: Prior, pairs: Pairs, sampling: PriorSampling, seeds: Sequence[int], way: _Way | None = None
 ) -> Float[Tensor, "pairs embed"]:
-    """Sample an embedding for each caption; the seeds are the same for any number of steps."""
-    seeds = np.random.SeedSequence(seed).generate_state(len(text), np.uint32).tolist()
-    device = next(prior.parameters()).device
-    parts = [
-        prior.sample(
-            TextFeatures(text[first : first + _CHUNK].to(device)),
-            seeds[first : first + _CHUNK],
-            PriorSampling(num_steps=num_steps, guidance_scale=config.guidance_scale),
-        ).cpu()
-        for first in range(0, len(text), _CHUNK)
-    ]
+    """Sample an embedding for the first caption of each pair."""
+    parts = []
+    for first, text in _captions(pairs):
+        on_step = None if way is None else way.watch(first)
+        part = _sample(prior, text.to(_device(prior)), seeds[first : first + len(text)], sampling, on_step)
+        parts.append(part.cpu())
     return torch.cat(parts)
 
 
-def as_metrics(reports: Reports) -> dict[str, float]:
-    """Name the measures: bare names for the most steps, ``<name>/steps_<n>`` for every number of steps."""
-    by_steps = {f"{name}/steps_{steps}": value for steps, report in reports.items() for name, value in report.items()}
-    return by_steps | reports[max(reports)]
+def _sample(
+    prior: Prior, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
+) -> Tensor:
+    if isinstance(prior, DiffusionPrior):
+        return prior.sample(text, seeds, sampling, on_step=on_step)
+    return prior.sample(text, seeds, sampling)
 
 
-def plot_reports(reports: Mapping[int, Mapping[str, float]]) -> bytes:
-    """Draw the measures against the number of sampling steps, as a PNG."""
-    panels = {
-        "cosine": ("cosine_true", "cosine_unrelated"),
-        "ratio to true embeddings": ("norm_ratio", "variance_ratio"),
-        "retrieval": ("retrieval_at_1", "retrieval_at_5", "retrieval_at_10"),
-    }
-    from matplotlib.figure import Figure
+def _captions(pairs: Pairs) -> Iterator[tuple[int, TextFeatures]]:
+    """Yield the first captions of the pairs, a chunk at a time, with the number of the chunk's first pair."""
+    for first in range(0, len(pairs), _CHUNK):
+        rows = torch.arange(first, min(first + _CHUNK, len(pairs)))
+        yield first, pairs.take(rows, torch.zeros(len(rows), dtype=torch.float64))[1]
 
-    steps = list(reports)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels))
-    for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name in names:
-            axis.plot(steps, [reports[n][name] for n in steps], marker="o", label=name)
-        axis.set_xscale("log", base=2)
-        axis.set(xlabel="sampling steps", title=title, xticks=steps, xticklabels=steps)
-        axis.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+
+def _seeds(seed: int, sample: int, count: int) -> list[int]:
+    """Return a seed for each pair, for its n-th sample."""
+    entropy = seed if sample == 0 else [seed, sample]
+    seeds: list[int] = np.random.SeedSequence(entropy).generate_state(count, np.uint32).tolist()
+    return seeds
+
+
+def _device(prior: Prior) -> torch.device:
+    """Return where the prior computes; one without weights computes on the CPU."""
+    return next((weight.device for weight in prior.parameters()), torch.device("cpu"))

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.priors.base import Prior, require_seeds
+from models.priors.base import Prior, require_seeds, require_width
 from models.priors.config import IdentityPriorSettings, PriorSampling
 from models.priors.text import TextFeatures
 
@@ -34,7 +34,8 @@ class IdentityPrior(Prior):
         """Return the text embeddings in float32; the sampling settings have no effect.
 
         Raises:
-            ValueError: there is not one seed per caption.
+            ValueError: there is not one seed per caption, or the embeddings have another width than the prior.
         """
         require_seeds(text, seeds)
+        require_width(text.embedding, self.settings.embed_dim)
         return text.embedding.float()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from models.gaussians import GaussianBank
-from models.noise import SeededNoise
 from models.priors.config import ScheduleSettings
 from models.priors.schedule import alpha_bars, respaced_timesteps
 from models.priors.shifted_diffusion import Moments, ShiftedDiffusion
@@ -132,11 +131,3 @@ def test_the_schedule_keeps_its_digits_in_half_precision() -> None:
     bank = GaussianBank(torch.full((1, 2), 1.2345678), torch.ones(1, 2), kappa=5.0).bfloat16()
     assert bank.means.dtype == torch.float32
     assert bank.means[0, 0] == torch.tensor(1.2345678)
-
-
-def test_noise_belongs_to_its_seed() -> None:
-    one, other = SeededNoise([5, 6, 7]), SeededNoise([7, 5])
-    for _ in range(3):
-        a, b = one.draw((4,)), other.draw((4,))
-        assert torch.equal(a[[2, 0]], b)
-    assert not torch.equal(SeededNoise([5]).draw((4,)), a[:1])

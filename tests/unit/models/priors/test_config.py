@@ -1,0 +1,57 @@
+"""Settings of priors as JSON, and what they refuse."""
+
+import json
+
+import pytest
+
+from models.priors import (
+    AutoregressivePriorSettings,
+    DiffusionPriorSettings,
+    IdentityPriorSettings,
+    PriorSampling,
+    PriorSettings,
+    ScheduleSettings,
+    TextStateSettings,
+    TransformerSettings,
+    settings_from_json,
+)
+
+NETWORK = TransformerSettings(width=32, text_states={"t5": TextStateSettings(64, 20), "clip": TextStateSettings(48)})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DiffusionPriorSettings(
+            "shifted", 8, 16, ScheduleSettings("cosine"), NETWORK, target="velocity", learnable=True
+        ),
+        DiffusionPriorSettings("gaussian", 8),
+        AutoregressivePriorSettings(8, 4, NETWORK),
+        IdentityPriorSettings(8),
+    ],
+    ids=lambda settings: settings.kind,
+)
+def test_settings_survive_json(settings: PriorSettings) -> None:
+    read = settings_from_json(json.loads(json.dumps(settings.to_json())))
+    assert read == settings
+    if isinstance(read, DiffusionPriorSettings):  # the order of the encoders is the order of their tokens
+        assert list(read.network.text_states) == list(settings.network.text_states)  # type: ignore[union-attr]
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind is 'gan': allowed are shifted, gaussian, autoregressive, identity"):
+        settings_from_json({"kind": "gan"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": "euler"}, "sampler is 'euler': allowed are ancestral, ddim, dpm_solver"),
+        ({"variance": "learned"}, "variance is 'learned': allowed are posterior, large"),
+        ({"eta": 1.5}, "eta is 1.5: allowed are numbers from 0 to 1"),
+        ({"guidance_rescale": -0.1}, "guidance_rescale is -0.1: allowed are numbers from 0 to 1"),
+    ],
+)
+def test_impossible_sampling_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PriorSampling(**change)  # type: ignore[arg-type]

@@ -1,0 +1,33 @@
+"""The prior that answers with the text embedding."""
+
+import pytest
+import torch
+
+from models.priors import IdentityPriorSettings, PriorSampling, TextFeatures, make_prior, training_batch, training_draws
+
+SETTINGS = IdentityPriorSettings(4)
+
+
+def test_it_answers_with_the_text_embedding() -> None:
+    prior = make_prior(SETTINGS)
+    text = torch.randn(3, 4).half()
+    prior.measure(torch.randn(5, 4), torch.randn(5, 4))
+    found = prior.sample(TextFeatures(text), [1, 2, 3], PriorSampling(num_steps=7, guidance_scale=3.0))
+    assert torch.equal(found, text.float())
+    assert not prior.state_dict()
+
+
+def test_its_loss_is_the_cosine_distance() -> None:
+    image = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]])
+    text = torch.tensor([[3.0, 0, 0, 0], [0, 0, 2, 0], [-1, 0, 0, 0]])
+    draws = training_draws(SETTINGS, [1, 2, 3], text_dropout=0.1)
+    loss = make_prior(SETTINGS)(training_batch(image, TextFeatures(text), draws))["loss"]
+    torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_captions_and_embeddings_that_do_not_fit_are_refused() -> None:
+    prior = make_prior(SETTINGS)
+    with pytest.raises(ValueError, match="3 captions but 1 seeds"):
+        prior.sample(TextFeatures(torch.zeros(3, 4)), [1], PriorSampling())
+    with pytest.raises(ValueError, match="width 5 were given, but the prior was built for width 4"):
+        prior.sample(TextFeatures(torch.zeros(1, 5)), [1], PriorSampling())

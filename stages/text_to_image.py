@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from models.decoders.sampling import DecoderSampling
 from models.priors.config import PriorSampling
 from models.priors.text import TextFeatures
 from stages.encoders.clip import ClipEncoder, Images
@@ -35,7 +36,7 @@ class DecoderSampler(Protocol):
     """What is asked of a decoder."""
 
     def sample(
-        self, embeddings: Embeddings, seeds: Sequence[int], *, num_steps: int, guidance_scale: float = ...
+        self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Float[Tensor, "batch 3 height width"]:
         """Draw one picture in [-1, 1] for each image embedding."""
         ...
@@ -123,8 +124,7 @@ class TextToImage:
             pictures = self._decoder.sample(
                 part,
                 [2 * seed + 1 for seed in part_seeds],
-                num_steps=self.settings.decoder_steps,
-                guidance_scale=self.settings.decoder_guidance,
+                DecoderSampling(num_steps=self.settings.decoder_steps, guidance_scale=self.settings.decoder_guidance),
             )
             return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

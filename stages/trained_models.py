@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from models.decoders import PixelDecoderConfig
-from models.decoders.pixel_diffusion import PixelDecoder
+from models.decoders import make_decoder
+from models.decoders.base import Decoder
 from models.priors import Prior, make_prior, settings_from_json
 from stages.artifacts import Artifact
 from stages.encoders.clip import ClipEncoder
@@ -29,10 +29,10 @@ def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     return prior, config["clip"]
 
 
-def load_decoder(artifact: Artifact) -> tuple[PixelDecoder, Clips]:
+def load_decoder(artifact: Artifact) -> tuple[Decoder, Clips]:
     """Load a decoder, and the identities of the CLIP models whose embeddings it takes."""
     config = load_model_config(artifact, DECODER)
-    decoder = PixelDecoder(PixelDecoderConfig(**config["model"]))
+    decoder = make_decoder(config["model"])
     _load_weights(decoder, artifact, DECODER)
     return decoder, config["clip"]
 

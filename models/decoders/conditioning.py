@@ -1,33 +1,53 @@
-"""Conditioning on a CLIP image embedding: standardization, the empty embedding, tokens and layout.
+"""Conditioning on a CLIP image embedding: standardization, the empty embedding, noise, tokens and layout.
 
 Symbols: z = raw CLIP image embedding; u = (z - mean) / std, its standardized form: [batch, embed].
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from models.buffers import ExactBuffers
-from models.decoders.config import PixelDecoderConfig
+
+
+@dataclass(frozen=True)
+class LayoutConfig:
+    """A map that an MLP draws from the embedding: [channels, resolution, resolution]."""
+
+    channels: int
+    resolution: int
+    hidden: int
 
 
 class EmbeddingConditioner(ExactBuffers):
-    """Turns embeddings into what the U-Net takes: tokens, a vector and a layout map."""
+    """Turns embeddings into what a network takes: a vector, tokens and a layout map."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PixelDecoderConfig) -> None:
-        """Start with statistics that leave embeddings as they are."""
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        num_tokens: int = 0,
+        token_dim: int = 0,
+        layout: LayoutConfig | None = None,
+        empty_probability: float = 0.1,
+        embedding_noise: float = 0.0,
+    ) -> None:
+        """Start with statistics that leave embeddings as they are; ``num_tokens`` 0 makes no tokens."""
         super().__init__()
-        width = config.embed_dim
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-        self.empty = nn.Parameter(0.02 * torch.randn(width))
-        self._token_shape = (config.num_tokens, config.token_dim)
-        self.tokens = nn.Linear(width, config.num_tokens * config.token_dim)
-        self._layout_shape = (config.layout_channels, config.layout_resolution, config.layout_resolution)
-        self.layout = _layout_network(config) if config.layout_channels else None
+        self.empty_probability = empty_probability
+        self.embedding_noise = embedding_noise
+        self.register_buffer("mean", torch.zeros(embed_dim))
+        self.register_buffer("std", torch.ones(embed_dim))
+        self.empty = nn.Parameter(0.02 * torch.randn(embed_dim))
+        self._token_shape = (num_tokens, token_dim)
+        self.tokens = nn.Linear(embed_dim, num_tokens * token_dim) if num_tokens else None
+        self._layout_shape = (layout.channels, layout.resolution, layout.resolution) if layout else ()
+        self.layout = _layout_network(embed_dim, layout) if layout else None
 
     @torch.no_grad()
     def set_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
@@ -39,23 +59,50 @@ class EmbeddingConditioner(ExactBuffers):
         """Return u = (z - mean) / std, computed in single precision."""
         return ((embeddings.float() - self.mean) / self.std).to(self.empty.dtype)
 
+    def in_training(
+        self,
+        embeddings: Float[Tensor, "batch embed"],
+        blur: Float[Tensor, "batch embed"],
+        dropout: Float[Tensor, "batch"],
+    ) -> Float[Tensor, "batch embed"]:
+        """Return u with noise, or the learned empty embedding.
+
+        ``blur`` is standard normal; ``dropout``, uniform in [0, 1), makes an embedding the empty one where it is below
+        ``empty_probability``.
+        """
+        u = self.standardize(embeddings)
+        u = u + self.embedding_noise * blur.to(u.dtype)
+        return self.drop(u, dropout < self.empty_probability)
+
     def drop(self, u: Float[Tensor, "batch embed"], dropped: Bool[Tensor, "batch"]) -> Float[Tensor, "batch embed"]:
         """Put the learned empty embedding where `dropped` says so."""
         return torch.where(dropped[:, None], self.empty.to(u.dtype), u)
 
-    def forward(self, u: Float[Tensor, "batch embed"]) -> tuple[Tensor, Tensor | None]:
-        """Return the tokens [batch, token, width] and the layout map [batch, channel, row, column]."""
-        tokens = self.tokens(u).unflatten(1, self._token_shape)
-        if self.layout is None:
-            return tokens, None
-        return tokens, self.layout(u).unflatten(1, self._layout_shape)
+    def with_empty(self, u: Float[Tensor, "batch embed"]) -> Float[Tensor, "2*batch embed"]:
+        """Return u, and below it as many empty embeddings: what guidance compares."""
+        return torch.cat([u, self.empty.to(u.dtype).expand_as(u)])
+
+    def token_states(self, u: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch token width"]:
+        """Return the embedding's tokens, for cross-attention.
+
+        Raises:
+            ValueError: the conditioner was made without tokens.
+        """
+        if self.tokens is None:
+            raise ValueError("EmbeddingConditioner: found num_tokens 0: expected 1 or more for cross-attention")
+        tokens: Tensor = self.tokens(u).unflatten(1, self._token_shape)
+        return tokens
+
+    def layout_map(self, u: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch channel row column"] | None:
+        """Return the layout map, if the conditioner draws one."""
+        return None if self.layout is None else self.layout(u).unflatten(1, self._layout_shape)
 
 
-def _layout_network(config: PixelDecoderConfig) -> nn.Sequential:
+def _layout_network(embed_dim: int, layout: LayoutConfig) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(config.embed_dim, config.layout_hidden),
+        nn.Linear(embed_dim, layout.hidden),
         nn.SiLU(),
-        nn.Linear(config.layout_hidden, config.layout_hidden),
+        nn.Linear(layout.hidden, layout.hidden),
         nn.SiLU(),
-        nn.Linear(config.layout_hidden, config.layout_channels * config.layout_resolution**2),
+        nn.Linear(layout.hidden, layout.channels * layout.resolution**2),
     )

@@ -10,28 +10,31 @@ from collections.abc import Sequence
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from models.decoders.conditioning import EmbeddingConditioner
+from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.config import HEAD_DIM, NORM_GROUPS, PixelDecoderConfig
-from models.decoders.process import make_process
+from models.decoders.process import Predictor, guided, make_process
+from models.decoders.sampling import DecoderSampling
 from models.noise import seeded_noise
 
-Images = Float[Tensor, "batch 3 height width"]
-Embeddings = Float[Tensor, "batch embed"]
 
-
-class PixelDecoder(nn.Module):
+class PixelDecoder(Decoder):
     """A U-Net that predicts pictures in [-1, 1] from noisy ones and an embedding."""
+
+    config: PixelDecoderConfig
 
     def __init__(self, config: PixelDecoderConfig) -> None:
         """Build the network with random weights."""
         super().__init__()
         self.config = config
-        self.conditioner = EmbeddingConditioner(config)
-        self.process = make_process(config.parametrization)
+        self.conditioner = _make_conditioner(config)
+        self.process = make_process(config.process)
         self.unet = _build_unet(config)
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
@@ -40,7 +43,7 @@ class PixelDecoder(nn.Module):
     def forward(self, noisy: Images, timestep: Float[Tensor, "batch"], u: Embeddings) -> Images:
         """Predict the training target from x_t, the time step and the standardized embedding."""
         factor = self.config.unshuffle
-        tokens, layout = self.conditioner(u)
+        tokens, layout = self.conditioner.token_states(u), self.conditioner.layout_map(u)
         grid = F.pixel_unshuffle(noisy.to(u.dtype), factor)
         if layout is not None:
             grid = torch.cat([grid, F.interpolate(layout, size=grid.shape[-2:], mode="nearest").to(grid.dtype)], dim=1)
@@ -52,61 +55,49 @@ class PixelDecoder(nn.Module):
         self,
         images: Images,
         embeddings: Embeddings,
-        generator: torch.Generator | None = None,
         *,
-        noise: Images | None = None,
-        time: Float[Tensor, "batch"] | None = None,
-        blur: Embeddings | None = None,
-        dropout: Float[Tensor, "batch"] | None = None,
+        noise: Images,
+        time: Float[Tensor, "batch"],
+        blur: Embeddings,
+        dropout: Float[Tensor, "batch"],
     ) -> Float[Tensor, "batch"]:
         """Return every sample's denoising loss.
 
-        Drawn where not given: `noise` on the pictures and `blur` on the embeddings (standard normal), `time` in
-        [0, 1], and `dropout`, uniform in [0, 1), below whose threshold an embedding becomes the empty one.
+        ``noise`` on the pictures and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform
+        in [0, 1); below the dropout's threshold an embedding becomes the empty one.
         """
-        batch, device = len(images), images.device
-        noise = torch.randn(images.shape, generator=generator, device=device) if noise is None else noise
-        time = torch.rand(batch, generator=generator, device=device) if time is None else time
-        blur = torch.randn(embeddings.shape, generator=generator, device=device) if blur is None else blur
-        dropout = torch.rand(batch, generator=generator, device=device) if dropout is None else dropout
-        u = self.conditioner.standardize(embeddings)
-        u = u + self.config.embedding_noise * blur.to(u.dtype)
-        u = self.conditioner.drop(u, dropout < self.config.empty_probability)
+        u = self.conditioner.in_training(embeddings, blur, dropout)
         noisy, timestep = self.process.mix(images, noise, time)
         return self.process.loss(self(noisy, timestep, u), images, noise, time)
 
     @torch.no_grad()
-    def sample(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int] | None = None,
-        *,
-        noise: Images | None = None,
-        num_steps: int = 20,
-        guidance_scale: float = 1.0,
-    ) -> Images:
-        """Draw one picture per embedding; a picture depends on its own embedding and seed (or noise) alone."""
-        noise = self._noise(embeddings, seeds) if noise is None else noise
-        u = self.conditioner.standardize(embeddings)
-        if guidance_scale == 1.0:
-            return self.process.sample(lambda x, t: self(x, t.expand(len(x)), u), noise, num_steps).clamp(-1, 1)
-        both = torch.cat([u, self.conditioner.empty.to(u.dtype).expand_as(u)])
-
-        def guided(x: Images, t: Tensor) -> Images:
-            told, untold = self(torch.cat([x, x]), t.expand(2 * len(x)), both).chunk(2)
-            return torch.lerp(untold, told, guidance_scale)
-
-        return self.process.sample(guided, noise, num_steps).clamp(-1, 1)
-
-    def _noise(self, embeddings: Embeddings, seeds: Sequence[int] | None) -> Images:
-        if seeds is None or len(seeds) != len(embeddings):
-            found = "neither" if seeds is None else f"{len(seeds)} seeds"
-            raise ValueError(
-                f"PixelDecoder.sample: found {found} for {len(embeddings)} embeddings: "
-                "expected one seed per embedding, or the starting noise"
-            )
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw one picture per embedding; a picture depends on its own embedding and seed alone."""
+        require_seeds(embeddings, seeds)
         side = self.config.resolution
-        return seeded_noise(seeds, (3, side, side), embeddings.device)
+        noise = seeded_noise(seeds, (3, side, side), embeddings.device)
+        u = self.conditioner.standardize(embeddings)
+        predict = self._predictor(u, sampling.guidance_scale)
+        drawn = self.process.sample(predict, noise, sampling.num_steps, dynamic_threshold=sampling.dynamic_threshold)
+        return drawn.clamp(-1, 1)
+
+    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
+        if guidance_scale == 1.0:
+            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
+        both = self.conditioner.with_empty(u)
+        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
+
+
+def _make_conditioner(config: PixelDecoderConfig) -> EmbeddingConditioner:
+    layout = LayoutConfig(config.layout_channels, config.layout_resolution, config.layout_hidden)
+    return EmbeddingConditioner(
+        config.embed_dim,
+        num_tokens=config.num_tokens,
+        token_dim=config.token_dim,
+        layout=layout if config.layout_channels else None,
+        empty_probability=config.empty_probability,
+        embedding_noise=config.embedding_noise,
+    )
 
 
 def _build_unet(config: PixelDecoderConfig) -> UNet2DConditionModel:

@@ -1,13 +1,15 @@
-"""The noise processes of the decoder, and their samplers from diffusers.
+"""The noise processes of diffusion decoders, and their samplers from diffusers.
 
-Both mix picture and noise, x_t = a_t x_0 + b_t eps, with time t in [0, 1]:
+Both mix picture (or latent) and noise, x_t = a_t x_0 + b_t eps, with time t in [0, 1]:
 
-    rectified flow   a_t = 1 - t              b_t = t                    (Liu et al. 2022)
-    ddpm             a_t = sqrt(abar_t)       b_t = sqrt(1 - abar_t)     (Ho et al. 2020; cosine schedule)
+    flow   a_t = 1 - t              b_t = t                    (rectified flow, Liu et al. 2022)
+    ddpm   a_t = sqrt(abar_t)       b_t = sqrt(1 - abar_t)     (Ho et al. 2020; Nichol and Dhariwal 2021)
 
-Symbols: x_0 = picture, eps = noise, x_t = noisy picture: [batch, channel, row, column]; t: [batch].
+Symbols: x_0 = picture, eps = noise, x_t = noisy picture: [batch, channel, row, column]; t: [batch];
+SNR = a_t^2 / b_t^2; v = a_t eps - b_t x_0 (Salimans and Ho 2022).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.buffers import ExactBuffers
-from models.decoders.config import Parametrization
+from models.decoders.config import ProcessConfig, Target
 
 Pictures = Float[Tensor, "batch channel row column"]
 Times = Float[Tensor, "batch"]
@@ -25,6 +27,12 @@ Predictor = Callable[[Tensor, Tensor], Tensor]
 
 NUM_TIMESTEPS = 1000
 MIN_FLOW_TIME = 0.1
+PREDICTION_TYPES: dict[Target, str] = {  # in diffusers' words
+    "sample": "sample",
+    "noise": "epsilon",
+    "velocity": "v_prediction",
+}
+SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 
 
 class Process(nn.Module):
@@ -38,16 +46,27 @@ class Process(nn.Module):
         """Return every sample's mean squared error, weighted by time."""
         raise NotImplementedError
 
-    def sample(self, predict: Predictor, noise: Pictures, num_steps: int) -> Pictures:
-        """Integrate from pure noise to a picture."""
+    def sample(
+        self,
+        predict: Predictor,
+        noise: Pictures,
+        num_steps: int,
+        *,
+        bounded: bool = True,
+        dynamic_threshold: float | None = None,
+    ) -> Pictures:
+        """Integrate from pure noise to a picture.
+
+        ``bounded`` holds predicted pictures in [-1, 1], for pixels, not for latents: by clipping, or, with a
+        ``dynamic_threshold`` p, by :func:`threshold`.
+        """
         raise NotImplementedError
 
 
 class FlowSample(Process):
     """Rectified flow whose network predicts x_0.
 
-    The error is that of the velocity v = eps - x_0 = (x_t - x_0) / t, so it is weighted by 1 / t^2, with t held
-    above 0.1.
+    The error is that of the velocity eps - x_0 = (x_t - x_0) / t, so it is weighted by 1 / t^2, with t held above 0.1.
     """
 
     def mix(self, pictures: Pictures, noise: Pictures, time: Times) -> tuple[Pictures, Times]:
@@ -58,31 +77,41 @@ class FlowSample(Process):
         """Return |x_0 - prediction|^2 / max(t, 0.1)^2."""
         return _mean_square(prediction - pictures) / time.clamp_min(MIN_FLOW_TIME).square()
 
-    def sample(self, predict: Predictor, noise: Pictures, num_steps: int) -> Pictures:
-        """Take Euler steps along v = (x_t - x_0) / t."""
+    def sample(
+        self,
+        predict: Predictor,
+        noise: Pictures,
+        num_steps: int,
+        *,
+        bounded: bool = True,
+        dynamic_threshold: float | None = None,
+    ) -> Pictures:
+        """Take Euler steps along (x_t - x_0) / t."""
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS)
         times = torch.linspace(1.0, 1.0 / num_steps, num_steps)
         scheduler.set_timesteps(sigmas=times.tolist(), device=noise.device)
         x_t = noise
         for t, timestep in zip(times.tolist(), scheduler.timesteps, strict=True):
-            x_0 = predict(x_t, timestep).clamp(-1, 1)
+            x_0 = predict(x_t, timestep)
+            x_0 = threshold(x_0, dynamic_threshold) if bounded else x_0
             x_t = scheduler.step((x_t - x_0) / t, timestep, x_t, return_dict=False)[0]
         return x_t
 
 
 class Ddpm(ExactBuffers, Process):
-    """Variance-preserving diffusion with the cosine schedule, sampled by DDIM.
+    """Variance-preserving diffusion, sampled by DDIM (Song et al. 2021).
 
-    Predicting x_0, the error is weighted by min(SNR, 5) (Hang et al. 2023); predicting v = a eps - b x_0
-    (Salimans and Ho 2022), by 1.
+    The error of the target is weighted by 1, or by what gives the picture's error the weight w = min(SNR, gamma)
+    (min-SNR, Hang et al. 2023): w itself where the target is x_0, w / SNR for eps, w / (SNR + 1) for v. With a
+    terminal SNR of zero, w = min(SNR + 1, gamma), as the last step would not be learned otherwise.
     """
 
     alphas_cumprod: Tensor
 
-    def __init__(self, prediction_type: str) -> None:
-        """Take the schedule from diffusers; `prediction_type` is in its words, sample or v_prediction."""
+    def __init__(self, config: ProcessConfig) -> None:
+        """Take the schedule from diffusers."""
         super().__init__()
-        self._prediction_type = prediction_type
+        self._config = config
         self.register_buffer("alphas_cumprod", self._scheduler().alphas_cumprod.clone(), persistent=False)
 
     def mix(self, pictures: Pictures, noise: Pictures, time: Times) -> tuple[Pictures, Times]:
@@ -91,28 +120,67 @@ class Ddpm(ExactBuffers, Process):
         return a * pictures + b * noise, self._index(time).to(time.dtype)
 
     def loss(self, prediction: Pictures, pictures: Pictures, noise: Pictures, time: Times) -> Times:
-        """Return the weighted error of x_0 or of v."""
+        """Return the weighted error of x_0, eps or v."""
         a, b = self._scales(time)
-        if self._prediction_type == "v_prediction":
-            return _mean_square(prediction - (a * noise - b * pictures))
-        snr = (a / b).square().flatten()
-        return _mean_square(prediction - pictures) * snr.clamp_max(5.0)
+        match self._config.target:
+            case "sample":
+                target = pictures
+            case "noise":
+                target = noise
+            case "velocity":
+                target = a * noise - b * pictures
+        return _mean_square(prediction - target) * self._weight((a / b).square().flatten())
 
-    def sample(self, predict: Predictor, noise: Pictures, num_steps: int) -> Pictures:
+    def sample(
+        self,
+        predict: Predictor,
+        noise: Pictures,
+        num_steps: int,
+        *,
+        bounded: bool = True,
+        dynamic_threshold: float | None = None,
+    ) -> Pictures:
         """Take deterministic DDIM steps."""
-        scheduler = self._scheduler()
+        target = self._config.target
+        if bounded and dynamic_threshold is not None:
+            predict, target, bounded = self._thresholding(predict, dynamic_threshold), "sample", False
+        scheduler = self._scheduler(target, clip=bounded)
         scheduler.set_timesteps(num_steps, device=noise.device)
         x_t = noise
         for timestep in scheduler.timesteps:
             x_t = scheduler.step(predict(x_t, timestep.to(x_t.dtype)), timestep, x_t, return_dict=False)[0]
         return x_t
 
-    def _scheduler(self) -> DDIMScheduler:
+    def picture(self, prediction: Pictures, x_t: Pictures, timestep: Tensor) -> Pictures:
+        """Return the x_0 that a prediction at the time step (a scalar from 0 to 999) means."""
+        abar = self.alphas_cumprod[timestep.long()].to(x_t.device)
+        match self._config.target:
+            case "sample":
+                return prediction
+            case "noise":
+                return (x_t - (1 - abar).sqrt() * prediction) / abar.sqrt()
+            case "velocity":
+                return abar.sqrt() * x_t - (1 - abar).sqrt() * prediction
+
+    def _thresholding(self, predict: Predictor, share: float) -> Predictor:
+        return lambda x_t, timestep: threshold(self.picture(predict(x_t, timestep), x_t, timestep), share)
+
+    def _weight(self, snr: Times) -> Times:
+        config = self._config
+        if config.loss_weight == "uniform":
+            return torch.ones_like(snr)
+        clean = (snr + 1 if config.zero_terminal_snr else snr).clamp_max(config.min_snr_gamma)
+        divisors = {"sample": torch.ones_like(snr), "noise": snr, "velocity": snr + 1}
+        return clean / divisors[config.target]
+
+    def _scheduler(self, target: Target = "sample", *, clip: bool = True) -> DDIMScheduler:
         return DDIMScheduler(
             num_train_timesteps=NUM_TIMESTEPS,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type=self._prediction_type,
+            beta_schedule=SCHEDULES[self._config.schedule],
+            prediction_type=PREDICTION_TYPES[target],
             timestep_spacing="trailing",
+            rescale_betas_zero_snr=self._config.zero_terminal_snr,
+            clip_sample=clip,
         )
 
     def _index(self, time: Times) -> Tensor:
@@ -123,11 +191,36 @@ class Ddpm(ExactBuffers, Process):
         return abar.sqrt(), (1 - abar).sqrt()
 
 
-def make_process(parametrization: Parametrization) -> Process:
+def make_process(config: ProcessConfig) -> Process:
     """Build the process that a configuration names."""
-    if parametrization == "flow_sample":
-        return FlowSample()
-    return Ddpm("sample" if parametrization == "ddpm_sample" else "v_prediction")
+    return FlowSample() if config.path == "flow" else Ddpm(config)
+
+
+def guided(predict: Callable[[Tensor, Tensor], Tensor], scale: float) -> Predictor:
+    """Return a predictor with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
+
+    ``predict`` takes x_t and time steps of twice the batch, whose second half is drawn without the condition.
+    """
+
+    def predict_guided(x_t: Pictures, timestep: Tensor) -> Pictures:
+        told, untold = predict(torch.cat([x_t, x_t]), timestep.expand(2 * len(x_t))).chunk(2)
+        return torch.lerp(untold, told, scale)
+
+    return predict_guided
+
+
+def threshold(pictures: Pictures, share: float | None) -> Pictures:
+    """Bring predicted pictures into [-1, 1] by dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3).
+
+    s is the absolute value that ``share`` of a picture's values do not exceed, and at least 1: values are clipped to
+    [-s, s] and divided by s. Without a share they are clipped to [-1, 1].
+    """
+    if share is None:
+        return pictures.clamp(-1, 1)
+    sizes = pictures.float().abs().flatten(1)
+    s = _per_picture(sizes.kthvalue(max(1, math.ceil(share * sizes.shape[1])), dim=1).values.clamp_min(1.0))
+    s = s.to(pictures.dtype)
+    return pictures.clamp(-s, s) / s
 
 
 def _per_picture(values: Times) -> Float[Tensor, "batch 1 1 1"]:

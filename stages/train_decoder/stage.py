@@ -10,7 +10,7 @@ from stages.train_decoder.config import TrainDecoderConfig
 from stages.training.launch import train
 
 if TYPE_CHECKING:
-    from stages.train_decoder.task import PixelDiffusionTask
+    from stages.decoder_training.task import DecoderTask
 
 
 def run(
@@ -21,13 +21,15 @@ def run(
     Raises:
         InputFault: there are no images, or the batch does not divide among the workers.
     """
-    make = partial(make_task, config, inputs["download_shards"], inputs["embed_clip"])
+    make = partial(make_task, config, inputs)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
     return StageSummary(items=result.samples, item_name="images", metrics=result.metrics)
 
 
-def make_task(config: TrainDecoderConfig, shards: Artifact, embeddings: Artifact) -> "PixelDiffusionTask":
-    """Make the task in a training process."""
-    from stages.train_decoder.task import PixelDiffusionTask
+def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":
+    """Make the task of the kind in a training process, importing what this kind needs and nothing else."""
+    match config.kind:
+        case "pixel_diffusion":
+            from stages.train_decoder.pixel_diffusion.task import PixelDiffusionTask
 
-    return PixelDiffusionTask(config, shards, embeddings)
+            return PixelDiffusionTask(config, inputs)

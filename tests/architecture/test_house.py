@@ -15,7 +15,7 @@ from pipeline.config.schema import STAGES, RunConfig
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipeline", "stages", "cluster", "models")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-SHARED_BY_STAGES = {"training", "encoders"}
+SHARED_BY_STAGES = {"training", "encoders", "decoder_training"}
 
 
 def test_import_contracts_hold() -> None:

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from cluster.training import launch_in_process
+from models.decoders import DecoderSampling
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
 from stages.errors import InputFault
 from stages.events import Event, Metrics, Picture
-from stages.train_decoder.config import PixelDiffusionConfig
-from stages.train_decoder.data import DecoderData, decode_image
+from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 from stages.train_decoder.stage import run
 from stages.trained_models import load_decoder
 
@@ -94,44 +94,16 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
 
     output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
     decoder, clips = load_decoder(output)
-    assert decoder.sample(torch.zeros(2, DIM), [1, 2], num_steps=2).shape == (2, 3, 16, 16)
+    assert decoder.sample(torch.zeros(2, DIM), [1, 2], DecoderSampling(num_steps=2)).shape == (2, 3, 16, 16)
     assert clips[0]["digest"] == "d"
-
-
-def test_pictures_are_joined_to_their_own_embeddings(tmp_path: Path) -> None:
-    inputs = make_inputs(tmp_path)
-    room_for_one_shard = 12 * (3 * 16 * 16 + 4 * DIM)
-    data = DecoderData(inputs["download_shards"], inputs["embed_clip"], resolution=16, cache_bytes=room_for_one_shard)
-    images, embeddings = data.rows(np.array([[2, 0], [0, 0], [1, 8], [2, 10]]))
-    np.testing.assert_array_equal(images[:, 3, 5], [color_of(31), color_of(11), color_of(12), color_of(21)])
-    np.testing.assert_allclose(embeddings[:, :3], images[:, 0, 0] / 255, atol=1e-3)
-    assert data.window_size < 12
-    assert len(data._cache) == 1
-
-
-def test_statistics_are_those_of_all_embeddings(tmp_path: Path) -> None:
-    inputs = make_inputs(tmp_path)
-    data = DecoderData(inputs["download_shards"], inputs["embed_clip"], resolution=16, cache_bytes=10**6)
-    expected = np.array([embedding_of(row) for row in range(32)])
-    mean, std = data.statistics()
-    np.testing.assert_allclose(mean, expected.mean(0), atol=1e-3)
-    np.testing.assert_allclose(std, expected.std(0), atol=1e-3)
 
 
 def test_an_embedded_image_that_is_gone_is_told(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     with tarfile.open(tmp_path / "s/shards/00001.tar", "w") as tar:
         add_picture(tar, 13)
-    with pytest.raises(InputFault, match=r"shard 00001 has embeddings of 8 images that its tar does not hold"):
+    with pytest.raises(InputFault, match=r"shard 00001: found no picture of key '\d{5}' in its tar"):
         train(inputs, tmp_path / "out", config())
-
-
-def test_pictures_are_cropped_to_their_middle_square() -> None:
-    wide = Image.new("RGB", (40, 20), "red")
-    wide.paste("blue", (10, 0, 30, 20))
-    buffer = io.BytesIO()
-    wide.save(buffer, "PNG")
-    np.testing.assert_array_equal(decode_image(buffer.getvalue(), 8), np.full((8, 8, 3), (0, 0, 255)))
 
 
 def test_a_section_under_training_keeps_the_other_defaults() -> None:

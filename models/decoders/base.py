@@ -1,0 +1,73 @@
+"""What every decoder is: a module from image embeddings to pictures."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from models.decoders.sampling import DecoderSampling
+
+Images = Float[Tensor, "batch 3 height width"]
+Embeddings = Float[Tensor, "batch embed"]
+
+
+class DecoderConfig(Protocol):
+    """What every decoder's configuration says of itself."""
+
+    @property
+    def kind(self) -> str:
+        """The kind, by which :func:`models.decoders.factory.make_decoder` finds the class."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the CLIP image embedding, all concatenated models together."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures in pixels."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields, kind included, as JSON-ready values."""
+        ...
+
+
+class Decoder(nn.Module):
+    """Draws a picture for an image embedding."""
+
+    config: DecoderConfig
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        raise NotImplementedError
+
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        raise NotImplementedError
+
+
+def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:
+    """Refuse to draw unless there is one seed for each embedding.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if len(seeds) != len(embeddings):
+        raise ValueError(
+            f"Decoder.sample: found {len(seeds)} seeds for {len(embeddings)} embeddings: "
+            "expected one seed per embedding"
+        )
+
+
+def from_bytes(pictures: UInt8[Tensor, "batch height width 3"]) -> Images:
+    """Return pictures of bytes as decoders take them: channels first, in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_bytes(pictures: Images) -> UInt8[Tensor, "batch height width 3"]:
+    """Return pictures in [-1, 1] as bytes, channels last."""
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,0 +1,26 @@
+"""Make the decoder that a saved configuration describes; a kind's own module is imported when it is asked for."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from models.decoders.base import Decoder
+
+KINDS: Final = ("pixel_diffusion",)
+
+
+def make_decoder(config: Mapping[str, Any]) -> "Decoder":
+    """Build a decoder with random weights from what its configuration's ``to_dict`` gave.
+
+    Raises:
+        ValueError: the kind is unknown, or its fields cannot be built.
+    """
+    kind = config.get("kind")
+    match kind:
+        case "pixel_diffusion":
+            from models.decoders.config import PixelDecoderConfig
+            from models.decoders.pixel_diffusion import PixelDecoder
+
+            return PixelDecoder(PixelDecoderConfig.from_dict(config))
+        case _:
+            raise ValueError(f"make_decoder: found kind {kind!r}: expected one of {', '.join(KINDS)}")

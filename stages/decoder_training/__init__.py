@@ -1,0 +1,1 @@
+"""What the stages that train on pictures and their embeddings share: settings, data and the training task."""

@@ -1,0 +1,1 @@
+"""Train a diffusion of pixels, the first model of a cascade."""

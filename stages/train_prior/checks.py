@@ -39,11 +39,12 @@ def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussi
         )
     if gaussians is not None:
         _check_gaussians(gaussians, clips, embed_dim)
-    if isinstance(config, AutoregressivePriorConfig) and config.num_components > min(len(pairs), embed_dim):
+    most = min(len(pairs) - 1, embed_dim)  # so many directions do the pairs span
+    if isinstance(config, AutoregressivePriorConfig) and config.num_components > most:
         raise InputFault(
             f"train_prior.num_components: found {config.num_components} with {len(pairs)} training pairs of "
-            f"{embed_dim} dimensions: allowed is at most the smaller of the two: lower num_components, or give more "
-            "captions"
+            f"{embed_dim} dimensions: allowed is at most {most}, less than the pairs and no more than the dimensions: "
+            "lower num_components, or give more captions"
         )
 
 

@@ -218,8 +218,8 @@ class AutoregressivePriorConfig(TrainedPriorConfig):
 
     kind: Literal["autoregressive"]
     num_components: PositiveInt = Field(
-        description="principal components that are kept; DALL-E 2: 319 of 1024; at most the training pairs and the "
-        "dimensions of an embedding"
+        description="principal components that are kept; DALL-E 2: 319 of 1024; fewer than the training pairs, and "
+        "no more than the dimensions of an embedding"
     )
     num_buckets: PositiveInt = Field(1024, ge=2, description="values that a component can take; DALL-E 2: 1024")
     validation: AutoregressiveValidationConfig = AutoregressiveValidationConfig()

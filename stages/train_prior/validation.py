@@ -42,7 +42,7 @@ class Judgement:
 
     ``by_steps``: for each number of sampling steps the measures of :func:`models.similarity.embedding_report` and
     ``distance_report`` (where four pairs are held out), and ``diversity``; a prior without a diffusion process has one
-    entry, of as many steps as it asks its network (0: none).
+    entry, of as many steps as it has components (identity: 0).
     ``by_time``: with the most steps, at each time t that is visited, the cosine to the true embedding of z_t
     (``cosine_z_t``) and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones.
     ``reference``: the distances of two halves of the true embeddings, and the cosine of unrelated ones.
@@ -90,7 +90,7 @@ def judge(prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: S
 
 
 def samplings_of(config: ValidationConfig, settings: PriorSettings) -> dict[int, PriorSampling]:
-    """Return how the prior is to be sampled, by the number of times that its network is asked (without guidance)."""
+    """Return how the prior is to be sampled, by the number of steps that this takes."""
     if isinstance(config, DiffusionValidationConfig):
         return {steps: config.with_steps(steps) for steps in config.num_steps}
     if isinstance(config, AutoregressiveValidationConfig) and isinstance(settings, AutoregressivePriorSettings):

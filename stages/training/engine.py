@@ -89,6 +89,7 @@ class Engine:
         self._place = place
         self._dtype = autocast_dtype(config, place.device)
         self.model = model.to(place.device)
+        _share_buffers(self.model, place)
         if config.compile:
             self.model.compile()  # in place: the names of the weights stay as they are
         self._optimizer = _make_optimizer(self.model, config)
@@ -180,6 +181,16 @@ class Engine:
             _deepspeed().utils.safe_set_full_optimizer_state(parameter, value, key)
         else:
             self._optimizer.state[parameter][key].copy_(value)
+
+
+def _share_buffers(model: nn.Module, place: Place) -> None:
+    """Give every process rank 0's buffers, as DeepSpeed does with weights.
+
+    Statistics of the data, which each process computes for itself, differ by rounding between unlike machines.
+    """
+    if place.world_size > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def _check_batch(config: TrainingConfig, place: Place) -> None:

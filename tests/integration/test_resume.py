@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from stages.artifacts import Output
 from stages.contract import GrantedResources, StageContext
@@ -27,7 +28,10 @@ Order = dict[tuple[int, int], list[float]]
 
 
 class RecordingTask(LineTask):
-    """Writes down which samples it prepared for each step, and breaks off where it is told to."""
+    """Writes down which samples it prepared for each step, and breaks off where it is told to.
+
+    Its model holds a statistic that differs between the processes, as rounding makes them differ on unlike machines.
+    """
 
     def __init__(self, log: Path, fail_at: int | None) -> None:
         super().__init__(dropout=False, fail_at=fail_at)
@@ -36,6 +40,12 @@ class RecordingTask(LineTask):
     def setup(self, place: Place) -> None:
         super().setup(place)
         self.log = self.log.with_suffix(f".{place.rank}")
+        self.rank = place.rank
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        model.offset += self.rank
+        return model
 
     def prepare(self, part: BatchPart) -> Batch:
         batch = super().prepare(part)

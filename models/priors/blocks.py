@@ -78,15 +78,20 @@ class KeyValueCache:
         self.length += tokens
 
     def followed_by(self, row: "KeyValueCache", times: int) -> "KeyValueCache":
-        """Return a cache of these rows and, below them, the single row of another of the same length, repeated."""
+        """Return a cache of these rows and, below them, the single row of a cache that is no longer, repeated.
+
+        Its tokens come last, as in :attr:`length`; the places before them are seen by none.
+        """
+        gap = self.length - row.length
+        room = (0, 0, gap, self.capacity - self.length)
         joined = copy.copy(self)
-        repeated = row.states.expand(-1, -1, times, -1, -1, -1)
-        joined.states = torch.cat([self.states, repeated], dim=2)
-        if self.visible is not None or row.visible is not None:
-            every = torch.ones(1, self.capacity, dtype=torch.bool, device=self.states.device)
-            upper = every.expand(self.num_rows, -1) if self.visible is None else self.visible
-            lower = (every if row.visible is None else row.visible).expand(times, -1)
-            joined.visible = torch.cat([upper, lower])
+        lower = F.pad(row.states[:, :, :, :, : row.length], room).expand(-1, -1, times, -1, -1, -1)
+        joined.states = torch.cat([self.states, lower], dim=2)
+        if gap or self.visible is not None or row.visible is not None:
+            seen = torch.ones(1, self.capacity, dtype=torch.bool, device=self.states.device)
+            upper = seen.expand(self.num_rows, -1) if self.visible is None else self.visible
+            kept = seen[:, : row.length] if row.visible is None else row.visible[:, : row.length]
+            joined.visible = torch.cat([upper, F.pad(kept, room[2:]).expand(times, -1)])
         return joined
 
 

@@ -147,14 +147,13 @@ class TextTokens(nn.Module):
             ValueError: the captions do not bring what the network was built for.
         """
         self._require_states(text)
-        dtype = self.no_text.dtype
-        embedded = self.embedding(text.embedding.to(dtype)).to(dtype)
+        states = {name: _trimmed(text.states[name], drop_text) for name in self.settings.text_states}
+        embedded = self.embedding(text.embedding.to(self.no_text.dtype)).to(self.no_text.dtype)
         token = torch.where(drop_text[:, None], self.no_text, embedded) + self.position
-        parts = [self._tokens_of(name, text.states[name]) for name in self.settings.text_states]
-        tokens = torch.cat([*parts, token[:, None]], dim=1)
-        if not parts:
+        tokens = torch.cat([*(self._tokens_of(*part) for part in states.items()), token[:, None]], dim=1)
+        if not states:
             return tokens, None
-        valid = torch.cat([text.states[name].valid for name in self.settings.text_states], dim=1)
+        valid = torch.cat([part.valid for part in states.values()], dim=1)
         visible = F.pad(valid & ~drop_text[:, None], (0, 1), value=True)
         # Attention without a mask is faster. A compiled network cannot look at values, so it always has the mask.
         if not torch.compiler.is_compiling() and bool(visible.all()):
@@ -189,6 +188,14 @@ def first_caption(text: TextFeatures) -> TextFeatures:
     """Return the first caption alone: enough where captions are dropped, since all rows are then alike."""
     states = {name: TextStates(part.values[:1], part.lengths[:1]) for name, part in text.states.items()}
     return TextFeatures(text.embedding[:1], states)
+
+
+def _trimmed(states: TextStates, drop_text: Bool[Tensor, "batch"]) -> TextStates:
+    """Leave out the places that are padding in every caption; a compiled network cannot tell, and keeps them."""
+    if torch.compiler.is_compiling() or len(drop_text) == 0:
+        return states
+    longest = int(torch.where(drop_text, 0, states.lengths).max())
+    return TextStates(states.values[:, :longest], states.lengths)
 
 
 class _NumberEmbedding(nn.Module):

@@ -104,18 +104,24 @@ def test_tokens_that_are_not_kept_leave_no_trace() -> None:
     assert_close(body(tokens[:, 4:], cache=cache), first, rtol=0, atol=1e-6)
 
 
-def test_rows_of_two_caches_below_each_other() -> None:
-    body, tokens, visible = make_body(), make_tokens(), make_visible()
-    caches = []
-    for rows in (slice(0, 2), slice(2, 3)):
+@pytest.mark.parametrize("shorter", [0, 2])
+@pytest.mark.parametrize(
+    "visible", [torch.ones(BATCH, COUNT, dtype=torch.bool), make_visible()], ids=["all", "padding"]
+)
+def test_rows_of_two_caches_below_each_other(visible: Tensor, shorter: int) -> None:
+    """The lower cache has read fewer tokens; both go on with the same ones."""
+    body, tokens = make_body(), make_tokens()
+    caches, answers = [], []
+    for rows, first in ((slice(0, 2), 0), (slice(2, 3), shorter)):
         cache = KeyValueCache(SETTINGS, len(tokens[rows]), COUNT, tokens)
-        seen = visible[rows, :5]
-        body(tokens[rows, :5], None if seen.all() else seen, cache, num_answers=0)
-        cache.keep(5)
+        seen = visible[rows, first:5]
+        body(tokens[rows, first:5], None if seen.all() else seen, cache, num_answers=0)
+        cache.keep(5 - first)
         caches.append(cache)
-    order = [0, 1, 2, 2]
+        answers.append(body(tokens[rows, first:], visible[rows, first:])[:, 5 - first :])
     joined = caches[0].followed_by(caches[1], 2)
-    assert_close(body(tokens[order, 5:], cache=joined), body(tokens, visible)[order, 5:])
+    order = [0, 1, 2, 2]
+    assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*answers, answers[1]]))
 
 
 def test_full_cache_says_so() -> None:

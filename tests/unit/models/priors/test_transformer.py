@@ -102,6 +102,15 @@ def test_nothing_is_seen_of_a_dropped_caption() -> None:
     assert not torch.allclose(network(*inputs, text, KEEP), network(*inputs, other, KEEP), atol=1e-3)
 
 
+def test_no_work_is_done_for_places_that_nobody_fills() -> None:
+    network, text = make_network(STATES), make_text({"t5": [3, 1, 0, 2], "clip": [1, 4, 4, 2]})
+    sizes = []
+    network.body.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[1]))
+    for drop in (KEEP, torch.tensor([True, False, False, True]), ~KEEP):
+        network(*make_inputs(), text, drop)
+    assert sizes == [3 + 4 + 5, 1 + 4 + 5, 5]
+
+
 @pytest.mark.parametrize("part", ["noisy", "time", "gaussian", "t5", "clip", "embedding"])
 def test_everything_that_is_told_counts(part: str) -> None:
     network, text, (noisy, time, index) = make_network(STATES), make_text(FULL), make_inputs()

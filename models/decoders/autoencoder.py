@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, VQModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,17 +57,22 @@ class KLAutoencoder(Autoencoder):
 
     def forward(self, images: Images, noise: Latents) -> tuple[Images, Float[Tensor, "batch"]]:
         """Return the reconstruction from z = mean + std * noise, and KL(q(z|x) || N(0, 1)) in nats."""
-        posterior = self.network.encode(self._folded(images)).latent_dist
+        posterior = self._posterior(images)
         return self.decode(posterior.mean + posterior.std * noise), posterior.kl()
 
     def encode(self, images: Images) -> Latents:
         """Return the mean of q(z|x)."""
-        mean: Tensor = self.network.encode(self._folded(images)).latent_dist.mean
+        mean: Tensor = self._posterior(images).mean
         return mean
 
     def decode(self, latents: Latents) -> Images:
         """Return the pictures."""
         return self._unfolded(self.network.decode(latents).sample)
+
+    def _posterior(self, images: Images) -> DiagonalGaussianDistribution:
+        """Return q(z|x) in single precision, whatever the network computes in."""
+        moments = self.network.encode(self._folded(images)).latent_dist.parameters
+        return DiagonalGaussianDistribution(moments.float())
 
 
 class VQAutoencoder(Autoencoder):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from models.decoders.base import Decoder
 
-KINDS: Final = ("pixel_diffusion",)
+KINDS: Final = ("pixel_diffusion", "latent_diffusion", "vq_autoregressive")
 
 
 def make_decoder(config: Mapping[str, Any]) -> "Decoder":
@@ -22,5 +22,15 @@ def make_decoder(config: Mapping[str, Any]) -> "Decoder":
             from models.decoders.pixel_diffusion import PixelDecoder
 
             return PixelDecoder(PixelDecoderConfig.from_dict(config))
+        case "latent_diffusion":
+            from models.decoders.latent_config import LatentDecoderConfig
+            from models.decoders.latent_diffusion import LatentDecoder
+
+            return LatentDecoder(LatentDecoderConfig.from_dict(config))
+        case "vq_autoregressive":
+            from models.decoders.vq_autoregressive import VQDecoder
+            from models.decoders.vq_config import VQDecoderConfig
+
+            return VQDecoder(VQDecoderConfig.from_dict(config))
         case _:
             raise ValueError(f"make_decoder: found kind {kind!r}: expected one of {', '.join(KINDS)}")

@@ -1,0 +1,113 @@
+"""The latent-diffusion decoder: noise to latents, given a CLIP image embedding; latents to a picture.
+
+Paper: Rombach et al., High-resolution image synthesis with latent diffusion models (arXiv 2112.10752).
+
+Symbols: z = latents of the first stage; x_0 = scale_factor (z - shift), of about unit variance (appendix G there):
+[batch, channel, row, column]; u = standardized embedding: [batch, embed].
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders.autoencoder import make_autoencoder
+from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
+from models.decoders.latent_config import LatentDecoderConfig
+from models.decoders.latent_networks import make_network
+from models.decoders.process import Predictor, guided, make_process
+from models.decoders.sampling import DecoderSampling
+from models.noise import seeded_noise
+
+Latents = Float[Tensor, "batch channel row column"]
+
+
+class LatentDenoiser(nn.Module):
+    """All that is trained: it knows latents and embeddings, and no pictures."""
+
+    def __init__(self, config: LatentDecoderConfig) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.config = config
+        layout = LayoutConfig(config.layout_channels, config.layout_resolution, config.layout_hidden)
+        self.conditioner = EmbeddingConditioner(
+            config.embed_dim,
+            num_tokens=config.num_tokens,
+            token_dim=config.token_dim,
+            layout=layout if config.layout_channels else None,
+            empty_probability=config.empty_probability,
+            embedding_noise=config.embedding_noise,
+        )
+        self.process = make_process(config.process)
+        self.network = make_network(config)
+
+    def forward(self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings) -> Latents:
+        """Predict the training target from x_t, the time step and the standardized embedding."""
+        layout = self.conditioner.layout_map(u)
+        grid = noisy.to(u.dtype)
+        if layout is not None:
+            grid = torch.cat([grid, F.interpolate(layout, size=grid.shape[-2:], mode="nearest").to(grid.dtype)], dim=1)
+        return self.network(grid, timestep, u, self.conditioner.token_states(u)).float()
+
+    def loss(
+        self,
+        latents: Latents,
+        embeddings: Embeddings,
+        *,
+        noise: Latents,
+        time: Float[Tensor, "batch"],
+        blur: Embeddings,
+        dropout: Float[Tensor, "batch"],
+    ) -> Float[Tensor, "batch"]:
+        """Return every sample's denoising loss for the first stage's latents z.
+
+        ``noise`` on the latents and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform in
+        [0, 1); below the dropout's threshold an embedding becomes the empty one.
+        """
+        x_0 = self.config.scale_factor * (latents.float() - self.config.shift)
+        u = self.conditioner.in_training(embeddings, blur, dropout)
+        noisy, timestep = self.process.mix(x_0, noise, time)
+        return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
+        """Draw latents z; each depends on its own embedding and seed alone."""
+        require_seeds(embeddings, seeds)
+        noise = seeded_noise(seeds, self.config.autoencoder.latent_shape, embeddings.device)
+        predict = self._predictor(self.conditioner.standardize(embeddings), sampling.guidance_scale)
+        x_0 = self.process.sample(predict, noise, sampling.num_steps, bounded=False)
+        return x_0 / self.config.scale_factor + self.config.shift
+
+    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
+        if guidance_scale == 1.0:
+            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
+        both = self.conditioner.with_empty(u)
+        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
+
+
+class LatentDecoder(Decoder):
+    """The denoiser with the first stage whose latents it draws."""
+
+    config: LatentDecoderConfig
+
+    def __init__(self, config: LatentDecoderConfig) -> None:
+        """Build both with random weights."""
+        super().__init__()
+        self.config = config
+        self.denoiser = LatentDenoiser(config)
+        self.autoencoder = make_autoencoder(config.autoencoder)
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        self.denoiser.conditioner.set_statistics(mean, std)
+
+    @torch.no_grad()
+    def sample(
+        self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling = DecoderSampling()
+    ) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        latents = self.denoiser.sample(embeddings, seeds, sampling)
+        return self.autoencoder.decode(latents).float().clamp(-1, 1)

@@ -1,0 +1,198 @@
+"""The decoder that writes a picture code by code: a causal transformer over the codes of a VQ autoencoder.
+
+Papers: van den Oord et al. (arXiv 1711.00937), section 3.3; Ramesh et al., DALL-E (arXiv 2102.12092); guidance of
+logits by Gafni et al., Make-A-Scene (arXiv 2203.13131), section 3.4.
+
+Symbols: c_i = code at place i, in reading order: [batch, place]; u = standardized condition: [batch, embed].
+The input that answers with c_i is c_{i-1} (a learned start for i = 0), the position i, and the layout at place i;
+before all of them stand the conditions' tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders.autoencoder import Images, VQAutoencoder
+from models.decoders.base import Decoder, Embeddings, require_seeds
+from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
+from models.decoders.sampling import DecoderSampling
+from models.decoders.vq_config import VQDecoderConfig
+from models.noise import SeededNoise
+from models.priors.blocks import CausalTransformer, KeyValueCache
+from models.priors.config import TransformerSettings
+
+Codes = Int[Tensor, "batch place"]
+Logits = Float[Tensor, "batch place code"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What codes are predicted from, ready for the network."""
+
+    tokens: Float[Tensor, "batch token width"]
+    layout: Float[Tensor, "batch place width"] | None
+
+
+class CodeTransformer(nn.Module):
+    """Predicts each code from the conditions and the codes before it."""
+
+    def __init__(self, config: VQDecoderConfig) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.config = config
+        width, side = config.width, config.autoencoder.latent_resolution
+        layout = LayoutConfig(config.layout_channels, side, config.layout_hidden) if config.layout_channels else None
+        drops = {"num_tokens": config.num_tokens, "token_dim": width, "empty_probability": config.empty_probability}
+        noise = config.embedding_noise
+        self.image = (
+            EmbeddingConditioner(config.embed_dim, layout=layout, embedding_noise=noise, **drops)
+            if config.reads_image_embedding
+            else None
+        )
+        self.text = EmbeddingConditioner(config.text_dim, **drops) if config.text_dim else None
+        self.layout = nn.Linear(config.layout_channels, width) if layout else None
+        self.start = nn.Parameter(0.02 * torch.randn(width))
+        self.codes = nn.Embedding(config.autoencoder.num_codes, width)
+        self.places = nn.Parameter(0.02 * torch.randn(config.num_places, width))
+        self.body = CausalTransformer(settings_of(config))
+        self.head = nn.Linear(width, config.autoencoder.num_codes)
+
+    def forward(self, codes: Codes, conditions: Conditions) -> Logits:
+        """Return the logits of every code, each from the codes before it."""
+        before = F.embedding(codes[:, :-1], self.codes.weight)
+        inputs = torch.cat([self.start.to(before.dtype).expand(len(codes), 1, -1), before], dim=1)
+        inputs = torch.cat([conditions.tokens.to(inputs.dtype), self._placed(inputs, 0, conditions)], dim=1)
+        logits: Logits = self.head(self.body(inputs, num_answers=codes.shape[1]))
+        return logits
+
+    def conditions(self, u_image: Embeddings | None, u_text: Embeddings | None) -> Conditions:
+        """Turn standardized embeddings into tokens and a layout; those that the network does not read are ignored."""
+        tokens, layout = [], None
+        if self.image is not None and u_image is not None:
+            tokens.append(self.image.token_states(u_image))
+            drawn = self.image.layout_map(u_image)
+            layout = None if drawn is None or self.layout is None else self.layout(drawn.flatten(2).transpose(1, 2))
+        if self.text is not None and u_text is not None:
+            tokens.append(self.text.token_states(u_text))
+        return Conditions(torch.cat(tokens, dim=1), layout)
+
+    def next_logits(
+        self, code: Int[Tensor, "batch"] | None, place: int, conditions: Conditions, cache: KeyValueCache
+    ) -> Float[Tensor, "batch code"]:
+        """Return the logits of the code at ``place`` after the one before it (none: the first place), and keep it."""
+        if code is None:
+            inputs = self.start.expand(len(conditions.tokens), 1, -1)
+            inputs = torch.cat([conditions.tokens, self._placed(inputs, 0, conditions)], dim=1)
+        else:
+            inputs = self._placed(F.embedding(code[:, None], self.codes.weight), place, conditions)
+        states = self.body(inputs, cache=cache, num_answers=1)
+        cache.keep(inputs.shape[1])
+        logits: Tensor = self.head(states[:, 0])
+        return logits
+
+    def _placed(self, inputs: Tensor, first: int, conditions: Conditions) -> Tensor:
+        places = slice(first, first + inputs.shape[1])
+        placed: Tensor = inputs + self.places[places].to(inputs.dtype)
+        return placed if conditions.layout is None else placed + conditions.layout[:, places].to(inputs.dtype)
+
+
+class VQDecoder(Decoder):
+    """Codes from the transformer, pictures of them from the autoencoder."""
+
+    config: VQDecoderConfig
+
+    def __init__(self, config: VQDecoderConfig) -> None:
+        """Build both with random weights."""
+        super().__init__()
+        self.config = config
+        self.transformer = CodeTransformer(config)
+        self.autoencoder = VQAutoencoder(config.autoencoder)
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize image embeddings by the training set's mean and deviation; they are saved with the weights."""
+        if self.transformer.image is not None:
+            self.transformer.image.set_statistics(mean, std)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling = DecoderSampling(),
+        *,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embeddings and seed alone, up to rounding.
+
+        ``text`` holds CLIP text embeddings where the decoder reads them; none: the learned empty one for all.
+        """
+        codes = self.sample_codes(embeddings, seeds, sampling, text=text)
+        side = self.config.autoencoder.latent_resolution
+        return self.autoencoder.decode_codes(codes.unflatten(1, (side, side))).float().clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample_codes(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling = DecoderSampling(),
+        *,
+        text: Embeddings | None = None,
+    ) -> Codes:
+        """Draw the codes in reading order; a place uses one uniform number of its picture's seed."""
+        require_seeds(embeddings, seeds)
+        num_places, guided = self.config.num_places, sampling.guidance_scale != 1.0
+        conditions = self._conditions(embeddings, text, guided=guided)
+        capacity = conditions.tokens.shape[1] + num_places
+        rows = len(conditions.tokens)
+        cache = KeyValueCache(settings_of(self.config), rows, capacity, like=conditions.tokens)
+        uniform = SeededNoise(seeds).uniform((num_places,), embeddings.device)
+        drawn: list[Tensor] = []
+        for place in range(num_places):
+            before = drawn[-1].repeat(1 + guided) if drawn else None
+            logits = self.transformer.next_logits(before, place, conditions, cache)
+            if guided:
+                told, untold = logits.chunk(2)
+                logits = torch.lerp(untold, told, sampling.guidance_scale)
+            drawn.append(draw_codes(logits, uniform[:, place], sampling))
+        return torch.stack(drawn, dim=1)
+
+    def _conditions(self, embeddings: Embeddings, text: Embeddings | None, *, guided: bool) -> Conditions:
+        image, of_text = self.transformer.image, self.transformer.text
+        u_image = None if image is None else image.standardize(embeddings)
+        u_text = None
+        if of_text is not None:
+            empty = of_text.empty.expand(len(embeddings), -1)
+            u_text = empty if text is None else of_text.standardize(text)
+        if guided:
+            u_image = None if image is None or u_image is None else image.with_empty(u_image)
+            u_text = None if of_text is None or u_text is None else of_text.with_empty(u_text)
+        return self.transformer.conditions(u_image, u_text)
+
+
+def draw_codes(
+    logits: Float[Tensor, "batch code"], uniform: Float[Tensor, "batch"], sampling: DecoderSampling
+) -> Int[Tensor, "batch"]:
+    """Draw a code for each row by inverting the distribution function at its uniform number.
+
+    The logits are divided by the temperature; of top_k codes only the most likely ones may be drawn.
+    """
+    scores, codes = logits.float().sort(dim=1, descending=True)
+    scores = scores[:, : sampling.top_k] / sampling.temperature
+    reached = scores.softmax(dim=1).cumsum(dim=1)
+    index = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)
+    return codes.gather(1, index.clamp_max(scores.shape[1] - 1))[:, 0]
+
+
+def settings_of(config: VQDecoderConfig) -> TransformerSettings:
+    """Return the size of the body in the words of the blocks."""
+    return TransformerSettings(
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )

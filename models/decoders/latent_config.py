@@ -1,7 +1,7 @@
 """The shape of a latent-diffusion decoder, as plain data: it imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from models.decoders.autoencoder_config import AutoencoderConfig
@@ -72,14 +72,14 @@ class LatentDecoderConfig:
     scale_factor: float = 1.0
     """Latents are diffused as scale_factor * (z - shift), of about unit variance; measured by encode_latents."""
     shift: float = 0.0
-    network: UNetShape | TransformerShape = UNetShape()
+    network: UNetShape | TransformerShape = field(default_factory=UNetShape)
     num_tokens: int = 8
     token_dim: int = 128
     layout_channels: int = 16
     """Channels of the map that an MLP draws from the embedding and joins to the input; 0 disables it."""
     layout_resolution: int = 8
     layout_hidden: int = 512
-    process: ProcessConfig = ProcessConfig()
+    process: ProcessConfig = field(default_factory=ProcessConfig)
     empty_probability: float = 0.1
     """Share of embeddings replaced by the learned empty one, for classifier-free guidance."""
     embedding_noise: float = 0.0

@@ -105,9 +105,7 @@ class LatentDecoder(Decoder):
         self.denoiser.conditioner.set_statistics(mean, std)
 
     @torch.no_grad()
-    def sample(
-        self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling = DecoderSampling()
-    ) -> Images:
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         latents = self.denoiser.sample(embeddings, seeds, sampling)
         return self.autoencoder.decode(latents).float().clamp(-1, 1)

@@ -122,7 +122,7 @@ class VQDecoder(Decoder):
         self,
         embeddings: Embeddings,
         seeds: Sequence[int],
-        sampling: DecoderSampling = DecoderSampling(),
+        sampling: DecoderSampling,
         *,
         text: Embeddings | None = None,
     ) -> Images:
@@ -139,7 +139,7 @@ class VQDecoder(Decoder):
         self,
         embeddings: Embeddings,
         seeds: Sequence[int],
-        sampling: DecoderSampling = DecoderSampling(),
+        sampling: DecoderSampling,
         *,
         text: Embeddings | None = None,
     ) -> Codes:

@@ -1,0 +1,1 @@
+"""The two sides of ``benchmarks.prior``, each a process of its own that works on request."""

@@ -1,0 +1,86 @@
+"""Our side of ``benchmarks.prior``: the baseline prior (one Gaussian, N(0, I)), as its stage trains and samples it."""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.prior_sides.case import TEXT_DROPOUT, Case, serve
+from models.priors import (
+    DiffusionPrior,
+    DiffusionPriorSettings,
+    PriorSampling,
+    TextFeatures,
+    TextStates,
+    TextStateSettings,
+    TransformerSettings,
+    make_prior,
+    training_batch,
+    training_draws,
+)
+
+MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be bound by arithmetic, small enough to be quick
+
+
+def main() -> None:
+    """Build the prior and serve."""
+    case = Case.from_command_line()
+    states = {"clip": TextStateSettings(case.width, case.text_tokens)}
+    network = TransformerSettings(case.width, case.num_layers, case.num_heads, text_states=states)
+    prior = make_prior(DiffusionPriorSettings("gaussian", case.width, network=network))
+    assert isinstance(prior, DiffusionPrior)
+    prior.to(case.device, case.dtype)
+    works = {
+        "train": _training(case, prior, short=False),
+        "train short": _training(case, prior, short=True),
+        "sample": _sampling(case, prior, short=False),
+        "sample short": _sampling(case, prior, short=True),
+        "matmul": _matmul(case),
+    }
+    with FlopCounterMode(display=False) as counter:
+        works["train"]()
+    size = MATRIX[case.device]
+    serve(case, works, {"train_flops": float(counter.get_total_flops()), "matmul_flops": 2.0 * size**3})
+
+
+def _captions(case: Case, rows: int, *, short: bool) -> TextFeatures:
+    lengths = case.lengths(rows, short=short)
+    return TextFeatures(case.embeddings(rows), {"clip": TextStates(case.states(rows, lengths), lengths)})
+
+
+def _training(case: Case, prior: DiffusionPrior, *, short: bool) -> Callable[[], None]:
+    image, text = case.embeddings(case.batch), _captions(case, case.batch, short=short)
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        draws = training_draws(prior.settings, range(case.batch), text_dropout=TEXT_DROPOUT)
+        draws = {name: draw.to(case.device) for name, draw in draws.items()}
+        prior(training_batch(image, text, draws))["loss"].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _sampling(case: Case, prior: DiffusionPrior, *, short: bool) -> Callable[[], None]:
+    text = _captions(case, case.captions, short=short)
+
+    def sample() -> None:
+        prior.eval().sample(text, range(case.captions), PriorSampling(num_steps=case.num_steps, sampler="ddim"))
+        prior.train()
+
+    return sample
+
+
+def _matmul(case: Case) -> Callable[[], None]:
+    size = MATRIX[case.device]
+    left, right = (torch.randn(size, size, device=case.device, dtype=case.dtype) for _ in range(2))
+
+    def multiply() -> None:
+        torch.mm(left, right)
+
+    return multiply
+
+
+if __name__ == "__main__":
+    main()

@@ -28,10 +28,9 @@ def bank_loss(
     The second mean is over the different Gaussians that the batch selects; it is 0 where all select the same one. With
     several workers the batch is each worker's own part.
     """
-    with torch.autocast(z_0.device.type, enabled=False):
-        samples = mean[:, None] + std[:, None] * noise.float()
-        closeness = F.cosine_similarity(z_0.float()[:, None], samples, dim=-1).mean(1)
-        return separation_weight * _mean_pairwise_cosine(index, mean) - closeness
+    samples = mean[:, None] + std[:, None] * noise.float()
+    closeness = F.cosine_similarity(z_0.float()[:, None], samples, dim=-1).mean(1)
+    return separation_weight * _mean_pairwise_cosine(index, mean) - closeness
 
 
 def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batch embed"]) -> Float[Tensor, ""]:

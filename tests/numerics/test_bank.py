@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
+from models.priors import PriorSampling
 from models.priors.shifted_diffusion import Moments
-from tests.numerics.golden_losses import DIM, make_batch, make_prior
+from models.priors.training import text_of
+from tests.numerics.golden_losses import BATCH, DIM, make_batch, make_prior
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -156,6 +158,29 @@ def test_gaussians_stay_exact_when_training_is_not() -> None:
     torch.testing.assert_close(losses["bank_loss"], prior(make_batch(prior))["bank_loss"], rtol=0, atol=0)
     halved = make_prior(learnable=True).bfloat16().bank(make_text(3))
     assert torch.equal(halved[1], exact[1])  # offsets of zero, which round to themselves
+
+
+def test_sharded_gaussians_are_read_while_they_are_whole() -> None:
+    """ZeRO 3 gathers a module's parameters for its own forward pass alone; outside of it they are empty."""
+    prior = make_prior(learnable=True)
+    torch.nn.init.normal_(prior.bank.mean_offset)
+    expected = prior(make_batch(prior))["loss"].detach()
+    whole = {name: parameter.data for name, parameter in prior.bank.named_parameters()}
+
+    def gather(module: torch.nn.Module, _: object) -> None:
+        for name, parameter in module.named_parameters():
+            parameter.data = whole[name]
+
+    def release(module: torch.nn.Module, *_: object) -> None:
+        for parameter in module.parameters():
+            parameter.data = torch.empty(0)
+
+    release(prior.bank)
+    prior.bank.register_forward_pre_hook(gather)
+    prior.bank.register_forward_hook(release)
+    with torch.no_grad():
+        assert torch.equal(prior(make_batch(prior))["loss"], expected)
+        prior.sample(text_of(make_batch(prior)), range(BATCH), PriorSampling(num_steps=2))
 
 
 def test_an_isotropic_bank_has_the_scale_asked_for() -> None:

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
-from models.decoders.config import PixelDecoderConfig
+from models.decoders import make_decoder
+from models.decoders.config import PixelDecoderConfig, ProcessConfig
 
 
 def test_it_survives_a_round_trip_through_json():
-    config = PixelDecoderConfig(embed_dim=16, channels=(32, 64))
-    assert PixelDecoderConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    process = ProcessConfig(path="ddpm", target="velocity", zero_terminal_snr=True)
+    config = PixelDecoderConfig(embed_dim=16, channels=(32, 64), process=process)
+    assert PixelDecoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,6 @@ def test_it_survives_a_round_trip_through_json():
         ("layout_resolution", 0, "a divisor of the U-Net's grid, 8"),
         ("layout_resolution", 3, "a divisor of the U-Net's grid, 8"),
         ("layout_hidden", 0, "1 or more"),
-        ("parametrization", "noise", "one of"),
         ("empty_probability", 1.0, "0 up to, not including, 1"),
         ("embedding_noise", -0.1, "0 or more"),
     ],
@@ -37,6 +38,28 @@ def test_impossible_values_are_refused_by_name(field, value, allowed):
         PixelDecoderConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"path": "ode"}, "path: found 'ode': expected flow or ddpm"),
+        ({"target": "noise"}, "target: found 'noise': expected one of sample on the path flow"),
+        ({"path": "ddpm", "schedule": "square"}, "schedule: found 'square': expected cosine or linear"),
+        ({"path": "ddpm", "loss_weight": "p2"}, "loss_weight: found 'p2': expected min_snr or uniform"),
+        ({"min_snr_gamma": 0.0}, "min_snr_gamma: found 0.0: expected above 0"),
+        ({"zero_terminal_snr": True}, "zero_terminal_snr: found True: expected false on the path flow"),
+        ({"path": "ddpm", "target": "noise", "zero_terminal_snr": True}, "expected false where target is noise"),
+    ],
+)
+def test_processes_without_a_meaning_are_refused(fields, fault):
+    with pytest.raises(ValueError, match=fault):
+        ProcessConfig(**fields)
+
+
+def test_an_unknown_kind_is_told_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"found kind 'magic': expected one of pixel_diffusion"):
+        make_decoder({"kind": "magic"})
+
+
 def test_it_can_be_read_without_torch():
-    probe = "import sys, models.decoders.config; sys.exit('torch' in sys.modules)"
+    probe = "import sys, models.decoders; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from dalle2_pytorch import DiffusionPrior, DiffusionPriorNetwork
+from dalle2_pytorch import DiffusionPrior, DiffusionPriorNetwork  # type: ignore[import-not-found]
 
 from benchmarks.prior_sides.case import NUM_TIMESTEPS, TEXT_DROPOUT, Case, serve
 

@@ -36,7 +36,7 @@ def generate_images(
 
 
 def _load(store: Store, record: dict[str, Any]) -> "TextToImage":
-    """Load the models of a run; whatever the run's own ``generate`` section says of solvers and CLIP holds."""
+    """Load the models of a run; whatever the run's own ``generate`` section says of solvers and encoders holds."""
     from stages.generate.stage import settings_of
     from stages.trained_models import load_text_to_image
 
@@ -51,7 +51,13 @@ def _load(store: Store, record: dict[str, Any]) -> "TextToImage":
         store.artifact(stage, record["plan"][stage]["fingerprint"]) for stage in ("train_prior", "train_decoder")
     )
     return load_text_to_image(
-        config.clip, prior, decoder, settings_of(config), batch_size=config.batch_size, device=_device(config)
+        config.clip,
+        prior,
+        decoder,
+        settings_of(config),
+        t5=config.t5,
+        batch_size=config.batch_size,
+        device=_device(config),
     )
 
 

@@ -1,6 +1,7 @@
 """The finished model as MLflow serves it: a folder with everything inside, and the object that predicts with it.
 
-The folder (bundle) holds bundle.json, prior/, decoder/ and clip/<number>/ for each CLIP model that came from a folder.
+The folder (bundle) holds bundle.json, prior/, decoder/, clip/<number>/ for each CLIP model that came from a folder, and
+t5/ where the prior reads the states of a T5 that did.
 ``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled.
 """
 
@@ -14,38 +15,60 @@ from typing import Any, Final
 import pandas as pd
 
 from stages.artifacts import Artifact
-from stages.encoders.config import ClipConfig, FolderClip
+from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
 from stages.errors import ArtifactError
 from stages.model_files import CONFIG, WEIGHTS
 from stages.text_to_image import SamplingSettings, TextToImage, encode_png
-from stages.trained_models import DECODER, PRIOR, load_text_to_image
+from stages.trained_models import DECODER, PRIOR, load_text_to_image, prior_text_encoders
 
 BUNDLE: Final = "bundle.json"
-FORMAT: Final = 1
+FORMAT: Final = 2
+T5: Final = "t5"
 
 #: How MLflow calls the type of each setting that ``predict`` takes beside the prompts.
 PARAM_TYPES: Final = {
     "seed": "long",
     "prior_steps": "long",
     "prior_guidance": "double",
+    "prior_sampler": "string",
+    "prior_variance": "string",
+    "prior_eta": "double",
+    "prior_guidance_rescale": "double",
     "decoder_steps": "long",
     "decoder_guidance": "double",
 }
 
 
 def write_bundle(
-    folder: Path, clip: ClipConfig, prior: Artifact, decoder: Artifact, settings: SamplingSettings, *, run: str
+    folder: Path,
+    clip: ClipConfig,
+    prior: Artifact,
+    decoder: Artifact,
+    settings: SamplingSettings,
+    *,
+    run: str,
+    t5: T5Source | None = None,
 ) -> None:
     """Gather a run's models in a folder that can be moved anywhere.
 
-    A CLIP model from a folder is copied; one that open_clip knows by name stays a name.
+    A CLIP or T5 model from a folder is copied; one that open_clip or transformers knows by name stays a name. ``t5``
+    says where the prior's T5 lies now, if not where it was in training.
+
+    Raises:
+        InputFault: the folder of the T5 is not there any more.
     """
     for artifact, name in ((prior, PRIOR), (decoder, DECODER)):
         (folder / name).mkdir(parents=True)
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
     models = [_gather_clip(folder, number, model) for number, model in enumerate(clip.models)]
-    document = {"format": FORMAT, "run": run, "clip": {"models": models}, "settings": asdict(settings)}
+    document = {
+        "format": FORMAT,
+        "run": run,
+        "clip": {"models": models},
+        "t5": _gather_t5(folder, prior, t5),
+        "settings": asdict(settings),
+    }
     (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -58,7 +81,20 @@ def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
     return description
 
 
-def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, float | int]]:
+def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[str, Any] | None:
+    """Copy the T5 that the prior reads, but for weights in formats that are never loaded; none if it reads none."""
+    encoders = prior_text_encoders(prior)
+    if T5 not in encoders:
+        return None
+    source = moved or T5Source.model_validate(encoders[T5]["source"])
+    if source.path is None:
+        return source.model_dump(mode="json")
+    check_t5(source, where="generate.t5")
+    shutil.copytree(source.path, folder / T5, ignore=shutil.ignore_patterns("*.bin", "*.h5", "*.msgpack", "*.ot"))
+    return {"path": T5}
+
+
+def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, float | int | str]]:
     """Return type and default of each setting that ``predict`` takes, for the model's signature."""
     defaults = {"seed": 0} | asdict(settings)
     return {name: (kind, defaults[name]) for name, kind in PARAM_TYPES.items()}
@@ -71,13 +107,15 @@ def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]
         ArtifactError: the folder is no bundle of this version.
     """
     document = _read_bundle(folder)
-    models = [_clip_in(folder, model) for model in document["clip"]["models"]]
+    models = [_below(folder, model) for model in document["clip"]["models"]]
+    t5 = document["t5"] and T5Source.model_validate(_below(folder, document["t5"]))
     source = Artifact(str(folder), "bundle", document["run"])
     system = load_text_to_image(
         ClipConfig.model_validate({"models": models}),
         source,
         source,
         SamplingSettings(**document["settings"]),
+        t5=t5,
         device=device,
     )
     return system, document["run"]
@@ -98,8 +136,9 @@ def _read_bundle(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _clip_in(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
-    return {**model, "path": str(folder / model["path"])} if model["kind"] == "folder" else dict(model)
+def _below(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model with its path, if it has one, in the bundle's folder."""
+    return {**model, "path": str(folder / model["path"])} if model.get("path") else dict(model)
 
 
 class TextToImagePredictor:
@@ -110,7 +149,7 @@ class TextToImagePredictor:
         self._run = run
 
     def predict(
-        self, prompts: pd.DataFrame | Sequence[str] | str, params: Mapping[str, float | int] | None = None
+        self, prompts: pd.DataFrame | Sequence[str] | str, params: Mapping[str, float | int | str] | None = None
     ) -> pd.DataFrame:
         """Draw one picture for each prompt.
 

@@ -47,5 +47,5 @@ def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
     settings = settings_of(config)
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(bundle, config.clip, prior, decoder, settings, run=plan.run)
+        write_bundle(bundle, config.clip, prior, decoder, settings, run=plan.run, t5=config.t5)
         tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(settings))

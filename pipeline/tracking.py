@@ -40,7 +40,7 @@ _STATE_TAG = "corgi.state"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
 
 Record = dict[str, Any]
-Serving = Mapping[str, tuple[str, float | int]]
+Serving = Mapping[str, tuple[str, float | int | str]]
 
 
 def default_tracking_uri(workspace: Path | None) -> str:

@@ -16,9 +16,10 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from models.decoders.sampling import DecoderSampling
-from models.priors.config import PriorSampling
+from models.priors.config import PriorSampling, Sampler, Variance
 from models.priors.text import TextFeatures
 from stages.encoders.clip import ClipEncoder, Images
+from stages.encoders.text import TextEncoder
 
 Embeddings = Float[Tensor, "batch embed"]
 Pictures = UInt8[np.ndarray, "batch height width 3"]
@@ -44,14 +45,33 @@ class DecoderSampler(Protocol):
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How pictures are drawn: solver steps and classifier-free guidance of both models."""
+    """How pictures are drawn: solver steps and classifier-free guidance of both models, and the prior's sampler.
+
+    It is flat because it is written into pictures and is what callers of a served model may change.
+    """
 
     prior_steps: int
     prior_guidance: float
     decoder_steps: int
     decoder_guidance: float
+    prior_sampler: Sampler = "ancestral"
+    prior_variance: Variance = "posterior"
+    prior_eta: float = 0.0
+    prior_guidance_rescale: float = 0.0
 
-    def replaced(self, changes: Mapping[str, float | int]) -> "SamplingSettings":
+    @property
+    def prior(self) -> PriorSampling:
+        """What of this concerns the prior."""
+        return PriorSampling(
+            num_steps=self.prior_steps,
+            sampler=self.prior_sampler,
+            variance=self.prior_variance,
+            eta=self.prior_eta,
+            guidance_scale=self.prior_guidance,
+            guidance_rescale=self.prior_guidance_rescale,
+        )
+
+    def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
         """Return the settings with some of them changed."""
         return SamplingSettings(**(asdict(self) | dict(changes)))
 
@@ -61,7 +81,7 @@ class TextToImage:
 
     def __init__(
         self,
-        encoder: ClipEncoder,
+        encoder: TextEncoder,
         prior: PriorSampler,
         decoder: DecoderSampler,
         settings: SamplingSettings,
@@ -70,7 +90,7 @@ class TextToImage:
         batch_size: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.encoder = encoder
+        self._encoder = encoder
         self.settings = settings
         self.resolution = resolution
         self._prior = prior
@@ -78,11 +98,16 @@ class TextToImage:
         self._batch_size = batch_size
         self._device = torch.device(device)
 
-    def with_settings(self, changes: Mapping[str, float | int]) -> "TextToImage":
+    @property
+    def encoder(self) -> ClipEncoder:
+        """The CLIP models."""
+        return self._encoder.clip
+
+    def with_settings(self, changes: Mapping[str, Any]) -> "TextToImage":
         """Return the same models with other settings."""
         settings = self.settings.replaced(changes)
         return TextToImage(
-            self.encoder,
+            self._encoder,
             self._prior,
             self._decoder,
             settings,
@@ -93,7 +118,7 @@ class TextToImage:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
         """Draw a picture for each prompt."""
-        return self.decode(self.imagine(self.encode(prompts), seeds), seeds)
+        return self.decode(self.imagine(prompts, seeds), seeds)
 
     def vary(self, images: Images, seeds: Sequence[int]) -> Pictures:
         """Draw a variation of each image: what its CLIP embedding keeps stays, the rest is new."""
@@ -105,41 +130,36 @@ class TextToImage:
         parts = [self.encoder.encode_texts(prompts[start : start + self._batch_size]) for start in starts]
         return torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
 
-    def imagine(self, text: Embeddings, seeds: Sequence[int]) -> Embeddings:
-        """Return the prior's image embeddings for text embeddings."""
+    def imagine(self, prompts: Sequence[str], seeds: Sequence[int]) -> Embeddings:
+        """Return the prior's image embeddings for prompts."""
 
-        def sample(part: Embeddings, part_seeds: Sequence[int]) -> Tensor:
-            return self._prior.sample(
-                TextFeatures(part),
-                [2 * seed for seed in part_seeds],  # even for the prior, odd for the decoder: no noise is shared
-                PriorSampling(num_steps=self.settings.prior_steps, guidance_scale=self.settings.prior_guidance),
-            )
+        def sample(start: int, end: int) -> Tensor:
+            text = self._encoder.encode(prompts[start:end]).features()
+            even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is shared
+            return self._prior.sample(text.to(self._device), even, self.settings.prior)
 
-        return self._in_batches(sample, text, seeds)
+        return self._in_batches(sample, len(prompts), seeds)
 
     def decode(self, embeddings: Embeddings, seeds: Sequence[int]) -> Pictures:
         """Return pictures for image embeddings."""
 
-        def sample(part: Embeddings, part_seeds: Sequence[int]) -> Tensor:
+        def sample(start: int, end: int) -> Tensor:
             pictures = self._decoder.sample(
-                part,
-                [2 * seed + 1 for seed in part_seeds],
+                embeddings[start:end].to(self._device),
+                [2 * seed + 1 for seed in seeds[start:end]],
                 DecoderSampling(num_steps=self.settings.decoder_steps, guidance_scale=self.settings.decoder_guidance),
             )
             return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-        return self._in_batches(sample, embeddings, seeds).numpy()
+        return self._in_batches(sample, len(embeddings), seeds).numpy()
 
     @torch.inference_mode()
-    def _in_batches(
-        self, sample: Callable[[Embeddings, Sequence[int]], Tensor], rows: Embeddings, seeds: Sequence[int]
-    ) -> Tensor:
-        if len(rows) != len(seeds):
-            raise ValueError(f"text_to_image: found {len(seeds)} seeds for {len(rows)} rows: give one seed per row")
-        starts = range(0, max(len(rows), 1), self._batch_size)
-        ends = ((start, start + self._batch_size) for start in starts)
-        parts = [sample(rows[start:end].to(self._device), seeds[start:end]).cpu() for start, end in ends]
-        return torch.cat(parts)
+    def _in_batches(self, sample: Callable[[int, int], Tensor], num: int, seeds: Sequence[int]) -> Tensor:
+        """Join what ``sample`` gives for each batch of rows, told by its first row and the one after its last."""
+        if num != len(seeds):
+            raise ValueError(f"text_to_image: found {len(seeds)} seeds for {num} rows: give one seed per row")
+        starts = range(0, max(num, 1), self._batch_size)
+        return torch.cat([sample(start, start + self._batch_size).cpu() for start in starts])
 
 
 def encode_png(picture: UInt8[np.ndarray, "height width 3"], about: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Load what the train_ stages made, and put it together to a system that draws pictures from text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from models.decoders.base import Decoder
 from models.priors import Prior, make_prior, settings_from_json
 from stages.artifacts import Artifact
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig
+from stages.encoders.config import ClipConfig, T5Source
+from stages.encoders.t5 import T5Encoder
+from stages.encoders.text import TextEncoder
 from stages.errors import ArtifactError
 from stages.model_files import load_model_config, load_model_state
 from stages.text_to_image import SamplingSettings, TextToImage
@@ -19,6 +21,7 @@ PRIOR = "prior"
 DECODER = "decoder"
 
 Clips = Sequence[dict[str, Any]]
+TextEncoders = Mapping[str, Mapping[str, Any]]
 
 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
@@ -37,20 +40,27 @@ def load_decoder(artifact: Artifact) -> tuple[Decoder, Clips]:
     return decoder, config["clip"]
 
 
+def prior_text_encoders(artifact: Artifact) -> TextEncoders:
+    """Return the identities of the encoders whose text states the prior reads, by name (t5, clip)."""
+    encoders: TextEncoders = load_model_config(artifact, PRIOR).get("text_encoders", {})
+    return encoders
+
+
 def load_text_to_image(
     clip: ClipConfig,
     prior_artifact: Artifact,
     decoder_artifact: Artifact,
     settings: SamplingSettings,
     *,
+    t5: T5Source | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> TextToImage:
-    """Load the whole system.
+    """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
 
     Raises:
-        InputFault: a CLIP model cannot be loaded.
-        ArtifactError: CLIP, prior and decoder do not belong together.
+        InputFault: a CLIP model or the T5 encoder cannot be loaded.
+        ArtifactError: CLIP, T5, prior and decoder do not belong together.
     """
     encoder = ClipEncoder(clip, device=device)
     prior, prior_clips = load_prior(prior_artifact)
@@ -58,7 +68,7 @@ def load_text_to_image(
     _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
     _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
     return TextToImage(
-        encoder,
+        _text_encoder(encoder, prior_text_encoders(prior_artifact), t5, device),
         prior.to(device),
         decoder.to(device),
         settings,
@@ -66,6 +76,31 @@ def load_text_to_image(
         batch_size=batch_size,
         device=device,
     )
+
+
+def _text_encoder(
+    clip: ClipEncoder, wanted: TextEncoders, t5: T5Source | None, device: torch.device | str
+) -> TextEncoder:
+    """Load the encoders that the prior was trained with.
+
+    Raises:
+        InputFault: one cannot be loaded.
+        ArtifactError: what is found is another one.
+    """
+    encoder, where = None, "generate.t5" if t5 is not None else "the prior's T5 (where it lies now: generate.t5)"
+    if "t5" in wanted:
+        source = t5 or T5Source.model_validate(wanted["t5"]["source"])
+        encoder = T5Encoder(source, max_length=int(wanted["t5"]["max_length"]), device=device, where=where)
+    clip_max_length = int(wanted["clip"]["max_length"]) if "clip" in wanted else None
+    text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
+    for name, found in text.identities.items():
+        if (found["digest"], found["width"]) != (wanted[name]["digest"], wanted[name]["width"]):
+            raise ArtifactError(
+                f"generate: the prior was trained on text states of {name} {_spell_states(wanted[name])}, but "
+                f"{_spell_states(found)} is there now: expected the same weights: set generate.t5 to the T5 of its "
+                "training, or train the prior anew"
+            )
+    return text
 
 
 def _load_weights(model: torch.nn.Module, artifact: Artifact, folder: str) -> None:
@@ -94,3 +129,7 @@ def _require_same(left: Clips, right: Clips, left_name: str, right_name: str) ->
 
 def _spell(clips: Clips) -> str:
     return " + ".join(f"{clip['reference']} ({clip['digest'][:8]})" for clip in clips)
+
+
+def _spell_states(encoder: Mapping[str, Any]) -> str:
+    return f"{encoder['reference']} ({encoder['digest'][:8]}, width {encoder['width']})"

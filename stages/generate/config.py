@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
-from stages.encoders.config import ClipConfig, check_clip
+from stages.encoders.config import ClipConfig, T5Source, check_clip, check_t5
+from stages.prior_sampling import PriorSamplingConfig
 
 SetName = Literal["prior", "text_embedding", "reconstruction"]
 SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
@@ -48,6 +49,7 @@ class GenerateConfig(StageConfig):
     """Draw pictures from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
+    code_version: ClassVar[int] = 2
     uses_gpu: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
@@ -59,8 +61,11 @@ class GenerateConfig(StageConfig):
         "drawn again from its embedding (kind scenes only); none: all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other pictures")
-    prior: SolverConfig = SolverConfig(num_steps=64)
+    prior: PriorSamplingConfig = PriorSamplingConfig()
     decoder: SolverConfig = SolverConfig(num_steps=20)
+    t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
+        None, description="where the T5 of the prior's training lies now, if it has moved; its weights are compared"
+    )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="pictures at a time")
 
     @property
@@ -91,7 +96,7 @@ class GenerateConfig(StageConfig):
         return self
 
     def check(self) -> None:
-        """Look whether the CLIP models and the file of prompts are there.
+        """Look whether the CLIP models, the T5 encoder and the file of prompts are there.
 
         Raises:
             InputFault: one is not, or the file has no such column.
@@ -99,5 +104,7 @@ class GenerateConfig(StageConfig):
         from stages.generate.prompts import read_prompts
 
         check_clip(self.clip)
+        if self.t5 is not None:
+            check_t5(self.t5, where="generate.t5")
         if isinstance(self.prompts, FilePrompts):
             read_prompts(self.prompts)

@@ -45,8 +45,8 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     """Draw what is not drawn yet.
 
     Raises:
-        InputFault: the prompts or the CLIP models cannot be read.
-        ArtifactError: prior, decoder and CLIP do not belong together.
+        InputFault: the prompts or the encoders cannot be read.
+        ArtifactError: prior, decoder and encoders do not belong together.
     """
     prompts = make_prompts(config.prompts)
     chunks = list(_chunks(config.chosen_sets, prompts))
@@ -63,6 +63,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
             inputs["train_prior"],
             inputs["train_decoder"],
             settings_of(config),
+            t5=config.t5,
             batch_size=config.batch_size,
             device=device,
         )
@@ -77,7 +78,16 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
 def settings_of(config: GenerateConfig) -> SamplingSettings:
     """Return the part of the section that says how pictures are drawn."""
     prior, decoder = config.prior, config.decoder
-    return SamplingSettings(prior.num_steps, prior.guidance_scale, decoder.num_steps, decoder.guidance_scale)
+    return SamplingSettings(
+        prior_steps=prior.num_steps,
+        prior_guidance=prior.guidance_scale,
+        decoder_steps=decoder.num_steps,
+        decoder_guidance=decoder.guidance_scale,
+        prior_sampler=prior.sampler,
+        prior_variance=prior.variance,
+        prior_eta=prior.eta,
+        prior_guidance_rescale=prior.guidance_rescale,
+    )
 
 
 def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chunk]:
@@ -106,8 +116,8 @@ def _embeddings(chunk: Chunk, system: TextToImage, seeds: Sequence[int]) -> Floa
     if chunk.set == "reconstruction":
         scenes = [Scene(**prompt.scene) for prompt in chunk.prompts if prompt.scene is not None]
         return system.encoder.encode_images(render_scenes(scenes, system.resolution))
-    text = system.encode([prompt.text for prompt in chunk.prompts])
-    return system.imagine(text, seeds) if chunk.set == "prior" else text
+    texts = [prompt.text for prompt in chunk.prompts]
+    return system.imagine(texts, seeds) if chunk.set == "prior" else system.encode(texts)
 
 
 def _describe(chunk: Chunk, number: int, prompt: Prompt, seed: int, settings: SamplingSettings) -> dict[str, Any]:

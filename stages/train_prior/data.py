@@ -108,9 +108,7 @@ class Pairs:
         return self._select(~chosen), self._select(chosen)
 
 
-def load_pairs(
-    config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()
-) -> tuple[Pairs, Pairs]:
+def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> tuple[Pairs, Pairs]:
     """Return the training pairs and the held-out ones, told apart by the hash of their images' keys.
 
     Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which

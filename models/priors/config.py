@@ -10,6 +10,7 @@ Variance = Literal["posterior", "large"]
 Target = Literal["sample", "noise", "velocity"]
 LossWeight = Literal["p2", "min_snr", "uniform"]
 Selection = Literal["means", "samples"]
+TEXT_ENCODERS = ("t5", "clip")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class TextStateSettings:
 class TransformerSettings:
     """Size of the network.
 
-    ``text_states`` names the text encoders whose token states come before all other tokens, in this order; without
+    ``text_states`` names the text encoders whose token states come before all other tokens, in the order of
+    TEXT_ENCODERS, in whatever order they are given (files of JSON have their keys sorted); without
     any, the caption enters by its CLIP embedding alone.
     """
 
@@ -78,6 +80,11 @@ class TransformerSettings:
     qk_norm: bool = False
     gradient_checkpointing: bool = False
     text_states: dict[str, TextStateSettings] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Bring the text encoders into their order."""
+        names = sorted(self.text_states, key=lambda name: (*TEXT_ENCODERS, name).index(name))
+        object.__setattr__(self, "text_states", {name: self.text_states[name] for name in names})
 
 
 @dataclass(frozen=True)

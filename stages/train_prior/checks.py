@@ -5,6 +5,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from models.priors.config import TEXT_ENCODERS
 from stages.artifacts import Artifact
 from stages.embeddings import clip_identity, text_state_identities
 from stages.errors import ArtifactError, InputFault
@@ -20,7 +21,7 @@ def text_state_names(config: PriorConfig, embeddings: Artifact) -> list[str]:
     if not isinstance(config, TrainedPriorConfig):
         return []
     wanted = text_state_identities(embeddings) if config.text_states is None else config.text_states
-    return [name for name in ("t5", "clip") if name in wanted]
+    return [name for name in TEXT_ENCODERS if name in wanted]
 
 
 def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussians: Artifact | None) -> None:

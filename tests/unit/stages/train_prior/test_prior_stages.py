@@ -2,73 +2,34 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.priors import PriorSampling, TextFeatures
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.artifacts import Output
+from stages.contract import StageContext
 from stages.errors import InputFault
 from stages.events import Event, Metrics, Picture
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.train_prior import stage as train_prior
-from stages.train_prior.config import TrainPriorConfig
 from stages.trained_models import load_prior
-
-DIM, ROWS, SHARDS = 6, 60, 3
-
-
-def context(events: list[Event] | None = None) -> StageContext:
-    emit = (lambda event: None) if events is None else events.append
-    return StageContext(emit, map_in_process, launch_in_process, GrantedResources())
-
-
-def make_embeddings(folder: Path, *, captioned: bool = True, rows: int = ROWS) -> Output:
-    output = Output(str(folder / "emb"), "embed_clip", "e0")
-    rng = np.random.default_rng(0)
-    for shard in range(SHARDS):
-        name = f"{shard:05d}"
-        image = rng.normal(size=(rows, DIM)) * 2 + 1
-        text = image[:, ::-1] + 0.1
-        has = np.arange(rows) % 2 == 0 if captioned else np.zeros(rows, dtype=bool)
-        text[~has] = np.nan
-        for kind, values in (("img_emb", image), ("text_emb", text)):
-            with output.writing(f"{kind}/{kind}_{name}.npy") as path, path.open("wb") as file:
-                np.save(file, values.astype(np.float16))
-        captions = ["a thing" if one else None for one in has]
-        keys = [f"{name}{row:05d}" for row in range(rows)]
-        with output.writing(f"metadata/metadata_{name}.parquet") as path:
-            pq.write_table(pa.table({"key": keys, "caption": captions, "has_caption": has}), path)
-        output.finish_unit(name, {"rows": rows, "captioned": int(has.sum()), "failures": {}})
-    output.write_json("clips.json", [{"reference": "r", "digest": "d", "embed_dim": DIM, "image_size": 8}])
-    return output
-
-
-def fit(folder: Path, embeddings: Artifact, **changes: Any) -> Output:
-    output = Output(str(folder), "fit_gaussians", "g0")
-    config = FitGaussiansConfig(**({"num_gaussians": 4} | changes))
-    fit_gaussians.run(config, {"embed_clip": embeddings}, output, context())
-    return output
-
-
-def prior_config(kind: str = "shifted", **changes: Any) -> Any:
-    section = {
-        "kind": kind,
-        "network": {"width": 16, "num_layers": 1, "num_heads": 2},
-        "validation": {"num_steps": [1, 4], "fraction": 0.3},
-        "training": {"num_steps": 8, "batch_size": 16, "log_interval": 4, "precision": "float32"},
-    }
-    return TypeAdapter(TrainPriorConfig).validate_python(section | changes)
+from tests.factories import make_context
+from tests.unit.stages.train_prior.pieces import (
+    DIM,
+    ROWS,
+    SHARDS,
+    context,
+    fit,
+    inputs_for,
+    make_embeddings,
+    prior_config,
+)
 
 
 def test_gaussians_cover_all_embeddings_and_repeat_themselves(tmp_path: Path) -> None:
@@ -81,6 +42,14 @@ def test_gaussians_cover_all_embeddings_and_repeat_themselves(tmp_path: Path) ->
     assert one.read_json("fit.json")["embeddings"] == ROWS * SHARDS
     assert one.local("gaussians.safetensors").read_bytes() == other.local("gaussians.safetensors").read_bytes()
     assert not one.exists("checkpoints")
+
+
+def test_gaussians_say_of_which_clip_they_are(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path)
+    fitted = fit(tmp_path / "g", embeddings)
+    assert fitted.read_json("fit.json")["clip"] == embeddings.read_json("clips.json")
+    with safe_open(fitted.local("gaussians.safetensors"), framework="pt") as file:
+        assert json.loads(file.metadata()["clip"]) == embeddings.read_json("clips.json")
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_gaussians(tmp_path: Path) -> None:
@@ -111,23 +80,39 @@ def test_more_gaussians_than_images_is_an_error(tmp_path: Path) -> None:
         fit(tmp_path / "g", embeddings, num_gaussians=7)
 
 
-@pytest.mark.parametrize("kind", ["shifted", "gaussian"])
-def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str) -> None:
-    inputs: dict[str, Artifact] = {"embed_clip": make_embeddings(tmp_path)}
-    if kind == "shifted":
-        inputs["fit_gaussians"] = fit(tmp_path / "g", inputs["embed_clip"])
-    output, events = Output(str(tmp_path / "p"), "train_prior", "p0"), []
+@pytest.mark.parametrize(("kind", "steps"), [("shifted", 4), ("gaussian", 4), ("autoregressive", 4), ("identity", 0)])
+def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int) -> None:
+    inputs = inputs_for(kind, tmp_path)
+    output = Output(str(tmp_path / "p"), "train_prior", "p0")
+    events: list[Event] = []
     summary = train_prior.run(prior_config(kind), inputs, output, context(events))
     prior, clips = load_prior(output)
-    assert prior.bank.num_gaussians == (4 if kind == "shifted" else 1)
+    assert prior.settings.kind == kind
     assert clips == inputs["embed_clip"].read_json("clips.json")
-    assert prior.sample(TextFeatures(torch.ones(2, DIM)), [1, 2], PriorSampling(num_steps=2)).isfinite().all()
+    drawn = prior.sample(
+        TextFeatures(torch.arange(2 * DIM).reshape(2, DIM).float()), [1, 2], PriorSampling(num_steps=2)
+    )
+    assert drawn.shape == (2, DIM)
+    assert drawn.isfinite().all()
     assert summary.counts["captioned"] == ROWS * SHARDS // 2
     assert summary.counts["training_pairs"] + summary.counts["held_out_pairs"] == ROWS * SHARDS // 2
-    by_steps = json.loads(output.local("validation.json").read_text())["by_steps"]
-    assert by_steps["steps_4"]["cosine_true"] == summary.metrics["cosine_true"]
-    assert summary.metrics["cosine_true/steps_1"] == by_steps["steps_1"]["cosine_true"]
-    assert any(isinstance(event, Picture) and event.png.startswith(b"\x89PNG") for event in events)
+    by_steps = output.read_json("validation.json")["by_steps"]
+    assert by_steps[f"steps_{steps}"]["cosine_true"] == summary.metrics["cosine_true"]
+    assert summary.metrics[f"diversity/steps_{steps}"] == by_steps[f"steps_{steps}"]["diversity"]
+    pictures = {event.name for event in events if isinstance(event, Picture) and event.png.startswith(b"\x89PNG")}
+    diffusion = kind in ("shifted", "gaussian")
+    assert pictures == ({"held_out_by_sampling_steps", "held_out_by_time_step"} if diffusion else set())
+
+
+def test_the_identity_prior_starts_no_training(tmp_path: Path) -> None:
+    config = prior_config("identity")
+    output = Output(str(tmp_path / "p"), "train_prior", "p0")
+    summary = train_prior.run(
+        config, inputs_for("identity", tmp_path), output, make_context()
+    )  # which refuses to train
+    assert config.work == "single"
+    assert summary.metrics["diversity"] == pytest.approx(0)
+    assert not output.exists("checkpoints")
 
 
 def test_a_prior_without_captions_says_what_to_set(tmp_path: Path) -> None:
@@ -139,12 +124,3 @@ def test_a_prior_without_captions_says_what_to_set(tmp_path: Path) -> None:
     config = prior_config("gaussian", captions={"fraction": 0.0})
     with pytest.raises(InputFault, match=r"fraction 0.0\): expected at least 4: raise captions.fraction"):
         train_prior.run(config, inputs, output, context())
-
-
-def test_impossible_sections_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"multiple of 2 x num_heads"):
-        prior_config(network={"width": 10, "num_heads": 4})
-    with pytest.raises(ValidationError, match=r"ascending order"):
-        prior_config(validation={"num_steps": [4, 1]})
-    with pytest.raises(ValidationError, match=r"at most schedule.num_timesteps"):
-        prior_config(schedule={"num_timesteps": 2})

@@ -1,0 +1,57 @@
+"""Sections of train_prior: what they turn into, and what is refused."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.priors import TextStateSettings, TransformerSettings
+from models.priors.sizes import settings_of_size
+from stages.prior_sampling import PriorSamplingConfig
+from stages.train_prior.config import NetworkConfig
+from tests.unit.stages.train_prior.pieces import prior_config
+
+
+def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
+    assert NetworkConfig().settings() == settings_of_size("tiny")
+    states = {"t5": TextStateSettings(8, 5)}
+    network = NetworkConfig(size="small", num_layers=2, qk_norm=True, gradient_checkpointing=True).settings(states)
+    assert (network.width, network.num_layers, network.num_heads) == (2048, 2, 32)
+    assert network.qk_norm
+    assert network.gradient_checkpointing
+    assert network.text_states == states
+    numbers = {"width": 24, "num_layers": 1, "num_heads": 3, "feed_forward_factor": 2.0}
+    assert NetworkConfig(size=None, **numbers).settings() == TransformerSettings(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("gaussian", {"network": {"width": 10, "num_heads": 4}}, "multiple of 2 x num_heads"),
+        ("gaussian", {"network": {"size": "base", "num_heads": 7}}, "width is 768 with num_heads 7"),
+        ("gaussian", {"network": {"size": None, "width": 8}}, "feed_forward_factor, num_heads, num_layers not given"),
+        ("gaussian", {"validation": {"num_steps": [4, 1]}}, "ascending order"),
+        ("gaussian", {"schedule": {"num_timesteps": 2}}, "at most schedule.num_timesteps"),
+        ("gaussian", {"kappa": 2.0}, "kappa"),
+        ("gaussian", {"noise_scale": 0.0}, "greater than 0"),
+        ("gaussian", {"text_states": ["t5", "t5"]}, "each of t5 and clip once"),
+        ("gaussian", {"validation": {"eta": 0.5}}, "eta is 0.5 with sampler ancestral"),
+        ("shifted", {"noise_scale": 1.0}, "noise_scale"),
+        ("shifted", {"selection": "best"}, "'means' or 'samples'"),
+        ("autoregressive", {"validation": {"num_steps": [4]}}, "num_steps"),
+        ("identity", {"training": {}}, "training"),
+        ("magic", {}, "'shifted', 'gaussian', 'autoregressive', 'identity'"),
+    ],
+)
+def test_impossible_sections_are_refused(kind: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        prior_config(kind, **changes)
+
+
+def test_sampling_settings_are_the_models_own() -> None:
+    config = PriorSamplingConfig(num_steps=7, sampler="ddim", eta=0.5, guidance_scale=2.0, guidance_rescale=0.7)
+    settings = config.settings()
+    for name, value in config.model_dump().items():
+        assert getattr(settings, name) == value
+    with pytest.raises(ValidationError, match="variance is large with sampler ddim"):
+        PriorSamplingConfig(sampler="ddim", variance="large")

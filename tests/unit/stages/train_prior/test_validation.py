@@ -1,0 +1,157 @@
+"""What validation reports, and that it is kept when training is broken off."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.mapping import map_in_process
+from cluster.training import launch_in_process
+from models.gaussians import GaussianBank
+from models.priors import (
+    DiffusionPrior,
+    DiffusionPriorSettings,
+    IdentityPriorSettings,
+    Prior,
+    ScheduleSettings,
+    TransformerSettings,
+    make_prior,
+)
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext
+from stages.events import Event, Metrics, Progress
+from stages.model_files import load_model_state
+from stages.train_prior import stage as train_prior
+from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
+from stages.train_prior.data import CaptionStates, Pairs
+from stages.train_prior.validation import judge
+from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
+
+
+def make_pairs(count: int, *, text_is_image: bool = False) -> Pairs:
+    image = torch.randn(count, DIM, generator=torch.Generator().manual_seed(0)) + 0.5
+    rows = torch.arange(count + 1)
+    return Pairs(
+        image, image.clone() if text_is_image else image.flip(1), rows, CaptionStates({}, rows[:-1], rows[:-1])
+    )
+
+
+def make_diffusion_prior(pairs: Pairs) -> Prior:
+    network = TransformerSettings(width=16, num_layers=1, num_heads=2)
+    settings = DiffusionPriorSettings("gaussian", DIM, schedule=ScheduleSettings(num_timesteps=20), network=network)
+    torch.manual_seed(0)
+    prior = make_prior(settings, GaussianBank.standard(DIM))
+    prior.measure(pairs.image, pairs.text)
+    assert isinstance(prior, DiffusionPrior)
+    torch.nn.init.normal_(prior.network.answer.weight)  # untrained, it answers every caption with the mean
+    return prior.eval()
+
+
+def test_a_perfect_prior_gets_perfect_marks() -> None:
+    pairs = make_pairs(40, text_is_image=True)
+    found = judge(make_prior(IdentityPriorSettings(DIM)), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
+    (steps, report), reference = next(iter(found.by_steps.items())), found.reference
+    assert (steps, found.by_time) == (0, {})
+    for name in ("cosine_true", "cosine_true_block_1", "norm_ratio", "variance_ratio", "retrieval_at_1"):
+        assert report[name] == pytest.approx(1)
+    assert report["cosine_unrelated"] == pytest.approx(reference["cosine_unrelated"])
+    assert report["frechet"] == pytest.approx(reference["frechet"])
+    assert report["mmd"] == pytest.approx(0, abs=1e-9)
+    assert report["diversity"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_way_ends_at_the_answer() -> None:
+    pairs = make_pairs(600)  # more than are sampled at a time
+    config = DiffusionValidationConfig(num_steps=(2, 5), samples_per_caption=3)
+    found = judge(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    assert list(found.by_steps) == [2, 5]
+    assert list(found.by_time) == [20, 16, 12, 8, 4]
+    last, report = found.by_time[4], found.by_steps[5]
+    assert last["cosine_z_0"] == pytest.approx(report["cosine_true"], abs=1e-6)
+    assert last["cosine_z_0_unrelated"] == pytest.approx(report["cosine_unrelated"], abs=1e-6)
+    assert abs(found.by_time[20]["cosine_z_t"]) < 0.15  # nothing but noise
+    assert report["diversity"] > 1e-3
+    metrics = found.metrics()
+    assert metrics["cosine_true"] == metrics["cosine_true/steps_5"] == report["cosine_true"]
+    assert metrics["cosine_z_t/time_16"] == found.by_time[16]["cosine_z_t"]
+    assert metrics["reference/frechet"] == found.reference["frechet"]
+
+
+def test_one_sample_has_no_diversity_and_three_pairs_no_distances() -> None:
+    pairs = make_pairs(3)
+    config = DiffusionValidationConfig(num_steps=(2,), samples_per_caption=1)
+    found = judge(make_diffusion_prior(pairs), pairs, config, block_dims=[6], seed=0)
+    assert not {"diversity", "frechet", "mmd"} & set(found.by_steps[2])
+    assert found.reference == {}
+
+
+class Killed(Exception):
+    pass
+
+
+def run(
+    folder: Path,
+    inputs: Mapping[str, Artifact],
+    *,
+    killed_at: int | None = None,
+    separation: float = 1.0,
+    **training: Any,
+) -> Output:
+    section = {"num_steps": 10, "batch_size": 16, "log_interval": 1, "precision": "float32", "learning_rate": 0.01,
+               "checkpoint_interval": 4, "validation_interval": 3}  # fmt: skip
+    config = prior_config("shifted", learnable=True, separation_weight=separation, training=section | training)
+    output = Output(str(folder), "train_prior", "p0")
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == killed_at:
+            raise Killed
+
+    stopping = StageContext(emit, map_in_process, launch_in_process)
+    if killed_at is None:
+        train_prior.run(config, inputs, output, context())
+    else:
+        with pytest.raises(Killed):
+            train_prior.run(config, inputs, output, stopping)
+    return output
+
+
+def test_validations_are_kept_over_a_resume(tmp_path: Path) -> None:
+    inputs = inputs_for("shifted", tmp_path)
+    whole = run(tmp_path / "whole", inputs)
+    run(tmp_path / "cut", inputs, killed_at=8)
+    left = Output(str(tmp_path / "cut"), "train_prior", "p0").read_json("validation.json")
+    assert {name for name in left if name.startswith("validation_")} == {"validation_3", "validation_6"}
+    cut = run(tmp_path / "cut", inputs)
+    expected, found = whole.read_json("validation.json"), cut.read_json("validation.json")
+    assert found == expected
+    assert {n for n in found if n.startswith("validation_")} == {f"validation_{step}" for step in (3, 6, 9, 10)}
+    assert found["validation_10"] == {name: found[name] for name in ("by_steps", "by_time", "reference")}
+    assert found["validation_3"]["by_steps"] != found["validation_10"]["by_steps"]
+    weights, same = (load_model_state(output, "prior") for output in (whole, cut))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)  # bit by bit, with learnable Gaussians
+
+
+@pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 2, "gradient_accumulation": 2}])
+def test_zero_trains_learnable_gaussians_alike(tmp_path: Path, changes: dict[str, int]) -> None:
+    inputs = inputs_for("shifted", tmp_path)
+    outputs = [  # no separation: the one term that depends on the parts of a batch
+        run(tmp_path / str(n), inputs, separation=0.0, validation_interval=None, **c)
+        for n, c in enumerate(({}, changes))
+    ]
+    plain, other = (load_model_state(output, "prior")["bank.mean_offset"] for output in outputs)
+    assert plain.abs().max() > 1e-2
+    torch.testing.assert_close(other, plain, rtol=0, atol=1e-4)
+
+
+def test_half_precision_learns(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "p"), "train_prior", "p0")
+    events: list[Event] = []
+    training = {"num_steps": 40, "batch_size": 32, "learning_rate": 0.01, "log_interval": 10, "precision": "bfloat16",
+                "zero_stage": 1}  # fmt: skip
+    train_prior.run(
+        prior_config("gaussian", training=training), inputs_for("gaussian", tmp_path), output, context(events)
+    )
+    losses = [event.values["loss"] for event in events if isinstance(event, Metrics) and "loss" in event.values]
+    assert losses[-1] < 0.8 * losses[0]

@@ -118,8 +118,10 @@ class PatchDiscriminator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """What each term counts, beside the mean absolute error, which counts 1."""
+    """What each term counts."""
 
+    absolute: float = 1.0
+    square: float = 0.0
     perceptual: float = 1.0
     kl: float = 1e-6
     """Of the divergence in nats per number of the picture."""
@@ -153,8 +155,9 @@ class AutoencoderLoss(nn.Module):
         images = batch["images"].permute(0, 3, 1, 2).float() / 127.5 - 1
         reconstruction, terms = self._reconstruct(images, batch)
         loss = terms.pop("bottleneck")
-        terms["absolute_error"] = (reconstruction - images).abs().mean((1, 2, 3))
-        loss = loss + terms["absolute_error"]
+        error = reconstruction - images
+        terms |= {"absolute_error": error.abs().mean((1, 2, 3)), "square_error": error.square().mean((1, 2, 3))}
+        loss = loss + self.weights.absolute * terms["absolute_error"] + self.weights.square * terms["square_error"]
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(reconstruction, images)
             loss = loss + self.weights.perceptual * terms["perceptual"]

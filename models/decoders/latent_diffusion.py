@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoders.autoencoder import make_autoencoder
+from models.decoders.autoencoder import Autoencoder, make_autoencoder
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.latent_config import LatentDecoderConfig
@@ -93,12 +93,18 @@ class LatentDecoder(Decoder):
 
     config: LatentDecoderConfig
 
-    def __init__(self, config: LatentDecoderConfig) -> None:
-        """Build both with random weights."""
+    def __init__(
+        self,
+        config: LatentDecoderConfig,
+        *,
+        denoiser: LatentDenoiser | None = None,
+        autoencoder: Autoencoder | None = None,
+    ) -> None:
+        """Put both together; what is not given is built with random weights."""
         super().__init__()
         self.config = config
-        self.denoiser = LatentDenoiser(config)
-        self.autoencoder = make_autoencoder(config.autoencoder)
+        self.denoiser = LatentDenoiser(config) if denoiser is None else denoiser
+        self.autoencoder = make_autoencoder(config.autoencoder) if autoencoder is None else autoencoder
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,6 +80,34 @@ class CodeTransformer(nn.Module):
             tokens.append(self.text.token_states(u_text))
         return Conditions(torch.cat(tokens, dim=1), layout)
 
+    def loss(
+        self,
+        codes: Codes,
+        embeddings: Embeddings,
+        *,
+        blur: Embeddings,
+        dropout: Float[Tensor, "batch"],
+        text: Embeddings | None = None,
+        has_text: Bool[Tensor, "batch"] | None = None,
+    ) -> dict[str, Float[Tensor, "batch"]]:
+        """Return "loss", the mean cross-entropy of every sample's codes in nats, and "accuracy" of the likeliest code.
+
+        ``blur`` is standard normal; ``dropout``, uniform in [0, 1), makes all conditions of a sample the empty ones
+        where it is below the threshold. Where ``has_text`` is false, the text is the empty one.
+        """
+        u_image = None if self.image is None else self.image.in_training(embeddings, blur, dropout)
+        u_text = None
+        if self.text is not None:
+            if text is None or has_text is None:
+                raise ValueError(
+                    "CodeTransformer.loss: text_dim is above 0, but no text is given: give text and has_text"
+                )
+            known = torch.where(has_text[:, None], text, 0.0)  # the rows without a caption hold no numbers
+            u_text = self.text.drop(self.text.standardize(known), ~has_text | (dropout < self.text.empty_probability))
+        logits = self(codes, self.conditions(u_image, u_text)).float()
+        entropy = F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
+        return {"loss": entropy, "accuracy": (logits.argmax(-1) == codes).float().mean(1)}
+
     def next_logits(
         self, code: Int[Tensor, "batch"] | None, place: int, conditions: Conditions, cache: KeyValueCache
     ) -> Float[Tensor, "batch code"]:
@@ -105,12 +133,18 @@ class VQDecoder(Decoder):
 
     config: VQDecoderConfig
 
-    def __init__(self, config: VQDecoderConfig) -> None:
-        """Build both with random weights."""
+    def __init__(
+        self,
+        config: VQDecoderConfig,
+        *,
+        transformer: CodeTransformer | None = None,
+        autoencoder: VQAutoencoder | None = None,
+    ) -> None:
+        """Put both together; what is not given is built with random weights."""
         super().__init__()
         self.config = config
-        self.transformer = CodeTransformer(config)
-        self.autoencoder = VQAutoencoder(config.autoencoder)
+        self.transformer = CodeTransformer(config) if transformer is None else transformer
+        self.autoencoder = VQAutoencoder(config.autoencoder) if autoencoder is None else autoencoder
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize image embeddings by the training set's mean and deviation; they are saved with the weights."""

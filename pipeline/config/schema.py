@@ -8,10 +8,12 @@ from stages.captions import CaptionsConfig
 from stages.contract import ConfigModel, ExternalPath, StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
+from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encoders.config import ClipConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.generate.config import GenerateConfig
+from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_clip.config import TrainClipConfig
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_prior.config import TrainPriorConfig
@@ -23,6 +25,8 @@ STAGES = (
     "embed_clip",
     "fit_gaussians",
     "train_prior",
+    "train_autoencoder",
+    "encode_latents",
     "train_decoder",
     "generate",
     "evaluate",
@@ -72,6 +76,8 @@ class RunConfig(ConfigModel):
     embed_clip: EmbedClipConfig | None = None
     fit_gaussians: FitGaussiansConfig | None = None
     train_prior: TrainPriorConfig | None = None
+    train_autoencoder: TrainAutoencoderConfig | None = None
+    encode_latents: EncodeLatentsConfig | None = None
     train_decoder: TrainDecoderConfig | None = None
     generate: GenerateConfig | None = None
     evaluate: EvaluateConfig | None = None

@@ -1,5 +1,13 @@
 """Which kind of decoder to train; each kind's own settings are in its folder."""
 
-from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from typing import Annotated
 
-TrainDecoderConfig = PixelDiffusionConfig  # a union on `kind`, Annotated[A | B, Field(discriminator="kind")]
+from pydantic import Field
+
+from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
+from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
+
+TrainDecoderConfig = Annotated[
+    PixelDiffusionConfig | LatentDiffusionConfig | VQAutoregressiveConfig, Field(discriminator="kind")
+]

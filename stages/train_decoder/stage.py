@@ -33,3 +33,11 @@ def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "De
             from stages.train_decoder.pixel_diffusion.task import PixelDiffusionTask
 
             return PixelDiffusionTask(config, inputs)
+        case "latent_diffusion":
+            from stages.train_decoder.latent_diffusion.task import LatentDiffusionTask
+
+            return LatentDiffusionTask(config, inputs)
+        case "vq_autoregressive":
+            from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
+
+            return VQAutoregressiveTask(config, inputs)

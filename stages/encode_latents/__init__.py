@@ -1,0 +1,1 @@
+"""Encode every picture once, so that latent decoders train without an encoder."""

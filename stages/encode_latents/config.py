@@ -1,0 +1,79 @@
+"""Which autoencoder encodes the pictures, and how the latents are kept."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from stages.contract import ExternalPath, RuntimeOnly, StageConfig, content_digest
+from stages.errors import InputFault
+
+VAE = "vae"
+
+
+class EncodeLatentsBase(StageConfig):
+    """What both kinds are told."""
+
+    stage: ClassVar[str] = "encode_latents"
+    uses_gpu: ClassVar[bool] = True
+
+    gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "bfloat16", description="of the arithmetic on a GPU; on a CPU it is float32"
+    )
+    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="pictures at a time")
+
+
+class EncodeByAutoencoder(EncodeLatentsBase):
+    """Encode by the autoencoder that train_autoencoder made, at its own resolution."""
+
+    kind: Literal["autoencoder"]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The images and the autoencoder."""
+        return ("download_shards", "train_autoencoder")
+
+
+class EncodeByStableDiffusion(EncodeLatentsBase):
+    """Encode by the autoencoder of a Stable Diffusion checkpoint in diffusers' format."""
+
+    kind: Literal["stable_diffusion"]
+    path: Annotated[ExternalPath | None, RuntimeOnly()] = Field(
+        None, description="folder of the checkpoint, which holds a folder vae"
+    )
+    name: str | None = Field(None, description="or its name on the Hugging Face hub")
+    resolution: PositiveInt = Field(512, description="side of the pictures in pixels")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EncodeByStableDiffusion":
+        if (self.path is None) == (self.name is None):
+            found = "neither" if self.path is None else "both"
+            raise ValueError(f"found {found} path and name: allowed is one of them, where the checkpoint is to be had")
+        return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The images."""
+        return ("download_shards",)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on: of a checkpoint's folder, its autoencoder alone.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        return super().identity() | ({} if self.path is None else {"path": content_digest(self.path / VAE)})
+
+    def check(self) -> None:
+        """Look whether the checkpoint is there.
+
+        Raises:
+            InputFault: the folder holds no autoencoder.
+        """
+        if self.path is not None and not (self.path / VAE / "config.json").is_file():
+            raise InputFault(
+                f"encode_latents.path: {self.path} has no {VAE}/config.json: expected a Stable Diffusion checkpoint in "
+                "the format that diffusers saves: convert it, or name another folder"
+            )
+
+
+EncodeLatentsConfig = Annotated[EncodeByAutoencoder | EncodeByStableDiffusion, Field(discriminator="kind")]

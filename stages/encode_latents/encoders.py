@@ -1,0 +1,126 @@
+"""The two sources of latents behind one call."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.decoders.autoencoder import VQAutoencoder
+from stages.artifacts import Artifact
+from stages.autoencoders import load_autoencoder
+from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStableDiffusion
+from stages.errors import InputFault
+
+Images = Float[Tensor, "batch 3 height width"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents of a batch, and the codes nearest to them where the autoencoder has a codebook."""
+
+    latents: Float[Tensor, "batch channel row column"]
+    codes: Int[Tensor, "batch row column"] | None = None
+
+
+class PictureEncoder(Protocol):
+    """An autoencoder's first half."""
+
+    resolution: int
+    shape: tuple[int, int, int]
+    num_codes: int | None
+    scale_factor: float | None
+    """The factor and shift that models of these latents were trained with; none: to be measured."""
+    shift: float
+    identity: dict[str, Any]
+
+    def encode(self, images: Images) -> Encoded:
+        """Encode pictures in [-1, 1]."""
+        ...
+
+
+class TrainedEncoder:
+    """The autoencoder of train_autoencoder."""
+
+    scale_factor = None
+    shift = 0.0
+
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        """Load it."""
+        self._model = load_autoencoder(artifact).to(device)
+        config = self._model.config
+        self.resolution, self.shape = config.resolution, config.latent_shape
+        self.num_codes = config.num_codes if config.kind == "vq" else None
+        self.identity = {"reference": "train_autoencoder", "digest": weights_digest(self._model)}
+
+    def encode(self, images: Images) -> Encoded:
+        """Encode pictures in [-1, 1]."""
+        latents = self._model.encode(images).float()
+        codes = self._model.codebook.nearest(latents) if isinstance(self._model, VQAutoencoder) else None
+        return Encoded(latents, codes)
+
+
+class StableDiffusionEncoder:
+    """The autoencoder of a Stable Diffusion checkpoint; latents are the means of its posterior."""
+
+    num_codes = None
+
+    def __init__(self, config: EncodeByStableDiffusion, device: str) -> None:
+        """Load it.
+
+        Raises:
+            InputFault: diffusers cannot load it, or pictures of this resolution do not fit it.
+        """
+        self._model = _load_vae(config).to(device)
+        options = self._model.config
+        factor = 2 ** (len(options.block_out_channels) - 1)
+        if config.resolution % factor:
+            raise InputFault(
+                f"encode_latents.resolution: found {config.resolution}: expected a multiple of {factor}, which is how "
+                "many pixels a latent of this checkpoint is wide: change it"
+            )
+        side = config.resolution // factor
+        self.resolution, self.shape = config.resolution, (int(options.latent_channels), side, side)
+        self.scale_factor = float(options.scaling_factor)
+        self.shift = float(options.shift_factor or 0.0)
+        self.identity = {"reference": config.name or str(config.path), "digest": weights_digest(self._model)}
+
+    def encode(self, images: Images) -> Encoded:
+        """Encode pictures in [-1, 1]."""
+        return Encoded(self._model.encode(images).latent_dist.mean.float())
+
+
+def make_encoder(
+    config: EncodeByAutoencoder | EncodeByStableDiffusion, inputs: Mapping[str, Artifact], device: str
+) -> PictureEncoder:
+    """Load the encoder that the configuration names."""
+    if isinstance(config, EncodeByAutoencoder):
+        return TrainedEncoder(inputs["train_autoencoder"], device)
+    return StableDiffusionEncoder(config, device)
+
+
+def _load_vae(config: EncodeByStableDiffusion) -> Any:
+    from diffusers import AutoencoderKL
+
+    source = config.name or str(config.path)
+    try:
+        model = AutoencoderKL.from_pretrained(source, subfolder=VAE, torch_dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputFault(
+            f"encode_latents: diffusers cannot load the autoencoder of {source} ({reason}): expected a Stable "
+            "Diffusion checkpoint in diffusers' format: where there is no network, copy it and give its folder (path)"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Train the first stage of latent decoders: pictures to latents and back."""

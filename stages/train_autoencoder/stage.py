@@ -1,0 +1,33 @@
+"""Train the autoencoder on all images."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stages.artifacts import Artifact, Output
+from stages.contract import StageContext, StageSummary
+from stages.train_autoencoder.config import TrainKLConfig, TrainVQConfig
+from stages.training.launch import train
+
+if TYPE_CHECKING:
+    from stages.train_autoencoder.task import AutoencoderTask
+
+
+def run(
+    config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
+) -> StageSummary:
+    """Train, or go on training, and leave the autoencoder in autoencoder/.
+
+    Raises:
+        InputFault: there are no images, or the batch does not divide among the workers.
+    """
+    make = partial(make_task, config, inputs["download_shards"])
+    result = train(make, config.training, seed=config.seed, output=output, context=context)
+    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics)
+
+
+def make_task(config: TrainKLConfig | TrainVQConfig, shards: Artifact) -> "AutoencoderTask":
+    """Make the task in a training process."""
+    from stages.train_autoencoder.task import AutoencoderTask
+
+    return AutoencoderTask(config, shards)

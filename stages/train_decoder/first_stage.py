@@ -1,0 +1,90 @@
+"""What the kinds share that are trained on encoded pictures: latents or codes in place of pixels."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from models.decoders.autoencoder import KLAutoencoder, VQAutoencoder
+from models.decoders.autoencoder_config import AutoencoderConfig
+from models.decoders.base import to_bytes
+from stages.autoencoders import load_autoencoder
+from stages.decoder_training.task import DecoderTask, PictureRows, Places
+from stages.errors import InputFault
+from stages.latents import Kind, LatentRows, LatentsIdentity, latents_identity
+from stages.training.task import Batch
+
+
+@dataclass
+class EncodedTask(DecoderTask):
+    """Reads embeddings and encoded pictures by key, and no picture at all.
+
+    The sample grid shows what the autoencoder makes of the true latents above the drawn pictures.
+    """
+
+    reads: ClassVar[Kind] = "latents"
+
+    @cached_property
+    def identity(self) -> LatentsIdentity:
+        """Return what the latents are."""
+        return latents_identity(self.inputs["encode_latents"])
+
+    @cached_property
+    def rows(self) -> LatentRows:
+        """Return the encoded pictures."""
+        return LatentRows(self.inputs["encode_latents"], self.reads)
+
+    @cached_property
+    def autoencoder(self) -> KLAutoencoder | VQAutoencoder:
+        """Return the frozen first stage, which becomes a part of the saved decoder."""
+        return load_autoencoder(self.inputs["train_autoencoder"]).to(self.place.device)
+
+    @property
+    def autoencoder_config(self) -> AutoencoderConfig:
+        """Return the shape of the first stage."""
+        return self.autoencoder.config
+
+    def check_data(self) -> None:
+        """Look whether the latents are of this autoencoder, at the configured resolution.
+
+        Raises:
+            InputFault: they are not.
+        """
+        found, made = self.identity, self.autoencoder_config
+        if found.kind != "autoencoder" or found.shape != made.latent_shape:
+            raise InputFault(
+                f"train_decoder: kind {self.config.model_dump()['kind']} found latents {list(found.shape)} of kind "
+                f"{found.kind}: expected {list(made.latent_shape)} of kind autoencoder, which train_autoencoder makes: "
+                "set encode_latents.kind to autoencoder"
+            )
+        if made.resolution != self.config.resolution:
+            raise InputFault(
+                f"train_decoder.resolution: found {self.config.resolution}: expected the autoencoder's, "
+                f"{made.resolution}: set both to the same"
+            )
+        if self.reads == "codes" and found.num_codes is None:
+            raise InputFault(
+                "train_decoder: kind vq_autoregressive found latents without codes: expected those of an autoencoder "
+                "with a codebook: set train_autoencoder.kind to vq"
+            )
+
+    def read(self, places: Places) -> Batch:
+        """Read the encoded pictures and the embeddings [count, embed]."""
+        return {
+            self.reads: torch.from_numpy(self._encoded(places)),
+            "embeddings": torch.from_numpy(self.data.embeddings(places)),
+        }
+
+    def true_pictures(self, places: Places) -> PictureRows:
+        """Return what the autoencoder makes of the true latents."""
+        encoded = torch.from_numpy(self._encoded(places)).to(self.place.device)
+        first = self.autoencoder
+        drawn = first.decode_codes(encoded.long()) if self.reads == "codes" else first.decode(encoded.float())
+        return to_bytes(drawn.cpu()).numpy()
+
+    def _encoded(self, places: Places) -> np.ndarray:
+        keys = self.data.keys(places)
+        named = [(self.data.names[shard], key) for (shard, _), key in zip(places.tolist(), keys, strict=True)]
+        return self.rows.read(named)

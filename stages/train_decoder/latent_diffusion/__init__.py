@@ -1,0 +1,1 @@
+"""Train a diffusion in the latent space of train_autoencoder."""

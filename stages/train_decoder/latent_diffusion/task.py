@@ -1,0 +1,78 @@
+"""What the training loop needs to train a latent-diffusion decoder."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder
+from models.decoders.latent_config import LatentDecoderConfig
+from models.decoders.latent_diffusion import LatentDecoder, LatentDenoiser
+from models.noise import SeededNoise
+from stages.errors import InputFault
+from stages.train_decoder.first_stage import EncodedTask
+from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
+from stages.training.randomness import sample_uniform
+from stages.training.task import Batch, BatchPart
+
+
+class LatentDenoiserLoss(nn.Module):
+    """Gives the denoiser's loss the form that the loop calls; the autoencoder takes no part in training."""
+
+    def __init__(self, denoiser: LatentDenoiser) -> None:
+        """Wrap the denoiser."""
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the denoising loss of each sample."""
+        draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
+        return {"loss": self.denoiser.loss(batch["latents"], batch["embeddings"], **draws)}
+
+
+@dataclass
+class LatentDiffusionTask(EncodedTask):
+    """Trains a latent-diffusion decoder."""
+
+    config: LatentDiffusionConfig
+
+    def _decoder_config(self) -> LatentDecoderConfig:
+        """Return the decoder's own configuration.
+
+        Raises:
+            InputFault: the network does not fit the latents.
+        """
+        found = self.identity
+        try:
+            return self.config.decoder(
+                self.data.embed_dim, self.autoencoder_config, scale_factor=found.scale_factor, shift=found.shift
+            )
+        except ValueError as error:
+            raise InputFault(
+                f"train_decoder: {error}; the latents are {list(found.shape)}: change train_decoder.network or "
+                "train_decoder.conditioning"
+            ) from error
+
+    def make_model(self) -> nn.Module:
+        """Make the denoiser."""
+        return LatentDenoiserLoss(LatentDenoiser(self._decoder_config()))
+
+    def decoder_of(self, model: nn.Module) -> Decoder:
+        """Return the denoiser together with the first stage."""
+        denoiser = cast(LatentDenoiserLoss, model).denoiser
+        return LatentDecoder(denoiser.config, denoiser=denoiser, autoencoder=self.autoencoder)
+
+    def record(self) -> dict[str, Any]:
+        """Return the decoder's configuration."""
+        return self._decoder_config().to_dict()
+
+    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+        """Draw noise, times and what happens to the embeddings."""
+        seed = self.config.seed
+        return {
+            "noise": stream.draw(self.identity.shape),
+            "blur": stream.draw((self.data.embed_dim,)),
+            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
+            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
+        }

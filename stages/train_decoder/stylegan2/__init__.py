@@ -1,0 +1,1 @@
+"""Train StyleGAN2 conditioned on the image embedding."""

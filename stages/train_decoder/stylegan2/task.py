@@ -1,0 +1,113 @@
+"""What the training loop needs to train StyleGAN2: both networks under one loss, and CLIP beside them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, from_bytes
+from models.decoders.stylegan2.adversary import Adversary
+from models.decoders.stylegan2.augmentation import NUM_DRAWS
+from models.decoders.stylegan2.discriminator import Discriminator
+from models.decoders.stylegan2.generator import StyleGan2Generator
+from models.noise import SeededNoise
+from stages.decoder_training.task import DecoderTask
+from stages.embeddings import clip_identity
+from stages.encoders.clip import ClipEncoder
+from stages.errors import InputFault
+from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
+from stages.training.task import Batch, BatchPart
+
+
+class AdversaryLoss(nn.Module):
+    """Gives the two networks' loss the form that the loop calls."""
+
+    def __init__(self, adversary: Adversary) -> None:
+        """Wrap both networks."""
+        super().__init__()
+        self.adversary = adversary
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of each sample and its parts."""
+        losses: dict[str, Tensor] = self.adversary({**batch, "images": from_bytes(batch["images"])})
+        return losses
+
+
+@dataclass
+class StyleGan2Task(DecoderTask):
+    """Trains a StyleGAN2 decoder.
+
+    InfoNCE and the deviation among pictures look at the samples of one pass of one worker, so here the number of
+    workers and of passes per step is part of the result; everything else is the same for any number of them.
+    """
+
+    config: StyleGan2DecoderConfig
+
+    def make_model(self) -> nn.Module:
+        """Make both networks; CLIP stays outside, so that it is neither trained nor averaged nor saved.
+
+        Raises:
+            InputFault: the configured CLIP is not the one that made the embeddings.
+        """
+        config, embed_dim = self.config, self.data.embed_dim
+        generator = StyleGan2Generator(config.decoder(embed_dim))
+        adversary = Adversary(
+            generator,
+            Discriminator(config.judge(embed_dim)),
+            config.settings(),
+            embed_images=self._clip.embed_pictures if config.losses.clip_weight > 0 else None,
+            blocks=[int(clip["embed_dim"]) for clip in clip_identity(self.inputs["embed_clip"])],
+            group_mean=group_mean,
+            num_workers=self.place.world_size,
+        )
+        self._noise_size = generator.noise_size
+        return AdversaryLoss(adversary)
+
+    def decoder_of(self, model: nn.Module) -> Decoder:
+        """Return the generator."""
+        generator: Decoder = model.adversary.generator  # type: ignore[assignment, union-attr]
+        return generator
+
+    def record(self) -> dict[str, Any]:
+        """Return the generator's configuration."""
+        return self.config.decoder(self.data.embed_dim).to_dict()
+
+    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+        """Draw what both networks need; what a setting leaves out is not drawn."""
+        config, losses, side = self.config, self.config.losses, self.config.resolution
+        batch = {
+            "step": torch.full((part.count,), part.step),
+            "latent": stream.draw((config.generator.latent_dim,)),
+            "noise": stream.draw((self._noise_size,)),
+        }
+        if losses.embedding_noise > 0:
+            batch["pseudo_text"] = stream.draw((self.data.embed_dim,))
+        if losses.augmentation != "none":
+            batch["augmentation"] = stream.uniform((2, NUM_DRAWS))
+        if losses.path_weight > 0:
+            batch["path"] = stream.draw((3, side, side))
+        return batch
+
+    @cached_property
+    def _clip(self) -> ClipEncoder:
+        """The frozen CLIP models, loaded once however many models are made."""
+        encoder = ClipEncoder(self.config.clip, device=self.place.device)
+        embedded = clip_identity(self.inputs["embed_clip"])
+        if [clip["digest"] for clip in encoder.identities] != [clip["digest"] for clip in embedded]:
+            names = [" + ".join(clip["reference"] for clip in clips) for clips in (encoder.identities, embedded)]
+            raise InputFault(
+                f"train_decoder.clip: found {names[0]}, but the embeddings are of {names[1]} (by their weights): "
+                "expected the same CLIP models: leave train_decoder.clip out, so that the experiment's own holds"
+            )
+        return encoder
+
+
+def group_mean(value: Tensor) -> Tensor:
+    """Return the mean over all workers of the training group."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value

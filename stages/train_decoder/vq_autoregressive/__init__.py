@@ -1,0 +1,1 @@
+"""Train a transformer that writes pictures as codes of a VQ autoencoder."""

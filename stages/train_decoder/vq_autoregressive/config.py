@@ -1,0 +1,70 @@
+"""The autoregressive decoder of codes: transformer, conditions, and how it is trained."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from models.decoders.autoencoder_config import AutoencoderConfig
+from models.decoders.vq_config import VQDecoderConfig
+from stages.contract import ConfigModel
+from stages.decoder_training.config import PictureTrainingConfig
+from stages.training.config import TrainingConfig
+
+
+class CodeTransformerSection(ConfigModel):
+    """The transformer and its conditions; see models.decoders.vq_config.VQDecoderConfig."""
+
+    width: PositiveInt = 192
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 6
+    num_tokens: PositiveInt = Field(4, description="tokens that the embedding is projected to")
+    layout_channels: int = Field(32, ge=0, description="channels of the map drawn from the embedding; 0: no map")
+    layout_hidden: PositiveInt = 512
+    empty_probability: float = Field(0.1, ge=0, lt=1, description="share of embeddings replaced by the empty one")
+    embedding_noise: float = Field(0.1, ge=0, description="noise on embeddings in training, in their deviations")
+    gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
+
+
+class VQAutoregressiveConfig(PictureTrainingConfig):
+    """Train a transformer on the codes that encode_latents made by the VQ autoencoder of train_autoencoder.
+
+    The pictures' resolution is the autoencoder's; ``resolution`` has to say the same.
+    """
+
+    stage: ClassVar[str] = "train_decoder"
+
+    kind: Literal["vq_autoregressive"]
+    network: CodeTransformerSection = CodeTransformerSection()
+    training: TrainingConfig = TrainingConfig(
+        num_steps=1000,
+        batch_size=32,
+        learning_rate=1e-3,
+        betas=(0.9, 0.96),
+        weight_decay=0.05,
+        warmup_steps=50,
+        schedule="cosine",
+        ema_decay=0.99,
+        checkpoint_interval=200,
+    )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The embeddings, the codes, and the autoencoder that draws pictures from them."""
+        return ("download_shards", "embed_clip", "train_autoencoder", "encode_latents")
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "VQAutoregressiveConfig":
+        if self.network.width % self.network.num_heads:
+            raise ValueError(
+                f"network.width is {self.network.width} with {self.network.num_heads} heads: the width must be a "
+                "multiple of num_heads: change one of them"
+            )
+        return self
+
+    def decoder(self, embed_dim: int, autoencoder: AutoencoderConfig) -> VQDecoderConfig:
+        """Return the decoder's own configuration, for embeddings of that width and codes of that kind.
+
+        Raises:
+            ValueError: the transformer cannot be built.
+        """
+        return VQDecoderConfig(embed_dim=embed_dim, autoencoder=autoencoder, **dict(self.network))

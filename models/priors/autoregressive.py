@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from models.buffers import ExactBuffers
 from models.noise import SeededNoise
-from models.priors.base import EmbeddingScale, Prior, require_seeds
+from models.priors.base import EmbeddingScale, Prior, require_finite, require_seeds, require_width
 from models.priors.blocks import CausalTransformer, KeyValueCache
 from models.priors.config import AutoregressivePriorSettings, PriorSampling
 from models.priors.text import TextFeatures
@@ -58,7 +58,8 @@ class AutoregressivePrior(Prior):
         """Find the principal components of the images and the scale of the captions; once, before training.
 
         Raises:
-            ValueError: there are too few images for so many components.
+            ValueError: there are too few images for so many components, or the embeddings have another width than the
+                prior or hold numbers that are not finite.
         """
         self.components.measure(image_embeddings)
         self.text_scale.measure(text_embeddings)
@@ -66,6 +67,7 @@ class AutoregressivePrior(Prior):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross entropy of each pair's buckets, in nats, mean over similarity and components."""
         text, z_0 = text_of(batch), batch["image_embedding"].float()
+        require_width(text.embedding, self.settings.embed_dim)
         buckets = torch.cat([self._similarity(z_0, text)[:, None], self.components.encode(z_0)], dim=1)
         logits = self.network(buckets, self._scaled(text), batch["drop_text"])
         return {"loss": F.cross_entropy(logits.float().transpose(1, 2), buckets, reduction="none").mean(1)}
@@ -78,9 +80,12 @@ class AutoregressivePrior(Prior):
         drawn without guidance.
 
         Raises:
-            ValueError: there is not one seed per caption.
+            ValueError: there is not one seed per caption, or the captions' embeddings have another width than the
+                prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
+        require_width(text.embedding, self.settings.embed_dim)
+        require_finite(text.embedding)
         scale = sampling.guidance_scale
         streams = SeededNoise(seeds)
         uniform = streams.uniform((self.settings.num_components + 1,), text.embedding.device, torch.float64)
@@ -132,8 +137,11 @@ class ComponentBuckets(ExactBuffers):
         """Find the directions of largest variance, each one's largest entry positive, in float64.
 
         Raises:
-            ValueError: there are too few rows for so many components.
+            ValueError: there are too few rows for so many components, or they have another width or hold numbers that
+                are not finite.
         """
+        require_width(embeddings, len(self.mean))
+        require_finite(embeddings)
         rows, wanted = len(embeddings), len(self.deviations)
         if rows <= wanted:
             raise ValueError(

@@ -196,6 +196,27 @@ def test_too_few_rows_for_the_components() -> None:
         make_buckets().measure(make_images(4))
 
 
+def test_embeddings_of_another_clip() -> None:
+    prior = make_prior()
+    for work in (
+        lambda: prior.measure(torch.randn(20, DIM + 1), make_text().embedding),
+        lambda: prior.sample(TextFeatures(torch.randn(2, DIM + 1)), [1, 2], PriorSampling()),
+        lambda: loss_of(prior, make_images(2), TextFeatures(torch.randn(2, DIM + 1))),
+    ):
+        with pytest.raises(ValueError, match="width 7 were given, but the prior was built for width 6"):
+            work()
+
+
+def test_embeddings_that_are_not_finite() -> None:
+    prior, image, text = make_prior(), make_images(20), make_text(2)
+    image[3, 1] = float("nan")
+    text.embedding[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="1 of 20 embeddings hold numbers that are not finite"):
+        prior.measure(image, make_text().embedding)
+    with pytest.raises(ValueError, match="1 of 2 embeddings hold numbers that are not finite"):
+        prior.sample(text, [1, 2], PriorSampling())
+
+
 def test_equal_rows_leave_finite_ranges() -> None:
     buckets = ComponentBuckets(DIM, COMPONENTS, BUCKETS)
     image = torch.full((20, DIM), 3.0)

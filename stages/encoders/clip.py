@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import (
@@ -20,6 +21,7 @@ from stages.encoders.config import (
     ClipConfig,
     FolderClip,
     PretrainedClip,
+    TrainedClip,
     architecture_file,
     check_clip,
 )
@@ -59,7 +61,7 @@ class ClipEncoder:
         self._precision = getattr(torch, gpu_precision)
         check_clip(config)
         self._models = [
-            _OneClip(model, where=f"clip.models[{index}]", device=self.device)
+            _OneClip(_placed(model), where=f"clip.models[{index}]", device=self.device)
             for index, model in enumerate(config.models)
         ]
 
@@ -118,6 +120,14 @@ class ClipEncoder:
         lengths = common_lengths(towers, texts)
         return embedding, [row[:length].clone() for row, length in zip(states, lengths, strict=True)]
 
+    def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
+        """Encode square pictures in [-1, 1] on the encoder's device, with gradients to the pictures (not to weights).
+
+        They are scaled to each model's size here, by interpolation on the device instead of PIL, so that embeddings
+        differ a little from those of :meth:`encode_images` where the size differs. Precision is the caller's autocast.
+        """
+        return torch.cat([model.embed_pictures(pictures).float() for model in self._models], dim=-1)
+
     def _concatenate(self, encode: Callable[["_OneClip"], Tensor], *, num: int) -> Float[Tensor, "batch embed"]:
         if num == 0:
             return torch.zeros(0, self.embed_dim)
@@ -125,6 +135,12 @@ class ClipEncoder:
         with torch.autocast(self.device.type, dtype=self._precision, enabled=on_gpu):
             blocks = [encode(model).float().cpu() for model in self._models]
         return torch.cat(blocks, dim=-1)
+
+
+def _placed(model: FolderClip | PretrainedClip | TrainedClip) -> FolderClip | PretrainedClip:
+    if isinstance(model, TrainedClip):
+        raise ValueError("ClipEncoder: a trained model has no place of its own; call with_trained first")
+    return model
 
 
 class _OneClip:
@@ -139,6 +155,14 @@ class _OneClip:
     def encode_images(self, images: list[Image.Image]) -> Float[Tensor, "batch embed"]:
         pixels = torch.stack([self._preprocess(image) for image in images]).to(self._device)
         return self._model.encode_image(pixels)  # type: ignore[no-any-return]
+
+    def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
+        size, settings = self.identity.image_size, self._model.visual.preprocess_cfg
+        mean, std = (pictures.new_tensor(settings[name])[:, None, None] for name in ("mean", "std"))
+        if pictures.shape[-2:] != (size, size):
+            mode = settings["interpolation"] if settings["interpolation"] in ("bicubic", "bilinear") else "bicubic"
+            pictures = F.interpolate(pictures, size=(size, size), mode=mode, antialias=True)
+        return self._model.encode_image((pictures * 0.5 + 0.5 - mean) / std)  # type: ignore[no-any-return]
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
         return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))  # type: ignore[no-any-return]

@@ -1,0 +1,178 @@
+"""Generator and discriminator under one loss, so that one optimiser steps both at once.
+
+Papers: StyleGAN2 (arXiv 1912.04958) and Lafite (arXiv 2111.13792), see `losses`. With L_D and L_G as there,
+
+    loss = L_D( theta_D; x.detach() )  +  < x, dL_G/dx.detach() >,   x = G(theta_G)
+
+has the gradient of L_D in the discriminator's weights and that of L_G in the generator's, each in its own only: the
+second term is L_G carried back to the pictures and no further, so one pass of the discriminator serves both.
+
+Symbols: x = drawn picture: [batch, 3, height, width]; z = embedding, h = the condition made of it: [batch, embed].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.buffers import ExactBuffers
+from models.decoders.base import Images
+from models.decoders.stylegan2.augmentation import AugmentationControl, augment
+from models.decoders.stylegan2.config import AdversarialSettings
+from models.decoders.stylegan2.discriminator import Discriminator, Judgement
+from models.decoders.stylegan2.generator import StyleGan2Generator
+from models.decoders.stylegan2.losses import (
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    info_nce,
+    path_lengths,
+    pseudo_text,
+)
+
+Batch = Mapping[str, Tensor]
+EmbedImages = Callable[[Images], Float[Tensor, "batch embed"]]
+"""Pictures in [-1, 1] to their CLIP embeddings, with gradients to the pictures."""
+GroupMean = Callable[[Tensor], Tensor]
+"""The mean of a tensor over all workers."""
+
+_PATH_DECAY = 0.01
+_PATH_SHARE = 2  # path lengths are taken on one picture in so many
+
+
+class Adversary(ExactBuffers):
+    """What is trained: the generator, and the discriminator that teaches it."""
+
+    path_mean: Tensor
+
+    def __init__(
+        self,
+        generator: StyleGan2Generator,
+        discriminator: Discriminator,
+        settings: AdversarialSettings,
+        *,
+        embed_images: EmbedImages | None = None,
+        blocks: Sequence[int] | None = None,
+        group_mean: GroupMean = lambda value: value,
+        num_workers: int = 1,
+    ) -> None:
+        """Join both networks; `embed_images` is the frozen CLIP, `blocks` the widths of its concatenated models.
+
+        What steers itself by statistics of the batch takes their `group_mean` over the `num_workers`.
+
+        Raises:
+            ValueError: clip_weight is above 0 and there is no CLIP.
+        """
+        super().__init__()
+        if settings.clip_weight > 0 and embed_images is None:
+            raise ValueError("Adversary: found clip_weight above 0 and no embed_images: give CLIP's image encoder")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.settings = settings
+        self.control = AugmentationControl(settings.augmentation_probability)
+        self.register_buffer("path_mean", torch.zeros(1))
+        self._embed_images = embed_images
+        self._blocks = blocks
+        self._group_mean = group_mean
+        self._num_workers = num_workers
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each sample's loss and its parts.
+
+        The batch holds images in [-1, 1], embeddings, step (the same for all), and the random numbers latent, noise,
+        pseudo_text, augmentation [batch, 2, draws] and path (noise on pictures), those that the settings need. In
+        evaluation nothing is regularized, no buffer moves, and the loss is only to be looked at.
+        """
+        condition = self.condition(batch)
+        drawn = self.generator(batch["latent"], condition, batch["noise"])
+        leaf = drawn.detach().requires_grad_(self.training)
+        u = self.generator.standardizer(condition)
+        true = self._augmented(batch["images"], batch, 0)
+        on_true = self.discriminator(true, u)
+        on_drawn = self.discriminator(self._augmented(leaf, batch, 1), u)
+        parts = self._generator_parts(leaf, on_drawn, u, batch) | self._discriminator_parts(on_true, on_drawn, u)
+        loss = parts["discriminator"] + parts["generator"].detach()
+        if self.training:
+            (gradient,) = torch.autograd.grad(parts["generator"].sum(), leaf, retain_graph=True)
+            carried = (drawn * gradient).sum(dim=(1, 2, 3))
+            loss = loss + carried - carried.detach() + self._r1(true, u, batch) + self._path(batch, condition)
+            self._steer(on_true.logits)
+        parts["augmentation"] = self.control.probability.expand(len(loss))
+        return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
+
+    def condition(self, batch: Batch) -> Float[Tensor, "batch embed"]:
+        """Return what the networks are told of the picture: its embedding, or pseudo text made of it."""
+        xi = self.settings.embedding_noise
+        return pseudo_text(batch["embeddings"], batch["pseudo_text"], xi) if xi > 0 else batch["embeddings"]
+
+    def _augmented(self, pictures: Images, batch: Batch, which: int) -> Images:
+        if self.settings.augmentation == "none":
+            return pictures
+        return augment(pictures, self.control.probability, batch["augmentation"][:, which])
+
+    def _generator_parts(self, drawn: Images, judged: Judgement, u: Tensor, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        total = generator_loss(judged.logits)
+        parts = {"logits_drawn": judged.logits}
+        if settings.feature_weight > 0:
+            contrast = info_nce(judged.features, u, temperature=settings.feature_temperature)
+            parts["feature_contrast_drawn"] = contrast
+            total = total + settings.feature_weight * contrast
+        if settings.clip_weight > 0 and self._embed_images is not None:
+            embedded = self._embed_images(drawn)
+            contrast = info_nce(
+                embedded, batch["embeddings"], temperature=settings.clip_temperature, blocks=self._blocks
+            )
+            parts["clip_contrast"] = contrast
+            total = total + settings.clip_weight * contrast
+        return parts | {"generator": total}
+
+    def _discriminator_parts(self, on_true: Judgement, on_drawn: Judgement, u: Tensor) -> dict[str, Tensor]:
+        settings = self.settings
+        total = discriminator_loss(on_true.logits, on_drawn.logits)
+        parts = {"logits_true": on_true.logits}
+        if settings.feature_weight > 0:
+            contrast = info_nce(on_true.features, u, temperature=settings.feature_temperature)
+            parts["feature_contrast_true"] = contrast
+            total = total + settings.feature_weight * contrast
+        return parts | {"discriminator": total}
+
+    def _r1(self, pictures: Images, u: Tensor, batch: Batch) -> Tensor | float:
+        """Return gamma / 2 |dD/dx|^2 as often as is due, at what the discriminator saw, in single precision."""
+        settings = self.settings
+        if not _is_due(batch, settings.r1_weight, settings.r1_interval):
+            return 0.0
+        with torch.autocast(pictures.device.type, enabled=False):
+            leaf = pictures.float().requires_grad_()
+            penalty = gradient_penalty(self.discriminator(leaf, u).logits, leaf)
+        return 0.5 * settings.r1_weight * settings.r1_interval * penalty
+
+    def _path(self, batch: Batch, condition: Tensor) -> Tensor | float:
+        """Return (|J_w^T y| - a)^2 as often as is due, on some of the pictures; a follows the mean length."""
+        settings = self.settings
+        if not _is_due(batch, settings.path_weight, settings.path_interval):
+            return 0.0
+        rows = slice(0, max(1, len(condition) // _PATH_SHARE))
+        with torch.autocast(condition.device.type, enabled=False):
+            u = self.generator.standardizer(condition[rows])
+            w = self.generator.mapping(batch["latent"][rows], u)
+            pictures = self.generator.synthesis(w, u, batch["noise"][rows])
+            lengths = path_lengths(pictures, w, batch["path"][rows])
+        self.path_mean.lerp_(self._group_mean(lengths.detach().mean()), _PATH_DECAY)
+        weight = settings.path_weight * settings.path_interval
+        return weight * (lengths - self.path_mean.clone()).square().mean()
+
+    @torch.no_grad()
+    def _steer(self, logits: Float[Tensor, " batch"]) -> None:
+        settings = self.settings
+        if settings.augmentation == "adaptive":
+            mean_sign = self._group_mean(logits.sign().mean())
+            num_images = len(logits) * self._num_workers
+            self.control.update(
+                mean_sign, num_images, target=settings.augmentation_target, images_to_one=settings.augmentation_images
+            )
+
+
+def _is_due(batch: Batch, weight: float, interval: int) -> bool:
+    return weight > 0 and int(batch["step"][0]) % interval == 0

@@ -1,0 +1,93 @@
+"""StyleGAN2's residual discriminator with a projection onto the embedding.
+
+Papers: StyleGAN2 (arXiv 1912.04958); Miyato and Koyama, Projection discriminator (arXiv 1802.05637, eq. 5); Lafite
+(arXiv 2111.13792), whose discriminator has features in the embedding's space; Progressive growing
+(arXiv 1710.10196), section 3, for the deviation among pictures.
+
+Symbols: x = picture: [batch, 3, height, width]; u = standardized embedding: [batch, embed]; phi = features of x.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders.stylegan2.config import DiscriminatorConfig
+from models.decoders.stylegan2.layers import Resample, ScaledConv, ScaledLinear, activate
+
+Maps = Float[Tensor, "batch channel row column"]
+
+
+class Judgement(NamedTuple):
+    """What the discriminator says of each picture."""
+
+    logits: Float[Tensor, " batch"]
+    """Above 0: held for true."""
+    features: Float[Tensor, "batch embed"]
+    """A guess at the direction of the embedding."""
+
+
+class Discriminator(nn.Module):
+    """Judges whether a picture is true and shows its embedding: D(x, u) = psi(phi) + <u, V phi> / sqrt(embed)."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.config = config
+        rate, widths = config.rate, config.channels
+        self.from_rgb = ScaledConv(3 * config.patch_size**2, widths[-1], 1, rate=rate)
+        self.levels = nn.ModuleList(
+            ResidualLevel(widths[level], widths[level - 1], rate=rate) for level in reversed(range(1, len(widths)))
+        )
+        cells = (config.resolution // config.patch_size // 2 ** (len(widths) - 1)) ** 2
+        self.last = ScaledConv(widths[0] + bool(config.deviation_group), widths[0], 3, rate=rate)
+        self.flat = ScaledLinear(widths[0] * cells, config.feature_dim, rate=rate)
+        self.score = ScaledLinear(config.feature_dim, 1, rate=rate)
+        self.project = ScaledLinear(config.feature_dim, config.embed_dim, rate=rate)
+
+    def forward(self, pictures: Float[Tensor, "batch 3 height width"], u: Float[Tensor, "batch embed"]) -> Judgement:
+        """Judge each picture beside its embedding."""
+        x = F.pixel_unshuffle(pictures, self.config.patch_size).contiguous(memory_format=torch.channels_last)
+        x = activate(self.from_rgb(x))
+        for level in self.levels:
+            x = level(x)
+        if self.config.deviation_group:
+            x = append_deviation(x, self.config.deviation_group)
+        phi = activate(self.flat(activate(self.last(x)).flatten(1)))
+        features = self.project(phi).float()
+        u = u.float()
+        projection = (u * features).sum(dim=1) / math.sqrt(u.shape[1])
+        return Judgement(self.score(phi).float().squeeze(1) + projection, features)
+
+
+class ResidualLevel(nn.Module):
+    """Two convolutions beside a skip, to half the grid."""
+
+    def __init__(self, num_in: int, num_out: int, *, rate: float) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.conv = ScaledConv(num_in, num_in, 3, rate=rate)
+        self.down = ScaledConv(num_in, num_out, 3, rate=rate, down=True)
+        self.halve = Resample(up=False)
+        self.skip = ScaledConv(num_in, num_out, 1, rate=rate)
+
+    def forward(self, x: Maps) -> Maps:
+        """Return the smaller grid."""
+        through = activate(self.down(activate(self.conv(x))))
+        joined: Maps = (through + self.skip(self.halve(x))) / math.sqrt(2.0)
+        return joined
+
+
+def append_deviation(x: Maps, group: int) -> Maps:
+    """Append a channel with the pictures' mean deviation within their group, so that sameness shows.
+
+    Every `group`-th picture belongs together; where the batch is smaller or does not divide, groups are smaller.
+    """
+    size = math.gcd(group, len(x))
+    grouped = x.float().reshape(size, -1, *x.shape[1:])  # [member, group, channel, row, column]
+    deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [group]
+    channel = deviation.to(x.dtype).repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, channel], dim=1)

@@ -178,7 +178,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=get_args(NetworkSize), default=["tiny", "base"])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16, help="pairs of a training step")
-    parser.add_argument("--captions", type=int, default=4, help="captions of one sampling")
+    parser.add_argument("--captions", type=int, default=2, help="captions of one sampling")
     parser.add_argument("--steps", type=int, default=64, help="steps of sampling")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -7,7 +7,7 @@ import http.server
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,15 @@ WORDS = (
 )
 
 
-def save_tiny_clip(folder: Path, *, seed: int = 0, embed_dim: int = 16, image_size: int = 32) -> Path:
+def save_tiny_clip(
+    folder: Path,
+    *,
+    seed: int = 0,
+    embed_dim: int = 16,
+    image_size: int = 32,
+    context_length: int = 24,
+    text: Mapping[str, Any] | None = None,
+) -> Path:
     """Save a random CLIP model of a few thousand weights in open_clip's own folder format, tokenizer included."""
     import torch
 
@@ -43,19 +51,22 @@ def save_tiny_clip(folder: Path, *, seed: int = 0, embed_dim: int = 16, image_si
         "embed_dim": embed_dim,
         "vision_cfg": {"image_size": image_size, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
         "text_cfg": {
-            "context_length": 24,
+            "context_length": context_length,
             "vocab_size": vocab_size,
             "hf_tokenizer_name": "words",
             "tokenizer_kwargs": {},
             "width": 32,
             "heads": 2,
             "layers": 1,
+            **(text or {}),
         },
     }
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config)
     open_clip.set_model_preprocess_cfg(model, _preprocessing(image_size))
-    save_for_hf(model, HFTokenizer(str(folder), context_length=24), config, str(folder), safe_serialization=True)
+    save_for_hf(
+        model, HFTokenizer(str(folder), context_length=context_length), config, str(folder), safe_serialization=True
+    )
     return folder
 
 
@@ -78,6 +89,21 @@ def _save_tokenizer(folder: Path) -> int:
     special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<start>", "eos_token": "<end>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return len(vocabulary)
+
+
+def save_tiny_t5(folder: Path, *, seed: int = 0, width: int = 12) -> Path:
+    """Save a random T5 of a few thousand weights as transformers does, whole (with its decoder), tokenizer included."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+    specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    vocabulary = specials + [(f"\u2581{word}", -1.0) for word in WORDS.split()]
+    T5Tokenizer(vocab=vocabulary, extra_ids=0).save_pretrained(folder)
+    size = {"d_model": width, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": len(vocabulary)}
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(T5Config(**size, feed_forward_proj="gated-gelu", decoder_start_token_id=0))
+    model.save_pretrained(folder)
+    return folder
 
 
 def make_context(

@@ -1,12 +1,14 @@
 """The encoder of a T5 model: a state for each token of a text (arXiv 1910.10683)."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -15,7 +17,6 @@ from stages.encoders.identity import TextStateIdentity, digest_tensors
 from stages.errors import InputFault
 
 States = Float[Tensor, "tokens width"]
-Kind = Literal["folder", "hub"]
 
 
 class T5Encoder:
@@ -79,11 +80,12 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
         kind = AutoConfig.from_pretrained(source.reference, **options).model_type
         if kind != "t5":
             raise InputFault(f"{where}: {source.reference} is a model of type {kind!r}: allowed is t5: give a T5 model")
-        model, report = T5EncoderModel.from_pretrained(
-            source.reference, use_safetensors=True, dtype="auto", output_loading_info=True, **options
-        )
+        with _no_progress_bar():
+            model, report = T5EncoderModel.from_pretrained(
+                source.reference, use_safetensors=True, dtype="auto", output_loading_info=True, **options
+            )
         tokenizer = AutoTokenizer.from_pretrained(source.reference, **options)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputFault(
             f"{where}: transformers cannot load {source.reference} ({_reason(error)}): weights are read as safetensors "
             "only, and a name comes from the network the first time: where there is none, give path: a folder made by "
@@ -95,6 +97,20 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
             "expected all of them: save the model anew"
         )
     return model.eval().requires_grad_(False), tokenizer
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar over the pipeline's own progress."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:

@@ -6,8 +6,10 @@ from pydantic import Field
 
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
 
 TrainDecoderConfig = Annotated[
-    PixelDiffusionConfig | LatentDiffusionConfig | VQAutoregressiveConfig, Field(discriminator="kind")
+    PixelDiffusionConfig | LatentDiffusionConfig | StyleGan2DecoderConfig | VQAutoregressiveConfig,
+    Field(discriminator="kind"),
 ]

@@ -41,3 +41,7 @@ def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "De
             from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
 
             return VQAutoregressiveTask(config, inputs)
+        case "stylegan2":
+            from stages.train_decoder.stylegan2.task import StyleGan2Task
+
+            return StyleGan2Task(config, inputs)

@@ -93,11 +93,12 @@ class StyleGan2DecoderConfig(PictureTrainingConfig):
         return self
 
     @model_validator(mode="after")
-    def _weights_are_whole(self) -> "StyleGan2DecoderConfig":
-        if self.training.zero_stage == 3:
+    def _second_gradients_can_be_taken(self) -> "StyleGan2DecoderConfig":
+        if self.training.zero_stage == 3 or self.training.compile:
+            found = "compile is true" if self.training.compile else "zero_stage is 3"
             raise ValueError(
-                "training.zero_stage is 3: allowed for stylegan2 are 0, 1 and 2, for its regularization takes "
-                "gradients of gradients, and needs whole weights there"
+                f"training.{found}: allowed for stylegan2 are compile: false and zero_stage 0, 1 or 2, for its "
+                "regularization takes gradients of gradients, which compiled graphs and split weights do not give"
             )
         return self
 
@@ -105,8 +106,8 @@ class StyleGan2DecoderConfig(PictureTrainingConfig):
     def _steps_are_not_decayed(self) -> "StyleGan2DecoderConfig":
         if self.training.weight_decay > 0:
             raise ValueError(
-                f"training.weight_decay is {self.training.weight_decay}: allowed for stylegan2 is 0, for stored weights "
-                "are scaled where they are used"
+                f"training.weight_decay is {self.training.weight_decay}: allowed for stylegan2 is 0, for stored "
+                "weights are scaled where they are used"
             )
         return self
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 from pipeline.store import Store
+from stages.encoders.config import with_trained
 from stages.generate.config import FilePrompts, GenerateConfig
 from stages.generate.prompts import read_prompts
 
@@ -47,13 +48,11 @@ def _load(store: Store, record: dict[str, Any]) -> "TextToImage":
             f"run {record['run']}: has no finished {' and '.join(missing) or 'generate section'}; "
             f"finish it with `corgi run {record['config_path']}`, or name another run (corgi status shows all)"
         )
-    prior, decoder = (
-        store.artifact(stage, record["plan"][stage]["fingerprint"]) for stage in ("train_prior", "train_decoder")
-    )
+    inputs = {stage: store.artifact(stage, record["plan"][stage]["fingerprint"]) for stage in config.inputs}
     return load_text_to_image(
-        config.clip,
-        prior,
-        decoder,
+        with_trained(config.clip, inputs),
+        inputs["train_prior"],
+        inputs["train_decoder"],
         settings_of(config),
         t5=config.t5,
         batch_size=config.batch_size,

@@ -73,12 +73,12 @@ def write_bundle(
 
 
 def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
-    description: dict[str, Any] = model.model_dump(mode="json")
-    if isinstance(model, FolderClip):
-        name = f"clip/{number}"
-        shutil.copytree(model.path, folder / name)
-        description["path"] = name
-    return description
+    if not isinstance(model, FolderClip):
+        description: dict[str, Any] = model.model_dump(mode="json")
+        return description
+    name = f"clip/{number}"
+    shutil.copytree(model.path, folder / name)
+    return {"kind": "folder", "path": name}
 
 
 def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[str, Any] | None:

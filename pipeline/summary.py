@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.plan import Plan
 from pipeline.results import StageResult
+from stages.encoders.config import with_trained
 
 if TYPE_CHECKING:
     from pipeline.run import Experiment
@@ -43,9 +44,10 @@ def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
     from stages.generate.stage import settings_of
 
     plan, store = experiment.plan, experiment.store
-    prior, decoder = (store.artifact(name, plan.stages[name].fingerprint) for name in ("train_prior", "train_decoder"))
+    inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
+    clip, prior, decoder = with_trained(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
     settings = settings_of(config)
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(bundle, config.clip, prior, decoder, settings, run=plan.run, t5=config.t5)
+        write_bundle(bundle, clip, prior, decoder, settings, run=plan.run, t5=config.t5)
         tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(settings))

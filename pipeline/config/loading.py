@@ -1,8 +1,8 @@
 """Read an experiment: YAML, what it extends, the command line's overrides, and the shared sections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -123,12 +123,15 @@ def _hand_down_shared(tree: Tree) -> None:
         section = tree.get(stage)
         if not isinstance(section, dict):
             continue
+        fields = _fields_of(stage, section.get("kind"))
         for key in SHARED:
-            if tree.get(key) is not None and key not in section and any(key in fields for fields in _fields_of(stage)):
+            if tree.get(key) is not None and key not in section and key in fields:
                 section[key] = tree[key]
 
 
-def _fields_of(stage: str) -> Iterator[set[str]]:
-    """Yield the field names of the stage's config class, or of each variant of its union."""
-    for model in models_in(RunConfig.model_fields[stage].annotation):
-        yield set(model.model_fields)
+def _fields_of(stage: str, kind: Any) -> set[str]:
+    """Return the field names of the stage's config class; of a union, those of the variant of this kind."""
+    variants = list(models_in(RunConfig.model_fields[stage].annotation))
+    if len(variants) > 1:
+        variants = [model for model in variants if kind in get_args(model.model_fields["kind"].annotation)]
+    return {name for model in variants for name in model.model_fields}

@@ -27,8 +27,8 @@ class EmbedClipConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The shards."""
-        return ("download_shards",)
+        """The shards, and the CLIP model where that is trained."""
+        return ("download_shards", *self.clip.inputs)
 
     def check(self) -> None:
         """Look whether the CLIP models and the T5 encoder are there.

@@ -9,6 +9,7 @@ from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
+from stages.encoders.config import with_trained
 from stages.errors import InputFault
 from stages.events import Progress
 
@@ -33,7 +34,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
         num_gpus=context.resources.gpus_per_worker,
     )
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    make_worker = functools.partial(_make_worker, config, shards, output, device)
+    make_worker = functools.partial(_make_worker, config, inputs, output, device)
 
     def report() -> None:
         images = sum(record["rows"] for record in records.values())
@@ -47,12 +48,13 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
 
 
 def _make_worker(
-    config: EmbedClipConfig, shards: Artifact, output: Output, device: str
+    config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, device: str
 ) -> Callable[[str], tuple[str, Record]]:
-    """Make the worker where it works: torch and open_clip are imported there only."""
+    """Make the worker where it works: torch and open_clip are imported there only, and models lie there."""
     from stages.embed_clip.shard import make_embed_worker
 
-    return make_embed_worker(config, shards, output, device)
+    placed = config.model_copy(update={"clip": with_trained(config.clip, inputs)})
+    return make_embed_worker(placed, inputs["download_shards"], output, device)
 
 
 def _summarise(records: Mapping[str, Record], output: Output) -> StageSummary:

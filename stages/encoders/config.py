@@ -1,15 +1,20 @@
 """Which models encode images and texts."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from stages.contract import ConfigModel, ExternalPath
 from stages.errors import InputFault, nearest
 
+if TYPE_CHECKING:
+    from stages.artifacts import Artifact
+
 CONFIG_FILE = "open_clip_config.json"
+TRAIN_CLIP = "train_clip"
 
 
 class FolderClip(ConfigModel):
@@ -37,13 +42,51 @@ class PretrainedClip(ConfigModel):
         return f"{self.name}/{self.tag}"
 
 
-OneClip = Annotated[FolderClip | PretrainedClip, Field(discriminator="kind")]
+class TrainedClip(ConfigModel):
+    """The CLIP model that the stage train_clip makes, in this experiment or in the one of reuse.train_clip."""
+
+    kind: Literal["trained"]
+
+    @property
+    def reference(self) -> str:
+        """The model as configured, for people."""
+        return TRAIN_CLIP
+
+
+class TrainedClipFolder(FolderClip):
+    """What :func:`with_trained` puts in the place of a :class:`TrainedClip`; it is named by content, not by place."""
+
+    fingerprint: str
+
+    @property
+    def reference(self) -> str:
+        """The model as people and later runs know it, wherever the store lies."""
+        return f"{TRAIN_CLIP}/{self.fingerprint}"
+
+
+OneClip = Annotated[FolderClip | PretrainedClip | TrainedClip, Field(discriminator="kind")]
 
 
 class ClipConfig(ConfigModel):
     """CLIP models whose embeddings are concatenated in this order."""
 
     models: tuple[OneClip, ...] = Field(min_length=1)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stages whose artifacts the models are: train_clip or none."""
+        return (TRAIN_CLIP,) if any(isinstance(model, TrainedClip) for model in self.models) else ()
+
+
+def with_trained(config: ClipConfig, inputs: Mapping[str, "Artifact"]) -> ClipConfig:
+    """Return the models with the trained one at its place on this machine; ``inputs`` holds train_clip's artifact."""
+    if TRAIN_CLIP not in config.inputs:
+        return config
+    artifact = inputs[TRAIN_CLIP]
+    files = [artifact.local(name) for name in artifact.glob("clip/*")]
+    folder = TrainedClipFolder(kind="folder", path=files[0].parent, fingerprint=artifact.fingerprint)
+    models = tuple(folder if isinstance(model, TrainedClip) else model for model in config.models)
+    return config.model_copy(update={"models": models})
 
 
 class T5Source(ConfigModel):
@@ -101,7 +144,7 @@ def check_clip(config: ClipConfig) -> None:
     for index, model in enumerate(config.models):
         if isinstance(model, FolderClip):
             _check_folder(model.path, where=f"clip.models[{index}].path")
-        else:
+        elif isinstance(model, PretrainedClip):
             _check_name(model.name, where=f"clip.models[{index}].name")
 
 

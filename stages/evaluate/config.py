@@ -23,8 +23,9 @@ class EvaluateConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The drawn pictures."""
-        return ("generate",)
+        """The drawn pictures, and the CLIP model where one is trained."""
+        judge = () if self.judge is None else self.judge.inputs
+        return ("generate", *dict.fromkeys((*self.clip.inputs, *judge)))
 
     def check(self) -> None:
         """Look whether the CLIP models are there.

@@ -17,7 +17,7 @@ from models.similarity import block_cosine, embedding_report
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig
+from stages.encoders.config import ClipConfig, with_trained
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.scene_measures import CHANCE, Readings, read_pictures
@@ -54,10 +54,10 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
         figures |= _judge_scenes(one, output, context)
     main = sets[0]
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    encoder = _BatchEncoder(ClipEncoder(config.clip, device=device), config.batch_size)
+    encoder = _BatchEncoder(ClipEncoder(with_trained(config.clip, inputs), device=device), config.batch_size)
     figures |= _judge_by_clip(main, encoder, drawn)
     if config.judge is not None:
-        judge = _BatchEncoder(ClipEncoder(config.judge, device=device), config.batch_size)
+        judge = _BatchEncoder(ClipEncoder(with_trained(config.judge, inputs), device=device), config.batch_size)
         figures["clip_score/judge"] = judge.score(main, judge.images(main.pictures))
     output.write_json("metrics.json", _document(config, sets, figures))
     context.emit(Progress(total, total, "pictures", items=total))

@@ -70,8 +70,8 @@ class GenerateConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The two trained models; the CLIP that they belong to is configured."""
-        return ("train_prior", "train_decoder")
+        """The two trained models, and the CLIP model that they belong to where that is trained too."""
+        return ("train_prior", "train_decoder", *self.clip.inputs)
 
     @property
     def chosen_sets(self) -> tuple[SetName, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.scenes import Scene, render_scenes
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
+from stages.encoders.config import with_trained
 from stages.events import Picture, Progress
 from stages.generate.config import GenerateConfig, SetName
 from stages.generate.prompts import Prompt, make_prompts
@@ -59,7 +60,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     if todo:
         device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
         system = load_text_to_image(
-            config.clip,
+            with_trained(config.clip, inputs),
             inputs["train_prior"],
             inputs["train_decoder"],
             settings_of(config),

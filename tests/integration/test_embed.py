@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -170,3 +171,23 @@ def test_weights_that_changed_behind_the_name_are_refused(shards, clips, tmp_pat
         embed(make_config(clips[:1]), shards, tmp_path, context=make_context(map_shards=interrupt_after(1)))
     with pytest.raises(ArtifactError, match="the weights behind the name have changed"):
         embed(make_config(clips[1:]), shards, tmp_path)
+
+
+def test_a_trained_model_is_used_like_a_folder_and_named_by_its_content(shards, clips, tmp_path):
+    trained = tmp_path / "trained"
+    shutil.copytree(clips[0], trained / "clip")
+    config = EmbedClipConfig(clip={"models": [{"kind": "trained"}, {"kind": "folder", "path": str(clips[1])}]})
+    assert config.inputs == ("download_shards", "train_clip")
+    inputs = {
+        "download_shards": Artifact(str(shards), "download_shards", "test"),
+        "train_clip": Artifact(str(trained), "train_clip", "abc"),
+    }
+    output = Output(str(tmp_path / "by_stage"), "embed_clip", "test")
+    run(config, inputs, output, make_context())
+    folders = EmbedClipConfig(clip={"models": [{"kind": "folder", "path": str(path)} for path in clips]})
+    expected = Output(str(tmp_path / "by_folder"), "embed_clip", "test")
+    run(folders, {"download_shards": inputs["download_shards"]}, expected, make_context())
+
+    found, wanted = folder_digests(tmp_path / "by_stage"), folder_digests(tmp_path / "by_folder")
+    assert {name for name in wanted if wanted[name] != found.get(name)} == {"clips.json"}
+    assert [clip["reference"] for clip in output.read_json("clips.json")] == ["train_clip/abc", str(clips[1])]

@@ -1,0 +1,68 @@
+"""``corgi sweep``: one experiment in several variants, one table."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import SMOKE, Finished, corgi
+
+WITHOUT_PICTURES = {"train_decoder": None, "generate": None, "evaluate": None}
+SWEEP = {
+    "base": "priors.yaml",
+    "groups": {
+        "baseline": {"set": {"train_prior.kind": "gaussian"}},
+        "shifted": {"set": {"train_prior.kind": "shifted"}, "grid": {"fit_gaussians.num_gaussians": [2, 4000]}},
+    },
+    "table": {"cosine": "train_prior/cosine_true", "norm": "train_prior/norm_ratio"},
+    "plots": {"by_steps": {"figure": "train_prior/cosine_true/steps_*", "x_label": "sampling steps"}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base experiment, which ends with the prior, and a sweep of it of which one variant cannot succeed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    base = yaml.safe_load(SMOKE.read_text())
+    base |= {"extends": str(SMOKE), "name": "priors", "store": str(folder / "store"), **WITHOUT_PICTURES}
+    base["train_prior"].pop("kappa", None)
+    (folder / "priors.yaml").write_text(yaml.safe_dump(base))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> Finished:
+    return corgi("sweep", folder / "sweep.yaml", "--json")
+
+
+def test_a_failed_variant_is_told_and_the_others_are_there(swept: Finished) -> None:
+    assert swept.code == 3, swept.err
+    assert [run["status"] for run in swept.document["runs"]] == ["done", "done", "failed"]
+    assert "num_gaussians" in swept.err  # the cause, in words
+    cosines = [entry["figures"].get("train_prior/cosine_true") for entry in swept.document["variants"]]
+    assert cosines[2] is None
+    assert cosines[0] != cosines[1]
+
+
+def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
+    outcome = folder / "store" / "sweeps" / "sweep"
+    assert swept.document["folder"] == str(outcome)
+    rows = list(csv.reader((outcome / "table.csv").open(encoding="utf-8")))
+    assert [row[0] for row in rows] == ["variant", "baseline", "shifted, num_gaussians 2", "shifted, num_gaussians 4000"]
+    assert rows[3][1:] == ["failed", "failed"]
+    assert (outcome / "by_steps.png").stat().st_size > 5000
+
+
+def test_what_the_variants_share_is_made_once(folder: Path, swept: Finished) -> None:
+    assert swept.code == 3
+    made = {stage.name: len(list(stage.iterdir())) for stage in (folder / "store" / "artifacts").iterdir()}
+    assert (made["download_shards"], made["embed_clip"], made["train_prior"]) == (1, 1, 2)
+
+
+def test_a_second_sweep_runs_only_what_is_left(folder: Path, swept: Finished) -> None:
+    assert swept.code == 3
+    planned = corgi("sweep", folder / "sweep.yaml", "--plan", "--json")
+    assert planned.code == 0, planned.err
+    assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 2]

@@ -41,8 +41,8 @@ from models.priors.shifted_diffusion import Embeddings, Moments, ShiftedDiffusio
 class Affine:
     """A rescaling of the network's answer F: prediction = centre + spread F."""
 
-    centre: Embeddings | float
-    spread: Embeddings | float
+    centre: Float[Tensor, "*batch embed"] | float
+    spread: Float[Tensor, "*batch embed"] | float
 
     def __call__(self, answer: Embeddings) -> Embeddings:
         """Return the prediction."""
@@ -91,7 +91,7 @@ def answer_scale(
     if target == "noise":
         return Affine(0.0, 1.0)
     abar, noise_share = process.abar(t, gaussian.mean), process.one_minus_abar(t, gaussian.mean)
-    centre = -noise_share.sqrt() * gaussian.whiten(m)
+    centre = -noise_share.sqrt() * gaussian.whiten(m.expand_as(gaussian.mean))
     return Affine(centre, (abar + noise_share * (s / gaussian.std).square()).sqrt())
 
 

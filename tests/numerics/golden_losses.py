@@ -37,7 +37,7 @@ def make_bank(kind: str) -> GaussianBank:
         return GaussianBank.standard(DIM)
     generator = torch.Generator().manual_seed(1)
     means = torch.randn(4, DIM, generator=generator)
-    return GaussianBank(means, torch.rand(4, DIM, generator=generator) + 0.2, kappa=5)
+    return GaussianBank(means, torch.rand(4, DIM, generator=generator) + 0.2, kappa=5.0)
 
 
 def make_prior(network: TransformerSettings = NETWORK, *, trained: bool = False, **changes: Any) -> DiffusionPrior:

@@ -20,7 +20,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def make_bank(count: int = 5, **options: bool | str) -> GaussianBank:
     generator = torch.Generator().manual_seed(0)
     means, stds = torch.randn(2, count, DIM, generator=generator)
-    return GaussianBank(means, stds.abs() + 0.3, kappa=5, **options)  # type: ignore[arg-type]
+    return GaussianBank(means, stds.abs() + 0.3, kappa=5.0, **options)  # type: ignore[arg-type]
 
 
 def make_text(count: int = 40) -> Tensor:
@@ -29,7 +29,7 @@ def make_text(count: int = 40) -> Tensor:
 
 def test_the_gaussian_is_chosen_by_cosine_with_the_caption() -> None:
     """Method eq. 5; the length of a mean must not matter, nor may the precision."""
-    bank = GaussianBank(torch.tensor([[10.0, 0.0], [0.0, 0.1]]), torch.ones(2, 2), kappa=5)
+    bank = GaussianBank(torch.tensor([[10.0, 0.0], [0.0, 0.1]]), torch.ones(2, 2), kappa=5.0)
     assert bank.select(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).tolist() == [1, 0]
     with torch.autocast("cpu", torch.bfloat16):
         assert bank.select(torch.tensor([[1.0, 1.001], [1.001, 1.0]])).tolist() == [1, 0]

@@ -1,0 +1,87 @@
+"""A cascade: a decoder of small pictures, and super-resolution models that enlarge them one after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, DecoderConfig, Embeddings, Images
+from models.decoders.sampling import DecoderSampling
+from models.decoders.upsampler import Upsampler
+from models.decoders.upsampler_config import UpsamplerConfig
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """The configurations of a cascade's models, the smallest first."""
+
+    base: DecoderConfig
+    upsamplers: tuple[UpsamplerConfig, ...]
+    kind: Literal["cascade"] = "cascade"
+
+    def __post_init__(self) -> None:
+        """Refuse models that do not follow one another."""
+        before: DecoderConfig = self.base
+        for upsampler in self.upsamplers:
+            if upsampler.from_resolution != before.resolution or upsampler.embed_dim != before.embed_dim:
+                raise ValueError(
+                    f"CascadeConfig.upsamplers: found one from {upsampler.from_resolution} pixels and embeddings of "
+                    f"width {upsampler.embed_dim}: expected {before.resolution} pixels and width {before.embed_dim}, "
+                    f"which the {before.kind} before it has"
+                )
+            before = upsampler
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the CLIP image embedding."""
+        return self.base.embed_dim
+
+    @property
+    def resolution(self) -> int:
+        """Side of the last model's pictures in pixels."""
+        return self.upsamplers[-1].resolution if self.upsamplers else self.base.resolution
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON-ready values."""
+        upsamplers = [upsampler.to_dict() for upsampler in self.upsamplers]
+        return {"kind": self.kind, "base": self.base.to_dict(), "upsamplers": upsamplers}
+
+
+class Cascade(Decoder):
+    """Draws small pictures, and enlarges them."""
+
+    config: CascadeConfig
+
+    def __init__(self, base: Decoder, upsamplers: Sequence[Upsampler]) -> None:
+        """Join models that were trained apart.
+
+        Raises:
+            ValueError: one does not take the size that the one before it gives, or other embeddings.
+        """
+        super().__init__()
+        self.config = CascadeConfig(base.config, tuple(upsampler.config for upsampler in upsamplers))
+        self.base = base
+        self.upsamplers = nn.ModuleList(upsamplers)
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize embeddings alike in all models."""
+        for model in (self.base, *self.upsamplers):
+            model.set_embedding_statistics(mean, std)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw one picture per embedding; every model draws noise of its own from a picture's seed."""
+        pictures = self.base.sample(embeddings, seeds, sampling)
+        for level, upsampler in enumerate(self.upsamplers, start=1):
+            own = [level_seed(seed, level) for seed in seeds]
+            pictures = upsampler.sample(pictures, embeddings, own, sampling)  # type: ignore[operator]
+        return pictures
+
+
+def level_seed(seed: int, level: int) -> int:
+    """Return the seed of a picture's noise at a level of the cascade: independent of those at the others."""
+    return int(np.random.SeedSequence([seed, level]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -96,7 +96,8 @@ class Codebook(ExactBuffers):
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
         # |z - e|^2 less |z|^2, which is the same for all codes: [place, code]
         distance = torch.addmm(self.codes.square().sum(1), flat, self.codes.T, alpha=-2)
-        return distance.argmin(1).view(z.shape[0], *z.shape[2:])
+        nearest: Tensor = distance.argmin(1).view(z.shape[0], *z.shape[2:])
+        return nearest
 
     def lookup(self, codes: Codes) -> Latents:
         """Return the codes' vectors."""
@@ -122,7 +123,8 @@ class Codebook(ExactBuffers):
     def _candidates(self, z: Latents, places: Float[Tensor, "batch"]) -> Float[Tensor, "rows dim"]:
         vectors = z.flatten(2)
         index = (places * vectors.shape[2]).long().clamp_max(vectors.shape[2] - 1)
-        return self._workers.joined(vectors[torch.arange(len(z), device=z.device), :, index].contiguous())
+        named = vectors[torch.arange(len(z), device=z.device), :, index].contiguous()
+        return self._workers.joined(named)
 
     def _revive(self, candidates: Float[Tensor, "rows dim"]) -> None:
         """Put the first dead codes at the candidates, with the mean use, so that they have time to be found."""

@@ -63,7 +63,7 @@ class VggDistance(nn.Module):
         """
         super().__init__()
         self.blocks = _vgg_blocks()
-        layers = [layer for block in self.blocks for layer in block]
+        layers = [layer for block in self.blocks for layer in block.children()]
         wanted = {f"features.{index}.{name}" for index, layer in enumerate(layers) for name in layer.state_dict()}
         if missing := sorted(wanted - set(state)):
             raise ValueError(f"found no {missing[0]} among its {len(state)} tensors: expected torchvision's vgg16")
@@ -86,7 +86,9 @@ class VggDistance(nn.Module):
 
 def _vgg_blocks() -> nn.ModuleList:
     """Build the convolutions of VGG-16, cut behind the last activation of each block."""
-    blocks, width, pool = [], 3, []
+    blocks: list[nn.Module] = []
+    pool: list[nn.Module] = []
+    width = 3
     for widths in _VGG_WIDTHS:
         layers: list[nn.Module] = list(pool)
         for out in widths:

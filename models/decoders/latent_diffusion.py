@@ -50,7 +50,8 @@ class LatentDenoiser(nn.Module):
         grid = noisy.to(u.dtype)
         if layout is not None:
             grid = torch.cat([grid, F.interpolate(layout, size=grid.shape[-2:], mode="nearest").to(grid.dtype)], dim=1)
-        return self.network(grid, timestep, u, self.conditioner.token_states(u)).float()
+        prediction: Tensor = self.network(grid, timestep, u, self.conditioner.token_states(u))
+        return prediction.float()
 
     def loss(
         self,

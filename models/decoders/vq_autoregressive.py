@@ -10,6 +10,7 @@ before all of them stand the conditions' tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,14 +47,17 @@ class CodeTransformer(nn.Module):
         self.config = config
         width, side = config.width, config.autoencoder.latent_resolution
         layout = LayoutConfig(config.layout_channels, side, config.layout_hidden) if config.layout_channels else None
-        drops = {"num_tokens": config.num_tokens, "token_dim": width, "empty_probability": config.empty_probability}
+        read = partial(
+            EmbeddingConditioner,
+            num_tokens=config.num_tokens,
+            token_dim=width,
+            empty_probability=config.empty_probability,
+        )
         noise = config.embedding_noise
         self.image = (
-            EmbeddingConditioner(config.embed_dim, layout=layout, embedding_noise=noise, **drops)
-            if config.reads_image_embedding
-            else None
+            read(config.embed_dim, layout=layout, embedding_noise=noise) if config.reads_image_embedding else None
         )
-        self.text = EmbeddingConditioner(config.text_dim, **drops) if config.text_dim else None
+        self.text = read(config.text_dim) if config.text_dim else None
         self.layout = nn.Linear(config.layout_channels, width) if layout else None
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.codes = nn.Embedding(config.autoencoder.num_codes, width)
@@ -166,7 +170,7 @@ class VQDecoder(Decoder):
         """
         codes = self.sample_codes(embeddings, seeds, sampling, text=text)
         side = self.config.autoencoder.latent_resolution
-        return self.autoencoder.decode_codes(codes.unflatten(1, (side, side))).float().clamp(-1, 1)
+        return self.autoencoder.decode_codes(codes.view(-1, side, side)).float().clamp(-1, 1)
 
     @torch.no_grad()
     def sample_codes(

@@ -26,8 +26,9 @@ class Encoded:
     codes: Int[Tensor, "batch row column"] | None = None
 
 
-class PictureEncoder(Protocol):
-    """An autoencoder's first half."""
+@dataclass(frozen=True)
+class EncoderIdentity:
+    """What an encoder makes, of which pictures."""
 
     resolution: int
     shape: tuple[int, int, int]
@@ -35,7 +36,17 @@ class PictureEncoder(Protocol):
     scale_factor: float | None
     """The factor and shift that models of these latents were trained with; none: to be measured."""
     shift: float
-    identity: dict[str, Any]
+    encoder: dict[str, Any]
+    """Reference, and SHA-256 of the weights."""
+
+
+class PictureEncoder(Protocol):
+    """An autoencoder's first half."""
+
+    @property
+    def about(self) -> "EncoderIdentity":
+        """What the encoder is."""
+        ...
 
     def encode(self, images: Images) -> Encoded:
         """Encode pictures in [-1, 1]."""
@@ -45,16 +56,18 @@ class PictureEncoder(Protocol):
 class TrainedEncoder:
     """The autoencoder of train_autoencoder."""
 
-    scale_factor = None
-    shift = 0.0
-
     def __init__(self, artifact: Artifact, device: str) -> None:
         """Load it."""
         self._model = load_autoencoder(artifact).to(device)
         config = self._model.config
-        self.resolution, self.shape = config.resolution, config.latent_shape
-        self.num_codes = config.num_codes if config.kind == "vq" else None
-        self.identity = {"reference": "train_autoencoder", "digest": weights_digest(self._model)}
+        self.about = EncoderIdentity(
+            resolution=config.resolution,
+            shape=config.latent_shape,
+            num_codes=config.num_codes if config.kind == "vq" else None,
+            scale_factor=None,
+            shift=0.0,
+            encoder={"reference": "train_autoencoder", "digest": weights_digest(self._model)},
+        )
 
     def encode(self, images: Images) -> Encoded:
         """Encode pictures in [-1, 1]."""
@@ -65,8 +78,6 @@ class TrainedEncoder:
 
 class StableDiffusionEncoder:
     """The autoencoder of a Stable Diffusion checkpoint; latents are the means of its posterior."""
-
-    num_codes = None
 
     def __init__(self, config: EncodeByStableDiffusion, device: str) -> None:
         """Load it.
@@ -83,10 +94,14 @@ class StableDiffusionEncoder:
                 "many pixels a latent of this checkpoint is wide: change it"
             )
         side = config.resolution // factor
-        self.resolution, self.shape = config.resolution, (int(options.latent_channels), side, side)
-        self.scale_factor = float(options.scaling_factor)
-        self.shift = float(options.shift_factor or 0.0)
-        self.identity = {"reference": config.name or str(config.path), "digest": weights_digest(self._model)}
+        self.about = EncoderIdentity(
+            resolution=config.resolution,
+            shape=(int(options.latent_channels), side, side),
+            num_codes=None,
+            scale_factor=float(options.scaling_factor),
+            shift=float(options.shift_factor or 0.0),
+            encoder={"reference": config.name or str(config.path), "digest": weights_digest(self._model)},
+        )
 
     def encode(self, images: Images) -> Encoded:
         """Encode pictures in [-1, 1]."""

@@ -3,7 +3,7 @@
 import collections
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,15 @@ def make_encode_worker(
 
     def encode(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
-        samples = _pictures(inputs["download_shards"], name, encoder.resolution, failures)
+        samples = _pictures(inputs["download_shards"], name, encoder.about.resolution, failures)
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=half):
             rows = _encode(samples, encoder, batch_size=config.batch_size, device=device, shard=name)
         _publish(name, rows, encoder, output)
-        sums = {"sum": rows.total, "squares": rows.squares, "numbers": len(rows.keys) * int(np.prod(encoder.shape))}
+        sums = {
+            "sum": rows.total,
+            "squares": rows.squares,
+            "numbers": len(rows.keys) * int(np.prod(encoder.about.shape)),
+        }
         record = {"rows": len(rows.keys), **sums, "failures": dict(sorted(failures.items()))}
         output.finish_unit(name, record)
         return name, record
@@ -65,14 +69,7 @@ def _record_encoder(encoder: PictureEncoder, output: Output) -> None:
     Raises:
         ArtifactError: the latents already there are of other weights.
     """
-    found = {
-        "shape": list(encoder.shape),
-        "resolution": encoder.resolution,
-        "num_codes": encoder.num_codes,
-        "scale_factor": encoder.scale_factor,
-        "shift": encoder.shift,
-        "encoder": encoder.identity,
-    }
+    found = asdict(encoder.about)
     if not output.exists(ENCODER):
         output.write_json(ENCODER, found)
         return
@@ -128,9 +125,12 @@ def _require_storable(latents: torch.Tensor, shard: str) -> None:
 
 
 def _publish(name: str, rows: ShardRows, encoder: PictureEncoder, output: Output) -> None:
-    files = {"latents": (rows.latents, np.zeros((0, *encoder.shape), np.float16))}
-    if encoder.num_codes is not None:
-        files["codes"] = (rows.codes, np.zeros((0, *encoder.shape[1:]), np.int32))
+    shape = encoder.about.shape
+    files: dict[str, tuple[list[np.ndarray], np.ndarray]] = {
+        "latents": (rows.latents, np.zeros((0, *shape), np.float16))
+    }
+    if encoder.about.num_codes is not None:
+        files["codes"] = (rows.codes, np.zeros((0, *shape[1:]), np.int32))
     for kind, (blocks, empty) in files.items():
         with output.writing(f"{kind}/{kind}_{name}.npy") as path, path.open("wb") as file:
             np.save(file, np.concatenate([empty, *blocks]))

@@ -112,6 +112,15 @@ class TrainAutoencoderBase(StageConfig):
         self.model()
         return self
 
+    @model_validator(mode="after")
+    def _whole_adversary(self) -> "TrainAutoencoderBase":
+        if self.adversary is not None and self.training.zero_stage == 3:
+            raise ValueError(
+                "training.zero_stage is 3 with an adversary, whose weights the generator's loss reads whole: allowed "
+                "are 0, 1 and 2: lower it, or set adversary to null"
+            )
+        return self
+
     def check(self) -> None:
         """Look whether the perceptual network's weights are there.
 

@@ -171,7 +171,7 @@ class AutoencoderTask:
         metrics = {f"held_out_{name}": float(torch.cat([v[name] for v in values]).mean()) for name in values[0]}
         metrics["held_out_psnr"] = 10 * math.log10(4 / max(float(torch.cat(errors).mean()), 1e-12))
         if codes:
-            metrics["held_out_codes_used"] = float(torch.cat(codes).unique().numel())
+            metrics["held_out_codes_used"] = float(len(torch.bincount(torch.cat(codes)).nonzero()))
         return [Metrics(metrics, step), Picture("reconstructions", self._grid(loss), step)]
 
     def _grid(self, model: AutoencoderLoss) -> bytes:

@@ -16,9 +16,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"it is no safetensors file: {error}") from error
+        return tensors
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it

@@ -81,7 +81,10 @@ class EncodedTask(DecoderTask):
         """Return what the autoencoder makes of the true latents."""
         encoded = torch.from_numpy(self._encoded(places)).to(self.place.device)
         first = self.autoencoder
-        drawn = first.decode_codes(encoded.long()) if self.reads == "codes" else first.decode(encoded.float())
+        if self.reads == "codes" and isinstance(first, VQAutoencoder):
+            drawn = first.decode_codes(encoded.long())
+        else:
+            drawn = first.decode(encoded.float())
         return to_bytes(drawn.cpu()).numpy()
 
     def _encoded(self, places: Places) -> np.ndarray:

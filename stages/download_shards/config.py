@@ -1,8 +1,17 @@
 """What to download, and in what form to keep it."""
 
+import ipaddress
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
 
@@ -34,7 +43,9 @@ class UrlListSource(ConfigModel):
     path: ExternalPath
     format: ListFormat | None = Field(None, description="none: told by the file's suffix")
     url_column: str = Field("url", description="column of the addresses; a txt list has one address per line")
-    caption_column: str | None = Field(None, description="column of the captions; none: the images have no captions")
+    caption_column: str | None = Field(
+        None, description="column of the captions, each a text or a list of texts; none: the images have no captions"
+    )
 
     @model_validator(mode="after")
     def _text_lists_have_no_captions(self) -> "UrlListSource":
@@ -46,12 +57,24 @@ class UrlListSource(ConfigModel):
         return self
 
 
+class FolderSource(ConfigModel):
+    """A folder tree of images, with captions in key.txt or key.json beside them or in one metadata.csv or .jsonl."""
+
+    kind: Literal["folder"]
+    path: ExternalPath
+    file_column: str = Field("file_name", description="column of the metadata file with the relative paths")
+    caption_column: str = Field("caption", description="column of the metadata file with the captions")
+
+
+Source = ScenesSource | UrlListSource | FolderSource
+
+
 class DownloadShardsConfig(StageConfig):
     """Download images into webdataset shards with img2dataset."""
 
     stage: ClassVar[str] = "download_shards"
 
-    source: Annotated[ScenesSource | UrlListSource, Field(discriminator="kind")]
+    source: Annotated[Source, Field(discriminator="kind")]
     rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
     image_size: PositiveInt = Field(256, description="pixels; which side this is depends on resize_mode")
     resize_mode: Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"] = "center_crop"
@@ -62,12 +85,36 @@ class DownloadShardsConfig(StageConfig):
     )
     skip_reencode: bool = Field(True, description="keep the bytes of an image that is already in form and size")
     min_image_size: NonNegativeInt = Field(0, description="pixels of the shorter side below which an image is refused")
-    timeout: PositiveFloat = Field(10.0, description="seconds to wait for a server")
-    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails")
+    max_pixels: PositiveInt = Field(
+        50_000_000, le=170_000_000, description="pixels of an image above which it is refused before it is decoded"
+    )
+    max_bytes: PositiveInt = Field(50_000_000, description="size of a file above which it is refused")
+    timeout: PositiveFloat = Field(10.0, description="seconds to wait for a server's next word")
+    max_seconds: PositiveFloat = Field(60.0, description="seconds for one address in all; slower ones are cut off")
+    max_redirects: NonNegativeInt = Field(5, description="redirects to follow for one address")
+    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails for what may pass")
+    retry_wait: Annotated[NonNegativeFloat, RuntimeOnly()] = Field(
+        0.5, description="seconds before the first further attempts; twice as many before each later one"
+    )
+    respect_opt_out: bool = Field(True, description="leave out images whose server says X-Robots-Tag: noai or noindex")
+    allowed_networks: tuple[str, ...] = Field(
+        (), description="addresses such as 10.1.0.0/16 to permit though they are not public; all others are refused"
+    )
+    drop_duplicate_urls: bool = Field(False, description="fetch an address once only; repetitions are always counted")
+    per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
+        16, description="connections of each worker to one host at a time"
+    )
     threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
     min_yield: Annotated[float, RuntimeOnly()] = Field(
         0.5, ge=0.0, le=1.0, description="share of the list that must become images, or the stage fails"
     )
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)  # its message says what is wrong
+        return networks
 
     @field_validator("encode_quality")
     @classmethod

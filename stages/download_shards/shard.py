@@ -1,21 +1,15 @@
-"""Download one shard with img2dataset's own parts and write it in a form that is the same bytes every time.
+"""Make one shard: take the entries of its part of the source, resize the images, write them by order of their keys.
 
-img2dataset hands samples over in the order in which servers answer, and notes the time. Here its writer is replaced,
-through the place it has for one, by a collector; when all samples are in, they are written in the order of their keys.
+The layout is img2dataset's, and the bytes are the same every time: no times, no order of arrival.
 """
 
 import collections
 import io
 import json
 import math
-import os
-import sys
 import tarfile
-import tempfile
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,187 +18,112 @@ import pyarrow.parquet as pq
 
 from stages.artifacts import Output
 from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.entries import Entry
 from stages.download_shards.failures import cause_of
+from stages.download_shards.images import make_resizer, unmeasured
+from stages.download_shards.sources import open_part
 
 Record = dict[str, Any]
 
-_LOST = "lost by img2dataset: see the worker's log"
-_MEASURED = ("width", "height", "original_width", "original_height")
-_ROBOT_RULES = ("noai", "noimageai", "noindex", "noimageindex")
+_MEASURED: dict[str, pa.DataType] = {
+    "key": pa.string(),
+    "status": pa.string(),
+    "error_message": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "sha256": pa.string(),
+}
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard's part of the list."""
+    """One shard's part of the source."""
 
     index: int
     name: str
     """The shard's name: its index with leading zeros."""
-    rows: bytes
-    """Columns (caption,) url as an Arrow IPC file."""
-    base_url: str
+    part: Any
+    """What :func:`~stages.download_shards.sources.open_part` reads the entries from."""
+    base_url: str = ""
     """Stands before each address to fetch it, and is not recorded."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What img2dataset says of one entry of the list."""
+    """One entry when it is done: the image's bytes in the shard, if any, and its row in the shard's parquet."""
 
     key: str
     image: bytes | None
     meta: dict[str, Any]
 
 
-class SampleCollector:
-    """Stands where img2dataset expects its writer class: keeps the samples of one shard in memory."""
-
-    def __init__(self) -> None:
-        self.samples: list[Sample] = []
-
-    def __call__(self, *shard: Any) -> "SampleCollector":
-        """Begin a shard."""
-        self.samples = []
-        return self
-
-    def write(self, img_str: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
-        """Take one sample; the caption is in ``meta`` as well."""
-        self.samples.append(Sample(key, img_str, meta))
-
-    def close(self) -> None:
-        """End the shard."""
-
-
 def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], tuple[str, Record]]:
-    """Return the function that downloads one shard, publishes it and returns its name and record."""
+    """Return the function that makes one shard, publishes it and returns its name and record."""
+    resize = make_resizer(config)
 
-    def download(task: ShardTask) -> tuple[str, Record]:
-        samples = _download(task, config)
-        record = _publish(task, samples, config, output)
-        output.finish_unit(task.name, record)
+    def make(task: ShardTask) -> tuple[str, Record]:
+        schema, entries = open_part(config, task.part, base_url=task.base_url)
+        found = sorted(_finish(entries, resize), key=lambda pair: pair[0].index)
+        keys = _keys(task, len(found), config)
+        samples = [
+            _make_sample(key, entry.row, image, measured)
+            for key, (entry, image, measured) in zip(keys, found, strict=True)
+        ]
+        record = publish(task.name, samples, _full_schema(schema), config, output)
         return task.name, record
 
-    return download
+    return make
 
 
-def _download(task: ShardTask, config: DownloadShardsConfig) -> list[Sample]:
-    """Fetch and resize all rows; the samples come sorted by key, one for each row."""
-    rows = pa.ipc.open_file(task.rows).read_all()
-    fetched = pa.array([None if url is None else task.base_url + url for url in rows["url"].to_pylist()], pa.string())
-    collector = SampleCollector()
-    if task.base_url:
-        _reach_loopback_directly()
-    with tempfile.TemporaryDirectory(prefix="corgi-download-") as folder:
-        listing = Path(folder) / "rows.feather"
-        table = rows.set_column(rows.column_names.index("url"), "url", fetched)
-        with pa.OSFile(str(listing), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        downloader = _make_downloader(collector, rows.column_names, config, folder=folder, digits=len(task.name))
-        downloader.download_shard((task.index, str(listing)))
-    found = {sample.key: sample for sample in collector.samples}
-    keys = _keys(task, rows.num_rows, config)
-    return [
-        _restore(found.get(key) or _lost(key, row), url=row["url"])
-        for key, row in zip(keys, rows.to_pylist(), strict=True)
-    ]
+def _finish(
+    entries: Iterator[Entry], resize: Callable[[bytes], tuple[bytes | None, dict[str, Any]]]
+) -> Iterator[tuple[Entry, bytes | None, dict[str, Any]]]:
+    """Resize each image as it comes, so that originals are not kept."""
+    for entry in entries:
+        if entry.content is None:
+            status, image, measured = "failed_to_download", None, unmeasured(entry.error or "no content")
+        else:
+            image, measured = resize(entry.content)
+            status = "success" if image is not None else "failed_to_resize"
+        yield Entry(entry.index, entry.row, None, None), image, {"status": status, **measured}
 
 
-def _reach_loopback_directly() -> None:
-    """Keep urllib from asking a proxy for 127.0.0.1."""
-    exempt = [host for host in os.environ.get("no_proxy", "").split(",") if host]
-    if "127.0.0.1" not in exempt:
-        os.environ["no_proxy"] = ",".join([*exempt, "127.0.0.1"])
-
-
-def _make_downloader(
-    collector: SampleCollector, columns: list[str], config: DownloadShardsConfig, *, folder: str, digits: int
-) -> Any:
-    downloader_module, resizer_module = _import_img2dataset()
-    resizer = resizer_module.Resizer(
-        image_size=config.image_size,
-        resize_mode=config.resize_mode,
-        resize_only_if_bigger=config.resize_only_if_bigger,
-        encode_quality=config.quality,
-        encode_format=config.encode_format,
-        skip_reencode=config.skip_reencode,
-        min_image_size=config.min_image_size,
-    )
-    return downloader_module.Downloader(
-        sample_writer_class=collector,
-        resizer=resizer,
-        thread_count=config.threads,
-        save_caption="caption" in columns,
-        extract_exif=False,
-        output_folder=folder,
-        column_list=columns,
-        timeout=config.timeout,
-        number_sample_per_shard=config.rows_per_shard,
-        oom_shard_count=digits,
-        compute_hash="sha256",
-        verify_hash_type=None,
-        encode_format=config.encode_format,
-        retries=config.retries,
-        user_agent_token=None,
-        disallowed_header_directives=list(_ROBOT_RULES),
-    )
-
-
-def _import_img2dataset() -> tuple[Any, Any]:
-    """Import img2dataset's downloader and resizer without its package file.
-
-    The package file imports the command line and with it torch, ray, pandas and fire: 8.6 s instead of 2.2 s, in every
-    worker. An empty module that only knows the folder takes its place for the moment.
-    """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the package registry
-    spec = find_spec("img2dataset")
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("download_shards needs img2dataset: pip install img2dataset")
-    stand_in = types.ModuleType("img2dataset")
-    stand_in.__path__ = list(spec.submodule_search_locations)
-    placed = sys.modules.setdefault("img2dataset", stand_in)
-    try:
-        from img2dataset import downloader, resizer
-    finally:
-        if placed is stand_in:
-            del sys.modules["img2dataset"]  # a later `import img2dataset` gets the whole package
-    return downloader, resizer
+def _make_sample(key: str, row: dict[str, Any], image: bytes | None, measured: dict[str, Any]) -> Sample:
+    return Sample(key, image, {**row, "key": key, **measured})
 
 
 def _keys(task: ShardTask, num_rows: int, config: DownloadShardsConfig) -> list[str]:
     """Return img2dataset's keys: the shard's digits, then the row's."""
-    digits = math.ceil(math.log10(config.rows_per_shard))
+    digits = max(math.ceil(math.log10(config.rows_per_shard)), len(str(max(num_rows - 1, 0))) if num_rows > 1 else 0)
     return [f"{task.index * 10**digits + row:0{len(task.name) + digits}d}" for row in range(num_rows)]
 
 
-def _lost(key: str, row: dict[str, Any]) -> Sample:
-    """Stand in for a row that img2dataset dropped because of an error of its own."""
-    unknown = {"width": None, "height": None, "original_width": None, "original_height": None, "sha256": None}
-    return Sample(key, None, {**row, "key": key, "status": "failed_to_download", "error_message": _LOST, **unknown})
+def _full_schema(rows: pa.Schema) -> pa.Schema:
+    return pa.schema([*rows, *(pa.field(name, kind) for name, kind in _MEASURED.items())])
 
 
-def _restore(sample: Sample, *, url: str | None) -> Sample:
-    """Put the address as it stands in the list in place of the one that was fetched."""
-    return Sample(sample.key, sample.image, {**sample.meta, "url": url})
-
-
-def _publish(task: ShardTask, samples: list[Sample], config: DownloadShardsConfig, output: Output) -> Record:
-    with output.writing(f"shards/{task.name}.tar") as path:
+def publish(
+    name: str, samples: list[Sample], schema: pa.Schema, config: DownloadShardsConfig, output: Output
+) -> Record:
+    """Write a shard's files, then its record, and return that."""
+    with output.writing(f"shards/{name}.tar") as path:
         _write_tar(path, samples, config.encode_format)
-    with output.writing(f"shards/{task.name}.parquet") as path:
-        pq.write_table(pa.Table.from_pylist([sample.meta for sample in samples], schema=_schema(samples)), path)
-    output.write_json(f"shards/{task.name}_stats.json", _stats(samples))
-    failed = [sample.meta for sample in samples if sample.image is None]
+    with output.writing(f"shards/{name}.parquet") as path:
+        pq.write_table(pa.Table.from_pylist([sample.meta for sample in samples], schema=schema), path)
+    output.write_json(f"shards/{name}_stats.json", _stats(samples))
+    failed = [sample.meta for sample in samples if sample.meta["status"] != "success"]
     causes = collections.Counter(cause_of(meta["status"], meta["error_message"] or "") for meta in failed)
-    images = [sample for sample in samples if sample.image is not None]
-    return {
+    images = [sample for sample in samples if sample.meta["status"] == "success"]
+    record = {
         "rows": len(samples),
         "images": len(images),
         "captioned": sum(sample.meta.get("caption") is not None for sample in images),
         "failures": dict(sorted(causes.items())),
     }
-
-
-def _schema(samples: list[Sample]) -> pa.Schema:
-    return pa.schema([(name, pa.int32() if name in _MEASURED else pa.string()) for name in samples[0].meta])
+    output.finish_unit(name, record)
+    return record
 
 
 def _stats(samples: list[Sample]) -> Record:
@@ -226,10 +145,20 @@ def _write_tar(path: Path, samples: list[Sample], image_suffix: str) -> None:
         for sample in samples:
             if sample.image is None:
                 continue
-            members = {"json": json.dumps(sample.meta, indent=4).encode(), image_suffix: sample.image}
+            members = {"json": _to_json(sample.meta), image_suffix: sample.image}
             if sample.meta.get("caption") is not None:
                 members["txt"] = sample.meta["caption"].encode()
             for suffix, content in sorted(members.items()):
                 info = tarfile.TarInfo(f"{sample.key}.{suffix}")
                 info.size, info.mode = len(content), 0o444
                 tar.addfile(info, io.BytesIO(content))
+
+
+def _to_json(meta: dict[str, Any]) -> bytes:
+    """Write a row as JSON; what JSON has no form for (dates, decimals) as text, a number that is none as null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in meta.items()
+    }
+    if len(plain.get("captions") or ()) < 2:
+        plain.pop("captions", None)
+    return json.dumps(plain, indent=4, default=str).encode()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.download_shards.config import ScenesSource, UrlListSource
+from stages.download_shards.config import FolderSource, Source, UrlListSource
+from stages.download_shards.rows import make_rows
 from stages.errors import InputFault, nearest
 
 URL_SCHEMA = pa.schema([("url", pa.string())])
@@ -15,7 +16,7 @@ CAPTIONED_SCHEMA = pa.schema([("caption", pa.string()), ("url", pa.string())])
 _FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "txt")
 
 
-def check_source(source: ScenesSource | UrlListSource) -> None:
+def check_source(source: Source) -> None:
     """Look whether a source can be read, by its headers alone.
 
     Raises:
@@ -24,17 +25,31 @@ def check_source(source: ScenesSource | UrlListSource) -> None:
     if isinstance(source, UrlListSource):
         for file in list_files(source):
             _require_columns(source, file, _read(file, list_format(source), _HEADER_READERS))
+    elif isinstance(source, FolderSource):
+        from stages.download_shards.folder import check_folder
+
+        check_folder(source)
+
+
+def read_table(file: Path, kind: str) -> pa.Table:
+    """Read one file of the given format.
+
+    Raises:
+        InputFault: it is not of that format.
+    """
+    return _read(file, kind, _TABLE_READERS)
 
 
 def read_url_list(source: UrlListSource) -> pa.Table:
-    """Read the whole list as columns (caption,) url of strings; an empty caption is null.
+    """Read the whole list as rows (see :mod:`stages.download_shards.rows`).
 
     Raises:
         InputFault: as for :func:`check_source`, or the list is empty.
     """
     check_source(source)
     kind = list_format(source)
-    rows = pa.concat_tables(_as_rows(_read(file, kind, _TABLE_READERS), source) for file in list_files(source))
+    tables = [_as_rows(read_table(file, kind), source) for file in list_files(source)]
+    rows = pa.concat_tables(tables, promote_options="permissive")
     if rows.num_rows == 0:
         raise InputFault(f"download_shards.source.path: {source.path} lists no address: give a list with at least one")
     return rows
@@ -90,13 +105,10 @@ def _as_rows(table: pa.Table, source: UrlListSource) -> pa.Table:
     import pyarrow.compute as pc
 
     url_column = "url" if list_format(source) == "txt" else source.url_column
-    columns = {"url": pc.utf8_trim_whitespace(table[url_column].cast(pa.string()))}
-    if source.caption_column is None:
-        return pa.table(columns, schema=URL_SCHEMA)
-    captions = table[source.caption_column].cast(pa.string())
-    is_blank = pc.equal(pc.utf8_trim_whitespace(captions), "")
-    columns["caption"] = pc.if_else(is_blank, pa.scalar(None, pa.string()), captions)
-    return pa.table({name: columns[name] for name in CAPTIONED_SCHEMA.names}, schema=CAPTIONED_SCHEMA)
+    urls = pc.utf8_trim_whitespace(table[url_column].cast(pa.string()))
+    captions = table[source.caption_column] if source.caption_column is not None else None
+    named = {url_column, source.caption_column}
+    return make_rows(urls, captions, table.select([name for name in table.column_names if name not in named]))
 
 
 def _read_parquet(file: Path) -> pa.Table:

@@ -1,18 +1,15 @@
 """Download a list of images into webdataset shards."""
 
 import collections
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-
-import pyarrow as pa
+from collections.abc import Mapping
 
 from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.download_shards.config import DownloadShardsConfig, ScenesSource, UrlListSource
+from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.shard import Record, ShardTask, make_shard_worker
-from stages.download_shards.source import read_url_list
+from stages.download_shards.sources import open_source
 from stages.errors import YieldTooLow
 from stages.events import Progress
 
@@ -32,10 +29,14 @@ def run(
     records = _finished(config, output)
     planned = output.read_json(PLAN)["units"] if output.exists(PLAN) else None
     if planned is None or len(records) < planned:
-        with _open_source(config.source) as (rows, base_url):
-            names = shard_names(rows.num_rows, config.rows_per_shard)
+        with open_source(config) as (parts, base_url):
+            names = shard_names(len(parts))
             output.write_json(PLAN, {"units": len(names)})
-            tasks = _make_tasks(rows, names, rows_per_shard=config.rows_per_shard, base_url=base_url, done=records)
+            tasks = [
+                ShardTask(index, name, parts[index], base_url)
+                for index, name in enumerate(names)
+                if name not in records
+            ]
             _download(config, tasks, records, output=output, context=context)
     return _summarise(config, records)
 
@@ -46,37 +47,10 @@ def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, Record]
     return {name: record for name, record in done.items() if record["images"] >= config.min_yield * record["rows"]}
 
 
-@contextlib.contextmanager
-def _open_source(source: ScenesSource | UrlListSource) -> Iterator[tuple[pa.Table, str]]:
-    """Yield the list's rows and what stands before each address while downloading."""
-    if isinstance(source, UrlListSource):
-        yield read_url_list(source), ""
-        return
-    from stages.download_shards.scene_server import serve_scenes
-
-    with serve_scenes(source) as served:
-        yield served
-
-
-def shard_names(num_rows: int, rows_per_shard: int) -> list[str]:
-    """Name the shards of a list by their numbers, all with as many digits."""
-    num_shards = -(-num_rows // rows_per_shard)
+def shard_names(num_shards: int) -> list[str]:
+    """Name the shards by their numbers, all with as many digits."""
     digits = max(_NAME_DIGITS, len(str(num_shards - 1)))
     return [f"{index:0{digits}d}" for index in range(num_shards)]
-
-
-def _make_tasks(
-    rows: pa.Table, names: Sequence[str], *, rows_per_shard: int, base_url: str, done: Mapping[str, Record]
-) -> list[ShardTask]:
-    """Cut the list into the shards that are not done."""
-    tasks = []
-    for index, name in enumerate(names):
-        if name not in done:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_file(sink, rows.schema) as writer:
-                writer.write_table(rows.slice(index * rows_per_shard, rows_per_shard))
-            tasks.append(ShardTask(index, name, sink.getvalue().to_pybytes(), base_url))
-    return tasks
 
 
 def _download(

@@ -163,6 +163,7 @@ def test_a_url_list_with_every_kind_of_failure(tmp_path):
         config = make_config(
             source={"kind": "url_list", "path": path, "url_column": "link", "caption_column": "text"},
             image_size=24,
+            allowed_networks=("127.0.0.1/32",),
             timeout=0.3,
             retries=0,
             min_yield=0.2,
@@ -193,7 +194,7 @@ def test_too_low_a_yield_fails_with_the_causes_and_is_tried_again(tmp_path):
         save_picture(tmp_path / "served" / names[0])
         (tmp_path / "list.txt").write_text("\n".join(f"{base}/{name}" for name in names))
         source = {"kind": "url_list", "path": tmp_path / "list.txt"}
-        config = make_config(source=source, rows_per_shard=2, min_yield=0.5, retries=0)
+        config = make_config(source=source, rows_per_shard=2, min_yield=0.5, retries=0, allowed_networks=["127.0.0.1"])
         with pytest.raises(YieldTooLow, match=r"1 of 4 entries.*25\.0%.*min_yield = 50\.0%.*http_404 3"):
             download(config, tmp_path / "out")
         lower = config.model_copy(update={"min_yield": 0.25})

@@ -37,7 +37,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind):
     source = make_source(write_list(tmp_path / f"list.{kind}", kind))
     check_source(source)
     rows = read_url_list(source)
-    assert rows.to_pydict() == {"caption": CAPTIONS, "url": URLS}
+    assert rows.to_pydict() == {"caption": CAPTIONS, "url": URLS, "source_width": [1, 2, 3]}
 
 
 def test_a_text_file_has_one_address_per_line(tmp_path):
@@ -50,7 +50,8 @@ def test_a_folder_is_read_file_by_file_in_order(tmp_path):
     for name in ("b", "a"):
         write_list(tmp_path / f"{name}.csv", "csv")
     rows = read_url_list(make_source(tmp_path, format="csv", caption_column=None))
-    assert rows.to_pydict() == {"url": URLS + URLS}
+    assert rows["url"].to_pylist() == URLS + URLS
+    assert rows.column_names == ["url", "text", "source_width"]
 
 
 def test_a_missing_column_names_the_nearest_and_all_others(tmp_path):

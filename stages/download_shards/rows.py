@@ -1,0 +1,71 @@
+"""The rows of every source in one form: columns (caption,) (captions,) url, then whatever else the source knows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+RESERVED = (
+    *("caption", "captions", "url", "key", "status", "error_message"),
+    *("width", "height", "original_width", "original_height", "sha256"),
+)
+
+
+def make_rows(urls: pa.ChunkedArray, captions: pa.ChunkedArray | None, extra: pa.Table) -> pa.Table:
+    """Join addresses, captions (strings, or lists of them) and further columns into rows.
+
+    ``caption`` is the first caption that is not blank, or null; ``captions`` lists all and is there only where the
+    source's column holds lists. A further column whose name is taken is kept as ``source_<name>``.
+    """
+    columns: dict[str, Any] = {}
+    if captions is not None and _is_list(captions.type):
+        lists = [clean_captions(values) for values in captions.to_pylist()]
+        columns["caption"] = pa.array([found[0] if found else None for found in lists], pa.string())
+        columns["captions"] = pa.array([found or None for found in lists], pa.list_(pa.string()))
+    elif captions is not None:
+        texts = captions.cast(pa.string())
+        columns["caption"] = pc.if_else(
+            pc.equal(pc.utf8_trim_whitespace(texts), ""), pa.scalar(None, pa.string()), texts
+        )
+    columns["url"] = urls.cast(pa.string())
+    taken = set(extra.column_names)
+    for name in extra.column_names:
+        kept = name
+        while kept in RESERVED or (kept != name and kept in taken):
+            kept = f"source_{kept}"
+        columns[kept] = extra[name]
+    return pa.table(columns)
+
+
+def clean_captions(values: Any) -> list[str]:
+    """Return the captions that are not blank, of a text, a list of texts or nothing."""
+    if values is None:
+        return []
+    listed = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
+    return [str(value) for value in listed if value is not None and str(value).strip()]
+
+
+def caption_column(captions: Sequence[Sequence[str]]) -> pa.ChunkedArray:
+    """Make one column of each image's captions: of texts where none has several, else of lists."""
+    if any(len(found) > 1 for found in captions):
+        return pa.chunked_array([pa.array([list(found) or None for found in captions], pa.list_(pa.string()))])
+    return pa.chunked_array([pa.array([found[0] if found else None for found in captions], pa.string())])
+
+
+def to_bytes(rows: pa.Table) -> bytes:
+    """Return the rows as an Arrow IPC file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def from_bytes(content: bytes) -> pa.Table:
+    """Read rows back."""
+    return pa.ipc.open_file(content).read_all()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -124,14 +124,15 @@ def clip_identity(embeddings: Artifact) -> list[dict[str, Any]]:
 
 
 def text_state_identities(embeddings: Artifact) -> dict[str, dict[str, Any]]:
-    """Return which encoders the text states are of, by name (t5, clip), JSON-ready; nothing where there are none.
+    """Return which encoders the text states are of, by name in the order t5, clip; nothing where there are none.
 
-    Each says reference (of people), digest (SHA-256 of its weights), width and max_length, and what finds it again.
+    Each says, JSON-ready, reference (for people), digest (SHA-256 of its weights), width, max_length, and source: what
+    finds it again.
     """
     if not embeddings.exists(TEXT_ENCODERS):
         return {}
     identities: dict[str, dict[str, Any]] = embeddings.read_json(TEXT_ENCODERS)
-    return identities
+    return {name: identities[name] for name in ("t5", "clip") if name in identities}
 
 
 def _open(embeddings: Artifact, kind: str, shard: str) -> np.ndarray:

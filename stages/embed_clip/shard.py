@@ -69,10 +69,11 @@ def _record_encoders(encoder: TextEncoder, output: Output) -> None:
     clips = encoder.clip.identities
     _record(output, CLIPS, clips, clips)
     if states := encoder.identities:
-        _record(output, TEXT_ENCODERS, states, list(states.values()))
+        _record(output, TEXT_ENCODERS, states, [states[name] for name in sorted(states)])
 
 
 def _record(output: Output, file: str, content: Any, identities: list[Record]) -> None:
+    """Write or compare; ``identities`` are those of the content, which as JSON is sorted by name."""
     if not output.exists(file):
         output.write_json(file, content)
         return

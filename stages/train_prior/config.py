@@ -96,7 +96,7 @@ class ValidationConfig(ConfigModel):
     fraction: float = Field(0.1, gt=0.0, lt=1.0, description="share of the usable pairs held out, by hash of their key")
     max_pairs: PositiveInt = Field(2000, ge=4, description="most held-out pairs that are used")
     samples_per_caption: PositiveInt = Field(
-        4, description="answers to one caption, whose diversity is measured; 1: it is not measured"
+        2, description="answers to one caption, whose diversity is measured; 1: it is not measured"
     )
 
 

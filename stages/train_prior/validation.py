@@ -1,13 +1,13 @@
 """Judge a prior on held-out pairs: by the number of sampling steps, and by the time step along the way."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.priors import (
@@ -77,12 +77,12 @@ def judge(prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: S
     way = _Way(pairs.image, block_dims)
     by_steps = {}
     for steps, sampling in samplings.items():
-        seeds = _seeds(seed, 0, len(pairs))
-        drawn = _sample_all(prior, pairs, sampling, seeds, way if steps == max(samplings) else None)
+        rows, seeds = torch.arange(len(pairs)), _seeds(seed, 0, len(pairs))
+        drawn = _sample_all(prior, pairs, rows, sampling, seeds, way if steps == max(samplings) else None)
         report = _measure(drawn, pairs.image, block_dims)
         if config.samples_per_caption > 1:
-            few = pairs.first(_DIVERSITY_CAPTIONS)
-            samples = _sample_again(prior, few, sampling, config.samples_per_caption, seed, drawn[: len(few)])
+            few = drawn[:_DIVERSITY_CAPTIONS]
+            samples = _sample_again(prior, pairs, sampling, config.samples_per_caption, seed, few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
     reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
@@ -136,19 +136,28 @@ def _sample_again(
     prior: Prior, pairs: Pairs, sampling: PriorSampling, count: int, seed: int, first: Float[Tensor, "captions embed"]
 ) -> Float[Tensor, "captions samples embed"]:
     """Return ``count`` samples for each caption, the first of which are there already."""
-    further = [_sample_all(prior, pairs, sampling, _seeds(seed, n, len(pairs))) for n in range(1, count)]
-    return torch.stack([first, *further], dim=1)
+    captions = len(first)
+    rows = torch.arange(captions).repeat(count - 1)
+    seeds = [one for n in range(1, count) for one in _seeds(seed, n, captions)]
+    further = _sample_all(prior, pairs, rows, sampling, seeds).unflatten(0, (count - 1, captions))
+    return torch.cat([first[None], further]).transpose(0, 1)
 
 
 def _sample_all(
-    prior: Prior, pairs: Pairs, sampling: PriorSampling, seeds: Sequence[int], way: _Way | None = None
-) -> Float[Tensor, "pairs embed"]:
-    """Sample an embedding for the first caption of each pair."""
+    prior: Prior,
+    pairs: Pairs,
+    rows: Int[Tensor, " samples"],
+    sampling: PriorSampling,
+    seeds: Sequence[int],
+    way: _Way | None = None,
+) -> Float[Tensor, "samples embed"]:
+    """Sample an embedding for the first caption of each of these pairs, a chunk at a time."""
     parts = []
-    for first, text in _captions(pairs):
+    for first in range(0, len(rows), _CHUNK):
+        chunk = rows[first : first + _CHUNK]
+        text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(_device(prior))
         on_step = None if way is None else way.watch(first)
-        part = _sample(prior, text.to(_device(prior)), seeds[first : first + len(text)], sampling, on_step)
-        parts.append(part.cpu())
+        parts.append(_sample(prior, text, seeds[first : first + _CHUNK], sampling, on_step).cpu())
     return torch.cat(parts)
 
 
@@ -158,13 +167,6 @@ def _sample(
     if isinstance(prior, DiffusionPrior):
         return prior.sample(text, seeds, sampling, on_step=on_step)
     return prior.sample(text, seeds, sampling)
-
-
-def _captions(pairs: Pairs) -> Iterator[tuple[int, TextFeatures]]:
-    """Yield the first captions of the pairs, a chunk at a time, with the number of the chunk's first pair."""
-    for first in range(0, len(pairs), _CHUNK):
-        rows = torch.arange(first, min(first + _CHUNK, len(pairs)))
-        yield first, pairs.take(rows, torch.zeros(len(rows), dtype=torch.float64))[1]
 
 
 def _seeds(seed: int, sample: int, count: int) -> list[int]:

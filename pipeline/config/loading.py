@@ -74,7 +74,9 @@ def read_yaml(path: Path) -> Tree:
 
 
 def _merge(base: Tree, over: Tree) -> Tree:
-    """Lay one tree over another: mappings merge, everything else replaces."""
+    """Lay one tree over another: mappings merge, everything else replaces; so does a mapping of another `kind`."""
+    if "kind" in over and "kind" in base and over["kind"] != base["kind"]:
+        return over
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

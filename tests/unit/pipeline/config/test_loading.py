@@ -27,6 +27,15 @@ def test_extends_merges_sections_and_keeps_paths_beside_their_file(tmp_path: Pat
     assert config.clip == base.clip  # a relative path in the base file is found from the base file's folder
 
 
+def test_a_section_of_another_kind_keeps_nothing_of_the_base(tmp_path: Path) -> None:
+    section = "train_decoder: {kind: stylegan2, training: {num_steps: 300}}"
+    config = load_config(_write(tmp_path, "child.yaml", f"extends: {QUICKSTART}\n{section}\n"))
+    assert config.train_decoder is not None
+    assert config.train_decoder.kind == "stylegan2"
+    assert config.train_decoder.training.schedule == "cosine"  # its own defaults, not the other kind's settings
+    assert config.train_decoder.clip == config.clip
+
+
 def test_overrides_reach_into_sections_and_lists() -> None:
     words = ["captions.fraction=0.25", "download_shards.source.num_images=64", "clip.models.0.path=/tmp"]
     config = load_config(QUICKSTART, words)

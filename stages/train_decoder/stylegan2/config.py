@@ -111,6 +111,11 @@ class StyleGan2DecoderConfig(PictureTrainingConfig):
             )
         return self
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The images and their embeddings, and the CLIP model where that is trained."""
+        return (*super().inputs, *self.clip.inputs)
+
     def check(self) -> None:
         """Look whether the CLIP models are there.
 

@@ -16,6 +16,7 @@ from models.noise import SeededNoise
 from stages.decoder_training.task import DecoderTask
 from stages.embeddings import clip_identity
 from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import with_trained
 from stages.errors import InputFault
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.training.task import Batch, BatchPart
@@ -93,7 +94,7 @@ class StyleGan2Task(DecoderTask):
     @cached_property
     def _clip(self) -> ClipEncoder:
         """The frozen CLIP models, loaded once however many models are made."""
-        encoder = ClipEncoder(self.config.clip, device=self.place.device)
+        encoder = ClipEncoder(with_trained(self.config.clip, self.inputs), device=self.place.device)
         embedded = clip_identity(self.inputs["embed_clip"])
         if [clip["digest"] for clip in encoder.identities] != [clip["digest"] for clip in embedded]:
             names = [" + ".join(clip["reference"] for clip in clips) for clips in (encoder.identities, embedded)]

@@ -191,7 +191,7 @@ def first_caption(text: TextFeatures) -> TextFeatures:
 
 
 def _trimmed(states: TextStates, drop_text: Bool[Tensor, "batch"]) -> TextStates:
-    """Leave out the places that are padding in every caption; a compiled network cannot tell, and keeps them."""
+    """Leave out the places that are padding in every caption; a compiled network keeps them, to keep its shapes."""
     if torch.compiler.is_compiling() or len(drop_text) == 0:
         return states
     longest = int(torch.where(drop_text, 0, states.lengths).max())

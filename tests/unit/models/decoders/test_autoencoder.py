@@ -1,4 +1,4 @@
-"""Autoencoders of both kinds: shapes, the divergence's closed form, the same pictures after a round trip through files."""
+"""Autoencoders of both kinds: shapes, the closed form of the divergence, the same bits after a round trip."""
 
 import json
 import subprocess

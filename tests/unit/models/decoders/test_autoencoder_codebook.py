@@ -1,4 +1,4 @@
-"""The codebook: gradients go straight through, averages follow their formula, dead codes come back the same every time."""
+"""The codebook: straight-through gradients, averages by their formula, dead codes revived the same every time."""
 
 import threading
 

@@ -1,0 +1,151 @@
+"""The latent decoder: the embedding reaches the picture, the scale reaches the loss, and nothing else does."""
+
+import json
+
+import pytest
+import torch
+
+from models.decoders import DecoderSampling, make_decoder
+from models.decoders.autoencoder_config import AutoencoderConfig
+from models.decoders.config import ProcessConfig
+from models.decoders.latent_config import LatentDecoderConfig, TransformerShape, UNetShape
+from models.decoders.latent_diffusion import LatentDecoder, LatentDenoiser
+
+UNET = UNetShape(channels=(32, 32))
+DIT = TransformerShape(num_layers=2, num_heads=2, head_dim=16, patch_size=2)
+TWO_STEPS = DecoderSampling(num_steps=2)
+
+
+def make_config(network=UNET, kind="kl", **fields):
+    autoencoder = AutoencoderConfig(
+        kind=kind, resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
+        num_codes=8,
+    )  # fmt: skip
+    small = {"embed_dim": 12, "token_dim": 16, "layout_channels": 4, "layout_resolution": 4, "layout_hidden": 16}
+    return LatentDecoderConfig(autoencoder=autoencoder, network=network, **(small | fields))
+
+
+def make(network=UNET, **fields):
+    torch.manual_seed(0)
+    return LatentDecoder(make_config(network, **fields)).eval()
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return torch.randn(3, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def draws(embeddings):
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "noise": torch.randn(3, 3, 8, 8, generator=generator),
+        "time": torch.tensor([0.1, 0.5, 0.9]),
+        "blur": torch.randn(embeddings.shape, generator=generator),
+        "dropout": torch.tensor([0.05, 0.5, 0.7]),
+    }
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("layout_channels", [0, 4])
+def test_another_embedding_gives_another_picture(network, layout_channels, embeddings):
+    decoder = make(network, layout_channels=layout_channels)
+    one, other = (decoder.sample(z, [7], TWO_STEPS) for z in embeddings[:2].split(1))
+    assert one.shape == (1, 3, 16, 16)
+    assert one.abs().max() <= 1
+    assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+def test_every_weight_of_the_denoiser_learns(network, embeddings, draws):
+    denoiser = make(network, empty_probability=0.1).denoiser
+    denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **draws).mean().backward()
+    assert [name for name, weight in denoiser.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+def test_recomputing_blocks_changes_no_gradient(network, embeddings, draws):
+    latents, losses = torch.randn(3, 3, 8, 8), []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        denoiser = LatentDenoiser(make_config(network, gradient_checkpointing=checkpointing)).train()
+        loss = denoiser.loss(latents, embeddings, **draws)
+        loss.mean().backward()
+        losses.append([loss.detach(), *[weight.grad for weight in denoiser.parameters()]])
+    for plain, recomputed in zip(*losses, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+def test_latents_are_diffused_by_their_scale(embeddings, draws):
+    latents = torch.randn(3, 3, 8, 8)
+    plain = make().denoiser
+    scaled = LatentDenoiser(make_config(scale_factor=0.5, shift=3.0)).eval()
+    scaled.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(
+        scaled.loss(latents / 0.5 + 3.0, embeddings, **draws), plain.loss(latents, embeddings, **draws)
+    )
+    z = scaled.sample(embeddings, [1, 2, 3], TWO_STEPS)
+    torch.testing.assert_close((z - 3.0) * 0.5, plain.sample(embeddings, [1, 2, 3], TWO_STEPS), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["flow", "ddpm"])
+def test_drawn_latents_are_not_bounded_as_pixels_are(path, embeddings):
+    denoiser = make(process=ProcessConfig(path=path)).denoiser
+    with torch.no_grad():
+        for weight in denoiser.network.unet.conv_out.parameters():
+            weight.mul_(100)
+    assert denoiser.sample(embeddings, [1, 2, 3], TWO_STEPS).abs().max() > 3
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_a_picture_does_not_depend_on_its_batch(network, embeddings, guidance_scale):
+    decoder, sampling = make(network), DecoderSampling(num_steps=3, guidance_scale=guidance_scale)
+    together = decoder.sample(embeddings, [5, 6, 7], sampling)
+    alone = decoder.sample(embeddings[1:2], [6], sampling)
+    torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=0)
+    assert (decoder.sample(embeddings[1:2], [8], sampling) - alone).abs().max() > 1e-4
+
+
+def test_guidance_scale_zero_ignores_the_embedding(embeddings):
+    images = make().sample(embeddings[:2], [4, 4], DecoderSampling(num_steps=2, guidance_scale=0.0))
+    torch.testing.assert_close(images[0], images[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_saved_decoder_gives_the_same_bits(network, kind, embeddings):
+    decoder = make(network, kind=kind, scale_factor=2.0)
+    decoder.set_embedding_statistics(torch.full((12,), 0.5), torch.full((12,), 2.0))
+    copy = make_decoder(json.loads(json.dumps(decoder.config.to_dict()))).eval()
+    assert copy.config == decoder.config
+    copy.load_state_dict(decoder.state_dict())
+    assert torch.equal(copy.sample(embeddings, [1, 2, 3], TWO_STEPS), decoder.sample(embeddings, [1, 2, 3], TWO_STEPS))
+
+
+def test_it_trains_in_bfloat16_autocast(embeddings, draws):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = make().denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **draws)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"layout_resolution": 3}, r"LatentDecoderConfig\.layout_resolution: found 3: expected a divisor of .* 8"),
+        ({"scale_factor": 0.0}, r"LatentDecoderConfig\.scale_factor: found 0\.0: expected above 0"),
+        ({"network": TransformerShape(patch_size=3)}, r"network: found .*expected one whose grid of 3 divides"),
+        ({"empty_probability": 1.0}, r"empty_probability: found 1\.0: expected 0 up to, not including, 1"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(fields, told):
+    with pytest.raises(ValueError, match=told):
+        make_config(**fields)
+
+
+def test_impossible_networks_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"UNetShape\.channels: found \(32, 50\): expected multiples of 32"):
+        UNetShape(channels=(32, 50))
+    with pytest.raises(ValueError, match=r"TransformerShape\.head_dim: found 15: expected one that makes"):
+        TransformerShape(num_heads=2, head_dim=15)

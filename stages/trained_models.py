@@ -7,6 +7,9 @@ import torch
 
 from models.decoders import make_decoder
 from models.decoders.base import Decoder
+from models.decoders.cascade import Cascade
+from models.decoders.upsampler import Upsampler
+from models.decoders.upsampler_config import UpsamplerConfig
 from models.priors import Prior, make_prior, settings_from_json
 from stages.artifacts import Artifact
 from stages.encoders.clip import ClipEncoder
@@ -19,25 +22,61 @@ from stages.text_to_image import SamplingSettings, TextToImage
 
 PRIOR = "prior"
 DECODER = "decoder"
+UPSAMPLER = "upsampler"
 
 Clips = Sequence[dict[str, Any]]
 TextEncoders = Mapping[str, Mapping[str, Any]]
 
 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
-    """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
+    """Load a prior, and the identities of the CLIP models whose embeddings it makes.
+
+    Raises:
+        ArtifactError: its configuration or its weights are not of this version.
+    """
     config = load_model_config(artifact, PRIOR)
-    prior = make_prior(settings_from_json(config["model"]))
+    try:
+        settings = settings_from_json(config["model"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{artifact.path(PRIOR)}: the prior's configuration cannot be read ({error}): expected one of this "
+            f"version: delete the artifact {artifact.uri} and train anew"
+        ) from error
+    prior = make_prior(settings)
     _load_weights(prior, artifact, PRIOR)
     return prior, config["clip"]
 
 
-def load_decoder(artifact: Artifact) -> tuple[Decoder, Clips]:
-    """Load a decoder, and the identities of the CLIP models whose embeddings it takes."""
+def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tuple[Decoder, Clips]:
+    """Load a decoder, and the identities of the CLIP models whose embeddings it takes.
+
+    With super-resolution models, the smallest first, it is a cascade that ends with them.
+
+    Raises:
+        ArtifactError: the models do not belong together.
+    """
     config = load_model_config(artifact, DECODER)
     decoder = make_decoder(config["model"])
     _load_weights(decoder, artifact, DECODER)
-    return decoder, config["clip"]
+    clips: Clips = config["clip"]
+    if not upsamplers:
+        return decoder, clips
+    levels = [_load_upsampler(upsampler, clips) for upsampler in upsamplers]
+    try:
+        return Cascade(decoder, levels), clips
+    except ValueError as error:
+        raise ArtifactError(
+            f"generate: the decoder and its super-resolution models do not follow one another ({error}): set "
+            "from_resolution of each to the resolution of the one before it, and train it anew"
+        ) from error
+
+
+def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
+    config = load_model_config(artifact, UPSAMPLER)
+    upsampler = Upsampler(UpsamplerConfig.from_dict(config["model"]))
+    _load_weights(upsampler, artifact, UPSAMPLER)
+    _require_same(config["clip"], clips, artifact.stage, "the decoder")
+    return upsampler
 
 
 def prior_text_encoders(artifact: Artifact) -> TextEncoders:
@@ -52,11 +91,14 @@ def load_text_to_image(
     decoder_artifact: Artifact,
     settings: SamplingSettings,
     *,
+    upsamplers: Sequence[Artifact] = (),
     t5: T5Source | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> TextToImage:
     """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
+
+    ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
 
     Raises:
         InputFault: a CLIP model or the T5 encoder cannot be loaded.
@@ -64,7 +106,7 @@ def load_text_to_image(
     """
     encoder = ClipEncoder(clip, device=device)
     prior, prior_clips = load_prior(prior_artifact)
-    decoder, decoder_clips = load_decoder(decoder_artifact)
+    decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
     _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
     _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
     return TextToImage(

@@ -36,14 +36,18 @@ class DecoderConfig(Protocol):
         ...
 
 
-class Decoder(nn.Module):
-    """Draws a picture for an image embedding."""
+class ConditionedModel(nn.Module):
+    """A model that is told image embeddings."""
 
     config: DecoderConfig
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
         raise NotImplementedError
+
+
+class Decoder(ConditionedModel):
+    """Draws a picture for an image embedding."""
 
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""

@@ -70,7 +70,7 @@ class Cascade(Decoder):
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings alike in all models."""
         for model in (self.base, *self.upsamplers):
-            model.set_embedding_statistics(mean, std)  # type: ignore[operator]
+            model.set_embedding_statistics(mean, std)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:

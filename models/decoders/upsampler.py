@@ -14,10 +14,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from models.decoders.base import Embeddings, Images, require_seeds
+from models.decoders.base import ConditionedModel, Embeddings, Images, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.config import HEAD_DIM, NORM_GROUPS
 from models.decoders.process import Predictor, guided, make_process
@@ -29,8 +29,10 @@ SIGMA_DIM = 64
 SIGMA_SCALE = 1000.0  # sinusoids are made for time steps of that size
 
 
-class Upsampler(nn.Module):
+class Upsampler(ConditionedModel):
     """A U-Net without attention that predicts a picture from a noisy one, a small one, and an embedding."""
+
+    config: UpsamplerConfig
 
     def __init__(self, config: UpsamplerConfig) -> None:
         """Build the network with random weights."""

@@ -53,7 +53,7 @@ class UpsamplerConfig:
     @property
     def cell(self) -> int:
         """Pixels per side that a picture, or a crop of one, must be a multiple of."""
-        return self.unshuffle * 2 ** (len(self.channels) - 1)
+        return int(self.unshuffle * 2 ** (len(self.channels) - 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON-ready values; :meth:`from_dict` reads them back."""

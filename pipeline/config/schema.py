@@ -17,6 +17,8 @@ from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_clip.config import TrainClipConfig
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_prior.config import TrainPriorConfig
+from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
+from stages.train_upsampler.config import TrainUpsamplerConfig
 
 #: Every stage, in an order in which each comes after its inputs.
 STAGES = (
@@ -28,6 +30,8 @@ STAGES = (
     "train_autoencoder",
     "encode_latents",
     "train_decoder",
+    "train_upsampler",
+    "train_second_upsampler",
     "generate",
     "evaluate",
 )
@@ -79,6 +83,8 @@ class RunConfig(ConfigModel):
     train_autoencoder: TrainAutoencoderConfig | None = None
     encode_latents: EncodeLatentsConfig | None = None
     train_decoder: TrainDecoderConfig | None = None
+    train_upsampler: TrainUpsamplerConfig | None = None
+    train_second_upsampler: TrainSecondUpsamplerConfig | None = None
     generate: GenerateConfig | None = None
     evaluate: EvaluateConfig | None = None
 

@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, to_bytes
+from models.decoders.base import ConditionedModel, Decoder, to_bytes
 from models.noise import SeededNoise
 from stages.artifacts import Artifact, Output
 from stages.decoder_training.config import PictureTrainingConfig
@@ -61,6 +61,10 @@ class DecoderTask(ABC):
         decoder: Decoder = model.decoder  # type: ignore[assignment]
         return decoder
 
+    def saved_module(self, model: nn.Module) -> ConditionedModel:
+        """Return what is told the embeddings' statistics and is kept at the end: the decoder, unless a task says so."""
+        return self.decoder_of(model)
+
     def setup(self, place: Place) -> None:
         """Open the data and fix the order of samples.
 
@@ -97,8 +101,7 @@ class DecoderTask(ABC):
         """Make the model, whose decoder knows the embeddings' mean and deviation."""
         model = self.make_model()
         mean, std = self._statistics
-        decoder = self.decoder_of(model)
-        decoder.set_embedding_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        self.saved_module(model).set_embedding_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
         return model
 
     @cached_property
@@ -109,7 +112,7 @@ class DecoderTask(ABC):
         """Read the part's samples, and draw their random numbers."""
         places = self._order.at(part.positions)
         places[:, 1] += self._first_row[places[:, 0]]
-        return self._batch(places, part)
+        return self.batch(places, part)
 
     def read(self, places: Places) -> Batch:
         """Read pictures, as bytes [count, height, width, 3], and embeddings [count, embed]."""
@@ -120,7 +123,8 @@ class DecoderTask(ABC):
         """Return the pictures that the sample grid shows above the drawn ones."""
         return self.data.rows(places)[0]
 
-    def _batch(self, places: Places, part: BatchPart) -> Batch:
+    def batch(self, places: Places, part: BatchPart) -> Batch:
+        """Join what is read of the samples with their random numbers."""
         stream = SeededNoise(sample_seeds(self.config.seed, part))
         return {**self.read(places), **self.draws(part, stream)}
 
@@ -132,7 +136,7 @@ class DecoderTask(ABC):
 
     def _held_out_values(self, model: nn.Module, start: int) -> dict[str, Tensor]:
         places = self._held_out[start : start + VALIDATION_BATCH]
-        batch = self._batch(places, BatchPart(0, start, len(places), len(self._held_out)))
+        batch = self.batch(places, BatchPart(0, start, len(places), len(self._held_out)))
         values: dict[str, Tensor] = model({name: tensor.to(self.place.device) for name, tensor in batch.items()})
         return {name: value.detach().float().cpu() for name, value in values.items()}
 
@@ -160,4 +164,4 @@ class DecoderTask(ABC):
             "clip": clip_identity(self.inputs["embed_clip"]),
             "sampling": sampling,
         }
-        save_model(output, self.folder, self.decoder_of(model), record)
+        save_model(output, self.folder, self.saved_module(model), record)

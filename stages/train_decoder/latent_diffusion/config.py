@@ -8,7 +8,7 @@ from models.decoders.autoencoder_config import AutoencoderConfig
 from models.decoders.latent_config import LatentDecoderConfig, TransformerShape, UNetShape
 from stages.contract import ConfigModel
 from stages.decoder_training.config import PictureTrainingConfig
-from stages.train_decoder.pixel_diffusion.config import ProcessSection
+from stages.decoder_training.process import ProcessSection
 from stages.training.config import TrainingConfig
 
 

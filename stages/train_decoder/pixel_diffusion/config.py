@@ -2,36 +2,13 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from models.decoders.config import PixelDecoderConfig, ProcessConfig, Target
+from models.decoders.config import PixelDecoderConfig
 from stages.contract import ConfigModel
 from stages.decoder_training.config import PictureTrainingConfig
+from stages.decoder_training.process import ProcessSection
 from stages.training.config import TrainingConfig
-
-
-class ProcessSection(ConfigModel):
-    """The noise process, and what the network predicts; see models.decoders.config.ProcessConfig."""
-
-    path: Literal["flow", "ddpm"] = Field("flow", description="flow: straight to noise; ddpm: variance-preserving")
-    target: Target = Field("sample", description="what the network predicts; path flow: sample only")
-    schedule: Literal["cosine", "linear"] = Field("cosine", description="path ddpm: how the picture fades")
-    loss_weight: Literal["min_snr", "uniform"] = Field("min_snr", description="path ddpm: weight of the error by time")
-    min_snr_gamma: PositiveFloat = Field(5.0, description="loss_weight min_snr: largest weight of a picture's error")
-    zero_terminal_snr: bool = Field(False, description="path ddpm: let the last step be noise alone")
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> "ProcessSection":
-        self.settings()
-        return self
-
-    def settings(self) -> ProcessConfig:
-        """Return the model's own configuration.
-
-        Raises:
-            ValueError: the choices do not go together.
-        """
-        return ProcessConfig(**dict(self))
 
 
 class PixelUNetConfig(ConfigModel):

@@ -5,9 +5,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -21,45 +18,7 @@ from stages.events import Event, Metrics, Picture
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 from stages.train_decoder.stage import run
 from stages.trained_models import load_decoder
-
-DIM = 4
-
-
-def color_of(row: int) -> tuple[int, int, int]:
-    return (row * 7 % 256, row * 31 % 256, row * 57 % 256)
-
-
-def embedding_of(row: int) -> list[float]:
-    return [*(c / 255 for c in color_of(row)), 1.0]
-
-
-def make_inputs(folder: Path, sizes: tuple[int, ...] = (12, 9, 11)) -> dict[str, Artifact]:
-    """Write shards whose tars hold more than was embedded, in another order."""
-    shards, embedded = Output(str(folder / "s"), "download_shards", "a"), Output(str(folder / "e"), "embed_clip", "b")
-    first = 0
-    for index, size in enumerate(sizes):
-        name, rows = f"{index:05d}", list(range(first, first + size))
-        with shards.writing(f"shards/{name}.tar") as path, tarfile.open(path, "w") as tar:
-            for row in [9000 + index, *rows]:
-                add_picture(tar, row)
-        with embedded.writing(f"metadata/metadata_{name}.parquet") as path:
-            pq.write_table(pa.table({"key": [f"{row:05d}" for row in reversed(rows)]}), path)
-        with embedded.writing(f"img_emb/img_emb_{name}.npy") as path, path.open("wb") as file:
-            np.save(file, np.array([embedding_of(row) for row in reversed(rows)], dtype=np.float16))
-        shards.finish_unit(name, {"rows": size + 1})
-        embedded.finish_unit(name, {"rows": size})
-        first += size
-    embedded.write_json("clips.json", [{"reference": "x", "digest": "d", "embed_dim": DIM, "image_size": 8}])
-    return {"download_shards": shards, "embed_clip": embedded}
-
-
-def add_picture(tar: tarfile.TarFile, row: int) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), color_of(row)).save(buffer, "PNG")
-    member = tarfile.TarInfo(f"{row:05d}.png")
-    member.size = buffer.tell()
-    buffer.seek(0)
-    tar.addfile(member, buffer)
+from tests.painted_squares import DIM, add_picture, make_inputs
 
 
 def config(**changes: Any) -> PixelDiffusionConfig:

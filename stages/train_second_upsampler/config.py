@@ -1,0 +1,16 @@
+"""How the second super-resolution model of a cascade is trained."""
+
+from typing import ClassVar
+
+from pydantic import Field, PositiveInt
+
+from stages.decoder_training.upsampling.config import UpsamplerTrainingConfig
+
+
+class TrainSecondUpsamplerConfig(UpsamplerTrainingConfig):
+    """Train the second super-resolution model of a cascade: the first one's pictures, enlarged."""
+
+    stage: ClassVar[str] = "train_second_upsampler"
+
+    from_resolution: PositiveInt = Field(256, description="side of the pictures that it is to enlarge")
+    resolution: PositiveInt = Field(1024, description="side of the pictures that it gives")

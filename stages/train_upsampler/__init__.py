@@ -1,0 +1,1 @@
+"""Train the first super-resolution model of a cascade: the decoder's pictures, enlarged."""

@@ -139,7 +139,7 @@ def _sample_again(
     captions = len(first)
     rows = torch.arange(captions).repeat(count - 1)
     seeds = [one for n in range(1, count) for one in _seeds(seed, n, captions)]
-    further = _sample_all(prior, pairs, rows, sampling, seeds).unflatten(0, (count - 1, captions))
+    further = _sample_all(prior, pairs, rows, sampling, seeds).reshape(count - 1, captions, -1)
     return torch.cat([first[None], further]).transpose(0, 1)
 
 

@@ -129,10 +129,10 @@ def _text_encoder(
         InputFault: one cannot be loaded.
         ArtifactError: what is found is another one.
     """
-    encoder, where = None, "generate.t5" if t5 is not None else "the prior's T5 (where it lies now: generate.t5)"
+    encoder = None
     if "t5" in wanted:
         source = t5 or T5Source.model_validate(wanted["t5"]["source"])
-        encoder = T5Encoder(source, max_length=int(wanted["t5"]["max_length"]), device=device, where=where)
+        encoder = T5Encoder(source, max_length=int(wanted["t5"]["max_length"]), device=device, where="generate.t5")
     clip_max_length = int(wanted["clip"]["max_length"]) if "clip" in wanted else None
     text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
     for name, found in text.identities.items():

@@ -17,8 +17,9 @@ from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, FolderClip
+from stages.encoders.config import ClipConfig, FolderClip, TextStatesConfig
 from stages.encoders.lean_import import import_open_clip
+from stages.encoders.text import make_text_encoder
 from stages.events import Event
 from stages.model_files import save_model
 
@@ -168,18 +169,25 @@ def save_picture(path: Path, *, color: tuple[int, int, int] = (200, 30, 40), siz
     return path
 
 
-def save_tiny_prior(folder: Path, clip_folder: Path, *, seed: int = 0) -> Artifact:
-    """Save an untrained prior of a few thousand weights as train_prior does."""
+def save_tiny_prior(
+    folder: Path, clip_folder: Path, *, seed: int = 0, text_states: TextStatesConfig | None = None
+) -> Artifact:
+    """Save a prior of a few thousand random weights as train_prior does; ``text_states`` says which states it reads."""
     import torch
 
-    from models.priors import DiffusionPriorSettings, TransformerSettings, make_prior
+    from models.priors import DiffusionPriorSettings, TextStateSettings, TransformerSettings, make_prior
 
-    encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
-    network = TransformerSettings(width=16, num_layers=1, num_heads=2)
-    settings = DiffusionPriorSettings(kind="gaussian", embed_dim=encoder.embed_dim, network=network)
+    clip = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
+    encoders = make_text_encoder(clip, text_states, device="cpu").identities
+    states = {name: TextStateSettings(one["width"], one["max_length"]) for name, one in encoders.items()}
+    network = TransformerSettings(width=16, num_layers=1, num_heads=2, text_states=states)
+    settings = DiffusionPriorSettings(kind="gaussian", embed_dim=clip.embed_dim, network=network)
     torch.manual_seed(seed)
+    prior = make_prior(settings)
+    torch.nn.init.normal_(prior.get_parameter("network.answer.weight"))  # untrained, it would say the same to any text
     output = Output(str(folder), "train_prior", "tiny")
-    save_model(output, "prior", make_prior(settings), {"model": settings.to_json(), "clip": encoder.identities})
+    config = {"model": settings.to_json(), "clip": clip.identities, "text_encoders": encoders}
+    save_model(output, "prior", prior, config)
     return output
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.serving import TextToImagePredictor, load_bundle, write_bundle
-from stages.encoders.config import ClipConfig, FolderClip
+from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
+from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
 from stages.errors import ArtifactError
 from stages.text_to_image import SamplingSettings
-from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
 SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
 
@@ -21,9 +21,12 @@ SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, 
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose sources are gone: everything needed is inside."""
     folder = tmp_path_factory.mktemp("made")
-    clip = save_tiny_clip(folder / "clip")
+    clip, t5 = save_tiny_clip(folder / "clip"), save_tiny_t5(folder / "t5")
+    (t5 / "pytorch_model.bin").write_bytes(b"never loaded")
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
-    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
+    states = TextStatesConfig(t5=T5StatesConfig(path=t5))
+    prior = save_tiny_prior(folder / "p", clip, text_states=states)
+    decoder = save_tiny_decoder(folder / "d", clip)
     target = tmp_path_factory.mktemp("moved") / "bundle"
     write_bundle(target, config, prior, decoder, SETTINGS, run="quickstart-1")
     shutil.rmtree(folder)
@@ -58,6 +61,31 @@ def test_settings_and_seed_change_the_picture(predictor: TextToImagePredictor) -
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other_seed)
     assert not np.array_equal(first, more_steps)
+
+
+def test_the_t5_that_the_prior_reads_comes_along(bundle: Path, predictor: TextToImagePredictor) -> None:
+    held = {path.name for path in (bundle / "t5").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= held
+    assert "pytorch_model.bin" not in held
+    assert predictor.predict("a red star")["image"][0].startswith(b"\x89PNG")
+    other = save_tiny_t5(bundle.parent / "other", seed=1)
+    moved = bundle.parent / "changed"
+    shutil.copytree(bundle, moved)
+    shutil.copyfile(other / "model.safetensors", moved / "t5/model.safetensors")
+    with pytest.raises(ArtifactError, match=r"the prior was trained on text states of t5"):
+        load_bundle(moved)
+
+
+def test_the_prior_s_sampler_is_a_setting_of_the_served_model(predictor: TextToImagePredictor) -> None:
+    settings = serving_settings(SETTINGS)
+    assert settings["prior_sampler"] == ("string", "ancestral")
+    assert settings["prior_guidance_rescale"] == ("double", 0.0)
+    first, other = (
+        predictor.predict("a red star", {"prior_steps": 4, "prior_sampler": sampler})["image"][0]
+        for sampler in ("ancestral", "ddim")
+    )
+    assert json.loads(Image.open(io.BytesIO(other)).info["settings"])["prior_sampler"] == "ddim"
+    assert not np.array_equal(pixels(first), pixels(other))
 
 
 def test_a_table_without_prompts_is_told(predictor: TextToImagePredictor) -> None:

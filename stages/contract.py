@@ -30,7 +30,7 @@ class ByContent:
     """Marks a path field that enters the fingerprint by the content of the file or folder, never by its name."""
 
 
-def _beside_config(value: Any, info: ValidationInfo) -> Any:
+def beside_config(value: Any, info: ValidationInfo) -> Any:
     """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
     if not isinstance(value, str | Path):
         return value
@@ -41,7 +41,7 @@ def _beside_config(value: Any, info: ValidationInfo) -> Any:
     return path.resolve()
 
 
-ExternalPath = Annotated[Path, BeforeValidator(_beside_config), ByContent()]
+ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
 
 
 class ConfigModel(BaseModel):

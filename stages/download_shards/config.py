@@ -1,19 +1,22 @@
 """What to download, and in what form to keep it."""
 
 import ipaddress
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig, beside_config, content_digest
 
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
@@ -66,13 +69,48 @@ class FolderSource(ConfigModel):
     caption_column: str = Field("caption", description="column of the metadata file with the captions")
 
 
-Source = ScenesSource | UrlListSource | FolderSource
+def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
+    return value if isinstance(value, str) and "://" in value else str(beside_config(value, info))
+
+
+class WebdatasetSource(ConfigModel):
+    """Webdataset shards that are there already, each of which becomes one shard here."""
+
+    kind: Literal["webdataset"]
+    path: Annotated[str, BeforeValidator(_beside_config_unless_uri)] = Field(
+        description="a folder of .tar files or one of them, here or at any address that fsspec knows (s3://, gs://)"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the content of local shards, or names and checksums as a remote store tells them."""
+        if "://" not in self.path:
+            return {"kind": self.kind, "path": content_digest(Path(self.path))}
+        import fsspec
+
+        fs, root = fsspec.core.url_to_fs(self.path)
+        found = [root] if root.endswith(".tar") else sorted(fs.glob(f"{root.rstrip('/')}/*.tar"))
+        return {"kind": self.kind, "path": [[name.rpartition("/")[2], str(fs.checksum(name))] for name in found]}
+
+
+class HuggingfaceSource(ConfigModel):
+    """A Hugging Face dataset folder on disk, as save_to_disk writes it or of parquet files."""
+
+    kind: Literal["huggingface"]
+    path: ExternalPath
+    image_column: str = Field("image", description="column of the images, each {bytes, path} or bytes")
+    caption_column: str | None = Field(
+        None, description="column of the captions, each a text or a list of texts; none: the images have no captions"
+    )
+
+
+Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource
 
 
 class DownloadShardsConfig(StageConfig):
     """Download images into webdataset shards with img2dataset."""
 
     stage: ClassVar[str] = "download_shards"
+    code_version: ClassVar[int] = 2
 
     source: Annotated[Source, Field(discriminator="kind")]
     rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
@@ -101,12 +139,19 @@ class DownloadShardsConfig(StageConfig):
         (), description="addresses such as 10.1.0.0/16 to permit though they are not public; all others are refused"
     )
     drop_duplicate_urls: bool = Field(False, description="fetch an address once only; repetitions are always counted")
+    drop_duplicate_images: bool = Field(
+        False, description="keep one of several images with the same bytes; repetitions are always counted"
+    )
     per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
         16, description="connections of each worker to one host at a time"
     )
     threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
     min_yield: Annotated[float, RuntimeOnly()] = Field(
         0.5, ge=0.0, le=1.0, description="share of the list that must become images, or the stage fails"
+    )
+
+    probe_shards: Annotated[NonNegativeInt, RuntimeOnly()] = Field(
+        4, description="shards after which too low a yield stops the stage at once; 0: only at the end"
     )
 
     @field_validator("allowed_networks")

@@ -16,6 +16,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ("no such file", "missing_file"),
     ("cannot be read", "unreadable_file"),
     ("outside the folder", "outside_folder"),
+    ("tar is damaged", "damaged_tar"),
     ("caption file is damaged", "bad_caption_file"),
     ("image too small", "image_too_small"),
     ("image area too large", "image_too_large"),

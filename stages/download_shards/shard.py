@@ -8,6 +8,7 @@ import io
 import json
 import math
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from stages.download_shards.entries import Entry
 from stages.download_shards.failures import cause_of
 from stages.download_shards.images import make_resizer, unmeasured
 from stages.download_shards.sources import open_part
+from stages.shards import read_shard
 
 Record = dict[str, Any]
 
@@ -124,6 +126,23 @@ def publish(
     }
     output.finish_unit(name, record)
     return record
+
+
+def drop_images(name: str, keys: set[str], reason: str, config: DownloadShardsConfig, output: Output) -> Record:
+    """Write a shard anew without the images of the given keys, which stay in its parquet with the reason."""
+    with tempfile.TemporaryDirectory(prefix="corgi-shard-") as folder:
+        copy = Path(folder) / "shard.tar"  # not output.local, whose copy of a remote file would outlive the change
+        copy.write_bytes(output.open(f"shards/{name}.tar").read())
+        images = {sample.key: sample.image for sample in read_shard(copy)}
+    with output.open(f"shards/{name}.parquet") as file:
+        table = pq.read_table(file)
+    samples = []
+    for meta in table.to_pylist():
+        if meta["key"] in keys:
+            samples.append(Sample(meta["key"], None, {**meta, "status": "failed_to_download", "error_message": reason}))
+        else:
+            samples.append(Sample(meta["key"], images.get(meta["key"]), meta))
+    return publish(name, samples, table.schema, config, output)
 
 
 def _stats(samples: list[Sample]) -> Record:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.download_shards.config import FolderSource, Source, UrlListSource
+from stages.download_shards.config import FolderSource, HuggingfaceSource, Source, UrlListSource, WebdatasetSource
 from stages.download_shards.rows import make_rows
 from stages.errors import InputFault, nearest
 
@@ -29,6 +29,14 @@ def check_source(source: Source) -> None:
         from stages.download_shards.folder import check_folder
 
         check_folder(source)
+    elif isinstance(source, WebdatasetSource):
+        from stages.download_shards.webdataset import list_tars
+
+        list_tars(source)
+    elif isinstance(source, HuggingfaceSource):
+        from stages.download_shards.huggingface import check_dataset
+
+        check_dataset(source)
 
 
 def read_table(file: Path, kind: str) -> pa.Table:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.download_shards.config import DownloadShardsConfig, FolderSource, ScenesSource
+from stages.download_shards.config import (
+    DownloadShardsConfig,
+    FolderSource,
+    HuggingfaceSource,
+    ScenesSource,
+    WebdatasetSource,
+)
 from stages.download_shards.duplicates import mark_repeated
 from stages.download_shards.entries import Entry
 from stages.download_shards.rows import from_bytes, to_bytes
@@ -30,6 +36,14 @@ def open_source(config: DownloadShardsConfig) -> Iterator[tuple[Sequence[Any], s
         from stages.download_shards.folder import list_folder
 
         yield RowParts(list_folder(source), config.rows_per_shard), ""
+    elif isinstance(source, WebdatasetSource):
+        from stages.download_shards.webdataset import list_tars
+
+        yield list_tars(source), ""
+    elif isinstance(source, HuggingfaceSource):
+        from stages.download_shards.huggingface import cut_dataset
+
+        yield cut_dataset(source, config.rows_per_shard), ""
     else:
         from stages.download_shards.source import read_url_list
 
@@ -60,6 +74,14 @@ def open_part(config: DownloadShardsConfig, part: Any, *, base_url: str) -> tupl
         from stages.download_shards.folder import read_entries
 
         return read_entries(from_bytes(part), source.path)
+    if isinstance(source, WebdatasetSource):
+        from stages.download_shards.webdataset import read_tar
+
+        return read_tar(part)
+    if isinstance(source, HuggingfaceSource):
+        from stages.download_shards.huggingface import read_dataset
+
+        return read_dataset(source, part)
     from stages.download_shards.download import download_entries
 
     return download_entries(from_bytes(part), config, base_url=base_url)

@@ -8,13 +8,15 @@ from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
-from stages.download_shards.shard import Record, ShardTask, make_shard_worker
+from stages.download_shards.duplicates import DUPLICATE_CONTENT, count_repeated_urls, find_repeated_images
+from stages.download_shards.shard import Record, ShardTask, drop_images, make_shard_worker
 from stages.download_shards.sources import open_source
 from stages.errors import YieldTooLow
 from stages.events import Progress
 
 PLAN = "plan.json"
 _NAME_DIGITS = 5
+_DROPPED = ("duplicate_url", "duplicate_content")  # left out on purpose
 
 
 def run(
@@ -38,13 +40,27 @@ def run(
                 if name not in records
             ]
             _download(config, tasks, records, output=output, context=context)
-    return _summarise(config, records)
+    _judge(config, records)
+    repeated = find_repeated_images(output, list(records))
+    if config.drop_duplicate_images:
+        for name, keys in repeated.items():
+            records[name] = drop_images(name, keys, DUPLICATE_CONTENT, config, output)
+    counts = {
+        "duplicate_urls": count_repeated_urls(output, list(records)),
+        "duplicate_images": sum(map(len, repeated.values())),
+    }
+    return _summarise(records, counts)
 
 
 def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, Record]:
     """Return the records of done shards; one that yielded too little is downloaded again."""
     done = output.done_units()
-    return {name: record for name, record in done.items() if record["images"] >= config.min_yield * record["rows"]}
+    return {
+        name: record
+        for name, record in done.items()
+        if record["images"] + sum(record["failures"].get(cause, 0) for cause in _DROPPED)
+        >= config.min_yield * record["rows"]
+    }
 
 
 def shard_names(num_shards: int) -> list[str]:
@@ -78,15 +94,18 @@ def _download(
     for name, record in context.map_shards(make_worker, tasks, resources):
         records[name] = record
         report()
+        if len(records) == config.probe_shards:
+            _judge(config, records)
 
 
-def _summarise(config: DownloadShardsConfig, records: Mapping[str, Record]) -> StageSummary:
-    totals: collections.Counter[str] = collections.Counter()
-    failures: collections.Counter[str] = collections.Counter()
-    for record in records.values():
-        totals.update({name: record[name] for name in ("rows", "images", "captioned")})
-        failures.update(record["failures"])
-    rate = totals["images"] / totals["rows"]
+def _judge(config: DownloadShardsConfig, records: Mapping[str, Record]) -> None:
+    """Compare what came of the shards so far with the configured minimum; dropped duplicates are no loss.
+
+    Raises:
+        YieldTooLow: it is less.
+    """
+    totals, failures = _total(records)
+    rate = _rate(totals, failures)
     if rate < config.min_yield:
         causes = ", ".join(f"{cause} {count}" for cause, count in failures.most_common())
         raise YieldTooLow(
@@ -94,5 +113,25 @@ def _summarise(config: DownloadShardsConfig, records: Mapping[str, Record]) -> S
             f"download_shards.min_yield = {config.min_yield:.1%}: failures by cause: {causes}: mend the list or the "
             "network and run again (shards that yielded too little are downloaded again), or lower min_yield"
         )
+
+
+def _total(records: Mapping[str, Record]) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """Add up rows, images and captioned images, and failures by cause."""
+    totals: collections.Counter[str] = collections.Counter()
+    failures: collections.Counter[str] = collections.Counter()
+    for record in records.values():
+        totals.update({name: record[name] for name in ("rows", "images", "captioned")})
+        failures.update(record["failures"])
+    return totals, failures
+
+
+def _rate(totals: Mapping[str, int], failures: Mapping[str, int]) -> float:
+    wanted = totals["rows"] - sum(failures.get(cause, 0) for cause in _DROPPED)
+    return totals["images"] / wanted if wanted else 0.0
+
+
+def _summarise(records: Mapping[str, Record], further: Mapping[str, int]) -> StageSummary:
+    totals, failures = _total(records)
     counts = dict(totals) | {f"failed_{cause}": count for cause, count in sorted(failures.items())}
-    return StageSummary(items=totals["images"], counts=counts, metrics={"yield": rate})
+    counts |= {name: count for name, count in further.items() if count}
+    return StageSummary(items=totals["images"], counts=counts, metrics={"yield": _rate(totals, failures)})

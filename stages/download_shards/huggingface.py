@@ -1,0 +1,172 @@
+"""A Hugging Face dataset folder on disk: the Arrow files of ``save_to_disk``, or Parquet files, read by pyarrow."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.download_shards.config import HuggingfaceSource
+from stages.download_shards.entries import Entry
+from stages.download_shards.rows import make_rows
+from stages.errors import InputFault, nearest
+
+_ROWS_AT_A_TIME = 64
+_MISSING = "no such file"
+_OUTSIDE = "the file lies outside the folder"
+_NO_IMAGE = "no such file: the row holds no image"
+
+Range = tuple[int, int]
+"""First row and number of rows, over all files in order."""
+
+
+def check_dataset(source: HuggingfaceSource) -> None:
+    """Look whether the folder holds a dataset with the named columns.
+
+    Raises:
+        InputFault: it does not.
+    """
+    for file in _files(source):
+        found = _schema(file).names
+        for key, name in (("image_column", source.image_column), ("caption_column", source.caption_column)):
+            if name is not None and name not in found:
+                raise InputFault(
+                    f"download_shards.source.{key}: {file.name} has no column {name!r}{nearest(name, found)}: "
+                    f"its columns are {', '.join(found)}: set download_shards.source.{key} to one of them"
+                )
+
+
+def cut_dataset(source: HuggingfaceSource, rows_per_shard: int) -> Sequence[Range]:
+    """Return the ranges of rows of the shards.
+
+    Raises:
+        InputFault: as for :func:`check_dataset`, or there is no row.
+    """
+    check_dataset(source)
+    total = sum(_num_rows(file) for file in _files(source))
+    if total == 0:
+        raise InputFault(f"download_shards.source.path: {source.path} holds no row: give a dataset with at least one")
+    return [(start, min(rows_per_shard, total - start)) for start in range(0, total, rows_per_shard)]
+
+
+def read_dataset(source: HuggingfaceSource, part: Range) -> tuple[pa.Schema, Iterator[Entry]]:
+    """Return the schema of the rows and the entries of one range, images read a few at a time."""
+    first, count = part
+    kinds = _schema(_files(source)[0])
+    further = [field.name for field in kinds if field.name != source.image_column and not _is_binary(field.type)]
+    table = pa.Table.from_batches(_batches(source, further, part), pa.schema([kinds.field(name) for name in further]))
+    numbers = pa.chunked_array([pa.array([f"row-{number}" for number in range(first, first + count)], pa.string())])
+    captions = table[source.caption_column] if source.caption_column is not None else None
+    extra = table.select([name for name in further if name != source.caption_column])
+    rows = make_rows(numbers, captions, extra)
+    return rows.schema, _entries(source, rows.to_pylist(), part)
+
+
+def _entries(source: HuggingfaceSource, rows: list[dict[str, Any]], part: Range) -> Iterator[Entry]:
+    images = (value for batch in _batches(source, [source.image_column], part) for value in batch.column(0))
+    for index, (row, image) in enumerate(zip(rows, images, strict=True)):
+        value = image.as_py()
+        stored: dict[str, Any] = value if isinstance(value, dict) else {"bytes": value}
+        path = stored.get("path")
+        content, error = stored.get("bytes"), None
+        if content is None:
+            content, error = _read_beside(source.path, path) if path else (None, _NO_IMAGE)
+        yield Entry(index, {**row, "url": path or row["url"]}, content, error)
+
+
+def _read_beside(root: Path, name: str) -> tuple[bytes | None, str | None]:
+    """Read an image that the dataset names and does not hold; only from inside its folder."""
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        return None, _OUTSIDE
+    return (path.read_bytes(), None) if path.is_file() else (None, _MISSING)
+
+
+def _files(source: HuggingfaceSource) -> list[Path]:
+    root = source.path
+    if (root / "dataset_dict.json").is_file():
+        splits = ", ".join(json.loads((root / "dataset_dict.json").read_text())["splits"])
+        raise InputFault(
+            f"download_shards.source.path: {root} holds several splits ({splits}): one is allowed: "
+            "give the folder of one split"
+        )
+    if (root / "state.json").is_file():
+        return [root / file["filename"] for file in json.loads((root / "state.json").read_text())["_data_files"]]
+    found = sorted(root.rglob("*.arrow")) or sorted(root.rglob("*.parquet"))
+    if not found:
+        raise InputFault(
+            f"download_shards.source.path: {root}: no .arrow or .parquet file in it: give the folder that "
+            "save_to_disk wrote, or one of parquet files"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    """Open an Arrow file in either of its two forms, memory-mapped, or a Parquet file."""
+    if file.suffix == ".parquet":
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+        return
+    with pa.memory_map(str(file)) as mapped:
+        is_file_form = mapped.read(6) == b"ARROW1"
+        mapped.seek(0)
+        with (pa.ipc.open_file if is_file_form else pa.ipc.open_stream)(mapped) as reader:
+            yield reader
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        with _reading(file) as reader:
+            return reader.schema_arrow if file.suffix == ".parquet" else reader.schema
+    except (pa.ArrowException, OSError) as error:
+        raise InputFault(
+            f"download_shards.source.path: {file} cannot be read ({str(error).splitlines()[0]}): mend or remove it"
+        ) from error
+
+
+def _read_batches(file: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    with _reading(file) as reader:
+        if file.suffix == ".parquet":
+            yield from reader.iter_batches(_ROWS_AT_A_TIME, columns=columns)
+            return
+        whole = (
+            (reader.get_batch(index) for index in range(reader.num_record_batches))
+            if hasattr(reader, "num_record_batches")
+            else reader
+        )
+        for batch in whole:
+            yield batch if columns is None else batch.select(columns)
+
+
+def _num_rows(file: Path) -> int:
+    if file.suffix == ".parquet":
+        with _reading(file) as reader:
+            return int(reader.metadata.num_rows)
+    return sum(batch.num_rows for batch in _read_batches(file, None))
+
+
+def _batches(source: HuggingfaceSource, columns: Sequence[str], part: Range) -> Iterator[pa.RecordBatch]:
+    """Yield the named columns of a range of rows."""
+    skip, left = part
+    for file in _files(source):
+        if left == 0:
+            return
+        rows = _num_rows(file)
+        if skip >= rows:
+            skip -= rows
+            continue
+        for batch in _read_batches(file, columns):
+            piece = batch.slice(skip, left)
+            skip = max(0, skip - batch.num_rows)
+            left -= piece.num_rows
+            if piece.num_rows:
+                yield piece
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    """Tell whether a column holds bytes or images, which a shard has no further place for."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))

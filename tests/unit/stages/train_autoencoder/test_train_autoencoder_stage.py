@@ -1,0 +1,155 @@
+"""The autoencoder's stage on painted squares: it learns, shows, saves, and goes on after a kill as if undisturbed."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
+from torchvision.models.vgg import cfgs, make_layers
+
+from stages.artifacts import Artifact, Output
+from stages.autoencoders import load_autoencoder
+from stages.errors import InputFault
+from stages.events import Event, Metrics, Picture
+from stages.train_autoencoder.config import TrainAutoencoderConfig
+from stages.train_autoencoder.stage import run
+from stages.train_autoencoder.task import AutoencoderTask
+from stages.train_autoencoder.weights import read_weights
+from stages.training import launch
+from stages.training.checkpoints import checkpoint_steps
+from stages.training.task import Batch, BatchPart, Place
+from tests.unit.stages.encoded import SIDE, color_of, context, files, make_shards
+
+KINDS = {
+    "kl": {"kind": "kl", "adversary": {"width": 8, "num_layers": 2, "start_step": 4}},
+    "vq": {"kind": "vq", "codebook": {"num_codes": 8, "code_decay": 0.8}},
+}
+
+
+def config(kind: str, **changes: Any) -> Any:
+    section = {
+        "resolution": SIDE,
+        "network": {"unshuffle": 4, "channels": [16], "blocks_per_level": 1, "latent_channels": 3, "attention": False},
+        "training": {"num_steps": 12, "batch_size": 8, "learning_rate": 0.003, "warmup_steps": 2, "log_interval": 4,
+                     "validation_interval": 6, "checkpoint_interval": 4, "ema_decay": 0.5},
+        "grid_images": 3,
+        **KINDS[kind],
+    }  # fmt: skip
+    return TypeAdapter(TrainAutoencoderConfig).validate_python(section | changes)
+
+
+def train(shards: Artifact, folder: Path, settings: Any) -> tuple[Output, Any, list[Event]]:
+    events: list[Event] = []
+    output = Output(str(folder), "train_autoencoder", "c")
+    return output, run(settings, {"download_shards": shards}, output, context(events)), events
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_the_stage_learns_shows_and_saves(tmp_path: Path, kind: str) -> None:
+    output, summary, events = train(make_shards(tmp_path / "s"), tmp_path / "out", config(kind))
+    errors = [e.values["absolute_error"] for e in events if isinstance(e, Metrics) and "absolute_error" in e.values]
+    assert errors[-1] < errors[0] * 0.9
+    assert summary.items == 96
+    assert summary.metrics["held_out_psnr"] > 5
+    assert ("held_out_codes_used" in summary.metrics) == (kind == "vq")
+    assert ("held_out_discriminator" in summary.metrics) == (kind == "kl")
+    pictures = [e for e in events if isinstance(e, Picture)]
+    assert [p.step for p in pictures] == [6, 12]
+    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * SIDE, 2 * SIDE)
+
+    model = load_autoencoder(output)
+    assert not any(name.startswith("discriminator") for name in model.state_dict())
+    assert model.decode(model.encode(torch.zeros(1, 3, SIDE, SIDE))).shape == (1, 3, SIDE, SIDE)
+
+
+class Stopped(AutoencoderTask):
+    """Breaks off before step 10, as a killed process would."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        if part.step == 10:
+            raise ValueError("killed")
+        return super().prepare(part)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_resumed_training_equals_undisturbed(tmp_path: Path, kind: str) -> None:
+    shards, settings = make_shards(tmp_path / "s"), config(kind)
+    whole, _, _ = train(shards, tmp_path / "whole", settings)
+    cut = Output(str(tmp_path / "cut"), "train_autoencoder", "c")
+    with pytest.raises(ValueError, match="killed"):
+        launch.train(lambda: Stopped(settings, shards), settings.training, seed=0, output=cut, context=context())
+    assert checkpoint_steps(cut)[-1] == 8
+    train(shards, tmp_path / "cut", settings)
+    assert files(cut, "autoencoder") == files(whole, "autoencoder")
+
+
+def test_a_picture_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "s", corrupt=(15, 16))
+    task = AutoencoderTask(config("kl"), shards)
+    task.setup(Place(0, 1, torch.device("cpu")))
+    read = task._read(np.array([[1, 0], [1, 1], [1, 2], [1, 3], [0, 5]]))
+    tops = [tuple(picture[0, 0]) for picture in read]
+    assert tops == [color_of(row) for row in (14, 17, 17, 17, 5)]
+    output, _, _ = train(shards, tmp_path / "out", config("kl"))
+    assert output.exists("autoencoder/model.safetensors")
+
+
+def test_small_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputFault, match=r"train_autoencoder\.resolution: found 32, but the pictures .* have 16 pixels"
+    ):
+        train(make_shards(tmp_path / "s"), tmp_path / "out", config("kl", resolution=32))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(0)
+    state = {f"features.{name}": tensor for name, tensor in make_layers(cfgs["D"]).state_dict().items()}
+    path = tmp_path / f"vgg16{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    settings = config("kl", perceptual={"kind": "vgg", "path": str(path)}, adversary=None)
+    settings.check()
+    task = AutoencoderTask(settings, make_shards(tmp_path / "s"))
+    task.setup(Place(0, 1, torch.device("cpu")))
+    model = task.build_model()
+    terms = model(task.prepare(BatchPart(0, 0, 2, 2)))
+    terms["loss"].mean().backward()
+    assert terms["perceptual"].min() > 0
+    assert all(weight.grad is not None for weight in model.autoencoder.parameters())  # type: ignore[union-attr]
+
+
+def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"features.0.weight": torch.zeros(1)}, path)
+    task = AutoencoderTask(config("kl", perceptual={"kind": "vgg", "path": str(path)}), make_shards(tmp_path / "s"))
+    task.setup(Place(0, 1, torch.device("cpu")))
+    with pytest.raises(InputFault, match=r"perceptual\.path: .*weights\.pth cannot be used \(found no features"):
+        task.build_model()
+    with pytest.raises(InputFault, match=r"there is no file .*nowhere"):
+        config("kl", perceptual={"kind": "vgg", "path": str(tmp_path / "nowhere")}).check()
+
+
+@pytest.mark.parametrize(("name", "content"), [("w.safetensors", b"x"), ("w.pth", b"x"), ("code.pth", None)])
+def test_only_tensors_are_read(tmp_path: Path, name: str, content: bytes | None) -> None:
+    path = tmp_path / name
+    path.write_bytes(content) if content is not None else torch.save({"a": print}, path)
+    with pytest.raises(ValueError, match=r"no safetensors file|cannot read it"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("vq", {"training": {"gradient_accumulation": 2}}, "gradient_accumulation is 2 with kind vq"),
+        ("kl", {"training": {"zero_stage": 3}}, "zero_stage is 3 with an adversary"),
+        ("kl", {"resolution": 18}, r"AutoencoderConfig\.resolution: found 18: expected a multiple of 4"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(kind: str, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        config(kind, **changes)

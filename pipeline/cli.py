@@ -95,6 +95,7 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
 def sweep(
     config: Annotated[Path, typer.Argument(help="the sweep: a YAML file that names an experiment and what to vary")],
     overrides: Overrides = None,
+    groups: Annotated[list[str] | None, typer.Option("--group", help="only this group; may be repeated")] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="list the runs and how much of each is left")] = False,
     as_json: Json = False,
 ) -> None:
@@ -102,12 +103,12 @@ def sweep(
     from pipeline.sweep.command import do_sweep, sweep_plan
 
     if only_plan:
-        planned = sweep_plan(config, overrides or ())
+        planned = sweep_plan(config, overrides or (), groups or ())
         rows = [{"run": r.experiment.plan.run, "variant": r.variant.label, "repeat": r.repeat, "stages_left": left}
                 for r, left in planned]  # fmt: skip
         _show({"runs": rows} if as_json else "\n".join("  ".join(map(str, row.values())) for row in rows))
         return
-    outcome = do_sweep(config, overrides or (), _console(stderr=True))
+    outcome = do_sweep(config, overrides or (), _console(stderr=True), groups or ())
     _show(outcome.document if as_json else outcome.table)
     typer.echo(f"table and plots: {outcome.folder}", err=True)
     if outcome.failed:

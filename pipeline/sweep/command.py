@@ -24,25 +24,25 @@ class SweepOutcome:
     failed: int
 
 
-def sweep_plan(path: Path, overrides: Sequence[str]) -> list[tuple[SweepRun, int]]:
-    """Return every run of the sweep with the number of its stages that are not done.
+def sweep_plan(path: Path, overrides: Sequence[str], groups: Sequence[str] = ()) -> list[tuple[SweepRun, int]]:
+    """Return every run of the sweep (or of some groups) with the number of its stages that are not done.
 
     Raises:
         UsageError: the sweep or one of its variants is not valid.
     """
-    runs = open_sweep(load_sweep(path), overrides)
+    runs = open_sweep(load_sweep(path, groups), overrides)
     return [(run, sum(stage.state != "done" for stage in run.experiment.plan.stages.values())) for run in runs]
 
 
-def do_sweep(path: Path, overrides: Sequence[str], console: Console) -> SweepOutcome:
+def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Sequence[str] = ()) -> SweepOutcome:
     """Run what is not done, and write table and plots; plots whose figure no run has are said, not drawn.
 
     Raises:
         UsageError: the sweep or one of its variants is not valid, or cannot start.
     """
-    sweep = load_sweep(path)
+    sweep = load_sweep(path, groups)
     runs = open_sweep(sweep, overrides)
-    results = list(run_sweep(runs, console))
+    results = list(run_sweep(runs, sweep.documents, console))
     rows = by_variant(results)
     folder = sweep_folder(runs, sweep.name)
     write_tables(sweep, rows, folder)

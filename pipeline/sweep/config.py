@@ -1,7 +1,7 @@
 """The schema of a sweep: a YAML file that names a base experiment and what to vary."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,11 @@ class SweepConfig(ConfigModel):
     base: Path = Field(description="the experiment: a YAML file, relative to this one")
     groups: dict[str, GroupConfig] = Field(min_length=1)
     repeat: RepeatConfig | None = None
+    documents: dict[str, str] = Field(
+        default_factory=dict,
+        description="stage: JSON file in its artifact whose numbers become figures, such as "
+        "train_prior/validation_200/by_steps/steps_8/cosine_true",
+    )
     table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
     plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
 
@@ -82,8 +87,8 @@ class Variant:
         return [f"{key}={_as_yaml(value)}" for key, value in settings.items()]
 
 
-def load_sweep(path: Path) -> SweepConfig:
-    """Read a sweep; the base's path is resolved beside the file.
+def load_sweep(path: Path, groups: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep, with some of its groups or all; the base's path is resolved beside the file.
 
     Raises:
         UsageError: the file cannot be used; the message says where and what is allowed.
@@ -94,7 +99,11 @@ def load_sweep(path: Path) -> SweepConfig:
         sweep = SweepConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(describe(error, SweepConfig, str(path))) from None
-    return sweep.model_copy(update={"base": (path.parent / sweep.base).resolve()})
+    unknown = [name for name in groups if name not in sweep.groups]
+    if unknown:
+        raise UsageError(f"{path}: has no group {', '.join(unknown)}; allowed: {', '.join(sweep.groups)}")
+    chosen = {name: group for name, group in sweep.groups.items() if not groups or name in groups}
+    return sweep.model_copy(update={"base": (path.parent / sweep.base).resolve(), "groups": chosen})
 
 
 def variants_of(sweep: SweepConfig) -> Iterator[Variant]:

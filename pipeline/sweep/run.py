@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline.config import load_config
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
+from stages.artifacts import Artifact
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,35 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a run of the sweep ended; figures are its metrics, empty where it failed."""
+    """How a run of the sweep ended; figures are its metrics and the documents' numbers, empty where it failed."""
 
     run: SweepRun
     record: Mapping[str, Any]
+    figures: Mapping[str, float]
 
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """The run's metrics by name."""
-        return self.record["metrics"] if self.record["status"] == "done" else {}
+
+def result_of(run: SweepRun, record: Mapping[str, Any], documents: Mapping[str, str]) -> SweepResult:
+    """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact.
+
+    Raises:
+        ArtifactError: an artifact has no such file.
+    """
+    if record["status"] != "done":
+        return SweepResult(run, record, {})
+    figures = dict(record["metrics"])
+    for stage, name in documents.items():
+        document = Artifact(record["artifacts"][stage], stage, "").read_json(name)
+        figures |= dict(_numbers_in(document, stage))
+    return SweepResult(run, record, figures)
+
+
+def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Yield every number of a JSON document under the keys that lead to it."""
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            yield from _numbers_in(value, f"{name}/{key}")
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield name, float(document)
 
 
 def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
@@ -48,7 +69,7 @@ def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
     return runs
 
 
-def run_sweep(runs: Sequence[SweepRun], console: Console) -> Iterator[SweepResult]:
+def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: Console) -> Iterator[SweepResult]:
     """Run what is not done, and yield every result; a run that fails does not keep the others from running.
 
     Raises:
@@ -58,7 +79,8 @@ def run_sweep(runs: Sequence[SweepRun], console: Console) -> Iterator[SweepResul
     for experiment in todo[:1]:
         check_experiment(experiment)
     if not todo:
-        yield from (SweepResult(run, run.experiment.finished_record() or {}) for run in runs)
+        for run in runs:
+            yield result_of(run, run.experiment.finished_record() or {}, documents)
         return
     from cluster.session import existing_address, session
 
@@ -68,7 +90,7 @@ def run_sweep(runs: Sequence[SweepRun], console: Console) -> Iterator[SweepResul
             console.print(f"[{number}/{len(runs)}] {_title(run)}", highlight=False, markup=False)
             experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts
             record = experiment.finished_record() or run_experiment(experiment, console)
-            yield SweepResult(run, record)
+            yield result_of(run, record, documents)
 
 
 def _title(run: SweepRun) -> str:

@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
+from pipeline.config.loading import read_yaml
+from pipeline.errors import UsageError
 from pipeline.plan import make_plan
 from pipeline.store import Store
+from pipeline.sweep.config import load_sweep, variants_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+SWEEPS = [path for path in FILES if "base" in read_yaml(path)]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
+DRAWINGS = "data/openmoji"  # made by a command of its own, not shipped
 
 
 def test_there_are_configs() -> None:
@@ -20,12 +26,26 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_config_validates_and_plans(path: Path, tmp_path: Path) -> None:
     config = load_config(path, [f"store={tmp_path}"])
+    if path.parent.name == "ablation" and not (ROOT / DRAWINGS).exists():
+        with pytest.raises(UsageError, match=f"no file or folder at .*{DRAWINGS}"):
+            make_plan(config, Store(config.store))
+        return
     plan = make_plan(config, Store(config.store))
     assert set(config.stages()) <= set(plan.stages)
     assert all(stage.state == "new" for stage in plan.stages.values())
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_every_variant_of_a_sweep_validates(path: Path, tmp_path: Path) -> None:
+    sweep = load_sweep(path)
+    variants = list(variants_of(sweep))
+    assert len({variant.label for variant in variants}) == len(variants) > 1
+    for variant in variants:
+        words = variant.overrides(sweep.repeat, 0 if sweep.repeat else None)
+        assert load_config(sweep.base, [*words, f"store={tmp_path}"]).stages()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_config_opens_with_its_card(path: Path) -> None:
     head = [line for line in path.read_text().splitlines()[:12] if line.startswith("#")]
     for entry in ("Command:", "Hardware:", "Time:", "Result:"):

@@ -11,7 +11,8 @@ from pipeline.errors import UsageError
 from pipeline.sweep.config import SweepConfig, Variant, load_sweep, variants_of
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import VariantFigures, by_variant, sweep_document, sweep_table, write_tables
-from pipeline.sweep.run import SweepResult, SweepRun, open_sweep
+from pipeline.sweep.run import open_sweep, result_of
+from stages.artifacts import Output
 
 BASE = Path(__file__).resolve().parents[4] / "configs" / "smoke.yaml"
 TREE: dict[str, Any] = {
@@ -65,6 +66,12 @@ def test_a_grid_gives_every_combination(tmp_path: Path) -> None:
     ]
 
 
+def test_some_groups_can_be_chosen(tmp_path: Path) -> None:
+    assert [v.group for v in variants_of(load_sweep(write_sweep(tmp_path), ["baseline"]))] == ["baseline"]
+    with pytest.raises(UsageError, match="has no group shiftd; allowed: shifted, baseline"):
+        load_sweep(write_sweep(tmp_path), ["shiftd"])
+
+
 def test_each_variant_and_repeat_is_an_experiment_of_its_own(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
     runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])
@@ -105,15 +112,21 @@ def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
 def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
     runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[:2]
-    results = [result_of(runs[0], "done", 0.5), result_of(runs[1], "failed", 0.9)]
+    record = {"run": "a", "status": "done", "metrics": {"train_prior/cosine_true": 0.5}}
+    results = [result_of(runs[0], record, {}), result_of(runs[1], {**record, "status": "failed"}, {})]
     (row,) = by_variant(results)
     assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
     assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
 
 
-def result_of(run: SweepRun, status: str, cosine: float) -> SweepResult:
-    record = {"run": run.experiment.plan.run, "status": status, "metrics": {"train_prior/cosine_true": cosine}}
-    return SweepResult(run, record)
+def test_the_numbers_of_a_document_are_figures(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
+    run = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[0]
+    artifact = Output(str(tmp_path / "artifact"), "train_prior", "x")
+    artifact.write_json("validation.json", {"validation_20": {"steps_4": {"cosine": 0.25, "good": True, "why": "a"}}})
+    record = {"status": "done", "metrics": {"a": 1.0}, "artifacts": {"train_prior": artifact.uri}}
+    result = result_of(run, record, {"train_prior": "validation.json"})
+    assert result.figures == {"a": 1.0, "train_prior/validation_20/steps_4/cosine": 0.25}
 
 
 @pytest.mark.parametrize(

@@ -52,18 +52,29 @@ def read_tar(uri: str) -> tuple[pa.Schema, Iterator[Entry]]:
 
 
 def _entries(uri: str) -> Iterator[Entry]:
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import group_by_keys
 
-    index = 0
+    index, faults = 0, list[str]()
     fs, path = fsspec.core.url_to_fs(uri)
     with fs.open(path, "rb") as stream:
         try:
-            for sample in group_by_keys(tar_file_expander([{"url": uri, "stream": stream}])):
+            for sample in group_by_keys(_members(uri, stream, faults)):
                 yield _make_entry(index, sample)
                 index += 1
-        except (tarfile.TarError, EOFError, ValueError):
-            row = dict.fromkeys(_SCHEMA.names) | {"url": path.rpartition("/")[2]}
-            yield Entry(index, row, None, _DAMAGED)
+        except ValueError:  # two members of one name
+            faults.append(_DAMAGED)
+    if faults:
+        yield Entry(index, dict.fromkeys(_SCHEMA.names) | {"url": path.rpartition("/")[2]}, None, _DAMAGED)
+
+
+def _members(uri: str, stream: Any, faults: list[str]) -> Iterator[Any]:
+    """Yield what a tar holds as far as it can be read, so that the last whole sample of a damaged one is kept."""
+    from webdataset.tariterators import tar_file_expander
+
+    try:
+        yield from tar_file_expander([{"url": uri, "stream": stream}])
+    except (tarfile.TarError, EOFError):
+        faults.append(_DAMAGED)
 
 
 def _make_entry(index: int, sample: Mapping[str, Any]) -> Entry:

@@ -6,7 +6,6 @@ Symbols: z_0 = embeddings of images [batch, embed]; z_T^(m) = mu + Sigma^(1/2) e
 Gaussians of their captions [batch, 16, embed]; xi = weight of the separation.
 """
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,10 +33,16 @@ def bank_loss(
 
 
 def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batch embed"]) -> Float[Tensor, ""]:
-    different = torch.unique(index)
-    count = len(different)
-    if count < 2:
-        return mean.new_zeros(())
-    first = (index[None] == different[:, None]).int().argmax(1)  # a row of each Gaussian: [different]
-    directions = F.normalize(mean[first], dim=-1)
-    return (directions.sum(0).square().sum() - directions.square().sum()) / (count * (count - 1))
+    """Return mean_{i != j} cos(mu_i, mu_j) over the n different Gaussians of the batch.
+
+    Every row counts by one over the number of rows of its Gaussian, so that no list of the different ones is needed,
+    whose length a GPU would have to tell the host. With d_i the directions of mu_i:
+
+        (|sum_i d_i|^2 - sum_i |d_i|^2) / (n (n - 1))
+    """
+    share = 1 / (index[:, None] == index).sum(1).to(mean.dtype)  # [batch]; sums to n
+    count = share.sum().round()
+    directions = F.normalize(mean, dim=-1)
+    total = (share[:, None] * directions).sum(0).square().sum()
+    own = (share * directions.square().sum(-1)).sum()
+    return (total - own) / (count * (count - 1)).clamp_min(1) * (count > 1)

@@ -18,6 +18,7 @@ from stages.download_shards.guard import Guard, PrivateAddress
 _USER_AGENT = "Mozilla/5.0 (compatible; corgi-pipeline)"
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT_STATUS = frozenset((408, 425, 429, 500, 502, 503, 504))
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _CHUNK = 1 << 16
 _ROBOT_RULES = frozenset(("noai", "noimageai", "noindex", "noimageindex"))
 _SAFE = "/:?#[]@!$&'()*+,;=%~"  # what an address may hold unquoted
@@ -89,6 +90,7 @@ class Fetcher:
     def _request(self, target: _Target, watch: Watch) -> bytes | str:
         """Return the file, or the address it has moved to."""
         connection = http.client.HTTPConnection(target.host, target.port)
+        connection.default_port = _DEFAULT_PORTS[target.scheme]  # which the Host header leaves out
         raw = self._guard.connect(target.host, target.port, min(self._limits.timeout, watch.seconds_left))
         try:
             watch.guard(raw)
@@ -166,7 +168,7 @@ def _take_apart(url: str) -> _Target:
     path = urllib.parse.quote(parts.path or "/", safe=_SAFE) + (
         f"?{urllib.parse.quote(parts.query, safe=_SAFE)}" if parts.query else ""
     )
-    return _Target(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path, _authorization(parts))
+    return _Target(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path, _authorization(parts))
 
 
 def _authorization(parts: urllib.parse.SplitResult) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from models.decoders.base import Decoder
 
-KINDS: Final = ("pixel_diffusion", "latent_diffusion", "vq_autoregressive", "stylegan2")
+KINDS: Final = ("pixel_diffusion", "latent_diffusion", "stable_diffusion", "vq_autoregressive", "stylegan2")
 
 
 def make_decoder(config: Mapping[str, Any]) -> "Decoder":
@@ -32,6 +32,11 @@ def make_decoder(config: Mapping[str, Any]) -> "Decoder":
             from models.decoders.vq_config import VQDecoderConfig
 
             return VQDecoder(VQDecoderConfig.from_dict(config))
+        case "stable_diffusion":
+            from models.decoders.stable_diffusion import StableDiffusionDecoder
+            from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
+
+            return StableDiffusionDecoder(StableDiffusionDecoderConfig.from_dict(config))
         case "stylegan2":
             from models.decoders.stylegan2.config import StyleGan2Config
             from models.decoders.stylegan2.generator import StyleGan2Generator

@@ -10,7 +10,8 @@ SNR = a_t^2 / b_t^2; v = a_t eps - b_t x_0 (Salimans and Ho 2022).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -108,10 +109,11 @@ class Ddpm(ExactBuffers, Process):
 
     alphas_cumprod: Tensor
 
-    def __init__(self, config: ProcessConfig) -> None:
-        """Take the schedule from diffusers."""
+    def __init__(self, config: ProcessConfig, schedule: Mapping[str, Any] | None = None) -> None:
+        """Take the schedule from diffusers; ``schedule`` holds a checkpoint's own, in the words of its schedulers."""
         super().__init__()
         self._config = config
+        self._schedule = dict(schedule or {"beta_schedule": SCHEDULES[config.schedule]})
         self.register_buffer("alphas_cumprod", self._scheduler().alphas_cumprod.clone(), persistent=False)
 
     def mix(self, pictures: Pictures, noise: Pictures, time: Times) -> tuple[Pictures, Times]:
@@ -176,11 +178,11 @@ class Ddpm(ExactBuffers, Process):
     def _scheduler(self, target: Target = "sample", *, clip: bool = True) -> DDIMScheduler:
         return DDIMScheduler(
             num_train_timesteps=NUM_TIMESTEPS,
-            beta_schedule=SCHEDULES[self._config.schedule],
             prediction_type=PREDICTION_TYPES[target],
             timestep_spacing="trailing",
             rescale_betas_zero_snr=self._config.zero_terminal_snr,
             clip_sample=clip,
+            **self._schedule,
         )
 
     def _index(self, time: Times) -> Tensor:

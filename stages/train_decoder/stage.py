@@ -41,6 +41,10 @@ def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "De
             from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
 
             return VQAutoregressiveTask(config, inputs)
+        case "stable_diffusion":
+            from stages.train_decoder.stable_diffusion.task import StableDiffusionTask
+
+            return StableDiffusionTask(config, inputs)
         case "stylegan2":
             from stages.train_decoder.stylegan2.task import StyleGan2Task
 

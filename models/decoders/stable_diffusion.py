@@ -1,0 +1,153 @@
+"""A Stable Diffusion U-Net that is told an image embedding in place of a text.
+
+Papers: Rombach et al. (arXiv 2112.10752) for the model; Shifted Diffusion (arXiv 2211.15388) for the fine-tuning: one
+linear layer makes four tokens of the embedding, which replace the text context (method section 3).
+
+Symbols: z = latents of the checkpoint's autoencoder; x_0 = scaling_factor (z - shift_factor): [batch, 4, row, column];
+u = standardized embedding: [batch, embed].
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.conditioning import EmbeddingConditioner
+from models.decoders.config import ProcessConfig
+from models.decoders.process import Ddpm, Predictor, guided
+from models.decoders.sampling import DecoderSampling
+from models.decoders.stable_diffusion_config import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
+from models.noise import seeded_noise
+
+Latents = Float[Tensor, "batch channel row column"]
+
+
+class StableDiffusionDenoiser(nn.Module):
+    """All that is trained: the U-Net, or adapters in it, and the layer that makes tokens of embeddings."""
+
+    def __init__(self, config: StableDiffusionDecoderConfig, unet: nn.Module | None = None) -> None:
+        """Take the checkpoint's U-Net; without one, build it with random weights."""
+        super().__init__()
+        self.config = config
+        self.conditioner = EmbeddingConditioner(
+            config.embed_dim,
+            num_tokens=config.num_tokens,
+            token_dim=config.token_dim,
+            empty_probability=config.empty_probability,
+            embedding_noise=config.embedding_noise,
+        )
+        self.process = _make_process(config)
+        self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
+
+    def forward(self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings) -> Latents:
+        """Predict what the checkpoint's scheduler says: the noise or the velocity."""
+        tokens = self.conditioner.token_states(u)
+        prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, return_dict=False)[0]
+        return prediction.float()
+
+    def loss(
+        self,
+        latents: Latents,
+        embeddings: Embeddings,
+        *,
+        noise: Latents,
+        time: Float[Tensor, "batch"],
+        blur: Embeddings,
+        dropout: Float[Tensor, "batch"],
+    ) -> Float[Tensor, "batch"]:
+        """Return every sample's denoising loss for the autoencoder's latents z.
+
+        ``noise`` on the latents and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform in
+        [0, 1); below the dropout's threshold an embedding becomes the empty one.
+        """
+        x_0 = scaled(latents.float(), self.config)
+        u = self.conditioner.in_training(embeddings, blur, dropout)
+        noisy, timestep = self.process.mix(x_0, noise, time)
+        return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
+        """Draw latents x_0 by Euler's method (Karras et al. 2022), each from its own embedding and seed alone."""
+        require_seeds(embeddings, seeds)
+        scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
+        scheduler.set_timesteps(sampling.num_steps, device=embeddings.device)
+        predict = self._predictor(self.conditioner.standardize(embeddings), sampling.guidance_scale)
+        x_t: Tensor = seeded_noise(seeds, self.config.latent_shape, embeddings.device) * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            prediction = predict(scheduler.scale_model_input(x_t, timestep), timestep)
+            x_t = scheduler.step(prediction, timestep, x_t, return_dict=False)[0]
+        return x_t
+
+    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
+        if guidance_scale == 1.0:
+            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
+        both = self.conditioner.with_empty(u)
+        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
+
+
+class StableDiffusionDecoder(Decoder):
+    """The denoiser with the checkpoint's autoencoder."""
+
+    config: StableDiffusionDecoderConfig
+
+    def __init__(
+        self,
+        config: StableDiffusionDecoderConfig,
+        *,
+        denoiser: StableDiffusionDenoiser | None = None,
+        vae: nn.Module | None = None,
+    ) -> None:
+        """Put both together; what is not given is built with random weights."""
+        super().__init__()
+        self.config = config
+        self.denoiser = StableDiffusionDenoiser(config) if denoiser is None else denoiser
+        self.vae = AutoencoderKL.from_config(dict(config.vae)) if vae is None else vae
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        self.denoiser.conditioner.set_statistics(mean, std)
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        return decoded(self.vae, self.denoiser.sample(embeddings, seeds, sampling), self.config)
+
+    @torch.no_grad()
+    def prompt_embeddings(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """Return what diffusers' pipelines take as prompt_embeds and negative_prompt_embeds: [batch, token, width]."""
+        conditioner = self.denoiser.conditioner
+        u = conditioner.with_empty(conditioner.standardize(embeddings))
+        told, untold = conditioner.token_states(u).chunk(2)
+        return told, untold
+
+
+def scaled(latents: Latents, config: StableDiffusionDecoderConfig) -> Latents:
+    """Return x_0 of the autoencoder's latents z."""
+    return (latents - _shift(config)) * float(config.vae["scaling_factor"])
+
+
+def decoded(vae: nn.Module, x_0: Latents, config: StableDiffusionDecoderConfig) -> Images:
+    """Return the pictures of x_0."""
+    latents = x_0 / config.vae["scaling_factor"] + _shift(config)
+    pictures: Tensor = cast(Any, vae).decode(latents, return_dict=False)[0]
+    return pictures.float().clamp(-1, 1)
+
+
+def _shift(config: StableDiffusionDecoderConfig) -> float:
+    return float(config.vae.get("shift_factor") or 0.0)
+
+
+def _make_process(config: StableDiffusionDecoderConfig) -> Ddpm:
+    scheduler = config.scheduler
+    process = ProcessConfig(
+        path="ddpm",
+        target=TARGETS[scheduler.get("prediction_type", "epsilon")],
+        loss_weight=config.loss_weight,
+        min_snr_gamma=config.min_snr_gamma,
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+    )
+    return Ddpm(process, {name: scheduler[name] for name in SCHEDULE_FIELDS if name in scheduler})

@@ -1,0 +1,1 @@
+"""Fine-tune a Stable Diffusion checkpoint to draw from image embeddings."""

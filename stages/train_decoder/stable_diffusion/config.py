@@ -1,0 +1,97 @@
+"""Which Stable Diffusion checkpoint is fine-tuned, and how."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, content_digest
+from stages.decoder_training.config import PictureTrainingConfig, SamplesConfig
+from stages.errors import InputFault
+from stages.training.config import TrainingConfig
+
+USED_PARTS = ("unet", "vae", "scheduler")
+
+
+class FullTuning(ConfigModel):
+    """Train all weights of the U-Net."""
+
+    kind: Literal["full"]
+
+
+class LoraTuning(ConfigModel):
+    """Train low-rank additions to the attention's layers (Hu et al., arXiv 2106.09685), and the embedding's layer."""
+
+    kind: Literal["lora"]
+    rank: PositiveInt = 16
+    alpha: PositiveInt | None = Field(None, description="the additions count alpha / rank; null: rank")
+    layers: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="names of the layers, as diffusers has them"
+    )
+
+
+class StableDiffusionConfig(PictureTrainingConfig):
+    """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
+
+    stage: ClassVar[str] = "train_decoder"
+    code_version: ClassVar[int] = 1
+
+    kind: Literal["stable_diffusion"]
+    path: Annotated[ExternalPath | None, RuntimeOnly()] = Field(
+        None, description="folder of the checkpoint in diffusers' format, with weights as safetensors"
+    )
+    name: str | None = Field(None, description="or its name on the Hugging Face hub")
+    resolution: PositiveInt = Field(512, description="side of the pictures in pixels; that of encode_latents")
+    num_tokens: PositiveInt = Field(4, description="tokens made of the embedding in place of the text's")
+    tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
+    loss_weight: Literal["min_snr", "uniform"] = Field("uniform", description="weight of the error by time")
+    min_snr_gamma: PositiveFloat = 5.0
+    empty_probability: float = Field(0.1, ge=0, lt=1, description="share of embeddings replaced by the empty one")
+    embedding_noise: float = Field(0.0, ge=0, description="noise on embeddings in training, in their deviations")
+    gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
+    training: TrainingConfig = TrainingConfig(
+        num_steps=20_000, batch_size=64, learning_rate=1e-5, weight_decay=0.01, warmup_steps=500, ema_decay=0.9999
+    )
+    samples: SamplesConfig = SamplesConfig(num_steps=25, guidance_scale=2.0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The embeddings, and the latents of the checkpoint's own autoencoder."""
+        return ("download_shards", "embed_clip", "encode_latents")
+
+    @property
+    def source(self) -> str:
+        """Where the checkpoint is to be had, as diffusers takes it."""
+        return self.name or str(self.path)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "StableDiffusionConfig":
+        if (self.path is None) == (self.name is None):
+            found = "neither" if self.path is None else "both"
+            raise ValueError(f"found {found} path and name: allowed is one of them, where the checkpoint is to be had")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on: of a checkpoint's folder, the parts that are used.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        if self.path is None:
+            return super().identity()
+        return super().identity() | {"path": {part: content_digest(self.path / part) for part in USED_PARTS}}
+
+    def check(self) -> None:
+        """Look whether the checkpoint is there, with weights that can be loaded safely.
+
+        Raises:
+            InputFault: a part is missing.
+        """
+        if self.path is None:
+            return
+        wanted = ("model_index.json", "scheduler/scheduler_config.json", "unet/*.safetensors", "vae/*.safetensors")
+        missing = [pattern for pattern in wanted if not any(self.path.glob(pattern))]
+        if missing:
+            raise InputFault(
+                f"train_decoder.path: {self.path} has no {', no '.join(missing)}: expected a Stable Diffusion "
+                "checkpoint as diffusers saves it with safe_serialization: convert it, or name another folder"
+            )

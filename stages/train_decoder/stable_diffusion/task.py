@@ -1,0 +1,163 @@
+"""What the training loop needs to fine-tune a Stable Diffusion checkpoint."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, to_bytes
+from models.decoders.stable_diffusion import StableDiffusionDecoder, StableDiffusionDenoiser, decoded, scaled
+from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
+from models.noise import SeededNoise
+from stages.artifacts import Output
+from stages.decoder_training.task import PictureRows, Places
+from stages.encoders.identity import digest_tensors
+from stages.errors import InputFault
+from stages.train_decoder.first_stage import EncodedTask
+from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae, read_configs, save_lora, save_pipeline
+from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
+from stages.training.randomness import sample_uniform
+from stages.training.task import Batch, BatchPart
+
+PIPELINE = "decoder/pipeline"
+LORA = "decoder/lora"
+
+
+class StableDiffusionLoss(nn.Module):
+    """Gives the denoiser's loss the form that the loop calls; the autoencoder takes no part in training."""
+
+    def __init__(self, denoiser: StableDiffusionDenoiser) -> None:
+        """Wrap the denoiser."""
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the denoising loss of each sample."""
+        draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
+        return {"loss": self.denoiser.loss(batch["latents"], batch["embeddings"], **draws)}
+
+
+@dataclass
+class StableDiffusionTask(EncodedTask):
+    """Fine-tunes a Stable Diffusion checkpoint."""
+
+    config: StableDiffusionConfig
+
+    @cached_property
+    def shape(self) -> StableDiffusionDecoderConfig:
+        """Return the decoder's own configuration.
+
+        Raises:
+            InputFault: the checkpoint is of a kind that cannot be trained here.
+        """
+        try:
+            parts = read_configs(self.config.source)
+            return StableDiffusionDecoderConfig(
+                unet=parts["unet"],
+                vae=parts["vae"],
+                scheduler=parts["scheduler"],
+                embed_dim=self.data.embed_dim,
+                resolution=self.config.resolution,
+                num_tokens=self.config.num_tokens,
+                loss_weight=self.config.loss_weight,
+                min_snr_gamma=self.config.min_snr_gamma,
+                empty_probability=self.config.empty_probability,
+                embedding_noise=self.config.embedding_noise,
+            )
+        except ValueError as error:
+            raise InputFault(
+                f"train_decoder: {self.config.source}: {error}: name a checkpoint of SD 1.x or 2.x, or another "
+                "train_decoder.resolution"
+            ) from error
+
+    @cached_property
+    def vae(self) -> nn.Module:
+        """Return the checkpoint's autoencoder, frozen."""
+        vae: nn.Module = load_vae(self.config.source).to(self.place.device)
+        return vae
+
+    def check_data(self) -> None:
+        """Look whether the latents are those of this checkpoint's autoencoder, at the configured resolution.
+
+        Raises:
+            InputFault: they are not.
+        """
+        found, shape = self.identity, self.shape
+        if found.kind != "stable_diffusion" or found.shape != shape.latent_shape:
+            raise InputFault(
+                f"train_decoder: kind stable_diffusion found latents {list(found.shape)} of kind {found.kind}: "
+                f"expected {list(shape.latent_shape)} of kind stable_diffusion: give encode_latents the kind "
+                f"stable_diffusion, the same checkpoint and resolution {self.config.resolution}"
+            )
+        weights = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
+        digest = digest_tensors(weights, hashlib.sha256())
+        if found.encoder["digest"] != digest:
+            raise InputFault(
+                f"train_decoder: found latents by the autoencoder of {found.encoder['reference']} "
+                f"({found.encoder['digest'][:8]}): expected that of {self.config.source} ({digest[:8]}): give "
+                "encode_latents the same checkpoint"
+            )
+
+    def make_model(self) -> nn.Module:
+        """Take the checkpoint's U-Net, with low-rank additions where they are asked for."""
+        unet = load_unet(self.config.source)
+        if isinstance(self.config.tuning, LoraTuning):
+            unet.requires_grad_(False)
+            unet.add_adapter(_lora_config(self.config.tuning))
+        if self.config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        return StableDiffusionLoss(StableDiffusionDenoiser(self.shape, unet))
+
+    def decoder_of(self, model: nn.Module) -> Decoder:
+        """Return the denoiser together with the autoencoder."""
+        return StableDiffusionDecoder(self.shape, denoiser=_denoiser(model), vae=self.vae)
+
+    def record(self) -> dict[str, Any]:
+        """Return the decoder's configuration."""
+        return self.shape.to_dict()
+
+    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+        """Draw noise, times and what happens to the embeddings."""
+        seed = self.config.seed
+        return {
+            "noise": stream.draw(self.identity.shape),
+            "blur": stream.draw((self.data.embed_dim,)),
+            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
+            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
+        }
+
+    def true_pictures(self, places: Places) -> PictureRows:
+        """Return what the autoencoder makes of the true latents."""
+        latents = self.read(places)["latents"].float().to(self.place.device)
+        return to_bytes(decoded(self.vae, scaled(latents, self.shape), self.shape).cpu()).numpy()
+
+    def save(self, model: nn.Module, output: Output) -> None:
+        """Write the decoder's folder, and beside it what diffusers loads: a whole pipeline, and the additions."""
+        if isinstance(self.config.tuning, LoraTuning):
+            save_lora(cast(nn.Module, _denoiser(model).unet), output, LORA)
+            model = _merged(model)
+        super().save(model, output)
+        save_pipeline(self.config.source, _denoiser(model).unet, output, PIPELINE)
+
+
+def _denoiser(model: nn.Module) -> StableDiffusionDenoiser:
+    return cast(StableDiffusionLoss, model).denoiser
+
+
+def _lora_config(tuning: LoraTuning) -> LoraConfig:
+    alpha = tuning.rank if tuning.alpha is None else tuning.alpha
+    return LoraConfig(r=tuning.rank, lora_alpha=alpha, target_modules=list(tuning.layers), init_lora_weights="gaussian")
+
+
+def _merged(model: nn.Module) -> nn.Module:
+    """Return a copy whose U-Net is plain again, with the low-rank additions in its weights."""
+    merged = copy.deepcopy(model)
+    unet: Any = _denoiser(merged).unet
+    unet.fuse_lora()
+    unet.unload_lora()
+    return merged

@@ -232,5 +232,6 @@ def settings_of(config: VQDecoderConfig) -> TransformerSettings:
         width=config.width,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
+        feed_forward_factor=config.feed_forward_factor,
         gradient_checkpointing=config.gradient_checkpointing,
     )

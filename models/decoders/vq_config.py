@@ -19,6 +19,8 @@ class VQDecoderConfig:
     width: int = 192
     num_layers: int = 4
     num_heads: int = 6
+    feed_forward_factor: float = 4.0
+    """Width of the gated feed-forward layers, as a multiple of the width."""
     text_dim: int = 0
     """Width of the CLIP text embedding that is a condition too; 0: no text."""
     reads_image_embedding: bool = True
@@ -39,6 +41,7 @@ class VQDecoderConfig:
         """Refuse values that cannot be built, naming the field and what is allowed."""
         for name in ("embed_dim", "width", "num_layers", "num_heads", "num_tokens", "layout_hidden"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "feed_forward_factor", self.feed_forward_factor > 0.0, "above 0")
         require(self, "width", self.width % self.num_heads == 0, f"a multiple of num_heads, {self.num_heads}")
         require(self, "autoencoder", self.autoencoder.kind == "vq", "one of kind vq, which has codes to predict")
         require(self, "text_dim", self.text_dim >= 0, "0 or more")

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from models.decoders.autoencoder_config import AutoencoderConfig
 from models.decoders.vq_config import VQDecoderConfig
@@ -17,6 +17,7 @@ class CodeTransformerSection(ConfigModel):
     width: PositiveInt = 192
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 6
+    feed_forward_factor: PositiveFloat = Field(4.0, description="width of the gated layers, in widths")
     num_tokens: PositiveInt = Field(4, description="tokens that the embedding is projected to")
     layout_channels: int = Field(32, ge=0, description="channels of the map drawn from the embedding; 0: no map")
     layout_hidden: PositiveInt = 512

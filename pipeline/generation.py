@@ -54,6 +54,7 @@ def _load(store: Store, record: dict[str, Any]) -> "TextToImage":
         inputs["train_prior"],
         inputs["train_decoder"],
         settings_of(config),
+        upsamplers=[inputs[name] for name in config.upsampler_stages],
         t5=config.t5,
         batch_size=config.batch_size,
         device=_device(config),

@@ -1,7 +1,7 @@
 """The finished model as MLflow serves it: a folder with everything inside, and the object that predicts with it.
 
-The folder (bundle) holds bundle.json, prior/, decoder/, clip/<number>/ for each CLIP model that came from a folder, and
-t5/ where the prior reads the states of a T5 that did.
+The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its pictures,
+clip/<number>/ for each CLIP model that came from a folder, and t5/ where the prior reads the states of a T5 that did.
 ``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled.
 """
 
@@ -19,10 +19,11 @@ from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
 from stages.errors import ArtifactError
 from stages.model_files import CONFIG, WEIGHTS
 from stages.text_to_image import SamplingSettings, TextToImage, encode_png
-from stages.trained_models import DECODER, PRIOR, load_text_to_image, prior_text_encoders
+from stages.trained_models import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
 
 BUNDLE: Final = "bundle.json"
-FORMAT: Final = 2
+LEVELS: Final = "upsamplers"
+FORMAT: Final = 3
 T5: Final = "t5"
 
 #: How MLflow calls the type of each setting that ``predict`` takes beside the prompts.
@@ -47,6 +48,7 @@ def write_bundle(
     settings: SamplingSettings,
     *,
     run: str,
+    upsamplers: Sequence[Artifact] = (),
     t5: T5Source | None = None,
 ) -> None:
     """Gather a run's models in a folder that can be moved anywhere.
@@ -57,19 +59,26 @@ def write_bundle(
     Raises:
         InputFault: the folder of the T5 is not there any more.
     """
-    for artifact, name in ((prior, PRIOR), (decoder, DECODER)):
-        (folder / name).mkdir(parents=True)
-        for file in (CONFIG, WEIGHTS):
-            shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
+    _gather_model(prior, PRIOR, folder)
+    _gather_model(decoder, DECODER, folder)
+    for number, upsampler in enumerate(upsamplers):
+        _gather_model(upsampler, UPSAMPLER, folder / LEVELS / str(number))
     models = [_gather_clip(folder, number, model) for number, model in enumerate(clip.models)]
     document = {
         "format": FORMAT,
         "run": run,
         "clip": {"models": models},
+        "upsamplers": len(upsamplers),
         "t5": _gather_t5(folder, prior, t5),
         "settings": asdict(settings),
     }
     (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _gather_model(artifact: Artifact, name: str, folder: Path) -> None:
+    (folder / name).mkdir(parents=True)
+    for file in (CONFIG, WEIGHTS):
+        shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
 
 
 def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
@@ -109,12 +118,13 @@ def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]
     document = _read_bundle(folder)
     models = [_below(folder, model) for model in document["clip"]["models"]]
     t5 = document["t5"] and T5Source.model_validate(_below(folder, document["t5"]))
-    source = Artifact(str(folder), "bundle", document["run"])
+    source, levels = Artifact(str(folder), "bundle", document["run"]), range(document["upsamplers"])
     system = load_text_to_image(
         ClipConfig.model_validate({"models": models}),
         source,
         source,
         SamplingSettings(**document["settings"]),
+        upsamplers=[Artifact(str(folder / LEVELS / str(n)), "bundle", document["run"]) for n in levels],
         t5=t5,
         device=device,
     )

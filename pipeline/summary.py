@@ -49,5 +49,14 @@ def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
     settings = settings_of(config)
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(bundle, clip, prior, decoder, settings, run=plan.run, t5=config.t5)
+        write_bundle(
+            bundle,
+            clip,
+            prior,
+            decoder,
+            settings,
+            run=plan.run,
+            upsamplers=[inputs[name] for name in config.upsampler_stages],
+            t5=config.t5,
+        )
         tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(settings))

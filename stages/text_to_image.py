@@ -45,7 +45,7 @@ class DecoderSampler(Protocol):
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How pictures are drawn: solver steps and classifier-free guidance of both models, and the prior's sampler.
+    """How pictures are drawn: solver steps and classifier-free guidance of both models, and what else their kinds read.
 
     It is flat because it is written into pictures and is what callers of a served model may change.
     """
@@ -58,6 +58,26 @@ class SamplingSettings:
     prior_variance: Variance = "posterior"
     prior_eta: float = 0.0
     prior_guidance_rescale: float = 0.0
+    decoder_dynamic_threshold: float | None = None
+    decoder_temperature: float = 1.0
+    decoder_top_k: int | None = None
+    decoder_truncation: float = 1.0
+    decoder_upsampling_steps: int | None = None
+    decoder_noise_augmentation: float = 0.0
+
+    @property
+    def decoder(self) -> DecoderSampling:
+        """What of this concerns the decoder."""
+        return DecoderSampling(
+            num_steps=self.decoder_steps,
+            guidance_scale=self.decoder_guidance,
+            dynamic_threshold=self.decoder_dynamic_threshold,
+            temperature=self.decoder_temperature,
+            top_k=self.decoder_top_k,
+            truncation=self.decoder_truncation,
+            upsampling_steps=self.decoder_upsampling_steps,
+            noise_augmentation=self.decoder_noise_augmentation,
+        )
 
     @property
     def prior(self) -> PriorSampling:
@@ -147,7 +167,7 @@ class TextToImage:
             pictures = self._decoder.sample(
                 embeddings[start:end].to(self._device),
                 [2 * seed + 1 for seed in seeds[start:end]],
-                DecoderSampling(num_steps=self.settings.decoder_steps, guidance_scale=self.settings.decoder_guidance),
+                self.settings.decoder,
             )
             return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

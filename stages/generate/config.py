@@ -5,10 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+from stages.decoder_sampling import DecoderSamplingConfig
 from stages.encoders.config import ClipConfig, T5Source, check_clip, check_t5
 from stages.prior_sampling import PriorSamplingConfig
 
 SetName = Literal["prior", "text_embedding", "reconstruction"]
+UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
 SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
 
 
@@ -38,13 +40,6 @@ class FilePrompts(ConfigModel):
     limit: PositiveInt | None = Field(None, description="use this many from the beginning; none: all")
 
 
-class SolverConfig(ConfigModel):
-    """How a diffusion model is sampled."""
-
-    num_steps: PositiveInt
-    guidance_scale: float = Field(1.0, ge=0.0, description="classifier-free guidance; 1: none")
-
-
 class GenerateConfig(StageConfig):
     """Draw pictures from prompts, and the control sets that evaluation compares them with."""
 
@@ -62,7 +57,10 @@ class GenerateConfig(StageConfig):
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other pictures")
     prior: PriorSamplingConfig = PriorSamplingConfig()
-    decoder: SolverConfig = SolverConfig(num_steps=20)
+    decoder: DecoderSamplingConfig = DecoderSamplingConfig()
+    upsamplers: Literal[0, 1, 2] = Field(
+        0, description="super-resolution models after the decoder: train_upsampler, then train_second_upsampler"
+    )
     t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
         None, description="where the T5 of the prior's training lies now, if it has moved; its weights are compared"
     )
@@ -70,8 +68,13 @@ class GenerateConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The two trained models, and the CLIP model that they belong to where that is trained too."""
-        return ("train_prior", "train_decoder", *self.clip.inputs)
+        """The trained models, and the CLIP model that they belong to where that is trained too."""
+        return ("train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+
+    @property
+    def upsampler_stages(self) -> tuple[str, ...]:
+        """The stages whose super-resolution models are used, the smallest first."""
+        return UPSAMPLERS[: self.upsamplers]
 
     @property
     def chosen_sets(self) -> tuple[SetName, ...]:

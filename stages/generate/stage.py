@@ -64,6 +64,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
             inputs["train_prior"],
             inputs["train_decoder"],
             settings_of(config),
+            upsamplers=[inputs[name] for name in config.upsampler_stages],
             t5=config.t5,
             batch_size=config.batch_size,
             device=device,
@@ -88,6 +89,12 @@ def settings_of(config: GenerateConfig) -> SamplingSettings:
         prior_variance=prior.variance,
         prior_eta=prior.eta,
         prior_guidance_rescale=prior.guidance_rescale,
+        decoder_dynamic_threshold=decoder.dynamic_threshold,
+        decoder_temperature=decoder.temperature,
+        decoder_top_k=decoder.top_k,
+        decoder_truncation=decoder.truncation,
+        decoder_upsampling_steps=decoder.upsampling_steps,
+        decoder_noise_augmentation=decoder.noise_augmentation,
     )
 
 

@@ -138,7 +138,7 @@ def test_the_loss_is_the_mean_cross_entropy_and_dropout_takes_the_conditions(emb
     torch.testing.assert_close(out["loss"][:2], expected[:2])
     assert (out["loss"][2] - expected[2]).abs() > 1e-6  # its text was not there
     dropped = decoder.transformer.loss(codes, embeddings, dropout=torch.zeros(3), **given)["loss"]
-    other = decoder.transformer.loss(codes, -embeddings, dropout=torch.zeros(3), **given)["loss"]
+    other = decoder.transformer.loss(codes, -embeddings, dropout=torch.zeros(3), **given | {"text": -text})["loss"]
     assert torch.equal(dropped, other)
 
 

@@ -24,6 +24,7 @@ from models.decoders.stylegan2.discriminator import Discriminator, Judgement
 from models.decoders.stylegan2.generator import StyleGan2Generator
 from models.decoders.stylegan2.losses import (
     discriminator_loss,
+    feature_distance,
     generator_loss,
     gradient_penalty,
     info_nce,
@@ -90,8 +91,13 @@ class Adversary(ExactBuffers):
         u = self.generator.standardizer(condition)
         true = self._augmented(batch["images"], batch, 0)
         on_true = self.discriminator(true, u)
-        on_drawn = self.discriminator(self._augmented(leaf, batch, 1), u)
-        parts = self._generator_parts(leaf, on_drawn, u, batch) | self._discriminator_parts(on_true, on_drawn, u)
+        # pictures that are compared with one another are changed alike
+        on_drawn = self.discriminator(self._augmented(leaf, batch, 0 if self.settings.match_weight > 0 else 1), u)
+        parts = self._generator_parts(leaf, on_drawn, u, batch)
+        if self.settings.match_weight > 0:
+            parts["match"] = feature_distance(on_drawn.maps, [seen.detach() for seen in on_true.maps])
+            parts["generator"] = parts["generator"] + self.settings.match_weight * parts["match"]
+        parts |= self._discriminator_parts(on_true, on_drawn, u)
         loss = parts["discriminator"] + parts["generator"].detach()
         if self.training:
             (gradient,) = torch.autograd.grad(parts["generator"].sum(), leaf, retain_graph=True)

@@ -109,6 +109,9 @@ class AdversarialSettings:
     """Weight of InfoNCE between drawn pictures' CLIP embeddings and the embeddings asked for."""
     feature_weight: float = 5.0
     """Weight of InfoNCE between the discriminator's features and the embeddings, for both networks."""
+    match_weight: float = 0.0
+    """Weight of the distance between what the discriminator saw in the drawn picture and in the true one of the same
+    embedding (pix2pixHD); 0: none, as in Lafite. It speeds up small runs, and makes pictures of an embedding alike."""
     clip_temperature: float = 0.1
     feature_temperature: float = 0.1
     embedding_noise: float = 0.0
@@ -123,7 +126,7 @@ class AdversarialSettings:
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning, naming the field and what is allowed."""
-        for name in ("r1_weight", "path_weight", "clip_weight", "feature_weight", "embedding_noise"):
+        for name in ("r1_weight", "path_weight", "clip_weight", "feature_weight", "match_weight", "embedding_noise"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("r1_interval", "path_interval", "augmentation_images"):
             require(self, name, getattr(self, name) >= 1, "1 or more")

@@ -28,6 +28,8 @@ class Judgement(NamedTuple):
     """Above 0: held for true."""
     features: Float[Tensor, "batch embed"]
     """A guess at the direction of the embedding."""
+    maps: tuple[Maps, ...]
+    """What it saw in the picture, at each of its grids."""
 
 
 class Discriminator(nn.Module):
@@ -52,15 +54,17 @@ class Discriminator(nn.Module):
         """Judge each picture beside its embedding."""
         x = F.pixel_unshuffle(pictures, self.config.patch_size).contiguous(memory_format=torch.channels_last)
         x = activate(self.from_rgb(x))
+        maps = [x]
         for level in self.levels:
             x = level(x)
+            maps.append(x)
         if self.config.deviation_group:
             x = append_deviation(x, self.config.deviation_group)
         phi = activate(self.flat(activate(self.last(x)).flatten(1)))
         features = self.project(phi).float()
         u = u.float()
         projection = (u * features).sum(dim=1) / math.sqrt(u.shape[1])
-        return Judgement(self.score(phi).float().squeeze(1) + projection, features)
+        return Judgement(self.score(phi).float().squeeze(1) + projection, features, tuple(maps))
 
 
 class ResidualLevel(nn.Module):

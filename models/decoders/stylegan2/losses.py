@@ -2,7 +2,8 @@
 
 Papers: Goodfellow et al. (arXiv 1406.2661) for the non-saturating loss; Mescheder et al. (arXiv 1801.04406, eq. 9)
 for R1; StyleGAN2 (arXiv 1912.04958, eq. 4) for path length; van den Oord et al. (arXiv 1807.03748, eq. 4) for InfoNCE;
-Lafite (arXiv 2111.13792) for the contrast between drawn pictures and embeddings, and for pseudo text.
+Lafite (arXiv 2111.13792) for the contrast between drawn pictures and embeddings, and for pseudo text; Wang et al.
+(pix2pixHD, arXiv 1711.11585, eq. 4) for the likeness of what the discriminator saw.
 """
 
 import math
@@ -51,6 +52,12 @@ def info_nce(queries: Rows, keys: Rows, *, temperature: float, blocks: Sequence[
     """
     logits = block_cosines(keys, queries, blocks) / temperature
     return F.cross_entropy(logits, torch.arange(len(keys), device=keys.device), reduction="none")
+
+
+def feature_distance(drawn: Sequence[Tensor], true: Sequence[Tensor]) -> Losses:
+    """Return the mean absolute difference of the maps [batch, channel, row, column], averaged over the grids."""
+    pairs = zip(drawn, true, strict=True)
+    return torch.stack([(a.float() - b.float()).abs().mean(dim=(1, 2, 3)) for a, b in pairs]).mean(dim=0)
 
 
 def block_cosines(left: Rows, right: Rows, blocks: Sequence[int] | None = None) -> Float[Tensor, "left right"]:

@@ -54,6 +54,9 @@ class AdversarialSection(ConfigModel):
     clip_temperature: PositiveFloat = 0.1
     feature_weight: NonNegativeFloat = Field(1.0, description="InfoNCE of the discriminator's features")
     feature_temperature: PositiveFloat = 0.1
+    match_weight: NonNegativeFloat = Field(
+        0.0, description="likeness of what the discriminator sees in drawn and true pictures; paper: 0"
+    )
     embedding_noise: NonNegativeFloat = Field(
         0.0, description="xi of pseudo text in the embedding's place; 0: none; Lafite language-free: 3"
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.decoders.stylegan2 import AdversarialSettings
 from models.decoders.stylegan2.adversary import Adversary
-from models.decoders.stylegan2.losses import discriminator_loss, generator_loss, info_nce
+from models.decoders.stylegan2.losses import discriminator_loss, feature_distance, generator_loss, info_nce
 from tests.unit.models.decoders.stylegan2.factories import (
     embed_images,
     make_adversary,
@@ -43,6 +43,25 @@ def test_each_network_has_the_gradient_of_its_own_loss_alone() -> None:
     loss = discriminator_loss(on_true.logits, on_drawn.logits)
     (loss + 3.0 * info_nce(on_true.features, z, temperature=0.1)).sum().backward()
     torch.testing.assert_close(joint[1], gradients(adversary.discriminator), rtol=1e-4, atol=1e-5)
+
+
+def test_likeness_teaches_the_generator_alone_and_sees_pictures_changed_alike() -> None:
+    plain, matched = (make_adversary(match_weight=weight, r1_weight=0.0) for weight in (0.0, 4.0))
+    batch = make_batch(plain.generator)
+    for adversary in (plain, matched):
+        adversary(batch)["loss"].sum().backward()
+    torch.testing.assert_close(gradients(matched.discriminator), gradients(plain.discriminator))
+    drawn = plain.generator(batch["latent"], batch["embeddings"], batch["noise"])
+    on_drawn, on_true = (plain.discriminator(x, batch["embeddings"]).maps for x in (drawn, batch["images"]))
+    plain.discriminator.zero_grad()
+    (4.0 * feature_distance(on_drawn, [seen.detach() for seen in on_true])).sum().backward()  # on top of the plain loss
+    torch.testing.assert_close(gradients(matched.generator), gradients(plain.generator), rtol=1e-4, atol=1e-5)
+
+    changed = make_adversary(
+        match_weight=4.0, augmentation="fixed", augmentation_probability=0.8, clip_weight=0.0
+    ).eval()
+    batch["images"] = changed.generator(batch["latent"], batch["embeddings"], batch["noise"]).detach()
+    assert float(changed(batch)["match"].abs().max()) < 1e-5
 
 
 def test_every_weight_is_trained() -> None:

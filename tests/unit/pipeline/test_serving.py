@@ -8,9 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from models.decoders.upsampler import Upsampler
+from models.decoders.upsampler_config import UpsamplerConfig
 from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
+from stages.artifacts import Artifact, Output
+from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
 from stages.errors import ArtifactError
+from stages.model_files import save_model
 from stages.text_to_image import SamplingSettings
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
@@ -99,3 +104,23 @@ def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text('{"format": 99}')
     with pytest.raises(ArtifactError, match="has bundle format 99"):
         load_bundle(tmp_path)
+
+
+def save_tiny_upsampler(folder: Path, clip: Path, side: int) -> Artifact:
+    encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)))
+    config = UpsamplerConfig(
+        embed_dim=encoder.embed_dim, from_resolution=side, resolution=2 * side, channels=(32,), blocks_per_level=1
+    )
+    output = Output(str(folder), "train_upsampler", "tiny")
+    save_model(output, "upsampler", Upsampler(config), {"model": config.to_dict(), "clip": encoder.identities})
+    return output
+
+
+def test_a_cascade_comes_whole(tmp_path: Path) -> None:
+    clip = save_tiny_clip(tmp_path / "clip")
+    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
+    prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip, resolution=32)
+    levels = [save_tiny_upsampler(tmp_path / str(side), clip, side) for side in (32, 64)]
+    write_bundle(tmp_path / "bundle", config, prior, decoder, SETTINGS, run="cascade-1", upsamplers=levels)
+    predictor = TextToImagePredictor(*load_bundle(tmp_path / "bundle"))
+    assert pixels(predictor.predict("a red star")["image"][0]).shape == (128, 128, 3)

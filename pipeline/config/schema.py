@@ -6,6 +6,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from stages.captions import CaptionsConfig
 from stages.contract import ConfigModel, ExternalPath, StageConfig
+from stages.decoder_training.config import PictureTrainingConfig
+from stages.decoder_training.upsampling.config import UpsamplerTrainingConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encode_latents.config import EncodeLatentsConfig
@@ -117,4 +119,32 @@ class RunConfig(ConfigModel):
                 "train_prior: captions.fraction is 0, and a prior learns from captions; set captions.fraction above 0, "
                 "or take a trained prior with `train_prior: null` and reuse.train_prior.config"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_are_large_enough(self) -> "RunConfig":
+        download = self.download_shards
+        if download is None or download.resize_mode == "no":
+            return self
+        for name, section in self.stages().items():
+            if isinstance(section, PictureTrainingConfig) and section.resolution > download.image_size:
+                raise ValueError(
+                    f"{name}.resolution is {section.resolution}, and download_shards.image_size is "
+                    f"{download.image_size}: allowed is at most that; lower it, or download larger pictures"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _cascade_is_a_chain(self) -> "RunConfig":
+        """Models of a cascade are trained apart, so that only here is known whether they will fit one another."""
+        levels: tuple[tuple[str, UpsamplerTrainingConfig | None, str, PictureTrainingConfig | None], ...] = (
+            ("train_upsampler", self.train_upsampler, "train_decoder", self.train_decoder),
+            ("train_second_upsampler", self.train_second_upsampler, "train_upsampler", self.train_upsampler),
+        )
+        for name, level, below_name, below in levels:
+            if level is not None and below is not None and level.from_resolution != below.resolution:
+                raise ValueError(
+                    f"{name}.from_resolution is {level.from_resolution}: allowed is {below.resolution}, which is "
+                    f"{below_name}.resolution; set both to the same"
+                )
         return self

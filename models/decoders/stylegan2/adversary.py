@@ -90,13 +90,10 @@ class Adversary(ExactBuffers):
         leaf = drawn.detach().requires_grad_(self.training)
         u = self.generator.standardizer(condition)
         true = self._augmented(batch["images"], batch, 0)
+        changed_alike = self.settings.match_weight > 0  # for then they are compared with one another
         on_true = self.discriminator(true, u)
-        # pictures that are compared with one another are changed alike
-        on_drawn = self.discriminator(self._augmented(leaf, batch, 0 if self.settings.match_weight > 0 else 1), u)
-        parts = self._generator_parts(leaf, on_drawn, u, batch)
-        if self.settings.match_weight > 0:
-            parts["match"] = feature_distance(on_drawn.maps, [seen.detach() for seen in on_true.maps])
-            parts["generator"] = parts["generator"] + self.settings.match_weight * parts["match"]
+        on_drawn = self.discriminator(self._augmented(leaf, batch, 0 if changed_alike else 1), u)
+        parts = self._generator_parts(leaf, on_drawn, on_true, u, batch)
         parts |= self._discriminator_parts(on_true, on_drawn, u)
         loss = parts["discriminator"] + parts["generator"].detach()
         if self.training:
@@ -117,19 +114,24 @@ class Adversary(ExactBuffers):
             return pictures
         return augment(pictures, self.control.probability, batch["augmentation"][:, which])
 
-    def _generator_parts(self, drawn: Images, judged: Judgement, u: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def _generator_parts(
+        self, drawn: Images, on_drawn: Judgement, on_true: Judgement, u: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
         settings = self.settings
-        total = generator_loss(judged.logits)
-        parts = {"logits_drawn": judged.logits}
+        total = generator_loss(on_drawn.logits)
+        parts = {"logits_drawn": on_drawn.logits}
         if settings.feature_weight > 0:
-            contrast = info_nce(judged.features, u, temperature=settings.feature_temperature)
+            contrast = info_nce(on_drawn.features, u, temperature=settings.feature_temperature)
             parts["feature_contrast_drawn"] = contrast
             total = total + settings.feature_weight * contrast
+        if settings.match_weight > 0:
+            parts["match"] = feature_distance(on_drawn.maps, [seen.detach() for seen in on_true.maps])
+            total = total + settings.match_weight * parts["match"]
         if settings.clip_weight > 0 and self._embed_images is not None:
-            embedded = self._embed_images(drawn)
             contrast = info_nce(
-                embedded, batch["embeddings"], temperature=settings.clip_temperature, blocks=self._blocks
-            )
+                self._embed_images(drawn), batch["embeddings"], temperature=settings.clip_temperature,
+                blocks=self._blocks,
+            )  # fmt: skip
             parts["clip_contrast"] = contrast
             total = total + settings.clip_weight * contrast
         return parts | {"generator": total}

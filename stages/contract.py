@@ -44,6 +44,14 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
 ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
 
 
+def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
+    return value if isinstance(value, str) and "://" in value else str(beside_config(value, info))
+
+
+#: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
+Address = Annotated[str, BeforeValidator(_beside_config_unless_uri)]
+
+
 class ConfigModel(BaseModel):
     """Base of every configuration section: frozen, and unknown keys are errors."""
 
@@ -89,6 +97,21 @@ def content_digest(path: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def address_digest(address: str, pattern: str) -> Any:
+    """Return the content of a local path, or names and checksums of remote files as their store tells them.
+
+    Raises:
+        FileNotFoundError: nothing is at the local path.
+    """
+    if "://" not in address:
+        return content_digest(Path(address))
+    import fsspec
+
+    fs, root = fsspec.core.url_to_fs(address)
+    found = sorted(str(name) for name in fs.glob(f"{root.rstrip('/')}/{pattern}"))
+    return [[name[len(root.rstrip("/")) + 1 :], str(fs.checksum(name))] for name in found]
 
 
 class Resources(ConfigModel):

@@ -104,10 +104,11 @@ def load_text_to_image(
         InputFault: a CLIP model or the T5 encoder cannot be loaded.
         ArtifactError: CLIP, T5, prior and decoder do not belong together.
     """
-    encoder = ClipEncoder(clip, device=device)
     prior, prior_clips = load_prior(prior_artifact)
     decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
     _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
+    _require_same_lengths(prior_clips, decoder_clips)
+    encoder = ClipEncoder(clip, device=device, normalised=_normalised(decoder_clips))
     _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
     return TextToImage(
         _text_encoder(encoder, prior_text_encoders(prior_artifact), t5, device),
@@ -166,6 +167,20 @@ def _require_same(left: Clips, right: Clips, left_name: str, right_name: str) ->
         raise ArtifactError(
             f"generate: {left_name} belongs to CLIP {_spell(left)}, but {right_name} to CLIP {_spell(right)}: "
             "their embeddings do not mean the same: train both with the same clip.models"
+        )
+
+
+def _normalised(clips: Clips) -> bool:
+    """Tell whether a model learned from embeddings of length 1, as existing ones often are."""
+    return any(clip.get("normalised", False) for clip in clips)
+
+
+def _require_same_lengths(prior: Clips, decoder: Clips) -> None:
+    if _normalised(prior) != _normalised(decoder):
+        found, other = ("the prior", "the decoder") if _normalised(prior) else ("the decoder", "the prior")
+        raise ArtifactError(
+            f"generate: {found} learned from normalised embeddings, {other} from raw ones: their embeddings do not "
+            "mean the same: train both on the same embed_clip"
         )
 
 

@@ -5,18 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig, beside_config, content_digest
+from stages.contract import Address, ConfigModel, ExternalPath, RuntimeOnly, StageConfig, content_digest
 
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
@@ -69,15 +67,11 @@ class FolderSource(ConfigModel):
     caption_column: str = Field("caption", description="column of the metadata file with the captions")
 
 
-def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
-    return value if isinstance(value, str) and "://" in value else str(beside_config(value, info))
-
-
 class WebdatasetSource(ConfigModel):
     """Webdataset shards that are there already, each of which becomes one shard here."""
 
     kind: Literal["webdataset"]
-    path: Annotated[str, BeforeValidator(_beside_config_unless_uri)] = Field(
+    path: Address = Field(
         description="a folder of .tar files or one of them, here or at any address that fsspec knows (s3://, gs://)"
     )
 

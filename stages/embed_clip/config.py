@@ -1,11 +1,29 @@
 """Which embeddings to make, and how to keep them."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from stages.contract import RuntimeOnly, StageConfig
+from stages.contract import Address, ConfigModel, RuntimeOnly, StageConfig, address_digest
 from stages.encoders.config import ClipConfig, TextStatesConfig, check_clip, check_t5
+
+
+class ExistingEmbeddings(ConfigModel):
+    """Embeddings that are there already, in the layout of clip-retrieval and LAION."""
+
+    path: Address = Field(
+        description="a folder that holds img_emb/*.npy, metadata/*.parquet and, where there are captions, "
+        "text_emb/*.npy, here or at any address that fsspec knows (s3://, gs://)"
+    )
+    key_column: str | None = Field(None, description="metadata's column of the keys; none: key, else image_path")
+    caption_column: str = Field("caption", description="metadata's column of the captions")
+    with_shards: bool = Field(
+        True, description="join them by key to the images of download_shards; false: they stand alone, for a prior"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the content of a local folder, or names and checksums as a remote store tells them."""
+        return self.model_dump() | {"path": address_digest(self.path, "*/*")}
 
 
 class EmbedClipConfig(StageConfig):
@@ -23,12 +41,24 @@ class EmbedClipConfig(StageConfig):
     text_states: TextStatesConfig | None = Field(
         None, description="token states of the captions to make as well, which a prior may read: t5, clip; none: none"
     )
+    existing: ExistingEmbeddings | None = Field(
+        None, description="take these embeddings, which clip.models made, instead of computing any; none: compute"
+    )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The shards, and the CLIP model where that is trained."""
-        return ("download_shards", *self.clip.inputs)
+        """The shards, unless existing embeddings stand alone, and the CLIP model where that is trained."""
+        alone = self.existing is not None and not self.existing.with_shards
+        return self.clip.inputs if alone else ("download_shards", *self.clip.inputs)
+
+    @model_validator(mode="after")
+    def _existing_have_no_states(self) -> "EmbedClipConfig":
+        if self.existing is not None and self.text_states is not None:
+            raise ValueError(
+                "text_states: existing embeddings come without token states: leave out text_states, or existing"
+            )
+        return self
 
     def check(self) -> None:
         """Look whether the CLIP models and the T5 encoder are there.

@@ -9,6 +9,7 @@ from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import with_trained
 from stages.errors import InputFault
 from stages.events import Progress
@@ -19,11 +20,13 @@ Record = dict[str, Any]
 
 
 def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Embed every shard that is not done yet.
+    """Embed every shard that is not done yet, or take existing embeddings.
 
     Raises:
         InputFault: a model cannot be loaded, or there is no image to embed.
     """
+    if config.existing is not None:
+        return import_embeddings(config, inputs, output, context)
     shards = inputs["download_shards"]
     names = sorted(shards.done_units())
     output.write_json(PLAN, {"units": len(names)})

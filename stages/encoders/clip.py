@@ -47,7 +47,8 @@ class ClipIdentity:
 class ClipEncoder:
     """Encode images and texts by every configured model; embeddings are concatenated in the configured order.
 
-    Each model prepares images and texts in its own way. Embeddings are not normalised: their lengths are data.
+    Each model prepares images and texts in its own way. Embeddings are not normalised, their lengths are data; where
+    ``normalised`` is true, each model's are brought to length 1, for use beside existing embeddings that were.
     On a CPU the arithmetic is float32; on a GPU it is ``gpu_precision``. Results are float32 on the CPU.
 
     Raises:
@@ -55,8 +56,14 @@ class ClipEncoder:
     """
 
     def __init__(
-        self, config: ClipConfig, *, device: torch.device | str | None = None, gpu_precision: GpuPrecision = "float16"
+        self,
+        config: ClipConfig,
+        *,
+        device: torch.device | str | None = None,
+        gpu_precision: GpuPrecision = "float16",
+        normalised: bool = False,
     ) -> None:
+        self._normalised = normalised
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._precision = getattr(torch, gpu_precision)
         check_clip(config)
@@ -134,6 +141,8 @@ class ClipEncoder:
         on_gpu = self.device.type != "cpu" and self._precision != torch.float32
         with torch.autocast(self.device.type, dtype=self._precision, enabled=on_gpu):
             blocks = [encode(model).float().cpu() for model in self._models]
+        if self._normalised:
+            blocks = [F.normalize(block, dim=-1) for block in blocks]
         return torch.cat(blocks, dim=-1)
 
 

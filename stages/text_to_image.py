@@ -36,10 +36,21 @@ class PriorSampler(Protocol):
 class DecoderSampler(Protocol):
     """What is asked of a decoder."""
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether pictures depend on text embeddings, too."""
+        ...
+
     def sample(
         self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Float[Tensor, "batch 3 height width"]:
         """Draw one picture in [-1, 1] for each image embedding."""
+        ...
+
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw them for pairs of image and text embedding."""
         ...
 
 
@@ -138,7 +149,7 @@ class TextToImage:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
         """Draw a picture for each prompt."""
-        return self.decode(self.imagine(prompts, seeds), seeds)
+        return self.decode(self.imagine(prompts, seeds), seeds, prompts)
 
     def vary(self, images: Images, seeds: Sequence[int]) -> Pictures:
         """Draw a variation of each image: what its CLIP embedding keeps stays, the rest is new."""
@@ -160,15 +171,17 @@ class TextToImage:
 
         return self._in_batches(sample, len(prompts), seeds)
 
-    def decode(self, embeddings: Embeddings, seeds: Sequence[int]) -> Pictures:
-        """Return pictures for image embeddings."""
+    def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Pictures:
+        """Return pictures for image embeddings; a decoder that reads texts is told the prompts, too."""
+        text = self.encode(prompts) if prompts is not None and self._decoder.reads_text else None
 
         def sample(start: int, end: int) -> Tensor:
-            pictures = self._decoder.sample(
-                embeddings[start:end].to(self._device),
-                [2 * seed + 1 for seed in seeds[start:end]],
-                self.settings.decoder,
-            )
+            given, own = embeddings[start:end].to(self._device), [2 * seed + 1 for seed in seeds[start:end]]
+            if text is None:
+                pictures = self._decoder.sample(given, own, self.settings.decoder)
+            else:
+                told = text[start:end].to(self._device)
+                pictures = self._decoder.sample_with_text(given, told, own, self.settings.decoder)
             return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
         return self._in_batches(sample, len(embeddings), seeds).numpy()

@@ -107,7 +107,8 @@ class Codebook(ExactBuffers):
     def perplexity(self) -> Float[Tensor, ""]:
         """Return exp of the entropy of the averaged use: how many codes are in use, as if all of those alike."""
         share = self.counts / self.counts.sum().clamp_min(_FEWEST)
-        return torch.special.entr(share).sum().exp()
+        perplexity: Tensor = torch.special.entr(share).sum().exp()
+        return perplexity
 
     @torch.no_grad()
     def _follow(self, z: Latents, codes: Codes, places: Float[Tensor, "batch"]) -> None:

@@ -49,6 +49,17 @@ class ConditionedModel(nn.Module):
 class Decoder(ConditionedModel):
     """Draws a picture for an image embedding."""
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether pictures depend on CLIP text embeddings, too: see :meth:`sample_with_text`."""
+        return False
+
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; a decoder that reads no text leaves them aside."""
+        return self.sample(embeddings, seeds, sampling)
+
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,25 +92,32 @@ class CodeTransformer(nn.Module):
         blur: Embeddings,
         dropout: Float[Tensor, "batch"],
         text: Embeddings | None = None,
-        has_text: Bool[Tensor, "batch"] | None = None,
     ) -> dict[str, Float[Tensor, "batch"]]:
         """Return "loss", the mean cross-entropy of every sample's codes in nats, and "accuracy" of the likeliest code.
 
         ``blur`` is standard normal; ``dropout``, uniform in [0, 1), makes all conditions of a sample the empty ones
-        where it is below the threshold. Where ``has_text`` is false, the text is the empty one.
+        where it is below the threshold. A row of ``text`` that holds no numbers (NaN: no caption) is the empty one.
         """
         u_image = None if self.image is None else self.image.in_training(embeddings, blur, dropout)
         u_text = None
         if self.text is not None:
-            if text is None or has_text is None:
-                raise ValueError(
-                    "CodeTransformer.loss: text_dim is above 0, but no text is given: give text and has_text"
-                )
-            known = torch.where(has_text[:, None], text, 0.0)  # the rows without a caption hold no numbers
-            u_text = self.text.drop(self.text.standardize(known), ~has_text | (dropout < self.text.empty_probability))
+            u_text = self.text.drop(self.read_text(text, len(codes)), dropout < self.text.empty_probability)
         logits = self(codes, self.conditions(u_image, u_text)).float()
         entropy = F.cross_entropy(logits.transpose(1, 2), codes, reduction="none").mean(1)
         return {"loss": entropy, "accuracy": (logits.argmax(-1) == codes).float().mean(1)}
+
+    def read_text(self, text: Embeddings | None, count: int) -> Embeddings:
+        """Return standardized text embeddings; the learned empty one where a row holds no numbers, or there is none.
+
+        Raises:
+            ValueError: the network reads no text.
+        """
+        if self.text is None:
+            raise ValueError("CodeTransformer: found text_dim 0: expected the text embedding's width, to read texts")
+        if text is None:
+            return self.text.empty.expand(count, -1)
+        missing = text.isnan().any(dim=1)
+        return self.text.drop(self.text.standardize(text.nan_to_num()), missing)
 
     def next_logits(
         self, code: Int[Tensor, "batch"] | None, place: int, conditions: Conditions, cache: KeyValueCache
@@ -155,20 +162,29 @@ class VQDecoder(Decoder):
         if self.transformer.image is not None:
             self.transformer.image.set_statistics(mean, std)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        text: Embeddings | None = None,
-    ) -> Images:
-        """Draw pictures in [-1, 1]; each depends on its own embeddings and seed alone, up to rounding.
+    @property
+    def reads_text(self) -> bool:
+        """Whether a text embedding is a condition."""
+        return self.config.text_dim > 0
 
-        ``text`` holds CLIP text embeddings where the decoder reads them; none: the learned empty one for all.
-        """
-        codes = self.sample_codes(embeddings, seeds, sampling, text=text)
+    def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize text embeddings by these; they are saved with the weights."""
+        if self.transformer.text is not None:
+            self.transformer.text.set_statistics(mean, std)
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        return self._pictures(self.sample_codes(embeddings, seeds, sampling))
+
+    @torch.no_grad()
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; for a row of NaN the learned empty one is taken."""
+        return self._pictures(self.sample_codes(embeddings, seeds, sampling, text=text if self.reads_text else None))
+
+    def _pictures(self, codes: Codes) -> Images:
         side = self.config.autoencoder.latent_resolution
         return self.autoencoder.decode_codes(codes.view(-1, side, side)).float().clamp(-1, 1)
 
@@ -204,8 +220,7 @@ class VQDecoder(Decoder):
         u_image = None if image is None else image.standardize(embeddings)
         u_text = None
         if of_text is not None:
-            empty = of_text.empty.expand(len(embeddings), -1)
-            u_text = empty if text is None else of_text.standardize(text)
+            u_text = self.transformer.read_text(text, len(embeddings))
         if guided:
             u_image = None if image is None or u_image is None else image.with_empty(u_image)
             u_text = None if of_text is None or u_text is None else of_text.with_empty(u_text)

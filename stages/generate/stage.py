@@ -108,7 +108,8 @@ def _draw_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) ->
     """Write the chunk's pictures and the embeddings that they were drawn from, then its record."""
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
     embeddings = _embeddings(chunk, system, seeds)
-    pictures = system.decode(embeddings, seeds)
+    prompts = None if chunk.set == "reconstruction" else [prompt.text for prompt in chunk.prompts]
+    pictures = system.decode(embeddings, seeds, prompts)
     rows = []
     for number, (prompt, picture) in enumerate(zip(chunk.prompts, pictures, strict=True)):
         row = _describe(chunk, number, prompt, seeds[number], system.settings)

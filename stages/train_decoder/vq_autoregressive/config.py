@@ -1,11 +1,12 @@
 """The autoregressive decoder of codes: transformer, conditions, and how it is trained."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from models.decoders.autoencoder_config import AutoencoderConfig
 from models.decoders.vq_config import VQDecoderConfig
+from stages.captions import CaptionsConfig
 from stages.contract import ConfigModel
 from stages.decoder_training.config import PictureTrainingConfig
 from stages.training.config import TrainingConfig
@@ -26,6 +27,9 @@ class CodeTransformerSection(ConfigModel):
     gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
 
 
+Condition = Literal["image", "text", "both"]
+
+
 class VQAutoregressiveConfig(PictureTrainingConfig):
     """Train a transformer on the codes that encode_latents made by the VQ autoencoder of train_autoencoder.
 
@@ -35,6 +39,10 @@ class VQAutoregressiveConfig(PictureTrainingConfig):
     stage: ClassVar[str] = "train_decoder"
 
     kind: Literal["vq_autoregressive"]
+    condition: Condition = Field(
+        "image", description="embeddings that codes are predicted from; without a caption, text is a learned empty one"
+    )
+    captions: CaptionsConfig = Field(CaptionsConfig(), description="condition text or both: which captions are read")
     network: CodeTransformerSection = CodeTransformerSection()
     training: TrainingConfig = TrainingConfig(
         num_steps=1000,
@@ -62,10 +70,26 @@ class VQAutoregressiveConfig(PictureTrainingConfig):
             )
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; captions count where they are read."""
+        identity = super().identity()
+        if self.condition == "image":
+            del identity["captions"]
+        return identity
+
     def decoder(self, embed_dim: int, autoencoder: AutoencoderConfig) -> VQDecoderConfig:
         """Return the decoder's own configuration, for embeddings of that width and codes of that kind.
 
         Raises:
             ValueError: the transformer cannot be built.
         """
-        return VQDecoderConfig(embed_dim=embed_dim, autoencoder=autoencoder, **dict(self.network))
+        fields: dict[str, Any] = dict(self.network)
+        if self.condition == "text":
+            fields["layout_channels"] = 0  # the layout is drawn from the image embedding
+        return VQDecoderConfig(
+            embed_dim=embed_dim,
+            autoencoder=autoencoder,
+            text_dim=0 if self.condition == "image" else embed_dim,
+            reads_image_embedding=self.condition != "text",
+            **fields,
+        )

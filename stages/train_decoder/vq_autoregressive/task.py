@@ -1,6 +1,7 @@
 """What the training loop needs to train an autoregressive decoder of codes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,8 +12,10 @@ from models.decoders.base import Decoder
 from models.decoders.vq_autoregressive import CodeTransformer, VQDecoder
 from models.decoders.vq_config import VQDecoderConfig
 from models.noise import SeededNoise
+from stages.decoder_training.task import Places
 from stages.latents import Kind
 from stages.train_decoder.first_stage import EncodedTask
+from stages.train_decoder.vq_autoregressive.captions import CaptionRows
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
@@ -29,7 +32,8 @@ class CodeLoss(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of each sample's codes, and the share of them that were the likeliest."""
         draws = {name: batch[name] for name in ("blur", "dropout")}
-        return self.transformer.loss(batch["codes"].flatten(1).long(), batch["embeddings"], **draws)
+        codes = batch["codes"].flatten(1).long()
+        return self.transformer.loss(codes, batch["embeddings"], text=batch.get("text"), **draws)
 
 
 @dataclass
@@ -43,9 +47,36 @@ class VQAutoregressiveTask(EncodedTask):
     def _decoder_config(self) -> VQDecoderConfig:
         return self.config.decoder(self.data.embed_dim, self.autoencoder_config)
 
+    @cached_property
+    def _texts(self) -> CaptionRows:
+        return CaptionRows(self.inputs["embed_clip"], self.data.names, self.config.captions)
+
+    @property
+    def _reads_text(self) -> bool:
+        return self.config.condition != "image"
+
     def make_model(self) -> nn.Module:
-        """Make the transformer."""
-        return CodeLoss(CodeTransformer(self._decoder_config()))
+        """Make the transformer, which knows the texts' mean and deviation where it reads texts."""
+        transformer = CodeTransformer(self._decoder_config())
+        if transformer.text is not None:
+            mean, std = self._texts.statistics()
+            transformer.text.set_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        return CodeLoss(transformer)
+
+    def read(self, places: Places) -> Batch:
+        """Read codes and embeddings, and texts' embeddings where they are a condition (NaN: no caption)."""
+        batch = dict(super().read(places))
+        if self._reads_text:
+            batch["text"] = torch.from_numpy(self._texts.read(places))
+        return batch
+
+    def draw_samples(self, model: nn.Module, places: Places) -> Tensor:
+        """Draw a picture in [-1, 1] for the embeddings of each place."""
+        if not self._reads_text:
+            return super().draw_samples(model, places)
+        batch = {name: tensor.to(self.place.device) for name, tensor in self.read(places).items()}
+        settings, seeds = self.config.samples.settings(), list(range(len(places)))
+        return self.decoder_of(model).sample_with_text(batch["embeddings"], batch["text"], seeds, settings)
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the transformer together with the first stage."""

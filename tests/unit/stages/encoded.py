@@ -55,15 +55,19 @@ def make_shards(folder: Path, *, corrupt: tuple[int, ...] = ()) -> Output:
 
 
 def make_embeddings(folder: Path) -> Output:
-    """Write embeddings as embed_clip does, the rows of each shard in reversed order."""
+    """Write embeddings as embed_clip does, each shard reversed; every other image has a caption, its negative."""
     embedded, first = Output(str(folder), "embed_clip", "b"), 0
     for index, size in enumerate(SIZES):
         name, rows = f"{index:05d}", list(reversed(range(first, first + size)))
         with embedded.writing(f"metadata/metadata_{name}.parquet") as path:
-            pq.write_table(pa.table({"key": [key_of(row) for row in rows]}), path)
+            has_caption = [row % 2 == 0 for row in rows]
+            pq.write_table(pa.table({"key": [key_of(row) for row in rows], "has_caption": has_caption}), path)
         values = np.array([[*(c / 255 for c in color_of(row)), 1.0] for row in rows], dtype=np.float16)
         with embedded.writing(f"img_emb/img_emb_{name}.npy") as path, path.open("wb") as file:
             np.save(file, values)
+        text = np.where(np.array(has_caption)[:, None], -values, np.nan).astype(np.float16)
+        with embedded.writing(f"text_emb/text_emb_{name}.npy") as path, path.open("wb") as file:
+            np.save(file, text)
         embedded.finish_unit(name, {"rows": size})
         first += size
     embedded.write_json("clips.json", [{"reference": "x", "digest": "d", "embed_dim": DIM, "image_size": 8}])

@@ -131,14 +131,17 @@ def test_codes_are_drawn_as_often_as_their_share():
 
 def test_the_loss_is_the_mean_cross_entropy_and_dropout_takes_the_conditions(embeddings, text):
     decoder, codes = make(text_dim=6, empty_probability=0.3), some_codes()
-    given = {"blur": torch.zeros(3, 12), "text": text, "has_text": torch.tensor([True, True, False])}
+    known = torch.tensor([True, True, False])[:, None]
+    given = {"blur": torch.zeros(3, 12), "text": torch.where(known, text, torch.nan)}
     out = decoder.transformer.loss(codes, embeddings, dropout=torch.full((3,), 0.9), **given)
     logits = logits_of(decoder, codes, embeddings, text)
     expected = -logits.log_softmax(-1).gather(2, codes[..., None])[..., 0].mean(1)
     torch.testing.assert_close(out["loss"][:2], expected[:2])
     assert (out["loss"][2] - expected[2]).abs() > 1e-6  # its text was not there
     dropped = decoder.transformer.loss(codes, embeddings, dropout=torch.zeros(3), **given)["loss"]
-    other = decoder.transformer.loss(codes, -embeddings, dropout=torch.zeros(3), **given | {"text": -text})["loss"]
+    other = decoder.transformer.loss(codes, -embeddings, dropout=torch.zeros(3), **given | {"text": -given["text"]})[
+        "loss"
+    ]
     assert torch.equal(dropped, other)
 
 
@@ -150,10 +153,11 @@ def test_rows_without_a_caption_may_hold_no_numbers(embeddings):
         blur=torch.zeros(3, 12),
         dropout=torch.full((3,), 0.9),
         text=torch.full((3, 6), torch.nan),
-        has_text=torch.zeros(3, dtype=torch.bool),
     )["loss"]
     loss.mean().backward()
     assert loss.isfinite().all()
+    codes = [decoder.sample_codes(embeddings, [1, 2, 3], PLAIN, text=y) for y in (torch.full((3, 6), torch.nan), None)]
+    assert torch.equal(*codes)
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in decoder.transformer.parameters())
 
 

@@ -36,7 +36,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dit": {"kind": "latent_diffusion", "network": {"kind": "dit", "num_layers": 1, "num_heads": 2, "head_dim": 16}},
     "codes": {"kind": "vq_autoregressive", "network": {"width": 32, "num_layers": 1, "num_heads": 2, **SMALL}},
 }
-FIRST_STAGE = {"unet": "kl", "dit": "kl", "codes": "vq"}
+NETWORKS["told codes"] = {**NETWORKS["codes"], "condition": "both"}
+NETWORKS["codes of texts"] = {**NETWORKS["codes"], "condition": "text"}
+FIRST_STAGE = {"told codes": "vq", "codes of texts": "vq", "unet": "kl", "dit": "kl", "codes": "vq"}
 
 
 def config(name: str, **changes: Any) -> Any:
@@ -93,9 +95,12 @@ def test_it_learns_shows_and_saves_a_decoder_that_needs_nothing_else(
     decoder, clips = load_decoder(output)
     assert clips[0]["digest"] == "d"
     sampling = DecoderSampling(num_steps=2)
+    assert decoder.reads_text == (name in ("told codes", "codes of texts"))
     drawn = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)
     assert drawn.shape == (2, 3, SIDE, SIDE)
-    assert not torch.equal(drawn, decoder.sample(torch.ones(2, DIM), [1, 2], sampling))
+    assert torch.equal(drawn, decoder.sample(torch.ones(2, DIM), [1, 2], sampling)) == (name == "codes of texts")
+    told = [decoder.sample_with_text(torch.zeros(2, DIM), y * torch.ones(2, DIM), [1, 2], sampling) for y in (-3, 3)]
+    assert torch.equal(*told) != decoder.reads_text
 
 
 class Stops:
@@ -145,6 +150,24 @@ def test_embeddings_meet_the_latents_of_their_own_picture(inputs: dict[str, dict
         shard, place = (2, row - 23) if row >= 23 else (0, row)
         stored = np.load(given["encode_latents"].local(f"{kind}/{kind}_{shard:05d}.npy"))
         np.testing.assert_array_equal(batch[kind][index], stored[place])
+
+
+def test_captions_that_may_be_used_are_told_and_no_others(inputs: dict[str, dict[str, Artifact]]) -> None:
+    places = np.array([[0, row] for row in range(SIZES[0])])  # rows in reversed order, every other one captioned
+    text = task_of("told codes", inputs["vq"]).read(places)["text"].numpy()
+    rows = np.arange(SIZES[0])[::-1]
+    assert (np.isnan(text).all(1) == (rows % 2 == 1)).all()
+    np.testing.assert_allclose(text[1, :3], -np.array(color_of(SIZES[0] - 2)) / 255, atol=1e-3)
+    few = task_of("told codes", inputs["vq"], captions={"fraction": 0.3}).read(places)["text"].numpy()
+    assert 0 < (~np.isnan(few).any(1)).sum() < (~np.isnan(text).any(1)).sum()
+    with pytest.raises(InputFault, match=r"train_decoder\.condition: no image has a caption that may be used"):
+        task_of("told codes", inputs["vq"], captions={"fraction": 0.0}).make_model()
+
+
+def test_captions_count_only_where_they_are_read() -> None:
+    few = {"captions": {"fraction": 0.3}}
+    assert config("codes", **few).identity() == config("codes").identity()
+    assert config("told codes", **few).identity() != config("told codes").identity()
 
 
 def test_training_reads_no_picture(tmp_path: Path) -> None:

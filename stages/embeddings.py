@@ -1,6 +1,7 @@
 """Read the embeddings and the text states that embed_clip made, one shard at a time."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 
 from stages.artifacts import Artifact
 from stages.captions import CaptionsConfig, select_captioned
-from stages.errors import InputFault
+from stages.errors import ArtifactError, InputFault
 
 TEXT_ENCODERS = "text_encoders.json"
 Rows = Float[np.ndarray, "rows embed"]
@@ -42,14 +43,72 @@ class ShardStates:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
+@dataclass(frozen=True)
+class KeptEmbeddings(Artifact):
+    """The embeddings as all stages after filter_samples see them: without the rows that it removed."""
+
+    kept: Artifact
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the file system handles behind."""
+        return {**super().__getstate__(), "kept": self.kept}
+
+    def done_units(self) -> dict[str, dict[str, Any]]:
+        """Return the records of what is left of each shard."""
+        return self.kept.done_units()
+
+
+def see_kept(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
+    """Return a stage's inputs with the embeddings filtered, where filter_samples is one of them.
+
+    Raises:
+        ArtifactError: it filtered other embeddings.
+    """
+    if "filter_samples" not in inputs or "embed_clip" not in inputs:
+        return inputs
+    embeddings, kept = inputs["embed_clip"], inputs["filter_samples"]
+    filtered = kept.manifest["inputs"]["embed_clip"]
+    if filtered != embeddings.fingerprint:
+        raise ArtifactError(
+            f"filter_samples: {kept.uri} says what to keep of embed_clip {filtered}, but the embeddings are "
+            f"{embeddings.fingerprint}: expected the same: filter these embeddings (drop reuse.filter_samples)"
+        )
+    return {**inputs, "embed_clip": KeptEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)}
+
+
 def shard_rows(embeddings: Artifact) -> dict[str, int]:
     """Return the number of rows of each shard, by its name, in order."""
     return {name: int(record["rows"]) for name, record in sorted(embeddings.done_units().items())}
 
 
-def open_image_rows(embeddings: Artifact, shard: str) -> Rows:
-    """Return the image embeddings of a shard, still on disk, in the dtype they are stored in."""
+def open_stored_rows(embeddings: Artifact, shard: str) -> Rows:
+    """Return the image embeddings that a shard's files hold, still on disk, whether they are kept or not."""
     return _open(embeddings, "img_emb", shard)
+
+
+def kept_rows(embeddings: Artifact, shard: str) -> Int[np.ndarray, " rows"] | None:
+    """Return which rows of a shard's files are used, ascending; None: all."""
+    if not isinstance(embeddings, KeptEmbeddings):
+        return None
+    return _open(embeddings.kept, "kept", shard)
+
+
+def open_image_rows(embeddings: Artifact, shard: str) -> Rows:
+    """Return the image embeddings of a shard in the dtype they are stored in; still on disk, unless some are left out.
+
+    The rows are those that :func:`load_keys` names.
+    """
+    kept = kept_rows(embeddings, shard)
+    stored = open_stored_rows(embeddings, shard)
+    return stored if kept is None else stored[kept]
+
+
+def load_keys(embeddings: Artifact, shard: str) -> list[str]:
+    """Return the keys of a shard's rows."""
+    table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key"])
+    kept = kept_rows(embeddings, shard)
+    keys: list[str] = (table if kept is None else table.take(kept)).column("key").to_pylist()
+    return keys
 
 
 def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
@@ -68,6 +127,16 @@ def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
     return rows
 
 
+def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[Rows]:
+    """Yield the image embeddings of a shard as float32, so many rows at a time; no more than a block is in memory.
+
+    Numbers that are not finite are passed on: :func:`load_image_rows` refuses them in words.
+    """
+    for first in range(0, len(open_image_rows(embeddings, shard)), size):
+        # Opened anew for each block: pages of a file that stays open count as this process's memory.
+        yield np.array(open_image_rows(embeddings, shard)[first : first + size], dtype=np.float32)
+
+
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:
     """Return the samples of a shard that have captions and are selected by ``captions``, as float32.
 
@@ -77,11 +146,13 @@ def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConf
     table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key", "has_caption"])
     keys: list[str] = table["key"].to_pylist()
     chosen = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
+    if (kept := kept_rows(embeddings, shard)) is not None:
+        chosen &= np.isin(np.arange(len(keys)), kept)
     image, text = (_open(embeddings, kind, shard) for kind in ("img_emb", "text_emb"))
     for kind, rows in (("image", image), ("text", text)):
         _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), image.shape[1])
     first = np.flatnonzero(chosen)
-    owners, further = _further_captions(embeddings, shard, image.shape[1])
+    owners, further = further_captions(embeddings, shard, image.shape[1])
     used = np.flatnonzero(chosen[owners])
     rows_of = np.concatenate([first, owners[used]])  # the image of each caption, first captions first: [captions]
     order = np.argsort(rows_of, kind="stable")
@@ -94,8 +165,13 @@ def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConf
     )
 
 
-def _further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
-    """Return row and embedding of each caption of a shard that is not an image's first."""
+def open_text_rows(embeddings: Artifact, shard: str) -> Rows:
+    """Return the embeddings of the first captions that a shard's files hold, still on disk; no caption: NaN."""
+    return _open(embeddings, "text_emb", shard)
+
+
+def further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
+    """Return row and embedding of each caption of a shard that is not an image's first, by the files' rows."""
     if not embeddings.exists(f"extra_captions/extra_captions_{shard}.parquet"):
         return np.zeros(0, dtype=np.int64), np.zeros((0, embed_dim), dtype=np.float32)
     table = pq.read_table(embeddings.local(f"extra_captions/extra_captions_{shard}.parquet"), columns=["row"])

@@ -3,27 +3,35 @@
 from models.gaussians.bank import GaussianBank, Selection
 from models.gaussians.kmeans import (
     FittedGaussians,
+    Kind,
     KMeansState,
     Moments,
-    assign,
+    Pass,
     deviations,
     fit_kmeans,
     moments_of,
-    starting_means,
+    placed,
 )
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
+from models.gaussians.nearest import assign
+from models.gaussians.start import further_means, start_on_sample, starting_means
 
 __all__ = [
     "NUM_BANK_SAMPLES",
     "FittedGaussians",
     "GaussianBank",
     "KMeansState",
+    "Kind",
     "Moments",
+    "Pass",
     "Selection",
     "assign",
     "bank_loss",
     "deviations",
     "fit_kmeans",
+    "further_means",
     "moments_of",
+    "placed",
+    "start_on_sample",
     "starting_means",
 ]

@@ -1,54 +1,77 @@
 """k-means in passes over data that need not fit in memory, and the deviations of the resulting Gaussians.
 
-Lloyd's algorithm; starting means by k-means++ (Arthur and Vassilvitskii 2007) on a sample. A pass adds up, for each
-Gaussian, moments of its members about the current means; moments of two parts of the data add, so parts may be
-computed anywhere. Sums are float64. Everything is deterministic: same data, same seed, same parts, same result.
+Lloyd's algorithm. A pass adds up, for each Gaussian, sums over its members; sums over two parts of the data add, so
+parts may be computed anywhere. Sums are float64: embeddings have 24 significant bits or fewer and squares of them 48,
+so that sums of them lose less than the embeddings themselves leave open. Everything is deterministic: same data, same
+seed, same parts, same result.
 
-Symbols: x = embeddings [rows, embed]; m_j = current means [k, embed]; n_j = members of j.
+Spherical k-means (Dhillon and Modha 2001) assigns by cosine: it runs on embeddings of unit length, and its means are
+of unit length. The Gaussians are in either case the means and deviations of the embeddings themselves.
+
+Symbols: x = embeddings [rows, embed], or x/|x| where spherical; m_j = current means [k, embed]; n_j = members of j.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
+
+from models.gaussians.nearest import Nearest, rows_at_once
+
+Kind = Literal["euclidean", "spherical"]
 
 MIN_MEMBERS = 8  # a Gaussian with fewer members borrows deviation from the pooled one
 STD_FLOOR = 1e-4  # smallest deviation, as a share of the root mean square deviation over all dimensions
-_ROWS_AT_ONCE = 16_384  # bounds the [rows, k] distance matrix
 
 
 @dataclass
 class Moments:
-    """Sums over the members of each Gaussian, about the means that the members were assigned to (float64)."""
+    """Sums over the members of each Gaussian (float64); ``second`` only where deviations are asked for."""
 
     counts: Float[Tensor, "gauss"]  # n_j
-    first: Float[Tensor, "gauss embed"]  # sum of (x - m_j)
-    second: Float[Tensor, "gauss embed"]  # sum of (x - m_j)^2
+    first: Float[Tensor, "gauss embed"]  # sum of x
+    energy: Float[Tensor, ""]  # sum of |x|^2 over all members of all Gaussians
+    second: Float[Tensor, "gauss embed"] | None = None  # sum of x^2
 
     @classmethod
-    def zero(cls, num_gaussians: int, embed_dim: int) -> "Moments":
-        """Return the moments of no data."""
-        sums = torch.zeros(num_gaussians, embed_dim, dtype=torch.float64)
-        return cls(torch.zeros(num_gaussians, dtype=torch.float64), sums, sums.clone())
+    def zero(cls, num_gaussians: int, embed_dim: int, *, deviations: bool = False) -> "Moments":
+        """Return the sums over no data."""
+        first = torch.zeros(num_gaussians, embed_dim, dtype=torch.float64)
+        second = torch.zeros_like(first) if deviations else None
+        return cls(torch.zeros(num_gaussians, dtype=torch.float64), first, torch.zeros((), dtype=torch.float64), second)
 
     def __iadd__(self, other: "Moments") -> "Moments":
-        """Add the moments of another part of the data, taken about the same means."""
+        """Add the sums over another part of the data, assigned to the same means."""
         self.counts += other.counts
         self.first += other.first
-        self.second += other.second
+        self.energy += other.energy
+        if self.second is not None and other.second is not None:
+            self.second += other.second
         return self
 
-    @property
-    def inertia(self) -> float:
-        """Sum of squared distances of all embeddings from their means: what k-means makes small."""
-        return float(self.second.sum())
+    def add_rows(self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"]) -> None:
+        """Add rows with the Gaussians that they belong to."""
+        x = x.to(torch.float64, copy=True)
+        self.counts += torch.bincount(index, minlength=len(self.counts))
+        self.first.index_add_(0, index, x)
+        self.energy += torch.dot(x.flatten(), x.flatten())
+        if self.second is not None:
+            self.second.index_add_(0, index, x.square_())
+
+    def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
+        """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""
+        between = (self.counts * means.square().sum(1)).sum() - 2 * (means * self.first).sum()
+        return max(0.0, float(self.energy + between))
 
 
 @dataclass(frozen=True)
 class FittedGaussians:
-    """The outcome: float32 means and deviations, member counts, and the inertia before each update of the means."""
+    """The outcome: float32 means and deviations, member counts, and the inertia found by each pass but the last."""
 
     means: Float[Tensor, "gauss embed"]
     stds: Float[Tensor, "gauss embed"]
@@ -72,102 +95,93 @@ class KMeansState:
         return before - now <= tolerance * before
 
 
-def squared_distances(
-    x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]
-) -> Float[Tensor, "rows gauss"]:
-    """Return |x - m_j|^2 = |x - c|^2 - 2 (x - c) . (m_j - c) + |m_j - c|^2, with c the mean of the means.
+class Pass:
+    """One pass over the data: adds up parts of it. ``last`` asks for deviations, of the embeddings themselves."""
 
-    The common origin c keeps the digits when embeddings share a large offset, as CLIP's do.
-    """
-    origin = means.mean(0)
-    x, means = x - origin, means - origin
-    products = x @ means.T  # [rows, k]
-    return (x.square().sum(1, keepdim=True) - 2 * products + means.square().sum(1)).clamp_min(0)
+    def __init__(self, means: Float[Tensor, "gauss embed"], kind: Kind = "euclidean", *, last: bool = False) -> None:
+        """Prepare for these means (of unit length where spherical)."""
+        self.total = Moments.zero(*means.shape, deviations=last)
+        self._nearest = Nearest(means)
+        self._kind = kind
+        self._raw = last or kind == "euclidean"
 
-
-def assign(x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]) -> Int[Tensor, "rows"]:
-    """Return the index of the nearest mean of each row; ties go to the lowest index."""
-    means = means.to(x.dtype)
-    return torch.cat([squared_distances(part, means).argmin(1) for part in torch.split(x, _ROWS_AT_ONCE)])
+    def add(self, embeddings: Float[Tensor, "rows embed"]) -> None:
+        """Assign rows to their nearest means and add them up."""
+        for rows in torch.split(embeddings, rows_at_once(len(self.total.counts))):
+            x = placed(rows, self._kind)
+            self.total.add_rows(rows if self._raw else x, self._nearest(x))
 
 
-def moments_of(x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]) -> Moments:
-    """Assign each row to its nearest mean and add up the moments of each Gaussian's members."""
-    total = Moments.zero(*means.shape)
-    exact_means = means.double()
-    for part in torch.split(x, _ROWS_AT_ONCE):
-        index = assign(part, means)
-        centred = part.double() - exact_means[index]
-        total.counts += torch.bincount(index, minlength=len(means))
-        total.first.index_add_(0, index, centred)
-        total.second.index_add_(0, index, centred.square())
-    return total
+def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor, "rows embed"]:
+    """Return the embeddings where k-means sees them: as they are, or (spherical) on the unit sphere."""
+    return embeddings if kind == "euclidean" else F.normalize(embeddings.float(), dim=1)
 
 
-def starting_means(sample: Float[Tensor, "rows embed"], num_gaussians: int, seed: int) -> Float[Tensor, "gauss embed"]:
-    """Choose rows of the sample as first means by k-means++: each in proportion to its squared distance so far.
-
-    Raises:
-        ValueError: the sample holds fewer different rows than Gaussians are asked for.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(num_gaussians, generator=generator, dtype=torch.float64)
-    chosen = [int(uniform[0] * len(sample))]
-    nearest = _distance_to_row(sample, chosen[0])
-    for number in range(1, num_gaussians):
-        cumulative = nearest.cumsum(0)
-        if not cumulative[-1] > 0:
-            raise ValueError(f"num_gaussians is {num_gaussians}, but only {number} different embeddings were found")
-        row = int(torch.searchsorted(cumulative, uniform[number] * cumulative[-1], right=True))
-        chosen.append(min(row, len(sample) - 1))
-        nearest = torch.minimum(nearest, _distance_to_row(sample, chosen[-1]))
-    return sample[chosen].double()
+def moments_of(
+    embeddings: Float[Tensor, "rows embed"],
+    means: Float[Tensor, "gauss embed"],
+    kind: Kind = "euclidean",
+    *,
+    last: bool = False,
+) -> Moments:
+    """Make one pass over embeddings in memory."""
+    one_pass = Pass(means, kind, last=last)
+    one_pass.add(embeddings)
+    return one_pass.total
 
 
-def _distance_to_row(sample: Tensor, row: int) -> Tensor:
-    """Exact squared distance of every row to one of them (zero for equal rows): float64 [rows]."""
-    return (sample - sample[row]).square().sum(1).double()
-
-
-def updated_means(
-    means: Float[Tensor, "gauss embed"], moments: Moments, sample: Float[Tensor, "rows embed"]
-) -> Float[Tensor, "gauss embed"]:
-    """Move every mean to the centre of its members; an empty one to the sample's row farthest from all means."""
-    updated = means + moments.first / moments.counts.clamp_min(1)[:, None]
-    empty = (moments.counts == 0).nonzero().flatten().tolist()
-    if empty:
-        filled = updated[moments.counts > 0].to(sample.dtype)
-        nearest = squared_distances(sample, filled).min(1).values
-        for j in empty:
-            row = int(nearest.argmax())
-            updated[j] = sample[row].double()
-            nearest = torch.minimum(nearest, _distance_to_row(sample, row).to(nearest.dtype))
-    return updated
+MakePass = Callable[[Tensor, bool], Moments]
+Refill = Callable[[int, Tensor, int], Tensor]
+Watch = Callable[[KMeansState, Tensor], None]
 
 
 def fit_kmeans(
     state: KMeansState,
-    sample: Float[Tensor, "rows embed"],
-    moments_about: Callable[[Tensor], Moments],
+    make_pass: MakePass,
+    refill: Refill,
     *,
     max_iterations: int,
     tolerance: float,
-    on_iteration: Callable[[KMeansState], None] = lambda state: None,
+    kind: Kind = "euclidean",
+    watch: Watch = lambda state, counts: None,
 ) -> FittedGaussians:
-    """Run Lloyd's iterations from a state, then measure the Gaussians in one last pass.
+    """Run Lloyd's iterations from a state; the last one measures the Gaussians too.
 
-    ``moments_about(means)`` makes one pass over all data; ``on_iteration`` sees the state after each iteration.
+    Args:
+        state: where to go on.
+        make_pass: ``make_pass(means, last)`` makes one pass over all data.
+        refill: ``refill(number, means, count)`` finds so many new means far from these, in pass ``number``.
+        max_iterations: most passes over the data, all told.
+        tolerance: a pass that lowers the inertia by no more than this share of it is followed by the last one.
+        kind: how the means were placed.
+        watch: sees the state and the member counts after each pass but the last.
     """
-    while len(state.inertias) < max_iterations and not state.converged(tolerance):
-        moments = moments_about(state.means)
-        means = updated_means(state.means, moments, sample)
-        state = KMeansState(means, (*state.inertias, moments.inertia))
-        on_iteration(state)
-    moments = moments_about(state.means)
-    means = state.means + moments.first / moments.counts.clamp_min(1)[:, None]
+    while len(state.inertias) < max_iterations - 1 and not state.converged(tolerance):
+        moments = make_pass(state.means, False)
+        means = moved_means(moments, kind, functools.partial(refill, len(state.inertias) + 1))
+        state = KMeansState(means, (*state.inertias, moments.inertia(state.means)))
+        watch(state, moments.counts)
+    moments = make_pass(state.means, True)
+    length = (moments.energy / moments.counts.sum()).sqrt() if kind == "spherical" else 1.0
+    means = torch.where(moments.counts[:, None] > 0, _centres(moments), state.means * length)
     return FittedGaussians(
         means.float(), deviations(moments).float(), moments.counts.long(), state.inertias, state.converged(tolerance)
     )
+
+
+def moved_means(moments: Moments, kind: Kind, refill: Callable[[Tensor, int], Tensor]) -> Float[Tensor, "gauss embed"]:
+    """Move every mean to the centre of its members; ``refill(means, count)`` finds new ones for those without any."""
+    means = _centres(moments)
+    if kind == "spherical":
+        means = F.normalize(means, dim=1)
+    empty = moments.counts == 0
+    if empty.any():
+        means[empty] = refill(means[~empty], int(empty.sum()))
+    return means
+
+
+def _centres(moments: Moments) -> Float[Tensor, "gauss embed"]:
+    return moments.first / moments.counts.clamp_min(1)[:, None]
 
 
 def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
@@ -177,13 +191,17 @@ def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
     give the blend (n_j v_j + (m - n_j) v) / m. No deviation falls below STD_FLOOR of the pooled root mean square.
 
     Raises:
-        ValueError: all embeddings of every Gaussian are equal, so that there is no deviation at all.
+        ValueError: the moments were taken without squares, or all embeddings of every Gaussian are equal, so that
+            there is no deviation at all.
     """
+    if moments.second is None:
+        raise ValueError("deviations: the moments hold no squares: take them in a pass with last=True")
     counts = moments.counts[:, None]
     scatter = (moments.second - moments.first.square() / counts.clamp_min(1)).clamp_min(0)  # n_j v_j: [k, embed]
     pooled = scatter.sum(0) / counts.sum()  # [embed]
     scale = pooled.mean().sqrt()
-    if not scale > 0:
+    # Below a ten-millionth of the embeddings' own length it is what rounding leaves of equal ones.
+    if not scale > 1e-7 * (moments.energy / counts.sum() / len(pooled)).sqrt():
         raise ValueError(
             f"every one of the {len(counts)} Gaussians holds copies of a single embedding, so that none has a "
             "deviation; give more images or fewer Gaussians"

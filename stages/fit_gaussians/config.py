@@ -6,25 +6,38 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from stages.contract import StageConfig
 
+ROWS_PER_GAUSSIAN = 8
+SMALLEST_SAMPLE = 4096
+
 
 class FitGaussiansConfig(StageConfig):
     """Fit Gaussians with diagonal covariances to all image embeddings, captioned or not, by k-means."""
 
     stage: ClassVar[str] = "fit_gaussians"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     seed: int = 0
+    kind: Literal["euclidean", "spherical"] = Field(
+        "euclidean", description="assign embeddings to the nearest mean, or (spherical) to the one of largest cosine"
+    )
     num_gaussians: PositiveInt = Field(16, description="how many (k); the paper: 1 to 1024, better as it grows")
-    max_iterations: PositiveInt = Field(50, description="most passes over the data that move the means")
+    max_iterations: PositiveInt = Field(50, description="most passes over the data")
     tolerance: NonNegativeFloat = Field(
         1e-4, description="stop when a pass lowers the sum of squared distances by no more than this share"
     )
-    sample_size: PositiveInt = Field(
-        65_536, description="embeddings held in memory to choose the first means and to fill Gaussians left empty"
+    sample_size: PositiveInt | None = Field(
+        None,
+        description="embeddings in memory while the first means are chosen and when a Gaussian is left empty; "
+        f"none: {ROWS_PER_GAUSSIAN} for each Gaussian, and at least {SMALLEST_SAMPLE}",
     )
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The embeddings."""
         return ("embed_clip",)
+
+    @property
+    def rows_in_sample(self) -> int:
+        """How many embeddings to draw for the sample."""
+        return self.sample_size or max(SMALLEST_SAMPLE, ROWS_PER_GAUSSIAN * self.num_gaussians)

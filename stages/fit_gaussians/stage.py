@@ -1,45 +1,42 @@
-"""Fit the Gaussians in passes over the shards; memory holds a shard and a sample, never all embeddings."""
+"""Fit the Gaussians: a start on a sample, then exact passes over all shards, in a worker's memory a block at a time."""
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cluster.mapping import Mapper, WorkerResources, map_in_process
-from models.gaussians import FittedGaussians, KMeansState, Moments, fit_kmeans, moments_of, starting_means
+from cluster.mapping import WorkerResources, map_in_process
+from models.gaussians import (
+    FittedGaussians,
+    KMeansState,
+    fit_kmeans,
+    further_means,
+    placed,
+    start_on_sample,
+)
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.embeddings import clip_identity, load_image_rows, open_image_rows, shard_rows
+from stages.embeddings import clip_identity, open_image_rows, shard_rows
 from stages.errors import InputFault
-from stages.events import Metrics, Progress
+from stages.events import Log, Metrics, Picture, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.fit_gaussians.passes import Passes, take_sample
+from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
 
 GAUSSIANS = "gaussians.safetensors"
 STATE = "checkpoints/state.safetensors"
-NUM_GROUPS = 32  # shards are added up in this many groups, whatever the number of workers: same sums, same result
+START_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
 SMALL_WORK = 1e12  # multiplications in a pass below which starting workers would take longer than the pass
-
-
-@dataclass(frozen=True)
-class GroupOfShards:
-    """Shards whose moments are added up in one go, and the means that the moments are about."""
-
-    number: int
-    shards: tuple[str, ...]
-    means: Float[Tensor, "gauss embed"]
 
 
 def run(
     config: FitGaussiansConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Fit the Gaussians, going on from the last iteration that an interrupted run finished.
+    """Fit the Gaussians, going on from the last pass that an interrupted run finished.
 
     Raises:
         InputFault: there are fewer (different) embeddings than Gaussians, or one is not finite.
@@ -47,98 +44,108 @@ def run(
     embeddings = inputs["embed_clip"]
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))
-    sample = torch.from_numpy(take_sample(embeddings, rows, config.sample_size, config.seed))
-    work = sum(rows.values()) * config.num_gaussians * sample.shape[1]
-    mapper = map_in_process if work < SMALL_WORK else context.map_shards
-    resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
-    one_pass = functools.partial(_moments_of_all, embeddings, list(rows), mapper, resources)
+    sample = Sample(config, embeddings, rows)
     try:
-        fitted = _fit(config, sample, one_pass, output, context)
+        fitted = _fit(config, sample, _passes(config, embeddings, rows, context), output, context)
     except ValueError as error:
         raise InputFault(f"fit_gaussians: {error}") from error
-    _publish(config, fitted, len(sample), clip_identity(embeddings), output)
+    _publish(config, fitted, sample.size, clip_identity(embeddings), output)
+    _show(fitted, context)
     return _summary(fitted)
 
 
-def take_sample(
-    embeddings: Artifact, rows: Mapping[str, int], size: int, seed: int
-) -> Float[np.ndarray, "sample embed"]:
-    """Draw rows evenly from all embeddings without replacement, in their order; all of them if there are no more."""
-    total = sum(rows.values())
-    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(size, total), replace=False))
-    parts, first = [], 0
-    for shard, count in rows.items():
-        low, high = np.searchsorted(chosen, (first, first + count))
-        if high > low:
-            parts.append(np.asarray(open_image_rows(embeddings, shard)[chosen[low:high] - first], dtype=np.float32))
-        first += count
-    return np.concatenate(parts)
+class Sample:
+    """The documented sample: drawn evenly from all embeddings, the same one whenever it is asked for."""
+
+    def __init__(self, config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int]) -> None:
+        """Remember what to draw from; nothing is read yet."""
+        self._config, self._embeddings, self._rows = config, embeddings, rows
+        self.size = min(config.rows_in_sample, sum(rows.values()))
+
+    def load(self) -> Float[Tensor, "sample embed"]:
+        """Read the sample; it is held only as long as the caller needs it.
+
+        Raises:
+            InputFault: an embedding is not finite.
+        """
+        found = torch.from_numpy(take_sample(self._embeddings, self._rows, self.size, self._config.seed))
+        if not torch.isfinite(found).all():
+            raise InputFault(
+                f"embed_clip: image embeddings hold numbers that are not finite ({self._embeddings.uri}): "
+                "embed them again in float32 (embed_clip.storage: float32)"
+            )
+        return found
+
+    def start(self) -> KMeansState:
+        """Return the first means: k-means on the sample, from k-means++."""
+        config = self._config
+        means = start_on_sample(
+            self.load(), config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
+        )
+        return KMeansState(means)
+
+    def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
+        """Draw new means for Gaussians that pass ``number`` left empty, as k-means++ goes on from the others."""
+        generator = torch.Generator().manual_seed(self._config.seed + number)
+        return further_means(placed(self.load(), self._config.kind), means, count, generator)
 
 
 def _check_enough(config: FitGaussiansConfig, total: int) -> None:
-    if config.num_gaussians > min(total, config.sample_size):
+    if config.num_gaussians > min(total, config.rows_in_sample):
         raise InputFault(
             f"fit_gaussians.num_gaussians: found {config.num_gaussians} with {total} image embeddings and "
-            f"sample_size {config.sample_size}: allowed is at most the smaller of the two: lower num_gaussians, "
+            f"sample_size {config.rows_in_sample}: allowed is at most the smaller of the two: lower num_gaussians, "
             "or give more images"
         )
 
 
-def _fit(
-    config: FitGaussiansConfig,
-    sample: Tensor,
-    one_pass: Callable[[Tensor], Moments],
-    output: Output,
-    context: StageContext,
-) -> FittedGaussians:
-    def on_iteration(state: KMeansState) -> None:
-        _save_state(state, output)
-        step = len(state.inertias)
-        context.emit(Progress(step, config.max_iterations, "iterations"))
-        context.emit(Metrics({"inertia": state.inertias[-1]}, step))
+def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int], context: StageContext) -> Passes:
+    width = open_image_rows(embeddings, next(iter(rows))).shape[1]
+    work = sum(rows.values()) * config.num_gaussians * width
+    mapper = map_in_process if work < SMALL_WORK else context.map_shards
+    resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
+    return Passes(embeddings, list(rows), config.kind, mapper, resources)
 
-    state = _load_state(output) or KMeansState(starting_means(sample, config.num_gaussians, config.seed))
-    context.emit(Progress(len(state.inertias), config.max_iterations, "iterations"))
+
+def _fit(
+    config: FitGaussiansConfig, sample: Sample, passes: Passes, output: Output, context: StageContext
+) -> FittedGaussians:
+    def watch(state: KMeansState, counts: Tensor) -> None:
+        _save_state(state, output)
+        step, total = len(state.inertias), int(counts.sum())
+        context.emit(Progress(step, config.max_iterations, "passes", items=step * total))
+        per_embedding = {"inertia": state.inertias[-1], "mean_squared_distance": state.inertias[-1] / total}
+        context.emit(Metrics(per_embedding | occupancy(counts), step))
+        empty = int((counts == 0).sum())
+        if empty:
+            context.emit(Log(f"fit_gaussians: pass {step} left {empty} Gaussians empty; they start again elsewhere"))
+
+    state = _load_state(output)
+    if state is None:
+        state = sample.start()
+        _save_state(state, output)
+    context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
     return fit_kmeans(
         state,
-        sample,
-        one_pass,
+        passes,
+        sample.refill,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
-        on_iteration=on_iteration,
+        kind=config.kind,
+        watch=watch,
     )
 
 
-def _moments_of_all(
-    embeddings: Artifact, shards: list[str], mapper: Mapper, resources: WorkerResources, means: Tensor
-) -> Moments:
-    """Make one pass over all shards; sums are added in the groups' order, whichever is ready first."""
-    groups = [GroupOfShards(n, tuple(shards[n::NUM_GROUPS]), means) for n in range(min(NUM_GROUPS, len(shards)))]
-    results = mapper(functools.partial(_make_worker, embeddings), groups, resources)
-    total = Moments.zero(*means.shape)
-    for moments in _in_order(results):
-        total += moments
-    return total
-
-
-def _make_worker(embeddings: Artifact) -> Callable[[GroupOfShards], tuple[int, Moments]]:
-    def add_up(group: GroupOfShards) -> tuple[int, Moments]:
-        total = Moments.zero(*group.means.shape)
-        for shard in group.shards:
-            total += moments_of(torch.from_numpy(load_image_rows(embeddings, shard)), group.means)
-        return group.number, total
-
-    return add_up
-
-
-def _in_order(results: Iterator[tuple[int, Moments]]) -> Iterator[Moments]:
-    waiting: dict[int, Moments] = {}
-    following = 0
-    for number, moments in results:
-        waiting[number] = moments
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
+def occupancy(counts: Tensor) -> dict[str, float]:
+    """Say how evenly the Gaussians are filled; effective_gaussians is exp(entropy): k when all are equal."""
+    share = counts.double() / counts.sum()
+    entropy = -(share * share.clamp_min(1e-300).log()).sum()
+    return {
+        "empty_gaussians": float((counts == 0).sum()),
+        "smallest_gaussian": float(counts.min()),
+        "largest_gaussian": float(counts.max()),
+        "effective_gaussians": float(entropy.exp()),
+    }
 
 
 def _save_state(state: KMeansState, output: Output) -> None:
@@ -149,7 +156,8 @@ def _save_state(state: KMeansState, output: Output) -> None:
 def _load_state(output: Output) -> KMeansState | None:
     if not output.exists(STATE):
         return None
-    saved = load_file(output.local(STATE))
+    with output.open(STATE) as file:  # not output.local(), which keeps the first copy it made of a remote file
+        saved = load(file.read())
     return KMeansState(saved["means"], tuple(saved["inertias"].tolist()))
 
 
@@ -168,12 +176,14 @@ def _publish(
         "fit.json",
         {
             "clip": clips,
-            "method": "k-means, Lloyd's iterations from k-means++ on a sample",
+            "method": f"{config.kind} k-means: k-means++ and {START_ITERATIONS} iterations on a sample drawn evenly, "
+            "then Lloyd's iterations over all embeddings",
+            "kind": config.kind,
             "num_gaussians": config.num_gaussians,
             "embeddings": int(fitted.counts.sum()),
             "sample_size": sample_size,
             "seed": config.seed,
-            "iterations": len(fitted.inertias),
+            "iterations": len(fitted.inertias) + 1,
             "converged": fitted.converged,
             "inertias": list(fitted.inertias),
             "counts": fitted.counts.tolist(),
@@ -182,19 +192,17 @@ def _publish(
     output.remove("checkpoints")
 
 
+def _show(fitted: FittedGaussians, context: StageContext) -> None:
+    total = int(fitted.counts.sum())
+    context.emit(Picture("convergence", convergence_plot([inertia / total for inertia in fitted.inertias])))
+    context.emit(Picture("occupancy", occupancy_plot(fitted.counts)))
+
+
 def _summary(fitted: FittedGaussians) -> StageSummary:
-    counts = fitted.counts.double()
-    share = counts / counts.sum()
-    entropy = -(share * share.clamp_min(1e-300).log()).sum()
+    found = occupancy(fitted.counts)
     return StageSummary(
-        items=int(counts.sum()),
+        items=int(fitted.counts.sum()),
         item_name="embeddings",
-        counts={"gaussians": len(counts), "empty_gaussians": int((counts == 0).sum())},
-        metrics={
-            "smallest_gaussian": float(counts.min()),
-            "largest_gaussian": float(counts.max()),
-            "effective_gaussians": float(entropy.exp()),  # exp(entropy of the occupancy): k when all are equal
-            "iterations": float(len(fitted.inertias)),
-            "mean_std": float(fitted.stds.mean()),
-        },
+        counts={"gaussians": len(fitted.counts), "empty_gaussians": int(found.pop("empty_gaussians"))},
+        metrics=found | {"iterations": float(len(fitted.inertias) + 1), "mean_std": float(fitted.stds.mean())},
     )

@@ -5,8 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.gaussians import KMeansState, Moments, assign, deviations, fit_kmeans, moments_of, starting_means
-from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, updated_means
+from models.gaussians import (
+    FittedGaussians,
+    Kind,
+    KMeansState,
+    Moments,
+    assign,
+    deviations,
+    fit_kmeans,
+    further_means,
+    moments_of,
+    start_on_sample,
+)
+from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, moved_means
 
 
 def make_embeddings(rows: int = 400, dim: int = 6, offset: float = 50.0) -> Tensor:
@@ -16,57 +27,114 @@ def make_embeddings(rows: int = 400, dim: int = 6, offset: float = 50.0) -> Tens
     return centres[index] + torch.randn(rows, dim, generator=generator) + offset
 
 
-def test_assignment_is_that_of_numpy() -> None:
-    x = make_embeddings()
-    means = x[:7]
-    distances = np.square(x.double().numpy()[:, None] - means.double().numpy()[None]).sum(-1)
-    assert np.array_equal(assign(x, means).numpy(), distances.argmin(1))
+def fit(
+    x: Tensor, means: Tensor, *, iterations: int, kind: Kind = "euclidean", tolerance: float = 0
+) -> FittedGaussians:
+    def refill(number: int, filled: Tensor, count: int) -> Tensor:
+        return further_means(x, filled, count, torch.Generator().manual_seed(number))
+
+    return fit_kmeans(
+        KMeansState(means),
+        lambda m, last: moments_of(x, m, kind, last=last),
+        refill,
+        max_iterations=iterations,
+        tolerance=tolerance,
+        kind=kind,
+    )
+
+
+@pytest.mark.parametrize("num_gaussians", [1, 7, 200])
+def test_assignment_is_that_of_numpy(num_gaussians: int) -> None:
+    x = make_embeddings(rows=5000)
+    means = x[:num_gaussians]
+    squares = [np.square(x.double().numpy() - mean).sum(1) for mean in means.double().numpy()]
+    assert np.array_equal(assign(x, means).numpy(), np.argmin(squares, axis=0))
 
 
 def test_iterations_are_those_of_numpy() -> None:
     x = make_embeddings()
-    means = starting_means(x, 5, seed=1)
-    fitted = fit_kmeans(KMeansState(means), x, lambda m: moments_of(x, m), max_iterations=4, tolerance=0)
+    means = start_on_sample(x, 5, 1, iterations=0)
+    fitted = fit(x, means, iterations=5)
     data, expected = x.double().numpy(), means.numpy()
+    inertias = []
     for _ in range(4):
-        index = np.square(data[:, None] - expected[None]).sum(-1).argmin(1)
-        expected = np.stack([data[index == j].mean(0) for j in range(5)])
+        squares = np.square(data[:, None] - expected[None]).sum(-1)
+        inertias.append(squares.min(1).sum())
+        expected = np.stack([data[squares.argmin(1) == j].mean(0) for j in range(5)])
     index = np.square(data[:, None] - expected[None]).sum(-1).argmin(1)
+    np.testing.assert_allclose(fitted.inertias, inertias, rtol=1e-9)
     assert fitted.counts.tolist() == np.bincount(index, minlength=5).tolist()
     for j in range(5):
         np.testing.assert_allclose(fitted.means[j], data[index == j].mean(0), rtol=1e-6)
         np.testing.assert_allclose(fitted.stds[j], data[index == j].std(0), rtol=1e-5)
 
 
+def test_spherical_means_are_directions_and_gaussians_those_of_the_embeddings() -> None:
+    x = make_embeddings(offset=1.0) * torch.linspace(0.5, 20, 400)[:, None]
+    means = start_on_sample(x, 5, 1, "spherical", iterations=0)
+    fitted = fit(x, means, iterations=4, kind="spherical")
+    data, directions = x.double().numpy(), means.numpy()
+    units = data / np.linalg.norm(data, axis=1, keepdims=True)
+    for _ in range(3):
+        index = (units @ directions.T).argmax(1)
+        sums = np.stack([units[index == j].sum(0) for j in range(5)])
+        directions = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    index = (units @ directions.T).argmax(1)
+    assert fitted.counts.tolist() == np.bincount(index, minlength=5).tolist()
+    for j in range(5):
+        np.testing.assert_allclose(fitted.means[j], data[index == j].mean(0), rtol=1e-5)
+        np.testing.assert_allclose(fitted.stds[j], data[index == j].std(0), rtol=1e-5)
+
+
+def test_length_says_nothing_where_spherical() -> None:
+    x = torch.tensor([[1.0, 0.1], [100.0, 0.0], [0.0, 1.0], [5.0, 300.0]])
+    means = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    assert moments_of(x, means, "spherical").counts.tolist() == [2, 2]
+    assert fit(x, means, iterations=2, kind="spherical").counts.tolist() == [2, 2]
+
+
 def test_inertia_never_rises_and_the_fit_converges() -> None:
     x = make_embeddings()
-    state = KMeansState(starting_means(x, 8, seed=0))
-    fitted = fit_kmeans(state, x, lambda m: moments_of(x, m), max_iterations=100, tolerance=0)
+    fitted = fit(x, start_on_sample(x, 8, 0, iterations=0), iterations=100)
     assert fitted.converged
     assert all(after <= before for before, after in zip(fitted.inertias, fitted.inertias[1:], strict=False))
 
 
+def test_one_iteration_is_one_pass() -> None:
+    x = make_embeddings()
+    fitted = fit(x, x.double().mean(0, keepdim=True), iterations=1)
+    assert fitted.inertias == ()
+    np.testing.assert_allclose(fitted.stds[0], x.double().numpy().std(0), rtol=1e-6)
+
+
 def test_parts_add_up_to_the_whole() -> None:
     x = make_embeddings()
-    means = starting_means(x, 5, seed=0)
-    whole, parts = moments_of(x, means), Moments.zero(5, 6)
+    means = start_on_sample(x, 5, 0, iterations=0)
+    whole, parts = moments_of(x, means, last=True), Moments.zero(5, 6, deviations=True)
     for part in torch.split(x, 90):
-        parts += moments_of(part, means)
+        parts += moments_of(part, means, last=True)
     assert torch.equal(parts.counts, whole.counts)
+    assert whole.second is not None
+    assert parts.second is not None
     torch.testing.assert_close(parts.second, whole.second, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts.first, whole.first, rtol=1e-12, atol=1e-12)
+    assert parts.inertia(means) == pytest.approx(whole.inertia(means), rel=1e-9)
 
 
-def test_an_empty_gaussian_moves_to_the_farthest_row() -> None:
-    x = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
+def test_an_empty_gaussian_moves_to_where_embeddings_are_far_from_all_means() -> None:
+    x = torch.tensor([[-0.5], [0.0], [0.5], [9.0]])
     means = torch.tensor([[0.0], [100.0]], dtype=torch.float64)
-    updated = updated_means(means, moments_of(x, means), x)
-    torch.testing.assert_close(updated, torch.tensor([[2.325], [9.0]], dtype=torch.float64), rtol=0, atol=1e-6)
+    moved = moved_means(
+        moments_of(x[:3], means), "euclidean", lambda m, n: further_means(x[[1, 3]], m, n, torch.Generator())
+    )
+    assert moved.tolist() == [[0.0], [9.0]]
+    assert fit(x, means, iterations=3).counts.tolist() == [3, 1]
 
 
 def test_few_members_borrow_deviation() -> None:
     many, two = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.full((2, 3), 90.0)
     means = torch.tensor([[0.0] * 3, [90.0] * 3], dtype=torch.float64)
-    stds = deviations(moments_of(torch.cat([many, two]), means)).numpy()
+    stds = deviations(moments_of(torch.cat([many, two]), means, last=True)).numpy()
     own = many.double().numpy().var(0)
     np.testing.assert_allclose(stds[0], np.sqrt(own), rtol=1e-6)
     pooled = own * 50 / 52
@@ -75,20 +143,48 @@ def test_few_members_borrow_deviation() -> None:
 
 def test_a_constant_dimension_keeps_a_small_deviation() -> None:
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    x[:, 1] = 3
-    stds = deviations(moments_of(x, x.double().mean(0, keepdim=True)))
+    x[:, 1] = 3.1
+    stds = deviations(moments_of(x, x.double().mean(0, keepdim=True), last=True))
     assert stds[0, 1] == pytest.approx(STD_FLOOR * float(stds[0, 0]) / 2**0.5, rel=1e-3)
 
 
 def test_too_few_different_rows_are_an_error() -> None:
-    x = torch.ones(10, 2)
+    x = torch.full((10, 2), 1.3)
     with pytest.raises(ValueError, match="only 1 different embeddings"):
-        starting_means(x, 2, seed=0)
+        start_on_sample(x, 2, 0, iterations=0)
     with pytest.raises(ValueError, match="copies of a single embedding"):
+        deviations(moments_of(x, x[:1].double(), last=True))
+    with pytest.raises(ValueError, match="no squares"):
         deviations(moments_of(x, x[:1].double()))
 
 
 def test_the_seed_decides() -> None:
     x = make_embeddings()
-    assert torch.equal(starting_means(x, 5, seed=3), starting_means(x, 5, seed=3))
-    assert not torch.equal(starting_means(x, 5, seed=3), starting_means(x, 5, seed=4))
+    assert torch.equal(start_on_sample(x, 5, 3, iterations=2), start_on_sample(x, 5, 3, iterations=2))
+    assert not torch.equal(start_on_sample(x, 5, 3, iterations=0), start_on_sample(x, 5, 4, iterations=0))
+
+
+def test_every_different_row_can_be_a_mean() -> None:
+    x = make_embeddings(rows=300)
+    twice = torch.cat([x, x])
+    means = start_on_sample(twice, 300, 0, iterations=0)
+    assert {tuple(row) for row in means.tolist()} == {tuple(row) for row in x.double().tolist()}
+
+
+def test_batches_draw_as_one_at_a_time() -> None:
+    """Rows drawn in batches with rejection have the probabilities of k-means++: here those of the third mean."""
+    points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
+    known = points[[0] * 8].double()  # eight means, so that batches are of two
+    drawn = {(i, j): 0 for i in range(5) for j in range(5)}
+    runs = 3000
+    generator = torch.Generator().manual_seed(0)
+    places = {float(p): i for i, p in enumerate(points)}
+    for _ in range(runs):
+        first, second = (places[float(x)] for x in further_means(points, known, 2, generator))
+        drawn[first, second] += 1
+    squares = np.square(points.double().numpy() - points.double().numpy().T)
+    start = squares[0] / squares[0].sum()
+    for (i, j), count in drawn.items():
+        after = np.minimum(squares[0], squares[i])
+        expected = start[i] * after[j] / after.sum()
+        assert count / runs == pytest.approx(expected, abs=5 * (expected * (1 - expected) / runs) ** 0.5 + 1e-9)

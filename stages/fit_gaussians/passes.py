@@ -1,0 +1,104 @@
+"""Passes over all shards, and the sample that the first means come from."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cluster.mapping import Mapper, WorkerResources
+from models.gaussians import Kind, Moments, Pass
+from stages.artifacts import Artifact
+from stages.embeddings import image_row_blocks, load_image_rows, open_image_rows
+
+NUM_GROUPS = 64  # shards are added up in this many groups, whatever the number of workers: same sums, same result
+ROWS_AT_ONCE = 2048  # of a shard in memory
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What one pass is about; it travels once to each worker."""
+
+    means: Float[Tensor, "gauss embed"]
+    kind: Kind
+    last: bool
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Makes passes over all shards of embeddings, on the workers of a map."""
+
+    embeddings: Artifact
+    shards: list[str]
+    kind: Kind
+    mapper: Mapper
+    resources: WorkerResources
+
+    def __call__(self, means: Float[Tensor, "gauss embed"], last: bool) -> Moments:
+        """Make one pass; sums are added in the groups' order, whichever is ready first.
+
+        Raises:
+            InputFault: an embedding is not finite.
+        """
+        num_groups = min(NUM_GROUPS, len(self.shards))
+        groups = [(number, self.shards[number::num_groups]) for number in range(num_groups)]
+        make_worker = functools.partial(_make_worker, self.embeddings, PassSettings(means, self.kind, last))
+        total = Moments.zero(*means.shape, deviations=last)
+        for moments in _in_order(self.mapper(make_worker, groups, self.resources)):
+            total += moments
+        return total
+
+
+def take_sample(
+    embeddings: Artifact, rows: Mapping[str, int], size: int, seed: int
+) -> Float[np.ndarray, "sample embed"]:
+    """Draw rows evenly from all embeddings, in their order; all of them if there are no more than ``size``.
+
+    The rows are cut into ``size`` runs of equal length (to one row), and one row is drawn from each: memory and time
+    are those of the sample, however many rows there are.
+    """
+    total = sum(rows.values())
+    size = min(size, total)
+    edges = np.linspace(0, total, size + 1).astype(np.int64)
+    chosen = edges[:-1] + np.floor(np.random.default_rng(seed).random(size) * np.diff(edges)).astype(np.int64)
+    sample, first = None, 0
+    for shard, count in rows.items():
+        low, high = np.searchsorted(chosen, (first, first + count))
+        if high > low:
+            stored = open_image_rows(embeddings, shard)
+            if sample is None:
+                sample = np.empty((size, stored.shape[1]), dtype=np.float32)
+            sample[low:high] = stored[chosen[low:high] - first]
+        first += count
+    assert sample is not None, "the caller has seen that there are embeddings"
+    return sample
+
+
+def _make_worker(
+    embeddings: Artifact, settings: PassSettings
+) -> Callable[[tuple[int, list[str]]], tuple[int, Moments]]:
+    def add_up(group: tuple[int, list[str]]) -> tuple[int, Moments]:
+        number, shards = group
+        one_pass = Pass(settings.means, settings.kind, last=settings.last)
+        for shard in shards:
+            for rows in image_row_blocks(embeddings, shard, ROWS_AT_ONCE):
+                one_pass.add(torch.from_numpy(rows))
+            if not math.isfinite(one_pass.total.energy):
+                load_image_rows(embeddings, shard)  # says what is wrong
+        return number, one_pass.total
+
+    return add_up
+
+
+def _in_order(results: Iterator[tuple[int, Moments]]) -> Iterator[Moments]:
+    waiting: dict[int, Moments] = {}
+    following = 0
+    for number, moments in results:
+        waiting[number] = moments
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1

@@ -60,11 +60,10 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
     for name, section in config.stages().items():
         identity = _identity(name, section)
-        inputs = {source: planned[source].fingerprint for source in section.inputs}
+        sources = config.inputs_of(section)
+        inputs = {source: planned[source].fingerprint for source in sources}
         fingerprint = fingerprint_of(section, identity, inputs)
-        planned[name] = PlannedStage(
-            name, fingerprint, store.progress(name, fingerprint), tuple(section.inputs), identity, section
-        )
+        planned[name] = PlannedStage(name, fingerprint, store.progress(name, fingerprint), sources, identity, section)
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 

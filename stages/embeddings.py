@@ -1,7 +1,7 @@
 """Read the embeddings and the text states that embed_clip made, one shard at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 

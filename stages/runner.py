@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.artifacts import COMPLETE, MANIFEST, Artifact, Output
 from stages.contract import StageConfig, StageContext, StageFunction, StageSummary
+from stages.embeddings import see_kept
 
 
 def run_stage(
@@ -16,9 +17,12 @@ def run_stage(
     output: Output,
     context: StageContext,
 ) -> StageSummary:
-    """Run the stage and seal its artifact; the stage itself goes on from whatever units are done."""
+    """Run the stage and seal its artifact; the stage itself goes on from whatever units are done.
+
+    Embeddings are handed to it as filter_samples left them, where that stage is in the graph.
+    """
     output.sweep()
-    summary = function(config, inputs, output, context)
+    summary = function(config, see_kept(inputs), output, context)
     output.write_json(MANIFEST, manifest_of(config, inputs, output, summary))
     output.write_bytes(COMPLETE, b"")
     return summary

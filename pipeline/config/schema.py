@@ -13,6 +13,7 @@ from stages.embed_clip.config import EmbedClipConfig
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encoders.config import ClipConfig
 from stages.evaluate.config import EvaluateConfig
+from stages.filter_samples.config import FilterSamplesConfig
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.generate.config import GenerateConfig
 from stages.train_autoencoder.config import TrainAutoencoderConfig
@@ -27,6 +28,7 @@ STAGES = (
     "download_shards",
     "train_clip",
     "embed_clip",
+    "filter_samples",
     "fit_gaussians",
     "train_prior",
     "train_autoencoder",
@@ -80,6 +82,7 @@ class RunConfig(ConfigModel):
     download_shards: DownloadShardsConfig | None = None
     train_clip: TrainClipConfig | None = None
     embed_clip: EmbedClipConfig | None = None
+    filter_samples: FilterSamplesConfig | None = None
     fit_gaussians: FitGaussiansConfig | None = None
     train_prior: TrainPriorConfig | None = None
     train_autoencoder: TrainAutoencoderConfig | None = None
@@ -93,6 +96,13 @@ class RunConfig(ConfigModel):
     def stages(self) -> dict[str, StageConfig]:
         """Return the sections of the stages in this experiment, in running order."""
         return {name: section for name in STAGES if (section := getattr(self, name)) is not None}
+
+    def inputs_of(self, section: StageConfig) -> tuple[str, ...]:
+        """Return the stages whose artifacts a stage gets; embeddings come with what filter_samples kept of them."""
+        filtered = self.filter_samples is not None or "filter_samples" in self.reuse
+        if filtered and "embed_clip" in section.inputs and section.stage != "filter_samples":
+            return (*section.inputs, "filter_samples")
+        return section.inputs
 
     @model_validator(mode="after")
     def _graph_is_whole(self) -> "RunConfig":

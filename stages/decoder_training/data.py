@@ -4,12 +4,11 @@ import threading
 from functools import lru_cache
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from stages.artifacts import Artifact
 from stages.decoder_training.pictures import KEPT_INDICES, PictureRows, ShardPictures
-from stages.embeddings import clip_identity, load_image_rows, open_image_rows, shard_rows
+from stages.embeddings import clip_identity, kept_rows, load_image_rows, load_keys, open_stored_rows, shard_rows
 
 EmbeddingRows = Float[np.ndarray, "rows embed"]
 
@@ -73,13 +72,13 @@ class DecoderData:
         embeddings = np.empty((len(places), self.embed_dim), dtype=np.float32)
         for shard in np.unique(places[:, 0]):
             here = np.flatnonzero(places[:, 0] == shard)
-            embeddings[here] = self._rows(int(shard))[places[here, 1]]
+            rows, kept = self._rows(int(shard))
+            embeddings[here] = rows[places[here, 1] if kept is None else kept[places[here, 1]]]
         return embeddings
 
     def _read_keys(self, shard: int) -> list[str]:
-        table = pq.read_table(self._embeddings.local(f"metadata/metadata_{self.names[shard]}.parquet"), columns=["key"])
-        keys: list[str] = table.column("key").to_pylist()
-        return keys
+        return load_keys(self._embeddings, self.names[shard])
 
-    def _open_rows(self, shard: int) -> EmbeddingRows:
-        return open_image_rows(self._embeddings, self.names[shard])
+    def _open_rows(self, shard: int) -> tuple[EmbeddingRows, Int[np.ndarray, " rows"] | None]:
+        name = self.names[shard]
+        return open_stored_rows(self._embeddings, name), kept_rows(self._embeddings, name)

@@ -230,8 +230,8 @@ def _summarise(
         totals.update({f"failed_{cause}": count for cause, count in record["failures"].items()})
     if totals["images"] == 0:
         raise InputFault(
-            f"embed_clip.existing: none of the embeddings can be used ({dict(totals | counts)}): expected keys that "
-            "name images of download_shards: look at key_column, or set with_shards: false"
+            f"embed_clip.existing: none of the embeddings can be used ({dict(totals) | dict(counts)}): expected "
+            "keys that name images of download_shards: look at key_column, or set with_shards: false"
         )
     metrics = {"embed_dim": float(embed_dim)}
     for kind, found in norms.items():

@@ -91,7 +91,7 @@ def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
             f"embed_clip.existing: {part.text} is {list(text.shape)}, but its image embeddings {list(image.shape)}: "
             "expected the same width of both: give embeddings of one CLIP (or several, side by side)"
         )
-    embedded = np.isfinite(text).all(axis=1)
+    embedded: Bool[np.ndarray, " rows"] = np.asarray(np.isfinite(text).all(axis=1))
     captions: list[str | None] = [None] * len(keys)
     if existing.caption_column in table.column_names:
         texts = table[existing.caption_column].to_pylist()

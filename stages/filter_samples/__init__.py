@@ -1,0 +1,1 @@
+"""From embeddings to the keys of those images that are worth learning from."""

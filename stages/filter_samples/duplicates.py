@@ -1,0 +1,80 @@
+"""Near duplicates in embedding space: exact, and the same on any machine.
+
+Products are made in float32; where one lies within rounding of the threshold, float64 decides. Memory holds two shards
+and one block of products.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+_ROUNDING = 1e-4  # well above the error of a float32 product of two unit vectors of a few thousand dimensions
+Units = Float[np.ndarray, "rows embed"]
+
+
+@dataclass
+class Twins:
+    """For each row of a shard the first earlier row that is as good as the same, once found."""
+
+    shard: Int[np.ndarray, " rows"]
+    """Number of the twin's shard; -1: none was found."""
+    row: Int[np.ndarray, " rows"]
+    cosine: Float[np.ndarray, " rows"]
+
+    @classmethod
+    def none(cls, rows: int) -> "Twins":
+        """Start with nothing found."""
+        return cls(np.full(rows, -1), np.full(rows, -1), np.full(rows, np.nan))
+
+    @property
+    def is_open(self) -> Bool[np.ndarray, " rows"]:
+        """Which rows have no twin yet."""
+        return np.asarray(self.shard < 0)
+
+
+def unit_rows(rows: Float[np.ndarray, "rows embed"], block_dims: list[int]) -> Units:
+    """Return rows whose products are the mean over the CLIP models of the cosines of their parts, as float64."""
+    parts = np.split(rows.astype(np.float64), np.cumsum(block_dims)[:-1], axis=1)
+    units = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+    return np.concatenate(units, axis=1) / np.sqrt(len(parts))
+
+
+@dataclass(frozen=True)
+class ShardUnits:
+    """A shard's unit rows, and which of them are compared, ascending."""
+
+    number: int
+    units: Units
+    rows: Int[np.ndarray, " compared"]
+
+
+def find_twins(twins: Twins, own: ShardUnits, earlier: ShardUnits, *, minimum: float, block_rows: int) -> None:
+    """Note for each row without a twin the first of the rows of an earlier shard, or before it in its own, that is one.
+
+    A row counts as earlier whether it has a twin itself or not, so that shards can be asked in any order.
+    """
+    same = own.number == earlier.number
+    for begin in range(0, len(own.rows), block_rows):
+        block = own.rows[begin : begin + block_rows]
+        for first in range(0, len(earlier.rows), block_rows):
+            rows = block[twins.is_open[block]]
+            others = earlier.rows[first : first + block_rows]
+            if len(rows) == 0 or (same and others[0] >= rows[-1]):
+                break
+            products = own.units[rows].astype(np.float32) @ earlier.units[others].astype(np.float32).T
+            if same:
+                products[others[None, :] >= rows[:, None]] = -np.inf
+            near = products >= minimum - _ROUNDING
+            for index in np.flatnonzero(near.any(axis=1)):
+                _settle(twins, own.units, int(rows[index]), earlier, others[near[index]], minimum)
+
+
+def _settle(
+    twins: Twins, units: Units, row: int, earlier: ShardUnits, candidates: Int[np.ndarray, " some"], minimum: float
+) -> None:
+    for other in candidates:
+        cosine = float(np.sum(units[row] * earlier.units[other]))
+        if cosine >= minimum:
+            twins.shard[row], twins.row[row], twins.cosine[row] = earlier.number, other, cosine
+            return

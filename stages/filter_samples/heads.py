@@ -1,0 +1,85 @@
+"""Small networks on embeddings that users bring: layers of a safetensors file, one after the other."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from stages.errors import InputFault
+from stages.filter_samples.config import HeadFilter
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+def load_head(head: HeadFilter, embed_dim: int) -> list[Layer]:
+    """Return weight [out, in] and bias [out] of each layer, in the order of the numbers in their names.
+
+    Raises:
+        InputFault: the file is no such network, or not for embeddings of this width.
+    """
+    where = f"filter_samples.heads ({head.name})"
+    tensors = _read(head.path, where)
+    numbers = sorted({_number(name) for name in tensors})
+    layers = []
+    width = embed_dim
+    for number in numbers:
+        weight, bias = (
+            next((t for n, t in tensors.items() if _is(n, number, kind)), None) for kind in ("weight", "bias")
+        )
+        if (
+            weight is None
+            or bias is None
+            or weight.ndim != 2
+            or bias.shape != weight.shape[:1]
+            or weight.shape[1] != width
+        ):
+            found = {name: list(tensor.shape) for name, tensor in tensors.items() if _number(name) == number}
+            raise InputFault(
+                f"{where}: layer {number} of {head.path} is {found}: expected weight [out, {width}] and bias [out]: "
+                "give a head for the embeddings of this CLIP, as a safetensors file of its layers"
+            )
+        layers.append((weight.astype(np.float64), bias.astype(np.float64)))
+        width = len(bias)
+    if width != 1 or not layers:
+        raise InputFault(f"{where}: {head.path} ends in {width} numbers: expected 1: give a head with one answer")
+    return layers
+
+
+def answers(head: HeadFilter, layers: list[Layer], rows: Float[np.ndarray, "rows embed"]) -> Float[np.ndarray, " rows"]:
+    """Return the head's answer to each embedding."""
+    values = rows.astype(np.float64)
+    if head.normalise:
+        values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    for index, (weight, bias) in enumerate(layers):
+        if index and head.activation == "relu":
+            values = np.maximum(values, 0.0)
+        values = values @ weight.T + bias
+    found: np.ndarray = values[:, 0]
+    return 1.0 / (1.0 + np.exp(-np.clip(found, -500, 500))) if head.sigmoid else found
+
+
+def _read(path: Path, where: str) -> dict[str, np.ndarray]:
+    try:
+        tensors: dict[str, np.ndarray] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputFault(
+            f"{where}: {path} cannot be read ({error}): expected a safetensors file: give its path"
+        ) from error
+    odd = [name for name in tensors if not re.search(r"\d", name) or not name.endswith((".weight", ".bias"))]
+    if odd:
+        raise InputFault(
+            f"{where}: {path} holds {', '.join(odd)}: expected names such as 0.weight and 0.bias, with the number of "
+            "their layer: rename them"
+        )
+    return tensors
+
+
+def _number(name: str) -> int:
+    return int(re.findall(r"\d+", name)[-1])
+
+
+def _is(name: str, number: int, kind: str) -> bool:
+    return name.endswith(f".{kind}") and _number(name) == number

@@ -125,9 +125,7 @@ def test_a_cascade_joins_what_was_trained_apart(upsampler, embeddings):
 
 
 def test_models_that_do_not_follow_one_another_are_refused(upsampler):
-    with pytest.raises(
-        ValueError, match=r"from 8 pixels .* expected 16 pixels and width 6, which the upsampler"
-    ):
+    with pytest.raises(ValueError, match=r"from 8 pixels .* expected 16 pixels and width 6, which the upsampler"):
         Cascade(make_base(), [upsampler, upsampler])
     with pytest.raises(ValueError, match="embeddings of width 7: expected 8 pixels and width 6, which the pixel_diff"):
         CascadeConfig(make_base().config, (make_upsampler(embed_dim=7).config,))

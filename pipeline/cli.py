@@ -195,6 +195,30 @@ def compare(
 
 
 @app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its pictures")] = None,
+    shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to look into")] = 16,
+    store: Store = "workspace",
+    as_json: Json = False,
+) -> None:
+    """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, judgements."""
+    from pipeline.inspection.inspect import inspect as look
+    from pipeline.inspection.show import PAGE, print_findings, write_page
+    from pipeline.inspection.target import find_target
+
+    chosen = find_target(target, store)
+    found = look(chosen, max_shards=shards)
+    paths = write_page(found, chosen.title, out) if out is not None else {}
+    if as_json:
+        _print_json({"title": chosen.title, "artifacts": [one.to_json(paths) for one in found]})
+    else:
+        print_findings(_console(stderr=False), found)
+    if out is not None:
+        typer.echo(f"page and pictures: {out / PAGE}", err=True)
+
+
+@app.command()
 def dashboard(
     store: Store = "workspace",
     host: Annotated[str, typer.Option("--host", help="address to bind to")] = "127.0.0.1",

@@ -23,6 +23,7 @@ from pipeline.errors import UsageError
 from stages.events import Event, Metrics, Picture
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag
@@ -294,6 +295,21 @@ def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
     return _TrackedRun(
         run_id, dict(found.data.params), _steps_of(client, found), {picture for picture in pictures if picture}
     )
+
+
+def tracked_pictures(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
+    """Return the latest picture of each name that a run holds, with its step, as PNG."""
+    client = MlflowClient(tracking_uri)
+    latest: dict[str, tuple[int, str]] = {}
+    for file in client.list_artifacts(run_id, "images"):
+        found = _picture_of(file.path)
+        if found is not None and file.path.endswith(".png"):
+            latest[found[0]] = max(latest.get(found[0], (*found[1:], "")), (found[1], file.path))
+    with tempfile.TemporaryDirectory(prefix="corgi-pictures-") as folder:
+        return {
+            (name, step): Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+            for name, (step, path) in sorted(latest.items())
+        }
 
 
 def _steps_of(client: MlflowClient, run: Run) -> set[tuple[str, int]]:

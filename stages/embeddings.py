@@ -132,9 +132,12 @@ def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[Ro
 
     Numbers that are not finite are passed on: :func:`load_image_rows` refuses them in words.
     """
-    for first in range(0, len(open_image_rows(embeddings, shard)), size):
+    kept = kept_rows(embeddings, shard)
+    for first in range(0, len(open_stored_rows(embeddings, shard) if kept is None else kept), size):
+        block = slice(first, first + size)
         # Opened anew for each block: pages of a file that stays open count as this process's memory.
-        yield np.array(open_image_rows(embeddings, shard)[first : first + size], dtype=np.float32)
+        stored = open_stored_rows(embeddings, shard)
+        yield np.array(stored[block if kept is None else kept[block]], dtype=np.float32)
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:

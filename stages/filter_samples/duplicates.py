@@ -37,7 +37,8 @@ def unit_rows(rows: Float[np.ndarray, "rows embed"], block_dims: list[int]) -> U
     """Return rows whose products are the mean over the CLIP models of the cosines of their parts, as float64."""
     parts = np.split(rows.astype(np.float64), np.cumsum(block_dims)[:-1], axis=1)
     units = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
-    return np.concatenate(units, axis=1) / np.sqrt(len(parts))
+    joined: Units = np.concatenate(units, axis=1) / np.sqrt(len(parts))
+    return joined
 
 
 @dataclass(frozen=True)

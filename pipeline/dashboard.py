@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, NoReturn
 
 from pipeline.errors import UsageError
 
@@ -33,6 +33,7 @@ def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", 
     if tracking_uri.startswith(("http://", "https://")):
         _say(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
         return
+    signal.signal(signal.SIGTERM, _leave)  # else the server would outlive this process
     with serve_dashboard(tracking_uri, host, port) as (url, process):
         _say(f"dashboard: {url}/{page} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
@@ -93,6 +94,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    """End this process as the signal would, but with everything cleared up."""
+    sys.exit(128 + number)
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,11 @@
 import contextlib
 import io
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ from PIL import Image
 from pipeline.dashboard import serve_dashboard
 from pipeline.errors import UsageError
 from pipeline.serving import serving_settings, write_bundle
+from pipeline.store import Store
 from pipeline.tracking import RunTracker, default_tracking_uri
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.events import Log, Metrics, Picture
@@ -247,3 +252,19 @@ def test_a_registered_model_draws_pictures_without_the_run_that_made_it(uri: str
     weights = {path.suffix for path in (tmp_path / "mlartifacts").rglob("*") if path.stat().st_size > 10_000}
     assert weights == {".safetensors"}
     assert not list((tmp_path / "mlartifacts").rglob("*.pkl"))
+
+
+def test_a_dashboard_that_is_told_to_end_takes_its_server_along(uri: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.open_for_writing()
+    tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
+    store.write_run("quickstart-1", {"run": "quickstart-1", "started": "2026", "mlflow": tracker.record})
+    with free_port() as port:
+        command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert f"http://127.0.0.1:{port}/#/experiments/" in process.stderr.readline()
+            process.terminate()
+            assert process.wait(30) == 128 + signal.SIGTERM
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

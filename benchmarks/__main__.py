@@ -4,5 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-    subprocess.run([sys.executable, "-m", f"benchmarks.{path.stem}"], check=True)
+FOLDER = Path(__file__).parent
+MODULES = [path.stem for path in FOLDER.glob("[a-z]*.py")] + [path.parent.name for path in FOLDER.glob("*/__main__.py")]
+
+for module in sorted(MODULES):
+    subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], check=True)

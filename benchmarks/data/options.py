@@ -1,0 +1,12 @@
+"""What every benchmark of the data stages is told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure."""
+
+    small: bool = False  # sizes for a first look
+    pairs: int = 5  # runs of each side, in turn
+    threads: int = 1  # of each side

@@ -1,0 +1,146 @@
+"""fit_gaussians over shards on disk: the same bytes however the work is spread or cut short."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from cluster.mapping import MakeWorker, WorkerResources, map_in_process
+from models.gaussians import Kind
+from stages.artifacts import Artifact, Output
+from stages.embeddings import KeptEmbeddings, image_row_blocks, shard_rows
+from stages.errors import InputFault
+from stages.events import Event, Metrics, Picture
+from stages.fit_gaussians import stage as fit_gaussians
+from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.fit_gaussians.passes import Passes, take_sample
+from tests.factories import make_context
+
+SHARDS, ROWS, DIM, NUM_GAUSSIANS, PASSES = 5, 90, 6, 7, 5
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path) -> Output:
+    return write_embeddings(tmp_path / "embeddings")
+
+
+def write_embeddings(folder: Path, *, rows: int = ROWS, storage: str = "float16") -> Output:
+    output = Output(str(folder), "embed_clip", "e0")
+    rng = np.random.default_rng(0)
+    for number in range(SHARDS):
+        values = rng.normal(size=(rows + number, DIM)) * 2 + rng.normal(size=DIM) * 4
+        with output.writing(f"img_emb/img_emb_{number:05d}.npy") as path, path.open("wb") as file:
+            np.save(file, values.astype(storage))
+        output.finish_unit(f"{number:05d}", {"rows": rows + number})
+    output.write_json("clips.json", [{"reference": "r", "digest": "d", "embed_dim": DIM, "image_size": 8}])
+    return output
+
+
+def fit(
+    folder: Path, embeddings: Artifact, *, emit: Callable[[Event], None] = lambda event: None, **changes: Any
+) -> dict[str, bytes]:
+    """Run the stage and return what it published."""
+    output = Output(str(folder), "fit_gaussians", "g0")
+    settings = {"num_gaussians": NUM_GAUSSIANS, "max_iterations": PASSES, "tolerance": 0} | changes
+    context = dataclasses.replace(make_context(), emit=emit)
+    fit_gaussians.run(FitGaussiansConfig(**settings), {"embed_clip": embeddings}, output, context)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def backwards(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+    """Finish the last item first, each in a worker of its own, as a cluster may."""
+    for item in reversed(items):
+        yield from map_in_process(make_worker, [item], resources)
+
+
+@pytest.mark.parametrize("kind", ["euclidean", "spherical"])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_order_of_completion_changes_no_bit(embeddings: Output, kind: Kind, last: bool) -> None:
+    means = torch.randn(NUM_GAUSSIANS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shards = list(shard_rows(embeddings))
+    orders = (map_in_process, backwards)
+    one, other = (Passes(embeddings, shards, kind, order, WorkerResources())(means, last) for order in orders)
+    assert torch.equal(one.counts, other.counts)
+    assert torch.equal(one.first, other.first)
+    assert torch.equal(one.energy, other.energy)
+    assert (one.second is not None) is last
+    assert one.second is None or (other.second is not None and torch.equal(one.second, other.second))
+    assert int(one.counts.sum()) == sum(shard_rows(embeddings).values())
+
+
+@pytest.mark.parametrize("kind", ["euclidean", "spherical"])
+def test_a_fit_killed_after_any_pass_goes_on_to_the_same_bytes(tmp_path: Path, embeddings: Output, kind: str) -> None:
+    whole = fit(tmp_path / "whole", embeddings, kind=kind)
+    assert set(whole) == {"gaussians.safetensors", "fit.json"}
+    seen = []
+
+    def die(event: Event) -> None:
+        if isinstance(event, Metrics):
+            seen.append(event.step)
+            raise KeyboardInterrupt
+
+    for _ in range(PASSES - 1):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "cut", embeddings, kind=kind, emit=die)
+    assert fit(tmp_path / "cut", embeddings, kind=kind, emit=die) == whole
+    assert seen == list(range(1, PASSES))  # none twice: each run went on where the one before was stopped
+
+
+def test_convergence_and_occupancy_are_logged_and_drawn(tmp_path: Path, embeddings: Output) -> None:
+    events: list[Event] = []
+    fit(tmp_path / "g", embeddings, emit=events.append)
+    metrics = [event for event in events if isinstance(event, Metrics)]
+    assert [event.step for event in metrics] == list(range(1, PASSES))
+    inertias = [event.values["inertia"] for event in metrics]
+    assert inertias == sorted(inertias, reverse=True)
+    assert all(1 <= event.values["effective_gaussians"] <= NUM_GAUSSIANS for event in metrics)
+    pictures = {event.name: event.png for event in events if isinstance(event, Picture)}
+    assert set(pictures) == {"convergence", "occupancy"}
+    assert all(Image.open(io.BytesIO(png)).size == (540, 360) for png in pictures.values())
+
+
+def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:
+    embeddings = write_embeddings(tmp_path / "embeddings", rows=600, storage="float32")
+    total = sum(shard_rows(embeddings).values())
+    fit(tmp_path / "g", embeddings, num_gaussians=total - 1, max_iterations=2)
+    counts = load_file(tmp_path / "g" / "gaussians.safetensors")["counts"]
+    assert sorted(counts.tolist()) == [1] * (total - 2) + [2]
+
+
+def test_the_sample_is_even_and_of_the_size_asked(embeddings: Output) -> None:
+    rows = shard_rows(embeddings)
+    everything = take_sample(embeddings, rows, 10_000, seed=0)
+    assert len(everything) == sum(rows.values())
+    sample = take_sample(embeddings, rows, 46, seed=0)
+    places = [int(np.flatnonzero((everything == row).all(1))[0]) for row in sample]
+    assert all(place // 10 == number for number, place in enumerate(places))  # one of each ten
+    assert not np.array_equal(sample, take_sample(embeddings, rows, 46, seed=1))
+
+
+@pytest.mark.parametrize("rows_in_sample", [20, 1000])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, embeddings: Output, rows_in_sample: int) -> None:
+    name = embeddings.local("img_emb/img_emb_00003.npy")
+    values = np.load(name)
+    values[5, 2] = np.inf
+    np.save(name, values)
+    with pytest.raises(InputFault, match="not finite"):
+        fit(tmp_path / "g", embeddings, sample_size=rows_in_sample)
+
+
+def test_rows_come_in_blocks_and_without_those_filtered_out(tmp_path: Path, embeddings: Output) -> None:
+    values = np.load(embeddings.local("img_emb/img_emb_00002.npy")).astype(np.float32)
+    blocks = list(image_row_blocks(embeddings, "00002", 40))
+    assert [len(block) for block in blocks] == [40, 40, 12]
+    assert np.array_equal(np.concatenate(blocks), values)
+    kept = Output(str(tmp_path / "kept"), "filter_samples", "k0")
+    with kept.writing("kept/kept_00002.npy") as path, path.open("wb") as file:
+        np.save(file, np.arange(0, 92, 2))
+    filtered = KeptEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)
+    assert np.array_equal(np.concatenate(list(image_row_blocks(filtered, "00002", 40))), values[::2])

@@ -17,6 +17,7 @@ from stages.filter_samples.duplicates import unit_rows
 PAIRS = 12
 QUERIES = 6
 MOST_COMPARED = 4000
+BLOCK = 1024
 GAUSSIANS_LISTED, GAUSSIANS_SHOWN, EXAMPLES = 32, 12, 6
 _QUANTILES = ("smallest", "10 %", "median", "90 %", "largest")
 Rows = Float[np.ndarray, "rows embed"]
@@ -173,12 +174,14 @@ def _nearest_members(
     found: dict[int, list[tuple[float, str, str]]] = {int(g): [] for g in chosen}
     squares = (means.astype(np.float64) ** 2).sum(axis=1)
     for name in names:
-        rows = load_image_rows(embeddings, name).astype(np.float64)
-        keys = load_keys(embeddings, name)
-        distances = squares - 2 * rows @ means.astype(np.float64).T + (rows**2).sum(axis=1, keepdims=True)
-        owner = distances.argmin(axis=1)
-        for g, best in found.items():
-            best += [(float(distances[row, g]), name, keys[row]) for row in np.flatnonzero(owner == g)]
-            best.sort()
-            del best[EXAMPLES:]
+        rows, keys = load_image_rows(embeddings, name).astype(np.float64), load_keys(embeddings, name)
+        for first in range(0, len(rows), BLOCK):
+            block = rows[first : first + BLOCK]
+            distances = squares - 2 * block @ means.astype(np.float64).T + (block**2).sum(axis=1, keepdims=True)
+            owner = distances.argmin(axis=1)
+            for g, best in found.items():
+                here = np.flatnonzero(owner == g)
+                best += [(float(distances[row, g]), name, keys[first + row]) for row in here]
+                best.sort()
+                del best[EXAMPLES:]
     return found

@@ -105,9 +105,12 @@ class Artifact:
         return manifest
 
     def done_units(self) -> dict[str, dict[str, Any]]:
-        """Return the records of all finished units, by unit name."""
+        """Return the records of all finished units, by unit name; many at a time from a remote store."""
         names = self.glob(f"{UNITS}/*.json")
-        return {Path(name).stem: self.read_json(name) for name in names}
+        if self.is_local or not names:
+            return {Path(name).stem: self.read_json(name) for name in names}
+        contents = self._fs_and_root[0].cat([self.path(name) for name in names])
+        return {Path(name).stem: json.loads(contents[self.path(name)]) for name in names}
 
 
 class Output(Artifact):

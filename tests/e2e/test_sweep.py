@@ -50,7 +50,12 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
     outcome = folder / "store" / "sweeps" / "sweep"
     assert swept.document["folder"] == str(outcome)
     rows = list(csv.reader((outcome / "table.csv").open(encoding="utf-8")))
-    assert [row[0] for row in rows] == ["variant", "baseline", "shifted, num_gaussians 2", "shifted, num_gaussians 4000"]
+    assert [row[0] for row in rows] == [
+        "variant",
+        "baseline",
+        "shifted, num_gaussians 2",
+        "shifted, num_gaussians 4000",
+    ]
     assert rows[3][1:] == ["failed", "failed"]
     assert (outcome / "by_steps.png").stat().st_size > 5000
 

@@ -85,12 +85,15 @@ class _Sample:
         cosines = [f"{value:.3f}" for value in quantiles([pair[0] for pair in self.pairs])]
         findings.add_table("cosine of image and its first caption", _QUANTILES, [cosines])
         ordered = sorted(self.pairs, key=lambda pair: (-pair[0], pair[2]))
-        for title, pairs in (("nearest", ordered[:PAIRS]), ("farthest", ordered[::-1][:PAIRS])):
+        for name, title, pairs in (
+            ("nearest", "images nearest to their caption", ordered[:PAIRS]),
+            ("farthest", "images farthest from their caption", ordered[::-1][:PAIRS]),
+        ):
             rows = [(f"{cosine:.3f}", key, caption) for cosine, _, key, caption in pairs]
-            findings.add_table(f"images {title} to their caption", ("cosine", "key", "caption"), rows)
+            findings.add_table(title, ("cosine", "key", "caption"), rows)
             if shards is not None:
                 texts = [(shard, key, f"{cosine:.3f} {caption}") for cosine, shard, key, caption in pairs]
-                add_sheet(findings, shards, texts, title, f"images {title} to their caption")
+                add_sheet(findings, shards, texts, name, title)
 
     def show_nearest(self, findings: Findings) -> None:
         """Add for some images which captions of the sample are nearest and farthest."""

@@ -141,7 +141,7 @@ def test_embeddings_tell_the_captions_nearest_and_farthest(shown: tuple[dict[str
     tables = shown[0]["embed_clip"]["tables"]
     nearest = [row["caption"] for row in tables["images nearest to their caption"]]
     assert nearest == [caption for caption in CAPTIONS if caption]  # as the embeddings were made
-    assert [row["caption"] for row in tables["images farthest to their caption"]] == nearest[::-1]
+    assert [row["caption"] for row in tables["images farthest from their caption"]] == nearest[::-1]
     (found,) = (rows for title, rows in tables.items() if title.startswith("captions nearest and farthest"))
     first = next(row for row in found if row["which"] == "nearest")
     assert (first["its caption"], first["caption found"]) == (CAPTIONS[0], CAPTIONS[0])
@@ -169,7 +169,7 @@ def test_pictures_lie_beside_the_page(shown: tuple[dict[str, Any], Path]) -> Non
     stages, folder = shown
     titles = {stage: [picture["title"] for picture in one["pictures"]] for stage, one in stages.items()}
     assert titles["download_shards"] == ["samples"]
-    assert titles["embed_clip"] == ["images nearest to their caption", "images farthest to their caption"]
+    assert titles["embed_clip"] == ["images nearest to their caption", "images farthest from their caption"]
     assert titles["filter_samples"] == ["removed"]
     assert titles["fit_gaussians"][0] == "images nearest to the means of the largest Gaussians"
     page = (folder / "index.html").read_text()

@@ -6,10 +6,10 @@ import sqlite3
 import time
 from pathlib import Path
 
-from pipeline.config.schema import STAGES
+from pipeline.config import load_config
 from tests.e2e.conftest import SMOKE, Finished, corgi
 
-SMOKE_STAGES = [name for name in STAGES if name != "train_clip"]
+SMOKE_STAGES = list(load_config(SMOKE).stages())
 
 
 def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> None:
@@ -91,6 +91,19 @@ def test_generate_draws_and_signs(undisturbed: tuple[Path, Finished], tmp_path: 
     with Image.open(images[0]["path"]) as image:
         assert image.info["prompt"] == "a large red star in the center"
         assert json.loads(image.info["settings"])
+
+
+def test_inspect_shows_what_each_stage_produced(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    store, done = undisturbed
+    shown = corgi("inspect", done.document["run"], "--store", store, "--json", "--out", tmp_path)
+    assert shown.code == 0, shown.err
+    stages = {one["stage"]: one for one in shown.document["artifacts"]}
+    assert list(stages) == SMOKE_STAGES
+    assert stages["download_shards"]["tables"]["counts"]["images"] == 90
+    assert any(picture["title"].startswith("samples") for picture in stages["train_decoder"]["pictures"])
+    pictures = [picture["path"] for one in stages.values() for picture in one["pictures"]]
+    assert len(pictures) >= 6
+    assert all(Path(path).stat().st_size > 0 for path in [*pictures, tmp_path / "index.html"])
 
 
 def test_status_and_compare_read_the_record(undisturbed: tuple[Path, Finished]) -> None:

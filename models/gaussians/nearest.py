@@ -18,9 +18,8 @@ from torch import Tensor
 _SCORES_AT_ONCE = 2**21  # bounds the [rows, k] matrix: 8 MB
 _ROWS_AT_ONCE = 2048
 _EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
-# Largest error of a product in bfloat16 as a share of |x| |m|: 2^-9 from rounding each factor, 2^-9 from rounding the
-# result, for each of two means compared; and an allowance for what is added up in float32.
-_SCREEN_ERROR = 2 * 3 * 2**-9 * 1.05
+_ROUNDING = 2.0**-9  # largest error of rounding to bfloat16, as a share
+_ALLOWANCE = 1.05  # for products of errors, and for what float32 adds up
 _FEWEST_TO_SCREEN = 128  # means; with fewer, the products are not where the time goes
 
 
@@ -40,6 +39,7 @@ class Nearest:
         self._longest = float(squares.max().sqrt())
         self._screens = bfloat16_is_fast() and len(means) >= _FEWEST_TO_SCREEN if screen is None else screen
         self._rough_columns = self._columns.bfloat16() if self._screens else None
+        self._most_lost = float((self._columns.bfloat16().float() - self._columns).norm(dim=0).max())
         # Memory that is asked for anew in every block costs as much time as filling it.
         self._scores = torch.empty(rows_at_once(len(means)), len(means))
         self._rough = torch.empty_like(self._scores, dtype=torch.bfloat16) if self._screens else None
@@ -67,12 +67,17 @@ class Nearest:
         """Return the nearest mean by the rough product, and whether another one may be nearer yet."""
         assert self._rough_columns is not None
         assert self._rough is not None
-        rough = torch.mm(x.bfloat16(), self._rough_columns, out=self._rough[: len(x)])
+        rough_x = x.bfloat16()
+        rough = torch.mm(rough_x, self._rough_columns, out=self._rough[: len(x)])
         scores = self._scores[: len(x)].copy_(rough).neg_().add_(self._half_squares)
         index = _least(scores)[:, None]
-        limit = scores.gather(1, index).flatten() + _SCREEN_ERROR * self._longest * x.norm(dim=1)
-        second = scores.scatter_(1, index, torch.inf).numpy().min(1)
-        return index.flatten(), torch.from_numpy(second) <= limit
+        best = scores.gather(1, index).flatten()
+        # Errors of a product: what rounding took from x, from m, and from the product, which for any mean that may be
+        # nearer is at most the largest |m - c|^2 / 2 less the best score. Both means compared may be off by as much.
+        lost = (rough_x.float() - x).norm(dim=1)
+        error = lost * self._longest + x.norm(dim=1) * self._most_lost + _ROUNDING * (self._longest**2 / 2 - best)
+        second = torch.from_numpy(scores.scatter_(1, index, torch.inf).numpy().min(1))
+        return index.flatten(), second <= best + 2 * _ALLOWANCE * error
 
 
 @functools.cache

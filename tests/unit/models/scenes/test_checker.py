@@ -1,7 +1,6 @@
 """The checker: right on true pictures, at chance on noise, and not fooled by a wrong caption."""
 
 import io
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -84,10 +83,3 @@ def test_blank_pictures_are_read_without_failing(checker):
 def test_pictures_of_another_size_are_refused(checker):
     with pytest.raises(ValueError, match=r"\(32, 32, 3\): expected \(64, 64, 3\)"):
         checker.check(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
-
-
-def test_two_hundred_pictures_take_under_three_seconds(checker):
-    images = render_scenes(make_scenes(200))
-    start = time.perf_counter()
-    checker.check(images)
-    assert time.perf_counter() - start < 3.0

@@ -12,6 +12,9 @@ from pipeline.sweep.report import VariantFigures
 
 Curve = dict[float, Sequence[float]]
 
+_NUM_COLORS = 10  # of matplotlib's own cycle, after which the next style begins
+_STYLES = ("-", "--", ":", "-.")
+
 
 def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> bool:
     """Draw one plot as PNG; return False where no variant has the figure."""
@@ -24,8 +27,8 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
         return False
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axis = figure.subplots()
-    for label, curve in curves.items():
-        _draw(axis, label, curve)
+    for number, (label, curve) in enumerate(curves.items()):
+        _draw(axis, label, curve, _STYLES[number // _NUM_COLORS % len(_STYLES)])
     axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
     if plot.log_x:
         axis.set_xscale("log", base=2)
@@ -35,12 +38,12 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     return True
 
 
-def _draw(axis: Any, label: str, curve: Curve) -> None:
+def _draw(axis: Any, label: str, curve: Curve, style: str) -> None:
     x = sorted(curve)
     mean = np.array([np.mean(curve[value]) for value in x])
     spread = np.array([np.std(curve[value], ddof=1) if len(curve[value]) > 1 else 0.0 for value in x])
-    (line,) = axis.plot(x, mean, marker="o", markersize=3, label=label)
-    axis.fill_between(x, mean - spread, mean + spread, alpha=0.15, color=line.get_color(), linewidth=0)
+    (line,) = axis.plot(x, mean, marker="o", markersize=3, linestyle=style, label=label)
+    axis.fill_between(x, mean - spread, mean + spread, alpha=0.08, color=line.get_color(), linewidth=0)
 
 
 def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Curve]:

@@ -12,8 +12,8 @@ WITHOUT_PICTURES = {"train_decoder": None, "generate": None, "evaluate": None}
 SWEEP = {
     "base": "priors.yaml",
     "groups": {
-        "baseline": {"set": {"train_prior.kind": "gaussian"}},
-        "shifted": {"set": {"train_prior.kind": "shifted"}, "grid": {"fit_gaussians.num_gaussians": [2, 4000]}},
+        "narrow": {"set": {"train_prior.kappa": 1.0}},
+        "wide": {"set": {"train_prior.kappa": 9.0}, "grid": {"fit_gaussians.num_gaussians": [2, 4000]}},
     },
     "table": {"cosine": "train_prior/cosine_true", "norm": "train_prior/norm_ratio"},
     "plots": {"by_steps": {"figure": "train_prior/cosine_true/steps_*", "x_label": "sampling steps"}},
@@ -26,7 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     base = yaml.safe_load(SMOKE.read_text())
     base |= {"extends": str(SMOKE), "name": "priors", "store": str(folder / "store"), **WITHOUT_PICTURES}
-    base["train_prior"].pop("kappa", None)
     (folder / "priors.yaml").write_text(yaml.safe_dump(base))
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
     return folder
@@ -52,9 +51,9 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
     rows = list(csv.reader((outcome / "table.csv").open(encoding="utf-8")))
     assert [row[0] for row in rows] == [
         "variant",
-        "baseline",
-        "shifted, num_gaussians 2",
-        "shifted, num_gaussians 4000",
+        "narrow",
+        "wide, num_gaussians 2",
+        "wide, num_gaussians 4000",
     ]
     assert rows[3][1:] == ["failed", "failed"]
     assert (outcome / "by_steps.png").stat().st_size > 5000

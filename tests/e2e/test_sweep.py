@@ -48,7 +48,7 @@ def test_a_failed_variant_is_told_and_the_others_are_there(swept: Finished) -> N
 def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
     outcome = folder / "store" / "sweeps" / "sweep"
     assert swept.document["folder"] == str(outcome)
-    rows = list(csv.reader((outcome / "table.csv").open(encoding="utf-8")))
+    rows = list(csv.reader((outcome / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert [row[0] for row in rows] == [
         "variant",
         "narrow",

@@ -10,23 +10,25 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from models.decoders.autoencoder import Autoencoder, make_autoencoder
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
+from models.decoders.denoiser import Denoiser, joined_layout
 from models.decoders.latent_config import LatentDecoderConfig
 from models.decoders.latent_networks import make_network
-from models.decoders.process import Predictor, guided, make_process
+from models.decoders.process import make_process
 from models.decoders.sampling import DecoderSampling
 from models.noise import seeded_noise
 
 Latents = Float[Tensor, "batch channel row column"]
 
 
-class LatentDenoiser(nn.Module):
+class LatentDenoiser(Denoiser):
     """All that is trained: it knows latents and embeddings, and no pictures."""
+
+    config: LatentDecoderConfig
 
     def __init__(self, config: LatentDecoderConfig) -> None:
         """Build the network with random weights."""
@@ -46,47 +48,22 @@ class LatentDenoiser(nn.Module):
 
     def forward(self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings) -> Latents:
         """Predict the training target from x_t, the time step and the standardized embedding."""
-        layout = self.conditioner.layout_map(u)
-        grid = noisy.to(u.dtype)
-        if layout is not None:
-            grid = torch.cat([grid, F.interpolate(layout, size=grid.shape[-2:], mode="nearest").to(grid.dtype)], dim=1)
+        grid = joined_layout(noisy.to(u.dtype), self.conditioner.layout_map(u))
         prediction: Tensor = self.network(grid, timestep, u, self.conditioner.token_states(u))
         return prediction.float()
 
-    def loss(
-        self,
-        latents: Latents,
-        embeddings: Embeddings,
-        *,
-        noise: Latents,
-        time: Float[Tensor, "batch"],
-        blur: Embeddings,
-        dropout: Float[Tensor, "batch"],
-    ) -> Float[Tensor, "batch"]:
-        """Return every sample's denoising loss for the first stage's latents z.
-
-        ``noise`` on the latents and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform in
-        [0, 1); below the dropout's threshold an embedding becomes the empty one.
-        """
-        x_0 = self.config.scale_factor * (latents.float() - self.config.shift)
-        u = self.conditioner.in_training(embeddings, blur, dropout)
-        noisy, timestep = self.process.mix(x_0, noise, time)
-        return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+    def to_noise(self, clean: Latents) -> Latents:
+        """Return x_0 for the first stage's latents z."""
+        return self.config.scale_factor * (clean.float() - self.config.shift)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
         """Draw latents z; each depends on its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
         noise = seeded_noise(seeds, self.config.autoencoder.latent_shape, embeddings.device)
-        predict = self._predictor(self.conditioner.standardize(embeddings), sampling.guidance_scale)
+        predict = self.predictor(embeddings, sampling.guidance_scale)
         x_0 = self.process.sample(predict, noise, sampling.num_steps, bounded=False)
         return x_0 / self.config.scale_factor + self.config.shift
-
-    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
-        if guidance_scale == 1.0:
-            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
-        both = self.conditioner.with_empty(u)
-        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
 
 
 class LatentDecoder(Decoder):
@@ -109,7 +86,7 @@ class LatentDecoder(Decoder):
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
-        self.denoiser.conditioner.set_statistics(mean, std)
+        self.denoiser.set_embedding_statistics(mean, std)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:

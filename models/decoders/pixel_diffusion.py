@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.config import HEAD_DIM, NORM_GROUPS, PixelDecoderConfig
-from models.decoders.process import Predictor, guided, make_process
+from models.decoders.denoiser import Denoiser, joined_layout
+from models.decoders.process import make_process
 from models.decoders.sampling import DecoderSampling
 from models.noise import seeded_noise
 
 
-class PixelDecoder(Decoder):
+class PixelDecoder(Denoiser, Decoder):
     """A U-Net that predicts pictures in [-1, 1] from noisy ones and an embedding."""
 
     config: PixelDecoderConfig
@@ -36,39 +37,14 @@ class PixelDecoder(Decoder):
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
-    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
-        self.conditioner.set_statistics(mean, std)
-
     def forward(self, noisy: Images, timestep: Float[Tensor, "batch"], u: Embeddings) -> Images:
         """Predict the training target from x_t, the time step and the standardized embedding."""
         factor = self.config.unshuffle
         tokens, layout = self.conditioner.token_states(u), self.conditioner.layout_map(u)
-        grid = F.pixel_unshuffle(noisy.to(u.dtype), factor)
-        if layout is not None:
-            grid = torch.cat([grid, F.interpolate(layout, size=grid.shape[-2:], mode="nearest").to(grid.dtype)], dim=1)
+        grid = joined_layout(F.pixel_unshuffle(noisy.to(u.dtype), factor), layout)
         grid = grid.contiguous(memory_format=torch.channels_last)
         prediction = self.unet(grid, timestep, tokens, class_labels=u, return_dict=False)[0]
         return F.pixel_shuffle(prediction, factor).float()
-
-    def loss(
-        self,
-        images: Images,
-        embeddings: Embeddings,
-        *,
-        noise: Images,
-        time: Float[Tensor, "batch"],
-        blur: Embeddings,
-        dropout: Float[Tensor, "batch"],
-    ) -> Float[Tensor, "batch"]:
-        """Return every sample's denoising loss.
-
-        ``noise`` on the pictures and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform
-        in [0, 1); below the dropout's threshold an embedding becomes the empty one.
-        """
-        u = self.conditioner.in_training(embeddings, blur, dropout)
-        noisy, timestep = self.process.mix(images, noise, time)
-        return self.process.loss(self(noisy, timestep, u), images, noise, time)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
@@ -76,16 +52,9 @@ class PixelDecoder(Decoder):
         require_seeds(embeddings, seeds)
         side = self.config.resolution
         noise = seeded_noise(seeds, (3, side, side), embeddings.device)
-        u = self.conditioner.standardize(embeddings)
-        predict = self._predictor(u, sampling.guidance_scale)
+        predict = self.predictor(embeddings, sampling.guidance_scale)
         drawn = self.process.sample(predict, noise, sampling.num_steps, dynamic_threshold=sampling.dynamic_threshold)
         return drawn.clamp(-1, 1)
-
-    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
-        if guidance_scale == 1.0:
-            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
-        both = self.conditioner.with_empty(u)
-        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
 
 
 def _make_conditioner(config: PixelDecoderConfig) -> EmbeddingConditioner:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.config import ProcessConfig
-from models.decoders.process import Ddpm, Predictor, guided
+from models.decoders.denoiser import Denoiser
+from models.decoders.process import Ddpm
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion_config import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
 from models.noise import seeded_noise
@@ -26,8 +27,10 @@ from models.noise import seeded_noise
 Latents = Float[Tensor, "batch channel row column"]
 
 
-class StableDiffusionDenoiser(nn.Module):
+class StableDiffusionDenoiser(Denoiser):
     """All that is trained: the U-Net, or adapters in it, and the layer that makes tokens of embeddings."""
+
+    config: StableDiffusionDecoderConfig
 
     def __init__(self, config: StableDiffusionDecoderConfig, unet: nn.Module | None = None) -> None:
         """Take the checkpoint's U-Net; without one, build it with random weights."""
@@ -49,25 +52,9 @@ class StableDiffusionDenoiser(nn.Module):
         prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, return_dict=False)[0]
         return prediction.float()
 
-    def loss(
-        self,
-        latents: Latents,
-        embeddings: Embeddings,
-        *,
-        noise: Latents,
-        time: Float[Tensor, "batch"],
-        blur: Embeddings,
-        dropout: Float[Tensor, "batch"],
-    ) -> Float[Tensor, "batch"]:
-        """Return every sample's denoising loss for the autoencoder's latents z.
-
-        ``noise`` on the latents and ``blur`` on the embeddings are standard normal, ``time`` and ``dropout`` uniform in
-        [0, 1); below the dropout's threshold an embedding becomes the empty one.
-        """
-        x_0 = scaled(latents.float(), self.config)
-        u = self.conditioner.in_training(embeddings, blur, dropout)
-        noisy, timestep = self.process.mix(x_0, noise, time)
-        return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+    def to_noise(self, clean: Latents) -> Latents:
+        """Return x_0 for the autoencoder's latents z."""
+        return scaled(clean.float(), self.config)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
@@ -75,18 +62,12 @@ class StableDiffusionDenoiser(nn.Module):
         require_seeds(embeddings, seeds)
         scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
         scheduler.set_timesteps(sampling.num_steps, device=embeddings.device)
-        predict = self._predictor(self.conditioner.standardize(embeddings), sampling.guidance_scale)
+        predict = self.predictor(embeddings, sampling.guidance_scale)
         x_t: Tensor = seeded_noise(seeds, self.config.latent_shape, embeddings.device) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             prediction = predict(scheduler.scale_model_input(x_t, timestep), timestep)
             x_t = scheduler.step(prediction, timestep, x_t, return_dict=False)[0]
         return x_t
-
-    def _predictor(self, u: Embeddings, guidance_scale: float) -> Predictor:
-        if guidance_scale == 1.0:
-            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
-        both = self.conditioner.with_empty(u)
-        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
 
 
 class StableDiffusionDecoder(Decoder):
@@ -109,7 +90,7 @@ class StableDiffusionDecoder(Decoder):
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
-        self.denoiser.conditioner.set_statistics(mean, std)
+        self.denoiser.set_embedding_statistics(mean, std)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:

@@ -3,32 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.decoders.base import Decoder
 from models.decoders.latent_config import LatentDecoderConfig
 from models.decoders.latent_diffusion import LatentDecoder, LatentDenoiser
 from models.noise import SeededNoise
+from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
 from stages.errors import InputFault
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
-from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
-
-
-class LatentDenoiserLoss(nn.Module):
-    """Gives the denoiser's loss the form that the loop calls; the autoencoder takes no part in training."""
-
-    def __init__(self, denoiser: LatentDenoiser) -> None:
-        """Wrap the denoiser."""
-        super().__init__()
-        self.denoiser = denoiser
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the denoising loss of each sample."""
-        draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
-        return {"loss": self.denoiser.loss(batch["latents"], batch["embeddings"], **draws)}
 
 
 @dataclass
@@ -56,11 +41,11 @@ class LatentDiffusionTask(EncodedTask):
 
     def make_model(self) -> nn.Module:
         """Make the denoiser."""
-        return LatentDenoiserLoss(LatentDenoiser(self._decoder_config()))
+        return DenoisingLoss(LatentDenoiser(self._decoder_config()))
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the denoiser together with the first stage."""
-        denoiser = cast(LatentDenoiserLoss, model).denoiser
+        denoiser = cast(LatentDenoiser, denoiser_of(model))
         return LatentDecoder(denoiser.config, denoiser=denoiser, autoencoder=self.autoencoder)
 
     def record(self) -> dict[str, Any]:
@@ -69,10 +54,6 @@ class LatentDiffusionTask(EncodedTask):
 
     def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
-        seed = self.config.seed
-        return {
-            "noise": stream.draw(self.identity.shape),
-            "blur": stream.draw((self.data.embed_dim,)),
-            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
-            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
-        }
+        return denoising_draws(
+            part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
+        )

@@ -1,32 +1,17 @@
 """What the training loop needs to train a pixel-diffusion decoder."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models.decoders.base import from_bytes
+from models.decoders.base import Decoder
 from models.decoders.pixel_diffusion import PixelDecoder
 from models.noise import SeededNoise
+from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
 from stages.decoder_training.task import DecoderTask
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
-from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
-
-
-class PixelDecoderLoss(nn.Module):
-    """Gives the decoder's loss the form that the loop calls."""
-
-    def __init__(self, decoder: PixelDecoder) -> None:
-        """Wrap the decoder."""
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the denoising loss of each sample."""
-        draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
-        return {"loss": self.decoder.loss(from_bytes(batch["images"]), batch["embeddings"], **draws)}
 
 
 @dataclass
@@ -37,7 +22,11 @@ class PixelDiffusionTask(DecoderTask):
 
     def make_model(self) -> nn.Module:
         """Make the decoder."""
-        return PixelDecoderLoss(PixelDecoder(self.config.decoder(self.data.embed_dim)))
+        return DenoisingLoss(PixelDecoder(self.config.decoder(self.data.embed_dim)))
+
+    def decoder_of(self, model: nn.Module) -> Decoder:
+        """Return the decoder, which is its own denoiser."""
+        return cast(PixelDecoder, denoiser_of(model))
 
     def record(self) -> dict[str, Any]:
         """Return the decoder's configuration."""
@@ -45,10 +34,5 @@ class PixelDiffusionTask(DecoderTask):
 
     def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
-        seed, side = self.config.seed, self.config.resolution
-        return {
-            "noise": stream.draw((3, side, side)),
-            "blur": stream.draw((self.data.embed_dim,)),
-            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
-            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
-        }
+        shape = (3, self.config.resolution, self.config.resolution)
+        return denoising_draws(part, stream, seed=self.config.seed, shape=shape, embed_dim=self.data.embed_dim)

@@ -6,40 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import torch
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import nn
 
 from models.decoders.base import Decoder, to_bytes
 from models.decoders.stable_diffusion import StableDiffusionDecoder, StableDiffusionDenoiser, decoded, scaled
 from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
 from models.noise import SeededNoise
 from stages.artifacts import Output
+from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
 from stages.decoder_training.task import PictureRows, Places
 from stages.encoders.identity import digest_tensors
 from stages.errors import InputFault
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae, read_configs, save_lora, save_pipeline
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
-from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"
 LORA = "decoder/lora"
-
-
-class StableDiffusionLoss(nn.Module):
-    """Gives the denoiser's loss the form that the loop calls; the autoencoder takes no part in training."""
-
-    def __init__(self, denoiser: StableDiffusionDenoiser) -> None:
-        """Wrap the denoiser."""
-        super().__init__()
-        self.denoiser = denoiser
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the denoising loss of each sample."""
-        draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
-        return {"loss": self.denoiser.loss(batch["latents"], batch["embeddings"], **draws)}
 
 
 @dataclass
@@ -111,7 +96,7 @@ class StableDiffusionTask(EncodedTask):
             unet.add_adapter(_lora_config(self.config.tuning))
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        return StableDiffusionLoss(StableDiffusionDenoiser(self.shape, unet))
+        return DenoisingLoss(StableDiffusionDenoiser(self.shape, unet))
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the denoiser together with the autoencoder."""
@@ -123,13 +108,9 @@ class StableDiffusionTask(EncodedTask):
 
     def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
-        seed = self.config.seed
-        return {
-            "noise": stream.draw(self.identity.shape),
-            "blur": stream.draw((self.data.embed_dim,)),
-            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
-            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
-        }
+        return denoising_draws(
+            part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
+        )
 
     def true_pictures(self, places: Places) -> PictureRows:
         """Return what the autoencoder makes of the true latents."""
@@ -146,7 +127,7 @@ class StableDiffusionTask(EncodedTask):
 
 
 def _denoiser(model: nn.Module) -> StableDiffusionDenoiser:
-    return cast(StableDiffusionLoss, model).denoiser
+    return cast(StableDiffusionDenoiser, denoiser_of(model))
 
 
 def _lora_config(tuning: LoraTuning) -> LoraConfig:

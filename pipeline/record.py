@@ -72,7 +72,8 @@ def _stage_entry(result: StageResult) -> dict[str, Any]:
     }
     if result.error:
         entry |= {"error": result.error, "bad_input": result.bad_input}
-    return entry | {key: result.summary[key] for key in ("items", "item_name", "counts") if key in result.summary}
+    told = ("items", "item_name", "counts", "notes")
+    return entry | {key: result.summary[key] for key in told if key in result.summary}
 
 
 def _now() -> str:

@@ -178,13 +178,15 @@ class StageSummary:
     """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
 
     ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
-    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures.
+    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
+    that figures need to be read right (a device, a network's name).
     """
 
     items: int
     item_name: str = "images"
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class StageFunction(Protocol):

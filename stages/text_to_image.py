@@ -20,6 +20,7 @@ from models.priors.config import PriorSampling, Sampler, Variance
 from models.priors.text import TextFeatures
 from stages.encoders.clip import ClipEncoder, Images
 from stages.encoders.text import TextEncoder
+from stages.sampling_clock import SamplingClock
 
 Embeddings = Float[Tensor, "batch embed"]
 Pictures = UInt8[np.ndarray, "batch height width 3"]
@@ -128,6 +129,7 @@ class TextToImage:
         self._decoder = decoder
         self._batch_size = batch_size
         self._device = torch.device(device)
+        self.clock = SamplingClock(self._device)
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -177,11 +179,12 @@ class TextToImage:
 
         def sample(start: int, end: int) -> Tensor:
             given, own = embeddings[start:end].to(self._device), [2 * seed + 1 for seed in seeds[start:end]]
-            if text is None:
-                pictures = self._decoder.sample(given, own, self.settings.decoder)
-            else:
-                told = text[start:end].to(self._device)
-                pictures = self._decoder.sample_with_text(given, told, own, self.settings.decoder)
+            with self.clock.timing(len(given)):
+                if text is None:
+                    pictures = self._decoder.sample(given, own, self.settings.decoder)
+                else:
+                    told = text[start:end].to(self._device)
+                    pictures = self._decoder.sample_with_text(given, told, own, self.settings.decoder)
             return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
         return self._in_batches(sample, len(embeddings), seeds).numpy()

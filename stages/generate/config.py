@@ -44,7 +44,7 @@ class GenerateConfig(StageConfig):
     """Draw pictures from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     uses_gpu: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 

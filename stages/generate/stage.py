@@ -26,6 +26,7 @@ CHUNK = 64
 GRID_PICTURES = 24
 SAMPLES = "samples.jsonl"
 GRID = "grid.png"
+TIMING = "timing"  # apart from the records of units, which are the same bytes whenever the same is drawn
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,21 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
             drawn += len(chunk.prompts)
             context.emit(Progress(drawn, total, "pictures", items=drawn))
     _gather(config.chosen_sets, chunks, output, context)
-    return StageSummary(items=total, item_name="pictures", counts={"prompts": len(prompts)})
+    counts = {"prompts": len(prompts)}
+    metrics, notes = _sampling_rate(chunks, config, output, context)
+    return StageSummary(items=total, item_name="pictures", counts=counts, metrics=metrics, notes=notes)
+
+
+def _sampling_rate(
+    chunks: Sequence[Chunk], config: GenerateConfig, output: Output, context: StageContext
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the decoder's rate over all pictures, in whichever start they were drawn, and how it was measured."""
+    spans = [output.read_json(f"{TIMING}/{chunk.unit}.json") for chunk in chunks]
+    pictures, seconds = (sum(span[name] for span in spans) for name in ("pictures", "seconds"))
+    granted = context.resources
+    device = "GPU" if granted.gpus_per_worker > 0 else f"{granted.cpus_per_worker} CPU"
+    about = f"{device}, {min(config.batch_size, CHUNK)} at a time"
+    return {"decoder/images_per_second": pictures / seconds}, {"decoder/images_per_second": about}
 
 
 def settings_of(config: GenerateConfig) -> SamplingSettings:
@@ -109,7 +124,9 @@ def _draw_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) ->
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
     embeddings = _embeddings(chunk, system, seeds)
     prompts = None if chunk.set == "reconstruction" else [prompt.text for prompt in chunk.prompts]
+    begun = system.clock.seconds
     pictures = system.decode(embeddings, seeds, prompts)
+    seconds = system.clock.seconds - begun
     rows = []
     for number, (prompt, picture) in enumerate(zip(chunk.prompts, pictures, strict=True)):
         row = _describe(chunk, number, prompt, seeds[number], system.settings)
@@ -118,6 +135,7 @@ def _draw_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) ->
     buffer = io.BytesIO()
     np.save(buffer, embeddings.float().numpy())
     output.write_bytes(f"embeddings/{chunk.set}/{chunk.first:06d}.npy", buffer.getvalue())
+    output.write_json(f"{TIMING}/{chunk.unit}.json", {"pictures": len(rows), "seconds": seconds})
     output.finish_unit(chunk.unit, {"rows": rows})
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,11 @@ def draw(world: World, folder: Path, events: list[Event] | None = None, **fields
     return output
 
 
+def drawn_digests(folder: Path) -> dict[str, str]:
+    """Return the digests of all files but those that say how long drawing took."""
+    return {name: digest for name, digest in folder_digests(folder).items() if not name.startswith("timing/")}
+
+
 def rows_of(output: Output) -> list[dict[str, object]]:
     with output.open("samples.jsonl") as file:
         return [json.loads(line) for line in file]
@@ -71,6 +77,22 @@ def test_scene_prompts_give_three_signed_sets_of_pictures(world: World, tmp_path
     assert [e for e in events if isinstance(e, Progress)][-1].done == 15
     with output.open("embeddings/prior/000000.npy") as file:
         assert np.load(file).shape == (5, 16)
+
+
+def test_the_rate_of_the_decoder_is_that_of_its_sampling_alone(world: World, tmp_path: Path) -> None:
+    output = Output(str(tmp_path), "generate", "f1")
+    config = world.config(prompts={"kind": "scenes", "num": 5}, batch_size=4)
+    begun = time.perf_counter()
+    summary = run(config, world.inputs, output, make_context())
+    seconds = time.perf_counter() - begun
+    rate = summary.metrics["decoder/images_per_second"]
+    assert rate > 15 / seconds
+    spans = [json.loads(path.read_text()) for path in (tmp_path / "timing").iterdir()]
+    assert sum(span["pictures"] for span in spans) == 15
+    assert rate == pytest.approx(15 / sum(span["seconds"] for span in spans))
+    assert summary.notes["decoder/images_per_second"] == "1 CPU, 4 at a time"
+    again = run(config, world.inputs, output, make_context())  # nothing is left to draw
+    assert again.metrics == summary.metrics
 
 
 def test_the_sets_differ(world: World, tmp_path: Path) -> None:
@@ -105,7 +127,7 @@ def test_half_drawn_sets_are_finished_to_the_same_bytes(world: World, tmp_path: 
     output.remove("images/text_embedding/00069.png")
     kept = (half / "images/text_embedding/00003.png").stat().st_mtime_ns
     draw(world, half, prompts=prompts, sets=["text_embedding"])
-    assert folder_digests(half) == folder_digests(Path(whole.uri))
+    assert drawn_digests(half) == drawn_digests(Path(whole.uri))
     assert (half / "images/text_embedding/00003.png").stat().st_mtime_ns == kept
 
 

@@ -1,0 +1,59 @@
+"""Latent diffusion with latents at hand, and with every batch encoded on its way; all of it lies in memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.decoder_sides.case import Case, Stopwatch, Timing, serve
+from models.decoders.autoencoder import make_autoencoder
+from models.decoders.latent_diffusion import LatentDenoiser
+from pipeline.config import load_config
+from stages.embeddings import clip_identity
+from stages.training.engine import autocast_dtype
+
+
+def main() -> None:
+    """Build both networks and serve."""
+    case = Case.from_command_line()
+    section, device = case.latent_decoder(), torch.device(case.device)
+    first_stage = load_config(case.latents_config).train_autoencoder
+    assert first_stage is not None
+    shape = first_stage.model()
+    autoencoder = make_autoencoder(shape).to(device).eval().requires_grad_(False)
+    embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(case.inputs["embed_clip"]))
+    denoiser = LatentDenoiser(section.decoder(embed_dim, shape, scale_factor=1.0, shift=0.0)).to(device).train()
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
+    batch = section.training.batch_size
+    pictures = torch.rand(batch, 3, shape.resolution, shape.resolution, device=device) * 2 - 1
+    latents = autoencoder.encode(pictures)
+    embeddings = torch.randn(batch, embed_dim, device=device)
+    precision = autocast_dtype(section.training, device)
+
+    def step(encode: Callable[[], Tensor]) -> None:
+        draws = {"noise": torch.randn_like(latents), "blur": torch.randn_like(embeddings)}
+        chances = {name: torch.rand(batch, device=device) for name in ("time", "dropout")}
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            loss = denoiser.loss(encode(), embeddings, **draws, **chances).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def encoded() -> Tensor:
+        return autoencoder.encode(pictures)
+
+    def timed(encode: Callable[[], Tensor]) -> Callable[[], Timing]:
+        def work() -> Timing:
+            watch = Stopwatch(case.device)
+            for _ in range(case.steps):
+                step(encode)
+            return watch.read()
+
+        return work
+
+    serve({"precomputed": timed(lambda: latents), "online": timed(encoded)})
+
+
+if __name__ == "__main__":
+    main()

@@ -14,15 +14,16 @@ def stage_table(record: Mapping[str, Any]) -> Table:
     table = Table(title=f"run {record['run']}: {record['status']}", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
-    for heading in ("seconds", "start-up", "items", "rate"):
+    for heading in ("seconds", "start-up", "items", "rate", "data wait"):
         table.add_column(heading, justify="right")
     for stage in record["stages"]:
-        table.add_row(*_row(stage))
+        waited = record["metrics"].get(f"{stage['name']}/data_wait_share")
+        table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}")
     overhead = record.get("overhead_seconds")
     if overhead is not None:
         table.add_section()
-        table.add_row("Ray, tracking, scheduling", "", f"{overhead:.1f}", "", "", "")
-        table.add_row("all", "", f"{record['seconds']:.1f}", "", "", "")
+        table.add_row("Ray, tracking, scheduling", "", f"{overhead:.1f}")
+        table.add_row("all", "", f"{record['seconds']:.1f}")
     return table
 
 

@@ -73,7 +73,8 @@ class _Run:
     def step(self, step: int) -> None:
         """Take one step, then log, judge and keep what is due after it."""
         _seed_all(self._job.seed, step, self._place.rank)
-        self._meter.add(self._engine.step(step, self._loader.step()), self._engine.grad_norm)
+        values = self._engine.step(step, self._loader.step())
+        self._meter.add(values, self._engine.grad_norm, self._loader.wait_seconds)
         done, config = step + 1, self._config
         if done % config.log_interval == 0 or done == config.num_steps:
             self._emit(Metrics(self._meter.take(config, step, self._loader.wait_seconds), done))
@@ -87,12 +88,13 @@ class _Run:
 
     def finish(self) -> None:
         """Judge and save the trained model."""
+        rates = self._meter.whole(self._loader.wait_seconds)
         self._loader.close()
         steps = self._config.num_steps
         self._validate(steps)
         if self._place.rank == 0 and self._twin is not None:
             self._task.save(self._twin, self._job.output)
-            self._job.output.finish_unit(MODEL_UNIT, {"step": steps, "metrics": self._metrics})
+            self._job.output.finish_unit(MODEL_UNIT, {"step": steps, "metrics": self._metrics | rates})
 
     def _progress(self, done: int) -> None:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))

@@ -1,8 +1,9 @@
-"""Sum up what training reports, on the device, so that no step waits for the host."""
+"""Sum up what training reports, on the device, so that no step waits for the host; and how fast training goes."""
 
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,8 +13,32 @@ from stages.training.schedule import learning_rate
 from stages.training.task import Place
 
 
+@dataclass
+class _Span:
+    """Consecutive steps; what is taken out of its time moves its beginning."""
+
+    waited: float  # the loader's total when it began
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun, self.cpu = time.perf_counter(), time.process_time()
+
+    def figures(self, batch_size: int, waited: float) -> dict[str, float]:
+        """Return rate, share of time spent waiting for data, and this process's use of its CPU threads."""
+        seconds = time.perf_counter() - self.begun
+        return {
+            "samples_per_second": self.steps * batch_size / seconds,
+            "data_wait_share": (waited - self.waited) / seconds,
+            "cpu_utilisation": (time.process_time() - self.cpu) / (seconds * torch.get_num_threads()),
+        }
+
+
 class Meter:
-    """Averages over the steps since the last report, and the rate."""
+    """Averages and rates: over the steps since the last report, and over the whole loop.
+
+    The whole loop is what this start of training took, without start-up, without the first step (in which kernels are
+    chosen and compiled), and without validation and checkpoints.
+    """
 
     def __init__(self, batch_size: int, place: Place) -> None:
         """Start the clock."""
@@ -21,39 +46,63 @@ class Meter:
         self._place = place
         self._sums: dict[str, Tensor] = {}
         self._grad_norm: Tensor | float | None = None
-        self._steps = 0
-        self._since = time.perf_counter()
-        self._waited = 0.0
+        self._recent = _Span(0.0)
+        self._whole: _Span | None = None
 
-    def add(self, values: Mapping[str, Tensor], grad_norm: Tensor | float | None) -> None:
-        """Add one step's values."""
+    def add(self, values: Mapping[str, Tensor], grad_norm: Tensor | float | None, waited: float) -> None:
+        """Add one step's values; ``waited`` is for how many seconds the loader was waited for so far."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._grad_norm = grad_norm
-        self._steps += 1
+        self._recent.steps += 1
+        if self._whole is None:
+            self._finish()
+            self._whole = _Span(waited)
+        else:
+            self._whole.steps += 1
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the rate."""
-        start = time.perf_counter()
+        """Leave the time of the block out of the rates."""
+        self._finish()
+        begun, cpu = time.perf_counter(), time.process_time()
         yield
-        self._since += time.perf_counter() - start
+        for span in (self._recent, self._whole):
+            if span is not None:
+                span.begun += time.perf_counter() - begun
+                span.cpu += time.process_time() - cpu
 
     def take(self, config: TrainingConfig, step: int, waited: float) -> dict[str, float]:
         """Return the averages over all processes and start anew; ``waited`` is the loader's total so far.
 
-        "grad_norm" is the last step's, before clipping; "data_wait_share" is this process's.
+        "grad_norm" is the last step's, before clipping; "data_wait_share" and utilisation are this process's.
         """
-        means = torch.stack(list(self._sums.values())) / (self._steps * self._place.world_size)
+        means = torch.stack(list(self._sums.values())) / (self._recent.steps * self._place.world_size)
         if self._place.world_size > 1:
             torch.distributed.all_reduce(means)
         values = dict(zip(self._sums, means.tolist(), strict=True))  # the host waits for the device here
-        now = time.perf_counter()
-        seconds = now - self._since
         values["learning_rate"] = learning_rate(config, step)
-        values["samples_per_second"] = self._steps * self._batch_size / seconds
-        values["data_wait_share"] = (waited - self._waited) / seconds
+        values |= self._recent.figures(self._batch_size, waited) | self._gpu()
         if self._grad_norm is not None:
             values["grad_norm"] = float(self._grad_norm)
-        self._sums, self._steps, self._since, self._waited = {}, 0, now, waited
+        self._sums, self._recent = {}, _Span(waited)
         return values
+
+    def whole(self, waited: float) -> dict[str, float]:
+        """Return the rates of the whole loop, after its last :meth:`take`; nothing where there was one step only."""
+        if self._whole is None or self._whole.steps == 0:
+            return {}
+        return self._whole.figures(self._batch_size, waited) | self._gpu()
+
+    def _gpu(self) -> dict[str, float]:
+        """Return the share of the last moments in which the GPU was busy, and the most memory that was used."""
+        device = self._place.device
+        if device.type != "cuda":
+            return {}
+        used = torch.cuda.max_memory_allocated(device)
+        return {"gpu_utilisation": torch.cuda.utilization(device) / 100, "gpu_memory_gigabytes": used / 1e9}
+
+    def _finish(self) -> None:
+        """Wait until the device has done what it was given, so that its time counts where it belongs."""
+        if self._place.device.type == "cuda":
+            torch.cuda.synchronize(self._place.device)

@@ -1,5 +1,6 @@
 """The loop in one process: it learns, repeats itself bit by bit, and goes on after a kill as if nothing had been."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from stages.training.checkpoints import checkpoint_steps
 from stages.training.config import TrainingConfig
 from stages.training.launch import TrainResult, train
 from stages.training.loader import parts_of
-from stages.training.task import BatchPart, Place
+from stages.training.task import Batch, BatchPart, Place
 from tests.unit.stages.training.line import LineTask
+
+RATES = ("samples_per_second", "data_wait_share", "cpu_utilisation")
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -109,8 +112,38 @@ def test_metrics_tell_how_training_goes(tmp_path: Path) -> None:
     logged = [e for e in events if isinstance(e, Metrics)]
     assert [e.step for e in logged if "loss" in e.values] == [5, 10, 12]
     assert [e.step for e in logged if "validation_loss" in e.values] == [4, 8, 12]
-    names = {"loss", "absolute", "grad_norm", "learning_rate", "samples_per_second", "data_wait_share"}
+    names = {"loss", "absolute", "grad_norm", "learning_rate", *RATES}
     assert set(logged[0].values) == names or set(logged[1].values) == names
+
+
+class SlowTask(LineTask):
+    """Takes so many seconds to prepare a batch; the first one is what it judges by, too."""
+
+    def __init__(self, *, first: float, later: float) -> None:
+        super().__init__()
+        self.first, self.later = first, later
+
+    def prepare(self, part: BatchPart) -> Batch:
+        time.sleep(self.later if part.step else self.first)
+        return super().prepare(part)
+
+
+def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path: Path) -> None:
+    result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=1.0, later=0.0))
+    assert result.metrics["samples_per_second"] > 11 * 8 / 1.5  # the start and two judgements are 3 s together
+    assert 0 < result.metrics["cpu_utilisation"] < 1.5
+    once, _ = run(tmp_path / "once", config(num_steps=1, warmup_steps=0))
+    assert not set(RATES) & set(once.metrics)
+
+
+def test_the_share_of_time_that_the_loop_waits_for_data_is_told(tmp_path: Path) -> None:
+    waiting, events = run(tmp_path / "slow", config(log_interval=6), SlowTask(first=0.0, later=0.1))
+    assert 0.5 < waiting.metrics["data_wait_share"] <= 1
+    logged = [e.values["data_wait_share"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
+    assert len(logged) == 2
+    assert min(logged) > 0.5
+    swift, _ = run(tmp_path / "swift", config())
+    assert swift.metrics["data_wait_share"] < waiting.metrics["data_wait_share"]
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

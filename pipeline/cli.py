@@ -184,14 +184,19 @@ def generate(
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="runs, by id or its beginning")],
+    everything: Annotated[bool, typer.Option("--all", help="every metric that a stage reported")] = False,
     store: Store = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Show the figures of several runs side by side."""
-    from pipeline.report import comparison_document, comparison_table
+    """Show several runs side by side: how good their pictures, how large their models, how fast they are."""
+    from pipeline.comparison import comparison_document, comparison_table, metrics_table
 
-    records = [_store(store).find_run(name) for name in runs]
-    _show(comparison_document(records) if as_json else comparison_table(records))
+    found = _store(store)
+    records = [found.find_run(name) for name in runs]
+    if as_json:
+        _show(comparison_document(records, found))
+    else:
+        _show(metrics_table(records) if everything else comparison_table(records, found))
 
 
 @app.command()

@@ -87,21 +87,3 @@ def runs_table(records: Sequence[Mapping[str, Any]]) -> Table:
     for record in records:
         table.add_row(record["run"], record["status"], record["started"], record["config_path"])
     return table
-
-
-def comparison_document(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every figure of every run."""
-    return {"runs": {record["run"]: record["metrics"] for record in records}}
-
-
-def comparison_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the figures that at least one run has, one run a column."""
-    table = Table(title="comparison", title_justify="left")
-    table.add_column("figure")
-    for record in records:
-        table.add_column(record["run"], justify="right", overflow="fold")
-    names = sorted({name for record in records for name in record["metrics"]})
-    for name in names:
-        values = [record["metrics"].get(name) for record in records]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
-    return table

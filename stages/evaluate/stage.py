@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, with_trained
-from stages.evaluate.config import EvaluateConfig
+from stages.evaluate.config import EvaluateConfig, InceptionFeatures
+from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.scene_measures import CHANCE, Readings, read_pictures
 from stages.events import Picture, Progress
@@ -55,13 +57,20 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
     main = sets[0]
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     encoder = _BatchEncoder(ClipEncoder(with_trained(config.clip, inputs), device=device), config.batch_size)
-    figures |= _judge_by_clip(main, encoder, drawn)
+    seen = encoder.images(main.pictures)
+    figures |= _judge_by_clip(main, seen, encoder, drawn)
+    notes = {"clip_score/conditioning": encoder.name}
     if config.judge is not None:
-        judge = _BatchEncoder(ClipEncoder(with_trained(config.judge, inputs), device=device), config.batch_size)
-        figures["clip_score/judge"] = judge.score(main, judge.images(main.pictures))
-    output.write_json("metrics.json", _document(config, sets, figures))
+        encoder = _BatchEncoder(ClipEncoder(with_trained(config.judge, inputs), device=device), config.batch_size)
+        seen = encoder.images(main.pictures)
+        figures["clip_score/judge"] = encoder.score(main, seen)
+        notes["clip_score/judge"] = encoder.name
+    distance, notes["frechet_distance"] = _distance_to_true(main, seen, encoder, config, device)
+    if distance is not None:
+        figures["frechet_distance"] = distance
+    output.write_json("metrics.json", _document(config, sets, figures) | {"notes": notes})
     context.emit(Progress(total, total, "pictures", items=total))
-    return StageSummary(items=len(main.prompts), item_name="pictures", metrics=figures)
+    return StageSummary(items=len(main.prompts), item_name="pictures", metrics=figures, notes=notes)
 
 
 def read_sets(drawn: Artifact) -> list[DrawnSet]:
@@ -102,12 +111,37 @@ def _plot(readings: Readings, output: Output, context: StageContext) -> None:
     context.emit(Picture("confusion", plot))
 
 
-def _judge_by_clip(drawn: DrawnSet, encoder: "_BatchEncoder", artifact: Artifact) -> Figures:
+def _distance_to_true(
+    drawn: DrawnSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", config: EvaluateConfig, device: str
+) -> tuple[float | None, str]:
+    """Return the Fréchet distance to the true pictures, and under which features it is; none, and why it is not known.
+
+    Raises:
+        InputFault: the true pictures or the features' weights cannot be read.
+    """
+    count, resolution = len(drawn.prompts), drawn.pictures.shape[1]
+    if count < FEWEST:
+        return None, f"{count} picture drawn: {FEWEST} or more have a distribution"
+    if config.real is not None:
+        true = read_folder(config.real, resolution, config.batch_size)
+    elif drawn.scenes is not None:
+        true = batches_of(render_scenes(drawn.scenes, resolution).numpy(), config.batch_size)
+    else:
+        return None, "the prompts have no true pictures: set evaluate.real"
+    if isinstance(config.features, InceptionFeatures):
+        batches = batches_of(drawn.pictures, config.batch_size)
+        return distance_by_inception(batches, true, config.features.path, device), f"Inception-v3, {count} pictures"
+    rows = torch.cat([encoder.images(pictures) for pictures in true])
+    return distance_of_rows(seen, rows), f"{encoder.name}, {count} pictures"
+
+
+def _judge_by_clip(
+    drawn: DrawnSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", artifact: Artifact
+) -> Figures:
     """Return the CLIP score of the pictures and, for scenes, how near they and the prior's embeddings are to the truth.
 
     A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside it.
     """
-    seen = encoder.images(drawn.pictures)
     figures = {"clip_score/conditioning": encoder.score(drawn, seen)}
     if drawn.scenes is None or len(drawn.prompts) < 2:
         return figures
@@ -138,6 +172,7 @@ class _BatchEncoder:
         self._encoder = encoder
         self._batch_size = batch_size
         self.block_dims = encoder.block_dims
+        self.name = "CLIP " + " + ".join(_spell(identity) for identity in encoder.identities)
 
     def images(self, pictures: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
         """Encode the pictures."""
@@ -162,3 +197,9 @@ def _document(config: EvaluateConfig, sets: Sequence[DrawnSet], figures: Figures
 
 def _references(clip: ClipConfig | None) -> list[str]:
     return [] if clip is None else [model.reference for model in clip.models]
+
+
+def _spell(identity: Mapping[str, Any]) -> str:
+    """Return a CLIP model's name, without the place of its folder, and the beginning of its digest."""
+    reference = Path(identity["reference"])
+    return f"{reference.name if reference.is_absolute() else reference} ({identity['digest'][:8]})"

@@ -26,7 +26,7 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     make = partial(ClipTask, config, shards, output, vocab_size)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
     counts = {"training_pairs": len(pictures), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
-    return StageSummary(items=result.samples, item_name="samples", counts=counts, metrics=result.metrics)
+    return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
 
 
 def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:

@@ -23,7 +23,7 @@ def run(
     """
     make = partial(make_task, config, inputs)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
-    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics)
+    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
 
 
 def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":

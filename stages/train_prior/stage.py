@@ -37,7 +37,7 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
         "training_pairs": len(pairs),
         "held_out_pairs": len(held_out),
     }
-    return StageSummary(items=result.samples, item_name="samples", counts=counts, metrics=result.metrics)
+    return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
 
 
 def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None, output: Output) -> "PriorTask":

@@ -4,7 +4,7 @@ Processes are started first and load torch, DeepSpeed and the models themselves;
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.training import TrainGroup
@@ -26,6 +26,7 @@ class TrainResult:
 
     samples: int
     metrics: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def train(
         job = TrainJob(make_task, config, seed, output, use_gpu=granted.gpus_per_worker > 0)
         context.launch_training(training_process, job, group, context.emit)
     remove_checkpoints(output)
-    return TrainResult(samples, output.done_units()[MODEL_UNIT]["metrics"])
+    trained = output.done_units()[MODEL_UNIT]
+    return TrainResult(samples, trained["metrics"], trained.get("notes", {}))
 
 
 def training_process(job: TrainJob, emit: Callable[[Event], None]) -> None:

@@ -94,7 +94,9 @@ class _Run:
         self._validate(steps)
         if self._place.rank == 0 and self._twin is not None:
             self._task.save(self._twin, self._job.output)
-            self._job.output.finish_unit(MODEL_UNIT, {"step": steps, "metrics": self._metrics | rates})
+            notes = {"samples_per_second": f"{self._place.describe()}, batch {self._config.batch_size}"}
+            record = {"step": steps, "metrics": self._metrics | rates, "notes": notes if rates else {}}
+            self._job.output.finish_unit(MODEL_UNIT, record)
 
     def _progress(self, done: int) -> None:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))

@@ -23,6 +23,12 @@ class Place:
     world_size: int
     device: torch.device
 
+    def describe(self) -> str:
+        """Name the machines for people: how many processes, and what each computes on."""
+        if self.device.type == "cuda":
+            return f"{self.world_size} x {torch.cuda.get_device_name(self.device)}"
+        return f"{self.world_size} x {torch.get_num_threads()} CPU"
+
 
 @dataclass(frozen=True)
 class BatchPart:

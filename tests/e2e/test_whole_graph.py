@@ -112,4 +112,6 @@ def test_status_and_compare_read_the_record(undisturbed: tuple[Path, Finished]) 
     assert corgi("status", "--store", store, "--json").document["runs"][0]["run"] == run
     assert corgi("status", run[:7], "--store", store, "--json").document["status"] == "done"
     compared = corgi("compare", run, run, "--store", store, "--json").document
-    assert compared["runs"][run] == done.document["metrics"]
+    assert compared["runs"][run]["metrics"] == done.document["metrics"]
+    assert compared["runs"][run]["decoder"] == "pixel_diffusion"
+    assert all(figure["value"] is not None for figure in compared["runs"][run]["figures"].values())

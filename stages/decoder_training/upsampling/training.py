@@ -19,7 +19,7 @@ def train_upsampler(
     """Train the model of a level, with no other level at hand."""
     make = partial(make_task, config, inputs)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
-    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics)
+    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
 
 
 def make_task(config: UpsamplerTrainingConfig, inputs: Mapping[str, Artifact]) -> "UpsamplerTask":

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.quickstart import quickstart_document, quickstart_report
-from pipeline.report import comparison_table, print_failures, stage_table
+from pipeline.report import print_failures, stage_table
 
 
 def _record(**changes: Any) -> dict[str, Any]:
@@ -38,6 +38,9 @@ def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
     assert "720 pictures" in text
     assert "reused" in text
     assert "20.0" in text
+    assert "0.4%" not in text
+    waited = {"generate/data_wait_share": 0.004}
+    assert "0.4%" in _text(stage_table(_record(metrics=waited)))
 
 
 def test_the_quickstart_ends_with_figures_grid_and_commands() -> None:
@@ -66,10 +69,3 @@ def test_a_failure_is_told_with_its_cause_and_log() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("no captions [0]", "/logs/train_prior.log", "generate was not run: needs train_prior"):
         assert words in text
-
-
-def test_runs_are_compared_figure_by_figure() -> None:
-    text = _text(comparison_table([_record(), _record(run="other-1", metrics={"evaluate/accuracy/both": 0.5})]))
-    (row,) = [line for line in text.splitlines() if "evaluate/accuracy/both" in line]
-    assert "0.9" in row
-    assert "0.5" in row

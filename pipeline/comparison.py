@@ -1,0 +1,211 @@
+"""Runs side by side: how good their pictures are, how large their models, how fast they train and draw."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.store import Store
+from stages.artifacts import Artifact
+from stages.errors import ArtifactError
+
+Record = Mapping[str, Any]
+MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
+WITH_FIRST_STAGE = ("latent_diffusion", "vq_autoregressive", "stable_diffusion")
+FINISHED = ("done", "reused")
+ABSENT = "\N{EM DASH}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value, and what it was measured with; without a value, why there is none."""
+
+    value: float | None
+    about: str = ""
+
+
+def spell_count(count: float) -> str:
+    """Return a number of parameters in thousands, millions or billions."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str
+    label: str
+    spell: Callable[[float], str]
+
+
+ROWS = (
+    _Row("accuracy/color", "color right", "{:.3f}".format),
+    _Row("accuracy/shape", "shape right", "{:.3f}".format),
+    _Row("accuracy/both", "both right", "{:.3f}".format),
+    _Row("frechet_distance", "Fréchet distance", "{:.4g}".format),
+    _Row("clip_score", "CLIP score", "{:.2f}".format),
+    _Row("decoder_parameters", "parameters of the decoder", spell_count),
+    _Row("prior_parameters", "parameters of the prior", spell_count),
+    _Row("training_images_per_second", "decoder, training images/s", "{:.4g}".format),
+    _Row("sampling_images_per_second", "decoder, sampling images/s", "{:.4g}".format),
+)
+
+
+def figures_of(record: Record, store: Store) -> dict[str, Figure]:
+    """Return every figure of the table for one run."""
+    figures = {f"accuracy/{name}": _accuracy(record, name) for name in ("color", "shape", "both")}
+    figures["frechet_distance"] = _measured(record, "evaluate", "frechet_distance")
+    judged = "evaluate/clip_score/judge" in record["metrics"]
+    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{'judge' if judged else 'conditioning'}")
+    figures["decoder_parameters"] = _decoder_parameters(record, store)
+    figures["prior_parameters"] = _parameters(record, store, {"train_prior": "prior"})
+    figures["training_images_per_second"] = _training_rate(record)
+    figures["sampling_images_per_second"] = _measured(record, "generate", "decoder/images_per_second")
+    return figures
+
+
+def decoder_kind(record: Record) -> str:
+    """Return the kind of the run's decoder; of a cascade, how many models enlarge its pictures."""
+    planned = record["plan"]
+    if "train_decoder" not in planned:
+        return ABSENT
+    levels = sum(name in planned for name in MODELS) - 1
+    return f"{planned['train_decoder']['identity']['kind']}{f' + {levels} upsampler' if levels else ''}"
+
+
+def comparison_document(records: Sequence[Record], store: Store) -> dict[str, Any]:
+    """Return the table, and every metric of every run."""
+    return {
+        "runs": {
+            record["run"]: {
+                "decoder": decoder_kind(record),
+                "figures": {name: asdict(figure) for name, figure in figures_of(record, store).items()},
+                "metrics": record["metrics"],
+            }
+            for record in records
+        }
+    }
+
+
+def comparison_table(records: Sequence[Record], store: Store) -> Group:
+    """Return the figures, one run a column, and below them what does not fit into the cells."""
+    table = Table(title="comparison", title_justify="left")
+    table.add_column("figure")
+    for record in records:
+        table.add_column(record["run"], justify="right", overflow="fold")
+    table.add_row("kind of decoder", *(decoder_kind(record) for record in records))
+    of_runs = [figures_of(record, store) for record in records]
+    notes: dict[str, int] = {}
+    for row in ROWS:
+        figures = [figures[row.key] for figures in of_runs]
+        about = {figure.about for figure in figures if figure.value is not None}
+        shared = about.pop() if len(about) == 1 else ""
+        label = f"{row.label} ({shared})" if shared else row.label
+        table.add_row(label, *(_cell(figure, row.spell, shared, notes) for figure in figures))
+    return Group(table, *(Text(f"[{number}] {text}") for text, number in notes.items()))
+
+
+def metrics_table(records: Sequence[Record]) -> Table:
+    """Return every metric that at least one run has, one run a column."""
+    table = Table(title="comparison", title_justify="left")
+    table.add_column("figure")
+    for record in records:
+        table.add_column(record["run"], justify="right", overflow="fold")
+    for name in sorted({name for record in records for name in record["metrics"]}):
+        values = [record["metrics"].get(name) for record in records]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    return table
+
+
+def _cell(figure: Figure, spell: Callable[[float], str], shared: str, notes: dict[str, int]) -> Text:
+    value = ABSENT if figure.value is None else spell(figure.value)
+    if not figure.about or figure.about == shared:
+        return Text(value)
+    number = notes.setdefault(figure.about, len(notes) + 1)
+    return Text(f"{value} [{number}]")
+
+
+def _accuracy(record: Record, name: str) -> Figure:
+    found = _measured(record, "evaluate", f"accuracy/{name}")
+    if found.value is None:
+        return found
+    chance = record["metrics"].get(f"evaluate/chance/{name}")
+    return Figure(found.value, "" if chance is None else f"chance {chance:.3f}")
+
+
+def _training_rate(record: Record) -> Figure:
+    """Return the decoder's rate; of a cascade, the first model's, and beside it those of the others."""
+    found = _measured(record, "train_decoder", "samples_per_second")
+    rates = {name: record["metrics"].get(f"{name}/samples_per_second") for name in list(MODELS)[1:]}
+    others = [f"{name}: {rate:.4g}" for name, rate in rates.items() if rate is not None]
+    return Figure(found.value, "; ".join([found.about, *others]))
+
+
+def _decoder_parameters(record: Record, store: Store) -> Figure:
+    found = _parameters(record, store, MODELS)
+    two_staged = found.value is not None and record["plan"]["train_decoder"]["identity"]["kind"] in WITH_FIRST_STAGE
+    return Figure(found.value, "its autoencoder included") if two_staged else found
+
+
+def _measured(record: Record, stage: str, name: str) -> Figure:
+    """Return a stage's metric with its note; the note of one that was not measured says why."""
+    entry = _entry(record, stage)
+    value = record["metrics"].get(f"{stage}/{name}")
+    note = str((entry or {}).get("notes", {}).get(name, ""))
+    if value is not None:
+        return Figure(value, note)
+    return Figure(None, note or _why(entry, stage, name))
+
+
+def _entry(record: Record, stage: str) -> Mapping[str, Any] | None:
+    return next((entry for entry in record["stages"] if entry["name"] == stage), None)
+
+
+def _why(entry: Mapping[str, Any] | None, stage: str, name: str) -> str:
+    if entry is None:
+        return f"the run has no stage {stage}"
+    if entry["state"] not in FINISHED:
+        return f"{stage} is {entry['state']}"
+    if name.startswith("accuracy/"):
+        return "the scene checker judges pictures of set prior for prompts of kind scenes only"
+    return f"{stage} did not measure it when it made this artifact"
+
+
+def _parameters(record: Record, store: Store, folders: Mapping[str, str]) -> Figure:
+    """Return the numbers in the saved weights of the stages' models together."""
+    stages = [stage for stage in folders if stage in record["plan"]]
+    if not stages:
+        return Figure(None, f"the run has no stage {next(iter(folders))}")
+    unfinished = [stage for stage in stages if stage not in record["artifacts"]]
+    if unfinished:
+        entry = _entry(record, unfinished[0]) or {"state": "not finished"}
+        return Figure(None, f"{unfinished[0]} is {entry['state']}")
+    artifacts = [(store.artifact(stage, record["plan"][stage]["fingerprint"]), folders[stage]) for stage in stages]
+    try:
+        return Figure(sum(count_saved(artifact, folder) for artifact, folder in artifacts))
+    except ArtifactError:
+        return Figure(None, "its artifact is not in the store any more")
+
+
+def count_saved(artifact: Artifact, folder: str) -> int:
+    """Return how many numbers a saved model holds, statistics of embeddings included, without reading them.
+
+    Raises:
+        ArtifactError: a file is not there.
+    """
+    parts: Iterable[str] = artifact.read_json(f"{folder}/config.json").get("parts", {}).values()
+    files = [f"{folder}/{name}" for name in ("model.safetensors", *parts)]
+    return sum(_numbers_in(artifact, file) for file in files)
+
+
+def _numbers_in(artifact: Artifact, name: str) -> int:
+    """Add up the shapes in a safetensors file's head: its length in 8 bytes, then JSON."""
+    with artifact.open(name) as file:
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for tensor, entry in head.items() if tensor != "__metadata__")

@@ -1,0 +1,139 @@
+"""Runs side by side: each figure with what it was measured with, and where there is none the reason, never a 0."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from pipeline.comparison import comparison_document, comparison_table, metrics_table, spell_count
+from pipeline.store import Store
+from stages.model_files import save_model
+
+METRICS = {
+    "train_decoder/samples_per_second": 95.5,
+    "generate/decoder/images_per_second": 12.25,
+    "evaluate/accuracy/color": 0.9, "evaluate/accuracy/shape": 0.8, "evaluate/accuracy/both": 0.75,
+    "evaluate/chance/color": 0.125, "evaluate/chance/shape": 1 / 6, "evaluate/chance/both": 1 / 48,
+    "evaluate/frechet_distance": 4.5, "evaluate/clip_score/conditioning": 31.25,
+}  # fmt: skip
+NOTES = {
+    "train_decoder": {"samples_per_second": "1 x 2 CPU, batch 32"},
+    "generate": {"decoder/images_per_second": "1 CPU, 64 at a time"},
+    "evaluate": {"frechet_distance": "CLIP tiny (abc), 240 pictures", "clip_score/conditioning": "CLIP tiny (abc)"},
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with a decoder of 7 + 3 numbers, an upsampler of 5, and a prior of 6."""
+    store = Store(str(tmp_path))
+    for stage, folder, tensors in (
+        ("train_decoder", "decoder", {"weight": torch.zeros(7), "mean": torch.zeros(3)}),
+        ("train_upsampler", "upsampler", {"weight": torch.zeros(5)}),
+        ("train_prior", "prior", {"weight": torch.zeros(2, 3)}),
+    ):
+        save_model(store.output(stage, "f"), folder, tensors, {})
+    return store
+
+
+def record(run: str = "one-1", kind: str = "stylegan2", **changes: Any) -> dict[str, Any]:
+    names = ["train_prior", "train_decoder", "generate", "evaluate"]
+    plan = {name: {"fingerprint": "f", "identity": {"kind": kind}} for name in names}
+    stages = [{"name": name, "state": "done", "notes": NOTES.get(name, {})} for name in names]
+    return {"run": run, "plan": plan, "stages": stages, "metrics": METRICS, "artifacts": dict.fromkeys(names)} | changes
+
+
+def show(*records: dict[str, Any], store: Store) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(comparison_table(records, store))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def line(text: str, start: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.strip("│ ").startswith(start)]
+    return found
+
+
+def test_every_figure_is_shown_with_what_it_was_measured_with(store: Store) -> None:
+    text = show(record(), record("two-2", "latent_diffusion"), store=store)
+    for start, words in {
+        "kind of decoder": ["stylegan2", "latent_diffusion"],
+        "color right": ["chance 0.125", "0.900"],
+        "shape right": ["chance 0.167", "0.800"],
+        "both right": ["chance 0.021", "0.750"],
+        "Fréchet distance": ["CLIP tiny (abc), 240 pictures", "4.5"],
+        "CLIP score": ["CLIP tiny (abc)", "31.25"],
+        "parameters of the decoder": ["10"],
+        "parameters of the prior": ["6"],
+        "decoder, training": ["1 x 2 CPU, batch 32", "95.5"],
+        "decoder, sampling": ["1 CPU, 64 at a time", "12.25"],
+    }.items():
+        assert all(word in line(text, start) for word in words), start
+    assert "its autoencoder included" in text
+
+
+def test_figures_of_unlike_measurements_are_told_apart(store: Store) -> None:
+    notes = {**NOTES, "evaluate": {**NOTES["evaluate"], "frechet_distance": "Inception-v3, 240 pictures"}}
+    other = record("two-2")
+    other["stages"] = [{**entry, "notes": notes.get(entry["name"], {})} for entry in other["stages"]]
+    text = show(record(), other, store=store)
+    assert "4.5 [1]" in line(text, "Fréchet distance")
+    assert "4.5 [2]" in line(text, "Fréchet distance")
+    assert "[1] CLIP tiny (abc), 240 pictures" in text
+    assert "[2] Inception-v3, 240 pictures" in text
+
+
+def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
+    bare = record("bare-1", metrics={}, artifacts={})
+    bare["stages"] = [
+        {"name": "train_decoder", "state": "done"},
+        {"name": "generate", "state": "failed"},
+        {"name": "evaluate", "state": "done", "notes": {"frechet_distance": "the prompts have no true pictures"}},
+    ]
+    bare["plan"] = {"train_decoder": bare["plan"]["train_decoder"]}
+    text = show(record(), bare, store=store)
+    reasons = {
+        "Fréchet distance": "the prompts have no true pictures",
+        "decoder, sampling": "generate is failed",
+        "decoder, training": "train_decoder did not measure it when it made this artifact",
+        "parameters of the prior": "the run has no stage train_prior",
+        "color right": "the scene checker judges pictures of set prior",
+    }
+    for start, reason in reasons.items():
+        number = line(text, start).rpartition("— [")[2].partition("]")[0]
+        assert f"[{number}] {reason}" in text, start
+    figures = comparison_document([bare], store)["runs"]["bare-1"]["figures"]
+    assert {figure["value"] for figure in figures.values()} == {None}
+    assert all(figure["about"] for figure in figures.values())
+
+
+def test_a_cascade_counts_and_names_all_its_models(store: Store) -> None:
+    cascade = record(kind="pixel_diffusion")
+    cascade["plan"]["train_upsampler"] = {"fingerprint": "f", "identity": {}}
+    cascade["artifacts"]["train_upsampler"] = None
+    cascade["metrics"] = METRICS | {"train_upsampler/samples_per_second": 40.0}
+    figures = comparison_document([cascade], store)["runs"]["one-1"]
+    assert figures["decoder"] == "pixel_diffusion + 1 upsampler"
+    assert figures["figures"]["decoder_parameters"]["value"] == 15
+    assert figures["figures"]["training_images_per_second"]["about"] == "1 x 2 CPU, batch 32; train_upsampler: 40"
+
+
+def test_a_model_that_is_gone_is_told(store: Store) -> None:
+    store.output("train_prior", "f").remove("prior")
+    figure = comparison_document([record()], store)["runs"]["one-1"]["figures"]["prior_parameters"]
+    assert figure == {"value": None, "about": "its artifact is not in the store any more"}
+
+
+def test_all_metrics_are_shown_on_request() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(metrics_table([record(), record("two-2", metrics={"evaluate/accuracy/both": 0.5})]))
+    found = line(str(console.file.getvalue()), "evaluate/accuracy/both")  # type: ignore[attr-defined]
+    assert "0.75" in found
+    assert "0.5" in found
+
+
+def test_counts_are_spelt_in_thousands_millions_and_billions() -> None:
+    assert [spell_count(n) for n in (999, 1234, 56_780_000, 1.34e9)] == ["999", "1.23 k", "56.8 M", "1.34 B"]

@@ -1,4 +1,4 @@
-"""A mailbox on the cluster: any process may send, the driver collects."""
+"""A mailbox on the cluster: any process may send, the driver collects; and a board: the driver posts, any may look."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._held: list[tuple[str, Any]] = []
+        self._board: dict[str, Any] = {}
 
     def put(self, topic: str, message: Any) -> None:
         self._held.append((topic, message))
@@ -22,6 +23,12 @@ class _Mailbox:
     def take(self) -> list[tuple[str, Any]]:
         held, self._held = self._held, []
         return held
+
+    def post(self, topic: str, notice: Any) -> None:
+        self._board[topic] = notice
+
+    def look(self, topic: str) -> Any:
+        return self._board.get(topic)
 
 
 class Sender:
@@ -39,6 +46,10 @@ class Sender:
         """Wait until the mailbox holds all that this process sent."""
         ray.get(self._mailbox.hold.remote())
 
+    def look(self, topic: str) -> Any:
+        """Return what the driver has posted under the topic, or None."""
+        return ray.get(self._mailbox.look.remote(topic))
+
 
 class Channel:
     """The driver's end of the mailbox."""
@@ -54,3 +65,7 @@ class Channel:
         """Return all (topic, message) pairs that came since the last call, in order of arrival."""
         collected: list[tuple[str, Any]] = ray.get(self._mailbox.take.remote())
         return collected
+
+    def post(self, topic: str, notice: Any) -> None:
+        """Let every process that holds a sender see the notice."""
+        ray.get(self._mailbox.post.remote(topic, notice))

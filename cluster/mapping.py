@@ -1,10 +1,24 @@
 """Spread independent units of work over workers: in this process, or over a Ray cluster."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 MakeWorker = Callable[[], Callable[[Any], Any]]
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Items that come while earlier ones are worked on: batch after batch; an empty one says that none came yet."""
+
+    batches: Iterator[Sequence[Any]]
+
+
+Items = Sequence[Any] | Growing
 
 
 @dataclass(frozen=True)
@@ -15,6 +29,8 @@ class WorkerResources:
     num_cpus: float = 1
     num_gpus: float = 0
     same_node: bool = False  # keep the workers on the caller's machine (to reach a loopback server)
+    num_while_growing: int | None = None  # workers as long as items may still come; none: num_workers
+    idle_seconds: float = 120.0  # without an item for so long, workers give back what they hold
 
 
 class Mapper(Protocol):
@@ -22,22 +38,49 @@ class Mapper(Protocol):
 
     ``make_worker`` is called once in each worker process (load models there) and returns the function that is
     called once per item. Both it and the items are pickled. An exception in one item is raised at the caller
-    after the other items are done.
+    after the other items are done; one that ``make_worker`` or growing items raise, at once.
     """
 
-    def __call__(self, make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+    def __call__(self, make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
         """Yield the results in the order in which they finish."""
         ...
 
 
-def map_in_process(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+class _Inbox:
+    """The items that wait for a worker."""
+
+    def __init__(self, items: Items) -> None:
+        self._batches = items.batches if isinstance(items, Growing) else None
+        self.waiting: deque[Any] = deque(() if isinstance(items, Growing) else items)
+
+    @property
+    def grows(self) -> bool:
+        """Whether further items may come."""
+        return self._batches is not None
+
+    def look(self) -> bool:
+        """Take in what has come, and tell whether there is or may come anything to hand out."""
+        if self._batches is not None:
+            batch = next(self._batches, None)
+            if batch is None:
+                self._batches = None
+            else:
+                self.waiting.extend(batch)
+        return self.grows or bool(self.waiting)
+
+
+def map_in_process(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
     """Run the map here, one item after another: for unit tests and for debugging."""
-    if not items:
-        return
-    worker, first_error = make_worker(), None
-    for item in items:
+    inbox = _Inbox(items)
+    worker: Callable[[Any], Any] | None = None
+    first_error = None
+    while inbox.look():
+        if not inbox.waiting:
+            time.sleep(POLL_SECONDS)
+            continue
+        worker = worker or make_worker()
         try:
-            result = worker(item)
+            result = worker(inbox.waiting.popleft())
         except Exception as error:  # noqa: BLE001  raised below, when the other items are done
             first_error = first_error or error
         else:
@@ -46,38 +89,92 @@ def map_in_process(make_worker: MakeWorker, items: Sequence[Any], resources: Wor
         raise first_error
 
 
-def map_on_ray(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
     """Run the map on a pool of Ray actors; an actor that dies is started again and its item retried twice."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    if not items:
-        return
-    pool = [_start_worker(make_worker, resources) for _ in range(min(resources.num_workers, len(items)))]
-    waiting = list(reversed(items))
-    busy = {actor.work.remote(waiting.pop()): actor for actor in pool}
+    inbox, pool = _Inbox(items), _Pool(make_worker, resources)
     first_error: BaseException | None = None
     try:
-        while busy:
-            (done,), _ = ray.wait(list(busy), num_returns=1)
-            actor = busy.pop(done)
-            if waiting:
-                busy[actor.work.remote(waiting.pop())] = actor
-            try:
-                result = ray.get(done)
-            except RayTaskError as error:
-                error.cause.add_note(str(error))
-                first_error = first_error or error.cause
-            else:
-                yield result
+        while inbox.look() or pool.busy:
+            pool.enlarge(inbox)
+            pool.hand_out(inbox)
+            done = list(pool.wait(POLL_SECONDS if inbox.grows else None))
+            pool.hand_out(inbox)  # before the results are handled, so that no actor waits for that
+            for result, error in done:
+                if error is not None:
+                    first_error = first_error or error
+                else:
+                    yield result
     finally:
-        for actor in pool:
-            ray.kill(actor)
+        pool.release()
     if first_error is not None:
         raise first_error
 
 
-def _start_worker(make_worker: MakeWorker, resources: WorkerResources) -> Any:
+class _Pool:
+    """The actors of a map. One that Ray has no room for yet holds no item, so that nothing waits for it."""
+
+    def __init__(self, make_worker: MakeWorker, resources: WorkerResources) -> None:
+        self._make_worker, self._resources = make_worker, resources
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._is_fresh = True
+        self._last_work = time.monotonic()
+        self.busy: dict[Any, Any] = {}
+
+    def enlarge(self, inbox: _Inbox) -> None:
+        """Start as many actors as there is work for; where work is still to come, all that may be, to be ready."""
+        limit = self._resources.num_workers
+        if inbox.grows and self._resources.num_while_growing is not None:
+            limit = self._resources.num_while_growing
+        wanted = limit if inbox.grows and self._is_fresh else min(limit, len(self.busy) + len(inbox.waiting))
+        for _ in range(wanted - len(self._starting) - len(self._idle) - len(self.busy)):
+            actor = _start_actor(self._make_worker, self._resources)
+            self._starting[actor.prepare.remote()] = actor
+
+    def hand_out(self, inbox: _Inbox) -> None:
+        """Give an item to every idle actor; where none came for long, let the actors go: others may need the place."""
+        while self._idle and inbox.waiting:
+            actor = self._idle.pop()
+            self.busy[actor.work.remote(inbox.waiting.popleft())] = actor
+        if self.busy:
+            self._last_work = time.monotonic()
+        elif inbox.grows and not inbox.waiting and time.monotonic() - self._last_work > self._resources.idle_seconds:
+            self._is_fresh = False
+            self.release()
+
+    def wait(self, timeout: float | None) -> Iterator[tuple[Any, BaseException | None]]:
+        """Wait for an actor to be done or ready; yield what it made of its item, or the error it raised."""
+        import ray
+        from ray.exceptions import RayTaskError
+
+        refs = [*self.busy, *self._starting]
+        if not refs:
+            time.sleep(timeout or 0)
+            return
+        for ref in ray.wait(refs, num_returns=1, timeout=timeout)[0]:
+            is_ready = ref in self._starting
+            self._idle.append(self._starting.pop(ref) if is_ready else self.busy.pop(ref))
+            try:
+                result = ray.get(ref)
+            except RayTaskError as error:
+                error.cause.add_note(str(error))
+                if is_ready:
+                    raise error.cause from None
+                yield None, error.cause
+            else:
+                if not is_ready:
+                    yield result, None
+
+    def release(self) -> None:
+        """End all actors, whatever they do."""
+        import ray
+
+        for actor in (*self._idle, *self._starting.values(), *self.busy.values()):
+            ray.kill(actor)
+        self._starting, self._idle, self.busy = {}, [], {}
+
+
+def _start_actor(make_worker: MakeWorker, resources: WorkerResources) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -97,8 +194,18 @@ class _Worker:
     """A process of the pool: makes its worker once, then serves items."""
 
     def __init__(self, make_worker: MakeWorker) -> None:
-        self._worker = make_worker()
+        self._make_worker = make_worker
+        self._worker: Callable[[Any], Any] | None = None
+
+    def prepare(self) -> None:
+        """Make the worker; not in the constructor, whose errors Ray would tell without their type."""
+        self._made()
 
     def work(self, item: Any) -> Any:
         """Handle one item."""
-        return self._worker(item)
+        return self._made()(item)
+
+    def _made(self) -> Callable[[Any], Any]:
+        if self._worker is None:  # also where Ray has started the process anew
+            self._worker = self._make_worker()
+        return self._worker

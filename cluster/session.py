@@ -17,7 +17,7 @@ class Machines:
     """What the connected cluster holds in all, and on its largest node."""
 
     num_cpus: int
-    num_gpus: int
+    num_gpus: float
     node_cpus: int
 
 

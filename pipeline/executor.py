@@ -1,9 +1,12 @@
 """Run the graph as Ray tasks wired by their references; the store is the memory, so any run may be cut short.
 
 A stage starts when its inputs are done and what it asks for is free, so that independent branches run side by side
-where the machines allow it. A stage that fails takes down only the stages that need it.
+where the machines allow it. One that follows an input shard by shard starts as soon as that runs, if there is room for
+both. A stage that fails takes down only the stages that need it.
 """
 
+import dataclasses
+import functools
 import importlib
 import logging
 import time
@@ -18,13 +21,13 @@ from cluster.channel import Channel, Sender
 from cluster.mapping import map_on_ray
 from cluster.session import Machines
 from cluster.training import launch_with_ray_train
-from pipeline.grants import grant
+from pipeline.grants import grant, grant_beside, leave_room
 from pipeline.plan import Plan, PlannedStage
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageConfig, StageContext, StageSummary
-from stages.errors import InputFault
+from stages.contract import GrantedResources, InputState, StageConfig, StageContext, StageSummary
+from stages.errors import InputFault, InputLost
 from stages.events import Event, Log, Progress
 from stages.runner import run_stage
 
@@ -36,9 +39,11 @@ class StageJob:
     """All that the task of a stage needs; pickled into a worker process."""
 
     config: StageConfig
+    identity: Mapping[str, Any]
     inputs: Mapping[str, Artifact]
     output: Output
     granted: GrantedResources
+    followed: tuple[str, ...] = ()
 
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
@@ -50,11 +55,20 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     logging.getLogger().addHandler(handler)
     try:
         module = importlib.import_module(f"stages.{job.config.stage}.stage")
-        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.granted)
-        return run_stage(module.run, job.config, inputs=job.inputs, output=job.output, context=context)
+        input_state = functools.partial(_input_state, emit, job.followed)
+        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.granted, input_state)
+        return run_stage(
+            module.run, job.config, inputs=job.inputs, output=job.output, context=context, identity=job.identity
+        )
     finally:
         logging.getLogger().removeHandler(handler)
         emit.flush()
+
+
+def _input_state(emit: Sender, followed: tuple[str, ...], name: str) -> InputState:
+    """Ask the driver's board how far an input is; those that are not followed were done before the stage started."""
+    ended = emit.look(name) if name in followed else "done"
+    return "running" if ended is None else "done" if ended == "done" else "failed"
 
 
 class _ForwardLogs(logging.Handler):
@@ -78,7 +92,7 @@ class GraphRun:
         self._plan = plan
         self._store = store
         self._observer = observer
-        self._free = machines
+        self._machines = machines
         self._grants = {name: grant(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)}
         self._channel = Channel()
         self._results: dict[str, StageResult] = {}
@@ -86,6 +100,7 @@ class GraphRun:
         self._refs: dict[str, ray.ObjectRef[Any]] = {}
         self._started: dict[str, float] = {}
         self._first_progress: dict[str, float] = {}
+        self._followed: dict[str, tuple[str, ...]] = {}
 
     def run(self) -> dict[str, StageResult]:
         """Run all that is to be run and return every stage's result, in running order."""
@@ -110,22 +125,46 @@ class GraphRun:
             lost = [source for source, state in states.items() if state in {"failed", "blocked"}]
             if lost:
                 self._settle(StageResult(name, "blocked", error=f"needs {', '.join(lost)}"))
-            elif len(states) == len(stage.inputs) and self._fits(name):
-                self._start(stage)
+            elif (granted := self._grant_now(stage)) is not None:
+                self._start(stage, granted)
 
-    def _fits(self, name: str) -> bool:
-        granted = self._grants[name]
-        cpus = granted.num_workers * granted.cpus_per_worker
-        gpus = granted.num_workers * granted.gpus_per_worker
-        busy = [self._grants[other] for other in self._running.values()]
-        used_cpus = sum(other.num_workers * other.cpus_per_worker for other in busy)
-        used_gpus = sum(other.num_workers * other.gpus_per_worker for other in busy)
-        return used_cpus + cpus <= self._free.num_cpus and used_gpus + gpus <= self._free.num_gpus
+    def _grant_now(self, stage: PlannedStage) -> GrantedResources | None:
+        """Return what the stage gets if it can start now."""
+        granted, free = self._grants[stage.name], self._free()
+        missing = self._missing(stage)
+        if missing:
+            can_follow = set(missing) <= set(stage.follows) and set(missing) <= set(self._running.values())
+            return grant_beside(stage.config, granted, free) if can_follow else None
+        if not self._running:
+            waiting = [other for other in self._plan.stages.values() if stage.name in other.follows]
+            followers = [o for o in waiting if o.name not in self._results and self._missing(o) == [stage.name]]
+            wanted = [(other.config, self._grants[other.name]) for other in followers]
+            granted = leave_room(stage.config, granted, wanted, free)
+        return granted if granted.cpus <= free.num_cpus and granted.gpus <= free.num_gpus else None
 
-    def _start(self, stage: PlannedStage) -> None:
-        granted = self._grants[stage.name]
+    def _missing(self, stage: PlannedStage) -> list[str]:
+        return [source for source in stage.inputs if source not in self._results]
+
+    def _free(self) -> Machines:
+        """Return the machines without what runs; a stage whose followed inputs are done takes all it was granted."""
+        busy = [
+            granted if self._follows_still(name) else dataclasses.replace(granted, workers_beside=None)
+            for name in self._running.values()
+            if (granted := self._grants[name])
+        ]
+        cpus = self._machines.num_cpus - sum(granted.cpus for granted in busy)
+        gpus = self._machines.num_gpus - sum(granted.gpus for granted in busy)
+        return dataclasses.replace(self._machines, num_cpus=cpus, num_gpus=gpus)
+
+    def _follows_still(self, name: str) -> bool:
+        return any(source not in self._results for source in self._followed[name])
+
+    def _start(self, stage: PlannedStage, granted: GrantedResources) -> None:
+        self._grants[stage.name] = granted
+        self._followed[stage.name] = followed = tuple(self._missing(stage))
         inputs = {source: self._artifact(source) for source in stage.inputs}
-        job = StageJob(stage.config, inputs, self._store.output(stage.name, stage.fingerprint), granted)
+        output = self._store.output(stage.name, stage.fingerprint)
+        job = StageJob(stage.config, stage.identity, inputs, output, granted, followed)
         alone = stage.config.work == "single"
         task = ray.remote(run_stage_job).options(
             name=stage.name,
@@ -134,7 +173,8 @@ class GraphRun:
             max_retries=1,
         )
         sender: Sender = self._channel.sender(stage.name)
-        upstream = [self._refs[source] for source in stage.inputs if source in self._refs]
+        done = [source for source in stage.inputs if source in self._refs and source not in followed]
+        upstream = [self._refs[source] for source in done]
         self._started[stage.name] = time.monotonic()
         self._observer.started(stage, granted)
         ref = task.remote(job, sender, *upstream)
@@ -150,7 +190,10 @@ class GraphRun:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
         self._hand_on_events()
         for ref in ready:
-            self._settle(self._result_of(ref, self._running.pop(ref)))
+            name = self._running.pop(ref)
+            result = dataclasses.replace(self._result_of(ref, name), followed=self._followed[name])
+            self._channel.post(name, result.state)
+            self._settle(result)
 
     def _hand_on_events(self) -> None:
         for name, event in self._channel.collect():
@@ -164,6 +207,8 @@ class GraphRun:
         try:
             summary: StageSummary = ray.get(ref)
         except RayTaskError as error:
+            if isinstance(error.cause, InputLost):
+                return StageResult(name, "blocked", seconds, startup, error=str(error.cause))
             bad_input = isinstance(error.cause, InputFault)
             trace = "\n".join([str(error), *getattr(error.cause, "__notes__", ())])
             return StageResult(name, "failed", seconds, startup, error=_cause(error), bad_input=bad_input, trace=trace)

@@ -1,4 +1,12 @@
-"""Turn what a stage asks for into what it gets on the machines at hand."""
+"""Turn what a stage asks for into what it gets on the machines at hand, alone or beside an input that it follows.
+
+A stage that follows another shard by shard needs room beside it. Where the first stage's number of workers is left
+open, it gets fewer: on CPUs the second gets one worker as long as the first runs (whichever takes longer, then, the
+CPUs are busy), on GPUs all of its workers, for up to half of the CPUs. Where there is no room, it starts afterwards.
+"""
+
+import dataclasses
+from collections.abc import Sequence
 
 from cluster.session import Machines
 from pipeline.errors import UsageError
@@ -23,6 +31,45 @@ def grant(section: StageConfig, machines: Machines) -> GrantedResources:
     granted = GrantedResources(workers, cpus, gpus)
     _check_fits(section.stage, granted, machines)
     return granted
+
+
+def leave_room(
+    section: StageConfig,
+    granted: GrantedResources,
+    followers: Sequence[tuple[StageConfig, GrantedResources]],
+    machines: Machines,
+) -> GrantedResources:
+    """Return the grant of a stage with so few workers that those that follow it find room, if their number is open."""
+    if section.resources.num_workers is not None:
+        return granted
+    left = machines.num_cpus
+    for follower, wanted in followers:
+        room = _room_of(follower, wanted, machines)
+        if left - room >= granted.cpus_per_worker:
+            left -= room
+    return dataclasses.replace(granted, num_workers=min(granted.num_workers, left // granted.cpus_per_worker))
+
+
+def grant_beside(section: StageConfig, granted: GrantedResources, free: Machines) -> GrantedResources | None:
+    """Return what a stage gets beside those that run, with as many workers as fit for now; None: there is no room."""
+    cpus, gpus = granted.cpus_per_worker, granted.gpus_per_worker
+    if gpus and section.resources.cpus_per_worker is None:
+        cpus = max(1, min(cpus, free.num_cpus // granted.num_workers))
+    workers = min(granted.num_workers, free.num_cpus // cpus)
+    if gpus:
+        workers = min(workers, int(free.num_gpus / gpus))
+    if workers < 1:
+        return None
+    return dataclasses.replace(granted, cpus_per_worker=cpus, workers_beside=workers)
+
+
+def _room_of(section: StageConfig, granted: GrantedResources, machines: Machines) -> int:
+    """Return how many CPUs to leave for a stage that follows another."""
+    share = max(machines.num_cpus // 2, section.resources.cpus_per_worker or 1)
+    if section.resources.num_workers is None and not granted.gpus_per_worker:
+        share = granted.cpus_per_worker
+    beside = grant_beside(section, granted, dataclasses.replace(machines, num_cpus=share))
+    return beside.cpus if beside else 0
 
 
 def _default_workers(section: StageConfig, machines: Machines, gpus: float) -> int:

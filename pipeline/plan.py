@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import RunConfig, load_config
@@ -26,6 +26,7 @@ class PlannedStage:
     reason: str = ""
 
     @property
+    follows: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
     def state(self) -> str:
         """Return 'done', 'partial' or 'new'."""
         return self.progress.state
@@ -63,7 +64,9 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
         sources = config.inputs_of(section)
         inputs = {source: planned[source].fingerprint for source in sources}
         fingerprint = fingerprint_of(section, identity, inputs)
-        planned[name] = PlannedStage(name, fingerprint, store.progress(name, fingerprint), sources, identity, section)
+        progress = store.progress(name, fingerprint)
+        follows = _followed(section, planned) if config.cluster.overlap and not progress.complete else ()
+        planned[name] = PlannedStage(name, fingerprint, progress, sources, identity, section, follows=follows)
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
@@ -74,6 +77,11 @@ def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Ma
         "code_version": section.code_version,
         "config": identity,
         "inputs": dict(sorted(inputs.items())),
+def _followed(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
+    unfinished = [source for source in section.follows if planned[source].state != "done"]
+    return tuple(source for source in unfinished if planned[source].config.units_are_final)
+
+
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -100,7 +108,7 @@ def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Sto
     earlier = next((record for record in store.runs() if record.get("name") == run_name), None)
     past = earlier["plan"] if earlier else {}
     return {
-        name: PlannedStage(**{**vars(stage), "reason": _reason(stage, planned, past.get(name))})
+        name: replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *_following(stage))))
         for name, stage in planned.items()
     }
 
@@ -131,3 +139,7 @@ def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any
             for change in _changed_keys(before.get(name), after.get(name), f"{key}.{name}" if key else name)
         ]
     return [] if before == after else [(key, before, after)]
+def _following(stage: PlannedStage) -> tuple[str, ...]:
+    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.follows)
+
+

@@ -31,9 +31,10 @@ def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
     seconds, startup = stage["seconds"], stage["startup_seconds"]
     items, item_name = stage.get("items"), stage.get("item_name", "")
     rate = f"{items / (seconds - startup):,.0f}/s" if items and seconds - startup > 0 else ""
+    beside = f", beside {', '.join(stage['followed'])}" if stage.get("followed") else ""
     return (
         stage["name"],
-        stage["state"],
+        f"{stage['state']}{beside}",
         f"{seconds:.1f}" if seconds else "",
         f"{startup:.1f}" if startup else "",
         f"{items:,} {item_name}" if items is not None else "",
@@ -70,7 +71,8 @@ def print_failures(console: Console, record: Mapping[str, Any]) -> None:
             console.print(stage["error"], highlight=False, markup=False)
             console.print(f"log: {stage['log']}", highlight=False, markup=False, soft_wrap=True)
         elif stage["state"] == "blocked":
-            console.print(f"{stage['name']} was not run: {stage['error']}", highlight=False)
+            how = "was stopped" if stage["seconds"] else "was not run"
+            console.print(f"{stage['name']} {how}: {stage['error']}", highlight=False)
     console.print("What was finished is kept; run the same command again to go on.", highlight=False)
 
 

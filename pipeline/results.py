@@ -22,6 +22,7 @@ class StageResult:
     error: str = ""
     bad_input: bool = False  # the stage refused what it was given; nothing is wrong with the machines or the code
     trace: str = ""
+    followed: tuple[str, ...] = ()  # inputs that were still being made when it started
 
 
 class Observer(Protocol):

@@ -51,7 +51,9 @@ class RunView:
         """Open the stage's bar."""
         self._lines[stage.name] = _Line(stage.name)
         gpus = f", {granted.gpus_per_worker:g} GPU" if granted.gpus_per_worker else ""
-        self.say(f"{stage.name}: started ({granted.num_workers} x {granted.cpus_per_worker} CPU{gpus}; {stage.reason})")
+        first, then = granted.workers_at_first, granted.num_workers
+        growing = f", then {then}" if first != then else ""
+        self.say(f"{stage.name}: started ({first} x {granted.cpus_per_worker} CPU{gpus}{growing}; {stage.reason})")
         self._bars[stage.name] = self._live.add_task(stage.name, total=None, note="")
 
     def event(self, name: str, event: Event) -> None:
@@ -96,7 +98,7 @@ class _Line:
             return ""
         seconds, done = time.monotonic() - self._begun[0], self._latest.done - self._begun[1]
         if done <= 0 or seconds <= 0:
-            return self._latest.unit
+            return f"{self._latest.unit} {self._latest.note}".rstrip()
         rate = done / seconds
         left = (self._latest.total - self._latest.done) / rate
         return f"{self._latest.unit} · {rate:.2f}/s · {left:.0f} s left {self._latest.note}".rstrip()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationInfo
 
-from cluster.mapping import Mapper
+from cluster.mapping import Mapper, WorkerResources
 from cluster.training import TrainLauncher
 from stages.artifacts import Artifact, Output
 from stages.events import Event
@@ -171,6 +171,16 @@ class StageContext:
     map_shards: Mapper
     launch_training: TrainLauncher
     resources: GrantedResources = field(default_factory=GrantedResources)
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """Those of the inputs whose units it takes one by one (:mod:`stages.following`) while they are still made."""
+        return ()
+
+    @property
+    def units_are_final(self) -> bool:
+        """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
+        return False
+
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,35 @@ class StageSummary:
     item_name: str = "images"
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    workers_beside: int | None = None  # workers as long as an input that it follows still runs; none: num_workers
+
+    @property
+    def workers_at_first(self) -> int:
+        """How many workers it starts with."""
+        return self.num_workers if self.workers_beside is None else self.workers_beside
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all workers that it starts with."""
+        return self.workers_at_first * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all workers that it starts with."""
+        return self.workers_at_first * self.gpus_per_worker
+
+    def for_shards(self, *, same_node: bool = False) -> WorkerResources:
+        """Return them as what the workers of a map over shards hold."""
+        return WorkerResources(
+            self.num_workers, self.cpus_per_worker, self.gpus_per_worker, same_node, self.workers_beside
+        )
+
+
+InputState = Literal["running", "done", "failed"]
+
+
+def _is_done(name: str) -> InputState:
+    return "done"
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -196,3 +235,4 @@ class StageFunction(Protocol):
         self, config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext
     ) -> StageSummary:
         """Make ``output`` from ``inputs``."""
+    input_state: Callable[[str], InputState] = _is_done  # of an input, by its stage's name

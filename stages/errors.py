@@ -3,6 +3,7 @@
 StageError
 ├── InputFault      the data or files given to the stage cannot be used
 ├── YieldTooLow     the stage produced less than its configured minimum
+├── InputLost       an input that the stage follows while it is made has failed
 └── ArtifactError   an artifact is missing, unfinished, or does not match
 """
 
@@ -23,6 +24,10 @@ class InputFault(StageError):
 
 class YieldTooLow(StageError):
     """The stage produced less than its configured minimum."""
+
+
+class InputLost(StageError):
+    """An input that the stage follows while it is made has failed."""
 
 
 class ArtifactError(StageError):

@@ -60,6 +60,9 @@ class ClusterConfig(ConfigModel):
     )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
 
+    overlap: bool = Field(
+        True, description="work on a shard as soon as it is there, beside the stage that makes it, where there is room"
+    )
 
 class ReuseConfig(ConfigModel):
     """Take a stage's artifact from another experiment instead of making it here."""

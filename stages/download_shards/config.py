@@ -137,7 +137,7 @@ class DownloadShardsConfig(StageConfig):
         False, description="keep one of several images with the same bytes; repetitions are always counted"
     )
     per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
-        16, description="connections of each worker to one host at a time"
+        16, description="connections to one host at a time, shared out to the workers, at least one for each"
     )
     threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
     min_yield: Annotated[float, RuntimeOnly()] = Field(
@@ -187,3 +187,8 @@ class DownloadShardsConfig(StageConfig):
         from stages.download_shards.source import check_source
 
         check_source(self.source)
+    @property
+    def units_are_final(self) -> bool:
+        """Whether a shard stays as it is once it is done: where images are dropped at the end, it does not."""
+        return not self.drop_duplicate_images
+

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.artifacts import Output
+from stages.artifacts import UNITS, Output
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.entries import Entry
 from stages.download_shards.failures import cause_of
@@ -26,6 +26,9 @@ from stages.download_shards.sources import open_part
 from stages.shards import read_shard
 
 Record = dict[str, Any]
+
+POOR = "poor"
+DROPPED = ("duplicate_url", "duplicate_content")  # left out on purpose
 
 _MEASURED: dict[str, pa.DataType] = {
     "key": pa.string(),
@@ -62,10 +65,17 @@ class Sample:
 
 
 def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], tuple[str, Record]]:
-    """Return the function that makes one shard, publishes it and returns its name and record."""
+    """Return the function that makes one shard and returns its name and record.
+
+    A shard with its record in ``units/`` is final: others may have read it. One that yielded too little has its record
+    in ``poor/`` instead, until the stage accepts it or makes it anew.
+    """
     resize = make_resizer(config)
 
     def make(task: ShardTask) -> tuple[str, Record]:
+        finished = f"{UNITS}/{task.name}.json"
+        if output.exists(finished):  # by a process that died before it could say so
+            return task.name, output.read_json(finished)
         schema, entries = open_part(config, task.part, base_url=task.base_url)
         found = sorted(_finish(entries, resize), key=lambda pair: pair[0].index)
         keys = _keys(task, len(found), config)
@@ -74,9 +84,19 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
             for key, (entry, image, measured) in zip(keys, found, strict=True)
         ]
         record = publish(task.name, samples, _full_schema(schema), config, output)
+        if yields_enough(record, config):
+            output.finish_unit(task.name, record)
+        else:
+            output.write_json(f"{POOR}/{task.name}.json", record)
         return task.name, record
 
     return make
+
+
+def yields_enough(record: Record, config: DownloadShardsConfig) -> bool:
+    """Tell whether so many of a shard's entries became images as the stage demands; dropped duplicates are no loss."""
+    dropped = sum(record["failures"].get(cause, 0) for cause in DROPPED)
+    return bool(record["images"] + dropped >= config.min_yield * record["rows"])
 
 
 def _finish(
@@ -109,7 +129,7 @@ def _full_schema(rows: pa.Schema) -> pa.Schema:
 def publish(
     name: str, samples: list[Sample], schema: pa.Schema, config: DownloadShardsConfig, output: Output
 ) -> Record:
-    """Write a shard's files, then its record, and return that."""
+    """Write a shard's files and return its record."""
     with output.writing(f"shards/{name}.tar") as path:
         _write_tar(path, samples, config.encode_format)
     with output.writing(f"shards/{name}.parquet") as path:
@@ -118,14 +138,12 @@ def publish(
     failed = [sample.meta for sample in samples if sample.meta["status"] != "success"]
     causes = collections.Counter(cause_of(meta["status"], meta["error_message"] or "") for meta in failed)
     images = [sample for sample in samples if sample.meta["status"] == "success"]
-    record = {
+    return {
         "rows": len(samples),
         "images": len(images),
         "captioned": sum(sample.meta.get("caption") is not None for sample in images),
         "failures": dict(sorted(causes.items())),
     }
-    output.finish_unit(name, record)
-    return record
 
 
 def drop_images(name: str, keys: set[str], reason: str, config: DownloadShardsConfig, output: Output) -> Record:
@@ -142,7 +160,9 @@ def drop_images(name: str, keys: set[str], reason: str, config: DownloadShardsCo
             samples.append(Sample(meta["key"], None, {**meta, "status": "failed_to_download", "error_message": reason}))
         else:
             samples.append(Sample(meta["key"], images.get(meta["key"]), meta))
-    return publish(name, samples, table.schema, config, output)
+    record = publish(name, samples, table.schema, config, output)
+    output.finish_unit(name, record)
+    return record
 
 
 def _stats(samples: list[Sample]) -> Record:

@@ -3,20 +3,27 @@
 import collections
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 
-from cluster.mapping import WorkerResources
-from stages.artifacts import Artifact, Output
+from stages.artifacts import UNITS, Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import DUPLICATE_CONTENT, count_repeated_urls, find_repeated_images
-from stages.download_shards.shard import Record, ShardTask, drop_images, make_shard_worker
+from stages.download_shards.shard import (
+    DROPPED,
+    POOR,
+    Record,
+    ShardTask,
+    drop_images,
+    make_shard_worker,
+    yields_enough,
+)
 from stages.download_shards.sources import open_source
 from stages.errors import YieldTooLow
 from stages.events import Progress
 
 PLAN = "plan.json"
 _NAME_DIGITS = 5
-_DROPPED = ("duplicate_url", "duplicate_content")  # left out on purpose
 
 
 def run(
@@ -41,6 +48,7 @@ def run(
             ]
             _download(config, tasks, records, output=output, context=context)
     _judge(config, records)
+    _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
         for name, keys in repeated.items():
@@ -53,14 +61,22 @@ def run(
 
 
 def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, Record]:
-    """Return the records of done shards; one that yielded too little is downloaded again."""
-    done = output.done_units()
-    return {
-        name: record
-        for name, record in done.items()
-        if record["images"] + sum(record["failures"].get(cause, 0) for cause in _DROPPED)
-        >= config.min_yield * record["rows"]
-    }
+    """Return the records of done shards; one that yielded too little, also by this config, is downloaded again."""
+    records = output.done_units()
+    for file in output.glob(f"{POOR}/*.json"):
+        name, record = Path(file).stem, output.read_json(file)
+        if name not in records and yields_enough(record, config):
+            output.finish_unit(name, record)
+            records[name] = record
+    return records
+
+
+def _accept_poor(records: Mapping[str, Record], output: Output) -> None:
+    """Let shards that yielded too little count as done: all shards together yielded enough."""
+    finished = output.glob(f"{UNITS}/*.json")
+    for name in sorted(set(records) - {Path(file).stem for file in finished}):
+        output.finish_unit(name, records[name])
+    output.remove(POOR)
 
 
 def shard_names(num_shards: int) -> list[str]:
@@ -78,21 +94,20 @@ def _download(
     context: StageContext,
 ) -> None:
     """Spread the shards that are not in ``records`` over the workers, and put their records there."""
-    resources = WorkerResources(
-        num_workers=context.resources.num_workers,
-        num_cpus=context.resources.cpus_per_worker,
-        same_node=isinstance(config.source, ScenesSource),
-    )
-    make_worker = functools.partial(make_shard_worker, config, output)
+    granted = context.resources
+    polite = config.model_copy(update={"per_host": max(1, config.per_host // granted.num_workers)})
+    make_worker = functools.partial(make_shard_worker, polite, output)
+    resources = granted.for_shards(same_node=isinstance(config.source, ScenesSource))
     num_shards = len(records) + len(tasks)
+    images = sum(int(record["images"]) for record in records.values())
 
     def report() -> None:
-        images = sum(record["images"] for record in records.values())
         context.emit(Progress(len(records), num_shards, "shards", items=images))
 
     report()
     for name, record in context.map_shards(make_worker, tasks, resources):
         records[name] = record
+        images += int(record["images"])
         report()
         if len(records) == config.probe_shards:
             _judge(config, records)
@@ -126,7 +141,7 @@ def _total(records: Mapping[str, Record]) -> tuple[collections.Counter[str], col
 
 
 def _rate(totals: Mapping[str, int], failures: Mapping[str, int]) -> float:
-    wanted = totals["rows"] - sum(failures.get(cause, 0) for cause in _DROPPED)
+    wanted = totals["rows"] - sum(failures.get(cause, 0) for cause in DROPPED)
     return totals["images"] / wanted if wanted else 0.0
 
 

@@ -58,6 +58,11 @@ class EmbedClipConfig(StageConfig):
             raise ValueError(
                 "text_states: existing embeddings come without token states: leave out text_states, or existing"
             )
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """A shard is embedded as soon as it is downloaded."""
+        return ("download_shards",) if self.existing is None else ()
+
         return self
 
     def check(self) -> None:

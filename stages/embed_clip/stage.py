@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
@@ -13,40 +12,36 @@ from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import with_trained
 from stages.errors import InputFault
 from stages.events import Progress
+from stages.following import FollowedUnits
 
-PLAN = "plan.json"
 CLIPS = "clips.json"
 Record = dict[str, Any]
 
 
 def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Embed every shard that is not done yet, or take existing embeddings.
+    """Embed every shard that is not done yet, as it is downloaded, or take existing embeddings.
 
     Raises:
         InputFault: a model cannot be loaded, or there is no image to embed.
+        InputLost: the download has failed in the middle.
     """
     if config.existing is not None:
         return import_embeddings(config, inputs, output, context)
-    shards = inputs["download_shards"]
-    names = sorted(shards.done_units())
-    output.write_json(PLAN, {"units": len(names)})
+    shards = FollowedUnits(inputs["download_shards"], context)
     records = output.done_units()
-    resources = WorkerResources(
-        num_workers=context.resources.num_workers,
-        num_cpus=context.resources.cpus_per_worker,
-        num_gpus=context.resources.gpus_per_worker,
-    )
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device)
+    images = sum(int(record["rows"]) for record in records.values())
 
     def report() -> None:
-        images = sum(record["rows"] for record in records.values())
-        context.emit(Progress(len(records), len(names), "shards", items=images))
+        context.emit(Progress(len(records), shards.write_plan(output), "shards", items=images, note=shards.note))
 
     report()
-    for name, record in context.map_shards(make_worker, [name for name in names if name not in records], resources):
+    for name, record in context.map_shards(make_worker, shards.without(records), context.resources.for_shards()):
         records[name] = record
+        images += int(record["rows"])
         report()
+    shards.write_plan(output)
     return _summarise(records, output)
 
 

@@ -55,6 +55,11 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
         """The images."""
         return ("download_shards",)
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """A shard is encoded as soon as it is downloaded."""
+        return self.inputs
+
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: of a checkpoint's folder, its autoencoder alone.
 

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from cluster.mapping import WorkerResources
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.errors import ArtifactError, InputFault
 from stages.events import Progress
+from stages.following import FollowedUnits
 from stages.latents import IDENTITY, LatentsIdentity
 
-PLAN = "plan.json"
 Record = dict[str, Any]
 
 
@@ -25,28 +24,28 @@ def run(
     output: Output,
     context: StageContext,
 ) -> StageSummary:
-    """Encode every shard that is not done yet, then say how the latents are to be scaled.
+    """Encode every shard that is not done yet, as it is downloaded, then say how the latents are to be scaled.
 
     Raises:
         InputFault: the autoencoder cannot be loaded, or there is no picture to encode.
         ArtifactError: the autoencoder gives the same for all pictures.
+        InputLost: the download has failed in the middle.
     """
-    names = sorted(inputs["download_shards"].done_units())
-    output.write_json(PLAN, {"units": len(names)})
+    shards = FollowedUnits(inputs["download_shards"], context)
     records = output.done_units()
-    granted = context.resources
-    resources = WorkerResources(granted.num_workers, granted.cpus_per_worker, granted.gpus_per_worker)
-    device = "cuda" if granted.gpus_per_worker > 0 else "cpu"
+    device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device)
+    pictures = sum(int(record["rows"]) for record in records.values())
 
     def report() -> None:
-        pictures = sum(record["rows"] for record in records.values())
-        context.emit(Progress(len(records), len(names), "shards", items=pictures))
+        context.emit(Progress(len(records), shards.write_plan(output), "shards", items=pictures, note=shards.note))
 
     report()
-    for name, record in context.map_shards(make_worker, [name for name in names if name not in records], resources):
+    for name, record in context.map_shards(make_worker, shards.without(records), context.resources.for_shards()):
         records[name] = record
+        pictures += int(record["rows"])
         report()
+    shards.write_plan(output)
     return _summarise(config.kind, records, output)
 
 

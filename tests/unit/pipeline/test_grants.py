@@ -6,8 +6,13 @@ import pytest
 
 from cluster.session import Machines
 from pipeline.errors import UsageError
-from pipeline.grants import grant
+from pipeline.grants import grant, grant_beside, leave_room
 from stages.contract import GrantedResources, Resources, StageConfig
+
+
+def cpus(number: int) -> Machines:
+    return Machines(num_cpus=number, num_gpus=0, node_cpus=number)
+
 
 LAPTOP = Machines(num_cpus=4, num_gpus=0, node_cpus=4)
 GPU_CLUSTER = Machines(num_cpus=128, num_gpus=16, node_cpus=64)
@@ -16,6 +21,12 @@ GPU_CLUSTER = Machines(num_cpus=128, num_gpus=16, node_cpus=64)
 class ShardsConfig(StageConfig):
     stage: ClassVar[str] = "embed_clip"
     uses_gpu: ClassVar[bool] = True
+
+
+class LoadConfig(StageConfig):
+    """Shards that no GPU helps with, such as a download's."""
+
+    stage: ClassVar[str] = "download_shards"
 
 
 class TrainingConfig(StageConfig):
@@ -58,3 +69,52 @@ def test_open_numbers_are_resolved(config: StageConfig, machines: Machines, gran
 def test_more_than_the_machines_have_is_refused(asked: Resources, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         grant(TrainingConfig(resources=asked), LAPTOP)
+
+
+def share(machines: Machines, source: Resources, follower: Resources) -> tuple[int, tuple[int, int, int] | None]:
+    """Return the workers of a download, and of what follows it: workers beside it, after it, and CPUs of each."""
+    first, second = LoadConfig(resources=source), ShardsConfig(resources=follower)
+    wanted = grant(second, machines)
+    granted = leave_room(first, grant(first, machines), [(second, wanted)], machines)
+    free = Machines(machines.num_cpus - granted.cpus, machines.num_gpus, machines.node_cpus)
+    beside = grant_beside(second, wanted, free)
+    if beside is None:
+        return granted.num_workers, None
+    assert granted.cpus + beside.cpus <= machines.num_cpus
+    assert beside.gpus <= machines.num_gpus
+    return granted.num_workers, (beside.workers_at_first, beside.num_workers, beside.cpus_per_worker)
+
+
+@pytest.mark.parametrize(
+    ("machines", "source", "follower", "shared"),
+    [
+        (cpus(1), {}, {}, (1, None)),
+        (cpus(2), {}, {}, (1, (1, 2, 1))),
+        (cpus(3), {}, {}, (2, (1, 3, 1))),
+        (cpus(16), {}, {}, (15, (1, 16, 1))),
+        (cpus(16), {"num_workers": 4}, {}, (4, (12, 16, 1))),  # what the user left free
+        (cpus(16), {"num_workers": 16}, {}, (16, None)),
+        (cpus(16), {}, {"num_workers": 6}, (10, (6, 6, 1))),
+        (cpus(8), {}, {"num_workers": 8}, (4, (4, 8, 1))),
+        (cpus(6), {}, {"cpus_per_worker": 4}, (2, (1, 1, 4))),
+        (cpus(4), {}, {"cpus_per_worker": 4}, (4, None)),
+        (Machines(1, 1, 1), {}, {}, (1, None)),
+        (Machines(2, 1, 2), {}, {}, (1, (1, 1, 1))),
+        (Machines(3, 1, 3), {}, {}, (2, (1, 1, 1))),
+        (Machines(16, 1, 16), {}, {}, (8, (1, 1, 8))),
+        (Machines(64, 8, 64), {}, {}, (32, (8, 8, 4))),
+        (Machines(64, 8, 64), {"num_workers": 64}, {}, (64, None)),
+        (Machines(64, 8, 64), {}, {"num_workers": 2, "cpus_per_worker": 8}, (48, (2, 2, 8))),
+    ],
+)
+def test_one_that_follows_has_room_or_waits(
+    machines: Machines, source: dict[str, int], follower: dict[str, int], shared: object
+) -> None:
+    assert share(machines, Resources(**source), Resources(**follower)) == shared
+
+
+def test_a_second_follower_takes_no_room_that_the_source_needs() -> None:
+    machines = cpus(2)
+    wanted = grant(ShardsConfig(), machines)
+    pair = [(ShardsConfig(), wanted)] * 2
+    assert leave_room(LoadConfig(), grant(LoadConfig(), machines), pair, machines).num_workers == 1

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,13 @@ def existing_address(configured: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machines]:
+def session(
+    address: str | None, num_cpus: int | None = None, *, environment: Mapping[str, str] | None = None
+) -> Iterator[Machines]:
     """Hold a Ray connection for the length of the block; within another session's block, that one is used and kept.
+
+    ``environment`` are variables that the workers of an existing cluster are to have; a Ray that is started here has
+    all of this process's.
 
     Raises:
         Unreachable: nothing answers at the address.
@@ -53,7 +58,8 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
             )
         else:
             check_reachable(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            runtime = {"env_vars": dict(environment)} if environment else None
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
             raise

@@ -10,6 +10,8 @@ from pipeline.config import RunConfig, load_config
 from pipeline.errors import UsageError
 from pipeline.store import Progress, Store
 from stages.contract import StageConfig
+from stages.digests import remembering
+from stages.errors import StageError
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class PlannedStage:
     config: StageConfig
     reused_from: str | None = None
     reason: str = ""
+    follows: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
 
     @property
-    follows: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
     def state(self) -> str:
         """Return 'done', 'partial' or 'new'."""
         return self.progress.state
@@ -58,6 +60,11 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
         UsageError: a file named in the config is missing, or a reused artifact cannot be resolved.
     """
     store.check_format()
+    with remembering(store.local_base / "digests.db"):
+        return _make_plan(config, store)
+
+
+def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
     for name, section in config.stages().items():
         identity = _identity(name, section)
@@ -70,6 +77,11 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
+def _followed(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
+    unfinished = [source for source in section.follows if planned[source].state != "done"]
+    return tuple(source for source in unfinished if planned[source].config.units_are_final)
+
+
 def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Return the content address of a stage's artifact: its config, its inputs and its code version."""
     content = {
@@ -77,11 +89,6 @@ def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Ma
         "code_version": section.code_version,
         "config": identity,
         "inputs": dict(sorted(inputs.items())),
-def _followed(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
-    unfinished = [source for source in section.follows if planned[source].state != "done"]
-    return tuple(source for source in unfinished if planned[source].config.units_are_final)
-
-
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -91,6 +98,8 @@ def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
         return section.identity()
     except FileNotFoundError as error:
         raise UsageError(f"{name}: no file or folder at {error.filename or error}; correct the path") from None
+    except StageError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
@@ -130,6 +139,10 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Mapp
     return "; ".join(causes) or "never made from these inputs"
 
 
+def _following(stage: PlannedStage) -> tuple[str, ...]:
+    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.follows)
+
+
 def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(after, dict):
         names = dict.fromkeys([*after, *before])
@@ -139,7 +152,3 @@ def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any
             for change in _changed_keys(before.get(name), after.get(name), f"{key}.{name}" if key else name)
         ]
     return [] if before == after else [(key, before, after)]
-def _following(stage: PlannedStage) -> tuple[str, ...]:
-    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.follows)
-
-

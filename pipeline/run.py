@@ -33,6 +33,9 @@ class Experiment:
     @classmethod
     def open(cls, config: RunConfig, path: str) -> "Experiment":
         """Plan the config against its store."""
+        from stages.storage import use_environment
+
+        use_environment(config.storage.environment())
         store = Store(config.store)
         return cls(config, path, store, make_plan(config, store))
 
@@ -149,7 +152,8 @@ class _Session:
             return self._reuse_everything()
         from cluster.session import existing_address, session
 
-        with session(existing_address(cluster.address), cluster.num_cpus) as machines:
+        storage = self._experiment.config.storage.environment()
+        with session(existing_address(cluster.address), cluster.num_cpus, environment=storage) as machines:
             from pipeline.executor import GraphRun
 
             self._open_tracking()

@@ -1,6 +1,7 @@
 """The store: artifacts/<stage>/<fingerprint>/ and runs/<run>/run.json on any fsspec file system."""
 
 import contextlib
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 import fsspec
 from filelock import FileLock, Timeout
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
 from stages.artifacts import COMPLETE, UNITS, Artifact, Output
+from stages.errors import StageError
+from stages.storage import in_words, is_local, is_remote, open_address
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 
@@ -42,21 +44,30 @@ class Store:
     """Names and finds artifacts and run records below one URI."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
-            fs, root = fsspec.core.url_to_fs(self.uri)
+            return open_address(self.uri)
+        except StageError as error:
+            raise UsageError(f"store: {error}") from None
         except (ImportError, ValueError) as error:
-            raise UsageError(f"store: found {self.uri!r}: {error}; give a folder or an fsspec URI") from None
-        return fs, root.rstrip("/")
+            words = in_words(error) if isinstance(error, ImportError) else f"{error}; give a folder or an fsspec URI"
+            raise UsageError(f"store: found {self.uri!r}: {words}") from None
 
     @property
     def local_root(self) -> Path | None:
         """The store's folder where it lies on this machine, else None."""
         fs, root = self._fs_and_root
-        return Path(root) if isinstance(fs, LocalFileSystem) else None
+        return Path(root) if is_local(fs) else None
+
+    @property
+    def local_base(self) -> Path:
+        """A folder of this machine for what is no part of a remote store: the store itself where it is local."""
+        if self.local_root is not None:
+            return self.local_root
+        return Path.home() / ".corgi" / hashlib.sha256(self.uri.encode()).hexdigest()[:8]
 
     # ---- the store as a whole
 
@@ -73,28 +84,47 @@ class Store:
             probe = f".probe-{uuid.uuid4().hex}"
             self._write_json(probe, {})
             self._fs_and_root[0].rm_file(self._path(probe))
-        except (OSError, PermissionError) as error:
-            raise UsageError(
-                f"store: {self.uri} cannot be written ({error}); give a folder that you may write with store=…"
-            ) from None
+        except Exception as error:
+            raise self._unusable(error, "cannot be written") from error
 
     def check_format(self) -> None:
-        """Refuse a store written by another version.
+        """Refuse a store written by another version, and a remote one that cannot be reached.
 
         Raises:
-            UsageError: the store's format is not this version's.
+            UsageError: the store's format is not this version's, or its bucket cannot be read.
         """
         try:
             found = self._read_json("store.json")
         except FileNotFoundError:
+            self._check_bucket()
             return
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise UsageError(f"store: {self.uri}/store.json cannot be read ({error}); is this a corgi store?") from None
+        except Exception as error:
+            raise self._unusable(error, "cannot be read") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UsageError(
                 f"store: {self.uri} has format {found.get('format') if isinstance(found, dict) else found!r}, and this "
                 f"version reads and writes format {FORMAT}; use another store=… or the version that made it"
             )
+
+    def _check_bucket(self) -> None:
+        """Tell a store that is still to be made from one that has no place to be made in."""
+        fs, root = self._fs_and_root
+        bucket = root.partition("/")[0]  # of a file system without buckets nothing: there, paths begin with a slash
+        try:
+            found = not bucket or is_local(fs) or fs.exists(bucket)
+        except Exception as error:
+            raise self._unusable(error, "cannot be read") from error
+        if not found:
+            raise UsageError(f"store: {self.uri}: there is no bucket {bucket!r}; create it, or correct store=…")
+
+    def _unusable(self, error: Exception, what: str) -> UsageError:
+        if is_remote(self.uri):
+            return UsageError(f"store: {self.uri} {what}: {in_words(error)}")
+        if isinstance(error, OSError):
+            return UsageError(f"store: {self.uri} {what} ({error}); give a folder that you may write with store=…")
+        raise error
 
     # ---- artifacts
 
@@ -122,12 +152,9 @@ class Store:
         Raises:
             UsageError: another process is making one of them.
         """
-        root = self.local_root
         with contextlib.ExitStack() as held:
             for artifact in artifacts:
-                if root is None:
-                    break
-                path = root / "locks" / f"{artifact.stage}-{artifact.fingerprint}.lock"
+                path = self.local_base / "locks" / f"{artifact.stage}-{artifact.fingerprint}.lock"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     held.enter_context(FileLock(path, timeout=LOCK_SECONDS))
@@ -155,7 +182,8 @@ class Store:
     def runs(self) -> Iterator[dict[str, Any]]:
         """Yield all run records, the latest started first."""
         fs, root = self._fs_and_root
-        records = [self._read_json(str(p)[len(root) + 1 :]) for p in fs.glob(f"{root}/runs/*/run.json")]
+        found = fs.glob(f"{root}/runs/*/run.json")
+        records = [json.loads(content) for content in fs.cat(found).values()] if found else []
         yield from sorted(records, key=lambda record: str(record["started"]), reverse=True)
 
     def find_run(self, name: str | None) -> dict[str, Any]:
@@ -173,8 +201,7 @@ class Store:
 
     def log_folder(self, run: str) -> Path:
         """Return a local folder for a run's logs (for a remote store, a folder of this machine)."""
-        base = self.local_root or Path.home() / ".corgi"
-        folder = base / "runs" / run / "logs"
+        folder = self.local_base / "runs" / run / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -190,8 +217,7 @@ class Store:
         return bool(self._fs_and_root[0].exists(self._path(name)))
 
     def _read_json(self, name: str) -> Any:
-        with self._fs_and_root[0].open(self._path(name), "rb") as file:
-            return json.load(file)
+        return json.loads(self._fs_and_root[0].cat_file(self._path(name)))
 
     def _write_json(self, name: str, content: Any) -> None:
         folder, _, file = name.rpartition("/")

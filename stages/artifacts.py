@@ -1,6 +1,7 @@
 """Artifacts: folders on any fsspec file system, written so that a kill at any instant loses at most one file.
 
-Every file is written under a temporary name and then renamed (on an object store: uploaded in one put).
+Every file is written under a temporary name and then renamed; on an object store it is uploaded in one request, or in
+parts that become an object together when the last one is there.
 A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, written after its files.
 ``manifest.json`` and then the marker ``_COMPLETE`` are written last, by :mod:`stages.runner`.
 """
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
+from stages.copies import Copies
 from stages.errors import ArtifactError
+from stages.storage import is_local, open_address
 
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
@@ -36,8 +38,7 @@ class Artifact:
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, root = fsspec.core.url_to_fs(self.uri)
-        return fs, root.rstrip("/")
+        return open_address(self.uri)
 
     def __getstate__(self) -> dict[str, str]:
         """Leave the file system handle behind: it may hold sockets and locks."""
@@ -46,7 +47,7 @@ class Artifact:
     @property
     def is_local(self) -> bool:
         """Whether the folder lies on this machine's own file system."""
-        return isinstance(self._fs_and_root[0], LocalFileSystem)
+        return is_local(self._fs_and_root[0])
 
     def path(self, name: str) -> str:
         """Return the full address of a file in the artifact."""
@@ -67,31 +68,50 @@ class Artifact:
         Raises:
             ArtifactError: the file is not there.
         """
-        try:
+        with self._expecting(name):
             return self._fs_and_root[0].open(self.path(name), "rb")  # type: ignore[no-any-return]
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            ArtifactError: the file is not there.
+        """
+        with self._expecting(name):
+            return json.loads(self._fs_and_root[0].cat_file(self.path(name)))
+
+    def local(self, name: str) -> Path:
+        """Return a local path of the file, to be opened at once; a remote file is copied (see :mod:`stages.copies`).
+
+        Raises:
+            ArtifactError: the file is not there.
+        """
+        if self.is_local:
+            return Path(self.path(name))
+        with self._expecting(name):
+            copies = Copies.of_this_machine()
+            version = self._version(name)
+            return copies.get(self._fs_and_root[0], self.path(name), root=self.uri, name=name, version=version)
+
+    def _version(self, name: str) -> str:
+        """Ask the store once for what tells this file from a later one; what an artifact holds does not change."""
+        if name not in self._versions:
+            self._versions[name] = str(self._fs_and_root[0].checksum(self.path(name)))
+        return self._versions[name]
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        return {}
+
+    @contextlib.contextmanager
+    def _expecting(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError as error:
             raise ArtifactError(
                 f"{self.stage}: the artifact has no file {name!r} (looked in {self.uri}); "
                 "delete that folder and run again to make it anew"
             ) from error
-
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file."""
-        with self.open(name) as file:
-            return json.load(file)
-
-    def local(self, name: str) -> Path:
-        """Return a local path of the file; a remote file is copied once per machine."""
-        if self.is_local:
-            return Path(self.path(name))
-        cache = Path(tempfile.gettempdir()) / f"corgi-cache-{os.getuid()}" / self.stage / self.fingerprint
-        target = cache / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
-            self._fs_and_root[0].get_file(self.path(name), str(partial))
-            partial.replace(target)
-        return target
 
     @property
     def is_complete(self) -> bool:
@@ -150,6 +170,10 @@ class Output(Artifact):
         if self.is_local:
             for leftover in Path(self._fs_and_root[1]).rglob(".tmp-*"):
                 leftover.unlink(missing_ok=True)
+
+    def _version(self, name: str) -> str:
+        """Ask the store each time: a file of what is being made may be written again."""
+        return str(self._fs_and_root[0].checksum(self.path(name)))
 
     def finish_unit(self, unit: str, record: dict[str, Any]) -> None:
         """Record that a unit of work is done; call it after the unit's files are written."""

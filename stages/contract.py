@@ -9,6 +9,7 @@ A stage is a package ``stages/<verb_noun>/`` with
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeF
 from cluster.mapping import Mapper, WorkerResources
 from cluster.training import TrainLauncher
 from stages.artifacts import Artifact, Output
+from stages.digests import file_digest
 from stages.events import Event
+from stages.storage import explaining, is_remote
 
 
 class RuntimeOnly:
@@ -45,11 +48,11 @@ ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
 
 
 def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
-    return value if isinstance(value, str) and "://" in value else str(beside_config(value, info))
+    return value if isinstance(value, str) and is_remote(value) else str(beside_config(value, info))
 
 
 #: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
-Address = Annotated[str, BeforeValidator(_beside_config_unless_uri)]
+Address = Annotated[str, BeforeValidator(_beside_config_unless_uri), ByContent()]
 
 
 class ConfigModel(BaseModel):
@@ -79,6 +82,8 @@ def _identity_of(value: Any, metadata: list[Any]) -> Any:
         return {str(key): _identity_of(item, metadata) for key, item in value.items()}
     if isinstance(value, Path):
         return content_digest(value)
+    if isinstance(value, str) and any(isinstance(mark, ByContent) for mark in metadata):
+        return address_digest(value)
     return value
 
 
@@ -94,24 +99,44 @@ def content_digest(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
     for file in files:
         digest.update(file.relative_to(path).as_posix().encode() + b"\0" if file != path else b"")
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_digest(file))
     return digest.hexdigest()
 
 
-def address_digest(address: str, pattern: str) -> Any:
-    """Return the content of a local path, or names and checksums of remote files as their store tells them.
+def address_digest(address: str) -> str:
+    """Return the digest of a local path's content, or of a remote one's names and checksums as its store tells them.
 
     Raises:
         FileNotFoundError: nothing is at the local path.
+        InputFault: the remote address cannot be read, or nothing is there.
     """
-    if "://" not in address:
+    if not is_remote(address):
         return content_digest(Path(address))
+    listed = json.dumps(remote_checksums(address, "**"))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def remote_checksums(address: str, pattern: str) -> list[list[str]]:
+    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums.
+
+    Raises:
+        InputFault: the address cannot be read, or nothing is there.
+    """
     import fsspec
 
-    fs, root = fsspec.core.url_to_fs(address)
-    found = sorted(str(name) for name in fs.glob(f"{root.rstrip('/')}/{pattern}"))
-    return [[name[len(root.rstrip("/")) + 1 :], str(fs.checksum(name))] for name in found]
+    with explaining(address):
+        # Of its own, so that one listing, made now, answers for all files.
+        fs, root = fsspec.core.url_to_fs(address, skip_instance_cache=True)
+        root = root.rstrip("/")
+        found = sorted(str(name) for name, info in fs.glob(f"{root}/{pattern}", detail=True).items() if _is_file(info))
+        if not found:
+            fs.info(root)  # which raises where there is nothing
+            found = [root] if fs.isfile(root) else []
+        return [[name[len(root) + 1 :] or name.rpartition("/")[2], str(fs.checksum(name))] for name in found]
+
+
+def _is_file(info: Mapping[str, Any]) -> bool:
+    return bool(info["type"] == "file")
 
 
 class Resources(ConfigModel):
@@ -146,6 +171,16 @@ class StageConfig(ConfigModel):
         """Names of the stages whose artifacts this one reads."""
         raise NotImplementedError(f"{type(self).__name__} must declare its inputs")
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """Those of the inputs whose units it takes one by one (:mod:`stages.following`) while they are still made."""
+        return ()
+
+    @property
+    def units_are_final(self) -> bool:
+        """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
+        return False
+
     def check(self) -> None:
         """Look at what the section names outside the store, before anything starts; nothing to look at by default.
 
@@ -161,41 +196,6 @@ class GrantedResources:
     num_workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage may use of the outside: where to report, how to spread work, how to start a training group."""
-
-    emit: Callable[[Event], None]
-    map_shards: Mapper
-    launch_training: TrainLauncher
-    resources: GrantedResources = field(default_factory=GrantedResources)
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """Those of the inputs whose units it takes one by one (:mod:`stages.following`) while they are still made."""
-        return ()
-
-    @property
-    def units_are_final(self) -> bool:
-        """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
-        return False
-
-
-
-@dataclass(frozen=True)
-class StageSummary:
-    """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
-
-    ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
-    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
-    that figures need to be read right (a device, a network's name).
-    """
-
-    items: int
-    item_name: str = "images"
-    counts: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
     workers_beside: int | None = None  # workers as long as an input that it follows still runs; none: num_workers
 
     @property
@@ -225,6 +225,32 @@ InputState = Literal["running", "done", "failed"]
 
 def _is_done(name: str) -> InputState:
     return "done"
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may use of the outside: where to report, how to spread work, how to start a training group."""
+
+    emit: Callable[[Event], None]
+    map_shards: Mapper
+    launch_training: TrainLauncher
+    resources: GrantedResources = field(default_factory=GrantedResources)
+    input_state: Callable[[str], InputState] = _is_done  # of an input, by its stage's name
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
+
+    ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
+    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
+    that figures need to be read right (a device, a network's name).
+    """
+
+    items: int
+    item_name: str = "images"
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -235,4 +261,3 @@ class StageFunction(Protocol):
         self, config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext
     ) -> StageSummary:
         """Make ``output`` from ``inputs``."""
-    input_state: Callable[[str], InputState] = _is_done  # of an input, by its stage's name

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
+from pipeline.config.storage import StorageConfig
 from stages.captions import CaptionsConfig
 from stages.contract import ConfigModel, ExternalPath, StageConfig
 from stages.decoder_training.config import PictureTrainingConfig
@@ -59,10 +60,10 @@ class ClusterConfig(ConfigModel):
         None, description="an existing Ray cluster; none: RAY_ADDRESS, else Ray in this process"
     )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
-
     overlap: bool = Field(
         True, description="work on a shard as soon as it is there, beside the stage that makes it, where there is room"
     )
+
 
 class ReuseConfig(ConfigModel):
     """Take a stage's artifact from another experiment instead of making it here."""
@@ -75,6 +76,7 @@ class RunConfig(ConfigModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     store: str = Field("workspace", description="folder or fsspec URI for artifacts and runs")
+    storage: StorageConfig = StorageConfig()
     seed: int = 0
     captions: CaptionsConfig = CaptionsConfig()
     clip: ClipConfig | None = None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,9 +15,23 @@ from pydantic import (
     model_validator,
 )
 
-from stages.contract import Address, ConfigModel, ExternalPath, RuntimeOnly, StageConfig, content_digest
+from stages.contract import (
+    Address,
+    ConfigModel,
+    ExternalPath,
+    RuntimeOnly,
+    StageConfig,
+    content_digest,
+    remote_checksums,
+)
+from stages.storage import is_remote
 
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
+
+
+def _no_is_a_word(value: Any) -> Any:
+    """Take YAML 1.1's reading of an unquoted no, which is false, for the word that was meant."""
+    return "no" if value is False else value
 
 
 class ScenesSource(ConfigModel):
@@ -41,7 +56,7 @@ class UrlListSource(ConfigModel):
     """A list of image addresses in a file, or in a folder of files of one format."""
 
     kind: Literal["url_list"]
-    path: ExternalPath
+    path: Address = Field(description="the file or folder, here or at any address that fsspec knows (s3://, gs://)")
     format: ListFormat | None = Field(None, description="none: told by the file's suffix")
     url_column: str = Field("url", description="column of the addresses; a txt list has one address per line")
     caption_column: str | None = Field(
@@ -50,7 +65,7 @@ class UrlListSource(ConfigModel):
 
     @model_validator(mode="after")
     def _text_lists_have_no_captions(self) -> "UrlListSource":
-        if self.caption_column is not None and (self.format == "txt" or self.path.suffix == ".txt"):
+        if self.caption_column is not None and (self.format == "txt" or self.path.endswith(".txt")):
             raise ValueError(
                 f"caption_column: found {self.caption_column!r}: a txt list holds addresses only; "
                 "leave caption_column out, or give a parquet, csv, tsv, json or jsonl list"
@@ -62,7 +77,7 @@ class FolderSource(ConfigModel):
     """A folder tree of images, with captions in key.txt or key.json beside them or in one metadata.csv or .jsonl."""
 
     kind: Literal["folder"]
-    path: ExternalPath
+    path: Address = Field(description="the folder, here or at any address that fsspec knows (s3://, gs://)")
     file_column: str = Field("file_name", description="column of the metadata file with the relative paths")
     caption_column: str = Field("caption", description="column of the metadata file with the captions")
 
@@ -77,13 +92,9 @@ class WebdatasetSource(ConfigModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the content of local shards, or names and checksums as a remote store tells them."""
-        if "://" not in self.path:
+        if not is_remote(self.path):
             return {"kind": self.kind, "path": content_digest(Path(self.path))}
-        import fsspec
-
-        fs, root = fsspec.core.url_to_fs(self.path)
-        found = [root] if root.endswith(".tar") else sorted(fs.glob(f"{root.rstrip('/')}/*.tar"))
-        return {"kind": self.kind, "path": [[name.rpartition("/")[2], str(fs.checksum(name))] for name in found]}
+        return {"kind": self.kind, "path": remote_checksums(self.path, "*.tar")}
 
 
 class HuggingfaceSource(ConfigModel):
@@ -109,7 +120,9 @@ class DownloadShardsConfig(StageConfig):
     source: Annotated[Source, Field(discriminator="kind")]
     rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
     image_size: PositiveInt = Field(256, description="pixels; which side this is depends on resize_mode")
-    resize_mode: Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"] = "center_crop"
+    resize_mode: Annotated[
+        Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"], BeforeValidator(_no_is_a_word)
+    ] = "center_crop"
     resize_only_if_bigger: bool = Field(True, description="leave images alone that are no larger than image_size")
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     encode_quality: NonNegativeInt | None = Field(
@@ -178,6 +191,11 @@ class DownloadShardsConfig(StageConfig):
         """The stage starts the graph."""
         return ()
 
+    @property
+    def units_are_final(self) -> bool:
+        """Whether a shard stays as it is once it is done: where images are dropped at the end, it does not."""
+        return not self.drop_duplicate_images
+
     def check(self) -> None:
         """Look whether the list is there and has the columns.
 
@@ -187,8 +205,3 @@ class DownloadShardsConfig(StageConfig):
         from stages.download_shards.source import check_source
 
         check_source(self.source)
-    @property
-    def units_are_final(self) -> bool:
-        """Whether a shard stays as it is once it is done: where images are dropped at the end, it does not."""
-        return not self.drop_duplicate_images
-

@@ -1,9 +1,8 @@
 """A folder tree of images: the driver lists names, the workers read images and the captions beside them."""
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow as pa
 from stages.download_shards.config import FolderSource
 from stages.download_shards.entries import Entry
 from stages.download_shards.rows import RESERVED, caption_column, clean_captions, make_rows
+from stages.download_shards.trees import Content, OutsideTree, Tree, leads_out, open_tree
 from stages.errors import InputFault, nearest
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -26,7 +26,7 @@ def check_folder(source: FolderSource) -> None:
     Raises:
         InputFault: it is not, or has not.
     """
-    if not source.path.is_dir():
+    if not open_tree(source.path).exists():
         raise InputFault(
             f"download_shards.source.path: {source.path}: there is no such folder: give the folder of the images"
         )
@@ -43,7 +43,7 @@ def list_folder(source: FolderSource) -> pa.Table:
     """
     check_folder(source)
     metadata = _read_metadata(source)
-    names = set(_image_names(source.path))
+    names = {name for name in open_tree(source.path).names() if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES}
     place: dict[str, int] = {}
     if metadata is not None:
         place = {name: row for row, name in enumerate(metadata[source.file_column].to_pylist()) if name is not None}
@@ -59,57 +59,78 @@ def list_folder(source: FolderSource) -> pa.Table:
     return make_rows(urls, captions, table.drop_columns([source.file_column, source.caption_column]))
 
 
-def read_entries(rows: pa.Table, root: Path) -> tuple[pa.Schema, Iterator[Entry]]:
-    """Return the schema of the rows with their captions, and the entries of one shard, read one by one."""
-    found = [_captions_beside(root / row["url"], row) for row in rows.to_pylist()]
+def read_entries(rows: pa.Table, path: str) -> tuple[pa.Schema, Iterator[Entry]]:
+    """Return the schema of the rows with their captions, and the entries of one shard, whose images are read later."""
+    tree = open_tree(path)
+    found = list(_captions(tree, rows.to_pylist()))
     extra = rows.select([name for name in rows.column_names if name not in RESERVED])
     table = make_rows(rows["url"], caption_column([captions for captions, _ in found]), extra)
-    faults = [fault for _, fault in found]
-    return table.schema, (
-        Entry(index, row, *((None, faults[index]) if faults[index] else _read(root, row["url"])))
-        for index, row in enumerate(table.to_pylist())
-    )
+    return table.schema, _entries(tree, table.to_pylist(), [fault for _, fault in found])
 
 
-def _image_names(root: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root):
-        for name in files:
-            if os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES:
-                yield (Path(folder) / name).relative_to(root).as_posix()
+def _entries(tree: Tree, rows: list[dict[str, Any]], faults: list[str | None]) -> Iterator[Entry]:
+    contents = tree.read(row["url"] for row, fault in zip(rows, faults, strict=True) if fault is None)
+    for index, (row, fault) in enumerate(zip(rows, faults, strict=True)):
+        content = None if fault else next(contents)
+        if isinstance(content, OSError):
+            yield Entry(index, row, None, _in_words(content))
+        else:
+            yield Entry(index, row, content, fault)
 
 
-def _read(root: Path, name: str) -> tuple[bytes | None, str | None]:
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        return None, _BESIDE_FOLDER
+def _in_words(error: OSError) -> str:
+    if isinstance(error, OutsideTree):
+        return _BESIDE_FOLDER
+    return _MISSING if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+
+
+Captions = tuple[list[str], str | None]
+"""The captions of an image, or why they are unreadable."""
+
+
+def _captions(tree: Tree, rows: Sequence[Mapping[str, Any]]) -> Iterator[Captions]:
+    """Yield for each row the captions of the metadata file, or else of key.json, or else of key.txt."""
+    listed = [clean_captions(row.get("captions") or row.get("caption")) for row in rows]
+    asked = [not found and not leads_out(row["url"]) for found, row in zip(listed, rows, strict=True)]
+    names = [row["url"] for row, is_asked in zip(rows, asked, strict=True) if is_asked]
+    beside = tree.read(str(PurePosixPath(name).with_suffix(suffix)) for name in names for suffix in (".json", ".txt"))
+    for found, is_asked in zip(listed, asked, strict=True):
+        yield _captions_in(next(beside), next(beside)) if is_asked else (found, None)
+
+
+def _captions_in(described: Content, text: Content) -> Captions:
+    """Read what stands beside an image: in a JSON mapping, or else in a text."""
     try:
-        return path.read_bytes(), None
-    except OSError as error:
-        return None, _MISSING if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-
-
-def _captions_beside(path: Path, row: dict[str, Any]) -> tuple[list[str], str | None]:
-    """Return the captions of the metadata file, or else of key.json, or else of key.txt; or why they are unreadable."""
-    listed = clean_captions(row.get("captions") or row.get("caption"))
-    if listed:
-        return listed, None
-    described, text = path.with_suffix(".json"), path.with_suffix(".txt")
-    try:
-        if described.is_file():
-            content = json.loads(described.read_text(encoding="utf-8"))
-            found = clean_captions(content.get("captions") or content.get("caption"))
+        if (content := _there(described)) is not None:
+            mapping = json.loads(content)
+            found = clean_captions(mapping.get("captions") or mapping.get("caption"))
             if found:
                 return found, None
-        return clean_captions(text.read_text(encoding="utf-8").strip()) if text.is_file() else [], None
+        words = _there(text)
+        return clean_captions(words.decode().strip()) if words is not None else [], None
     except (ValueError, AttributeError, OSError):  # not JSON, not UTF-8, not a mapping, not readable
         return [], _BAD_CAPTION
+
+
+def _there(content: Content) -> bytes | None:
+    """Return the content, or None where there is no such file.
+
+    Raises:
+        OSError: there is one, and it cannot be read.
+    """
+    if isinstance(content, FileNotFoundError | IsADirectoryError):
+        return None
+    if isinstance(content, OSError):
+        raise content
+    return content
 
 
 def _read_metadata(source: FolderSource) -> pa.Table | None:
     """Read metadata.csv or metadata.jsonl at the top of the folder, where there is one."""
     from stages.download_shards.source import read_table
 
-    found = [source.path / name for name in _METADATA if (source.path / name).is_file()]
+    tree = open_tree(source.path)
+    found = [name for name in _METADATA if tree.has(name)]
     if len(found) > 1:
         raise InputFault(
             f"download_shards.source.path: {source.path} holds {' and '.join(_METADATA)}: one of them is allowed: "
@@ -117,11 +138,11 @@ def _read_metadata(source: FolderSource) -> pa.Table | None:
         )
     if not found:
         return None
-    table = read_table(found[0], found[0].suffix.lstrip("."))
+    table = read_table(tree.address(found[0]), found[0].rpartition(".")[2])
     for key, name in (("file_column", source.file_column), ("caption_column", source.caption_column)):
         if name not in table.column_names:
             raise InputFault(
-                f"download_shards.source.{key}: {found[0].name} has no column {name!r}"
+                f"download_shards.source.{key}: {found[0]} has no column {name!r}"
                 f"{nearest(name, table.column_names)}: its columns are {', '.join(table.column_names)}: "
                 f"set download_shards.source.{key} to one of them"
             )

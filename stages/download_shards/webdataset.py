@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from stages.download_shards.config import WebdatasetSource
@@ -13,6 +12,7 @@ from stages.download_shards.entries import Entry
 from stages.download_shards.fetch import without_credentials
 from stages.download_shards.rows import clean_captions
 from stages.errors import InputFault
+from stages.storage import open_address
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _DAMAGED = "tar is damaged from here on"
@@ -34,8 +34,8 @@ def list_tars(source: WebdatasetSource) -> list[str]:
     Raises:
         InputFault: there is none.
     """
-    fs, root = fsspec.core.url_to_fs(source.path)
-    found = [root] if root.endswith(".tar") and fs.isfile(root) else sorted(fs.glob(f"{root.rstrip('/')}/*.tar"))
+    fs, root = open_address(source.path)
+    found = [root] if root.endswith(".tar") and fs.isfile(root) else sorted(fs.glob(f"{root}/*.tar"))
     if not found:
         raise InputFault(
             f"download_shards.source.path: {source.path}: no .tar file there: give one, or a folder of them"
@@ -55,7 +55,7 @@ def _entries(uri: str) -> Iterator[Entry]:
     from webdataset.tariterators import group_by_keys
 
     index, faults = 0, list[str]()
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = open_address(uri)
     with fs.open(path, "rb") as stream:
         try:
             for sample in group_by_keys(_members(uri, stream, faults)):

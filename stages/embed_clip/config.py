@@ -1,11 +1,13 @@
 """Which embeddings to make, and how to keep them."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.contract import Address, ConfigModel, RuntimeOnly, StageConfig, address_digest
+from stages.contract import Address, ConfigModel, RuntimeOnly, StageConfig, content_digest, remote_checksums
 from stages.encoders.config import ClipConfig, TextStatesConfig, check_clip, check_t5
+from stages.storage import is_remote
 
 
 class ExistingEmbeddings(ConfigModel):
@@ -23,7 +25,8 @@ class ExistingEmbeddings(ConfigModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the content of a local folder, or names and checksums as a remote store tells them."""
-        return self.model_dump() | {"path": address_digest(self.path, "*/*")}
+        content = remote_checksums(self.path, "*/*") if is_remote(self.path) else content_digest(Path(self.path))
+        return self.model_dump() | {"path": content}
 
 
 class EmbedClipConfig(StageConfig):
@@ -37,6 +40,9 @@ class EmbedClipConfig(StageConfig):
     storage: Literal["float16", "float32"] = Field("float16", description="type of the stored numbers")
     gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float16", description="of the arithmetic on a GPU; on a CPU it is float32"
+    )
+    texts: bool = Field(
+        True, description="embed the captions too; false: look into none, for a domain that is to need none"
     )
     text_states: TextStatesConfig | None = Field(
         None, description="token states of the captions to make as well, which a prior may read: t5, clip; none: none"
@@ -52,18 +58,32 @@ class EmbedClipConfig(StageConfig):
         alone = self.existing is not None and not self.existing.with_shards
         return self.clip.inputs if alone else ("download_shards", *self.clip.inputs)
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """A shard is embedded as soon as it is downloaded."""
+        return ("download_shards",) if self.existing is None else ()
+
     @model_validator(mode="after")
     def _existing_have_no_states(self) -> "EmbedClipConfig":
         if self.existing is not None and self.text_states is not None:
             raise ValueError(
                 "text_states: existing embeddings come without token states: leave out text_states, or existing"
             )
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """A shard is embedded as soon as it is downloaded."""
-        return ("download_shards",) if self.existing is None else ()
-
         return self
+
+    @model_validator(mode="after")
+    def _no_texts_at_all(self) -> "EmbedClipConfig":
+        if not self.texts and (self.text_states is not None or self.existing is not None):
+            found = "text_states" if self.text_states is not None else "existing"
+            raise ValueError(f"texts is false with {found}, which has texts: leave out one of them")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; texts are said to be left out only where they are."""
+        identity = super().identity()
+        if self.texts:
+            del identity["texts"]
+        return identity
 
     def check(self) -> None:
         """Look whether the CLIP models and the T5 encoder are there.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from stages.embed_clip.config import ExistingEmbeddings
 from stages.errors import InputFault
+from stages.storage import open_address
 
 _KEY_COLUMNS = ("key", "image_path")
 Rows = Float[np.ndarray, "rows embed"]
@@ -47,12 +47,9 @@ def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     Raises:
         InputFault: there are none, or they do not fit one another.
     """
-    fs, root = fsspec.core.url_to_fs(existing.path)
+    fs, root = open_address(existing.path)
     found = {
-        kind: {
-            _number(name): fs.unstrip_protocol(name)
-            for name in sorted(fs.glob(f"{root.rstrip('/')}/{kind}/*.{suffix}"))
-        }
+        kind: {_number(name): fs.unstrip_protocol(name) for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}"))}
         for kind, suffix in (("img_emb", "npy"), ("text_emb", "npy"), ("metadata", "parquet"))
     }
     numbers = list(found["img_emb"])
@@ -115,7 +112,8 @@ def _first_difference(left: list[str], right: list[str]) -> str:
 
 
 def _metadata(part: Part) -> pa.Table:
-    with fsspec.open(part.metadata, "rb") as file:
+    fs, path = open_address(part.metadata)
+    with fs.open(path, "rb") as file:
         return pq.read_table(file)
 
 
@@ -131,7 +129,8 @@ def _keys(existing: ExistingEmbeddings, part: Part, table: pa.Table) -> list[str
 
 
 def _load(address: str, num_rows: int) -> Rows:
-    with fsspec.open(address, "rb") as file:
+    fs, path = open_address(address)
+    with fs.open(path, "rb") as file:
         values: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
     if values.ndim != 2 or len(values) != num_rows:
         raise InputFault(

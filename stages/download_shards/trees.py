@@ -1,0 +1,129 @@
+"""A tree of files, on this machine or at a remote address: what it holds, and the content of files by relative name."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from stages.storage import is_remote, open_address
+
+_READS_AT_ONCE = 32  # from a remote store, where a request is mostly waiting
+_BATCH = 64  # contents in memory
+
+
+class OutsideTree(OSError):
+    """The name leads out of the tree."""
+
+
+Content = bytes | OSError
+"""A file's content, or why it cannot be read."""
+
+
+class Tree(Protocol):
+    """Reads files by their names, relative to the top and with slashes."""
+
+    def exists(self) -> bool:
+        """Tell whether the top is a folder."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+
+    def address(self, name: str) -> str:
+        """Return where a file lies."""
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files, in any order."""
+
+    def read(self, names: Iterable[str]) -> Iterator[Content]:
+        """Yield the content of each file, in order, as it is asked for."""
+
+
+def open_tree(path: str) -> Tree:
+    """Return the tree at a local path or a remote address."""
+    return RemoteTree(path) if is_remote(path) else LocalTree(Path(path))
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a relative name leads out of its tree by itself."""
+    path = PurePosixPath(name)
+    return not path.name or path.is_absolute() or ".." in path.parts
+
+
+class LocalTree:
+    """A folder of this machine; links in it may not lead out of it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._resolved = root, root.resolve()
+
+    def exists(self) -> bool:
+        """Tell whether the top is a folder."""
+        return self._root.is_dir()
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return (self._root / name).is_file()
+
+    def address(self, name: str) -> str:
+        """Return where a file lies."""
+        return str(self._root / name)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files, in any order."""
+        for folder, _, files in os.walk(self._root):
+            for name in files:
+                yield (Path(folder) / name).relative_to(self._root).as_posix()
+
+    def read(self, names: Iterable[str]) -> Iterator[Content]:
+        """Yield the content of each file, in order, as it is asked for."""
+        return map(self._read, names)
+
+    def _read(self, name: str) -> Content:
+        path = self._root / name
+        try:
+            if not path.resolve().is_relative_to(self._resolved):
+                return OutsideTree(name)
+            return path.read_bytes()
+        except OSError as error:
+            return error
+
+
+class RemoteTree:
+    """A folder at an address that fsspec knows; errors that another attempt may mend are raised."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        self._fs, self._root = open_address(address)
+
+    def exists(self) -> bool:
+        """Tell whether the top is a folder."""
+        return bool(self._fs.isdir(self._root))
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return bool(self._fs.isfile(f"{self._root}/{name}"))
+
+    def address(self, name: str) -> str:
+        """Return where a file lies."""
+        return f"{self._address}/{name}"
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files, in any order."""
+        return (str(found)[len(self._root) + 1 :] for found in self._fs.find(self._root))
+
+    def read(self, names: Iterable[str]) -> Iterator[Content]:
+        """Yield the content of each file, in order; some are read ahead."""
+        left = iter(names)
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            while batch := list(itertools.islice(left, _BATCH)):
+                yield from pool.map(self._read, batch)
+
+    def _read(self, name: str) -> Content:
+        if leads_out(name):
+            return OutsideTree(name)
+        try:
+            content: bytes = self._fs.cat_file(f"{self._root}/{name}")
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            return error
+        return content

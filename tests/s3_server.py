@@ -1,0 +1,72 @@
+"""A real server of S3's protocol (moto's), in a process of its own, and how a process reaches it."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+_SERVE = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server listens, and a bucket in it."""
+
+    endpoint: str
+    bucket: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which any process finds the server, with credentials that it takes."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test-access-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret-key",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def file_system(self) -> Any:
+        """Return access of the test's own, which keeps no listings."""
+        options = {"endpoint_url": self.endpoint, "key": "test-access-key", "secret": "test-secret-key"}
+        return fsspec.filesystem("s3", **options, use_listings_cache=False, skip_instance_cache=True)
+
+    def uri(self, name: str = "") -> str:
+        """Return an address that nobody else uses."""
+        return f"s3://{self.bucket}/{name or uuid.uuid4().hex}"
+
+    def tell(self, path: str, body: str) -> None:
+        """Send the server an order of moto's own."""
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{self.endpoint}/moto-api/{path}", body.encode(), headers, method="POST")
+        with urllib.request.urlopen(request) as answer:
+            json.load(answer)
+
+
+@contextlib.contextmanager
+def serve_s3() -> Iterator[S3Server]:
+    """Run the server for the length of the block."""
+    command = [sys.executable, "-W", "ignore", "-c", _SERVE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            server = S3Server(f"http://127.0.0.1:{process.stdout.readline().strip()}", f"bucket-{uuid.uuid4().hex[:8]}")
+            server.file_system().mkdir(server.bucket)
+            yield server
+        finally:
+            process.kill()

@@ -61,6 +61,11 @@ test: lint types imports
 	$(BIN)/pytest tests
 
 bench: setup
+ifeq ($(INSTALLER),uv)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
+else
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+endif
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -91,7 +91,8 @@ class ClipEncoder:
     def encode_images(self, images: Images) -> Float[Tensor, "batch embed"]:
         """Encode a batch of images: PIL images of any size, or 8-bit RGB arrays."""
         pictures = [_as_pil(image) for image in images]
-        return self._concatenate(lambda model: model.encode_images(pictures), num=len(pictures))
+        prepared: dict[str, Tensor] = {}
+        return self._concatenate(lambda model: model.encode_images(pictures, prepared), num=len(pictures))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
@@ -159,11 +160,15 @@ class _OneClip:
         self._device, self._where = device, where
         self._model, self._preprocess, self._tokenizer = _load(config, where)
         self.identity = _identify(self._model, config.reference)
+        self._preparation = _preparation_of(self._model)
         self._model.to(device)
 
-    def encode_images(self, images: list[Image.Image]) -> Float[Tensor, "batch embed"]:
-        pixels = torch.stack([self._preprocess(image) for image in images]).to(self._device)
-        return self._model.encode_image(pixels)  # type: ignore[no-any-return]
+    def encode_images(self, images: list[Image.Image], prepared: dict[str, Tensor]) -> Float[Tensor, "batch embed"]:
+        """Encode the images; ``prepared`` holds what models that prepare them alike have made of them before."""
+        if self._preparation not in prepared:
+            pixels = torch.stack([self._preprocess(image) for image in images])
+            prepared[self._preparation] = pixels.to(self._device)
+        return self._model.encode_image(prepared[self._preparation])  # type: ignore[no-any-return]
 
     def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
         size, settings = self.identity.image_size, self._model.visual.preprocess_cfg
@@ -221,11 +226,15 @@ def _needs_timm(config: FolderClip | PretrainedClip) -> bool:
 
 
 def _identify(model: Any, reference: str) -> ClipIdentity:
-    preprocessing = json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
-    digest = digest_tensors(model.state_dict(), hashlib.sha256(preprocessing.encode()))
+    digest = digest_tensors(model.state_dict(), hashlib.sha256(_preparation_of(model).encode()))
     size = model.visual.image_size
     image_size = int(size[0] if isinstance(size, tuple | list) else size)
     return ClipIdentity(reference, digest, embed_dim=_text_dim(model), image_size=image_size)
+
+
+def _preparation_of(model: Any) -> str:
+    """Return all that the preparation of an image depends on."""
+    return json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
 
 
 def _text_dim(model: Any) -> int:

@@ -48,6 +48,15 @@ def test_embeddings_are_those_of_open_clip_side_by_side(folders):
     assert not torch.allclose(images.norm(dim=-1), torch.ones(5))
 
 
+def test_models_share_only_what_they_prepare_alike(folders, tmp_path):
+    smaller = save_tiny_clip(tmp_path / "smaller", seed=2, image_size=16)
+    pictures, order = make_pictures(), [folders[0], smaller, folders[1]]
+    direct = [embed_directly(folder, pictures, TEXTS)[0] for folder in order]
+    torch.testing.assert_close(
+        make_encoder(*order).encode_images(pictures), torch.cat(direct, dim=-1), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_arrays_tensors_and_pictures_are_the_same_to_it(folders):
     encoder, pictures = make_encoder(folders[0]), make_pictures()
     by_array = encoder.encode_images(pictures)

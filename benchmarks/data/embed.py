@@ -1,0 +1,179 @@
+"""embed_clip beside the bare forward pass of its model, and one pass of three CLIPs beside three passes of one.
+
+The models are open_clip's architectures with random weights; the pictures are JPEG files of 256 pixels, without
+captions, as download_shards leaves them (the second table: of 512). Ours is the stage, from reading shards to published
+embeddings, measured from the first shard's begin to the last one's end, so that loading models is not counted. The bare
+forward pass takes pictures that lie in memory ready for the model, in the same batches and on the same threads. All
+sides work in turn in one process, on a GPU where there is one.
+
+clip-retrieval takes weights from the network alone and cannot run where there is none, so that the three passes of one
+CLIP each are our own. What one pass of three saves is reading, decoding and preparing pictures twice: much where the
+models are fast (on GPUs), little where the forward pass takes nearly all the time (large models on CPUs).
+"""
+
+import io
+import json
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.table import Table
+from safetensors.torch import save_file
+
+from benchmarks.data.image_server import make_pictures
+from benchmarks.data.options import Options
+from benchmarks.data.timing import TimedMap
+from cluster.mapping import map_in_process
+from cluster.training import launch_in_process
+from stages.artifacts import Artifact, Output
+from stages.contract import GrantedResources, StageContext
+from stages.embed_clip import stage as embed_clip
+from stages.embed_clip.config import EmbedClipConfig
+from stages.encoders.lean_import import import_open_clip
+
+BATCH = 32
+SHARDS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which architectures embed how many pictures, of what size."""
+
+    names: tuple[str, ...]
+    images: int
+    pixels: int
+
+
+def tables(options: Options) -> Iterator[Table]:
+    """Measure one CLIP against its forward pass, and three CLIPs in one pass against three passes."""
+    torch.set_num_threads(options.threads)
+    images = 64 if options.small else 256
+    with tempfile.TemporaryDirectory(prefix="corgi-bench-") as folder:
+        yield beside_forward(Path(folder), Case(("ViT-B-32",), images, 256), options)
+    with tempfile.TemporaryDirectory(prefix="corgi-bench-") as folder:
+        yield three_at_once(Path(folder), Case(("ViT-B-32", "ViT-S-32", "ViT-M-32"), images, 512), options)
+
+
+def beside_forward(folder: Path, case: Case, options: Options) -> Table:
+    """Compare the stage with the model alone."""
+    models, shards = prepare(folder, case)
+    rates: dict[str, list[float]] = {"embed_clip": [], "forward pass": []}
+    forward = ForwardPass(models[0], case.images)
+    for number in range(options.pairs):
+        rates["embed_clip"].append(case.images / embed(shards, models, folder / f"out-{number}", options.threads))
+        rates["forward pass"].append(case.images / forward.seconds())
+    return ratio_table(f"embed_clip: {describe(case, options)}", rates, "at least 0.92")
+
+
+def three_at_once(folder: Path, case: Case, options: Options) -> Table:
+    """Compare one pass of all models with a pass of each."""
+    models, shards = prepare(folder, case)
+    rates: dict[str, list[float]] = {"three in one pass": [], "three passes": []}
+    for number in range(options.pairs):
+        together = embed(shards, models, folder / f"out-{number}", options.threads)
+        apart = sum(
+            embed(shards, [model], folder / f"out-{number}-{index}", options.threads)
+            for index, model in enumerate(models)
+        )
+        rates["three in one pass"].append(case.images / together)
+        rates["three passes"].append(case.images / apart)
+    return ratio_table(f"embed_clip: {describe(case, options)}", rates, "at least 1.3")
+
+
+def describe(case: Case, options: Options) -> str:
+    """Say what was measured, for a title."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{options.threads} threads"
+    names = ", ".join(case.names)
+    return f"{names}; {case.images} pictures of {case.pixels} pixels, {where}, {options.pairs} pairs"
+
+
+def ratio_table(title: str, rates: dict[str, list[float]], target: str) -> Table:
+    """Return the medians, and the ratio of the first to the second over the pairs."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("", *rates, "ratio (range)", "target"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    ratios = [one / other for one, other in zip(*rates.values(), strict=True)]
+    shown = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    table.add_row("images/s", *(f"{statistics.median(found):.1f}" for found in rates.values()), shown, target)
+    return table
+
+
+def prepare(folder: Path, case: Case) -> tuple[list[Path], Artifact]:
+    """Write models and shards."""
+    return [save_model(folder / name, name) for name in case.names], write_shards(folder / "shards", case)
+
+
+def save_model(folder: Path, name: str) -> Path:
+    """Write a model of random weights in open_clip's own folder format."""
+    open_clip = import_open_clip()
+    torch.manual_seed(0)
+    model = open_clip.create_model(name)
+    folder.mkdir()
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    described = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": model.visual.preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    return folder
+
+
+def write_shards(folder: Path, case: Case) -> Artifact:
+    """Write shards as download_shards does, as far as embed_clip reads them."""
+    output = Output(str(folder), "download_shards", "bench")
+    pictures = [_resized(content, case.pixels) for content in make_pictures()]
+    for shard in range(SHARDS):
+        rows = range(shard, case.images, SHARDS)
+        with output.writing(f"shards/{shard:05d}.tar") as path, tarfile.open(path, "w") as tar:
+            for row in rows:
+                info = tarfile.TarInfo(f"{row:08d}.jpg")
+                info.size = len(pictures[row % len(pictures)])
+                tar.addfile(info, io.BytesIO(pictures[row % len(pictures)]))
+        output.finish_unit(f"{shard:05d}", {"rows": len(rows), "images": len(rows), "captioned": 0, "failures": {}})
+    return output
+
+
+def _resized(content: bytes, pixels: int) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(content)).resize((pixels, pixels)).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def embed(shards: Artifact, models: Sequence[Path], folder: Path, threads: int) -> float:
+    """Run the stage once and return the seconds that its shards took."""
+    config = EmbedClipConfig.model_validate(
+        {"clip": {"models": [{"kind": "folder", "path": str(path)} for path in models]}, "batch_size": BATCH}
+    )
+    timed = TimedMap(map_in_process)
+    gpus = 1.0 if torch.cuda.is_available() else 0.0
+    resources = GrantedResources(num_workers=1, cpus_per_worker=threads, gpus_per_worker=gpus)
+    context = StageContext(lambda event: None, timed, launch_in_process, resources)
+    embed_clip.run(config, {"download_shards": shards}, Output(str(folder), "embed_clip", "bench"), context)
+    return timed.seconds
+
+
+class ForwardPass:
+    """A model alone, over pictures that are ready for it."""
+
+    def __init__(self, folder: Path, images: int) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, _ = import_open_clip().create_model_from_pretrained(f"local-dir:{folder}")
+        self._model = model.eval().to(device)
+        side = model.visual.image_size
+        height, width = side if isinstance(side, tuple | list) else (side, side)
+        ready = torch.randn(images, 3, height, width)
+        self._batches = [batch.to(device) for batch in torch.split(ready, BATCH)]
+        self._device = device
+
+    @torch.inference_mode()
+    def seconds(self) -> float:
+        """Pass all pictures through once, in the arithmetic that the stage uses there."""
+        began = time.perf_counter()
+        with torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda"):
+            for batch in self._batches:
+                self._model.encode_image(batch).float().cpu()
+        return time.perf_counter() - began

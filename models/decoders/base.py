@@ -60,9 +60,37 @@ class Decoder(ConditionedModel):
         """Draw pictures told by CLIP text embeddings, too; a decoder that reads no text leaves them aside."""
         return self.sample(embeddings, seeds, sampling)
 
+    @property
+    def can_edit(self) -> bool:
+        """Whether the decoder draws by steps that a given picture can enter midway: see :meth:`edit`."""
+        return False
+
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         raise NotImplementedError
+
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Noise pictures in [-1, 1] to a strength, and denoise them under the embeddings (and texts, if it reads any).
+
+        0 gives the pictures back (up to what an autoencoder or a smaller resolution takes from them), 1 what
+        :meth:`sample` draws. Reference: SDEdit (Meng et al., arXiv 2108.01073).
+
+        Raises:
+            ValueError: the decoder cannot (:attr:`can_edit`), or the strength is not within 0 and 1.
+        """
+        raise ValueError(
+            f"Decoder.edit: found kind {self.config.kind}, which draws no picture by denoising: expected "
+            "pixel_diffusion, latent_diffusion or stable_diffusion"
+        )
 
 
 def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:

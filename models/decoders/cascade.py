@@ -75,7 +75,46 @@ class Cascade(Decoder):
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw one picture per embedding; every model draws noise of its own from a picture's seed."""
-        pictures = self.base.sample(embeddings, seeds, sampling)
+        return self._enlarged(self.base.sample(embeddings, seeds, sampling), embeddings, seeds, sampling)
+
+    @property
+    def reads_text(self) -> bool:
+        """As the first model; those that enlarge its pictures read none."""
+        return self.base.reads_text
+
+    @torch.no_grad()
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures of which the first model is told the text embeddings, too."""
+        pictures = self.base.sample_with_text(embeddings, text, seeds, sampling)
+        return self._enlarged(pictures, embeddings, seeds, sampling)
+
+    @property
+    def can_edit(self) -> bool:
+        """As the first model, whose pictures are edited before they are enlarged."""
+        return self.base.can_edit
+
+    @torch.no_grad()
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Edit the pictures at the first model's size, and enlarge what comes of it."""
+        side = self.base.config.resolution
+        small = nn.functional.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+        edited = self.base.edit(small, embeddings, seeds, sampling, strength=strength, text=text)
+        return self._enlarged(edited, embeddings, seeds, sampling)
+
+    def _enlarged(
+        self, pictures: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
         for level, upsampler in enumerate(self.upsamplers, start=1):
             own = [level_seed(seed, level) for seed in seeds]
             pictures = upsampler.sample(pictures, embeddings, own, sampling)  # type: ignore[operator]

@@ -1,6 +1,7 @@
 """Conditioning on a CLIP image embedding: standardization, the empty embedding, noise, tokens and layout.
 
-Symbols: z = raw CLIP image embedding; u = (z - mean) / std, its standardized form: [batch, embed].
+Symbols: z = raw CLIP image embedding; u = (z - mean) / std, its standardized form; v = the same of a CLIP text
+embedding: [batch, embed].
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,56 @@ class LayoutConfig:
     hidden: int
 
 
-class EmbeddingConditioner(ExactBuffers):
-    """Turns embeddings into what a network takes: a vector, tokens and a layout map."""
+class Standardized(ExactBuffers):
+    """Knows mean and deviation of the embeddings that it is given; they are saved with the weights."""
 
     mean: Tensor
     std: Tensor
+
+    def __init__(self, embed_dim: int) -> None:
+        """Start with statistics that leave embeddings as they are."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embed_dim))
+        self.register_buffer("std", torch.ones(embed_dim))
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize by these from now on; dimensions that never vary count as deviation 1."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+    def _scaled(self, embeddings: Float[Tensor, "batch embed"], like: Tensor) -> Float[Tensor, "batch embed"]:
+        return ((embeddings.float() - self.mean) / self.std).to(like.dtype)
+
+
+class TextTokens(Standardized):
+    """What a text says beside an image embedding, to be added to its tokens: W v, and W is 0 at first.
+
+    So a trained network is the same bit for bit until it has learned to read texts. No text is v = 0, which adds
+    nothing either.
+    """
+
+    def __init__(self, text_dim: int, *, num_tokens: int, token_dim: int) -> None:
+        """Begin with nothing to say."""
+        super().__init__(text_dim)
+        self._token_shape = (num_tokens, token_dim)
+        self.project = nn.Linear(text_dim, num_tokens * token_dim, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def standardize(self, text: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
+        """Return v = (text - mean) / std, computed in single precision; 0 for a row of NaN, which is no text."""
+        missing = text.isnan().any(dim=1, keepdim=True)
+        v = self._scaled(text.nan_to_num(), self.project.weight)
+        return v.masked_fill(missing, 0)
+
+    def forward(self, v: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch token width"]:
+        """Return what is to be added to the tokens."""
+        tokens: Tensor = self.project(v).unflatten(1, self._token_shape)
+        return tokens
+
+
+class EmbeddingConditioner(Standardized):
+    """Turns embeddings into what a network takes: a vector, tokens and a layout map."""
 
     def __init__(
         self,
@@ -38,26 +84,18 @@ class EmbeddingConditioner(ExactBuffers):
         embedding_noise: float = 0.0,
     ) -> None:
         """Start with statistics that leave embeddings as they are; ``num_tokens`` 0 makes no tokens."""
-        super().__init__()
+        super().__init__(embed_dim)
         self.empty_probability = empty_probability
         self.embedding_noise = embedding_noise
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
         self.empty = nn.Parameter(0.02 * torch.randn(embed_dim))
         self._token_shape = (num_tokens, token_dim)
         self.tokens = nn.Linear(embed_dim, num_tokens * token_dim) if num_tokens else None
         self._layout_shape = (layout.channels, layout.resolution, layout.resolution) if layout else ()
         self.layout = _layout_network(embed_dim, layout) if layout else None
 
-    @torch.no_grad()
-    def set_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize by these from now on; dimensions that never vary count as deviation 1."""
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
-
     def standardize(self, embeddings: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """Return u = (z - mean) / std, computed in single precision."""
-        return ((embeddings.float() - self.mean) / self.std).to(self.empty.dtype)
+        return self._scaled(embeddings, self.empty)
 
     def in_training(
         self,

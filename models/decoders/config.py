@@ -63,6 +63,8 @@ class PixelDecoderConfig:
     layout_resolution: int = 8
     layout_hidden: int = 512
     process: ProcessConfig = ProcessConfig()
+    text_dim: int = 0
+    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     empty_probability: float = 0.1
     """Share of embeddings replaced by the learned empty one, for classifier-free guidance."""
     embedding_noise: float = 0.0
@@ -85,6 +87,7 @@ class PixelDecoderConfig:
         fits = self.layout_resolution >= 1 and side % self.layout_resolution == 0
         require(self, "layout_resolution", fits or not self.layout_channels, f"a divisor of the U-Net's grid, {side}")
         require(self, "layout_hidden", self.layout_hidden >= 1, "1 or more")
+        require(self, "text_dim", self.text_dim >= 0, "0 or more")
         require(self, "empty_probability", 0.0 <= self.empty_probability < 1.0, "0 up to, not including, 1")
         require(self, "embedding_noise", self.embedding_noise >= 0.0, "0 or more")
 

@@ -1,26 +1,58 @@
 """What all decoders by diffusion share: the loss and the guided prediction, of pixels or of latents.
 
-Symbols: x_0 = what is noised, x_t = noisy: [batch, channel, row, column]; u = standardized embedding: [batch, embed].
+After training, a network may be fine-tuned on image and text embeddings together (Shifted Diffusion, arXiv 2211.15388;
+method section 3).
+
+Symbols: x_0 = what is noised, x_t = noisy: [batch, channel, row, column]; u = standardized image embedding, v = that of
+a text: [batch, embed].
 """
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.decoders.base import ConditionedModel, Embeddings
-from models.decoders.conditioning import EmbeddingConditioner
-from models.decoders.process import Pictures, Predictor, Process, Times, guided
+from models.decoders.base import ConditionedModel, Embeddings, require_seeds
+from models.decoders.conditioning import EmbeddingConditioner, TextTokens
+from models.decoders.process import Pictures, Predictor, Process, Start, Times, guided
+from models.decoders.sampling import DecoderSampling
+from models.noise import seeded_noise
 
 
 class Denoiser(ConditionedModel):
-    """A network that predicts the process's target from x_t, the time step and u: ``forward(x_t, timestep, u)``."""
+    """A network that predicts the process's target: ``forward(x_t, timestep, u, v)``; without texts, v is None."""
+
+    bounded: ClassVar[bool] = False
+    """Whether x_0 lies in [-1, 1], as pixels do and latents do not."""
 
     conditioner: EmbeddingConditioner
+    text: TextTokens | None
     process: Process
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of x_0."""
+        raise NotImplementedError
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
         self.conditioner.set_statistics(mean, std)
+
+    def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize text embeddings by these, where texts are read; they are saved with the weights."""
+        if self.text is not None:
+            self.text.set_statistics(mean, std)
+
+    def read_text(self, text: Embeddings | None) -> Embeddings | None:
+        """Return v of text embeddings; None where there are none, or the network reads no texts."""
+        return None if text is None or self.text is None else self.text.standardize(text)
+
+    def tokens(self, u: Embeddings, v: Embeddings | None) -> Float[Tensor, "batch token width"]:
+        """Return what the network attends to."""
+        tokens = self.conditioner.token_states(u)
+        return tokens if v is None or self.text is None else tokens + self.text(v)
 
     def to_noise(self, clean: Pictures) -> Pictures:
         """Return x_0 for what the loss is given: the same, unless latents are to be scaled."""
@@ -35,24 +67,80 @@ class Denoiser(ConditionedModel):
         time: Times,
         blur: Embeddings,
         dropout: Times,
+        text: Embeddings | None = None,
     ) -> Times:
         """Return every sample's denoising loss.
 
         ``noise`` on the pictures or latents and ``blur`` on the embeddings are standard normal, ``time`` and
-        ``dropout`` uniform in [0, 1); below the dropout's threshold an embedding becomes the empty one.
+        ``dropout`` uniform in [0, 1); below the dropout's threshold an embedding becomes the empty one, without text.
+        A row of ``text`` that holds no numbers (NaN) is no text.
         """
         x_0 = self.to_noise(clean)
-        u = self.conditioner.in_training(embeddings, blur, dropout)
+        u, v = self.conditioner.in_training(embeddings, blur, dropout), self.read_text(text)
         noisy, timestep = self.process.mix(x_0, noise, time)
-        return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+        if v is None:
+            return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
+        v = v.masked_fill((dropout < self.conditioner.empty_probability)[:, None], 0)
+        return self.process.loss(self(noisy, timestep, u, v), x_0, noise, time)
 
-    def predictor(self, embeddings: Embeddings, guidance_scale: float) -> Predictor:
+    def predictor(self, embeddings: Embeddings, guidance_scale: float, text: Embeddings | None = None) -> Predictor:
         """Return the prediction for these embeddings by x_t and time step; a scale other than 1 guides it."""
-        u = self.conditioner.standardize(embeddings)
+        u, v = self.conditioner.standardize(embeddings), self.read_text(text)
         if guidance_scale == 1.0:
-            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u)
-        both = self.conditioner.with_empty(u)
-        return guided(lambda x_t, timestep: self(x_t, timestep, both), guidance_scale)
+            return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u, v)
+        u = self.conditioner.with_empty(u)
+        v = None if v is None else torch.cat([v, torch.zeros_like(v)])
+        return guided(lambda x_t, timestep: self(x_t, timestep, u, v), guidance_scale)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        text: Embeddings | None = None,
+        start: Start | None = None,
+    ) -> Pictures:
+        """Draw x_0 from noise, or from a picture noised to a strength; each from its own embedding and seed alone."""
+        require_seeds(embeddings, seeds)
+        noise = seeded_noise(seeds, self.grid_shape, embeddings.device)
+        return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, start)
+
+    def solve(
+        self, predict: Predictor, noise: Pictures, sampling: DecoderSampling, start: Start | None = None
+    ) -> Pictures:
+        """Go from the noise to x_0 by the process's own solver."""
+        threshold = sampling.dynamic_threshold if self.bounded else None
+        return self.process.sample(
+            predict, noise, sampling.num_steps, bounded=self.bounded, dynamic_threshold=threshold, start=start
+        )
+
+
+class TextShape(Protocol):
+    """What a configuration says of the texts that its network reads."""
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the CLIP text embedding; 0: no texts are read."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the network attends to."""
+        ...
+
+    @property
+    def token_dim(self) -> int:
+        """Their width."""
+        ...
+
+
+def make_text_tokens(config: TextShape) -> TextTokens | None:
+    """Return what reads texts, if the network is to read any."""
+    if not config.text_dim:
+        return None
+    return TextTokens(config.text_dim, num_tokens=config.num_tokens, token_dim=config.token_dim)
 
 
 def joined_layout(grid: Pictures, layout: Pictures | None) -> Pictures:

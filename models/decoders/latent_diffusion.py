@@ -13,14 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.decoders.autoencoder import Autoencoder, make_autoencoder
-from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
-from models.decoders.denoiser import Denoiser, joined_layout
+from models.decoders.denoiser import Denoiser, joined_layout, make_text_tokens
 from models.decoders.latent_config import LatentDecoderConfig
 from models.decoders.latent_networks import make_network
-from models.decoders.process import make_process
+from models.decoders.process import Start, make_process
 from models.decoders.sampling import DecoderSampling
-from models.noise import seeded_noise
 
 Latents = Float[Tensor, "batch channel row column"]
 
@@ -43,26 +42,38 @@ class LatentDenoiser(Denoiser):
             empty_probability=config.empty_probability,
             embedding_noise=config.embedding_noise,
         )
+        self.text = make_text_tokens(config)
         self.process = make_process(config.process)
         self.network = make_network(config)
 
-    def forward(self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings) -> Latents:
-        """Predict the training target from x_t, the time step and the standardized embedding."""
+    def forward(
+        self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+    ) -> Latents:
+        """Predict the training target from x_t, the time step and the standardized embeddings."""
         grid = joined_layout(noisy.to(u.dtype), self.conditioner.layout_map(u))
-        prediction: Tensor = self.network(grid, timestep, u, self.conditioner.token_states(u))
+        prediction: Tensor = self.network(grid, timestep, u, self.tokens(u, v))
         return prediction.float()
 
     def to_noise(self, clean: Latents) -> Latents:
         """Return x_0 for the first stage's latents z."""
         return self.config.scale_factor * (clean.float() - self.config.shift)
 
-    @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents."""
+        return self.config.autoencoder.latent_shape
+
+    def sample(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        text: Embeddings | None = None,
+        start: Start | None = None,
+    ) -> Latents:
         """Draw latents z; each depends on its own embedding and seed alone."""
-        require_seeds(embeddings, seeds)
-        noise = seeded_noise(seeds, self.config.autoencoder.latent_shape, embeddings.device)
-        predict = self.predictor(embeddings, sampling.guidance_scale)
-        x_0 = self.process.sample(predict, noise, sampling.num_steps, bounded=False)
+        x_0 = self.draw(embeddings, seeds, sampling, text=text, start=start)
         return x_0 / self.config.scale_factor + self.config.shift
 
 
@@ -91,5 +102,39 @@ class LatentDecoder(Decoder):
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        latents = self.denoiser.sample(embeddings, seeds, sampling)
+        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text embeddings are a condition, too."""
+        return self.config.text_dim > 0
+
+    @torch.no_grad()
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
+        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling, text=text))
+
+    @property
+    def can_edit(self) -> bool:
+        """Latents of a picture can enter between noise and the end."""
+        return True
+
+    @torch.no_grad()
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
+        start = Start(self.denoiser.to_noise(self.autoencoder.encode(pictures)), strength)
+        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling, text=text, start=start))
+
+    def _pictures(self, latents: Latents) -> Images:
         return self.autoencoder.decode(latents).float().clamp(-1, 1)

@@ -6,6 +6,7 @@ The U-Net works on blocks of pixels (pixel unshuffle), and may see a layout map 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,17 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.config import HEAD_DIM, NORM_GROUPS, PixelDecoderConfig
-from models.decoders.denoiser import Denoiser, joined_layout
-from models.decoders.process import make_process
+from models.decoders.denoiser import Denoiser, joined_layout, make_text_tokens
+from models.decoders.process import Start, make_process
 from models.decoders.sampling import DecoderSampling
-from models.noise import seeded_noise
 
 
 class PixelDecoder(Denoiser, Decoder):
     """A U-Net that predicts pictures in [-1, 1] from noisy ones and an embedding."""
+
+    bounded: ClassVar[bool] = True
 
     config: PixelDecoderConfig
 
@@ -32,29 +34,60 @@ class PixelDecoder(Denoiser, Decoder):
         super().__init__()
         self.config = config
         self.conditioner = _make_conditioner(config)
+        self.text = make_text_tokens(config)
         self.process = make_process(config.process)
         self.unet = _build_unet(config)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
-    def forward(self, noisy: Images, timestep: Float[Tensor, "batch"], u: Embeddings) -> Images:
-        """Predict the training target from x_t, the time step and the standardized embedding."""
+    def forward(
+        self, noisy: Images, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+    ) -> Images:
+        """Predict the training target from x_t, the time step and the standardized embeddings."""
         factor = self.config.unshuffle
-        tokens, layout = self.conditioner.token_states(u), self.conditioner.layout_map(u)
+        tokens, layout = self.tokens(u, v), self.conditioner.layout_map(u)
         grid = joined_layout(F.pixel_unshuffle(noisy.to(u.dtype), factor), layout)
         grid = grid.contiguous(memory_format=torch.channels_last)
         prediction = self.unet(grid, timestep, tokens, class_labels=u, return_dict=False)[0]
         return F.pixel_shuffle(prediction, factor).float()
 
-    @torch.no_grad()
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a picture."""
+        return 3, self.config.resolution, self.config.resolution
+
+    @property
+    def can_edit(self) -> bool:
+        """A picture can enter between noise and the end."""
+        return True
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text embeddings are a condition, too."""
+        return self.config.text_dim > 0
+
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw one picture per embedding; a picture depends on its own embedding and seed alone."""
-        require_seeds(embeddings, seeds)
-        side = self.config.resolution
-        noise = seeded_noise(seeds, (3, side, side), embeddings.device)
-        predict = self.predictor(embeddings, sampling.guidance_scale)
-        drawn = self.process.sample(predict, noise, sampling.num_steps, dynamic_threshold=sampling.dynamic_threshold)
-        return drawn.clamp(-1, 1)
+        return self.draw(embeddings, seeds, sampling).clamp(-1, 1)
+
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
+        return self.draw(embeddings, seeds, sampling, text=text).clamp(-1, 1)
+
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Noise pictures to a strength, and denoise them under the embeddings."""
+        return self.draw(embeddings, seeds, sampling, text=text, start=Start(pictures, strength)).clamp(-1, 1)
 
 
 def _make_conditioner(config: PixelDecoderConfig) -> EmbeddingConditioner:

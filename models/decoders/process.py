@@ -11,6 +11,7 @@ SNR = a_t^2 / b_t^2; v = a_t eps - b_t x_0 (Salimans and Ho 2022).
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,37 @@ PREDICTION_TYPES: dict[Target, str] = {  # in diffusers' words
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 
 
+@dataclass(frozen=True)
+class Start:
+    """A picture to begin from, noised to a strength, instead of noise alone (SDEdit, Meng et al., arXiv 2108.01073)."""
+
+    x_0: Pictures
+    strength: float
+    """0: the picture as it is; 1: noise alone; between them it is rounded up to a whole step of the solver."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share of the way."""
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"Start.strength: found {self.strength!r}: expected 0 to 1")
+
+    def skipped(self, num_steps: int) -> int:
+        """Return how many of the solver's steps lie before the start."""
+        return num_steps - math.ceil(round(self.strength * num_steps, 6))
+
+
+def enter(
+    noise: Pictures, start: Start | None, num_steps: int, mixed: Callable[[Pictures, int], Pictures]
+) -> tuple[Pictures, int]:
+    """Return x_t where a solver begins, and the number of its first step; ``mixed`` noises a picture for a step.
+
+    At strength 1 that is the noise alone, though the first step of most schedules would leave a trace of the picture.
+    """
+    first = 0 if start is None else start.skipped(num_steps)
+    if start is None or first == 0:
+        return noise, 0
+    return (start.x_0 if first == num_steps else mixed(start.x_0, first)), first
+
+
 class Process(nn.Module):
     """A way to noise pictures, a training target, and the sampler that belongs to them."""
 
@@ -55,8 +87,9 @@ class Process(nn.Module):
         *,
         bounded: bool = True,
         dynamic_threshold: float | None = None,
+        start: Start | None = None,
     ) -> Pictures:
-        """Integrate from pure noise to a picture.
+        """Integrate from pure noise, or from where ``start`` says, to a picture.
 
         ``bounded`` holds predicted pictures in [-1, 1], for pixels, not for latents: by clipping, or, with a
         ``dynamic_threshold`` p, by :func:`threshold`.
@@ -86,13 +119,14 @@ class FlowSample(Process):
         *,
         bounded: bool = True,
         dynamic_threshold: float | None = None,
+        start: Start | None = None,
     ) -> Pictures:
         """Take Euler steps along (x_t - x_0) / t."""
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS)
         times = torch.linspace(1.0, 1.0 / num_steps, num_steps)
         scheduler.set_timesteps(sigmas=times.tolist(), device=noise.device)
-        x_t = noise
-        for t, timestep in zip(times.tolist(), scheduler.timesteps, strict=True):
+        x_t, first = enter(noise, start, num_steps, lambda x_0, step: torch.lerp(x_0, noise, float(times[step])))
+        for t, timestep in zip(times[first:].tolist(), scheduler.timesteps[first:], strict=True):
             x_0 = predict(x_t, timestep)
             x_0 = threshold(x_0, dynamic_threshold) if bounded else x_0
             x_t = scheduler.step((x_t - x_0) / t, timestep, x_t, return_dict=False)[0]
@@ -141,6 +175,7 @@ class Ddpm(ExactBuffers, Process):
         *,
         bounded: bool = True,
         dynamic_threshold: float | None = None,
+        start: Start | None = None,
     ) -> Pictures:
         """Take deterministic DDIM steps."""
         target = self._config.target
@@ -148,8 +183,10 @@ class Ddpm(ExactBuffers, Process):
             predict, target, bounded = self._thresholding(predict, dynamic_threshold), "sample", False
         scheduler = self._scheduler(target, clip=bounded)
         scheduler.set_timesteps(num_steps, device=noise.device)
-        x_t = noise
-        for timestep in scheduler.timesteps:
+        x_t, first = enter(
+            noise, start, num_steps, lambda x_0, step: self._mixed(x_0, noise, scheduler.timesteps[step])
+        )
+        for timestep in scheduler.timesteps[first:]:
             x_t = scheduler.step(predict(x_t, timestep.to(x_t.dtype)), timestep, x_t, return_dict=False)[0]
         return x_t
 
@@ -163,6 +200,10 @@ class Ddpm(ExactBuffers, Process):
                 return (x_t - (1 - abar).sqrt() * prediction) / abar.sqrt()
             case "velocity":
                 return abar.sqrt() * x_t - (1 - abar).sqrt() * prediction
+
+    def _mixed(self, pictures: Pictures, noise: Pictures, timestep: Tensor) -> Pictures:
+        abar = self.alphas_cumprod[timestep.long()].to(pictures.device)
+        return abar.sqrt() * pictures + (1 - abar).sqrt() * noise
 
     def _thresholding(self, predict: Predictor, share: float) -> Predictor:
         return lambda x_t, timestep: threshold(self.picture(predict(x_t, timestep), x_t, timestep), share)

@@ -15,14 +15,13 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.config import ProcessConfig
 from models.decoders.denoiser import Denoiser
-from models.decoders.process import Ddpm
+from models.decoders.process import Ddpm, Predictor, Start, enter
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion_config import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
-from models.noise import seeded_noise
 
 Latents = Float[Tensor, "batch channel row column"]
 
@@ -43,12 +42,15 @@ class StableDiffusionDenoiser(Denoiser):
             empty_probability=config.empty_probability,
             embedding_noise=config.embedding_noise,
         )
+        self.text = None
         self.process = _make_process(config)
         self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
 
-    def forward(self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings) -> Latents:
+    def forward(
+        self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+    ) -> Latents:
         """Predict what the checkpoint's scheduler says: the noise or the velocity."""
-        tokens = self.conditioner.token_states(u)
+        tokens = self.tokens(u, v)
         prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, return_dict=False)[0]
         return prediction.float()
 
@@ -56,15 +58,20 @@ class StableDiffusionDenoiser(Denoiser):
         """Return x_0 for the autoencoder's latents z."""
         return scaled(clean.float(), self.config)
 
-    @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Latents:
-        """Draw latents x_0 by Euler's method (Karras et al. 2022), each from its own embedding and seed alone."""
-        require_seeds(embeddings, seeds)
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents."""
+        return self.config.latent_shape
+
+    def solve(
+        self, predict: Predictor, noise: Latents, sampling: DecoderSampling, start: Start | None = None
+    ) -> Latents:
+        """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
         scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
-        scheduler.set_timesteps(sampling.num_steps, device=embeddings.device)
-        predict = self.predictor(embeddings, sampling.guidance_scale)
-        x_t: Tensor = seeded_noise(seeds, self.config.latent_shape, embeddings.device) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        scheduler.set_timesteps(sampling.num_steps, device=noise.device)
+        sigmas, widest = scheduler.sigmas.to(noise.device), scheduler.init_noise_sigma
+        x_t, first = enter(widest * noise, start, sampling.num_steps, lambda x_0, step: x_0 + sigmas[step] * noise)
+        for timestep in scheduler.timesteps[first:]:
             prediction = predict(scheduler.scale_model_input(x_t, timestep), timestep)
             x_t = scheduler.step(prediction, timestep, x_t, return_dict=False)[0]
         return x_t
@@ -95,7 +102,28 @@ class StableDiffusionDecoder(Decoder):
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        return decoded(self.vae, self.denoiser.sample(embeddings, seeds, sampling), self.config)
+        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling), self.config)
+
+    @property
+    def can_edit(self) -> bool:
+        """Latents of a picture can enter between noise and the end."""
+        return True
+
+    @torch.no_grad()
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
+        latents: Tensor = cast(Any, self.vae).encode(pictures).latent_dist.mode()
+        start = Start(self.denoiser.to_noise(latents), strength)
+        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling, start=start), self.config)
 
     @torch.no_grad()
     def prompt_embeddings(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,180 @@
+"""Noise to a strength, then denoise: the kinds that can, from the picture itself to a fresh one."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.decoders import DecoderSampling, PixelDecoderConfig, ProcessConfig
+from models.decoders.autoencoder_config import AutoencoderConfig
+from models.decoders.base import Decoder
+from models.decoders.cascade import Cascade
+from models.decoders.latent_config import LatentDecoderConfig, UNetShape
+from models.decoders.latent_diffusion import LatentDecoder
+from models.decoders.pixel_diffusion import PixelDecoder
+from models.decoders.stable_diffusion import StableDiffusionDecoder
+from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
+from models.decoders.upsampler import Upsampler
+from models.decoders.upsampler_config import UpsamplerConfig
+from stages.train_decoder.stable_diffusion.checkpoint import read_configs
+from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
+from tests.unit.models.decoders.stylegan2.factories import make_generator
+
+EMBED, COUNT = 12, 6
+SEEDS = list(range(COUNT))
+SAMPLING = DecoderSampling(num_steps=8)
+PROCESSES = {
+    "flow": ProcessConfig(),
+    "noise": ProcessConfig(path="ddpm", target="noise"),
+    "velocity": ProcessConfig(path="ddpm", target="velocity", zero_terminal_snr=True),
+}
+
+
+def pixel_decoder(process: str) -> Decoder:
+    small = {"embed_dim": EMBED, "resolution": 16, "unshuffle": 2, "channels": (32, 32), "token_dim": 16}
+    return PixelDecoder(PixelDecoderConfig(**small, layout_channels=0, process=PROCESSES[process]))
+
+
+def latent_decoder(process: str) -> LatentDecoder:
+    autoencoder = AutoencoderConfig(
+        kind="kl", resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False
+    )
+    small = {"embed_dim": EMBED, "token_dim": 16, "layout_channels": 0, "scale_factor": 0.5, "shift": 0.2}
+    network = UNetShape(channels=(32, 32))
+    return LatentDecoder(
+        LatentDecoderConfig(autoencoder=autoencoder, network=network, process=PROCESSES[process], **small)
+    )
+
+
+def stable_decoder(folder: Path) -> StableDiffusionDecoder:
+    parts = read_configs(str(save_tiny_stable_diffusion(folder / "checkpoint")))
+    return StableDiffusionDecoder(StableDiffusionDecoderConfig(embed_dim=EMBED, resolution=16, **parts))
+
+
+@pytest.fixture(params=["pixel-flow", "pixel-noise", "pixel-velocity", "latent-flow", "latent-noise", "stable"])
+def decoder(request: pytest.FixtureRequest, tmp_path: Path) -> Decoder:
+    torch.manual_seed(0)
+    kind, _, process = request.param.partition("-")
+    if kind == "stable":
+        return stable_decoder(tmp_path).eval()
+    return (pixel_decoder if kind == "pixel" else latent_decoder)(process).eval()
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> torch.Tensor:
+    return torch.randn(COUNT, EMBED, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    coarse = torch.rand(COUNT, 3, 4, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(16, 16), mode="nearest")
+
+
+def through_autoencoder(decoder: Decoder, pictures: torch.Tensor) -> torch.Tensor:
+    """Return what is left of pictures when nothing is done to them."""
+    with torch.no_grad():
+        match decoder:
+            case LatentDecoder():
+                return decoder.autoencoder.decode(decoder.autoencoder.encode(pictures)).clamp(-1, 1)
+            case StableDiffusionDecoder():
+                return decoder.vae.decode(decoder.vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
+            case _:
+                return pictures
+
+
+def entered(decoder: Decoder, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
+    """Return what of pictures is noised, and the network; latents are brought to unit variance first."""
+    with torch.no_grad():
+        match decoder:
+            case LatentDecoder():
+                latents = decoder.autoencoder.encode(pictures)
+                object.__setattr__(decoder.config, "scale_factor", 1 / float(latents.std()))
+                object.__setattr__(decoder.config, "shift", float(latents.mean()))
+                return decoder.denoiser.to_noise(latents), decoder.denoiser
+            case StableDiffusionDecoder():
+                latents = decoder.vae.encode(pictures).latent_dist.mode()
+                decoder.config.vae.update(scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean()))
+                return decoder.denoiser.to_noise(latents), decoder.denoiser
+            case _:
+                return pictures, decoder
+
+
+def test_from_the_picture_itself_to_a_fresh_draw(
+    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+) -> None:
+    def edited(strength: float) -> torch.Tensor:
+        return decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+
+    assert decoder.can_edit
+    torch.testing.assert_close(edited(0.0), through_autoencoder(decoder, pictures), atol=1e-5, rtol=0)
+    assert torch.equal(edited(1.0), decoder.sample(embeddings, SEEDS, SAMPLING))
+
+
+def test_the_noise_that_is_denoised_grows_with_the_strength(
+    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+) -> None:
+    """Random networks draw nothing to be compared, so the first x_t is looked at: less and less of the picture."""
+    seen: list[torch.Tensor] = []
+    start, denoiser = entered(decoder, pictures)
+    predicted = denoiser.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    closeness = []
+    for strength in (0.2, 0.4, 0.6, 0.8):
+        seen.clear()
+        decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+        closeness.append(float(torch.corrcoef(torch.stack([seen[0].flatten(), start.flatten()]))[0, 1]))
+        assert len(seen) == math.ceil(strength * SAMPLING.num_steps)
+    predicted.remove()
+    assert closeness == sorted(closeness, reverse=True)
+    assert closeness[0] > 0.5 > abs(closeness[-1])
+
+
+def test_a_picture_is_edited_by_its_own_seed_alone(
+    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+) -> None:
+    together = decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=0.5)
+    alone = decoder.edit(pictures[3:4], embeddings[3:4], [3], SAMPLING, strength=0.5)
+    torch.testing.assert_close(alone[0], together[3], atol=1e-3, rtol=0)
+    other = decoder.edit(pictures[3:4], embeddings[3:4], [4], SAMPLING, strength=0.5)
+    assert (other - alone).abs().max() > 1e-3
+
+
+def test_a_denoiser_that_knows_its_picture_leaves_the_source_step_by_step(
+    pictures: torch.Tensor, embeddings: torch.Tensor
+) -> None:
+    """With a network that is sure of another picture, the distance to the source grows with the strength."""
+    torch.manual_seed(0)
+    decoder = pixel_decoder("flow").eval()
+    known = pictures.flip(0)
+    decoder.register_forward_hook(lambda module, given, answer: 0.3 * known + 0.7 * given[0])
+    edits = [decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    moved = [float((edit - pictures).square().mean()) for edit in edits]
+    assert moved[0] == 0
+    assert moved == sorted(moved)
+    assert len(set(moved)) == len(moved)
+
+
+def test_a_cascade_edits_its_small_pictures(pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    level = UpsamplerConfig(embed_dim=EMBED, from_resolution=16, resolution=32, channels=(32,), blocks_per_level=1)
+    cascade = Cascade(pixel_decoder("flow"), [Upsampler(level)]).eval()
+    large = torch.nn.functional.interpolate(pictures, size=(32, 32), mode="nearest")
+    assert cascade.can_edit
+    kept, changed, fresh = (cascade.edit(large, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.5, 1.0))
+    assert kept.shape == (COUNT, 3, 32, 32)
+    assert torch.equal(fresh, cascade.sample(embeddings, SEEDS, SAMPLING))
+    assert not torch.equal(kept, changed)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1])
+def test_a_strength_is_a_share(strength: float, pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=f"strength: found {strength}: expected 0 to 1"):
+        pixel_decoder("flow").edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+
+
+def test_kinds_without_denoising_say_so(pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+    generator = make_generator(embed_dim=EMBED)
+    assert not generator.can_edit
+    with pytest.raises(ValueError, match="found kind stylegan2, which draws no picture by denoising"):
+        generator.edit(pictures, embeddings, SEEDS, SAMPLING, strength=0.5)

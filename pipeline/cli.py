@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from pipeline.generation.command import generate
+
 
 class _Commands(TyperGroup):
     """All commands: Ctrl-C ends any of them with the same words and exit code."""
@@ -159,26 +161,7 @@ def status(
     _show(_run_document(record) if as_json else stage_table(record))
 
 
-@app.command()
-def generate(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="a run's id or its beginning")],
-    out: Annotated[Path, typer.Option("--out", help="folder for the images")],
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to draw; may be repeated")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="an image to draw variations of")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="another seed gives another picture")] = 0,
-    store: Store = "workspace",
-    as_json: Json = False,
-) -> None:
-    """Draw images with a finished run's model."""
-    from pipeline.generation import generate_images
-
-    written = generate_images(_store(store), run_id, out, texts=prompt or [], file=prompts, image=image, seed=seed)
-    if as_json:
-        _print_json({"images": written})
-    else:
-        for entry in written:
-            typer.echo(f"{entry['path']}  {entry['prompt']}")
+app.command()(generate)
 
 
 @app.command()

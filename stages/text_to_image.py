@@ -15,9 +15,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from models.decoders.base import DecoderConfig, from_bytes, to_bytes
 from models.decoders.sampling import DecoderSampling
 from models.priors.config import PriorSampling, Sampler, Variance
 from models.priors.text import TextFeatures
+from models.similarity import block_cosine
 from stages.encoders.clip import ClipEncoder, Images
 from stages.encoders.text import TextEncoder
 from stages.sampling_clock import SamplingClock
@@ -38,8 +40,18 @@ class DecoderSampler(Protocol):
     """What is asked of a decoder."""
 
     @property
+    def config(self) -> DecoderConfig:
+        """What it is."""
+        ...
+
+    @property
     def reads_text(self) -> bool:
         """Whether pictures depend on text embeddings, too."""
+        ...
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether a picture can be noised to a strength, and denoised."""
         ...
 
     def sample(
@@ -52,6 +64,19 @@ class DecoderSampler(Protocol):
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Float[Tensor, "batch 3 height width"]:
         """Draw them for pairs of image and text embedding."""
+        ...
+
+    def edit(
+        self,
+        pictures: Float[Tensor, "batch 3 height width"],
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Noise pictures to a strength, and denoise them under the embeddings."""
         ...
 
 
@@ -136,6 +161,26 @@ class TextToImage:
         """The CLIP models."""
         return self._encoder.clip
 
+    @property
+    def batch_size(self) -> int:
+        """Pictures that are drawn at a time."""
+        return self._batch_size
+
+    @property
+    def decoder_kind(self) -> str:
+        """The kind of decoder."""
+        return self._decoder.config.kind
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the decoder is told texts, too."""
+        return self._decoder.reads_text
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether the decoder can noise a picture to a strength, and denoise it."""
+        return self._decoder.can_edit
+
     def with_settings(self, changes: Mapping[str, Any]) -> "TextToImage":
         """Return the same models with other settings."""
         settings = self.settings.replaced(changes)
@@ -176,18 +221,64 @@ class TextToImage:
     def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Pictures:
         """Return pictures for image embeddings; a decoder that reads texts is told the prompts, too."""
         text = self.encode(prompts) if prompts is not None and self._decoder.reads_text else None
+        return self.decode_told(embeddings, text, seeds)
 
-        def sample(start: int, end: int) -> Tensor:
-            given, own = embeddings[start:end].to(self._device), [2 * seed + 1 for seed in seeds[start:end]]
-            with self.clock.timing(len(given)):
-                if text is None:
-                    pictures = self._decoder.sample(given, own, self.settings.decoder)
-                else:
-                    told = text[start:end].to(self._device)
-                    pictures = self._decoder.sample_with_text(given, told, own, self.settings.decoder)
-            return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    def decode_told(self, embeddings: Embeddings, text: Embeddings | None, seeds: Sequence[int]) -> Pictures:
+        """Return pictures for image embeddings, and for text embeddings (NaN: no text) if the decoder reads any."""
 
-        return self._in_batches(sample, len(embeddings), seeds).numpy()
+        def sample(rows: slice, own: list[int]) -> Tensor:
+            given = embeddings[rows].to(self._device)
+            if text is None or not self._decoder.reads_text:
+                return self._decoder.sample(given, own, self.settings.decoder)
+            return self._decoder.sample_with_text(given, text[rows].to(self._device), own, self.settings.decoder)
+
+        return self._decoded(sample, len(embeddings), seeds)
+
+    def edit(
+        self,
+        pictures: Pictures,
+        embeddings: Embeddings,
+        text: Embeddings | None,
+        seeds: Sequence[int],
+        *,
+        strength: float,
+    ) -> Pictures:
+        """Noise pictures of the system's resolution to a strength, and denoise them under the embeddings.
+
+        Raises:
+            ValueError: the decoder cannot (:attr:`can_edit`).
+        """
+
+        def sample(rows: slice, own: list[int]) -> Tensor:
+            source = from_bytes(torch.from_numpy(pictures[rows])).to(self._device)
+            given, told = embeddings[rows].to(self._device), None if text is None else text[rows].to(self._device)
+            return self._decoder.edit(source, given, own, self.settings.decoder, strength=strength, text=told)
+
+        return self._decoded(sample, len(embeddings), seeds)
+
+    def move(
+        self, embeddings: Embeddings, sources: Sequence[str], targets: Sequence[str], strength: float
+    ) -> Embeddings:
+        """Return z + strength (f_txt(target) - f_txt(source)): image embeddings moved from one text towards another."""
+        return embeddings + strength * (self.encode(targets) - self.encode(sources))
+
+    def score(self, pictures: Pictures, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
+        """Return each picture's CLIP score with its prompt: 100 max(cos, 0), the cosine averaged over the models."""
+        starts = range(0, len(pictures), self._batch_size)
+        parts = [self.encoder.encode_images(pictures[start : start + self._batch_size]) for start in starts]
+        images = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
+        return 100 * block_cosine(images, self.encode(prompts), self.encoder.block_dims).clamp_min(0)
+
+    def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Pictures:
+        """Draw rows by ``sample``, batch by batch, and return them as bytes."""
+
+        def draw(start: int, end: int) -> Tensor:
+            own = [2 * seed + 1 for seed in seeds[start:end]]
+            with self.clock.timing(len(own)):
+                pictures = sample(slice(start, end), own)
+            return to_bytes(pictures)
+
+        return self._in_batches(draw, num, seeds).numpy()
 
     @torch.inference_mode()
     def _in_batches(self, sample: Callable[[int, int], Tensor], num: int, seeds: Sequence[int]) -> Tensor:

@@ -1,0 +1,1 @@
+"""``corgi generate``: the ways of making pictures with a finished run."""

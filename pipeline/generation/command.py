@@ -1,0 +1,75 @@
+"""The options of ``corgi generate``; heavy imports are inside, so that ``--help`` answers at once."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LARGEST_SEED = 2**53
+
+
+def generate(  # noqa: PLR0913  each option is one of the command line
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="a run's id or its beginning")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="folder for the images")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to draw; may be repeated")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="an image to draw variations of, or to edit")] = None,
+    variations: Annotated[int | None, typer.Option("--variations", min=1, help="of --image: how many; 1")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="an image file or a text: where a way begins")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="an image file or a text: where it ends")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="pictures on the way, both ends too; 8")] = None,
+    edit: Annotated[str | None, typer.Option("--edit", help="what --image is to show")] = None,
+    instead_of: Annotated[
+        str | None, typer.Option("--instead-of", help="what it shows now: moves its embedding by the texts' difference")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="of --edit: 0 to 1, 0.6; with --instead-of: any number, 1")
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option("--candidates", min=1, help="draw so many for each prompt, and keep the best by CLIP")
+    ] = None,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, help="of --candidates: how many; 1")] = None,
+    again: Annotated[
+        Path | None, typer.Option("--again", help="a picture that corgi drew, to be drawn again from its own file")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another picture; 0")
+    ] = None,
+    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
+) -> None:
+    """Draw images with a finished run's model.
+
+    From texts (--prompt, --prompts), as variations of an image (--image), on the way from one image or text to another
+    (--from, --to), or as an edit of an image (--image, --edit); and any such picture once more (--again).
+    """
+    from pipeline.generation.request import Request
+    from pipeline.store import Store
+
+    request = Request(
+        run=run_id, prompt=tuple(prompt or ()), prompts=prompts, image=image, variations=variations, start=start,
+        end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates, keep=keep,
+        again=again, seed=seed,
+    )  # fmt: skip
+    from pipeline.generation.draw import generate_images
+
+    found = Store(store)
+    found.check_format()
+    written = generate_images(found, request, out)
+    if as_json:
+        typer.echo(json.dumps({"images": written}, indent=1))
+    else:
+        for entry in written:
+            typer.echo(_line(entry))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    line = f"{entry['path']}  {entry['prompt']}"
+    if "clip_score" in entry:
+        line += f"  (CLIP score {entry['clip_score']:.2f})"
+    if "pixel_equal" in entry:
+        differs = f"differs by up to {entry['largest_difference']} of 255: another machine, device or version?"
+        line += "  (pixel-equal)" if entry["pixel_equal"] else f"  ({differs})"
+    return line

@@ -1,0 +1,135 @@
+"""What ``corgi generate`` is asked for: which way of making pictures, and which options go with it."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import UsageError
+
+Mode = Literal["text", "variation", "interpolation", "edit", "arithmetic", "again"]
+
+DEFAULT_STEPS = 8
+DEFAULT_STRENGTH = {"edit": 0.6, "arithmetic": 1.0}
+
+#: How each way is asked for, and what else it takes.
+_MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "text": ("--prompt TEXT or --prompts FILE", (), ("prompt", "prompts", "candidates", "keep", "seed", "run")),
+    "variation": ("--image FILE", ("image",), ("variations", "seed", "run")),
+    "interpolation": ("--from X --to Y", ("from", "to"), ("steps", "seed", "run")),
+    "edit": ("--image FILE --edit TEXT", ("image", "edit"), ("strength", "candidates", "keep", "seed", "run")),
+    "arithmetic": (
+        "--image FILE --edit TEXT --instead-of TEXT",
+        ("image", "edit", "instead_of"),
+        ("strength", "candidates", "keep", "seed", "run"),
+    ),
+    "again": ("--again FILE", ("again",), ()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of the command that say what is drawn; None or empty: not given."""
+
+    run: str | None = None
+    prompt: tuple[str, ...] = ()
+    prompts: Path | None = None
+    image: Path | None = None
+    variations: int | None = None
+    start: str | None = None
+    end: str | None = None
+    steps: int | None = None
+    edit: str | None = None
+    instead_of: str | None = None
+    strength: float | None = None
+    candidates: int | None = None
+    keep: int | None = None
+    again: Path | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UsageError: nothing is to be drawn, an option has no use in this way of drawing, or a number is impossible.
+        """
+        given, (asked, needed, taken) = self._given(), _MODES[self.mode]
+        missing = [name for name in needed if name not in given]
+        stray = [name for name in given if name not in (*needed, *taken)]
+        if missing:
+            raise UsageError(f"generate: found {asked} without {_words(missing)}; give {_words(needed)} together")
+        if stray:
+            also = f"; beside it go {_words([name for name in taken if name != 'run'])}" if taken else ""
+            raise UsageError(f"generate: {_words(stray)} has no use with {asked}{also}; leave it out")
+        if self.prompt and self.prompts:
+            raise UsageError("generate: found --prompt and --prompts; give one of them")
+        if self.mode != "again" and self.run is None:
+            raise UsageError("generate: no RUN was named; give a run's id or its beginning (corgi status shows all)")
+        self._check_numbers()
+
+    @property
+    def mode(self) -> Mode:
+        """Which way of drawing is asked for.
+
+        Raises:
+            UsageError: none is.
+        """
+        if self.again is not None:
+            return "again"
+        if self.start is not None or self.end is not None:
+            return "interpolation"
+        if self.instead_of is not None:
+            return "arithmetic"
+        if self.edit is not None:
+            return "edit"
+        if self.image is not None:
+            return "variation"
+        if self.prompt or self.prompts is not None:
+            return "text"
+        raise UsageError(
+            f"generate: nothing to draw; give one of {', '.join(asked for asked, _, _ in _MODES.values())}"
+        )
+
+    @property
+    def first_seed(self) -> int:
+        """The first picture's seed."""
+        return self.seed or 0
+
+    @property
+    def num_candidates(self) -> int:
+        """Pictures that are drawn for each prompt."""
+        return self.candidates or 1
+
+    @property
+    def num_kept(self) -> int:
+        """Pictures that are kept of them."""
+        return self.keep or 1
+
+    @property
+    def used_strength(self) -> float:
+        """The strength of an edit."""
+        return DEFAULT_STRENGTH[self.mode] if self.strength is None else self.strength
+
+    def _given(self) -> list[str]:
+        names = {"start": "from", "end": "to"}
+        held = {names.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        return [name for name, value in held.items() if value is not None and value != ()]
+
+    def _check_numbers(self) -> None:
+        if self.num_kept > self.num_candidates:
+            raise UsageError(
+                f"--keep: found {self.num_kept} of {self.num_candidates} candidates; give at most that, or more with "
+                "--candidates"
+            )
+        if self.strength is None:
+            return
+        share = 0.0 <= self.strength <= 1.0
+        if self.mode == "edit" and not share:
+            raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (drawn anew)")
+        if not math.isfinite(self.strength):
+            raise UsageError(f"--strength: found {self.strength}; give a finite number, such as 1")
+
+
+def _words(names: tuple[str, ...] | list[str]) -> str:
+    words = ["RUN" if name == "run" else f"--{name.replace('_', '-')}" for name in names]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

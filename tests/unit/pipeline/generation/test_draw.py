@@ -1,0 +1,219 @@
+"""Every way of drawing with a tiny run: what comes out, and that it can be made again from its own file."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import UsageError
+from pipeline.generation.draw import generate_images
+from pipeline.generation.request import Request
+from pipeline.store import Store
+from stages.artifacts import Output
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig, FolderClip
+from stages.model_files import save_model
+from tests.factories import save_picture, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.unit.models.decoders.stylegan2.factories import make_generator
+
+RUN = "tiny-12345678"
+SIDE = 32
+
+
+def make_store(folder: Path, *, stylegan: bool = False) -> Store:
+    clip = save_tiny_clip(folder / "clip")
+    save_tiny_prior(folder / "store/artifacts/train_prior/tiny", clip)
+    decoder = folder / "store/artifacts/train_decoder/tiny"
+    save_tiny_decoder(decoder, clip, resolution=SIDE)
+    if stylegan:
+        encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)))
+        generator = make_generator(embed_dim=encoder.embed_dim)
+        config = {"model": generator.config.to_dict(), "clip": encoder.identities}
+        save_model(Output(str(decoder), "train_decoder", "tiny"), "decoder", generator, config)
+    section = {
+        "clip": {"models": [{"kind": "folder", "path": str(clip)}]},
+        "prompts": {"kind": "list", "texts": ["a red star"]},
+        "prior": {"num_steps": 2}, "decoder": {"num_steps": 4}, "batch_size": 4,
+    }  # fmt: skip
+    trained = ("train_prior", "train_decoder")
+    config = {"name": "tiny", "generate": section, "reuse": {stage: {"config": "other.yaml"} for stage in trained}}
+    store = Store(str(folder / "store"))
+    store.write_run(RUN, {
+        "run": RUN, "name": "tiny", "started": "1", "config": config, "config_path": "tiny.yaml",
+        "artifacts": dict.fromkeys(trained, "x"),
+        "plan": {stage: {"fingerprint": "tiny"} for stage in trained} | {"generate": {"fingerprint": "g1"}},
+    })  # fmt: skip
+    return store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def draw(store: Store, out: Path, **options: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    entries = generate_images(store, Request(run="tiny", **options), out)
+    return entries, [pixels(Path(entry["path"])) for entry in entries]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "text": {"prompt": ("a red star", "a blue ring", "a small cross", "green", "a", "the top"), "seed": 5},
+    "variation": {"image": "cat", "variations": 3},
+    "interpolation": {"start": "cat", "end": "a small blue ring at the top left", "steps": 3, "seed": 2},
+    "edit": {"image": "cat", "edit": "a red star", "candidates": 3, "keep": 2, "strength": 0.5},
+    "arithmetic": {"image": "cat", "edit": "a red star", "instead_of": "a blue ring", "strength": 1.5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp_path: Path, way: str) -> None:
+    options = {name: str(cat) if value == "cat" else value for name, value in WAYS[way].items()}
+    entries, pictures = draw(store, tmp_path, **options)
+    assert [entry["mode"] for entry in entries] == [way] * len(entries)
+    assert len(entries) == {"text": 6, "variation": 3, "interpolation": 3, "edit": 2, "arithmetic": 1}[way]
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    last = Path(entries[-1]["path"])
+    with Image.open(last) as image:
+        about = image.info
+    assert about["run"] == RUN
+    assert about["seed"] == str(entries[-1]["seed"])
+    assert about["prompt"] == entries[-1]["prompt"]
+    assert json.loads(about["settings"])["decoder_steps"] == 4
+    (again,) = generate_images(store, Request(again=last), tmp_path / "again")
+    assert again["pixel_equal"]
+    assert np.array_equal(pixels(Path(again["path"])), pictures[-1])
+    with Image.open(again["path"]) as image:
+        assert image.info == about
+
+
+def test_a_way_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
+    _, way = draw(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
+    _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",), seed=4)
+    _, (variation,) = draw(store, tmp_path / "v", image=cat, seed=4)
+    assert np.abs(way[0] - star).max() <= 1  # batches of other sizes round differently
+    assert np.abs(way[-1] - variation).max() <= 1
+    assert np.abs(way[1] - star).max() > 1 < np.abs(way[1] - variation).max()
+
+
+def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Path) -> None:
+    prompts = ("a red star", "a blue ring")
+    entries, _ = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
+    scores = [entry["clip_score"] for entry in entries]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert sorted(entry["seed"] for entry in entries) == list(range(6))
+    best, _ = draw(store, tmp_path / "best", prompt=prompts, candidates=3)
+    assert [(e["prompt"], e["seed"]) for e in best] == [(entries[n]["prompt"], entries[n]["seed"]) for n in (0, 3)]
+
+
+def test_an_edit_goes_from_the_image_to_a_fresh_picture(store: Store, cat: Path, tmp_path: Path) -> None:
+    _, (kept,) = draw(store, tmp_path / "0", image=cat, edit="a red star", strength=0.0)
+    _, (fresh,) = draw(store, tmp_path / "1", image=cat, edit="a red star", strength=1.0)
+    _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",))
+    with Image.open(cat) as image:
+        middle = image.crop((10, 0, 50, 40)).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    assert np.array_equal(kept, np.asarray(middle).astype(int))
+    assert np.array_equal(fresh, star)
+
+
+def test_arithmetic_of_nothing_is_a_variation(store: Store, cat: Path, tmp_path: Path) -> None:
+    words = {"image": cat, "edit": "a red star", "instead_of": "a blue ring"}
+    _, (still,) = draw(store, tmp_path / "0", strength=0.0, **words)
+    _, (moved,) = draw(store, tmp_path / "1", **words)
+    _, (variation,) = draw(store, tmp_path / "v", image=cat)
+    assert np.array_equal(still, variation)
+    assert not np.array_equal(moved, variation)
+
+
+def bomb() -> bytes:
+    """Return a PNG that says it has 20,000 x 20,000 pixels."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""), b"IEND")
+    parts = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_pictures_of_any_sort_are_taken(store: Store, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    color = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    color.save(tmp_path / "plain.png")
+    color.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
+    color.convert("CMYK").save(tmp_path / "cmyk.tif")
+    color.convert("L").save(tmp_path / "grey.png")
+    color.convert("RGBA").save(tmp_path / "rgba.png")
+    Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    save_picture(tmp_path / "dot.png", size=(1, 1))
+    names = ("plain.png", "turned.png", "cmyk.tif", "grey.png", "rgba.png", "deep.png", "dot.png")
+    drawn = {name: draw(store, tmp_path / "out", image=tmp_path / name)[1][0] for name in names}
+    for same, as_this in (("turned.png", "plain.png"), ("rgba.png", "plain.png"), ("deep.png", "grey.png")):
+        assert np.array_equal(drawn[same], drawn[as_this])
+    assert not np.array_equal(drawn["grey.png"], drawn["plain.png"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("bomb.png", bomb(), r"--image .*bomb\.png: the picture is too large"),
+        ("words.png", b"no picture", r"--image .*words\.png: the picture cannot be decoded"),
+        ("missing.png", None, r"--image .*missing\.png: cannot be read \(No such file"),
+    ],
+    ids=["bomb", "words", "missing"],
+)
+def test_what_is_no_picture_is_told(store: Store, tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        draw(store, tmp_path / "out", image=tmp_path / name)
+
+
+def test_a_ribbon_and_a_wrong_path_are_told(store: Store, tmp_path: Path) -> None:
+    ribbon = save_picture(tmp_path / "ribbon.png", size=(1, 2000))
+    with pytest.raises(UsageError, match=r"has 1 x 2000 pixels; allowed are sides of at most 32 to 1"):
+        draw(store, tmp_path, image=ribbon)
+    with pytest.raises(UsageError, match=r"--from: there is no file nothing\.png"):
+        draw(store, tmp_path, start="nothing.png", end="a star")
+    entries, _ = draw(store, tmp_path, start="a " * 300, end="a star", steps=2)  # no file has so long a name
+    assert len(entries) == 2
+
+
+def test_a_decoder_that_cannot_denoise_says_what_can_be_done(tmp_path: Path, cat: Path) -> None:
+    store = make_store(tmp_path, stylegan=True)
+    with pytest.raises(UsageError, match=r"of kind stylegan2, which draws no picture by denoising; .*add --instead-of"):
+        draw(store, tmp_path / "out", image=cat, edit="a red star")
+    entries, _ = draw(store, tmp_path / "out", image=cat, edit="a red star", instead_of="a blue ring")
+    assert len(entries) == 1
+
+
+def test_drawing_again_needs_a_picture_of_a_run_that_is_there(store: Store, cat: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its text fields say not how it was made"):
+        generate_images(store, Request(again=cat), tmp_path)
+    with pytest.raises(UsageError, match="cannot be read as a PNG"):
+        generate_images(store, Request(again=tmp_path / "missing.png"), tmp_path)
+    entries, _ = draw(store, tmp_path, prompt=("a red star",))
+    other = make_store_without_runs(tmp_path / "other")
+    with pytest.raises(UsageError, match=rf"drawn by the run {RUN}, which the store .* has not; runs there: none yet"):
+        generate_images(other, Request(again=Path(entries[0]["path"])), tmp_path)
+
+
+def make_store_without_runs(folder: Path) -> Store:
+    store = Store(str(folder))
+    store.open_for_writing()
+    return store

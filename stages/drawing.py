@@ -136,7 +136,8 @@ class _Embedder:
             case VariationRecipe():
                 return self._end(recipe.image, recipe.seed)
             case InterpolationRecipe():
-                return self._between(*(self._end(end, recipe.seed) for end in (recipe.start, recipe.end)), recipe.share)
+                start, end = (self._end(one, recipe.seed) for one in (recipe.start, recipe.end))
+                return self._between(start, end, recipe.share)
             case EditRecipe():
                 return self._imagined(recipe.prompt, recipe.seed)
             case ArithmeticRecipe():

@@ -72,7 +72,7 @@ def _best(system: TextToImage, groups: Sequence[Group]) -> Iterator[tuple[np.nda
         own = drawn[first : first + len(group.recipes)]
         first += len(own)
         told = [_told(recipe, one.place) for recipe, one in zip(group.recipes, own, strict=True)]
-        order = range(len(own))
+        order = list(range(len(own)))
         if len(own) > 1:
             scores = system.score(np.stack([one.picture for one in own]), [told_of["prompt"] for told_of in told])
             told = [{**row, "clip_score": round(float(score), 4)} for row, score in zip(told, scores, strict=True)]
@@ -120,7 +120,7 @@ def _read_drawn(file: Path) -> tuple[dict[str, str], np.ndarray]:
     try:
         with Image.open(file, formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("RGB"))
-            return {key: value for key, value in image.info.items() if isinstance(value, str)}, pixels
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}, pixels
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"--again: {file} cannot be read as a PNG ({error}); give a picture that corgi drew") from None
 

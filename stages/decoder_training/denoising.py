@@ -24,7 +24,7 @@ class DenoisingLoss(nn.Module):
         """Return the denoising loss of each sample."""
         clean = from_bytes(batch["images"]) if "images" in batch else batch["latents"]
         draws = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
-        return {"loss": self.denoiser.loss(clean, batch["embeddings"], **draws)}
+        return {"loss": self.denoiser.loss(clean, batch["embeddings"], text=batch.get("text"), **draws)}
 
 
 def denoiser_of(model: nn.Module) -> Denoiser:

@@ -79,12 +79,12 @@ class DecoderTask(ABC):
             cache_bytes=int(self.config.cache_gigabytes * 1e9),
             threads=torch.get_num_threads(),
         )
-        sizes = np.array(self.data.sizes)
+        sizes = np.array(self.sizes())
         num_held = max(1, min(self.config.held_out_images, int(sizes.sum()) // 10))
         held = np.clip(num_held - (np.cumsum(sizes) - sizes), 0, sizes)  # the first rows of the first shards
         self._first_row = held
         places = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(held)]
-        self._held_out: Places = np.concatenate(places)
+        self._held_out: Places = self.rows_at(np.concatenate(places))
         self._order = SampleOrder((sizes - held).tolist(), self.data.window_size, self.config.seed)
         self.check_data()
 
@@ -112,7 +112,15 @@ class DecoderTask(ABC):
         """Read the part's samples, and draw their random numbers."""
         places = self._order.at(part.positions)
         places[:, 1] += self._first_row[places[:, 0]]
-        return self.batch(places, part)
+        return self.batch(self.rows_at(places), part)
+
+    def sizes(self) -> list[int]:
+        """Return how many images of each shard are trained on, held-out ones among them."""
+        return self.data.sizes
+
+    def rows_at(self, places: Places) -> Places:
+        """Return the (shard, row) places of images that are counted among those trained on: the same, if all are."""
+        return places
 
     def read(self, places: Places) -> Batch:
         """Read pictures, as bytes [count, height, width, 3], and embeddings [count, embed]."""

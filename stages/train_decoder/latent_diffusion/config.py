@@ -7,8 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 from models.decoders.autoencoder_config import AutoencoderConfig
 from models.decoders.latent_config import LatentDecoderConfig, TransformerShape, UNetShape
 from stages.contract import ConfigModel
-from stages.decoder_training.config import PictureTrainingConfig
 from stages.decoder_training.process import ProcessSection
+from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 
 
@@ -59,7 +59,7 @@ class ConditioningSection(ConfigModel):
     embedding_noise: float = Field(0.1, ge=0, description="noise on embeddings in training, in their deviations")
 
 
-class LatentDiffusionConfig(PictureTrainingConfig):
+class LatentDiffusionConfig(TextTunedConfig):
     """Train a diffusion on the latents that encode_latents made by the autoencoder of train_autoencoder.
 
     The pictures' resolution is the autoencoder's; ``resolution`` has to say the same.
@@ -106,6 +106,7 @@ class LatentDiffusionConfig(PictureTrainingConfig):
         return LatentDecoderConfig(
             embed_dim=embed_dim,
             autoencoder=autoencoder,
+            text_dim=embed_dim if self.text else 0,
             scale_factor=scale_factor,
             shift=shift,
             network=self.network.shape(),

@@ -13,11 +13,12 @@ from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denois
 from stages.errors import InputFault
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
+from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.task import Batch, BatchPart
 
 
 @dataclass
-class LatentDiffusionTask(EncodedTask):
+class LatentDiffusionTask(TextTunedTask, EncodedTask):
     """Trains a latent-diffusion decoder."""
 
     config: LatentDiffusionConfig

@@ -6,8 +6,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from models.decoders.config import PixelDecoderConfig
 from stages.contract import ConfigModel
-from stages.decoder_training.config import PictureTrainingConfig
 from stages.decoder_training.process import ProcessSection
+from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 
 
@@ -28,7 +28,7 @@ class PixelUNetConfig(ConfigModel):
     gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
 
 
-class PixelDiffusionConfig(PictureTrainingConfig):
+class PixelDiffusionConfig(TextTunedConfig):
     """Train a pixel-diffusion decoder on all images."""
 
     stage: ClassVar[str] = "train_decoder"
@@ -61,5 +61,9 @@ class PixelDiffusionConfig(PictureTrainingConfig):
             ValueError: the network cannot be built at this resolution.
         """
         return PixelDecoderConfig(
-            embed_dim=embed_dim, resolution=self.resolution, process=self.process.settings(), **dict(self.network)
+            embed_dim=embed_dim,
+            resolution=self.resolution,
+            text_dim=embed_dim if self.text else 0,
+            process=self.process.settings(),
+            **dict(self.network),
         )

@@ -9,13 +9,13 @@ from models.decoders.base import Decoder
 from models.decoders.pixel_diffusion import PixelDecoder
 from models.noise import SeededNoise
 from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
-from stages.decoder_training.task import DecoderTask
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.task import Batch, BatchPart
 
 
 @dataclass
-class PixelDiffusionTask(DecoderTask):
+class PixelDiffusionTask(TextTunedTask):
     """Trains a pixel-diffusion decoder."""
 
     config: PixelDiffusionConfig

@@ -14,8 +14,8 @@ from models.decoders.vq_config import VQDecoderConfig
 from models.noise import SeededNoise
 from stages.decoder_training.task import Places
 from stages.latents import Kind
+from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.first_stage import EncodedTask
-from stages.train_decoder.vq_autoregressive.captions import CaptionRows
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
@@ -49,7 +49,7 @@ class VQAutoregressiveTask(EncodedTask):
 
     @cached_property
     def _texts(self) -> CaptionRows:
-        return CaptionRows(self.inputs["embed_clip"], self.data.names, self.config.captions)
+        return CaptionRows(self.inputs["embed_clip"], self.data.names, self.config.captions, where="condition")
 
     @property
     def _reads_text(self) -> bool:

@@ -1,0 +1,86 @@
+"""Captions' embeddings by (shard, row), for the images whose captions may be used."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from stages.artifacts import Artifact
+from stages.captions import CaptionsConfig, select_captioned
+from stages.embeddings import kept_rows, load_captioned_rows, open_text_rows
+from stages.errors import InputFault
+
+KEPT_SHARDS = 64
+TextRows = Float[np.ndarray, "rows embed"]
+
+
+class CaptionRows:
+    """Embeddings of images' first captions; NaN where there is none, or where it may not be used."""
+
+    def __init__(self, embeddings: Artifact, shards: Sequence[str], captions: CaptionsConfig, *, where: str) -> None:
+        """Take the shards' names in their order; nothing is read yet. ``where`` names the option that asks for them."""
+        self._embeddings, self._names, self._captions, self._where = embeddings, shards, captions, where
+        self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._load)
+        self._rows = lru_cache(maxsize=KEPT_SHARDS)(self._usable)
+
+    def read(self, places: Int[np.ndarray, "rows 2"]) -> TextRows:
+        """Return the embeddings at the (shard, row) places, in their order."""
+        return np.stack([self._shard(shard)[row] for shard, row in places.tolist()])
+
+    def sizes(self) -> list[int]:
+        """Return how many images of each shard have a caption that may be used.
+
+        Raises:
+            InputFault: none has.
+        """
+        sizes = [len(self._rows(shard)) for shard in range(len(self._names))]
+        self._require_some(sum(sizes))
+        return sizes
+
+    def rows_at(self, places: Int[np.ndarray, "rows 2"]) -> Int[np.ndarray, "rows 2"]:
+        """Return the (shard, row) places of captioned images that are counted among such images alone."""
+        rows = [[shard, self._rows(shard)[number]] for shard, number in places.tolist()]
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+    def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
+        """Return mean and deviation of all usable captions, by dimension, in one pass over the files.
+
+        Raises:
+            InputFault: there is none.
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for name in self._names:
+            rows = load_captioned_rows(self._embeddings, name, self._captions).text.astype(np.float64)
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
+        self._require_some(count)
+        mean = np.asarray(total / count)
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+
+    def _require_some(self, count: int) -> None:
+        if not count:
+            raise InputFault(
+                f"train_decoder.{self._where}: no image has a caption that may be used: expected some, to learn from "
+                "texts: raise captions.fraction, or train without texts"
+            )
+
+    def _usable(self, shard: int) -> Int[np.ndarray, " images"]:
+        """Return the rows of a shard with a caption that may be used, ascending, as :func:`load_keys` counts them."""
+        name = self._names[shard]
+        table = pq.read_table(
+            self._embeddings.local(f"metadata/metadata_{name}.parquet"), columns=["key", "has_caption"]
+        )
+        usable = select_captioned(table["key"].to_pylist(), self._captions)
+        usable &= np.asarray(table["has_caption"].to_pylist(), dtype=bool)
+        kept = kept_rows(self._embeddings, name)
+        return np.flatnonzero(usable if kept is None else usable[kept])
+
+    def _load(self, shard: int) -> TextRows:
+        name = self._names[shard]
+        stored, kept = open_text_rows(self._embeddings, name), kept_rows(self._embeddings, name)
+        rows: TextRows = np.array(stored if kept is None else stored[kept], dtype=np.float32)
+        told = np.zeros(len(rows), dtype=bool)
+        told[self._rows(shard)] = True
+        rows[~told] = np.nan
+        return rows

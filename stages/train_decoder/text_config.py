@@ -1,0 +1,54 @@
+"""The option of decoders by diffusion to be tuned on image and text embeddings together."""
+
+from typing import Any
+
+from pydantic import Field
+
+from stages.captions import CaptionsConfig
+from stages.contract import ConfigModel, ExternalPath
+from stages.decoder_training.config import PictureTrainingConfig
+from stages.errors import InputFault
+
+MODEL_FILES = ("config.json", "model.safetensors")
+
+
+class TextTuning(ConfigModel):
+    """Which decoder to go on with, and how it learns from texts."""
+
+    start: ExternalPath = Field(
+        description="folder of the trained decoder: config.json and model.safetensors, as in decoder/ of an artifact "
+        "of train_decoder"
+    )
+    text_dropout: float = Field(0.1, ge=0, lt=1, description="share of texts left out, so that images alone still do")
+
+
+class TextTunedConfig(PictureTrainingConfig):
+    """What the kinds are told that can be tuned so."""
+
+    text: TextTuning | None = Field(
+        None, description="go on with a trained decoder on the captioned images, told texts too; none: train on all "
+        "images, told nothing but their embeddings",
+    )  # fmt: skip
+    captions: CaptionsConfig = Field(CaptionsConfig(), description="text: which captions are read")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; captions count where they are read."""
+        identity = super().identity()
+        if self.text is None:
+            del identity["text"], identity["captions"]
+        return identity
+
+    def check(self) -> None:
+        """Look whether the decoder to start from is there.
+
+        Raises:
+            InputFault: it is not.
+        """
+        if self.text is None:
+            return
+        missing = [name for name in MODEL_FILES if not (self.text.start / name).is_file()]
+        if missing:
+            raise InputFault(
+                f"train_decoder.text.start: {self.text.start} has no {' and no '.join(missing)}: expected the folder "
+                "decoder/ of a train_decoder artifact (`corgi status RUN --json` shows where artifacts lie)"
+            )

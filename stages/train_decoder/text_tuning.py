@@ -1,0 +1,135 @@
+"""Go on with a trained decoder on image and text embeddings together (Shifted Diffusion, arXiv 2211.15388).
+
+The decoder begins as it is, bit for bit: what texts add to its tokens is 0 at first. It learns from captioned images
+alone. Images without text are still drawn, as some texts are left out in training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.artifacts import Artifact
+from stages.decoder_training.denoising import denoiser_of
+from stages.decoder_training.task import DecoderTask, Places
+from stages.embeddings import clip_identity
+from stages.errors import InputFault
+from stages.model_files import load_model_config, load_model_state
+from stages.train_decoder.captions import CaptionRows
+from stages.train_decoder.text_config import TextTunedConfig, TextTuning
+from stages.training.randomness import sample_uniform
+from stages.training.task import Batch, BatchPart
+
+#: What may change in a decoder's configuration without changing what its weights mean.
+_FREE = frozenset({"text_dim", "gradient_checkpointing", "empty_probability", "embedding_noise"})
+_TEXT = "text"
+_FIRST_STAGE = "autoencoder."
+
+
+@dataclass
+class TextTunedTask(DecoderTask):
+    """Trains from random weights on all images; or, where ``text`` says so, tunes a trained decoder to read texts."""
+
+    config: TextTunedConfig
+
+    @property
+    def _tuning(self) -> TextTuning:
+        if self.config.text is None:
+            raise ValueError("train_decoder.text: found none: expected a decoder to start from")
+        return self.config.text
+
+    @cached_property
+    def _texts(self) -> CaptionRows:
+        return CaptionRows(self.inputs["embed_clip"], self.data.names, self.config.captions, where="text")
+
+    @cached_property
+    def _text_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._texts.statistics()
+
+    def sizes(self) -> list[int]:
+        """Return how many images of each shard are trained on: all, or the captioned ones."""
+        return super().sizes() if self.config.text is None else self._texts.sizes()
+
+    def rows_at(self, places: Places) -> Places:
+        """Return the rows of places that are counted among the images trained on."""
+        return super().rows_at(places) if self.config.text is None else self._texts.rows_at(places)
+
+    def build_model(self) -> nn.Module:
+        """Make the model; one that is to read texts goes on from the trained decoder, statistics included."""
+        if self.config.text is None:
+            return super().build_model()
+        model = self.make_model()
+        known = self._load_start(self.decoder_of(model))
+        if not known:
+            mean, std = self._text_statistics
+            denoiser_of(model).set_text_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        return model
+
+    def batch(self, places: Places, part: BatchPart) -> Batch:
+        """Join what is read with random numbers, and the captions' embeddings; some are left out (NaN)."""
+        batch = dict(super().batch(places, part))
+        if self.config.text is not None:
+            left_out = sample_uniform(self.config.seed, part, "caption") < self.config.text.text_dropout
+            text = torch.from_numpy(self._texts.read(places))
+            batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
+        return batch
+
+    def draw_samples(self, model: nn.Module, places: Places) -> Tensor:
+        """Draw a picture in [-1, 1] for the embeddings of each place."""
+        if self.config.text is None:
+            return super().draw_samples(model, places)
+        embeddings, text = (
+            torch.from_numpy(rows).to(self.place.device)
+            for rows in (self.data.embeddings(places), self._texts.read(places))
+        )
+        settings, seeds = self.config.samples.settings(), list(range(len(places)))
+        return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
+
+    def _load_start(self, decoder: nn.Module) -> bool:
+        """Give the decoder the trained one's weights; return whether that one reads texts already.
+
+        Raises:
+            InputFault: it is another kind of decoder, or of other embeddings.
+        """
+        source = Artifact(str(self._tuning.start.parent), "train_decoder", "start")
+        folder, where = self._tuning.start.name, f"train_decoder.text.start: {self._tuning.start}"
+        found = load_model_config(source, folder)
+        self._require_same(found, where)
+        state, own = load_model_state(source, folder), decoder.state_dict()
+        new = {name for name in own.keys() - state.keys() if _TEXT not in name.split(".")}
+        other = {
+            name
+            for name in state.keys() & own.keys()
+            if state[name].shape != own[name].shape
+            or (name.startswith(_FIRST_STAGE) and not torch.equal(state[name], own[name].cpu()))
+        }
+        if new or other or state.keys() - own.keys():
+            odd = sorted(new | other | (state.keys() - own.keys()))[0]
+            raise InputFault(
+                f"{where}: its weights are not those of this decoder ({odd} differs): expected a decoder of this "
+                "configuration, and of the same first stage where it has one: name another, or change train_decoder"
+            )
+        decoder.load_state_dict(state, strict=False)
+        return bool(found["model"].get("text_dim"))
+
+    def _require_same(self, found: Mapping[str, Any], where: str) -> None:
+        clips = [
+            [clip["digest"] for clip in clips] for clips in (found["clip"], clip_identity(self.inputs["embed_clip"]))
+        ]
+        if clips[0] != clips[1]:
+            raise InputFault(
+                f"{where}: it takes embeddings of other CLIP models than embed_clip makes: expected the same: name a "
+                "decoder that was trained on them"
+            )
+        before, now = found["model"], self.record()
+        changed = [name for name in now if name not in _FREE and before.get(name) != cast(Any, now[name])]
+        if changed:
+            name = changed[0]
+            raise InputFault(
+                f"{where}: {name} is {before.get(name)!r} there, and {now[name]!r} here: expected the same: set "
+                "train_decoder as it was when that decoder was trained (extends: its experiment)"
+            )

@@ -1,0 +1,149 @@
+"""A trained decoder goes on with texts: from where it was, bit for bit, on captioned images alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from models.decoders import DecoderSampling
+from models.decoders.base import Decoder
+from stages.artifacts import Artifact, Output
+from stages.errors import InputFault
+from stages.train_decoder.config import TrainDecoderConfig
+from stages.train_decoder.stage import make_task, run
+from stages.train_decoder.text_tuning import TextTunedTask
+from stages.trained_models import load_decoder
+from stages.training.task import BatchPart, Place
+from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
+from tests.unit.stages.train_decoder.test_encoded_stages import make_inputs
+
+CPU = Place(0, 1, torch.device("cpu"))
+SAMPLING = DecoderSampling(num_steps=3, guidance_scale=1.5)
+KINDS: dict[str, dict[str, Any]] = {
+    "pixel": {
+        "kind": "pixel_diffusion",
+        "network": {"unshuffle": 4, "channels": [32], "layout_channels": 4, "layout_resolution": 4, "token_dim": 16},
+    },
+    "latent": {
+        "kind": "latent_diffusion",
+        "network": {"kind": "unet", "channels": [32]},
+        "conditioning": {"num_tokens": 2, "layout_channels": 4, "layout_resolution": 4, "layout_hidden": 16,
+                         "token_dim": 16},
+    },
+}  # fmt: skip
+
+
+def config(kind: str, **changes: Any) -> Any:
+    section = {
+        "resolution": SIDE,
+        "training": {"num_steps": 4, "batch_size": 4, "learning_rate": 0.01, "warmup_steps": 1, "ema_decay": 0.0},
+        "samples": {"num_images": 2, "num_steps": 2},
+        **KINDS[kind],
+    }
+    return TypeAdapter(TrainDecoderConfig).validate_python(section | changes)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    return make_inputs(tmp_path_factory.mktemp("inputs"), "kl")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(kind: str, inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Output:
+    return train(config(kind), inputs, tmp_path_factory.mktemp(kind))
+
+
+def train(settings: Any, inputs: dict[str, Artifact], folder: Path) -> Output:
+    output = Output(str(folder), "train_decoder", "f")
+    run(settings, {name: inputs[name] for name in settings.inputs}, output, context())
+    return output
+
+
+def tuned(kind: str, trained: Artifact, **changes: Any) -> Any:
+    return config(kind, text={"start": trained.path("decoder"), **changes.pop("text", {})}, **changes)
+
+
+def task_of(settings: Any, inputs: dict[str, Artifact]) -> TextTunedTask:
+    task = make_task(settings, inputs)
+    task.setup(CPU)
+    assert isinstance(task, TextTunedTask)
+    return task
+
+
+def told(decoder: Decoder, text: float) -> torch.Tensor:
+    embeddings = torch.linspace(-1, 1, 2 * DIM).reshape(2, DIM)
+    return decoder.sample_with_text(embeddings, torch.full((2, DIM), text), [1, 2], SAMPLING)
+
+
+def test_at_first_it_is_the_trained_decoder_bit_for_bit(
+    kind: str, trained: Output, inputs: dict[str, Artifact]
+) -> None:
+    task = task_of(tuned(kind, trained), inputs)
+    decoder, before = task.decoder_of(task.build_model()), load_decoder(trained)[0]
+    assert decoder.reads_text
+    assert not before.reads_text
+    expected = told(before, 0.0)
+    for text in (-1.0, 0.5, float("nan")):
+        assert torch.equal(told(decoder, text), expected)
+    kept, own = before.state_dict(), decoder.state_dict()
+    assert all(torch.equal(own[name], kept[name]) for name in kept)
+
+
+def test_it_learns_to_read_texts_and_is_loaded_as_such(
+    kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    output = train(tuned(kind, trained), inputs, tmp_path)
+    decoder, _ = load_decoder(output)
+    assert decoder.reads_text
+    assert not torch.equal(told(decoder, -1.0), told(decoder, 1.0))
+    assert torch.equal(told(decoder, float("nan")), decoder.sample(*no_text(), SAMPLING))
+    on = task_of(tuned(kind, output), inputs)  # one that reads texts goes on as it is
+    assert torch.equal(told(on.decoder_of(on.build_model()), 1.0), told(decoder, 1.0))
+
+
+def no_text() -> tuple[torch.Tensor, list[int]]:
+    return torch.linspace(-1, 1, 2 * DIM).reshape(2, DIM), [1, 2]
+
+
+def test_only_captioned_images_are_seen_with_their_own_captions(
+    kind: str, trained: Output, inputs: dict[str, Artifact]
+) -> None:
+    task = task_of(tuned(kind, trained, text={"text_dropout": 0.0}), inputs)
+    captioned = (sum(SIZES) + 1) // 2  # every other one
+    assert sum(task.sizes()) == captioned
+    batch = task.prepare(BatchPart(0, 0, captioned, captioned))
+    np.testing.assert_allclose(batch["text"], -batch["embeddings"], atol=1e-3)  # captions are their images' negatives
+    few = task_of(tuned(kind, trained, captions={"fraction": 0.4}), inputs)
+    assert 0 < sum(few.sizes()) < captioned
+
+
+def test_a_share_of_texts_is_left_out(kind: str, trained: Output, inputs: dict[str, Artifact]) -> None:
+    task = task_of(tuned(kind, trained, text={"text_dropout": 0.5}), inputs)
+    missing = task.prepare(BatchPart(0, 0, 64, 64))["text"].isnan().all(1).float().mean()
+    assert 0.2 < missing < 0.8
+
+
+def test_what_does_not_fit_is_told(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    smaller = KINDS[kind]["network"] | {"channels": [64]}
+    with pytest.raises(InputFault, match=r"text\.start: .*there, and .* here: expected the same"):
+        task_of(tuned(kind, trained, network=smaller), inputs).build_model()
+    with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
+        task_of(tuned(kind, trained, captions={"fraction": 0.0}), inputs)
+    with pytest.raises(InputFault, match=r"text\.start: .* has no config\.json and no model\.safetensors"):
+        config(kind, text={"start": tmp_path}).check()
+    tuned(kind, trained).check()
+
+
+def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> None:
+    few = {"captions": {"fraction": 0.3}}
+    assert config(kind, **few).identity() == config(kind).identity()
+    assert "text" not in config(kind).identity()
+    assert tuned(kind, trained, **few).identity() != tuned(kind, trained).identity()

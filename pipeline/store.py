@@ -5,6 +5,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from stages.errors import StageError
 from stages.storage import in_words, is_local, is_remote, open_address
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
+_READS_AT_ONCE = 16
 
 FORMAT = 1
 """Raised whenever an older corgi could not read what this one writes."""
@@ -95,8 +97,9 @@ class Store:
         """
         try:
             found = self._read_json("store.json")
-        except FileNotFoundError:
-            self._check_bucket()
+        except FileNotFoundError as error:
+            if "bucket does not exist" in str(error):  # S3's words; elsewhere it shows when the store is opened
+                raise self._unusable(error, "cannot be read") from error
             return
         except ValueError as error:
             raise UsageError(f"store: {self.uri}/store.json cannot be read ({error}); is this a corgi store?") from None
@@ -108,18 +111,9 @@ class Store:
                 f"version reads and writes format {FORMAT}; use another store=… or the version that made it"
             )
 
-    def _check_bucket(self) -> None:
-        """Tell a store that is still to be made from one that has no place to be made in."""
-        fs, root = self._fs_and_root
-        bucket = root.partition("/")[0]  # of a file system without buckets nothing: there, paths begin with a slash
-        try:
-            found = not bucket or is_local(fs) or fs.exists(bucket)
-        except Exception as error:
-            raise self._unusable(error, "cannot be read") from error
-        if not found:
-            raise UsageError(f"store: {self.uri}: there is no bucket {bucket!r}; create it, or correct store=…")
-
     def _unusable(self, error: Exception, what: str) -> UsageError:
+        if isinstance(error, UsageError):
+            return error
         if is_remote(self.uri):
             return UsageError(f"store: {self.uri} {what}: {in_words(error)}")
         if isinstance(error, OSError):
@@ -175,15 +169,19 @@ class Store:
         """Return a run's record, or None where there is none."""
         try:
             record: dict[str, Any] = self._read_json(f"runs/{run}/run.json")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
             return None
         return record
 
     def runs(self) -> Iterator[dict[str, Any]]:
         """Yield all run records, the latest started first."""
-        fs, root = self._fs_and_root
-        found = fs.glob(f"{root}/runs/*/run.json")
-        records = [json.loads(content) for content in fs.cat(found).values()] if found else []
+        try:
+            folders = self._fs_and_root[0].ls(self._path("runs"), detail=False)
+        except FileNotFoundError:
+            return
+        names = [str(folder).rstrip("/").rpartition("/")[2] for folder in folders]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
+            records = [record for record in pool.map(self.read_run, names) if record is not None]
         yield from sorted(records, key=lambda record: str(record["started"]), reverse=True)
 
     def find_run(self, name: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -58,9 +59,17 @@ class Artifact:
         return bool(self._fs_and_root[0].exists(self.path(name)))
 
     def glob(self, pattern: str) -> list[str]:
-        """List the files that match, as sorted names relative to the artifact."""
-        fs, root = self._fs_and_root
-        return sorted(str(found)[len(root) + 1 :] for found in fs.glob(f"{root}/{pattern}"))
+        """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
+
+        A listing that fails is an error here; fsspec's own glob would take it for an empty one, and work would be lost.
+        """
+        folder, slash, names = pattern.rpartition("/")
+        try:
+            listed = self._fs_and_root[0].ls(self.path(folder) if slash else self._fs_and_root[1], detail=False)
+        except FileNotFoundError:
+            return []
+        found = (str(path).rstrip("/").rpartition("/")[2] for path in listed)
+        return sorted(f"{folder}{slash}{name}" for name in found if fnmatchcase(name, names))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading bytes.

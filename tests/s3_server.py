@@ -46,6 +46,12 @@ class S3Server:
         options = {"endpoint_url": self.endpoint, "key": "test-access-key", "secret": "test-secret-key"}
         return fsspec.filesystem("s3", **options, use_listings_cache=False, skip_instance_cache=True)
 
+    def contents(self, uri: str) -> dict[str, bytes]:
+        """Return all objects below an address, by their names there."""
+        fs = self.file_system()
+        found = fs.find(uri)
+        return {name[len(uri.removeprefix("s3://")) + 1 :]: fs.cat_file(name) for name in found}
+
     def uri(self, name: str = "") -> str:
         """Return an address that nobody else uses."""
         return f"s3://{self.bucket}/{name or uuid.uuid4().hex}"

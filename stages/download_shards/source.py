@@ -4,12 +4,12 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
 from stages.download_shards.config import FolderSource, HuggingfaceSource, Source, UrlListSource, WebdatasetSource
-from stages.download_shards.rows import make_rows
+from stages.download_shards.rows import make_rows, on_disk
 from stages.errors import InputFault, nearest
 from stages.storage import explaining, is_remote, open_address
 
@@ -57,14 +57,14 @@ def read_table(file: str, kind: str) -> pa.Table:
 
 
 def read_url_list(source: UrlListSource) -> pa.Table:
-    """Read the whole list as rows (see :mod:`stages.download_shards.rows`).
+    """Read the whole list as rows (see :mod:`stages.download_shards.rows`), one file in memory at a time.
 
     Raises:
         InputFault: as for :func:`check_source`, or the list is empty.
     """
     check_source(source)
     kind = list_format(source)
-    tables = [_as_rows(read_table(file, kind), source) for file in list_files(source)]
+    tables = [on_disk(_as_rows(read_table(file, kind), source)) for file in list_files(source)]
     rows = pa.concat_tables(tables, promote_options="permissive")
     if rows.num_rows == 0:
         raise InputFault(f"download_shards.source.path: {source.path} lists no address: give a list with at least one")
@@ -78,7 +78,8 @@ def list_files(source: UrlListSource) -> list[str]:
         InputFault: there is none.
     """
     fs, root = open_address(source.path)
-    if fs.isfile(root):
+    kind = _kind_of(source)
+    if kind == "file":
         return [source.path]
     pattern = f"*.{list_format(source)}"
     if is_remote(source.path):
@@ -86,7 +87,7 @@ def list_files(source: UrlListSource) -> list[str]:
     else:
         found = [str(file) for file in Path(root).glob(pattern)]
     if not found:
-        what = f"no {pattern} file in it" if fs.isdir(root) else "there is no such file or folder"
+        what = f"no {pattern} file in it" if kind else "there is no such file or folder"
         raise InputFault(f"download_shards.source.path: {source.path}: {what}: give the file that lists the addresses")
     return sorted(found)
 
@@ -95,7 +96,9 @@ def list_format(source: UrlListSource) -> str:
     """Return the list's format, as configured or by suffix; a folder without a format is one of parquet files."""
     name = source.path.rstrip("/").rpartition("/")[2]
     suffix = Path(name).suffix.lstrip(".").lower()
-    found = source.format or (suffix if suffix in _FORMATS else "parquet" if _is_folder(source) else suffix)
+    found = source.format or (
+        suffix if suffix in _FORMATS else "parquet" if _kind_of(source) == "directory" else suffix
+    )
     if found not in _FORMATS:
         raise InputFault(
             f"download_shards.source.path: {name} does not say its format: allowed are "
@@ -104,9 +107,14 @@ def list_format(source: UrlListSource) -> str:
     return found
 
 
-def _is_folder(source: UrlListSource) -> bool:
+def _kind_of(source: UrlListSource) -> Literal["file", "directory"] | None:
+    """Return what is at the path; fsspec's own isfile and isdir would take an error for a no."""
     fs, root = open_address(source.path)
-    return bool(fs.isdir(root))
+    try:
+        found: Literal["file", "directory"] = fs.info(root)["type"]
+    except FileNotFoundError:
+        return None
+    return found
 
 
 @contextlib.contextmanager

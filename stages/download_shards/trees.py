@@ -98,15 +98,22 @@ class RemoteTree:
 
     def exists(self) -> bool:
         """Tell whether the top is a folder."""
-        return bool(self._fs.isdir(self._root))
+        return self._kind_of(self._root) == "directory"
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a file."""
-        return bool(self._fs.isfile(f"{self._root}/{name}"))
+        return self._kind_of(f"{self._root}/{name}") == "file"
 
     def address(self, name: str) -> str:
         """Return where a file lies."""
         return f"{self._address}/{name}"
+
+    def _kind_of(self, path: str) -> str | None:
+        """Return what is at the path; fsspec's own isfile and isdir would take an error for a no."""
+        try:
+            return str(self._fs.info(path)["type"])
+        except FileNotFoundError:
+            return None
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files, in any order."""

@@ -49,10 +49,12 @@ def corgi(*words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = Non
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def run_and_kill(when: Callable[[], bool], *overrides: str, sign: int = signal.SIGKILL) -> int:
+def run_and_kill(
+    when: Callable[[], bool], *overrides: str, sign: int = signal.SIGKILL, env: dict[str, str] | None = None
+) -> int:
     """Start the smoke experiment, send the signal as soon as ``when`` holds, and return the exit code."""
     command = [*CORGI, "run", str(SMOKE), *overrides]
-    environment = clean_environment()
+    environment = clean_environment() | (env or {})
     with subprocess.Popen(
         command,
         cwd=ROOT,

@@ -17,7 +17,7 @@ import pandas as pd
 from stages.artifacts import Artifact
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
 from stages.errors import ArtifactError
-from stages.model_files import CONFIG, WEIGHTS
+from stages.model_files import files_of
 from stages.text_to_image import SamplingSettings, TextToImage, encode_png
 from stages.trained_models import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
 
@@ -76,8 +76,8 @@ def write_bundle(
 
 
 def _gather_model(artifact: Artifact, name: str, folder: Path) -> None:
-    (folder / name).mkdir(parents=True)
-    for file in (CONFIG, WEIGHTS):
+    for file in files_of(artifact, name):
+        (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
 
 

@@ -53,10 +53,16 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
     With super-resolution models, the smallest first, it is a cascade that ends with them.
 
     Raises:
-        ArtifactError: the models do not belong together.
+        ArtifactError: its configuration or its weights are not of this version, or the models do not belong together.
     """
     config = load_model_config(artifact, DECODER)
-    decoder = make_decoder(config["model"])
+    try:
+        decoder = make_decoder(config["model"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{artifact.path(DECODER)}: the decoder's configuration cannot be read ({error}): expected one of this "
+            f"version: delete the artifact {artifact.uri} and train anew"
+        ) from error
     _load_weights(decoder, artifact, DECODER)
     clips: Clips = config["clip"]
     if not upsamplers:

@@ -39,6 +39,8 @@ class DecoderTask(ABC):
     """
 
     folder: ClassVar[str] = "decoder"
+    parts: ClassVar[Mapping[str, str]] = {}
+    """Files that the task itself writes into the folder before, and that hold the weights of a prefix."""
 
     config: PictureTrainingConfig
     inputs: Mapping[str, Artifact]
@@ -172,4 +174,4 @@ class DecoderTask(ABC):
             "clip": clip_identity(self.inputs["embed_clip"]),
             "sampling": sampling,
         }
-        save_model(output, self.folder, self.saved_module(model), record)
+        save_model(output, self.folder, self.saved_module(model), record, parts=self.parts)

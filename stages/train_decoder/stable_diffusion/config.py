@@ -33,7 +33,7 @@ class StableDiffusionConfig(PictureTrainingConfig):
     """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
 
     stage: ClassVar[str] = "train_decoder"
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
 
     kind: Literal["stable_diffusion"]
     path: Annotated[ExternalPath | None, RuntimeOnly()] = Field(

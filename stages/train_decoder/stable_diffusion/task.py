@@ -2,9 +2,10 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from peft import LoraConfig
 from torch import nn
@@ -30,6 +31,11 @@ LORA = "decoder/lora"
 @dataclass
 class StableDiffusionTask(EncodedTask):
     """Fine-tunes a Stable Diffusion checkpoint."""
+
+    parts: ClassVar[Mapping[str, str]] = {
+        "denoiser.unet.": "pipeline/unet/diffusion_pytorch_model.safetensors",
+        "vae.": "pipeline/vae/diffusion_pytorch_model.safetensors",
+    }
 
     config: StableDiffusionConfig
 
@@ -92,8 +98,7 @@ class StableDiffusionTask(EncodedTask):
         """Take the checkpoint's U-Net, with low-rank additions where they are asked for."""
         unet = load_unet(self.config.source)
         if isinstance(self.config.tuning, LoraTuning):
-            unet.requires_grad_(False)
-            unet.add_adapter(_lora_config(self.config.tuning))
+            low_rank(unet, self.config.tuning)
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return DenoisingLoss(StableDiffusionDenoiser(self.shape, unet))
@@ -118,21 +123,25 @@ class StableDiffusionTask(EncodedTask):
         return to_bytes(decoded(self.vae, scaled(latents, self.shape), self.shape).cpu()).numpy()
 
     def save(self, model: nn.Module, output: Output) -> None:
-        """Write the decoder's folder, and beside it what diffusers loads: a whole pipeline, and the additions."""
+        """Write what diffusers loads, a whole pipeline and the additions, and of the decoder what that has not."""
         if isinstance(self.config.tuning, LoraTuning):
             save_lora(cast(nn.Module, _denoiser(model).unet), output, LORA)
             model = _merged(model)
-        super().save(model, output)
         save_pipeline(self.config.source, _denoiser(model).unet, output, PIPELINE)
+        super().save(model, output)
 
 
 def _denoiser(model: nn.Module) -> StableDiffusionDenoiser:
     return cast(StableDiffusionDenoiser, denoiser_of(model))
 
 
-def _lora_config(tuning: LoraTuning) -> LoraConfig:
+def low_rank(unet: Any, tuning: LoraTuning) -> None:
+    """Freeze a U-Net and put low-rank additions into it, which are what is trained."""
     alpha = tuning.rank if tuning.alpha is None else tuning.alpha
-    return LoraConfig(r=tuning.rank, lora_alpha=alpha, target_modules=list(tuning.layers), init_lora_weights="gaussian")
+    unet.requires_grad_(False)
+    unet.add_adapter(
+        LoraConfig(r=tuning.rank, lora_alpha=alpha, target_modules=list(tuning.layers), init_lora_weights="gaussian")
+    )
 
 
 def _merged(model: nn.Module) -> nn.Module:

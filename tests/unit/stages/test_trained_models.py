@@ -12,8 +12,9 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, TextStatesConfig
 from stages.encoders.text import make_text_encoder
 from stages.errors import ArtifactError, InputFault
+from stages.model_files import load_model_config, load_model_state, save_model
 from stages.text_to_image import SamplingSettings, TextToImage
-from stages.trained_models import load_prior, load_text_to_image
+from stages.trained_models import load_decoder, load_prior, load_text_to_image
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
 SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=1, decoder_guidance=1.0)
@@ -106,3 +107,17 @@ def test_a_prior_without_states_needs_no_t5(world: World, tmp_path: Path) -> Non
     prior = save_tiny_prior(tmp_path, world.clip)
     system = load_text_to_image(world.clips, prior, world.decoder, SETTINGS)
     assert np.isfinite(system.imagine(PROMPTS, [0, 1, 2]).numpy()).all()
+
+
+def test_a_decoder_of_another_kind_or_version_is_told(world: World, tmp_path: Path) -> None:
+    saved = load_model_config(world.decoder, "decoder")
+    output = Output(str(tmp_path), "train_decoder", "other")
+    shape = {"embed_dim": 16, "resolution": 32, "channels": [8, 8], "patch_size": 2}
+    for model, fault in (
+        ({"kind": "stylegan2", **shape}, "the weights do not fit the configuration beside them .*train anew"),
+        ({**saved["model"], "kind": "painting"}, "decoder's configuration cannot be read .*'painting'.*train anew"),
+        ({**saved["model"], "depth": 3}, "decoder's configuration cannot be read .*'depth'.*train anew"),
+    ):
+        save_model(output, "decoder", load_model_state(world.decoder, "decoder"), {**saved, "model": model})
+        with pytest.raises(ArtifactError, match=fault):
+            load_decoder(output)

@@ -19,6 +19,7 @@ from stages.encode_latents.config import EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode_latents
 from stages.errors import InputFault
 from stages.events import Event
+from stages.model_files import CONFIG, WEIGHTS, files_of, load_model_state
 from stages.runner import run_stage
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stage import run
@@ -91,6 +92,12 @@ def test_full_tuning_learns_and_diffusers_draws_the_same_pictures(
     assert len(changed) == len(before)
     assert not list((tmp_path / "decoder").rglob("*.bin"))
 
+    stored = load_file(tmp_path / "decoder/model.safetensors")
+    assert {name.split(".")[1] for name in stored} == {"conditioner"}  # U-Net and autoencoder lie in the pipeline alone
+    wanted = {CONFIG, WEIGHTS, "pipeline/unet/diffusion_pytorch_model.safetensors"}
+    assert wanted < set(files_of(output, "decoder"))
+    in_pipeline = (len(after), len(load_file(tmp_path / "decoder/pipeline/vae/diffusion_pytorch_model.safetensors")))
+    assert len(load_model_state(output, "decoder")) == len(stored) + sum(in_pipeline)
     decoder, clips = load_decoder(output)
     assert isinstance(decoder, StableDiffusionDecoder)
     assert clips[0]["digest"] == "d"

@@ -59,15 +59,29 @@ def validate(config: Config, overrides: Overrides = None, as_json: Json = False)
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="also weights, memory per GPU by ZeRO stage, epochs")] = False,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="with --sizes: GPUs that ZeRO splits over")] = None,
+    as_json: Json = False,
+) -> None:
     """Show what a run would do: each stage done, partial or new, and why."""
     from pipeline.report import plan_document, plan_table
 
     experiment = _open(config, overrides)
+    found = None
+    if sizes:
+        from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
+
+        found = stage_sizes(experiment.config, experiment.plan, experiment.store, gpus)
     if as_json:
-        _print_json(plan_document(experiment.plan))
-    else:
-        _console(stderr=False).print(plan_table(experiment.plan))
+        document = plan_document(experiment.plan)
+        _print_json(document if found is None else document | {"sizes": sizes_document(found)})
+        return
+    _console(stderr=False).print(plan_table(experiment.plan))
+    if found is not None:
+        _console(stderr=False).print(sizes_table(found))
 
 
 @app.command()

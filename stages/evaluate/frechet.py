@@ -53,7 +53,7 @@ def distance_by_inception(
         metric = FrechetInceptionDistance(feature=INCEPTION_FEATURES, feature_extractor_weights_path=str(weights)).to(
             device
         )
-    except (RuntimeError, OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputFault(
             f"evaluate.features.path: {weights} cannot be used ({reason}): expected the weights that torch-fidelity "

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from models.scenes import Scene, make_scenes, render_scenes
+from models.similarity import frechet_distance
 from stages.artifacts import Artifact, Output
 from stages.contract import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
+from stages.errors import InputFault
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
 from stages.events import Event, Picture
@@ -102,6 +104,57 @@ def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_p
     source = drawn(tmp_path / "g", {"prior": true_pictures}, clip, with_scenes=False)
     other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "judge", seed=5)),))
     metrics = judge(tmp_path / "e", clip, source, judge=other).metrics
-    assert set(metrics) == {"clip_score/conditioning", "clip_score/judge"}
+    assert set(metrics) == {"clip_score/conditioning", "clip_score/judge"}  # no Fréchet distance: nothing is true
     assert metrics["clip_score/conditioning"] != metrics["clip_score/judge"]
     assert all(0 <= value <= 100 for value in metrics.values())
+
+
+def test_the_distance_to_true_pictures_is_small_for_true_ones_and_names_its_features(
+    clip: ClipConfig, tmp_path: Path
+) -> None:
+    near, far = (
+        judge(tmp_path / f"e-{name}", clip, drawn(tmp_path / f"g-{name}", {"prior": draw}, clip))
+        for name, draw in (("true", true_pictures), ("noise", noise))
+    )
+    assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    assert far.metrics["frechet_distance"] > 0.1
+    encoder = ClipEncoder(clip)
+    expected = frechet_distance(encoder.encode_images(noise(SCENES)), encoder.encode_images(true_pictures(SCENES)))
+    assert far.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
+    name = f"CLIP {Path(clip.models[0].reference).name} ({encoder.identities[0]['digest'][:8]})"
+    assert far.notes == {"frechet_distance": f"{name}, {NUM} pictures", "clip_score/conditioning": name}
+    assert json.loads((tmp_path / "e-noise/metrics.json").read_text())["notes"] == far.notes
+
+
+def test_without_scenes_the_distance_needs_a_folder_of_true_pictures(clip: ClipConfig, tmp_path: Path) -> None:
+    source = drawn(tmp_path / "g", {"prior": true_pictures}, clip, with_scenes=False)
+    without = judge(tmp_path / "e", clip, source)
+    assert "frechet_distance" not in without.metrics
+    assert without.notes["frechet_distance"] == "the prompts have no true pictures: set evaluate.real"
+    for number, picture in enumerate(true_pictures(SCENES)):
+        path = tmp_path / "real/deep" / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    near = judge(tmp_path / "e-real", clip, source, real=tmp_path / "real", batch_size=40)
+    assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputFault, match=r"evaluate\.real: .* holds 0 pictures"):
+        judge(tmp_path / "e-empty", clip, source, real=tmp_path / "empty")
+
+
+def test_what_the_distance_needs_is_looked_for_before_anything_starts(clip: ClipConfig, tmp_path: Path) -> None:
+    weights = {"kind": "inception", "path": tmp_path / "none.pth"}
+    for fields, fault in (
+        ({"features": weights}, r"evaluate\.features\.path: there is no file"),
+        ({"real": tmp_path / "nowhere"}, r"evaluate\.real: there is no folder"),
+    ):
+        with pytest.raises(InputFault, match=fault):
+            EvaluateConfig.model_validate({"clip": clip, **fields}).check()
+
+
+def test_a_file_that_holds_no_inception_is_told(clip: ClipConfig, tmp_path: Path) -> None:
+    source = drawn(tmp_path / "g", {"prior": true_pictures}, clip)
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    features = {"kind": "inception", "path": tmp_path / "weights.pth"}
+    with pytest.raises(InputFault, match=r"evaluate\.features\.path: .*weights\.pth cannot be used"):
+        judge(tmp_path / "e", clip, source, features=features)

@@ -24,12 +24,12 @@ class ShardSample:
     captions: tuple[str, ...]
 
 
-def read_shard(path: Path) -> Iterator[ShardSample]:
-    """Yield the samples of one shard in their order."""
+def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSample]:
+    """Yield the samples of one shard in their order; without captions, nothing of theirs is looked into."""
     with path.open("rb") as stream:
         for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
             image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-            yield ShardSample(sample["__key__"], image, _captions(sample))
+            yield ShardSample(sample["__key__"], image, _captions(sample) if with_captions else ())
 
 
 def index_images(path: Path) -> dict[str, tuple[int, int]]:

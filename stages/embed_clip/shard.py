@@ -45,7 +45,7 @@ def make_embed_worker(
 
     def embed(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
-        samples = read_images(shards.local(f"shards/{name}.tar"), failures)
+        samples = read_images(shards.local(f"shards/{name}.tar"), failures, with_captions=config.texts)
         rows = ShardRows()
         while batch := list(itertools.islice(samples, config.batch_size)):
             _embed(batch, rows, encoder, storage=storage)
@@ -86,9 +86,9 @@ def _record(output: Output, file: str, content: Any, identities: list[Record]) -
         )
 
 
-def read_images(path: Path, failures: collections.Counter[str]) -> Iterator[ReadSample]:
+def read_images(path: Path, failures: collections.Counter[str], *, with_captions: bool = True) -> Iterator[ReadSample]:
     """Yield the samples of a shard with their images decoded; count those without a readable image by cause."""
-    for sample in read_shard(path):
+    for sample in read_shard(path, with_captions=with_captions):
         if sample.image is None:
             failures["no_image"] += 1
             continue

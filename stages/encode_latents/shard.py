@@ -85,7 +85,7 @@ def _pictures(
     shards: Artifact, name: str, resolution: int, failures: collections.Counter[str]
 ) -> Iterator[tuple[str, Picture]]:
     """Yield keys and square pictures of a shard; count those that cannot be read by cause."""
-    for sample in read_shard(shards.local(f"shards/{name}.tar")):
+    for sample in read_shard(shards.local(f"shards/{name}.tar"), with_captions=False):
         if sample.image is None:
             failures["no_image"] += 1
             continue

@@ -31,7 +31,10 @@ def test_what_does_not_fit_is_told(overrides: list[str], words: str) -> None:
         load_config(CASCADE, overrides)
 
 
-def test_pictures_that_are_not_resized_may_be_of_any_size() -> None:
-    config = load_config(CASCADE, ["download_shards.image_size=32", "download_shards.resize_mode='no'"])
+@pytest.mark.parametrize("word", ["no", "'no'"])
+def test_pictures_that_are_not_resized_may_be_of_any_size(word: str) -> None:
+    config = load_config(CASCADE, ["download_shards.image_size=32", f"download_shards.resize_mode={word}"])
+    assert config.download_shards is not None
+    assert config.download_shards.resize_mode == "no"
     assert config.generate is not None
     assert config.generate.upsampler_stages == ("train_upsampler",)

@@ -91,6 +91,13 @@ def test_generate_draws_and_signs(undisturbed: tuple[Path, Finished], tmp_path: 
     with Image.open(images[0]["path"]) as image:
         assert image.info["prompt"] == "a large red star in the center"
         assert json.loads(image.info["settings"])
+    words = ["generate", "--again", images[1]["path"], "--store", undisturbed[0], "--out", tmp_path / "again", "--json"]
+    again = corgi(*words)
+    assert again.code == 0, again.err
+    assert again.document["images"][0]["pixel_equal"]
+    wrong = corgi("generate", run, "--prompt", "a star", "--steps", "3", "--store", undisturbed[0], "--out", tmp_path)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "--steps has no use with --prompt" in wrong.err
 
 
 def test_inspect_shows_what_each_stage_produced(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def print_failures(console: Console, record: Mapping[str, Any]) -> None:
             console.print(stage["error"], highlight=False, markup=False)
             console.print(f"log: {stage['log']}", highlight=False, markup=False, soft_wrap=True)
         elif stage["state"] == "blocked":
-            how = "was stopped" if stage["seconds"] else "was not run"
+            how = "was stopped" if stage.get("seconds") else "was not run"
             console.print(f"{stage['name']} {how}: {stage['error']}", highlight=False)
     console.print("What was finished is kept; run the same command again to go on.", highlight=False)
 

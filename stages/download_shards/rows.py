@@ -1,5 +1,6 @@
 """The rows of every source in one form: columns (caption,) (captions,) url, then whatever else the source knows."""
 
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,17 @@ def make_rows(urls: pa.ChunkedArray, captions: pa.ChunkedArray | None, extra: pa
             kept = f"source_{kept}"
         columns[kept] = extra[name]
     return pa.table(columns)
+
+
+def on_disk(rows: pa.Table) -> pa.Table:
+    """Return the same rows in a file that is mapped into memory, from where the system may drop what is not in use.
+
+    The file lies in the folder for temporary files, has lost its name already, and ends with the table.
+    """
+    with tempfile.NamedTemporaryFile(prefix="corgi-rows-", suffix=".arrow") as file:
+        with pa.ipc.new_file(file.name, rows.schema) as writer:
+            writer.write_table(rows)
+        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 
 
 def clean_captions(values: Any) -> list[str]:

@@ -1,18 +1,32 @@
 """A run that is killed or interrupted in any stage goes on where it was, and ends with the same data."""
 
+import contextlib
+import os
+import random
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
-from tests.e2e.conftest import SMOKE, Finished, checksums, corgi, run_and_kill
+from stages.download_shards.config import ScenesSource
+from stages.download_shards.scene_server import serve_scenes
+from tests.e2e.conftest import CORGI, ROOT, SMOKE, Finished, checksums, clean_environment, corgi, run_and_kill
 
 DATA_STAGES = ("download_shards", "embed_clip", "fit_gaussians")
 TRAINING_STAGES = ("train_prior", "train_decoder")
 LAST_STAGES = ("generate", "evaluate")
+NUM_SHARDS, NUM_PASSES = 12, 40
+NUM_KILLS = int(os.environ.get("CORGI_KILLS", "3"))
 
 
 def _without(*stages: str) -> list[str]:
@@ -25,17 +39,79 @@ def _has(store: Path, stage: str, pattern: str) -> Callable[[], bool]:
     return lambda: any(folder.glob(f"*/{pattern}")) and not any(folder.glob("*/_COMPLETE"))
 
 
-@pytest.mark.parametrize("stage", ["download_shards", "embed_clip"])
-def test_killed_in_a_data_stage(stage: str, undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    words = [f"store={tmp_path}", *_without(*TRAINING_STAGES, *LAST_STAGES)]
-    code = run_and_kill(_has(tmp_path, stage, "units/*.json"), *words)
-    assert code == -signal.SIGKILL
-    plan = corgi("plan", SMOKE, *words, "--json").document["stages"]
-    assert next(s["state"] for s in plan if s["name"] == stage) == "partial"
+@pytest.fixture(scope="module")
+def data_words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What makes the smoke experiment one of data only, from a server that outlives every run."""
+    source = ScenesSource(kind="scenes", num_images=114, num_dead_urls=4, num_corrupt=2, resolution=64)
+    with serve_scenes(source) as (rows, base_url):
+        path = tmp_path_factory.mktemp("list") / "list.parquet"
+        urls = [base_url + url for url in rows["url"].to_pylist()]
+        pq.write_table(pa.table({"url": urls, "caption": rows["caption"]}), path)
+        yield [
+            f"download_shards.source={{kind: url_list, path: {path}, caption_column: caption}}",
+            "download_shards.allowed_networks=[127.0.0.1/32]",
+            f"download_shards.rows_per_shard={120 // NUM_SHARDS}",
+            f"fit_gaussians={{num_gaussians: 8, tolerance: 0, max_iterations: {NUM_PASSES}}}",
+            *_without(*TRAINING_STAGES, *LAST_STAGES),
+        ]
+
+
+def _progress(store: Path) -> float:
+    """Return how far the three data stages are, each from 0 to 1, added up."""
+    shards = sum(len(list((store / "artifacts").glob(f"{stage}/*/units/*.json"))) for stage in DATA_STAGES)
+    passes = 0
+    for state in store.glob("artifacts/fit_gaussians/*/checkpoints/state.safetensors"):
+        with contextlib.suppress(FileNotFoundError):
+            passes = len(load_file(state)["inertias"])
+    return shards / NUM_SHARDS + passes / NUM_PASSES
+
+
+def _run_and_kill_all(when: Callable[[], bool], *overrides: str) -> None:
+    """Run, and at the moment kill the process and all those that it started, Ray's among them, by SIGKILL."""
+    with subprocess.Popen(
+        [*CORGI, "run", str(SMOKE), *overrides],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not when():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        _, alive = psutil.wait_procs(tree, timeout=60)
+        assert not alive
+
+
+@pytest.mark.timeout(300 + 120 * NUM_KILLS)
+def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: list[str], tmp_path: Path) -> None:
+    """The instants are drawn by progress, evenly over the three stages, and then some moments later."""
+    whole, store = tmp_path / "whole", tmp_path / "killed"
+    assert corgi("run", SMOKE, f"store={whole}", *data_words).code == 0
+    chance = random.Random(20)
+    words = [f"store={store}", *data_words]
+    for kill in range(NUM_KILLS):
+        at = len(DATA_STAGES) * 0.97 * (kill + chance.random()) / NUM_KILLS
+        pause = chance.uniform(0.0, 0.3)
+
+        def is_now(at: float = at, pause: float = pause) -> bool:
+            if _progress(store) < at:
+                return False
+            time.sleep(pause)
+            return True
+
+        _run_and_kill_all(is_now, *words)
+        sys.stdout.write(f"kill {kill + 1} of {NUM_KILLS} at {at:.2f}, found {_progress(store):.2f} of 3 stages done\n")
+    states = {stage["name"]: stage["state"] for stage in corgi("plan", SMOKE, *words, "--json").document["stages"]}
+    assert states == {"download_shards": "done", "embed_clip": "done", "fit_gaussians": "new"}
     done = corgi("run", SMOKE, *words, "--json")
     assert done.code == 0, done.err
     for name in DATA_STAGES:
-        assert checksums(tmp_path, name) == checksums(undisturbed[0], name)
+        assert checksums(store, name) == checksums(whole, name)
 
 
 @pytest.mark.parametrize("stage", TRAINING_STAGES)

@@ -3,6 +3,7 @@
 import collections
 import io
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -197,11 +198,15 @@ def test_too_low_a_yield_fails_with_the_causes_and_is_tried_again(tmp_path):
         config = make_config(source=source, rows_per_shard=2, min_yield=0.5, retries=0, allowed_networks=["127.0.0.1"])
         with pytest.raises(YieldTooLow, match=r"1 of 4 entries.*25\.0%.*min_yield = 50\.0%.*http_404 3"):
             download(config, tmp_path / "out")
+        assert [path.stem for path in (tmp_path / "out/units").iterdir()] == ["00000"]  # only this one is final
+        shutil.copytree(tmp_path / "out", tmp_path / "mended")
         lower = config.model_copy(update={"min_yield": 0.25})
         assert download(lower, tmp_path / "out").items == 1
+        assert sorted(path.stem for path in (tmp_path / "out/units").iterdir()) == ["00000", "00001"]
+        assert not (tmp_path / "out/poor").exists()
         for name in names:
             save_picture(tmp_path / "served" / name)
-        assert download(config, tmp_path / "out").items == 3  # the half-good shard counts as done
+        assert download(config, tmp_path / "mended").items == 3  # the half-good shard counts as done
 
 
 def test_a_missing_column_fails_before_anything_is_written(tmp_path):

@@ -93,3 +93,24 @@ def test_language_free_takes_the_prior_of_the_quickstart(store: Store) -> None:
     plan = _plan(store, name="language_free.yaml")
     assert plan.stages["train_prior"].fingerprint == theirs
     assert "which has not made it yet" in plan.stages["train_prior"].reason
+
+
+@pytest.mark.parametrize(
+    ("override", "followed"),
+    [
+        ("seed=0", ("download_shards",)),
+        ("cluster.overlap=false", ()),
+        ("download_shards.drop_duplicate_images=true", ()),  # which changes shards at the end
+    ],
+)
+def test_the_plan_tells_who_follows_whom(override: str, followed: tuple[str, ...], store: Store) -> None:
+    plan = _plan(store, override)
+    assert plan.stages["embed_clip"].follows == followed
+    assert ("takes the shards of download_shards" in plan.stages["embed_clip"].reason) == bool(followed)
+    assert all(not stage.follows for name, stage in plan.stages.items() if name != "embed_clip")
+
+
+def test_nobody_follows_what_is_done(store: Store) -> None:
+    done = _plan(store).stages["download_shards"]
+    store.output("download_shards", done.fingerprint).write_bytes(COMPLETE, b"")
+    assert _plan(store).stages["embed_clip"].follows == ()

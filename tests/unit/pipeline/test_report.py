@@ -69,3 +69,18 @@ def test_a_failure_is_told_with_its_cause_and_log() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("no captions [0]", "/logs/train_prior.log", "generate was not run: needs train_prior"):
         assert words in text
+
+
+def test_a_stage_that_followed_says_so_and_one_that_was_stopped_was_run() -> None:
+    took = {"seconds": 9.0, "startup_seconds": 1.0}
+    stages = [
+        {"name": "download_shards", "state": "failed", **took, "error": "404", "log": "download_shards.log"},
+        {"name": "embed_clip", "state": "blocked", **took, "followed": ["download_shards"], "error": "which failed"},
+        {"name": "fit_gaussians", "state": "blocked", "seconds": 0.0, "startup_seconds": 0.0, "error": "needs it"},
+    ]
+    assert "blocked, beside download_shards" in _text(stage_table(_record(stages=stages)))
+    console = Console(file=io.StringIO(), width=160)
+    print_failures(console, _record(stages=stages))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "embed_clip was stopped: which failed" in text
+    assert "fit_gaussians was not run: needs it" in text

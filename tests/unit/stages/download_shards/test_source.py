@@ -1,9 +1,11 @@
 import json
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from stages.download_shards.config import UrlListSource
+from stages.download_shards.rows import on_disk
 from stages.download_shards.source import check_source, read_url_list
 from stages.errors import InputFault
 
@@ -91,3 +93,17 @@ def test_an_empty_list_is_refused(tmp_path):
     path.write_text("\n")
     with pytest.raises(InputFault, match="lists no address"):
         read_url_list(UrlListSource(kind="url_list", path=path))
+
+
+def test_rows_on_disk_are_the_same_and_take_no_memory():
+    before = pa.total_allocated_bytes()
+    urls = [f"http://a.example/{number:050d}.png" for number in range(20_000)]
+    rows = pa.table({"caption": [None, "two"] * 10_000, "url": urls})
+    size = pa.total_allocated_bytes() - before
+    mapped = on_disk(rows)
+    assert mapped.equals(rows)
+    assert mapped.slice(7, 3).to_pylist() == rows.slice(7, 3).to_pylist()
+    del rows
+    assert size > 1_000_000
+    assert pa.total_allocated_bytes() - before < size / 20
+    assert on_disk(mapped.slice(0, 0)).schema == mapped.schema

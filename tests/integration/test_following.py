@@ -1,0 +1,335 @@
+"""A stage that follows its source shard by shard: what it stores, and what happens when one of the two fails."""
+
+import contextlib
+import http.server
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process, map_on_ray
+from cluster.session import Machines, session
+from pipeline.config.schema import RunConfig
+from pipeline.executor import GraphRun
+from pipeline.plan import Plan, PlannedStage, make_plan
+from pipeline.results import StageResult
+from pipeline.store import Store
+from stages.artifacts import COMPLETE, Artifact
+from stages.contract import GrantedResources, InputState, StageContext
+from stages.download_shards import stage as download_shards
+from stages.embed_clip import stage as embed_clip
+from stages.errors import InputLost, YieldTooLow
+from stages.events import Event, Progress
+from stages.runner import run_stage
+from tests.factories import folder_digests, make_context, save_tiny_clip
+
+SHARDS, ROWS = 3, 4
+TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
+PATIENCE = 100.0  # seconds for what comes within one or two, where nothing else runs on the machine
+
+
+class PictureServer(http.server.ThreadingHTTPServer):
+    """Serves the picture of every number; ``before`` is called with its shard, and says whether it is there."""
+
+    request_queue_size = 64
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.before: Callable[[int], bool] = lambda shard: True
+        super().__init__(("127.0.0.1", 0), _PictureHandler)
+
+
+class _PictureHandler(http.server.BaseHTTPRequestHandler):
+    server: PictureServer
+
+    def do_GET(self) -> None:
+        number = int(self.path.strip("/"))
+        if not self.server.before(number // ROWS):
+            self.send_error(404)
+            return
+        file = io.BytesIO()
+        Image.new("RGB", (32, 32), (20 * number, 255 - 20 * number, 99)).save(file, "PNG")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(file.getvalue())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PictureServer]:
+    with PictureServer() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def make_config(server: PictureServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RunConfig]:
+    folder = tmp_path_factory.mktemp("inputs")
+    urls = [f"http://127.0.0.1:{server.server_port}/{number}" for number in range(SHARDS * ROWS)]
+    (folder / "list.txt").write_text("\n".join(urls))
+    clip = save_tiny_clip(folder / "clip")
+
+    def make(store: Path) -> RunConfig:
+        download = {
+            "source": {"kind": "url_list", "path": folder / "list.txt"},
+            "rows_per_shard": ROWS,
+            "min_yield": 0.9,
+            "retries": 0,
+            "timeout": 2 * PATIENCE,
+            "max_seconds": 2 * PATIENCE,
+            "encode_format": "png",
+            "image_size": 32,
+            "allowed_networks": ["127.0.0.1/32"],
+        }
+        models = {"models": [{"kind": "folder", "path": clip}]}
+        return RunConfig(name="following", store=str(store), download_shards=download, embed_clip={"clip": models})  # type: ignore[arg-type]
+
+    return make
+
+
+class Experiment:
+    """A download and the embedding that may follow it, in one store."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.store = config, Store(config.store)
+        self.store.open_for_writing()
+        self.events: dict[str, list[Event]] = {"download_shards": [], "embed_clip": []}
+        self.results: dict[str, StageResult] = {}
+
+    @property
+    def plan(self) -> Plan:
+        return make_plan(self.config, self.store)
+
+    def artifact(self, stage: str) -> Artifact:
+        return self.store.artifact(stage, self.plan.stages[stage].fingerprint)
+
+    def units(self, stage: str) -> set[str]:
+        return {Path(name).stem for name in self.artifact(stage).glob("units/*.json")}
+
+    def digests(self, stage: str) -> dict[str, str]:
+        return folder_digests(Path(self.artifact(stage).uri))
+
+    def run(self, stage: str, context: StageContext) -> None:
+        """Run one stage in this process."""
+        planned = self.plan.stages[stage]
+        function = {"download_shards": download_shards.run, "embed_clip": embed_clip.run}[stage]
+        inputs = {name: self.artifact(name) for name in planned.inputs}
+        output = self.store.output(stage, planned.fingerprint)
+        run_stage(function, planned.config, inputs=inputs, output=output, context=context)
+
+    def run_graph(self) -> dict[str, StageResult]:
+        """Run the stages on Ray, as a run does."""
+        return GraphRun(self.plan, self.store, TWO_CPUS, self).run()
+
+    # What the graph tells
+    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+        pass
+
+    def event(self, name: str, event: Event) -> None:
+        self.events[name].append(event)
+
+    def finished(self, result: StageResult) -> None:
+        self.results[result.name] = result
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def backwards(make_worker: MakeWorker, items: Any, resources: WorkerResources) -> Iterator[Any]:
+    return map_in_process(make_worker, list(reversed(items)), resources)
+
+
+@contextlib.contextmanager
+def downloading(experiment: Experiment, map_shards: Mapper = map_in_process) -> Iterator[Callable[[str], InputState]]:
+    """Download in a thread; yield what tells how far it is, and raise at the end what it raised."""
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            experiment.run("download_shards", make_context(map_shards=map_shards))
+        except Exception as error:  # noqa: BLE001  raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield lambda name: "running" if thread.is_alive() else "failed" if errors else "done"
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def embed(experiment: Experiment, input_state: Callable[[str], InputState], events: list[Event] | None = None) -> None:
+    context = make_context(events)
+    context = StageContext(context.emit, context.map_shards, context.launch_training, input_state=input_state)
+    experiment.run("embed_clip", context)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    make_config: Callable[[Path], RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """The digests of both artifacts, made one after the other."""
+    experiment = Experiment(make_config(tmp_path_factory.mktemp("undisturbed")))
+    for stage in experiment.events:
+        experiment.run(stage, make_context())
+    return {stage: experiment.digests(stage) for stage in experiment.events}
+
+
+def assert_same(experiment: Experiment, undisturbed: dict[str, dict[str, str]]) -> None:
+    assert {stage: experiment.digests(stage) for stage in undisturbed} == undisturbed
+
+
+@pytest.fixture
+def experiment(make_config: Callable[[Path], RunConfig], server: PictureServer, tmp_path: Path) -> Iterator[Experiment]:
+    yield Experiment(make_config(tmp_path / "store"))
+    server.before = lambda shard: True
+
+
+@pytest.mark.parametrize(("mapper", "order"), [(map_in_process, [0, 1, 2]), (backwards, [2, 1, 0])])
+def test_order_and_timing_change_no_stored_byte(
+    mapper: Mapper, order: Sequence[int], experiment: Experiment, server: PictureServer, undisturbed: Any
+) -> None:
+    """Each shard is downloaded only after the one before it, in whatever order, is embedded."""
+    server.before = lambda shard: wait_until(lambda: len(experiment.units("embed_clip")) >= order.index(shard))
+    events: list[Event] = []
+    with downloading(experiment, mapper) as state:
+        embed(experiment, state, events)
+    assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3]
+    assert events[1] == Progress(1, SHARDS, "shards", items=ROWS, note="following download_shards")
+    assert_same(experiment, undisturbed)
+
+
+def test_a_source_that_fails_late_leaves_what_was_embedded_and_a_second_run_ends_alike(
+    experiment: Experiment, server: PictureServer, undisturbed: Any
+) -> None:
+    server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
+    with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117  one after the other
+        with pytest.raises(InputLost, match="download_shards, which it follows"):
+            embed(experiment, state)
+    assert experiment.units("embed_clip") == {"00000", "00001"}
+    assert not experiment.artifact("embed_clip").exists(COMPLETE)
+    server.before = lambda shard: True
+    with downloading(experiment) as state:
+        embed(experiment, state)
+    assert_same(experiment, undisturbed)
+
+
+def test_shards_that_may_be_made_anew_are_not_taken(experiment: Experiment, server: PictureServer) -> None:
+    """The first shard yields too little, so that a second run makes it anew; the others are final."""
+    server.before = lambda shard: (
+        shard != 0 and (shard != 2 or wait_until(lambda: bool(experiment.units("embed_clip"))))
+    )
+    with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117
+        with pytest.raises(InputLost):
+            embed(experiment, state)
+    assert "00000" not in experiment.units("download_shards") | experiment.units("embed_clip")
+    assert "00001" in experiment.units("embed_clip")
+
+
+def test_a_source_that_yields_nothing_leaves_nothing(experiment: Experiment, server: PictureServer) -> None:
+    server.before = lambda shard: False
+    with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117
+        with pytest.raises(InputLost):
+            embed(experiment, state)
+    assert not experiment.units("embed_clip")
+    assert not experiment.artifact("embed_clip").exists(COMPLETE)
+
+
+# ---- on Ray
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = os.getcwd()
+    with session(None, num_cpus=2):
+        yield
+
+
+@pytest.mark.usefixtures("_ray")
+def test_both_run_at_once_and_the_table_says_so(
+    experiment: Experiment, server: PictureServer, undisturbed: Any
+) -> None:
+    """The last shard comes only when the first one is embedded: this ends only if the two stages run side by side."""
+    server.before = lambda shard: shard < 2 or wait_until(lambda: "00000" in experiment.units("embed_clip"))
+    results = experiment.run_graph()
+    assert {name: result.state for name, result in results.items()} == {"download_shards": "done", "embed_clip": "done"}
+    assert (results["download_shards"].followed, results["embed_clip"].followed) == ((), ("download_shards",))
+    assert_same(experiment, undisturbed)
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, server: PictureServer) -> None:
+    server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
+    results = experiment.run_graph()
+    assert {name: result.state for name, result in results.items()} == {
+        "download_shards": "failed", "embed_clip": "blocked",
+    }  # fmt: skip
+    assert "8 of 12 entries" in results["download_shards"].error
+    assert "download_shards, which it follows shard by shard, has failed" in results["embed_clip"].error
+    assert experiment.units("embed_clip") == {"00000", "00001"}
+    assert not experiment.artifact("embed_clip").exists(COMPLETE)
+
+
+@pytest.mark.usefixtures("_ray")
+def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server: PictureServer) -> None:
+    plan = experiment.plan
+    output = experiment.store.output("embed_clip", plan.stages["embed_clip"].fingerprint)
+    output.write_json("clips.json", [{"digest": "of other weights"}])
+    server.before = lambda shard: shard < 2 or wait_until(lambda: "embed_clip" in experiment.results)
+    results = experiment.run_graph()
+    assert {name: result.state for name, result in results.items()} == {
+        "download_shards": "done", "embed_clip": "failed",
+    }  # fmt: skip
+    assert results["embed_clip"].error.startswith("embed_clip:")  # the stage's own words, from inside a worker
+    assert "the weights behind the name have changed" in results["embed_clip"].error
+    assert experiment.artifact("download_shards").exists(COMPLETE)
+
+
+def _work(item: tuple[str, Path | None]) -> tuple[str, int]:
+    """Say who works on it; where there is a folder, wait there for a second worker."""
+    name, folder = item
+    if folder is not None:
+        (folder / str(os.getpid())).touch()
+        wait_until(lambda: len(list(folder.iterdir())) == 2)
+    return name, os.getpid()
+
+
+@pytest.mark.usefixtures("_ray")
+def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path: Path) -> None:
+    came: dict[str, int] = {}
+
+    def come() -> Iterator[Sequence[tuple[str, Path | None]]]:
+        yield [("a", None), ("b", None)]
+        while len(came) < 2:
+            yield ()
+        paused = time.monotonic()
+        while time.monotonic() < paused + 1.0:  # longer than the worker may be idle
+            yield ()
+        yield [("c", None)]
+        while len(came) < 3:
+            yield ()
+        yield [("d", tmp_path), ("e", tmp_path)]
+
+    resources = WorkerResources(num_workers=2, num_while_growing=1, idle_seconds=0.3)
+    for name, worker in map_on_ray(lambda: _work, Growing(come()), resources):
+        came[name] = worker
+    assert set(came) == set("abcde")
+    assert came["a"] == came["b"] != came["c"]
+    assert came["d"] != came["e"]

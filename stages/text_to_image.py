@@ -20,7 +20,7 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.config import PriorSampling, Sampler, Variance
 from models.priors.text import TextFeatures
 from models.similarity import block_cosine
-from stages.encoders.clip import ClipEncoder, Images
+from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder
 from stages.sampling_clock import SamplingClock
 
@@ -197,10 +197,6 @@ class TextToImage:
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pictures:
         """Draw a picture for each prompt."""
         return self.decode(self.imagine(prompts, seeds), seeds, prompts)
-
-    def vary(self, images: Images, seeds: Sequence[int]) -> Pictures:
-        """Draw a variation of each image: what its CLIP embedding keeps stays, the rest is new."""
-        return self.decode(self.encoder.encode_images(images), seeds)
 
     def encode(self, prompts: Sequence[str]) -> Embeddings:
         """Return the CLIP text embeddings."""

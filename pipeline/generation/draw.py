@@ -19,6 +19,8 @@ from stages.errors import InputFault
 from stages.recipes import EditRecipe, Recipe, fields_of, recipe_from
 from stages.text_to_image import TextToImage, encode_png
 
+LARGEST_BATCH = 4096  # a file may say anything
+
 Entry = dict[str, Any]
 
 
@@ -128,7 +130,7 @@ def _read_drawn(file: Path) -> tuple[dict[str, str], np.ndarray]:
 def _place(about: Mapping[str, str]) -> Place:
     """Return the picture's place in its batch; pictures of the generate stage and of a served model tell none."""
     size, row = json.loads(about.get("batch", "[1, 0]"))
-    if not (isinstance(size, int) and isinstance(row, int) and 0 <= row < size):
+    if not (isinstance(size, int) and isinstance(row, int) and 0 <= row < size <= LARGEST_BATCH):
         raise ValueError(f"batch {about['batch']}")
     return Place(size, row)
 

@@ -30,7 +30,7 @@ class WorkerResources:
     num_gpus: float = 0
     same_node: bool = False  # keep the workers on the caller's machine (to reach a loopback server)
     num_while_growing: int | None = None  # workers as long as items may still come; none: num_workers
-    idle_seconds: float = 120.0  # without an item for so long, workers give back what they hold
+    idle_seconds: float = 600.0  # without an item for so long, workers give back what they hold
 
 
 class Mapper(Protocol):

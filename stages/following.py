@@ -15,7 +15,8 @@ from stages.errors import InputLost
 
 PLAN = "plan.json"
 LOOK_SECONDS = 0.25
-_LOOK_SHARE = 20  # times as long as a look took, nobody looks again: listing many units of a remote store takes long
+_LIST_PAUSE = 5  # times as long as listing took, nobody lists again: many units of a remote store take long
+_LONGEST_PAUSE = 10.0  # seconds
 
 
 class FollowedUnits:
@@ -57,22 +58,29 @@ class FollowedUnits:
         return [name for name in self._names if name not in done]
 
     def _batches(self, done: frozenset[str]) -> Iterator[Sequence[str]]:
-        taken, next_look = set(done), 0.0
+        taken, next_look, next_list = set(done), 0.0, 0.0
         while self._is_running:
-            if time.monotonic() < next_look:
+            now = time.monotonic()
+            if now < next_look:
                 yield ()
                 continue
-            began = time.monotonic()
+            next_look = now + self._look_seconds
             state = self._context.input_state(self._source.stage)  # first: what is done by then is in the list
             if state == "failed":
                 raise InputLost(
                     f"{self._source.stage}, which it follows shard by shard, has failed; what was made of its shards is"
                     " kept: mend that and run again"
                 )
-            self._names, self._is_running = self._list(), state == "running"
+            self._is_running = state == "running"
+            if self._is_running and now < next_list:
+                yield ()
+                continue
+            began = time.monotonic()
+            self._names = self._list()
+            ended = time.monotonic()
+            next_list = ended + min(_LIST_PAUSE * (ended - began), _LONGEST_PAUSE)
             new = [name for name in self._names if name not in taken]
             taken.update(new)
-            next_look = time.monotonic() + max(self._look_seconds, _LOOK_SHARE * (time.monotonic() - began))
             yield new
 
     def _list(self) -> list[str]:

@@ -93,10 +93,9 @@ def compare(case: Case, pairs: int) -> Table:
 
 def write_list(path: Path, case: Case, base: str) -> None:
     """Write addresses and captions; bad ones are spread over the list, and one slow one is its last."""
-    every = round(1 / case.bad_share) if case.bad_share else case.rows + 1
-    folders = {every - 1: "slow", every // 2: "dead"}
-    names = {"slow": "slow/{:05d}.jpg", "dead": "dead/{:05d}.gone"}
-    urls = [f"{base}/{names.get(folders.get(n % every, ''), '{:05d}.jpg').format(n)}" for n in range(case.rows)]
+    every = round(1 / case.bad_share) if case.bad_share else case.rows
+    bad = {every - 1: "slow/{:05d}.jpg", every // 2: "dead/{:05d}.gone"} if case.bad_share else {}
+    urls = [f"{base}/{bad.get(n % every, '{:05d}.jpg').format(n)}" for n in range(case.rows)]
     pq.write_table(pa.table({"url": urls, "caption": [f"picture {n}" for n in range(case.rows)]}), path)
 
 

@@ -160,16 +160,16 @@ def _measured(record: Record, stage: str, name: str) -> Figure:
     note = str((entry or {}).get("notes", {}).get(name, ""))
     if value is not None:
         return Figure(value, note)
-    return Figure(None, note or _why(entry, stage, name))
+    return Figure(None, note or _why(record, entry, stage, name))
 
 
 def _entry(record: Record, stage: str) -> Mapping[str, Any] | None:
     return next((entry for entry in record["stages"] if entry["name"] == stage), None)
 
 
-def _why(entry: Mapping[str, Any] | None, stage: str, name: str) -> str:
+def _why(record: Record, entry: Mapping[str, Any] | None, stage: str, name: str) -> str:
     if entry is None:
-        return f"the run has no stage {stage}"
+        return f"{stage} is not finished" if stage in record["plan"] else f"the run has no stage {stage}"
     if entry["state"] not in FINISHED:
         return f"{stage} is {entry['state']}"
     if name.startswith("accuracy/"):

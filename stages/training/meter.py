@@ -1,9 +1,11 @@
 """Sum up what training reports, on the device, so that no step waits for the host; and how fast training goes."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -99,10 +101,19 @@ class Meter:
         device = self._place.device
         if device.type != "cuda":
             return {}
-        used = torch.cuda.max_memory_allocated(device)
-        return {"gpu_utilisation": torch.cuda.utilization(device) / 100, "gpu_memory_gigabytes": used / 1e9}
+        figures = {"gpu_memory_gigabytes": torch.cuda.max_memory_allocated(device) / 1e9}
+        try:
+            figures["gpu_utilisation"] = torch.cuda.utilization(device) / 100
+        except Exception as error:  # noqa: BLE001  slices of a GPU and bare containers do not tell: no reason to stop
+            _say_once(f"gpu_utilisation is not logged, for NVML does not tell it: {error}")
+        return figures
 
     def _finish(self) -> None:
         """Wait until the device has done what it was given, so that its time counts where it belongs."""
         if self._place.device.type == "cuda":
             torch.cuda.synchronize(self._place.device)
+
+
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)

@@ -61,10 +61,12 @@ def experiment(source: Path, *overrides: str) -> RunConfig:
     return load_config(CONFIGS / "language_free_stylegan2.yaml", words)
 
 
-def run_graph(config: RunConfig, folder: Path, prior: Artifact) -> dict[str, Any]:
-    """Run every stage of the experiment in this process; the prior is another run's."""
+def run_graph(config: RunConfig, folder: Path, prior: Artifact, last: str = "evaluate") -> dict[str, Any]:
+    """Run every stage of the experiment up to the last in this process; the prior is another run's."""
     made: dict[str, Artifact] = {"train_prior": prior}
     for name, section in config.stages().items():
+        if last in made:
+            break
         stage = importlib.import_module(f"stages.{name}.stage")
         output = Output(str(folder / name), name, f"the-{name}")
         inputs = {source: made[source] for source in config.inputs_of(section)}
@@ -106,6 +108,18 @@ def test_poisoned_captions_change_nothing(tmp_path: Path) -> None:
     for name in ("embed_clip", "train_decoder", "generate", "evaluate"):
         assert what_came_of(plain[name]) == what_came_of(poisoned[name]), name
     assert plain["embed_clip"].manifest["summary"]["counts"] == {"captioned": 0, "images": NUM}
+
+
+def test_the_poison_shows_where_captions_are_read(tmp_path: Path) -> None:
+    """Without `texts: false` the same comparison fails, so it would see a stage that reads captions."""
+    runs = []
+    for name, captions in (("plain", plain_captions()), ("poisoned", poisoned_captions())):
+        config = experiment(make_set(tmp_path / name / "set", captions), "embed_clip.texts=true")
+        runs.append(run_graph(config, tmp_path / name, Artifact("", "train_prior", ""), last="embed_clip"))
+    plain, poisoned = (what_came_of(run["embed_clip"]) for run in runs)
+    changed = {name.partition("/")[0] for name in plain if plain[name] != poisoned.get(name)}
+    assert {"text_emb", "metadata"} <= changed
+    assert "img_emb" not in changed
 
 
 def test_texts_are_left_out_of_what_says_which_embeddings_they_are_only_where_they_are_left_out() -> None:

@@ -110,6 +110,13 @@ def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
     assert all(figure["about"] for figure in figures.values())
 
 
+def test_a_run_that_was_broken_off_says_so(store: Store) -> None:
+    broken = record(stages=[], metrics={}, artifacts={})
+    figures = comparison_document([broken], store)["runs"]["one-1"]["figures"]
+    assert figures["frechet_distance"] == {"value": None, "about": "evaluate is not finished"}
+    assert figures["decoder_parameters"] == {"value": None, "about": "train_decoder is not finished"}
+
+
 def test_a_cascade_counts_and_names_all_its_models(store: Store) -> None:
     cascade = record(kind="pixel_diffusion")
     cascade["plan"]["train_upsampler"] = {"fingerprint": "f", "identity": {}}

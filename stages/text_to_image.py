@@ -258,12 +258,12 @@ class TextToImage:
         """Return z + strength (f_txt(target) - f_txt(source)): image embeddings moved from one text towards another."""
         return embeddings + strength * (self.encode(targets) - self.encode(sources))
 
-    def score(self, pictures: Pictures, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
-        """Return each picture's CLIP score with its prompt: 100 max(cos, 0), the cosine averaged over the models."""
+    def agreement(self, pictures: Pictures, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
+        """Return each picture's cosine with its prompt, averaged over the CLIP models."""
         starts = range(0, len(pictures), self._batch_size)
         parts = [self.encoder.encode_images(pictures[start : start + self._batch_size]) for start in starts]
         images = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
-        return 100 * block_cosine(images, self.encode(prompts), self.encoder.block_dims).clamp_min(0)
+        return block_cosine(images, self.encode(prompts), self.encoder.block_dims)
 
     def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Pictures:
         """Draw rows by ``sample``, batch by batch, and return them as bytes."""

@@ -76,9 +76,10 @@ def _best(system: TextToImage, groups: Sequence[Group]) -> Iterator[tuple[np.nda
         told = [_told(recipe, one.place) for recipe, one in zip(group.recipes, own, strict=True)]
         order = list(range(len(own)))
         if len(own) > 1:
-            scores = system.score(np.stack([one.picture for one in own]), [told_of["prompt"] for told_of in told])
-            told = [{**row, "clip_score": round(float(score), 4)} for row, score in zip(told, scores, strict=True)]
-            order = sorted(order, key=lambda row: (-float(scores[row]), row))
+            cosines = system.agreement(np.stack([one.picture for one in own]), [row["prompt"] for row in told]).tolist()
+            scores = [round(100 * max(cosine, 0.0), 4) for cosine in cosines]
+            told = [{**row, "clip_score": score} for row, score in zip(told, scores, strict=True)]
+            order = [row for _, row in sorted(zip((-cosine for cosine in cosines), order, strict=True))]
         for row in order[: group.kept]:
             yield own[row].picture, told[row]
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.errors import UsageError
 from pipeline.generation.draw import generate_images
+from pipeline.generation.models import load_system
 from pipeline.generation.request import Request
 from pipeline.store import Store
 from stages.artifacts import Output
@@ -115,9 +117,14 @@ def test_a_way_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Pa
 
 def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Path) -> None:
     prompts = ("a red star", "a blue ring")
-    entries, _ = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
-    scores = [entry["clip_score"] for entry in entries]
-    assert scores[:3] == sorted(scores[:3], reverse=True)
+    entries, pictures = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
+    encoder = load_system(store, store.find_run("tiny")).encoder
+    for first, prompt in ((0, prompts[0]), (3, prompts[1])):
+        seen = encoder.encode_images(np.stack(pictures[first : first + 3]).astype(np.uint8))
+        cosines = torch.nn.functional.cosine_similarity(seen, encoder.encode_texts([prompt]))
+        assert (cosines.diff() < 0).all()
+        expected = [100 * max(float(cosine), 0.0) for cosine in cosines]
+        assert [entry["clip_score"] for entry in entries[first : first + 3]] == pytest.approx(expected, abs=1e-3)
     assert sorted(entry["seed"] for entry in entries) == list(range(6))
     best, _ = draw(store, tmp_path / "best", prompt=prompts, candidates=3)
     assert [(e["prompt"], e["seed"]) for e in best] == [(entries[n]["prompt"], entries[n]["seed"]) for n in (0, 3)]

@@ -40,6 +40,11 @@ class Autoencoder(nn.Module):
         """Return the pictures; not clamped to [-1, 1]."""
         raise NotImplementedError
 
+    def recompute_in_backward(self) -> None:
+        """Keep no activations of the levels in training; they are computed again in the backward pass."""
+        self.network._supports_gradient_checkpointing = True  # of its encoder and decoder, which VQModel does not say
+        self.network.enable_gradient_checkpointing()
+
     def _folded(self, images: Images) -> Tensor:
         return F.pixel_unshuffle(images, self.config.unshuffle).contiguous(memory_format=torch.channels_last)
 

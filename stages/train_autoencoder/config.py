@@ -78,6 +78,9 @@ class TrainAutoencoderBase(StageConfig):
         schedule="cosine",
         ema_decay=0.999,
     )
+    gradient_checkpointing: Annotated[bool, RuntimeOnly()] = Field(
+        False, description="compute levels again in the backward pass: less memory for activations, more time"
+    )
     held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")
     grid_images: PositiveInt = Field(16, description="held-out pictures shown beside their reconstructions")
     cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(

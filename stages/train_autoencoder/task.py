@@ -76,6 +76,8 @@ class AutoencoderTask:
         """Make the autoencoder and what it is trained by."""
         config = self.config
         autoencoder = make_autoencoder(config.model(), TrainingWorkers(self.place.world_size))
+        if config.gradient_checkpointing:
+            autoencoder.recompute_in_backward()
         adversary = config.adversary
         return AutoencoderLoss(
             autoencoder,

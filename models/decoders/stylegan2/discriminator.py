@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.decoders.stylegan2.config import DiscriminatorConfig
-from models.decoders.stylegan2.layers import Resample, ScaledConv, ScaledLinear, activate
+from models.decoders.stylegan2.layers import Resample, ScaledConv, ScaledLinear, activate, recomputed
 
 Maps = Float[Tensor, "batch channel row column"]
 
@@ -49,6 +49,7 @@ class Discriminator(nn.Module):
         self.flat = ScaledLinear(widths[0] * cells, config.feature_dim, rate=rate)
         self.score = ScaledLinear(config.feature_dim, 1, rate=rate)
         self.project = ScaledLinear(config.feature_dim, config.embed_dim, rate=rate)
+        self.gradient_checkpointing = False
 
     def forward(self, pictures: Float[Tensor, "batch 3 height width"], u: Float[Tensor, "batch embed"]) -> Judgement:
         """Judge each picture beside its embedding."""
@@ -56,7 +57,7 @@ class Discriminator(nn.Module):
         x = activate(self.from_rgb(x))
         maps = [x]
         for level in self.levels:
-            x = level(x)
+            x = recomputed(level, x) if self.gradient_checkpointing else level(x)
             maps.append(x)
         if self.config.deviation_group:
             x = append_deviation(x, self.config.deviation_group)

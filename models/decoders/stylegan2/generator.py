@@ -20,7 +20,7 @@ from models.buffers import ExactBuffers
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stylegan2.config import StyleGan2Config
-from models.decoders.stylegan2.layers import ModulatedConv, Resample, ScaledLinear, activate
+from models.decoders.stylegan2.layers import ModulatedConv, Resample, ScaledLinear, activate, recomputed
 from models.noise import SeededNoise, seeded_noise
 
 Styles = Float[Tensor, "batch style"]
@@ -148,6 +148,7 @@ class SynthesisNetwork(nn.Module):
             for level, (width, grid) in enumerate(zip(widths, grids, strict=True))
         )
         self.upsample = Resample(up=True)
+        self.gradient_checkpointing = False
 
     @property
     def noise_size(self) -> int:
@@ -166,7 +167,7 @@ class SynthesisNetwork(nn.Module):
         x = self._first(u).contiguous(memory_format=torch.channels_last)
         picture: Tensor | None = None
         for level, part in zip(self.levels, torch.split(noise, self._noise_sizes, dim=1), strict=True):
-            x, drawn = level(x, style, part)
+            x, drawn = recomputed(level, x, style, part) if self.gradient_checkpointing else level(x, style, part)
             picture = drawn if picture is None else self.upsample(picture) + drawn
         assert picture is not None  # a configuration has at least one level
         return picture

@@ -8,11 +8,13 @@ Symbols: s = style, a factor for each input channel: [batch, in]; w = weights: [
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Maps = Float[Tensor, "batch channel row column"]
 
@@ -20,6 +22,14 @@ SLOPE = 0.2
 GAIN = math.sqrt(2.0)
 _TAPS = (1.0, 3.0, 3.0, 1.0)
 _EPSILON = 1e-8
+
+
+def recomputed(module: nn.Module, *inputs: Tensor) -> Any:
+    """Call a module and keep nothing for the backward pass but its inputs: the rest is computed again there.
+
+    Chen et al., Training deep nets with sublinear memory cost (arXiv 1604.06174). Gradients of gradients work, too.
+    """
+    return checkpoint(module, *inputs, use_reentrant=False) if torch.is_grad_enabled() else module(*inputs)
 
 
 def activate(x: Tensor) -> Tensor:

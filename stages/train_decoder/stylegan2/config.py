@@ -11,7 +11,7 @@ from models.decoders.stylegan2.config import (
     Start,
     StyleGan2Config,
 )
-from stages.contract import ConfigModel
+from stages.contract import ConfigModel, RuntimeOnly
 from stages.decoder_training.config import PictureTrainingConfig
 from stages.encoders.config import ClipConfig, check_clip
 from stages.training.config import TrainingConfig
@@ -76,6 +76,9 @@ class StyleGan2DecoderConfig(PictureTrainingConfig):
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorSection = DiscriminatorSection()
     losses: AdversarialSection = AdversarialSection()
+    gradient_checkpointing: Annotated[bool, RuntimeOnly()] = Field(
+        False, description="compute levels again in the backward pass: less memory for activations, more time"
+    )
     training: TrainingConfig = TrainingConfig(
         num_steps=1500,
         batch_size=32,

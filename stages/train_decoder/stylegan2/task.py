@@ -54,9 +54,12 @@ class StyleGan2Task(DecoderTask):
         """
         config, embed_dim = self.config, self.data.embed_dim
         generator = StyleGan2Generator(config.decoder(embed_dim))
+        discriminator = Discriminator(config.judge(embed_dim))
+        generator.synthesis.gradient_checkpointing = config.gradient_checkpointing
+        discriminator.gradient_checkpointing = config.gradient_checkpointing
         adversary = Adversary(
             generator,
-            Discriminator(config.judge(embed_dim)),
+            discriminator,
             config.settings(),
             embed_images=self._clip.embed_pictures if config.losses.clip_weight > 0 else None,
             blocks=[int(clip["embed_dim"]) for clip in clip_identity(self.inputs["embed_clip"])],

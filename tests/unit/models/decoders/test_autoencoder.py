@@ -102,3 +102,12 @@ def test_configs_can_be_read_without_torch():
     modules = "models.decoders.autoencoder_config, models.decoders.latent_config, models.decoders.vq_config"
     probe = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_levels_are_computed_again_in_the_backward_pass_on_request(kind):
+    model, calls = make(kind), []
+    model.recompute_in_backward()
+    model.network.encoder.mid_block.register_forward_pre_hook(lambda *_: calls.append(1))
+    model.encode(pictures().requires_grad_()).sum().backward()
+    assert len(calls) == 2

@@ -67,6 +67,16 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path, kind: str) -> None:
     assert model.decode(model.encode(torch.zeros(1, 3, SIDE, SIDE))).shape == (1, 3, SIDE, SIDE)
 
 
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_levels_computed_again_in_the_backward_pass_give_the_same_bits(tmp_path: Path, kind: str) -> None:
+    shards, training = make_shards(tmp_path / "s"), {"num_steps": 3, "batch_size": 8, "warmup_steps": 1}
+    outputs = [
+        train(shards, tmp_path / str(again), config(kind, training=training, gradient_checkpointing=again))[0]
+        for again in (False, True)
+    ]
+    assert files(outputs[0], "autoencoder") == files(outputs[1], "autoencoder")
+
+
 class Stopped(AutoencoderTask):
     """Breaks off before step 10, as a killed process would."""
 

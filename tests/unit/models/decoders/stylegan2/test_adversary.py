@@ -148,3 +148,21 @@ def test_it_trains_in_bf16_with_r1_in_single_precision() -> None:
 def test_clip_is_needed_where_it_counts() -> None:
     with pytest.raises(ValueError, match="found clip_weight above 0 and no embed_images"):
         Adversary(make_generator(), make_discriminator(), AdversarialSettings())
+
+
+def gradients_and_calls(again: bool) -> tuple[dict[str, torch.Tensor], int]:
+    """Take a step with R1 and path lengths; return the gradients, and how often the discriminator's level ran."""
+    adversary, calls = make_adversary(r1_interval=1, path_weight=1.0, path_interval=1).train(), []
+    adversary.generator.synthesis.gradient_checkpointing = again
+    adversary.discriminator.gradient_checkpointing = again
+    adversary.discriminator.levels[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    adversary(make_batch(adversary.generator, step=0))["loss"].mean().backward()
+    return {name: weight.grad for name, weight in adversary.named_parameters() if weight.grad is not None}, len(calls)
+
+
+def test_levels_computed_again_give_the_same_gradients() -> None:
+    (kept, once), (recomputed, twice) = gradients_and_calls(False), gradients_and_calls(True)
+    assert twice > once
+    assert kept.keys() == recomputed.keys()
+    for name, gradient in kept.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)

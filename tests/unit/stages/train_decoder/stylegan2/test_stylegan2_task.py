@@ -106,6 +106,21 @@ def output_of(folder: Path) -> Output:
     return Output(str(folder), "train_decoder", "c")
 
 
+def test_levels_computed_again_in_the_backward_pass_give_the_same_bits(
+    inputs: dict[str, Artifact], clip_folder: Path, tmp_path: Path
+) -> None:
+    training = {"num_steps": 4, "batch_size": 4, "warmup_steps": 1, "precision": "float32", "log_interval": 1}
+    runs = {
+        again: train(
+            inputs, tmp_path / str(again), config(clip_folder, training=training, gradient_checkpointing=again)
+        )
+        for again in (False, True)
+    }
+    assert logged(runs[False], "loss") == logged(runs[True], "loss")  # with R1 and path lengths, second gradients
+    one, other = (load_model_state(output_of(tmp_path / str(again)), "decoder") for again in runs)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def logged(events: list[Event], name: str) -> dict[int, float]:
     return {e.step: e.values[name] for e in events if isinstance(e, Metrics) and name in e.values}
 

@@ -27,6 +27,8 @@ Codes = Int[Tensor, "batch row column"]
 class Autoencoder(nn.Module):
     """Both kinds: diffusers' encoder and decoder around a bottleneck."""
 
+    network: AutoencoderKL | VQModel
+
     def __init__(self, config: AutoencoderConfig) -> None:
         """Keep the configuration; the kinds build the networks."""
         super().__init__()

@@ -27,6 +27,7 @@ from stages.storage import is_local, open_address
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
 UNITS = "units"
+_TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Artifact:
         """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
 
         A listing that fails is an error here; fsspec's own glob would take it for an empty one, and work would be lost.
+        What is being written under a temporary name is left out: another stage may be writing it now.
         """
         folder, slash, names = pattern.rpartition("/")
         try:
@@ -69,7 +71,8 @@ class Artifact:
         except FileNotFoundError:
             return []
         found = (str(path).rstrip("/").rpartition("/")[2] for path in listed)
-        return sorted(f"{folder}{slash}{name}" for name in found if fnmatchcase(name, names))
+        matching = (name for name in found if fnmatchcase(name, names) and not name.startswith(_TEMPORARY))
+        return sorted(f"{folder}{slash}{name}" for name in matching)
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading bytes.
@@ -152,7 +155,7 @@ class Output(Artifact):
         if self.is_local:
             target = Path(self.path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".tmp-{uuid.uuid4().hex}-{target.name}")
+            partial = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
                 yield partial
                 os.replace(partial, target)
@@ -177,7 +180,7 @@ class Output(Artifact):
     def sweep(self) -> None:
         """Delete what a killed writer left under temporary names; nobody else may be writing."""
         if self.is_local:
-            for leftover in Path(self._fs_and_root[1]).rglob(".tmp-*"):
+            for leftover in Path(self._fs_and_root[1]).rglob(f"{_TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
 
     def _version(self, name: str) -> str:

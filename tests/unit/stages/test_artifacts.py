@@ -25,3 +25,13 @@ def test_one_record_alone_is_read_from_a_remote_store() -> None:
     output.finish_unit("model", {"metrics": {}})
     assert output.done_units() == {"model": {"metrics": {}}}
     output.remove("units")
+
+
+def test_what_is_being_written_is_no_unit_yet(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "a"), "download_shards", "f0")
+    output.finish_unit("00000", {"rows": 1})
+    with output.writing("units/00001.json") as partial:
+        partial.write_text("{}")
+        assert output.glob("units/*.json") == ["units/00000.json"]
+        assert list(output.done_units()) == ["00000"]
+    assert output.glob("units/*.json") == ["units/00000.json", "units/00001.json"]

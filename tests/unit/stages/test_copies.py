@@ -1,9 +1,12 @@
 """Local copies of remote files: fetched once, anew where the file has changed, the oldest out where there are many."""
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -116,16 +119,30 @@ def test_a_missing_file_leaves_nothing(remote, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@contextlib.contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
 def fetch_many(folder: Path, source: Path, seed: int, faults: "multiprocessing.Queue[str]") -> None:
-    """Ask for files in another order than the other processes, open each at once, and compare."""
+    """Ask for files in another order than the other processes, open each at once, and compare.
+
+    Nobody makes a copy look old between another's asking and opening; no real minute passes there either.
+    """
     copies, fs = Copies(folder, limit=20_000), fsspec.filesystem("file")
+    ages = source.parent / "ages"
     for step in range(150):
         number = (seed * 7 + step * 11) % 30
-        path = copies.get(fs, str(source / str(number)), root="r", name=str(number), version="1")
-        if path.read_bytes() != bytes([number]) * 2000:
+        with locked(ages, fcntl.LOCK_SH):
+            path = copies.get(fs, str(source / str(number)), root="r", name=str(number), version="1")
+            content = path.read_bytes()
+        if content != bytes([number]) * 2000:
             faults.put(f"{number} in {seed}")
         if step % 5 == 0:
-            age(path, HOUR)  # so that it may be deleted by the next process that makes room
+            with locked(ages, fcntl.LOCK_EX), contextlib.suppress(FileNotFoundError):
+                age(path, HOUR)  # so that it may be deleted by the next process that makes room
     faults.put("done")
 
 

@@ -26,7 +26,7 @@ from tests.e2e.conftest import CORGI, ROOT, SMOKE, Finished, checksums, clean_en
 DATA_STAGES = ("download_shards", "embed_clip", "fit_gaussians")
 TRAINING_STAGES = ("train_prior", "train_decoder")
 LAST_STAGES = ("generate", "evaluate")
-NUM_SHARDS = 12
+NUM_SHARDS = 24
 NUM_KILLS = int(os.environ.get("CORGI_KILLS", "3"))
 
 
@@ -96,7 +96,7 @@ def _run_and_kill_all(when: Callable[[], bool], *overrides: str) -> bool:
 
 @pytest.mark.timeout(300 + 120 * NUM_KILLS)
 def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: list[str], tmp_path: Path) -> None:
-    """The instants are drawn by progress, evenly over the three stages, and then some moments later."""
+    """Each instant is drawn by progress beyond what the kill before left, evenly over what remains."""
     whole, store = tmp_path / "whole", tmp_path / "killed"
     assert corgi("run", SMOKE, f"store={whole}", *data_words).code == 0
     (fitted,) = whole.glob("artifacts/fit_gaussians/*/fit.json")
@@ -105,11 +105,12 @@ def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: l
     words = [f"store={store}", *data_words]
     kills = 0
     while kills < NUM_KILLS:
-        at = len(DATA_STAGES) * (kills + chance.random()) / NUM_KILLS
-        pause = chance.uniform(0.0, 0.3) if at < 2.0 else 0.0
+        begun = _progress(store, num_passes)
+        at = begun + 2.0 * chance.random() * (len(DATA_STAGES) - begun) / (NUM_KILLS - kills + 1)
+        pause = chance.uniform(0.0, 0.1) if at < 2.0 else 0.0
 
-        def is_now(at: float = at, pause: float = pause) -> bool:
-            if _progress(store, num_passes) < min(at, 3.0 - 1.0 / num_passes):
+        def is_now(begun: float = begun, at: float = at, pause: float = pause) -> bool:
+            if not begun < _progress(store, num_passes) >= at:
                 return False
             time.sleep(pause)
             return True
@@ -121,7 +122,7 @@ def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: l
         found = _progress(store, num_passes)
         sys.stdout.write(f"kill {kills} of {NUM_KILLS} at {at:.2f}, found {found:.2f} of 3 stages done\n")
     states = {stage["name"]: stage["state"] for stage in corgi("plan", SMOKE, *words, "--json").document["stages"]}
-    assert states == {"download_shards": "done", "embed_clip": "done", "fit_gaussians": "new"}
+    assert states["fit_gaussians"] != "done"
     done = corgi("run", SMOKE, *words, "--json")
     assert done.code == 0, done.err
     for name in DATA_STAGES:

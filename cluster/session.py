@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import Unreachable
+from cluster.errors import NotStarted, Unreachable
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def session(
 
     Raises:
         Unreachable: nothing answers at the address.
+        NotStarted: Ray does not come up on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None and "ray" not in sys.modules:  # read at import; Ray's default, said before it warns of it
@@ -60,8 +61,13 @@ def session(
             check_reachable(address)
             runtime = {"env_vars": dict(environment)} if environment else None
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of no type of its own where a node does not come up in time
         if address is None:
+            raise NotStarted(
+                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, look at its "
+                "free memory and disk, and run the same command again; what was made before is kept"
+            ) from error
+        if not isinstance(error, ConnectionError | RuntimeError | ValueError):
             raise
         raise _unreachable(address, str(error)) from error
     try:

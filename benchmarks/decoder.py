@@ -11,19 +11,17 @@ to the decoder's resolution.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.decoder_sides.case import Case, Timing
+from benchmarks.decoder_sides.case import Case
+from benchmarks.sides.asking import ROOT, Side
+from benchmarks.sides.serving import Timing
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from pipeline.config import load_config
@@ -33,49 +31,8 @@ from stages.download_shards import stage as download_shards
 from stages.embed_clip import stage as embed_clip
 from stages.runner import run_stage
 
-ROOT = Path(__file__).resolve().parent.parent
+SIDES = "benchmarks.decoder_sides"
 PIPELINE_TARGET, WAIT_TARGET = 0.95, 0.02
-
-
-class Side:
-    """One of the processes."""
-
-    def __init__(self, module: str, case: Case) -> None:
-        """Start it and wait until it has done every work once."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", f"benchmarks.decoder_sides.{module}", case.to_json()],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": str(case.threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def work(self, name: str) -> Timing:
-        """Do one work now."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{name}\n")
-        self.process.stdin.flush()
-        return Timing(**self._answer())
-
-    def _answer(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"benchmarks.decoder: {self.process.args!r} ended early: see its message above")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def __enter__(self) -> "Side":
-        """Hold the process."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def write_data(folder: Path, num_images: int) -> None:
@@ -94,7 +51,7 @@ def write_data(folder: Path, num_images: int) -> None:
 
 def beside_bare_loop(case: Case, pairs: int) -> Table:
     """Measure the pipeline's loop and the bare one."""
-    with Side("pipeline", case) as ours, Side("bare", case) as bare:
+    with Side(f"{SIDES}.pipeline", case) as ours, Side(f"{SIDES}.bare", case) as bare:
         timings = [(ours.work("train"), bare.work("train")) for _ in range(pairs)]
     images = case.steps * case.decoder().training.batch_size
     waits = [first.data_wait_share for first, _ in timings]
@@ -108,7 +65,7 @@ def beside_bare_loop(case: Case, pairs: int) -> Table:
 
 def beside_online_encoding(case: Case, pairs: int) -> Table:
     """Measure steps on latents at hand and steps that encode."""
-    with Side("latents", case) as side:
+    with Side(f"{SIDES}.latents", case) as side:
         timings = [(side.work("precomputed"), side.work("online")) for _ in range(pairs)]
     images = case.steps * case.latent_decoder().training.batch_size
     return ratio_table("training of latent_diffusion", ("latents at hand", "encoded online"), timings, images, None)

@@ -10,14 +10,12 @@ the model FLOP utilisation of a GPU.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import get_args
 
 import torch
@@ -25,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.prior_sides.case import LONGEST, SHORTEST, Case
+from benchmarks.sides.asking import Side
+from benchmarks.sides.serving import Timing
 from models.priors.sizes import NetworkSize, settings_of_size
 
-ROOT = Path(__file__).resolve().parent.parent
+SIDES = "benchmarks.prior_sides"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "corgi-pipeline"
 PEER = "dalle2-pytorch==1.15.6"
 # It wants an older open_clip and much that its prior never touches, so only what its import needs is installed.
@@ -70,57 +70,6 @@ DIFFERENCES = (
 )
 
 
-class Side:
-    """One of the two processes."""
-
-    def __init__(self, module: str, case: Case, peer: Path) -> None:
-        """Start it and wait until it has done every work once."""
-        paths = os.pathsep.join((str(peer), str(ROOT))) if module == "dalle2" else str(ROOT)
-        self.case = case
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", f"benchmarks.prior_sides.{module}", case.to_json()],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(case.threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.constants = self._answer()
-
-    def work(self, name: str) -> "Timing":
-        """Do one work now."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{name}\n")
-        self.process.stdin.flush()
-        return Timing(**self._answer())
-
-    def _answer(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"benchmarks.prior: {self.process.args!r} ended early: see its message above")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def __enter__(self) -> "Side":
-        """Hold the process."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a work took."""
-
-    seconds: float
-    cpu_seconds: float
-
-
 def peer_folder(given: Path | None) -> Path:
     """Return a folder with dalle2-pytorch and what it needs beside the project's own packages."""
     if given is not None:
@@ -137,7 +86,7 @@ def compare(case: Case, pairs: int, peer: Path, console: Console, title: str) ->
     theirs_case = replace(case, text_tokens=case.text_tokens + 1)
     timings: dict[str, list[tuple[Timing, Timing]]] = {name: [] for name in ROWS}
     shares = []
-    with Side("ours", case, peer) as ours, Side("dalle2", theirs_case, peer) as theirs:
+    with Side(f"{SIDES}.ours", case) as ours, Side(f"{SIDES}.dalle2", theirs_case, [peer]) as theirs:
         for _ in range(pairs):
             for name, pair in timings.items():
                 pair.append((ours.work(name), theirs.work(name)))

@@ -56,6 +56,7 @@ def fit_faiss(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Ro
 
     def fit() -> Rows:
         kmeans.train(data)
+        assert kmeans.centroids is not None
         centroids: Rows = kmeans.centroids
         return centroids
 

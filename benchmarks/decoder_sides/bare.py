@@ -6,7 +6,8 @@ No pipeline: no shards, no conditioning dropout, no averaged weights, no clippin
 import torch
 from torch.nn import functional as F
 
-from benchmarks.decoder_sides.case import Case, Stopwatch, Timing, serve
+from benchmarks.decoder_sides.case import Case
+from benchmarks.sides.serving import Stopwatch, Timing, serve
 from models.decoders.pixel_diffusion import PixelDecoder
 from stages.embeddings import clip_identity
 from stages.training.engine import autocast_dtype

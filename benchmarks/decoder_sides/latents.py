@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.decoder_sides.case import Case, Stopwatch, Timing, serve
+from benchmarks.decoder_sides.case import Case
+from benchmarks.sides.serving import serve, timed
 from models.decoders.autoencoder import make_autoencoder
 from models.decoders.latent_diffusion import LatentDenoiser
 from pipeline.config import load_config
@@ -43,16 +44,15 @@ def main() -> None:
     def encoded() -> Tensor:
         return autoencoder.encode(pictures)
 
-    def timed(encode: Callable[[], Tensor]) -> Callable[[], Timing]:
-        def work() -> Timing:
-            watch = Stopwatch(case.device)
+    def steps(encode: Callable[[], Tensor]) -> Callable[[], None]:
+        def work() -> None:
             for _ in range(case.steps):
                 step(encode)
-            return watch.read()
 
         return work
 
-    serve({"precomputed": timed(lambda: latents), "online": timed(encoded)})
+    works = {"precomputed": steps(lambda: latents), "online": steps(encoded)}
+    serve({name: timed(case.device, work) for name, work in works.items()})
 
 
 if __name__ == "__main__":

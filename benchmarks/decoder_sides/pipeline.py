@@ -7,7 +7,8 @@ import os
 import statistics
 import sys
 
-from benchmarks.decoder_sides.case import Case, Stopwatch, Timing, serve
+from benchmarks.decoder_sides.case import Case
+from benchmarks.sides.serving import Stopwatch, Timing, serve
 from cluster.training import TrainGroup, launch_in_process
 from stages.artifacts import Output
 from stages.events import Event, Metrics

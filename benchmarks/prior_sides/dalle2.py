@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from dalle2_pytorch import DiffusionPrior, DiffusionPriorNetwork  # type: ignore[import-not-found]
 
-from benchmarks.prior_sides.case import NUM_TIMESTEPS, TEXT_DROPOUT, Case, serve
+from benchmarks.prior_sides.case import NUM_TIMESTEPS, TEXT_DROPOUT, Case
+from benchmarks.sides.serving import serve, timed
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
         "sample": _sampling(case, prior, short=False),
         "sample short": _sampling(case, prior, short=True),
     }
-    serve(case, works, {})
+    serve({name: timed(case.device, work) for name, work in works.items()})
 
 
 def _captions(case: Case, rows: int, *, short: bool) -> dict[str, torch.Tensor]:

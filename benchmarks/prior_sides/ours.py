@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.prior_sides.case import TEXT_DROPOUT, Case, serve
+from benchmarks.prior_sides.case import TEXT_DROPOUT, Case
+from benchmarks.sides.serving import serve, timed
 from models.priors import (
     DiffusionPrior,
     DiffusionPriorSettings,
@@ -40,7 +41,8 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter:
         works["train"]()
     size = MATRIX[case.device]
-    serve(case, works, {"train_flops": float(counter.get_total_flops()), "matmul_flops": 2.0 * size**3})
+    constants = {"train_flops": float(counter.get_total_flops()), "matmul_flops": 2.0 * size**3}
+    serve({name: timed(case.device, work) for name, work in works.items()}, constants)
 
 
 def _captions(case: Case, rows: int, *, short: bool) -> TextFeatures:

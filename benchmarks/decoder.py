@@ -2,11 +2,13 @@
 
 1. The stage's own training loop, fed from tar shards with embeddings joined by key (conditioning, averaged weights,
    gradient clipping and logging included), beside a plain loop around the same diffusers U-Net whose batch lies in
-   memory. Start-up, validation and saving are left out; the first steps are not counted.
+   memory: nothing but forward, backward and the optimiser's step. Start-up, validation and saving are left out; the
+   first steps are not counted. Once with the quickstart's network, which is small (8 x 8 cells), so that what does not
+   belong to it weighs most; once in the form of the paper's base (64 x 64 cells).
 2. A step of latent diffusion with latents at hand, beside one that encodes its batch first.
 
 Sides are processes of their own that work in turn, so that a busy machine slows all; rows give medians over the pairs.
-On a GPU name a config of its size: ``--device cuda --config configs/paper/…``; the pictures are small scenes, brought
+On a GPU name configs of its size: ``--device cuda --configs configs/paper/…``; the pictures are small scenes, brought
 to the decoder's resolution.
 """
 
@@ -32,6 +34,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.runner import run_stage
 
 SIDES = "benchmarks.decoder_sides"
+CONFIGS = ("configs/quickstart.yaml", "benchmarks/decoder_sides/paper_base.yaml")
 PIPELINE_TARGET, WAIT_TARGET = 0.95, 0.02
 
 
@@ -55,7 +58,9 @@ def beside_bare_loop(case: Case, pairs: int) -> Table:
         timings = [(ours.work("train"), bare.work("train")) for _ in range(pairs)]
     images = case.steps * case.decoder().training.batch_size
     waits = [first.data_wait_share for first, _ in timings]
-    table = ratio_table("training of pixel_diffusion", ("pipeline", "bare loop"), timings, images, PIPELINE_TARGET)
+    table = ratio_table(
+        f"pixel_diffusion of {case.config}", ("pipeline", "bare loop"), timings, images, PIPELINE_TARGET
+    )
     table.caption = (
         f"waited for data: {statistics.median(waits):.2%} of the time ({min(waits):.2%} to {max(waits):.2%}), target "
         f"below {WAIT_TARGET:.0%}"
@@ -90,7 +95,7 @@ def ratio_table(
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/quickstart.yaml", help="whose train_decoder is measured")
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="whose train_decoder is measured")
     parser.add_argument("--latents-config", default="configs/decoders/latent_diffusion.yaml")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40, help="counted steps of one measurement")
@@ -108,17 +113,23 @@ def main() -> None:
         raise SystemExit(f"benchmarks.decoder: --steps must be a multiple of --warmup, found {options.steps}")
     with tempfile.TemporaryDirectory(prefix="corgi-bench-") as folder:
         write_data(Path(folder), options.images)
-        case = Case(
-            folder=folder,
-            config=options.config,
-            latents_config=options.latents_config,
-            steps=options.steps,
-            warmup=options.warmup,
-            threads=options.threads,
-            device=options.device,
-        )
-        for table in (beside_bare_loop(case, options.pairs), beside_online_encoding(case, options.pairs)):
-            console.print(table)
+        cases = [make_case(folder, config, options) for config in options.configs]
+        for case in cases:
+            console.print(beside_bare_loop(case, options.pairs))
+        console.print(beside_online_encoding(cases[0], options.pairs))
+
+
+def make_case(folder: str, config: str, options: argparse.Namespace) -> Case:
+    """Return what both sides are given for a configuration."""
+    return Case(
+        folder=folder,
+        config=config,
+        latents_config=options.latents_config,
+        steps=options.steps,
+        warmup=options.warmup,
+        threads=options.threads,
+        device=options.device,
+    )
 
 
 if __name__ == "__main__":

@@ -96,6 +96,9 @@ class Engine:
         self._engine = _deepspeed().initialize(
             model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)
         )[0]
+        if place.world_size == 1 and config.zero_stage == 0:
+            # Nothing is to be reduced; DeepSpeed would still copy all gradients to one buffer and back.
+            self._engine.enable_backward_allreduce = False
         self._parameters = dict(self.model.named_parameters())
         self._trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         self._ema = Ema(self._parameters, place.rank)
@@ -129,9 +132,16 @@ class Engine:
 
     def _clip(self) -> None:
         """Clip where ZeRO does not; DeepSpeed's own clipping at stage 0 keeps no norm to report."""
-        if self._config.zero_stage == 0:
-            limit = self._config.gradient_clip or float("inf")
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters.values(), limit)
+        if self._config.zero_stage:
+            return
+        limit, trained = self._config.gradient_clip or float("inf"), self._trained.values()
+        for parameter in trained:
+            if parameter.grad is None:  # not part of this step's loss; the optimiser is to hold a state for all
+                parameter.grad = torch.zeros_like(parameter)
+        self.grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        # On the CPU it costs nothing to look first, and a pass over all gradients otherwise; a GPU would have to wait.
+        if self._place.device.type != "cpu" or self.grad_norm > limit:
+            nn.utils.clip_grads_with_norm_(trained, limit, self.grad_norm)
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return the whole averaged weights and the buffers; every process must call it."""

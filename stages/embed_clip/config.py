@@ -33,7 +33,7 @@ class EmbedClipConfig(StageConfig):
     """Embed every image and every caption of the shards by CLIP."""
 
     stage: ClassVar[str] = "embed_clip"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     uses_gpu: ClassVar[bool] = True
 
     clip: ClipConfig

@@ -1,53 +1,40 @@
 """Embed one shard."""
 
 import collections
-import io
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from stages.artifacts import Artifact, Output
 from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.reading import BatchReader, ReadBatch
 from stages.embed_clip.rows import ShardRows
 from stages.embeddings import TEXT_ENCODERS
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder, make_text_encoder
 from stages.errors import ArtifactError
-from stages.shards import read_shard
 
 CLIPS = "clips.json"
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class ReadSample:
-    """One sample of a shard, decoded; blank captions are left out."""
-
-    key: str
-    image: Image.Image
-    captions: tuple[str, ...]
-
-
 def make_embed_worker(
-    config: EmbedClipConfig, shards: Artifact, output: Output, device: str
+    config: EmbedClipConfig, shards: Artifact, output: Output, *, device: str, threads: int
 ) -> Callable[[str], tuple[str, Record]]:
-    """Load the models and return the function that embeds the shard of a name."""
+    """Load the models and return the function that embeds the shard of a name; ``threads`` decode for it."""
     clip = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
     encoder = make_text_encoder(clip, config.text_states, device=device)
     _record_encoders(encoder, output)
     widths = {name: int(identity["width"]) for name, identity in encoder.identities.items()}
     storage = np.dtype(config.storage)
+    reader = BatchReader(clip, batch_size=config.batch_size, threads=threads, with_captions=config.texts)
 
     def embed(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
-        samples = read_images(shards.local(f"shards/{name}.tar"), failures, with_captions=config.texts)
+        path = shards.local(f"shards/{name}.tar")
         rows = ShardRows()
-        while batch := list(itertools.islice(samples, config.batch_size)):
+        for batch in reader.batches(path, failures):
             _embed(batch, rows, encoder, storage=storage)
         rows.write(name, output, storage=storage, embed_dim=clip.embed_dim, widths=widths)
         captioned = sum(caption is not None for caption in rows.captions)
@@ -86,30 +73,16 @@ def _record(output: Output, file: str, content: Any, identities: list[Record]) -
         )
 
 
-def read_images(path: Path, failures: collections.Counter[str], *, with_captions: bool = True) -> Iterator[ReadSample]:
-    """Yield the samples of a shard with their images decoded; count those without a readable image by cause."""
-    for sample in read_shard(path, with_captions=with_captions):
-        if sample.image is None:
-            failures["no_image"] += 1
-            continue
-        try:
-            image = Image.open(io.BytesIO(sample.image)).convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            failures["corrupt_image"] += 1
-            continue
-        yield ReadSample(sample.key, image, tuple(caption for caption in sample.captions if caption.strip()))
-
-
-def _embed(batch: list[ReadSample], rows: ShardRows, encoder: TextEncoder, *, storage: np.dtype[Any]) -> None:
+def _embed(batch: ReadBatch, rows: ShardRows, encoder: TextEncoder, *, storage: np.dtype[Any]) -> None:
     """Add a batch of samples to the rows of the shard; further captions go in batches of the same size."""
-    start = len(rows.keys)
-    rows.keys += [sample.key for sample in batch]
-    rows.image.append(encoder.clip.encode_images([sample.image for sample in batch]).numpy())
-    rows.captions += [next(iter(sample.captions), None) for sample in batch]
-    places = [index for index, sample in enumerate(batch) if sample.captions]
-    rows.first.add(encoder.encode([batch[index].captions[0] for index in places]), places, len(batch), storage)
-    extra = [(start + index, caption) for index, sample in enumerate(batch) for caption in sample.captions[1:]]
+    start, count = len(rows.keys), len(batch.keys)
+    rows.keys += batch.keys
+    rows.image.append(encoder.clip.encode_prepared(batch.images).numpy())
+    rows.captions += [next(iter(captions), None) for captions in batch.captions]
+    places = [index for index, captions in enumerate(batch.captions) if captions]
+    rows.first.add(encoder.encode([batch.captions[index][0] for index in places]), places, count, storage)
+    extra = [(start + index, caption) for index, captions in enumerate(batch.captions) for caption in captions[1:]]
     rows.extra += extra
-    for first in range(0, len(extra), len(batch)):
-        texts = [caption for _, caption in extra[first : first + len(batch)]]
+    for first in range(0, len(extra), count):
+        texts = [caption for _, caption in extra[first : first + count]]
         rows.further.add(encoder.encode(texts), range(len(texts)), len(texts), storage)

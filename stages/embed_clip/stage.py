@@ -30,7 +30,8 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     shards = FollowedUnits(inputs["download_shards"], context)
     records = output.done_units()
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    make_worker = functools.partial(_make_worker, config, inputs, output, device)
+    threads = context.resources.cpus_per_worker
+    make_worker = functools.partial(_make_worker, config, inputs, output, device, threads)
     images = sum(int(record["rows"]) for record in records.values())
 
     def report() -> None:
@@ -46,13 +47,13 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
 
 
 def _make_worker(
-    config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, device: str
+    config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, device: str, threads: int
 ) -> Callable[[str], tuple[str, Record]]:
     """Make the worker where it works: torch and open_clip are imported there only, and models lie there."""
     from stages.embed_clip.shard import make_embed_worker
 
     placed = config.model_copy(update={"clip": with_trained(config.clip, inputs)})
-    return make_embed_worker(placed, inputs["download_shards"], output, device)
+    return make_embed_worker(placed, inputs["download_shards"], output, device=device, threads=threads)
 
 
 def _summarise(records: Mapping[str, Record], output: Output) -> StageSummary:

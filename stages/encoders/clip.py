@@ -31,6 +31,8 @@ from stages.errors import InputFault, nearest
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
+Prepared = dict[str, Tensor]
+"""One picture [3, height, width], or a batch, as the models take it, by preparation; models that share one share it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class ClipEncoder:
             _OneClip(_placed(model), where=f"clip.models[{index}]", device=self.device)
             for index, model in enumerate(config.models)
         ]
+        self._one_of_each_preparation = {model.preparation: model for model in self._models}.values()
 
     @property
     def identities(self) -> list[dict[str, Any]]:
@@ -90,14 +93,32 @@ class ClipEncoder:
     @torch.inference_mode()
     def encode_images(self, images: Images) -> Float[Tensor, "batch embed"]:
         """Encode a batch of images: PIL images of any size, or 8-bit RGB arrays."""
-        pictures = [_as_pil(image) for image in images]
-        prepared: dict[str, Tensor] = {}
-        return self._concatenate(lambda model: model.encode_images(pictures, prepared), num=len(pictures))
+        if len(images) == 0:
+            return torch.zeros(0, self.embed_dim)
+        return self.encode_prepared(self.collate([self.prepare(_as_pil(image)) for image in images]))
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """Return an RGB image as the models take it; threads may prepare images side by side."""
+        return {model.preparation: model.prepare(image) for model in self._one_of_each_preparation}
+
+    def collate(self, prepared: Sequence[Prepared]) -> Prepared:
+        """Return prepared images as one batch, which lies where a GPU can fetch it by itself."""
+        pin = self.device.type == "cuda"
+        stacks = {name: torch.stack([image[name] for image in prepared]) for name in prepared[0]}
+        return {name: stack.pin_memory() if pin else stack for name, stack in stacks.items()}
+
+    @torch.inference_mode()
+    def encode_prepared(self, batch: Prepared) -> Float[Tensor, "batch embed"]:
+        """Encode a batch of prepared images."""
+        there = {name: pixels.to(self.device, non_blocking=True) for name, pixels in batch.items()}
+        return self._concatenate(lambda model: model.encode_images(there))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
         """Encode a batch of texts."""
-        return self._concatenate(lambda model: model.encode_texts(texts), num=len(texts))
+        if not texts:
+            return torch.zeros(0, self.embed_dim)
+        return self._concatenate(lambda model: model.encode_texts(texts))
 
     def text_state_width(self) -> int:
         """Return the width of the token states of the text towers, side by side.
@@ -136,9 +157,7 @@ class ClipEncoder:
         """
         return torch.cat([model.embed_pictures(pictures).float() for model in self._models], dim=-1)
 
-    def _concatenate(self, encode: Callable[["_OneClip"], Tensor], *, num: int) -> Float[Tensor, "batch embed"]:
-        if num == 0:
-            return torch.zeros(0, self.embed_dim)
+    def _concatenate(self, encode: Callable[["_OneClip"], Tensor]) -> Float[Tensor, "batch embed"]:
         on_gpu = self.device.type != "cpu" and self._precision != torch.float32
         with torch.autocast(self.device.type, dtype=self._precision, enabled=on_gpu):
             blocks = [encode(model).float().cpu() for model in self._models]
@@ -160,15 +179,16 @@ class _OneClip:
         self._device, self._where = device, where
         self._model, self._preprocess, self._tokenizer = _load(config, where)
         self.identity = _identify(self._model, config.reference)
-        self._preparation = _preparation_of(self._model)
+        self.preparation = _preparation_of(self._model)
         self._model.to(device)
 
-    def encode_images(self, images: list[Image.Image], prepared: dict[str, Tensor]) -> Float[Tensor, "batch embed"]:
-        """Encode the images; ``prepared`` holds what models that prepare them alike have made of them before."""
-        if self._preparation not in prepared:
-            pixels = torch.stack([self._preprocess(image) for image in images])
-            prepared[self._preparation] = pixels.to(self._device)
-        return self._model.encode_image(prepared[self._preparation])  # type: ignore[no-any-return]
+    def prepare(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Return an image as the model takes it."""
+        return self._preprocess(image)  # type: ignore[no-any-return]
+
+    def encode_images(self, batch: Prepared) -> Float[Tensor, "batch embed"]:
+        """Encode the images of a batch that is on the model's device."""
+        return self._model.encode_image(batch[self.preparation])  # type: ignore[no-any-return]
 
     def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
         size, settings = self.identity.image_size, self._model.visual.preprocess_cfg

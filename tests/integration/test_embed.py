@@ -157,6 +157,42 @@ def test_bad_images_are_left_out_and_missing_captions_are_nan(embedded, shards, 
     np.testing.assert_allclose(text[[0, 2, 3, 4, 5]], whole[[0, 4, 5, 6, 7]], rtol=1e-5, atol=1e-5)
 
 
+def encoded(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def strange_pictures():
+    """Pairs of files: a strange one, and the plain RGB picture that it stands for."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned to the right
+    grey = rng.integers(0, 65536, (32, 32), dtype=np.uint16)
+    rounded = np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=2)
+    half = picture.convert("RGBA")
+    half.putalpha(0)
+    return {
+        "turned by EXIF": (encoded(picture, exif=exif), encoded(picture.transpose(Image.Transpose.ROTATE_270))),
+        "16 bits": (encoded(Image.fromarray(grey)), encoded(Image.fromarray(rounded))),
+        "transparent": (encoded(half), encoded(Image.new("RGB", (32, 32), "white"))),
+    }
+
+
+def test_strange_pictures_are_embedded_as_they_are_meant(shards, clips, tmp_path):
+    for name, pair in strange_pictures().items():
+        rows = []
+        for number, content in enumerate(pair):
+            place = tmp_path / f"{name}-{number}"
+            changed = rewrite_shard(
+                shards, place / "shards", lambda file, old, new=content: new if file.endswith("png") else old
+            )
+            embed(make_config(clips), changed, place / "out")
+            rows.append(load(place / "out", "img_emb"))
+        assert np.array_equal(*rows), name
+
+
 def test_shards_without_a_readable_image_are_refused(shards, clips, tmp_path):
     empty = rewrite_shard(shards, tmp_path / "shards", lambda name, content: None)
     for unit in ("00001", "00002"):

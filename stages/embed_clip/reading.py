@@ -1,0 +1,76 @@
+"""Read a shard in batches that are ready for the models, ahead of their use."""
+
+import collections
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.ahead import map_ahead
+from stages.encoders.clip import ClipEncoder, Prepared
+from stages.errors import InputFault
+from stages.image_decoding import decode_image
+from stages.shards import ShardSample, read_shard
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """Samples whose images could be read, prepared for the models; blank captions are left out."""
+
+    keys: list[str]
+    captions: list[tuple[str, ...]]
+    images: Prepared
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A sample with its prepared image, or what is wrong with it."""
+
+    sample: ShardSample
+    image: Prepared | None
+    cause: str = ""
+
+
+class BatchReader:
+    """Decodes each image once and prepares it for every model, in threads, while the models work."""
+
+    def __init__(self, clip: ClipEncoder, *, batch_size: int, threads: int, with_captions: bool) -> None:
+        self._clip = clip
+        self._batch_size = batch_size
+        self._threads = threads
+        self._with_captions = with_captions
+
+    def batches(self, path: Path, failures: collections.Counter[str]) -> Iterator[ReadBatch]:
+        """Yield the samples of a shard in their order; count those without a readable image by cause."""
+        samples = read_shard(path, with_captions=self._with_captions)
+        window = BATCHES_AHEAD * self._batch_size
+        readable = _readable(map_ahead(self._read, samples, threads=self._threads, most=window), failures)
+        return map_ahead(self._batch, _in_batches(readable, self._batch_size), threads=1, most=1)
+
+    def _read(self, sample: ShardSample) -> _Read:
+        if sample.image is None:
+            return _Read(sample, None, "no_image")
+        try:
+            return _Read(sample, self._clip.prepare(decode_image(sample.image, where=sample.key)))
+        except InputFault:
+            return _Read(sample, None, "corrupt_image")
+
+    def _batch(self, rows: list[_Read]) -> ReadBatch:
+        captions = [tuple(caption for caption in row.sample.captions if caption.strip()) for row in rows]
+        images = self._clip.collate([row.image for row in rows if row.image is not None])
+        return ReadBatch([row.sample.key for row in rows], captions, images)
+
+
+def _readable(rows: Iterable[_Read], failures: collections.Counter[str]) -> Iterator[_Read]:
+    for row in rows:
+        if row.image is None:
+            failures[row.cause] += 1
+        else:
+            yield row
+
+
+def _in_batches(rows: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
+    while batch := list(itertools.islice(rows, size)):
+        yield batch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.ahead import map_ahead
-from stages.encoders.clip import ClipEncoder, Prepared
+from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
 from stages.errors import InputFault
 from stages.image_decoding import decode_image
 from stages.shards import ShardSample, read_shard
@@ -21,7 +21,7 @@ class ReadBatch:
 
     keys: list[str]
     captions: list[tuple[str, ...]]
-    images: Prepared
+    images: PreparedBatch
 
 
 @dataclass(frozen=True)

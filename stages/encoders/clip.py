@@ -31,8 +31,10 @@ from stages.errors import InputFault, nearest
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
-Prepared = dict[str, Tensor]
-"""One picture [3, height, width], or a batch, as the models take it, by preparation; models that share one share it."""
+Pixels = UInt8[np.ndarray, "height width 3"]
+Prepared = dict[str, Pixels]
+"""A picture cut and scaled for the models, by preparation; models that share one share it."""
+PreparedBatch = dict[str, UInt8[Tensor, "batch height width 3"]]
 
 
 @dataclass(frozen=True)
@@ -98,20 +100,23 @@ class ClipEncoder:
         return self.encode_prepared(self.collate([self.prepare(_as_pil(image)) for image in images]))
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Return an RGB image as the models take it; threads may prepare images side by side."""
+        """Cut and scale an RGB image for every model; threads may prepare images beside the models' work.
+
+        Nothing of torch is called: its own threads, one set for each of these, would stand in each other's way.
+        """
         return {model.preparation: model.prepare(image) for model in self._one_of_each_preparation}
 
-    def collate(self, prepared: Sequence[Prepared]) -> Prepared:
+    def collate(self, prepared: Sequence[Prepared]) -> PreparedBatch:
         """Return prepared images as one batch, which lies where a GPU can fetch it by itself."""
+        stacks = {name: torch.from_numpy(np.stack([image[name] for image in prepared])) for name in prepared[0]}
         pin = self.device.type == "cuda"
-        stacks = {name: torch.stack([image[name] for image in prepared]) for name in prepared[0]}
         return {name: stack.pin_memory() if pin else stack for name, stack in stacks.items()}
 
     @torch.inference_mode()
-    def encode_prepared(self, batch: Prepared) -> Float[Tensor, "batch embed"]:
+    def encode_prepared(self, batch: PreparedBatch) -> Float[Tensor, "batch embed"]:
         """Encode a batch of prepared images."""
         there = {name: pixels.to(self.device, non_blocking=True) for name, pixels in batch.items()}
-        return self._concatenate(lambda model: model.encode_images(there))
+        return self._concatenate(lambda model: model.encode_images(there[model.preparation]))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
@@ -177,18 +182,21 @@ class _OneClip:
 
     def __init__(self, config: FolderClip | PretrainedClip, *, where: str, device: torch.device) -> None:
         self._device, self._where = device, where
-        self._model, self._preprocess, self._tokenizer = _load(config, where)
+        self._model, preprocess, self._tokenizer = _load(config, where)
+        *of_image, _, self._normalize = preprocess.transforms  # _ makes numbers from 0 to 1 of bytes
+        self._of_image = type(preprocess)(of_image)
         self.identity = _identify(self._model, config.reference)
         self.preparation = _preparation_of(self._model)
         self._model.to(device)
 
-    def prepare(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """Return an image as the model takes it."""
-        return self._preprocess(image)  # type: ignore[no-any-return]
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Cut and scale an image as open_clip does for the model."""
+        return np.asarray(self._of_image(image))
 
-    def encode_images(self, batch: Prepared) -> Float[Tensor, "batch embed"]:
-        """Encode the images of a batch that is on the model's device."""
-        return self._model.encode_image(batch[self.preparation])  # type: ignore[no-any-return]
+    def encode_images(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
+        """Encode prepared images that are on the model's device."""
+        numbers = pixels.permute(0, 3, 1, 2).contiguous().float().div(255)
+        return self._model.encode_image(self._normalize(numbers))  # type: ignore[no-any-return]
 
     def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
         size, settings = self.identity.image_size, self._model.visual.preprocess_cfg

@@ -1,4 +1,8 @@
-"""``python -m benchmarks.data [NAME…] [--small] [--pairs N] [--threads N]`` prints the tables of the data stages."""
+"""``python -m benchmarks.data [NAME…] [--pairs N] [--threads N]`` prints the tables of the data stages.
+
+clip-retrieval wants other versions than ours: ``pip install clip-retrieval "setuptools<81"`` in an environment of its
+own, whose Python ``--clip-retrieval`` names.
+"""
 
 import argparse
 import importlib
@@ -26,12 +30,15 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="sizes for a first look")
     parser.add_argument("--pairs", type=int, default=Options.pairs, help="runs of each side, in turn")
     parser.add_argument("--threads", type=int, default=Options.threads, help="threads of each side")
+    parser.add_argument(
+        "--clip-retrieval", default="", metavar="PYTHON", help="compare embed with clip-retrieval there"
+    )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in modules]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}: choose from {', '.join(modules)}")
     console = Console()
-    options = Options(arguments.small, arguments.pairs, arguments.threads)
+    options = Options(arguments.small, arguments.pairs, arguments.threads, arguments.clip_retrieval)
     for name in arguments.names or modules:
         for table in modules[name].tables(options):
             console.print(table)

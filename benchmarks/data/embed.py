@@ -56,11 +56,11 @@ class Case:
 def tables(options: Options) -> Iterator[Table]:
     """Measure one CLIP against its forward pass, and three CLIPs in one pass against three passes."""
     torch.set_num_threads(options.threads)
-    images = 64 if options.small else 256
+    images = 64 if options.small else 512
     with tempfile.TemporaryDirectory(prefix="corgi-bench-") as folder:
         yield beside_forward(Path(folder), Case(("ViT-B-32",), images, 256), options)
     with tempfile.TemporaryDirectory(prefix="corgi-bench-") as folder:
-        case = Case(("ViT-S-32", "ViT-S-32-alt", "ViT-M-32-alt"), images // 2, 1024)
+        case = Case(("ViT-S-32", "ViT-S-32-alt", "ViT-M-32-alt"), images // 4, 1024)
         yield from three_at_once(Path(folder), case, options)
 
 

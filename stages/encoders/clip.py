@@ -183,8 +183,9 @@ class _OneClip:
     def __init__(self, config: FolderClip | PretrainedClip, *, where: str, device: torch.device) -> None:
         self._device, self._where = device, where
         self._model, preprocess, self._tokenizer = _load(config, where)
-        *of_image, _, self._normalize = preprocess.transforms  # _ makes numbers from 0 to 1 of bytes
+        *of_image, _, normalize = preprocess.transforms  # _ makes numbers from 0 to 1 of bytes
         self._of_image = type(preprocess)(of_image)
+        self._normalize = type(normalize)(normalize.mean, normalize.std, inplace=True)
         self.identity = _identify(self._model, config.reference)
         self.preparation = _preparation_of(self._model)
         self._model.to(device)
@@ -195,7 +196,7 @@ class _OneClip:
 
     def encode_images(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
         """Encode prepared images that are on the model's device."""
-        numbers = pixels.permute(0, 3, 1, 2).contiguous().float().div(255)
+        numbers = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         return self._model.encode_image(self._normalize(numbers))  # type: ignore[no-any-return]
 
     def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:

@@ -64,6 +64,11 @@ def fail_on_last_rank(payload: Any, emit: Callable[[Any], None]) -> None:
         raise KeyError("the key that is missing")
 
 
+def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
+    alone = run(tmp_path / "one", 0, LineTask(dropout=False))
+    assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
+
+
 def test_a_workers_error_comes_back_as_it_was_raised() -> None:
     events: list[str] = []
     home = set(Path.home().iterdir())

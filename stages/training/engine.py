@@ -119,6 +119,7 @@ class Engine:
                 mean = values.detach().float().mean() / self._config.gradient_accumulation
                 averages[name] = averages[name] + mean if name in averages else mean
             if self._engine.is_gradient_accumulation_boundary():
+                self._fill_gradients()
                 self._clip()
             self._engine.step()
         if self._config.zero_stage:
@@ -130,14 +131,19 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
 
+    def _fill_gradients(self) -> None:
+        """Give weights that had no part in this step's loss a gradient of 0: checkpoints hold a state for all."""
+        if self._config.zero_stage:
+            return
+        for parameter in self._trained.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
     def _clip(self) -> None:
         """Clip where ZeRO does not; DeepSpeed's own clipping at stage 0 keeps no norm to report."""
         if self._config.zero_stage:
             return
         limit, trained = self._config.gradient_clip or float("inf"), self._trained.values()
-        for parameter in trained:
-            if parameter.grad is None:  # not part of this step's loss; the optimiser is to hold a state for all
-                parameter.grad = torch.zeros_like(parameter)
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # On the CPU it costs nothing to look first, and a pass over all gradients otherwise; a GPU would have to wait.
         if self._place.device.type != "cpu" or self.grad_norm > limit:
@@ -170,6 +176,7 @@ class Engine:
         """
         for _ in range(self._config.gradient_accumulation):
             self._engine.backward(self._engine(part)["loss"].float().mean() * 0.0)
+            self._fill_gradients()
             self._set_rate(0.0)
             self._engine.step()
         for key in _MOMENTS:

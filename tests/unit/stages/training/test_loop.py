@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cluster.training import launch_in_process
 from stages.artifacts import Output
@@ -96,6 +97,25 @@ def test_accumulation_leaves_the_result_the_same(tmp_path: Path) -> None:
     _, plain = run(tmp_path / "plain", config(), LineTask(dropout=False))
     _, parts = run(tmp_path / "parts", config(gradient_accumulation=4), LineTask(dropout=False))
     assert losses(parts) == pytest.approx(losses(plain), rel=1e-5)
+
+
+class IdleWeightTask(LineTask):
+    """Trains a model of which one weight has no part in the loss."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        model.register_parameter("idle", nn.Parameter(torch.ones(2)))
+        return model
+
+
+def test_a_weight_without_a_gradient_is_kept_in_checkpoints(tmp_path: Path) -> None:
+    settings = config(weight_decay=0.0)
+    run(tmp_path / "whole", settings, IdleWeightTask())
+    with pytest.raises(ValueError, match="no data for step 10"):
+        run(tmp_path / "cut", settings, IdleWeightTask(fail_at=10))
+    run(tmp_path / "cut", settings, IdleWeightTask())
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert weights(tmp_path / "cut")["idle"].tolist() == [1, 1]
 
 
 def test_a_finished_model_is_not_trained_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from stages.artifacts import Artifact
 from stages.captions import CaptionsConfig, select_captioned
 from stages.errors import ArtifactError, InputFault
+from stages.stored_rows import StoredRows
 
 TEXT_ENCODERS = "text_encoders.json"
 Rows = Float[np.ndarray, "rows embed"]
@@ -127,17 +128,40 @@ def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
     return rows
 
 
-def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[Rows]:
-    """Yield the image embeddings of a shard as float32, so many rows at a time; no more than a block is in memory.
+@dataclass(frozen=True)
+class RowBlock:
+    """Some image embeddings of a shard, not read yet."""
 
-    Numbers that are not finite are passed on: :func:`load_image_rows` refuses them in words.
-    """
+    stored: StoredRows
+    first: int
+    size: int
+    kept: Int[np.ndarray, " rows"] | None  # which rows of the shard are used; none: all
+
+    def load(self) -> Rows:
+        """Read them as float32; numbers that are not finite are passed on (:func:`load_image_rows` refuses them)."""
+        rows = self.stored.read(self.first, self.size)
+        if self.kept is not None:
+            low, high = np.searchsorted(self.kept, (self.first, self.first + self.size))
+            rows = rows[self.kept[low:high] - self.first]
+        return rows.astype(np.float32, copy=False)
+
+
+def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[RowBlock]:
+    """Cut the image embeddings of a shard into blocks of so many stored rows, each to be read when it is its turn."""
+    stored, kept = _stored_image_rows(embeddings, shard), kept_rows(embeddings, shard)
+    for first in range(0, len(stored), size):
+        yield RowBlock(stored, first, size, kept)
+
+
+def pick_image_rows(embeddings: Artifact, shard: str, rows: Int[np.ndarray, " picked"]) -> Rows:
+    """Read some image embeddings of a shard as float32; the rows are those that :func:`load_keys` names."""
     kept = kept_rows(embeddings, shard)
-    for first in range(0, len(open_stored_rows(embeddings, shard) if kept is None else kept), size):
-        block = slice(first, first + size)
-        # Opened anew for each block: pages of a file that stays open count as this process's memory.
-        stored = open_stored_rows(embeddings, shard)
-        yield np.array(stored[block if kept is None else kept[block]], dtype=np.float32)
+    picked = _stored_image_rows(embeddings, shard).pick(rows if kept is None else kept[rows])
+    return picked.astype(np.float32, copy=False)
+
+
+def _stored_image_rows(embeddings: Artifact, shard: str) -> StoredRows:
+    return StoredRows.of(embeddings.local(f"img_emb/img_emb_{shard}.npy"))
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:

@@ -2,6 +2,7 @@
 
 Each side is a process of its own that runs one fit; they work in turn. Ours is the whole stage, from reading shards off
 the disk to publishing (first means and deviations included); faiss has all its data in memory before its time starts.
+Each has made a small fit before, so that starting threads and loading libraries is no part of its time and memory.
 Equal on both sides: data, k, iterations, threads, all points used. The sum of squared distances to the final means is
 taken over all data by one and the same function for both. Data are synthetic: many loose groups in a space whose
 directions have unequal spread, and an offset that all share, as CLIP's embeddings have.

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.data.gaussians import Case
+from benchmarks.data.gaussians import Case, write_shards
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.gaussians import Pass
+from models.gaussians import Nearest, Pass
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
 from stages.embeddings import image_row_blocks, load_image_rows, shard_rows
@@ -32,7 +33,6 @@ def fit_ours(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Row
     config = FitGaussiansConfig(num_gaussians=case.num_gaussians, max_iterations=case.iterations, tolerance=0)
     resources = GrantedResources(num_workers=1, cpus_per_worker=threads)
     context = StageContext(lambda event: None, map_in_process, launch_in_process, resources)
-    import matplotlib.figure  # noqa: F401  so that its import is no part of the time, as faiss's is not
 
     def fit() -> Rows:
         fit_gaussians.run(config, {"embed_clip": embeddings}, output, context)
@@ -66,10 +66,10 @@ def fit_faiss(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Ro
 def inertia(embeddings: Artifact, means: Rows) -> float:
     """Return the sum of squared distances of all embeddings to the nearest of these means."""
     exact = torch.from_numpy(means).double()
-    one_pass = Pass(exact)
+    one_pass = Pass(Nearest(exact))
     for shard in shard_rows(embeddings):
-        for rows in image_row_blocks(embeddings, shard, 2048):
-            one_pass.add(torch.from_numpy(rows))
+        for block in image_row_blocks(embeddings, shard, 2048):
+            one_pass.add(torch.from_numpy(block.load()))
     return one_pass.total.inertia(exact)
 
 
@@ -85,8 +85,12 @@ def main() -> None:
     case, threads = Case(**told["case"]), int(told["threads"])
     torch.set_num_threads(threads)
     embeddings = Artifact(told["folder"], "embed_clip", "bench")
-    fit = {"ours": fit_ours, "faiss": fit_faiss}[told["side"]](embeddings, case, threads)
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the threads and the library's own memory
+    prepare = {"ours": fit_ours, "faiss": fit_faiss}[told["side"]]
+    with tempfile.TemporaryDirectory() as folder:
+        small = Case(2_000, case.width, 128, 2)
+        write_shards(Path(folder), small)
+        prepare(Artifact(folder, "embed_clip", "bench"), small, threads)()  # threads, and the libraries' own memory
+    fit = prepare(embeddings, case, threads)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, began, used = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
     means = fit()

@@ -13,7 +13,7 @@ from models.gaussians.kmeans import (
     placed,
 )
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
-from models.gaussians.nearest import assign
+from models.gaussians.nearest import Nearest, assign, rows_at_once
 from models.gaussians.start import further_means, start_on_sample, starting_means
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "KMeansState",
     "Kind",
     "Moments",
+    "Nearest",
     "Pass",
     "Selection",
     "assign",
@@ -32,6 +33,7 @@ __all__ = [
     "further_means",
     "moments_of",
     "placed",
+    "rows_at_once",
     "start_on_sample",
     "starting_means",
 ]

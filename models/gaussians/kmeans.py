@@ -98,18 +98,24 @@ class KMeansState:
 class Pass:
     """One pass over the data: adds up parts of it. ``last`` asks for deviations, of the embeddings themselves."""
 
-    def __init__(self, means: Float[Tensor, "gauss embed"], kind: Kind = "euclidean", *, last: bool = False) -> None:
+    def __init__(self, nearest: Nearest, kind: Kind = "euclidean", *, last: bool = False) -> None:
         """Prepare for these means (of unit length where spherical)."""
-        self.total = Moments.zero(*means.shape, deviations=last)
-        self._nearest = Nearest(means)
+        self.total = Moments.zero(*nearest.shape, deviations=last)
+        self._nearest = nearest
         self._kind = kind
         self._raw = last or kind == "euclidean"
 
     def add(self, embeddings: Float[Tensor, "rows embed"]) -> None:
         """Assign rows to their nearest means and add them up."""
-        for rows in torch.split(embeddings, rows_at_once(len(self.total.counts))):
-            x = placed(rows, self._kind)
-            self.total.add_rows(rows if self._raw else x, self._nearest(x))
+        for rows in torch.split(embeddings, rows_at_once(*self._nearest.shape)):
+            self.total.add_rows(*self.assign(rows))
+
+    def assign(
+        self, embeddings: Float[Tensor, "rows embed"]
+    ) -> tuple[Float[Tensor, "rows embed"], Int[Tensor, "rows"]]:
+        """Return what is to be added up of these rows, and their nearest means; threads may ask side by side."""
+        x = placed(embeddings, self._kind)
+        return embeddings if self._raw else x, self._nearest(x)
 
 
 def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor, "rows embed"]:
@@ -125,7 +131,7 @@ def moments_of(
     last: bool = False,
 ) -> Moments:
     """Make one pass over embeddings in memory."""
-    one_pass = Pass(means, kind, last=last)
+    one_pass = Pass(Nearest(means), kind, last=last)
     one_pass.add(embeddings)
     return one_pass.total
 
@@ -176,7 +182,7 @@ def moved_means(moments: Moments, kind: Kind, refill: Callable[[Tensor, int], Te
         means = F.normalize(means, dim=1)
     empty = moments.counts == 0
     if empty.any():
-        means[empty] = refill(means[~empty], int(empty.sum()))
+        means[empty] = refill(means[~empty], int(empty.sum())).to(means)
     return means
 
 

@@ -43,8 +43,8 @@ def starting_means(
         ValueError: the sample holds fewer different rows than Gaussians are asked for.
     """
     first = int(torch.rand((), generator=generator, dtype=torch.float64) * len(sample))
-    means = sample[first : first + 1].double()
-    return torch.cat([means, further_means(sample, means, num_gaussians - 1, generator)])
+    means = sample[first : first + 1]
+    return torch.cat([means, further_means(sample, means, num_gaussians - 1, generator)]).double()
 
 
 def further_means(
@@ -74,9 +74,9 @@ def further_means(
         rows = torch.searchsorted(cumulative, place * cumulative[-1], right=True).clamp_max(len(sample) - 1)
         rows = rows[_kept(sample[rows], squared[rows], luck, origin)]
         _lower(squared, sample, sample[rows], origin)
-        found.append(sample[rows].double())
+        found.append(sample[rows])
         known += len(rows)
-    return torch.cat(found) if found else means[:0].double()
+    return torch.cat(found) if found else sample[:0]
 
 
 def _kept(
@@ -97,6 +97,6 @@ def _lower(squared: Tensor, sample: Tensor, means: Tensor, origin: Tensor) -> No
     """Lower each row's squared distance to that of the nearest of these means, in place."""
     if not len(means):
         return
-    size = rows_at_once(len(means))
+    size = rows_at_once(*means.shape)
     for part, rows in zip(torch.split(squared, size), torch.split(sample, size), strict=True):
         torch.minimum(part, squared_distances(rows, means, origin).amin(1), out=part)

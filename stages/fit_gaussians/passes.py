@@ -1,6 +1,7 @@
 """Passes over all shards, and the sample that the first means come from."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cluster.mapping import Mapper, WorkerResources
-from models.gaussians import Kind, Moments, Pass
+from models.gaussians import Kind, Moments, Nearest, Pass, rows_at_once
+from stages.ahead import map_ahead
 from stages.artifacts import Artifact
-from stages.embeddings import image_row_blocks, load_image_rows, open_image_rows
+from stages.embeddings import RowBlock, image_row_blocks, load_image_rows, pick_image_rows
 
 NUM_GROUPS = 64  # shards are added up in this many groups, whatever the number of workers: same sums, same result
-ROWS_AT_ONCE = 2048  # of a shard in memory
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def take_sample(
     for shard, count in rows.items():
         low, high = np.searchsorted(chosen, (first, first + count))
         if high > low:
-            stored = open_image_rows(embeddings, shard)
+            picked = pick_image_rows(embeddings, shard, chosen[low:high] - first)
             if sample is None:
-                sample = np.empty((size, stored.shape[1]), dtype=np.float32)
-            sample[low:high] = stored[chosen[low:high] - first]
+                sample = np.empty((size, picked.shape[1]), dtype=np.float32)
+            sample[low:high] = picked
         first += count
     assert sample is not None, "the caller has seen that there are embeddings"
     return sample
@@ -81,17 +82,39 @@ def take_sample(
 def _make_worker(
     embeddings: Artifact, settings: PassSettings
 ) -> Callable[[tuple[int, list[str]]], tuple[int, Moments]]:
+    nearest = Nearest(settings.means)
+
     def add_up(group: tuple[int, list[str]]) -> tuple[int, Moments]:
         number, shards = group
-        one_pass = Pass(settings.means, settings.kind, last=settings.last)
-        for shard in shards:
-            for rows in image_row_blocks(embeddings, shard, ROWS_AT_ONCE):
-                one_pass.add(torch.from_numpy(rows))
-            if not math.isfinite(one_pass.total.energy):
+        one_pass = Pass(nearest, settings.kind, last=settings.last)
+        size = rows_at_once(*nearest.shape)
+        blocks = itertools.chain.from_iterable(image_row_blocks(embeddings, shard, size) for shard in shards)
+        for rows, index in _assigned(one_pass, blocks):
+            one_pass.total.add_rows(rows, index)
+        if not math.isfinite(one_pass.total.energy):
+            for shard in shards:
                 load_image_rows(embeddings, shard)  # says what is wrong
         return number, one_pass.total
 
     return add_up
+
+
+def _assigned(one_pass: Pass, blocks: Iterator[RowBlock]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read and assign blocks, one on each thread that torch would spread over a single block; yield them in order.
+
+    Much of a block's work is no product and stays on one thread however many torch has; and what one thread computes
+    does not depend on how many there are.
+    """
+
+    def assign(block: RowBlock) -> tuple[Tensor, Tensor]:
+        return one_pass.assign(torch.from_numpy(block.load()))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from map_ahead(assign, blocks, threads=threads, most=threads)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_order(results: Iterator[tuple[int, Moments]]) -> Iterator[Moments]:

@@ -1,6 +1,7 @@
 """Fit the Gaussians: a start on a sample, then exact passes over all shards, in a worker's memory a block at a time."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class Sample:
             InputFault: an embedding is not finite.
         """
         found = torch.from_numpy(take_sample(self._embeddings, self._rows, self.size, self._config.seed))
-        if not torch.isfinite(found).all():
+        if not all(math.isfinite(end) for end in found.aminmax()):
             raise InputFault(
                 f"embed_clip: image embeddings hold numbers that are not finite ({self._embeddings.uri}): "
                 "embed them again in float32 (embed_clip.storage: float32)"

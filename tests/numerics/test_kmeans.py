@@ -1,5 +1,7 @@
 """k-means and deviations against numpy."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -65,13 +67,35 @@ def test_a_rough_product_decides_only_what_it_can_tell(spread: float) -> None:
     np.testing.assert_allclose(chosen, squares.min(0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_rough_product_settles_most_rows_of_clustered_data() -> None:
+@pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])  # clusters apart, clusters that overlap, none at all
+def test_both_ways_find_the_same_means(noise: float) -> None:
     means = torch.randn(300, 64, generator=torch.Generator().manual_seed(2))
-    x = means.repeat(4, 1) + 0.1 * torch.randn(1200, 64, generator=torch.Generator().manual_seed(3))
+    x = means.repeat(4, 1) + noise * torch.randn(1200, 64, generator=torch.Generator().manual_seed(3))
+    found = Nearest(means, screen=True)(x)
+    squares = (x[:, None].double() - means.double()).square().sum(-1)
+    torch.testing.assert_close(squares.gather(1, found[:, None])[:, 0], squares.amin(1), rtol=1e-5, atol=0)
+    if noise == 0.1:
+        assert torch.equal(found, torch.arange(300).repeat(4))
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_no_rough_score_is_further_off_than_its_bound(offset: float) -> None:
+    x, means = make_embeddings(rows=2000, dim=96, offset=offset).split([1800, 200])
     nearest = Nearest(means, screen=True)
-    assert torch.equal(nearest(x), torch.arange(300).repeat(4))
-    _, unsettled = nearest._screened(x - nearest.origin)
-    assert not unsettled.any()
+    centred, about = x - nearest.origin, means.double() - nearest.origin.double()
+    rough = (centred.bfloat16() @ nearest._rough_columns).double()
+    error = (rough - centred.double() @ about.T).abs()
+    bound = centred.norm(dim=1, keepdim=True) * nearest._reach
+    assert (error <= bound).all()
+    assert (error > bound / 10).any()  # and the bound is not idle
+
+
+def test_threads_may_share_the_means() -> None:
+    x = make_embeddings(rows=4000)
+    nearest = Nearest(x[:200], screen=True)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(nearest, torch.split(x, 100)))
+    assert torch.equal(torch.cat(parts), torch.cat([nearest(part) for part in torch.split(x, 100)]))
 
 
 def test_iterations_are_those_of_numpy() -> None:

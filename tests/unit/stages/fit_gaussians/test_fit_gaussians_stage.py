@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from cluster.mapping import MakeWorker, WorkerResources, map_in_process
 from models.gaussians import Kind
 from stages.artifacts import Artifact, Output
-from stages.embeddings import KeptEmbeddings, image_row_blocks, shard_rows
+from stages.embeddings import KeptEmbeddings, image_row_blocks, pick_image_rows, shard_rows
 from stages.errors import InputFault
 from stages.events import Event, Metrics, Picture
 from stages.fit_gaussians import stage as fit_gaussians
@@ -136,11 +136,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, embeddings: Out
 
 def test_rows_come_in_blocks_and_without_those_filtered_out(tmp_path: Path, embeddings: Output) -> None:
     values = np.load(embeddings.local("img_emb/img_emb_00002.npy")).astype(np.float32)
-    blocks = list(image_row_blocks(embeddings, "00002", 40))
+    blocks = [block.load() for block in image_row_blocks(embeddings, "00002", 40)]
     assert [len(block) for block in blocks] == [40, 40, 12]
     assert np.array_equal(np.concatenate(blocks), values)
     kept = Output(str(tmp_path / "kept"), "filter_samples", "k0")
     with kept.writing("kept/kept_00002.npy") as path, path.open("wb") as file:
-        np.save(file, np.arange(0, 92, 2))
+        np.save(file, np.arange(0, 60, 2))
     filtered = KeptEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)
-    assert np.array_equal(np.concatenate(list(image_row_blocks(filtered, "00002", 40))), values[::2])
+    blocks = [block.load() for block in image_row_blocks(filtered, "00002", 40)]
+    assert [len(block) for block in blocks] == [20, 10, 0]
+    assert np.array_equal(np.concatenate(blocks), values[:60:2])
+    assert np.array_equal(pick_image_rows(filtered, "00002", np.array([3, 1, 29])), values[[6, 2, 58]])

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -10,17 +10,21 @@ Result = TypeVar("Result")
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | Executor, most: int
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` in the items' order, while ``threads`` threads work on up to ``most`` further items.
+    """Yield ``function(item)`` in the items' order, while threads work on up to ``most`` further items.
 
-    Items are drawn in the caller's thread.
+    Args:
+        function: what to do with an item, in one of the threads.
+        items: drawn in the caller's thread.
+        threads: how many of this map's own, or those of the caller, which outlive it.
+        most: bounds the results that wait and the items under way.
 
     Raises:
         Exception: what the function raised, where its result is asked for.
     """
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads) if isinstance(threads, int) else threads
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -29,4 +33,8 @@ def map_ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+        if pool is not threads:
+            pool.shutdown()

@@ -26,6 +26,7 @@ from models.gaussians.nearest import Nearest, rows_at_once
 Kind = Literal["euclidean", "spherical"]
 
 MIN_MEMBERS = 8  # a Gaussian with fewer members borrows deviation from the pooled one
+_ADDED_AT_ONCE = 128  # rows: what they take as float64 stays in a core's own cache
 STD_FLOOR = 1e-4  # smallest deviation, as a share of the root mean square deviation over all dimensions
 
 
@@ -56,12 +57,13 @@ class Moments:
 
     def add_rows(self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"]) -> None:
         """Add rows with the Gaussians that they belong to."""
-        x = x.to(torch.float64, copy=True)
         self.counts += torch.bincount(index, minlength=len(self.counts))
-        self.first.index_add_(0, index, x)
-        self.energy += torch.dot(x.flatten(), x.flatten())
-        if self.second is not None:
-            self.second.index_add_(0, index, x.square_())
+        for part, of in zip(torch.split(x, _ADDED_AT_ONCE), torch.split(index, _ADDED_AT_ONCE), strict=True):
+            exact = part.to(torch.float64, copy=True)
+            self.first.index_add_(0, of, exact)
+            self.energy += torch.dot(exact.flatten(), exact.flatten())
+            if self.second is not None:
+                self.second.index_add_(0, of, exact.square_())
 
     def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
         """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""

@@ -1,9 +1,11 @@
 """Passes over all shards, and the sample that the first means come from."""
 
+import contextlib
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,15 +84,21 @@ def take_sample(
 def _make_worker(
     embeddings: Artifact, settings: PassSettings
 ) -> Callable[[tuple[int, list[str]]], tuple[int, Moments]]:
-    nearest = Nearest(settings.means)
+    nearest, size = Nearest(settings.means), rows_at_once(*settings.means.shape)
+    num_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(num_threads)  # for all groups: each thread that begins takes memory of its own for good
 
     def add_up(group: tuple[int, list[str]]) -> tuple[int, Moments]:
         number, shards = group
         one_pass = Pass(nearest, settings.kind, last=settings.last)
-        size = rows_at_once(*nearest.shape)
+
+        def assign(block: RowBlock) -> tuple[Tensor, Tensor]:
+            return one_pass.assign(torch.from_numpy(block.load()))
+
         blocks = itertools.chain.from_iterable(image_row_blocks(embeddings, shard, size) for shard in shards)
-        for rows, index in _assigned(one_pass, blocks):
-            one_pass.total.add_rows(rows, index)
+        with _one_thread_each():
+            for rows, index in map_ahead(assign, blocks, threads=pool, most=num_threads):
+                one_pass.total.add_rows(rows, index)
         if not math.isfinite(one_pass.total.energy):
             for shard in shards:
                 load_image_rows(embeddings, shard)  # says what is wrong
@@ -99,20 +107,17 @@ def _make_worker(
     return add_up
 
 
-def _assigned(one_pass: Pass, blocks: Iterator[RowBlock]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read and assign blocks, one on each thread that torch would spread over a single block; yield them in order.
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let torch use no further threads in this one and in those that begin: blocks are spread over them instead.
 
     Much of a block's work is no product and stays on one thread however many torch has; and what one thread computes
     does not depend on how many there are.
     """
-
-    def assign(block: RowBlock) -> tuple[Tensor, Tensor]:
-        return one_pass.assign(torch.from_numpy(block.load()))
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield from map_ahead(assign, blocks, threads=threads, most=threads)
+        yield
     finally:
         torch.set_num_threads(threads)
 

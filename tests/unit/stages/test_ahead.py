@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -58,3 +59,15 @@ def test_nothing_goes_on_after_it_is_closed():
     left = len(done)
     assert left < 500
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_the_callers_threads_outlive_it():
+    done = []
+    with ThreadPoolExecutor(2) as pool:
+        results = map_ahead(lambda number: done.append(number) or time.sleep(0.01), range(1000), threads=pool, most=500)
+        next(results)
+        results.close()
+        left = len(done)
+        assert left < 500
+        assert list(map_ahead(abs, [-1, 2], threads=pool, most=1)) == [1, 2]
+        assert len(done) == left

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TOKEN_DIM = 32
@@ -27,6 +33,22 @@ def save_tiny_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon"
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def draw_with_diffusers(
+    folder: Path, told: torch.Tensor, untold: torch.Tensor, *, side: int, num_steps: int
+) -> torch.Tensor:
+    """Draw a picture in [-1, 1] by diffusers' own pipeline, from the noise of seed 3 under guidance 2."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, side // 4, side // 4, generator=torch.Generator().manual_seed(3))
+    drawn = pipeline(
+        prompt_embeds=told, negative_prompt_embeds=untold, latents=noise, num_inference_steps=num_steps,
+        guidance_scale=2.0, height=side, width=side, output_type="pt",
+    ).images  # fmt: skip
+    pictures: torch.Tensor = drawn * 2 - 1
+    return pictures
 
 
 def _make_vae() -> AutoencoderKL:

@@ -85,12 +85,18 @@ class Denoiser(ConditionedModel):
 
     def predictor(self, embeddings: Embeddings, guidance_scale: float, text: Embeddings | None = None) -> Predictor:
         """Return the prediction for these embeddings by x_t and time step; a scale other than 1 guides it."""
-        u, v = self.conditioner.standardize(embeddings), self.read_text(text)
         if guidance_scale == 1.0:
+            u, v = self.conditioner.standardize(embeddings), self.read_text(text)
             return lambda x_t, timestep: self(x_t, timestep.expand(len(x_t)), u, v)
-        u = self.conditioner.with_empty(u)
-        v = None if v is None else torch.cat([v, torch.zeros_like(v)])
+        u, v = self.guided_conditions(embeddings, text)
         return guided(lambda x_t, timestep: self(x_t, timestep, u, v), guidance_scale)
+
+    def guided_conditions(
+        self, embeddings: Embeddings, text: Embeddings | None
+    ) -> tuple[Float[Tensor, "2*batch embed"], Float[Tensor, "2*batch embed"] | None]:
+        """Return u and v, and below them as many empty ones: what guidance compares."""
+        u, v = self.conditioner.standardize(embeddings), self.read_text(text)
+        return self.conditioner.with_empty(u), None if v is None else torch.cat([v, torch.zeros_like(v)])
 
     @torch.no_grad()
     def draw(

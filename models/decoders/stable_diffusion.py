@@ -1,4 +1,4 @@
-"""A Stable Diffusion U-Net that is told an image embedding in place of a text.
+"""A Stable Diffusion U-Net that is told an image embedding in place of its own text states.
 
 Papers: Rombach et al. (arXiv 2112.10752) for the model; Shifted Diffusion (arXiv 2211.15388) for the fine-tuning: one
 linear layer makes four tokens of the embedding, which replace the text context (method section 3).
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.config import ProcessConfig
-from models.decoders.denoiser import Denoiser
+from models.decoders.denoiser import Denoiser, make_text_tokens
 from models.decoders.process import Ddpm, Predictor, Start, enter
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion_config import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
@@ -42,7 +42,7 @@ class StableDiffusionDenoiser(Denoiser):
             empty_probability=config.empty_probability,
             embedding_noise=config.embedding_noise,
         )
-        self.text = None
+        self.text = make_text_tokens(config)
         self.process = _make_process(config)
         self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
 
@@ -105,6 +105,18 @@ class StableDiffusionDecoder(Decoder):
         return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling), self.config)
 
     @property
+    def reads_text(self) -> bool:
+        """Whether text embeddings are a condition, too."""
+        return self.config.text_dim > 0
+
+    @torch.no_grad()
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
+        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling, text=text), self.config)
+
+    @property
     def can_edit(self) -> bool:
         """Latents of a picture can enter between noise and the end."""
         return True
@@ -123,14 +135,14 @@ class StableDiffusionDecoder(Decoder):
         """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
         latents: Tensor = cast(Any, self.vae).encode(pictures).latent_dist.mode()
         start = Start(self.denoiser.to_noise(latents), strength)
-        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling, start=start), self.config)
+        x_0 = self.denoiser.draw(embeddings, seeds, sampling, text=text, start=start)
+        return decoded(self.vae, x_0, self.config)
 
     @torch.no_grad()
-    def prompt_embeddings(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+    def prompt_embeddings(self, embeddings: Embeddings, text: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Return what diffusers' pipelines take as prompt_embeds and negative_prompt_embeds: [batch, token, width]."""
-        conditioner = self.denoiser.conditioner
-        u = conditioner.with_empty(conditioner.standardize(embeddings))
-        told, untold = conditioner.token_states(u).chunk(2)
+        u, v = self.denoiser.guided_conditions(embeddings, text)
+        told, untold = self.denoiser.tokens(u, v).chunk(2)
         return told, untold
 
 

@@ -25,6 +25,8 @@ class StableDiffusionDecoderConfig:
     scheduler: Mapping[str, Any]
     num_tokens: int = 4
     """Tokens that one linear layer makes of the embedding, in place of the text's."""
+    text_dim: int = 0
+    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     loss_weight: Literal["min_snr", "uniform"] = "uniform"
     min_snr_gamma: float = 5.0
     empty_probability: float = 0.1
@@ -36,6 +38,7 @@ class StableDiffusionDecoderConfig:
         """Refuse checkpoints that cannot be trained here, naming the field and what is allowed."""
         for name in ("embed_dim", "resolution", "num_tokens"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "text_dim", self.text_dim >= 0, "0 or more")
         require(self, "resolution", self.resolution % self.pixels_per_latent == 0, f"x {self.pixels_per_latent}")
         channels = (self.unet.get("in_channels", 4), self.unet.get("out_channels", 4))
         wanted = self.vae.get("latent_channels", 4)

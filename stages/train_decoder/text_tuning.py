@@ -27,7 +27,7 @@ from stages.training.task import Batch, BatchPart
 #: What may change in a decoder's configuration without changing what its weights mean.
 _FREE = frozenset({"text_dim", "gradient_checkpointing", "empty_probability", "embedding_noise"})
 _TEXT = "text"
-_FIRST_STAGE = "autoencoder."
+_FIRST_STAGE = ("autoencoder.", "vae.")
 
 
 @dataclass

@@ -5,8 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, content_digest
-from stages.decoder_training.config import PictureTrainingConfig, SamplesConfig
+from stages.decoder_training.config import SamplesConfig
 from stages.errors import InputFault
+from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 
 USED_PARTS = ("unet", "vae", "scheduler")
@@ -29,7 +30,7 @@ class LoraTuning(ConfigModel):
     )
 
 
-class StableDiffusionConfig(PictureTrainingConfig):
+class StableDiffusionConfig(TextTunedConfig):
     """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
 
     stage: ClassVar[str] = "train_decoder"
@@ -81,11 +82,12 @@ class StableDiffusionConfig(PictureTrainingConfig):
         return super().identity() | {"path": {part: content_digest(self.path / part) for part in USED_PARTS}}
 
     def check(self) -> None:
-        """Look whether the checkpoint is there, with weights that can be loaded safely.
+        """Look whether the checkpoint is there, with weights that can be loaded safely, and what text tuning needs.
 
         Raises:
             InputFault: a part is missing.
         """
+        super().check()
         if self.path is None:
             return
         wanted = ("model_index.json", "scheduler/scheduler_config.json", "unet/*.safetensors", "vae/*.safetensors")

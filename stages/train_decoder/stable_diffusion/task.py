@@ -22,6 +22,7 @@ from stages.errors import InputFault
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae, read_configs, save_lora, save_pipeline
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
+from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"
@@ -29,7 +30,7 @@ LORA = "decoder/lora"
 
 
 @dataclass
-class StableDiffusionTask(EncodedTask):
+class StableDiffusionTask(TextTunedTask, EncodedTask):
     """Fine-tunes a Stable Diffusion checkpoint."""
 
     parts: ClassVar[Mapping[str, str]] = {
@@ -55,6 +56,7 @@ class StableDiffusionTask(EncodedTask):
                 embed_dim=self.data.embed_dim,
                 resolution=self.config.resolution,
                 num_tokens=self.config.num_tokens,
+                text_dim=self.data.embed_dim if self.config.text else 0,
                 loss_weight=self.config.loss_weight,
                 min_snr_gamma=self.config.min_snr_gamma,
                 empty_probability=self.config.empty_probability,
@@ -94,11 +96,16 @@ class StableDiffusionTask(EncodedTask):
                 "encode_latents the same checkpoint"
             )
 
-    def make_model(self) -> nn.Module:
-        """Take the checkpoint's U-Net, with low-rank additions where they are asked for."""
-        unet = load_unet(self.config.source)
+    def build_model(self) -> nn.Module:
+        """Take the checkpoint's weights, or those to go on from, with low-rank additions where they are asked for."""
+        model = super().build_model()
         if isinstance(self.config.tuning, LoraTuning):
-            low_rank(unet, self.config.tuning)
+            low_rank(_denoiser(model).unet, self.config.tuning)
+        return model
+
+    def make_model(self) -> nn.Module:
+        """Take the checkpoint's U-Net."""
+        unet = load_unet(self.config.source)
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         return DenoisingLoss(StableDiffusionDenoiser(self.shape, unet))

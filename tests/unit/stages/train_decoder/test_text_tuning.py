@@ -10,13 +10,18 @@ from pydantic import TypeAdapter
 
 from models.decoders import DecoderSampling
 from models.decoders.base import Decoder
+from models.decoders.stable_diffusion import StableDiffusionDecoder
 from stages.artifacts import Artifact, Output
+from stages.encode_latents.config import EncodeLatentsConfig
+from stages.encode_latents.stage import run as encode
 from stages.errors import InputFault
+from stages.model_files import load_model_state
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
 from stages.trained_models import load_decoder
 from stages.training.task import BatchPart, Place
+from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
 from tests.unit.stages.train_decoder.test_encoded_stages import make_inputs
 
@@ -33,7 +38,18 @@ KINDS: dict[str, dict[str, Any]] = {
         "conditioning": {"num_tokens": 2, "layout_channels": 4, "layout_resolution": 4, "layout_hidden": 16,
                          "token_dim": 16},
     },
+    "stable": {"kind": "stable_diffusion"},
 }  # fmt: skip
+OTHER: dict[str, dict[str, Any]] = {  # shapes that another decoder may have
+    "pixel": {"network": KINDS["pixel"]["network"] | {"channels": [64]}},
+    "latent": {"network": KINDS["latent"]["network"] | {"channels": [64]}},
+    "stable": {"num_tokens": 3},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> None:
+    KINDS["stable"]["path"] = str(save_tiny_stable_diffusion(tmp_path_factory.mktemp("sd") / "checkpoint"))
 
 
 def config(kind: str, **changes: Any) -> Any:
@@ -46,14 +62,24 @@ def config(kind: str, **changes: Any) -> Any:
     return TypeAdapter(TrainDecoderConfig).validate_python(section | changes)
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    return make_inputs(tmp_path_factory.mktemp("inputs"), "kl")
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def inputs(kind: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    return inputs_of(kind, tmp_path_factory.mktemp("inputs"))
+
+
+def inputs_of(kind: str, folder: Path) -> dict[str, Artifact]:
+    made = make_inputs(folder, "kl")
+    if kind != "stable":
+        return made
+    latents = Output(str(folder / "stable"), "encode_latents", "d")
+    encoding = KINDS[kind] | {"resolution": SIDE}
+    encode(TypeAdapter(EncodeLatentsConfig).validate_python(encoding), made, latents, context())
+    return made | {"encode_latents": latents}
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +158,8 @@ def test_a_share_of_texts_is_left_out(kind: str, trained: Output, inputs: dict[s
 
 
 def test_what_does_not_fit_is_told(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    smaller = KINDS[kind]["network"] | {"channels": [64]}
     with pytest.raises(InputFault, match=r"text\.start: .*there, and .* here: expected the same"):
-        task_of(tuned(kind, trained, network=smaller), inputs).build_model()
+        task_of(tuned(kind, trained, **OTHER[kind]), inputs).build_model()
     with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
         task_of(tuned(kind, trained, captions={"fraction": 0.0}), inputs)
     with pytest.raises(InputFault, match=r"text\.start: .* has no config\.json and no model\.safetensors"):
@@ -147,3 +172,22 @@ def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> Non
     assert config(kind, **few).identity() == config(kind).identity()
     assert "text" not in config(kind).identity()
     assert tuned(kind, trained, **few).identity() != tuned(kind, trained).identity()
+
+
+def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_told_both(tmp_path: Path) -> None:
+    made = inputs_of("stable", tmp_path / "inputs")
+    start = train(config("stable"), made, tmp_path / "start")
+    output = train(tuned("stable", start, tuning={"kind": "lora", "rank": 2}), made, tmp_path / "tuned")
+    before, after = load_model_state(start, "decoder"), load_model_state(output, "decoder")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    attention = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+    assert any(name.endswith(attention) for name in changed)
+    assert all(name.endswith(attention) or ".conditioner." in name for name in changed)
+    decoder, _ = load_decoder(output)
+    assert isinstance(decoder, StableDiffusionDecoder)
+    embeddings, text = torch.ones(1, DIM), torch.full((1, DIM), 2.0)
+    told, untold = decoder.prompt_embeddings(embeddings, text)
+    assert not torch.equal(told, decoder.prompt_embeddings(embeddings)[0])
+    theirs = draw_with_diffusers(Path(output.path("decoder/pipeline")), told, untold, side=SIDE, num_steps=3)
+    ours = decoder.sample_with_text(embeddings, text, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

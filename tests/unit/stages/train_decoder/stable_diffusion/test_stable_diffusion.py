@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
@@ -25,7 +25,7 @@ from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stage import run
 from stages.trained_models import load_decoder
 from tests.painted_squares import DIM, make_inputs
-from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
+from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -105,21 +105,8 @@ def test_full_tuning_learns_and_diffusers_draws_the_same_pictures(
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
     told, untold = decoder.prompt_embeddings(embeddings)
     assert told.shape == (1, 4, 32)
-    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold)
+    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold, side=16, num_steps=3)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-
-
-def draw_with_diffusers(folder: Path, told: torch.Tensor, untold: torch.Tensor) -> torch.Tensor:
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    noise = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
-    drawn = pipeline(
-        prompt_embeds=told, negative_prompt_embeds=untold, latents=noise, num_inference_steps=3, guidance_scale=2.0,
-        height=16, width=16, output_type="pt",
-    ).images  # fmt: skip
-    pictures: torch.Tensor = drawn * 2 - 1
-    return pictures
 
 
 def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_apart(
@@ -136,7 +123,7 @@ def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_ap
 
     decoder, _ = load_decoder(output)
     told, untold = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
-    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold)
+    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold, side=16, num_steps=3)
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, use_safetensors=True)
     pipeline.load_lora_weights(tmp_path / "decoder/lora")
     pipeline.fuse_lora()

@@ -1,10 +1,13 @@
 """Entries that occur more than once: by address before the download, by content after it.
 
 Of several, the first in the order of the source counts as the original, whatever the order in which shards are done.
+Values are told apart by 128 bits of a hash, and sorted into buckets on the disk, of which one at a time is in memory.
 """
 
-import collections
-from collections.abc import Iterable, Sequence
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,51 +19,84 @@ from stages.artifacts import Artifact
 IS_DUPLICATE = "__is_duplicate__"
 DUPLICATE_URL = "duplicate address"
 DUPLICATE_CONTENT = "duplicate content"
-_DIGEST_BYTES = 16  # of SHA-256: enough to tell all images of the world apart
+NUM_BUCKETS = 64
+_URLS_AT_ONCE = 65_536
+_DIGEST_BYTES = 16  # enough to tell all images of the world apart
+_VALUE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def mark_repeated(rows: pa.Table) -> pa.Table:
     """Add a column that tells which rows are not to be fetched because their address stood in the list before."""
-    return rows.append_column(IS_DUPLICATE, pa.array(_repeated(rows["url"].cast(pa.large_string()))))
+    marked = np.zeros(rows.num_rows, dtype=bool)
+    marked[repeated(map(_url_digests, rows.select(["url"]).to_batches(max_chunksize=_URLS_AT_ONCE)))] = True
+    return rows.append_column(IS_DUPLICATE, pa.array(marked))
 
 
 def count_repeated_urls(shards: Artifact, names: Sequence[str]) -> int:
     """Count the rows of all shards whose address stands in an earlier row."""
-    urls = [table["url"].cast(pa.large_string()) for table in _read(shards, names, ["url"])]
-    return int(
-        _repeated(pa.chunked_array([chunk for column in urls for chunk in column.chunks], pa.large_string())).sum()
-    )
+    return len(repeated(map(_url_digests, _read(shards, names, ["url"]))))
 
 
-def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, set[str]]:
-    """Return for each shard the keys of its images that are byte by byte those of an earlier row."""
-    digests, keys, owners = [], [], []
-    for name, table in zip(sorted(names), _read(shards, names, ["key", "status", "sha256"]), strict=True):
-        images = table.filter(pc.equal(table["status"], "success"))
-        values = [bytes.fromhex(digest)[:_DIGEST_BYTES] for digest in images["sha256"].to_pylist()]
-        digests.append(pa.array(values, pa.binary(_DIGEST_BYTES)))
-        keys.append(images["key"])
-        owners += [name]
-    repeated = _repeated(pa.chunked_array(digests, pa.binary(_DIGEST_BYTES)))
-    found: dict[str, set[str]] = collections.defaultdict(set)
-    start = 0
-    for name, column in zip(owners, keys, strict=True):
-        for offset in np.flatnonzero(repeated[start : start + len(column)]).tolist():
-            found[name].add(column[offset].as_py())
-        start += len(column)
-    return dict(found)
+def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, Places]:
+    """Return for each shard, where there are any, the rows whose images are byte by byte those of an earlier row."""
+    ends: list[int] = []
+
+    def digests() -> Iterator[list[bytes | None]]:
+        for table in _read(shards, names, ["status", "sha256"]):
+            ends.append(table.num_rows + (ends[-1] if ends else 0))
+            images = pc.if_else(pc.equal(table["status"], "success"), table["sha256"], None)
+            yield [None if found is None else bytes.fromhex(found)[:_DIGEST_BYTES] for found in images.to_pylist()]
+
+    places = repeated(digests())
+    parts = np.split(places, np.searchsorted(places, ends[:-1])) if ends else []
+    starts = [0, *ends[:-1]]
+    return {name: part - start for name, part, start in zip(sorted(names), parts, starts, strict=True) if len(part)}
 
 
-def _read(shards: Artifact, names: Sequence[str], columns: list[str]) -> Iterable[pa.Table]:
+def repeated(batches: Iterable[Sequence[bytes | None]]) -> Places:
+    """Return the places of values (of 16 bytes) that stand at an earlier place, too, ascending; None is no value."""
+    with contextlib.ExitStack() as files:
+        buckets = [files.enter_context(tempfile.TemporaryFile(prefix="corgi-seen-")) for _ in range(NUM_BUCKETS)]
+        first = 0
+        for batch in batches:
+            values = _numbered(batch, first)
+            first += len(batch)
+            of = values["high"] % NUM_BUCKETS
+            for bucket in np.unique(of).tolist():
+                buckets[bucket].write(values[of == bucket].tobytes())
+        found = [np.zeros(0, dtype=np.int64)]
+        for file in buckets:
+            file.seek(0)
+            found.append(_seen_before(np.frombuffer(file.read(), dtype=_VALUE)))
+            file.truncate(0)
+    return np.sort(np.concatenate(found))
+
+
+def _numbered(batch: Sequence[bytes | None], first: int) -> np.ndarray:
+    known = [(place, value) for place, value in enumerate(batch, first) if value is not None]
+    halves = np.frombuffer(b"".join(value for _, value in known), dtype="<u8").reshape(-1, 2)
+    values = np.empty(len(known), dtype=_VALUE)
+    values["high"], values["low"], values["row"] = halves[:, 0], halves[:, 1], [place for place, _ in known]
+    return values
+
+
+def _seen_before(values: np.ndarray) -> Places:
+    order = np.lexsort((values["low"], values["high"]))  # keeps the order of equal ones
+    ordered = values[order]
+    same = (ordered["high"][1:] == ordered["high"][:-1]) & (ordered["low"][1:] == ordered["low"][:-1])
+    places: Places = ordered["row"][1:][same]
+    return places
+
+
+def _url_digests(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:
+    return [
+        None if url is None else hashlib.blake2b(url.encode(), digest_size=_DIGEST_BYTES).digest()
+        for url in rows.column("url").to_pylist()
+    ]
+
+
+def _read(shards: Artifact, names: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
     for name in sorted(names):
         with shards.open(f"shards/{name}.parquet") as file:
             yield pq.read_table(file, columns=columns)
-
-
-def _repeated(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    """Number the distinct values by first appearance: one whose number is no higher than before is a repetition."""
-    encoded = values.combine_chunks().dictionary_encode()
-    numbers = np.asarray(encoded.indices.fill_null(-1))
-    before = np.maximum.accumulate(np.concatenate([[-1], numbers]))[:-1]
-    repeated: np.ndarray[tuple[int], np.dtype[np.bool_]] = (numbers >= 0) & (numbers <= before)
-    return repeated

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -65,18 +66,34 @@ def caption_column(captions: Sequence[Sequence[str]]) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([found[0] if found else None for found in captions], pa.string())])
 
 
-def to_bytes(rows: pa.Table) -> bytes:
-    """Return the rows as an Arrow IPC file."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+@dataclass(frozen=True)
+class RowPart:
+    """One shard's rows of a table. On its way to another process it is those rows alone, as an Arrow file."""
+
+    table: pa.Table
+    first: int
+    count: int
+
+    def rows(self) -> pa.Table:
+        """Return the rows."""
+        return self.table.slice(self.first, self.count)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become bytes when pickled, not before: the parts of all shards together may not fit into memory."""
+        sink, rows = pa.BufferOutputStream(), self.rows()
+        with pa.ipc.new_file(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        return _unpickle, (sink.getvalue().to_pybytes(),)
 
 
-def from_bytes(content: bytes) -> pa.Table:
-    """Read rows back."""
-    return pa.ipc.open_file(content).read_all()
+def cut(table: pa.Table, rows_per_part: int) -> list[RowPart]:
+    """Cut a table into parts of so many rows, fewer in the last."""
+    return [RowPart(table, first, rows_per_part) for first in range(0, table.num_rows, rows_per_part)]
+
+
+def _unpickle(content: bytes) -> RowPart:
+    table = pa.ipc.open_file(content).read_all()
+    return RowPart(table, 0, table.num_rows)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -9,7 +9,7 @@ import json
 import math
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,17 +146,17 @@ def publish(
     }
 
 
-def drop_images(name: str, keys: set[str], reason: str, config: DownloadShardsConfig, output: Output) -> Record:
-    """Write a shard anew without the images of the given keys, which stay in its parquet with the reason."""
+def drop_images(name: str, rows: Iterable[int], reason: str, config: DownloadShardsConfig, output: Output) -> Record:
+    """Write a shard anew without the images of the given rows, which stay in its parquet with the reason."""
     with tempfile.TemporaryDirectory(prefix="corgi-shard-") as folder:
         copy = Path(folder) / "shard.tar"  # not output.local, whose copy of a remote file would outlive the change
         copy.write_bytes(output.open(f"shards/{name}.tar").read())
         images = {sample.key: sample.image for sample in read_shard(copy)}
     with output.open(f"shards/{name}.parquet") as file:
         table = pq.read_table(file)
-    samples = []
-    for meta in table.to_pylist():
-        if meta["key"] in keys:
+    samples, dropped = [], set(rows)
+    for row, meta in enumerate(table.to_pylist()):
+        if row in dropped:
             samples.append(Sample(meta["key"], None, {**meta, "status": "failed_to_download", "error_message": reason}))
         else:
             samples.append(Sample(meta["key"], images.get(meta["key"]), meta))

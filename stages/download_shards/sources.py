@@ -1,7 +1,6 @@
 """One door to all sources: how a source is cut into shards, and how a worker reads its part."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from stages.download_shards.config import (
 )
 from stages.download_shards.duplicates import mark_repeated
 from stages.download_shards.entries import Entry
-from stages.download_shards.rows import from_bytes, to_bytes
+from stages.download_shards.rows import cut
 
 
 @contextlib.contextmanager
@@ -31,11 +30,11 @@ def open_source(config: DownloadShardsConfig) -> Iterator[tuple[Sequence[Any], s
         from stages.download_shards.scene_server import serve_scenes
 
         with serve_scenes(source) as (rows, base_url):
-            yield RowParts(rows, config.rows_per_shard), base_url
+            yield cut(rows, config.rows_per_shard), base_url
     elif isinstance(source, FolderSource):
         from stages.download_shards.folder import list_folder
 
-        yield RowParts(list_folder(source), config.rows_per_shard), ""
+        yield cut(list_folder(source), config.rows_per_shard), ""
     elif isinstance(source, WebdatasetSource):
         from stages.download_shards.webdataset import list_tars
 
@@ -48,23 +47,7 @@ def open_source(config: DownloadShardsConfig) -> Iterator[tuple[Sequence[Any], s
         from stages.download_shards.source import read_url_list
 
         rows = read_url_list(source)
-        yield RowParts(mark_repeated(rows) if config.drop_duplicate_urls else rows, config.rows_per_shard), ""
-
-
-class RowParts(Sequence[Any]):
-    """A table of rows in slices, each as bytes, made when asked for."""
-
-    def __init__(self, rows: pa.Table, rows_per_part: int) -> None:
-        self.rows = rows
-        self._size = rows_per_part
-
-    def __len__(self) -> int:
-        """Count the slices."""
-        return math.ceil(int(self.rows.num_rows) / self._size)
-
-    def __getitem__(self, index: Any) -> bytes:
-        """Return one slice."""
-        return to_bytes(self.rows.slice(index * self._size, self._size))
+        yield cut(mark_repeated(rows) if config.drop_duplicate_urls else rows, config.rows_per_shard), ""
 
 
 def open_part(config: DownloadShardsConfig, part: Any, *, base_url: str) -> tuple[pa.Schema, Iterator[Entry]]:
@@ -73,7 +56,7 @@ def open_part(config: DownloadShardsConfig, part: Any, *, base_url: str) -> tupl
     if isinstance(source, FolderSource):
         from stages.download_shards.folder import read_entries
 
-        return read_entries(from_bytes(part), source.path)
+        return read_entries(part.rows(), source.path)
     if isinstance(source, WebdatasetSource):
         from stages.download_shards.webdataset import read_tar
 
@@ -84,4 +67,4 @@ def open_part(config: DownloadShardsConfig, part: Any, *, base_url: str) -> tupl
         return read_dataset(source, part)
     from stages.download_shards.download import download_entries
 
-    return download_entries(from_bytes(part), config, base_url=base_url)
+    return download_entries(part.rows(), config, base_url=base_url)

@@ -51,8 +51,8 @@ def run(
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
-        for name, keys in repeated.items():
-            records[name] = drop_images(name, keys, DUPLICATE_CONTENT, config, output)
+        for name, rows in repeated.items():
+            records[name] = drop_images(name, rows.tolist(), DUPLICATE_CONTENT, config, output)
     counts = {
         "duplicate_urls": count_repeated_urls(output, list(records)),
         "duplicate_images": sum(map(len, repeated.values())),

@@ -1,13 +1,18 @@
-"""What the scheduler and the manifest cost at 90,000 shards: ``python -m benchmarks.scale [--shards N] [--workers N]``.
+"""What the scheduler, the manifest and a long list cost: ``python -m benchmarks.scale [--shards N] [--entries N]``.
 
 The store, the map over Ray actors, the unit records and the manifest are the real ones; the work of a shard is none. So
 everything that is measured is the pipeline's own cost. A tenth of the shards is measured first, so that what grows
 faster than the number of shards shows. The share is that of the time a worker takes for one shard's real work.
+
+The list is one of addresses in parquet files of a million each: read, searched for repeated ones, cut into shards, and
+each shard's rows made into what a worker is sent, as download_shards does before the first byte comes. A tenth of it is
+measured first, too.
 """
 
 import argparse
 import dataclasses
 import functools
+import pickle
 import resource
 import tempfile
 import time
@@ -15,6 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +32,10 @@ from cluster.training import launch_in_process
 from pipeline.store import Store
 from stages.artifacts import Artifact, Output
 from stages.contract import StageConfig, StageContext, StageSummary
+from stages.download_shards.config import UrlListSource
+from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
+from stages.download_shards.rows import cut
+from stages.download_shards.source import read_url_list
 from stages.events import Progress
 from stages.runner import run_stage
 
@@ -33,6 +45,7 @@ RECORD = {
     "captioned": 900,
     "failures": {"http_404": 900, "timeout": 300, "http_403": 200},
 }
+SHARD_ENTRIES, FILE_ENTRIES = 10_000, 1_000_000
 SHARD_SECONDS = 10_000 / 1300  # of one worker of 16 cores: a shard of 10,000 images at img2dataset's 1300 images/s
 
 
@@ -113,9 +126,38 @@ def _peak_mb() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def table_of(num_shards: int, found: list[Measured]) -> Table:
+def measure_list(num_entries: int) -> list[Measured]:
+    """Do what download_shards does with a list before its workers begin; costs are those of a shard of the list."""
+    with tempfile.TemporaryDirectory(prefix="corgi-scale-") as folder:
+        for first in range(0, num_entries, FILE_ENTRIES):
+            last = min(first + FILE_ENTRIES, num_entries)
+            numbers = [number % (num_entries - 7) for number in range(first, last)]  # seven stand there twice
+            urls = [f"https://host{number % 9973}.example/pictures/{number:012d}.jpg" for number in numbers]
+            pq.write_table(pa.table({"url": urls, "caption": urls}), f"{folder}/{first:012d}.parquet")
+            del urls, numbers
+        source = UrlListSource(kind="url_list", path=folder, caption_column="caption")
+        held: dict[str, Any] = {}
+
+        def read() -> None:
+            held["rows"] = read_url_list(source)
+
+        def mark() -> None:
+            held["rows"] = mark_repeated(held["rows"])
+            if pc.sum(held["rows"][IS_DUPLICATE]).as_py() != 7:
+                raise AssertionError("seven addresses stand twice in the list")
+
+        def send() -> None:
+            held["parts"] = cut(held["rows"], SHARD_ENTRIES)
+            for part in held["parts"]:
+                pickle.dumps(part)
+
+        steps = {"read the list": read, "mark repeated addresses": mark, "cut it, make parts to send": send}
+        return [_timed(name, step, num_entries // SHARD_ENTRIES) for name, step in steps.items()]
+
+
+def table_of(title: str, found: list[Measured]) -> Table:
     """Return the costs as a table."""
-    table = Table(title=f"{num_shards:,} shards", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("", "ms a shard", "driver CPU ms a shard", "of a shard's work", "driver memory, MB"):
         table.add_column(heading, justify="right" if heading else "left")
     for one in found:
@@ -129,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale")
     parser.add_argument("--shards", type=int, default=90_000)
     parser.add_argument("--workers", type=int, default=2, help="Ray actors; 0: in this process, without Ray")
+    parser.add_argument("--entries", type=int, default=5_000_000, help="addresses in the list")
     arguments = parser.parse_args()
     console = Console(width=110)
     for num_shards in (arguments.shards // 10, arguments.shards):
@@ -137,7 +180,10 @@ def main() -> None:
                 found = measure(num_shards, arguments.workers)
         else:
             found = measure(num_shards, 0)
-        console.print(table_of(num_shards, found))
+        console.print(table_of(f"{num_shards:,} shards", found))
+    for num_entries in (arguments.entries // 10, arguments.entries):
+        title = f"a list of {num_entries:,} entries, {SHARD_ENTRIES:,} a shard"
+        console.print(table_of(title, measure_list(num_entries)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     console.print(
         f"driver's largest memory in all: {peak:.0f} MB; work of a shard: {SHARD_SECONDS:.1f} s of one worker"

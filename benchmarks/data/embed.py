@@ -4,7 +4,7 @@ The models are open_clip's architectures with random weights; the pictures are J
 captions, as download_shards leaves them; of 1024 for three CLIPs, as the paper's cascade wants them. Ours is the stage,
 from reading shards to published embeddings, measured from the first shard's begin to the last one's end, so that
 loading models is not counted. The bare forward pass takes pictures that lie in memory ready for the model, in the same
-batches and on the same threads; our threads that decode are as many again.
+batches and on the same threads, by a model that was loaded as freshly; our threads that decode are as many again.
 
 What one pass of three saves is reading, decoding and preparing pictures twice: much where the models are fast (on
 GPUs), little where the forward pass takes nearly all the time (large models on CPUs). It is compared with three passes
@@ -68,10 +68,9 @@ def beside_forward(folder: Path, case: Case, options: Options) -> Table:
     """Compare the stage with the model alone."""
     models, shards = prepare(folder, case)
     rates: dict[str, list[float]] = {"embed_clip": [], "forward pass": []}
-    forward = ForwardPass(models[0], case.images)
     for number in range(options.pairs):
         rates["embed_clip"].append(case.images / embed(shards, models, folder / f"out-{number}", options.threads))
-        rates["forward pass"].append(case.images / forward.seconds())
+        rates["forward pass"].append(case.images / ForwardPass(models[0], case.images).seconds())
     return ratio_table(f"embed_clip: {describe(case, options)}", rates, "at least 0.92")
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 from pydantic import Field
 
+from stages.artifacts import Artifact
 from stages.captions import CaptionsConfig
-from stages.contract import ConfigModel, ExternalPath
+from stages.contract import Address, ConfigModel
 from stages.decoder_training.config import PictureTrainingConfig
 from stages.errors import InputFault
+from stages.storage import explaining
 
 MODEL_FILES = ("config.json", "model.safetensors")
 
@@ -15,11 +17,16 @@ MODEL_FILES = ("config.json", "model.safetensors")
 class TextTuning(ConfigModel):
     """Which decoder to go on with, and how it learns from texts."""
 
-    start: ExternalPath = Field(
+    start: Address = Field(
         description="folder of the trained decoder: config.json and model.safetensors, as in decoder/ of an artifact "
-        "of train_decoder"
+        "of train_decoder; here or at any address that fsspec knows (s3://, gs://)"
     )
     text_dropout: float = Field(0.1, ge=0, lt=1, description="share of texts left out, so that images alone still do")
+
+    def decoder(self) -> tuple[Artifact, str]:
+        """Return where the decoder lies: what holds its folder, and the folder's name there."""
+        above, _, folder = self.start.rstrip("/").rpartition("/")
+        return Artifact(above, "train_decoder", "start"), folder
 
 
 class TextTunedConfig(PictureTrainingConfig):
@@ -46,7 +53,9 @@ class TextTunedConfig(PictureTrainingConfig):
         """
         if self.text is None:
             return
-        missing = [name for name in MODEL_FILES if not (self.text.start / name).is_file()]
+        source, folder = self.text.decoder()
+        with explaining(self.text.start):
+            missing = [name for name in MODEL_FILES if not source.exists(f"{folder}/{name}")]
         if missing:
             raise InputFault(
                 f"train_decoder.text.start: {self.text.start} has no {' and no '.join(missing)}: expected the folder "

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.artifacts import Artifact
 from stages.decoder_training.denoising import denoiser_of
 from stages.decoder_training.task import DecoderTask, Places
 from stages.embeddings import clip_identity
@@ -95,8 +94,7 @@ class TextTunedTask(DecoderTask):
         Raises:
             InputFault: it is another kind of decoder, or of other embeddings.
         """
-        source = Artifact(str(self._tuning.start.parent), "train_decoder", "start")
-        folder, where = self._tuning.start.name, f"train_decoder.text.start: {self._tuning.start}"
+        (source, folder), where = self._tuning.decoder(), f"train_decoder.text.start: {self._tuning.start}"
         found = load_model_config(source, folder)
         self._require_same(found, where)
         state, own = load_model_state(source, folder), decoder.state_dict()

@@ -16,6 +16,7 @@ from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run as encode
 from stages.errors import InputFault
 from stages.model_files import load_model_state
+from stages.storage import open_address
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
@@ -165,6 +166,21 @@ def test_what_does_not_fit_is_told(kind: str, trained: Output, inputs: dict[str,
     with pytest.raises(InputFault, match=r"text\.start: .* has no config\.json and no model\.safetensors"):
         config(kind, text={"start": tmp_path}).check()
     tuned(kind, trained).check()
+
+
+def test_the_decoder_may_lie_in_a_remote_store(kind: str, trained: Output, inputs: dict[str, Artifact]) -> None:
+    address = f"memory://models/{kind}/decoder"
+    fs, root = open_address(address)
+    fs.put(trained.path("decoder"), root, recursive=True)
+    settings = tuned(kind, trained, text={"start": address})
+    settings.check()
+    task, local = task_of(settings, inputs), task_of(tuned(kind, trained), inputs)
+    own = task.decoder_of(task.build_model()).state_dict()
+    assert all(
+        torch.equal(own[name], value) for name, value in local.decoder_of(local.build_model()).state_dict().items()
+    )
+    with pytest.raises(InputFault, match=r"text\.start: memory://none/decoder has no config\.json"):
+        config(kind, text={"start": "memory://none/decoder"}).check()
 
 
 def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> None:

@@ -12,6 +12,7 @@ sides' defaults, divided by ten like the waits of the server: it stands for a li
 
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ from rich.table import Table
 from benchmarks.data.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHARDS = 4
+SHARD_ROWS, FEWEST_SHARDS = 500, 4
 FASTER = 10  # all time limits and waits are divided by this
 WAIT_SECONDS = 5.0  # of a slow server after each piece: below the limit for one piece
 
@@ -47,6 +48,11 @@ class Case:
     """Of the addresses, as many are dead, and as many slow."""
 
     @property
+    def rows_per_shard(self) -> int:
+        """Entries of a shard, on both sides."""
+        return min(SHARD_ROWS, math.ceil(self.rows / FEWEST_SHARDS))
+
+    @property
     def timeout(self) -> float:
         """Seconds to wait for the next piece of an answer, on both sides."""
         return 10.0 / FASTER
@@ -59,10 +65,10 @@ class Case:
 
 def tables(options: Options) -> Iterator[Table]:
     """Measure both cases."""
-    rows, processes = (200 if options.small else 2000), options.threads
+    processes = options.threads
     for case in (
-        Case("every address answers", 1.0, rows, processes),
-        Case("5 % dead, 5 % slow addresses", 1.5, rows // 2, processes, bad_share=0.05),
+        Case("every address answers", 1.0, 200 if options.small else 6000, processes),
+        Case("5 % dead, 5 % slow addresses", 1.5, 100 if options.small else 1000, processes, bad_share=0.05),
     ):
         yield compare(case, options.pairs)
 

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.download import SHARDS, Case
+from benchmarks.data.download import Case
 from benchmarks.data.timing import TimedMap
 from cluster.training import launch_in_process
 from stages.artifacts import Output
@@ -25,7 +24,7 @@ def download_ours(listed: str, folder: str, case: Case) -> dict[str, float]:
     config = DownloadShardsConfig.model_validate(
         {
             "source": {"kind": "url_list", "path": listed, "caption_column": "caption"},
-            "rows_per_shard": math.ceil(case.rows / SHARDS),
+            "rows_per_shard": case.rows_per_shard,
             "image_size": IMAGE_SIZE,
             "encode_quality": QUALITY,
             "allowed_networks": ["127.0.0.1/32"],
@@ -57,7 +56,7 @@ def download_theirs(listed: str, folder: str, case: Case) -> dict[str, float]:
             output_format="webdataset",
             processes_count=case.processes,
             thread_count=case.threads,
-            number_sample_per_shard=math.ceil(case.rows / SHARDS),
+            number_sample_per_shard=case.rows_per_shard,
             image_size=IMAGE_SIZE,
             resize_mode="center_crop",
             resize_only_if_bigger=True,

@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.data.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHARD_ROWS, FEWEST_SHARDS = 500, 4
+SHARD_ROWS, FEWEST_SHARDS = 600, 4  # five shards for each of two processes: after more, img2dataset starts new ones
 FASTER = 10  # all time limits and waits are divided by this
 WAIT_SECONDS = 5.0  # of a slow server after each piece: below the limit for one piece
 

@@ -50,7 +50,8 @@ class Experiment:
 def _as_reused(record: Record) -> Record:
     """Return the record of a finished run as a second run of it sees it: nothing was computed."""
     idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0}
-    return {**record, "stages": [{**stage, **idle} for stage in record["stages"]], "seconds": 0.0}
+    stages = [{**stage, **idle} for stage in record["stages"]]
+    return {**record, "stages": stages, "seconds": 0.0, "overhead_seconds": None}
 
 
 def check_experiment(experiment: Experiment) -> None:

@@ -26,8 +26,8 @@ from models.gaussians.nearest import Nearest, rows_at_once
 Kind = Literal["euclidean", "spherical"]
 
 MIN_MEMBERS = 8  # a Gaussian with fewer members borrows deviation from the pooled one
-_ADDED_AT_ONCE = 128  # rows: what they take as float64 stays in a core's own cache
 STD_FLOOR = 1e-4  # smallest deviation, as a share of the root mean square deviation over all dimensions
+_ADDED_AT_ONCE = 128  # rows: what they take as float64 stays in a core's own cache
 
 
 @dataclass

@@ -6,22 +6,17 @@ Symbols: z = latents of the first stage; x_0 = scale_factor (z - shift), of abou
 [batch, channel, row, column]; u = standardized embedding: [batch, embed].
 """
 
-from collections.abc import Sequence
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from models.decoders.autoencoder import Autoencoder, make_autoencoder
-from models.decoders.base import Decoder, Embeddings, Images
+from models.decoders.base import Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.denoiser import Denoiser, joined_layout, make_text_tokens
+from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.latent_config import LatentDecoderConfig
 from models.decoders.latent_networks import make_network
-from models.decoders.process import Start, make_process
-from models.decoders.sampling import DecoderSampling
-
-Latents = Float[Tensor, "batch channel row column"]
+from models.decoders.process import make_process
 
 
 class LatentDenoiser(Denoiser):
@@ -63,24 +58,16 @@ class LatentDenoiser(Denoiser):
         """Channels, rows and columns of the latents."""
         return self.config.autoencoder.latent_shape
 
-    def sample(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        text: Embeddings | None = None,
-        start: Start | None = None,
-    ) -> Latents:
-        """Draw latents z; each depends on its own embedding and seed alone."""
-        x_0 = self.draw(embeddings, seeds, sampling, text=text, start=start)
+    def from_noise(self, x_0: Latents) -> Latents:
+        """Return the first stage's latents z of x_0."""
         return x_0 / self.config.scale_factor + self.config.shift
 
 
-class LatentDecoder(Decoder):
+class LatentDecoder(FirstStageDecoder):
     """The denoiser with the first stage whose latents it draws."""
 
     config: LatentDecoderConfig
+    denoiser: LatentDenoiser
 
     def __init__(
         self,
@@ -95,46 +82,10 @@ class LatentDecoder(Decoder):
         self.denoiser = LatentDenoiser(config) if denoiser is None else denoiser
         self.autoencoder = make_autoencoder(config.autoencoder) if autoencoder is None else autoencoder
 
-    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
-        self.denoiser.set_embedding_statistics(mean, std)
+    def encoded(self, pictures: Images) -> Latents:
+        """Return x_0 of pictures in [-1, 1]."""
+        return self.denoiser.to_noise(self.autoencoder.encode(pictures))
 
-    @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling))
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether text embeddings are a condition, too."""
-        return self.config.text_dim > 0
-
-    @torch.no_grad()
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
-    ) -> Images:
-        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
-        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling, text=text))
-
-    @property
-    def can_edit(self) -> bool:
-        """Latents of a picture can enter between noise and the end."""
-        return True
-
-    @torch.no_grad()
-    def edit(
-        self,
-        pictures: Images,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        strength: float,
-        text: Embeddings | None = None,
-    ) -> Images:
-        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
-        start = Start(self.denoiser.to_noise(self.autoencoder.encode(pictures)), strength)
-        return self._pictures(self.denoiser.sample(embeddings, seeds, sampling, text=text, start=start))
-
-    def _pictures(self, latents: Latents) -> Images:
-        return self.autoencoder.decode(latents).float().clamp(-1, 1)
+    def decoded(self, x_0: Latents) -> Images:
+        """Return the pictures of x_0, in [-1, 1]."""
+        return self.autoencoder.decode(self.denoiser.from_noise(x_0)).float().clamp(-1, 1)

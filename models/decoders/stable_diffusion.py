@@ -7,7 +7,6 @@ Symbols: z = latents of the checkpoint's autoencoder; x_0 = scaling_factor (z - 
 u = standardized embedding: [batch, embed].
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,15 +14,14 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Embeddings, Images
+from models.decoders.base import Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.config import ProcessConfig
 from models.decoders.denoiser import Denoiser, make_text_tokens
+from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.process import Ddpm, Predictor, Start, enter
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion_config import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
-
-Latents = Float[Tensor, "batch channel row column"]
 
 
 class StableDiffusionDenoiser(Denoiser):
@@ -77,10 +75,11 @@ class StableDiffusionDenoiser(Denoiser):
         return x_t
 
 
-class StableDiffusionDecoder(Decoder):
+class StableDiffusionDecoder(FirstStageDecoder):
     """The denoiser with the checkpoint's autoencoder."""
 
     config: StableDiffusionDecoderConfig
+    denoiser: StableDiffusionDenoiser
 
     def __init__(
         self,
@@ -95,47 +94,13 @@ class StableDiffusionDecoder(Decoder):
         self.denoiser = StableDiffusionDenoiser(config) if denoiser is None else denoiser
         self.vae = AutoencoderKL.from_config(dict(config.vae)) if vae is None else vae
 
-    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
-        self.denoiser.set_embedding_statistics(mean, std)
-
-    @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling), self.config)
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether text embeddings are a condition, too."""
-        return self.config.text_dim > 0
-
-    @torch.no_grad()
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
-    ) -> Images:
-        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
-        return decoded(self.vae, self.denoiser.draw(embeddings, seeds, sampling, text=text), self.config)
-
-    @property
-    def can_edit(self) -> bool:
-        """Latents of a picture can enter between noise and the end."""
-        return True
-
-    @torch.no_grad()
-    def edit(
-        self,
-        pictures: Images,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        strength: float,
-        text: Embeddings | None = None,
-    ) -> Images:
-        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
+    def encoded(self, pictures: Images) -> Latents:
+        """Return x_0 of pictures in [-1, 1]."""
         latents: Tensor = cast(Any, self.vae).encode(pictures).latent_dist.mode()
-        start = Start(self.denoiser.to_noise(latents), strength)
-        x_0 = self.denoiser.draw(embeddings, seeds, sampling, text=text, start=start)
+        return self.denoiser.to_noise(latents)
+
+    def decoded(self, x_0: Latents) -> Images:
+        """Return the pictures of x_0, in [-1, 1]."""
         return decoded(self.vae, x_0, self.config)
 
     @torch.no_grad()

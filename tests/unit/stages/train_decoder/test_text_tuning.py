@@ -132,8 +132,15 @@ def test_it_learns_to_read_texts_and_is_loaded_as_such(
     assert decoder.reads_text
     assert not torch.equal(told(decoder, -1.0), told(decoder, 1.0))
     assert torch.equal(told(decoder, float("nan")), decoder.sample(*no_text(), SAMPLING))
+    assert not torch.equal(edited(decoder, -1.0), edited(decoder, 1.0))
     on = task_of(tuned(kind, output), inputs)  # one that reads texts goes on as it is
     assert torch.equal(told(on.decoder_of(on.build_model()), 1.0), told(decoder, 1.0))
+
+
+def edited(decoder: Decoder, text: float) -> torch.Tensor:
+    embeddings, seeds = no_text()
+    pictures = torch.zeros(2, 3, SIDE, SIDE)
+    return decoder.edit(pictures, embeddings, seeds, SAMPLING, strength=0.7, text=torch.full((2, DIM), text))
 
 
 def no_text() -> tuple[torch.Tensor, list[int]]:

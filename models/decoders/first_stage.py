@@ -1,0 +1,72 @@
+"""What decoders share that draw latents: a denoiser, and the autoencoder that the latents are of.
+
+Symbols: x_0 = latents as they are diffused, of about unit variance: [batch, channel, row, column].
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.decoders.base import Decoder, Embeddings, Images
+from models.decoders.denoiser import Denoiser
+from models.decoders.process import Start
+from models.decoders.sampling import DecoderSampling
+
+Latents = Float[Tensor, "batch channel row column"]
+
+
+class FirstStageDecoder(Decoder):
+    """A denoiser of latents with their autoencoder; a kind says how pictures and x_0 become each other."""
+
+    denoiser: Denoiser
+
+    def encoded(self, pictures: Images) -> Latents:
+        """Return x_0 of pictures in [-1, 1]."""
+        raise NotImplementedError
+
+    def decoded(self, x_0: Latents) -> Images:
+        """Return the pictures of x_0, in [-1, 1]."""
+        raise NotImplementedError
+
+    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
+        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        self.denoiser.set_embedding_statistics(mean, std)
+
+    @torch.no_grad()
+    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text embeddings are a condition, too."""
+        return self.denoiser.text is not None
+
+    @torch.no_grad()
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Images:
+        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
+        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text))
+
+    @property
+    def can_edit(self) -> bool:
+        """Latents of a picture can enter between noise and the end."""
+        return True
+
+    @torch.no_grad()
+    def edit(
+        self,
+        pictures: Images,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Images:
+        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
+        start = Start(self.encoded(pictures), strength)
+        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text, start=start))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from benchmarks.data.gaussians import Case, write_shards
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.gaussians import Nearest, Pass
+from models.gaussians import KMeansState, Pass
 from stages.artifacts import Artifact, Output
 from stages.contract import GrantedResources, StageContext
 from stages.embeddings import image_row_blocks, load_image_rows, shard_rows
@@ -65,12 +65,12 @@ def fit_faiss(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Ro
 
 def inertia(embeddings: Artifact, means: Rows) -> float:
     """Return the sum of squared distances of all embeddings to the nearest of these means."""
-    exact = torch.from_numpy(means).double()
-    one_pass = Pass(Nearest(exact))
-    for shard in shard_rows(embeddings):
+    rows = shard_rows(embeddings)
+    one_pass = Pass(KMeansState(torch.from_numpy(means), torch.ones(means.shape[1])), sum(rows.values()))
+    for shard in rows:
         for block in image_row_blocks(embeddings, shard, 2048):
             one_pass.add(torch.from_numpy(block.load()))
-    return one_pass.total.inertia(exact)
+    return one_pass.total.inertia(torch.from_numpy(means))
 
 
 def memory_mb(field: str) -> float:

@@ -5,35 +5,34 @@ from models.gaussians.kmeans import (
     FittedGaussians,
     Kind,
     KMeansState,
-    Moments,
     Pass,
     deviations,
     fit_kmeans,
-    moments_of,
     placed,
 )
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
-from models.gaussians.nearest import Nearest, assign, rows_at_once
-from models.gaussians.start import further_means, start_on_sample, starting_means
+from models.gaussians.moments import Grid, Moments
+from models.gaussians.nearest import Nearest, assign
+from models.gaussians.start import Sample, further_means, start_on_sample, starting_means
 
 __all__ = [
     "NUM_BANK_SAMPLES",
     "FittedGaussians",
     "GaussianBank",
+    "Grid",
     "KMeansState",
     "Kind",
     "Moments",
     "Nearest",
     "Pass",
+    "Sample",
     "Selection",
     "assign",
     "bank_loss",
     "deviations",
     "fit_kmeans",
     "further_means",
-    "moments_of",
     "placed",
-    "rows_at_once",
     "start_on_sample",
     "starting_means",
 ]

@@ -1,9 +1,8 @@
 """k-means in passes over data that need not fit in memory, and the deviations of the resulting Gaussians.
 
 Lloyd's algorithm. A pass adds up, for each Gaussian, sums over its members; sums over two parts of the data add, so
-parts may be computed anywhere. Sums are float64: embeddings have 24 significant bits or fewer and squares of them 48,
-so that sums of them lose less than the embeddings themselves leave open. Everything is deterministic: same data, same
-seed, same parts, same result.
+parts may be computed anywhere. They are float64 and exact (:mod:`models.gaussians.moments`), so that everything is
+deterministic: same data, same seed, same result, however the data are cut and whoever adds them up.
 
 Spherical k-means (Dhillon and Modha 2001) assigns by cosine: it runs on embeddings of unit length, and its means are
 of unit length. The Gaussians are in either case the means and deviations of the embeddings themselves.
@@ -12,6 +11,7 @@ Symbols: x = embeddings [rows, embed], or x/|x| where spherical; m_j = current m
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -21,54 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.gaussians.moments import Grid, Moments, parts
 from models.gaussians.nearest import Nearest, rows_at_once
 
 Kind = Literal["euclidean", "spherical"]
 
 MIN_MEMBERS = 8  # a Gaussian with fewer members borrows deviation from the pooled one
 STD_FLOOR = 1e-4  # smallest deviation, as a share of the root mean square deviation over all dimensions
-_ADDED_AT_ONCE = 128  # rows: what they take as float64 stays in a core's own cache
-
-
-@dataclass
-class Moments:
-    """Sums over the members of each Gaussian (float64); ``second`` only where deviations are asked for."""
-
-    counts: Float[Tensor, "gauss"]  # n_j
-    first: Float[Tensor, "gauss embed"]  # sum of x
-    energy: Float[Tensor, ""]  # sum of |x|^2 over all members of all Gaussians
-    second: Float[Tensor, "gauss embed"] | None = None  # sum of x^2
-
-    @classmethod
-    def zero(cls, num_gaussians: int, embed_dim: int, *, deviations: bool = False) -> "Moments":
-        """Return the sums over no data."""
-        first = torch.zeros(num_gaussians, embed_dim, dtype=torch.float64)
-        second = torch.zeros_like(first) if deviations else None
-        return cls(torch.zeros(num_gaussians, dtype=torch.float64), first, torch.zeros((), dtype=torch.float64), second)
-
-    def __iadd__(self, other: "Moments") -> "Moments":
-        """Add the sums over another part of the data, assigned to the same means."""
-        self.counts += other.counts
-        self.first += other.first
-        self.energy += other.energy
-        if self.second is not None and other.second is not None:
-            self.second += other.second
-        return self
-
-    def add_rows(self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"]) -> None:
-        """Add rows with the Gaussians that they belong to."""
-        self.counts += torch.bincount(index, minlength=len(self.counts))
-        for part, of in zip(torch.split(x, _ADDED_AT_ONCE), torch.split(index, _ADDED_AT_ONCE), strict=True):
-            exact = part.to(torch.float64, copy=True)
-            self.first.index_add_(0, of, exact)
-            self.energy += torch.dot(exact.flatten(), exact.flatten())
-            if self.second is not None:
-                self.second.index_add_(0, of, exact.square_())
-
-    def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
-        """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""
-        between = (self.counts * means.square().sum(1)).sum() - 2 * (means * self.first).sum()
-        return max(0.0, float(self.energy + between))
 
 
 @dataclass(frozen=True)
@@ -80,13 +39,15 @@ class FittedGaussians:
     counts: Int[Tensor, "gauss"]
     inertias: tuple[float, ...]
     converged: bool
+    exact: bool  # whether no sum was rounded (:attr:`models.gaussians.moments.Moments.exact`)
 
 
 @dataclass(frozen=True)
 class KMeansState:
-    """Everything needed to go on: the current means (float64) and the inertia of each pass so far."""
+    """Everything needed to go on: the current means (float32) and the inertia of each pass so far."""
 
     means: Float[Tensor, "gauss embed"]
+    scale: Float[Tensor, "embed"]  # about the root mean square of the embeddings; sets how finely they are added up
     inertias: tuple[float, ...] = ()
 
     def converged(self, tolerance: float) -> bool:
@@ -100,24 +61,23 @@ class KMeansState:
 class Pass:
     """One pass over the data: adds up parts of it. ``last`` asks for deviations, of the embeddings themselves."""
 
-    def __init__(self, nearest: Nearest, kind: Kind = "euclidean", *, last: bool = False) -> None:
-        """Prepare for these means (of unit length where spherical)."""
-        self.total = Moments.zero(*nearest.shape, deviations=last)
-        self._nearest = nearest
+    def __init__(self, state: KMeansState, rows: int, kind: Kind = "euclidean", *, last: bool = False) -> None:
+        """Prepare for these means (of unit length where spherical) and so many rows in all."""
         self._kind = kind
         self._raw = last or kind == "euclidean"
+        self._nearest = Nearest(state.means)
+        grid = Grid.of(state.scale if self._raw else torch.ones_like(state.scale), rows)
+        self.total = Moments.zero(len(state.means), grid, deviations=last)
+        self.rows_at_once = rows_at_once(*state.means.shape)
+        self._adding = threading.Lock()
 
     def add(self, embeddings: Float[Tensor, "rows embed"]) -> None:
-        """Assign rows to their nearest means and add them up."""
-        for rows in torch.split(embeddings, rows_at_once(*self._nearest.shape)):
-            self.total.add_rows(*self.assign(rows))
-
-    def assign(
-        self, embeddings: Float[Tensor, "rows embed"]
-    ) -> tuple[Float[Tensor, "rows embed"], Int[Tensor, "rows"]]:
-        """Return what is to be added up of these rows, and their nearest means; threads may ask side by side."""
-        x = placed(embeddings, self._kind)
-        return embeddings if self._raw else x, self._nearest(x)
+        """Assign rows to their nearest means and add them up; threads may do so side by side."""
+        for rows in torch.split(embeddings, self.rows_at_once):
+            x = placed(rows, self._kind)
+            index = self._nearest(x)
+            with self._adding:
+                self.total.add_rows(rows if self._raw else x, index)
 
 
 def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor, "rows embed"]:
@@ -125,20 +85,7 @@ def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor,
     return embeddings if kind == "euclidean" else F.normalize(embeddings.float(), dim=1)
 
 
-def moments_of(
-    embeddings: Float[Tensor, "rows embed"],
-    means: Float[Tensor, "gauss embed"],
-    kind: Kind = "euclidean",
-    *,
-    last: bool = False,
-) -> Moments:
-    """Make one pass over embeddings in memory."""
-    one_pass = Pass(Nearest(means), kind, last=last)
-    one_pass.add(embeddings)
-    return one_pass.total
-
-
-MakePass = Callable[[Tensor, bool], Moments]
+MakePass = Callable[[KMeansState, bool], Moments]
 Refill = Callable[[int, Tensor, int], Tensor]
 Watch = Callable[[KMeansState, Tensor], None]
 
@@ -157,7 +104,7 @@ def fit_kmeans(
 
     Args:
         state: where to go on.
-        make_pass: ``make_pass(means, last)`` makes one pass over all data.
+        make_pass: ``make_pass(state, last)`` makes one pass over all data.
         refill: ``refill(number, means, count)`` finds so many new means far from these, in pass ``number``.
         max_iterations: most passes over the data, all told.
         tolerance: a pass that lowers the inertia by no more than this share of it is followed by the last one.
@@ -165,15 +112,18 @@ def fit_kmeans(
         watch: sees the state and the member counts after each pass but the last.
     """
     while len(state.inertias) < max_iterations - 1 and not state.converged(tolerance):
-        moments = make_pass(state.means, False)
+        moments = make_pass(state, False)
         means = moved_means(moments, kind, functools.partial(refill, len(state.inertias) + 1))
-        state = KMeansState(means, (*state.inertias, moments.inertia(state.means)))
+        state = KMeansState(means, state.scale, (*state.inertias, moments.inertia(state.means)))
         watch(state, moments.counts)
-    moments = make_pass(state.means, True)
+        del moments  # before the next pass makes its own
+    moments = make_pass(state, True)
+    stds, means = deviations(moments), _centres(moments)
+    empty = moments.counts == 0
     length = (moments.energy / moments.counts.sum()).sqrt() if kind == "spherical" else 1.0
-    means = torch.where(moments.counts[:, None] > 0, _centres(moments), state.means * length)
+    means[empty] = (state.means[empty] * length).float()
     return FittedGaussians(
-        means.float(), deviations(moments).float(), moments.counts.long(), state.inertias, state.converged(tolerance)
+        means, stds, moments.counts.long(), state.inertias, state.converged(tolerance), moments.exact
     )
 
 
@@ -184,12 +134,15 @@ def moved_means(moments: Moments, kind: Kind, refill: Callable[[Tensor, int], Te
         means = F.normalize(means, dim=1)
     empty = moments.counts == 0
     if empty.any():
-        means[empty] = refill(means[~empty], int(empty.sum())).to(means)
+        means[empty] = refill(means[~empty], int(empty.sum()))
     return means
 
 
 def _centres(moments: Moments) -> Float[Tensor, "gauss embed"]:
-    return moments.first / moments.counts.clamp_min(1)[:, None]
+    means = torch.empty(moments.first.shape)
+    for part in parts(len(means)):
+        means[part] = moments.first[part] / moments.counts[part, None].clamp_min(1)
+    return means
 
 
 def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
@@ -202,17 +155,27 @@ def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
         ValueError: the moments were taken without squares, or all embeddings of every Gaussian are equal, so that
             there is no deviation at all.
     """
-    if moments.second is None:
-        raise ValueError("deviations: the moments hold no squares: take them in a pass with last=True")
-    counts = moments.counts[:, None]
-    scatter = (moments.second - moments.first.square() / counts.clamp_min(1)).clamp_min(0)  # n_j v_j: [k, embed]
-    pooled = scatter.sum(0) / counts.sum()  # [embed]
+    num_gaussians, embed_dim = moments.first.shape
+    of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(num_gaussians)])
+    pooled = of_parts.sum(0) / moments.counts.sum()  # [embed]
     scale = pooled.mean().sqrt()
     # Below a ten-millionth of the embeddings' own length it is what rounding leaves of equal ones.
-    if not scale > 1e-7 * (moments.energy / counts.sum() / len(pooled)).sqrt():
+    if not scale > 1e-7 * (moments.energy / moments.counts.sum() / embed_dim).sqrt():
         raise ValueError(
-            f"every one of the {len(counts)} Gaussians holds copies of a single embedding, so that none has a "
+            f"every one of the {num_gaussians} Gaussians holds copies of a single embedding, so that none has a "
             "deviation; give more images or fewer Gaussians"
         )
-    blended = (scatter + (MIN_MEMBERS - counts).clamp_min(0) * pooled) / counts.clamp_min(MIN_MEMBERS)
-    return blended.sqrt().clamp_min(float(STD_FLOOR * scale))
+    stds = torch.empty(num_gaussians, embed_dim)
+    for part in parts(num_gaussians):
+        counts = moments.counts[part, None]
+        blended = _scatter(moments, part) + (MIN_MEMBERS - counts).clamp_min(0) * pooled
+        stds[part] = (blended / counts.clamp_min(MIN_MEMBERS)).sqrt().clamp_min(STD_FLOOR * scale)
+    return stds
+
+
+def _scatter(moments: Moments, part: slice) -> Float[Tensor, "part embed"]:
+    """Return n_j v_j of some Gaussians."""
+    if moments.second is None:
+        raise ValueError("deviations: the moments hold no squares: take them in a pass with last=True")
+    counts = moments.counts[part, None].clamp_min(1)
+    return (moments.second[part] - moments.first[part].square() / counts).clamp_min(0)

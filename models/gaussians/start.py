@@ -6,52 +6,69 @@ the batch, and each draw is kept with probability D^2 now / D^2 before. A kept d
 that k-means++ asks for (rejection sampling), and distances are updated for a batch at a time, by matrix products.
 """
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from models.gaussians.kmeans import Kind, moments_of, moved_means, placed
+from models.gaussians.kmeans import Kind, KMeansState, MakePass, moved_means
 from models.gaussians.nearest import rows_at_once, squared_distances
 
 _BATCH_SHARE = 4  # a batch is this part of the means so far: few of its draws are rejected
 _LARGEST_BATCH = 1024
 
 
+class Sample(Protocol):
+    """Embeddings that need not be in memory, as k-means sees them (on the unit sphere where spherical), float32."""
+
+    origin: Float[Tensor, "embed"]  # their mean
+    scale: Float[Tensor, "embed"]  # root mean square of the embeddings themselves, on the sphere or not
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def blocks(self, size: int) -> Iterator[Float[Tensor, "rows embed"]]:
+        """Read all, so many at a time."""
+        ...
+
+    def pick(self, rows: Int[Tensor, "picked"]) -> Float[Tensor, "picked embed"]:
+        """Read some."""
+        ...
+
+
 def start_on_sample(
-    sample: Float[Tensor, "rows embed"], num_gaussians: int, seed: int, kind: Kind = "euclidean", *, iterations: int
-) -> Float[Tensor, "gauss embed"]:
-    """Choose first means and move them by some of Lloyd's iterations on the sample.
+    sample: Sample, make_pass: MakePass, num_gaussians: int, seed: int, kind: Kind = "euclidean", *, iterations: int
+) -> KMeansState:
+    """Choose first means and move them by some of Lloyd's iterations on the sample, which ``make_pass`` goes over.
 
     Raises:
         ValueError: the sample holds fewer different rows than Gaussians are asked for.
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = placed(sample, kind)
     means = starting_means(sample, num_gaussians, generator)
     for _ in range(iterations):
-        moments = moments_of(sample, means, kind)
+        moments = make_pass(KMeansState(means, sample.scale), False)
         means = moved_means(moments, kind, lambda filled, count: further_means(sample, filled, count, generator))
-    return means
+        del moments  # before the next pass makes its own
+    return KMeansState(means, sample.scale)
 
 
-def starting_means(
-    sample: Float[Tensor, "rows embed"], num_gaussians: int, generator: torch.Generator
-) -> Float[Tensor, "gauss embed"]:
+def starting_means(sample: Sample, num_gaussians: int, generator: torch.Generator) -> Float[Tensor, "gauss embed"]:
     """Choose rows of the sample as first means: the first one evenly, the others by :func:`further_means`.
 
     Raises:
         ValueError: the sample holds fewer different rows than Gaussians are asked for.
     """
-    first = int(torch.rand((), generator=generator, dtype=torch.float64) * len(sample))
-    means = sample[first : first + 1]
-    return torch.cat([means, further_means(sample, means, num_gaussians - 1, generator)]).double()
+    first = (torch.rand(1, generator=generator, dtype=torch.float64) * len(sample)).long()
+    means = sample.pick(first)
+    return torch.cat([means, further_means(sample, means, num_gaussians - 1, generator)])
 
 
 def further_means(
-    sample: Float[Tensor, "rows embed"],
-    means: Float[Tensor, "gauss embed"],
-    count: int,
-    generator: torch.Generator,
+    sample: Sample, means: Float[Tensor, "gauss embed"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "count embed"]:
     """Draw ``count`` rows of the sample, each in proportion to its squared distance to the nearest mean so far.
 
@@ -60,23 +77,23 @@ def further_means(
     Raises:
         ValueError: the sample has too few rows that differ from all means.
     """
-    origin = sample.mean(0)
     squared = torch.full((len(sample),), torch.inf)
-    _lower(squared, sample, means.float(), origin)
-    found: list[Tensor] = []
-    known, wanted = len(means), len(means) + count
-    while known < wanted:
+    _lower(squared, sample, means)
+    found, done = means.new_empty(count, means.shape[1]), 0
+    while done < count:
         cumulative = squared.double().cumsum(0)
+        known = len(means) + done
         if not cumulative[-1] > 0:
-            raise ValueError(f"num_gaussians is {wanted}, but only {known} different embeddings were found")
-        batch = max(1, min(known // _BATCH_SHARE, _LARGEST_BATCH, wanted - known))
+            raise ValueError(f"num_gaussians is {len(means) + count}, but only {known} different embeddings were found")
+        batch = max(1, min(known // _BATCH_SHARE, _LARGEST_BATCH, count - done))
         place, luck = torch.rand(2, batch, generator=generator, dtype=torch.float64)
         rows = torch.searchsorted(cumulative, place * cumulative[-1], right=True).clamp_max(len(sample) - 1)
-        rows = rows[_kept(sample[rows], squared[rows], luck, origin)]
-        _lower(squared, sample, sample[rows], origin)
-        found.append(sample[rows])
-        known += len(rows)
-    return torch.cat(found) if found else sample[:0]
+        drawn = sample.pick(rows)
+        drawn = drawn[_kept(drawn, squared[rows], luck, sample.origin)]
+        _lower(squared, sample, drawn)
+        found[done : done + len(drawn)] = drawn
+        done += len(drawn)
+    return found
 
 
 def _kept(
@@ -93,10 +110,10 @@ def _kept(
     return kept
 
 
-def _lower(squared: Tensor, sample: Tensor, means: Tensor, origin: Tensor) -> None:
+def _lower(squared: Float[Tensor, "rows"], sample: Sample, means: Float[Tensor, "gauss embed"]) -> None:
     """Lower each row's squared distance to that of the nearest of these means, in place."""
     if not len(means):
         return
     size = rows_at_once(*means.shape)
-    for part, rows in zip(torch.split(squared, size), torch.split(sample, size), strict=True):
-        torch.minimum(part, squared_distances(rows, means, origin).amin(1), out=part)
+    for part, rows in zip(torch.split(squared, size), sample.blocks(size), strict=True):
+        torch.minimum(part, squared_distances(rows, means, sample.origin).amin(1), out=part)

@@ -14,7 +14,7 @@ class FitGaussiansConfig(StageConfig):
     """Fit Gaussians with diagonal covariances to all image embeddings, captioned or not, by k-means."""
 
     stage: ClassVar[str] = "fit_gaussians"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     seed: int = 0
@@ -28,7 +28,7 @@ class FitGaussiansConfig(StageConfig):
     )
     sample_size: PositiveInt | None = Field(
         None,
-        description="embeddings in memory while the first means are chosen and when a Gaussian is left empty; "
+        description="embeddings to choose first means from, and new ones when a Gaussian is left empty; "
         f"none: {ROWS_PER_GAUSSIAN} for each Gaussian, and at least {SMALLEST_SAMPLE}",
     )
 

@@ -1,8 +1,11 @@
 """Fit the Gaussians: a start on a sample, then exact passes over all shards, in a worker's memory a block at a time."""
 
+import functools
 import json
-import math
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,17 +19,17 @@ from models.gaussians import (
     KMeansState,
     fit_kmeans,
     further_means,
-    placed,
     start_on_sample,
 )
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.embeddings import clip_identity, open_image_rows, shard_rows
+from stages.embeddings import clip_identity, open_stored_rows, shard_rows
 from stages.errors import InputFault
 from stages.events import Log, Metrics, Picture, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
-from stages.fit_gaussians.passes import Passes, take_sample
+from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
+from stages.fit_gaussians.sample import StoredSample, draw_sample
 
 GAUSSIANS = "gaussians.safetensors"
 STATE = "checkpoints/state.safetensors"
@@ -45,50 +48,43 @@ def run(
     embeddings = inputs["embed_clip"]
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))
-    sample = Sample(config, embeddings, rows)
-    try:
-        fitted = _fit(config, sample, _passes(config, embeddings, rows, context), output, context)
-    except ValueError as error:
-        raise InputFault(f"fit_gaussians: {error}") from error
-    _publish(config, fitted, sample.size, clip_identity(embeddings), output)
+    with tempfile.TemporaryDirectory(prefix="corgi-sample-") as folder:
+        start = Start(config, embeddings, rows, Path(folder))
+        try:
+            fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
+        except ValueError as error:
+            raise InputFault(f"fit_gaussians: {error}") from error
+    _publish(config, fitted, min(config.rows_in_sample, sum(rows.values())), clip_identity(embeddings), output)
     _show(fitted, context)
     return _summary(fitted)
 
 
-class Sample:
-    """The documented sample: drawn evenly from all embeddings, the same one whenever it is asked for."""
+@dataclass(frozen=True)
+class Start:
+    """Finds first means, and new ones for Gaussians left empty, on the documented sample."""
 
-    def __init__(self, config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int]) -> None:
-        """Remember what to draw from; nothing is read yet."""
-        self._config, self._embeddings, self._rows = config, embeddings, rows
-        self.size = min(config.rows_in_sample, sum(rows.values()))
+    config: FitGaussiansConfig
+    embeddings: Artifact
+    rows: Mapping[str, int]
+    folder: Path
 
-    def load(self) -> Float[Tensor, "sample embed"]:
-        """Read the sample; it is held only as long as the caller needs it.
+    @functools.cached_property
+    def _sample(self) -> StoredSample:
+        config, path = self.config, self.folder / "sample"
+        return draw_sample(self.embeddings, self.rows, config.rows_in_sample, config.seed, config.kind, path)
 
-        Raises:
-            InputFault: an embedding is not finite.
-        """
-        found = torch.from_numpy(take_sample(self._embeddings, self._rows, self.size, self._config.seed))
-        if not all(math.isfinite(end) for end in found.aminmax()):
-            raise InputFault(
-                f"embed_clip: image embeddings hold numbers that are not finite ({self._embeddings.uri}): "
-                "embed them again in float32 (embed_clip.storage: float32)"
-            )
-        return found
-
-    def start(self) -> KMeansState:
+    def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""
-        config = self._config
-        means = start_on_sample(
-            self.load(), config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
-        )
-        return KMeansState(means)
+        config = self.config
+        with self._sample.passes() as make_pass:
+            return start_on_sample(
+                self._sample, make_pass, config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
+            )
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Draw new means for Gaussians that pass ``number`` left empty, as k-means++ goes on from the others."""
-        generator = torch.Generator().manual_seed(self._config.seed + number)
-        return further_means(placed(self.load(), self._config.kind), means, count, generator)
+        with one_thread_each():
+            return further_means(self._sample, means, count, torch.Generator().manual_seed(self.config.seed + number))
 
 
 def _check_enough(config: FitGaussiansConfig, total: int) -> None:
@@ -101,15 +97,15 @@ def _check_enough(config: FitGaussiansConfig, total: int) -> None:
 
 
 def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int], context: StageContext) -> Passes:
-    width = open_image_rows(embeddings, next(iter(rows))).shape[1]
+    width = open_stored_rows(embeddings, next(iter(rows))).shape[1]
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
-    return Passes(embeddings, list(rows), config.kind, mapper, resources)
+    return Passes(embeddings, rows, config.kind, mapper, resources)
 
 
 def _fit(
-    config: FitGaussiansConfig, sample: Sample, passes: Passes, output: Output, context: StageContext
+    config: FitGaussiansConfig, start: Start, passes: Passes, output: Output, context: StageContext
 ) -> FittedGaussians:
     def watch(state: KMeansState, counts: Tensor) -> None:
         _save_state(state, output)
@@ -123,13 +119,13 @@ def _fit(
 
     state = _load_state(output)
     if state is None:
-        state = sample.start()
+        state = start.state()
         _save_state(state, output)
     context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
     return fit_kmeans(
         state,
         passes,
-        sample.refill,
+        start.refill,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
         kind=config.kind,
@@ -151,7 +147,8 @@ def occupancy(counts: Tensor) -> dict[str, float]:
 
 def _save_state(state: KMeansState, output: Output) -> None:
     with output.writing(STATE) as path:
-        save_file({"means": state.means, "inertias": torch.tensor(state.inertias, dtype=torch.float64)}, path)
+        inertias = torch.tensor(state.inertias, dtype=torch.float64)
+        save_file({"means": state.means, "scale": state.scale, "inertias": inertias}, path)
 
 
 def _load_state(output: Output) -> KMeansState | None:
@@ -159,7 +156,7 @@ def _load_state(output: Output) -> KMeansState | None:
         return None
     with output.open(STATE) as file:  # not output.local(), which keeps the first copy it made of a remote file
         saved = load(file.read())
-    return KMeansState(saved["means"], tuple(saved["inertias"].tolist()))
+    return KMeansState(saved["means"], saved["scale"], tuple(saved["inertias"].tolist()))
 
 
 def _publish(
@@ -197,6 +194,14 @@ def _show(fitted: FittedGaussians, context: StageContext) -> None:
     total = int(fitted.counts.sum())
     context.emit(Picture("convergence", convergence_plot([inertia / total for inertia in fitted.inertias])))
     context.emit(Picture("occupancy", occupancy_plot(fitted.counts)))
+    if not fitted.exact:
+        context.emit(
+            Log(
+                "fit_gaussians: a few embeddings are so much larger than those of the sample that sums were rounded: "
+                "with another number of workers the Gaussians may differ in their last digits",
+                "WARNING",
+            )
+        )
 
 
 def _summary(fitted: FittedGaussians) -> StageSummary:

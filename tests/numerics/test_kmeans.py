@@ -1,6 +1,8 @@
 """k-means and deviations against numpy."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,16 +11,18 @@ from torch import Tensor
 
 from models.gaussians import (
     FittedGaussians,
+    Grid,
     Kind,
     KMeansState,
     Moments,
+    Pass,
     assign,
     deviations,
     fit_kmeans,
     further_means,
-    moments_of,
-    start_on_sample,
+    placed,
 )
+from models.gaussians import start_on_sample as start
 from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, moved_means
 from models.gaussians.nearest import Nearest
 
@@ -30,15 +34,53 @@ def make_embeddings(rows: int = 400, dim: int = 6, offset: float = 50.0) -> Tens
     return centres[index] + torch.randn(rows, dim, generator=generator) + offset
 
 
+def scale_of(x: Tensor) -> Tensor:
+    return x.double().square().mean(0).sqrt()
+
+
+@dataclass
+class InMemory:
+    """A sample in memory."""
+
+    x: Tensor
+    kind: Kind = "euclidean"
+
+    def __post_init__(self) -> None:
+        self.rows = placed(self.x, self.kind)
+        self.origin, self.scale = self.rows.mean(0), scale_of(self.x)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        yield from torch.split(self.rows, size)
+
+    def pick(self, rows: Tensor) -> Tensor:
+        return self.rows[rows]
+
+
+def moments_of(x: Tensor, means: Tensor, kind: Kind = "euclidean", *, last: bool = False) -> Moments:
+    one_pass = Pass(KMeansState(means, scale_of(x)), len(x), kind, last=last)
+    one_pass.add(x)
+    return one_pass.total
+
+
+def start_on_sample(x: Tensor, num: int, seed: int, kind: Kind = "euclidean", *, iterations: int) -> Tensor:
+    def make_pass(state: KMeansState, last: bool) -> Moments:
+        return moments_of(x, state.means, kind, last=last)
+
+    return start(InMemory(x, kind), make_pass, num, seed, kind, iterations=iterations).means
+
+
 def fit(
     x: Tensor, means: Tensor, *, iterations: int, kind: Kind = "euclidean", tolerance: float = 0
 ) -> FittedGaussians:
     def refill(number: int, filled: Tensor, count: int) -> Tensor:
-        return further_means(x, filled, count, torch.Generator().manual_seed(number))
+        return further_means(InMemory(x, kind), filled, count, torch.Generator().manual_seed(number))
 
     return fit_kmeans(
-        KMeansState(means),
-        lambda m, last: moments_of(x, m, kind, last=last),
+        KMeansState(means, scale_of(x)),
+        lambda state, last: moments_of(x, state.means, kind, last=last),
         refill,
         max_iterations=iterations,
         tolerance=tolerance,
@@ -79,12 +121,13 @@ def test_both_ways_find_the_same_means(noise: float) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 50.0])
-def test_no_rough_score_is_further_off_than_its_bound(offset: float) -> None:
-    x, means = make_embeddings(rows=2000, dim=96, offset=offset).split([1800, 200])
+@pytest.mark.parametrize("dim", [1, 6, 96])
+def test_no_rough_score_is_further_off_than_its_bound(dim: int, offset: float) -> None:
+    x, means = make_embeddings(rows=2000, dim=dim, offset=offset).split([1800, 200])
     nearest = Nearest(means, screen=True)
-    centred, about = x - nearest.origin, means.double() - nearest.origin.double()
-    rough = (centred.bfloat16() @ nearest._rough_columns).double()
-    error = (rough - centred.double() @ about.T).abs()
+    centred, columns = x - nearest.origin, (means - nearest.origin).T
+    products = centred.bfloat16() @ nearest._rough_columns
+    error = (products.double() - centred.double() @ columns.double()).abs()
     bound = centred.norm(dim=1, keepdim=True) * nearest._reach
     assert (error <= bound).all()
     assert (error > bound / 10).any()  # and the bound is not idle
@@ -102,12 +145,12 @@ def test_iterations_are_those_of_numpy() -> None:
     x = make_embeddings()
     means = start_on_sample(x, 5, 1, iterations=0)
     fitted = fit(x, means, iterations=5)
-    data, expected = x.double().numpy(), means.numpy()
+    data, expected = x.double().numpy(), means.double().numpy()
     inertias = []
     for _ in range(4):
         squares = np.square(data[:, None] - expected[None]).sum(-1)
         inertias.append(squares.min(1).sum())
-        expected = np.stack([data[squares.argmin(1) == j].mean(0) for j in range(5)])
+        expected = np.stack([data[squares.argmin(1) == j].mean(0).astype(np.float32) for j in range(5)])
     index = np.square(data[:, None] - expected[None]).sum(-1).argmin(1)
     np.testing.assert_allclose(fitted.inertias, inertias, rtol=1e-9)
     assert fitted.counts.tolist() == np.bincount(index, minlength=5).tolist()
@@ -154,25 +197,60 @@ def test_one_iteration_is_one_pass() -> None:
     np.testing.assert_allclose(fitted.stds[0], x.double().numpy().std(0), rtol=1e-6)
 
 
-def test_parts_add_up_to_the_whole() -> None:
-    x = make_embeddings()
-    means = start_on_sample(x, 5, 0, iterations=0)
-    whole, parts = moments_of(x, means, last=True), Moments.zero(5, 6, deviations=True)
-    for part in torch.split(x, 90):
-        parts += moments_of(part, means, last=True)
-    assert torch.equal(parts.counts, whole.counts)
-    assert whole.second is not None
-    assert parts.second is not None
-    torch.testing.assert_close(parts.second, whole.second, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(parts.first, whole.first, rtol=1e-12, atol=1e-12)
-    assert parts.inertia(means) == pytest.approx(whole.inertia(means), rel=1e-9)
+@pytest.mark.parametrize("kind", ["euclidean", "spherical"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
+def test_parts_in_any_order_add_up_to_the_same_bits(kind: Kind, last: bool, size: float) -> None:
+    x = make_embeddings(rows=3000, offset=1.0) * size
+    state = KMeansState(start_on_sample(x, 5, 0, kind, iterations=1), scale_of(x[:200]))
+    whole = Pass(state, len(x), kind, last=last)
+    whole.add(x)
+    shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(4))]
+    passes = [Pass(state, len(x), kind, last=last) for _ in range(3)]
+    for number, part in enumerate(torch.split(shuffled, 170)):
+        passes[number % 3].add(part)
+    total = passes[2].total
+    total += passes[0].total
+    total += passes[1].total
+    assert torch.equal(total.counts, whole.total.counts)
+    assert torch.equal(total.first, whole.total.first)
+    assert torch.equal(total.energy, whole.total.energy)
+    assert (total.second is not None) is last
+    assert total.second is None or torch.equal(total.second, whole.total.second)
+    assert total.exact is last
+
+
+def test_sums_lose_no_more_than_their_steps() -> None:
+    x = make_embeddings(rows=5000)
+    index = torch.arange(5000) % 7
+    for rows in (5000, 10**9):  # as if this were a small part of it all
+        moments = Moments.zero(7, Grid.of(scale_of(x), rows), deviations=True)
+        moments.add_rows(x, index)
+        assert moments.second is not None
+        for j in range(7):
+            members = x[index == j].double()
+            share = len(members) * scale_of(x) * (8 * rows * 2.0**-53)  # a step is at most twice that of one member
+            assert ((moments.first[j] - members.sum(0)).abs() <= share).all()
+            assert ((moments.second[j] - members.square().sum(0)).abs() <= 8 * share * scale_of(x)).all()
+        assert float(moments.energy) == pytest.approx(float(x.double().square().sum()), rel=1e-5)
+        assert moments.exact
+
+
+def test_embeddings_beyond_what_sums_were_made_for_are_told_and_added_nevertheless() -> None:
+    x = make_embeddings(offset=0.0)
+    state = KMeansState(x[:1], scale_of(x))
+    for factor, exact in ((1.0, True), (2.0, True), (100.0, False)):
+        one_pass = Pass(state, len(x), last=True)
+        one_pass.add(x * factor)
+        assert one_pass.total.exact is exact
+        torch.testing.assert_close(one_pass.total.first[0], (x * factor).double().sum(0), rtol=1e-9, atol=1e-9)
 
 
 def test_an_empty_gaussian_moves_to_where_embeddings_are_far_from_all_means() -> None:
     x = torch.tensor([[-0.5], [0.0], [0.5], [9.0]])
     means = torch.tensor([[0.0], [100.0]], dtype=torch.float64)
     moved = moved_means(
-        moments_of(x[:3], means), "euclidean", lambda m, n: further_means(x[[1, 3]], m, n, torch.Generator())
+        moments_of(x[:3], means), "euclidean", lambda m, n: further_means(InMemory(x[[1, 3]]), m, n, torch.Generator())
     )
     assert moved.tolist() == [[0.0], [9.0]]
     assert sorted(fit(x, means, iterations=3).counts.tolist()) == [1, 3]
@@ -221,13 +299,13 @@ def test_every_different_row_can_be_a_mean() -> None:
 def test_batches_draw_as_one_at_a_time() -> None:
     """Rows drawn in batches with rejection have the probabilities of k-means++: here those of the third mean."""
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
-    known = points[[0] * 8].double()  # eight means, so that batches are of two
+    known = points[[0] * 8]  # eight means, so that batches are of two
     drawn = {(i, j): 0 for i in range(5) for j in range(5)}
     runs = 3000
     generator = torch.Generator().manual_seed(0)
     places = {float(p): i for i, p in enumerate(points)}
     for _ in range(runs):
-        first, second = (places[float(x)] for x in further_means(points, known, 2, generator))
+        first, second = (places[float(x)] for x in further_means(InMemory(points), known, 2, generator))
         drawn[first, second] += 1
     squares = np.square(points.double().numpy() - points.double().numpy().T)
     start = squares[0] / squares[0].sum()

@@ -13,14 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cluster.mapping import MakeWorker, WorkerResources, map_in_process
-from models.gaussians import Kind
+from models.gaussians import Kind, KMeansState, placed
 from stages.artifacts import Artifact, Output
-from stages.embeddings import KeptEmbeddings, image_row_blocks, pick_image_rows, shard_rows
+from stages.embeddings import KeptEmbeddings, image_row_blocks, load_image_rows, pick_image_rows, shard_rows
 from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
+from stages.events import Event, Log, Metrics, Picture
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
-from stages.fit_gaussians.passes import Passes, take_sample
+from stages.fit_gaussians.passes import Passes
+from stages.fit_gaussians.sample import StoredSample, draw_sample
 from tests.factories import make_context
 
 SHARDS, ROWS, DIM, NUM_GAUSSIANS, PASSES = 5, 90, 6, 7, 5
@@ -63,16 +64,17 @@ def backwards(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerRe
 @pytest.mark.parametrize("kind", ["euclidean", "spherical"])
 @pytest.mark.parametrize("last", [False, True])
 def test_the_order_of_completion_changes_no_bit(embeddings: Output, kind: Kind, last: bool) -> None:
-    means = torch.randn(NUM_GAUSSIANS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    shards = list(shard_rows(embeddings))
+    means = torch.randn(NUM_GAUSSIANS, DIM, generator=torch.Generator().manual_seed(0))
+    state, rows = KMeansState(means, torch.full((DIM,), 5.0)), shard_rows(embeddings)
     orders = (map_in_process, backwards)
-    one, other = (Passes(embeddings, shards, kind, order, WorkerResources())(means, last) for order in orders)
+    one, other = (Passes(embeddings, rows, kind, order, WorkerResources())(state, last) for order in orders)
     assert torch.equal(one.counts, other.counts)
     assert torch.equal(one.first, other.first)
     assert torch.equal(one.energy, other.energy)
     assert (one.second is not None) is last
     assert one.second is None or (other.second is not None and torch.equal(one.second, other.second))
-    assert int(one.counts.sum()) == sum(shard_rows(embeddings).values())
+    assert int(one.counts.sum()) == sum(rows.values())
+    assert one.exact is last
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "spherical"])
@@ -114,14 +116,40 @@ def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:
     assert sorted(counts.tolist()) == [1] * (total - 2) + [2]
 
 
-def test_the_sample_is_even_and_of_the_size_asked(embeddings: Output) -> None:
+@pytest.mark.parametrize("kind", ["euclidean", "spherical"])
+def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Output, kind: Kind) -> None:
     rows = shard_rows(embeddings)
-    everything = take_sample(embeddings, rows, 10_000, seed=0)
-    assert len(everything) == sum(rows.values())
-    sample = take_sample(embeddings, rows, 46, seed=0)
-    places = [int(np.flatnonzero((everything == row).all(1))[0]) for row in sample]
-    assert all(place // 10 == number for number, place in enumerate(places))  # one of each ten
-    assert not np.array_equal(sample, take_sample(embeddings, rows, 46, seed=1))
+
+    def draw(size: int, seed: int) -> StoredSample:
+        return draw_sample(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
+
+    def read(sample: StoredSample) -> torch.Tensor:
+        return torch.cat(list(sample.blocks(7)))
+
+    raw = torch.cat([torch.from_numpy(load_image_rows(embeddings, shard)) for shard in rows])
+    whole = draw(10_000, 0)
+    assert torch.equal(read(whole), placed(raw, kind))
+    torch.testing.assert_close(whole.origin, placed(raw, kind).mean(0))
+    torch.testing.assert_close(whole.scale, raw.double().square().mean(0).sqrt())
+    sample = read(draw(46, 0))
+    places = [int((read(whole) == row).all(1).nonzero()[0, 0]) for row in sample]
+    assert [place // 10 for place in places] == list(range(46))  # one of each ten
+    assert torch.equal(draw(46, 0).pick(torch.tensor([40, 3, 3])), sample[[40, 3, 3]])
+    assert not torch.equal(sample, read(draw(46, 1)))
+
+
+def test_outliers_that_the_sample_has_not_seen_are_told(tmp_path: Path, embeddings: Output) -> None:
+    name = embeddings.local("img_emb/img_emb_00003.npy")
+    values = np.load(name)
+    values[5] = 60_000
+    np.save(name, values)
+    said: list[Event] = []
+    fit(tmp_path / "g", embeddings, sample_size=20, emit=said.append)
+    assert any(isinstance(event, Log) and "sums were rounded" in event.message for event in said)
+    np.save(name, np.delete(values, 5, axis=0)[[*range(92), 0]])
+    said.clear()
+    fit(tmp_path / "h", embeddings, sample_size=20, emit=said.append)
+    assert not any(isinstance(event, Log) for event in said)
 
 
 @pytest.mark.parametrize("rows_in_sample", [20, 1000])

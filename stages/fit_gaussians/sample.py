@@ -1,0 +1,101 @@
+"""The sample that first means come from: drawn evenly from all embeddings into a file, and read from it in blocks."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.gaussians import Kind, KMeansState, Moments, Pass, placed
+from stages.artifacts import Artifact
+from stages.embeddings import RowBlock, pick_image_rows
+from stages.errors import InputFault
+from stages.fit_gaussians.passes import add_up, one_thread_each
+from stages.stored_rows import StoredRows
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """Rows of the sample as k-means sees them, on the disk: a :class:`models.gaussians.start.Sample`."""
+
+    stored: StoredRows
+    kind: Kind
+    origin: Float[Tensor, "embed"]
+    scale: Float[Tensor, "embed"]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.stored)
+
+    def blocks(self, size: int) -> Iterator[Float[Tensor, "rows embed"]]:
+        """Read all, so many at a time."""
+        for first in range(0, len(self), size):
+            yield placed(torch.from_numpy(self.stored.read(first, size)), self.kind)
+
+    def pick(self, rows: Int[Tensor, "picked"]) -> Float[Tensor, "picked embed"]:
+        """Read some."""
+        return placed(torch.from_numpy(self.stored.pick(rows.numpy())), self.kind)
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator["SamplePasses"]:
+        """Offer passes over the sample, one after another, by threads that they share."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool, one_thread_each():
+            yield SamplePasses(self, pool)
+
+
+@dataclass(frozen=True)
+class SamplePasses:
+    """Makes passes over the sample."""
+
+    sample: StoredSample
+    pool: ThreadPoolExecutor
+
+    def __call__(self, state: KMeansState, last: bool) -> Moments:
+        """Make one pass."""
+        one_pass = Pass(state, len(self.sample), self.sample.kind, last=last)
+        size = one_pass.rows_at_once
+        blocks = (RowBlock(self.sample.stored, first, size, None) for first in range(0, len(self.sample), size))
+        add_up(one_pass, blocks, self.pool)
+        return one_pass.total
+
+
+def draw_sample(
+    embeddings: Artifact, rows: Mapping[str, int], size: int, seed: int, kind: Kind, path: Path
+) -> StoredSample:
+    """Draw rows evenly from all embeddings into a file, in their order; all of them if there are no more than ``size``.
+
+    The rows are cut into ``size`` runs of equal length (to one row), and one row is drawn from each: time and disk are
+    those of the sample, however many rows there are, and memory that of one shard's part of it.
+
+    Raises:
+        InputFault: an embedding is not finite.
+    """
+    total = sum(rows.values())
+    size = min(size, total)
+    edges = np.linspace(0, total, size + 1).astype(np.int64)
+    chosen = edges[:-1] + np.floor(np.random.default_rng(seed).random(size) * np.diff(edges)).astype(np.int64)
+    first, width = 0, 0
+    mean, squares = np.float64(0), np.float64(0)
+    with path.open("wb") as file:
+        for shard, count in rows.items():
+            low, high = np.searchsorted(chosen, (first, first + count))
+            if high > low:
+                picked = pick_image_rows(embeddings, shard, chosen[low:high] - first)
+                if not np.isfinite(picked).all():
+                    raise InputFault(
+                        f"embed_clip: image embeddings hold numbers that are not finite ({embeddings.uri}): "
+                        "embed them again in float32 (embed_clip.storage: float32)"
+                    )
+                width = picked.shape[1]
+                squares = squares + np.square(picked, dtype=np.float64).sum(0)
+                mean = mean + placed(torch.from_numpy(picked), kind).numpy().sum(0, dtype=np.float64)
+                picked.tofile(file)
+            first += count
+    stored = StoredRows(path, 0, np.dtype(np.float32), (size, width))
+    origin, scale = torch.from_numpy(mean / size).float(), torch.from_numpy(np.sqrt(squares / size))
+    return StoredSample(stored, kind, origin, scale)

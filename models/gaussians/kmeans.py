@@ -118,13 +118,12 @@ def fit_kmeans(
         watch(state, moments.counts)
         del moments  # before the next pass makes its own
     moments = make_pass(state, True)
-    stds, means = deviations(moments), _centres(moments)
-    empty = moments.counts == 0
+    stds, exact = deviations(moments), moments.exact
+    moments.second = None  # the largest matrix is of no more use
+    means, empty = _centres(moments), moments.counts == 0
     length = (moments.energy / moments.counts.sum()).sqrt() if kind == "spherical" else 1.0
     means[empty] = (state.means[empty] * length).float()
-    return FittedGaussians(
-        means, stds, moments.counts.long(), state.inertias, state.converged(tolerance), moments.exact
-    )
+    return FittedGaussians(means, stds, moments.counts.long(), state.inertias, state.converged(tolerance), exact)
 
 
 def moved_means(moments: Moments, kind: Kind, refill: Callable[[Tensor, int], Tensor]) -> Float[Tensor, "gauss embed"]:
@@ -140,7 +139,7 @@ def moved_means(moments: Moments, kind: Kind, refill: Callable[[Tensor, int], Te
 
 def _centres(moments: Moments) -> Float[Tensor, "gauss embed"]:
     means = torch.empty(moments.first.shape)
-    for part in parts(len(means)):
+    for part in parts(means):
         means[part] = moments.first[part] / moments.counts[part, None].clamp_min(1)
     return means
 
@@ -156,7 +155,7 @@ def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
             there is no deviation at all.
     """
     num_gaussians, embed_dim = moments.first.shape
-    of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(num_gaussians)])
+    of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(moments.first)])
     pooled = of_parts.sum(0) / moments.counts.sum()  # [embed]
     scale = pooled.mean().sqrt()
     # Below a ten-millionth of the embeddings' own length it is what rounding leaves of equal ones.
@@ -166,7 +165,7 @@ def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
             "deviation; give more images or fewer Gaussians"
         )
     stds = torch.empty(num_gaussians, embed_dim)
-    for part in parts(num_gaussians):
+    for part in parts(moments.first):
         counts = moments.counts[part, None]
         blended = _scatter(moments, part) + (MIN_MEMBERS - counts).clamp_min(0) * pooled
         stds[part] = (blended / counts.clamp_min(MIN_MEMBERS)).sqrt().clamp_min(STD_FLOOR * scale)

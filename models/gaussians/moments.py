@@ -16,7 +16,7 @@ from torch import Tensor
 
 _HEADROOM = 8  # how many times r may turn out to be what a grid was made for
 _DIGITS = 53  # of float64
-_ADDED_AT_ONCE = 128  # rows: what they take as float64 stays in a core's own cache
+_NUMBERS_AT_ONCE = 2**16  # what they take as float64 stays in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Moments:
     def add_rows(self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"]) -> None:
         """Add rows with the Gaussians that they belong to."""
         self.counts += torch.bincount(index, minlength=len(self.counts))
-        for part, of in zip(torch.split(x, _ADDED_AT_ONCE), torch.split(index, _ADDED_AT_ONCE), strict=True):
+        size = _rows_at_once(x.shape[1])
+        for part, of in zip(torch.split(x, size), torch.split(index, size), strict=True):
             values = part.to(torch.float64, copy=True)
             self.energy += _round(torch.linalg.vector_norm(values, dim=1).square_(), self.grid.energy).sum()
             if self.second is not None:
@@ -88,7 +89,7 @@ class Moments:
     def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
         """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""
         inertia = float(self.energy)
-        for part in parts(len(means)):
+        for part in parts(means):
             m = means[part].double()
             inertia += float((self.counts[part] * m.square().sum(1)).sum() - 2 * (m * self.first[part]).sum())
         return max(0.0, inertia)
@@ -99,6 +100,11 @@ class Moments:
         return self.second is not None and bool((self.second.sum(0) <= self.grid.squares * 2**_DIGITS).all())
 
 
-def parts(num_gaussians: int) -> list[slice]:
+def parts(sums: Float[Tensor, "gauss embed"]) -> list[slice]:
     """Cut the Gaussians into parts, whose float64 matrices are small beside those of all."""
-    return [slice(first, first + _ADDED_AT_ONCE) for first in range(0, num_gaussians, _ADDED_AT_ONCE)]
+    size = _rows_at_once(sums.shape[1])
+    return [slice(first, first + size) for first in range(0, len(sums), size)]
+
+
+def _rows_at_once(embed_dim: int) -> int:
+    return max(1, _NUMBERS_AT_ONCE // embed_dim)

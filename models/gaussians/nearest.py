@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_NUMBERS_AT_ONCE = 2**19  # bounds the [rows, k] and [rows, embed] matrices of the first product
-_FEWEST_ROWS, _MOST_ROWS = 256, 2048  # in it; with fewer, the means are read more often than they are used
+_NUMBERS_AT_ONCE = 5 * 2**17  # bounds the [rows, k] and [rows, embed] matrices together
+_FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more often than they are used
 _PART = 512  # rows at once in float32: what they take stays in a core's own cache
 _EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
 _ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a share
 _ALLOWANCE = 1.02  # for what float32 adds up, and for products of errors
 _FEWEST_TO_SCREEN = 128  # means; with fewer, the products are not where the time goes
 _MOST_LEFT = 4  # means left to a row, on average over a part; with more, the whole product in float32 is faster
-_PAIRS_AT_ONCE = 128
+_PAIRED_AT_ONCE = 2**16  # numbers: what pairs of rows and means take stays in a core's own cache
 
 
 class _Scratch(threading.local):
@@ -47,12 +47,12 @@ class Nearest:
         ``screen`` says whether to go through bfloat16 first; by default where that is fast and there are many means.
         """
         self.shape = means.shape
-        self.origin = means.mean(0, dtype=torch.float64).float()
         self._means = means.float()
+        self.origin = self._means.mean(0)
         self._screens = bfloat16_is_fast() and len(means) >= _FEWEST_TO_SCREEN if screen is None else screen
         lengths, lost = torch.empty(2, len(means))
         rough = torch.empty(len(means) if self._screens else 0, means.shape[1], dtype=torch.bfloat16)
-        for part in torch.arange(len(means)).split(_PART):
+        for part in torch.arange(len(means)).split(_pairs_at_once(means.shape[1])):
             centred = self._means[part] - self.origin
             lengths[part] = centred.norm(dim=1)
             if self._screens:
@@ -121,7 +121,8 @@ class Nearest:
 
     def _scores_of(self, x: Tensor, row: Tensor, mean: Tensor) -> Float[Tensor, "pairs"]:
         """Return s of pairs of a row and a mean."""
-        pairs = zip(torch.split(row, _PAIRS_AT_ONCE), torch.split(mean, _PAIRS_AT_ONCE), strict=True)
+        size = _pairs_at_once(self.shape[1])
+        pairs = zip(torch.split(row, size), torch.split(mean, size), strict=True)
         products = [torch.linalg.vecdot(x[r] - self.origin, self._means[m] - self.origin) for r, m in pairs]
         return torch.cat(products) - self._half_squares[mean]
 
@@ -141,9 +142,13 @@ def _at(scores: Float[Tensor, "rows gauss"], index: Int[Tensor, "rows"]) -> Floa
     return scores.gather(1, index[:, None])[:, 0]
 
 
+def _pairs_at_once(embed_dim: int) -> int:
+    return max(1, _PAIRED_AT_ONCE // embed_dim)
+
+
 def rows_at_once(num_means: int, embed_dim: int) -> int:
     """Return how many rows to compare with so many means in one matrix product."""
-    return max(_FEWEST_ROWS, min(_MOST_ROWS, _NUMBERS_AT_ONCE // max(num_means, embed_dim)))
+    return max(_FEWEST_ROWS, min(_MOST_ROWS, _NUMBERS_AT_ONCE // (num_means + embed_dim)))
 
 
 def assign(x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]) -> Int[Tensor, "rows"]:

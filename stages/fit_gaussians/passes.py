@@ -1,11 +1,12 @@
 """Passes over all shards."""
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -54,28 +55,34 @@ class Passes:
         for moments in results:
             total += moments
             del moments  # before the next ones come
+        give_back_freed_memory()
         return total
 
 
-def add_up(one_pass: Pass, blocks: Iterable[RowBlock], pool: Executor) -> None:
-    """Read blocks and add them up, in the threads of the pool; torch itself is to use no further ones."""
+def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int) -> None:
+    """Read blocks and add them up, in so many threads."""
 
     def add(block: RowBlock) -> None:
         one_pass.add(torch.from_numpy(block.load()))
 
-    for _ in map_ahead(add, blocks, threads=pool, most=2 * torch.get_num_threads()):
-        pass
+    with one_thread_each():
+        for _ in map_ahead(add, blocks, threads=_pool(num_threads), most=2 * num_threads):
+            pass
+
+
+@functools.cache
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    """Return this process's threads, for all passes: what a thread's blocks took stays its own when it ends."""
+    return ThreadPoolExecutor(num_threads, "fit_gaussians")
 
 
 def _make_worker(embeddings: Artifact, settings: PassSettings) -> Callable[[list[str]], Moments]:
-    pool = ThreadPoolExecutor(torch.get_num_threads())  # for all parts: each thread's first block costs memory for good
-
     def work(shards: list[str]) -> Moments:
+        give_back_freed_memory()
         one_pass = Pass(settings.state, settings.rows, settings.kind, last=settings.last)
         size = one_pass.rows_at_once
         blocks = itertools.chain.from_iterable(image_row_blocks(embeddings, shard, size) for shard in shards)
-        with one_thread_each():
-            add_up(one_pass, blocks, pool)
+        add_up(one_pass, blocks, torch.get_num_threads())
         if not math.isfinite(one_pass.total.energy):
             for shard in shards:
                 load_image_rows(embeddings, shard)  # says what is wrong
@@ -97,3 +104,10 @@ def one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def give_back_freed_memory() -> None:
+    """Give back what glibc keeps of freed matrices: with matrices of many sizes, as much as those in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,8 +1,6 @@
 """The sample that first means come from: drawn evenly from all embeddings into a file, and read from it in blocks."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from models.gaussians import Kind, KMeansState, Moments, Pass, placed
 from stages.artifacts import Artifact
 from stages.embeddings import RowBlock, pick_image_rows
 from stages.errors import InputFault
-from stages.fit_gaussians.passes import add_up, one_thread_each
+from stages.fit_gaussians.passes import add_up, give_back_freed_memory
 from stages.stored_rows import StoredRows
 
 
@@ -41,26 +39,21 @@ class StoredSample:
         """Read some."""
         return placed(torch.from_numpy(self.stored.pick(rows.numpy())), self.kind)
 
-    @contextlib.contextmanager
-    def passes(self) -> Iterator["SamplePasses"]:
-        """Offer passes over the sample, one after another, by threads that they share."""
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool, one_thread_each():
-            yield SamplePasses(self, pool)
-
 
 @dataclass(frozen=True)
 class SamplePasses:
-    """Makes passes over the sample."""
+    """Makes passes over the sample, in so many threads."""
 
     sample: StoredSample
-    pool: ThreadPoolExecutor
+    num_threads: int
 
     def __call__(self, state: KMeansState, last: bool) -> Moments:
         """Make one pass."""
+        give_back_freed_memory()
         one_pass = Pass(state, len(self.sample), self.sample.kind, last=last)
         size = one_pass.rows_at_once
         blocks = (RowBlock(self.sample.stored, first, size, None) for first in range(0, len(self.sample), size))
-        add_up(one_pass, blocks, self.pool)
+        add_up(one_pass, blocks, self.num_threads)
         return one_pass.total
 
 

@@ -29,7 +29,7 @@ from stages.events import Log, Metrics, Picture, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
-from stages.fit_gaussians.sample import StoredSample, draw_sample
+from stages.fit_gaussians.sample import SamplePasses, StoredSample, draw_sample
 
 GAUSSIANS = "gaussians.safetensors"
 STATE = "checkpoints/state.safetensors"
@@ -76,7 +76,8 @@ class Start:
     def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""
         config = self.config
-        with self._sample.passes() as make_pass:
+        make_pass = SamplePasses(self._sample, torch.get_num_threads())
+        with one_thread_each():
             return start_on_sample(
                 self._sample, make_pass, config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
             )

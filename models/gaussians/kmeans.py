@@ -75,9 +75,7 @@ class Pass:
         """Assign rows to their nearest means and add them up; threads may do so side by side."""
         for rows in torch.split(embeddings, self.rows_at_once):
             x = placed(rows, self._kind)
-            index = self._nearest(x)
-            with self._adding:
-                self.total.add_rows(rows if self._raw else x, index)
+            self.total.add_rows(rows if self._raw else x, self._nearest(x), self._adding)
 
 
 def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor, "rows embed"]:

@@ -8,7 +8,9 @@ nobody has to wait for anybody's sums.
 Symbols: x = embeddings [rows, embed]; N = rows in all; r = root mean square of x in each dimension; n_j = members of j.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +18,7 @@ from torch import Tensor
 
 _HEADROOM = 8  # how many times r may turn out to be what a grid was made for
 _DIGITS = 53  # of float64
+_FREE: AbstractContextManager[Any] = nullcontext()
 _NUMBERS_AT_ONCE = 2**16  # what they take as float64 stays in a core's own cache
 
 
@@ -75,16 +78,28 @@ class Moments:
             self.second += other.second
         return self
 
-    def add_rows(self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"]) -> None:
-        """Add rows with the Gaussians that they belong to."""
-        self.counts += torch.bincount(index, minlength=len(self.counts))
+    def add_rows(
+        self, x: Float[Tensor, "rows embed"], index: Int[Tensor, "rows"], lock: AbstractContextManager[Any] = _FREE
+    ) -> None:
+        """Add rows with the Gaussians that they belong to; threads that do so side by side need a lock."""
         size = _rows_at_once(x.shape[1])
-        for part, of in zip(torch.split(x, size), torch.split(index, size), strict=True):
+        energy = torch.empty(len(x), dtype=torch.float64)
+        for part, of, energy_of in zip(*(torch.split(rows, size) for rows in (x, index, energy)), strict=True):
             values = part.to(torch.float64, copy=True)
-            self.energy += _round(torch.linalg.vector_norm(values, dim=1).square_(), self.grid.energy).sum()
-            if self.second is not None:
-                self.second.index_add_(0, of, _round(values.square(), self.grid.squares))
-            self.first.index_add_(0, of, _round(values, self.grid.values))
+            torch.linalg.vector_norm(values, dim=1, out=energy_of)
+            squares = None if self.second is None else _round(values.square(), self.grid.squares)
+            _round(values, self.grid.values)
+            with lock:
+                self.first.index_add_(0, of, values)
+                if self.second is not None and squares is not None:
+                    self.second.index_add_(0, of, squares)
+        counts, whole = (
+            torch.bincount(index, minlength=len(self.counts)),
+            _round(energy.square_(), self.grid.energy).sum(),
+        )
+        with lock:
+            self.counts += counts
+            self.energy += whole
 
     def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
         """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""

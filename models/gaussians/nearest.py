@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_NUMBERS_AT_ONCE = 5 * 2**17  # bounds the [rows, k] and [rows, embed] matrices together
+_NUMBERS_AT_ONCE = 3 * 2**18  # bounds the [rows, k] and [rows, embed] matrices together
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more often than they are used
+_MULTIPLE = 128  # of rows, as matrix products like them
 _PART = 512  # rows at once in float32: what they take stays in a core's own cache
 _EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
 _ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a share
@@ -148,7 +149,8 @@ def _pairs_at_once(embed_dim: int) -> int:
 
 def rows_at_once(num_means: int, embed_dim: int) -> int:
     """Return how many rows to compare with so many means in one matrix product."""
-    return max(_FEWEST_ROWS, min(_MOST_ROWS, _NUMBERS_AT_ONCE // (num_means + embed_dim)))
+    rows = _NUMBERS_AT_ONCE // (num_means + embed_dim)
+    return max(_FEWEST_ROWS, min(_MOST_ROWS, rows // _MULTIPLE * _MULTIPLE))
 
 
 def assign(x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]) -> Int[Tensor, "rows"]:

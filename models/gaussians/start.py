@@ -6,7 +6,7 @@ the batch, and each draw is kept with probability D^2 now / D^2 before. A kept d
 that k-means++ asks for (rejection sampling), and distances are updated for a batch at a time, by matrix products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.gaussians.kmeans import Kind, KMeansState, MakePass, moved_means
-from models.gaussians.nearest import rows_at_once, squared_distances
+from models.gaussians.nearest import squared_distances
 
 _BATCH_SHARE = 4  # a batch is this part of the means so far: few of its draws are rejected
 _LARGEST_BATCH = 1024
+_COMPARED_AT_ONCE = 256  # rows of the sample, with a batch of means
 
 
 class Sample(Protocol):
@@ -30,8 +31,8 @@ class Sample(Protocol):
         """Return how many there are."""
         ...
 
-    def blocks(self, size: int) -> Iterator[Float[Tensor, "rows embed"]]:
-        """Read all, so many at a time."""
+    def map(self, function: Callable[[Float[Tensor, "rows embed"]], Tensor], size: int) -> Iterator[Tensor]:
+        """Apply a function to all, so many at a time, in threads or not; yield the results in order."""
         ...
 
     def pick(self, rows: Int[Tensor, "picked"]) -> Float[Tensor, "picked embed"]:
@@ -114,6 +115,9 @@ def _lower(squared: Float[Tensor, "rows"], sample: Sample, means: Float[Tensor, 
     """Lower each row's squared distance to that of the nearest of these means, in place."""
     if not len(means):
         return
-    size = rows_at_once(*means.shape)
-    for part, rows in zip(torch.split(squared, size), sample.blocks(size), strict=True):
-        torch.minimum(part, squared_distances(rows, means, sample.origin).amin(1), out=part)
+
+    def lowest(rows: Tensor) -> Tensor:
+        return squared_distances(rows, means, sample.origin).amin(1)
+
+    for part, found in zip(torch.split(squared, _COMPARED_AT_ONCE), sample.map(lowest, _COMPARED_AT_ONCE), strict=True):
+        torch.minimum(part, found, out=part)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +17,8 @@ from models.gaussians import Kind, KMeansState, Moments, Pass
 from stages.ahead import map_ahead
 from stages.artifacts import Artifact
 from stages.embeddings import RowBlock, image_row_blocks, load_image_rows
+
+Result = TypeVar("Result")
 
 NUM_PARTS = 64  # that the shards are cut into for workers; a worker that dies costs one of them
 
@@ -65,9 +68,16 @@ def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int) -> None
     def add(block: RowBlock) -> None:
         one_pass.add(torch.from_numpy(block.load()))
 
-    with one_thread_each():
-        for _ in map_ahead(add, blocks, threads=_pool(num_threads), most=2 * num_threads):
-            pass
+    for _ in map_blocks(add, blocks, num_threads):
+        pass
+
+
+def map_blocks(
+    function: Callable[[RowBlock], Result], blocks: Iterable[RowBlock], num_threads: int
+) -> Iterator[Result]:
+    """Apply a function to blocks in so many threads of this process, in which torch itself uses no further ones."""
+    with _one_thread_each():
+        yield from map_ahead(function, blocks, threads=_pool(num_threads), most=2 * num_threads)
 
 
 @functools.cache
@@ -92,7 +102,7 @@ def _make_worker(embeddings: Artifact, settings: PassSettings) -> Callable[[list
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
+def _one_thread_each() -> Iterator[None]:
     """Let torch use no further threads in this one and in those that begin: blocks are spread over them instead.
 
     Much of a block's work is no product and stays on one thread however many torch has; and what one thread computes

@@ -1,6 +1,6 @@
 """The sample that first means come from: drawn evenly from all embeddings into a file, and read from it in blocks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from models.gaussians import Kind, KMeansState, Moments, Pass, placed
 from stages.artifacts import Artifact
 from stages.embeddings import RowBlock, pick_image_rows
 from stages.errors import InputFault
-from stages.fit_gaussians.passes import add_up, give_back_freed_memory
+from stages.fit_gaussians.passes import add_up, give_back_freed_memory, map_blocks
 from stages.stored_rows import StoredRows
 
 
@@ -25,35 +25,34 @@ class StoredSample:
     kind: Kind
     origin: Float[Tensor, "embed"]
     scale: Float[Tensor, "embed"]
+    num_threads: int
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.stored)
 
-    def blocks(self, size: int) -> Iterator[Float[Tensor, "rows embed"]]:
-        """Read all, so many at a time."""
+    def map(self, function: Callable[[Float[Tensor, "rows embed"]], Tensor], size: int) -> Iterator[Tensor]:
+        """Apply a function to all, so many at a time, in threads; yield the results in order."""
+
+        def work(block: RowBlock) -> Tensor:
+            return function(placed(torch.from_numpy(block.load()), self.kind))
+
+        yield from map_blocks(work, self.row_blocks(size), self.num_threads)
+
+    def row_blocks(self, size: int) -> Iterator[RowBlock]:
+        """Cut all into blocks of so many rows, not read yet."""
         for first in range(0, len(self), size):
-            yield placed(torch.from_numpy(self.stored.read(first, size)), self.kind)
+            yield RowBlock(self.stored, first, size, None)
 
     def pick(self, rows: Int[Tensor, "picked"]) -> Float[Tensor, "picked embed"]:
         """Read some."""
         return placed(torch.from_numpy(self.stored.pick(rows.numpy())), self.kind)
 
-
-@dataclass(frozen=True)
-class SamplePasses:
-    """Makes passes over the sample, in so many threads."""
-
-    sample: StoredSample
-    num_threads: int
-
-    def __call__(self, state: KMeansState, last: bool) -> Moments:
-        """Make one pass."""
+    def make_pass(self, state: KMeansState, last: bool) -> Moments:
+        """Make one pass over the sample."""
         give_back_freed_memory()
-        one_pass = Pass(state, len(self.sample), self.sample.kind, last=last)
-        size = one_pass.rows_at_once
-        blocks = (RowBlock(self.sample.stored, first, size, None) for first in range(0, len(self.sample), size))
-        add_up(one_pass, blocks, self.num_threads)
+        one_pass = Pass(state, len(self), self.kind, last=last)
+        add_up(one_pass, self.row_blocks(one_pass.rows_at_once), self.num_threads)
         return one_pass.total
 
 
@@ -91,4 +90,4 @@ def draw_sample(
             first += count
     stored = StoredRows(path, 0, np.dtype(np.float32), (size, width))
     origin, scale = torch.from_numpy(mean / size).float(), torch.from_numpy(np.sqrt(squares / size))
-    return StoredSample(stored, kind, origin, scale)
+    return StoredSample(stored, kind, origin, scale, torch.get_num_threads())

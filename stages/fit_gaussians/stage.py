@@ -27,9 +27,9 @@ from stages.embeddings import clip_identity, open_stored_rows, shard_rows
 from stages.errors import InputFault
 from stages.events import Log, Metrics, Picture, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
-from stages.fit_gaussians.passes import Passes, one_thread_each
+from stages.fit_gaussians.passes import Passes
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
-from stages.fit_gaussians.sample import SamplePasses, StoredSample, draw_sample
+from stages.fit_gaussians.sample import StoredSample, draw_sample
 
 GAUSSIANS = "gaussians.safetensors"
 STATE = "checkpoints/state.safetensors"
@@ -76,16 +76,18 @@ class Start:
     def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""
         config = self.config
-        make_pass = SamplePasses(self._sample, torch.get_num_threads())
-        with one_thread_each():
-            return start_on_sample(
-                self._sample, make_pass, config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
-            )
+        return start_on_sample(
+            self._sample,
+            self._sample.make_pass,
+            config.num_gaussians,
+            config.seed,
+            config.kind,
+            iterations=START_ITERATIONS,
+        )
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Draw new means for Gaussians that pass ``number`` left empty, as k-means++ goes on from the others."""
-        with one_thread_each():
-            return further_means(self._sample, means, count, torch.Generator().manual_seed(self.config.seed + number))
+        return further_means(self._sample, means, count, torch.Generator().manual_seed(self.config.seed + number))
 
 
 def _check_enough(config: FitGaussiansConfig, total: int) -> None:

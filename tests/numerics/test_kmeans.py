@@ -1,6 +1,6 @@
 """k-means and deviations against numpy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,8 +52,8 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        yield from torch.split(self.rows, size)
+    def map(self, function: Callable[[Tensor], Tensor], size: int) -> Iterator[Tensor]:
+        return map(function, torch.split(self.rows, size))
 
     def pick(self, rows: Tensor) -> Tensor:
         return self.rows[rows]

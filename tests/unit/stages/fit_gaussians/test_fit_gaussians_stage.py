@@ -124,7 +124,7 @@ def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Ou
         return draw_sample(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
 
     def read(sample: StoredSample) -> torch.Tensor:
-        return torch.cat(list(sample.blocks(7)))
+        return torch.cat(list(sample.map(torch.clone, 7)))
 
     raw = torch.cat([torch.from_numpy(load_image_rows(embeddings, shard)) for shard in rows])
     whole = draw(10_000, 0)

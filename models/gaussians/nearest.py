@@ -16,27 +16,36 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_NUMBERS_AT_ONCE = 3 * 2**18  # bounds the [rows, k] and [rows, embed] matrices together
+_NUMBERS_AT_ONCE = 9 * 2**17  # bounds the [rows, k] and [rows, embed] matrices together
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more often than they are used
 _MULTIPLE = 128  # of rows, as matrix products like them
-_PART = 512  # rows at once in float32: what they take stays in a core's own cache
+_EXACT_AT_ONCE = 256  # rows
+_PAIRED_AT_ONCE = 2**16  # numbers: what pairs of rows and means take stays in a core's own cache
 _EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
 _ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a share
-_ALLOWANCE = 1.02  # for what float32 adds up, and for products of errors
+_ALLOWANCE = 1.05  # for what float32 adds up, and for products of errors
 _FEWEST_TO_SCREEN = 128  # means; with fewer, the products are not where the time goes
-_MOST_LEFT = 4  # means left to a row, on average over a part; with more, the whole product in float32 is faster
-_PAIRED_AT_ONCE = 2**16  # numbers: what pairs of rows and means take stays in a core's own cache
+_MOST_LEFT = 4  # means left to a row, on average over a block; with more, the whole product in float32 is faster
+_BESIDE = 4  # columns of the rough product beside the embedding's: for the errors, and for |m_j - c|^2 / 2 in three
 
 
 class _Scratch(threading.local):
-    """The matrices of a thread: asked for anew for every part, they would cost as much as filling them."""
+    """The matrices of a thread: asked for anew for every block, they would cost as much as filling them."""
 
-    def __init__(self, rows: int, num_means: int, embed_dim: int, *, rough: bool) -> None:
-        part = min(_PART, rows)
-        self.x, self.scores = torch.empty(part, embed_dim), torch.empty(part, num_means)
-        rows = rows if rough else 0
-        self.rough_x = torch.empty(rows, embed_dim, dtype=torch.bfloat16)
-        self.rough = torch.empty(rows, num_means, dtype=torch.bfloat16)
+    def __init__(self, num_means: int, embed_dim: int) -> None:
+        self._shape = (num_means, embed_dim)
+
+    @functools.cached_property
+    def rough(self) -> tuple[Tensor, Tensor]:
+        """Rows beside ones, and their products with all means."""
+        rows = rows_at_once(*self._shape)
+        wide = torch.ones(rows, self._shape[1] + _BESIDE, dtype=torch.bfloat16)
+        return wide, torch.empty(rows, self._shape[0], dtype=torch.bfloat16)
+
+    @functools.cached_property
+    def exact(self) -> tuple[Tensor, Tensor]:
+        """Rows, and their products with all means."""
+        return torch.empty(_EXACT_AT_ONCE, self._shape[1]), torch.empty(_EXACT_AT_ONCE, self._shape[0])
 
 
 class Nearest:
@@ -51,68 +60,75 @@ class Nearest:
         self._means = means.float()
         self.origin = self._means.mean(0)
         self._screens = bfloat16_is_fast() and len(means) >= _FEWEST_TO_SCREEN if screen is None else screen
-        lengths, lost = torch.empty(2, len(means))
-        rough = torch.empty(len(means) if self._screens else 0, means.shape[1], dtype=torch.bfloat16)
+        self._half_squares = torch.empty(len(means))
+        rows, width = self.shape if self._screens else (0, 0)
+        self._rough = torch.empty(rows, width + _BESIDE, dtype=torch.bfloat16)
         for part in torch.arange(len(means)).split(_pairs_at_once(means.shape[1])):
             centred = self._means[part] - self.origin
-            lengths[part] = centred.norm(dim=1)
+            self._half_squares[part] = centred.square().sum(1) / 2
             if self._screens:
-                rough[part] = centred.bfloat16()
-                lost[part] = (rough[part].float() - centred).norm(dim=1)
-        self._rough_columns = rough.T
-        self._half_squares = lengths.square() / 2
-        # A rough score's errors as shares of |x - c|: from rounding x - c, the product with it, and m_j - c.
-        self._reach = _ALLOWANCE * (2 * _ROUNDING * lengths + lost)
-        self._scratch = _Scratch(rows_at_once(*means.shape), *means.shape, rough=self._screens)
+                self._rough[part] = self._rough_rows(centred)
+        self._scratch = _Scratch(*means.shape)
+
+    def _rough_rows(self, centred: Float[Tensor, "part embed"]) -> Float[Tensor, "part wide"]:
+        """Return what rows are multiplied with: the means, then a bound of the product's error as a share of |x - c|.
+
+        What rounding takes from x - c is at most _ROUNDING of it, and what it takes from m_j - c is known. The columns
+        after these take |m_j - c|^2 / 2 off, in three summands that have all its digits.
+        """
+        rough, length = centred.bfloat16(), centred.norm(dim=1)
+        reach = _ALLOWANCE * (_ROUNDING * length + (rough.float() - centred).norm(dim=1))
+        left, beside = -length.square() / 2, [reach.bfloat16()]
+        for _ in range(_BESIDE - 1):
+            beside.append(left.bfloat16())
+            left = left - beside[-1].float()
+        return torch.cat([rough, torch.stack(beside, dim=1)], dim=1)
 
     def __call__(self, x: Float[Tensor, "rows embed"]) -> Int[Tensor, "rows"]:
         """Return argmin_j |x - m_j|^2 = argmax_j s_j for each row; ties go to the lowest index."""
-        index = torch.empty(len(x), dtype=torch.int64)
-        size = rows_at_once(*self.shape)
-        size = size if self._screens else min(size, _PART)
-        for rows, found in zip(torch.split(x, size), torch.split(index, size), strict=True):
-            if self._screens:
-                self._screen(rows, found)
-            else:
-                found.copy_(self._exact(rows))
-        return index
+        find, size = (self._screened, rows_at_once(*self.shape)) if self._screens else (self._exact, len(x) or 1)
+        found = [find(rows) for rows in torch.split(x, size)]
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
     @functools.cached_property
     def _columns(self) -> Float[Tensor, "embed gauss"]:
         return (self._means - self.origin).T
 
-    def _centred(self, x: Tensor) -> Tensor:
-        return torch.sub(x, self.origin, out=self._scratch.x[: len(x)])
-
     def _exact(self, x: Tensor) -> Tensor:
-        scores = self._scratch.scores[: len(x)]
-        return _largest(torch.addmm(-self._half_squares, self._centred(x), self._columns, out=scores))
+        index = torch.empty(len(x), dtype=torch.int64)
+        for rows, found in zip(torch.split(x, _EXACT_AT_ONCE), torch.split(index, _EXACT_AT_ONCE), strict=True):
+            centred, scores = (scratch[: len(rows)] for scratch in self._scratch.exact)
+            torch.sub(rows, self.origin, out=centred)
+            found.copy_(_largest(torch.addmm(-self._half_squares, centred, self._columns, out=scores)))
+        return index
 
-    def _screen(self, x: Tensor, found: Tensor) -> None:
-        rough_x, products = self._scratch.rough_x[: len(x)], self._scratch.rough[: len(x)]
-        length = torch.empty(len(x))
-        parts = [torch.split(tensor, _PART) for tensor in (x, length, products, found, rough_x)]
-        for rows, length_of, _, _, rough_of in zip(*parts, strict=True):
-            centred = self._centred(rows)
-            rough_of.copy_(centred)
-            torch.linalg.vector_norm(centred, dim=1, out=length_of)
-        torch.mm(rough_x, self._rough_columns, out=products)
-        for rows, length_of, products_of, found_of, _ in zip(*parts, strict=True):
-            found_of.copy_(self._decide(rows, length_of, products_of))
+    def _at_most(self, x: Tensor) -> tuple[Float[Tensor, "rows gauss"], Float[Tensor, "rows"]]:
+        """Return what s is no more than, but for the rounding of that number itself, and |x - c|, rounded up."""
+        wide, most = (scratch[: len(x)] for scratch in self._scratch.rough)
+        size = _pairs_at_once(self.shape[1])
+        for rows, rough in zip(torch.split(x, size), torch.split(wide, size), strict=True):
+            centred = rows - self.origin
+            rough[:, :-_BESIDE] = centred
+            rough[:, -_BESIDE] = centred.norm(dim=1).mul_(1 + 2 * _ROUNDING)
+        return torch.mm(wide, self._rough.T, out=most), wide[:, -_BESIDE].float()
 
-    def _decide(self, x: Tensor, length: Tensor, products: Tensor) -> Tensor:
-        """Find the nearest means of a few rows, given |x - c| and the rough products with all means."""
-        most = self._scratch.scores[: len(x)].copy_(products)
-        most.addcmul_(length[:, None], self._reach).sub_(self._half_squares)  # s is no more than that
-        index = _largest(most)
-        least = _at(most, index) - 2 * length * self._reach[index]  # s of that mean is no less
-        second = _at(most, _largest(most.scatter_(1, index[:, None], -torch.inf)))
-        rows = (second >= least).nonzero().flatten()
+    def _screened(self, x: Tensor) -> Tensor:
+        most, length = self._at_most(x)
+        index = _largest_of_rough(most)
+        below = (_at(most, index) <= 0).nonzero().flatten()
+        index[below] = _largest(most[below].float())
+        best = _at(most, index).float()
+        least = _lowered(best - 2 * length * self._rough[index, -_BESIDE].float(), best)  # s of that mean is no less
+        limit = _lowered(least, least)
+        most[torch.arange(len(x)), index] = -torch.inf
+        second = _at(most, _largest_of_rough(most))
+        rows = ((second >= limit) | (limit <= 0)).nonzero().flatten()
         exact = self._scores_of(x, rows, index[rows])
-        open_still = second[rows] >= exact
-        rows, exact = rows[open_still], exact[open_still]
-        left = most[rows]
-        row, mean = (left >= exact[:, None]).nonzero(as_tuple=True)
+        limit = _lowered(exact, exact)
+        open_still = (second[rows] >= limit) | (limit <= 0)
+        rows, exact, limit = rows[open_still], exact[open_still], limit[open_still]
+        left = most[rows].float()
+        row, mean = (left >= limit[:, None]).nonzero(as_tuple=True)
         if len(row) > _MOST_LEFT * len(x):
             return self._exact(x)
         scores = left.fill_(-torch.inf).scatter_(1, index[rows, None], exact[:, None])
@@ -128,6 +144,11 @@ class Nearest:
         return torch.cat(products) - self._half_squares[mean]
 
 
+def _lowered(scores: Tensor, rounded: Tensor) -> Tensor:
+    """Return scores less the largest error of rounding such numbers to bfloat16."""
+    return scores - 1.01 * _ROUNDING * rounded.abs()
+
+
 @functools.cache
 def bfloat16_is_fast() -> bool:
     """Tell whether this processor has instructions for products of bfloat16."""
@@ -137,6 +158,11 @@ def bfloat16_is_fast() -> bool:
 
 def _largest(scores: Float[Tensor, "rows gauss"]) -> Int[Tensor, "rows"]:
     return torch.from_numpy(scores.numpy().argmax(1))  # several times as fast as torch's own on a CPU
+
+
+def _largest_of_rough(scores: Float[Tensor, "rows gauss"]) -> Int[Tensor, "rows"]:
+    """Return where each row's largest number is, if that is above 0: so far bfloat16's bits are in the same order."""
+    return torch.from_numpy(scores.view(torch.int16).numpy().argmax(1))
 
 
 def _at(scores: Float[Tensor, "rows gauss"], index: Int[Tensor, "rows"]) -> Float[Tensor, "rows"]:

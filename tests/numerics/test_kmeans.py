@@ -24,7 +24,7 @@ from models.gaussians import (
 )
 from models.gaussians import start_on_sample as start
 from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, moved_means
-from models.gaussians.nearest import Nearest
+from models.gaussians.nearest import Nearest, rows_at_once
 
 
 def make_embeddings(rows: int = 400, dim: int = 6, offset: float = 50.0) -> Tensor:
@@ -125,12 +125,16 @@ def test_both_ways_find_the_same_means(noise: float) -> None:
 def test_no_rough_score_is_further_off_than_its_bound(dim: int, offset: float) -> None:
     x, means = make_embeddings(rows=2000, dim=dim, offset=offset).split([1800, 200])
     nearest = Nearest(means, screen=True)
-    centred, columns = x - nearest.origin, (means - nearest.origin).T
-    products = centred.bfloat16() @ nearest._rough_columns
-    error = (products.double() - centred.double() @ columns.double()).abs()
-    bound = centred.norm(dim=1, keepdim=True) * nearest._reach
-    assert (error <= bound).all()
-    assert (error > bound / 10).any()  # and the bound is not idle
+    x = x[: rows_at_once(200, dim)]
+    most, length = nearest._at_most(x)
+    centred, columns = (x - nearest.origin).double(), (means - nearest.origin).double().T
+    scores = centred @ columns - columns.square().sum(0) / 2
+    rounded = 2.0**-8 * most.double().abs()
+    reach = torch.outer(length, nearest._rough[:, dim].float()).double()
+    assert (scores <= most + rounded).all()
+    assert (scores >= most - rounded - 2 * reach).all()
+    assert (scores > most - reach).any()  # and the bound is not idle
+    assert (scores < most - reach).any()
 
 
 def test_threads_may_share_the_means() -> None:

@@ -22,6 +22,7 @@ from stages.contract import GrantedResources, StageContext
 from stages.embeddings import image_row_blocks, load_image_rows, shard_rows
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.fit_gaussians.passes import give_back_freed_memory
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -91,6 +92,7 @@ def main() -> None:
         write_shards(Path(folder), small)
         prepare(Artifact(folder, "embed_clip", "bench"), small, threads)()  # threads, and the libraries' own memory
     fit = prepare(embeddings, case, threads)
+    give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before, began, used = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
     means = fit()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_NUMBERS_AT_ONCE = 9 * 2**17  # bounds the [rows, k] and [rows, embed] matrices together
+_BYTES_AT_ONCE = 17 * 2**18  # bounds what a block takes: rows in float32 and bfloat16, and products in bfloat16
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more often than they are used
 _MULTIPLE = 128  # of rows, as matrix products like them
 _EXACT_AT_ONCE = 256  # rows
@@ -119,19 +119,20 @@ class Nearest:
         index[below] = _largest(most[below].float())
         best = _at(most, index).float()
         least = _lowered(best - 2 * length * self._rough[index, -_BESIDE].float(), best)  # s of that mean is no less
-        limit = _lowered(least, least)
         most[torch.arange(len(x)), index] = -torch.inf
         second = _at(most, _largest_of_rough(most))
-        rows = ((second >= limit) | (limit <= 0)).nonzero().flatten()
+        rows = _still_open(second, least)
         exact = self._scores_of(x, rows, index[rows])
-        limit = _lowered(exact, exact)
-        open_still = (second[rows] >= limit) | (limit <= 0)
-        rows, exact, limit = rows[open_still], exact[open_still], limit[open_still]
-        left = most[rows].float()
-        row, mean = (left >= limit[:, None]).nonzero(as_tuple=True)
+        still = _still_open(second[rows], exact)
+        rows, exact = rows[still], exact[still]
+        return self._decide(x, index, rows, exact, most[rows].float())
+
+    def _decide(self, x: Tensor, index: Tensor, rows: Tensor, exact: Tensor, most: Tensor) -> Tensor:
+        """Compare the means found for some rows, whose s is known, with all that may be nearer."""
+        row, mean = (most >= _lowered(exact, exact)[:, None]).nonzero(as_tuple=True)
         if len(row) > _MOST_LEFT * len(x):
             return self._exact(x)
-        scores = left.fill_(-torch.inf).scatter_(1, index[rows, None], exact[:, None])
+        scores = most.fill_(-torch.inf).scatter_(1, index[rows, None], exact[:, None])
         scores[row, mean] = self._scores_of(x, rows[row], mean)
         index[rows] = _largest(scores)
         return index
@@ -142,6 +143,12 @@ class Nearest:
         pairs = zip(torch.split(row, size), torch.split(mean, size), strict=True)
         products = [torch.linalg.vecdot(x[r] - self.origin, self._means[m] - self.origin) for r, m in pairs]
         return torch.cat(products) - self._half_squares[mean]
+
+
+def _still_open(second: Tensor, least: Tensor) -> Int[Tensor, "rows"]:
+    """Return the rows of which some other mean may be nearer; below 0 the second largest may not be what was found."""
+    limit = _lowered(least, least)
+    return ((second >= limit) | (limit <= 0)).nonzero().flatten()
 
 
 def _lowered(scores: Tensor, rounded: Tensor) -> Tensor:
@@ -175,7 +182,7 @@ def _pairs_at_once(embed_dim: int) -> int:
 
 def rows_at_once(num_means: int, embed_dim: int) -> int:
     """Return how many rows to compare with so many means in one matrix product."""
-    rows = _NUMBERS_AT_ONCE // (num_means + embed_dim)
+    rows = _BYTES_AT_ONCE // (6 * embed_dim + 2 * num_means)
     return max(_FEWEST_ROWS, min(_MOST_ROWS, rows // _MULTIPLE * _MULTIPLE))
 
 

@@ -76,7 +76,7 @@ def map_blocks(
     function: Callable[[RowBlock], Result], blocks: Iterable[RowBlock], num_threads: int
 ) -> Iterator[Result]:
     """Apply a function to blocks in so many threads of this process, in which torch itself uses no further ones."""
-    with _one_thread_each():
+    with one_thread_each():
         yield from map_ahead(function, blocks, threads=_pool(num_threads), most=2 * num_threads)
 
 
@@ -102,7 +102,7 @@ def _make_worker(embeddings: Artifact, settings: PassSettings) -> Callable[[list
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Let torch use no further threads in this one and in those that begin: blocks are spread over them instead.
 
     Much of a block's work is no product and stays on one thread however many torch has; and what one thread computes

@@ -27,7 +27,7 @@ from stages.embeddings import clip_identity, open_stored_rows, shard_rows
 from stages.errors import InputFault
 from stages.events import Log, Metrics, Picture, Progress
 from stages.fit_gaussians.config import FitGaussiansConfig
-from stages.fit_gaussians.passes import Passes
+from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
 from stages.fit_gaussians.sample import StoredSample, draw_sample
 
@@ -75,19 +75,17 @@ class Start:
 
     def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""
-        config = self.config
-        return start_on_sample(
-            self._sample,
-            self._sample.make_pass,
-            config.num_gaussians,
-            config.seed,
-            config.kind,
-            iterations=START_ITERATIONS,
-        )
+        config, sample = self.config, self._sample
+        with one_thread_each():
+            return start_on_sample(
+                sample, sample.make_pass, config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
+            )
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Draw new means for Gaussians that pass ``number`` left empty, as k-means++ goes on from the others."""
-        return further_means(self._sample, means, count, torch.Generator().manual_seed(self.config.seed + number))
+        sample, generator = self._sample, torch.Generator().manual_seed(self.config.seed + number)
+        with one_thread_each():
+            return further_means(sample, means, count, generator)
 
 
 def _check_enough(config: FitGaussiansConfig, total: int) -> None:
@@ -120,13 +118,16 @@ def _fit(
         if empty:
             context.emit(Log(f"fit_gaussians: pass {step} left {empty} Gaussians empty; they start again elsewhere"))
 
-    state = _load_state(output)
-    if state is None:
-        state = start.state()
-        _save_state(state, output)
-    context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
+    def begin() -> KMeansState:
+        state = _load_state(output)
+        if state is None:
+            state = start.state()
+            _save_state(state, output)
+        context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
+        return state
+
     return fit_kmeans(
-        state,
+        begin(),  # not named here, so that the first means are let go when they have moved
         passes,
         start.refill,
         max_iterations=config.max_iterations,

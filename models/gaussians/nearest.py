@@ -63,7 +63,9 @@ class Nearest:
         self._half_squares = torch.empty(len(means))
         rows, width = self.shape if self._screens else (0, 0)
         self._rough = torch.empty(rows, width + _BESIDE, dtype=torch.bfloat16)
-        for part in torch.arange(len(means)).split(_pairs_at_once(means.shape[1])):
+        size = _pairs_at_once(means.shape[1])
+        for first in range(0, len(means), size):
+            part = slice(first, first + size)
             centred = self._means[part] - self.origin
             self._half_squares[part] = centred.square().sum(1) / 2
             if self._screens:

@@ -24,8 +24,15 @@ _COMPARED_AT_ONCE = 256  # rows of the sample, with a batch of means
 class Sample(Protocol):
     """Embeddings that need not be in memory, as k-means sees them (on the unit sphere where spherical), float32."""
 
-    origin: Float[Tensor, "embed"]  # their mean
-    scale: Float[Tensor, "embed"]  # root mean square of the embeddings themselves, on the sphere or not
+    @property
+    def origin(self) -> Float[Tensor, "embed"]:
+        """Their mean."""
+        ...
+
+    @property
+    def scale(self) -> Float[Tensor, "embed"]:
+        """Root mean square of the embeddings themselves, on the sphere or not."""
+        ...
 
     def __len__(self) -> int:
         """Return how many there are."""

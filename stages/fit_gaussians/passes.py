@@ -54,7 +54,7 @@ class Passes:
         parts = [shards[number::num_parts] for number in range(num_parts)]
         settings = PassSettings(state, sum(self.rows.values()), self.kind, last)
         results = self.mapper(functools.partial(_make_worker, self.embeddings, settings), parts, self.resources)
-        total = next(results)
+        total: Moments = next(results)
         for moments in results:
             total += moments
             del moments  # before the next ones come

@@ -120,6 +120,20 @@ def test_both_ways_find_the_same_means(noise: float) -> None:
         assert torch.equal(found, torch.arange(300).repeat(4))
 
 
+@pytest.mark.parametrize("share", [0.02, 1.0])  # a few rows, all of them
+def test_rows_nearer_to_the_middle_than_to_any_mean(share: float) -> None:
+    """Their scores are all below 0, where bits and numbers are not in the same order."""
+    generator = torch.Generator().manual_seed(5)
+    means = torch.randn(300, 24, generator=generator) * 2
+    means -= means.mean(0)
+    x = means.repeat(4, 1) + 0.1 * torch.randn(1200, 24, generator=generator)
+    middle = torch.rand(1200, generator=generator) < share
+    x[middle] = torch.randn(int(middle.sum()), 24, generator=generator)
+    squares = (x[:, None].double() - means.double()).square().sum(-1)
+    found = squares.gather(1, Nearest(means, screen=True)(x)[:, None])[:, 0]
+    torch.testing.assert_close(found, squares.amin(1), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("offset", [0.0, 50.0])
 @pytest.mark.parametrize("dim", [1, 6, 96])
 def test_no_rough_score_is_further_off_than_its_bound(dim: int, offset: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 _HEADROOM = 8  # how many times r may turn out to be what a grid was made for
 _DIGITS = 53  # of float64
 _FREE: AbstractContextManager[Any] = nullcontext()
-_NUMBERS_AT_ONCE = 2**16  # what they take as float64 stays in a core's own cache
+_NUMBERS_AT_ONCE = 2**17  # what they take as float64 stays in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,18 @@ class Moments:
         for part, of, energy_of in zip(*(torch.split(rows, size) for rows in (x, index, energy)), strict=True):
             values = part.to(torch.float64, copy=True)
             torch.linalg.vector_norm(values, dim=1, out=energy_of)
-            squares = None if self.second is None else _round(values.square(), self.grid.squares)
             _round(values, self.grid.values)
             with lock:
                 self.first.index_add_(0, of, values)
-                if self.second is not None and squares is not None:
-                    self.second.index_add_(0, of, squares)
-        counts, whole = (
-            torch.bincount(index, minlength=len(self.counts)),
-            _round(energy.square_(), self.grid.energy).sum(),
-        )
+            if self.second is not None:
+                _round(values.square_(), self.grid.squares)
+                with lock:
+                    self.second.index_add_(0, of, values)
+        counts = torch.bincount(index, minlength=len(self.counts))
+        _round(energy.square_(), self.grid.energy)
         with lock:
             self.counts += counts
-            self.energy += whole
+            self.energy += energy.sum()
 
     def inertia(self, means: Float[Tensor, "gauss embed"]) -> float:
         """Return sum |x - m_j|^2 = sum |x|^2 - 2 sum_j m_j . sum x + sum_j n_j |m_j|^2: what k-means makes small."""

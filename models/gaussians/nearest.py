@@ -20,7 +20,7 @@ _BYTES_AT_ONCE = 17 * 2**18  # bounds what a block takes: rows in float32 and bf
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more often than they are used
 _MULTIPLE = 128  # of rows, as matrix products like them
 _EXACT_AT_ONCE = 256  # rows
-_PAIRED_AT_ONCE = 2**16  # numbers: what pairs of rows and means take stays in a core's own cache
+_CACHED = 2**17  # numbers of float32 that stay in a core's own cache
 _EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
 _ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a share
 _ALLOWANCE = 1.05  # for what float32 adds up, and for products of errors
@@ -107,7 +107,7 @@ class Nearest:
     def _at_most(self, x: Tensor) -> tuple[Float[Tensor, "rows gauss"], Float[Tensor, "rows"]]:
         """Return what s is no more than, but for the rounding of that number itself, and |x - c|, rounded up."""
         wide, most = (scratch[: len(x)] for scratch in self._scratch.rough)
-        size = _pairs_at_once(self.shape[1])
+        size = max(1, _CACHED // self.shape[1])
         for rows, rough in zip(torch.split(x, size), torch.split(wide, size), strict=True):
             centred = rows - self.origin
             rough[:, :-_BESIDE] = centred
@@ -179,7 +179,7 @@ def _at(scores: Float[Tensor, "rows gauss"], index: Int[Tensor, "rows"]) -> Floa
 
 
 def _pairs_at_once(embed_dim: int) -> int:
-    return max(1, _PAIRED_AT_ONCE // embed_dim)
+    return max(1, _CACHED // (2 * embed_dim))
 
 
 def rows_at_once(num_means: int, embed_dim: int) -> int:

@@ -94,16 +94,6 @@ def kept_rows(embeddings: Artifact, shard: str) -> Int[np.ndarray, " rows"] | No
     return _open(embeddings.kept, "kept", shard)
 
 
-def open_image_rows(embeddings: Artifact, shard: str) -> Rows:
-    """Return the image embeddings of a shard in the dtype they are stored in; still on disk, unless some are left out.
-
-    The rows are those that :func:`load_keys` names.
-    """
-    kept = kept_rows(embeddings, shard)
-    stored = open_stored_rows(embeddings, shard)
-    return stored if kept is None else stored[kept]
-
-
 def load_keys(embeddings: Artifact, shard: str) -> list[str]:
     """Return the keys of a shard's rows."""
     table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key"])
@@ -113,12 +103,13 @@ def load_keys(embeddings: Artifact, shard: str) -> list[str]:
 
 
 def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
-    """Return the image embeddings of a shard as float32 in memory.
+    """Return the image embeddings of a shard as float32 in memory; the rows are those that :func:`load_keys` names.
 
     Raises:
         InputFault: a number is infinite or not a number.
     """
-    rows: Rows = np.asarray(open_image_rows(embeddings, shard), dtype=np.float32)
+    kept, stored = kept_rows(embeddings, shard), open_stored_rows(embeddings, shard)
+    rows: Rows = np.asarray(stored if kept is None else stored[kept], dtype=np.float32)
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows)).any(axis=1).sum())
         raise InputFault(

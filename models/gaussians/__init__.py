@@ -12,8 +12,8 @@ from models.gaussians.kmeans import (
 )
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
 from models.gaussians.moments import Grid, Moments
-from models.gaussians.nearest import Nearest, assign
-from models.gaussians.start import Sample, further_means, start_on_sample, starting_means
+from models.gaussians.nearest import Nearest
+from models.gaussians.start import Sample, further_means, start_on_sample
 
 __all__ = [
     "NUM_BANK_SAMPLES",
@@ -27,12 +27,10 @@ __all__ = [
     "Pass",
     "Sample",
     "Selection",
-    "assign",
     "bank_loss",
     "deviations",
     "fit_kmeans",
     "further_means",
     "placed",
     "start_on_sample",
-    "starting_means",
 ]

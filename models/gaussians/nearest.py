@@ -188,11 +188,6 @@ def rows_at_once(num_means: int, embed_dim: int) -> int:
     return max(_FEWEST_ROWS, min(_MOST_ROWS, rows // _MULTIPLE * _MULTIPLE))
 
 
-def assign(x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"]) -> Int[Tensor, "rows"]:
-    """Return the index of the nearest mean of each row; ties go to the lowest index."""
-    return Nearest(means)(x)
-
-
 def squared_distances(
     x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"], origin: Float[Tensor, "embed"]
 ) -> Float[Tensor, "rows gauss"]:

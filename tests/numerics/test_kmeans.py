@@ -16,7 +16,6 @@ from models.gaussians import (
     KMeansState,
     Moments,
     Pass,
-    assign,
     deviations,
     fit_kmeans,
     further_means,
@@ -93,7 +92,7 @@ def test_assignment_is_that_of_numpy(num_gaussians: int) -> None:
     x = make_embeddings(rows=5000)
     means = x[:num_gaussians]
     squares = [np.square(x.double().numpy() - mean).sum(1) for mean in means.double().numpy()]
-    assert np.array_equal(assign(x, means).numpy(), np.argmin(squares, axis=0))
+    assert np.array_equal(Nearest(means)(x).numpy(), np.argmin(squares, axis=0))
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.002, 1.0])

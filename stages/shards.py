@@ -1,4 +1,4 @@
-"""Read webdataset shards."""
+"""Read webdataset shards; the library is imported where it reads, as it brings torch along."""
 
 import json
 import tarfile
@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -26,6 +24,8 @@ class ShardSample:
 
 def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSample]:
     """Yield the samples of one shard in their order; without captions, nothing of theirs is looked into."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     with path.open("rb") as stream:
         for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
             image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
@@ -34,6 +34,8 @@ def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSampl
 
 def index_images(path: Path) -> dict[str, tuple[int, int]]:
     """Return where each picture of a shard lies in its tar, offset and size in bytes, by key, in their order."""
+    from webdataset.tariterators import base_plus_ext
+
     found: dict[str, dict[str, tuple[int, int]]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from stages.artifacts import Output
-from stages.encoders.text import EncodedTexts
 from stages.errors import InputFault
+
+if TYPE_CHECKING:
+    from stages.encoders.text import EncodedTexts
 
 _METADATA = pa.schema([("key", pa.string()), ("caption", pa.string()), ("has_caption", pa.bool_())])
 _EXTRA = pa.schema([("key", pa.string()), ("row", pa.int64()), ("caption", pa.string())])
@@ -27,7 +29,7 @@ class CaptionRows:
     text: list[Rows] = field(default_factory=list)
     states: dict[str, list[Float[np.ndarray, "tokens width"]]] = field(default_factory=dict)
 
-    def add(self, encoded: EncodedTexts, places: Sequence[int], count: int, storage: Storage) -> None:
+    def add(self, encoded: "EncodedTexts", places: Sequence[int], count: int, storage: Storage) -> None:
         """Add ``count`` rows, of which those at ``places`` have a caption; the others are NaN and have no states."""
         text = np.full((count, encoded.embedding.shape[1]), np.nan, dtype=np.float32)
         text[places] = encoded.embedding.numpy()

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from stages.contract import ConfigModel, StageConfig
 from stages.training.config import TrainingConfig
 
+FOLDER = "clip"  # of the artifact: the model in open_clip's own format, as a folder
 Color = tuple[float, float, float]
 
 

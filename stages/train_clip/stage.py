@@ -4,14 +4,17 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.artifacts import Artifact, Output
 from stages.contract import StageContext, StageSummary
-from stages.train_clip.config import TrainClipConfig
+from stages.train_clip.config import FOLDER, TrainClipConfig
 from stages.train_clip.data import list_captioned, split_held_out
-from stages.train_clip.task import FOLDER, ClipTask
 from stages.train_clip.tokenizer import train_tokenizer
 from stages.training.launch import train
+
+if TYPE_CHECKING:
+    from stages.train_clip.task import ClipTask
 
 
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
@@ -23,10 +26,17 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     shards = inputs["download_shards"]
     pictures, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
     vocab_size = _learn_tokenizer([picture.caption for picture in pictures], config, output)
-    make = partial(ClipTask, config, shards, output, vocab_size)
+    make = partial(make_task, config, shards, output, vocab_size)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
     counts = {"training_pairs": len(pictures), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
+
+
+def make_task(config: TrainClipConfig, shards: Artifact, output: Output, vocab_size: int) -> "ClipTask":
+    """Make the task in a training process."""
+    from stages.train_clip.task import ClipTask
+
+    return ClipTask(config, shards, output, vocab_size)
 
 
 def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:

@@ -16,7 +16,7 @@ from stages.artifacts import Artifact, Output
 from stages.encoders.lean_import import import_open_clip
 from stages.errors import InputFault
 from stages.events import Event, Metrics
-from stages.train_clip.config import ClipAugmentation, TrainClipConfig
+from stages.train_clip.config import FOLDER, ClipAugmentation, TrainClipConfig
 from stages.train_clip.data import CaptionedPicture, list_captioned, split_held_out
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
@@ -24,7 +24,6 @@ from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, Place
 
-FOLDER = "clip"
 _CHUNK = 256
 _MAX_VALIDATION_PAIRS = 1000
 

@@ -24,20 +24,21 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
         ArtifactError: the Gaussians belong to other embeddings.
     """
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
-    # Before any process starts, so that what cannot be trained fails at once.
-    pairs, held_out = load_pairs(config, embeddings, text_state_names(config, embeddings))
-    check_inputs(config, pairs, embeddings, gaussians)
+    counts = _count_pairs(config, embeddings, gaussians)
     make = partial(make_task, config, embeddings, gaussians, output)
     if isinstance(config, TrainedPriorConfig):
         result = train(make, config.training, seed=config.seed, output=output, context=context)
     else:
         result = _judge_only(make(), output, context)
-    counts = {
-        "captioned": len(pairs) + len(held_out),
-        "training_pairs": len(pairs),
-        "held_out_pairs": len(held_out),
-    }
     return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
+
+
+def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> dict[str, int]:
+    """Read all pairs before any process starts, so that what cannot be trained fails at once; none stay in memory."""
+    pairs, held_out = load_pairs(config, embeddings, text_state_names(config, embeddings))
+    check_inputs(config, pairs, embeddings, gaussians)
+    counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out)}
+    return {"captioned": sum(counts.values())} | counts
 
 
 def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None, output: Output) -> "PriorTask":

@@ -42,6 +42,15 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_stages_that_work_in_other_processes_leave_torch_to_those() -> None:
+    here = {"fit_gaussians", "train_prior", "generate", "evaluate"}  # these compute in the stage's own process
+    names = sorted(set(STAGES) - here)
+    code = f"import sys, importlib; [importlib.import_module(f'stages.{{n}}.stage') for n in {names!r}]; "
+    probe = [sys.executable, "-c", code + "print('torch' in sys.modules)"]
+    done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()

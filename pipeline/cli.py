@@ -248,9 +248,11 @@ def main() -> NoReturn:
 def _tell_error(error: Exception) -> int:
     """Print a known error as a paragraph and return its exit code; raise what nobody foresaw."""
     from cluster.errors import ClusterError
-    from pipeline.errors import PipelineError
+    from pipeline.errors import PipelineError, full_disk
     from stages.errors import StageError
 
+    if (full := full_disk(error)) is not None:
+        error = PipelineError(full)
     if not isinstance(error, PipelineError | ClusterError | StageError):
         raise error
     code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError) else 2

@@ -5,7 +5,11 @@ PipelineError       exit 3
 └── Interrupted     exit 130  the user ended it; what was finished is kept
 """
 
+import errno
+import os
 from typing import ClassVar
+
+_FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class PipelineError(Exception):
@@ -24,3 +28,13 @@ class Interrupted(PipelineError):
     """The user ended it; what was finished is kept."""
 
     exit_code: ClassVar[int] = 130
+
+
+def full_disk(error: BaseException) -> str | None:
+    """Say what to do where a disk has run full, in whatever library's words; None: it is another fault."""
+    if not any(words in str(error) for words in _FULL):
+        return None
+    return (
+        f"a disk is full ({error}): make room where the store is, its copies of remote files (storage.cache), and "
+        "temporary files (TMPDIR, Ray's), then run the same again: what is finished is kept"
+    )

@@ -21,6 +21,7 @@ from cluster.channel import Channel, Sender
 from cluster.mapping import map_on_ray
 from cluster.session import Machines
 from cluster.training import launch_with_ray_train
+from pipeline.errors import full_disk
 from pipeline.grants import grant, grant_beside, leave_room
 from pipeline.plan import Plan, PlannedStage
 from pipeline.results import Observer, StageResult, reused_result
@@ -228,4 +229,4 @@ def _to_do(stage: PlannedStage) -> bool:
 def _cause(error: RayTaskError) -> str:
     cause = error.cause
     known = type(cause).__module__.split(".")[0] in {"stages", "cluster", "models", "pipeline"}
-    return str(cause) if known else f"{type(cause).__name__}: {cause}"
+    return str(cause) if known else full_disk(cause) or f"{type(cause).__name__}: {cause}"

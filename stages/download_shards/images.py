@@ -108,4 +108,29 @@ def _import_resizer() -> Any:
     finally:
         if placed is stand_in:
             del sys.modules["img2dataset"]  # a later `import img2dataset` gets the whole package
+    if not isinstance(resizer.A, _Transforms):
+        resizer.A = _Transforms(resizer.A)
     return resizer
+
+
+class _Transforms:
+    """What the resizer sees of albumentations.
+
+    It makes its transforms anew for every image, and most of that time goes into checks of their settings, a sixth of
+    an image's whole time. Here one is made for the same settings once; none of those that it uses draws at random.
+    """
+
+    def __init__(self, library: types.ModuleType) -> None:
+        self._library = library
+        self._made: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return the function that makes a kind of transform, or has made it already."""
+
+        def make(**settings: Any) -> Any:
+            called = f"{name}({settings})"
+            if called not in self._made:
+                self._made[called] = getattr(self._library, name)(**settings)
+            return self._made[called]
+
+        return make

@@ -1,0 +1,42 @@
+"""A full disk is told as one, whichever library meets it: here each writes to /dev/full."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors import SafetensorError
+
+from pipeline.errors import full_disk
+
+FULL = Path("/dev/full")
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("x"),
+    "numpy": lambda path: np.save(path, np.zeros(3)),
+    "parquet": lambda path: pq.write_table(pa.table({"x": [1]}), path),
+}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_told_as_one(write: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "on-a-full-disk.npy"
+    path.symlink_to(FULL)  # a library that replaces files replaces the link
+    with pytest.raises(Exception, match=os.strerror(errno.ENOSPC)) as caught:
+        write(path)
+    assert (full_disk(caught.value) or "").startswith("a disk is full (")
+
+
+def test_a_writer_that_puts_it_in_other_words_is_understood() -> None:
+    told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (full_disk(told) or "").startswith("a disk is full (Error while serializing")
+
+
+def test_other_faults_are_not(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught:
+        (tmp_path / "nothing" / "there").write_text("x")
+    assert full_disk(caught.value) is None

@@ -1,0 +1,51 @@
+"""Images in the shards' form are, byte for byte, those that img2dataset itself makes."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.images import make_resizer
+
+SIZES = ((300, 200), (200, 300), (64, 40), (500, 500), (40, 300))
+SIDE, QUALITY = 96, 90
+MODES = ("center_crop", "keep_ratio", "keep_ratio_largest", "border", "no")
+
+PLAIN = """
+import hashlib, io, json, warnings
+warnings.simplefilter("ignore")
+from img2dataset.resizer import Resizer
+from tests.unit.stages.download_shards.test_images import MODES, QUALITY, SIDE, pictures
+resizers = [Resizer(SIDE, mode, True, encode_quality=QUALITY) for mode in MODES]
+made = [[resizer(io.BytesIO(content))[0] for content in pictures()] for resizer in resizers]
+print(json.dumps([[hashlib.sha256(image).hexdigest() for image in images] for images in made]))
+"""
+
+
+def pictures() -> list[bytes]:
+    """Return JPEG files of several shapes, each twice, the others between."""
+    rng = np.random.default_rng(3)
+    files = []
+    for width, height in SIZES:
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file, "JPEG")
+        files.append(file.getvalue())
+    return files * 2
+
+
+@pytest.mark.filterwarnings("ignore")  # the resizer's own, of an argument that albumentations has given another name
+def test_the_bytes_are_those_of_plain_img2dataset() -> None:
+    done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=True)
+    plain = json.loads(done.stdout.splitlines()[-1])
+    for mode, expected in zip(MODES, plain, strict=True):
+        settings = {"image_size": SIDE, "resize_mode": mode, "encode_quality": QUALITY, "skip_reencode": False}
+        source = {"kind": "url_list", "path": "list.parquet"}
+        resize = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
+        made = [resize(content)[0] or b"" for content in pictures()]
+        assert [hashlib.sha256(image).hexdigest() for image in made] == expected, mode

@@ -116,8 +116,8 @@ def _import_resizer() -> Any:
 class _Transforms:
     """What the resizer sees of albumentations.
 
-    It makes its transforms anew for every image, and most of that time goes into checks of their settings, a sixth of
-    an image's whole time. Here one is made for the same settings once; none of those that it uses draws at random.
+    It makes its transforms anew for every image, which for the checks of their settings takes about a sixth of the
+    image's whole time. Here one is made for the same settings once; none of those that it uses draws at random.
     """
 
     def __init__(self, library: types.ModuleType) -> None:

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 
+from pipeline.cli import _tell_error
 from pipeline.errors import full_disk
+from pipeline.executor import _cause
 
 FULL = Path("/dev/full")
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -34,6 +37,13 @@ def test_a_full_disk_is_told_as_one(write: Callable[[Path], object], tmp_path: P
 def test_a_writer_that_puts_it_in_other_words_is_understood() -> None:
     told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (full_disk(told) or "").startswith("a disk is full (Error while serializing")
+
+
+def test_stages_and_commands_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert _cause(RayTaskError("run_stage_job", "the stack", error)).startswith("a disk is full (")
+    assert _tell_error(error) == 3
+    assert capsys.readouterr().err.startswith("corgi: a disk is full (")
 
 
 def test_other_faults_are_not(tmp_path: Path) -> None:

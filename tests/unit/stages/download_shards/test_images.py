@@ -14,15 +14,18 @@ from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.images import make_resizer
 
 SIZES = ((300, 200), (200, 300), (64, 40), (500, 500), (40, 300))
-SIDE, QUALITY = 96, 90
+QUALITY = 90
 MODES = ("center_crop", "keep_ratio", "keep_ratio_largest", "border", "no")
+CASES = [
+    (mode, side) for side in (96, 64) for mode in MODES
+]  # in turn: what was made for one side is not for the other
 
 PLAIN = """
 import hashlib, io, json, warnings
 warnings.simplefilter("ignore")
 from img2dataset.resizer import Resizer
-from tests.unit.stages.download_shards.test_images import MODES, QUALITY, SIDE, pictures
-resizers = [Resizer(SIDE, mode, True, encode_quality=QUALITY) for mode in MODES]
+from tests.unit.stages.download_shards.test_images import CASES, QUALITY, pictures
+resizers = [Resizer(side, mode, True, encode_quality=QUALITY) for mode, side in CASES]
 made = [[resizer(io.BytesIO(content))[0] for content in pictures()] for resizer in resizers]
 print(json.dumps([[hashlib.sha256(image).hexdigest() for image in images] for images in made]))
 """
@@ -43,9 +46,9 @@ def pictures() -> list[bytes]:
 def test_the_bytes_are_those_of_plain_img2dataset() -> None:
     done = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, check=True)
     plain = json.loads(done.stdout.splitlines()[-1])
-    for mode, expected in zip(MODES, plain, strict=True):
-        settings = {"image_size": SIDE, "resize_mode": mode, "encode_quality": QUALITY, "skip_reencode": False}
+    for (mode, side), expected in zip(CASES, plain, strict=True):
+        settings = {"image_size": side, "resize_mode": mode, "encode_quality": QUALITY, "skip_reencode": False}
         source = {"kind": "url_list", "path": "list.parquet"}
         resize = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
         made = [resize(content)[0] or b"" for content in pictures()]
-        assert [hashlib.sha256(image).hexdigest() for image in made] == expected, mode
+        assert [hashlib.sha256(image).hexdigest() for image in made] == expected, (mode, side)

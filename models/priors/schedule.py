@@ -10,7 +10,7 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.priors.config import ScheduleSettings
 
@@ -27,7 +27,7 @@ def alpha_bars(settings: ScheduleSettings) -> Float[Tensor, "timesteps_and_zero"
         angle = (t / settings.num_timesteps + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
         f = angle.cos().square()  # f(t) = cos^2((t/T + s)/(1 + s) pi/2)
         beta = (1 - f[1:] / f[:-1]).clamp_max(_COSINE_MAX_BETA)
-    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
+    return nn.functional.pad((1 - beta).cumprod(0), (1, 0), value=1.0)
 
 
 def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:

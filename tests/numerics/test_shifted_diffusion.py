@@ -1,10 +1,12 @@
 """Shifted diffusion against closed forms: Monte Carlo, Bayes, DDPM, published schedules."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from models.gaussians import GaussianBank
 from models.priors.config import ScheduleSettings
@@ -114,6 +116,19 @@ def test_schedules() -> None:
         assert abar[0] == 1
         assert (abar.diff() < 0).all()
         assert 0 < abar[-1] < 1e-3
+
+
+class LinspaceOnTheCpu(TorchFunctionMode):
+    """What remains of a library that keeps torch.linspace off the "meta" device, as transformers does while loading."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}) | ({"device": "cpu"} if func is torch.linspace else {}))
+
+
+def test_a_schedule_mixes_no_devices() -> None:
+    for kind in ("linear", "cosine"):
+        with torch.device("meta"), LinspaceOnTheCpu():
+            assert alpha_bars(ScheduleSettings(kind=kind)).shape == (1001,)
 
 
 def test_respaced_times_run_from_the_last_to_zero() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -24,10 +25,10 @@ def run_training(job: TrainJob, emit: Emit) -> None:
     """Train as one process of the group."""
     place = join_group(use_gpu=job.use_gpu)
     try:
-        run = _Run(job, place, emit)
-        for step in range(run.first_step, job.config.num_steps):
-            run.step(step)
-        run.finish()
+        with closing(_Run(job, place, emit)) as run:
+            for step in range(run.first_step, job.config.num_steps):
+                run.step(step)
+            run.finish()
     finally:
         leave_group()
 
@@ -44,13 +45,13 @@ class _Run:
         self._twin: nn.Module | None = None
         self._metrics: dict[str, float] = {}
         config = self._config
+        self._meter = Meter(config.batch_size, place)
+        self._progress(self.first_step)
         steps = range(self.first_step, config.num_steps)
         self._loader = Loader(
             self._task, place, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
             steps=steps, prefetch=config.prefetch_batches,
         )  # fmt: skip
-        self._meter = Meter(config.batch_size, place)
-        self._progress(self.first_step)
 
     def _start_engine(self) -> None:
         """Build the model and its engine, from the newest checkpoint if there is one."""
@@ -89,7 +90,7 @@ class _Run:
     def finish(self) -> None:
         """Judge and save the trained model."""
         rates = self._meter.whole(self._loader.wait_seconds)
-        self._loader.close()
+        self.close()
         steps = self._config.num_steps
         self._validate(steps)
         if self._place.rank == 0 and self._twin is not None:
@@ -97,6 +98,10 @@ class _Run:
             notes = {"samples_per_second": f"{self._place.describe()}, batch {self._config.batch_size}"}
             record = {"step": steps, "metrics": self._metrics | rates, "notes": notes if rates else {}}
             self._job.output.finish_unit(MODEL_UNIT, record)
+
+    def close(self) -> None:
+        """Stop preparing batches."""
+        self._loader.close()
 
     def _progress(self, done: int) -> None:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))

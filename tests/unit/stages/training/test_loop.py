@@ -1,6 +1,8 @@
 """The loop in one process: it learns, repeats itself bit by bit, and goes on after a kill as if nothing had been."""
 
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,19 @@ def test_the_share_of_time_that_the_loop_waits_for_data_is_told(tmp_path: Path) 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"training\.batch_size: found 8: expected a multiple of 3"):
         run(tmp_path, config(gradient_accumulation=3))
+
+
+class UnjudgedTask(LineTask):
+    """Fails where the model is judged, while further batches are prepared."""
+
+    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+        raise ValueError(f"no judgement after step {step}")
+
+
+def test_nothing_is_prepared_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no judgement after step 4"):
+        run(tmp_path, config(num_steps=100, validation_interval=4), UnjudgedTask())
+    assert "corgi-loader" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: setup quickstart format lint types imports check test test-fast test-integration test-e2e bench clean
 .DEFAULT_GOAL := setup
+export PYTHONFAULTHANDLER := 1  # what crashes in native code tells where, also at the end of a process
 
 setup: $(STAMP)
 
@@ -57,8 +58,7 @@ test-e2e: setup
 
 check: lint types imports test-fast
 
-test: lint types imports
-	$(BIN)/pytest tests
+test: check test-integration test-e2e
 
 bench: setup
 ifeq ($(INSTALLER),uv)

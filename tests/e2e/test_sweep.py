@@ -13,9 +13,9 @@ SWEEP = {
     "base": "priors.yaml",
     "groups": {
         "narrow": {"set": {"train_prior.kappa": 1.0}},
-        "wide": {"set": {"train_prior.kappa": 9.0}, "grid": {"fit_gaussians.num_gaussians": [2, 4000]}},
+        "untrained": {"set": {"train_prior": None}, "grid": {"fit_gaussians.num_gaussians": [2, 4000]}},
     },
-    "table": {"cosine": "train_prior/cosine_true", "norm": "train_prior/norm_ratio"},
+    "table": {"cosine": "train_prior/cosine_true", "spread": "fit_gaussians/mean_std"},
     "plots": {"by_steps": {"figure": "train_prior/cosine_true/steps_*", "x_label": "sampling steps"}},
 }
 
@@ -40,9 +40,11 @@ def test_a_failed_variant_is_told_and_the_others_are_there(swept: Finished) -> N
     assert swept.code == 3, swept.err
     assert [run["status"] for run in swept.document["runs"]] == ["done", "done", "failed"]
     assert "num_gaussians" in swept.err  # the cause, in words
-    cosines = [entry["figures"].get("train_prior/cosine_true") for entry in swept.document["variants"]]
-    assert cosines[2] is None
-    assert cosines[0] != cosines[1]
+    figures = [entry["figures"] for entry in swept.document["variants"]]
+    assert ["train_prior/cosine_true" in found for found in figures] == [True, False, False]
+    (of_three,), (of_two,) = (found["fit_gaussians/mean_std"] for found in figures[:2])
+    assert of_three != of_two
+    assert "fit_gaussians/mean_std" not in figures[2]
 
 
 def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
@@ -52,8 +54,8 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
     assert [row[0] for row in rows] == [
         "variant",
         "narrow",
-        "wide, num_gaussians 2",
-        "wide, num_gaussians 4000",
+        "untrained, num_gaussians 2",
+        "untrained, num_gaussians 4000",
     ]
     assert rows[3][1:] == ["failed", "failed"]
     assert (outcome / "by_steps.png").stat().st_size > 5000
@@ -62,11 +64,11 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
 def test_what_the_variants_share_is_made_once(folder: Path, swept: Finished) -> None:
     assert swept.code == 3
     made = {stage.name: len(list(stage.iterdir())) for stage in (folder / "store" / "artifacts").iterdir()}
-    assert (made["download_shards"], made["embed_clip"], made["train_prior"]) == (1, 1, 2)
+    assert (made["download_shards"], made["embed_clip"], made["train_prior"]) == (1, 1, 1)
 
 
 def test_a_second_sweep_runs_only_what_is_left(folder: Path, swept: Finished) -> None:
     assert swept.code == 3
     planned = corgi("sweep", folder / "sweep.yaml", "--plan", "--json")
     assert planned.code == 0, planned.err
-    assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 2]
+    assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 1]

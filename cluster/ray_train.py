@@ -23,7 +23,6 @@ from cluster.threads import use_cpus
 from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
 
 POLL_SECONDS = 0.1
-RESTARTS = 2  # of a group that lost a process
 MOST_WORDS = 400  # characters of Ray Train's own report
 _log = logging.getLogger(__name__)
 _QUIET = {
@@ -82,7 +81,7 @@ def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
-        if restarts == RESTARTS or not outcome["had_started"]:  # what fails to start keeps its resources in Ray Train
+        if restarts == group.restarts or not outcome["had_started"]:  # else Ray Train keeps its resources
             raise TrainingLost(
                 f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MOST_WORDS]}); look "
                 "whether the machines have memory enough, then run again: it goes on from the newest checkpoint"

@@ -11,11 +11,12 @@ TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """How many training processes to start, and what each holds."""
+    """How many training processes to start, what each holds, and how often to start all again when one is lost."""
 
     num_workers: int = 1
     num_cpus: int = 1
     num_gpus: float = 0
+    restarts: int = 2
 
 
 class TrainLauncher(Protocol):

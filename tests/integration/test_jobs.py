@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             for child in [process, *psutil.Process(process.pid).children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()  # Ray's own way down takes half a minute
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:

@@ -85,8 +85,8 @@ def die(payload: Any, emit: Callable[[Any], None]) -> None:
 
 
 def test_a_dead_worker_is_an_error_not_a_wait() -> None:
-    with pytest.raises(TrainingLost, match=r"lost a process \(start 3: "):
-        launch_with_ray_train(die, None, TrainGroup(), print)
+    with pytest.raises(TrainingLost, match=r"lost a process \(start 2: "):
+        launch_with_ray_train(die, None, TrainGroup(restarts=1), print)
 
 
 def die_once(flag: Path, emit: Callable[[Any], None]) -> str:

@@ -53,10 +53,13 @@ def generate(  # noqa: PLR0913  each option is one of the command line
         end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates, keep=keep,
         again=again, seed=seed,
     )  # fmt: skip
-    from pipeline.generation.draw import generate_images
-
     found = Store(store)
     found.check_format()
+    if again is None:
+        found.find_run(run_id)  # a name that is wrong is told before torch is loaded
+
+    from pipeline.generation.draw import generate_images
+
     written = generate_images(found, request, out)
     if as_json:
         typer.echo(json.dumps({"images": written}, indent=1))

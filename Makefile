@@ -15,7 +15,8 @@ STAMP := $(VENV)/.installed
 
 .PHONY: setup quickstart format lint types imports check test test-fast test-integration test-e2e bench clean
 .DEFAULT_GOAL := setup
-export PYTHONFAULTHANDLER := 1  # what crashes in native code tells where, also at the end of a process
+# A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
+export PYTHONFAULTHANDLER := 1
 
 setup: $(STAMP)
 

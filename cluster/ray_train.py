@@ -81,7 +81,8 @@ def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
-        if restarts == group.restarts or not outcome["had_started"]:  # else Ray Train keeps its resources
+        # What fails to start keeps its resources in Ray Train, and the next start would wait for them.
+        if restarts == group.restarts or not outcome["had_started"]:
             raise TrainingLost(
                 f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MOST_WORDS]}); look "
                 "whether the machines have memory enough, then run again: it goes on from the newest checkpoint"

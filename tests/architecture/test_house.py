@@ -24,6 +24,12 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_make_runs_every_folder_of_tests() -> None:
+    folders = {f"tests/{path.relative_to(ROOT / 'tests').parts[0]}" for path in (ROOT / "tests").rglob("test_*.py")}
+    commands = re.findall(r"\(BIN\)/pytest (.*)", (ROOT / "Makefile").read_text())
+    assert {word for command in commands for word in command.split()} == folders
+
+
 def test_a_stage_is_one_name_everywhere() -> None:
     folders = {p.name for p in (ROOT / "stages").iterdir() if p.is_dir() and not p.name.startswith("_")}
     assert folders - SHARED_BY_STAGES == set(STAGES)
@@ -48,6 +54,15 @@ def test_stages_that_work_in_other_processes_leave_torch_to_those() -> None:
     code = f"import sys, importlib; [importlib.import_module(f'stages.{{n}}.stage') for n in {names!r}]; "
     probe = [sys.executable, "-c", code + "print('torch' in sys.modules)"]
     done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_wrong_run_is_told_without_torch(tmp_path: Path) -> None:
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+    words = ["generate", "nothing", "--prompt", "a star", "--out", str(tmp_path), "--store", str(tmp_path)]
+    probe = [sys.executable, "-c", code + "from pipeline.cli import main; main()", *words]
+    done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "run nothing: not found" in done.stderr
     assert done.stdout.strip() == "False"
 
 

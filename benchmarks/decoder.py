@@ -1,4 +1,4 @@
-"""Training of decoders beside its limit, and what encoded pictures save: ``python -m benchmarks.decoder``.
+"""Training of decoders beside its limit, and what encoded images save: ``python -m benchmarks.decoder``.
 
 1. The stage's own training loop, fed from tar shards with embeddings joined by key (conditioning, averaged weights,
    gradient clipping and logging included), beside a plain loop around the same diffusers U-Net whose batch lies in
@@ -8,7 +8,7 @@
 2. A step of latent diffusion with latents at hand, beside one that encodes its batch first.
 
 Sides are processes of their own that work in turn, so that a busy machine slows all; rows give medians over the pairs.
-On a GPU name configs of its size: ``--device cuda --configs configs/paper/…``; the pictures are small scenes, brought
+On a GPU name configs of its size: ``--device cuda --configs configs/paper/…``; the images are small scenes, brought
 to the decoder's resolution.
 """
 
@@ -27,11 +27,11 @@ from benchmarks.sides.serving import Timing
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from pipeline.config import load_config
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.runner import run_stage
+from stages.contract.stage import Allocation, StageContext
 from stages.download_shards import stage as download_shards
 from stages.embed_clip import stage as embed_clip
-from stages.runner import run_stage
+from stages.storage.artifact import Output
 
 SIDES = "benchmarks.decoder_sides"
 CONFIGS = ("configs/quickstart.yaml", "benchmarks/decoder_sides/paper_base.yaml")
@@ -46,7 +46,7 @@ def write_data(folder: Path, num_images: int) -> None:
     )
     assert config.download_shards is not None
     assert config.embed_clip is not None
-    context = StageContext(lambda event: None, map_in_process, launch_in_process, GrantedResources())
+    context = StageContext(lambda event: None, map_in_process, launch_in_process, Allocation())
     shards, embeddings = (Output(str(folder / name), name, "bench") for name in ("download_shards", "embed_clip"))
     run_stage(download_shards.run, config.download_shards, inputs={}, output=shards, context=context)
     run_stage(embed_clip.run, config.embed_clip, inputs={"download_shards": shards}, output=embeddings, context=context)
@@ -57,7 +57,7 @@ def beside_bare_loop(case: Case, pairs: int) -> Table:
     with Side(f"{SIDES}.pipeline", case) as ours, Side(f"{SIDES}.bare", case) as bare:
         timings = [(ours.work("train"), bare.work("train")) for _ in range(pairs)]
     images = case.steps * case.decoder().training.batch_size
-    waits = [first.data_wait_share for first, _ in timings]
+    waits = [first.data_wait_fraction for first, _ in timings]
     table = ratio_table(
         f"pixel_diffusion of {case.config}", ("pipeline", "bare loop"), timings, images, PIPELINE_TARGET
     )

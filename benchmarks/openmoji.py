@@ -1,4 +1,4 @@
-"""Write the drawings of OpenMoji with their names as captioned images: real pictures for ``configs/ablation.yaml``.
+"""Write the drawings of OpenMoji with their names as captioned images: real images for ``configs/ablation.yaml``.
 
 Command: python -m benchmarks.openmoji --out data/openmoji
 
@@ -47,7 +47,7 @@ def half_of(path: Path) -> str:
 
 
 def write_images(source: Path, out: Path) -> dict[str, int]:
-    """Draw every picture as PNG on white, and write each half's metadata.csv; return the number of each half."""
+    """Draw every image as PNG on white, and write each half's metadata.csv; return the number of each half."""
     import resvg_py
 
     rows: dict[str, list[tuple[str, str]]] = {half: [] for half in HALVES}

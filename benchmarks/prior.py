@@ -85,14 +85,14 @@ def compare(case: Case, pairs: int, peer: Path, console: Console, title: str) ->
     """Measure one size and print its table."""
     theirs_case = replace(case, text_tokens=case.text_tokens + 1)
     timings: dict[str, list[tuple[Timing, Timing]]] = {name: [] for name in ROWS}
-    shares = []
+    fractions = []
     with Side(f"{SIDES}.ours", case) as ours, Side(f"{SIDES}.dalle2", theirs_case, [peer]) as theirs:
         for _ in range(pairs):
             for name, pair in timings.items():
                 pair.append((ours.work(name), theirs.work(name)))
-            shares.append(flop_share(ours))
+            fractions.append(flop_fraction(ours))
     console.print(table_of(case, timings, title))
-    wall, used = zip(*shares, strict=True)
+    wall, used = zip(*fractions, strict=True)
     console.print(
         f"training step of {ours.constants['train_flops'] / 1e9:.0f} GFLOP, optimiser included: "
         f"{statistics.median(wall):.0%} ({min(wall):.0%} to {max(wall):.0%}) of the rate of a large matmul, "
@@ -100,7 +100,7 @@ def compare(case: Case, pairs: int, peer: Path, console: Console, title: str) ->
     )
 
 
-def flop_share(ours: Side) -> tuple[float, float]:
+def flop_fraction(ours: Side) -> tuple[float, float]:
     """Return the FLOP/s of a training step over those of a large matmul beside it, by the clock and by CPU time."""
     before, step, after = (ours.work(name) for name in ("matmul", "train", "matmul"))
     ratio = ours.constants["train_flops"] / ours.constants["matmul_flops"]

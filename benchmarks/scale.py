@@ -30,14 +30,14 @@ from cluster.mapping import WorkerResources, map_in_process, map_on_ray
 from cluster.session import session
 from cluster.training import launch_in_process
 from pipeline.store import Store
-from stages.artifacts import Artifact, Output
-from stages.contract import StageConfig, StageContext, StageSummary
+from stages.contract.events import Progress
+from stages.contract.runner import run_stage
+from stages.contract.stage import StageConfig, StageContext, StageSummary
 from stages.download_shards.config import UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.rows import cut
 from stages.download_shards.source import read_url_list
-from stages.events import Progress
-from stages.runner import run_stage
+from stages.storage.artifact import Artifact, Output
 
 RECORD = {
     "rows": 8600,
@@ -132,7 +132,7 @@ def measure_list(num_entries: int) -> list[Measured]:
         for first in range(0, num_entries, FILE_ENTRIES):
             last = min(first + FILE_ENTRIES, num_entries)
             numbers = [number % (num_entries - 7) for number in range(first, last)]  # seven stand there twice
-            urls = [f"https://host{number % 9973}.example/pictures/{number:012d}.jpg" for number in numbers]
+            urls = [f"https://host{number % 9973}.example/images/{number:012d}.jpg" for number in numbers]
             pq.write_table(pa.table({"url": urls, "caption": urls}), f"{folder}/{first:012d}.parquet")
             del urls, numbers
         source = UrlListSource(kind="url_list", path=folder, caption_column="caption")
@@ -161,8 +161,10 @@ def table_of(title: str, found: list[Measured]) -> Table:
     for heading in ("", "ms a shard", "driver CPU ms a shard", "of a shard's work", "driver memory, MB"):
         table.add_column(heading, justify="right" if heading else "left")
     for one in found:
-        share = f"{one.milliseconds / (SHARD_SECONDS * 1e3):.4%}"
-        table.add_row(one.name, f"{one.milliseconds:.3f}", f"{one.cpu_milliseconds:.3f}", share, f"{one.memory_mb:.0f}")
+        fraction = f"{one.milliseconds / (SHARD_SECONDS * 1e3):.4%}"
+        table.add_row(
+            one.name, f"{one.milliseconds:.3f}", f"{one.cpu_milliseconds:.3f}", fraction, f"{one.memory_mb:.0f}"
+        )
     return table
 
 

@@ -27,7 +27,7 @@ class _Mailbox:
     def post(self, topic: str, notice: Any) -> None:
         self._board[topic] = notice
 
-    def look(self, topic: str) -> Any:
+    def poll(self, topic: str) -> Any:
         return self._board.get(topic)
 
 
@@ -46,9 +46,9 @@ class Sender:
         """Wait until the mailbox holds all that this process sent."""
         ray.get(self._mailbox.hold.remote())
 
-    def look(self, topic: str) -> Any:
+    def poll(self, topic: str) -> Any:
         """Return what the driver has posted under the topic, or None."""
-        return ray.get(self._mailbox.look.remote(topic))
+        return ray.get(self._mailbox.poll.remote(topic))
 
 
 class Channel:

@@ -58,7 +58,7 @@ class _Inbox:
         """Whether further items may come."""
         return self._batches is not None
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Take in what has come, and tell whether there is or may come anything to hand out."""
         if self._batches is not None:
             batch = next(self._batches, None)
@@ -74,7 +74,7 @@ def map_in_process(make_worker: MakeWorker, items: Items, resources: WorkerResou
     inbox = _Inbox(items)
     worker: Callable[[Any], Any] | None = None
     first_error = None
-    while inbox.look():
+    while inbox.poll():
         if not inbox.waiting:
             time.sleep(POLL_SECONDS)
             continue
@@ -94,11 +94,11 @@ def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources
     inbox, pool = _Inbox(items), _Pool(make_worker, resources)
     first_error: BaseException | None = None
     try:
-        while inbox.look() or pool.busy:
+        while inbox.poll() or pool.busy:
             pool.enlarge(inbox)
-            pool.hand_out(inbox)
+            pool.dispatch(inbox)
             done = list(pool.wait(POLL_SECONDS if inbox.grows else None))
-            pool.hand_out(inbox)  # before the results are handled, so that no actor waits for that
+            pool.dispatch(inbox)  # before the results are handled, so that no actor waits for that
             for result, error in done:
                 if error is not None:
                     first_error = first_error or error
@@ -131,7 +131,7 @@ class _Pool:
             actor = _start_actor(self._make_worker, self._resources)
             self._starting[actor.prepare.remote()] = actor
 
-    def hand_out(self, inbox: _Inbox) -> None:
+    def dispatch(self, inbox: _Inbox) -> None:
         """Give an item to every idle actor; where none came for long, let the actors go: others may need the place."""
         while self._idle and inbox.waiting:
             actor = self._idle.pop()

@@ -18,7 +18,7 @@ Embeddings = Float[Tensor, "batch embed"]
 _STRAIGHT = 1e-5  # sine of the angle below which an arc is a line within rounding, or has no one way to go
 
 
-def slerp(a: Embeddings, b: Embeddings, share: Float[Tensor, "batch"], block_dims: Sequence[int]) -> Embeddings:
+def slerp(a: Embeddings, b: Embeddings, fraction: Float[Tensor, "batch"], block_dims: Sequence[int]) -> Embeddings:
     """Return embeddings on the arc from a to b, taken for each CLIP model's block by itself.
 
     direction = [sin((1 - s) omega) a/|a| + sin(s omega) b/|b|] / sin(omega);  norm = (1 - s) |a| + s |b|.
@@ -27,7 +27,7 @@ def slerp(a: Embeddings, b: Embeddings, share: Float[Tensor, "batch"], block_dim
     Raises:
         ValueError: the block widths do not add up, or a block of a is opposite to that of b.
     """
-    s = share[:, None].double()
+    s = fraction[:, None].double()
     pairs = zip(blocks_of(a.double(), block_dims), blocks_of(b.double(), block_dims), strict=True)
     between = torch.cat([_arc(x, y, s) for x, y in pairs], dim=-1).to(a.dtype)
     return torch.where(s <= 0, a, torch.where(s >= 1, b, between))

@@ -88,7 +88,7 @@ def plan(
 def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run an experiment; what is done already is kept and used."""
     record = _run(config, overrides)
-    _tell(record, as_json)
+    _report(record, as_json)
     _exit_by(record)
 
 
@@ -101,7 +101,7 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(quickstart_document(record))
     else:
-        _tell(record, as_json=False)
+        _report(record, as_json=False)
         if record["status"] == "done":
             quickstart_report(_console(stderr=False), record)
     _exit_by(record)
@@ -185,7 +185,7 @@ def compare(
     store: Store = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Show several runs side by side: how good their pictures, how large their models, how fast they are."""
+    """Show several runs side by side: how good their images, how large their models, how fast they are."""
     from pipeline.comparison import comparison_document, comparison_table, metrics_table
 
     found = _store(store)
@@ -199,25 +199,25 @@ def compare(
 @app.command()
 def inspect(
     target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its pictures")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its images")] = None,
     shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to look into")] = 16,
     store: Store = "workspace",
     as_json: Json = False,
 ) -> None:
     """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, judgements."""
-    from pipeline.inspection.inspect import inspect as look
+    from pipeline.inspection.inspect import inspect as poll
     from pipeline.inspection.show import PAGE, print_findings, write_page
     from pipeline.inspection.target import find_target
 
     chosen = find_target(target, store)
-    found = look(chosen, max_shards=shards)
+    found = poll(chosen, max_shards=shards)
     paths = write_page(found, chosen.title, out) if out is not None else {}
     if as_json:
         _print_json({"title": chosen.title, "artifacts": [one.to_json(paths) for one in found]})
     else:
         print_findings(_console(stderr=False), found)
     if out is not None:
-        typer.echo(f"page and pictures: {out / PAGE}", err=True)
+        typer.echo(f"page and images: {out / PAGE}", err=True)
 
 
 @app.command()
@@ -238,18 +238,18 @@ def main() -> NoReturn:
     try:
         app()
     except Exception as error:  # noqa: BLE001  sorted below: only faults of our own keep their traceback
-        code = _tell_error(error)
+        code = _report_error(error)
     else:
         code = 0
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _tell_error(error: Exception) -> int:
+def _report_error(error: Exception) -> int:
     """Print a known error as a paragraph and return its exit code; raise what nobody foresaw."""
     from cluster.errors import ClusterError
     from pipeline.errors import PipelineError, full_disk
-    from stages.errors import StageError
+    from stages.contract.errors import StageError
 
     if (full := full_disk(error)) is not None:
         error = PipelineError(full)
@@ -280,7 +280,7 @@ def _run(config: Path, overrides: list[str] | None) -> dict[str, Any]:
     return run_experiment(experiment, _console(stderr=True))
 
 
-def _tell(record: dict[str, Any], as_json: bool) -> None:
+def _report(record: dict[str, Any], as_json: bool) -> None:
     from pipeline.report import print_failures, stage_table
 
     if as_json:

@@ -1,4 +1,4 @@
-"""Runs side by side: how good their pictures are, how large their models, how fast they train and draw."""
+"""Runs side by side: how good their images are, how large their models, how fast they train and draw."""
 
 import json
 import math
@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.store import Store
-from stages.artifacts import Artifact
-from stages.errors import ArtifactError
+from stages.contract.errors import ArtifactError
+from stages.storage.artifact import Artifact
 
 Record = Mapping[str, Any]
 MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
@@ -29,7 +29,7 @@ class Figure:
     about: str = ""
 
 
-def spell_count(count: float) -> str:
+def format_count(count: float) -> str:
     """Return a number of parameters in thousands, millions or billions."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
@@ -41,7 +41,7 @@ def spell_count(count: float) -> str:
 class _Row:
     key: str
     label: str
-    spell: Callable[[float], str]
+    format: Callable[[float], str]
 
 
 ROWS = (
@@ -50,8 +50,8 @@ ROWS = (
     _Row("accuracy/both", "both right", "{:.3f}".format),
     _Row("frechet_distance", "Fréchet distance", "{:.4g}".format),
     _Row("clip_score", "CLIP score", "{:.2f}".format),
-    _Row("decoder_parameters", "parameters of the decoder", spell_count),
-    _Row("prior_parameters", "parameters of the prior", spell_count),
+    _Row("decoder_parameters", "parameters of the decoder", format_count),
+    _Row("prior_parameters", "parameters of the prior", format_count),
     _Row("training_images_per_second", "decoder, training images/s", "{:.4g}".format),
     _Row("sampling_images_per_second", "decoder, sampling images/s", "{:.4g}".format),
 )
@@ -61,8 +61,8 @@ def figures_of(record: Record, store: Store) -> dict[str, Figure]:
     """Return every figure of the table for one run."""
     figures = {f"accuracy/{name}": _accuracy(record, name) for name in ("color", "shape", "both")}
     figures["frechet_distance"] = _measured(record, "evaluate", "frechet_distance")
-    judged = "evaluate/clip_score/judge" in record["metrics"]
-    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{'judge' if judged else 'conditioning'}")
+    evaluated = "evaluate/clip_score/independent" in record["metrics"]
+    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{'judge' if evaluated else 'conditioning'}")
     figures["decoder_parameters"] = _decoder_parameters(record, store)
     figures["prior_parameters"] = _parameters(record, store, {"train_prior": "prior"})
     figures["training_images_per_second"] = _training_rate(record)
@@ -71,7 +71,7 @@ def figures_of(record: Record, store: Store) -> dict[str, Figure]:
 
 
 def decoder_kind(record: Record) -> str:
-    """Return the kind of the run's decoder; of a cascade, how many models enlarge its pictures."""
+    """Return the kind of the run's decoder; of a cascade, how many models enlarge its images."""
     planned = record["plan"]
     if "train_decoder" not in planned:
         return ABSENT
@@ -107,7 +107,7 @@ def comparison_table(records: Sequence[Record], store: Store) -> Group:
         about = {figure.about for figure in figures if figure.value is not None}
         shared = about.pop() if len(about) == 1 else ""
         label = f"{row.label} ({shared})" if shared else row.label
-        table.add_row(label, *(_cell(figure, row.spell, shared, notes) for figure in figures))
+        table.add_row(label, *(_cell(figure, row.format, shared, notes) for figure in figures))
     return Group(table, *(Text(f"[{number}] {text}") for text, number in notes.items()))
 
 
@@ -123,8 +123,8 @@ def metrics_table(records: Sequence[Record]) -> Table:
     return table
 
 
-def _cell(figure: Figure, spell: Callable[[float], str], shared: str, notes: dict[str, int]) -> Text:
-    value = ABSENT if figure.value is None else spell(figure.value)
+def _cell(figure: Figure, format: Callable[[float], str], shared: str, notes: dict[str, int]) -> Text:
+    value = ABSENT if figure.value is None else format(figure.value)
     if not figure.about or figure.about == shared:
         return Text(value)
     number = notes.setdefault(figure.about, len(notes) + 1)
@@ -173,7 +173,7 @@ def _why(record: Record, entry: Mapping[str, Any] | None, stage: str, name: str)
     if entry["state"] not in FINISHED:
         return f"{stage} is {entry['state']}"
     if name.startswith("accuracy/"):
-        return "the scene checker judges pictures of set prior for prompts of kind scenes only"
+        return "the scene checker judges images of set prior for prompts of kind scenes only"
     return f"{stage} did not measure it when it made this artifact"
 
 

@@ -31,11 +31,11 @@ def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", 
     """
     page = RUNS_PAGE.format(experiment=experiment)
     if tracking_uri.startswith(("http://", "https://")):
-        _say(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
+        _report(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
         return
     signal.signal(signal.SIGTERM, _leave)  # else the server would outlive this process
     with serve_dashboard(tracking_uri, host, port) as (url, process):
-        _say(f"dashboard: {url}/{page} (Ctrl-C ends it)")
+        _report(f"dashboard: {url}/{page} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             process.wait()
 
@@ -101,6 +101,6 @@ def _leave(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

@@ -21,16 +21,16 @@ from cluster.channel import Channel, Sender
 from cluster.mapping import map_on_ray
 from cluster.session import Machines
 from cluster.training import launch_with_ray_train
+from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
-from pipeline.grants import grant, grant_beside, leave_room
 from pipeline.plan import Plan, PlannedStage
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, InputState, StageConfig, StageContext, StageSummary
-from stages.errors import InputFault, InputLost
-from stages.events import Event, Log, Progress
-from stages.runner import run_stage
+from stages.contract.errors import InputFault, InputLost
+from stages.contract.events import Event, Log, Progress
+from stages.contract.runner import run_stage
+from stages.contract.stage import Allocation, InputState, StageConfig, StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 
 POLL_SECONDS = 0.2
 
@@ -43,21 +43,21 @@ class StageJob:
     identity: Mapping[str, Any]
     inputs: Mapping[str, Artifact]
     output: Output
-    granted: GrantedResources
-    followed: tuple[str, ...] = ()
+    allocation: Allocation
+    upstream: tuple[str, ...] = ()
 
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     """Run one stage in this process; ``upstream`` only orders the tasks."""
     from cluster.threads import use_cpus
 
-    use_cpus(job.granted.cpus_per_worker)
+    use_cpus(job.allocation.cpus_per_worker)
     handler = _ForwardLogs(emit)
     logging.getLogger().addHandler(handler)
     try:
         module = importlib.import_module(f"stages.{job.config.stage}.stage")
-        input_state = functools.partial(_input_state, emit, job.followed)
-        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.granted, input_state)
+        input_state = functools.partial(_input_state, emit, job.upstream)
+        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.allocation, input_state)
         return run_stage(
             module.run, job.config, inputs=job.inputs, output=job.output, context=context, identity=job.identity
         )
@@ -66,9 +66,9 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
         emit.flush()
 
 
-def _input_state(emit: Sender, followed: tuple[str, ...], name: str) -> InputState:
+def _input_state(emit: Sender, upstream: tuple[str, ...], name: str) -> InputState:
     """Ask the driver's board how far an input is; those that are not followed were done before the stage started."""
-    ended = emit.look(name) if name in followed else "done"
+    ended = emit.poll(name) if name in upstream else "done"
     return "running" if ended is None else "done" if ended == "done" else "failed"
 
 
@@ -94,14 +94,16 @@ class GraphRun:
         self._store = store
         self._observer = observer
         self._machines = machines
-        self._grants = {name: grant(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)}
+        self._allocations = {
+            name: allocate(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)
+        }
         self._channel = Channel()
         self._results: dict[str, StageResult] = {}
         self._running: dict[ray.ObjectRef[Any], str] = {}
         self._refs: dict[str, ray.ObjectRef[Any]] = {}
         self._started: dict[str, float] = {}
         self._first_progress: dict[str, float] = {}
-        self._followed: dict[str, tuple[str, ...]] = {}
+        self._upstream: dict[str, tuple[str, ...]] = {}
 
     def run(self) -> dict[str, StageResult]:
         """Run all that is to be run and return every stage's result, in running order."""
@@ -126,22 +128,22 @@ class GraphRun:
             lost = [source for source, state in states.items() if state in {"failed", "blocked"}]
             if lost:
                 self._settle(StageResult(name, "blocked", error=f"needs {', '.join(lost)}"))
-            elif (granted := self._grant_now(stage)) is not None:
-                self._start(stage, granted)
+            elif (allocation := self._allocate_now(stage)) is not None:
+                self._start(stage, allocation)
 
-    def _grant_now(self, stage: PlannedStage) -> GrantedResources | None:
+    def _allocate_now(self, stage: PlannedStage) -> Allocation | None:
         """Return what the stage gets if it can start now."""
-        granted, free = self._grants[stage.name], self._free()
+        allocation, free = self._allocations[stage.name], self._free()
         missing = self._missing(stage)
         if missing:
-            can_follow = set(missing) <= set(stage.follows) and set(missing) <= set(self._running.values())
-            return grant_beside(stage.config, granted, free) if can_follow else None
+            can_stream = set(missing) <= set(stage.streams_from) and set(missing) <= set(self._running.values())
+            return allocate_beside(stage.config, allocation, free) if can_stream else None
         if not self._running:
-            waiting = [other for other in self._plan.stages.values() if stage.name in other.follows]
-            followers = [o for o in waiting if o.name not in self._results and self._missing(o) == [stage.name]]
-            wanted = [(other.config, self._grants[other.name]) for other in followers]
-            granted = leave_room(stage.config, granted, wanted, free)
-        return granted if granted.cpus <= free.num_cpus and granted.gpus <= free.num_gpus else None
+            waiting = [other for other in self._plan.stages.values() if stage.name in other.streams_from]
+            downstream = [o for o in waiting if o.name not in self._results and self._missing(o) == [stage.name]]
+            wanted = [(other.config, self._allocations[other.name]) for other in downstream]
+            allocation = leave_room(stage.config, allocation, wanted, free)
+        return allocation if allocation.cpus <= free.num_cpus and allocation.gpus <= free.num_gpus else None
 
     def _missing(self, stage: PlannedStage) -> list[str]:
         return [source for source in stage.inputs if source not in self._results]
@@ -149,36 +151,36 @@ class GraphRun:
     def _free(self) -> Machines:
         """Return the machines without what runs; a stage whose followed inputs are done takes all it was granted."""
         busy = [
-            granted if self._follows_still(name) else dataclasses.replace(granted, workers_beside=None)
+            allocation if self._still_streams(name) else dataclasses.replace(allocation, workers_beside=None)
             for name in self._running.values()
-            if (granted := self._grants[name])
+            if (allocation := self._allocations[name])
         ]
-        cpus = self._machines.num_cpus - sum(granted.cpus for granted in busy)
-        gpus = self._machines.num_gpus - sum(granted.gpus for granted in busy)
+        cpus = self._machines.num_cpus - sum(allocation.cpus for allocation in busy)
+        gpus = self._machines.num_gpus - sum(allocation.gpus for allocation in busy)
         return dataclasses.replace(self._machines, num_cpus=cpus, num_gpus=gpus)
 
-    def _follows_still(self, name: str) -> bool:
-        return any(source not in self._results for source in self._followed[name])
+    def _still_streams(self, name: str) -> bool:
+        return any(source not in self._results for source in self._upstream[name])
 
-    def _start(self, stage: PlannedStage, granted: GrantedResources) -> None:
-        self._grants[stage.name] = granted
-        self._followed[stage.name] = followed = tuple(self._missing(stage))
+    def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
+        self._allocations[stage.name] = allocation
+        self._upstream[stage.name] = upstream = tuple(self._missing(stage))
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
-        job = StageJob(stage.config, stage.identity, inputs, output, granted, followed)
+        job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream)
         alone = stage.config.work == "single"
         task = ray.remote(run_stage_job).options(
             name=stage.name,
-            num_cpus=granted.cpus_per_worker if alone else 0,
-            num_gpus=granted.gpus_per_worker if alone else 0,
+            num_cpus=allocation.cpus_per_worker if alone else 0,
+            num_gpus=allocation.gpus_per_worker if alone else 0,
             max_retries=1,
         )
         sender: Sender = self._channel.sender(stage.name)
-        done = [source for source in stage.inputs if source in self._refs and source not in followed]
-        upstream = [self._refs[source] for source in done]
+        done = [source for source in stage.inputs if source in self._refs and source not in upstream]
+        finished = [self._refs[source] for source in done]
         self._started[stage.name] = time.monotonic()
-        self._observer.started(stage, granted)
-        ref = task.remote(job, sender, *upstream)
+        self._observer.started(stage, allocation)
+        ref = task.remote(job, sender, *finished)
         self._refs[stage.name] = ref
         self._running[ref] = stage.name
 
@@ -189,14 +191,14 @@ class GraphRun:
         if not self._running:
             return
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
-        self._hand_on_events()
+        self._dispatch_events()
         for ref in ready:
             name = self._running.pop(ref)
-            result = dataclasses.replace(self._result_of(ref, name), followed=self._followed[name])
+            result = dataclasses.replace(self._result_of(ref, name), upstream=self._upstream[name])
             self._channel.post(name, result.state)
             self._settle(result)
 
-    def _hand_on_events(self) -> None:
+    def _dispatch_events(self) -> None:
         for name, event in self._channel.collect():
             if isinstance(event, Progress):
                 self._first_progress.setdefault(name, time.monotonic())

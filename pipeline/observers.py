@@ -13,8 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.plan import PlannedStage
 from pipeline.results import StageResult
 from pipeline.view import RunView
-from stages.contract import GrantedResources
-from stages.events import Event, Log, Metrics, Picture
+from stages.contract.events import Event, Log, LoggedImage, Metrics
+from stages.contract.stage import Allocation
 
 if TYPE_CHECKING:
     from pipeline.tracking import RunTracker
@@ -62,9 +62,9 @@ class RunObserver:
         with self._tracked():
             tracker.log_config(config, text)
 
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Hand on that a stage starts."""
-        self._view.started(stage, granted)
+        self._view.started(stage, allocation)
         tracker = self._tracker.result()
         with self._tracked():
             tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
@@ -75,7 +75,7 @@ class RunObserver:
         self._view.event(name, event)
         if isinstance(event, Log):
             self._write_log(name, f"{event.level} {event.message}")
-        elif isinstance(event, Metrics | Picture):
+        elif isinstance(event, Metrics | LoggedImage):
             with self._tracked():
                 self._tracker.result().stage_event(name, event)
 
@@ -120,7 +120,7 @@ class RunObserver:
             raise
         except Exception as error:  # noqa: BLE001  whatever the tracking library raises
             if not self._tracking_lost:
-                self._view.say(
+                self._view.report(
                     f"tracking: warning: {type(error).__name__}: {error}; the run goes on without its record"
                 )
             self._tracking_lost = True

@@ -9,9 +9,9 @@ from typing import Any
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import UsageError
 from pipeline.store import Progress, Store
-from stages.contract import StageConfig
-from stages.digests import remembering
-from stages.errors import StageError
+from stages.contract.digests import remembering
+from stages.contract.errors import StageError
+from stages.contract.stage import StageConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PlannedStage:
     config: StageConfig
     reused_from: str | None = None
     reason: str = ""
-    follows: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
+    streams_from: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
 
     @property
     def state(self) -> str:
@@ -72,13 +72,13 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
         inputs = {source: planned[source].fingerprint for source in sources}
         fingerprint = fingerprint_of(section, identity, inputs)
         progress = store.progress(name, fingerprint)
-        follows = _followed(section, planned) if config.cluster.overlap and not progress.complete else ()
-        planned[name] = PlannedStage(name, fingerprint, progress, sources, identity, section, follows=follows)
+        streams_from = _upstream(section, planned) if config.cluster.overlap and not progress.complete else ()
+        planned[name] = PlannedStage(name, fingerprint, progress, sources, identity, section, streams_from=streams_from)
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
-def _followed(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
-    unfinished = [source for source in section.follows if planned[source].state != "done"]
+def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
+    unfinished = [source for source in section.streams_from if planned[source].state != "done"]
     return tuple(source for source in unfinished if planned[source].config.units_are_final)
 
 
@@ -117,7 +117,7 @@ def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Sto
     earlier = next((record for record in store.runs() if record.get("name") == run_name), None)
     past = earlier["plan"] if earlier else {}
     return {
-        name: replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *_following(stage))))
+        name: replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *_streaming(stage))))
         for name, stage in planned.items()
     }
 
@@ -139,8 +139,8 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Mapp
     return "; ".join(causes) or "never made from these inputs"
 
 
-def _following(stage: PlannedStage) -> tuple[str, ...]:
-    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.follows)
+def _streaming(stage: PlannedStage) -> tuple[str, ...]:
+    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.streams_from)
 
 
 def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,4 +1,4 @@
-"""The quickstart's last words: how often the pictures show what was asked, beside what chance and a control give."""
+"""The quickstart's last words: how often the images show what was asked, beside what chance and a control give."""
 
 import os
 import shutil
@@ -13,20 +13,20 @@ from rich.table import Table
 from pipeline.report import figures
 
 ROWS = {
-    "accuracy": "caption -> prior -> picture",
-    "control/unrelated": "control: the same pictures against unrelated captions",
+    "accuracy": "caption -> prior -> image",
+    "control/unrelated": "control: the same images against unrelated captions",
     "control/text_embedding": "control: text embedding in place of the prior's",
-    "reconstruction": "true picture -> embedding -> picture",
+    "reconstruction": "true image -> embedding -> image",
 }
 COLUMNS = ("color", "shape", "both")
 
 
 def accuracy_table(record: Mapping[str, Any]) -> Table:
-    """Return the accuracies that the scene checker (a rule, not a learned model) read off the pictures."""
+    """Return the accuracies that the scene checker (a rule, not a learned model) read off the images."""
     measured = figures(record, "evaluate/")
     prompts = next((s["items"] for s in record["stages"] if s["name"] == "evaluate"), None)
-    table = Table(title=f"read off the pictures by the scene checker ({prompts} pictures)", title_justify="left")
-    table.add_column("pictures")
+    table = Table(title=f"read off the images by the scene checker ({prompts} images)", title_justify="left")
+    table.add_column("images")
     for heading in COLUMNS:
         table.add_column(heading, justify="right")
     for prefix, label in ROWS.items():
@@ -36,7 +36,7 @@ def accuracy_table(record: Mapping[str, Any]) -> Table:
 
 
 def grid_path(record: Mapping[str, Any]) -> str:
-    """Return where the grid of sample pictures lies."""
+    """Return where the grid of sample images lies."""
     return f"{record['artifacts']['generate']}/grid.png"
 
 
@@ -49,7 +49,7 @@ def quickstart_report(console: Console, record: Mapping[str, Any]) -> None:
         console.print(f"prior's embedding, cosine to the true one {true:.3f}, to unrelated ones {unrelated:.3f}")
     corgi, store = _command(), record["config"]["store"]
     where = "" if store == "workspace" else f" --store {store}"
-    prompt = "--prompt 'a large red star in the center' --out pictures"
+    prompt = "--prompt 'a large red star in the center' --out images"
     for label, text in (
         ("sample grid", grid_path(record)),
         ("dashboard", f"{corgi} dashboard{where}"),

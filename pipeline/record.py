@@ -70,8 +70,8 @@ def _stage_entry(result: StageResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "startup_seconds": round(result.startup_seconds, 2),
     }
-    if result.followed:
-        entry["followed"] = list(result.followed)
+    if result.upstream:
+        entry["followed"] = list(result.upstream)
     if result.error:
         entry |= {"error": result.error, "bad_input": result.bad_input}
     told = ("items", "item_name", "counts", "notes")

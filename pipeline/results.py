@@ -6,8 +6,8 @@ from typing import Any, Literal, Protocol
 
 from pipeline.plan import PlannedStage
 from pipeline.store import Store
-from stages.contract import GrantedResources
-from stages.events import Event
+from stages.contract.events import Event
+from stages.contract.stage import Allocation
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class StageResult:
     error: str = ""
     bad_input: bool = False  # the stage refused what it was given; nothing is wrong with the machines or the code
     trace: str = ""
-    followed: tuple[str, ...] = ()  # inputs that were still being made when it started
+    upstream: tuple[str, ...] = ()  # inputs that were still being made when it started
 
 
 class Observer(Protocol):
     """Who is told what happens (progress view, tracker, logs)."""
 
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Say that a stage starts."""
 
     def event(self, name: str, event: Event) -> None:

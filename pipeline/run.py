@@ -33,7 +33,7 @@ class Experiment:
     @classmethod
     def open(cls, config: RunConfig, path: str) -> "Experiment":
         """Plan the config against its store."""
-        from stages.storage import use_environment
+        from stages.storage.filesystems import use_environment
 
         use_environment(config.storage.environment())
         store = Store(config.store)
@@ -63,8 +63,8 @@ def check_experiment(experiment: Experiment) -> None:
         Unreachable: no Ray cluster answers at the address.
     """
     from cluster.session import check_reachable, existing_address, this_machine
-    from pipeline.grants import grant
-    from stages.errors import StageError
+    from pipeline.allocation import allocate
+    from stages.contract.errors import StageError
 
     for name, section in experiment.config.stages().items():
         try:
@@ -84,7 +84,7 @@ def check_experiment(experiment: Experiment) -> None:
         check_reachable(address)
     if machine is not None:
         for section in experiment.config.stages().values():
-            grant(section, machine)
+            allocate(section, machine)
     experiment.store.open_for_writing()
 
 

@@ -1,6 +1,6 @@
 """The finished model as MLflow serves it: a folder with everything inside, and the object that predicts with it.
 
-The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its pictures,
+The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its images,
 clip/<number>/ for each CLIP model that came from a folder, and t5/ where the prior reads the states of a T5 that did.
 ``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled.
 """
@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from stages.artifacts import Artifact
+from stages.contract.errors import ArtifactError
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
-from stages.errors import ArtifactError
-from stages.model_files import files_of
-from stages.text_to_image import SamplingSettings, TextToImage, encode_png
-from stages.trained_models import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
+from stages.formats.model_folders import files_of
+from stages.inference.loading import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
+from stages.inference.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.storage.artifact import Artifact
 
 BUNDLE: Final = "bundle.json"
 LEVELS: Final = "upsamplers"
@@ -161,7 +161,7 @@ class TextToImagePredictor:
     def predict(
         self, prompts: pd.DataFrame | Sequence[str] | str, params: Mapping[str, float | int | str] | None = None
     ) -> pd.DataFrame:
-        """Draw one picture for each prompt.
+        """Draw one image for each prompt.
 
         ``prompts`` is a table with a column "prompt" (or with one column), a list of texts, or one text. ``params``
         may hold "seed" (the first prompt's, the second's is one higher, ...) and any of the sampling settings.
@@ -174,10 +174,10 @@ class TextToImagePredictor:
         system = self._system.with_settings(changes) if changes else self._system
         seeds = [first + number for number in range(len(texts))]
         about = {"run": self._run, "settings": asdict(system.settings)}
-        pictures = system.draw(texts, seeds)
+        generated = system.draw(texts, seeds)
         images = [
-            encode_png(picture, {"prompt": text, "seed": seed, **about})
-            for picture, text, seed in zip(pictures, texts, seeds, strict=True)
+            encode_png(generated_image, {"prompt": text, "seed": seed, **about})
+            for generated_image, text, seed in zip(generated, texts, seeds, strict=True)
         ]
         return pd.DataFrame({"prompt": texts, "seed": seeds, "image": images})
 

@@ -15,9 +15,9 @@ import fsspec
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
-from stages.artifacts import COMPLETE, UNITS, Artifact, Output
-from stages.errors import StageError
-from stages.storage import in_words, is_local, is_remote, open_address
+from stages.contract.errors import StageError
+from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
+from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 _READS_AT_ONCE = 16
@@ -55,7 +55,9 @@ class Store:
         except StageError as error:
             raise UsageError(f"store: {error}") from None
         except (ImportError, ValueError) as error:
-            words = in_words(error) if isinstance(error, ImportError) else f"{error}; give a folder or an fsspec URI"
+            words = (
+                describe_error(error) if isinstance(error, ImportError) else f"{error}; give a folder or an fsspec URI"
+            )
             raise UsageError(f"store: found {self.uri!r}: {words}") from None
 
     @property
@@ -115,7 +117,7 @@ class Store:
         if isinstance(error, UsageError):
             return error
         if is_remote(self.uri):
-            return UsageError(f"store: {self.uri} {what}: {in_words(error)}")
+            return UsageError(f"store: {self.uri} {what}: {describe_error(error)}")
         if isinstance(error, OSError):
             return UsageError(f"store: {self.uri} {what} ({error}); give a folder that you may write with store=…")
         raise error

@@ -36,7 +36,7 @@ def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], pl
 
 
 def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
-    """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` draws pictures."""
+    """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` draws images."""
     config = experiment.config.generate
     if config is None:
         return

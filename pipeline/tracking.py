@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pipeline.errors import UsageError
-from stages.events import Event, Metrics, Picture
+from stages.contract.events import Event, LoggedImage, Metrics
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -58,7 +58,7 @@ class _TrackedRun:
     run_id: str
     params: dict[str, str] = field(default_factory=dict)
     steps: set[tuple[str, int]] = field(default_factory=set)
-    pictures: set[tuple[str, int]] = field(default_factory=set)
+    images: set[tuple[str, int]] = field(default_factory=set)
     waiting: list[Metric] = field(default_factory=list)
     open: bool = True
 
@@ -143,16 +143,16 @@ class RunTracker:
         self._log_params(self._stage(name), config)
 
     def stage_event(self, name: str, event: Event) -> None:
-        """Record numbers and pictures; numbers are sent about once a second. Other events are not for MLflow."""
+        """Record numbers and images; numbers are sent about once a second. Other events are not for MLflow."""
         run = self._stage(name)
         if isinstance(event, Metrics):
             run.add(event.values, event.step)
             if time.monotonic() - self._flushed >= FLUSH_SECONDS:
                 self.flush()
-        elif isinstance(event, Picture) and (event.name, event.step) not in run.pictures:
+        elif isinstance(event, LoggedImage) and (event.name, event.step) not in run.images:
             from PIL import Image
 
-            run.pictures.add((event.name, event.step))
+            run.images.add((event.name, event.step))
             with Image.open(io.BytesIO(event.png)) as image:
                 self._client.log_image(run.run_id, image, key=event.name, step=event.step, synchronous=True)
 
@@ -291,21 +291,19 @@ def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
     if found.info.lifecycle_stage != "active":
         return None
     client.update_run(run_id, status="RUNNING")
-    pictures = (_picture_of(file.path) for file in client.list_artifacts(run_id, "images"))
-    return _TrackedRun(
-        run_id, dict(found.data.params), _steps_of(client, found), {picture for picture in pictures if picture}
-    )
+    images = (_image_of(file.path) for file in client.list_artifacts(run_id, "images"))
+    return _TrackedRun(run_id, dict(found.data.params), _steps_of(client, found), {image for image in images if image})
 
 
-def tracked_pictures(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
-    """Return the latest picture of each name that a run holds, with its step, as PNG."""
+def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
+    """Return the latest image of each name that a run holds, with its step, as PNG."""
     client = MlflowClient(tracking_uri)
     latest: dict[str, tuple[int, str]] = {}
     for file in client.list_artifacts(run_id, "images"):
-        found = _picture_of(file.path)
+        found = _image_of(file.path)
         if found is not None and file.path.endswith(".png"):
             latest[found[0]] = max(latest.get(found[0], (*found[1:], "")), (found[1], file.path))
-    with tempfile.TemporaryDirectory(prefix="corgi-pictures-") as folder:
+    with tempfile.TemporaryDirectory(prefix="corgi-images-") as folder:
         return {
             (name, step): Path(client.download_artifacts(run_id, path, folder)).read_bytes()
             for name, (step, path) in sorted(latest.items())
@@ -317,7 +315,7 @@ def _steps_of(client: MlflowClient, run: Run) -> set[tuple[str, int]]:
     return {(entry.key, entry.step) for history in histories for entry in history}
 
 
-def _picture_of(path: str) -> tuple[str, int] | None:
+def _image_of(path: str) -> tuple[str, int] | None:
     """Read name and step off the file name that ``log_image`` gives."""
     match = re.search(r"images/(.+)\+step\+(\d+)\+", path)
     return (match[1], int(match[2])) if match else None

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pipeline.plan import PlannedStage
 from pipeline.results import StageResult
-from stages.contract import GrantedResources
-from stages.events import Event, Log, Metrics
-from stages.events import Progress as StageProgress
+from stages.contract.events import Event, Log, Metrics
+from stages.contract.events import Progress as StageProgress
+from stages.contract.stage import Allocation
 
 LINE_SECONDS = 15.0
 
@@ -43,17 +43,19 @@ class RunView:
         """Leave the terminal as it was."""
         self._live.stop()
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Print one line above the bars."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Open the stage's bar."""
         self._lines[stage.name] = _Line(stage.name)
-        gpus = f", {granted.gpus_per_worker:g} GPU" if granted.gpus_per_worker else ""
-        first, then = granted.workers_at_first, granted.num_workers
+        gpus = f", {allocation.gpus_per_worker:g} GPU" if allocation.gpus_per_worker else ""
+        first, then = allocation.workers_at_first, allocation.num_workers
         growing = f", then {then}" if first != then else ""
-        self.say(f"{stage.name}: started ({first} x {granted.cpus_per_worker} CPU{gpus}{growing}; {stage.reason})")
+        self.report(
+            f"{stage.name}: started ({first} x {allocation.cpus_per_worker} CPU{gpus}{growing}; {stage.reason})"
+        )
         self._bars[stage.name] = self._live.add_task(stage.name, total=None, note="")
 
     def event(self, name: str, event: Event) -> None:
@@ -65,16 +67,16 @@ class RunView:
         elif isinstance(event, Metrics):
             line.values = dict(event.values)
         elif isinstance(event, Log) and event.level in {"WARNING", "ERROR", "CRITICAL"}:
-            self.say(f"{name}: {event.level.lower()}: {event.message}")
+            self.report(f"{name}: {event.level.lower()}: {event.message}")
         if not self._console.is_terminal and line.is_due():
-            self.say(f"{name}: {line.text()}")
+            self.report(f"{name}: {line.text()}")
 
     def finished(self, result: StageResult) -> None:
         """Close the stage's bar."""
         if result.name in self._bars:
             self._live.remove_task(self._bars[result.name])
         took = f" in {result.seconds:.1f} s" if result.seconds else ""
-        self.say(f"{result.name}: {result.state}{took}{': ' + result.error if result.state == 'blocked' else ''}")
+        self.report(f"{result.name}: {result.state}{took}{': ' + result.error if result.state == 'blocked' else ''}")
 
 
 class _Line:

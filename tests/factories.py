@@ -14,17 +14,17 @@ from typing import Any
 from PIL import Image
 
 from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.events import Event
+from stages.contract.stage import Allocation, StageContext
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, TextStatesConfig
-from stages.encoders.lean_import import import_open_clip
+from stages.encoders.open_clip_import import import_open_clip
 from stages.encoders.text import make_text_encoder
-from stages.events import Event
-from stages.model_files import save_model
+from stages.formats.model_folders import save_model
+from stages.storage.artifact import Artifact, Output
 
 WORDS = (
-    "a the at on of in is there picture background shape "
+    "a the at on of in is there image background shape "
     "circle square triangle star cross ring red orange yellow green teal blue purple pink small large "
     "top left right bottom center white cream mint navy plum forest , ."
 )
@@ -108,7 +108,7 @@ def save_tiny_t5(folder: Path, *, seed: int = 0, width: int = 12) -> Path:
 
 
 def make_context(
-    events: list[Event] | None = None, *, map_shards: Mapper = map_in_process, resources: GrantedResources | None = None
+    events: list[Event] | None = None, *, map_shards: Mapper = map_in_process, resources: Allocation | None = None
 ) -> StageContext:
     """Make a context that works in this process and keeps the stage's events in the list."""
 
@@ -116,7 +116,7 @@ def make_context(
         raise AssertionError("this stage trains nothing")
 
     keep = events.append if events is not None else lambda event: None
-    return StageContext(keep, map_shards, launch_training, resources or GrantedResources())
+    return StageContext(keep, map_shards, launch_training, resources or Allocation())
 
 
 def interrupt_after(num_units: int) -> Mapper:
@@ -162,8 +162,8 @@ def serve_folder(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-def save_picture(path: Path, *, color: tuple[int, int, int] = (200, 30, 40), size: tuple[int, int] = (48, 32)) -> Path:
-    """Save a picture of one color, in the format of the suffix."""
+def save_image(path: Path, *, color: tuple[int, int, int] = (200, 30, 40), size: tuple[int, int] = (48, 32)) -> Path:
+    """Save an image of one color, in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     return path
@@ -196,7 +196,7 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     import torch
 
     from models.decoders import PixelDecoderConfig
-    from models.decoders.pixel_diffusion import PixelDecoder
+    from models.decoders.pixel_diffusion.model import PixelDecoder
 
     encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     config = PixelDecoderConfig(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from stages.artifacts import Artifact, Output
+from stages.storage.artifact import Artifact, Output
 
 DIM = 4
 
@@ -30,7 +30,7 @@ def make_inputs(folder: Path, sizes: tuple[int, ...] = (12, 9, 11), side: int = 
         name, rows = f"{index:05d}", list(range(first, first + size))
         with shards.writing(f"shards/{name}.tar") as path, tarfile.open(path, "w") as tar:
             for row in [9000 + index, *rows]:
-                add_picture(tar, row, side)
+                add_image(tar, row, side)
         with embedded.writing(f"metadata/metadata_{name}.parquet") as path:
             pq.write_table(pa.table({"key": [f"{row:05d}" for row in reversed(rows)]}), path)
         with embedded.writing(f"img_emb/img_emb_{name}.npy") as path, path.open("wb") as file:
@@ -42,7 +42,7 @@ def make_inputs(folder: Path, sizes: tuple[int, ...] = (12, 9, 11), side: int = 
     return {"download_shards": shards, "embed_clip": embedded}
 
 
-def add_picture(tar: tarfile.TarFile, row: int, side: int = 16) -> None:
+def add_image(tar: tarfile.TarFile, row: int, side: int = 16) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), color_of(row)).save(buffer, "PNG")
     member = tarfile.TarInfo(f"{row:05d}.png")

@@ -56,7 +56,7 @@ class S3Server:
         """Return an address that nobody else uses."""
         return f"s3://{self.bucket}/{name or uuid.uuid4().hex}"
 
-    def tell(self, path: str, body: str) -> None:
+    def report(self, path: str, body: str) -> None:
         """Send the server an order of moto's own."""
         headers = {"Content-Type": "text/plain"}
         request = urllib.request.Request(f"{self.endpoint}/moto-api/{path}", body.encode(), headers, method="POST")

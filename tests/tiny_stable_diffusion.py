@@ -36,19 +36,19 @@ def save_tiny_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon"
 
 
 def draw_with_diffusers(
-    folder: Path, told: torch.Tensor, untold: torch.Tensor, *, side: int, num_steps: int
+    folder: Path, told: torch.Tensor, unconditional: torch.Tensor, *, side: int, num_steps: int
 ) -> torch.Tensor:
-    """Draw a picture in [-1, 1] by diffusers' own pipeline, from the noise of seed 3 under guidance 2."""
+    """Draw an image in [-1, 1] by diffusers' own pipeline, from the noise of seed 3 under guidance 2."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, side // 4, side // 4, generator=torch.Generator().manual_seed(3))
-    drawn = pipeline(
-        prompt_embeds=told, negative_prompt_embeds=untold, latents=noise, num_inference_steps=num_steps,
+    generated = pipeline(
+        prompt_embeds=told, negative_prompt_embeds=unconditional, latents=noise, num_inference_steps=num_steps,
         guidance_scale=2.0, height=side, width=side, output_type="pt",
     ).images  # fmt: skip
-    pictures: torch.Tensor = drawn * 2 - 1
-    return pictures
+    images: torch.Tensor = generated * 2 - 1
+    return images
 
 
 def _make_vae() -> AutoencoderKL:

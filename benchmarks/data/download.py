@@ -1,6 +1,6 @@
 """download_shards beside plain img2dataset: the same list, processes, threads, sizes and JPEG quality.
 
-Pictures come from a loopback server in a process of its own. Each side is a process of its own; they work in turn. The
+Images come from a loopback server in a process of its own. Each side is a process of its own; they work in turn. The
 time of a run is from the first shard's begin to the last one's end, as either side notes them, so that neither Ray's
 start nor that of img2dataset's pool (and their imports) is counted. img2dataset does not read EXIF data here, which it
 would by default and we never do; ours keeps no politeness limit, since all addresses are on one host.
@@ -44,7 +44,7 @@ class Case:
     rows: int
     processes: int
     threads: int = 32
-    bad_share: float = 0.0
+    bad_fraction: float = 0.0
     """Of the addresses, as many are dead, and as many slow."""
 
     @property
@@ -68,7 +68,7 @@ def tables(options: Options) -> Iterator[Table]:
     processes = options.threads
     for case in (
         Case("every address answers", 1.0, 200 if options.small else 6000, processes),
-        Case("5 % dead, 5 % slow addresses", 1.5, 100 if options.small else 1000, processes, bad_share=0.05),
+        Case("5 % dead, 5 % slow addresses", 1.5, 100 if options.small else 1000, processes, bad_fraction=0.05),
     ):
         yield compare(case, options.pairs)
 
@@ -99,10 +99,10 @@ def compare(case: Case, pairs: int) -> Table:
 
 def write_list(path: Path, case: Case, base: str) -> None:
     """Write addresses and captions; bad ones are spread over the list, and one slow one is its last."""
-    every = round(1 / case.bad_share) if case.bad_share else case.rows
-    bad = {every - 1: "slow/{:05d}.jpg", every // 2: "dead/{:05d}.gone"} if case.bad_share else {}
+    every = round(1 / case.bad_fraction) if case.bad_fraction else case.rows
+    bad = {every - 1: "slow/{:05d}.jpg", every // 2: "dead/{:05d}.gone"} if case.bad_fraction else {}
     urls = [f"{base}/{bad.get(n % every, '{:05d}.jpg').format(n)}" for n in range(case.rows)]
-    pq.write_table(pa.table({"url": urls, "caption": [f"picture {n}" for n in range(case.rows)]}), path)
+    pq.write_table(pa.table({"url": urls, "caption": [f"image {n}" for n in range(case.rows)]}), path)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ from typing import Any
 from benchmarks.data.download import Case
 from benchmarks.data.timing import TimedMap
 from cluster.training import launch_in_process
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.stage import Allocation, StageContext
 from stages.download_shards import stage as download_shards
 from stages.download_shards.config import DownloadShardsConfig
+from stages.storage.artifact import Output
 
 IMAGE_SIZE, QUALITY = 256, 95
 
@@ -36,7 +36,7 @@ def download_ours(listed: str, folder: str, case: Case) -> dict[str, float]:
         }
     )
     with TimedMap.on_workers(case.processes) as timed:
-        resources = GrantedResources(num_workers=case.processes)
+        resources = Allocation(num_workers=case.processes)
         context = StageContext(lambda event: None, timed, launch_in_process, resources)
         summary = download_shards.run(config, {}, Output(folder, "download_shards", "bench"), context)
     return {"images": summary.items, "seconds": timed.seconds}

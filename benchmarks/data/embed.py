@@ -1,15 +1,15 @@
 """embed_clip beside the bare forward pass of its model, and one pass of three CLIPs beside three passes of one.
 
-The models are open_clip's architectures with random weights; the pictures are JPEG files of 256 pixels, without
+The models are open_clip's architectures with random weights; the images are JPEG files of 256 pixels, without
 captions, as download_shards leaves them; of 1024 for three CLIPs, as the paper's cascade wants them. Ours is the stage,
 from reading shards to published embeddings, measured from the first shard's begin to the last one's end, so that
-loading models is not counted. The bare forward pass takes pictures that lie in memory ready for the model, in the same
+loading models is not counted. The bare forward pass takes images that lie in memory ready for the model, in the same
 batches and on the same threads, by a model that was loaded as freshly; our threads that decode are as many again.
 
-What one pass of three saves is reading, decoding and preparing pictures twice: much where the models are fast (on
+What one pass of three saves is reading, decoding and preparing images twice: much where the models are fast (on
 GPUs), little where the forward pass takes nearly all the time (large models on CPUs). It is compared with three passes
 of ours, and with three of clip-retrieval where an environment with it is named: there the time is that which its own
-logger counts for reading, inference and writing, with as many processes that prepare pictures as we have threads.
+logger counts for reading, inference and writing, with as many processes that prepare images as we have threads.
 """
 
 import io
@@ -29,16 +29,16 @@ from PIL import Image
 from rich.table import Table
 from safetensors.torch import save_file
 
-from benchmarks.data.image_server import make_pictures
+from benchmarks.data.image_server import make_images
 from benchmarks.data.options import Options
 from benchmarks.data.timing import TimedMap
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.stage import Allocation, StageContext
 from stages.embed_clip import stage as embed_clip
 from stages.embed_clip.config import EmbedClipConfig
-from stages.encoders.lean_import import import_open_clip
+from stages.encoders.open_clip_import import import_open_clip
+from stages.storage.artifact import Artifact, Output
 
 BATCH = 32
 SHARDS = 2
@@ -46,7 +46,7 @@ SHARDS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """Which architectures embed how many pictures, of what size."""
+    """Which architectures embed how many images, of what size."""
 
     names: tuple[str, ...]
     images: int
@@ -122,7 +122,7 @@ def describe(case: Case, options: Options) -> str:
     """Say what was measured, for a title."""
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{options.threads} threads"
     names = ", ".join(case.names)
-    return f"{names}; {case.images} pictures of {case.pixels} pixels, {where}, {options.pairs} pairs"
+    return f"{names}; {case.images} images of {case.pixels} pixels, {where}, {options.pairs} pairs"
 
 
 def ratio_table(title: str, rates: dict[str, list[float]], target: str) -> Table:
@@ -157,14 +157,14 @@ def save_model(folder: Path, name: str) -> Path:
 def write_shards(folder: Path, case: Case) -> Artifact:
     """Write shards as download_shards does, as far as embed_clip reads them."""
     output = Output(str(folder), "download_shards", "bench")
-    pictures = [_resized(content, case.pixels) for content in make_pictures()]
+    images = [_resized(content, case.pixels) for content in make_images()]
     for shard in range(SHARDS):
         rows = range(shard, case.images, SHARDS)
         with output.writing(f"shards/{shard:05d}.tar") as path, tarfile.open(path, "w") as tar:
             for row in rows:
                 info = tarfile.TarInfo(f"{row:08d}.jpg")
-                info.size = len(pictures[row % len(pictures)])
-                tar.addfile(info, io.BytesIO(pictures[row % len(pictures)]))
+                info.size = len(images[row % len(images)])
+                tar.addfile(info, io.BytesIO(images[row % len(images)]))
         output.finish_unit(f"{shard:05d}", {"rows": len(rows), "images": len(rows), "captioned": 0, "failures": {}})
     return output
 
@@ -182,14 +182,14 @@ def embed(shards: Artifact, models: Sequence[Path], folder: Path, threads: int) 
     )
     timed = TimedMap(map_in_process)
     gpus = 1.0 if torch.cuda.is_available() else 0.0
-    resources = GrantedResources(num_workers=1, cpus_per_worker=threads, gpus_per_worker=gpus)
+    resources = Allocation(num_workers=1, cpus_per_worker=threads, gpus_per_worker=gpus)
     context = StageContext(lambda event: None, timed, launch_in_process, resources)
     embed_clip.run(config, {"download_shards": shards}, Output(str(folder), "embed_clip", "bench"), context)
     return timed.seconds
 
 
 class ForwardPass:
-    """A model alone, over pictures that are ready for it."""
+    """A model alone, over images that are ready for it."""
 
     def __init__(self, folder: Path, images: int) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -203,7 +203,7 @@ class ForwardPass:
 
     @torch.inference_mode()
     def seconds(self) -> float:
-        """Pass all pictures through once, in the arithmetic that the stage uses there."""
+        """Pass all images through once, in the arithmetic that the stage uses there."""
         began = time.perf_counter()
         with torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda"):
             for batch in self._batches:

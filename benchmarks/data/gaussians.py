@@ -23,7 +23,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.data.options import Options
-from stages.artifacts import Output
+from stages.storage.artifact import Output
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUM_SHARDS = 10

@@ -17,12 +17,12 @@ from benchmarks.data.gaussians import Case, write_shards
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.gaussians import KMeansState, Pass
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
-from stages.embeddings import image_row_blocks, load_image_rows, shard_rows
+from stages.contract.stage import Allocation, StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import give_back_freed_memory
+from stages.formats.embeddings import image_row_blocks, load_image_rows, shard_rows
+from stages.storage.artifact import Artifact, Output
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -32,7 +32,7 @@ def fit_ours(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Row
     output = Output(str(Path(embeddings.uri) / "fit"), "fit_gaussians", "bench")
     shutil.rmtree(output.uri, ignore_errors=True)
     config = FitGaussiansConfig(num_gaussians=case.num_gaussians, max_iterations=case.iterations, tolerance=0)
-    resources = GrantedResources(num_workers=1, cpus_per_worker=threads)
+    resources = Allocation(num_workers=1, cpus_per_worker=threads)
     context = StageContext(lambda event: None, map_in_process, launch_in_process, resources)
 
     def fit() -> Rows:

@@ -1,4 +1,4 @@
-"""An HTTP server of pictures in a process of its own, for :mod:`benchmarks.data.download`; prints its port.
+"""An HTTP server of images in a process of its own, for :mod:`benchmarks.data.download`; prints its port.
 
 /00012.jpg answers at once, /slow/00012.jpg a piece at a time with a wait after each, anything else with 404.
 """
@@ -11,16 +11,16 @@ import sys
 import numpy as np
 from PIL import Image
 
-PICTURES = 48  # different ones; addresses go round
+IMAGES = 48  # different ones; addresses go round
 SMALLEST, LARGEST = 300, 1000  # pixels of a side
 PIECES = 64  # that a slow answer comes in
 
 
-def make_pictures() -> list[bytes]:
+def make_images() -> list[bytes]:
     """Return JPEG files of 300 to 1000 pixels a side and some 30 to 150 kB, as photographs on the web are."""
     rng = np.random.default_rng(0)
     files = []
-    for _ in range(PICTURES):
+    for _ in range(IMAGES):
         width, height = (int(side) for side in rng.integers(SMALLEST, LARGEST + 1, size=2))
         rough = rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -35,7 +35,7 @@ class ImageServer:
     """Answers one request a connection."""
 
     def __init__(self, wait: float) -> None:
-        self._pictures, self._wait = make_pictures(), wait
+        self._images, self._wait = make_images(), wait
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read a request and answer it; a client that goes away is no fault."""
@@ -45,7 +45,7 @@ class ImageServer:
             if not name.isdigit():
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             else:
-                await self._send(self._pictures[int(name) % PICTURES], writer, slow=path.startswith("/slow/"))
+                await self._send(self._images[int(name) % IMAGES], writer, slow=path.startswith("/slow/"))
             await writer.drain()
             writer.close()
         except (ConnectionError, asyncio.IncompleteReadError):

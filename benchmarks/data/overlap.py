@@ -2,7 +2,7 @@
 
 The real graph on Ray, as a run schedules it, on twice as many CPUs as ``--threads``: each stage has one worker with
 half of them, alone as well as beside the other. The times are those of whole runs, workers' start and loading the model
-included on all sides. Pictures come from a loopback server in a process of its own, a piece at a time as over a
+included on all sides. Images come from a loopback server in a process of its own, a piece at a time as over a
 network, so that the download waits more than it works. The model is open_clip's ViT-B-32 with random weights. The store
 of each run is new, but for that of "embed alone", which is the one of "download alone".
 """
@@ -26,10 +26,10 @@ from pipeline.config.schema import RunConfig
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.results import StageResult
 from pipeline.store import Store
-from stages.contract import GrantedResources
-from stages.events import Event
+from stages.contract.events import Event
+from stages.contract.stage import Allocation
 
-WAIT_SECONDS = 0.02  # of the server after each of a picture's 64 pieces
+WAIT_SECONDS = 0.02  # of the server after each of an image's 64 pieces
 SHARDS = 12
 TARGET = 1.15
 SIDES = ("download alone", "embed alone", "together")
@@ -38,7 +38,7 @@ SIDES = ("download alone", "embed alone", "together")
 class Silent:
     """Is told how a run goes, and says nothing."""
 
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Say nothing."""
 
     def event(self, name: str, event: Event) -> None:
@@ -72,7 +72,7 @@ def tables(options: Options) -> Iterator[Table]:
 
 def table_of(seconds: dict[str, list[float]], images: int, options: Options) -> Table:
     """Return medians, and the ratios over the pairs."""
-    title = f"overlap: {images} pictures in {SHARDS} shards, 2 x {options.threads} threads, {options.pairs} pairs"
+    title = f"overlap: {images} images in {SHARDS} shards, 2 x {options.threads} threads, {options.pairs} pairs"
     table = Table(title=title, title_justify="left")
     for heading in ("", "seconds", "together, ratio (range)", "target"):
         table.add_column(heading, justify="left" if not heading else "right")

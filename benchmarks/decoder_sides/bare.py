@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import Stopwatch, Timing, serve
-from models.decoders.pixel_diffusion import PixelDecoder
-from stages.embeddings import clip_identity
+from models.decoders.pixel_diffusion.model import PixelDecoder
+from stages.formats.embeddings import clip_identity
 from stages.training.engine import autocast_dtype
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.sides.serving import SideCase
 from pipeline.config import load_config
-from stages.artifacts import Artifact
+from stages.storage.artifact import Artifact
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 

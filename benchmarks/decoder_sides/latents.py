@@ -7,10 +7,10 @@ from torch import Tensor
 
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import serve, timed
-from models.decoders.autoencoder import make_autoencoder
-from models.decoders.latent_diffusion import LatentDenoiser
+from models.autoencoders.model import make_autoencoder
+from models.decoders.latent_diffusion.model import LatentDenoiser
 from pipeline.config import load_config
-from stages.embeddings import clip_identity
+from stages.formats.embeddings import clip_identity
 from stages.training.engine import autocast_dtype
 
 
@@ -26,23 +26,23 @@ def main() -> None:
     denoiser = LatentDenoiser(section.decoder(embed_dim, shape, scale_factor=1.0, shift=0.0)).to(device).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     batch = section.training.batch_size
-    pictures = torch.rand(batch, 3, shape.resolution, shape.resolution, device=device) * 2 - 1
-    latents = autoencoder.encode(pictures)
+    images = torch.rand(batch, 3, shape.resolution, shape.resolution, device=device) * 2 - 1
+    latents = autoencoder.encode(images)
     embeddings = torch.randn(batch, embed_dim, device=device)
     precision = autocast_dtype(section.training, device)
 
     def step(encode: Callable[[], Tensor]) -> None:
-        draws = {"noise": torch.randn_like(latents), "blur": torch.randn_like(embeddings)}
+        random_inputs = {"noise": torch.randn_like(latents), "blur": torch.randn_like(embeddings)}
         chances = {name: torch.rand(batch, device=device) for name in ("time", "dropout")}
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            loss = denoiser.loss(encode(), embeddings, **draws, **chances).mean()
+            loss = denoiser.loss(encode(), embeddings, **random_inputs, **chances).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
     @torch.no_grad()
     def encoded() -> Tensor:
-        return autoencoder.encode(pictures)
+        return autoencoder.encode(images)
 
     def steps(encode: Callable[[], Tensor]) -> Callable[[], None]:
         def work() -> None:

@@ -10,8 +10,8 @@ import sys
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import Stopwatch, Timing, serve
 from cluster.training import TrainGroup, launch_in_process
-from stages.artifacts import Output
-from stages.events import Event, Metrics
+from stages.contract.events import Event, Metrics
+from stages.storage.artifact import Output
 from stages.train_decoder.stage import make_task
 from stages.training.launch import TrainJob, training_process
 

@@ -46,5 +46,5 @@ class Case(SideCase):
         if not short:
             return torch.full((rows,), self.text_tokens, device=self.device)
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randint(SHORTEST, min(LONGEST, self.text_tokens) + 1, (rows,), generator=generator)
-        return drawn.to(self.device)
+        generated = torch.randint(SHORTEST, min(LONGEST, self.text_tokens) + 1, (rows,), generator=generator)
+        return generated.to(self.device)

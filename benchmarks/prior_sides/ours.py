@@ -17,7 +17,7 @@ from models.priors import (
     TransformerSettings,
     make_prior,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be bound by arithmetic, small enough to be quick
@@ -55,9 +55,9 @@ def _training(case: Case, prior: DiffusionPrior, *, short: bool) -> Callable[[],
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        draws = training_draws(prior.settings, range(case.batch), text_dropout=TEXT_DROPOUT)
-        draws = {name: draw.to(case.device) for name, draw in draws.items()}
-        prior(training_batch(image, text, draws))["loss"].mean().backward()
+        random_inputs = training_random_inputs(prior.settings, range(case.batch), text_dropout=TEXT_DROPOUT)
+        random_inputs = {name: draw.to(case.device) for name, draw in random_inputs.items()}
+        prior(training_batch(image, text, random_inputs))["loss"].mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -27,16 +27,16 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.constants = self._answer()
+        self.constants = self._reply()
 
     def work(self, name: str) -> Timing:
         """Do one work now."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{name}\n")
         self.process.stdin.flush()
-        return Timing(**self._answer())
+        return Timing(**self._reply())
 
-    def _answer(self) -> dict[str, float]:
+    def _reply(self) -> dict[str, float]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:

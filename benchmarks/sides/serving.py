@@ -38,7 +38,7 @@ class Timing:
 
     seconds: float
     cpu_seconds: float
-    data_wait_share: float = 0.0
+    data_wait_fraction: float = 0.0
 
 
 class Stopwatch:
@@ -75,11 +75,11 @@ def serve(works: Mapping[str, Work], constants: Mapping[str, float] | None = Non
     """Do each work once, uncounted; say the constants; then answer every line with the timing of its work done now."""
     for work in works.values():
         work()
-    _answer(dict(constants or {}))
+    _reply(dict(constants or {}))
     for line in sys.stdin:
-        _answer(asdict(works[line.strip()]()))
+        _reply(asdict(works[line.strip()]()))
 
 
-def _answer(found: dict[str, float]) -> None:
+def _reply(found: dict[str, float]) -> None:
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What every decoder is: a module from image embeddings to pictures."""
+"""What every decoder is: a module from image embeddings to images."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ class DecoderConfig(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind, by which :func:`models.decoders.factory.make_decoder` finds the class."""
+        """The kind, by which :func:`models.decoders.registry.make_decoder` finds the class."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class DecoderConfig(Protocol):
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,31 +47,31 @@ class ConditionedModel(nn.Module):
 
 
 class Decoder(ConditionedModel):
-    """Draws a picture for an image embedding."""
+    """Draws an image for an image embedding."""
 
     @property
     def reads_text(self) -> bool:
-        """Whether pictures depend on CLIP text embeddings, too: see :meth:`sample_with_text`."""
+        """Whether images depend on CLIP text embeddings, too: see :meth:`sample_with_text`."""
         return False
 
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw pictures told by CLIP text embeddings, too; a decoder that reads no text leaves them aside."""
+        """Draw images told by CLIP text embeddings, too; a decoder that reads no text leaves them aside."""
         return self.sample(embeddings, seeds, sampling)
 
     @property
     def can_edit(self) -> bool:
-        """Whether the decoder draws by steps that a given picture can enter midway: see :meth:`edit`."""
+        """Whether the decoder draws by steps that a given image can enter midway: see :meth:`edit`."""
         return False
 
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        """Draw images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         raise NotImplementedError
 
     def edit(
         self,
-        pictures: Images,
+        images: Images,
         embeddings: Embeddings,
         seeds: Sequence[int],
         sampling: DecoderSampling,
@@ -79,16 +79,16 @@ class Decoder(ConditionedModel):
         strength: float,
         text: Embeddings | None = None,
     ) -> Images:
-        """Noise pictures in [-1, 1] to a strength, and denoise them under the embeddings (and texts, if it reads any).
+        """Noise images in [-1, 1] to a strength, and denoise them under the embeddings (and texts, if it reads any).
 
-        0 gives the pictures back (up to what an autoencoder or a smaller resolution takes from them), 1 what
+        0 gives the images back (up to what an autoencoder or a smaller resolution takes from them), 1 what
         :meth:`sample` draws. Reference: SDEdit (Meng et al., arXiv 2108.01073).
 
         Raises:
             ValueError: the decoder cannot (:attr:`can_edit`), or the strength is not within 0 and 1.
         """
         raise ValueError(
-            f"Decoder.edit: found kind {self.config.kind}, which draws no picture by denoising: expected "
+            f"Decoder.edit: found kind {self.config.kind}, which draws no image by denoising: expected "
             "pixel_diffusion, latent_diffusion or stable_diffusion"
         )
 
@@ -106,11 +106,11 @@ def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:
         )
 
 
-def from_bytes(pictures: UInt8[Tensor, "batch height width 3"]) -> Images:
-    """Return pictures of bytes as decoders take them: channels first, in [-1, 1]."""
-    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+def from_bytes(images: UInt8[Tensor, "batch height width 3"]) -> Images:
+    """Return images of bytes as decoders take them: channels first, in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_bytes(pictures: Images) -> UInt8[Tensor, "batch height width 3"]:
-    """Return pictures in [-1, 1] as bytes, channels last."""
-    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+def to_bytes(images: Images) -> UInt8[Tensor, "batch height width 3"]:
+    """Return images in [-1, 1] as bytes, channels last."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

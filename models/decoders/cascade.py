@@ -1,4 +1,4 @@
-"""A cascade: a decoder of small pictures, and super-resolution models that enlarge them one after the other."""
+"""A cascade: a decoder of small images, and super-resolution models that enlarge them one after the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models.decoders.base import Decoder, DecoderConfig, Embeddings, Images
 from models.decoders.sampling import DecoderSampling
-from models.decoders.upsampler import Upsampler
-from models.decoders.upsampler_config import UpsamplerConfig
+from models.decoders.upsampler.model import Upsampler
+from models.decoders.upsampler.spec import UpsamplerConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CascadeConfig:
 
     @property
     def resolution(self) -> int:
-        """Side of the last model's pictures in pixels."""
+        """Side of the last model's images in pixels."""
         return self.upsamplers[-1].resolution if self.upsamplers else self.base.resolution
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class CascadeConfig:
 
 
 class Cascade(Decoder):
-    """Draws small pictures, and enlarges them."""
+    """Draws small images, and enlarges them."""
 
     config: CascadeConfig
 
@@ -74,31 +74,31 @@ class Cascade(Decoder):
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw one picture per embedding; every model draws noise of its own from a picture's seed."""
+        """Draw one image per embedding; every model draws noise of its own from an image's seed."""
         return self._enlarged(self.base.sample(embeddings, seeds, sampling), embeddings, seeds, sampling)
 
     @property
     def reads_text(self) -> bool:
-        """As the first model; those that enlarge its pictures read none."""
+        """As the first model; those that enlarge its images read none."""
         return self.base.reads_text
 
     @torch.no_grad()
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw pictures of which the first model is told the text embeddings, too."""
-        pictures = self.base.sample_with_text(embeddings, text, seeds, sampling)
-        return self._enlarged(pictures, embeddings, seeds, sampling)
+        """Draw images of which the first model is told the text embeddings, too."""
+        images = self.base.sample_with_text(embeddings, text, seeds, sampling)
+        return self._enlarged(images, embeddings, seeds, sampling)
 
     @property
     def can_edit(self) -> bool:
-        """As the first model, whose pictures are edited before they are enlarged."""
+        """As the first model, whose images are edited before they are enlarged."""
         return self.base.can_edit
 
     @torch.no_grad()
     def edit(
         self,
-        pictures: Images,
+        images: Images,
         embeddings: Embeddings,
         seeds: Sequence[int],
         sampling: DecoderSampling,
@@ -106,21 +106,21 @@ class Cascade(Decoder):
         strength: float,
         text: Embeddings | None = None,
     ) -> Images:
-        """Edit the pictures at the first model's size, and enlarge what comes of it."""
+        """Edit the images at the first model's size, and enlarge what comes of it."""
         side = self.base.config.resolution
-        small = nn.functional.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+        small = nn.functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
         edited = self.base.edit(small, embeddings, seeds, sampling, strength=strength, text=text)
         return self._enlarged(edited, embeddings, seeds, sampling)
 
     def _enlarged(
-        self, pictures: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+        self, images: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
         for level, upsampler in enumerate(self.upsamplers, start=1):
             own = [level_seed(seed, level) for seed in seeds]
-            pictures = upsampler.sample(pictures, embeddings, own, sampling)  # type: ignore[operator]
-        return pictures
+            images = upsampler.sample(images, embeddings, own, sampling)  # type: ignore[operator]
+        return images
 
 
 def level_seed(seed: int, level: int) -> int:
-    """Return the seed of a picture's noise at a level of the cascade: independent of those at the others."""
+    """Return the seed of an image's noise at a level of the cascade: independent of those at the others."""
     return int(np.random.SeedSequence([seed, level]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.decoders.base import ConditionedModel, Embeddings, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, TextTokens
-from models.decoders.process import Pictures, Predictor, Process, Start, Times, guided
 from models.decoders.sampling import DecoderSampling
+from models.diffusion.processes import Images, InitImage, Predictor, Process, Times, guided
 from models.noise import seeded_noise
 
 
@@ -54,16 +54,16 @@ class Denoiser(ConditionedModel):
         tokens = self.conditioner.token_states(u)
         return tokens if v is None or self.text is None else tokens + self.text(v)
 
-    def to_noise(self, clean: Pictures) -> Pictures:
+    def to_noise(self, clean: Images) -> Images:
         """Return x_0 for what the loss is given: the same, unless latents are to be scaled."""
         return clean
 
     def loss(
         self,
-        clean: Pictures,
+        clean: Images,
         embeddings: Embeddings,
         *,
-        noise: Pictures,
+        noise: Images,
         time: Times,
         blur: Embeddings,
         dropout: Times,
@@ -71,7 +71,7 @@ class Denoiser(ConditionedModel):
     ) -> Times:
         """Return every sample's denoising loss.
 
-        ``noise`` on the pictures or latents and ``blur`` on the embeddings are standard normal, ``time`` and
+        ``noise`` on the images or latents and ``blur`` on the embeddings are standard normal, ``time`` and
         ``dropout`` uniform in [0, 1); below the dropout's threshold an embedding becomes the empty one, without text.
         A row of ``text`` that holds no numbers (NaN) is no text.
         """
@@ -106,16 +106,16 @@ class Denoiser(ConditionedModel):
         sampling: DecoderSampling,
         *,
         text: Embeddings | None = None,
-        start: Start | None = None,
-    ) -> Pictures:
-        """Draw x_0 from noise, or from a picture noised to a strength; each from its own embedding and seed alone."""
+        start: InitImage | None = None,
+    ) -> Images:
+        """Draw x_0 from noise, or from an image noised to a strength; each from its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
         noise = seeded_noise(seeds, self.grid_shape, embeddings.device)
         return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, start)
 
     def solve(
-        self, predict: Predictor, noise: Pictures, sampling: DecoderSampling, start: Start | None = None
-    ) -> Pictures:
+        self, predict: Predictor, noise: Images, sampling: DecoderSampling, start: InitImage | None = None
+    ) -> Images:
         """Go from the noise to x_0 by the process's own solver."""
         threshold = sampling.dynamic_threshold if self.bounded else None
         return self.process.sample(
@@ -149,7 +149,7 @@ def make_text_tokens(config: TextShape) -> TextTokens | None:
     return TextTokens(config.text_dim, num_tokens=config.num_tokens, token_dim=config.token_dim)
 
 
-def joined_layout(grid: Pictures, layout: Pictures | None) -> Pictures:
+def joined_layout(grid: Images, layout: Images | None) -> Images:
     """Return the grid with the layout map, brought to its size, as further channels; as it is without one."""
     if layout is None:
         return grid

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.denoiser import Denoiser
-from models.decoders.process import Start
 from models.decoders.sampling import DecoderSampling
+from models.diffusion.processes import InitImage
 
 Latents = Float[Tensor, "batch channel row column"]
 
 
 class FirstStageDecoder(Decoder):
-    """A denoiser of latents with their autoencoder; a kind says how pictures and x_0 become each other."""
+    """A denoiser of latents with their autoencoder; a kind says how images and x_0 become each other."""
 
     denoiser: Denoiser
 
-    def encoded(self, pictures: Images) -> Latents:
-        """Return x_0 of pictures in [-1, 1]."""
+    def encoded(self, images: Images) -> Latents:
+        """Return x_0 of images in [-1, 1]."""
         raise NotImplementedError
 
     def decoded(self, x_0: Latents) -> Images:
-        """Return the pictures of x_0, in [-1, 1]."""
+        """Return the images of x_0, in [-1, 1]."""
         raise NotImplementedError
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
@@ -36,7 +36,7 @@ class FirstStageDecoder(Decoder):
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw pictures in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        """Draw images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         return self.decoded(self.denoiser.draw(embeddings, seeds, sampling))
 
     @property
@@ -48,18 +48,18 @@ class FirstStageDecoder(Decoder):
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw pictures told by CLIP text embeddings, too; a row of NaN is no text."""
+        """Draw images told by CLIP text embeddings, too; a row of NaN is no text."""
         return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text))
 
     @property
     def can_edit(self) -> bool:
-        """Latents of a picture can enter between noise and the end."""
+        """Latents of an image can enter between noise and the end."""
         return True
 
     @torch.no_grad()
     def edit(
         self,
-        pictures: Images,
+        images: Images,
         embeddings: Embeddings,
         seeds: Sequence[int],
         sampling: DecoderSampling,
@@ -67,6 +67,6 @@ class FirstStageDecoder(Decoder):
         strength: float,
         text: Embeddings | None = None,
     ) -> Images:
-        """Noise the pictures' latents to a strength, and denoise them under the embeddings."""
-        start = Start(self.encoded(pictures), strength)
+        """Noise the images' latents to a strength, and denoise them under the embeddings."""
+        start = InitImage(self.encoded(images), strength)
         return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text, start=start))

@@ -1,4 +1,4 @@
-"""How pictures are drawn from a trained decoder, as plain data: it imports no torch."""
+"""How images are drawn from a trained decoder, as plain data: it imports no torch."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class DecoderSampling:
     guidance_scale: float = 1.0
     """Classifier-free guidance (Ho and Salimans 2022); 1: none."""
     dynamic_threshold: float | None = None
-    """Diffusion of pixels: share of a predicted picture's values that may not be clipped (Imagen: 0.995); none: clip
+    """Diffusion of pixels: share of a predicted image's values that may not be clipped (Imagen: 0.995); none: clip
     all of them to [-1, 1]."""
     temperature: float = 1.0
     """Autoregressive decoders: what the logits are divided by."""
@@ -29,8 +29,8 @@ class DecoderSampling:
         """Refuse impossible values, naming the field and what is allowed."""
         self._require("num_steps", self.num_steps >= 1, "1 or more")
         self._require("guidance_scale", self.guidance_scale >= 0.0, "0 or more")
-        share = self.dynamic_threshold
-        self._require("dynamic_threshold", share is None or 0.0 < share <= 1.0, "above 0 up to 1, or none")
+        fraction = self.dynamic_threshold
+        self._require("dynamic_threshold", fraction is None or 0.0 < fraction <= 1.0, "above 0 up to 1, or none")
         self._require("temperature", self.temperature > 0.0, "above 0")
         self._require("top_k", self.top_k is None or self.top_k >= 1, "1 or more, or none")
         self._require("truncation", self.truncation >= 0.0, "0 or more")

@@ -67,7 +67,7 @@ class Pass:
         self._raw = last or kind == "euclidean"
         self._nearest = Nearest(state.means)
         grid = Grid.of(state.scale if self._raw else torch.ones_like(state.scale), rows)
-        self.total = Moments.zero(len(state.means), grid, deviations=last)
+        self.total = Moments.zero(len(state.means), grid, stds=last)
         self.rows_at_once = rows_at_once(*state.means.shape)
         self._adding = threading.Lock()
 
@@ -85,7 +85,7 @@ def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor,
 
 MakePass = Callable[[KMeansState, bool], Moments]
 Refill = Callable[[int, Tensor, int], Tensor]
-Watch = Callable[[KMeansState, Tensor], None]
+Timeout = Callable[[KMeansState, Tensor], None]
 
 
 def fit_kmeans(
@@ -96,7 +96,7 @@ def fit_kmeans(
     max_iterations: int,
     tolerance: float,
     kind: Kind = "euclidean",
-    watch: Watch = lambda state, counts: None,
+    watch: Timeout = lambda state, counts: None,
 ) -> FittedGaussians:
     """Run Lloyd's iterations from a state; the last one measures the Gaussians too.
 
@@ -116,7 +116,7 @@ def fit_kmeans(
         watch(state, moments.counts)
         del moments  # before the next pass makes its own
     moments = make_pass(state, True)
-    stds, exact = deviations(moments), moments.exact
+    stds, exact = member_stds(moments), moments.exact
     moments.second = None  # the largest matrix is of no more use
     means, empty = _centres(moments), moments.counts == 0
     length = (moments.energy / moments.counts.sum()).sqrt() if kind == "spherical" else 1.0
@@ -142,7 +142,7 @@ def _centres(moments: Moments) -> Float[Tensor, "gauss embed"]:
     return means
 
 
-def deviations(moments: Moments) -> Float[Tensor, "gauss embed"]:
+def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
     """Return the standard deviation of each Gaussian's members in each dimension (divided by n, as numpy does).
 
     With v_j the members' variance and v the variance pooled over all Gaussians, fewer than m = MIN_MEMBERS members

@@ -40,9 +40,9 @@ def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batc
 
         (|sum_i d_i|^2 - sum_i |d_i|^2) / (n (n - 1))
     """
-    share = 1 / (index[:, None] == index).sum(1).to(mean.dtype)  # [batch]; sums to n
-    count = share.sum().round()
+    fraction = 1 / (index[:, None] == index).sum(1).to(mean.dtype)  # [batch]; sums to n
+    count = fraction.sum().round()
     directions = F.normalize(mean, dim=-1)
-    total = (share[:, None] * directions).sum(0).square().sum()
-    own = (share * directions.square().sum(-1)).sum()
+    total = (fraction[:, None] * directions).sum(0).square().sum()
+    own = (fraction * directions.square().sum(-1)).sum()
     return (total - own) / (count * (count - 1)).clamp_min(1) * (count > 1)

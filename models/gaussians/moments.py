@@ -62,11 +62,11 @@ class Moments:
     second: Float[Tensor, "gauss embed"] | None = None  # sum of x^2
 
     @classmethod
-    def zero(cls, num_gaussians: int, grid: Grid, *, deviations: bool = False) -> "Moments":
+    def zero(cls, num_gaussians: int, grid: Grid, *, stds: bool = False) -> "Moments":
         """Return the sums over no data."""
         counts = torch.zeros(num_gaussians, dtype=torch.float64)
         first = counts.new_zeros(num_gaussians, len(grid.values))
-        second = torch.zeros_like(first) if deviations else None
+        second = torch.zeros_like(first) if stds else None
         return cls(grid, counts, first, counts.new_zeros(()), second)
 
     def __iadd__(self, other: "Moments") -> "Moments":

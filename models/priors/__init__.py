@@ -2,7 +2,10 @@
 
 from models.priors.autoregressive import AutoregressivePrior
 from models.priors.base import Prior
-from models.priors.config import (
+from models.priors.diffusion import DiffusionPrior
+from models.priors.identity import IdentityPrior
+from models.priors.registry import make_prior
+from models.priors.spec import (
     AutoregressivePriorSettings,
     DiffusionPriorSettings,
     IdentityPriorSettings,
@@ -13,11 +16,8 @@ from models.priors.config import (
     TransformerSettings,
     settings_from_json,
 )
-from models.priors.factory import make_prior
-from models.priors.identity import IdentityPrior
-from models.priors.prior import DiffusionPrior
 from models.priors.text import TextFeatures, TextStates
-from models.priors.training import training_batch, training_draws
+from models.priors.training import training_batch, training_random_inputs
 
 __all__ = [
     "AutoregressivePrior",
@@ -37,5 +37,5 @@ __all__ = [
     "make_prior",
     "settings_from_json",
     "training_batch",
-    "training_draws",
+    "training_random_inputs",
 ]

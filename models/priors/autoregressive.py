@@ -24,7 +24,7 @@ from models.buffers import ExactBuffers
 from models.noise import SeededNoise
 from models.priors.base import EmbeddingScale, Prior, require_finite, require_seeds, require_width
 from models.priors.blocks import CausalTransformer, KeyValueCache
-from models.priors.config import AutoregressivePriorSettings, PriorSampling
+from models.priors.spec import AutoregressivePriorSettings, PriorSampling
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import TextTokens, first_caption
@@ -32,7 +32,7 @@ from models.priors.transformer import TextTokens, first_caption
 _INIT_STD = 0.02
 _RANGE = 4.0  # standard deviations to either side; what lies beyond goes into the outermost bucket
 _ROWS_AT_ONCE = 65_536
-_DEVIATION_FLOOR = 1e-6
+_STD_FLOOR = 1e-6
 
 
 class AutoregressivePrior(Prior):
@@ -92,14 +92,14 @@ class AutoregressivePrior(Prior):
         uniform[:, 0] = (1 + uniform[:, 0]) / 2  # the upper half
         choices = [column.contiguous() for column in uniform.T[:, :, None]]  # one for each token: [batch, 1]
         cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
-        drawn = [_inverse_cdf(logits, choices[0])]
+        generated = [_inverse_cdf(logits, choices[0])]
         for place in range(self.settings.num_components):
-            logits = self.network.read_bucket(cache, drawn[-1], place)
+            logits = self.network.read_bucket(cache, generated[-1], place)
             if scale != 1.0:
                 captioned, plain = logits.chunk(2)
                 logits = plain + scale * (captioned - plain)
-            drawn.append(_inverse_cdf(logits, choices[place + 1]))
-        return self.components.decode(torch.stack(drawn[1:], dim=1))
+            generated.append(_inverse_cdf(logits, choices[place + 1]))
+        return self.components.decode(torch.stack(generated[1:], dim=1))
 
     def _scaled(self, text: TextFeatures) -> TextFeatures:
         return TextFeatures((text.embedding.float() - self.text_scale.mean) / self.text_scale.std, text.states)
@@ -114,7 +114,7 @@ class ComponentBuckets(ExactBuffers):
 
     mean: Tensor  # float64: [embed]
     directions: Tensor  # orthonormal rows, float64: [components, embed]
-    deviations: Tensor  # standard deviation along each direction, float64: [components]
+    stds: Tensor  # standard deviation along each direction, float64: [components]
 
     def __init__(self, embed_dim: int, num_components: int, num_buckets: int) -> None:
         """Make room for the statistics.
@@ -131,7 +131,7 @@ class ComponentBuckets(ExactBuffers):
         self.num_buckets = num_buckets
         self.register_buffer("mean", torch.zeros(embed_dim, dtype=torch.float64))
         self.register_buffer("directions", torch.eye(num_components, embed_dim, dtype=torch.float64))
-        self.register_buffer("deviations", torch.ones(num_components, dtype=torch.float64))
+        self.register_buffer("stds", torch.ones(num_components, dtype=torch.float64))
 
     def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
         """Find the directions of largest variance, each one's largest entry positive, in float64.
@@ -142,7 +142,7 @@ class ComponentBuckets(ExactBuffers):
         """
         require_width(embeddings, len(self.mean))
         require_finite(embeddings)
-        rows, wanted = len(embeddings), len(self.deviations)
+        rows, wanted = len(embeddings), len(self.stds)
         if rows <= wanted:
             raise ValueError(
                 f"autoregressive prior: num_components is {wanted}, but {rows} training embeddings span at most "
@@ -155,20 +155,20 @@ class ComponentBuckets(ExactBuffers):
         variances, vectors = torch.linalg.eigh(covariance)  # ascending; eigenvectors in columns
         directions = vectors.T.flip(0)[:wanted]
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-        deviations = variances.flip(0)[:wanted].clamp_min(0).sqrt()
-        floor = _DEVIATION_FLOOR * float(deviations[0]) or 1.0  # all rows equal: any range does
+        stds = variances.flip(0)[:wanted].clamp_min(0).sqrt()
+        floor = _STD_FLOOR * float(stds[0]) or 1.0  # all rows equal: any range does
         self.mean.copy_(mean)
         self.directions.copy_(directions * largest.sign())
-        self.deviations.copy_(deviations.clamp_min(floor))
+        self.stds.copy_(stds.clamp_min(floor))
 
     def encode(self, embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch components"]:
         """Return b = floor(num_buckets (x / (4 deviations) + 1) / 2), kept within 0 ... num_buckets - 1."""
         x = (embeddings.double() - self.mean) @ self.directions.T
-        return _buckets((x / (_RANGE * self.deviations) + 1) / 2, self.num_buckets)
+        return _buckets((x / (_RANGE * self.stds) + 1) / 2, self.num_buckets)
 
     def decode(self, buckets: Int[Tensor, "batch components"]) -> Float[Tensor, "batch embed"]:
         """Return the embeddings in the middle of the buckets, float32."""
-        x = (2 * (buckets.double() + 0.5) / self.num_buckets - 1) * _RANGE * self.deviations
+        x = (2 * (buckets.double() + 0.5) / self.num_buckets - 1) * _RANGE * self.stds
         return (self.mean + x @ self.directions).float()
 
 
@@ -197,7 +197,7 @@ class BucketTransformer(nn.Module):
         told = torch.cat([similarity[:, None], told[:, 1:]], dim=1) + self.positions
         if visible is not None:
             visible = F.pad(visible, (0, told.shape[1]), value=True)
-        answers = self.body(torch.cat([text_tokens, told], dim=1), visible, num_answers=buckets.shape[1])
+        answers = self.body(torch.cat([text_tokens, told], dim=1), visible, num_outputs=buckets.shape[1])
         logits: Tensor = self.logits(answers)
         return logits
 
@@ -207,7 +207,7 @@ class BucketTransformer(nn.Module):
         cache, logits = self._read(text, keep)
         if guided:  # all alike, so they are computed once
             plain, _ = self._read(first_caption(text), ~keep[:1])
-            cache = cache.followed_by(plain, len(text))
+            cache = cache.upstream_of(plain, len(text))
         return cache, logits
 
     def read_bucket(
@@ -227,7 +227,7 @@ class BucketTransformer(nn.Module):
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
         cache = KeyValueCache(self.settings.network, len(text), count + self.settings.num_components, tokens)
-        answers = self.body(tokens, visible, cache, num_answers=1)
+        answers = self.body(tokens, visible, cache, num_outputs=1)
         cache.keep(count)
         return cache, self.logits(answers[:, 0])
 
@@ -240,5 +240,5 @@ def _buckets(unit: Tensor, num_buckets: int) -> Int[Tensor, "..."]:
 def _inverse_cdf(logits: Float[Tensor, "batch buckets"], uniform: Float[Tensor, "batch 1"]) -> Int[Tensor, "batch"]:
     """Return the first bucket up to which more than ``uniform`` of the probability lies."""
     cumulated = logits.double().softmax(-1).cumsum(-1)
-    drawn = torch.searchsorted(cumulated, uniform, right=True)[:, 0]
-    return drawn.clamp_max(logits.shape[-1] - 1)  # the sum may round to less than 1
+    generated = torch.searchsorted(cumulated, uniform, right=True)[:, 0]
+    return generated.clamp_max(logits.shape[-1] - 1)  # the sum may round to less than 1

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.buffers import ExactBuffers
-from models.priors.config import PriorSampling, PriorSettings
+from models.priors.spec import PriorSampling, PriorSettings
 from models.priors.text import TextFeatures
 
 _SCALE_FLOOR = 1e-4

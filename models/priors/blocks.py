@@ -3,7 +3,7 @@
 Papers: RMS norm (arXiv 1910.07467) before each part; gated feed-forward SwiGLU (arXiv 2002.05202);
 queries and keys normalised before they meet, optionally (arXiv 2302.05442).
 
-Whoever reads only the last tokens says so by ``num_answers``: the last layer then works on those alone, which is
+Whoever reads only the last tokens says so by ``num_outputs``: the last layer then works on those alone, which is
 exact, because nothing after it looks at the others.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.priors.config import TransformerSettings
+from models.priors.spec import TransformerSettings
 
 Tokens = Float[Tensor, "batch tokens width"]
 Visible = Bool[Tensor, "batch tokens"]
@@ -77,7 +77,7 @@ class KeyValueCache:
         """Keep the tokens written last."""
         self.length += tokens
 
-    def followed_by(self, row: "KeyValueCache", times: int) -> "KeyValueCache":
+    def upstream_of(self, row: "KeyValueCache", times: int) -> "KeyValueCache":
         """Return a cache of these rows and, below them, the single row of a cache that is no longer, repeated.
 
         Its tokens come last, as in :attr:`length`; the places before them are seen by none.
@@ -119,16 +119,16 @@ class CausalTransformer(nn.Module):
         tokens: Tokens,
         visible: Visible | None = None,
         cache: KeyValueCache | None = None,
-        num_answers: int | None = None,
+        num_outputs: int | None = None,
     ) -> Float[Tensor, "batch answers width"]:
-        """Return the last ``num_answers`` tokens (none: all) behind the last norm.
+        """Return the last ``num_outputs`` tokens (none: all) behind the last norm.
 
         A token that is not ``visible`` (padding) is seen by none but itself; it must hold finite numbers. With a
         cache, the tokens come after the kept ones and are kept in turn if the caller says so. Gradient checkpointing
         is on in training only, and never with a cache.
         """
         count = tokens.shape[1]
-        answers = count if num_answers is None else num_answers
+        answers = count if num_outputs is None else num_outputs
         keys_seen = visible if cache is None else cache.see(visible, count)
         num_keys = count if cache is None else cache.length + count
         mask = attention_mask(count, num_keys, keys_seen, tokens.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.priors.base import Prior, require_seeds, require_width
-from models.priors.config import IdentityPriorSettings, PriorSampling
+from models.priors.spec import IdentityPriorSettings, PriorSampling
 from models.priors.text import TextFeatures
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
-from models.priors.config import TextStateSettings, TransformerSettings
+from models.priors.spec import TextStateSettings, TransformerSettings
 
 NetworkSize = Literal["tiny", "base", "small", "large"]
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from models.gaussians import NUM_BANK_SAMPLES
 from models.noise import SeededNoise
-from models.priors.config import DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
+from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
 from models.priors.text import TextFeatures, TextStates
 
 
-def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropout: float) -> dict[str, Tensor]:
+def training_random_inputs(settings: PriorSettings, seeds: Sequence[int], *, text_dropout: float) -> dict[str, Tensor]:
     """Draw all random numbers of one training pass on the CPU, each sample's from its own seed.
 
     drop_text  bool [batch], captions to leave out, for classifier-free guidance (no identity prior has any)
@@ -24,20 +24,20 @@ def training_draws(settings: PriorSettings, seeds: Sequence[int], *, text_dropou
         return {}
     streams = SeededNoise(seeds)
     uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
-    draws = {"drop_text": uniform[:, 1] < text_dropout}
+    random_inputs = {"drop_text": uniform[:, 1] < text_dropout}
     if isinstance(settings, DiffusionPriorSettings):
-        draws["time"] = (uniform[:, 0] * settings.schedule.num_timesteps).long() + 1
-        draws["noise"] = streams.draw((settings.embed_dim,))
+        random_inputs["time"] = (uniform[:, 0] * settings.schedule.num_timesteps).long() + 1
+        random_inputs["noise"] = streams.draw((settings.embed_dim,))
         if settings.learnable:
-            draws["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, settings.embed_dim))
-    return draws
+            random_inputs["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, settings.embed_dim))
+    return random_inputs
 
 
 def training_batch(
-    image_embeddings: Float[Tensor, "batch embed"], text: TextFeatures, draws: Mapping[str, Tensor]
+    image_embeddings: Float[Tensor, "batch embed"], text: TextFeatures, random_inputs: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Put together, as plain named tensors, what a prior's ``forward`` takes."""
-    batch = {"image_embedding": image_embeddings, "text_embedding": text.embedding, **draws}
+    batch = {"image_embedding": image_embeddings, "text_embedding": text.embedding, **random_inputs}
     for name, states in text.states.items():
         batch[f"text_states/{name}"] = states.values
         batch[f"text_lengths/{name}"] = states.lengths

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.priors.blocks import CausalTransformer, KeyValueCache, Visible
-from models.priors.config import TransformerSettings
+from models.priors.spec import TransformerSettings
 from models.priors.text import TextFeatures, TextStates
 
 _LONGEST_PERIOD = 10_000.0
@@ -67,7 +67,7 @@ class PriorTransformer(nn.Module):
         tokens = torch.cat([text_tokens, self._step_tokens(noisy, time, gaussian_index)], dim=1)
         if visible is not None:
             visible = F.pad(visible, (0, _NUM_STEP_TOKENS), value=True)
-        answer: Tensor = self.answer(self.body(tokens, visible, num_answers=1)[:, 0])
+        answer: Tensor = self.answer(self.body(tokens, visible, num_outputs=1)[:, 0])
         return answer
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class PriorTransformer(nn.Module):
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
         cache = KeyValueCache(self.settings, len(text), count + _NUM_STEP_TOKENS, tokens)
-        self.body(tokens, visible, cache, num_answers=0)
+        self.body(tokens, visible, cache, num_outputs=0)
         cache.keep(count)
         return cache
 
@@ -93,7 +93,7 @@ class PriorTransformer(nn.Module):
         """
         drop = torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device)
         plain = self.prefix(first_caption(text), ~drop[:1])
-        return self.prefix(text, drop).followed_by(plain, len(text))
+        return self.prefix(text, drop).upstream_of(plain, len(text))
 
     @torch.no_grad()
     def predict(
@@ -105,7 +105,7 @@ class PriorTransformer(nn.Module):
     ) -> Float[Tensor, "batch embed"]:
         """Return the standardised prediction of z_0 for captions read before; the prefix is left as it was."""
         tokens = self._step_tokens(noisy, time, gaussian_index)
-        answer: Tensor = self.answer(self.body(tokens, cache=prefix, num_answers=1)[:, 0])
+        answer: Tensor = self.answer(self.body(tokens, cache=prefix, num_outputs=1)[:, 0])
         return answer
 
     def _step_tokens(self, noisy: Tensor, time: Tensor, gaussian_index: Tensor) -> Tensor:

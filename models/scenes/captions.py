@@ -12,9 +12,9 @@ from models.scenes.vocabulary import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZ
 TEMPLATES: Final[tuple[str, ...]] = (
     "a {size} {color} {shape} at the {position} on a {background} background",
     "a {size} {color} {shape} at the {position}",
-    "a picture of a {size} {color} {shape} at the {position} of a {background} background",
+    "an image of a {size} {color} {shape} at the {position} of a {background} background",
     "{color} {shape}, {size}, {position}, {background} background",
-    "there is a {size} {color} {shape} at the {position} of the picture",
+    "there is a {size} {color} {shape} at the {position} of the image",
     "at the {position} on a {background} background, a {size} {shape} in {color}",
 )
 

@@ -1,6 +1,6 @@
-"""A judge of pictures that knows how scenes are drawn and has learned nothing.
+"""A judge of images that knows how scenes are drawn and has learned nothing.
 
-It takes the picture's median for the background and the distance from it for the silhouette,
+It takes the image's median for the background and the distance from it for the silhouette,
 slides the renderer's own silhouettes over that, and names the color under the best fit.
 """
 
@@ -33,24 +33,24 @@ _CHUNK: Final[int] = 128
 
 @dataclass(frozen=True)
 class SceneReading:
-    """What the checker read off each picture, as positions in the vocabulary's word lists."""
+    """What the checker read off each image, as positions in the vocabulary's word lists."""
 
     indices: dict[str, Int[Tensor, " batch"]]
     fit: Float[Tensor, " batch"]
-    """Correlation of the picture's silhouette with the best template; a clean drawing has 0.95."""
+    """Correlation of the image's silhouette with the best template; a clean drawing has 0.95."""
 
     def words(self, attribute: str) -> list[str]:
-        """Spell out one attribute of every picture."""
+        """Spell out one attribute of every image."""
         return [_WORDS[attribute][index] for index in self.indices[attribute].tolist()]
 
     def matches(self, attribute: str, expected: Sequence[str]) -> Bool[Tensor, " batch"]:
-        """Compare one attribute of every picture with the words expected."""
+        """Compare one attribute of every image with the words expected."""
         wanted = torch.tensor([_WORDS[attribute].index(word) for word in expected])
         return self.indices[attribute] == wanted
 
 
 class SceneChecker:
-    """Reads shape, color, size, position and background off pictures of one resolution."""
+    """Reads shape, color, size, position and background off images of one resolution."""
 
     def __init__(self, resolution: int = 64) -> None:
         """Draw the templates: every shape and size, at three scales each."""
@@ -63,12 +63,12 @@ class SceneChecker:
         self._centers = torch.tensor(list(POSITIONS.values()))
 
     def check(self, images: UInt8[Tensor, "batch height width 3"]) -> SceneReading:
-        """Read every picture; what is no scene gets some answer with a low fit."""
+        """Read every image; what is no scene gets some answer with a low fit."""
         expected = (self.resolution, self.resolution, 3)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"SceneChecker.check: found pictures of {tuple(images.shape[1:])}: "
-                f"expected {expected}: build the checker with the pictures' resolution"
+                f"SceneChecker.check: found images of {tuple(images.shape[1:])}: "
+                f"expected {expected}: build the checker with the images' resolution"
             )
         chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
         parts = [self._check_chunk(chunk.float()) for chunk in chunks or [images]]
@@ -81,7 +81,7 @@ class SceneChecker:
     def matches(
         self, images: UInt8[Tensor, "batch height width 3"], scenes: Sequence[Scene]
     ) -> dict[str, Bool[Tensor, " batch"]]:
-        """Tell for each attribute which pictures show it as their scene has it."""
+        """Tell for each attribute which images show it as their scene has it."""
         reading = self.check(images)
         return {name: reading.matches(name, [scene.attributes[name] for scene in scenes]) for name in reading.indices}
 
@@ -128,7 +128,7 @@ class SceneChecker:
         template: Int[Tensor, " batch"],
         shift: Int[Tensor, "batch 2"],
     ) -> Float[Tensor, "batch 3"]:
-        """Average the picture where it and the best template agree that the shape is."""
+        """Average the image where it and the best template agree that the shape is."""
         ticks = torch.arange(self.resolution)
         rows = (ticks - shift[:, :1]).remainder(self.resolution)  # undo the shift: [batch, height]
         columns = (ticks - shift[:, 1:]).remainder(self.resolution)

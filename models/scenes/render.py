@@ -1,4 +1,4 @@
-"""Rendering: scenes to anti-aliased 8-bit pictures at any resolution."""
+"""Rendering: scenes to anti-aliased 8-bit images at any resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ def _render_chunk(scenes: Sequence[Scene], resolution: int) -> UInt8[Tensor, "ba
         if rows:
             cover[rows] = coverage(shape, layout.center[rows], layout.radius[rows], resolution)
     ground = layout.tint[:, None, None, :] * _stripes(layout, resolution)[..., None]
-    picture = torch.lerp(ground, layout.color[:, None, None, :], cover[..., None])
-    return picture.round().clamp(0, 255).to(torch.uint8)
+    image = torch.lerp(ground, layout.color[:, None, None, :], cover[..., None])
+    return image.round().clamp(0, 255).to(torch.uint8)
 
 
 def _stripes(layout: _Layout, resolution: int) -> Float[Tensor, "batch height width"]:
@@ -64,8 +64,8 @@ def _stripes(layout: _Layout, resolution: int) -> Float[Tensor, "batch height wi
 
 
 def _lay_out(scenes: Sequence[Scene]) -> _Layout:
-    draws = np.stack([np.random.default_rng(scene.jitter_seed).random(6) for scene in scenes])
-    unit = torch.from_numpy(draws).float()  # uniform in [0, 1): [batch, 6]
+    random_inputs = np.stack([np.random.default_rng(scene.jitter_seed).random(6) for scene in scenes])
+    unit = torch.from_numpy(random_inputs).float()  # uniform in [0, 1): [batch, 6]
     signed = 2 * unit - 1
     center = torch.tensor([POSITIONS[scene.position] for scene in scenes])
     radius = torch.tensor([SIZES[scene.size] for scene in scenes])

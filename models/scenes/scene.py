@@ -23,7 +23,7 @@ _SEED_BITS: Final[int] = 60
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture, described completely: rendering it twice gives the same pixels."""
+    """One image, described completely: rendering it twice gives the same pixels."""
 
     shape: str
     color: str
@@ -32,7 +32,7 @@ class Scene:
     background: str
     domain: str = "plain"
     jitter_seed: int = 0
-    """Draws the small offset, scale and brightness that tell apart pictures of one combination."""
+    """Draws the small offset, scale and brightness that tell apart images of one combination."""
 
     def __post_init__(self) -> None:
         """Refuse words outside the vocabulary."""

@@ -1,7 +1,7 @@
 """The words of the scene world and what each of them looks like.
 
 A scene shows one shape of one color and one size, at one of nine positions, on one background.
-Lengths are fractions of the picture's side, colors are 8-bit RGB.
+Lengths are fractions of the image's side, colors are 8-bit RGB.
 """
 
 from typing import Final

@@ -5,10 +5,8 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.storage import StorageConfig
-from stages.captions import CaptionsConfig
-from stages.contract import ConfigModel, ExternalPath, StageConfig
-from stages.decoder_training.config import PictureTrainingConfig
-from stages.decoder_training.upsampling.config import UpsamplerTrainingConfig
+from stages.contract.config import ConfigModel, ExternalPath
+from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encode_latents.config import EncodeLatentsConfig
@@ -16,6 +14,7 @@ from stages.encoders.config import ClipConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.formats.captions import CaptionsConfig
 from stages.generate.config import GenerateConfig
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_clip.config import TrainClipConfig
@@ -23,6 +22,8 @@ from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_prior.config import TrainPriorConfig
 from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
 from stages.train_upsampler.config import TrainUpsamplerConfig
+from stages.training.images.config import ImageTrainingConfig
+from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 #: Every stage, in an order in which each comes after its inputs.
 STAGES = (
@@ -137,22 +138,22 @@ class RunConfig(ConfigModel):
         return self
 
     @model_validator(mode="after")
-    def _pictures_are_large_enough(self) -> "RunConfig":
+    def _images_are_large_enough(self) -> "RunConfig":
         download = self.download_shards
         if download is None or download.resize_mode == "no":
             return self
         for name, section in self.stages().items():
-            if isinstance(section, PictureTrainingConfig) and section.resolution > download.image_size:
+            if isinstance(section, ImageTrainingConfig) and section.resolution > download.image_size:
                 raise ValueError(
                     f"{name}.resolution is {section.resolution}, and download_shards.image_size is "
-                    f"{download.image_size}: allowed is at most that; lower it, or download larger pictures"
+                    f"{download.image_size}: allowed is at most that; lower it, or download larger images"
                 )
         return self
 
     @model_validator(mode="after")
     def _cascade_is_a_chain(self) -> "RunConfig":
         """Models of a cascade are trained apart, so that only here is known whether they will fit one another."""
-        levels: tuple[tuple[str, UpsamplerTrainingConfig | None, str, PictureTrainingConfig | None], ...] = (
+        levels: tuple[tuple[str, UpsamplerTrainingConfig | None, str, ImageTrainingConfig | None], ...] = (
             ("train_upsampler", self.train_upsampler, "train_decoder", self.train_decoder),
             ("train_second_upsampler", self.train_second_upsampler, "train_upsampler", self.train_upsampler),
         )

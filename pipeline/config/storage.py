@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, PositiveFloat, field_validator
 
-from stages.contract import ConfigModel
-from stages.copies import FOLDER, GIGABYTES
+from stages.contract.config import ConfigModel
+from stages.storage.cache import FOLDER, GIGABYTES
 
 _SECRETS = frozenset(("key", "token", "credential", "credentials", "connection_string", "aws_access_key_id"))
 _SECRET_ENDINGS = ("secret", "password", "passphrase", "access_key", "account_key", "private_key", "_token")
@@ -45,7 +45,7 @@ class StorageConfig(ConfigModel):
         return options
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which fsspec and :mod:`stages.copies` learn of this section."""
+        """Return the variables by which fsspec and :mod:`stages.storage.cache` learn of this section."""
         variables = {f"FSSPEC_{protocol.upper()}": json.dumps(options) for protocol, options in self.options.items()}
         if self.cache is not None:
             variables[FOLDER] = str(self.cache.expanduser().resolve())

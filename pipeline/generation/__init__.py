@@ -1,1 +1,1 @@
-"""``corgi generate``: the ways of making pictures with a finished run."""
+"""``corgi generate``: the ways of making images with a finished run."""

@@ -19,7 +19,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     variations: Annotated[int | None, typer.Option("--variations", min=1, help="of --image: how many; 1")] = None,
     start: Annotated[str | None, typer.Option("--from", help="an image file or a text: where a way begins")] = None,
     end: Annotated[str | None, typer.Option("--to", help="an image file or a text: where it ends")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=2, help="pictures on the way, both ends too; 8")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="images on the way, both ends too; 8")] = None,
     edit: Annotated[str | None, typer.Option("--edit", help="what --image is to show")] = None,
     instead_of: Annotated[
         str | None, typer.Option("--instead-of", help="what it shows now: moves its embedding by the texts' difference")
@@ -32,10 +32,10 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     ] = None,
     keep: Annotated[int | None, typer.Option("--keep", min=1, help="of --candidates: how many; 1")] = None,
     again: Annotated[
-        Path | None, typer.Option("--again", help="a picture that corgi drew, to be drawn again from its own file")
+        Path | None, typer.Option("--again", help="an image that corgi drew, to be drawn again from its own file")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another picture; 0")
+        int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another image; 0")
     ] = None,
     store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
@@ -43,7 +43,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     """Draw images with a finished run's model.
 
     From texts (--prompt, --prompts), as variations of an image (--image), on the way from one image or text to another
-    (--from, --to), or as an edit of an image (--image, --edit); and any such picture once more (--again).
+    (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
     """
     from pipeline.generation.request import Request
     from pipeline.store import Store
@@ -58,9 +58,9 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     if again is None:
         found.find_run(run_id)  # a name that is wrong is told before torch is loaded
 
-    from pipeline.generation.draw import generate_images
+    from pipeline.generation.draw import generate_for_request
 
-    written = generate_images(found, request, out)
+    written = generate_for_request(found, request, out)
     if as_json:
         typer.echo(json.dumps({"images": written}, indent=1))
     else:

@@ -9,8 +9,8 @@ from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.encoders.config import with_trained
 from stages.generate.stage import settings_of
-from stages.text_to_image import TextToImage
-from stages.trained_models import load_text_to_image
+from stages.inference.loading import load_text_to_image
+from stages.inference.text_to_image import TextToImage
 
 
 def load_system(store: Store, record: dict[str, Any], *, batch_size: int | None = None) -> TextToImage:
@@ -41,7 +41,7 @@ def load_system(store: Store, record: dict[str, Any], *, batch_size: int | None 
 
 
 def find_run_of(store: Store, name: str, where: str) -> dict[str, Any]:
-    """Return the run that a picture names: by its id, or by the fingerprint of the run's own generate stage.
+    """Return the run that an image names: by its id, or by the fingerprint of the run's own generate stage.
 
     Raises:
         UsageError: the store has no such run.

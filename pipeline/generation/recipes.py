@@ -1,4 +1,4 @@
-"""From a request to recipes: the user's files are read, and every picture gets its seed."""
+"""From a request to recipes: the user's files are read, and every image gets its seed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from PIL import Image
 
 from pipeline.errors import UsageError
 from pipeline.generation.request import DEFAULT_STEPS, Request
-from stages.drawing import edit_pixels, image_end
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.formats.images import decode_image
 from stages.generate.config import FilePrompts
 from stages.generate.prompts import read_prompts
-from stages.image_decoding import decode_image
-from stages.recipes import (
+from stages.inference.generation import edit_pixels, image_end
+from stages.inference.requests import (
     ArithmeticRecipe,
     EditRecipe,
     End,
@@ -23,10 +23,10 @@ from stages.recipes import (
     TextRecipe,
     VariationRecipe,
 )
-from stages.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImage
 
 LONGEST_SIDES = 32
-PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_sources(request: Request) -> list[Source]:
 
 
 def groups_of(request: Request, sources: Sequence[Source], system: TextToImage) -> Iterator[Group]:
-    """Yield what is to be drawn; pictures are numbered in this order, and each has the first seed plus its number."""
+    """Yield what is to be drawn; images are numbered in this order, and each has the first seed plus its number."""
     seed = request.first_seed
     match request.mode:
         case "text":
@@ -74,7 +74,7 @@ def groups_of(request: Request, sources: Sequence[Source], system: TextToImage) 
                 seeds, seed = range(seed, seed + request.num_candidates), seed + request.num_candidates
                 yield Group([TextRecipe(seed=one, prompt=source.name) for one in seeds], request.num_kept)
         case "interpolation":
-            yield from _way(request, sources, system)
+            yield from _trajectory(request, sources, system)
         case "variation":
             end = _end(sources[0], system)
             for one in range(seed, seed + (request.variations or 1)):
@@ -83,13 +83,13 @@ def groups_of(request: Request, sources: Sequence[Source], system: TextToImage) 
             yield Group(_edits(request, sources[0], system), request.num_kept)
 
 
-def _way(request: Request, sources: Sequence[Source], system: TextToImage) -> Iterator[Group]:
+def _trajectory(request: Request, sources: Sequence[Source], system: TextToImage) -> Iterator[Group]:
     """One noise for all, so that what changes on the way is what the embedding says."""
     start, end = (_end(source, system) for source in sources)
     steps = request.steps or DEFAULT_STEPS
     for number in range(steps):
-        share = number / (steps - 1)
-        yield Group([InterpolationRecipe(seed=request.first_seed, start=start, end=end, share=share)])
+        fraction = number / (steps - 1)
+        yield Group([InterpolationRecipe(seed=request.first_seed, start=start, end=end, fraction=fraction)])
 
 
 def _edits(request: Request, source: Source, system: TextToImage) -> list[Recipe]:
@@ -114,7 +114,7 @@ def _end_source(value: str | None, option: str) -> Source:
     path = Path(text)
     if _is_file(path):
         return _image_source(path, option)
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UsageError(
             f"--{option}: there is no file {text}; correct the path, or give a text without such an ending"
         )
@@ -138,7 +138,7 @@ def _image_source(path: Path, option: str) -> Source:
         raise UsageError(str(error)) from None
     if max(image.size) > LONGEST_SIDES * min(image.size):
         raise UsageError(
-            f"{where}: the picture has {image.width} x {image.height} pixels; allowed are sides of at most "
+            f"{where}: the image has {image.width} x {image.height} pixels; allowed are sides of at most "
             f"{LONGEST_SIDES} to 1; cut out the part that matters"
         )
     return Source(str(path), image)

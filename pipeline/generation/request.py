@@ -1,4 +1,4 @@
-"""What ``corgi generate`` is asked for: which way of making pictures, and which options go with it."""
+"""What ``corgi generate`` is asked for: which way of making images, and which options go with it."""
 
 import math
 from dataclasses import dataclass, fields
@@ -92,17 +92,17 @@ class Request:
 
     @property
     def first_seed(self) -> int:
-        """The first picture's seed."""
+        """The first image's seed."""
         return self.seed or 0
 
     @property
     def num_candidates(self) -> int:
-        """Pictures that are drawn for each prompt."""
+        """Images that are drawn for each prompt."""
         return self.candidates or 1
 
     @property
     def num_kept(self) -> int:
-        """Pictures that are kept of them."""
+        """Images that are kept of them."""
         return self.keep or 1
 
     @property
@@ -123,8 +123,8 @@ class Request:
             )
         if self.strength is None:
             return
-        share = 0.0 <= self.strength <= 1.0
-        if self.mode == "edit" and not share:
+        fraction = 0.0 <= self.strength <= 1.0
+        if self.mode == "edit" and not fraction:
             raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (drawn anew)")
         if not math.isfinite(self.strength):
             raise UsageError(f"--strength: found {self.strength}; give a finite number, such as 1")

@@ -1,4 +1,4 @@
-"""Statistics of captions and of picture sizes, gathered a row at a time."""
+"""Statistics of captions and of image sizes, gathered a row at a time."""
 
 import collections
 import re
@@ -51,7 +51,7 @@ class CaptionStatistics:
 def quantiles(values: Sequence[float]) -> list[float]:
     """Return smallest, first decile, median, last decile and largest."""
     ordered = sorted(values)
-    return [ordered[round(share * (len(ordered) - 1))] for _, share in _QUANTILES]
+    return [ordered[round(fraction * (len(ordered) - 1))] for _, fraction in _QUANTILES]
 
 
 def histogram(values: Iterable[int]) -> list[tuple[str, int, str]]:

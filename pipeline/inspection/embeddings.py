@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 from pipeline.inspection.captions import CaptionStatistics, quantiles
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.shards import add_sheet, evenly
-from stages.artifacts import Artifact
-from stages.embeddings import clip_identity, load_image_rows, load_keys, open_text_rows, see_kept, shard_rows
 from stages.filter_samples.duplicates import unit_rows
+from stages.formats.embeddings import clip_identity, load_image_rows, load_keys, open_text_rows, see_kept, shard_rows
+from stages.storage.artifact import Artifact
 
 PAIRS = 12
 QUERIES = 6
@@ -122,7 +122,7 @@ def _further(artifact: Artifact, name: str) -> dict[int, list[str]]:
 
 
 def inspect_removed(artifact: Artifact, shards: Artifact | None, findings: Findings, *, max_shards: int) -> None:
-    """List samples that filter_samples removed, with pictures."""
+    """List samples that filter_samples removed, with images."""
     rows, samples = [], []
     for name in evenly(sorted(artifact.done_units()), max_shards):
         for row in pq.read_table(artifact.local(f"removed/removed_{name}.parquet")).to_pylist():

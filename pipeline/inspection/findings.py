@@ -23,7 +23,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A PNG; ``name`` is its file's, without the suffix."""
 
     name: str
@@ -31,7 +31,7 @@ class Picture:
     png: bytes
 
 
-Block = Table | Picture
+Block = Table | Image
 
 
 @dataclass
@@ -55,15 +55,15 @@ class Findings:
         if rows:
             self.blocks.append(Table(title, headings, rows))
 
-    def add_picture(self, name: str, title: str, png: bytes) -> None:
-        """Add a picture, under the stage's name."""
+    def add_image(self, name: str, title: str, png: bytes) -> None:
+        """Add an image, under the stage's name."""
         file = re.sub(r"[^\w.-]", "_", f"{self.stage}_{self.fingerprint}_{name}", flags=re.ASCII)
-        self.blocks.append(Picture(file, title, png))
+        self.blocks.append(Image(file, title, png))
 
-    def to_json(self, pictures: Mapping[str, str]) -> dict[str, Any]:
-        """Return everything JSON-ready; ``pictures`` says where each was written, by name."""
+    def to_json(self, images: Mapping[str, str]) -> dict[str, Any]:
+        """Return everything JSON-ready; ``images`` says where each was written, by name."""
         tables = [block for block in self.blocks if isinstance(block, Table)]
-        shown = [block for block in self.blocks if isinstance(block, Picture)]
+        shown = [block for block in self.blocks if isinstance(block, Image)]
         return {
             "stage": self.stage,
             "fingerprint": self.fingerprint,
@@ -71,7 +71,7 @@ class Findings:
             "state": self.state,
             "notes": self.notes,
             "tables": {table.title: _as_figures(table) for table in tables},
-            "pictures": [{"title": one.title, "path": pictures.get(one.name)} for one in shown],
+            "images": [{"title": one.title, "path": images.get(one.name)} for one in shown],
         }
 
 

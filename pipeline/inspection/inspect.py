@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.target import Target
-from stages.artifacts import Artifact
+from stages.storage.artifact import Artifact
 
 TRAINED = {
     "train_clip", "train_autoencoder", "train_decoder", "train_upsampler", "train_second_upsampler", "train_prior",

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 
 from pipeline.inspection.captions import CaptionStatistics, histogram
 from pipeline.inspection.findings import Findings
-from stages.artifacts import Artifact
+from stages.contract.errors import InputFault
 from stages.download_shards.failures import cause_of
-from stages.errors import InputFault
-from stages.image_decoding import decode_image, square
-from stages.pictures import TILE, picture_grid
-from stages.shards import index_images, read_member
+from stages.formats.image_grids import TILE, image_grid
+from stages.formats.images import decode_image, square
+from stages.formats.shards import index_images, read_member
+from stages.storage.artifact import Artifact
 
 T = TypeVar("T")
 SHOWN = 24
@@ -28,7 +28,7 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
 
 
 def inspect_shards(artifact: Artifact, findings: Findings, *, max_shards: int) -> None:
-    """Look at the tables of some shards, and at some of their pictures."""
+    """Look at the tables of some shards, and at some of their images."""
     names = sorted(artifact.done_units())
     looked = evenly(names, max_shards)
     findings.notes.append(f"captions, sizes and lost entries: of {len(looked)} of {len(names)} shards")
@@ -65,14 +65,14 @@ def add_sheet(
     findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]], name: str, title: str, *,
     columns: int = 6,
 ) -> None:  # fmt: skip
-    """Add a sheet of the pictures at (shard, key), with a text under each; what cannot be decoded is left out."""
-    shown = [(picture, text) for picture, text in _pictures(findings, shards, samples)]
+    """Add a sheet of the images at (shard, key), with a text under each; what cannot be decoded is left out."""
+    shown = [(image, text) for image, text in _images(findings, shards, samples)]
     if shown:
-        pictures = np.stack([picture for picture, _ in shown])
-        findings.add_picture(name, title, picture_grid(pictures, [text for _, text in shown], columns=columns))
+        images = np.stack([image for image, _ in shown])
+        findings.add_image(name, title, image_grid(images, [text for _, text in shown], columns=columns))
 
 
-def _pictures(
+def _images(
     findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]]
 ) -> Iterator[tuple[np.ndarray, str]]:
     indices = {shard: index_images(shards.local(f"shards/{shard}.tar")) for shard in {shard for shard, *_ in samples}}
@@ -81,18 +81,18 @@ def _pictures(
             continue
         encoded = read_member(shards.local(f"shards/{shard}.tar"), *indices[shard][key])
         try:
-            picture = decode_image(encoded, where=f"shard {shard}, key {key}")
+            image = decode_image(encoded, where=f"shard {shard}, key {key}")
         except InputFault as error:
             findings.notes.append(f"not shown: {error}")
             continue
-        side = min(TILE, *picture.size)
-        yield _in_tile(square(picture, side)), text
+        side = min(TILE, *image.size)
+        yield _in_tile(square(image, side)), text
 
 
-def _in_tile(picture: np.ndarray) -> np.ndarray:
-    """Enlarge a picture by a whole factor and centre it, so that small ones stay sharp."""
-    factor = TILE // len(picture)
-    large = picture.repeat(factor, 0).repeat(factor, 1)
+def _in_tile(image: np.ndarray) -> np.ndarray:
+    """Enlarge an image by a whole factor and centre it, so that small ones stay sharp."""
+    factor = TILE // len(image)
+    large = image.repeat(factor, 0).repeat(factor, 1)
     tile = np.full((TILE, TILE, 3), 255, dtype=np.uint8)
     begin = (TILE - len(large)) // 2
     tile[begin : begin + len(large), begin : begin + len(large)] = large

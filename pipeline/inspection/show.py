@@ -1,4 +1,4 @@
-"""Show findings: as tables in a terminal, and as an HTML page without scripts beside its pictures."""
+"""Show findings: as tables in a terminal, and as an HTML page without scripts beside its images."""
 
 import html
 import re
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipeline.inspection.findings import Findings, Picture, Table
-from stages.artifacts import Output
+from pipeline.inspection.findings import Findings, Image, Table
+from stages.storage.artifact import Output
 
 PAGE = "index.html"
 _ROUNDED = re.compile(r"-?\d+\.\d+(e[+-]\d+)?|\d+(\.\d+)?%")
@@ -29,7 +29,7 @@ img { max-width: 100%; border: 1px solid #e4e4e4 } nav a { margin-right: 1rem }
 
 
 def print_findings(console: Console, found: Sequence[Findings]) -> None:
-    """Print everything but the pictures."""
+    """Print everything but the images."""
     for one in found:
         console.rule(Text(f"{one.stage} {one.fingerprint} ({one.state})"), align="left")
         console.print(Text(one.uri, style="dim"), soft_wrap=True)
@@ -51,12 +51,12 @@ def _rich_table(block: Table) -> RichTable:
 
 
 def write_page(found: Sequence[Findings], title: str, folder: Path) -> dict[str, str]:
-    """Write the page and its pictures; return the pictures' paths by name."""
+    """Write the page and its images; return the images' paths by name."""
     output = Output(str(folder), "inspection", "")
     paths = {}
     for one in found:
         for block in one.blocks:
-            if isinstance(block, Picture):
+            if isinstance(block, Image):
                 output.write_bytes(f"{block.name}.png", block.png)
                 paths[block.name] = str(folder / f"{block.name}.png")
     output.write_bytes(PAGE, page(found, title).encode())
@@ -86,7 +86,7 @@ def _section(one: Findings) -> Iterator[str]:
     yield f'<p class="dim">{_escape(one.uri)}</p>'
     for block in one.blocks:
         yield f"<h3>{_escape(block.title)}</h3>"
-        if isinstance(block, Picture):
+        if isinstance(block, Image):
             yield f'<img src="{_escape(block.name)}.png" alt="{_escape(block.title)}">'
         else:
             yield from _html_table(block)

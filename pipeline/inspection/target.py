@@ -9,7 +9,7 @@ import fsspec
 from pipeline.config.schema import STAGES
 from pipeline.errors import UsageError
 from pipeline.store import Store
-from stages.artifacts import COMPLETE, MANIFEST, UNITS, Artifact
+from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
 

@@ -1,8 +1,8 @@
-"""What trained models and their pictures say: judgements of a prior, grids, measures."""
+"""What trained models and their images say: judgements of a prior, grids, measures."""
 
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.target import Target
-from stages.artifacts import Artifact
+from stages.storage.artifact import Artifact
 
 VALIDATION = "validation.json"
 _AT_STEP = "validation_"
@@ -12,8 +12,8 @@ def inspect_prior(artifact: Artifact, findings: Findings) -> None:
     """Show the last judgement on held-out pairs: by the number of sampling steps, and the reference."""
     if not artifact.exists(VALIDATION):
         return
-    judged = artifact.read_json(VALIDATION)
-    by_steps, reference = judged["by_steps"], judged.get("reference", {})
+    evaluated = artifact.read_json(VALIDATION)
+    by_steps, reference = evaluated["by_steps"], evaluated.get("reference", {})
     columns = list(by_steps)
     measures = list(dict.fromkeys(name for report in by_steps.values() for name in report))
     rows = [
@@ -22,7 +22,9 @@ def inspect_prior(artifact: Artifact, findings: Findings) -> None:
     ]
     findings.add_table("held-out pairs, by sampling steps", ("measure", *columns, "reference"), rows)
     history = [
-        (int(name.removeprefix(_AT_STEP)), judged[name]["by_steps"]) for name in judged if name.startswith(_AT_STEP)
+        (int(name.removeprefix(_AT_STEP)), evaluated[name]["by_steps"])
+        for name in evaluated
+        if name.startswith(_AT_STEP)
     ]
     findings.add_table(
         f"held-out pairs, by training step ({columns[-1]})",
@@ -32,23 +34,23 @@ def inspect_prior(artifact: Artifact, findings: Findings) -> None:
 
 
 def inspect_files(artifact: Artifact, findings: Findings) -> None:
-    """Show the pictures that lie in the artifact's folder: sheets, plots."""
+    """Show the images that lie in the artifact's folder: sheets, plots."""
     for name in artifact.glob("*.png"):
         stem = name.removesuffix(".png")
         with artifact.open(name) as file:
-            findings.add_picture(stem, stem.replace("_", " "), file.read())
+            findings.add_image(stem, stem.replace("_", " "), file.read())
 
 
 def inspect_tracked(artifact: Artifact, target: Target, findings: Findings) -> None:
-    """Show the last of each kind of picture that the stage sent to the dashboard, such as a decoder's grids."""
+    """Show the last of each kind of image that the stage sent to the dashboard, such as a decoder's grids."""
     found = target.tracked_run(artifact)
     if found is None:
         findings.notes.append("grids: no run of this store says that it made the artifact")
         return
-    from pipeline.tracking import tracked_pictures
+    from pipeline.tracking import tracked_images
 
-    for (name, step), png in tracked_pictures(*found).items():
-        findings.add_picture(f"{name}_{step}", f"{name.replace('_', ' ')}, step {step}", png)
+    for (name, step), png in tracked_images(*found).items():
+        findings.add_image(f"{name}_{step}", f"{name.replace('_', ' ')}, step {step}", png)
 
 
 def _round(value: float | None) -> str:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.decoders.autoencoder import make_autoencoder
-from models.decoders.autoencoder_losses import PatchDiscriminator
+from models.autoencoders.losses import PatchDiscriminator
+from models.autoencoders.model import make_autoencoder
 from models.gaussians import GaussianBank
 from models.gaussians.bank import Selection
 from models.priors import TextStateSettings
 from pipeline.config import RunConfig
 from pipeline.sizing.checkpoints import published_parts
-from stages.contract import StageConfig
+from stages.contract.errors import StageError
+from stages.contract.stage import StageConfig
 from stages.encoders.config import (
     CONFIG_FILE,
     ClipConfig,
@@ -27,7 +28,6 @@ from stages.encoders.config import (
     TextStatesConfig,
     architecture_file,
 )
-from stages.errors import StageError
 
 
 class Unknown(Exception):
@@ -55,20 +55,20 @@ def _decoder(section: Any, config: RunConfig) -> nn.Module:
 
 
 def _pixel_diffusion(section: Any, config: RunConfig) -> nn.Module:
-    from models.decoders.pixel_diffusion import PixelDecoder
+    from models.decoders.pixel_diffusion.model import PixelDecoder
 
     return PixelDecoder(section.decoder(embed_dim(config)))
 
 
 def _latent_diffusion(section: Any, config: RunConfig) -> nn.Module:
-    from models.decoders.latent_diffusion import LatentDenoiser
+    from models.decoders.latent_diffusion.model import LatentDenoiser
 
     first = _first_stage(config)
     return LatentDenoiser(section.decoder(embed_dim(config), first, scale_factor=1.0, shift=0.0))
 
 
 def _vq_autoregressive(section: Any, config: RunConfig) -> nn.Module:
-    from models.decoders.vq_autoregressive import CodeTransformer
+    from models.decoders.vq_autoregressive.model import CodeTransformer
 
     return CodeTransformer(section.decoder(embed_dim(config), _first_stage(config)))
 
@@ -81,15 +81,15 @@ def _first_stage(config: RunConfig) -> Any:
 
 def _stylegan2(section: Any, config: RunConfig) -> nn.Module:
     from models.decoders.stylegan2.discriminator import Discriminator
-    from models.decoders.stylegan2.generator import StyleGan2Generator
+    from models.decoders.stylegan2.model import StyleGan2Generator
 
     width = embed_dim(config)
-    return nn.ModuleList([StyleGan2Generator(section.decoder(width)), Discriminator(section.judge(width))])
+    return nn.ModuleList([StyleGan2Generator(section.decoder(width)), Discriminator(section.evaluate(width))])
 
 
 def _stable_diffusion(section: Any, config: RunConfig) -> nn.Module:
-    from models.decoders.stable_diffusion import StableDiffusionDenoiser
-    from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
+    from models.decoders.stable_diffusion.model import StableDiffusionDenoiser
+    from models.decoders.stable_diffusion.spec import StableDiffusionDecoderConfig
     from stages.train_decoder.stable_diffusion.checkpoint import read_configs
     from stages.train_decoder.stable_diffusion.task import low_rank
 
@@ -109,7 +109,7 @@ def _stable_diffusion(section: Any, config: RunConfig) -> nn.Module:
 
 
 def _upsampler(section: Any, config: RunConfig) -> nn.Module:
-    from models.decoders.upsampler import Upsampler
+    from models.decoders.upsampler.model import Upsampler
 
     return Upsampler(section.upsampler(embed_dim(config)))
 
@@ -171,7 +171,7 @@ def _t5_width(source: Any) -> int:
 
 
 def _clip(section: Any, config: RunConfig) -> nn.Module:
-    from stages.encoders.lean_import import import_open_clip
+    from stages.encoders.open_clip_import import import_open_clip
     from stages.train_clip.task import model_config
 
     open_clip = import_open_clip(with_timm="timm_model_name" in section.architecture.vision_cfg)

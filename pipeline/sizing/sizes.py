@@ -7,12 +7,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.comparison import ABSENT, spell_count
+from pipeline.comparison import ABSENT, format_count
 from pipeline.config import RunConfig
 from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store
-from stages.contract import StageConfig
+from stages.contract.stage import StageConfig
 
 GPUS = 8
 READERS_OF_CAPTIONS = ("train_prior", "train_clip")
@@ -122,7 +122,7 @@ def sizes_table(sizes: list[StageSize]) -> Group:
 
 def _row(size: StageSize) -> list[str]:
     cells = [size.stage]
-    cells += [ABSENT if count is None else spell_count(count) for count in (size.parameters, size.frozen_parameters)]
+    cells += [ABSENT if count is None else format_count(count) for count in (size.parameters, size.frozen_parameters)]
     cells.append(str(size.num_gpus))
     for stage in STAGES:
         gigabytes = size.gigabytes_per_gpu.get(str(stage))

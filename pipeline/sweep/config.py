@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.config.loading import read_yaml
 from pipeline.config.messages import describe
 from pipeline.errors import UsageError
-from stages.contract import ConfigModel
+from stages.contract.config import ConfigModel
 
 
 class GroupConfig(ConfigModel):
@@ -77,7 +77,7 @@ class Variant:
     @property
     def label(self) -> str:
         """The variant as people read it."""
-        parts = [f"{key.rpartition('.')[2]} {_spell(value)}" for key, value in self.grid.items()]
+        parts = [f"{key.rpartition('.')[2]} {_format(value)}" for key, value in self.grid.items()]
         return ", ".join([self.group, *parts])
 
     def overrides(self, repeat: RepeatConfig | None, repeat_value: int | None) -> list[str]:
@@ -120,5 +120,5 @@ def _as_yaml(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _spell(value: Any) -> str:
+def _format(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.config import load_config
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
-from stages.artifacts import Artifact
+from stages.storage.artifact import Artifact
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from stages.contract import (
-    Address,
-    ConfigModel,
-    ExternalPath,
-    RuntimeOnly,
-    StageConfig,
-    content_digest,
-    remote_checksums,
-)
-from stages.storage import is_remote
+from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.digests import content_digest, remote_checksums
+from stages.contract.stage import StageConfig
+from stages.storage.filesystems import is_remote
 
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
@@ -35,10 +29,10 @@ def _no_is_a_word(value: Any) -> Any:
 
 
 class ScenesSource(ConfigModel):
-    """Pictures that the project renders itself and serves over loopback HTTP while they are downloaded."""
+    """Images that the project renders itself and serves over loopback HTTP while they are downloaded."""
 
     kind: Literal["scenes"]
-    num_images: PositiveInt = Field(description="pictures that can be downloaded; dead and corrupt entries come on top")
+    num_images: PositiveInt = Field(description="images that can be downloaded; dead and corrupt entries come on top")
     seed: int = 0
     domain: Literal["plain", "night", "both"] = "plain"
     split: Literal["train", "heldout", "clip"] = "train"

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.crew import CrewLimits, fetch_all
-from stages.download_shards.deadlines import Deadlines
 from stages.download_shards.duplicates import DUPLICATE_URL, IS_DUPLICATE
 from stages.download_shards.entries import Entry
 from stages.download_shards.fetch import Fetcher, FetchLimits, without_credentials
-from stages.download_shards.guard import Guard
+from stages.download_shards.ssrf_filter import AddressPolicy
+from stages.download_shards.watchdog import Watchdog
+from stages.download_shards.worker_pool import PoolLimits, fetch_all
 
 _NO_ADDRESS = "no host given"
 _OWN_SERVER = "127.0.0.1/32"
@@ -37,10 +37,10 @@ def _entries(rows: pa.Table, dropped: list[bool], config: DownloadShardsConfig, 
         else:
             numbers.append(index)
     allowed = [*config.allowed_networks, *([_OWN_SERVER] if base_url else [])]
-    with Deadlines() as deadlines:
-        fetch = Fetcher(_fetch_limits(config), Guard(allowed), deadlines)
+    with Watchdog() as watchdog:
+        fetch = Fetcher(_fetch_limits(config), AddressPolicy(allowed), watchdog)
         urls = [base_url + listed[number] for number in numbers]
-        for position, content, error in fetch_all(fetch, urls, _crew_limits(config, is_own=bool(base_url))):
+        for position, content, error in fetch_all(fetch, urls, _pool_limits(config, is_own=bool(base_url))):
             yield Entry(numbers[position], table[numbers[position]], content, error)
 
 
@@ -54,8 +54,8 @@ def _fetch_limits(config: DownloadShardsConfig) -> FetchLimits:
     )
 
 
-def _crew_limits(config: DownloadShardsConfig, *, is_own: bool) -> CrewLimits:
-    return CrewLimits(
+def _pool_limits(config: DownloadShardsConfig, *, is_own: bool) -> PoolLimits:
+    return PoolLimits(
         threads=config.threads,
         per_host=config.threads if is_own else config.per_host,
         retries=config.retries,

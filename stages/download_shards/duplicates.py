@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.artifacts import Artifact
+from stages.storage.artifact import Artifact
 
 IS_DUPLICATE = "__is_duplicate__"
 DUPLICATE_URL = "duplicate address"

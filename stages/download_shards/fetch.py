@@ -12,8 +12,8 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stages.download_shards.deadlines import Deadlines, Watch
-from stages.download_shards.guard import Guard, PrivateAddress
+from stages.download_shards.ssrf_filter import AddressPolicy, ForbiddenAddress
+from stages.download_shards.watchdog import Timeout, Watchdog
 
 _USER_AGENT = "Mozilla/5.0 (compatible; corgi-pipeline)"
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -59,8 +59,8 @@ class _Target:
 class Fetcher:
     """Fetches addresses; any number of threads may use one."""
 
-    def __init__(self, limits: FetchLimits, guard: Guard, deadlines: Deadlines) -> None:
-        self._limits, self._guard, self._deadlines = limits, guard, deadlines
+    def __init__(self, limits: FetchLimits, policy: AddressPolicy, watchdog: Watchdog) -> None:
+        self._limits, self._policy, self._watchdog = limits, policy, watchdog
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
@@ -69,17 +69,17 @@ class Fetcher:
         Raises:
             FetchError: there is none, or a limit was reached.
         """
-        with self._deadlines.watch(self._limits.max_seconds) as watch:
+        with self._watchdog.watch(self._limits.max_seconds) as watch:
             try:
                 return self._follow(url, watch)
             except FetchError as error:
                 raise _timed_out() if watch.expired else error from None
-            except PrivateAddress:
+            except ForbiddenAddress:
                 raise FetchError("private address refused") from None
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise _timed_out() if watch.expired else _explain(error) from None
 
-    def _follow(self, url: str, watch: Watch) -> bytes:
+    def _follow(self, url: str, watch: Timeout) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
             found = self._request(_take_apart(url), watch)
             if isinstance(found, bytes):
@@ -87,18 +87,18 @@ class Fetcher:
             url = without_credentials(urllib.parse.urljoin(url, found))
         raise FetchError("too many redirects")
 
-    def _request(self, target: _Target, watch: Watch) -> bytes | str:
+    def _request(self, target: _Target, watch: Timeout) -> bytes | str:
         """Return the file, or the address it has moved to."""
         connection = http.client.HTTPConnection(target.host, target.port)
         connection.default_port = _DEFAULT_PORTS[target.scheme]  # which the Host header leaves out
-        raw = self._guard.connect(target.host, target.port, min(self._limits.timeout, watch.seconds_left))
+        raw = self._policy.connect(target.host, target.port, min(self._limits.timeout, watch.seconds_left))
         try:
-            watch.guard(raw)
+            watch.policy(raw)
             raw.settimeout(self._limits.timeout)
             connection.sock = (
                 self._tls.wrap_socket(raw, server_hostname=target.host) if target.scheme == "https" else raw
             )
-            watch.guard(connection.sock)
+            watch.policy(connection.sock)
             connection.putrequest("GET", target.path, skip_accept_encoding=True)
             for name, value in _headers(target):
                 connection.putheader(name, value)
@@ -109,7 +109,7 @@ class Fetcher:
             connection.close()
             raw.close()
 
-    def _read(self, response: http.client.HTTPResponse, watch: Watch) -> bytes | str:
+    def _read(self, response: http.client.HTTPResponse, watch: Timeout) -> bytes | str:
         location = response.getheader("Location")
         if response.status in _REDIRECTS and location:
             return location
@@ -127,7 +127,7 @@ class Fetcher:
             raise FetchError("connection closed before the end of the file", transient=True)
         return content
 
-    def _pieces(self, response: http.client.HTTPResponse, watch: Watch) -> Iterator[bytes]:
+    def _pieces(self, response: http.client.HTTPResponse, watch: Timeout) -> Iterator[bytes]:
         size = 0
         while piece := response.read1(_CHUNK):
             size += len(piece)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.contract.errors import InputFault, nearest
 from stages.download_shards.config import FolderSource
 from stages.download_shards.entries import Entry
 from stages.download_shards.rows import RESERVED, caption_column, clean_captions, make_rows
 from stages.download_shards.trees import Content, OutsideTree, Tree, leads_out, open_tree
-from stages.errors import InputFault, nearest
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -73,12 +73,12 @@ def _entries(tree: Tree, rows: list[dict[str, Any]], faults: list[str | None]) -
     for index, (row, fault) in enumerate(zip(rows, faults, strict=True)):
         content = None if fault else next(contents)
         if isinstance(content, OSError):
-            yield Entry(index, row, None, _in_words(content))
+            yield Entry(index, row, None, _describe_error(content))
         else:
             yield Entry(index, row, content, fault)
 
 
-def _in_words(error: OSError) -> str:
+def _describe_error(error: OSError) -> str:
     if isinstance(error, OutsideTree):
         return _BESIDE_FOLDER
     return _MISSING if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"

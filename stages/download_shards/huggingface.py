@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.errors import InputFault, nearest
 from stages.download_shards.config import HuggingfaceSource
 from stages.download_shards.entries import Entry
 from stages.download_shards.rows import make_rows
-from stages.errors import InputFault, nearest
 
 _ROWS_AT_A_TIME = 64
 _MISSING = "no such file"

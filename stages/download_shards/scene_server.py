@@ -49,8 +49,8 @@ def _make_scenes(source: ScenesSource) -> list[Scene]:
     num = _num_entries(source)
     if source.domain != "both":
         return make_scenes(num, seed=source.seed, domain=source.domain, split=source.split)
-    shares = [make_scenes(-(-num // len(DOMAINS)), source.seed, domain, source.split) for domain in DOMAINS]
-    return [scene for turn in zip(*shares, strict=True) for scene in turn][:num]
+    fractions = [make_scenes(-(-num // len(DOMAINS)), source.seed, domain, source.split) for domain in DOMAINS]
+    return [scene for turn in zip(*fractions, strict=True) for scene in turn][:num]
 
 
 def _num_entries(source: ScenesSource) -> int:
@@ -72,9 +72,9 @@ def _write_files(folder: Path, scenes: list[Scene], source: ScenesSource) -> Non
     names = file_names(source)
     dead, corrupt = faulty_entries(source)
     for start in range(0, len(scenes), _CHUNK):
-        pictures = render_scenes(scenes[start : start + _CHUNK], source.resolution).numpy()
-        for name, picture in zip(names[start : start + _CHUNK], pictures, strict=True):
-            Image.fromarray(picture).save(folder / name, compress_level=_COMPRESSION)
+        images = render_scenes(scenes[start : start + _CHUNK], source.resolution).numpy()
+        for name, image in zip(names[start : start + _CHUNK], images, strict=True):
+            Image.fromarray(image).save(folder / name, compress_level=_COMPRESSION)
     for index in dead:
         (folder / names[index]).unlink()
     for turn, index in enumerate(corrupt):

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.artifacts import UNITS, Output
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.entries import Entry
 from stages.download_shards.failures import cause_of
 from stages.download_shards.images import make_resizer, unmeasured
 from stages.download_shards.sources import open_part
-from stages.shards import read_shard
+from stages.formats.shards import read_shard
+from stages.storage.artifact import UNITS, Output
 
 Record = dict[str, Any]
 

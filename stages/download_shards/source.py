@@ -8,10 +8,10 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 
+from stages.contract.errors import InputFault, nearest
 from stages.download_shards.config import FolderSource, HuggingfaceSource, Source, UrlListSource, WebdatasetSource
 from stages.download_shards.rows import make_rows, on_disk
-from stages.errors import InputFault, nearest
-from stages.storage import explaining, is_remote, open_address
+from stages.storage.filesystems import explaining, is_remote, open_address
 
 ListFile = Path | IO[bytes]
 """A file on this machine by its path, which the readers may map into memory; a remote one as a stream."""

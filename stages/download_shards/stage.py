@@ -5,8 +5,9 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.artifacts import UNITS, Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.errors import YieldTooLow
+from stages.contract.events import Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import DUPLICATE_CONTENT, count_repeated_urls, find_repeated_images
 from stages.download_shards.shard import (
@@ -19,8 +20,7 @@ from stages.download_shards.shard import (
     yields_enough,
 )
 from stages.download_shards.sources import open_source
-from stages.errors import YieldTooLow
-from stages.events import Progress
+from stages.storage.artifact import UNITS, Artifact, Output
 
 PLAN = "plan.json"
 _NAME_DIGITS = 5
@@ -47,7 +47,7 @@ def run(
                 if name not in records
             ]
             _download(config, tasks, records, output=output, context=context)
-    _judge(config, records)
+    _check_yield(config, records)
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
@@ -94,10 +94,10 @@ def _download(
     context: StageContext,
 ) -> None:
     """Spread the shards that are not in ``records`` over the workers, and put their records there."""
-    granted = context.resources
-    polite = config.model_copy(update={"per_host": max(1, config.per_host // granted.num_workers)})
+    allocation = context.resources
+    polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
     make_worker = functools.partial(make_shard_worker, polite, output)
-    resources = granted.for_shards(same_node=isinstance(config.source, ScenesSource))
+    resources = allocation.for_shards(same_node=isinstance(config.source, ScenesSource))
     num_shards = len(records) + len(tasks)
     images = sum(int(record["images"]) for record in records.values())
 
@@ -110,10 +110,10 @@ def _download(
         images += int(record["images"])
         report()
         if len(records) == config.probe_shards:
-            _judge(config, records)
+            _check_yield(config, records)
 
 
-def _judge(config: DownloadShardsConfig, records: Mapping[str, Record]) -> None:
+def _check_yield(config: DownloadShardsConfig, records: Mapping[str, Record]) -> None:
     """Compare what came of the shards so far with the configured minimum; dropped duplicates are no loss.
 
     Raises:

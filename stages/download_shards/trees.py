@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from stages.storage import is_remote, open_address
+from stages.storage.filesystems import is_remote, open_address
 
 _READS_AT_ONCE = 32  # from a remote store, where a request is mostly waiting
 _BATCH = 64  # contents in memory

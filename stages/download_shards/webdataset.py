@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.contract.errors import InputFault
 from stages.download_shards.config import WebdatasetSource
 from stages.download_shards.entries import Entry
 from stages.download_shards.fetch import without_credentials
 from stages.download_shards.rows import clean_captions
-from stages.errors import InputFault
-from stages.storage import open_address
+from stages.storage.filesystems import open_address
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _DAMAGED = "tar is damaged from here on"

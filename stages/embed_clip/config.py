@@ -5,9 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.contract import Address, ConfigModel, RuntimeOnly, StageConfig, content_digest, remote_checksums
+from stages.contract.config import Address, ConfigModel, RuntimeOnly
+from stages.contract.digests import content_digest, remote_checksums
+from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, TextStatesConfig, check_clip, check_t5
-from stages.storage import is_remote
+from stages.storage.filesystems import is_remote
 
 
 class ExistingEmbeddings(ConfigModel):
@@ -59,7 +61,7 @@ class EmbedClipConfig(StageConfig):
         return self.clip.inputs if alone else ("download_shards", *self.clip.inputs)
 
     @property
-    def follows(self) -> tuple[str, ...]:
+    def streams_from(self) -> tuple[str, ...]:
         """A shard is embedded as soon as it is downloaded."""
         return ("download_shards",) if self.existing is None else ()
 

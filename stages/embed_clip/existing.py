@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from cluster.mapping import WorkerResources
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.errors import InputFault
+from stages.contract.events import Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
 from stages.embed_clip.layout import Part, PartRows, list_parts, read_keys, read_part
 from stages.embed_clip.rows import CaptionRows, ShardRows
 from stages.encoders.config import with_trained
-from stages.errors import InputFault
-from stages.events import Progress
-from stages.shards import index_images
+from stages.formats.shards import index_images
+from stages.storage.artifact import Artifact, Output
 
 PLAN = "plan.json"
 CLIPS = "clips.json"

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from stages.contract.errors import InputFault
 from stages.embed_clip.config import ExistingEmbeddings
-from stages.errors import InputFault
-from stages.storage import open_address
+from stages.storage.filesystems import open_address
 
 _KEY_COLUMNS = ("key", "image_path")
 Rows = Float[np.ndarray, "rows embed"]

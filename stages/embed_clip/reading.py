@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.ahead import map_ahead
+from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
-from stages.errors import InputFault
-from stages.image_decoding import decode_image
-from stages.shards import ShardSample, read_shard
+from stages.formats.images import decode_image
+from stages.formats.shards import ShardSample, read_shard
+from stages.streaming.prefetch import prefetch
 
 BATCHES_AHEAD = 2
 
@@ -46,8 +46,8 @@ class BatchReader:
         """Yield the samples of a shard in their order; count those without a readable image by cause."""
         samples = read_shard(path, with_captions=self._with_captions)
         window = BATCHES_AHEAD * self._batch_size
-        readable = _readable(map_ahead(self._read, samples, threads=self._threads, most=window), failures)
-        return map_ahead(self._batch, _in_batches(readable, self._batch_size), threads=1, most=1)
+        readable = _readable(prefetch(self._read, samples, threads=self._threads, most=window), failures)
+        return prefetch(self._batch, _in_batches(readable, self._batch_size), threads=1, most=1)
 
     def _read(self, sample: ShardSample) -> _Read:
         if sample.image is None:

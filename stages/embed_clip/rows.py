@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from stages.artifacts import Output
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.storage.artifact import Output
 
 if TYPE_CHECKING:
     from stages.encoders.text import EncodedTexts

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.reading import BatchReader, ReadBatch
 from stages.embed_clip.rows import ShardRows
-from stages.embeddings import TEXT_ENCODERS
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder, make_text_encoder
-from stages.errors import ArtifactError
+from stages.formats.embeddings import TEXT_ENCODERS
+from stages.storage.artifact import Artifact, Output
 
 CLIPS = "clips.json"
 Record = dict[str, Any]

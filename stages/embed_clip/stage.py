@@ -5,14 +5,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.errors import InputFault
+from stages.contract.events import Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import with_trained
-from stages.errors import InputFault
-from stages.events import Progress
-from stages.following import FollowedUnits
+from stages.storage.artifact import Artifact, Output
+from stages.streaming.upstream import UpstreamUnits
 
 CLIPS = "clips.json"
 Record = dict[str, Any]
@@ -27,7 +27,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     """
     if config.existing is not None:
         return import_embeddings(config, inputs, output, context)
-    shards = FollowedUnits(inputs["download_shards"], context)
+    shards = UpstreamUnits(inputs["download_shards"], context)
     records = output.done_units()
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     threads = context.resources.cpus_per_worker

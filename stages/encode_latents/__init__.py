@@ -1,1 +1,1 @@
-"""Encode every picture once, so that latent decoders train without an encoder."""
+"""Encode every image once, so that latent decoders train without an encoder."""

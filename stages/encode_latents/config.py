@@ -1,11 +1,13 @@
-"""Which autoencoder encodes the pictures, and how the latents are kept."""
+"""Which autoencoder encodes the images, and how the latents are kept."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.contract import ExternalPath, RuntimeOnly, StageConfig, content_digest
-from stages.errors import InputFault
+from stages.contract.config import ExternalPath, RuntimeOnly
+from stages.contract.digests import content_digest
+from stages.contract.errors import InputFault
+from stages.contract.stage import StageConfig
 
 VAE = "vae"
 
@@ -19,7 +21,7 @@ class EncodeLatentsBase(StageConfig):
     gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(
         "bfloat16", description="of the arithmetic on a GPU; on a CPU it is float32"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="pictures at a time")
+    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="images at a time")
 
 
 class EncodeByAutoencoder(EncodeLatentsBase):
@@ -41,7 +43,7 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
         None, description="folder of the checkpoint, which holds a folder vae"
     )
     name: str | None = Field(None, description="or its name on the Hugging Face hub")
-    resolution: PositiveInt = Field(512, description="side of the pictures in pixels")
+    resolution: PositiveInt = Field(512, description="side of the images in pixels")
 
     @model_validator(mode="after")
     def _one_source(self) -> "EncodeByStableDiffusion":
@@ -56,7 +58,7 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
         return ("download_shards",)
 
     @property
-    def follows(self) -> tuple[str, ...]:
+    def streams_from(self) -> tuple[str, ...]:
         """A shard is encoded as soon as it is downloaded."""
         return self.inputs
 

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.decoders.autoencoder import VQAutoencoder
-from stages.artifacts import Artifact
-from stages.autoencoders import load_autoencoder
+from models.autoencoders.model import VQAutoencoder
+from stages.contract.errors import InputFault
 from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStableDiffusion
-from stages.errors import InputFault
+from stages.inference.autoencoder import load_autoencoder
+from stages.storage.artifact import Artifact
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -28,7 +28,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """What an encoder makes, of which pictures."""
+    """What an encoder makes, of which images."""
 
     resolution: int
     shape: tuple[int, int, int]
@@ -40,7 +40,7 @@ class EncoderIdentity:
     """Reference, and SHA-256 of the weights."""
 
 
-class PictureEncoder(Protocol):
+class ImageEncoder(Protocol):
     """An autoencoder's first half."""
 
     @property
@@ -49,7 +49,7 @@ class PictureEncoder(Protocol):
         ...
 
     def encode(self, images: Images) -> Encoded:
-        """Encode pictures in [-1, 1]."""
+        """Encode images in [-1, 1]."""
         ...
 
 
@@ -70,7 +70,7 @@ class TrainedEncoder:
         )
 
     def encode(self, images: Images) -> Encoded:
-        """Encode pictures in [-1, 1]."""
+        """Encode images in [-1, 1]."""
         latents = self._model.encode(images).float()
         codes = self._model.codebook.nearest(latents) if isinstance(self._model, VQAutoencoder) else None
         return Encoded(latents, codes)
@@ -83,7 +83,7 @@ class StableDiffusionEncoder:
         """Load it.
 
         Raises:
-            InputFault: diffusers cannot load it, or pictures of this resolution do not fit it.
+            InputFault: diffusers cannot load it, or images of this resolution do not fit it.
         """
         self._model = _load_vae(config).to(device)
         options = self._model.config
@@ -104,13 +104,13 @@ class StableDiffusionEncoder:
         )
 
     def encode(self, images: Images) -> Encoded:
-        """Encode pictures in [-1, 1]."""
+        """Encode images in [-1, 1]."""
         return Encoded(self._model.encode(images).latent_dist.mean.float())
 
 
 def make_encoder(
     config: EncodeByAutoencoder | EncodeByStableDiffusion, inputs: Mapping[str, Artifact], device: str
-) -> PictureEncoder:
+) -> ImageEncoder:
     """Load the encoder that the configuration names."""
     if isinstance(config, EncodeByAutoencoder):
         return TrainedEncoder(inputs["train_autoencoder"], device)

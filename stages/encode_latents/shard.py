@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Shaped
 
 from models.decoders.base import from_bytes
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError, InputFault
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
-from stages.encode_latents.encoders import PictureEncoder, make_encoder
-from stages.errors import ArtifactError, InputFault
-from stages.image_decoding import Picture, decode_image, square
-from stages.shards import read_shard
+from stages.encode_latents.encoders import ImageEncoder, make_encoder
+from stages.formats.images import RgbImage, decode_image, square
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Artifact, Output
 
 ENCODER = "encoder.json"
 LARGEST = float(np.finfo(np.float16).max)
@@ -47,7 +47,7 @@ def make_encode_worker(
 
     def encode(name: str) -> tuple[str, Record]:
         failures: collections.Counter[str] = collections.Counter()
-        samples = _pictures(inputs["download_shards"], name, encoder.about.resolution, failures)
+        samples = _images(inputs["download_shards"], name, encoder.about.resolution, failures)
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=half):
             rows = _encode(samples, encoder, batch_size=config.batch_size, device=device, shard=name)
         _publish(name, rows, encoder, output)
@@ -63,7 +63,7 @@ def make_encode_worker(
     return encode
 
 
-def _record_encoder(encoder: PictureEncoder, output: Output) -> None:
+def _record_encoder(encoder: ImageEncoder, output: Output) -> None:
     """Write what encodes before the first latent, or compare it with what did.
 
     Raises:
@@ -81,10 +81,10 @@ def _record_encoder(encoder: PictureEncoder, output: Output) -> None:
         )
 
 
-def _pictures(
+def _images(
     shards: Artifact, name: str, resolution: int, failures: collections.Counter[str]
-) -> Iterator[tuple[str, Picture]]:
-    """Yield keys and square pictures of a shard; count those that cannot be read by cause."""
+) -> Iterator[tuple[str, RgbImage]]:
+    """Yield keys and square images of a shard; count those that cannot be read by cause."""
     for sample in read_shard(shards.local(f"shards/{name}.tar"), with_captions=False):
         if sample.image is None:
             failures["no_image"] += 1
@@ -99,11 +99,11 @@ def _pictures(
 
 
 def _encode(
-    samples: Iterator[tuple[str, Picture]], encoder: PictureEncoder, *, batch_size: int, device: str, shard: str
+    samples: Iterator[tuple[str, RgbImage]], encoder: ImageEncoder, *, batch_size: int, device: str, shard: str
 ) -> ShardRows:
     rows = ShardRows()
     while batch := list(itertools.islice(samples, batch_size)):
-        images = from_bytes(torch.from_numpy(np.stack([picture for _, picture in batch])).to(device))
+        images = from_bytes(torch.from_numpy(np.stack([image for _, image in batch])).to(device))
         encoded = encoder.encode(images)
         _require_storable(encoded.latents, shard)
         rows.keys += [key for key, _ in batch]
@@ -124,7 +124,7 @@ def _require_storable(latents: torch.Tensor, shard: str) -> None:
         )
 
 
-def _publish(name: str, rows: ShardRows, encoder: PictureEncoder, output: Output) -> None:
+def _publish(name: str, rows: ShardRows, encoder: ImageEncoder, output: Output) -> None:
     shape = encoder.about.shape
     files: dict[str, tuple[list[np.ndarray], np.ndarray]] = {
         "latents": (rows.latents, np.zeros((0, *shape), np.float16))

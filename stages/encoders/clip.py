@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from stages.contract.errors import InputFault, nearest
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import (
     CONFIG_FILE,
@@ -26,14 +27,13 @@ from stages.encoders.config import (
     check_clip,
 )
 from stages.encoders.identity import digest_tensors
-from stages.encoders.lean_import import import_open_clip
-from stages.errors import InputFault, nearest
+from stages.encoders.open_clip_import import import_open_clip
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
 Pixels = UInt8[np.ndarray, "height width 3"]
 Prepared = dict[str, Pixels]
-"""A picture cut and scaled for the models, by preparation; models that share one share it."""
+"""An image cut and scaled for the models, by preparation; models that share one share it."""
 PreparedBatch = dict[str, UInt8[Tensor, "batch height width 3"]]
 
 
@@ -154,13 +154,13 @@ class ClipEncoder:
         lengths = common_lengths(towers, texts)
         return embedding, [row[:length].clone() for row, length in zip(states, lengths, strict=True)]
 
-    def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
-        """Encode square pictures in [-1, 1] on the encoder's device, with gradients to the pictures (not to weights).
+    def embed_images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
+        """Encode square images in [-1, 1] on the encoder's device, with gradients to the images (not to weights).
 
         They are scaled to each model's size here, by interpolation on the device instead of PIL, so that embeddings
         differ a little from those of :meth:`encode_images` where the size differs. Precision is the caller's autocast.
         """
-        return torch.cat([model.embed_pictures(pictures).float() for model in self._models], dim=-1)
+        return torch.cat([model.embed_images(images).float() for model in self._models], dim=-1)
 
     def _concatenate(self, encode: Callable[["_OneClip"], Tensor]) -> Float[Tensor, "batch embed"]:
         on_gpu = self.device.type != "cpu" and self._precision != torch.float32
@@ -199,13 +199,13 @@ class _OneClip:
         numbers = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         return self._model.encode_image(self._normalize(numbers))  # type: ignore[no-any-return]
 
-    def embed_pictures(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
+    def embed_images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
         size, settings = self.identity.image_size, self._model.visual.preprocess_cfg
-        mean, std = (pictures.new_tensor(settings[name])[:, None, None] for name in ("mean", "std"))
-        if pictures.shape[-2:] != (size, size):
+        mean, std = (images.new_tensor(settings[name])[:, None, None] for name in ("mean", "std"))
+        if images.shape[-2:] != (size, size):
             mode = settings["interpolation"] if settings["interpolation"] in ("bicubic", "bilinear") else "bicubic"
-            pictures = F.interpolate(pictures, size=(size, size), mode=mode, antialias=True)
-        return self._model.encode_image((pictures * 0.5 + 0.5 - mean) / std)  # type: ignore[no-any-return]
+            images = F.interpolate(images, size=(size, size), mode=mode, antialias=True)
+        return self._model.encode_image((images * 0.5 + 0.5 - mean) / std)  # type: ignore[no-any-return]
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
         return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))  # type: ignore[no-any-return]

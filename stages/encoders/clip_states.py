@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 
 _PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers that cut this alike are taken to be the same
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from stages.contract import ConfigModel, ExternalPath
-from stages.errors import InputFault, nearest
+from stages.contract.config import ConfigModel, ExternalPath
+from stages.contract.errors import InputFault, nearest
 
 if TYPE_CHECKING:
-    from stages.artifacts import Artifact
+    from stages.storage.artifact import Artifact
 
 CONFIG_FILE = "open_clip_config.json"
 TRAIN_CLIP = "train_clip"

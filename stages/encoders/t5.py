@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from stages.contract.errors import InputFault
 from stages.encoders.config import T5Source, check_t5
 from stages.encoders.identity import TextStateIdentity, digest_tensors
-from stages.errors import InputFault
 
 States = Float[Tensor, "tokens width"]
 

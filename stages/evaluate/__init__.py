@@ -1,1 +1,1 @@
-"""From drawn pictures to figures that say how well they show what was asked."""
+"""From drawn images to figures that say how well they show what was asked."""

@@ -4,13 +4,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.errors import InputFault
+from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, check_clip
-from stages.errors import InputFault
 
 
 class ClipFeatures(ConfigModel):
-    """The image embeddings of ``judge`` where there is one, else of ``clip``."""
+    """The image embeddings of ``evaluate`` where there is one, else of ``clip``."""
 
     kind: Literal["clip"]
 
@@ -23,7 +24,7 @@ class InceptionFeatures(ConfigModel):
 
 
 class EvaluateConfig(StageConfig):
-    """Judge the pictures: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
+    """Judge the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
     code_version: ClassVar[int] = 2
@@ -31,26 +32,26 @@ class EvaluateConfig(StageConfig):
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
     clip: ClipConfig = Field(description="the CLIP models that prior and decoder were trained with")
-    judge: ClipConfig | None = Field(
+    independent_clip: ClipConfig | None = Field(
         None, description="other CLIP models for a CLIP score that the models were not trained towards"
     )
     features: Annotated[ClipFeatures | InceptionFeatures, Field(discriminator="kind")] = Field(
-        ClipFeatures(kind="clip"), description="network under which the Fréchet distance to true pictures is taken"
+        ClipFeatures(kind="clip"), description="network under which the Fréchet distance to true images is taken"
     )
     real: ExternalPath | None = Field(
         None,
-        description="folder of true pictures to take that distance to; none: the scenes that the prompts tell",
+        description="folder of true images to take that distance to; none: the scenes that the prompts tell",
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="pictures at a time")
+    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The drawn pictures, and the CLIP model where one is trained."""
-        judge = () if self.judge is None else self.judge.inputs
-        return ("generate", *dict.fromkeys((*self.clip.inputs, *judge)))
+        """The drawn images, and the CLIP model where one is trained."""
+        independent_clip = () if self.independent_clip is None else self.independent_clip.inputs
+        return ("generate", *dict.fromkeys((*self.clip.inputs, *independent_clip)))
 
     def check(self) -> None:
-        """Look whether the CLIP models, the features' weights and the true pictures are there.
+        """Look whether the CLIP models, the features' weights and the true images are there.
 
         Raises:
             InputFault: one is not.
@@ -61,7 +62,7 @@ class EvaluateConfig(StageConfig):
                 "publishes, or choose kind: clip"
             )
         if self.real is not None and not self.real.is_dir():
-            raise InputFault(f"evaluate.real: there is no folder {self.real}: give a folder of true pictures")
+            raise InputFault(f"evaluate.real: there is no folder {self.real}: give a folder of true images")
         check_clip(self.clip)
-        if self.judge is not None:
-            check_clip(self.judge)
+        if self.independent_clip is not None:
+            check_clip(self.independent_clip)

@@ -1,7 +1,7 @@
-"""Fréchet distances between drawn and true pictures, by torchmetrics, under features whose network is named.
+"""Fréchet distances between drawn and true images, by torchmetrics, under features whose network is named.
 
 |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), both sets taken as Gaussian (Heusel et al., arXiv 1706.08500, eq. 6).
-It is biased: the fewer the pictures, the larger, so compare equal numbers of pictures under the same network only.
+It is biased: the fewer the images, the larger, so compare equal numbers of images under the same network only.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from stages.errors import InputFault
-from stages.image_decoding import decode_image, square
+from stages.contract.errors import InputFault
+from stages.formats.images import decode_image, square
 
 FEWEST = 2
 INCEPTION_FEATURES = 2048
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-Pictures = UInt8[np.ndarray, "batch height width 3"]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+Images = UInt8[np.ndarray, "batch height width 3"]
 
 
 class _Given(nn.Module):
@@ -33,16 +33,16 @@ class _Given(nn.Module):
         return rows
 
 
-def distance_of_rows(drawn: Float[Tensor, "rows embed"], true: Float[Tensor, "others embed"]) -> float:
+def distance_of_rows(generated: Float[Tensor, "rows embed"], true: Float[Tensor, "others embed"]) -> float:
     """Return the distance between two sets of features, of at least two rows each."""
-    metric = FrechetInceptionDistance(feature=_Given(drawn.shape[1]))
-    metric.update(drawn.double(), real=False)
+    metric = FrechetInceptionDistance(feature=_Given(generated.shape[1]))
+    metric.update(generated.double(), real=False)
     metric.update(true.double(), real=True)
     return float(metric.compute())
 
 
 def distance_by_inception(
-    drawn: Iterator[Pictures], true: Iterator[Pictures], weights: Path, device: torch.device | str
+    generated: Iterator[Images], true: Iterator[Images], weights: Path, device: torch.device | str
 ) -> float:
     """Return the distance under Inception-v3's pool features, as published figures (FID) are measured.
 
@@ -59,32 +59,32 @@ def distance_by_inception(
             f"evaluate.features.path: {weights} cannot be used ({reason}): expected the weights that torch-fidelity "
             "publishes, pt_inception-2015-12-05-6726825d.pth: give that file, or choose kind: clip"
         ) from error
-    for batches, real in ((drawn, False), (true, True)):
-        for pictures in batches:
-            metric.update(torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device), real=real)
+    for batches, real in ((generated, False), (true, True)):
+        for images in batches:
+            metric.update(torch.from_numpy(images).permute(0, 3, 1, 2).to(device), real=real)
     return float(metric.compute())
 
 
-def read_folder(folder: Path, resolution: int, batch_size: int) -> Iterator[Pictures]:
-    """Yield all pictures of a folder, and of those in it, as middle squares of one resolution.
+def read_folder(folder: Path, resolution: int, batch_size: int) -> Iterator[Images]:
+    """Yield all images of a folder, and of those in it, as middle squares of one resolution.
 
     Raises:
         InputFault: there are fewer than two, or one cannot be decoded.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if len(files) < FEWEST:
         raise InputFault(
-            f"evaluate.real: {folder} holds {len(files)} pictures ({', '.join(PICTURE_SUFFIXES)}): allowed are "
-            f"{FEWEST} or more: give a folder of true pictures"
+            f"evaluate.real: {folder} holds {len(files)} images ({', '.join(IMAGE_SUFFIXES)}): allowed are "
+            f"{FEWEST} or more: give a folder of true images"
         )
     for start in range(0, len(files), batch_size):
         yield np.stack([_read(path, resolution) for path in files[start : start + batch_size]])
 
 
-def batches_of(pictures: Pictures, batch_size: int) -> Iterator[Pictures]:
-    """Cut pictures into batches."""
-    for start in range(0, len(pictures), batch_size):
-        yield pictures[start : start + batch_size]
+def batches_of(images: Images, batch_size: int) -> Iterator[Images]:
+    """Cut images into batches."""
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size]
 
 
 def _read(path: Path, resolution: int) -> UInt8[np.ndarray, "height width 3"]:

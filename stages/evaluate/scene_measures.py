@@ -1,4 +1,4 @@
-"""How often pictures of scenes show the color and the shape that were asked for, as the scene checker reads them.
+"""How often images of scenes show the color and the shape that were asked for, as the scene checker reads them.
 
 Symbols: asked = what a prompt says, read = what the checker saw, as positions in the vocabulary: [batch].
 """
@@ -19,29 +19,29 @@ CHANCE = {"color": 1 / len(COLORS), "shape": 1 / len(SHAPES), "both": 1 / (len(C
 
 @dataclass(frozen=True)
 class Readings:
-    """Color and shape of every picture, as asked and as read."""
+    """Color and shape of every image, as asked and as read."""
 
     asked: Mapping[str, Int[Tensor, " batch"]]
     read: Mapping[str, Int[Tensor, " batch"]]
 
     def hits(self) -> dict[str, Bool[Tensor, " batch"]]:
-        """Tell which pictures show the color, the shape, and both."""
+        """Tell which images show the color, the shape, and both."""
         color, shape = (self.read[name] == self.asked[name] for name in ("color", "shape"))
         return {"color": color, "shape": shape, "both": color & shape}
 
     def accuracy(self) -> dict[str, float]:
-        """Return the share of pictures that show what was asked."""
+        """Return the share of images that show what was asked."""
         return {name: float(hit.double().mean()) for name, hit in self.hits().items()}
 
     def unrelated_accuracy(self) -> dict[str, float]:
-        """Return the accuracy against other prompts: the mean over ALL pairs of a picture and another's prompt.
+        """Return the accuracy against other prompts: the mean over ALL pairs of an image and another's prompt.
 
         Raises:
-            ValueError: there is only one picture.
+            ValueError: there is only one image.
         """
         count = len(self.asked["color"])
         if count < 2:
-            raise ValueError(f"unrelated prompts need at least 2 pictures, found {count}")
+            raise ValueError(f"unrelated prompts need at least 2 images, found {count}")
         color, shape = (self.read[name][:, None] == self.asked[name][None] for name in ("color", "shape"))
         hits = {"color": color, "shape": shape, "both": color & shape}
         return {name: float((hit.sum() - hit.diagonal().sum()) / (count * (count - 1))) for name, hit in hits.items()}
@@ -62,9 +62,9 @@ class Readings:
         return (right / asked).view(len(SHAPES), len(COLORS))
 
 
-def read_pictures(pictures: UInt8[np.ndarray, "batch height width 3"], scenes: Sequence[Scene]) -> Readings:
-    """Let the scene checker read the pictures of these scenes."""
-    reading = SceneChecker(pictures.shape[1]).check(torch.from_numpy(pictures))
+def read_images(images: UInt8[np.ndarray, "batch height width 3"], scenes: Sequence[Scene]) -> Readings:
+    """Let the scene checker read the images of these scenes."""
+    reading = SceneChecker(images.shape[1]).check(torch.from_numpy(images))
     asked = {
         name: torch.tensor([words.index(scene.attributes[name]) for scene in scenes]) for name, words in WORDS.items()
     }

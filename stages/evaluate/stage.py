@@ -1,4 +1,4 @@
-"""Measure the drawn pictures and write the figures."""
+"""Measure the drawn images and write the figures."""
 
 import io
 import json
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from models.scenes import Scene, render_scenes
 from models.similarity import block_cosine, embedding_report
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.events import LoggedImage, Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, with_trained
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
 from stages.evaluate.plots import confusion_plot
-from stages.evaluate.scene_measures import CHANCE, Readings, read_pictures
-from stages.events import Picture, Progress
+from stages.evaluate.scene_measures import CHANCE, Readings, read_images
+from stages.storage.artifact import Artifact, Output
 
 SAMPLES = "samples.jsonl"
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
@@ -32,12 +32,12 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class DrawnSet:
-    """The pictures of one set with their prompts; ``scenes`` where the prompts describe scenes."""
+class GeneratedSet:
+    """The images of one set with their prompts; ``scenes`` where the prompts describe scenes."""
 
     name: str
     prompts: Sequence[str]
-    pictures: UInt8[np.ndarray, "batch height width 3"]
+    images: UInt8[np.ndarray, "batch height width 3"]
     scenes: Sequence[Scene] | None
 
 
@@ -47,59 +47,61 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
     Raises:
         InputFault: a CLIP model cannot be loaded.
     """
-    drawn = inputs["generate"]
-    sets = read_sets(drawn)
+    generated = inputs["generate"]
+    sets = read_sets(generated)
     total = sum(len(one.prompts) for one in sets)
-    context.emit(Progress(0, total, "pictures"))
+    context.emit(Progress(0, total, "images"))
     figures: Figures = {}
     for one in sets:
-        figures |= _judge_scenes(one, output, context)
+        figures |= _evaluate_scenes(one, output, context)
     main = sets[0]
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     encoder = _BatchEncoder(ClipEncoder(with_trained(config.clip, inputs), device=device), config.batch_size)
-    seen = encoder.images(main.pictures)
-    figures |= _judge_by_clip(main, seen, encoder, drawn)
+    seen = encoder.images(main.images)
+    figures |= _evaluate_by_clip(main, seen, encoder, generated)
     notes = {"clip_score/conditioning": encoder.name}
-    if config.judge is not None:
-        encoder = _BatchEncoder(ClipEncoder(with_trained(config.judge, inputs), device=device), config.batch_size)
-        seen = encoder.images(main.pictures)
-        figures["clip_score/judge"] = encoder.score(main, seen)
-        notes["clip_score/judge"] = encoder.name
+    if config.independent_clip is not None:
+        encoder = _BatchEncoder(
+            ClipEncoder(with_trained(config.independent_clip, inputs), device=device), config.batch_size
+        )
+        seen = encoder.images(main.images)
+        figures["clip_score/independent"] = encoder.score(main, seen)
+        notes["clip_score/independent"] = encoder.name
     distance, notes["frechet_distance"] = _distance_to_true(main, seen, encoder, config, device)
     if distance is not None:
         figures["frechet_distance"] = distance
     output.write_json("metrics.json", _document(config, sets, figures) | {"notes": notes})
-    context.emit(Progress(total, total, "pictures", items=total))
-    return StageSummary(items=len(main.prompts), item_name="pictures", metrics=figures, notes=notes)
+    context.emit(Progress(total, total, "images", items=total))
+    return StageSummary(items=len(main.prompts), item_name="images", metrics=figures, notes=notes)
 
 
-def read_sets(drawn: Artifact) -> list[DrawnSet]:
+def read_sets(generated: Artifact) -> list[GeneratedSet]:
     """Read all sets, in the order in which they were drawn."""
-    with drawn.open(SAMPLES) as file:
+    with generated.open(SAMPLES) as file:
         rows = [json.loads(line) for line in file]
     names = list(dict.fromkeys(row["set"] for row in rows))
-    return [_read_set(drawn, name, [row for row in rows if row["set"] == name]) for name in names]
+    return [_read_set(generated, name, [row for row in rows if row["set"] == name]) for name in names]
 
 
-def _read_set(drawn: Artifact, name: str, rows: Sequence[Mapping[str, Any]]) -> DrawnSet:
-    pictures = []
+def _read_set(generated: Artifact, name: str, rows: Sequence[Mapping[str, Any]]) -> GeneratedSet:
+    images = []
     for row in rows:
-        with drawn.open(row["file"]) as file, Image.open(file) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
+        with generated.open(row["file"]) as file, Image.open(file) as image:
+            images.append(np.asarray(image.convert("RGB")))
     scenes = [Scene(**row["scene"]) for row in rows if row["scene"] is not None]
     prompts = [row["prompt"] for row in rows]
-    return DrawnSet(name, prompts, np.stack(pictures), scenes if len(scenes) == len(rows) else None)
+    return GeneratedSet(name, prompts, np.stack(images), scenes if len(scenes) == len(rows) else None)
 
 
-def _judge_scenes(drawn: DrawnSet, output: Output, context: StageContext) -> Figures:
+def _evaluate_scenes(generated: GeneratedSet, output: Output, context: StageContext) -> Figures:
     """Return the checker's accuracies; for the prior's set also the unrelated control, and a plot."""
-    if drawn.scenes is None:
+    if generated.scenes is None:
         return {}
-    readings = read_pictures(drawn.pictures, drawn.scenes)
-    figures = {f"{PREFIXES[drawn.name]}/{name}": value for name, value in readings.accuracy().items()}
-    if drawn.name == "prior":
+    readings = read_images(generated.images, generated.scenes)
+    figures = {f"{PREFIXES[generated.name]}/{name}": value for name, value in readings.accuracy().items()}
+    if generated.name == "prior":
         figures |= {f"chance/{name}": value for name, value in CHANCE.items()}
-        if len(drawn.prompts) > 1:
+        if len(generated.prompts) > 1:
             figures |= {f"{UNRELATED}/{name}": value for name, value in readings.unrelated_accuracy().items()}
         _plot(readings, output, context)
     return figures
@@ -108,56 +110,60 @@ def _judge_scenes(drawn: DrawnSet, output: Output, context: StageContext) -> Fig
 def _plot(readings: Readings, output: Output, context: StageContext) -> None:
     plot = confusion_plot(readings)
     output.write_bytes("confusion.png", plot)
-    context.emit(Picture("confusion", plot))
+    context.emit(LoggedImage("confusion", plot))
 
 
 def _distance_to_true(
-    drawn: DrawnSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", config: EvaluateConfig, device: str
+    generated: GeneratedSet,
+    seen: Float[Tensor, "batch embed"],
+    encoder: "_BatchEncoder",
+    config: EvaluateConfig,
+    device: str,
 ) -> tuple[float | None, str]:
-    """Return the Fréchet distance to the true pictures, and under which features it is; none, and why it is not known.
+    """Return the Fréchet distance to the true images, and under which features it is; none, and why it is not known.
 
     Raises:
-        InputFault: the true pictures or the features' weights cannot be read.
+        InputFault: the true images or the features' weights cannot be read.
     """
-    count, resolution = len(drawn.prompts), drawn.pictures.shape[1]
+    count, resolution = len(generated.prompts), generated.images.shape[1]
     if count < FEWEST:
-        return None, f"{count} picture drawn: {FEWEST} or more have a distribution"
+        return None, f"{count} image drawn: {FEWEST} or more have a distribution"
     if config.real is not None:
         true = read_folder(config.real, resolution, config.batch_size)
-    elif drawn.scenes is not None:
-        true = batches_of(render_scenes(drawn.scenes, resolution).numpy(), config.batch_size)
+    elif generated.scenes is not None:
+        true = batches_of(render_scenes(generated.scenes, resolution).numpy(), config.batch_size)
     else:
-        return None, "the prompts have no true pictures: set evaluate.real"
+        return None, "the prompts have no true images: set evaluate.real"
     if isinstance(config.features, InceptionFeatures):
-        batches = batches_of(drawn.pictures, config.batch_size)
-        return distance_by_inception(batches, true, config.features.path, device), f"Inception-v3, {count} pictures"
-    rows = torch.cat([encoder.images(pictures) for pictures in true])
-    return distance_of_rows(seen, rows), f"{encoder.name}, {count} pictures"
+        batches = batches_of(generated.images, config.batch_size)
+        return distance_by_inception(batches, true, config.features.path, device), f"Inception-v3, {count} images"
+    rows = torch.cat([encoder.images(images) for images in true])
+    return distance_of_rows(seen, rows), f"{encoder.name}, {count} images"
 
 
-def _judge_by_clip(
-    drawn: DrawnSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", artifact: Artifact
+def _evaluate_by_clip(
+    generated: GeneratedSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", artifact: Artifact
 ) -> Figures:
-    """Return the CLIP score of the pictures and, for scenes, how near they and the prior's embeddings are to the truth.
+    """Return the CLIP score of the images and, for scenes, how near they and the prior's embeddings are to the truth.
 
     A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside it.
     """
-    figures = {"clip_score/conditioning": encoder.score(drawn, seen)}
-    if drawn.scenes is None or len(drawn.prompts) < 2:
+    figures = {"clip_score/conditioning": encoder.score(generated, seen)}
+    if generated.scenes is None or len(generated.prompts) < 2:
         return figures
-    true = encoder.images(render_scenes(drawn.scenes, drawn.pictures.shape[1]).numpy())
-    picture_report = embedding_report(seen, true, encoder.block_dims)
+    true = encoder.images(render_scenes(generated.scenes, generated.images.shape[1]).numpy())
+    image_report = embedding_report(seen, true, encoder.block_dims)
     figures |= {
-        "cosine/picture_true": picture_report["cosine_true"],
-        "cosine/picture_unrelated": picture_report["cosine_unrelated"],
+        "cosine/image_true": image_report["cosine_true"],
+        "cosine/image_unrelated": image_report["cosine_unrelated"],
     }
-    report = embedding_report(_embeddings_of(drawn.name, artifact), true, encoder.block_dims)
+    report = embedding_report(_embeddings_of(generated.name, artifact), true, encoder.block_dims)
     figures |= {"cosine/true": report.pop("cosine_true"), "cosine/unrelated": report.pop("cosine_unrelated")}
     return figures | {f"embedding/{name}": value for name, value in report.items()}
 
 
 def _embeddings_of(name: str, artifact: Artifact) -> Float[Tensor, "batch embed"]:
-    """Read the embeddings that a set was drawn from, in the order of its pictures."""
+    """Read the embeddings that a set was drawn from, in the order of its images."""
     parts = []
     for file_name in artifact.glob(f"embeddings/{name}/*.npy"):
         with artifact.open(file_name) as file:
@@ -166,32 +172,35 @@ def _embeddings_of(name: str, artifact: Artifact) -> Float[Tensor, "batch embed"
 
 
 class _BatchEncoder:
-    """A CLIP encoder that takes any number of pictures."""
+    """A CLIP encoder that takes any number of images."""
 
     def __init__(self, encoder: ClipEncoder, batch_size: int) -> None:
         self._encoder = encoder
         self._batch_size = batch_size
         self.block_dims = encoder.block_dims
-        self.name = "CLIP " + " + ".join(_spell(identity) for identity in encoder.identities)
+        self.name = "CLIP " + " + ".join(_format(identity) for identity in encoder.identities)
 
-    def images(self, pictures: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
-        """Encode the pictures."""
-        starts = range(0, len(pictures), self._batch_size)
-        return torch.cat([self._encoder.encode_images(pictures[s : s + self._batch_size]) for s in starts])
+    def images(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
+        """Encode the images."""
+        starts = range(0, len(images), self._batch_size)
+        return torch.cat([self._encoder.encode_images(images[s : s + self._batch_size]) for s in starts])
 
-    def score(self, drawn: DrawnSet, seen: Float[Tensor, "batch embed"]) -> float:
-        """Return the CLIP score 100 max(cos, 0) of pictures and prompts, the cosine averaged over the models."""
-        starts = range(0, len(drawn.prompts), self._batch_size)
-        texts = torch.cat([self._encoder.encode_texts(drawn.prompts[s : s + self._batch_size]) for s in starts])
+    def score(self, generated: GeneratedSet, seen: Float[Tensor, "batch embed"]) -> float:
+        """Return the CLIP score 100 max(cos, 0) of images and prompts, the cosine averaged over the models."""
+        starts = range(0, len(generated.prompts), self._batch_size)
+        texts = torch.cat([self._encoder.encode_texts(generated.prompts[s : s + self._batch_size]) for s in starts])
         return float(100 * block_cosine(seen, texts, self.block_dims).clamp_min(0).mean())
 
 
-def _document(config: EvaluateConfig, sets: Sequence[DrawnSet], figures: Figures) -> dict[str, Any]:
+def _document(config: EvaluateConfig, sets: Sequence[GeneratedSet], figures: Figures) -> dict[str, Any]:
     return {
         "metrics": figures,
-        "num_pictures": {one.name: len(one.prompts) for one in sets},
+        "num_images": {one.name: len(one.prompts) for one in sets},
         "judged_set": sets[0].name,
-        "clip_score_models": {"conditioning": _references(config.clip), "judge": _references(config.judge)},
+        "clip_score_models": {
+            "conditioning": _references(config.clip),
+            "independent": _references(config.independent_clip),
+        },
     }
 
 
@@ -199,7 +208,7 @@ def _references(clip: ClipConfig | None) -> list[str]:
     return [] if clip is None else [model.reference for model in clip.models]
 
 
-def _spell(identity: Mapping[str, Any]) -> str:
+def _format(identity: Mapping[str, Any]) -> str:
     """Return a CLIP model's name, without the place of its folder, and the beginning of its digest."""
     reference = Path(identity["reference"])
     return f"{reference.name if reference.is_absolute() else reference} ({identity['digest'][:8]})"

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.stage import StageConfig
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 

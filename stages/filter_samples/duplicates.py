@@ -14,7 +14,7 @@ Units = Float[np.ndarray, "rows embed"]
 
 
 @dataclass
-class Twins:
+class NearDuplicates:
     """For each row of a shard the first earlier row that is as good as the same, once found."""
 
     shard: Int[np.ndarray, " rows"]
@@ -23,7 +23,7 @@ class Twins:
     cosine: Float[np.ndarray, " rows"]
 
     @classmethod
-    def none(cls, rows: int) -> "Twins":
+    def none(cls, rows: int) -> "NearDuplicates":
         """Start with nothing found."""
         return cls(np.full(rows, -1), np.full(rows, -1), np.full(rows, np.nan))
 
@@ -50,7 +50,9 @@ class ShardUnits:
     rows: Int[np.ndarray, " compared"]
 
 
-def find_twins(twins: Twins, own: ShardUnits, earlier: ShardUnits, *, minimum: float, block_rows: int) -> None:
+def find_near_duplicates(
+    near_duplicates: NearDuplicates, own: ShardUnits, earlier: ShardUnits, *, minimum: float, block_rows: int
+) -> None:
     """Note for each row without a twin the first of the rows of an earlier shard, or before it in its own, that is one.
 
     A row counts as earlier whether it has a twin itself or not, so that shards can be asked in any order.
@@ -59,7 +61,7 @@ def find_twins(twins: Twins, own: ShardUnits, earlier: ShardUnits, *, minimum: f
     for begin in range(0, len(own.rows), block_rows):
         block = own.rows[begin : begin + block_rows]
         for first in range(0, len(earlier.rows), block_rows):
-            rows = block[twins.is_open[block]]
+            rows = block[near_duplicates.is_open[block]]
             others = earlier.rows[first : first + block_rows]
             if len(rows) == 0 or (same and others[0] >= rows[-1]):
                 break
@@ -68,14 +70,23 @@ def find_twins(twins: Twins, own: ShardUnits, earlier: ShardUnits, *, minimum: f
                 products[others[None, :] >= rows[:, None]] = -np.inf
             near = products >= minimum - _ROUNDING
             for index in np.flatnonzero(near.any(axis=1)):
-                _settle(twins, own.units, int(rows[index]), earlier, others[near[index]], minimum)
+                _settle(near_duplicates, own.units, int(rows[index]), earlier, others[near[index]], minimum)
 
 
 def _settle(
-    twins: Twins, units: Units, row: int, earlier: ShardUnits, candidates: Int[np.ndarray, " some"], minimum: float
+    near_duplicates: NearDuplicates,
+    units: Units,
+    row: int,
+    earlier: ShardUnits,
+    candidates: Int[np.ndarray, " some"],
+    minimum: float,
 ) -> None:
     for other in candidates:
         cosine = float(np.sum(units[row] * earlier.units[other]))
         if cosine >= minimum:
-            twins.shard[row], twins.row[row], twins.cosine[row] = earlier.number, other, cosine
+            near_duplicates.shard[row], near_duplicates.row[row], near_duplicates.cosine[row] = (
+                earlier.number,
+                other,
+                cosine,
+            )
             return

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 from stages.filter_samples.config import HeadFilter
 
 Layer = tuple[np.ndarray, np.ndarray]

@@ -11,9 +11,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from cluster.mapping import WorkerResources
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
-from stages.embeddings import (
+from stages.contract.errors import InputFault
+from stages.contract.events import Progress
+from stages.contract.stage import StageContext, StageSummary
+from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
+from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates, unit_rows
+from stages.filter_samples.heads import answers, load_head
+from stages.formats.embeddings import (
     clip_identity,
     further_captions,
     load_image_rows,
@@ -21,11 +25,7 @@ from stages.embeddings import (
     open_text_rows,
     shard_rows,
 )
-from stages.errors import InputFault
-from stages.events import Progress
-from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
-from stages.filter_samples.duplicates import ShardUnits, Twins, find_twins, unit_rows
-from stages.filter_samples.heads import answers, load_head
+from stages.storage.artifact import Artifact, Output
 
 PLAN = "plan.json"
 LOW_SCORE, NEAR_DUPLICATE = "low_clip_score", "near_duplicate"
@@ -50,15 +50,15 @@ def run(
     output.write_json(PLAN, {"units": len(names)})
     records = output.done_units()
     resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
-    to_judge = [name for name in names if not output.exists(_scores(name))]
-    judged = len(names) - len(to_judge)
+    to_evaluate = [name for name in names if not output.exists(_scores(name))]
+    evaluated = len(names) - len(to_evaluate)
 
     def report() -> None:
-        context.emit(Progress(judged + len(records), 2 * len(names), "passes over shards"))
+        context.emit(Progress(evaluated + len(records), 2 * len(names), "passes over shards"))
 
     report()
-    for _ in context.map_shards(functools.partial(_make_judge, config, embeddings, output), to_judge, resources):
-        judged += 1
+    for _ in context.map_shards(functools.partial(_make_evaluator, config, embeddings, output), to_evaluate, resources):
+        evaluated += 1
         report()
     to_do = [name for name in names if name not in records]
     make = functools.partial(_make_keeper, config, embeddings, output)
@@ -75,12 +75,12 @@ def _scores(name: str) -> str:
 # ---- by itself
 
 
-def _make_judge(config: FilterSamplesConfig, embeddings: Artifact, output: Output) -> Callable[[str], str]:
+def _make_evaluator(config: FilterSamplesConfig, embeddings: Artifact, output: Output) -> Callable[[str], str]:
     blocks = [int(clip["embed_dim"]) for clip in clip_identity(embeddings)]
     heads = [(head, load_head(head, _width(head, blocks))) for head in config.heads]
     ends = np.cumsum([0, *blocks])
 
-    def judge(name: str) -> str:
+    def evaluate(name: str) -> str:
         image = load_image_rows(embeddings, name)
         columns: dict[str, Values] = {}
         causes = np.full(len(image), None, dtype=object)
@@ -98,7 +98,7 @@ def _make_judge(config: FilterSamplesConfig, embeddings: Artifact, output: Outpu
             pq.write_table(pa.table(table), path)
         return name
 
-    return judge
+    return evaluate
 
 
 def _width(head: HeadFilter, blocks: Sequence[int]) -> int:
@@ -135,15 +135,19 @@ def _make_keeper(
     def keep(name: str) -> tuple[str, Record]:
         table = pq.read_table(output.local(_scores(name)))
         causes = np.array(table["cause"].to_pylist(), dtype=object)
-        twins = Twins.none(len(causes))
+        near_duplicates = NearDuplicates.none(len(causes))
         if config.near_duplicates is not None:
             own = _compared(embeddings, output, names, names.index(name), blocks)
             first = 0 if config.near_duplicates.within == "all" else own.number
             for other in range(first, own.number + 1):
                 earlier = own if other == own.number else _compared(embeddings, output, names, other, blocks)
-                find_twins(twins, own, earlier, minimum=config.near_duplicates.minimum, block_rows=config.block_rows)
-            causes[~twins.is_open] = NEAR_DUPLICATE
-        return name, _write(name, table, causes, _originals(twins, names, embeddings), twins, output, embeddings)
+                find_near_duplicates(
+                    near_duplicates, own, earlier, minimum=config.near_duplicates.minimum, block_rows=config.block_rows
+                )
+            causes[~near_duplicates.is_open] = NEAR_DUPLICATE
+        return name, _write(
+            name, table, causes, _originals(near_duplicates, names, embeddings), near_duplicates, output, embeddings
+        )
 
     return keep
 
@@ -155,19 +159,24 @@ def _compared(embeddings: Artifact, output: Output, names: Sequence[str], number
     return ShardUnits(number, units, np.flatnonzero(causes.is_null().to_numpy()))
 
 
-def _originals(twins: Twins, names: Sequence[str], embeddings: Artifact) -> dict[int, str]:
+def _originals(near_duplicates: NearDuplicates, names: Sequence[str], embeddings: Artifact) -> dict[int, str]:
     """Return the key of each twin, by row; the keys of one shard are held at a time."""
     found: dict[int, str] = {}
-    for shard in np.unique(twins.shard[~twins.is_open]):
+    for shard in np.unique(near_duplicates.shard[~near_duplicates.is_open]):
         keys = load_keys(embeddings, names[shard])
-        found |= {int(row): keys[twins.row[row]] for row in np.flatnonzero(twins.shard == shard)}
+        found |= {int(row): keys[near_duplicates.row[row]] for row in np.flatnonzero(near_duplicates.shard == shard)}
     return found
 
 
 def _write(
-    name: str, table: pa.Table, causes: np.ndarray, originals: Mapping[int, str], twins: Twins, output: Output,
+    name: str,
+    table: pa.Table,
+    causes: np.ndarray,
+    originals: Mapping[int, str],
+    near_duplicates: NearDuplicates,
+    output: Output,
     embeddings: Artifact,
-) -> Record:  # fmt: skip
+) -> Record:
     removed = [row for row, cause in enumerate(causes) if cause is not None]
     kept = np.array([row for row, cause in enumerate(causes) if cause is None], dtype=np.int64)
     values = {LOW_SCORE: "clip_score", NEAR_DUPLICATE: None}
@@ -176,7 +185,7 @@ def _write(
         {
             "key": keys[row],
             "cause": causes[row],
-            "value": float(twins.cosine[row]) if causes[row] == NEAR_DUPLICATE
+            "value": float(near_duplicates.cosine[row]) if causes[row] == NEAR_DUPLICATE
             else table[values.get(causes[row], causes[row])][row].as_py(),
             "duplicate_of": originals.get(row),
         }

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from stages.contract import StageConfig
+from stages.contract.stage import StageConfig
 
 ROWS_PER_GAUSSIAN = 8
 SMALLEST_SAMPLE = 4096

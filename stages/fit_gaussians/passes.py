@@ -14,9 +14,9 @@ import torch
 
 from cluster.mapping import Mapper, WorkerResources, map_in_process
 from models.gaussians import Kind, KMeansState, Moments, Pass
-from stages.ahead import map_ahead
-from stages.artifacts import Artifact
-from stages.embeddings import RowBlock, image_row_blocks, load_image_rows
+from stages.formats.embeddings import RowBlock, image_row_blocks, load_image_rows
+from stages.storage.artifact import Artifact
+from stages.streaming.prefetch import prefetch
 
 Result = TypeVar("Result")
 
@@ -77,7 +77,7 @@ def map_blocks(
 ) -> Iterator[Result]:
     """Apply a function to blocks in so many threads of this process, in which torch itself uses no further ones."""
     with one_thread_each():
-        yield from map_ahead(function, blocks, threads=_pool(num_threads), most=2 * num_threads)
+        yield from prefetch(function, blocks, threads=_pool(num_threads), most=2 * num_threads)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Pictures of a fit: how it converged, and how many embeddings each Gaussian holds."""
+"""Images of a fit: how it converged, and how many embeddings each Gaussian holds."""
 
 import io
 from collections.abc import Sequence

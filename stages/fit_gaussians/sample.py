@@ -10,18 +10,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.gaussians import Kind, KMeansState, Moments, Pass, placed
-from stages.artifacts import Artifact
-from stages.embeddings import RowBlock, pick_image_rows
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 from stages.fit_gaussians.passes import add_up, give_back_freed_memory, map_blocks
-from stages.stored_rows import StoredRows
+from stages.formats.embeddings import RowBlock, pick_image_rows
+from stages.storage.artifact import Artifact
+from stages.storage.npy_reader import NpyReader
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """Rows of the sample as k-means sees them, on the disk: a :class:`models.gaussians.start.Sample`."""
+    """Rows of the sample as k-means sees them, on the disk: a :class:`models.gaussians.initialization.Sample`."""
 
-    stored: StoredRows
+    stored: NpyReader
     kind: Kind
     origin: Float[Tensor, "embed"]
     scale: Float[Tensor, "embed"]
@@ -88,6 +88,6 @@ def draw_sample(
                 mean = mean + placed(torch.from_numpy(picked), kind).numpy().sum(0, dtype=np.float64)
                 picked.tofile(file)
             first += count
-    stored = StoredRows(path, 0, np.dtype(np.float32), (size, width))
+    stored = NpyReader(path, 0, np.dtype(np.float32), (size, width))
     origin, scale = torch.from_numpy(mean / size).float(), torch.from_numpy(np.sqrt(squares / size))
     return StoredSample(stored, kind, origin, scale, torch.get_num_threads())

@@ -19,21 +19,21 @@ from models.gaussians import (
     KMeansState,
     fit_kmeans,
     further_means,
-    start_on_sample,
+    initialize_on_sample,
 )
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
-from stages.embeddings import clip_identity, open_stored_rows, shard_rows
-from stages.errors import InputFault
-from stages.events import Log, Metrics, Picture, Progress
+from stages.contract.errors import InputFault
+from stages.contract.events import Log, LoggedImage, Metrics, Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
 from stages.fit_gaussians.sample import StoredSample, draw_sample
+from stages.formats.embeddings import clip_identity, open_npy_reader, shard_rows
+from stages.storage.artifact import Artifact, Output
 
 GAUSSIANS = "gaussians.safetensors"
 STATE = "checkpoints/state.safetensors"
-START_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
+INIT_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
 SMALL_WORK = 1e12  # multiplications in a pass below which starting workers would take longer than the pass
 
 
@@ -49,7 +49,7 @@ def run(
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))
     with tempfile.TemporaryDirectory(prefix="corgi-sample-") as folder:
-        start = Start(config, embeddings, rows, Path(folder))
+        start = Initialization(config, embeddings, rows, Path(folder))
         try:
             fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
         except ValueError as error:
@@ -60,7 +60,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialization:
     """Finds first means, and new ones for Gaussians left empty, on the documented sample."""
 
     config: FitGaussiansConfig
@@ -77,8 +77,8 @@ class Start:
         """Return the first means: k-means on the sample, from k-means++."""
         config, sample = self.config, self._sample
         with one_thread_each():
-            return start_on_sample(
-                sample, sample.make_pass, config.num_gaussians, config.seed, config.kind, iterations=START_ITERATIONS
+            return initialize_on_sample(
+                sample, sample.make_pass, config.num_gaussians, config.seed, config.kind, iterations=INIT_ITERATIONS
             )
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
@@ -98,7 +98,7 @@ def _check_enough(config: FitGaussiansConfig, total: int) -> None:
 
 
 def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int], context: StageContext) -> Passes:
-    width = open_stored_rows(embeddings, next(iter(rows))).shape[1]
+    width = open_npy_reader(embeddings, next(iter(rows))).shape[1]
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
@@ -106,7 +106,7 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
 
 
 def _fit(
-    config: FitGaussiansConfig, start: Start, passes: Passes, output: Output, context: StageContext
+    config: FitGaussiansConfig, start: Initialization, passes: Passes, output: Output, context: StageContext
 ) -> FittedGaussians:
     def watch(state: KMeansState, counts: Tensor) -> None:
         _save_state(state, output)
@@ -139,8 +139,8 @@ def _fit(
 
 def occupancy(counts: Tensor) -> dict[str, float]:
     """Say how evenly the Gaussians are filled; effective_gaussians is exp(entropy): k when all are equal."""
-    share = counts.double() / counts.sum()
-    entropy = -(share * share.clamp_min(1e-300).log()).sum()
+    fraction = counts.double() / counts.sum()
+    entropy = -(fraction * fraction.clamp_min(1e-300).log()).sum()
     return {
         "empty_gaussians": float((counts == 0).sum()),
         "smallest_gaussian": float(counts.min()),
@@ -178,7 +178,7 @@ def _publish(
         "fit.json",
         {
             "clip": clips,
-            "method": f"{config.kind} k-means: k-means++ and {START_ITERATIONS} iterations on a sample drawn evenly, "
+            "method": f"{config.kind} k-means: k-means++ and {INIT_ITERATIONS} iterations on a sample drawn evenly, "
             "then Lloyd's iterations over all embeddings",
             "kind": config.kind,
             "num_gaussians": config.num_gaussians,
@@ -196,8 +196,8 @@ def _publish(
 
 def _show(fitted: FittedGaussians, context: StageContext) -> None:
     total = int(fitted.counts.sum())
-    context.emit(Picture("convergence", convergence_plot([inertia / total for inertia in fitted.inertias])))
-    context.emit(Picture("occupancy", occupancy_plot(fitted.counts)))
+    context.emit(LoggedImage("convergence", convergence_plot([inertia / total for inertia in fitted.inertias])))
+    context.emit(LoggedImage("occupancy", occupancy_plot(fitted.counts)))
     if not fitted.exact:
         context.emit(
             Log(

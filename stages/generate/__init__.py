@@ -1,1 +1,1 @@
-"""From prompts, a prior and a decoder to pictures."""
+"""From prompts, a prior and a decoder to images."""

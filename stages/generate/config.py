@@ -4,10 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
-from stages.decoder_sampling import DecoderSamplingConfig
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, T5Source, check_clip, check_t5
-from stages.prior_sampling import PriorSamplingConfig
+from stages.inference.decoder_sampling import DecoderSamplingConfig
+from stages.inference.prior_sampling import PriorSamplingConfig
 
 SetName = Literal["prior", "text_embedding", "reconstruction"]
 UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
@@ -15,13 +16,13 @@ SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
 
 
 class ScenePrompts(ConfigModel):
-    """Captions of rendered scenes; each prompt has a true picture to compare with."""
+    """Captions of rendered scenes; each prompt has a true image to compare with."""
 
     kind: Literal["scenes"]
     num: PositiveInt = 192
     seed: int = 0
     domain: Literal["plain", "night"] = "plain"
-    split: Literal["train", "heldout"] = Field("heldout", description="heldout: combinations no training picture has")
+    split: Literal["train", "heldout"] = Field("heldout", description="heldout: combinations no training image has")
 
 
 class ListPrompts(ConfigModel):
@@ -41,7 +42,7 @@ class FilePrompts(ConfigModel):
 
 
 class GenerateConfig(StageConfig):
-    """Draw pictures from prompts, and the control sets that evaluation compares them with."""
+    """Draw images from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
     code_version: ClassVar[int] = 3
@@ -52,10 +53,10 @@ class GenerateConfig(StageConfig):
     prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts, Field(discriminator="kind")]
     sets: tuple[SetName, ...] | None = Field(
         None,
-        description="prior: text to image; text_embedding: the same without a prior; reconstruction: the true picture "
+        description="prior: text to image; text_embedding: the same without a prior; reconstruction: the true image "
         "drawn again from its embedding (kind scenes only); none: all that the prompts allow",
     )
-    seed: NonNegativeInt = Field(0, description="another seed gives other pictures")
+    seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSamplingConfig = PriorSamplingConfig()
     decoder: DecoderSamplingConfig = DecoderSamplingConfig()
     upsamplers: Literal[0, 1, 2] = Field(
@@ -64,7 +65,7 @@ class GenerateConfig(StageConfig):
     t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
         None, description="where the T5 of the prior's training lies now, if it has moved; its weights are compared"
     )
-    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="pictures at a time")
+    batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -90,10 +91,10 @@ class GenerateConfig(StageConfig):
         return sets
 
     @model_validator(mode="after")
-    def _reconstruction_needs_pictures(self) -> "GenerateConfig":
+    def _reconstruction_needs_images(self) -> "GenerateConfig":
         if "reconstruction" in (self.sets or ()) and not isinstance(self.prompts, ScenePrompts):
             raise ValueError(
-                f"sets: reconstruction needs true pictures, and prompts of kind {self.prompts.kind} have none; "
+                f"sets: reconstruction needs true images, and prompts of kind {self.prompts.kind} have none; "
                 "leave it out, or use prompts of kind scenes"
             )
         return self

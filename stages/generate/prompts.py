@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import InputFault, nearest
+from stages.contract.errors import InputFault, nearest
 from stages.generate.config import FilePrompts, ListPrompts, ScenePrompts
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Draw every set of pictures, a chunk of prompts at a time."""
+"""Draw every set of images, a chunk of prompts at a time."""
 
 import io
 import json
@@ -12,18 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from models.scenes import Scene, render_scenes
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.events import LoggedImage, Progress
+from stages.contract.stage import StageContext, StageSummary
 from stages.encoders.config import with_trained
-from stages.events import Picture, Progress
+from stages.formats.image_grids import image_grid
 from stages.generate.config import GenerateConfig, SetName
 from stages.generate.prompts import Prompt, make_prompts
-from stages.pictures import picture_grid
-from stages.text_to_image import SamplingSettings, TextToImage, encode_png
-from stages.trained_models import load_text_to_image
+from stages.inference.loading import load_text_to_image
+from stages.inference.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.storage.artifact import Artifact, Output
 
 CHUNK = 64
-GRID_PICTURES = 24
+GRID_IMAGES = 24
 SAMPLES = "samples.jsonl"
 GRID = "grid.png"
 TIMING = "timing"  # apart from the records of units, which are the same bytes whenever the same is drawn
@@ -56,8 +56,8 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     done = output.done_units()
     todo = [chunk for chunk in chunks if chunk.unit not in done]
     total = len(prompts) * len(config.chosen_sets)
-    drawn = total - sum(len(chunk.prompts) for chunk in todo)
-    context.emit(Progress(drawn, total, "pictures", items=drawn))
+    generated = total - sum(len(chunk.prompts) for chunk in todo)
+    context.emit(Progress(generated, total, "images", items=generated))
     if todo:
         device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
         system = load_text_to_image(
@@ -71,29 +71,29 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
             device=device,
         )
         for chunk in todo:
-            _draw_chunk(chunk, system, config.seed, output)
-            drawn += len(chunk.prompts)
-            context.emit(Progress(drawn, total, "pictures", items=drawn))
+            _generate_chunk(chunk, system, config.seed, output)
+            generated += len(chunk.prompts)
+            context.emit(Progress(generated, total, "images", items=generated))
     _gather(config.chosen_sets, chunks, output, context)
     counts = {"prompts": len(prompts)}
     metrics, notes = _sampling_rate(chunks, config, output, context)
-    return StageSummary(items=total, item_name="pictures", counts=counts, metrics=metrics, notes=notes)
+    return StageSummary(items=total, item_name="images", counts=counts, metrics=metrics, notes=notes)
 
 
 def _sampling_rate(
     chunks: Sequence[Chunk], config: GenerateConfig, output: Output, context: StageContext
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the decoder's rate over all pictures, in whichever start they were drawn, and how it was measured."""
+    """Return the decoder's rate over all images, in whichever start they were drawn, and how it was measured."""
     spans = [output.read_json(f"{TIMING}/{chunk.unit}.json") for chunk in chunks]
-    pictures, seconds = (sum(span[name] for span in spans) for name in ("pictures", "seconds"))
-    granted = context.resources
-    device = "GPU" if granted.gpus_per_worker > 0 else f"{granted.cpus_per_worker} CPU"
+    images, seconds = (sum(span[name] for span in spans) for name in ("images", "seconds"))
+    allocation = context.resources
+    device = "GPU" if allocation.gpus_per_worker > 0 else f"{allocation.cpus_per_worker} CPU"
     about = f"{device}, {min(config.batch_size, CHUNK)} at a time"
-    return {"decoder/images_per_second": pictures / seconds}, {"decoder/images_per_second": about}
+    return {"decoder/images_per_second": images / seconds}, {"decoder/images_per_second": about}
 
 
 def settings_of(config: GenerateConfig) -> SamplingSettings:
-    """Return the part of the section that says how pictures are drawn."""
+    """Return the part of the section that says how images are drawn."""
     prior, decoder = config.prior, config.decoder
     return SamplingSettings(
         prior_steps=prior.num_steps,
@@ -119,23 +119,23 @@ def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chun
             yield Chunk(name, first, prompts[first : first + CHUNK])
 
 
-def _draw_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) -> None:
-    """Write the chunk's pictures and the embeddings that they were drawn from, then its record."""
+def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) -> None:
+    """Write the chunk's images and the embeddings that they were drawn from, then its record."""
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
     embeddings = _embeddings(chunk, system, seeds)
     prompts = None if chunk.set == "reconstruction" else [prompt.text for prompt in chunk.prompts]
     begun = system.clock.seconds
-    pictures = system.decode(embeddings, seeds, prompts)
+    images = system.decode(embeddings, seeds, prompts)
     seconds = system.clock.seconds - begun
     rows = []
-    for number, (prompt, picture) in enumerate(zip(chunk.prompts, pictures, strict=True)):
+    for number, (prompt, image) in enumerate(zip(chunk.prompts, images, strict=True)):
         row = _describe(chunk, number, prompt, seeds[number], system.settings)
-        output.write_bytes(row["file"], encode_png(picture, row | {"run": output.fingerprint}))
+        output.write_bytes(row["file"], encode_png(image, row | {"run": output.fingerprint}))
         rows.append(row)
     buffer = io.BytesIO()
     np.save(buffer, embeddings.float().numpy())
     output.write_bytes(f"embeddings/{chunk.set}/{chunk.first:06d}.npy", buffer.getvalue())
-    output.write_json(f"{TIMING}/{chunk.unit}.json", {"pictures": len(rows), "seconds": seconds})
+    output.write_json(f"{TIMING}/{chunk.unit}.json", {"images": len(rows), "seconds": seconds})
     output.finish_unit(chunk.unit, {"rows": rows})
 
 
@@ -161,19 +161,19 @@ def _describe(chunk: Chunk, number: int, prompt: Prompt, seed: int, settings: Sa
 
 
 def _gather(sets: Sequence[SetName], chunks: Sequence[Chunk], output: Output, context: StageContext) -> None:
-    """Write the list of all pictures, and show the beginning of every set."""
+    """Write the list of all images, and show the beginning of every set."""
     units = output.done_units()
     rows = [row for chunk in chunks for row in units[chunk.unit]["rows"]]
     output.write_bytes(SAMPLES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
     for name in sets:
-        grid = _grid([row for row in rows if row["set"] == name][:GRID_PICTURES], output)
+        grid = _grid([row for row in rows if row["set"] == name][:GRID_IMAGES], output)
         output.write_bytes(GRID if name == sets[0] else f"grid_{name}.png", grid)
-        context.emit(Picture(f"grid_{name}", grid))
+        context.emit(LoggedImage(f"grid_{name}", grid))
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], output: Output) -> bytes:
-    pictures = []
+    images = []
     for row in rows:
         with output.open(row["file"]) as file, Image.open(file) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    return picture_grid(np.stack(pictures), [row["prompt"] for row in rows])
+            images.append(np.asarray(image.convert("RGB")))
+    return image_grid(np.stack(images), [row["prompt"] for row in rows])

@@ -1,1 +1,1 @@
-"""Train the first stage of latent decoders: pictures to latents and back."""
+"""Train the first stage of latent decoders: images to latents and back."""

@@ -4,14 +4,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from models.decoders.autoencoder_config import AutoencoderConfig
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, StageConfig
-from stages.errors import InputFault
+from models.autoencoders.spec import AutoencoderConfig
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.errors import InputFault
+from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
 
 
 class NetworkConfig(ConfigModel):
-    """Encoder and decoder; see models.decoders.autoencoder_config.AutoencoderConfig."""
+    """Encoder and decoder; see models.autoencoders.spec.AutoencoderConfig."""
 
     unshuffle: PositiveInt = Field(1, description="pixels per side of the blocks that the first level works on")
     channels: tuple[PositiveInt, ...] = Field((128, 256, 512, 512), description="width by level; each halves the grid")
@@ -25,7 +26,7 @@ class CodebookConfig(ConfigModel):
 
     num_codes: PositiveInt = 8192
     code_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averages that the codebook is made of")
-    dead_share: float = Field(0.03, ge=0, lt=1, description="a code used less, as a share of the mean use, is moved")
+    dead_fraction: float = Field(0.03, ge=0, lt=1, description="a code used less, as a share of the mean use, is moved")
 
 
 class SlopesPerceptual(ConfigModel):
@@ -61,7 +62,7 @@ class TrainAutoencoderBase(StageConfig):
     work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
     seed: int = 0
-    resolution: PositiveInt = Field(256, description="side of the pictures in pixels")
+    resolution: PositiveInt = Field(256, description="side of the images in pixels")
     network: NetworkConfig = NetworkConfig()
     absolute_weight: NonNegativeFloat = Field(1.0, description="of the mean absolute error")
     square_weight: NonNegativeFloat = Field(0.0, description="of the mean squared error")
@@ -82,9 +83,9 @@ class TrainAutoencoderBase(StageConfig):
         False, description="compute levels again in the backward pass: less memory for activations, more time"
     )
     held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")
-    grid_images: PositiveInt = Field(16, description="held-out pictures shown beside their reconstructions")
+    grid_images: PositiveInt = Field(16, description="held-out images shown beside their reconstructions")
     cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
-        2.0, description="memory per worker for decoded pictures"
+        2.0, description="memory per worker for decoded images"
     )
 
     @field_validator("training", mode="before")
@@ -141,7 +142,7 @@ class TrainKLConfig(TrainAutoencoderBase):
     """An autoencoder whose latents have a normal distribution."""
 
     kind: Literal["kl"]
-    kl_weight: NonNegativeFloat = Field(1e-6, description="of the divergence in nats per number of the picture")
+    kl_weight: NonNegativeFloat = Field(1e-6, description="of the divergence in nats per number of the image")
 
     def _model_fields(self) -> dict[str, Any]:
         return {"kind": "kl", "resolution": self.resolution, **dict(self.network)}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import TrainKLConfig, TrainVQConfig
 from stages.training.launch import train
 

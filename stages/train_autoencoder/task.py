@@ -11,26 +11,26 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
 
-from models.decoders.autoencoder import VQAutoencoder, make_autoencoder
-from models.decoders.autoencoder_losses import (
+from models.autoencoders.losses import (
     AutoencoderLoss,
     GradientDistance,
     LossWeights,
     PatchDiscriminator,
     VggDistance,
 )
+from models.autoencoders.model import VQAutoencoder, make_autoencoder
 from models.decoders.base import from_bytes, to_bytes
 from models.noise import SeededNoise
-from stages.artifacts import Artifact, Output
-from stages.autoencoders import AUTOENCODER
-from stages.decoder_training.pictures import PictureRows, ShardPictures
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
-from stages.model_files import save_model
-from stages.pictures import to_png
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.formats.image_grids import to_png
+from stages.formats.model_folders import save_model
+from stages.inference.autoencoder import AUTOENCODER
+from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import SlopesPerceptual, TrainKLConfig, TrainVQConfig
 from stages.train_autoencoder.weights import read_weights
 from stages.train_autoencoder.workers import TrainingWorkers
+from stages.training.images.shard_images import ImageRows, ShardImages
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, Place
@@ -51,14 +51,14 @@ class AutoencoderTask:
         """Open the shards and fix the order of samples.
 
         Raises:
-            InputFault: the pictures are smaller than they are to be trained on.
+            InputFault: the images are smaller than they are to be trained on.
         """
         self.place = place
         records = {name: record for name, record in sorted(self.shards.done_units().items()) if record["images"]}
         self._names = list(records)
         sizes = np.array([record["images"] for record in records.values()], dtype=np.int64)
         cache_bytes = int(self.config.cache_gigabytes * 1e9)
-        self._pictures = ShardPictures(
+        self._images = ShardImages(
             self.shards,
             resolution=self.config.resolution,
             cache_bytes=cache_bytes,
@@ -67,10 +67,10 @@ class AutoencoderTask:
         num_held = max(1, min(self.config.held_out_images, int(sizes.sum()) // 10))
         self._first_row = np.clip(num_held - (np.cumsum(sizes) - sizes), 0, sizes)  # of the first shards
         held = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(self._first_row)]
-        window = max(1, cache_bytes // 2 // self._pictures.picture_bytes)
+        window = max(1, cache_bytes // 2 // self._images.image_bytes)
         self._order = SampleOrder((sizes - self._first_row).tolist(), window, self.config.seed)
         self._held_out: Places = np.concatenate(held)
-        self._pictures.require_resolution(self._names[0], "train_autoencoder.resolution")
+        self._images.require_resolution(self._names[0], "train_autoencoder.resolution")
 
     def build_model(self) -> nn.Module:
         """Make the autoencoder and what it is trained by."""
@@ -113,7 +113,7 @@ class AutoencoderTask:
             ) from error
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Read the part's pictures, and draw their random numbers."""
+        """Read the part's images, and draw their random numbers."""
         places = self._order.at(part.positions)
         places[:, 1] += self._first_row[places[:, 0]]
         return self._batch(places, part)
@@ -128,8 +128,8 @@ class AutoencoderTask:
             return batch | {"noise": stream.draw(self.config.model().latent_shape)}
         return batch | {"places": stream.uniform((1,))[:, 0]}
 
-    def _read(self, places: Places) -> PictureRows:
-        """Return the pictures; where one cannot be decoded, the next of its shard that can takes its place.
+    def _read(self, places: Places) -> ImageRows:
+        """Return the images; where one cannot be decoded, the next of its shard that can takes its place.
 
         encode_latents counts those that cannot.
 
@@ -138,26 +138,26 @@ class AutoencoderTask:
         """
         named = [(self._names[shard], int(row)) for shard, row in places]
         try:
-            return self._pictures.read([(name, self._key(name, row)) for name, row in named])
+            return self._images.read([(name, self._key(name, row)) for name, row in named])
         except InputFault:
             return np.concatenate([self._readable(name, row) for name, row in named])
 
-    def _readable(self, name: str, row: int) -> PictureRows:
-        count = len(self._pictures.keys(name))
+    def _readable(self, name: str, row: int) -> ImageRows:
+        count = len(self._images.keys(name))
         for step in range(count):
             try:
-                return self._pictures.read([(name, self._key(name, row + step))])
+                return self._images.read([(name, self._key(name, row + step))])
             except InputFault:
                 if step == count - 1:
                     raise
-        raise InputFault(f"train_autoencoder: shard {name} holds no pictures: run download_shards anew")
+        raise InputFault(f"train_autoencoder: shard {name} holds no images: run download_shards anew")
 
     def _key(self, name: str, row: int) -> str:
-        keys = self._pictures.keys(name)
+        keys = self._images.keys(name)
         return keys[row % len(keys)]
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        """Return the held-out losses, PSNR and codes used, and pictures above their reconstructions."""
+        """Return the held-out losses, PSNR and codes used, and images above their reconstructions."""
         loss = cast(AutoencoderLoss, model)
         values, codes, errors = [], [], []
         for start in range(0, len(self._held_out), VALIDATION_BATCH):
@@ -166,22 +166,22 @@ class AutoencoderTask:
             batch = {name: tensor.to(self.place.device) for name, tensor in batch.items()}
             values.append({name: value.float().cpu() for name, value in loss(batch).items()})
             images = from_bytes(batch["images"])
-            drawn = loss.autoencoder.decode(loss.autoencoder.encode(images)).float().clamp(-1, 1)
-            errors.append((drawn - images).square().mean((1, 2, 3)).cpu())
+            generated = loss.autoencoder.decode(loss.autoencoder.encode(images)).float().clamp(-1, 1)
+            errors.append((generated - images).square().mean((1, 2, 3)).cpu())
             if isinstance(loss.autoencoder, VQAutoencoder):
                 codes.append(loss.autoencoder.encode_codes(images).flatten().cpu())
         metrics = {f"held_out_{name}": float(torch.cat([v[name] for v in values]).mean()) for name in values[0]}
         metrics["held_out_psnr"] = 10 * math.log10(4 / max(float(torch.cat(errors).mean()), 1e-12))
         if codes:
             metrics["held_out_codes_used"] = float(len(torch.bincount(torch.cat(codes)).nonzero()))
-        return [Metrics(metrics, step), Picture("reconstructions", self._grid(loss), step)]
+        return [Metrics(metrics, step), LoggedImage("reconstructions", self._grid(loss), step)]
 
     def _grid(self, model: AutoencoderLoss) -> bytes:
-        """Return a PNG of held-out pictures above what the autoencoder makes of them."""
-        pictures = self._read(self._held_out[: self.config.grid_images])
-        images = from_bytes(torch.from_numpy(pictures).to(self.place.device))
-        drawn: Tensor = model.autoencoder.decode(model.autoencoder.encode(images)).float().clamp(-1, 1)
-        rows = [np.concatenate(list(row), axis=1) for row in (pictures, to_bytes(drawn.cpu()).numpy())]
+        """Return a PNG of held-out images above what the autoencoder makes of them."""
+        pixels = self._read(self._held_out[: self.config.grid_images])
+        images = from_bytes(torch.from_numpy(pixels).to(self.place.device))
+        generated: Tensor = model.autoencoder.decode(model.autoencoder.encode(images)).float().clamp(-1, 1)
+        rows = [np.concatenate(list(row), axis=1) for row in (pixels, to_bytes(generated.cpu()).numpy())]
         return to_png(Image.fromarray(np.concatenate(rows)))
 
     def save(self, model: nn.Module, output: Output) -> None:

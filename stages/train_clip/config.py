@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from stages.contract import ConfigModel, StageConfig
+from stages.contract.config import ConfigModel
+from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
 
 FOLDER = "clip"  # of the artifact: the model in open_clip's own format, as a folder

@@ -1,4 +1,4 @@
-"""Captioned pictures at random access: only their places in the shards are held in memory."""
+"""Captioned images at random access: only their places in the shards are held in memory."""
 
 import io
 import tarfile
@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.artifacts import Artifact
-from stages.captions import CaptionsConfig, select_captioned
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.storage.artifact import Artifact
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True)
-class CaptionedPicture:
+class CaptionedImage:
     """Where an image lies in a shard, and its caption."""
 
     key: str
@@ -33,13 +33,13 @@ class CaptionedPicture:
             return Image.open(io.BytesIO(file.read(self.size))).convert("RGB")
 
 
-def list_captioned(shards: Artifact) -> list[CaptionedPicture]:
+def list_captioned(shards: Artifact) -> list[CaptionedImage]:
     """List all captioned images of all shards, in the order of their keys.
 
     Raises:
         InputFault: there are fewer than two.
     """
-    found = [picture for name in sorted(shards.done_units()) for picture in _list_shard(shards, name)]
+    found = [image for name in sorted(shards.done_units()) for image in _list_shard(shards, name)]
     if len(found) < 2:
         raise InputFault(
             f"train_clip: the shards of download_shards hold {len(found)} captioned images: training by contrast "
@@ -48,7 +48,7 @@ def list_captioned(shards: Artifact) -> list[CaptionedPicture]:
     return found
 
 
-def _list_shard(shards: Artifact, name: str) -> list[CaptionedPicture]:
+def _list_shard(shards: Artifact, name: str) -> list[CaptionedImage]:
     path = shards.local(f"shards/{name}.tar")
     images: dict[str, tuple[int, int]] = {}
     captions: dict[str, str] = {}
@@ -59,7 +59,7 @@ def _list_shard(shards: Artifact, name: str) -> list[CaptionedPicture]:
                 images[key] = (member.offset_data, member.size)
             elif suffix == "txt":
                 captions[key] = _read_text(tar, member)
-    return [CaptionedPicture(key, path, *images[key], captions[key]) for key in sorted(images) if captions.get(key)]
+    return [CaptionedImage(key, path, *images[key], captions[key]) for key in sorted(images) if captions.get(key)]
 
 
 def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
@@ -68,14 +68,12 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def split_held_out(
-    pictures: Sequence[CaptionedPicture], fraction: float, seed: int
-) -> tuple[list[CaptionedPicture], list[CaptionedPicture]]:
-    """Return training and held-out pictures, told apart by the hash of their keys; both have at least one."""
-    chosen = select_captioned([picture.key for picture in pictures], CaptionsConfig(fraction=fraction, seed=seed))
+    images: Sequence[CaptionedImage], fraction: float, seed: int
+) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+    """Return training and held-out images, told apart by the hash of their keys; both have at least one."""
+    chosen = select_captioned([image.key for image in images], CaptionsConfig(fraction=fraction, seed=seed))
     if not chosen.any():
         chosen[-1] = True
     if chosen.all():
         chosen[0] = False
-    return [pictures[i] for i in np.flatnonzero(~chosen).tolist()], [
-        pictures[i] for i in np.flatnonzero(chosen).tolist()
-    ]
+    return [images[i] for i in np.flatnonzero(~chosen).tolist()], [images[i] for i in np.flatnonzero(chosen).tolist()]

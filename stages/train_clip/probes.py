@@ -32,8 +32,8 @@ def retrieval(
     identity = torch.tensor([number[caption] for caption in captions])
     similarity = (z_image @ z_text.T).cpu()
     return {
-        "retrieval_text_of_image": _share(identity[similarity.argmax(dim=1)] == identity),
-        "retrieval_image_of_text": _share(identity[similarity.argmax(dim=0)] == identity),
+        "retrieval_text_of_image": _fraction(identity[similarity.argmax(dim=1)] == identity),
+        "retrieval_image_of_text": _fraction(identity[similarity.argmax(dim=0)] == identity),
     }
 
 
@@ -67,8 +67,8 @@ def _zero_shot(
     """Classify by the nearest mean of the embeddings of each class's prompts."""
     classes = torch.stack([encoders.texts(prompt).mean(dim=0) for prompt in prompts])
     answers = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
-    return _share(answers == torch.tensor(right))
+    return _fraction(answers == torch.tensor(right))
 
 
-def _share(is_right: Tensor) -> float:
+def _fraction(is_right: Tensor) -> float:
     return float(is_right.float().mean())

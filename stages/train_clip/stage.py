@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import FOLDER, TrainClipConfig
 from stages.train_clip.data import list_captioned, split_held_out
 from stages.train_clip.tokenizer import train_tokenizer
@@ -24,11 +24,11 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
         InputFault: the shards have no captions, or open_clip refuses the architecture.
     """
     shards = inputs["download_shards"]
-    pictures, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
-    vocab_size = _learn_tokenizer([picture.caption for picture in pictures], config, output)
+    images, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
+    vocab_size = _learn_tokenizer([image.caption for image in images], config, output)
     make = partial(make_task, config, shards, output, vocab_size)
     result = train(make, config.training, seed=config.seed, output=output, context=context)
-    counts = {"training_pairs": len(pictures), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
+    counts = {"training_pairs": len(images), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
-from stages.artifacts import Artifact, Output
-from stages.encoders.lean_import import import_open_clip
-from stages.errors import InputFault
-from stages.events import Event, Metrics
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, Metrics
+from stages.encoders.open_clip_import import import_open_clip
+from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import FOLDER, ClipAugmentation, TrainClipConfig
-from stages.train_clip.data import CaptionedPicture, list_captioned, split_held_out
+from stages.train_clip.data import CaptionedImage, list_captioned, split_held_out
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
 from stages.training.order import SampleOrder
@@ -77,17 +77,17 @@ class ClipTask:
 
     def prepare(self, part: BatchPart) -> Batch:
         """Decode, change a little and tokenize the pairs of the part."""
-        pictures = [self.state.train[row] for row in self.state.order.at(part.positions)[:, 1].tolist()]
-        pixels = torch.stack([self.state.preprocess(picture.read()) for picture in pictures])
+        images = [self.state.train[row] for row in self.state.order.at(part.positions)[:, 1].tolist()]
+        pixels = torch.stack([self.state.preprocess(image.read()) for image in images])
         pixels = augment(pixels, sample_seeds(self.config.seed, part), self.config.augmentation)
-        return {"pixels": pixels, "tokens": self.state.tokenizer([picture.caption for picture in pictures])}
+        return {"pixels": pixels, "tokens": self.state.tokenizer([image.caption for image in images])}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Retrieve held-out pairs; ask for the attributes of scenes if the images are scenes."""
         encoders = self._encoders(model)
         pairs = self.state.held_out
-        z_image = torch.cat([self._embed(model, [picture.read() for picture in chunk]) for chunk in _chunks(pairs)])
-        captions = [picture.caption for picture in pairs]
+        z_image = torch.cat([self._embed(model, [image.read() for image in chunk]) for chunk in _chunks(pairs)])
+        captions = [image.caption for image in pairs]
         metrics = retrieval(z_image, encoders.texts(captions), captions)
         if self.config.scene_probe is not None:
             metrics |= probe_scenes(encoders, self.config.scene_probe)
@@ -96,8 +96,8 @@ class ClipTask:
     def _encoders(self, model: Any) -> Encoders:
         device = next(model.parameters()).device
 
-        def images(pictures: Tensor) -> Tensor:
-            return self._embed(model, [Image.fromarray(picture.numpy()) for picture in pictures])
+        def images(images: Tensor) -> Tensor:
+            return self._embed(model, [Image.fromarray(image.numpy()) for image in images])
 
         def texts(captions: Sequence[str]) -> Tensor:
             chunks = [self.state.tokenizer(list(chunk)).to(device) for chunk in _chunks(captions)]
@@ -105,9 +105,9 @@ class ClipTask:
 
         return Encoders(images, texts, int(self.config.architecture.vision_cfg["image_size"]))
 
-    def _embed(self, model: Any, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch embed"]:
+    def _embed(self, model: Any, images: Sequence[Image.Image]) -> Float[Tensor, "batch embed"]:
         weight = next(model.parameters())
-        pixels = torch.stack([self.state.preprocess(picture) for picture in pictures]).to(weight.device, weight.dtype)
+        pixels = torch.stack([self.state.preprocess(image) for image in images]).to(weight.device, weight.dtype)
         z: Tensor = model.clip.encode_image(pixels)
         normalised: Tensor = F.normalize(z.float(), dim=-1)
         return normalised
@@ -133,27 +133,27 @@ class ClipTask:
 class _State:
     """What a task holds in a training process."""
 
-    train: list[CaptionedPicture]
-    held_out: list[CaptionedPicture]
+    train: list[CaptionedImage]
+    held_out: list[CaptionedImage]
     tokenizer: Callable[[list[str]], Tensor]
     preprocess: Callable[[Image.Image], Tensor]
     order: SampleOrder
 
 
 def augment(
-    pixels: Float[Tensor, "count channels height width"], seeds: Sequence[int], deviations: ClipAugmentation
+    pixels: Float[Tensor, "count channels height width"], seeds: Sequence[int], stds: ClipAugmentation
 ) -> Float[Tensor, "count channels height width"]:
     """Change contrast and brightness of each image a little and add noise, as its seed says.
 
     x' = x (1 + contrast e_1) + brightness e_2 + noise u e_3, with e_i normal and u = Phi(e_4) uniform
     """
     shape = tuple(pixels.shape[1:])
-    drawn = seeded_noise(seeds, (3 + pixels[0].numel(),))
-    contrast, brightness, level = (drawn[:, index].view(-1, 1, 1, 1) for index in range(3))
-    noise = drawn[:, 3:].reshape(-1, *shape)
+    generated = seeded_noise(seeds, (3 + pixels[0].numel(),))
+    contrast, brightness, level = (generated[:, index].view(-1, 1, 1, 1) for index in range(3))
+    noise = generated[:, 3:].reshape(-1, *shape)
     uniform: Tensor = torch.special.ndtr(level)
-    changed: Tensor = pixels * (1 + deviations.contrast * contrast) + deviations.brightness * brightness
-    return changed + uniform * noise * deviations.noise
+    changed: Tensor = pixels * (1 + stds.contrast * contrast) + stds.brightness * brightness
+    return changed + uniform * noise * stds.noise
 
 
 def model_config(config: TrainClipConfig, vocab_size: int) -> dict[str, Any]:

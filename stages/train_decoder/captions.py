@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
-from stages.artifacts import Artifact
-from stages.captions import CaptionsConfig, select_captioned
-from stages.embeddings import kept_rows, load_captioned_rows, open_text_rows
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.embeddings import kept_rows, load_captioned_rows, open_text_rows
+from stages.storage.artifact import Artifact
 
 KEPT_SHARDS = 64
 TextRows = Float[np.ndarray, "rows embed"]

@@ -1,4 +1,4 @@
-"""What the kinds share that are trained on encoded pictures: latents or codes in place of pixels."""
+"""What the kinds share that are trained on encoded images: latents or codes in place of pixels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,21 +7,21 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from models.decoders.autoencoder import KLAutoencoder, VQAutoencoder
-from models.decoders.autoencoder_config import AutoencoderConfig
+from models.autoencoders.model import KLAutoencoder, VQAutoencoder
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders.base import to_bytes
-from stages.autoencoders import load_autoencoder
-from stages.decoder_training.task import DecoderTask, PictureRows, Places
-from stages.errors import InputFault
-from stages.latents import Kind, LatentRows, LatentsIdentity, latents_identity
+from stages.contract.errors import InputFault
+from stages.formats.latents import Kind, LatentRows, LatentsIdentity, latents_identity
+from stages.inference.autoencoder import load_autoencoder
+from stages.training.images.task import DecoderTask, ImageRows, Places
 from stages.training.task import Batch
 
 
 @dataclass
 class EncodedTask(DecoderTask):
-    """Reads embeddings and encoded pictures by key, and no picture at all.
+    """Reads embeddings and encoded images by key, and no image at all.
 
-    The sample grid shows what the autoencoder makes of the true latents above the drawn pictures.
+    The sample grid shows what the autoencoder makes of the true latents above the drawn images.
     """
 
     reads: ClassVar[Kind] = "latents"
@@ -33,7 +33,7 @@ class EncodedTask(DecoderTask):
 
     @cached_property
     def rows(self) -> LatentRows:
-        """Return the encoded pictures."""
+        """Return the encoded images."""
         return LatentRows(self.inputs["encode_latents"], self.reads)
 
     @cached_property
@@ -71,21 +71,21 @@ class EncodedTask(DecoderTask):
             )
 
     def read(self, places: Places) -> Batch:
-        """Read the encoded pictures and the embeddings [count, embed]."""
+        """Read the encoded images and the embeddings [count, embed]."""
         return {
             self.reads: torch.from_numpy(self._encoded(places)),
             "embeddings": torch.from_numpy(self.data.embeddings(places)),
         }
 
-    def true_pictures(self, places: Places) -> PictureRows:
+    def true_images(self, places: Places) -> ImageRows:
         """Return what the autoencoder makes of the true latents."""
         encoded = torch.from_numpy(self._encoded(places)).to(self.place.device)
         first = self.autoencoder
         if self.reads == "codes" and isinstance(first, VQAutoencoder):
-            drawn = first.decode_codes(encoded.long())
+            generated = first.decode_codes(encoded.long())
         else:
-            drawn = first.decode(encoded.float())
-        return to_bytes(drawn.cpu()).numpy()
+            generated = first.decode(encoded.float())
+        return to_bytes(generated.cpu()).numpy()
 
     def _encoded(self, places: Places) -> np.ndarray:
         keys = self.data.keys(places)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.training.launch import train
 
 if TYPE_CHECKING:
-    from stages.decoder_training.task import DecoderTask
+    from stages.training.images.task import DecoderTask
 
 
 def run(

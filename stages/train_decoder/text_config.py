@@ -4,12 +4,12 @@ from typing import Any
 
 from pydantic import Field
 
-from stages.artifacts import Artifact
-from stages.captions import CaptionsConfig
-from stages.contract import Address, ConfigModel
-from stages.decoder_training.config import PictureTrainingConfig
-from stages.errors import InputFault
-from stages.storage import explaining
+from stages.contract.config import Address, ConfigModel
+from stages.contract.errors import InputFault
+from stages.formats.captions import CaptionsConfig
+from stages.storage.artifact import Artifact
+from stages.storage.filesystems import explaining
+from stages.training.images.config import ImageTrainingConfig
 
 MODEL_FILES = ("config.json", "model.safetensors")
 
@@ -29,7 +29,7 @@ class TextTuning(ConfigModel):
         return Artifact(above, "train_decoder", "start"), folder
 
 
-class TextTunedConfig(PictureTrainingConfig):
+class TextTunedConfig(ImageTrainingConfig):
     """What the kinds are told that can be tuned so."""
 
     text: TextTuning | None = Field(

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.decoder_training.denoising import denoiser_of
-from stages.decoder_training.task import DecoderTask, Places
-from stages.embeddings import clip_identity
-from stages.errors import InputFault
-from stages.model_files import load_model_config, load_model_state
+from stages.contract.errors import InputFault
+from stages.formats.embeddings import clip_identity
+from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.text_config import TextTunedConfig, TextTuning
+from stages.training.images.denoising import denoiser_of
+from stages.training.images.task import DecoderTask, Places
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
@@ -77,10 +77,10 @@ class TextTunedTask(DecoderTask):
             batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
         return batch
 
-    def draw_samples(self, model: nn.Module, places: Places) -> Tensor:
-        """Draw a picture in [-1, 1] for the embeddings of each place."""
+    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
+        """Draw an image in [-1, 1] for the embeddings of each place."""
         if self.config.text is None:
-            return super().draw_samples(model, places)
+            return super().generate_samples(model, places)
         embeddings, text = (
             torch.from_numpy(rows).to(self.place.device)
             for rows in (self.data.embeddings(places), self._texts.read(places))

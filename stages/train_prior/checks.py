@@ -5,10 +5,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from models.priors.config import TEXT_ENCODERS
-from stages.artifacts import Artifact
-from stages.embeddings import clip_identity, text_state_identities
-from stages.errors import ArtifactError, InputFault
+from models.priors.spec import TEXT_ENCODERS
+from stages.contract.errors import ArtifactError, InputFault
+from stages.formats.embeddings import clip_identity, text_state_identities
+from stages.storage.artifact import Artifact
 from stages.train_prior.config import AutoregressivePriorConfig, PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs
 
@@ -36,7 +36,7 @@ def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussi
     if embed_dim != expected:
         raise InputFault(
             f"train_prior: the embeddings in {embeddings.uri} have {embed_dim} dimensions, but their CLIP models "
-            f"{_spell(clips)} give {expected}: expected the same: delete that folder and embed again"
+            f"{_format(clips)} give {expected}: expected the same: delete that folder and embed again"
         )
     if gaussians is not None:
         _check_gaussians(gaussians, clips, embed_dim)
@@ -53,8 +53,8 @@ def _check_gaussians(gaussians: Artifact, clips: Sequence[dict[str, Any]], embed
     fitted = gaussians.read_json(FIT).get("clip", [])
     if [clip["digest"] for clip in fitted] != [clip["digest"] for clip in clips]:
         raise ArtifactError(
-            f"train_prior: the Gaussians in {gaussians.uri} were fitted on embeddings of CLIP {_spell(fitted)}, but "
-            f"the embeddings are of CLIP {_spell(clips)}: expected the same weights: fit them anew on these embeddings"
+            f"train_prior: the Gaussians in {gaussians.uri} were fitted on embeddings of CLIP {_format(fitted)}, but "
+            f"the embeddings are of CLIP {_format(clips)}: expected the same weights: fit them anew on these embeddings"
         )
     with safe_open(gaussians.local(GAUSSIANS), framework="pt") as file:
         shape = file.get_slice("means").get_shape()
@@ -65,5 +65,5 @@ def _check_gaussians(gaussians: Artifact, clips: Sequence[dict[str, Any]], embed
         )
 
 
-def _spell(clips: Sequence[dict[str, Any]]) -> str:
+def _format(clips: Sequence[dict[str, Any]]) -> str:
     return " + ".join(f"{clip['reference']} ({clip['digest'][:8]})" for clip in clips) or "(not recorded)"

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from stages.captions import CaptionsConfig
-from stages.contract import ConfigModel, StageConfig
-from stages.prior_sampling import PriorSolverConfig
+from stages.contract.config import ConfigModel
+from stages.contract.stage import StageConfig
+from stages.formats.captions import CaptionsConfig
+from stages.inference.prior_sampling import PriorSolverConfig
 from stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:

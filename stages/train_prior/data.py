@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
-from stages.artifacts import Artifact
-from stages.captions import CaptionsConfig, select_captioned
-from stages.embeddings import (
+from stages.contract.errors import InputFault
+from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.embeddings import (
     CaptionedRows,
     ShardStates,
     load_captioned_rows,
@@ -19,7 +19,7 @@ from stages.embeddings import (
     shard_rows,
     text_state_identities,
 )
-from stages.errors import InputFault
+from stages.storage.artifact import Artifact
 from stages.train_prior.config import PriorConfig
 
 _HELD_OUT_SALT = 0x5EED  # keeps the choice of held-out pairs independent of the choice of captions

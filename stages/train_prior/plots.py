@@ -1,11 +1,11 @@
-"""Pictures of a judgement."""
+"""Images of a judgement."""
 
 import io
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from stages.train_prior.validation import Judgement, Report
+from stages.train_prior.validation import Evaluation, Report
 
 _BY_STEPS = {
     "cosine": ("cosine_true", "cosine_unrelated"),
@@ -18,28 +18,28 @@ _BY_STEPS = {
 _BY_TIME = ("cosine_z_0", "cosine_z_t", "cosine_z_0_unrelated", "cosine_z_t_unrelated")
 
 
-def plot_by_steps(judgement: Judgement) -> bytes:
+def plot_by_steps(evaluation: Evaluation) -> bytes:
     """Draw the measures against the number of sampling steps, as a PNG; dashed: two halves of the true embeddings."""
-    steps = list(judgement.by_steps)
+    steps = list(evaluation.by_steps)
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     for axis, (title, names) in zip(figure.subplots(2, 3).flat, _BY_STEPS.items(), strict=True):
         for number, name in enumerate(names):
-            values = _values(judgement.by_steps, name)
+            values = _values(evaluation.by_steps, name)
             axis.plot(steps[: len(values)], values, marker="o", label=name)
-            if name in judgement.reference:
-                axis.axhline(judgement.reference[name], color=f"C{number}", linestyle="--", linewidth=1)
+            if name in evaluation.reference:
+                axis.axhline(evaluation.reference[name], color=f"C{number}", linestyle="--", linewidth=1)
         axis.set_xscale("log", base=2)
         axis.set(xlabel="sampling steps", title=title, xticks=steps, xticklabels=steps)
         axis.legend()
     return _png(figure)
 
 
-def plot_by_time(judgement: Judgement) -> bytes:
+def plot_by_time(evaluation: Evaluation) -> bytes:
     """Draw the cosines along the way from noise (left) to embedding (right), as a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name in _BY_TIME:
-        axis.plot(list(judgement.by_time), _values(judgement.by_time, name), label=name)
+        axis.plot(list(evaluation.by_time), _values(evaluation.by_time, name), label=name)
     axis.invert_xaxis()
     axis.set(xlabel="time step t", ylabel="mean cosine", title="similarity by sampling time step")
     axis.legend()

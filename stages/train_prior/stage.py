@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
-from stages.events import Metrics
+from stages.contract.events import Metrics
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.checks import check_inputs, text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
@@ -29,7 +29,7 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
     if isinstance(config, TrainedPriorConfig):
         result = train(make, config.training, seed=config.seed, output=output, context=context)
     else:
-        result = _judge_only(make(), output, context)
+        result = _evaluate_only(make(), output, context)
     return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
 
 
@@ -48,7 +48,7 @@ def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | N
     return PriorTask(config, embeddings, gaussians, output)
 
 
-def _judge_only(task: "PriorTask", output: Output, context: StageContext) -> TrainResult:
+def _evaluate_only(task: "PriorTask", output: Output, context: StageContext) -> TrainResult:
     """Judge and write a prior that has nothing to train, in this process."""
     import torch
 

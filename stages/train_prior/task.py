@@ -18,12 +18,12 @@ from models.priors import (
     TextStateSettings,
     make_prior,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
-from stages.artifacts import Artifact, Output
-from stages.embeddings import clip_identity, text_state_identities
-from stages.events import Event, Metrics, Picture
-from stages.model_files import save_model
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.formats.embeddings import clip_identity, text_state_identities
+from stages.formats.model_folders import save_model
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.checks import GAUSSIANS, text_state_names
 from stages.train_prior.config import (
     AutoregressivePriorConfig,
@@ -35,7 +35,7 @@ from stages.train_prior.config import (
 )
 from stages.train_prior.data import Pairs, load_pairs
 from stages.train_prior.plots import plot_by_steps, plot_by_time
-from stages.train_prior.validation import Judgement, judge
+from stages.train_prior.validation import Evaluation, evaluate
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, Place
@@ -95,8 +95,8 @@ class PriorTask:
             fitted = load_file(self.gaussians.local(GAUSSIANS))
             return GaussianBank(fitted["means"], fitted["stds"], kappa=config.kappa)
         if isinstance(config, GaussianPriorConfig) and config.noise_scale is not None:
-            deviation = float(train.image.double().var(0, correction=0).mean().sqrt())  # root mean square over all
-            return GaussianBank.isotropic(embed_dim, config.noise_scale * deviation)
+            std = float(train.image.double().var(0, correction=0).mean().sqrt())  # root mean square over all
+            return GaussianBank.isotropic(embed_dim, config.noise_scale * std)
         return GaussianBank.standard(embed_dim)
 
     @property
@@ -119,28 +119,28 @@ class PriorTask:
         image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
         dropout = self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
         return training_batch(
-            image, text, training_draws(state.settings, sample_seeds(seed, part), text_dropout=dropout)
+            image, text, training_random_inputs(state.settings, sample_seeds(seed, part), text_dropout=dropout)
         )
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
         """Judge the prior on held-out pairs, in the precision of later use, and write down what was found.
 
-        ``validation.json`` holds the newest judgement, and every one under ``validation_<step>``; it stays when
+        ``validation.json`` holds the newest evaluation, and every one under ``validation_<step>``; it stays when
         training is broken off, and goes on when it does.
         """
         state, config = self.state, self.config
         blocks = [int(clip["embed_dim"]) for clip in state.clips]
         with torch.autocast(_device_type(model), enabled=False):
-            found = judge(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
+            found = evaluate(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
         self._record(found, step)
-        pictures = []
+        images = []
         if len(found.by_steps) > 1:
-            pictures.append(Picture("held_out_by_sampling_steps", plot_by_steps(found), step))
+            images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
         if found.by_time:
-            pictures.append(Picture("held_out_by_time_step", plot_by_time(found), step))
-        return [Metrics(found.metrics(), step), *pictures]
+            images.append(LoggedImage("held_out_by_time_step", plot_by_time(found), step))
+        return [Metrics(found.metrics(), step), *images]
 
-    def _record(self, found: Judgement, step: int) -> None:
+    def _record(self, found: Evaluation, step: int) -> None:
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
         earlier = {name: value for name, value in before.items() if name.startswith(STEP)}
         how = {"pairs": len(self.state.held_out), "settings": self.config.validation.model_dump(mode="json")}

@@ -18,7 +18,7 @@ from models.priors import (
     PriorSettings,
     TextFeatures,
 )
-from models.priors.prior import OnStep
+from models.priors.diffusion import OnStep
 from models.similarity import (
     FEWEST_FOR_DISTANCES,
     block_cosine,
@@ -37,7 +37,7 @@ _DIVERSITY_CAPTIONS = 256  # the first so many are answered several times
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What validation found.
 
     ``by_steps``: for each number of sampling steps the measures of :func:`models.similarity.embedding_report` and
@@ -68,25 +68,27 @@ class Judgement:
         return named | {f"reference/{name}": value for name, value in self.reference.items()}
 
 
-def judge(prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int) -> Judgement:
+def evaluate(
+    prior: Prior, pairs: Pairs, config: ValidationConfig, *, block_dims: Sequence[int], seed: int
+) -> Evaluation:
     """Sample an embedding for the first caption of each pair, with every number of steps, and measure them.
 
     The seeds of the samples are the same for any number of steps, kind of prior and step of training.
     """
     samplings = samplings_of(config, prior.settings)
-    way = _Way(pairs.image, block_dims)
+    trajectory = _Trajectory(pairs.image, block_dims)
     by_steps = {}
     for steps, sampling in samplings.items():
         rows, seeds = torch.arange(len(pairs)), _seeds(seed, 0, len(pairs))
-        drawn = _sample_all(prior, pairs, rows, sampling, seeds, way if steps == max(samplings) else None)
-        report = _measure(drawn, pairs.image, block_dims)
+        generated = _sample_all(prior, pairs, rows, sampling, seeds, trajectory if steps == max(samplings) else None)
+        report = _measure(generated, pairs.image, block_dims)
         if config.samples_per_caption > 1:
-            few = drawn[:_DIVERSITY_CAPTIONS]
+            few = generated[:_DIVERSITY_CAPTIONS]
             samples = _sample_again(prior, pairs, sampling, config.samples_per_caption, seed, few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
     reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
-    return Judgement(by_steps, way.report(), reference)
+    return Evaluation(by_steps, trajectory.report(), reference)
 
 
 def samplings_of(config: ValidationConfig, settings: PriorSettings) -> dict[int, PriorSampling]:
@@ -98,7 +100,7 @@ def samplings_of(config: ValidationConfig, settings: PriorSettings) -> dict[int,
     return {0: PriorSampling()}
 
 
-class _Way:
+class _Trajectory:
     """Mean cosines of what a sampler passes on its way, by time."""
 
     def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
@@ -109,8 +111,8 @@ class _Way:
         """Return what to call at each step with the samples of the pairs from ``first`` on."""
 
         def on_step(time: int, z_t: Tensor, z_0: Tensor) -> None:
-            for name, drawn in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
-                a, b = drawn.double().cpu(), self._true[first : first + len(drawn)]
+            for name, generated in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
+                a, b = generated.double().cpu(), self._true[first : first + len(generated)]
                 other = unrelated_cosine(a, self._true, self._block_dims, first=first)
                 self._sums[time][name] += float(block_cosine(a, b, self._block_dims).sum())
                 self._sums[time][f"{name}_unrelated"] += float(other.sum())
@@ -124,11 +126,11 @@ class _Way:
 
 
 def _measure(
-    drawn: Float[Tensor, "pairs embed"], true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]
+    generated: Float[Tensor, "pairs embed"], true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]
 ) -> dict[str, float]:
-    report = embedding_report(drawn, true, block_dims)
+    report = embedding_report(generated, true, block_dims)
     if len(true) >= FEWEST_FOR_DISTANCES:
-        report |= distance_report(drawn, true, block_dims)
+        report |= distance_report(generated, true, block_dims)
     return report
 
 
@@ -149,14 +151,14 @@ def _sample_all(
     rows: Int[Tensor, " samples"],
     sampling: PriorSampling,
     seeds: Sequence[int],
-    way: _Way | None = None,
+    trajectory: _Trajectory | None = None,
 ) -> Float[Tensor, "samples embed"]:
     """Sample an embedding for the first caption of each of these pairs, a chunk at a time."""
     parts = []
     for first in range(0, len(rows), _CHUNK):
         chunk = rows[first : first + _CHUNK]
         text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(_device(prior))
-        on_step = None if way is None else way.watch(first)
+        on_step = None if trajectory is None else trajectory.watch(first)
         parts.append(_sample(prior, text, seeds[first : first + _CHUNK], sampling, on_step).cpu())
     return torch.cat(parts)
 

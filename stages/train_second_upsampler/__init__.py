@@ -1,1 +1,1 @@
-"""Train the second super-resolution model of a cascade: the first one's pictures, enlarged."""
+"""Train the second super-resolution model of a cascade: the first one's images, enlarged."""

@@ -1,11 +1,11 @@
-"""Train the second super-resolution model of a cascade: the first one's pictures, enlarged."""
+"""Train the second super-resolution model of a cascade: the first one's images, enlarged."""
 
 from collections.abc import Mapping
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
-from stages.decoder_training.upsampling.training import train_upsampler
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
+from stages.training.upsampling.launch import train_upsampler
 
 
 def run(

@@ -1,1 +1,1 @@
-"""Train the first super-resolution model of a cascade: the decoder's pictures, enlarged."""
+"""Train the first super-resolution model of a cascade: the decoder's images, enlarged."""

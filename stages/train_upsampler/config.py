@@ -4,13 +4,13 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from stages.decoder_training.upsampling.config import UpsamplerTrainingConfig
+from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 
 class TrainUpsamplerConfig(UpsamplerTrainingConfig):
-    """Train the first super-resolution model of a cascade: the decoder's pictures, enlarged."""
+    """Train the first super-resolution model of a cascade: the decoder's images, enlarged."""
 
     stage: ClassVar[str] = "train_upsampler"
 
-    from_resolution: PositiveInt = Field(64, description="side of the pictures that it is to enlarge")
-    resolution: PositiveInt = Field(256, description="side of the pictures that it gives")
+    from_resolution: PositiveInt = Field(64, description="side of the images that it is to enlarge")
+    resolution: PositiveInt = Field(256, description="side of the images that it gives")

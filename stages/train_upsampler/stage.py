@@ -1,11 +1,11 @@
-"""Train the first super-resolution model of a cascade: the decoder's pictures, enlarged."""
+"""Train the first super-resolution model of a cascade: the decoder's images, enlarged."""
 
 from collections.abc import Mapping
 
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
-from stages.decoder_training.upsampling.training import train_upsampler
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
 from stages.train_upsampler.config import TrainUpsamplerConfig
+from stages.training.upsampling.launch import train_upsampler
 
 
 def run(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.contract import ConfigModel, RuntimeOnly
+from stages.contract.config import ConfigModel, RuntimeOnly
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -43,7 +43,7 @@ class TrainingConfig(ConfigModel):
     max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(2, description="newest checkpoints that are kept")
     log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")
     validation_interval: Annotated[PositiveInt | None, RuntimeOnly()] = Field(
-        None, description="steps between validations and sample pictures; null: at the end only"
+        None, description="steps between validations and sample images; null: at the end only"
     )
     prefetch_batches: Annotated[PositiveInt, RuntimeOnly()] = Field(4, description="batches prepared ahead of use")
 

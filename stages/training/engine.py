@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 from stages.training.config import TrainingConfig
 from stages.training.ema import Ema
 from stages.training.schedule import ema_decay, learning_rate

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.training import TrainGroup
-from stages.artifacts import Output
-from stages.contract import StageContext
-from stages.events import Event
-from stages.training.checkpoints import remove_checkpoints
+from stages.contract.events import Event
+from stages.contract.stage import StageContext
+from stages.formats.checkpoints import remove_checkpoints
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def train(
     """
     samples = config.num_steps * config.batch_size
     if MODEL_UNIT not in output.done_units():
-        granted = context.resources
-        group = TrainGroup(granted.num_workers, granted.cpus_per_worker, granted.gpus_per_worker)
-        job = TrainJob(make_task, config, seed, output, use_gpu=granted.gpus_per_worker > 0)
+        allocation = context.resources
+        group = TrainGroup(allocation.num_workers, allocation.cpus_per_worker, allocation.gpus_per_worker)
+        job = TrainJob(make_task, config, seed, output, use_gpu=allocation.gpus_per_worker > 0)
         context.launch_training(training_process, job, group, context.emit)
     remove_checkpoints(output)
     trained = output.done_units()[MODEL_UNIT]

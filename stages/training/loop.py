@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.artifacts import Output
-from stages.errors import ArtifactError
-from stages.events import Event, Metrics, Progress
-from stages.training.checkpoints import checkpoint_steps, read_checkpoint, write_checkpoint
+from stages.contract.errors import ArtifactError
+from stages.contract.events import Event, Metrics, Progress
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint, write_checkpoint
+from stages.storage.artifact import Output
 from stages.training.engine import Engine, join_group, leave_group
 from stages.training.launch import MODEL_UNIT, TrainJob
 from stages.training.loader import Loader, parts_of
@@ -39,10 +39,10 @@ class _Run:
     def __init__(self, job: TrainJob, place: Place, emit: Emit) -> None:
         self._job, self._place = job, place
         self._task, self._config = job.make_task(), job.config
-        self._emit: Emit = emit if place.rank == 0 else _say_nothing
+        self._emit: Emit = emit if place.rank == 0 else _ignore_event
         self._task.setup(place)
         self._start_engine()
-        self._twin: nn.Module | None = None
+        self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
         config = self._config
         self._meter = Meter(config.batch_size, place)
@@ -93,8 +93,8 @@ class _Run:
         self.close()
         steps = self._config.num_steps
         self._validate(steps)
-        if self._place.rank == 0 and self._twin is not None:
-            self._task.save(self._twin, self._job.output)
+        if self._place.rank == 0 and self._ema_model is not None:
+            self._task.save(self._ema_model, self._job.output)
             notes = {"samples_per_second": f"{self._place.describe()}, batch {self._config.batch_size}"}
             record = {"step": steps, "metrics": self._metrics | rates, "notes": notes if rates else {}}
             self._job.output.finish_unit(MODEL_UNIT, record)
@@ -115,19 +115,19 @@ class _Run:
         """Let the task judge the averaged weights, in a copy of the model that only rank 0 holds."""
         weights = self._engine.averaged_weights()
         if self._place.rank == 0:
-            twin = self._averaged_model(weights)
+            ema_model = self._averaged_model(weights)
             with torch.no_grad(), self._engine.autocast():
-                events = self._task.validate(twin, done)
+                events = self._task.validate(ema_model, done)
             for event in events:
                 if isinstance(event, Metrics):
                     self._metrics.update(event.values)
                 self._emit(event)
 
     def _averaged_model(self, weights: dict[str, torch.Tensor]) -> nn.Module:
-        if self._twin is None:
-            self._twin = self._task.build_model().to(self._place.device).eval().requires_grad_(False)
-        self._twin.load_state_dict(weights, strict=False)  # buffers that are not saved are not asked for either
-        return self._twin
+        if self._ema_model is None:
+            self._ema_model = self._task.build_model().to(self._place.device).eval().requires_grad_(False)
+        self._ema_model.load_state_dict(weights, strict=False)  # buffers that are not saved are not asked for either
+        return self._ema_model
 
 
 def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], step: int, output: Output) -> None:
@@ -147,7 +147,7 @@ def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], step: int,
         ) from error
 
 
-def _say_nothing(event: Event) -> None:
+def _ignore_event(event: Event) -> None:
     """Keep the other ranks quiet."""
 
 

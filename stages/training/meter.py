@@ -105,7 +105,7 @@ class Meter:
         try:
             figures["gpu_utilisation"] = torch.cuda.utilization(device) / 100
         except Exception as error:  # noqa: BLE001  slices of a GPU and bare containers do not tell: no reason to stop
-            _say_once(f"gpu_utilisation is not logged, for NVML does not tell it: {error}")
+            _warn_once(f"gpu_utilisation is not logged, for NVML does not tell it: {error}")
         return figures
 
     def _finish(self) -> None:
@@ -115,5 +115,5 @@ class Meter:
 
 
 @cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     logging.getLogger(__name__).warning(message)

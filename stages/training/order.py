@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 
 
 class SampleOrder:

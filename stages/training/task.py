@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
-from stages.artifacts import Output
-from stages.events import Event
+from stages.contract.events import Event
+from stages.storage.artifact import Output
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -81,7 +81,7 @@ class TrainTask(Protocol):
     def validate(self, model: torch.nn.Module, step: int) -> Sequence[Event]:
         """Judge the averaged weights; called on rank 0, in eval mode and without gradients.
 
-        The returned :class:`~stages.events.Metrics` and pictures carry ``step``; the metrics of the last
+        The returned :class:`~stages.contract.events.Metrics` and images carry ``step``; the metrics of the last
         validation also become the stage's metrics.
         """
         ...

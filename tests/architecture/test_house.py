@@ -15,7 +15,7 @@ from pipeline.config.schema import STAGES, RunConfig
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipeline", "stages", "cluster", "models")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-SHARED_BY_STAGES = {"training", "encoders", "decoder_training"}
+SHARED_BY_STAGES = {"contract", "storage", "formats", "streaming", "inference", "encoders", "training"}
 
 
 def test_import_contracts_hold() -> None:
@@ -57,7 +57,7 @@ def test_stages_that_work_in_other_processes_leave_torch_to_those() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_wrong_run_is_told_without_torch(tmp_path: Path) -> None:
+def test_a_wrong_run_is_reported_without_torch(tmp_path: Path) -> None:
     code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
     words = ["generate", "nothing", "--prompt", "a star", "--out", str(tmp_path), "--store", str(tmp_path)]
     probe = [sys.executable, "-c", code + "from pipeline.cli import main; main()", *words]

@@ -20,7 +20,7 @@ from tests.e2e.conftest import SMOKE, corgi
         (["tracking.uri=http://127.0.0.1:1"], "tracking.uri"),
     ],
 )
-def test_a_wrong_key_is_told(words: list[str], told: str, tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported(words: list[str], told: str, tmp_path: Path) -> None:
     done = corgi("run", SMOKE, f"store={tmp_path}", *words)
     assert done.code == 2
     assert told in done.err
@@ -28,14 +28,14 @@ def test_a_wrong_key_is_told(words: list[str], told: str, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("artifacts/*/*"))
 
 
-def test_a_missing_config_is_told(tmp_path: Path) -> None:
+def test_a_missing_config_is_reported(tmp_path: Path) -> None:
     done = corgi("run", tmp_path / "nowhere.yaml", "--json")
     assert done.code == 2
     assert done.document["status"] == "error"
     assert "no such file" in done.document["error"]
 
 
-def test_a_list_without_the_named_column_is_told(tmp_path: Path) -> None:
+def test_a_list_without_the_named_column_is_reported(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("url,text\nhttp://127.0.0.1:1/1.png,one\n")
     source = f"{{kind: url_list, path: {tmp_path}/list.csv, caption_column: txt}}"
     config = tmp_path / "mine.yaml"
@@ -47,7 +47,7 @@ def test_a_list_without_the_named_column_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for store, told in ((tmp_path / "file" / "store", "store: "), (tmp_path, "has format 99")):
         (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
@@ -57,14 +57,14 @@ def test_a_store_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         assert "Traceback" not in done.err
 
 
-def test_a_prior_that_nobody_made_is_told(tmp_path: Path) -> None:
+def test_a_prior_that_nobody_made_is_reported(tmp_path: Path) -> None:
     done = corgi("run", SMOKE.parent / "language_free.yaml", f"store={tmp_path}")
     assert done.code == 2
     assert "reuse.train_prior" in done.err
     assert "quickstart.yaml" in done.err
 
 
-def test_no_run_is_told(tmp_path: Path) -> None:
+def test_no_run_is_reported(tmp_path: Path) -> None:
     done = corgi("generate", "nothing", "--prompt", "a star", "--out", tmp_path, "--store", tmp_path)
     assert done.code == 2
     assert "run nothing: not found" in done.err

@@ -8,7 +8,7 @@ import yaml
 
 from tests.e2e.conftest import SMOKE, Finished, corgi
 
-WITHOUT_PICTURES = {"train_decoder": None, "generate": None, "evaluate": None}
+WITHOUT_IMAGES = {"train_decoder": None, "generate": None, "evaluate": None}
 SWEEP = {
     "base": "priors.yaml",
     "groups": {
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base experiment, which ends with the prior, and a sweep of it of which one variant cannot succeed."""
     folder = tmp_path_factory.mktemp("sweep")
     base = yaml.safe_load(SMOKE.read_text())
-    base |= {"extends": str(SMOKE), "name": "priors", "store": str(folder / "store"), **WITHOUT_PICTURES}
+    base |= {"extends": str(SMOKE), "name": "priors", "store": str(folder / "store"), **WITHOUT_IMAGES}
     (folder / "priors.yaml").write_text(yaml.safe_dump(base))
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
     return folder
@@ -36,7 +36,7 @@ def swept(folder: Path) -> Finished:
     return corgi("sweep", folder / "sweep.yaml", "--json")
 
 
-def test_a_failed_variant_is_told_and_the_others_are_there(swept: Finished) -> None:
+def test_a_failed_variant_is_reported_and_the_others_are_there(swept: Finished) -> None:
     assert swept.code == 3, swept.err
     assert [run["status"] for run in swept.document["runs"]] == ["done", "done", "failed"]
     assert "num_gaussians" in swept.err  # the cause, in words

@@ -12,7 +12,7 @@ from tests.e2e.conftest import SMOKE, Finished, corgi
 SMOKE_STAGES = list(load_config(SMOKE).stages())
 
 
-def test_every_stage_is_done_and_told(undisturbed: tuple[Path, Finished]) -> None:
+def test_every_stage_is_done_and_reported(undisturbed: tuple[Path, Finished]) -> None:
     _, done = undisturbed
     document = done.document
     assert document["status"] == "done"
@@ -110,10 +110,10 @@ def test_inspect_shows_what_each_stage_produced(undisturbed: tuple[Path, Finishe
     stages = {one["stage"]: one for one in shown.document["artifacts"]}
     assert list(stages) == SMOKE_STAGES
     assert stages["download_shards"]["tables"]["counts"]["images"] == 90
-    assert any(picture["title"].startswith("samples") for picture in stages["train_decoder"]["pictures"])
-    pictures = [picture["path"] for one in stages.values() for picture in one["pictures"]]
-    assert len(pictures) >= 6
-    assert all(Path(path).stat().st_size > 0 for path in [*pictures, tmp_path / "index.html"])
+    assert any(image["title"].startswith("samples") for image in stages["train_decoder"]["images"])
+    images = [image["path"] for one in stages.values() for image in one["images"]]
+    assert len(images) >= 6
+    assert all(Path(path).stat().st_size > 0 for path in [*images, tmp_path / "index.html"])
 
 
 def test_status_and_compare_read_the_record(undisturbed: tuple[Path, Finished]) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
-from stages.events import Event, Metrics
-from stages.model_files import load_model_state
+from stages.contract.events import Event, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.model_folders import load_model_state
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.integration.processes import launch_in_forks
@@ -36,7 +36,7 @@ def run(folder: Path, *, compiled: bool) -> dict[str, torch.Tensor]:
         num_steps=4, batch_size=8, learning_rate=0.02, precision="float32", log_interval=1, compile=compiled
     )
     events: list[Event] = []
-    context = StageContext(events.append, None, launch_in_forks, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch_in_forks, Allocation())  # type: ignore[arg-type]
     output = Output(str(folder), "train_line", "f0")
     result = train(make_task, config, seed=3, output=output, context=context)
     assert (result.metrics["graphs"] > 0) == compiled

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from models.scenes import make_scenes, read_caption, render_scenes
-from stages.artifacts import Output
+from stages.contract.errors import InputFault, YieldTooLow
+from stages.contract.events import Progress
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
-from stages.errors import InputFault, YieldTooLow
-from stages.events import Progress
-from stages.shards import read_shard
-from tests.factories import folder_digests, interrupt_after, make_context, save_picture, serve_folder
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Output
+from tests.factories import folder_digests, interrupt_after, make_context, save_image, serve_folder
 
 SCENES = {"kind": "scenes", "num_images": 40, "num_dead_urls": 3, "num_corrupt": 4, "resolution": 32, "seed": 5}
 
@@ -72,7 +72,7 @@ def test_progress_counts_shards_and_images(scenes_folder):
     assert events[-1] == Progress(3, 3, "shards", items=40)
 
 
-def test_pictures_arrive_with_their_own_pixels_and_captions(scenes_folder):
+def test_images_arrive_with_their_own_pixels_and_captions(scenes_folder):
     folder, _, _ = scenes_folder
     rendered = render_scenes(make_scenes(47, seed=5), 32).numpy()
     scenes = make_scenes(47, seed=5)
@@ -137,13 +137,13 @@ def test_two_domains_take_turns_and_short_captions_always_name_the_shape(tmp_pat
 
 
 def write_url_list(folder, base):
-    """Two good pictures, one captioned; one of each failure."""
-    save_picture(folder / "wide.png", size=(60, 40))
-    save_picture(folder / "tall.jpg", size=(40, 60))
+    """Two good images, one captioned; one of each failure."""
+    save_image(folder / "wide.png", size=(60, 40))
+    save_image(folder / "tall.jpg", size=(40, 60))
     (folder / "cut.png").write_bytes((folder / "wide.png").read_bytes()[:60])
     (folder / "empty.png").write_bytes(b"")
     entries = {
-        f"{base}/wide.png": "a wide picture",
+        f"{base}/wide.png": "a wide image",
         f"{base}/tall.jpg": "  ",
         f"{base}/missing.png": "dead",
         f"{base}/cut.png": None,
@@ -183,7 +183,7 @@ def test_a_url_list_with_every_kind_of_failure(tmp_path):
     }
     wide, tall = read_samples(tmp_path / "out")
     assert Image.open(io.BytesIO(wide.image)).size == Image.open(io.BytesIO(tall.image)).size == (24, 24)
-    assert (wide.captions, tall.captions) == (("a wide picture",), ())
+    assert (wide.captions, tall.captions) == (("a wide image",), ())
     schema = pq.read_schema(tmp_path / "out" / "shards" / "00000.parquet")
     assert {"key", "status", "error_message", "url", "caption", "width", "height", "sha256"} <= set(schema.names)
 
@@ -192,7 +192,7 @@ def test_too_low_a_yield_fails_with_the_causes_and_is_tried_again(tmp_path):
     names = [f"{index}.png" for index in range(4)]
     (tmp_path / "list.txt").write_text("")
     with serve_folder(tmp_path / "served") as base:
-        save_picture(tmp_path / "served" / names[0])
+        save_image(tmp_path / "served" / names[0])
         (tmp_path / "list.txt").write_text("\n".join(f"{base}/{name}" for name in names))
         source = {"kind": "url_list", "path": tmp_path / "list.txt"}
         config = make_config(source=source, rows_per_shard=2, min_yield=0.5, retries=0, allowed_networks=["127.0.0.1"])
@@ -205,7 +205,7 @@ def test_too_low_a_yield_fails_with_the_causes_and_is_tried_again(tmp_path):
         assert sorted(path.stem for path in (tmp_path / "out/units").iterdir()) == ["00000", "00001"]
         assert not (tmp_path / "out/poor").exists()
         for name in names:
-            save_picture(tmp_path / "served" / name)
+            save_image(tmp_path / "served" / name)
         assert download(config, tmp_path / "mended").items == 3  # the half-good shard counts as done
 
 

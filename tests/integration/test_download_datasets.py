@@ -12,11 +12,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from stages.artifacts import Output
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
-from stages.errors import InputFault
-from stages.shards import read_shard
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Output
 from tests.factories import folder_digests, make_context
 
 
@@ -159,7 +159,7 @@ def test_a_dataset_folder_gives_the_same_shards_in_every_form(tmp_path, kind):
     assert folder_digests(tmp_path / "again") == folder_digests(tmp_path / "out")
 
 
-def test_what_cannot_be_used_is_told_before_anything_starts(tmp_path):
+def test_what_cannot_be_used_is_reported_before_anything_starts(tmp_path):
     def check(source):
         DownloadShardsConfig(source=source).check()
 

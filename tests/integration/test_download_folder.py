@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.artifacts import Output
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
-from stages.errors import InputFault
-from stages.shards import read_shard
-from tests.factories import folder_digests, make_context, save_picture
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Output
+from tests.factories import folder_digests, make_context, save_image
 
 
 def make_config(folder, **options):
@@ -33,38 +33,38 @@ def read_rows(folder):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     for index, name in enumerate(["a.png", "b/c.jpg", "b/d.png", "e ñ 🎨.png"]):
-        save_picture(folder / name, color=(60 * index, 10, 10))
+        save_image(folder / name, color=(60 * index, 10, 10))
     return folder
 
 
-def test_captions_lie_beside_the_images(pictures, tmp_path):
-    (pictures / "a.txt").write_text("a picture 🎨\n")
-    (pictures / "b/c.json").write_text(json.dumps({"captions": ["one", " ", "two"]}))
-    (pictures / "b/d.json").write_text(json.dumps({"caption": ""}))
-    (pictures / "b/d.txt").write_text("  ")
-    summary = convert(make_config(pictures), tmp_path / "out")
+def test_captions_lie_beside_the_images(images, tmp_path):
+    (images / "a.txt").write_text("an image 🎨\n")
+    (images / "b/c.json").write_text(json.dumps({"captions": ["one", " ", "two"]}))
+    (images / "b/d.json").write_text(json.dumps({"caption": ""}))
+    (images / "b/d.txt").write_text("  ")
+    summary = convert(make_config(images), tmp_path / "out")
     assert summary.counts == {"rows": 4, "images": 4, "captioned": 2}
     samples = read_samples(tmp_path / "out")
-    assert [sample.captions for sample in samples] == [("a picture 🎨",), ("one", "two"), (), ()]
+    assert [sample.captions for sample in samples] == [("an image 🎨",), ("one", "two"), (), ()]
     assert read_rows(tmp_path / "out")["url"].tolist() == ["a.png", "b/c.jpg", "b/d.png", "e ñ 🎨.png"]
     for sample, red in zip(samples, (0, 60, 120, 180), strict=True):
         assert abs(Image.open(io.BytesIO(sample.image)).convert("RGB").getpixel((12, 12))[0] - red) < 8
 
 
-def test_metadata_names_files_captions_and_more(pictures, tmp_path):
+def test_metadata_names_files_captions_and_more(images, tmp_path):
     entries = {
         "file_name": ["b/d.png", "a.png", "gone.png", "../secret.png"],
         "text": ["fourth", "first", "nothing", "outside"],
         "artist": ["Ñ", None, "x", "y"],
         "year": [1901, 1902, 1903, 1904],
     }
-    save_picture(tmp_path / "secret.png")
-    pd.DataFrame(entries).to_csv(pictures / "metadata.csv", index=False)
-    (pictures / "b/c.jpg").write_bytes(b"<html>")
-    summary = convert(make_config(pictures, source={"caption_column": "text"}), tmp_path / "out")
+    save_image(tmp_path / "secret.png")
+    pd.DataFrame(entries).to_csv(images / "metadata.csv", index=False)
+    (images / "b/c.jpg").write_bytes(b"<html>")
+    summary = convert(make_config(images, source={"caption_column": "text"}), tmp_path / "out")
     assert summary.counts == {
         "rows": 6,
         "images": 3,
@@ -78,31 +78,31 @@ def test_metadata_names_files_captions_and_more(pictures, tmp_path):
     assert rows.loc["gone.png", "error_message"] == "no such file"
 
 
-def test_a_second_run_on_another_copy_gives_the_same_bytes(pictures, tmp_path):
-    (pictures / "a.txt").write_text("a")
-    convert(make_config(pictures), tmp_path / "one")
+def test_a_second_run_on_another_copy_gives_the_same_bytes(images, tmp_path):
+    (images / "a.txt").write_text("a")
+    convert(make_config(images), tmp_path / "one")
     copy = tmp_path / "copy"
-    for path in sorted(pictures.rglob("*"), reverse=True):
+    for path in sorted(images.rglob("*"), reverse=True):
         if path.is_file():
-            (copy / path.relative_to(pictures)).parent.mkdir(parents=True, exist_ok=True)
-            (copy / path.relative_to(pictures)).write_bytes(path.read_bytes())
-    assert make_config(copy).identity() == make_config(pictures).identity()
+            (copy / path.relative_to(images)).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path.relative_to(images)).write_bytes(path.read_bytes())
+    assert make_config(copy).identity() == make_config(images).identity()
     convert(make_config(copy), tmp_path / "two")
     assert folder_digests(tmp_path / "one") == folder_digests(tmp_path / "two")
 
 
-def test_a_damaged_caption_file_costs_its_image_and_no_other(pictures, tmp_path):
-    (pictures / "a.json").write_text("{")
-    assert convert(make_config(pictures), tmp_path / "out").counts["failed_bad_caption_file"] == 1
+def test_a_damaged_caption_file_costs_its_image_and_no_other(images, tmp_path):
+    (images / "a.json").write_text("{")
+    assert convert(make_config(images), tmp_path / "out").counts["failed_bad_caption_file"] == 1
     assert len(read_samples(tmp_path / "out")) == 3
 
 
-def test_a_folder_that_cannot_be_used_is_told_before_anything_starts(pictures, tmp_path):
+def test_a_folder_that_cannot_be_used_is_reported_before_anything_starts(images, tmp_path):
     with pytest.raises(InputFault, match=r"source\.path: .*nowhere: there is no such folder"):
         make_config(tmp_path / "nowhere").check()
-    pd.DataFrame({"file_name": ["a.png"], "captoin": ["x"]}).to_csv(pictures / "metadata.csv", index=False)
+    pd.DataFrame({"file_name": ["a.png"], "captoin": ["x"]}).to_csv(images / "metadata.csv", index=False)
     with pytest.raises(InputFault, match=r"source\.caption_column: metadata\.csv has no column.*nearest: captoin"):
-        make_config(pictures).check()
+        make_config(images).check()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputFault, match="holds no image"):
         convert(make_config(tmp_path / "empty"), tmp_path / "out")

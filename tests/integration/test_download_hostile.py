@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.artifacts import Output
+from stages.contract.errors import YieldTooLow
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
-from stages.errors import YieldTooLow
-from stages.shards import read_shard
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Output
 from tests.factories import folder_digests, make_context
 
 SECRET = "s3cr3t"
@@ -38,7 +38,7 @@ def encode(kind, color=(200, 30, 40), size=(48, 32)):
 
 
 def huge_png():
-    """A picture of 50,000 x 50,000 pixels in a few hundred bytes."""
+    """An image of 50,000 x 50,000 pixels in a few hundred bytes."""
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100_000)), (b"IEND", b"")]
     packed = [
@@ -114,7 +114,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(b"", 302, Location="file:///etc/hostname")
 
     def serve_html(self):
-        self.answer(b"<html><body>no picture</body></html>")
+        self.answer(b"<html><body>no image</body></html>")
 
     def serve_truncated(self):
         content = encode("JPEG", None, (200, 200))
@@ -167,7 +167,7 @@ def make_list(host):
     """Return (address, caption, expected cause or None)."""
     base = f"http://{host}"
     port = host.rpartition(":")[2]
-    good = [(f"{base}/good/{index}.png", f"picture {index} ñ 🎨", None) for index in range(12)]
+    good = [(f"{base}/good/{index}.png", f"image {index} ñ 🎨", None) for index in range(12)]
     bad = [
         (f"{base}/missing", None, "http_404"),
         (f"{base}/endless", None, "file_too_large"),

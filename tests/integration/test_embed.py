@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError, InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
-from stages.errors import ArtifactError, InputFault
-from stages.shards import read_shard
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, interrupt_after, make_context, save_tiny_clip
 
 
@@ -163,25 +163,25 @@ def encoded(image, kind="PNG", **options):
     return stream.getvalue()
 
 
-def strange_pictures():
-    """Pairs of files: a strange one, and the plain RGB picture that it stands for."""
+def unusual_images():
+    """Pairs of files: a strange one, and the plain RGB image that it stands for."""
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned to the right
     grey = rng.integers(0, 65536, (32, 32), dtype=np.uint16)
     rounded = np.repeat((grey / 257).round().astype(np.uint8)[..., None], 3, axis=2)
-    half = picture.convert("RGBA")
+    half = image.convert("RGBA")
     half.putalpha(0)
     return {
-        "turned by EXIF": (encoded(picture, exif=exif), encoded(picture.transpose(Image.Transpose.ROTATE_270))),
+        "turned by EXIF": (encoded(image, exif=exif), encoded(image.transpose(Image.Transpose.ROTATE_270))),
         "16 bits": (encoded(Image.fromarray(grey)), encoded(Image.fromarray(rounded))),
         "transparent": (encoded(half), encoded(Image.new("RGB", (32, 32), "white"))),
     }
 
 
-def test_strange_pictures_are_embedded_as_they_are_meant(shards, clips, tmp_path):
-    for name, pair in strange_pictures().items():
+def test_unusual_images_are_embedded_as_they_are_meant(shards, clips, tmp_path):
+    for name, pair in unusual_images().items():
         rows = []
         for number, content in enumerate(pair):
             place = tmp_path / f"{name}-{number}"

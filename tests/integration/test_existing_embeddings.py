@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from embedding_reader import EmbeddingReader
 
-from stages.artifacts import Artifact, Output
-from stages.captions import CaptionsConfig
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
-from stages.embeddings import clip_identity, load_captioned_rows, shard_rows
 from stages.encoders.clip import ClipEncoder
-from stages.errors import InputFault
-from stages.shards import read_shard
-from tests.factories import folder_digests, interrupt_after, make_context, save_picture, save_tiny_clip
+from stages.formats.captions import CaptionsConfig
+from stages.formats.embeddings import clip_identity, load_captioned_rows, shard_rows
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Artifact, Output
+from tests.factories import folder_digests, interrupt_after, make_context, save_image, save_tiny_clip
 
 DIM = 16
 
@@ -103,8 +103,8 @@ def shards(tmp_path):
     """Shards of six images that were another's, so that they have new keys; one of them was not embedded there."""
     with tarfile.open(tmp_path / "00000.tar", "w") as tar:
         for index in range(6):
-            picture = save_picture(tmp_path / "pictures" / f"other{index}.png", color=(index * 40, 0, 0), size=(20, 20))
-            tar.add(picture, picture.name)
+            image = save_image(tmp_path / "images" / f"other{index}.png", color=(index * 40, 0, 0), size=(20, 20))
+            tar.add(image, image.name)
     config = DownloadShardsConfig(source={"kind": "webdataset", "path": str(tmp_path)}, encode_format="png")
     run_download(config, {}, Output(str(tmp_path / "shards"), "download_shards", "test"), make_context())
     return tmp_path / "shards"
@@ -144,7 +144,7 @@ def test_an_interrupted_import_goes_on_to_the_same_bytes(clip, tmp_path):
     assert folder_digests(tmp_path / "cut") == folder_digests(tmp_path / "whole")
 
 
-def test_what_does_not_fit_is_refused_in_words(clip, tmp_path):
+def test_what_does_not_fit_is_refused_in_a_sentence(clip, tmp_path):
     layout(tmp_path / "wide", list("ab"), files=1, dim=DIM + 1)
     with pytest.raises(InputFault, match=r"have 17 dimensions, but clip.models give 16: name the models"):
         take(clip, tmp_path / "wide", tmp_path / "out")

@@ -20,13 +20,13 @@ from pipeline.executor import GraphRun
 from pipeline.plan import Plan, PlannedStage, make_plan
 from pipeline.results import StageResult
 from pipeline.store import Store
-from stages.artifacts import COMPLETE, Artifact
-from stages.contract import GrantedResources, InputState, StageContext
+from stages.contract.errors import InputLost, YieldTooLow
+from stages.contract.events import Event, Progress
+from stages.contract.runner import run_stage
+from stages.contract.stage import Allocation, InputState, StageContext
 from stages.download_shards import stage as download_shards
 from stages.embed_clip import stage as embed_clip
-from stages.errors import InputLost, YieldTooLow
-from stages.events import Event, Progress
-from stages.runner import run_stage
+from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
 
 SHARDS, ROWS = 3, 4
@@ -34,19 +34,19 @@ TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
 PATIENCE = 100.0  # seconds for what comes within one or two, where nothing else runs on the machine
 
 
-class PictureServer(http.server.ThreadingHTTPServer):
-    """Serves the picture of every number; ``before`` is called with its shard, and says whether it is there."""
+class ImageServer(http.server.ThreadingHTTPServer):
+    """Serves the image of every number; ``before`` is called with its shard, and says whether it is there."""
 
     request_queue_size = 64
     daemon_threads = True
 
     def __init__(self) -> None:
         self.before: Callable[[int], bool] = lambda shard: True
-        super().__init__(("127.0.0.1", 0), _PictureHandler)
+        super().__init__(("127.0.0.1", 0), _ImageHandler)
 
 
-class _PictureHandler(http.server.BaseHTTPRequestHandler):
-    server: PictureServer
+class _ImageHandler(http.server.BaseHTTPRequestHandler):
+    server: ImageServer
 
     def do_GET(self) -> None:
         number = int(self.path.strip("/"))
@@ -64,8 +64,8 @@ class _PictureHandler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PictureServer]:
-    with PictureServer() as running:
+def server() -> Iterator[ImageServer]:
+    with ImageServer() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield running
@@ -74,7 +74,7 @@ def server() -> Iterator[PictureServer]:
 
 
 @pytest.fixture(scope="module")
-def make_config(server: PictureServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RunConfig]:
+def make_config(server: ImageServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RunConfig]:
     folder = tmp_path_factory.mktemp("inputs")
     urls = [f"http://127.0.0.1:{server.server_port}/{number}" for number in range(SHARDS * ROWS)]
     (folder / "list.txt").write_text("\n".join(urls))
@@ -133,7 +133,7 @@ class Experiment:
         return GraphRun(self.plan, self.store, TWO_CPUS, self).run()
 
     # What the graph tells
-    def started(self, stage: PlannedStage, granted: GrantedResources) -> None:
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         pass
 
     def event(self, name: str, event: Event) -> None:
@@ -197,14 +197,14 @@ def assert_same(experiment: Experiment, undisturbed: dict[str, dict[str, str]]) 
 
 
 @pytest.fixture
-def experiment(make_config: Callable[[Path], RunConfig], server: PictureServer, tmp_path: Path) -> Iterator[Experiment]:
+def experiment(make_config: Callable[[Path], RunConfig], server: ImageServer, tmp_path: Path) -> Iterator[Experiment]:
     yield Experiment(make_config(tmp_path / "store"))
     server.before = lambda shard: True
 
 
 @pytest.mark.parametrize(("mapper", "order"), [(map_in_process, [0, 1, 2]), (backwards, [2, 1, 0])])
 def test_order_and_timing_change_no_stored_byte(
-    mapper: Mapper, order: Sequence[int], experiment: Experiment, server: PictureServer, undisturbed: Any
+    mapper: Mapper, order: Sequence[int], experiment: Experiment, server: ImageServer, undisturbed: Any
 ) -> None:
     """Each shard is downloaded only after the one before it, in whatever order, is embedded."""
     server.before = lambda shard: wait_until(lambda: len(experiment.units("embed_clip")) >= order.index(shard))
@@ -217,7 +217,7 @@ def test_order_and_timing_change_no_stored_byte(
 
 
 def test_a_source_that_fails_late_leaves_what_was_embedded_and_a_second_run_ends_alike(
-    experiment: Experiment, server: PictureServer, undisturbed: Any
+    experiment: Experiment, server: ImageServer, undisturbed: Any
 ) -> None:
     server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
     with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117  one after the other
@@ -231,7 +231,7 @@ def test_a_source_that_fails_late_leaves_what_was_embedded_and_a_second_run_ends
     assert_same(experiment, undisturbed)
 
 
-def test_shards_that_may_be_made_anew_are_not_taken(experiment: Experiment, server: PictureServer) -> None:
+def test_shards_that_may_be_made_anew_are_not_taken(experiment: Experiment, server: ImageServer) -> None:
     """The first shard yields too little, so that a second run makes it anew; the others are final."""
     server.before = lambda shard: (
         shard != 0 and (shard != 2 or wait_until(lambda: bool(experiment.units("embed_clip"))))
@@ -243,7 +243,7 @@ def test_shards_that_may_be_made_anew_are_not_taken(experiment: Experiment, serv
     assert "00001" in experiment.units("embed_clip")
 
 
-def test_a_source_that_yields_nothing_leaves_nothing(experiment: Experiment, server: PictureServer) -> None:
+def test_a_source_that_yields_nothing_leaves_nothing(experiment: Experiment, server: ImageServer) -> None:
     server.before = lambda shard: False
     with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117
         with pytest.raises(InputLost):
@@ -263,19 +263,17 @@ def _ray() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_ray")
-def test_both_run_at_once_and_the_table_says_so(
-    experiment: Experiment, server: PictureServer, undisturbed: Any
-) -> None:
+def test_both_run_at_once_and_the_table_says_so(experiment: Experiment, server: ImageServer, undisturbed: Any) -> None:
     """The last shard comes only when the first one is embedded: this ends only if the two stages run side by side."""
     server.before = lambda shard: shard < 2 or wait_until(lambda: "00000" in experiment.units("embed_clip"))
     results = experiment.run_graph()
     assert {name: result.state for name, result in results.items()} == {"download_shards": "done", "embed_clip": "done"}
-    assert (results["download_shards"].followed, results["embed_clip"].followed) == ((), ("download_shards",))
+    assert (results["download_shards"].upstream, results["embed_clip"].upstream) == ((), ("download_shards",))
     assert_same(experiment, undisturbed)
 
 
 @pytest.mark.usefixtures("_ray")
-def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, server: PictureServer) -> None:
+def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, server: ImageServer) -> None:
     server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
     results = experiment.run_graph()
     assert {name: result.state for name, result in results.items()} == {
@@ -288,7 +286,7 @@ def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, 
 
 
 @pytest.mark.usefixtures("_ray")
-def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server: PictureServer) -> None:
+def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server: ImageServer) -> None:
     plan = experiment.plan
     output = experiment.store.output("embed_clip", plan.stages["embed_clip"].fingerprint)
     output.write_json("clips.json", [{"digest": "of other weights"}])

@@ -19,8 +19,8 @@ from pipeline.errors import UsageError
 from pipeline.inspection.inspect import inspect
 from pipeline.inspection.target import find_target
 from pipeline.store import Store
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext, StageSummary
+from stages.contract.runner import run_stage
+from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.config import EmbedClipConfig
@@ -29,10 +29,10 @@ from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run as run_filter
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.stage import run as run_fit
-from stages.runner import run_stage
-from stages.shards import read_shard
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import IdentityPriorConfig
-from tests.factories import make_context, save_picture
+from tests.factories import make_context, save_image
 
 DIM = 4
 CAPTIONS = [
@@ -67,16 +67,16 @@ def embed(config: Any, inputs: Mapping[str, Artifact], output: Output, context: 
     return StageSummary(total, counts={"images": total})
 
 
-def judge(config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    judged = {"by_steps": {"steps_4": {"cosine_true": 0.75}}, "reference": {"cosine_true": 0.5}}
-    output.write_json("validation.json", judged | {"validation_10": judged})
+def evaluate(config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
+    evaluated = {"by_steps": {"steps_4": {"cosine_true": 0.75}}, "reference": {"cosine_true": 0.5}}
+    output.write_json("validation.json", evaluated | {"validation_10": evaluated})
     return StageSummary(3, "pairs", metrics={"cosine_true": 0.75})
 
 
 def build_store(folder: Path) -> Store:
     """Make a store with a run of five stages, by the stages themselves where they need no model."""
     for number, caption in enumerate(CAPTIONS):
-        save_picture(
+        save_image(
             folder / f"images/{number}.png", color=(30 * number, 80, 200 - 20 * number), size=(20 + 9 * number, 24)
         )
         (folder / f"images/{number}.txt").write_text(caption)
@@ -96,7 +96,7 @@ def build_store(folder: Path) -> Store:
     make(embed, EmbedClipConfig(clip=models), "download_shards")
     make(run_filter, FilterSamplesConfig(clip_score={"minimum": 0.88}), "embed_clip")
     make(run_fit, FitGaussiansConfig(num_gaussians=2), "embed_clip", "filter_samples")
-    make(judge, IdentityPriorConfig(kind="identity"), "embed_clip", "filter_samples")
+    make(evaluate, IdentityPriorConfig(kind="identity"), "embed_clip", "filter_samples")
     record = {"run": "hostile-1", "name": "hostile", "status": "done", "started": "2026", "plan": plan, "mlflow": None}
     store.write_run("hostile-1", record)
     return store
@@ -149,7 +149,7 @@ def test_embeddings_tell_the_captions_nearest_and_farthest(shown: tuple[dict[str
     assert float(tables["norms of image embeddings"][0]["median"]) == pytest.approx(5, abs=0.3)
 
 
-def test_removed_samples_gaussians_and_judgements_are_told(shown: tuple[dict[str, Any], Path]) -> None:
+def test_removed_samples_gaussians_and_evaluations_are_reported(shown: tuple[dict[str, Any], Path]) -> None:
     stages = shown[0]
     removed = stages["filter_samples"]["tables"]["removed (some)"]
     assert {row["cause"] for row in removed} == {"low_clip_score"}
@@ -165,20 +165,20 @@ def test_removed_samples_gaussians_and_judgements_are_told(shown: tuple[dict[str
     assert prior["held-out pairs, by training step (steps_4)"] == [{"step": 10, "cosine_true": "0.75"}]
 
 
-def test_pictures_lie_beside_the_page(shown: tuple[dict[str, Any], Path]) -> None:
+def test_images_lie_beside_the_page(shown: tuple[dict[str, Any], Path]) -> None:
     stages, folder = shown
-    titles = {stage: [picture["title"] for picture in one["pictures"]] for stage, one in stages.items()}
+    titles = {stage: [image["title"] for image in one["images"]] for stage, one in stages.items()}
     assert titles["download_shards"] == ["samples"]
     assert titles["embed_clip"] == ["images nearest to their caption", "images farthest from their caption"]
     assert titles["filter_samples"] == ["removed"]
     assert titles["fit_gaussians"][0] == "images nearest to the means of the largest Gaussians"
     page = (folder / "index.html").read_text()
     for one in stages.values():
-        for picture in one["pictures"]:
-            assert Path(picture["path"]).parent == folder
-            with Image.open(picture["path"]) as sheet:
+        for image in one["images"]:
+            assert Path(image["path"]).parent == folder
+            with Image.open(image["path"]) as sheet:
                 assert min(sheet.size) > 100
-            assert f'src="{Path(picture["path"]).name}"' in page
+            assert f'src="{Path(image["path"]).name}"' in page
 
 
 class Reader(html.parser.HTMLParser):
@@ -245,14 +245,14 @@ def test_half_an_artifact_says_how_far_it_is(store: Store, tmp_path: Path) -> No
     assert document["tables"]["counts"] == {"finished units": 1, "rows": 5, "images": 5, "captioned": 5}
 
 
-def test_what_is_neither_run_nor_artifact_is_told(store: Store, tmp_path: Path) -> None:
+def test_what_is_neither_run_nor_artifact_is_reported(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder, but no artifact"):
         find_target(str(tmp_path), store.uri)
     with pytest.raises(UsageError, match="run nobody: not found in the store"):
         find_target("nobody", store.uri)
 
 
-def test_a_damaged_picture_is_left_out_of_the_sheet_and_told(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_image_is_left_out_of_the_sheet_and_reported(store: Store, tmp_path: Path) -> None:
     copy = Store(str(tmp_path)).output("download_shards", "copy")
     whole = store.artifact("download_shards", "0000")
     content = whole.open("shards/00000.tar").read()

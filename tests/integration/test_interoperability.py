@@ -12,11 +12,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from stages.artifacts import Output
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
-from stages.shards import read_shard
-from tests.factories import make_context, save_picture, serve_folder
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Output
+from tests.factories import make_context, save_image, serve_folder
 
 CAPTIONS = ["a café ☕", 'two "quoted" words', None, "line one\nline two", "five"]
 
@@ -35,7 +35,7 @@ def shards(tmp_path_factory):
     """Five images over real HTTP in two shards; the server stays for a second pass."""
     folder = tmp_path_factory.mktemp("interoperability")
     for number in range(5):
-        save_picture(folder / f"www/{number}.png", color=(50 * number, 10, 20), size=(40, 24))
+        save_image(folder / f"www/{number}.png", color=(50 * number, 10, 20), size=(40, 24))
     with serve_folder(folder / "www") as base:
         rows = {"url": [f"{base}/{n}.png" for n in range(5)], "text": CAPTIONS, "mark": list("abcde")}
         pd.DataFrame(rows).to_parquet(folder / "list.parquet")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from models.scenes import make_scenes, render_scenes
 from pipeline.config import RunConfig, load_config
-from stages.artifacts import Artifact, Output
-from stages.runner import run_stage
-from stages.shards import read_shard
+from stages.contract.runner import run_stage
+from stages.formats.shards import read_shard
+from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, save_tiny_prior
 from tests.unit.stages.encoded import context
 
@@ -41,14 +41,14 @@ def poisoned_captions() -> list[str]:
 
 
 def make_set(folder: Path, captions: Sequence[str]) -> Path:
-    """Write the target set as webdataset shards: the same pictures, whatever the captions."""
+    """Write the target set as webdataset shards: the same images, whatever the captions."""
     folder.mkdir(parents=True)
-    pictures = render_scenes(make_scenes(NUM, 5, "night", "train"), 64).numpy()
+    images = render_scenes(make_scenes(NUM, 5, "night", "train"), 64).numpy()
     for shard in range(2):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
             for row in range(shard, NUM, 2):
                 buffer = io.BytesIO()
-                Image.fromarray(pictures[row]).save(buffer, "PNG")
+                Image.fromarray(images[row]).save(buffer, "PNG")
                 for suffix, content in (("png", buffer.getvalue()), ("txt", captions[row].encode())):
                     member = tarfile.TarInfo(f"{row:05d}.{suffix}")
                     member.size = len(content)

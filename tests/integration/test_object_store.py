@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.store import Store
-from stages.artifacts import COMPLETE, Output
+from stages.contract.errors import ArtifactError, InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.source import check_source
 from stages.download_shards.stage import run
-from stages.errors import ArtifactError, InputFault
-from tests.factories import folder_digests, make_context, save_picture, serve_folder
+from stages.storage.artifact import COMPLETE, Output
+from tests.factories import folder_digests, make_context, save_image, serve_folder
 from tests.s3_server import serve_s3
 
 SECRET = "test-secret-key"
@@ -98,24 +98,24 @@ def test_runs_and_records_are_found(s3):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     for index, name in enumerate(["a.png", "b/c.jpg", "b/[d] *.png", "e ñ 🎨.png", "f.png"]):
-        save_picture(folder / name, color=(50 * index, 10, 10))
-    (folder / "a.txt").write_text("a picture 🎨")
+        save_image(folder / name, color=(50 * index, 10, 10))
+    (folder / "a.txt").write_text("an image 🎨")
     (folder / "b/c.json").write_text(json.dumps({"captions": ["one", "two"]}))
-    (folder / "f.png").write_bytes(b"no picture")
+    (folder / "f.png").write_bytes(b"no image")
     return folder
 
 
 @pytest.mark.parametrize("metadata", [False, True])
-def test_a_folder_of_images_gives_the_bytes_of_a_local_one(s3, pictures, tmp_path, metadata):
+def test_a_folder_of_images_gives_the_bytes_of_a_local_one(s3, images, tmp_path, metadata):
     if metadata:
         entries = {"file_name": ["a.png", "gone.png", "../secret.png"], "caption": ["first", "lost", "outside"]}
-        pd.DataFrame(entries).to_csv(pictures / "metadata.csv", index=False)
+        pd.DataFrame(entries).to_csv(images / "metadata.csv", index=False)
     remote = s3.uri()
-    s3.file_system().put(str(pictures), remote, recursive=True)
-    _, expected = convert({"kind": "folder", "path": pictures}, str(tmp_path / "local"))
+    s3.file_system().put(str(images), remote, recursive=True)
+    _, expected = convert({"kind": "folder", "path": images}, str(tmp_path / "local"))
     config, found = convert({"kind": "folder", "path": remote}, f"{remote}-out")
     assert found.counts == expected.counts
     assert digests_at(s3, f"{remote}-out", tmp_path / "back") == folder_digests(tmp_path / "local")
@@ -126,7 +126,7 @@ def test_a_folder_of_images_gives_the_bytes_of_a_local_one(s3, pictures, tmp_pat
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "txt"])
 def test_a_list_of_addresses_gives_the_rows_of_a_local_one(s3, tmp_path, kind):
-    save_picture(tmp_path / "served" / "a.png")
+    save_image(tmp_path / "served" / "a.png")
     with serve_folder(tmp_path / "served") as base:
         frame = pd.DataFrame({"url": [f"{base}/a.png", f"{base}/a.png", f"{base}/b.png"], "text": ["x", None, "z"]})
         path = tmp_path / f"list.{kind}"
@@ -149,17 +149,17 @@ def test_a_list_of_addresses_gives_the_rows_of_a_local_one(s3, tmp_path, kind):
     assert folder_digests(tmp_path / "from-remote") == folder_digests(tmp_path / "out")
 
 
-def test_shards_are_taken_from_the_store_and_put_into_it(s3, pictures, tmp_path):
+def test_shards_are_taken_from_the_store_and_put_into_it(s3, images, tmp_path):
     first = s3.uri()
-    convert({"kind": "folder", "path": pictures}, first)
-    convert({"kind": "folder", "path": pictures}, str(tmp_path / "first"))
+    convert({"kind": "folder", "path": images}, first)
+    convert({"kind": "folder", "path": images}, str(tmp_path / "first"))
     convert({"kind": "webdataset", "path": f"{first}/shards"}, f"{first}-second")
     convert({"kind": "webdataset", "path": tmp_path / "first" / "shards"}, str(tmp_path / "second"))
     assert digests_at(s3, f"{first}-second", tmp_path / "back") == folder_digests(tmp_path / "second")
 
 
 @pytest.mark.parametrize("kind", ["folder", "webdataset", "url_list"])
-def test_a_source_that_is_not_there_is_told_before_anything_starts(s3, kind):
+def test_a_source_that_is_not_there_is_reported_before_anything_starts(s3, kind):
     for address in ("s3://no-such-bucket/data.csv", s3.uri() + "/none.csv"):
         config = DownloadShardsConfig(source={"kind": kind, "path": address})
         with pytest.raises(InputFault, match=r"(no such|no \.tar file|no \*)"):
@@ -168,26 +168,26 @@ def test_a_source_that_is_not_there_is_told_before_anything_starts(s3, kind):
         config.identity()
 
 
-def test_a_missing_bucket_is_told(s3):
+def test_a_missing_bucket_is_reported(s3):
     store = Store("s3://no-such-bucket/corgi")
-    for look in (store.check_format, store.open_for_writing):
+    for poll in (store.check_format, store.open_for_writing):
         with pytest.raises(UsageError, match=r"there is no such bucket.*create the bucket"):
-            look()
+            poll()
 
 
-def test_denied_access_is_told_without_the_secret(s3, caplog):
+def test_denied_access_is_reported_without_the_secret(s3, caplog):
     store = Store(s3.uri())
     caplog.set_level(logging.DEBUG, logger="stages")
-    s3.tell("reset-auth", "0")  # from now on, the server knows who may do what, and it knows nobody
+    s3.report("reset-auth", "0")  # from now on, the server knows who may do what, and it knows nobody
     try:
         with pytest.raises(UsageError, match=r"store: s3://.*access is denied.*look at the credentials") as caught:
             store.open_for_writing()
     finally:
-        s3.tell("reset-auth", "inf")
+        s3.report("reset-auth", "inf")
     assert SECRET not in str(caught.value) + caplog.text
 
 
-def test_a_wrong_endpoint_is_told(s3, monkeypatch):
+def test_a_wrong_endpoint_is_reported(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = Store(s3.uri())
@@ -196,7 +196,7 @@ def test_a_wrong_endpoint_is_told(s3, monkeypatch):
         store.check_format()
 
 
-def test_no_credentials_are_told(s3, monkeypatch, tmp_path):
+def test_no_credentials_are_reported(s3, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -206,15 +206,15 @@ def test_no_credentials_are_told(s3, monkeypatch, tmp_path):
         Store(s3.uri()).check_format()
 
 
-def test_a_password_in_an_address_is_refused_and_not_told():
+def test_a_password_in_an_address_is_refused_and_not_reported():
     with pytest.raises(UsageError, match=r"s3://…@bucket: the address holds a user name and a password") as caught:
         Store("s3://me:hidden@bucket/corgi").open_for_writing()
     assert "hidden" not in str(caught.value)
 
 
-def test_records_hold_no_secret(s3, pictures):
+def test_records_hold_no_secret(s3, images):
     remote = s3.uri()
-    config, _ = convert({"kind": "folder", "path": pictures}, remote)
+    config, _ = convert({"kind": "folder", "path": images}, remote)
     written = s3.contents(remote)
     assert written
     assert all(SECRET.encode() not in content for content in written.values())

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
-from stages.events import Event, Metrics
+from stages.contract.events import Event, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.checkpoints import checkpoint_steps
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior import stage as train_prior
-from stages.training.checkpoints import checkpoint_steps
 from tests.integration.processes import launch_in_forks
 from tests.unit.stages.train_prior.pieces import inputs_for, prior_config
 
@@ -36,7 +36,7 @@ def run(inputs: Mapping[str, Artifact], folder: Path, workers: int, *, half_trai
         if half_trained is not None and not half_trained.exists() and checkpoint_steps(output):
             shutil.copytree(folder, half_trained)
 
-    context = StageContext(note, None, launch_in_forks, GrantedResources(num_workers=workers))  # type: ignore[arg-type]
+    context = StageContext(note, None, launch_in_forks, Allocation(num_workers=workers))  # type: ignore[arg-type]
     train_prior.run(CONFIG, inputs, output, context)
     return losses
 

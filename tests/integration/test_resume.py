@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
-from stages.events import Event, Metrics
-from stages.model_files import load_model_state
-from stages.training.checkpoints import checkpoint_steps
+from stages.contract.events import Event, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.model_folders import load_model_state
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from stages.training.task import Batch, BatchPart, Place
@@ -63,7 +63,7 @@ def run(folder: Path, workers: int, *, fail_at: int | None = None) -> tuple[Loss
         precision="float32", checkpoint_interval=CHECKPOINT, log_interval=1, zero_stage=2,
     )  # fmt: skip
     events: list[Event] = []
-    context = StageContext(events.append, None, launch_in_forks, GrantedResources(num_workers=workers))  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch_in_forks, Allocation(num_workers=workers))  # type: ignore[arg-type]
     output = Output(str(folder), "train_line", "f0")
     make_task = partial(RecordingTask, log, fail_at)
     if fail_at is None:

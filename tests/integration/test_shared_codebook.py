@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing
 
-from models.decoders.autoencoder_codebook import Codebook
-from models.decoders.autoencoder_config import AutoencoderConfig
+from models.autoencoders.codebook import Codebook
+from models.autoencoders.spec import AutoencoderConfig
 from stages.train_autoencoder.workers import TrainingWorkers
 
 NUM_STEPS = 3
@@ -28,9 +28,9 @@ def train(rank: int, world_size: int, folder: str) -> None:
     if world_size > 1:
         store = f"file://{folder}/store"
         distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-    codebook, share = make_codebook(world_size), 4 // world_size
+    codebook, fraction = make_codebook(world_size), 4 // world_size
     for step in range(NUM_STEPS):
-        z, places = (whole[rank * share : (rank + 1) * share] for whole in batch(step))
+        z, places = (whole[rank * fraction : (rank + 1) * fraction] for whole in batch(step))
         codebook(z, places)
     save_file(dict(codebook.state_dict()), f"{folder}/{world_size}-{rank}")
     if world_size > 1:

@@ -1,4 +1,4 @@
-"""Two processes that see different pictures steer StyleGAN2's buffers alike."""
+"""Two processes that see different images steer StyleGAN2's buffers alike."""
 
 import json
 from pathlib import Path
@@ -35,5 +35,5 @@ def test_two_processes_keep_the_same_buffers(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(take_a_step, args=(str(tmp_path),), nprocs=2)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one[:2] == other[:2]
-    assert one[2] != other[2]  # though they saw different pictures
+    assert one[2] != other[2]  # though they saw different images
     assert abs(one[0] - 0.5) == pytest.approx(0.01, rel=1e-4)  # one step of the 8 images of both

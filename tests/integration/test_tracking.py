@@ -1,4 +1,4 @@
-"""The tracker against a real MLflow on SQLite: nested runs, resume, pictures, provenance, and the dashboard."""
+"""The tracker against a real MLflow on SQLite: nested runs, resume, images, provenance, and the dashboard."""
 
 import contextlib
 import io
@@ -24,9 +24,9 @@ from pipeline.errors import UsageError
 from pipeline.serving import serving_settings, write_bundle
 from pipeline.store import Store
 from pipeline.tracking import RunTracker, default_tracking_uri
+from stages.contract.events import Log, LoggedImage, Metrics
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.events import Log, Metrics, Picture
-from stages.text_to_image import SamplingSettings
+from stages.inference.text_to_image import SamplingSettings
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 
@@ -89,7 +89,7 @@ def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) 
     killed.stage_started("train_decoder", {"steps": 40})
     for step in (10, 20, 30):
         killed.stage_event("train_decoder", Metrics({"loss": 1.0 / step}, step))
-    killed.stage_event("train_decoder", Picture("samples", png(), 20))
+    killed.stage_event("train_decoder", LoggedImage("samples", png(), 20))
     killed.flush()
 
     resumed = RunTracker.open(uri, "shapes", "run", killed.record)
@@ -97,7 +97,7 @@ def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) 
     for step in (20, 30, 40):  # replayed from the checkpoint at step 10
         resumed.stage_event("train_decoder", Metrics({"loss": 1.0 / step}, step))
     for step in (20, 40):
-        resumed.stage_event("train_decoder", Picture("samples", png("blue"), step))
+        resumed.stage_event("train_decoder", LoggedImage("samples", png("blue"), step))
     resumed.stage_finished("train_decoder", "done", 1.0, {"items": 40})
     resumed.finish("done")
 
@@ -106,8 +106,8 @@ def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) 
     assert list(children(client, resumed.record)) == ["train_decoder"]
     run_id = resumed.record["stages"]["train_decoder"]
     assert steps(client, run_id, "loss") == [(step, 1.0 / step) for step in (10, 20, 30, 40)]
-    pictures = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
-    assert sorted(path.split("+timestamp")[0] for path in pictures) == [
+    images = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
+    assert sorted(path.split("+timestamp")[0] for path in images) == [
         "images/samples+step+20",
         "images/samples+step+40",
     ]
@@ -187,14 +187,14 @@ def test_runs_deleted_from_the_dashboard_are_made_anew(uri: str) -> None:
     assert second.record["run_id"] != first.record["run_id"]
 
 
-def test_a_deleted_experiment_is_told(uri: str) -> None:
+def test_a_deleted_experiment_is_reported(uri: str) -> None:
     first = RunTracker.open(uri, "shapes", "run", None)
     MlflowClient(uri).delete_experiment(first.record["experiment_id"])
     with pytest.raises(UsageError, match=r"tracking\.experiment: 'shapes' was deleted"):
         RunTracker.open(uri, "shapes", "run", None)
 
 
-def test_a_server_that_does_not_answer_is_told_at_once() -> None:
+def test_a_server_that_does_not_answer_is_reported_at_once() -> None:
     with free_port() as port, pytest.raises(UsageError, match="no MLflow server answers"):
         RunTracker.open(f"http://127.0.0.1:{port}", "shapes", "run", None)
 
@@ -226,7 +226,7 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
 
 
 @pytest.mark.slow
-def test_a_registered_model_draws_pictures_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
+def test_a_registered_model_draws_images_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
     clip = save_tiny_clip(tmp_path / "clip")
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
@@ -254,7 +254,7 @@ def test_a_registered_model_draws_pictures_without_the_run_that_made_it(uri: str
     assert not list((tmp_path / "mlartifacts").rglob("*.pkl"))
 
 
-def test_a_dashboard_that_is_told_to_end_takes_its_server_along(uri: str, tmp_path: Path) -> None:
+def test_a_dashboard_that_is_reported_to_end_takes_its_server_along(uri: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.open_for_writing()
     tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)

@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.training import launch_in_process
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.errors import InputFault
+from stages.contract.events import Metrics
+from stages.contract.stage import Allocation, StageContext
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
-from stages.errors import InputFault
-from stages.events import Metrics
+from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.stage import run
 from tests.factories import make_context
@@ -50,7 +50,7 @@ def make_config(**options):
 
 def train(config, shards, folder, events=None):
     keep = events.append if events is not None else lambda event: None
-    context = StageContext(keep, make_context().map_shards, launch_in_process, GrantedResources())
+    context = StageContext(keep, make_context().map_shards, launch_in_process, Allocation())
     inputs = {"download_shards": Artifact(str(shards), "download_shards", "test")}
     return run(config, inputs, Output(str(folder), "train_clip", "test"), context)
 
@@ -92,7 +92,7 @@ def test_a_killed_training_resumes_to_the_same_weights(shards, tmp_path, archite
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config, shards[0], whole)
     often = make_config(architecture=architecture, training=TRAINING | {"log_interval": 1})
-    context = StageContext(kill_at_the_second_log, make_context().map_shards, launch_in_process, GrantedResources())
+    context = StageContext(kill_at_the_second_log, make_context().map_shards, launch_in_process, Allocation())
     inputs = {"download_shards": Artifact(str(shards[0]), "download_shards", "test")}
     with pytest.raises(Killed):
         run(often, inputs, Output(str(broken), "train_clip", "test"), context)
@@ -103,7 +103,7 @@ def test_a_killed_training_resumes_to_the_same_weights(shards, tmp_path, archite
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_weights_are_stored_in_half_precision_unless_told_otherwise(shards, tmp_path):
+def test_weights_are_stored_in_half_precision_unless_reported_otherwise(shards, tmp_path):
     train(make_config(), shards[0], tmp_path / "half")
     train(make_config(store_float16=False), shards[0], tmp_path / "full")
     half, full = (load_file(tmp_path / name / "clip/open_clip_model.safetensors") for name in ("half", "full"))

@@ -15,11 +15,11 @@ import pytest
 from cluster.errors import TrainingLost
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process, launch_with_ray_train
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
-from stages.events import Event, Metrics, Progress
-from stages.model_files import load_model_state
-from stages.training.checkpoints import checkpoint_steps
+from stages.contract.events import Event, Metrics, Progress
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.model_folders import load_model_state
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.unit.stages.training.line import LineTask
@@ -39,7 +39,7 @@ def run(folder: Path, workers: int, task: LineTask, **changes: Any) -> dict[int,
                 "checkpoint_interval": 2}  # fmt: skip
     events: list[Event] = []
     launch = launch_with_ray_train if workers > 0 else launch_in_process
-    context = StageContext(events.append, None, launch, GrantedResources(num_workers=max(workers, 1)))  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch, Allocation(num_workers=max(workers, 1)))  # type: ignore[arg-type]
     output = Output(str(folder), "train_line", "f0")
     train(partial(copy.copy, task), TrainingConfig(**(settings | changes)), seed=3, output=output, context=context)
     assert [e.done for e in events if isinstance(e, Progress)][-1] == 6

@@ -17,7 +17,7 @@ from models.priors import (
     TextFeatures,
     TransformerSettings,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "prior_losses.json"
@@ -59,8 +59,10 @@ def make_pairs(count: int = BATCH) -> tuple[Tensor, Tensor]:
 
 def make_batch(prior: DiffusionPrior, step: int = 0, text_dropout: float = 0.1) -> dict[str, Tensor]:
     image, text = make_pairs()
-    draws = training_draws(prior.settings, range(step * BATCH, (step + 1) * BATCH), text_dropout=text_dropout)
-    return training_batch(image, TextFeatures(text), draws)
+    random_inputs = training_random_inputs(
+        prior.settings, range(step * BATCH, (step + 1) * BATCH), text_dropout=text_dropout
+    )
+    return training_batch(image, TextFeatures(text), random_inputs)
 
 
 def losses_of(prior: DiffusionPrior) -> list[float]:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.diffusion.shifted import Moments
+from models.diffusion.targets import output_scale, true_target
 from models.gaussians import GaussianBank
 from models.priors import DiffusionPrior, DiffusionPriorSettings, PriorSampling, TextFeatures
-from models.priors.config import Sampler, Target
-from models.priors.shifted_diffusion import Moments
-from models.priors.targets import answer_scale, true_target
+from models.priors.spec import Sampler, Target
 
 CAPTIONS = torch.tensor([[1.0, 0.2], [-0.3, 1.0]])
 MEANS = torch.tensor([[2.0, -1.0], [-1.0, 1.5]])
@@ -40,7 +40,7 @@ class BestNetwork(nn.Module):
         solved = torch.linalg.solve(seen, rest[:, :, None])
         z_0 = MEANS[prefix] + abar.sqrt() * (COVARIANCES[prefix] @ solved)[:, :, 0]
         noise = (gaussian.whiten(z_t) - abar.sqrt() * gaussian.whiten(z_0)) / (1 - abar).sqrt()
-        affine = answer_scale(process, target, time, gaussian, scale)
+        affine = output_scale(process, target, time, gaussian, scale)
         return (true_target(process, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
 
 
@@ -59,8 +59,8 @@ def test_each_captions_distribution_is_recovered(target: Target, sampler: Sample
     prior = make_best_prior(target)
     text = TextFeatures(CAPTIONS.repeat_interleave(EACH, 0))
     assert prior.bank.select(CAPTIONS).tolist() == [0, 1]
-    drawn = prior.sample(text, range(2 * EACH), PriorSampling(num_steps=80, sampler=sampler))
-    for found, mean, covariance in zip(drawn.chunk(2), MEANS, COVARIANCES, strict=True):
+    generated = prior.sample(text, range(2 * EACH), PriorSampling(num_steps=80, sampler=sampler))
+    for found, mean, covariance in zip(generated.chunk(2), MEANS, COVARIANCES, strict=True):
         variance = covariance.diagonal()
         error = (found.mean(0) - mean).abs() / variance.sqrt()
         assert (error < 5 / EACH**0.5 + 0.02).all(), error

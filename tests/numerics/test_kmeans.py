@@ -16,12 +16,12 @@ from models.gaussians import (
     KMeansState,
     Moments,
     Pass,
-    deviations,
     fit_kmeans,
     further_means,
+    member_stds,
     placed,
 )
-from models.gaussians import start_on_sample as start
+from models.gaussians import initialize_on_sample as start
 from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, moved_means
 from models.gaussians.nearest import Nearest, rows_at_once
 
@@ -64,7 +64,7 @@ def moments_of(x: Tensor, means: Tensor, kind: Kind = "euclidean", *, last: bool
     return one_pass.total
 
 
-def start_on_sample(x: Tensor, num: int, seed: int, kind: Kind = "euclidean", *, iterations: int) -> Tensor:
+def initialize_on_sample(x: Tensor, num: int, seed: int, kind: Kind = "euclidean", *, iterations: int) -> Tensor:
     def make_pass(state: KMeansState, last: bool) -> Moments:
         return moments_of(x, state.means, kind, last=last)
 
@@ -119,14 +119,14 @@ def test_both_ways_find_the_same_means(noise: float) -> None:
         assert torch.equal(found, torch.arange(300).repeat(4))
 
 
-@pytest.mark.parametrize("share", [0.02, 1.0])  # a few rows, all of them
-def test_rows_nearer_to_the_middle_than_to_any_mean(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.02, 1.0])  # a few rows, all of them
+def test_rows_nearer_to_the_middle_than_to_any_mean(fraction: float) -> None:
     """Their scores are all below 0, where bits and numbers are not in the same order."""
     generator = torch.Generator().manual_seed(5)
     means = torch.randn(300, 24, generator=generator) * 2
     means -= means.mean(0)
     x = means.repeat(4, 1) + 0.1 * torch.randn(1200, 24, generator=generator)
-    middle = torch.rand(1200, generator=generator) < share
+    middle = torch.rand(1200, generator=generator) < fraction
     x[middle] = torch.randn(int(middle.sum()), 24, generator=generator)
     squares = (x[:, None].double() - means.double()).square().sum(-1)
     found = squares.gather(1, Nearest(means, screen=True)(x)[:, None])[:, 0]
@@ -160,7 +160,7 @@ def test_threads_may_share_the_means() -> None:
 
 def test_iterations_are_those_of_numpy() -> None:
     x = make_embeddings()
-    means = start_on_sample(x, 5, 1, iterations=0)
+    means = initialize_on_sample(x, 5, 1, iterations=0)
     fitted = fit(x, means, iterations=5)
     data, expected = x.double().numpy(), means.double().numpy()
     inertias = []
@@ -178,7 +178,7 @@ def test_iterations_are_those_of_numpy() -> None:
 
 def test_spherical_means_are_directions_and_gaussians_those_of_the_embeddings() -> None:
     x = make_embeddings(offset=1.0) * torch.linspace(0.5, 20, 400)[:, None]
-    means = start_on_sample(x, 5, 1, "spherical", iterations=0)
+    means = initialize_on_sample(x, 5, 1, "spherical", iterations=0)
     fitted = fit(x, means, iterations=4, kind="spherical")
     data, directions = x.double().numpy(), means.numpy()
     units = data / np.linalg.norm(data, axis=1, keepdims=True)
@@ -202,7 +202,7 @@ def test_length_says_nothing_where_spherical() -> None:
 
 def test_inertia_never_rises_and_the_fit_converges() -> None:
     x = make_embeddings()
-    fitted = fit(x, start_on_sample(x, 8, 0, iterations=0), iterations=100)
+    fitted = fit(x, initialize_on_sample(x, 8, 0, iterations=0), iterations=100)
     assert fitted.converged
     assert all(after <= before for before, after in zip(fitted.inertias, fitted.inertias[1:], strict=False))
 
@@ -219,7 +219,7 @@ def test_one_iteration_is_one_pass() -> None:
 @pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
 def test_parts_in_any_order_add_up_to_the_same_bits(kind: Kind, last: bool, size: float) -> None:
     x = make_embeddings(rows=3000, offset=1.0) * size
-    state = KMeansState(start_on_sample(x, 5, 0, kind, iterations=1), scale_of(x[:200]))
+    state = KMeansState(initialize_on_sample(x, 5, 0, kind, iterations=1), scale_of(x[:200]))
     whole = Pass(state, len(x), kind, last=last)
     whole.add(x)
     shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(4))]
@@ -241,19 +241,19 @@ def test_sums_lose_no_more_than_their_steps() -> None:
     x = make_embeddings(rows=5000)
     index = torch.arange(5000) % 7
     for rows in (5000, 10**9):  # as if this were a small part of it all
-        moments = Moments.zero(7, Grid.of(scale_of(x), rows), deviations=True)
+        moments = Moments.zero(7, Grid.of(scale_of(x), rows), stds=True)
         moments.add_rows(x, index)
         assert moments.second is not None
         for j in range(7):
             members = x[index == j].double()
-            share = len(members) * scale_of(x) * (8 * rows * 2.0**-53)  # a step is at most twice that of one member
-            assert ((moments.first[j] - members.sum(0)).abs() <= share).all()
-            assert ((moments.second[j] - members.square().sum(0)).abs() <= 8 * share * scale_of(x)).all()
+            fraction = len(members) * scale_of(x) * (8 * rows * 2.0**-53)  # a step is at most twice that of one member
+            assert ((moments.first[j] - members.sum(0)).abs() <= fraction).all()
+            assert ((moments.second[j] - members.square().sum(0)).abs() <= 8 * fraction * scale_of(x)).all()
         assert float(moments.energy) == pytest.approx(float(x.double().square().sum()), rel=1e-5)
         assert moments.exact
 
 
-def test_embeddings_beyond_what_sums_were_made_for_are_told_and_added_nevertheless() -> None:
+def test_embeddings_beyond_what_sums_were_made_for_are_reported_and_added_nevertheless() -> None:
     x = make_embeddings(offset=0.0)
     state = KMeansState(x[:1], scale_of(x))
     for factor, exact in ((1.0, True), (2.0, True), (100.0, False)):
@@ -273,43 +273,43 @@ def test_an_empty_gaussian_moves_to_where_embeddings_are_far_from_all_means() ->
     assert sorted(fit(x, means, iterations=3).counts.tolist()) == [1, 3]
 
 
-def test_few_members_borrow_deviation() -> None:
+def test_few_members_borrow_std() -> None:
     many, two = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.full((2, 3), 90.0)
     means = torch.tensor([[0.0] * 3, [90.0] * 3], dtype=torch.float64)
-    stds = deviations(moments_of(torch.cat([many, two]), means, last=True)).numpy()
+    stds = member_stds(moments_of(torch.cat([many, two]), means, last=True)).numpy()
     own = many.double().numpy().var(0)
     np.testing.assert_allclose(stds[0], np.sqrt(own), rtol=1e-6)
     pooled = own * 50 / 52
     np.testing.assert_allclose(stds[1], np.sqrt(pooled * (MIN_MEMBERS - 2) / MIN_MEMBERS), rtol=1e-6)
 
 
-def test_a_constant_dimension_keeps_a_small_deviation() -> None:
+def test_a_constant_dimension_keeps_a_small_std() -> None:
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 3.1
-    stds = deviations(moments_of(x, x.double().mean(0, keepdim=True), last=True))
+    stds = member_stds(moments_of(x, x.double().mean(0, keepdim=True), last=True))
     assert stds[0, 1] == pytest.approx(STD_FLOOR * float(stds[0, 0]) / 2**0.5, rel=1e-3)
 
 
 def test_too_few_different_rows_are_an_error() -> None:
     x = torch.full((10, 2), 1.3)
     with pytest.raises(ValueError, match="only 1 different embeddings"):
-        start_on_sample(x, 2, 0, iterations=0)
+        initialize_on_sample(x, 2, 0, iterations=0)
     with pytest.raises(ValueError, match="copies of a single embedding"):
-        deviations(moments_of(x, x[:1].double(), last=True))
+        member_stds(moments_of(x, x[:1].double(), last=True))
     with pytest.raises(ValueError, match="no squares"):
-        deviations(moments_of(x, x[:1].double()))
+        member_stds(moments_of(x, x[:1].double()))
 
 
 def test_the_seed_decides() -> None:
     x = make_embeddings()
-    assert torch.equal(start_on_sample(x, 5, 3, iterations=2), start_on_sample(x, 5, 3, iterations=2))
-    assert not torch.equal(start_on_sample(x, 5, 3, iterations=0), start_on_sample(x, 5, 4, iterations=0))
+    assert torch.equal(initialize_on_sample(x, 5, 3, iterations=2), initialize_on_sample(x, 5, 3, iterations=2))
+    assert not torch.equal(initialize_on_sample(x, 5, 3, iterations=0), initialize_on_sample(x, 5, 4, iterations=0))
 
 
 def test_every_different_row_can_be_a_mean() -> None:
     x = make_embeddings(rows=300)
     twice = torch.cat([x, x])
-    means = start_on_sample(twice, 300, 0, iterations=0)
+    means = initialize_on_sample(twice, 300, 0, iterations=0)
     assert {tuple(row) for row in means.tolist()} == {tuple(row) for row in x.double().tolist()}
 
 
@@ -317,16 +317,16 @@ def test_batches_draw_as_one_at_a_time() -> None:
     """Rows drawn in batches with rejection have the probabilities of k-means++: here those of the third mean."""
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
     known = points[[0] * 8]  # eight means, so that batches are of two
-    drawn = {(i, j): 0 for i in range(5) for j in range(5)}
+    generated = {(i, j): 0 for i in range(5) for j in range(5)}
     runs = 3000
     generator = torch.Generator().manual_seed(0)
     places = {float(p): i for i, p in enumerate(points)}
     for _ in range(runs):
         first, second = (places[float(x)] for x in further_means(InMemory(points), known, 2, generator))
-        drawn[first, second] += 1
+        generated[first, second] += 1
     squares = np.square(points.double().numpy() - points.double().numpy().T)
     start = squares[0] / squares[0].sum()
-    for (i, j), count in drawn.items():
+    for (i, j), count in generated.items():
         after = np.minimum(squares[0], squares[i])
         expected = start[i] * after[j] / after.sum()
         assert count / runs == pytest.approx(expected, abs=5 * (expected * (1 - expected) / runs) ** 0.5 + 1e-9)

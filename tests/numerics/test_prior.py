@@ -6,6 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.diffusion.samplers import sample_embeddings
+from models.diffusion.schedules import respaced_timesteps
+from models.diffusion.shifted import Moments
+from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import GaussianBank
 from models.noise import SeededNoise
 from models.priors import (
@@ -20,12 +24,8 @@ from models.priors import (
     make_prior,
     settings_from_json,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
-from models.priors.samplers import draw_embeddings
-from models.priors.schedule import respaced_timesteps
-from models.priors.shifted_diffusion import Moments
-from models.priors.targets import answer_scale, sample_from_target
 from tests.numerics.golden_losses import DIM, GOLDEN, NETWORK, RUNS, losses_of, machine, make_pairs
 from tests.numerics.golden_losses import make_prior as build_prior
 
@@ -102,7 +102,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
         centre = abar.sqrt() * scale.mean + (1 - abar.sqrt()) * mean
         noisy = (z_t - centre) / (abar * scale.std**2 + (1 - abar) * std**2).sqrt()
         answer = prior.network(noisy, t, index, scaled, torch.full((3,), drop))
-        predicted = answer_scale(process, target, t, gaussian, scale)(answer)  # type: ignore[arg-type]
+        predicted = output_scale(process, target, t, gaussian, scale)(answer)  # type: ignore[arg-type]
         return sample_from_target(process, target, predicted, z_t, t, gaussian)  # type: ignore[arg-type]
 
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
     streams = SeededNoise([4, 5, 6])
     times, sampling = respaced_timesteps(1000, 5), PriorSampling(num_steps=5, guidance_scale=2.5)
     with torch.no_grad():
-        expected = draw_embeddings(process, gaussian, denoise, lambda: streams.draw((DIM,)), times, sampling)
+        expected = sample_embeddings(process, gaussian, denoise, lambda: streams.draw((DIM,)), times, sampling)
     found = prior.sample(TextFeatures(text), [4, 5, 6], sampling)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
@@ -123,8 +123,8 @@ def test_sampling_starts_from_the_captions_gaussian_with_noise() -> None:
     start = prior.sample(TextFeatures(text), range(4000), PriorSampling(num_steps=1, guidance_scale=1.0))
     assert torch.equal(start[0], start[1])  # the untrained prior answers with the mean, whatever the noise
     gaussian = prior.bank.moments(prior.bank.select(text[:1]))
-    draws = torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(s)) for s in range(4000)])
-    z_T = gaussian[0] + gaussian[1] * draws
+    random_inputs = torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(s)) for s in range(4000)])
+    z_T = gaussian[0] + gaussian[1] * random_inputs
     torch.testing.assert_close(z_T.std(0), gaussian[1][0], rtol=0.1, atol=0)
     assert settings.num_gaussians == 4
 
@@ -169,10 +169,10 @@ def test_padding_never_matters() -> None:
 def test_a_dropped_caption_has_no_effect() -> None:
     prior = build_prior(WITH_STATES, kind="gaussian", trained=True)
     image, text = make_pairs(4)
-    draws = training_draws(prior.settings, range(4), text_dropout=1.0)
+    random_inputs = training_random_inputs(prior.settings, range(4), text_dropout=1.0)
     states = torch.randn(4, 5, STATE_DIM, generator=torch.Generator().manual_seed(4))
-    one = prior(training_batch(image, t5(text, states, torch.full((4,), 5)), draws))["loss"]
-    other = prior(training_batch(image, t5(text + 1, states * 2, torch.full((4,), 2)), draws))["loss"]
+    one = prior(training_batch(image, t5(text, states, torch.full((4,), 5)), random_inputs))["loss"]
+    other = prior(training_batch(image, t5(text + 1, states * 2, torch.full((4,), 2)), random_inputs))["loss"]
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.priors.config import PriorSampling, ScheduleKind, ScheduleSettings
-from models.priors.samplers import Denoiser, draw_embeddings
-from models.priors.schedule import respaced_timesteps
-from models.priors.shifted_diffusion import Moments, ShiftedDiffusion
+from models.diffusion.samplers import Denoiser, sample_embeddings
+from models.diffusion.schedules import respaced_timesteps
+from models.diffusion.shifted import Moments, ShiftedDiffusion
+from models.priors.spec import PriorSampling, ScheduleKind, ScheduleSettings
 
 SAMPLINGS = {
     "ancestral": PriorSampling(num_steps=120),
@@ -54,8 +54,8 @@ class Mixture:
                 estimates.append(m + rest @ torch.linalg.solve(seen, abar.sqrt() * covariance))
                 distance = (rest @ torch.linalg.inv(seen) * rest).sum(1)
                 likelihoods.append(weight.log() - 0.5 * (torch.logdet(seen) + distance))
-            shares = torch.stack(likelihoods).softmax(0)
-            return (shares[:, :, None] * torch.stack(estimates)).sum(0)
+            fractions = torch.stack(likelihoods).softmax(0)
+            return (fractions[:, :, None] * torch.stack(estimates)).sum(0)
 
         return denoise
 
@@ -80,7 +80,7 @@ def draw(data: Mixture, gaussian: Moments, sampling: PriorSampling, kind: Schedu
     process = ShiftedDiffusion(ScheduleSettings(kind=kind))
     times = respaced_timesteps(1000, sampling.num_steps)
     noise = noise_of(len(gaussian.mean))
-    return draw_embeddings(process, gaussian, data.denoiser(process, gaussian), noise, times, sampling)
+    return sample_embeddings(process, gaussian, data.denoiser(process, gaussian), noise, times, sampling)
 
 
 def assert_moments(found: Tensor, data: Mixture, *, bias: float) -> None:
@@ -125,12 +125,12 @@ def test_every_sampler_is_the_ordinary_one_in_whitened_coordinates(name: str) ->
     gaussian = make_gaussian(50, tensor(3.0, -2.0), tensor(0.4, 2.5))
     standard = make_gaussian(50, tensor(0.0, 0.0), tensor(1.0, 1.0))
     denoise = TWO.denoiser(process, gaussian)
-    raw = draw_embeddings(process, gaussian, denoise, noise_of(50), visited, sampling)
+    raw = sample_embeddings(process, gaussian, denoise, noise_of(50), visited, sampling)
 
     def denoise_whitened(u_t: Tensor, t: Tensor) -> Tensor:
         return gaussian.whiten(denoise(gaussian.colour(u_t), t))
 
-    whitened = draw_embeddings(process, standard, denoise_whitened, noise_of(50), visited, sampling)
+    whitened = sample_embeddings(process, standard, denoise_whitened, noise_of(50), visited, sampling)
     tolerance = 1e-5 if name == "dpm_solver" else 1e-9
     torch.testing.assert_close(gaussian.whiten(raw), whitened, rtol=tolerance, atol=tolerance)
 
@@ -143,7 +143,7 @@ def test_the_solver_takes_the_steps_of_its_paper(num_steps: int, kind: ScheduleK
     gaussian = make_gaussian(30, tensor(0.0, 0.0), tensor(1.0, 1.0))
     denoise = TWO.denoiser(process, gaussian)
     sampling = PriorSampling(num_steps=num_steps, sampler="dpm_solver")
-    found = draw_embeddings(process, gaussian, denoise, noise_of(30), visited, sampling)
+    found = sample_embeddings(process, gaussian, denoise, noise_of(30), visited, sampling)
     a, b = process.alpha_bar.sqrt(), (1 - process.alpha_bar).sqrt()
     log_ratio = a.log() - b.log()  # lambda_t; infinite at t = 0
     u, before, last_h = noise_of(30)(), None, tensor(0.0)
@@ -182,7 +182,7 @@ def test_the_large_variance_is_beta() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
-def test_noise_is_drawn_for_the_start_and_for_noisy_steps_alone(name: str) -> None:
+def test_noise_is_generated_for_the_start_and_for_noisy_steps_alone(name: str) -> None:
     sampling = PriorSampling(**{**vars(SAMPLINGS[name]), "num_steps": 4})
     calls = []
     source = noise_of(3)
@@ -192,5 +192,5 @@ def test_noise_is_drawn_for_the_start_and_for_noisy_steps_alone(name: str) -> No
         return source()
 
     process, gaussian = ShiftedDiffusion(ScheduleSettings()), make_gaussian(3, tensor(0.0, 0.0), tensor(1.0, 1.0))
-    draw_embeddings(process, gaussian, lambda z, t: z, noise, respaced_timesteps(1000, 4), sampling)
+    sample_embeddings(process, gaussian, lambda z, t: z, noise, respaced_timesteps(1000, 4), sampling)
     assert len(calls) == (1 if name in ("ddim", "dpm_solver") else 4)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from models.diffusion.schedules import alpha_bars, respaced_timesteps
+from models.diffusion.shifted import Moments, ShiftedDiffusion
 from models.gaussians import GaussianBank
-from models.priors.config import ScheduleSettings
-from models.priors.schedule import alpha_bars, respaced_timesteps
-from models.priors.shifted_diffusion import Moments, ShiftedDiffusion
+from models.priors.spec import ScheduleSettings
 
 T = 20
 SHORT = ScheduleSettings(num_timesteps=T, beta_first=0.02, beta_last=0.3)

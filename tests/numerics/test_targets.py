@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.diffusion.guidance import guide
+from models.diffusion.shifted import Moments, ShiftedDiffusion
+from models.diffusion.targets import loss_weight, output_scale, sample_from_target, true_target
 from models.priors.base import EmbeddingScale
-from models.priors.config import LossWeight, ScheduleSettings, Target
-from models.priors.guidance import guide
-from models.priors.shifted_diffusion import Moments, ShiftedDiffusion
-from models.priors.targets import answer_scale, loss_weight, sample_from_target, true_target
+from models.priors.spec import LossWeight, ScheduleSettings, Target
 
 PROCESS = ShiftedDiffusion(ScheduleSettings())
 GAMMA = 5.0
@@ -82,7 +82,7 @@ def test_the_networks_answer_is_standardised(target: Target) -> None:
     gaussian = Moments(torch.tensor([[1.0, 2.0]]).expand(count, 2), torch.tensor([[0.5, 3.0]]).expand(count, 2))
     for t in (1, 300, 1000):
         time = torch.full((count,), t)
-        affine = answer_scale(PROCESS, target, time, gaussian, scale)
+        affine = output_scale(PROCESS, target, time, gaussian, scale)
         answer = (true_target(PROCESS, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
         assert answer.mean(0).abs().max() < 0.02
         assert (answer.std(0) - 1).abs().max() < 0.02

@@ -5,9 +5,9 @@ Papers: StyleGAN2 (arXiv 1912.04958) and Lafite (arXiv 2111.13792), see `losses`
     loss = L_D( theta_D; x.detach() )  +  < x, dL_G/dx.detach() >,   x = G(theta_G)
 
 has the gradient of L_D in the discriminator's weights and that of L_G in the generator's, each in its own only: the
-second term is L_G carried back to the pictures and no further, so one pass of the discriminator serves both.
+second term is L_G carried back to the images and no further, so one pass of the discriminator serves both.
 
-Symbols: x = drawn picture: [batch, 3, height, width]; z = embedding, h = the condition made of it: [batch, embed].
+Symbols: x = drawn image: [batch, 3, height, width]; z = embedding, h = the condition made of it: [batch, embed].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,7 @@ from torch import Tensor
 from models.buffers import ExactBuffers
 from models.decoders.base import Images
 from models.decoders.stylegan2.augmentation import AugmentationControl, augment
-from models.decoders.stylegan2.config import AdversarialSettings
-from models.decoders.stylegan2.discriminator import Discriminator, Judgement
-from models.decoders.stylegan2.generator import StyleGan2Generator
+from models.decoders.stylegan2.discriminator import Discriminator, Evaluation
 from models.decoders.stylegan2.losses import (
     discriminator_loss,
     feature_distance,
@@ -31,15 +29,17 @@ from models.decoders.stylegan2.losses import (
     path_lengths,
     pseudo_text,
 )
+from models.decoders.stylegan2.model import StyleGan2Generator
+from models.decoders.stylegan2.spec import AdversarialSettings
 
 Batch = Mapping[str, Tensor]
 EmbedImages = Callable[[Images], Float[Tensor, "batch embed"]]
-"""Pictures in [-1, 1] to their CLIP embeddings, with gradients to the pictures."""
+"""Images in [-1, 1] to their CLIP embeddings, with gradients to the images."""
 GroupMean = Callable[[Tensor], Tensor]
 """The mean of a tensor over all workers."""
 
 _PATH_DECAY = 0.01
-_PATH_SHARE = 2  # path lengths are taken on one picture in so many
+_PATH_FRACTION = 2  # path lengths are taken on one image in so many
 
 
 class Adversary(ExactBuffers):
@@ -82,63 +82,63 @@ class Adversary(ExactBuffers):
         """Return each sample's loss and its parts.
 
         The batch holds images in [-1, 1], embeddings, step (the same for all), and the random numbers latent, noise,
-        pseudo_text, augmentation [batch, 2, draws] and path (noise on pictures), those that the settings need. In
+        pseudo_text, augmentation [batch, 2, draws] and path (noise on images), those that the settings need. In
         evaluation nothing is regularized, no buffer moves, and the loss is only to be looked at.
         """
         condition = self.condition(batch)
-        drawn = self.generator(batch["latent"], condition, batch["noise"])
-        leaf = drawn.detach().requires_grad_(self.training)
+        generated = self.generator(batch["latent"], condition, batch["noise"])
+        leaf = generated.detach().requires_grad_(self.training)
         u = self.generator.standardizer(condition)
         true = self._augmented(batch["images"], batch, 0)
         changed_alike = self.settings.match_weight > 0  # for then they are compared with one another
         on_true = self.discriminator(true, u)
-        on_drawn = self.discriminator(self._augmented(leaf, batch, 0 if changed_alike else 1), u)
-        parts = self._generator_parts(leaf, on_drawn, on_true, u, batch)
-        parts |= self._discriminator_parts(on_true, on_drawn, u)
+        on_generated = self.discriminator(self._augmented(leaf, batch, 0 if changed_alike else 1), u)
+        parts = self._generator_parts(leaf, on_generated, on_true, u, batch)
+        parts |= self._discriminator_parts(on_true, on_generated, u)
         loss = parts["discriminator"] + parts["generator"].detach()
         if self.training:
             (gradient,) = torch.autograd.grad(parts["generator"].sum(), leaf, retain_graph=True)
-            carried = (drawn * gradient).sum(dim=(1, 2, 3))
+            carried = (generated * gradient).sum(dim=(1, 2, 3))
             loss = loss + carried - carried.detach() + self._r1(true, u, batch) + self._path(batch, condition)
             self._steer(on_true.logits)
         parts["augmentation"] = self.control.probability.expand(len(loss))
         return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
 
     def condition(self, batch: Batch) -> Float[Tensor, "batch embed"]:
-        """Return what the networks are told of the picture: its embedding, or pseudo text made of it."""
+        """Return what the networks are told of the image: its embedding, or pseudo text made of it."""
         xi = self.settings.embedding_noise
         return pseudo_text(batch["embeddings"], batch["pseudo_text"], xi) if xi > 0 else batch["embeddings"]
 
-    def _augmented(self, pictures: Images, batch: Batch, which: int) -> Images:
+    def _augmented(self, images: Images, batch: Batch, which: int) -> Images:
         if self.settings.augmentation == "none":
-            return pictures
-        return augment(pictures, self.control.probability, batch["augmentation"][:, which])
+            return images
+        return augment(images, self.control.probability, batch["augmentation"][:, which])
 
     def _generator_parts(
-        self, drawn: Images, on_drawn: Judgement, on_true: Judgement, u: Tensor, batch: Batch
+        self, generated: Images, on_generated: Evaluation, on_true: Evaluation, u: Tensor, batch: Batch
     ) -> dict[str, Tensor]:
         settings = self.settings
-        total = generator_loss(on_drawn.logits)
-        parts = {"logits_drawn": on_drawn.logits}
+        total = generator_loss(on_generated.logits)
+        parts = {"logits_drawn": on_generated.logits}
         if settings.feature_weight > 0:
-            contrast = info_nce(on_drawn.features, u, temperature=settings.feature_temperature)
+            contrast = info_nce(on_generated.features, u, temperature=settings.feature_temperature)
             parts["feature_contrast_drawn"] = contrast
             total = total + settings.feature_weight * contrast
         if settings.match_weight > 0:
-            parts["match"] = feature_distance(on_drawn.maps, [seen.detach() for seen in on_true.maps])
+            parts["match"] = feature_distance(on_generated.maps, [seen.detach() for seen in on_true.maps])
             total = total + settings.match_weight * parts["match"]
         if settings.clip_weight > 0 and self._embed_images is not None:
             contrast = info_nce(
-                self._embed_images(drawn), batch["embeddings"], temperature=settings.clip_temperature,
+                self._embed_images(generated), batch["embeddings"], temperature=settings.clip_temperature,
                 blocks=self._blocks,
             )  # fmt: skip
             parts["clip_contrast"] = contrast
             total = total + settings.clip_weight * contrast
         return parts | {"generator": total}
 
-    def _discriminator_parts(self, on_true: Judgement, on_drawn: Judgement, u: Tensor) -> dict[str, Tensor]:
+    def _discriminator_parts(self, on_true: Evaluation, on_generated: Evaluation, u: Tensor) -> dict[str, Tensor]:
         settings = self.settings
-        total = discriminator_loss(on_true.logits, on_drawn.logits)
+        total = discriminator_loss(on_true.logits, on_generated.logits)
         parts = {"logits_true": on_true.logits}
         if settings.feature_weight > 0:
             contrast = info_nce(on_true.features, u, temperature=settings.feature_temperature)
@@ -146,27 +146,27 @@ class Adversary(ExactBuffers):
             total = total + settings.feature_weight * contrast
         return parts | {"discriminator": total}
 
-    def _r1(self, pictures: Images, u: Tensor, batch: Batch) -> Tensor | float:
+    def _r1(self, images: Images, u: Tensor, batch: Batch) -> Tensor | float:
         """Return gamma / 2 |dD/dx|^2 as often as is due, at what the discriminator saw, in single precision."""
         settings = self.settings
         if not _is_due(batch, settings.r1_weight, settings.r1_interval):
             return 0.0
-        with torch.autocast(pictures.device.type, enabled=False):
-            leaf = pictures.float().requires_grad_()
+        with torch.autocast(images.device.type, enabled=False):
+            leaf = images.float().requires_grad_()
             penalty = gradient_penalty(self.discriminator(leaf, u).logits, leaf)
         return 0.5 * settings.r1_weight * settings.r1_interval * penalty
 
     def _path(self, batch: Batch, condition: Tensor) -> Tensor | float:
-        """Return (|J_w^T y| - a)^2 as often as is due, on some of the pictures; a follows the mean length."""
+        """Return (|J_w^T y| - a)^2 as often as is due, on some of the images; a follows the mean length."""
         settings = self.settings
         if not _is_due(batch, settings.path_weight, settings.path_interval):
             return 0.0
-        rows = slice(0, max(1, len(condition) // _PATH_SHARE))
+        rows = slice(0, max(1, len(condition) // _PATH_FRACTION))
         with torch.autocast(condition.device.type, enabled=False):
             u = self.generator.standardizer(condition[rows])
             w = self.generator.mapping(batch["latent"][rows], u)
-            pictures = self.generator.synthesis(w, u, batch["noise"][rows])
-            lengths = path_lengths(pictures, w, batch["path"][rows])
+            images = self.generator.synthesis(w, u, batch["noise"][rows])
+            lengths = path_lengths(images, w, batch["path"][rows])
         self.path_mean.lerp_(self._group_mean(lengths.detach().mean()), _PATH_DECAY)
         weight = settings.path_weight * settings.path_interval
         return weight * (lengths - self.path_mean.clone()).square().mean()

@@ -2,9 +2,9 @@
 
 Papers: StyleGAN2 (arXiv 1912.04958); Miyato and Koyama, Projection discriminator (arXiv 1802.05637, eq. 5); Lafite
 (arXiv 2111.13792), whose discriminator has features in the embedding's space; Progressive growing
-(arXiv 1710.10196), section 3, for the deviation among pictures.
+(arXiv 1710.10196), section 3, for the deviation among images.
 
-Symbols: x = picture: [batch, 3, height, width]; u = standardized embedding: [batch, embed]; phi = features of x.
+Symbols: x = image: [batch, 3, height, width]; u = standardized embedding: [batch, embed]; phi = features of x.
 """
 
 import math
@@ -15,25 +15,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoders.stylegan2.config import DiscriminatorConfig
 from models.decoders.stylegan2.layers import Resample, ScaledConv, ScaledLinear, activate, recomputed
+from models.decoders.stylegan2.spec import DiscriminatorConfig
 
 Maps = Float[Tensor, "batch channel row column"]
 
 
-class Judgement(NamedTuple):
-    """What the discriminator says of each picture."""
+class Evaluation(NamedTuple):
+    """What the discriminator says of each image."""
 
     logits: Float[Tensor, " batch"]
     """Above 0: held for true."""
     features: Float[Tensor, "batch embed"]
     """A guess at the direction of the embedding."""
     maps: tuple[Maps, ...]
-    """What it saw in the picture, at each of its grids."""
+    """What it saw in the image, at each of its grids."""
 
 
 class Discriminator(nn.Module):
-    """Judges whether a picture is true and shows its embedding: D(x, u) = psi(phi) + <u, V phi> / sqrt(embed)."""
+    """Judges whether an image is true and shows its embedding: D(x, u) = psi(phi) + <u, V phi> / sqrt(embed)."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         """Build the network with random weights."""
@@ -45,27 +45,27 @@ class Discriminator(nn.Module):
             ResidualLevel(widths[level], widths[level - 1], rate=rate) for level in reversed(range(1, len(widths)))
         )
         cells = (config.resolution // config.patch_size // 2 ** (len(widths) - 1)) ** 2
-        self.last = ScaledConv(widths[0] + bool(config.deviation_group), widths[0], 3, rate=rate)
+        self.last = ScaledConv(widths[0] + bool(config.std_group), widths[0], 3, rate=rate)
         self.flat = ScaledLinear(widths[0] * cells, config.feature_dim, rate=rate)
         self.score = ScaledLinear(config.feature_dim, 1, rate=rate)
         self.project = ScaledLinear(config.feature_dim, config.embed_dim, rate=rate)
         self.gradient_checkpointing = False
 
-    def forward(self, pictures: Float[Tensor, "batch 3 height width"], u: Float[Tensor, "batch embed"]) -> Judgement:
-        """Judge each picture beside its embedding."""
-        x = F.pixel_unshuffle(pictures, self.config.patch_size).contiguous(memory_format=torch.channels_last)
+    def forward(self, images: Float[Tensor, "batch 3 height width"], u: Float[Tensor, "batch embed"]) -> Evaluation:
+        """Judge each image beside its embedding."""
+        x = F.pixel_unshuffle(images, self.config.patch_size).contiguous(memory_format=torch.channels_last)
         x = activate(self.from_rgb(x))
         maps = [x]
         for level in self.levels:
             x = recomputed(level, x) if self.gradient_checkpointing else level(x)
             maps.append(x)
-        if self.config.deviation_group:
-            x = append_deviation(x, self.config.deviation_group)
+        if self.config.std_group:
+            x = append_std(x, self.config.std_group)
         phi = activate(self.flat(activate(self.last(x)).flatten(1)))
         features = self.project(phi).float()
         u = u.float()
         projection = (u * features).sum(dim=1) / math.sqrt(u.shape[1])
-        return Judgement(self.score(phi).float().squeeze(1) + projection, features, tuple(maps))
+        return Evaluation(self.score(phi).float().squeeze(1) + projection, features, tuple(maps))
 
 
 class ResidualLevel(nn.Module):
@@ -86,13 +86,13 @@ class ResidualLevel(nn.Module):
         return joined
 
 
-def append_deviation(x: Maps, group: int) -> Maps:
-    """Append a channel with the pictures' mean deviation within their group, so that sameness shows.
+def append_std(x: Maps, group: int) -> Maps:
+    """Append a channel with the images' mean deviation within their group, so that sameness shows.
 
-    Every `group`-th picture belongs together; where the batch is smaller or does not divide, groups are smaller.
+    Every `group`-th image belongs together; where the batch is smaller or does not divide, groups are smaller.
     """
     size = math.gcd(group, len(x))
     grouped = x.float().reshape(size, -1, *x.shape[1:])  # [member, group, channel, row, column]
-    deviation = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [group]
-    channel = deviation.to(x.dtype).repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    std = (grouped.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [group]
+    channel = std.to(x.dtype).repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel], dim=1)

@@ -136,7 +136,7 @@ class Blur(nn.Module):
 
 
 class Resample(nn.Module):
-    """Doubles or halves pictures by the filter."""
+    """Doubles or halves images by the filter."""
 
     kernel: Tensor
 

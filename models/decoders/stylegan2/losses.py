@@ -2,7 +2,7 @@
 
 Papers: Goodfellow et al. (arXiv 1406.2661) for the non-saturating loss; Mescheder et al. (arXiv 1801.04406, eq. 9)
 for R1; StyleGAN2 (arXiv 1912.04958, eq. 4) for path length; van den Oord et al. (arXiv 1807.03748, eq. 4) for InfoNCE;
-Lafite (arXiv 2111.13792) for the contrast between drawn pictures and embeddings, and for pseudo text; Wang et al.
+Lafite (arXiv 2111.13792) for the contrast between drawn images and embeddings, and for pseudo text; Wang et al.
 (pix2pixHD, arXiv 1711.11585, eq. 4) for the likeness of what the discriminator saw.
 """
 
@@ -18,30 +18,30 @@ Losses = Float[Tensor, " batch"]
 Rows = Float[Tensor, "batch embed"]
 
 
-def generator_loss(drawn: Losses) -> Losses:
+def generator_loss(generated: Losses) -> Losses:
     """Return -log sigmoid(D(drawn)): non-saturating."""
-    return F.softplus(-drawn)
+    return F.softplus(-generated)
 
 
-def discriminator_loss(true: Losses, drawn: Losses) -> Losses:
+def discriminator_loss(true: Losses, generated: Losses) -> Losses:
     """Return -log sigmoid(D(true)) - log(1 - sigmoid(D(drawn)))."""
-    return F.softplus(-true) + F.softplus(drawn)
+    return F.softplus(-true) + F.softplus(generated)
 
 
-def gradient_penalty(logits: Losses, pictures: Float[Tensor, "batch 3 height width"]) -> Losses:
-    """Return |dD(x)/dx|^2 of each picture, itself differentiable; R1 is half of it, times gamma."""
-    (gradient,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
+def gradient_penalty(logits: Losses, images: Float[Tensor, "batch 3 height width"]) -> Losses:
+    """Return |dD(x)/dx|^2 of each image, itself differentiable; R1 is half of it, times gamma."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3))
 
 
 def path_lengths(
-    pictures: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
     w: Float[Tensor, "batch style"],
     noise: Float[Tensor, "batch 3 height width"],
 ) -> Losses:
-    """Return |J_w^T y| of each picture, for y = noise / sqrt(pixels), itself differentiable."""
-    scaled = noise / math.sqrt(pictures.shape[2] * pictures.shape[3])
-    (gradient,) = torch.autograd.grad((pictures * scaled).sum(), w, create_graph=True)
+    """Return |J_w^T y| of each image, for y = noise / sqrt(pixels), itself differentiable."""
+    scaled = noise / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * scaled).sum(), w, create_graph=True)
     return (gradient.float().square().sum(dim=1) + 1e-12).sqrt()  # the small number keeps the root's gradient finite
 
 
@@ -54,9 +54,9 @@ def info_nce(queries: Rows, keys: Rows, *, temperature: float, blocks: Sequence[
     return F.cross_entropy(logits, torch.arange(len(keys), device=keys.device), reduction="none")
 
 
-def feature_distance(drawn: Sequence[Tensor], true: Sequence[Tensor]) -> Losses:
+def feature_distance(generated: Sequence[Tensor], true: Sequence[Tensor]) -> Losses:
     """Return the mean absolute difference of the maps [batch, channel, row, column], averaged over the grids."""
-    pairs = zip(drawn, true, strict=True)
+    pairs = zip(generated, true, strict=True)
     return torch.stack([(a.float() - b.float()).abs().mean(dim=(1, 2, 3)) for a, b in pairs]).mean(dim=0)
 
 

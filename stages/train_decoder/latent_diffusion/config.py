@@ -4,16 +4,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from models.decoders.autoencoder_config import AutoencoderConfig
-from models.decoders.latent_config import LatentDecoderConfig, TransformerShape, UNetShape
-from stages.contract import ConfigModel
-from stages.decoder_training.process import ProcessSection
+from models.autoencoders.spec import AutoencoderConfig
+from models.decoders.latent_diffusion.spec import LatentDecoderConfig, TransformerShape, UNetShape
+from stages.contract.config import ConfigModel
 from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
+from stages.training.images.process import ProcessSection
 
 
 class UNetSection(ConfigModel):
-    """A U-Net; see models.decoders.latent_config.UNetShape."""
+    """A U-Net; see models.decoders.latent_diffusion.spec.UNetShape."""
 
     kind: Literal["unet"]
     channels: tuple[PositiveInt, ...] = Field((128, 160), description="width by level; each halves the grid")
@@ -30,7 +30,7 @@ class UNetSection(ConfigModel):
 
 
 class TransformerSection(ConfigModel):
-    """A diffusion transformer; see models.decoders.latent_config.TransformerShape."""
+    """A diffusion transformer; see models.decoders.latent_diffusion.spec.TransformerShape."""
 
     kind: Literal["dit"]
     num_layers: PositiveInt = 6
@@ -62,7 +62,7 @@ class ConditioningSection(ConfigModel):
 class LatentDiffusionConfig(TextTunedConfig):
     """Train a diffusion on the latents that encode_latents made by the autoencoder of train_autoencoder.
 
-    The pictures' resolution is the autoencoder's; ``resolution`` has to say the same.
+    The images' resolution is the autoencoder's; ``resolution`` has to say the same.
     """
 
     stage: ClassVar[str] = "train_decoder"
@@ -86,7 +86,7 @@ class LatentDiffusionConfig(TextTunedConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The embeddings, the latents, and the autoencoder that draws pictures from them."""
+        """The embeddings, the latents, and the autoencoder that draws images from them."""
         return ("download_shards", "embed_clip", "train_autoencoder", "encode_latents")
 
     @model_validator(mode="after")

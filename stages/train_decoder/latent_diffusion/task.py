@@ -6,14 +6,14 @@ from typing import Any, cast
 from torch import nn
 
 from models.decoders.base import Decoder
-from models.decoders.latent_config import LatentDecoderConfig
-from models.decoders.latent_diffusion import LatentDecoder, LatentDenoiser
+from models.decoders.latent_diffusion.model import LatentDecoder, LatentDenoiser
+from models.decoders.latent_diffusion.spec import LatentDecoderConfig
 from models.noise import SeededNoise
-from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
+from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
 from stages.training.task import Batch, BatchPart
 
 
@@ -53,8 +53,8 @@ class LatentDiffusionTask(TextTunedTask, EncodedTask):
         """Return the decoder's configuration."""
         return self._decoder_config().to_dict()
 
-    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
-        return denoising_draws(
+        return denoising_random_inputs(
             part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
         )

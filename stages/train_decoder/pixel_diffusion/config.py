@@ -4,15 +4,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from models.decoders.config import PixelDecoderConfig
-from stages.contract import ConfigModel
-from stages.decoder_training.process import ProcessSection
+from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from stages.contract.config import ConfigModel
 from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
+from stages.training.images.process import ProcessSection
 
 
 class PixelUNetConfig(ConfigModel):
-    """The network; see models.decoders.config.PixelDecoderConfig."""
+    """The network; see models.decoders.pixel_diffusion.spec.PixelDecoderConfig."""
 
     unshuffle: PositiveInt = Field(8, description="pixels per side of the blocks that the U-Net works on")
     channels: tuple[PositiveInt, ...] = Field((128, 160), description="U-Net width by level")

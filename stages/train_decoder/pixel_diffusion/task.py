@@ -6,11 +6,11 @@ from typing import Any, cast
 from torch import nn
 
 from models.decoders.base import Decoder
-from models.decoders.pixel_diffusion import PixelDecoder
+from models.decoders.pixel_diffusion.model import PixelDecoder
 from models.noise import SeededNoise
-from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
+from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
 from stages.training.task import Batch, BatchPart
 
 
@@ -32,7 +32,7 @@ class PixelDiffusionTask(TextTunedTask):
         """Return the decoder's configuration."""
         return self.config.decoder(self.data.embed_dim).to_dict()
 
-    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
         shape = (3, self.config.resolution, self.config.resolution)
-        return denoising_draws(part, stream, seed=self.config.seed, shape=shape, embed_dim=self.data.embed_dim)
+        return denoising_random_inputs(part, stream, seed=self.config.seed, shape=shape, embed_dim=self.data.embed_dim)

@@ -11,8 +11,8 @@ from diffusers.configuration_utils import ConfigMixin
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
-from stages.artifacts import Output
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.storage.artifact import Output
 
 _NOT_LOADED = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 

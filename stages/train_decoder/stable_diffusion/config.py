@@ -4,11 +4,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from stages.contract import ConfigModel, ExternalPath, RuntimeOnly, content_digest
-from stages.decoder_training.config import SamplesConfig
-from stages.errors import InputFault
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.digests import content_digest
+from stages.contract.errors import InputFault
 from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
+from stages.training.images.config import SamplesConfig
 
 USED_PARTS = ("unet", "vae", "scheduler")
 
@@ -41,7 +42,7 @@ class StableDiffusionConfig(TextTunedConfig):
         None, description="folder of the checkpoint in diffusers' format, with weights as safetensors"
     )
     name: str | None = Field(None, description="or its name on the Hugging Face hub")
-    resolution: PositiveInt = Field(512, description="side of the pictures in pixels; that of encode_latents")
+    resolution: PositiveInt = Field(512, description="side of the images in pixels; that of encode_latents")
     num_tokens: PositiveInt = Field(4, description="tokens made of the embedding in place of the text's")
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
     loss_weight: Literal["min_snr", "uniform"] = Field("uniform", description="weight of the error by time")

@@ -11,18 +11,18 @@ from peft import LoraConfig
 from torch import nn
 
 from models.decoders.base import Decoder, to_bytes
-from models.decoders.stable_diffusion import StableDiffusionDecoder, StableDiffusionDenoiser, decoded, scaled
-from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
+from models.decoders.stable_diffusion.model import StableDiffusionDecoder, StableDiffusionDenoiser, decoded, scaled
+from models.decoders.stable_diffusion.spec import StableDiffusionDecoderConfig
 from models.noise import SeededNoise
-from stages.artifacts import Output
-from stages.decoder_training.denoising import DenoisingLoss, denoiser_of, denoising_draws
-from stages.decoder_training.task import PictureRows, Places
+from stages.contract.errors import InputFault
 from stages.encoders.identity import digest_tensors
-from stages.errors import InputFault
+from stages.storage.artifact import Output
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae, read_configs, save_lora, save_pipeline
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
+from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
+from stages.training.images.task import ImageRows, Places
 from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"
@@ -118,13 +118,13 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
         """Return the decoder's configuration."""
         return self.shape.to_dict()
 
-    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw noise, times and what happens to the embeddings."""
-        return denoising_draws(
+        return denoising_random_inputs(
             part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
         )
 
-    def true_pictures(self, places: Places) -> PictureRows:
+    def true_images(self, places: Places) -> ImageRows:
         """Return what the autoencoder makes of the true latents."""
         latents = self.read(places)["latents"].float().to(self.place.device)
         return to_bytes(decoded(self.vae, scaled(latents, self.shape), self.shape).cpu()).numpy()

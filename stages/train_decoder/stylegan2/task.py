@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from models.decoders.base import Decoder, from_bytes
 from models.decoders.stylegan2.adversary import Adversary
-from models.decoders.stylegan2.augmentation import NUM_DRAWS
+from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
 from models.decoders.stylegan2.discriminator import Discriminator
-from models.decoders.stylegan2.generator import StyleGan2Generator
+from models.decoders.stylegan2.model import StyleGan2Generator
 from models.noise import SeededNoise
-from stages.decoder_training.task import DecoderTask
-from stages.embeddings import clip_identity
+from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import with_trained
-from stages.errors import InputFault
+from stages.formats.embeddings import clip_identity
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
+from stages.training.images.task import DecoderTask
 from stages.training.task import Batch, BatchPart
 
 
@@ -40,7 +40,7 @@ class AdversaryLoss(nn.Module):
 class StyleGan2Task(DecoderTask):
     """Trains a StyleGAN2 decoder.
 
-    InfoNCE and the deviation among pictures look at the samples of one pass of one worker, so here the number of
+    InfoNCE and the deviation among images look at the samples of one pass of one worker, so here the number of
     workers and of passes per step is part of the result; everything else is the same for any number of them.
     """
 
@@ -54,14 +54,14 @@ class StyleGan2Task(DecoderTask):
         """
         config, embed_dim = self.config, self.data.embed_dim
         generator = StyleGan2Generator(config.decoder(embed_dim))
-        discriminator = Discriminator(config.judge(embed_dim))
+        discriminator = Discriminator(config.evaluate(embed_dim))
         generator.synthesis.gradient_checkpointing = config.gradient_checkpointing
         discriminator.gradient_checkpointing = config.gradient_checkpointing
         adversary = Adversary(
             generator,
             discriminator,
             config.settings(),
-            embed_images=self._clip.embed_pictures if config.losses.clip_weight > 0 else None,
+            embed_images=self._clip.embed_images if config.losses.clip_weight > 0 else None,
             blocks=[int(clip["embed_dim"]) for clip in clip_identity(self.inputs["embed_clip"])],
             group_mean=group_mean,
             num_workers=self.place.world_size,
@@ -78,7 +78,7 @@ class StyleGan2Task(DecoderTask):
         """Return the generator's configuration."""
         return self.config.decoder(self.data.embed_dim).to_dict()
 
-    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw what both networks need; what a setting leaves out is not drawn."""
         config, losses, side = self.config, self.config.losses, self.config.resolution
         batch = {
@@ -89,7 +89,7 @@ class StyleGan2Task(DecoderTask):
         if losses.embedding_noise > 0:
             batch["pseudo_text"] = stream.draw((self.data.embed_dim,))
         if losses.augmentation != "none":
-            batch["augmentation"] = stream.uniform((2, NUM_DRAWS))
+            batch["augmentation"] = stream.uniform((2, NUM_RANDOM_INPUTS))
         if losses.path_weight > 0:
             batch["path"] = stream.draw((3, side, side))
         return batch

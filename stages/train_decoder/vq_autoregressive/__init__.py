@@ -1,1 +1,1 @@
-"""Train a transformer that writes pictures as codes of a VQ autoencoder."""
+"""Train a transformer that writes images as codes of a VQ autoencoder."""

@@ -4,16 +4,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from models.decoders.autoencoder_config import AutoencoderConfig
-from models.decoders.vq_config import VQDecoderConfig
-from stages.captions import CaptionsConfig
-from stages.contract import ConfigModel
-from stages.decoder_training.config import PictureTrainingConfig
+from models.autoencoders.spec import AutoencoderConfig
+from models.decoders.vq_autoregressive.spec import VQDecoderConfig
+from stages.contract.config import ConfigModel
+from stages.formats.captions import CaptionsConfig
 from stages.training.config import TrainingConfig
+from stages.training.images.config import ImageTrainingConfig
 
 
 class CodeTransformerSection(ConfigModel):
-    """The transformer and its conditions; see models.decoders.vq_config.VQDecoderConfig."""
+    """The transformer and its conditions; see models.decoders.vq_autoregressive.spec.VQDecoderConfig."""
 
     width: PositiveInt = 192
     num_layers: PositiveInt = 4
@@ -30,10 +30,10 @@ class CodeTransformerSection(ConfigModel):
 Condition = Literal["image", "text", "both"]
 
 
-class VQAutoregressiveConfig(PictureTrainingConfig):
+class VQAutoregressiveConfig(ImageTrainingConfig):
     """Train a transformer on the codes that encode_latents made by the VQ autoencoder of train_autoencoder.
 
-    The pictures' resolution is the autoencoder's; ``resolution`` has to say the same.
+    The images' resolution is the autoencoder's; ``resolution`` has to say the same.
     """
 
     stage: ClassVar[str] = "train_decoder"
@@ -58,7 +58,7 @@ class VQAutoregressiveConfig(PictureTrainingConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The embeddings, the codes, and the autoencoder that draws pictures from them."""
+        """The embeddings, the codes, and the autoencoder that draws images from them."""
         return ("download_shards", "embed_clip", "train_autoencoder", "encode_latents")
 
     @model_validator(mode="after")

@@ -7,16 +7,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from models.decoders.autoencoder import VQAutoencoder
+from models.autoencoders.model import VQAutoencoder
 from models.decoders.base import Decoder
-from models.decoders.vq_autoregressive import CodeTransformer, VQDecoder
-from models.decoders.vq_config import VQDecoderConfig
+from models.decoders.vq_autoregressive.model import CodeTransformer, VQDecoder
+from models.decoders.vq_autoregressive.spec import VQDecoderConfig
 from models.noise import SeededNoise
-from stages.decoder_training.task import Places
-from stages.latents import Kind
+from stages.formats.latents import Kind
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
+from stages.training.images.task import Places
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
@@ -31,9 +31,9 @@ class CodeLoss(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of each sample's codes, and the share of them that were the likeliest."""
-        draws = {name: batch[name] for name in ("blur", "dropout")}
+        random_inputs = {name: batch[name] for name in ("blur", "dropout")}
         codes = batch["codes"].flatten(1).long()
-        return self.transformer.loss(codes, batch["embeddings"], text=batch.get("text"), **draws)
+        return self.transformer.loss(codes, batch["embeddings"], text=batch.get("text"), **random_inputs)
 
 
 @dataclass
@@ -70,10 +70,10 @@ class VQAutoregressiveTask(EncodedTask):
             batch["text"] = torch.from_numpy(self._texts.read(places))
         return batch
 
-    def draw_samples(self, model: nn.Module, places: Places) -> Tensor:
-        """Draw a picture in [-1, 1] for the embeddings of each place."""
+    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
+        """Draw an image in [-1, 1] for the embeddings of each place."""
         if not self._reads_text:
-            return super().draw_samples(model, places)
+            return super().generate_samples(model, places)
         batch = {name: tensor.to(self.place.device) for name, tensor in self.read(places).items()}
         settings, seeds = self.config.samples.settings(), list(range(len(places)))
         return self.decoder_of(model).sample_with_text(batch["embeddings"], batch["text"], seeds, settings)
@@ -87,7 +87,7 @@ class VQAutoregressiveTask(EncodedTask):
         """Return the decoder's configuration."""
         return self._decoder_config().to_dict()
 
-    def draws(self, part: BatchPart, stream: SeededNoise) -> Batch:
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Draw what happens to the embeddings."""
         return {
             "blur": stream.draw((self.data.embed_dim,)),

@@ -18,14 +18,14 @@ def test_the_ends_are_the_embeddings_themselves():
     assert torch.equal(slerp(a, b, torch.ones(3), [8]), b)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
-def test_angle_and_length_go_evenly(share):
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
+def test_angle_and_length_go_evenly(fraction):
     a, b = 3 * rows(0), rows(1)
-    between = slerp(a, b, torch.full((3,), share), [8])
+    between = slerp(a, b, torch.full((3,), fraction), [8])
     whole = torch.nn.functional.cosine_similarity(a, b).acos()
     gone = torch.nn.functional.cosine_similarity(a, between).acos()
-    torch.testing.assert_close(gone, share * whole, atol=1e-3, rtol=0)
-    torch.testing.assert_close(between.norm(dim=1), (1 - share) * a.norm(dim=1) + share * b.norm(dim=1))
+    torch.testing.assert_close(gone, fraction * whole, atol=1e-3, rtol=0)
+    torch.testing.assert_close(between.norm(dim=1), (1 - fraction) * a.norm(dim=1) + fraction * b.norm(dim=1))
 
 
 def test_halfway_between_two_axes_is_the_diagonal():
@@ -34,10 +34,10 @@ def test_halfway_between_two_axes_is_the_diagonal():
 
 
 def test_each_clip_model_s_block_goes_by_itself():
-    a, b, share = rows(0), rows(1), torch.tensor([0.2, 0.5, 0.7])
-    apart = [slerp(a[:, part], b[:, part], share, [4]) for part in (slice(0, 4), slice(4, 8))]
-    assert torch.equal(slerp(a, b, share, [4, 4]), torch.cat(apart, dim=1))
-    assert not torch.allclose(slerp(a, b, share, [4, 4]), slerp(a, b, share, [8]))
+    a, b, fraction = rows(0), rows(1), torch.tensor([0.2, 0.5, 0.7])
+    apart = [slerp(a[:, part], b[:, part], fraction, [4]) for part in (slice(0, 4), slice(4, 8))]
+    assert torch.equal(slerp(a, b, fraction, [4, 4]), torch.cat(apart, dim=1))
+    assert not torch.allclose(slerp(a, b, fraction, [4, 4]), slerp(a, b, fraction, [8]))
 
 
 def test_equal_embeddings_stay_as_they_are():

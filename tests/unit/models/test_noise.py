@@ -18,11 +18,11 @@ def test_a_seed_gives_the_numbers_of_torchs_own_generator() -> None:
 
 def test_streams_go_on() -> None:
     one, other = SeededNoise([5, 6, 7]), SeededNoise([7, 5])
-    draws = []
+    random_inputs = []
     for _ in range(3):
-        draws.append(one.draw((4,)))
-        assert torch.equal(draws[-1][[2, 0]], other.draw((4,)))
-    assert not torch.equal(draws[0], draws[1])
+        random_inputs.append(one.draw((4,)))
+        assert torch.equal(random_inputs[-1][[2, 0]], other.draw((4,)))
+    assert not torch.equal(random_inputs[0], random_inputs[1])
 
 
 def test_no_seeds_give_no_noise() -> None:

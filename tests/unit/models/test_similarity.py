@@ -83,8 +83,8 @@ def test_frechet_distance_is_the_distance_of_two_gaussians(rows: int, others: in
 
 def test_frechet_distance_is_biased_as_its_words_say() -> None:
     rows, embed = 400, 40
-    shares = [float(frechet_distance(normal(rows, embed, s), normal(rows, embed, s + 9))) / embed for s in range(4)]
-    assert sum(shares) / 4 == pytest.approx(embed / (2 * rows), rel=0.3)
+    fractions = [float(frechet_distance(normal(rows, embed, s), normal(rows, embed, s + 9))) / embed for s in range(4)]
+    assert sum(fractions) / 4 == pytest.approx(embed / (2 * rows), rel=0.3)
     assert 1 < float(frechet_distance(normal(20, 2000, 0), normal(20, 2000, 1))) / 2000 < 2.1
 
 

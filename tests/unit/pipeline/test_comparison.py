@@ -8,9 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline.comparison import comparison_document, comparison_table, metrics_table, spell_count
+from pipeline.comparison import comparison_document, comparison_table, format_count, metrics_table
 from pipeline.store import Store
-from stages.model_files import save_model
+from stages.formats.model_folders import save_model
 
 METRICS = {
     "train_decoder/samples_per_second": 95.5,
@@ -22,7 +22,7 @@ METRICS = {
 NOTES = {
     "train_decoder": {"samples_per_second": "1 x 2 CPU, batch 32"},
     "generate": {"decoder/images_per_second": "1 CPU, 64 at a time"},
-    "evaluate": {"frechet_distance": "CLIP tiny (abc), 240 pictures", "clip_score/conditioning": "CLIP tiny (abc)"},
+    "evaluate": {"frechet_distance": "CLIP tiny (abc), 240 images", "clip_score/conditioning": "CLIP tiny (abc)"},
 }
 
 
@@ -64,7 +64,7 @@ def test_every_figure_is_shown_with_what_it_was_measured_with(store: Store) -> N
         "color right": ["chance 0.125", "0.900"],
         "shape right": ["chance 0.167", "0.800"],
         "both right": ["chance 0.021", "0.750"],
-        "Fréchet distance": ["CLIP tiny (abc), 240 pictures", "4.5"],
+        "Fréchet distance": ["CLIP tiny (abc), 240 images", "4.5"],
         "CLIP score": ["CLIP tiny (abc)", "31.25"],
         "parameters of the decoder": ["10"],
         "parameters of the prior": ["6"],
@@ -75,15 +75,15 @@ def test_every_figure_is_shown_with_what_it_was_measured_with(store: Store) -> N
     assert "its autoencoder included" in text
 
 
-def test_figures_of_unlike_measurements_are_told_apart(store: Store) -> None:
-    notes = {**NOTES, "evaluate": {**NOTES["evaluate"], "frechet_distance": "Inception-v3, 240 pictures"}}
+def test_figures_of_unlike_measurements_are_reported_apart(store: Store) -> None:
+    notes = {**NOTES, "evaluate": {**NOTES["evaluate"], "frechet_distance": "Inception-v3, 240 images"}}
     other = record("two-2")
     other["stages"] = [{**entry, "notes": notes.get(entry["name"], {})} for entry in other["stages"]]
     text = show(record(), other, store=store)
     assert "4.5 [1]" in line(text, "Fréchet distance")
     assert "4.5 [2]" in line(text, "Fréchet distance")
-    assert "[1] CLIP tiny (abc), 240 pictures" in text
-    assert "[2] Inception-v3, 240 pictures" in text
+    assert "[1] CLIP tiny (abc), 240 images" in text
+    assert "[2] Inception-v3, 240 images" in text
 
 
 def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
@@ -91,16 +91,16 @@ def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
     bare["stages"] = [
         {"name": "train_decoder", "state": "done"},
         {"name": "generate", "state": "failed"},
-        {"name": "evaluate", "state": "done", "notes": {"frechet_distance": "the prompts have no true pictures"}},
+        {"name": "evaluate", "state": "done", "notes": {"frechet_distance": "the prompts have no true images"}},
     ]
     bare["plan"] = {"train_decoder": bare["plan"]["train_decoder"]}
     text = show(record(), bare, store=store)
     reasons = {
-        "Fréchet distance": "the prompts have no true pictures",
+        "Fréchet distance": "the prompts have no true images",
         "decoder, sampling": "generate is failed",
         "decoder, training": "train_decoder did not measure it when it made this artifact",
         "parameters of the prior": "the run has no stage train_prior",
-        "color right": "the scene checker judges pictures of set prior",
+        "color right": "the scene checker judges images of set prior",
     }
     for start, reason in reasons.items():
         number = line(text, start).rpartition("— [")[2].partition("]")[0]
@@ -128,7 +128,7 @@ def test_a_cascade_counts_and_names_all_its_models(store: Store) -> None:
     assert figures["figures"]["training_images_per_second"]["about"] == "1 x 2 CPU, batch 32; train_upsampler: 40"
 
 
-def test_a_model_that_is_gone_is_told(store: Store) -> None:
+def test_a_model_that_is_gone_is_reported(store: Store) -> None:
     store.output("train_prior", "f").remove("prior")
     figure = comparison_document([record()], store)["runs"]["one-1"]["figures"]["prior_parameters"]
     assert figure == {"value": None, "about": "its artifact is not in the store any more"}
@@ -143,4 +143,4 @@ def test_all_metrics_are_shown_on_request() -> None:
 
 
 def test_counts_are_spelt_in_thousands_millions_and_billions() -> None:
-    assert [spell_count(n) for n in (999, 1234, 56_780_000, 1.34e9)] == ["999", "1.23 k", "56.8 M", "1.34 B"]
+    assert [format_count(n) for n in (999, 1234, 56_780_000, 1.34e9)] == ["999", "1.23 k", "56.8 M", "1.34 B"]

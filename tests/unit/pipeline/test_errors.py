@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 
-from pipeline.cli import _tell_error
+from pipeline.cli import _report_error
 from pipeline.errors import full_disk
 from pipeline.executor import _cause
 
@@ -26,7 +26,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_told_as_one(write: Callable[[Path], object], tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_one(write: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "on-a-full-disk.npy"
     path.symlink_to(FULL)  # a library that replaces files replaces the link
     with pytest.raises(Exception, match=os.strerror(errno.ENOSPC)) as caught:
@@ -42,7 +42,7 @@ def test_a_writer_that_puts_it_in_other_words_is_understood() -> None:
 def test_stages_and_commands_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert _cause(RayTaskError("run_stage_job", "the stack", error)).startswith("a disk is full (")
-    assert _tell_error(error) == 3
+    assert _report_error(error) == 3
     assert capsys.readouterr().err.startswith("corgi: a disk is full (")
 
 

@@ -8,7 +8,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store
-from stages.artifacts import COMPLETE
+from stages.storage.artifact import COMPLETE
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -83,7 +83,7 @@ def test_a_changed_key_is_named_against_the_latest_run(store: Store) -> None:
     assert changed.stages["fit_gaussians"].reason.endswith("-> 3; input embed_clip is new")
 
 
-def test_a_missing_file_is_told(store: Store) -> None:
+def test_a_missing_file_is_reported(store: Store) -> None:
     with pytest.raises(UsageError, match=r"embed_clip: no file or folder at .*nowhere"):
         _plan(store, "clip.models.0.path=/nowhere/clip")
 
@@ -96,21 +96,21 @@ def test_language_free_takes_the_prior_of_the_quickstart(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "followed"),
+    ("override", "upstream"),
     [
         ("seed=0", ("download_shards",)),
         ("cluster.overlap=false", ()),
         ("download_shards.drop_duplicate_images=true", ()),  # which changes shards at the end
     ],
 )
-def test_the_plan_tells_who_follows_whom(override: str, followed: tuple[str, ...], store: Store) -> None:
+def test_the_plan_tells_who_follows_whom(override: str, upstream: tuple[str, ...], store: Store) -> None:
     plan = _plan(store, override)
-    assert plan.stages["embed_clip"].follows == followed
-    assert ("takes the shards of download_shards" in plan.stages["embed_clip"].reason) == bool(followed)
-    assert all(not stage.follows for name, stage in plan.stages.items() if name != "embed_clip")
+    assert plan.stages["embed_clip"].streams_from == upstream
+    assert ("takes the shards of download_shards" in plan.stages["embed_clip"].reason) == bool(upstream)
+    assert all(not stage.streams_from for name, stage in plan.stages.items() if name != "embed_clip")
 
 
 def test_nobody_follows_what_is_done(store: Store) -> None:
     done = _plan(store).stages["download_shards"]
     store.output("download_shards", done.fingerprint).write_bytes(COMPLETE, b"")
-    assert _plan(store).stages["embed_clip"].follows == ()
+    assert _plan(store).stages["embed_clip"].streams_from == ()

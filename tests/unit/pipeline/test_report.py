@@ -12,9 +12,9 @@ from pipeline.report import print_failures, stage_table
 def _record(**changes: Any) -> dict[str, Any]:
     stages = [
         {"name": "generate", "state": "done", "seconds": 12.0, "startup_seconds": 2.0, "items": 720,
-         "item_name": "pictures"},
+         "item_name": "images"},
         {"name": "evaluate", "state": "reused", "seconds": 0.0, "startup_seconds": 0.0, "items": 240,
-         "item_name": "pictures"},
+         "item_name": "images"},
     ]  # fmt: skip
     both = {"accuracy": 0.9, "control/unrelated": 0.02, "control/text_embedding": 0.6, "reconstruction": 0.97}
     metrics = {f"evaluate/{name}/{column}": v for name, v in both.items() for column in ("color", "shape", "both")}
@@ -34,8 +34,8 @@ def _text(content: Any) -> str:
 
 def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
     text = _text(stage_table(_record()))
-    assert "72/s" in text  # 720 pictures in 12 - 2 seconds
-    assert "720 pictures" in text
+    assert "72/s" in text  # 720 images in 12 - 2 seconds
+    assert "720 images" in text
     assert "reused" in text
     assert "20.0" in text
     assert "0.4%" not in text
@@ -59,7 +59,7 @@ def test_the_quickstart_document_names_accuracy_and_grid_where_there_are_any() -
     assert "accuracy" not in quickstart_document(_record(status="failed"))
 
 
-def test_a_failure_is_told_with_its_cause_and_log() -> None:
+def test_a_failure_is_reported_with_its_cause_and_log() -> None:
     stages = [
         {"name": "train_prior", "state": "failed", "error": "no captions [0]", "log": "/logs/train_prior.log"},
         {"name": "generate", "state": "blocked", "error": "needs train_prior"},

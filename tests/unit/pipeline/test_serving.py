@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from models.decoders.upsampler import Upsampler
-from models.decoders.upsampler_config import UpsamplerConfig
+from models.decoders.upsampler.model import Upsampler
+from models.decoders.upsampler.spec import UpsamplerConfig
 from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
-from stages.errors import ArtifactError
-from stages.model_files import save_model
-from stages.text_to_image import SamplingSettings
+from stages.formats.model_folders import save_model
+from stages.inference.text_to_image import SamplingSettings
+from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
 SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
@@ -47,7 +47,7 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png))).astype(int)
 
 
-def test_prompts_in_any_form_give_signed_pictures(predictor: TextToImagePredictor) -> None:
+def test_prompts_in_any_form_give_signed_images(predictor: TextToImagePredictor) -> None:
     table = predictor.predict(pd.DataFrame({"prompt": ["a red star", "a blue ring"]}), {"seed": 5})
     assert list(table.columns) == ["prompt", "seed", "image"]
     assert table["seed"].tolist() == [5, 6]
@@ -58,7 +58,7 @@ def test_prompts_in_any_form_give_signed_pictures(predictor: TextToImagePredicto
     assert predictor.predict("a red star")["prompt"].tolist() == ["a red star"]
 
 
-def test_settings_and_seed_change_the_picture(predictor: TextToImagePredictor) -> None:
+def test_settings_and_seed_change_the_image(predictor: TextToImagePredictor) -> None:
     first, again, other_seed, more_steps = (
         pixels(predictor.predict("a red star", params)["image"][0])
         for params in ({}, {"seed": 0}, {"seed": 1}, {"decoder_steps": 5})
@@ -93,12 +93,12 @@ def test_the_prior_s_sampler_is_a_setting_of_the_served_model(predictor: TextToI
     assert not np.array_equal(pixels(first), pixels(other))
 
 
-def test_a_table_without_prompts_is_told(predictor: TextToImagePredictor) -> None:
+def test_a_table_without_prompts_is_reported(predictor: TextToImagePredictor) -> None:
     with pytest.raises(ValueError, match=r"no column 'prompt' \(it has id, text\)"):
         predictor.predict(pd.DataFrame({"id": [1], "text": ["a"]}))
 
 
-def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot read bundle\.json"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text('{"format": 99}')

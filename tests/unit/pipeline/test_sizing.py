@@ -9,23 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders.autoencoder import make_autoencoder
-from models.decoders.autoencoder_config import AutoencoderConfig
+from models.autoencoders.model import make_autoencoder
+from models.autoencoders.spec import AutoencoderConfig
 from pipeline.config import RunConfig, load_config
 from pipeline.plan import make_plan
 from pipeline.sizing.memory import bytes_per_gpu
 from pipeline.sizing.modules import Unknown, trained_module
 from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 from pipeline.store import Store
-from stages.artifacts import COMPLETE, MANIFEST, Artifact, Output
-from stages.decoder_training.upsampling.training import make_task as make_upsampler_task
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode
-from stages.model_files import save_model
+from stages.formats.model_folders import save_model
+from stages.storage.artifact import COMPLETE, MANIFEST, Artifact, Output
 from stages.train_autoencoder.stage import make_task as make_autoencoder_task
 from stages.train_decoder.stage import make_task
 from stages.train_upsampler.config import TrainUpsamplerConfig
 from stages.training.task import Place
+from stages.training.upsampling.launch import make_task as make_upsampler_task
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.pipeline.test_report import _text
 from tests.unit.stages.encoded import DIM, SIDE, context, make_embeddings, make_shards

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.store import Store
-from stages.artifacts import COMPLETE, Output
+from stages.storage.artifact import COMPLETE, Output
 
 
 def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:

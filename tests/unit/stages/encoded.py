@@ -1,4 +1,4 @@
-"""Painted squares in shards, with embeddings, for the stages that train on encoded pictures."""
+"""Painted squares in shards, with embeddings, for the stages that train on encoded images."""
 
 import io
 import tarfile
@@ -11,9 +11,9 @@ from PIL import Image
 
 from cluster.mapping import Mapper, map_in_process
 from cluster.training import launch_in_process
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
-from stages.events import Event
+from stages.contract.events import Event
+from stages.contract.stage import Allocation, StageContext
+from stages.storage.artifact import Artifact, Output
 
 DIM = 4
 SIDE = 16
@@ -38,7 +38,7 @@ def encoded_square(row: int) -> bytes:
 
 
 def make_shards(folder: Path, *, corrupt: tuple[int, ...] = ()) -> Output:
-    """Write shards as download_shards does; corrupt rows hold half a picture."""
+    """Write shards as download_shards does; corrupt rows hold half an image."""
     shards, first = Output(str(folder), "download_shards", "a"), 0
     for index, size in enumerate(SIZES):
         name = f"{index:05d}"
@@ -77,7 +77,7 @@ def make_embeddings(folder: Path) -> Output:
 def context(events: list[Event] | None = None, *, map_shards: Mapper = map_in_process) -> StageContext:
     """Make a context that works in this process."""
     keep = events.append if events is not None else lambda event: None
-    return StageContext(keep, map_shards, launch_in_process, GrantedResources())
+    return StageContext(keep, map_shards, launch_in_process, Allocation())
 
 
 def files(artifact: Artifact, folder: str) -> dict[str, bytes]:

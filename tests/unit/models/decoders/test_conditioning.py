@@ -10,7 +10,7 @@ def make_conditioner(**fields):
     return EmbeddingConditioner(6, **({"num_tokens": 3, "token_dim": 10} | fields))
 
 
-def test_standardized_training_embeddings_have_mean_zero_and_deviation_one():
+def test_standardized_training_embeddings_have_mean_zero_and_std_one():
     conditioner = make_conditioner()
     embeddings = 3 + 5 * torch.randn(500, 6)
     conditioner.set_statistics(embeddings.mean(0), embeddings.std(0))
@@ -43,7 +43,7 @@ def test_dropped_embeddings_become_the_empty_one():
     assert torch.equal(u[1], torch.ones(6))
 
 
-def test_in_training_embeddings_are_blurred_and_dropped_as_told():
+def test_in_training_embeddings_are_blurred_and_dropped_as_reported():
     conditioner = make_conditioner(empty_probability=0.3, embedding_noise=0.5)
     u = conditioner.in_training(torch.ones(3, 6), torch.full((3, 6), 2.0), torch.tensor([0.29, 0.3, 0.9]))
     assert torch.equal(u[0], conditioner.empty)

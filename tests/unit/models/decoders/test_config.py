@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from models.decoders import make_decoder
-from models.decoders.config import PixelDecoderConfig, ProcessConfig
+from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.diffusion.spec import ProcessConfig
 
 
 def test_it_survives_a_round_trip_through_json():
@@ -55,7 +56,7 @@ def test_processes_without_a_meaning_are_refused(fields, fault):
         ProcessConfig(**fields)
 
 
-def test_an_unknown_kind_is_told_with_the_known_ones():
+def test_an_unknown_kind_is_reported_with_the_known_ones():
     with pytest.raises(ValueError, match=r"found kind 'magic': expected one of pixel_diffusion"):
         make_decoder({"kind": "magic"})
 

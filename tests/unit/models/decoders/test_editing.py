@@ -1,4 +1,4 @@
-"""Noise to a strength, then denoise: the kinds that can, from the picture itself to a fresh one."""
+"""Noise to a strength, then denoise: the kinds that can, from the image itself to a fresh one."""
 
 import math
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders import DecoderSampling, PixelDecoderConfig, ProcessConfig
-from models.decoders.autoencoder_config import AutoencoderConfig
 from models.decoders.base import Decoder
 from models.decoders.cascade import Cascade
-from models.decoders.latent_config import LatentDecoderConfig, UNetShape
-from models.decoders.latent_diffusion import LatentDecoder
-from models.decoders.pixel_diffusion import PixelDecoder
-from models.decoders.stable_diffusion import StableDiffusionDecoder
-from models.decoders.stable_diffusion_config import StableDiffusionDecoderConfig
-from models.decoders.upsampler import Upsampler
-from models.decoders.upsampler_config import UpsamplerConfig
+from models.decoders.latent_diffusion.model import LatentDecoder
+from models.decoders.latent_diffusion.spec import LatentDecoderConfig, UNetShape
+from models.decoders.pixel_diffusion.model import PixelDecoder
+from models.decoders.stable_diffusion.model import StableDiffusionDecoder
+from models.decoders.stable_diffusion.spec import StableDiffusionDecoderConfig
+from models.decoders.upsampler.model import Upsampler
+from models.decoders.upsampler.spec import UpsamplerConfig
 from stages.train_decoder.stable_diffusion.checkpoint import read_configs
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.models.decoders.stylegan2.factories import make_generator
@@ -67,62 +67,62 @@ def embeddings() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     coarse = torch.rand(COUNT, 3, 4, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, size=(16, 16), mode="nearest")
 
 
-def through_autoencoder(decoder: Decoder, pictures: torch.Tensor) -> torch.Tensor:
-    """Return what is left of pictures when nothing is done to them."""
+def through_autoencoder(decoder: Decoder, images: torch.Tensor) -> torch.Tensor:
+    """Return what is left of images when nothing is done to them."""
     with torch.no_grad():
         match decoder:
             case LatentDecoder():
-                return decoder.autoencoder.decode(decoder.autoencoder.encode(pictures)).clamp(-1, 1)
+                return decoder.autoencoder.decode(decoder.autoencoder.encode(images)).clamp(-1, 1)
             case StableDiffusionDecoder():
-                return decoder.vae.decode(decoder.vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
+                return decoder.vae.decode(decoder.vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
             case _:
-                return pictures
+                return images
 
 
-def entered(decoder: Decoder, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
-    """Return what of pictures is noised, and the network; latents are brought to unit variance first."""
+def entered(decoder: Decoder, images: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
+    """Return what of images is noised, and the network; latents are brought to unit variance first."""
     with torch.no_grad():
         match decoder:
             case LatentDecoder():
-                latents = decoder.autoencoder.encode(pictures)
+                latents = decoder.autoencoder.encode(images)
                 object.__setattr__(decoder.config, "scale_factor", 1 / float(latents.std()))
                 object.__setattr__(decoder.config, "shift", float(latents.mean()))
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case StableDiffusionDecoder():
-                latents = decoder.vae.encode(pictures).latent_dist.mode()
+                latents = decoder.vae.encode(images).latent_dist.mode()
                 decoder.config.vae.update(scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean()))
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case _:
-                return pictures, decoder
+                return images, decoder
 
 
-def test_from_the_picture_itself_to_a_fresh_draw(
-    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+def test_from_the_image_itself_to_a_fresh_draw(
+    decoder: Decoder, images: torch.Tensor, embeddings: torch.Tensor
 ) -> None:
     def edited(strength: float) -> torch.Tensor:
-        return decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+        return decoder.edit(images, embeddings, SEEDS, SAMPLING, strength=strength)
 
     assert decoder.can_edit
-    torch.testing.assert_close(edited(0.0), through_autoencoder(decoder, pictures), atol=1e-5, rtol=0)
+    torch.testing.assert_close(edited(0.0), through_autoencoder(decoder, images), atol=1e-5, rtol=0)
     assert torch.equal(edited(1.0), decoder.sample(embeddings, SEEDS, SAMPLING))
 
 
 def test_the_noise_that_is_denoised_grows_with_the_strength(
-    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+    decoder: Decoder, images: torch.Tensor, embeddings: torch.Tensor
 ) -> None:
-    """Random networks draw nothing to be compared, so the first x_t is looked at: less and less of the picture."""
+    """Random networks draw nothing to be compared, so the first x_t is looked at: less and less of the image."""
     seen: list[torch.Tensor] = []
-    start, denoiser = entered(decoder, pictures)
+    start, denoiser = entered(decoder, images)
     predicted = denoiser.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     closeness = []
     for strength in (0.2, 0.4, 0.6, 0.8):
         seen.clear()
-        decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+        decoder.edit(images, embeddings, SEEDS, SAMPLING, strength=strength)
         closeness.append(float(torch.corrcoef(torch.stack([seen[0].flatten(), start.flatten()]))[0, 1]))
         assert len(seen) == math.ceil(strength * SAMPLING.num_steps)
     predicted.remove()
@@ -130,36 +130,36 @@ def test_the_noise_that_is_denoised_grows_with_the_strength(
     assert closeness[0] > 0.5 > abs(closeness[-1])
 
 
-def test_a_picture_is_edited_by_its_own_seed_alone(
-    decoder: Decoder, pictures: torch.Tensor, embeddings: torch.Tensor
+def test_an_image_is_edited_by_its_own_seed_alone(
+    decoder: Decoder, images: torch.Tensor, embeddings: torch.Tensor
 ) -> None:
-    together = decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=0.5)
-    alone = decoder.edit(pictures[3:4], embeddings[3:4], [3], SAMPLING, strength=0.5)
+    together = decoder.edit(images, embeddings, SEEDS, SAMPLING, strength=0.5)
+    alone = decoder.edit(images[3:4], embeddings[3:4], [3], SAMPLING, strength=0.5)
     torch.testing.assert_close(alone[0], together[3], atol=1e-3, rtol=0)
-    other = decoder.edit(pictures[3:4], embeddings[3:4], [4], SAMPLING, strength=0.5)
+    other = decoder.edit(images[3:4], embeddings[3:4], [4], SAMPLING, strength=0.5)
     assert (other - alone).abs().max() > 1e-3
 
 
-def test_a_denoiser_that_knows_its_picture_leaves_the_source_step_by_step(
-    pictures: torch.Tensor, embeddings: torch.Tensor
+def test_a_denoiser_that_knows_its_image_leaves_the_source_step_by_step(
+    images: torch.Tensor, embeddings: torch.Tensor
 ) -> None:
-    """With a network that is sure of another picture, the distance to the source grows with the strength."""
+    """With a network that is sure of another image, the distance to the source grows with the strength."""
     torch.manual_seed(0)
     decoder = pixel_decoder("flow").eval()
-    known = pictures.flip(0)
+    known = images.flip(0)
     decoder.register_forward_hook(lambda module, given, answer: 0.3 * known + 0.7 * given[0])
-    edits = [decoder.edit(pictures, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    moved = [float((edit - pictures).square().mean()) for edit in edits]
+    edits = [decoder.edit(images, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    moved = [float((edit - images).square().mean()) for edit in edits]
     assert moved[0] == 0
     assert moved == sorted(moved)
     assert len(set(moved)) == len(moved)
 
 
-def test_a_cascade_edits_its_small_pictures(pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+def test_a_cascade_edits_its_small_images(images: torch.Tensor, embeddings: torch.Tensor) -> None:
     torch.manual_seed(0)
     level = UpsamplerConfig(embed_dim=EMBED, from_resolution=16, resolution=32, channels=(32,), blocks_per_level=1)
     cascade = Cascade(pixel_decoder("flow"), [Upsampler(level)]).eval()
-    large = torch.nn.functional.interpolate(pictures, size=(32, 32), mode="nearest")
+    large = torch.nn.functional.interpolate(images, size=(32, 32), mode="nearest")
     assert cascade.can_edit
     kept, changed, fresh = (cascade.edit(large, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.5, 1.0))
     assert kept.shape == (COUNT, 3, 32, 32)
@@ -168,13 +168,13 @@ def test_a_cascade_edits_its_small_pictures(pictures: torch.Tensor, embeddings: 
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1])
-def test_a_strength_is_a_share(strength: float, pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+def test_a_strength_is_a_share(strength: float, images: torch.Tensor, embeddings: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=f"strength: found {strength}: expected 0 to 1"):
-        pixel_decoder("flow").edit(pictures, embeddings, SEEDS, SAMPLING, strength=strength)
+        pixel_decoder("flow").edit(images, embeddings, SEEDS, SAMPLING, strength=strength)
 
 
-def test_kinds_without_denoising_say_so(pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+def test_kinds_without_denoising_say_so(images: torch.Tensor, embeddings: torch.Tensor) -> None:
     generator = make_generator(embed_dim=EMBED)
     assert not generator.can_edit
-    with pytest.raises(ValueError, match="found kind stylegan2, which draws no picture by denoising"):
-        generator.edit(pictures, embeddings, SEEDS, SAMPLING, strength=0.5)
+    with pytest.raises(ValueError, match="found kind stylegan2, which draws no image by denoising"):
+        generator.edit(images, embeddings, SEEDS, SAMPLING, strength=0.5)

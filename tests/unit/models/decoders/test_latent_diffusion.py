@@ -1,15 +1,15 @@
-"""The latent decoder: the embedding reaches the picture, the scale reaches the loss, and nothing else does."""
+"""The latent decoder: the embedding reaches the image, the scale reaches the loss, and nothing else does."""
 
 import json
 
 import pytest
 import torch
 
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders import DecoderSampling, make_decoder
-from models.decoders.autoencoder_config import AutoencoderConfig
-from models.decoders.config import ProcessConfig
-from models.decoders.latent_config import LatentDecoderConfig, TransformerShape, UNetShape
-from models.decoders.latent_diffusion import LatentDecoder, LatentDenoiser
+from models.decoders.latent_diffusion.model import LatentDecoder, LatentDenoiser
+from models.decoders.latent_diffusion.spec import LatentDecoderConfig, TransformerShape, UNetShape
+from models.diffusion.spec import ProcessConfig
 
 UNET = UNetShape(channels=(32, 32))
 DIT = TransformerShape(num_layers=2, num_heads=2, head_dim=16, patch_size=2)
@@ -36,7 +36,7 @@ def embeddings():
 
 
 @pytest.fixture
-def draws(embeddings):
+def random_inputs(embeddings):
     generator = torch.Generator().manual_seed(2)
     return {
         "noise": torch.randn(3, 3, 8, 8, generator=generator),
@@ -48,7 +48,7 @@ def draws(embeddings):
 
 @pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
 @pytest.mark.parametrize("layout_channels", [0, 4])
-def test_another_embedding_gives_another_picture(network, layout_channels, embeddings):
+def test_another_embedding_gives_another_image(network, layout_channels, embeddings):
     decoder = make(network, layout_channels=layout_channels)
     one, other = (decoder.sample(z, [7], TWO_STEPS) for z in embeddings[:2].split(1))
     assert one.shape == (1, 3, 16, 16)
@@ -57,39 +57,39 @@ def test_another_embedding_gives_another_picture(network, layout_channels, embed
 
 
 @pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
-def test_every_weight_of_the_denoiser_learns(network, embeddings, draws):
+def test_every_weight_of_the_denoiser_learns(network, embeddings, random_inputs):
     denoiser = make(network, empty_probability=0.1).denoiser
-    denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **draws).mean().backward()
+    denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **random_inputs).mean().backward()
     assert [name for name, weight in denoiser.named_parameters() if weight.grad is None] == []
 
 
 @pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
-def test_recomputing_blocks_changes_no_gradient(network, embeddings, draws):
+def test_recomputing_blocks_changes_no_gradient(network, embeddings, random_inputs):
     latents, losses = torch.randn(3, 3, 8, 8), []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         denoiser = LatentDenoiser(make_config(network, gradient_checkpointing=checkpointing)).train()
-        loss = denoiser.loss(latents, embeddings, **draws)
+        loss = denoiser.loss(latents, embeddings, **random_inputs)
         loss.mean().backward()
         losses.append([loss.detach(), *[weight.grad for weight in denoiser.parameters()]])
     for plain, recomputed in zip(*losses, strict=True):
         torch.testing.assert_close(recomputed, plain)
 
 
-def test_latents_are_diffused_by_their_scale(embeddings, draws):
+def test_latents_are_diffused_by_their_scale(embeddings, random_inputs):
     latents = torch.randn(3, 3, 8, 8)
     plain = make().denoiser
     scaled = LatentDenoiser(make_config(scale_factor=0.5, shift=3.0)).eval()
     scaled.load_state_dict(plain.state_dict())
     torch.testing.assert_close(
-        scaled.loss(latents / 0.5 + 3.0, embeddings, **draws), plain.loss(latents, embeddings, **draws)
+        scaled.loss(latents / 0.5 + 3.0, embeddings, **random_inputs), plain.loss(latents, embeddings, **random_inputs)
     )
     torch.testing.assert_close(scaled.from_noise(scaled.to_noise(latents)), latents)
     torch.testing.assert_close(scaled.from_noise(latents), latents / 0.5 + 3.0)
 
 
 @pytest.mark.parametrize("path", ["flow", "ddpm"])
-def test_drawn_latents_are_not_bounded_as_pixels_are(path, embeddings):
+def test_generated_latents_are_not_bounded_as_pixels_are(path, embeddings):
     denoiser = make(process=ProcessConfig(path=path)).denoiser
     with torch.no_grad():
         for weight in denoiser.network.unet.conv_out.parameters():
@@ -99,7 +99,7 @@ def test_drawn_latents_are_not_bounded_as_pixels_are(path, embeddings):
 
 @pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
-def test_a_picture_does_not_depend_on_its_batch(network, embeddings, guidance_scale):
+def test_an_image_does_not_depend_on_its_batch(network, embeddings, guidance_scale):
     decoder, sampling = make(network), DecoderSampling(num_steps=3, guidance_scale=guidance_scale)
     together = decoder.sample(embeddings, [5, 6, 7], sampling)
     alone = decoder.sample(embeddings[1:2], [6], sampling)
@@ -123,9 +123,9 @@ def test_a_saved_decoder_gives_the_same_bits(network, kind, embeddings):
     assert torch.equal(copy.sample(embeddings, [1, 2, 3], TWO_STEPS), decoder.sample(embeddings, [1, 2, 3], TWO_STEPS))
 
 
-def test_it_trains_in_bfloat16_autocast(embeddings, draws):
+def test_it_trains_in_bfloat16_autocast(embeddings, random_inputs):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = make().denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **draws)
+        loss = make().denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **random_inputs)
     assert loss.dtype == torch.float32
     assert loss.isfinite().all()
 

@@ -5,8 +5,9 @@ import torch
 
 from models.decoders import DecoderSampling
 from models.decoders import make_decoder as decoder_from
-from models.decoders.config import PixelDecoderConfig, ProcessConfig
-from models.decoders.pixel_diffusion import PixelDecoder
+from models.decoders.pixel_diffusion.model import PixelDecoder
+from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.diffusion.spec import ProcessConfig
 
 
 def make_decoder(**fields):
@@ -16,7 +17,7 @@ def make_decoder(**fields):
     return PixelDecoder(PixelDecoderConfig(**(small | fields))).eval()
 
 
-def draws(count, seed=0, **given):
+def random_inputs(count, seed=0, **given):
     generator = torch.Generator().manual_seed(seed)
     made = {
         "noise": torch.randn(count, 3, 16, 16, generator=generator),
@@ -45,7 +46,7 @@ def embeddings():
 @pytest.mark.parametrize("fields", [{}, {"layout_channels": 0}, {"attention_levels": 2, "blocks_per_level": 2}])
 def test_loss_and_sample_have_the_right_shapes(process, fields, embeddings):
     decoder = make_decoder(process=process, **fields)
-    loss = decoder.loss(torch.zeros(3, 3, 16, 16), embeddings, **draws(3))
+    loss = decoder.loss(torch.zeros(3, 3, 16, 16), embeddings, **random_inputs(3))
     assert loss.shape == (3,)
     assert loss.isfinite().all()
     images = sample(decoder, embeddings, [1, 2, 3], num_steps=2)
@@ -56,7 +57,7 @@ def test_loss_and_sample_have_the_right_shapes(process, fields, embeddings):
 def test_every_weight_learns_from_the_loss(embeddings):
     decoder = make_decoder(attention_levels=1, empty_probability=0.5)
     decoder.loss(
-        torch.rand(3, 3, 16, 16), embeddings, **draws(3, dropout=torch.tensor([0.1, 0.9, 0.9]))
+        torch.rand(3, 3, 16, 16), embeddings, **random_inputs(3, dropout=torch.tensor([0.1, 0.9, 0.9]))
     ).mean().backward()
     assert [name for name, weight in decoder.named_parameters() if weight.grad is None] == []
 
@@ -84,7 +85,7 @@ def test_embedding_noise_blurs_the_condition_in_training_only(embeddings):
     images = torch.rand(3, 3, 16, 16)
     decoder = make_decoder(embedding_noise=0.5, empty_probability=0.0)
     first, second = (
-        decoder.loss(images, embeddings, **draws(3, blur=torch.full((3, 12), blur))) for blur in (0.0, 1.0)
+        decoder.loss(images, embeddings, **random_inputs(3, blur=torch.full((3, 12), blur))) for blur in (0.0, 1.0)
     )
     assert not torch.equal(first, second)
     samples = [sample(decoder, embeddings, [0, 1, 2], num_steps=2) for _ in range(2)]
@@ -92,21 +93,21 @@ def test_embedding_noise_blurs_the_condition_in_training_only(embeddings):
 
 
 @pytest.mark.parametrize("layout_channels", [0, 4])
-def test_another_embedding_gives_another_picture(layout_channels, embeddings):
+def test_another_embedding_gives_another_image(layout_channels, embeddings):
     decoder = make_decoder(layout_channels=layout_channels)
     one, other = (sample(decoder, z, [7], num_steps=2) for z in embeddings[:2].split(1))
     assert (one - other).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
-def test_a_picture_does_not_depend_on_its_batch(decoder, embeddings, guidance_scale):
+def test_an_image_does_not_depend_on_its_batch(decoder, embeddings, guidance_scale):
     together = sample(decoder, embeddings, [5, 6, 7], num_steps=3, guidance_scale=guidance_scale)
     for row, seed in enumerate([5, 6, 7]):
         alone = sample(decoder, embeddings[row : row + 1], [seed], num_steps=3, guidance_scale=guidance_scale)
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=0)
 
 
-def test_another_seed_gives_another_picture(decoder, embeddings):
+def test_another_seed_gives_another_image(decoder, embeddings):
     first, again, other = (sample(decoder, embeddings[:1], [seed], num_steps=2) for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -150,7 +151,7 @@ def test_weights_and_statistics_round_trip(decoder, embeddings):
 
 def test_it_trains_in_bfloat16_autocast(decoder, embeddings):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = decoder.loss(torch.rand(3, 3, 16, 16), embeddings, **draws(3))
+        loss = decoder.loss(torch.rand(3, 3, 16, 16), embeddings, **random_inputs(3))
     assert loss.dtype == torch.float32
     assert loss.isfinite().all()
 
@@ -159,7 +160,7 @@ def test_gradient_checkpointing_changes_no_gradient(embeddings):
     gradients = []
     for checkpointing in (False, True):
         decoder = make_decoder(gradient_checkpointing=checkpointing).train()
-        decoder.loss(torch.zeros(3, 3, 16, 16), embeddings, **draws(3)).mean().backward()
+        decoder.loss(torch.zeros(3, 3, 16, 16), embeddings, **random_inputs(3)).mean().backward()
         gradients.append(decoder.conditioner.tokens.weight.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)

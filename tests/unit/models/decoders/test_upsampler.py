@@ -1,14 +1,15 @@
-"""Super-resolution: what the model is told reaches the picture, crops agree with wholes, noise is of its deviation."""
+"""Super-resolution: what the model is told reaches the image, crops agree with wholes, noise is of its deviation."""
 
 import pytest
 import torch
 
 from models.decoders import DecoderSampling
 from models.decoders.cascade import Cascade, CascadeConfig, level_seed
-from models.decoders.config import PixelDecoderConfig, ProcessConfig
-from models.decoders.pixel_diffusion import PixelDecoder
-from models.decoders.upsampler import Upsampler, augment
-from models.decoders.upsampler_config import UpsamplerConfig
+from models.decoders.pixel_diffusion.model import PixelDecoder
+from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.decoders.upsampler.model import Upsampler, augment
+from models.decoders.upsampler.spec import UpsamplerConfig
+from models.diffusion.spec import ProcessConfig
 
 DIM = 6
 
@@ -25,7 +26,7 @@ def make_base():
     return PixelDecoder(PixelDecoderConfig(embed_dim=DIM, resolution=8, **fields)).eval()
 
 
-def draws(count, side=16, **given):
+def random_inputs(count, side=16, **given):
     generator = torch.Generator().manual_seed(0)
     made = {
         "noise": torch.randn(count, 3, side, side, generator=generator),
@@ -53,13 +54,13 @@ def small():
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def test_noise_augmentation_has_the_told_deviation_and_keeps_the_variance():
+def test_noise_augmentation_has_the_reported_std_and_keeps_the_variance():
     generator = torch.Generator().manual_seed(0)
-    pictures, noise = (torch.randn(3, 3, 96, 96, generator=generator) for _ in range(2))
+    images, noise = (torch.randn(3, 3, 96, 96, generator=generator) for _ in range(2))
     sigma = torch.tensor([0.0, 0.3, 0.8])
-    noisy = augment(pictures, noise, sigma)
-    assert torch.equal(noisy[0], pictures[0])
-    rest = noisy - (1 - sigma.square()).sqrt()[:, None, None, None] * pictures
+    noisy = augment(images, noise, sigma)
+    assert torch.equal(noisy[0], images[0])
+    rest = noisy - (1 - sigma.square()).sqrt()[:, None, None, None] * images
     torch.testing.assert_close(rest.std(dim=(1, 2, 3)), sigma, atol=0.01, rtol=0)
     torch.testing.assert_close(noisy.var(dim=(1, 2, 3)), torch.ones(3), atol=0.05, rtol=0)
 
@@ -67,34 +68,36 @@ def test_noise_augmentation_has_the_told_deviation_and_keeps_the_variance():
 @pytest.mark.parametrize("process", [ProcessConfig(), ProcessConfig(path="ddpm", target="velocity")])
 def test_every_weight_learns_from_the_loss(process, small, embeddings):
     upsampler = make_upsampler(process=process, embedding_noise=0.1)
-    loss = upsampler.loss(torch.rand(2, 3, 16, 16), small, embeddings, draws(2))
+    loss = upsampler.loss(torch.rand(2, 3, 16, 16), small, embeddings, random_inputs(2))
     assert loss.shape == (2,)
     loss.mean().backward()
     assert [name for name, weight in upsampler.named_parameters() if weight.grad is None] == []
 
 
 def test_training_takes_crops(upsampler, embeddings):
-    loss = upsampler.loss(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4), embeddings, draws(2, side=8))
+    loss = upsampler.loss(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4), embeddings, random_inputs(2, side=8))
     assert loss.isfinite().all()
 
 
-def test_the_noise_of_the_small_picture_is_bounded_and_told(upsampler, small, embeddings):
+def test_the_noise_of_the_small_image_is_bounded_and_reported(upsampler, small, embeddings):
     images = torch.rand(2, 3, 16, 16)
 
     def loss(augmentation, noise):
-        given = draws(2, augmentation=torch.full((2,), augmentation), small_noise=torch.full((2, 3, 8, 8), noise))
+        given = random_inputs(
+            2, augmentation=torch.full((2,), augmentation), small_noise=torch.full((2, 3, 8, 8), noise)
+        )
         return upsampler.loss(images, small, embeddings, given)
 
     assert torch.equal(loss(0.0, 1.0), loss(0.0, 5.0))
     assert not torch.equal(loss(0.5, 1.0), loss(0.5, 5.0))
     still = make_upsampler(max_noise=0.0)
-    given = [draws(2, small_noise=torch.full((2, 3, 8, 8), noise)) for noise in (0.0, 9.0)]
+    given = [random_inputs(2, small_noise=torch.full((2, 3, 8, 8), noise)) for noise in (0.0, 9.0)]
     assert torch.equal(*(still.loss(images, small, embeddings, one) for one in given))
     told = [upsampler(images, torch.zeros(2), small, torch.full((2,), sigma), embeddings) for sigma in (0.0, 0.4)]
     assert (told[0] - told[1]).abs().max() > 1e-4
 
 
-def test_small_picture_embedding_and_seed_reach_the_large_one(upsampler, small, embeddings):
+def test_small_image_embedding_and_seed_reach_the_large_one(upsampler, small, embeddings):
     sampling = DecoderSampling(num_steps=2, guidance_scale=2.0, noise_augmentation=0.2)
     first = upsampler.sample(small, embeddings, [1, 2], sampling)
     assert first.shape == (2, 3, 16, 16)
@@ -115,12 +118,12 @@ def test_a_cascade_joins_what_was_trained_apart(upsampler, embeddings):
     cascade = Cascade(base, [upsampler, top])
     assert (cascade.config.resolution, cascade.config.embed_dim) == (32, DIM)
     sampling = DecoderSampling(num_steps=2, upsampling_steps=1)
-    pictures = cascade.sample(embeddings, [4, 5], sampling)
-    assert pictures.shape == (2, 3, 32, 32)
+    images = cascade.sample(embeddings, [4, 5], sampling)
+    assert images.shape == (2, 3, 32, 32)
     expected = base.sample(embeddings, [4, 5], sampling)
     expected = upsampler.sample(expected, embeddings, [level_seed(seed, 1) for seed in (4, 5)], sampling)
     expected = top.sample(expected, embeddings, [level_seed(seed, 2) for seed in (4, 5)], sampling)
-    assert torch.equal(pictures, expected)
+    assert torch.equal(images, expected)
     assert len({level_seed(seed, level) for seed in range(50) for level in (1, 2)}) == 100
 
 

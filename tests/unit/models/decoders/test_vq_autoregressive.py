@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders import DecoderSampling, make_decoder
-from models.decoders.autoencoder_config import AutoencoderConfig
-from models.decoders.vq_autoregressive import VQDecoder, draw_codes, settings_of
-from models.decoders.vq_config import VQDecoderConfig
+from models.decoders.vq_autoregressive.model import VQDecoder, sample_codes, settings_of
+from models.decoders.vq_autoregressive.spec import VQDecoderConfig
 from models.priors.blocks import KeyValueCache
 
 PLAIN = DecoderSampling()
@@ -85,16 +85,16 @@ def test_another_text_changes_every_place_and_may_be_the_only_condition(embeddin
     )
 
 
-def test_pictures_are_those_of_the_drawn_codes(embeddings):
+def test_images_are_those_of_the_generated_codes(embeddings):
     decoder = make()
     codes = decoder.sample_codes(embeddings, [1, 2, 3], PLAIN)
-    pictures = decoder.sample(embeddings, [1, 2, 3], PLAIN)
-    assert pictures.shape == (3, 3, 16, 16)
-    assert torch.equal(pictures, decoder.autoencoder.decode_codes(codes.view(3, 4, 4)).clamp(-1, 1))
+    images = decoder.sample(embeddings, [1, 2, 3], PLAIN)
+    assert images.shape == (3, 3, 16, 16)
+    assert torch.equal(images, decoder.autoencoder.decode_codes(codes.view(3, 4, 4)).clamp(-1, 1))
 
 
 @pytest.mark.parametrize("sampling", [PLAIN, DecoderSampling(guidance_scale=2.0, temperature=0.7, top_k=4)])
-def test_a_picture_does_not_depend_on_its_batch(sampling, embeddings):
+def test_an_image_does_not_depend_on_its_batch(sampling, embeddings):
     decoder = make()
     together = decoder.sample_codes(embeddings, [5, 6, 7], sampling)
     assert torch.equal(decoder.sample_codes(embeddings[1:2], [6], sampling)[0], together[1])
@@ -117,15 +117,15 @@ def test_guidance_moves_the_logits_away_from_those_without_condition(embeddings)
     assert not torch.equal(plain, guided)
 
 
-def test_codes_are_drawn_as_often_as_their_share():
+def test_codes_are_generated_as_often_as_their_share():
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(4000, 4)
     uniform = (torch.arange(4000) + 0.5) / 4000
-    counts = torch.bincount(draw_codes(logits, uniform, PLAIN), minlength=4)
+    counts = torch.bincount(sample_codes(logits, uniform, PLAIN), minlength=4)
     assert (counts - torch.tensor([400, 800, 1200, 1600])).abs().max() <= 1
-    kept = torch.bincount(draw_codes(logits, uniform, DecoderSampling(top_k=2)), minlength=4)
+    kept = torch.bincount(sample_codes(logits, uniform, DecoderSampling(top_k=2)), minlength=4)
     assert kept[:2].sum() == 0
     assert abs(kept[3].item() - 4000 * 4 / 7) <= 1
-    cold = draw_codes(logits, uniform, DecoderSampling(temperature=0.01))
+    cold = sample_codes(logits, uniform, DecoderSampling(temperature=0.01))
     assert (cold == 3).all()
 
 
@@ -163,8 +163,8 @@ def test_rows_without_a_caption_may_hold_no_numbers(embeddings):
 
 def test_every_weight_learns(embeddings):
     decoder = make()
-    draws = {"blur": torch.zeros(3, 12), "dropout": torch.tensor([0.0, 0.5, 0.9])}
-    decoder.transformer.loss(some_codes(), embeddings, **draws)["loss"].mean().backward()
+    random_inputs = {"blur": torch.zeros(3, 12), "dropout": torch.tensor([0.0, 0.5, 0.9])}
+    decoder.transformer.loss(some_codes(), embeddings, **random_inputs)["loss"].mean().backward()
     assert [name for name, weight in decoder.transformer.named_parameters() if weight.grad is None] == []
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models.priors.autoregressive import AutoregressivePrior, ComponentBuckets
-from models.priors.config import AutoregressivePriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.spec import AutoregressivePriorSettings, PriorSampling, TextStateSettings, TransformerSettings
 from models.priors.text import TextFeatures, TextStates
-from models.priors.training import training_batch, training_draws
+from models.priors.training import training_batch, training_random_inputs
 
 DIM, COMPONENTS, BUCKETS, ROWS = 6, 4, 32, 200
 NETWORK = TransformerSettings(32, 2, 2, text_states={"t5": TextStateSettings(5, 4)})
@@ -51,15 +51,15 @@ def part_of(text: TextFeatures, rows: slice) -> TextFeatures:
 
 
 def loss_of(prior: AutoregressivePrior, image: Tensor, text: TextFeatures, dropout: float = 0.0) -> Tensor:
-    draws = training_draws(prior.settings, range(len(text)), text_dropout=dropout)
-    return prior(training_batch(image, text, draws))["loss"]
+    random_inputs = training_random_inputs(prior.settings, range(len(text)), text_dropout=dropout)
+    return prior(training_batch(image, text, random_inputs))["loss"]
 
 
 def test_components_are_the_singular_vectors_in_order() -> None:
     image = make_images().double()
     buckets = make_buckets()
     _, singular, vectors = torch.linalg.svd(image - image.mean(0))
-    assert_close(buckets.deviations, singular[:COMPONENTS] / ROWS**0.5, rtol=1e-9, atol=0)
+    assert_close(buckets.stds, singular[:COMPONENTS] / ROWS**0.5, rtol=1e-9, atol=0)
     alike = (buckets.directions * vectors[:COMPONENTS]).sum(1).abs()
     assert_close(alike, torch.ones(COMPONENTS, dtype=torch.float64), rtol=0, atol=1e-9)
     assert (buckets.directions.gather(1, buckets.directions.abs().argmax(1, keepdim=True)) > 0).all()
@@ -67,9 +67,9 @@ def test_components_are_the_singular_vectors_in_order() -> None:
 
 def test_nothing_beyond_half_a_bucket_is_lost_inside_the_range() -> None:
     image, buckets = make_images(), make_buckets(DIM)
-    inside = ((image.double() - buckets.mean) @ buckets.directions.T).abs() <= 4 * buckets.deviations
+    inside = ((image.double() - buckets.mean) @ buckets.directions.T).abs() <= 4 * buckets.stds
     error = (buckets.decode(buckets.encode(image)) - image).double() @ buckets.directions.T
-    half = 4 * buckets.deviations / BUCKETS
+    half = 4 * buckets.stds / BUCKETS
     assert inside.float().mean() > 0.99
     assert ((error.abs() <= half + 1e-5) | ~inside).all()
     assert (error.abs() > half / 2).float().mean() > 0.25  # the bound is no accident of finer buckets
@@ -154,9 +154,11 @@ def trained(
     prior.measure(image, text.embedding)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=3e-3)
     for step in range(steps):
-        draws = training_draws(settings, [step * len(text) + row for row in range(len(text))], text_dropout=0.2)
+        random_inputs = training_random_inputs(
+            settings, [step * len(text) + row for row in range(len(text))], text_dropout=0.2
+        )
         optimizer.zero_grad()
-        prior(training_batch(image, text, draws))["loss"].mean().backward()
+        prior(training_batch(image, text, random_inputs))["loss"].mean().backward()
         optimizer.step()
     return prior.eval()
 
@@ -165,18 +167,18 @@ def test_samples_have_the_distribution_of_what_was_learned() -> None:
     """Two captions; the first coordinate of an image is 2 or -2, whatever the caption, the second mostly tells it."""
     first, second, first_axis, other_axis = torch.eye(DIM)[[0, 1, 0, 2]]
     signs = [(x, y) for x in (1, -1) for y in (1, 1, 1, -1)]
-    image = torch.stack([2 * x * first + y * way * second for way in (1, -1) for x, y in signs])
+    image = torch.stack([2 * x * first + y * trajectory * second for trajectory in (1, -1) for x, y in signs])
     captions = 3 * torch.stack([first_axis] * len(signs) + [other_axis] * len(signs))
     settings = replace(SETTINGS, num_components=2, network=TransformerSettings(32, 2, 2))
     prior = trained(image.repeat(4, 1), TextFeatures(captions.repeat(4, 1)), settings, steps=200)
     text, seeds = TextFeatures(captions[[0, -1]].repeat(300, 1)), range(600)
     half_bucket = 4 * 2 / BUCKETS
-    for scale, share in ((1.0, 3 / 4), (3.0, 27 / 28)):  # p^3 / q^2, q = 1/2 without caption: 3^3 to 1
-        drawn = prior.sample(text, seeds, PriorSampling(guidance_scale=scale)).unflatten(0, (300, 2))
-        told = (drawn[:, :, 1] * torch.tensor([1, -1]) > 0).float().mean(0)
-        assert (told - share).abs().max() < 0.1
-        assert ((drawn[:, :, 0].abs() - 2).abs() <= half_bucket + 0.05).float().mean() > 0.95
-        positive = (drawn[:, :, 0] > 0).float().mean(0)
+    for scale, fraction in ((1.0, 3 / 4), (3.0, 27 / 28)):  # p^3 / q^2, q = 1/2 without caption: 3^3 to 1
+        generated = prior.sample(text, seeds, PriorSampling(guidance_scale=scale)).unflatten(0, (300, 2))
+        told = (generated[:, :, 1] * torch.tensor([1, -1]) > 0).float().mean(0)
+        assert (told - fraction).abs().max() < 0.1
+        assert ((generated[:, :, 0].abs() - 2).abs() <= half_bucket + 0.05).float().mean() > 0.95
+        positive = (generated[:, :, 0] > 0).float().mean(0)
         assert positive[0] > 0.95  # there it makes caption and image alike, of which the better half is asked for
         assert 0.2 < positive[1] < 0.8  # here it does not
 
@@ -221,7 +223,7 @@ def test_equal_rows_leave_finite_ranges() -> None:
     buckets = ComponentBuckets(DIM, COMPONENTS, BUCKETS)
     image = torch.full((20, DIM), 3.0)
     buckets.measure(image)
-    assert buckets.deviations.min() > 0
+    assert buckets.stds.min() > 0
     assert buckets.decode(buckets.encode(image)).isfinite().all()
 
 
@@ -230,4 +232,4 @@ def test_statistics_keep_their_precision_and_travel_in_the_state() -> None:
     assert prior.components.directions.dtype == torch.float64
     other = AutoregressivePrior(SETTINGS)
     other.load_state_dict(make_prior().state_dict())
-    assert_close(other.components.deviations, prior.components.deviations, rtol=0, atol=0)
+    assert_close(other.components.stds, prior.components.stds, rtol=0, atol=0)

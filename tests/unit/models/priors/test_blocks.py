@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models.priors.blocks import CausalTransformer, KeyValueCache
-from models.priors.config import TransformerSettings
+from models.priors.spec import TransformerSettings
 
 SETTINGS = TransformerSettings(width=16, num_layers=3, num_heads=2)
 BATCH, COUNT = 3, 7
@@ -77,7 +77,7 @@ def test_one_block_is_the_formula() -> None:
 @pytest.mark.parametrize("answers", [1, 3, COUNT])
 def test_last_answers_are_the_tail_of_all(answers: int, visible: Tensor | None) -> None:
     body, tokens = make_body(), make_tokens()
-    few = body(tokens, visible, num_answers=answers)
+    few = body(tokens, visible, num_outputs=answers)
     assert_close(few, body(tokens, visible)[:, -answers:])
 
 
@@ -97,7 +97,7 @@ def test_reading_in_pieces_is_reading_at_once(pieces: list[int], visible: Tensor
 def test_tokens_that_are_not_kept_leave_no_trace() -> None:
     body, tokens = make_body(), make_tokens()
     cache = KeyValueCache(SETTINGS, BATCH, COUNT, tokens)
-    assert body(tokens[:, :4], cache=cache, num_answers=0).shape == (BATCH, 0, SETTINGS.width)
+    assert body(tokens[:, :4], cache=cache, num_outputs=0).shape == (BATCH, 0, SETTINGS.width)
     cache.keep(4)
     first = body(tokens[:, 4:], cache=cache)
     body(tokens[:, 4:] * 2, torch.zeros(BATCH, 3, dtype=torch.bool), cache)
@@ -115,11 +115,11 @@ def test_rows_of_two_caches_below_each_other(visible: Tensor, shorter: int) -> N
     for rows, first in ((slice(0, 2), 0), (slice(2, 3), shorter)):
         cache = KeyValueCache(SETTINGS, len(tokens[rows]), COUNT, tokens)
         seen = visible[rows, first:5]
-        body(tokens[rows, first:5], None if seen.all() else seen, cache, num_answers=0)
+        body(tokens[rows, first:5], None if seen.all() else seen, cache, num_outputs=0)
         cache.keep(5 - first)
         caches.append(cache)
         answers.append(body(tokens[rows, first:], visible[rows, first:])[:, 5 - first :])
-    joined = caches[0].followed_by(caches[1], 2)
+    joined = caches[0].upstream_of(caches[1], 2)
     order = [0, 1, 2, 2]
     assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*answers, answers[1]]))
 
@@ -148,7 +148,7 @@ def test_checkpointing_gives_the_same_gradients_for_a_second_pass() -> None:
         body = make_body(replace(SETTINGS, gradient_checkpointing=checkpointing)).train()
         calls: list[None] = []
         body.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
-        body(make_tokens(), make_visible(), num_answers=1).square().sum().backward()
+        body(make_tokens(), make_visible(), num_outputs=1).square().sum().backward()
         gradients.append([parameter.grad for parameter in body.parameters()])
         passes.append(len(calls))
     assert passes == [1, 2]

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from models.priors import IdentityPriorSettings, PriorSampling, TextFeatures, make_prior, training_batch, training_draws
+from models.priors import (
+    IdentityPriorSettings,
+    PriorSampling,
+    TextFeatures,
+    make_prior,
+    training_batch,
+    training_random_inputs,
+)
 
 SETTINGS = IdentityPriorSettings(4)
 
@@ -20,8 +27,8 @@ def test_it_answers_with_the_text_embedding() -> None:
 def test_its_loss_is_the_cosine_distance() -> None:
     image = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]])
     text = torch.tensor([[3.0, 0, 0, 0], [0, 0, 2, 0], [-1, 0, 0, 0]])
-    draws = training_draws(SETTINGS, [1, 2, 3], text_dropout=0.1)
-    loss = make_prior(SETTINGS)(training_batch(image, TextFeatures(text), draws))["loss"]
+    random_inputs = training_random_inputs(SETTINGS, [1, 2, 3], text_dropout=0.1)
+    loss = make_prior(SETTINGS)(training_batch(image, TextFeatures(text), random_inputs))["loss"]
     torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 2.0]))
 
 

@@ -5,8 +5,8 @@ import typing
 import pytest
 import torch
 
-from models.priors.config import TextStateSettings
 from models.priors.sizes import NetworkSize, settings_of_size
+from models.priors.spec import TextStateSettings
 from models.priors.transformer import PriorTransformer
 
 EMBED_DIM, T5 = 1536, {"t5": TextStateSettings(1024, 80)}

@@ -11,7 +11,7 @@ from models.priors import (
     TextFeatures,
     TextStates,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
 from models.priors.training import text_of
 
@@ -21,8 +21,8 @@ LEARNABLE = DiffusionPriorSettings("shifted", 8, 4, learnable=True)
 
 @pytest.mark.parametrize("settings", [DIFFUSION, LEARNABLE, AutoregressivePriorSettings(8, 4)])
 def test_draws_belong_to_their_seed(settings: PriorSettings) -> None:
-    together = training_draws(settings, [5, 6, 7], text_dropout=0.5)
-    alone = training_draws(settings, [7, 5], text_dropout=0.5)
+    together = training_random_inputs(settings, [5, 6, 7], text_dropout=0.5)
+    alone = training_random_inputs(settings, [7, 5], text_dropout=0.5)
     assert together.keys() == alone.keys()
     for name, values in together.items():
         assert torch.equal(values[[2, 0]], alone[name])
@@ -35,24 +35,24 @@ def test_draws_belong_to_their_seed(settings: PriorSettings) -> None:
 
 
 def test_draws_have_their_distributions() -> None:
-    draws = training_draws(DIFFUSION, range(4000), text_dropout=0.1)
-    assert draws["time"].min() >= 1
-    assert draws["time"].max() <= 1000
-    assert abs(float(draws["time"].double().mean()) - 500.5) < 5 * 289 / 4000**0.5
-    assert abs(float(draws["drop_text"].double().mean()) - 0.1) < 5 * 0.3 / 4000**0.5
-    assert abs(float(draws["noise"].std()) - 1) < 0.03
-    few = training_draws(DIFFUSION, range(4), text_dropout=0.1)
-    assert torch.equal(training_draws(LEARNABLE, range(4), text_dropout=0.1)["noise"], few["noise"])
+    random_inputs = training_random_inputs(DIFFUSION, range(4000), text_dropout=0.1)
+    assert random_inputs["time"].min() >= 1
+    assert random_inputs["time"].max() <= 1000
+    assert abs(float(random_inputs["time"].double().mean()) - 500.5) < 5 * 289 / 4000**0.5
+    assert abs(float(random_inputs["drop_text"].double().mean()) - 0.1) < 5 * 0.3 / 4000**0.5
+    assert abs(float(random_inputs["noise"].std()) - 1) < 0.03
+    few = training_random_inputs(DIFFUSION, range(4), text_dropout=0.1)
+    assert torch.equal(training_random_inputs(LEARNABLE, range(4), text_dropout=0.1)["noise"], few["noise"])
 
 
 def test_every_prior_draws_what_it_needs() -> None:
     def names(settings: PriorSettings) -> set[str]:
-        return set(training_draws(settings, [1], text_dropout=0.1))
+        return set(training_random_inputs(settings, [1], text_dropout=0.1))
 
     assert names(IdentityPriorSettings(8)) == set()
     assert names(DIFFUSION) == {"drop_text", "time", "noise"}
     assert names(LEARNABLE) == {"drop_text", "time", "noise", "bank_noise"}
-    assert training_draws(LEARNABLE, [1, 2], text_dropout=0.1)["bank_noise"].shape == (2, 16, 8)
+    assert training_random_inputs(LEARNABLE, [1, 2], text_dropout=0.1)["bank_noise"].shape == (2, 16, 8)
 
 
 def test_a_batch_gives_its_captions_back() -> None:

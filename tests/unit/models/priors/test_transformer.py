@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.priors.config import TextStateSettings, TransformerSettings
+from models.priors.spec import TextStateSettings, TransformerSettings
 from models.priors.text import TextFeatures, TextStates
 from models.priors.transformer import PriorTransformer
 
@@ -112,7 +112,7 @@ def test_no_work_is_done_for_places_that_nobody_fills() -> None:
 
 
 @pytest.mark.parametrize("part", ["noisy", "time", "gaussian", "t5", "clip", "embedding"])
-def test_everything_that_is_told_counts(part: str) -> None:
+def test_everything_that_is_reported_counts(part: str) -> None:
     network, text, (noisy, time, index) = make_network(STATES), make_text(FULL), make_inputs()
     before = network(noisy, time, index, text, KEEP)
     if part in STATES:

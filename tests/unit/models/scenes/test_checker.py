@@ -1,4 +1,4 @@
-"""The checker: right on true pictures, at chance on noise, and not fooled by a wrong caption."""
+"""The checker: right on true images, at chance on noise, and not fooled by a wrong caption."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ def jpeg_round_trip(images):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("damage", [torch.clone, jpeg_round_trip])
-def test_true_pictures_are_read_right(checker, domain, damage):
+def test_true_images_are_read_right(checker, domain, damage):
     scenes = make_scenes(240, seed=7, domain=domain, split="clip")
     right = checker.matches(damage(render_scenes(scenes)), scenes)
     for attribute, hits in right.items():
@@ -59,7 +59,7 @@ def test_noise_is_read_at_chance_and_with_a_low_fit(checker):
     assert checker.check(render_scenes(scenes)).fit.min() > 0.85
 
 
-def test_a_wrong_caption_is_judged_wrong(checker):
+def test_a_wrong_caption_is_evaluated_wrong(checker):
     scenes = make_scenes(96, seed=10)
     images = render_scenes(scenes)
     for attribute, other in {"shape": SHAPES, "color": tuple(COLORS)}.items():
@@ -68,18 +68,18 @@ def test_a_wrong_caption_is_judged_wrong(checker):
         assert not checker.matches(images, wrong)[attribute].any()
 
 
-def test_captions_can_be_judged_by_their_words(checker):
+def test_captions_can_be_evaluated_by_their_words(checker):
     (scene,) = make_scenes(1, seed=11)
     reading = checker.check(render_scenes([scene]))
     assert all(reading.words(name) == [word] for name, word in read_caption("a " + scene.color).items())
     assert reading.words("shape") == [scene.shape]
 
 
-def test_blank_pictures_are_read_without_failing(checker):
+def test_blank_images_are_read_without_failing(checker):
     reading = checker.check(torch.full((2, 64, 64, 3), 128, dtype=torch.uint8))
     assert reading.fit.tolist() == [0.0, 0.0]
 
 
-def test_pictures_of_another_size_are_refused(checker):
+def test_images_of_another_size_are_refused(checker):
     with pytest.raises(ValueError, match=r"\(32, 32, 3\): expected \(64, 64, 3\)"):
         checker.check(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""Rendering: the same pixels every time, and different pictures of one combination."""
+"""Rendering: the same pixels every time, and different images of one combination."""
 
 from dataclasses import replace
 
@@ -16,13 +16,13 @@ def test_rendering_is_deterministic_and_independent_of_the_batch():
     assert torch.equal(images, alone)
 
 
-def test_jitter_tells_apart_pictures_of_one_combination():
+def test_jitter_tells_apart_images_of_one_combination():
     scene = Scene("star", "red", "large", "center", "white")
     images = render_scenes([scene, replace(scene, jitter_seed=1)])
     assert not torch.equal(images[0], images[1])
 
 
-def test_resolution_changes_the_sampling_but_not_the_picture():
+def test_resolution_changes_the_sampling_but_not_the_image():
     scenes = make_scenes(8, seed=4)
     coarse = render_scenes(scenes, 32).float()
     fine = render_scenes(scenes, 128).float()

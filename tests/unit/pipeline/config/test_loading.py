@@ -68,12 +68,12 @@ def test_a_section_may_differ_from_the_shared_one() -> None:
         ("clip.models.7.path=x", r"'7' is not an index of this list; allowed: 0 to 0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_told(override: str, words: str) -> None:
+def test_what_cannot_be_used_is_reported(override: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load_config(QUICKSTART, [override])
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_fault_is_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         load_config(QUICKSTART, ["fit_gaussians.num_gaussians=many", "generate.sed=1"])
     assert len(str(caught.value).splitlines()) == 2
@@ -90,11 +90,11 @@ def test_every_fault_is_told_at_once() -> None:
         ("name: x\n", "no stage has a section"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told(text: str, words: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_reported(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         load_config(_write(tmp_path, "child.yaml", text))
 
 
-def test_a_missing_file_is_told() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(UsageError, match=r"nowhere\.yaml: no such file"):
         load_config("nowhere.yaml")

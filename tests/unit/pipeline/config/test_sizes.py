@@ -1,4 +1,4 @@
-"""Sizes of pictures that do not go together are refused before anything starts."""
+"""Sizes of images that do not go together are refused before anything starts."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ CASCADE = Path(__file__).resolve().parents[4] / "configs" / "decoders" / "pixel_
         (["train_decoder.process.target=noise"], r"ProcessConfig\.target: found 'noise': expected one of sample"),
     ],
 )
-def test_what_does_not_fit_is_told(overrides: list[str], words: str) -> None:
+def test_what_does_not_fit_is_reported(overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load_config(CASCADE, overrides)
 
 
 @pytest.mark.parametrize("word", ["no", "'no'"])
-def test_pictures_that_are_not_resized_may_be_of_any_size(word: str) -> None:
+def test_images_that_are_not_resized_may_be_of_any_size(word: str) -> None:
     config = load_config(CASCADE, ["download_shards.image_size=32", f"download_shards.resize_mode={word}"])
     assert config.download_shards is not None
     assert config.download_shards.resize_mode == "no"

@@ -25,7 +25,7 @@ def test_options_travel_as_fsspec_reads_them():
         ({"s3": {"endpoint_url": "http://me:hidden@store:9000"}}, "s3.endpoint_url"),
     ],
 )
-def test_credentials_are_refused_without_being_told(options, key):
+def test_credentials_are_refused_without_being_reported(options, key):
     with pytest.raises(ValueError, match=rf"{key}: credentials are not allowed here.*AWS_ACCESS_KEY_ID") as caught:
         StorageConfig(options=options)
     assert "hidden" not in str(caught.value.errors()[0]["msg"])

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UsageError
-from pipeline.generation.draw import generate_images
+from pipeline.generation.draw import generate_for_request
 from pipeline.generation.models import load_system
 from pipeline.generation.request import Request
 from pipeline.store import Store
-from stages.artifacts import Output
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.model_files import save_model
-from tests.factories import save_picture, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from stages.formats.model_folders import save_model
+from stages.storage.artifact import Output
+from tests.factories import save_image, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 from tests.unit.models.decoders.stylegan2.factories import make_generator
 
 RUN = "tiny-12345678"
@@ -61,13 +61,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    path = tmp_path_factory.mktemp("images") / "cat.png"
     Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
     return path
 
 
 def draw(store: Store, out: Path, **options: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    entries = generate_images(store, Request(run="tiny", **options), out)
+    entries = generate_for_request(store, Request(run="tiny", **options), out)
     return entries, [pixels(Path(entry["path"])) for entry in entries]
 
 
@@ -85,13 +85,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp_path: Path, way: str) -> None:
-    options = {name: str(cat) if value == "cat" else value for name, value in WAYS[way].items()}
-    entries, pictures = draw(store, tmp_path, **options)
-    assert [entry["mode"] for entry in entries] == [way] * len(entries)
-    assert len(entries) == {"text": 6, "variation": 3, "interpolation": 3, "edit": 2, "arithmetic": 1}[way]
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+@pytest.mark.parametrize("trajectory", WAYS)
+def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp_path: Path, trajectory: str) -> None:
+    options = {name: str(cat) if value == "cat" else value for name, value in WAYS[trajectory].items()}
+    entries, images = draw(store, tmp_path, **options)
+    assert [entry["mode"] for entry in entries] == [trajectory] * len(entries)
+    assert len(entries) == {"text": 6, "variation": 3, "interpolation": 3, "edit": 2, "arithmetic": 1}[trajectory]
+    assert len({image.tobytes() for image in images}) == len(images)
     last = Path(entries[-1]["path"])
     with Image.open(last) as image:
         about = image.info
@@ -99,28 +99,28 @@ def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp
     assert about["seed"] == str(entries[-1]["seed"])
     assert about["prompt"] == entries[-1]["prompt"]
     assert json.loads(about["settings"])["decoder_steps"] == 4
-    (again,) = generate_images(store, Request(again=last), tmp_path / "again")
+    (again,) = generate_for_request(store, Request(again=last), tmp_path / "again")
     assert again["pixel_equal"]
-    assert np.array_equal(pixels(Path(again["path"])), pictures[-1])
+    assert np.array_equal(pixels(Path(again["path"])), images[-1])
     with Image.open(again["path"]) as image:
         assert image.info == about
 
 
 def test_a_way_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
-    _, way = draw(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
+    _, trajectory = draw(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
     _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",), seed=4)
     _, (variation,) = draw(store, tmp_path / "v", image=cat, seed=4)
-    assert np.abs(way[0] - star).max() <= 1  # batches of other sizes round differently
-    assert np.abs(way[-1] - variation).max() <= 1
-    assert np.abs(way[1] - star).max() > 1 < np.abs(way[1] - variation).max()
+    assert np.abs(trajectory[0] - star).max() <= 1  # batches of other sizes round differently
+    assert np.abs(trajectory[-1] - variation).max() <= 1
+    assert np.abs(trajectory[1] - star).max() > 1 < np.abs(trajectory[1] - variation).max()
 
 
 def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Path) -> None:
     prompts = ("a red star", "a blue ring")
-    entries, pictures = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
+    entries, images = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
     encoder = load_system(store, store.find_run("tiny")).encoder
     for first, prompt in ((0, prompts[0]), (3, prompts[1])):
-        seen = encoder.encode_images(np.stack(pictures[first : first + 3]).astype(np.uint8))
+        seen = encoder.encode_images(np.stack(images[first : first + 3]).astype(np.uint8))
         cosines = torch.nn.functional.cosine_similarity(seen, encoder.encode_texts([prompt]))
         assert (cosines.diff() < 0).all()
         expected = [100 * max(float(cosine), 0.0) for cosine in cosines]
@@ -130,7 +130,7 @@ def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Pat
     assert [(e["prompt"], e["seed"]) for e in best] == [(entries[n]["prompt"], entries[n]["seed"]) for n in (0, 3)]
 
 
-def test_an_edit_goes_from_the_image_to_a_fresh_picture(store: Store, cat: Path, tmp_path: Path) -> None:
+def test_an_edit_goes_from_the_image_to_a_fresh_image(store: Store, cat: Path, tmp_path: Path) -> None:
     _, (kept,) = draw(store, tmp_path / "0", image=cat, edit="a red star", strength=0.0)
     _, (fresh,) = draw(store, tmp_path / "1", image=cat, edit="a red star", strength=1.0)
     _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",))
@@ -156,7 +156,7 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_pictures_of_any_sort_are_taken(store: Store, tmp_path: Path) -> None:
+def test_images_of_any_sort_are_taken(store: Store, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     color = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
     turned = Image.Exif()
@@ -167,32 +167,34 @@ def test_pictures_of_any_sort_are_taken(store: Store, tmp_path: Path) -> None:
     color.convert("L").save(tmp_path / "grey.png")
     color.convert("RGBA").save(tmp_path / "rgba.png")
     Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    save_picture(tmp_path / "dot.png", size=(1, 1))
+    save_image(tmp_path / "dot.png", size=(1, 1))
     names = ("plain.png", "turned.png", "cmyk.tif", "grey.png", "rgba.png", "deep.png", "dot.png")
-    drawn = {name: draw(store, tmp_path / "out", image=tmp_path / name)[1][0] for name in names}
+    generated = {name: draw(store, tmp_path / "out", image=tmp_path / name)[1][0] for name in names}
     for same, as_this in (("turned.png", "plain.png"), ("rgba.png", "plain.png"), ("deep.png", "grey.png")):
-        assert np.array_equal(drawn[same], drawn[as_this])
-    assert not np.array_equal(drawn["grey.png"], drawn["plain.png"])
+        assert np.array_equal(generated[same], generated[as_this])
+    assert not np.array_equal(generated["grey.png"], generated["plain.png"])
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("bomb.png", bomb(), r"--image .*bomb\.png: the picture is too large"),
-        ("words.png", b"no picture", r"--image .*words\.png: the picture cannot be decoded"),
+        ("bomb.png", bomb(), r"--image .*bomb\.png: the image is too large"),
+        ("words.png", b"no image", r"--image .*words\.png: the image cannot be decoded"),
         ("missing.png", None, r"--image .*missing\.png: cannot be read \(No such file"),
     ],
     ids=["bomb", "words", "missing"],
 )
-def test_what_is_no_picture_is_told(store: Store, tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
+def test_what_is_no_image_is_reported(
+    store: Store, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=words):
         draw(store, tmp_path / "out", image=tmp_path / name)
 
 
-def test_a_ribbon_and_a_wrong_path_are_told(store: Store, tmp_path: Path) -> None:
-    ribbon = save_picture(tmp_path / "ribbon.png", size=(1, 2000))
+def test_a_ribbon_and_a_wrong_path_are_reported(store: Store, tmp_path: Path) -> None:
+    ribbon = save_image(tmp_path / "ribbon.png", size=(1, 2000))
     with pytest.raises(UsageError, match=r"has 1 x 2000 pixels; allowed are sides of at most 32 to 1"):
         draw(store, tmp_path, image=ribbon)
     with pytest.raises(UsageError, match=r"--from: there is no file nothing\.png"):
@@ -203,21 +205,21 @@ def test_a_ribbon_and_a_wrong_path_are_told(store: Store, tmp_path: Path) -> Non
 
 def test_a_decoder_that_cannot_denoise_says_what_can_be_done(tmp_path: Path, cat: Path) -> None:
     store = make_store(tmp_path, stylegan=True)
-    with pytest.raises(UsageError, match=r"of kind stylegan2, which draws no picture by denoising; .*add --instead-of"):
+    with pytest.raises(UsageError, match=r"of kind stylegan2, which draws no image by denoising; .*add --instead-of"):
         draw(store, tmp_path / "out", image=cat, edit="a red star")
     entries, _ = draw(store, tmp_path / "out", image=cat, edit="a red star", instead_of="a blue ring")
     assert len(entries) == 1
 
 
-def test_drawing_again_needs_a_picture_of_a_run_that_is_there(store: Store, cat: Path, tmp_path: Path) -> None:
+def test_drawing_again_needs_an_image_of_a_run_that_is_there(store: Store, cat: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its text fields say not how it was made"):
-        generate_images(store, Request(again=cat), tmp_path)
+        generate_for_request(store, Request(again=cat), tmp_path)
     with pytest.raises(UsageError, match="cannot be read as a PNG"):
-        generate_images(store, Request(again=tmp_path / "missing.png"), tmp_path)
+        generate_for_request(store, Request(again=tmp_path / "missing.png"), tmp_path)
     entries, _ = draw(store, tmp_path, prompt=("a red star",))
     other = make_store_without_runs(tmp_path / "other")
     with pytest.raises(UsageError, match=rf"drawn by the run {RUN}, which the store .* has not; runs there: none yet"):
-        generate_images(other, Request(again=Path(entries[0]["path"])), tmp_path)
+        generate_for_request(other, Request(again=Path(entries[0]["path"])), tmp_path)
 
 
 def make_store_without_runs(folder: Path) -> Store:

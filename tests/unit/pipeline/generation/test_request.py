@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.generation.request import Mode, Request
 
-FILE = Path("picture.png")
+FILE = Path("image.png")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_each_way_is_asked_for_by_its_own_options(mode: Mode, options: dict[str,
         ({"image": FILE, "edit": "a", "instead_of": "b", "strength": float("inf")}, "--strength: found inf"),
     ],
 )
-def test_what_does_not_go_together_is_told(options: dict[str, Any], words: str) -> None:
+def test_what_does_not_go_together_is_reported(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Request(run="r", **options)
 

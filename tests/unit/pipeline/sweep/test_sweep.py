@@ -12,7 +12,7 @@ from pipeline.sweep.config import SweepConfig, Variant, load_sweep, variants_of
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import VariantFigures, by_variant, sweep_document, sweep_table, write_tables
 from pipeline.sweep.run import open_sweep, result_of
-from stages.artifacts import Output
+from stages.storage.artifact import Output
 
 BASE = Path(__file__).resolve().parents[4] / "configs" / "smoke.yaml"
 TREE: dict[str, Any] = {
@@ -136,14 +136,14 @@ def test_the_numbers_of_a_document_are_figures(tmp_path: Path) -> None:
         {"figure": "train_prior/cosine_true", "x": "fit_gaussians.num_gaussians", "groups": ["shifted"]},
     ],
 )
-def test_plots_are_drawn(tmp_path: Path, plot: dict[str, Any]) -> None:
+def test_plots_are_generated(tmp_path: Path, plot: dict[str, Any]) -> None:
     sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": plot}))
     assert write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert min(picture.size) > 300
+    with Image.open(tmp_path / "plot.png") as image:
+        assert min(image.size) > 300
 
 
-def test_a_plot_of_what_no_run_has_is_not_drawn(tmp_path: Path) -> None:
+def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
     sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": {"figure": "nothing/like_*"}}))
     assert not write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
     assert not (tmp_path / "plot.png").exists()
@@ -158,12 +158,12 @@ def test_a_plot_of_what_no_run_has_is_not_drawn(tmp_path: Path) -> None:
         ({"table": {}}, "table"),
     ],
 )
-def test_a_wrong_sweep_is_told_in_words(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_wrong_sweep_is_reported_in_a_sentence(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load_sweep(write_sweep(tmp_path, **changes))
 
 
-def test_a_variant_that_is_no_experiment_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_a_variant_that_is_no_experiment_is_reported_before_anything_runs(tmp_path: Path) -> None:
     groups = {"shifted": {"grid": {"train_prior.kapa": [1.0]}}}
     with pytest.raises(UsageError, match="kapa"):
         open_sweep(load_sweep(write_sweep(tmp_path, groups=groups)), [f"store={tmp_path / 'store'}"])

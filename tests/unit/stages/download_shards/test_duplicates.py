@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.artifacts import Output
 from stages.download_shards.duplicates import (
     IS_DUPLICATE,
     count_repeated_urls,
@@ -17,6 +16,7 @@ from stages.download_shards.duplicates import (
     repeated,
 )
 from stages.download_shards.rows import cut
+from stages.storage.artifact import Output
 
 
 @pytest.mark.parametrize("values", [0, 1, 40, 5000])

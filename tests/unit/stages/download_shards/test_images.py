@@ -24,14 +24,14 @@ PLAIN = """
 import hashlib, io, json, warnings
 warnings.simplefilter("ignore")
 from img2dataset.resizer import Resizer
-from tests.unit.stages.download_shards.test_images import CASES, QUALITY, pictures
+from tests.unit.stages.download_shards.test_images import CASES, QUALITY, images
 resizers = [Resizer(side, mode, True, encode_quality=QUALITY) for mode, side in CASES]
-made = [[resizer(io.BytesIO(content))[0] for content in pictures()] for resizer in resizers]
+made = [[resizer(io.BytesIO(content))[0] for content in images()] for resizer in resizers]
 print(json.dumps([[hashlib.sha256(image).hexdigest() for image in images] for images in made]))
 """
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Return JPEG files of several shapes, each twice, the others between."""
     rng = np.random.default_rng(3)
     files = []
@@ -50,5 +50,5 @@ def test_the_bytes_are_those_of_plain_img2dataset() -> None:
         settings = {"image_size": side, "resize_mode": mode, "encode_quality": QUALITY, "skip_reencode": False}
         source = {"kind": "url_list", "path": "list.parquet"}
         resize = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
-        made = [resize(content)[0] or b"" for content in pictures()]
+        made = [resize(content)[0] or b"" for content in images()]
         assert [hashlib.sha256(image).hexdigest() for image in made] == expected, (mode, side)

@@ -4,10 +4,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from stages.contract.errors import InputFault
 from stages.download_shards.config import UrlListSource
 from stages.download_shards.rows import on_disk
 from stages.download_shards.source import check_source, read_url_list
-from stages.errors import InputFault
 
 URLS = ["http://a/1.jpg", "http://a/2.jpg", "http://a/3.jpg"]
 CAPTIONS = ["a red circle", None, "three, with a comma"]
@@ -81,7 +81,7 @@ def test_an_unknown_suffix_lists_the_formats(tmp_path):
         check_source(make_source(path))
 
 
-def test_a_file_of_another_format_is_told(tmp_path):
+def test_a_file_of_another_format_is_reported(tmp_path):
     path = tmp_path / "list.parquet"
     path.write_text("not parquet")
     with pytest.raises(InputFault, match="cannot be read as parquet"):

@@ -20,16 +20,16 @@ from models.priors import (
     TransformerSettings,
     make_prior,
     training_batch,
-    training_draws,
+    training_random_inputs,
 )
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError, InputFault
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
-from stages.embeddings import clip_identity, open_text_states, text_state_identities
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import TextStatesConfig
 from stages.encoders.text import make_text_encoder
-from stages.errors import ArtifactError, InputFault
+from stages.formats.embeddings import clip_identity, open_text_states, text_state_identities
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.data import Pairs, load_pairs
 from tests.factories import WORDS, folder_digests, interrupt_after, make_context, save_tiny_clip, save_tiny_t5
 from tests.unit.stages.train_prior.pieces import prior_config
@@ -176,14 +176,14 @@ def test_states_too_large_for_the_storage_are_refused(models: dict[str, Path], s
         embed(section({**models, "t5": huge}, storage="float16"), shards, tmp_path / "out")
 
 
-def test_a_missing_encoder_is_told_before_anything_starts(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_encoder_is_reported_before_anything_starts(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"embed_clip\.text_states\.t5\.path: there is no folder"):
         section(models, text_states={"t5": {"path": tmp_path / "nowhere"}}).check()
 
 
 def loss_of(prior: Any, image: torch.Tensor, text: TextFeatures) -> torch.Tensor:
-    draws = training_draws(prior.settings, list(range(len(image))), text_dropout=0.0)
-    loss: torch.Tensor = prior(training_batch(image, text, draws))["loss"]
+    random_inputs = training_random_inputs(prior.settings, list(range(len(image))), text_dropout=0.0)
+    loss: torch.Tensor = prior(training_batch(image, text, random_inputs))["loss"]
     return loss
 
 
@@ -212,15 +212,15 @@ def test_from_captions_to_a_prior_that_reads_their_states(embedded: Output) -> N
     prior = trained_a_little(pairs, DiffusionPriorSettings(kind="gaussian", embed_dim=embed_dim, network=network))
     image, text = held_out.take(torch.arange(len(held_out)), torch.full((len(held_out),), 0.9))
     loss, seeds, sampling = loss_of(prior, image, text), list(range(len(image))), PriorSampling(num_steps=3)
-    drawn = prior.sample(text, seeds, sampling)
+    generated = prior.sample(text, seeds, sampling)
     assert loss.isfinite().all()
-    assert drawn.isfinite().all()
+    assert generated.isfinite().all()
     for name in names:  # each kind of states counts, in the loss and in sampling
         changed = dict(text.states)
         changed[name] = type(changed[name])(changed[name].values.flip(0).flip(2), changed[name].lengths)
         other = TextFeatures(text.embedding, changed)
         assert not torch.allclose(loss_of(prior, image, other), loss)
-        assert not torch.allclose(prior.sample(other, seeds, sampling), drawn)
+        assert not torch.allclose(prior.sample(other, seeds, sampling), generated)
 
 
 def test_the_section_says_which_states() -> None:

@@ -1,4 +1,4 @@
-"""Encoding pictures once: joined by key, scaled to unit variance, resumed by the shard."""
+"""Encoding images once: joined by key, scaled to unit variance, resumed by the shard."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import TypeAdapter, ValidationError
 
-from models.decoders.autoencoder import make_autoencoder
-from models.decoders.autoencoder_config import AutoencoderConfig
+from models.autoencoders.model import make_autoencoder
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders.base import from_bytes
-from stages.artifacts import Artifact, Output
-from stages.autoencoders import load_autoencoder
+from stages.contract.errors import ArtifactError, InputFault
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run
-from stages.errors import ArtifactError, InputFault
-from stages.image_decoding import decode_image, square
-from stages.latents import LatentRows, latents_identity
-from stages.model_files import save_model
+from stages.formats.images import decode_image, square
+from stages.formats.latents import LatentRows, latents_identity
+from stages.formats.model_folders import save_model
+from stages.inference.autoencoder import load_autoencoder
+from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, interrupt_after
 from tests.unit.stages.encoded import SIDE, SIZES, context, encoded_square, key_of, make_shards
 
@@ -51,14 +51,14 @@ def make_inputs(folder: Path, kind: str = "kl", **options: Any) -> dict[str, Art
     }
 
 
-def picture(row: int) -> torch.Tensor:
+def image(row: int) -> torch.Tensor:
     pixels = square(decode_image(encoded_square(row), where="here"), SIDE)
     return from_bytes(torch.from_numpy(pixels.copy())[None])
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 @torch.no_grad()
-def test_every_picture_is_found_by_its_key(tmp_path: Path, kind: str) -> None:
+def test_every_image_is_found_by_its_key(tmp_path: Path, kind: str) -> None:
     inputs = make_inputs(tmp_path, kind)
     output, summary = encode(tmp_path / "out", inputs)
     assert summary.items == sum(SIZES)
@@ -66,10 +66,10 @@ def test_every_picture_is_found_by_its_key(tmp_path: Path, kind: str) -> None:
     found = LatentRows(output, "latents").read([("00002", key_of(30)), ("00000", key_of(3))])
     assert found.dtype == np.float16
     for latents, row in zip(found, (30, 3), strict=True):
-        np.testing.assert_allclose(latents, model.encode(picture(row))[0], atol=2e-3)
+        np.testing.assert_allclose(latents, model.encode(image(row))[0], atol=2e-3)
     if kind == "vq":
         codes = LatentRows(output, "codes").read([("00001", key_of(20))])
-        assert np.array_equal(codes, model.encode_codes(picture(20)).numpy())
+        assert np.array_equal(codes, model.encode_codes(image(20)).numpy())
     assert latents_identity(output).num_codes == (8 if kind == "vq" else None)
 
 
@@ -94,16 +94,16 @@ def test_an_interrupted_run_goes_on_with_the_next_shard(tmp_path: Path) -> None:
     assert folder_digests(tmp_path / "cut") == folder_digests(tmp_path / "whole")
 
 
-def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     output, summary = encode(tmp_path / "out", make_inputs(tmp_path, corrupt=(2, 15, 16)))
     assert summary.counts == {"images": sum(SIZES) - 3, "failed_corrupt_image": 3}
     with pytest.raises(InputFault, match="shard 00000 has no latents of key '00002'"):
         LatentRows(output, "latents").read([("00000", key_of(2))])
 
 
-def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path, corrupt=tuple(range(sum(SIZES))))
-    with pytest.raises(InputFault, match=r"hold no readable picture .*corrupt_image.: 34"):
+    with pytest.raises(InputFault, match=r"hold no readable image .*corrupt_image.: 34"):
         encode(tmp_path / "out", inputs)
 
 
@@ -116,7 +116,7 @@ def test_latents_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
         encode(tmp_path / "out", changed)
 
 
-def test_an_autoencoder_that_gives_no_numbers_is_told(tmp_path: Path) -> None:
+def test_an_autoencoder_that_gives_no_numbers_is_reported(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     model = load_autoencoder(inputs["train_autoencoder"])
     for weight in model.network.quant_conv.parameters():
@@ -153,10 +153,10 @@ def test_a_stable_diffusion_checkpoint_encodes_by_its_own_scale(tmp_path: Path, 
     output, _ = encode(tmp_path / "out", {"download_shards": make_shards(tmp_path / "s")}, settings)
     about = latents_identity(output)
     assert (about.kind, about.shape, about.scale_factor, about.shift) == ("stable_diffusion", (4, 8, 8), 0.25, 0.0)
-    assert about.deviation > 0
+    assert about.std > 0
     vae = AutoencoderKL.from_pretrained(checkpoint, subfolder="vae")
     found = LatentRows(output, "latents").read([("00001", key_of(17))])
-    np.testing.assert_allclose(found, vae.encode(picture(17)).latent_dist.mean, atol=2e-3)
+    np.testing.assert_allclose(found, vae.encode(image(17)).latent_dist.mean, atol=2e-3)
 
 
 def test_a_checkpoint_counts_by_its_autoencoder_and_not_by_its_place(tmp_path: Path, checkpoint: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_checkpoint_has_one_source(fields: dict[str, str], told: str) -> None:
         config(kind="stable_diffusion", **fields)
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path: Path, checkpoint: Path) -> None:
+def test_what_is_no_checkpoint_is_reported(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(InputFault, match=r"encode_latents\.path: .* has no vae/config\.json"):
         config(kind="stable_diffusion", path=str(tmp_path)).check()
     (tmp_path / "vae").mkdir()

@@ -3,10 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
-from stages.encoders.lean_import import import_open_clip
-from stages.errors import InputFault
+from stages.encoders.open_clip_import import import_open_clip
 from tests.factories import save_tiny_clip
 
 TEXTS = ["a small red circle at the top left", "blue star"]
@@ -22,24 +22,24 @@ def make_encoder(*folders):
     return ClipEncoder(ClipConfig(models=[{"kind": "folder", "path": folder} for folder in folders]), device="cpu")
 
 
-def make_pictures(num=5, size=40):
+def make_images(num=5, size=40):
     return np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8)
 
 
-def embed_directly(folder, pictures, texts):
+def embed_directly(folder, pixels, texts):
     open_clip = import_open_clip()
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     model.eval()
     with torch.no_grad():
-        images = model.encode_image(torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures]))
+        images = model.encode_image(torch.stack([preprocess(Image.fromarray(one)) for one in pixels]))
         return images, model.encode_text(tokenizer(texts))
 
 
 def test_embeddings_are_those_of_open_clip_side_by_side(folders):
-    encoder, pictures = make_encoder(*folders), make_pictures()
-    images, texts = encoder.encode_images(pictures), encoder.encode_texts(TEXTS)
-    direct = [embed_directly(folder, pictures, TEXTS) for folder in folders]
+    encoder, pixels = make_encoder(*folders), make_images()
+    images, texts = encoder.encode_images(pixels), encoder.encode_texts(TEXTS)
+    direct = [embed_directly(folder, pixels, TEXTS) for folder in folders]
     assert encoder.block_dims == (16, 24)
     assert encoder.embed_dim == 40
     torch.testing.assert_close(images, torch.cat([one[0] for one in direct], dim=-1), rtol=1e-5, atol=1e-5)
@@ -50,24 +50,24 @@ def test_embeddings_are_those_of_open_clip_side_by_side(folders):
 
 def test_models_share_only_what_they_prepare_alike(folders, tmp_path):
     smaller = save_tiny_clip(tmp_path / "smaller", seed=2, image_size=16)
-    pictures, order = make_pictures(), [folders[0], smaller, folders[1]]
-    direct = [embed_directly(folder, pictures, TEXTS)[0] for folder in order]
+    pixels, order = make_images(), [folders[0], smaller, folders[1]]
+    direct = [embed_directly(folder, pixels, TEXTS)[0] for folder in order]
     torch.testing.assert_close(
-        make_encoder(*order).encode_images(pictures), torch.cat(direct, dim=-1), rtol=1e-5, atol=1e-5
+        make_encoder(*order).encode_images(pixels), torch.cat(direct, dim=-1), rtol=1e-5, atol=1e-5
     )
 
 
-def test_arrays_tensors_and_pictures_are_the_same_to_it(folders):
-    encoder, pictures = make_encoder(folders[0]), make_pictures()
-    by_array = encoder.encode_images(pictures)
-    assert torch.equal(by_array, encoder.encode_images(torch.from_numpy(pictures)))
-    assert torch.equal(by_array, encoder.encode_images([Image.fromarray(picture) for picture in pictures]))
+def test_arrays_tensors_and_images_are_the_same_to_it(folders):
+    encoder, pixels = make_encoder(folders[0]), make_images()
+    by_array = encoder.encode_images(pixels)
+    assert torch.equal(by_array, encoder.encode_images(torch.from_numpy(pixels)))
+    assert torch.equal(by_array, encoder.encode_images([Image.fromarray(one) for one in pixels]))
 
 
 def test_an_embedding_does_not_depend_on_its_neighbours(folders):
-    encoder, pictures = make_encoder(folders[0]), make_pictures()
-    alone = torch.cat([encoder.encode_images(pictures[i : i + 1]) for i in range(len(pictures))])
-    torch.testing.assert_close(encoder.encode_images(pictures), alone, rtol=1e-5, atol=1e-5)
+    encoder, pixels = make_encoder(folders[0]), make_images()
+    alone = torch.cat([encoder.encode_images(pixels[i : i + 1]) for i in range(len(pixels))])
+    torch.testing.assert_close(encoder.encode_images(pixels), alone, rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_gives_an_empty_batch(folders):
@@ -75,7 +75,7 @@ def test_nothing_gives_an_empty_batch(folders):
     assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 40)
 
 
-def test_words_are_told_apart(folders):
+def test_words_are_reported_apart(folders):
     encoder = make_encoder(folders[0])
     red, blue, capital = encoder.encode_texts(["a red ring", "a blue ring", "A Red RING"])
     assert torch.equal(red, capital)

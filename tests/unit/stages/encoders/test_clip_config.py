@@ -4,8 +4,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from stages.contract.errors import InputFault
 from stages.encoders.config import CONFIG_FILE, ClipConfig, check_clip
-from stages.errors import InputFault
 
 
 def make_config(**model):
@@ -38,7 +38,7 @@ def test_a_folder_of_something_else_says_what_it_holds(tmp_path):
         check_clip(make_config(kind="folder", path=tmp_path))
 
 
-def test_a_folder_without_weights_is_told(tmp_path):
+def test_a_folder_without_weights_is_reported(tmp_path):
     (tmp_path / CONFIG_FILE).write_text("{}")
     with pytest.raises(InputFault, match="has no weights"):
         check_clip(make_config(kind="folder", path=tmp_path))

@@ -5,12 +5,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from stages.contract.errors import InputFault
 from stages.encoders.config import T5Source, TextStatesConfig
 from stages.encoders.t5 import T5Encoder
-from stages.errors import InputFault
 from tests.factories import save_tiny_t5
 
-TEXTS = ["a small red circle at the top left of the picture", "blue star", "", "a ring on white"]
+TEXTS = ["a small red circle at the top left of the image", "blue star", "", "a ring on white"]
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, TextStatesConfig
-from stages.encoders.lean_import import import_open_clip
+from stages.encoders.open_clip_import import import_open_clip
 from stages.encoders.text import TextEncoder, make_text_encoder
-from stages.errors import InputFault
 from tests.factories import save_tiny_clip, save_tiny_t5
 
 TEXTS = ["a small red circle at the top left", "blue star", ""]

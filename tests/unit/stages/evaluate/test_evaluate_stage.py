@@ -10,15 +10,15 @@ from PIL import Image
 
 from models.scenes import Scene, make_scenes, render_scenes
 from models.similarity import frechet_distance
-from stages.artifacts import Artifact, Output
-from stages.contract import StageSummary
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage
+from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.errors import InputFault
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.events import Event, Picture
-from stages.text_to_image import encode_png
+from stages.inference.text_to_image import encode_png
+from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, save_tiny_clip
 
 NUM = 96
@@ -32,7 +32,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipConfig:
     return ClipConfig(models=(FolderClip(kind="folder", path=folder),))
 
 
-def true_pictures(scenes: list[Scene]) -> np.ndarray:
+def true_images(scenes: list[Scene]) -> np.ndarray:
     return render_scenes(scenes, 64).numpy()
 
 
@@ -40,17 +40,17 @@ def noise(scenes: list[Scene]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (len(scenes), 64, 64, 3), dtype=np.uint8)
 
 
-def drawn(folder: Path, sets: dict[str, Draw], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
-    """An artifact as generate leaves it, with pictures of the test's choice and the true embeddings."""
+def generated(folder: Path, sets: dict[str, Draw], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
+    """An artifact as generate leaves it, with images of the test's choice and the true embeddings."""
     output = Output(str(folder), "generate", "g")
     rows = []
     for name, draw in sets.items():
-        for index, (scene, picture) in enumerate(zip(SCENES, draw(SCENES), strict=True)):
+        for index, (scene, image) in enumerate(zip(SCENES, draw(SCENES), strict=True)):
             fields = dataclasses.asdict(scene) if with_scenes else None
             file = f"images/{name}/{index:05d}.png"
             prompt = f"a {scene.color} {scene.shape}"
             rows.append({"set": name, "index": index, "file": file, "prompt": prompt, "scene": fields})
-            output.write_bytes(file, encode_png(picture, {"prompt": prompt}))
+            output.write_bytes(file, encode_png(image, {"prompt": prompt}))
     output.write_bytes("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     buffer = io.BytesIO()
     np.save(buffer, ClipEncoder(clip).encode_images(render_scenes(SCENES, 64)).numpy())
@@ -58,7 +58,7 @@ def drawn(folder: Path, sets: dict[str, Draw], clip: ClipConfig, *, with_scenes:
     return output
 
 
-def judge(
+def evaluate(
     folder: Path, clip: ClipConfig, source: Artifact, events: list[Event] | None = None, **fields: object
 ) -> StageSummary:
     output = Output(str(folder), "evaluate", "e")
@@ -68,9 +68,9 @@ def judge(
 
 
 def test_true_renders_are_all_right_and_noise_is_near_chance(clip: ClipConfig, tmp_path: Path) -> None:
-    sets = {"prior": true_pictures, "text_embedding": noise, "reconstruction": true_pictures}
+    sets = {"prior": true_images, "text_embedding": noise, "reconstruction": true_images}
     events: list[Event] = []
-    summary = judge(tmp_path / "e", clip, drawn(tmp_path / "g", sets, clip), events)
+    summary = evaluate(tmp_path / "e", clip, generated(tmp_path / "g", sets, clip), events)
     metrics = summary.metrics
     assert summary.items == NUM
     for prefix in ("accuracy", "reconstruction"):
@@ -84,62 +84,62 @@ def test_true_renders_are_all_right_and_noise_is_near_chance(clip: ClipConfig, t
 
     document = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert document["metrics"] == metrics
-    assert document["num_pictures"] == {"prior": NUM, "text_embedding": NUM, "reconstruction": NUM}
+    assert document["num_images"] == {"prior": NUM, "text_embedding": NUM, "reconstruction": NUM}
     assert document["clip_score_models"]["conditioning"] == [clip.models[0].reference]
-    assert [event.name for event in events if isinstance(event, Picture)] == ["confusion"]
+    assert [event.name for event in events if isinstance(event, LoggedImage)] == ["confusion"]
     with Image.open(tmp_path / "e" / "confusion.png") as plot:
         assert plot.width > 800
 
 
 def test_perfect_embeddings_have_cosine_one(clip: ClipConfig, tmp_path: Path) -> None:
-    metrics = judge(tmp_path / "e", clip, drawn(tmp_path / "g", {"prior": true_pictures}, clip)).metrics
+    metrics = evaluate(tmp_path / "e", clip, generated(tmp_path / "g", {"prior": true_images}, clip)).metrics
     assert metrics["cosine/true"] == pytest.approx(1.0, abs=1e-5)
-    assert metrics["cosine/picture_true"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["cosine/image_true"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["cosine/unrelated"] < metrics["cosine/true"]
     assert metrics["embedding/norm_ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["embedding/retrieval_at_1"] == 1.0
 
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:
-    source = drawn(tmp_path / "g", {"prior": true_pictures}, clip, with_scenes=False)
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False)
     other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "judge", seed=5)),))
-    metrics = judge(tmp_path / "e", clip, source, judge=other).metrics
-    assert set(metrics) == {"clip_score/conditioning", "clip_score/judge"}  # no Fréchet distance: nothing is true
-    assert metrics["clip_score/conditioning"] != metrics["clip_score/judge"]
+    metrics = evaluate(tmp_path / "e", clip, source, independent_clip=other).metrics
+    assert set(metrics) == {"clip_score/conditioning", "clip_score/independent"}  # no Fréchet distance: nothing is true
+    assert metrics["clip_score/conditioning"] != metrics["clip_score/independent"]
     assert all(0 <= value <= 100 for value in metrics.values())
 
 
-def test_the_distance_to_true_pictures_is_small_for_true_ones_and_names_its_features(
+def test_the_distance_to_true_images_is_small_for_true_ones_and_names_its_features(
     clip: ClipConfig, tmp_path: Path
 ) -> None:
     near, far = (
-        judge(tmp_path / f"e-{name}", clip, drawn(tmp_path / f"g-{name}", {"prior": draw}, clip))
-        for name, draw in (("true", true_pictures), ("noise", noise))
+        evaluate(tmp_path / f"e-{name}", clip, generated(tmp_path / f"g-{name}", {"prior": draw}, clip))
+        for name, draw in (("true", true_images), ("noise", noise))
     )
     assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
     assert far.metrics["frechet_distance"] > 0.1
     encoder = ClipEncoder(clip)
-    expected = frechet_distance(encoder.encode_images(noise(SCENES)), encoder.encode_images(true_pictures(SCENES)))
+    expected = frechet_distance(encoder.encode_images(noise(SCENES)), encoder.encode_images(true_images(SCENES)))
     assert far.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
     name = f"CLIP {Path(clip.models[0].reference).name} ({encoder.identities[0]['digest'][:8]})"
-    assert far.notes == {"frechet_distance": f"{name}, {NUM} pictures", "clip_score/conditioning": name}
+    assert far.notes == {"frechet_distance": f"{name}, {NUM} images", "clip_score/conditioning": name}
     assert json.loads((tmp_path / "e-noise/metrics.json").read_text())["notes"] == far.notes
 
 
-def test_without_scenes_the_distance_needs_a_folder_of_true_pictures(clip: ClipConfig, tmp_path: Path) -> None:
-    source = drawn(tmp_path / "g", {"prior": true_pictures}, clip, with_scenes=False)
-    without = judge(tmp_path / "e", clip, source)
+def test_without_scenes_the_distance_needs_a_folder_of_true_images(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False)
+    without = evaluate(tmp_path / "e", clip, source)
     assert "frechet_distance" not in without.metrics
-    assert without.notes["frechet_distance"] == "the prompts have no true pictures: set evaluate.real"
-    for number, picture in enumerate(true_pictures(SCENES)):
+    assert without.notes["frechet_distance"] == "the prompts have no true images: set evaluate.real"
+    for number, image in enumerate(true_images(SCENES)):
         path = tmp_path / "real/deep" / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
-    near = judge(tmp_path / "e-real", clip, source, real=tmp_path / "real", batch_size=40)
+        Image.fromarray(image).save(path)
+    near = evaluate(tmp_path / "e-real", clip, source, real=tmp_path / "real", batch_size=40)
     assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputFault, match=r"evaluate\.real: .* holds 0 pictures"):
-        judge(tmp_path / "e-empty", clip, source, real=tmp_path / "empty")
+    with pytest.raises(InputFault, match=r"evaluate\.real: .* holds 0 images"):
+        evaluate(tmp_path / "e-empty", clip, source, real=tmp_path / "empty")
 
 
 def test_what_the_distance_needs_is_looked_for_before_anything_starts(clip: ClipConfig, tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def test_what_the_distance_needs_is_looked_for_before_anything_starts(clip: Clip
             EvaluateConfig.model_validate({"clip": clip, **fields}).check()
 
 
-def test_a_file_that_holds_no_inception_is_told(clip: ClipConfig, tmp_path: Path) -> None:
-    source = drawn(tmp_path / "g", {"prior": true_pictures}, clip)
+def test_a_file_that_holds_no_inception_is_reported(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": true_images}, clip)
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     features = {"kind": "inception", "path": tmp_path / "weights.pth"}
     with pytest.raises(InputFault, match=r"evaluate\.features\.path: .*weights\.pth cannot be used"):
-        judge(tmp_path / "e", clip, source, features=features)
+        evaluate(tmp_path / "e", clip, source, features=features)

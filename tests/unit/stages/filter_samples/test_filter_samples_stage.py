@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from pipeline.config.schema import RunConfig
-from stages.artifacts import Output
-from stages.captions import CaptionsConfig
-from stages.contract import StageSummary
-from stages.decoder_training.data import DecoderData
+from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.runner import run_stage
+from stages.contract.stage import StageSummary
 from stages.embed_clip.rows import CaptionRows, ShardRows
-from stages.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
-from stages.errors import ArtifactError, InputFault
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run
-from stages.runner import run_stage
+from stages.formats.captions import CaptionsConfig
+from stages.formats.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
+from stages.storage.artifact import Output
+from stages.training.images.dataset import DecoderData
 from tests.factories import folder_digests, interrupt_after, make_context
 from tests.unit.stages import encoded
 
@@ -215,7 +215,7 @@ def test_all_readers_see_the_kept_rows_only(tmp_path: Path) -> None:
     assert captioned.state_rows.tolist() == whole.state_rows[[0, 1, 3, 4]].tolist()
 
 
-def test_decoders_read_pictures_and_embeddings_of_kept_rows(tmp_path: Path) -> None:
+def test_decoders_read_images_and_embeddings_of_kept_rows(tmp_path: Path) -> None:
     shards = encoded.make_shards(tmp_path / "shards")
     source = encoded.make_embeddings(tmp_path / "e")
     kept = Output(str(tmp_path / "f"), "filter_samples", "f")
@@ -228,10 +228,10 @@ def test_decoders_read_pictures_and_embeddings_of_kept_rows(tmp_path: Path) -> N
     data = DecoderData(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
     assert data.sizes == [size // 2 for size in encoded.SIZES]
     places = np.array([[1, 0], [0, 2], [1, 3]])
-    pictures, rows = data.rows(places)
+    images, rows = data.rows(places)
     expected = [int(key) for key in data.keys(places)]
     assert expected == [21, 8, 15]  # the rows of a shard lie reversed; every second one is kept
-    assert [tuple(picture[0, 0]) for picture in pictures] == [encoded.color_of(row) for row in expected]
+    assert [tuple(image[0, 0]) for image in images] == [encoded.color_of(row) for row in expected]
     colors = np.array([[*(c / 255 for c in encoded.color_of(row)), 1.0] for row in expected])
     np.testing.assert_allclose(rows, colors, atol=1e-3)
 

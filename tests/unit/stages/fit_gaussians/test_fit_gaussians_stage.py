@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 
 from cluster.mapping import MakeWorker, WorkerResources, map_in_process
 from models.gaussians import Kind, KMeansState, placed
-from stages.artifacts import Artifact, Output
-from stages.embeddings import KeptEmbeddings, image_row_blocks, load_image_rows, pick_image_rows, shard_rows
-from stages.errors import InputFault
-from stages.events import Event, Log, Metrics, Picture
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes
 from stages.fit_gaussians.sample import StoredSample, draw_sample
+from stages.formats.embeddings import KeptEmbeddings, image_row_blocks, load_image_rows, pick_image_rows, shard_rows
+from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context
 
 SHARDS, ROWS, DIM, NUM_GAUSSIANS, PASSES = 5, 90, 6, 7, 5
@@ -95,7 +95,7 @@ def test_a_fit_killed_after_any_pass_goes_on_to_the_same_bytes(tmp_path: Path, e
     assert seen == list(range(1, PASSES))  # none twice: each run went on where the one before was stopped
 
 
-def test_convergence_and_occupancy_are_logged_and_drawn(tmp_path: Path, embeddings: Output) -> None:
+def test_convergence_and_occupancy_are_logged_and_generated(tmp_path: Path, embeddings: Output) -> None:
     events: list[Event] = []
     fit(tmp_path / "g", embeddings, emit=events.append)
     metrics = [event for event in events if isinstance(event, Metrics)]
@@ -103,9 +103,9 @@ def test_convergence_and_occupancy_are_logged_and_drawn(tmp_path: Path, embeddin
     inertias = [event.values["inertia"] for event in metrics]
     assert inertias == sorted(inertias, reverse=True)
     assert all(1 <= event.values["effective_gaussians"] <= NUM_GAUSSIANS for event in metrics)
-    pictures = {event.name: event.png for event in events if isinstance(event, Picture)}
-    assert set(pictures) == {"convergence", "occupancy"}
-    assert all(Image.open(io.BytesIO(png)).size == (540, 360) for png in pictures.values())
+    images = {event.name: event.png for event in events if isinstance(event, LoggedImage)}
+    assert set(images) == {"convergence", "occupancy"}
+    assert all(Image.open(io.BytesIO(png)).size == (540, 360) for png in images.values())
 
 
 def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Ou
     assert not torch.equal(sample, read(draw(46, 1)))
 
 
-def test_outliers_that_the_sample_has_not_seen_are_told(tmp_path: Path, embeddings: Output) -> None:
+def test_outliers_that_the_sample_has_not_seen_are_reported(tmp_path: Path, embeddings: Output) -> None:
     name = embeddings.local("img_emb/img_emb_00003.npy")
     values = np.load(name)
     values[5] = 60_000

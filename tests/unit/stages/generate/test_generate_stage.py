@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from models.scenes import read_caption
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import ArtifactError
+from stages.contract.events import Event, LoggedImage, Progress
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.errors import ArtifactError
-from stages.events import Event, Picture, Progress
 from stages.generate.config import GenerateConfig
 from stages.generate.stage import run
+from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, make_context, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 
@@ -47,7 +47,7 @@ def draw(world: World, folder: Path, events: list[Event] | None = None, **fields
     return output
 
 
-def drawn_digests(folder: Path) -> dict[str, str]:
+def generated_digests(folder: Path) -> dict[str, str]:
     """Return the digests of all files but those that say how long drawing took."""
     return {name: digest for name, digest in folder_digests(folder).items() if not name.startswith("timing/")}
 
@@ -57,7 +57,7 @@ def rows_of(output: Output) -> list[dict[str, object]]:
         return [json.loads(line) for line in file]
 
 
-def test_scene_prompts_give_three_signed_sets_of_pictures(world: World, tmp_path: Path) -> None:
+def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: Path) -> None:
     events: list[Event] = []
     output = draw(world, tmp_path, events, prompts={"kind": "scenes", "num": 5}, seed=7)
     rows = rows_of(output)
@@ -70,10 +70,10 @@ def test_scene_prompts_give_three_signed_sets_of_pictures(world: World, tmp_path
         assert image.info["prompt"] == first["prompt"]
         assert json.loads(image.info["settings"]) == first["settings"]
         assert (image.info["seed"], image.info["run"]) == ("7", "f1")
-    assert [event.name for event in events if isinstance(event, Picture)] == [
+    assert [event.name for event in events if isinstance(event, LoggedImage)] == [
         "grid_prior", "grid_text_embedding", "grid_reconstruction",
     ]  # fmt: skip
-    assert (tmp_path / "grid.png").read_bytes() == next(e for e in events if isinstance(e, Picture)).png
+    assert (tmp_path / "grid.png").read_bytes() == next(e for e in events if isinstance(e, LoggedImage)).png
     assert [e for e in events if isinstance(e, Progress)][-1].done == 15
     with output.open("embeddings/prior/000000.npy") as file:
         assert np.load(file).shape == (5, 16)
@@ -88,7 +88,7 @@ def test_the_rate_of_the_decoder_is_that_of_its_sampling_alone(world: World, tmp
     rate = summary.metrics["decoder/images_per_second"]
     assert rate > 15 / seconds
     spans = [json.loads(path.read_text()) for path in (tmp_path / "timing").iterdir()]
-    assert sum(span["pictures"] for span in spans) == 15
+    assert sum(span["images"] for span in spans) == 15
     assert rate == pytest.approx(15 / sum(span["seconds"] for span in spans))
     assert summary.notes["decoder/images_per_second"] == "1 CPU, 4 at a time"
     again = run(config, world.inputs, output, make_context())  # nothing is left to draw
@@ -97,27 +97,27 @@ def test_the_rate_of_the_decoder_is_that_of_its_sampling_alone(world: World, tmp
 
 def test_the_sets_differ(world: World, tmp_path: Path) -> None:
     draw(world, tmp_path, prompts={"kind": "scenes", "num": 1})
-    pictures = {(tmp_path / f"images/{name}/00000.png").read_bytes() for name in ("prior", "text_embedding")}
-    assert len(pictures) == 2
+    images = {(tmp_path / f"images/{name}/00000.png").read_bytes() for name in ("prior", "text_embedding")}
+    assert len(images) == 2
 
 
-def test_a_picture_depends_on_its_own_prompt_and_seed_only(world: World, tmp_path: Path) -> None:
+def test_an_image_depends_on_its_own_prompt_and_seed_only(world: World, tmp_path: Path) -> None:
     texts = ["a red star", "a blue ring", "a small green cross"]
     draw(world, tmp_path / "three", prompts={"kind": "list", "texts": texts}, seed=4)
     draw(world, tmp_path / "one", prompts={"kind": "list", "texts": texts[1:2]}, seed=5, batch_size=1)
-    pictures = [Image.open(tmp_path / name) for name in ("three/images/prior/00001.png", "one/images/prior/00000.png")]
-    three, one = (np.asarray(picture).astype(int) for picture in pictures)
+    images = [Image.open(tmp_path / name) for name in ("three/images/prior/00001.png", "one/images/prior/00000.png")]
+    three, one = (np.asarray(image).astype(int) for image in images)
     assert np.abs(three - one).max() <= 1  # batches of other sizes round differently
 
 
-def test_another_seed_gives_other_pictures(world: World, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(world: World, tmp_path: Path) -> None:
     for seed in (0, 1):
         draw(world, tmp_path / str(seed), prompts={"kind": "list", "texts": ["a red star"]}, seed=seed)
     first, second = ((tmp_path / f"{seed}/images/prior/00000.png") for seed in (0, 1))
     assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
 
 
-def test_half_drawn_sets_are_finished_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+def test_half_generated_sets_are_finished_to_the_same_bytes(world: World, tmp_path: Path) -> None:
     prompts = {"kind": "list", "texts": [f"a red star {number}" for number in range(70)]}
     whole = draw(world, tmp_path / "whole", prompts=prompts, sets=["text_embedding"])
     half = tmp_path / "half"
@@ -127,7 +127,7 @@ def test_half_drawn_sets_are_finished_to_the_same_bytes(world: World, tmp_path: 
     output.remove("images/text_embedding/00069.png")
     kept = (half / "images/text_embedding/00003.png").stat().st_mtime_ns
     draw(world, half, prompts=prompts, sets=["text_embedding"])
-    assert drawn_digests(half) == drawn_digests(Path(whole.uri))
+    assert generated_digests(half) == generated_digests(Path(whole.uri))
     assert (half / "images/text_embedding/00003.png").stat().st_mtime_ns == kept
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
 from stages.generate.config import FilePrompts, GenerateConfig, ListPrompts, ScenePrompts
 from stages.generate.prompts import make_prompts, read_prompts
 
@@ -35,12 +35,12 @@ def test_csv_with_another_column_and_a_limit(tmp_path: Path) -> None:
         ("p.json", "[]", r"allowed are \.txt, \.csv and \.tsv"),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: str, words: str) -> None:
+def test_a_wrong_file_is_reported(tmp_path: Path, name: str, content: str, words: str) -> None:
     with pytest.raises(InputFault, match=words):
         read_prompts(write(tmp_path / name, content))
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"generate\.prompts\.path: cannot read"):
         read_prompts(FilePrompts(kind="file", path=tmp_path / "none.txt"))
 
@@ -66,7 +66,7 @@ def test_sets_follow_from_the_prompts() -> None:
     assert section(sets=["text_embedding", "prior"]).chosen_sets == ("prior", "text_embedding")
 
 
-def test_reconstruction_needs_true_pictures() -> None:
+def test_reconstruction_needs_true_images() -> None:
     with pytest.raises(ValidationError, match="prompts of kind list have none"):
         section(sets=["reconstruction"])
 

@@ -12,16 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from stages.artifacts import Artifact, Output
-from stages.autoencoders import load_autoencoder
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.formats.checkpoints import checkpoint_steps
+from stages.inference.autoencoder import load_autoencoder
+from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_autoencoder.stage import run
 from stages.train_autoencoder.task import AutoencoderTask
 from stages.train_autoencoder.weights import read_weights
 from stages.training import launch
-from stages.training.checkpoints import checkpoint_steps
 from stages.training.task import Batch, BatchPart, Place
 from tests.unit.stages.encoded import SIDE, color_of, context, files, make_shards
 
@@ -58,9 +58,9 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path, kind: str) -> None:
     assert summary.metrics["held_out_psnr"] > 5
     assert ("held_out_codes_used" in summary.metrics) == (kind == "vq")
     assert ("held_out_discriminator" in summary.metrics) == (kind == "kl")
-    pictures = [e for e in events if isinstance(e, Picture)]
-    assert [p.step for p in pictures] == [6, 12]
-    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * SIDE, 2 * SIDE)
+    images = [e for e in events if isinstance(e, LoggedImage)]
+    assert [p.step for p in images] == [6, 12]
+    assert Image.open(io.BytesIO(images[0].png)).size == (3 * SIDE, 2 * SIDE)
 
     model = load_autoencoder(output)
     assert not any(name.startswith("discriminator") for name in model.state_dict())
@@ -98,21 +98,19 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path, kind: str) -> None:
     assert files(cut, "autoencoder") == files(whole, "autoencoder")
 
 
-def test_a_picture_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "s", corrupt=(15, 16))
     task = AutoencoderTask(config("kl"), shards)
     task.setup(Place(0, 1, torch.device("cpu")))
     read = task._read(np.array([[1, 0], [1, 1], [1, 2], [1, 3], [0, 5]]))
-    tops = [tuple(picture[0, 0]) for picture in read]
+    tops = [tuple(image[0, 0]) for image in read]
     assert tops == [color_of(row) for row in (14, 17, 17, 17, 5)]
     output, _, _ = train(shards, tmp_path / "out", config("kl"))
     assert output.exists("autoencoder/model.safetensors")
 
 
-def test_small_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputFault, match=r"train_autoencoder\.resolution: found 32, but the pictures .* have 16 pixels"
-    ):
+def test_small_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match=r"train_autoencoder\.resolution: found 32, but the images .* have 16 pixels"):
         train(make_shards(tmp_path / "s"), tmp_path / "out", config("kl", resolution=32))
 
 

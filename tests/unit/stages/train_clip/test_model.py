@@ -67,8 +67,8 @@ def test_a_perfect_model_answers_all_questions_and_a_blind_one_guesses():
                     vectors[row, words.index(word)] = 1.0
         return F.normalize(vectors, dim=-1)
 
-    def blind(pictures):
-        return F.normalize(torch.ones(len(pictures), len(words)), dim=-1)
+    def blind(images):
+        return F.normalize(torch.ones(len(images), len(words)), dim=-1)
 
     found = probe_scenes(Encoders(blind, texts, 16), SceneProbe(num_images=96))
     assert set(found) == {
@@ -79,11 +79,11 @@ def test_a_perfect_model_answers_all_questions_and_a_blind_one_guesses():
     assert describe({"shape": "ring"}) == "a ring"
 
 
-def test_augmentation_belongs_to_the_seed_and_has_the_asked_deviations():
-    deviations = ClipAugmentation(contrast=0.2, brightness=0.1, noise=0.0)
+def test_augmentation_belongs_to_the_seed_and_has_the_asked_stds():
+    stds = ClipAugmentation(contrast=0.2, brightness=0.1, noise=0.0)
     pixels = torch.ones(2000, 1, 2, 2)
-    changed = augment(pixels, range(2000), deviations)[:, 0, 0, 0]
+    changed = augment(pixels, range(2000), stds)[:, 0, 0, 0]
     assert changed.mean().item() == pytest.approx(1.0, abs=0.02)
     assert changed.std().item() == pytest.approx(math.hypot(0.2, 0.1), rel=0.05)
-    assert torch.equal(augment(pixels[:3], [5, 6, 7], deviations)[1:], augment(pixels[:2], [6, 7], deviations))
+    assert torch.equal(augment(pixels[:3], [5, 6, 7], stds)[1:], augment(pixels[:2], [6, 7], stds))
     assert torch.equal(augment(pixels, range(2000), ClipAugmentation(contrast=0, brightness=0, noise=0)), pixels)

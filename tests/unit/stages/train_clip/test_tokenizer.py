@@ -1,4 +1,4 @@
-from stages.encoders.lean_import import import_open_clip
+from stages.encoders.open_clip_import import import_open_clip
 from stages.train_clip.tokenizer import train_tokenizer
 
 CAPTIONS = ["a small red circle at the top", "a large blue ring", "a red star on a white background"] * 5

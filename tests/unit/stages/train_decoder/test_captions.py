@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts import Output
-from stages.captions import CaptionsConfig
-from stages.embeddings import KeptEmbeddings
+from stages.formats.captions import CaptionsConfig
+from stages.formats.embeddings import KeptEmbeddings
+from stages.storage.artifact import Output
 from stages.train_decoder.captions import CaptionRows
 from tests.unit.stages.encoded import SIZES, color_of, make_embeddings
 

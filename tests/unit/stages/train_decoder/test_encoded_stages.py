@@ -1,4 +1,4 @@
-"""Decoders that learn from encoded pictures: joined by key, resumed exactly, saved so that they need nothing else."""
+"""Decoders that learn from encoded images: joined by key, resumed exactly, saved so that they need nothing else."""
 
 import io
 from pathlib import Path
@@ -10,21 +10,21 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from models.autoencoders.model import make_autoencoder
+from models.autoencoders.spec import AutoencoderConfig
 from models.decoders import DecoderSampling
-from models.decoders.autoencoder import make_autoencoder
-from models.decoders.autoencoder_config import AutoencoderConfig
-from stages.artifacts import Artifact, Output
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run as encode
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
-from stages.model_files import save_model
+from stages.formats.model_folders import save_model
+from stages.inference.loading import load_decoder
+from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.latent_diffusion.task import LatentDiffusionTask
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
-from stages.trained_models import load_decoder
 from stages.training import launch
 from stages.training.task import Batch, BatchPart, Place
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, color_of, context, files, make_embeddings, make_shards
@@ -55,7 +55,7 @@ def config(name: str, **changes: Any) -> Any:
 
 
 def make_inputs(folder: Path, kind: str) -> dict[str, Artifact]:
-    """Make shards and embeddings, and encode the pictures by an untrained autoencoder."""
+    """Make shards and embeddings, and encode the images by an untrained autoencoder."""
     torch.manual_seed(0)
     shape = AutoencoderConfig(
         kind=kind, resolution=SIDE, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3,  # type: ignore[arg-type]
@@ -88,17 +88,17 @@ def test_it_learns_shows_and_saves_a_decoder_that_needs_nothing_else(
     output, events = train(inputs[FIRST_STAGE[name]], tmp_path, config(name))
     losses = [e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
     assert losses[-1] < losses[0]
-    pictures = [e for e in events if isinstance(e, Picture)]
-    assert [p.step for p in pictures] == [6, 12]
-    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * SIDE, 2 * SIDE)  # reconstructions above drawn ones
+    images = [e for e in events if isinstance(e, LoggedImage)]
+    assert [p.step for p in images] == [6, 12]
+    assert Image.open(io.BytesIO(images[0].png)).size == (3 * SIDE, 2 * SIDE)  # reconstructions above drawn ones
 
     decoder, clips = load_decoder(output)
     assert clips[0]["digest"] == "d"
     sampling = DecoderSampling(num_steps=2)
     assert decoder.reads_text == (name in ("told codes", "codes of texts"))
-    drawn = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)
-    assert drawn.shape == (2, 3, SIDE, SIDE)
-    assert torch.equal(drawn, decoder.sample(torch.ones(2, DIM), [1, 2], sampling)) == (name == "codes of texts")
+    generated = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)
+    assert generated.shape == (2, 3, SIDE, SIDE)
+    assert torch.equal(generated, decoder.sample(torch.ones(2, DIM), [1, 2], sampling)) == (name == "codes of texts")
     told = [decoder.sample_with_text(torch.zeros(2, DIM), y * torch.ones(2, DIM), [1, 2], sampling) for y in (-3, 3)]
     assert torch.equal(*told) != decoder.reads_text
 
@@ -140,7 +140,7 @@ def task_of(name: str, inputs: dict[str, Artifact], **changes: Any) -> EncodedTa
 
 
 @pytest.mark.parametrize("name", ["unet", "codes"])
-def test_embeddings_meet_the_latents_of_their_own_picture(inputs: dict[str, dict[str, Artifact]], name: str) -> None:
+def test_embeddings_meet_the_latents_of_their_own_image(inputs: dict[str, dict[str, Artifact]], name: str) -> None:
     given = inputs[FIRST_STAGE[name]]
     batch = task_of(name, given).read(np.array([[2, 0], [0, 3]]))
     rows = [sum(SIZES) - 1, SIZES[0] - 1 - 3]  # the embeddings of a shard stand in reversed order
@@ -152,7 +152,7 @@ def test_embeddings_meet_the_latents_of_their_own_picture(inputs: dict[str, dict
         np.testing.assert_array_equal(batch[kind][index], stored[place])
 
 
-def test_captions_that_may_be_used_are_told_and_no_others(inputs: dict[str, dict[str, Artifact]]) -> None:
+def test_captions_that_may_be_used_are_reported_and_no_others(inputs: dict[str, dict[str, Artifact]]) -> None:
     places = np.array([[0, row] for row in range(SIZES[0])])  # rows in reversed order, every other one captioned
     text = task_of("told codes", inputs["vq"]).read(places)["text"].numpy()
     rows = np.arange(SIZES[0])[::-1]
@@ -170,7 +170,7 @@ def test_captions_count_only_where_they_are_read() -> None:
     assert config("told codes", **few).identity() != config("told codes").identity()
 
 
-def test_training_reads_no_picture(tmp_path: Path) -> None:
+def test_training_reads_no_image(tmp_path: Path) -> None:
     given = make_inputs(tmp_path, "kl")
     for path in (tmp_path / "s/shards").iterdir():
         path.unlink()
@@ -178,7 +178,7 @@ def test_training_reads_no_picture(tmp_path: Path) -> None:
     assert output.exists("decoder/model.safetensors")
 
 
-def test_what_does_not_fit_the_latents_is_told(inputs: dict[str, dict[str, Artifact]]) -> None:
+def test_what_does_not_fit_the_latents_is_reported(inputs: dict[str, dict[str, Artifact]]) -> None:
     with pytest.raises(InputFault, match=r"train_decoder\.resolution: found 32: expected the autoencoder's, 16"):
         task_of("unet", inputs["kl"], resolution=32)
     with pytest.raises(InputFault, match=r"found latents without codes: .*set train_autoencoder.kind to vq"):
@@ -187,7 +187,7 @@ def test_what_does_not_fit_the_latents_is_told(inputs: dict[str, dict[str, Artif
         task_of("unet", inputs["kl"], network={"kind": "unet", "channels": [32, 32, 32, 32]}).make_model()
 
 
-def test_latents_of_another_kind_are_told(tmp_path: Path) -> None:
+def test_latents_of_another_kind_are_reported(tmp_path: Path) -> None:
     given = make_inputs(tmp_path, "kl")
     latents = Output(str(tmp_path / "latents"), "encode_latents", "d")
     latents.write_json("latents.json", latents.read_json("latents.json") | {"kind": "stable_diffusion"})

@@ -1,4 +1,4 @@
-"""The decoder's stage on a few painted squares: it joins by key, learns, shows pictures and saves a usable decoder."""
+"""The decoder's stage on a few painted squares: it joins by key, learns, shows images and saves a usable decoder."""
 
 import io
 import tarfile
@@ -11,14 +11,14 @@ from PIL import Image
 
 from cluster.training import launch_in_process
 from models.decoders import DecoderSampling
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.inference.loading import load_decoder
+from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 from stages.train_decoder.stage import run
-from stages.trained_models import load_decoder
-from tests.painted_squares import DIM, add_picture, make_inputs
+from tests.painted_squares import DIM, add_image, make_inputs
 
 
 def config(**changes: Any) -> PixelDiffusionConfig:
@@ -37,7 +37,7 @@ def config(**changes: Any) -> PixelDiffusionConfig:
 
 def train(inputs: dict[str, Artifact], folder: Path, settings: PixelDiffusionConfig) -> tuple[Any, list[Event]]:
     events: list[Event] = []
-    context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     return run(settings, inputs, Output(str(folder), "train_decoder", "c"), context), events
 
 
@@ -47,9 +47,9 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert summary.items == 96
     assert summary.metrics["held_out_loss"] > 0
-    pictures = [e for e in events if isinstance(e, Picture)]
-    assert [p.step for p in pictures] == [6, 12]
-    assert Image.open(io.BytesIO(pictures[0].png)).size == (3 * 16, 2 * 16)  # true ones above drawn ones
+    images = [e for e in events if isinstance(e, LoggedImage)]
+    assert [p.step for p in images] == [6, 12]
+    assert Image.open(io.BytesIO(images[0].png)).size == (3 * 16, 2 * 16)  # true ones above drawn ones
 
     output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
     decoder, clips = load_decoder(output)
@@ -57,11 +57,11 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
     assert clips[0]["digest"] == "d"
 
 
-def test_an_embedded_image_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_an_embedded_image_that_is_gone_is_reported(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     with tarfile.open(tmp_path / "s/shards/00001.tar", "w") as tar:
-        add_picture(tar, 13)
-    with pytest.raises(InputFault, match=r"shard 00001: found no picture of key '\d{5}' in its tar"):
+        add_image(tar, 13)
+    with pytest.raises(InputFault, match=r"shard 00001: found no image of key '\d{5}' in its tar"):
         train(inputs, tmp_path / "out", config())
 
 

@@ -10,17 +10,17 @@ from pydantic import TypeAdapter
 
 from models.decoders import DecoderSampling
 from models.decoders.base import Decoder
-from models.decoders.stable_diffusion import StableDiffusionDecoder
-from stages.artifacts import Artifact, Output
+from models.decoders.stable_diffusion.model import StableDiffusionDecoder
+from stages.contract.errors import InputFault
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run as encode
-from stages.errors import InputFault
-from stages.model_files import load_model_state
-from stages.storage import open_address
+from stages.formats.model_folders import load_model_state
+from stages.inference.loading import load_decoder
+from stages.storage.artifact import Artifact, Output
+from stages.storage.filesystems import open_address
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
-from stages.trained_models import load_decoder
 from stages.training.task import BatchPart, Place
 from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
@@ -139,8 +139,8 @@ def test_it_learns_to_read_texts_and_is_loaded_as_such(
 
 def edited(decoder: Decoder, text: float) -> torch.Tensor:
     embeddings, seeds = no_text()
-    pictures = torch.zeros(2, 3, SIDE, SIDE)
-    return decoder.edit(pictures, embeddings, seeds, SAMPLING, strength=0.7, text=torch.full((2, DIM), text))
+    images = torch.zeros(2, 3, SIDE, SIDE)
+    return decoder.edit(images, embeddings, seeds, SAMPLING, strength=0.7, text=torch.full((2, DIM), text))
 
 
 def no_text() -> tuple[torch.Tensor, list[int]]:
@@ -159,13 +159,13 @@ def test_only_captioned_images_are_seen_with_their_own_captions(
     assert 0 < sum(few.sizes()) < captioned
 
 
-def test_a_share_of_texts_is_left_out(kind: str, trained: Output, inputs: dict[str, Artifact]) -> None:
+def test_a_fraction_of_texts_is_left_out(kind: str, trained: Output, inputs: dict[str, Artifact]) -> None:
     task = task_of(tuned(kind, trained, text={"text_dropout": 0.5}), inputs)
     missing = task.prepare(BatchPart(0, 0, 64, 64))["text"].isnan().all(1).float().mean()
     assert 0.2 < missing < 0.8
 
 
-def test_what_does_not_fit_is_told(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"text\.start: .*there, and .* here: expected the same"):
         task_of(tuned(kind, trained, **OTHER[kind]), inputs).build_model()
     with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
@@ -197,7 +197,7 @@ def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> Non
     assert tuned(kind, trained, **few).identity() != tuned(kind, trained).identity()
 
 
-def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_told_both(tmp_path: Path) -> None:
+def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_reported_both(tmp_path: Path) -> None:
     made = inputs_of("stable", tmp_path / "inputs")
     start = train(config("stable"), made, tmp_path / "start")
     output = train(tuned("stable", start, tuning={"kind": "lora", "rank": 2}), made, tmp_path / "tuned")
@@ -209,8 +209,8 @@ def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_told_both(tm
     decoder, _ = load_decoder(output)
     assert isinstance(decoder, StableDiffusionDecoder)
     embeddings, text = torch.ones(1, DIM), torch.full((1, DIM), 2.0)
-    told, untold = decoder.prompt_embeddings(embeddings, text)
+    told, unconditional = decoder.prompt_embeddings(embeddings, text)
     assert not torch.equal(told, decoder.prompt_embeddings(embeddings)[0])
-    theirs = draw_with_diffusers(Path(output.path("decoder/pipeline")), told, untold, side=SIDE, num_steps=3)
+    theirs = draw_with_diffusers(Path(output.path("decoder/pipeline")), told, unconditional, side=SIDE, num_steps=3)
     ours = decoder.sample_with_text(embeddings, text, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

@@ -8,12 +8,12 @@ from pydantic import TypeAdapter
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.events import Event
+from stages.contract.stage import Allocation, StageContext
 from stages.embed_clip.rows import CaptionRows, ShardRows
-from stages.events import Event
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import TrainPriorConfig
 
 DIM, ROWS, SHARDS, STATE_WIDTH, MOST_STATES = 6, 60, 3, 3, 4
@@ -21,7 +21,7 @@ DIM, ROWS, SHARDS, STATE_WIDTH, MOST_STATES = 6, 60, 3, 3, 4
 
 def context(events: list[Event] | None = None) -> StageContext:
     emit = (lambda event: None) if events is None else events.append
-    return StageContext(emit, map_in_process, launch_in_process, GrantedResources())
+    return StageContext(emit, map_in_process, launch_in_process, Allocation())
 
 
 def make_embeddings(

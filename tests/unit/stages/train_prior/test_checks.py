@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stages.artifacts import Artifact, Output
-from stages.errors import ArtifactError, InputFault
+from stages.contract.errors import ArtifactError, InputFault
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior import stage as train_prior
 from tests.factories import make_context
 from tests.unit.stages.train_prior.pieces import DIM, fit, inputs_for, make_embeddings, prior_config

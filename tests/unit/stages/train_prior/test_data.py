@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from stages.artifacts import Artifact, Output
-from stages.embeddings import open_text_states
-from stages.errors import InputFault
+from stages.contract.errors import InputFault
+from stages.formats.embeddings import open_text_states
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior.data import Pairs, load_pairs
 from tests.unit.stages.train_prior.pieces import DIM, ROWS, SHARDS, STATE_WIDTH, make_embeddings, prior_config
 
@@ -41,10 +41,10 @@ def test_an_image_gives_each_of_its_captions_by_choice(tmp_path: Path) -> None:
     assert torch.equal(image, train.image[rows])
     assert torch.equal(text.embedding, train.text[[15, 16, 17, 17]])
     torch.testing.assert_close(text.embedding[0], image[0].flip(0) + 0.1, atol=0.01, rtol=0.01)  # the first caption
-    draws = torch.from_numpy(np.random.default_rng(0).random(3000))
-    drawn = train.take(torch.full((3000,), 5), draws)[1].embedding
-    shares = [float((drawn == train.text[row]).all(1).double().mean()) for row in (15, 16, 17)]
-    assert all(abs(share - 1 / 3) < 0.05 for share in shares)  # 5 deviations of a fair choice
+    random_inputs = torch.from_numpy(np.random.default_rng(0).random(3000))
+    generated = train.take(torch.full((3000,), 5), random_inputs)[1].embedding
+    fractions = [float((generated == train.text[row]).all(1).double().mean()) for row in (15, 16, 17)]
+    assert all(abs(fraction - 1 / 3) < 0.05 for fraction in fractions)  # 5 deviations of a fair choice
 
 
 def test_states_are_those_of_the_caption_that_is_taken(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_fraction_selects_images_with_all_their_captions(tmp_path: Path) -> No
     assert sum(len(part.text) for part in parts) == 3 * sum(map(len, parts))
 
 
-def test_states_that_are_not_there_are_asked_for_in_words(tmp_path: Path) -> None:
+def test_states_that_are_not_there_are_asked_for_in_a_sentence(tmp_path: Path) -> None:
     embeddings = make_embeddings(tmp_path, states=("clip",))
     with pytest.raises(InputFault, match=r"asks for t5, but the embeddings .*hold text states of clip: set embed_clip"):
         pairs_of(embeddings, BOTH)
@@ -110,7 +110,7 @@ def replace(output: Output, kind: str, content: np.ndarray) -> None:
         np.save(file, content)
 
 
-def test_files_that_do_not_fit_are_told_apart(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_reported_apart(tmp_path: Path) -> None:
     embeddings = make_embeddings(tmp_path, states=("t5",))
     states = open_text_states(embeddings, "00001", "t5", width=STATE_WIDTH)
     replace(embeddings, "t5_states", np.zeros((len(states.values), STATE_WIDTH + 1), dtype=np.float16))

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from models.priors import TextStateSettings, TransformerSettings
 from models.priors.sizes import settings_of_size
-from stages.prior_sampling import PriorSamplingConfig
+from stages.inference.prior_sampling import PriorSamplingConfig
 from stages.train_prior.config import NetworkConfig
 from tests.unit.stages.train_prior.pieces import prior_config
 

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.priors import PriorSampling, TextFeatures
-from stages.artifacts import Output
-from stages.contract import StageContext
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.stage import StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.inference.loading import load_prior
+from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
-from stages.trained_models import load_prior
 from tests.factories import make_context
 from tests.unit.stages.train_prior.pieces import (
     DIM,
@@ -89,19 +89,19 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int)
     prior, clips = load_prior(output)
     assert prior.settings.kind == kind
     assert clips == inputs["embed_clip"].read_json("clips.json")
-    drawn = prior.sample(
+    generated = prior.sample(
         TextFeatures(torch.arange(2 * DIM).reshape(2, DIM).float()), [1, 2], PriorSampling(num_steps=2)
     )
-    assert drawn.shape == (2, DIM)
-    assert drawn.isfinite().all()
+    assert generated.shape == (2, DIM)
+    assert generated.isfinite().all()
     assert summary.counts["captioned"] == ROWS * SHARDS // 2
     assert summary.counts["training_pairs"] + summary.counts["held_out_pairs"] == ROWS * SHARDS // 2
     by_steps = output.read_json("validation.json")["by_steps"]
     assert by_steps[f"steps_{steps}"]["cosine_true"] == summary.metrics["cosine_true"]
     assert summary.metrics[f"diversity/steps_{steps}"] == by_steps[f"steps_{steps}"]["diversity"]
-    pictures = {event.name for event in events if isinstance(event, Picture) and event.png.startswith(b"\x89PNG")}
+    images = {event.name for event in events if isinstance(event, LoggedImage) and event.png.startswith(b"\x89PNG")}
     diffusion = kind in ("shifted", "gaussian")
-    assert pictures == ({"held_out_by_sampling_steps", "held_out_by_time_step"} if diffusion else set())
+    assert images == ({"held_out_by_sampling_steps", "held_out_by_time_step"} if diffusion else set())
 
 
 def test_the_identity_prior_starts_no_training(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 
 from models.gaussians import GaussianBank
 from models.priors import DiffusionPrior, DiffusionPriorSettings, TextStateSettings
-from stages.artifacts import Artifact, Output
-from stages.model_files import load_model_config
+from stages.formats.model_folders import load_model_config
+from stages.inference.loading import load_prior
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.task import PriorTask
-from stages.trained_models import load_prior
 from stages.training.loader import parts_of
 from stages.training.task import BatchPart, Place
 from tests.unit.stages.train_prior.pieces import (
@@ -69,7 +69,7 @@ def test_the_baseline_has_the_same_freedom_of_noise(tmp_path: Path) -> None:
     torch.testing.assert_close(std, expected.expand_as(std))
 
 
-def test_one_caption_of_an_image_is_drawn_at_each_visit(tmp_path: Path) -> None:
+def test_one_caption_of_an_image_is_generated_at_each_visit(tmp_path: Path) -> None:
     task = make_task(prior_config("gaussian"), inputs_for("gaussian", tmp_path, num_captions=3), tmp_path)
     train, epochs = task.state.train, 40
     assert len(train.text) == 3 * len(train)

@@ -19,14 +19,14 @@ from models.priors import (
     TransformerSettings,
     make_prior,
 )
-from stages.artifacts import Artifact, Output
-from stages.contract import StageContext
-from stages.events import Event, Metrics, Progress
-from stages.model_files import load_model_state
+from stages.contract.events import Event, Metrics, Progress
+from stages.contract.stage import StageContext
+from stages.formats.model_folders import load_model_state
+from stages.storage.artifact import Artifact, Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import CaptionStates, Pairs
-from stages.train_prior.validation import judge
+from stages.train_prior.validation import evaluate
 from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
 
 
@@ -51,7 +51,7 @@ def make_diffusion_prior(pairs: Pairs) -> Prior:
 
 def test_a_perfect_prior_gets_perfect_marks() -> None:
     pairs = make_pairs(40, text_is_image=True)
-    found = judge(make_prior(IdentityPriorSettings(DIM)), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
+    found = evaluate(make_prior(IdentityPriorSettings(DIM)), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
     (steps, report), reference = next(iter(found.by_steps.items())), found.reference
     assert (steps, found.by_time) == (0, {})
     for name in ("cosine_true", "cosine_true_block_1", "norm_ratio", "variance_ratio", "retrieval_at_1"):
@@ -65,7 +65,7 @@ def test_a_perfect_prior_gets_perfect_marks() -> None:
 def test_the_way_ends_at_the_answer() -> None:
     pairs = make_pairs(600)  # more than are sampled at a time
     config = DiffusionValidationConfig(num_steps=(2, 5), samples_per_caption=3)
-    found = judge(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
     assert list(found.by_steps) == [2, 5]
     assert list(found.by_time) == [20, 16, 12, 8, 4]
     last, report = found.by_time[4], found.by_steps[5]
@@ -82,7 +82,7 @@ def test_the_way_ends_at_the_answer() -> None:
 def test_one_sample_has_no_diversity_and_three_pairs_no_distances() -> None:
     pairs = make_pairs(3)
     config = DiffusionValidationConfig(num_steps=(2,), samples_per_caption=1)
-    found = judge(make_diffusion_prior(pairs), pairs, config, block_dims=[6], seed=0)
+    found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[6], seed=0)
     assert not {"diversity", "frechet", "mmd"} & set(found.by_steps[2])
     assert found.reference == {}
 

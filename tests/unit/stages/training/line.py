@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
-from stages.artifacts import Output
-from stages.events import Event, Metrics
-from stages.model_files import save_model
+from stages.contract.events import Event, Metrics
+from stages.formats.model_folders import save_model
+from stages.storage.artifact import Output
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, Place

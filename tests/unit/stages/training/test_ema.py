@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cluster.training import launch_in_process
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
-from stages.training.checkpoints import checkpoint_steps, read_checkpoint
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.unit.stages.training.line import LineTask
@@ -25,7 +25,7 @@ def run(folder: Path, task: LineTask, *, zero_stage: int, decay: float = DECAY) 
         num_steps=STEPS + 1, batch_size=8, learning_rate=0.1, ema_decay=decay, precision="float32",
         checkpoint_interval=1, max_checkpoints=STEPS, zero_stage=zero_stage,
     )  # fmt: skip
-    context = StageContext(lambda event: None, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(lambda event: None, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     train(lambda: task, config, seed=3, output=output_of(folder), context=context)
 
 
@@ -46,7 +46,7 @@ def test_averages_follow_the_recurrence(tmp_path: Path, zero_stage: int) -> None
 
 
 def test_the_average_is_what_is_kept(tmp_path: Path) -> None:
-    from stages.model_files import load_model_state
+    from stages.formats.model_folders import load_model_state
 
     with pytest.raises(ValueError, match="no data"):
         run(tmp_path, LineTask(fail_at=STEPS), zero_stage=0, decay=0.9)

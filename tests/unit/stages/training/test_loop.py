@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from cluster.training import launch_in_process
-from stages.artifacts import Output
-from stages.contract import GrantedResources, StageContext
-from stages.errors import ArtifactError, InputFault
-from stages.events import Event, Metrics
-from stages.model_files import load_model_config, load_model_state
-from stages.training.checkpoints import checkpoint_steps
+from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.events import Event, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.model_folders import load_model_config, load_model_state
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import TrainResult, train
 from stages.training.loader import parts_of
@@ -35,7 +35,7 @@ def config(**changes: Any) -> TrainingConfig:
 
 def run(folder: Path, settings: TrainingConfig, task: LineTask | None = None) -> tuple[TrainResult, list[Event]]:
     events: list[Event] = []
-    context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     result = train(lambda: task or LineTask(), settings, seed=3, output=output_of(folder), context=context)
     return result, events
 
@@ -158,7 +158,7 @@ def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path:
     assert not set(RATES) & set(once.metrics)
 
 
-def test_the_share_of_time_that_the_loop_waits_for_data_is_told(tmp_path: Path) -> None:
+def test_the_fraction_of_time_that_the_loop_waits_for_data_is_reported(tmp_path: Path) -> None:
     waiting, events = run(tmp_path / "slow", config(log_interval=6), SlowTask(first=0.0, later=0.1))
     assert 0.5 < waiting.metrics["data_wait_share"] <= 1
     logged = [e.values["data_wait_share"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
@@ -173,7 +173,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         run(tmp_path, config(gradient_accumulation=3))
 
 
-class UnjudgedTask(LineTask):
+class UnvalidatedTask(LineTask):
     """Fails where the model is judged, while further batches are prepared."""
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
@@ -182,7 +182,7 @@ class UnjudgedTask(LineTask):
 
 def test_nothing_is_prepared_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no judgement after step 4"):
-        run(tmp_path, config(num_steps=100, validation_interval=4), UnjudgedTask())
+        run(tmp_path, config(num_steps=100, validation_interval=4), UnvalidatedTask())
     assert "corgi-loader" not in {thread.name for thread in threading.enumerate()}
 
 

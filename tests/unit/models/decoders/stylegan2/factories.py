@@ -7,9 +7,9 @@ from torch import Tensor
 
 from models.decoders.stylegan2 import AdversarialSettings, DiscriminatorConfig, StyleGan2Config
 from models.decoders.stylegan2.adversary import Adversary
-from models.decoders.stylegan2.augmentation import NUM_DRAWS
+from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
 from models.decoders.stylegan2.discriminator import Discriminator
-from models.decoders.stylegan2.generator import StyleGan2Generator
+from models.decoders.stylegan2.model import StyleGan2Generator
 
 EMBED, LATENT, SIDE = 6, 5, 16
 
@@ -36,10 +36,10 @@ def make_adversary(generator: StyleGan2Generator | None = None, **settings: Any)
     return Adversary(generator or make_generator(), make_discriminator(), chosen, embed_images=embed_images)
 
 
-def embed_images(pictures: Tensor) -> Tensor:
-    """Stand for CLIP: a fixed linear map of the pictures."""
-    weights = torch.randn(pictures[0].numel(), EMBED, generator=torch.Generator().manual_seed(5))
-    return pictures.flatten(1) @ weights
+def embed_images(images: Tensor) -> Tensor:
+    """Stand for CLIP: a fixed linear map of the images."""
+    weights = torch.randn(images[0].numel(), EMBED, generator=torch.Generator().manual_seed(5))
+    return images.flatten(1) @ weights
 
 
 def make_batch(generator: StyleGan2Generator, *, count: int = 4, step: int = 1) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def make_batch(generator: StyleGan2Generator, *, count: int = 4, step: int = 1) 
         "latent": torch.randn(count, LATENT, generator=source),
         "noise": torch.randn(count, generator.noise_size, generator=source),
         "pseudo_text": torch.randn(count, EMBED, generator=source),
-        "augmentation": torch.rand(count, 2, NUM_DRAWS, generator=source),
+        "augmentation": torch.rand(count, 2, NUM_RANDOM_INPUTS, generator=source),
         "path": torch.randn(count, 3, SIDE, SIDE, generator=source),
         "step": torch.full((count,), step),
     }

@@ -28,33 +28,35 @@ def test_each_network_has_the_gradient_of_its_own_loss_alone() -> None:
     adversary(batch)["loss"].sum().backward()
     joint = gradients(adversary.generator), gradients(adversary.discriminator)
 
-    def judge() -> tuple[Any, Any, Any]:
+    def evaluate() -> tuple[Any, Any, Any]:
         adversary.zero_grad()
-        drawn = adversary.generator(batch["latent"], batch["embeddings"], batch["noise"])
-        return drawn, adversary.discriminator(drawn, batch["embeddings"]), batch["embeddings"]
+        generated = adversary.generator(batch["latent"], batch["embeddings"], batch["noise"])
+        return generated, adversary.discriminator(generated, batch["embeddings"]), batch["embeddings"]
 
-    drawn, on_drawn, z = judge()
-    loss = generator_loss(on_drawn.logits) + 3.0 * info_nce(on_drawn.features, z, temperature=0.1)
-    (loss + 2.0 * info_nce(embed_images(drawn), z, temperature=0.1)).sum().backward()
+    generated, on_generated, z = evaluate()
+    loss = generator_loss(on_generated.logits) + 3.0 * info_nce(on_generated.features, z, temperature=0.1)
+    (loss + 2.0 * info_nce(embed_images(generated), z, temperature=0.1)).sum().backward()
     torch.testing.assert_close(joint[0], gradients(adversary.generator), rtol=1e-4, atol=1e-5)
 
-    _, on_drawn, z = judge()
+    _, on_generated, z = evaluate()
     on_true = adversary.discriminator(batch["images"], z)
-    loss = discriminator_loss(on_true.logits, on_drawn.logits)
+    loss = discriminator_loss(on_true.logits, on_generated.logits)
     (loss + 3.0 * info_nce(on_true.features, z, temperature=0.1)).sum().backward()
     torch.testing.assert_close(joint[1], gradients(adversary.discriminator), rtol=1e-4, atol=1e-5)
 
 
-def test_likeness_teaches_the_generator_alone_and_sees_pictures_changed_alike() -> None:
+def test_likeness_teaches_the_generator_alone_and_sees_images_changed_alike() -> None:
     plain, matched = (make_adversary(match_weight=weight, r1_weight=0.0) for weight in (0.0, 4.0))
     batch = make_batch(plain.generator)
     for adversary in (plain, matched):
         adversary(batch)["loss"].sum().backward()
     torch.testing.assert_close(gradients(matched.discriminator), gradients(plain.discriminator))
-    drawn = plain.generator(batch["latent"], batch["embeddings"], batch["noise"])
-    on_drawn, on_true = (plain.discriminator(x, batch["embeddings"]).maps for x in (drawn, batch["images"]))
+    generated = plain.generator(batch["latent"], batch["embeddings"], batch["noise"])
+    on_generated, on_true = (plain.discriminator(x, batch["embeddings"]).maps for x in (generated, batch["images"]))
     plain.discriminator.zero_grad()
-    (4.0 * feature_distance(on_drawn, [seen.detach() for seen in on_true])).sum().backward()  # on top of the plain loss
+    (
+        4.0 * feature_distance(on_generated, [seen.detach() for seen in on_true])
+    ).sum().backward()  # on top of the plain loss
     torch.testing.assert_close(gradients(matched.generator), gradients(plain.generator), rtol=1e-4, atol=1e-5)
 
     changed = make_adversary(
@@ -96,7 +98,7 @@ def test_path_length_follows_its_mean() -> None:
     assert float(adversary.path_mean) == pytest.approx(mean * 1.99, rel=1e-4)
 
 
-def test_pseudo_text_is_what_the_networks_are_told() -> None:
+def test_pseudo_text_is_what_the_networks_are_reported() -> None:
     adversary = make_adversary(embedding_noise=1.0)
     batch = make_batch(adversary.generator)
     condition = adversary.condition(batch)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from models.decoders.stylegan2.augmentation import NUM_DRAWS, AugmentationControl, augment
+from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS, AugmentationControl, augment
 
 CHANGES = ("flip", "quarter", "shift", "scale", "turn", "stretch", "brightness", "contrast", "invert", "hue", "dye")
 
 
-def draws(count: int, *, amounts: dict[str, float], happening: tuple[str, ...]) -> torch.Tensor:
+def random_inputs(count: int, *, amounts: dict[str, float], happening: tuple[str, ...]) -> torch.Tensor:
     """Draws under which only the named changes happen at probability 0.5, by the amounts (0.5: neutral)."""
-    row = torch.full((NUM_DRAWS,), 0.9)
+    row = torch.full((NUM_RANDOM_INPUTS,), 0.9)
     row[len(CHANGES) :] = 0.5
     for name in happening:
         row[CHANGES.index(name)] = 0.1
@@ -20,47 +20,47 @@ def draws(count: int, *, amounts: dict[str, float], happening: tuple[str, ...]) 
 
 
 HALF = torch.tensor([0.5])
-PICTURES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def changed(happening: str, **amounts: float) -> torch.Tensor:
-    return augment(PICTURES, HALF, draws(2, amounts=amounts, happening=(happening,)))
+    return augment(IMAGES, HALF, random_inputs(2, amounts=amounts, happening=(happening,)))
 
 
 def test_nothing_happens_at_probability_0() -> None:
-    any_draws = torch.rand(2, NUM_DRAWS)
-    torch.testing.assert_close(augment(PICTURES, torch.zeros(1), any_draws), PICTURES, rtol=1e-4, atol=1e-5)
+    any_random_inputs = torch.rand(2, NUM_RANDOM_INPUTS)
+    torch.testing.assert_close(augment(IMAGES, torch.zeros(1), any_random_inputs), IMAGES, rtol=1e-4, atol=1e-5)
 
 
 def test_known_changes() -> None:
     close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(changed("flip", flip=0.1), PICTURES.flip(3), **close)
+    torch.testing.assert_close(changed("flip", flip=0.1), IMAGES.flip(3), **close)
     quarter = changed("quarter", quarter=0.3)
-    assert any(torch.allclose(quarter, PICTURES.rot90(k, (2, 3)), atol=1e-4) for k in (1, 3))
-    torch.testing.assert_close(changed("shift", shift=1.0)[..., :-1], PICTURES[..., 1:], **close)  # 1/8 of 8 pixels
-    torch.testing.assert_close(changed("shift", shift_down=0.0)[..., 1:, :], PICTURES[..., :-1, :], **close)
+    assert any(torch.allclose(quarter, IMAGES.rot90(k, (2, 3)), atol=1e-4) for k in (1, 3))
+    torch.testing.assert_close(changed("shift", shift=1.0)[..., :-1], IMAGES[..., 1:], **close)  # 1/8 of 8 pixels
+    torch.testing.assert_close(changed("shift", shift_down=0.0)[..., 1:, :], IMAGES[..., :-1, :], **close)
     brighter = changed("brightness", brightness=0.8413447)  # one deviation, of 0.2
-    torch.testing.assert_close(brighter, PICTURES + 0.2, **close)
-    torch.testing.assert_close(changed("contrast", contrast=0.8413447), PICTURES * 2**0.5, **close)
+    torch.testing.assert_close(brighter, IMAGES + 0.2, **close)
+    torch.testing.assert_close(changed("contrast", contrast=0.8413447), IMAGES * 2**0.5, **close)
 
 
 def test_colors_turn_about_grey() -> None:
-    grey = PICTURES.mean(1)
+    grey = IMAGES.mean(1)
     hue, inverted = changed("hue", hue=0.8), changed("invert", invert=0.1)
     torch.testing.assert_close(hue.mean(1), grey, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(hue.norm(dim=1), PICTURES.norm(dim=1), rtol=1e-4, atol=1e-4)
-    assert float((hue - PICTURES).abs().mean()) > 0.05
+    torch.testing.assert_close(hue.norm(dim=1), IMAGES.norm(dim=1), rtol=1e-4, atol=1e-4)
+    assert float((hue - IMAGES).abs().mean()) > 0.05
     torch.testing.assert_close(inverted.mean(1), -grey, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(inverted - inverted.mean(1, keepdim=True), PICTURES - grey[:, None])
+    torch.testing.assert_close(inverted - inverted.mean(1, keepdim=True), IMAGES - grey[:, None])
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_change_changes_and_lets_gradients_through(name: str) -> None:
     amounts = dict.fromkeys((name,), 0.3)
-    pictures = PICTURES.clone().requires_grad_()
-    out = augment(pictures, HALF, draws(2, amounts=amounts, happening=(name,)))
-    assert float((out.detach() - PICTURES).abs().mean()) > 0.01
-    (gradient,) = torch.autograd.grad(out.square().sum(), pictures)
+    images = IMAGES.clone().requires_grad_()
+    out = augment(images, HALF, random_inputs(2, amounts=amounts, happening=(name,)))
+    assert float((out.detach() - IMAGES).abs().mean()) > 0.01
+    (gradient,) = torch.autograd.grad(out.square().sum(), images)
     assert torch.isfinite(gradient).all()
     assert float(gradient.abs().mean()) > 0.01
 

@@ -18,10 +18,10 @@ from models.decoders.stylegan2.losses import (
 
 
 def test_losses_are_those_of_the_sigmoid() -> None:
-    true, drawn = torch.tensor([0.3, -2.0]), torch.tensor([1.5, -0.4])
-    torch.testing.assert_close(generator_loss(drawn), -torch.log(torch.sigmoid(drawn)))
-    expected = -torch.log(torch.sigmoid(true)) - torch.log(1 - torch.sigmoid(drawn))
-    torch.testing.assert_close(discriminator_loss(true, drawn), expected)
+    true, generated = torch.tensor([0.3, -2.0]), torch.tensor([1.5, -0.4])
+    torch.testing.assert_close(generator_loss(generated), -torch.log(torch.sigmoid(generated)))
+    expected = -torch.log(torch.sigmoid(true)) - torch.log(1 - torch.sigmoid(generated))
+    torch.testing.assert_close(discriminator_loss(true, generated), expected)
 
 
 def test_gradient_penalty_of_a_quadratic_form_is_known() -> None:

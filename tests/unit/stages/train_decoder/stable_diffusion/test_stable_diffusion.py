@@ -12,18 +12,18 @@ from safetensors.torch import load_file
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.decoders import DecoderSampling
-from models.decoders.stable_diffusion import StableDiffusionDecoder
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from models.decoders.stable_diffusion.model import StableDiffusionDecoder
+from stages.contract.errors import InputFault
+from stages.contract.events import Event
+from stages.contract.runner import run_stage
+from stages.contract.stage import Allocation, StageContext
 from stages.encode_latents.config import EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode_latents
-from stages.errors import InputFault
-from stages.events import Event
-from stages.model_files import CONFIG, WEIGHTS, files_of, load_model_state
-from stages.runner import run_stage
+from stages.formats.model_folders import CONFIG, WEIGHTS, files_of, load_model_state
+from stages.inference.loading import load_decoder
+from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stage import run
-from stages.trained_models import load_decoder
 from tests.painted_squares import DIM, make_inputs
 from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
 
@@ -57,7 +57,7 @@ def encoded(inputs: dict[str, Artifact], checkpoint: Path, folder: Path) -> Arti
 
 
 def context(events: list[Event]) -> StageContext:
-    return StageContext(events.append, map_in_process, launch_in_process, GrantedResources())
+    return StageContext(events.append, map_in_process, launch_in_process, Allocation())
 
 
 def config(checkpoint: Path, **changes: Any) -> StableDiffusionConfig:
@@ -66,7 +66,7 @@ def config(checkpoint: Path, **changes: Any) -> StableDiffusionConfig:
 
 
 def train(settings: StableDiffusionConfig, inputs: dict[str, Artifact], folder: Path) -> tuple[Output, float]:
-    """Train; return the output and the loss on held-out pictures, whose noise is always the same."""
+    """Train; return the output and the loss on held-out images, whose noise is always the same."""
     output = Output(str(folder), "train_decoder", "c")
     summary = run(settings, inputs, output, context([]))
     return output, summary.metrics["held_out_loss"]
@@ -82,7 +82,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read
 
 
-def test_full_tuning_learns_and_diffusers_draws_the_same_pictures(
+def test_full_tuning_learns_and_diffusers_draws_the_same_images(
     checkpoint: Path, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     output, loss = train(config(checkpoint), inputs, tmp_path)
@@ -103,9 +103,9 @@ def test_full_tuning_learns_and_diffusers_draws_the_same_pictures(
     assert clips[0]["digest"] == "d"
     embeddings = torch.rand(1, DIM)
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
-    told, untold = decoder.prompt_embeddings(embeddings)
+    told, unconditional = decoder.prompt_embeddings(embeddings)
     assert told.shape == (1, 4, 32)
-    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold, side=16, num_steps=3)
+    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", told, unconditional, side=16, num_steps=3)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
@@ -122,8 +122,8 @@ def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_ap
     assert all(name.rsplit(".", 1)[0].endswith(("to_q", "to_k", "to_v", "to_out.0")) for name in changed)
 
     decoder, _ = load_decoder(output)
-    told, untold = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
-    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", told, untold, side=16, num_steps=3)
+    told, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
+    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", told, unconditional, side=16, num_steps=3)
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, use_safetensors=True)
     pipeline.load_lora_weights(tmp_path / "decoder/lora")
     pipeline.fuse_lora()
@@ -157,7 +157,7 @@ def test_latents_of_another_checkpoint_are_refused(
         train(config(checkpoint, resolution=32), inputs, tmp_path / "out")
 
 
-def test_a_folder_that_is_no_checkpoint_is_told_before_anything_starts(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkpoint_is_reported_before_anything_starts(checkpoint: Path, tmp_path: Path) -> None:
     config(checkpoint).check()
     with pytest.raises(InputFault, match=r"has no model_index\.json, no scheduler/.*, no unet/\*\.safetensors"):
         config(tmp_path).check()

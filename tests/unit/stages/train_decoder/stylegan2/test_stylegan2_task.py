@@ -16,18 +16,18 @@ from pydantic import ValidationError
 from cluster.training import launch_in_process
 from models.decoders import DecoderSampling
 from models.decoders.stylegan2.adversary import Adversary
-from stages.artifacts import Artifact, Output
-from stages.contract import GrantedResources, StageContext
+from stages.contract.errors import InputFault
+from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.stage import Allocation, StageContext
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.errors import InputFault
-from stages.events import Event, Metrics, Picture
-from stages.model_files import load_model_config, load_model_state
+from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.model_folders import load_model_config, load_model_state
+from stages.inference.loading import load_decoder
+from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.stage import run
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.train_decoder.stylegan2.task import StyleGan2Task, group_mean
-from stages.trained_models import load_decoder
-from stages.training.checkpoints import checkpoint_steps
 from stages.training.task import Batch, BatchPart, Place
 from tests.factories import save_tiny_clip
 
@@ -44,14 +44,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("inputs")
     encoder = ClipEncoder(clip_config(save_tiny_clip(folder / "clip", embed_dim=DIM, image_size=SIDE)))
     shards, embedded = Output(str(folder / "s"), "download_shards", "a"), Output(str(folder / "e"), "embed_clip", "b")
-    pictures = [paint(row) for row in range(COUNT)]
+    images = [paint(row) for row in range(COUNT)]
     with shards.writing("shards/00000.tar") as path, tarfile.open(path, "w") as tar:
-        for row, picture in enumerate(pictures):
-            add_picture(tar, f"{row:05d}.png", picture)
+        for row, image in enumerate(images):
+            add_image(tar, f"{row:05d}.png", image)
     with embedded.writing("metadata/metadata_00000.parquet") as path:
         pq.write_table(pa.table({"key": [f"{row:05d}" for row in range(COUNT)]}), path)
     with embedded.writing("img_emb/img_emb_00000.npy") as path, path.open("wb") as file:
-        np.save(file, encoder.encode_images(pictures).numpy())
+        np.save(file, encoder.encode_images(images).numpy())
     shards.finish_unit("00000", {"rows": COUNT})
     embedded.finish_unit("00000", {"rows": COUNT})
     embedded.write_json("clips.json", encoder.identities)
@@ -64,14 +64,14 @@ def clip_folder(inputs: dict[str, Artifact]) -> Path:
 
 
 def paint(row: int) -> Image.Image:
-    picture = Image.new("RGB", (SIDE, SIDE), (row * 37 % 256, row * 91 % 256, row * 53 % 256))
-    picture.paste((255, 255, 255), (row % 8, row % 5, row % 8 + 6, row % 5 + 8))
-    return picture
+    image = Image.new("RGB", (SIDE, SIDE), (row * 37 % 256, row * 91 % 256, row * 53 % 256))
+    image.paste((255, 255, 255), (row % 8, row % 5, row % 8 + 6, row % 5 + 8))
+    return image
 
 
-def add_picture(tar: tarfile.TarFile, name: str, picture: Image.Image) -> None:
+def add_image(tar: tarfile.TarFile, name: str, image: Image.Image) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     member = tarfile.TarInfo(name)
     member.size = buffer.tell()
     buffer.seek(0)
@@ -97,7 +97,7 @@ def config(clip_folder: Path, **changes: Any) -> StyleGan2DecoderConfig:
 
 def train(inputs: dict[str, Artifact], folder: Path, settings: StyleGan2DecoderConfig) -> list[Event]:
     events: list[Event] = []
-    context = StageContext(events.append, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(events.append, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     run(settings, inputs, output_of(folder), context)
     return events
 
@@ -135,7 +135,7 @@ def test_it_trains_resumes_exactly_shows_and_saves(
     assert {"held_out_clip_contrast", "held_out_logits_true"} <= {
         name for e in whole if isinstance(e, Metrics) for name in e.values
     }
-    assert [e.step for e in whole if isinstance(e, Picture)] == [8]
+    assert [e.step for e in whole if isinstance(e, LoggedImage)] == [8]
 
     cut = StyleGan2DecoderConfig.model_validate(settings.model_dump() | {"cache_gigabytes": 1.0})
     with pytest.raises(StopAsIfKilled):
@@ -166,7 +166,7 @@ def train_until(step: int, inputs: dict[str, Artifact], folder: Path, settings: 
         if isinstance(event, Metrics) and event.step >= step:
             raise StopAsIfKilled
 
-    context = StageContext(emit, None, launch_in_process, GrantedResources())  # type: ignore[arg-type]
+    context = StageContext(emit, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     run(settings, inputs, output_of(folder), context)
 
 
@@ -193,7 +193,7 @@ def test_clip_is_frozen_and_no_part_of_the_model(inputs: dict[str, Artifact], cl
     assert batch["embeddings"].shape == (4, DIM)
 
 
-def test_what_a_setting_leaves_out_is_not_drawn(inputs: dict[str, Artifact], clip_folder: Path) -> None:
+def test_what_a_setting_leaves_out_is_not_generated(inputs: dict[str, Artifact], clip_folder: Path) -> None:
     plain = {"path_weight": 0.0, "embedding_noise": 0.0, "augmentation": "none"}
     task, _ = opened(inputs, config(clip_folder, losses=plain))
     assert set(prepared(task)) == {"images", "embeddings", "step", "latent", "noise"}
@@ -206,15 +206,15 @@ def test_another_clip_is_refused(inputs: dict[str, Artifact], tmp_path: Path) ->
     opened(inputs, config(other, losses={"clip_weight": 0}))  # without its loss, CLIP is not asked
 
 
-def test_pictures_are_embedded_as_the_encoder_embeds_them(clip_folder: Path) -> None:
+def test_images_are_embedded_as_the_encoder_embeds_them(clip_folder: Path) -> None:
     encoder = ClipEncoder(clip_config(clip_folder), device="cpu")
-    pictures = [paint(row) for row in range(3)]
-    array = np.stack([np.asarray(picture) for picture in pictures])
+    images = [paint(row) for row in range(3)]
+    array = np.stack([np.asarray(image) for image in images])
     pixels = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
-    torch.testing.assert_close(encoder.embed_pictures(pixels), encoder.encode_images(pictures), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(encoder.embed_images(pixels), encoder.encode_images(images), rtol=1e-3, atol=1e-4)
     leaf = torch.nn.functional.interpolate(pixels, scale_factor=2).requires_grad_()  # scaled back to the model's size
-    embedded = encoder.embed_pictures(leaf)
-    assert float(torch.cosine_similarity(embedded, encoder.embed_pictures(pixels)).detach().min()) > 0.9
+    embedded = encoder.embed_images(leaf)
+    assert float(torch.cosine_similarity(embedded, encoder.embed_images(pixels)).detach().min()) > 0.9
     embedded.sum().backward()
     assert leaf.grad is not None
     assert float(leaf.grad.abs().sum()) > 0
@@ -240,6 +240,6 @@ def test_what_cannot_be_trained_is_refused(clip_folder: Path, section: dict[str,
         config(clip_folder, **(defaults | section))
 
 
-def test_a_missing_clip_is_told_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_clip_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="there is no folder"):
         config(tmp_path / "nowhere").check()

@@ -1,0 +1,1 @@
+"""First stages of latent decoders: images to a small grid of latents or codes, and back."""

@@ -1,0 +1,1 @@
+"""A fine-tuned Stable Diffusion U-Net."""

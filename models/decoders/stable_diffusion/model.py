@@ -1,0 +1,139 @@
+"""A Stable Diffusion U-Net that is told an image embedding in place of its own text states.
+
+Papers: Rombach et al. (arXiv 2112.10752) for the model; Shifted Diffusion (arXiv 2211.15388) for the fine-tuning: one
+linear layer makes four tokens of the embedding, which replace the text context (method section 3).
+
+Symbols: z = latents of the checkpoint's autoencoder; x_0 = scaling_factor (z - shift_factor): [batch, 4, row, column];
+u = standardized embedding: [batch, embed].
+"""
+
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.decoders.base import Embeddings, Images
+from models.decoders.conditioning import EmbeddingConditioner
+from models.decoders.denoiser import Denoiser, make_text_tokens
+from models.decoders.first_stage import FirstStageDecoder, Latents
+from models.decoders.sampling import DecoderSampling
+from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
+from models.diffusion.processes import Ddpm, InitImage, Predictor, enter
+from models.diffusion.spec import ProcessConfig
+
+
+class StableDiffusionDenoiser(Denoiser):
+    """All that is trained: the U-Net, or adapters in it, and the layer that makes tokens of embeddings."""
+
+    config: StableDiffusionDecoderConfig
+
+    def __init__(self, config: StableDiffusionDecoderConfig, unet: nn.Module | None = None) -> None:
+        """Take the checkpoint's U-Net; without one, build it with random weights."""
+        super().__init__()
+        self.config = config
+        self.conditioner = EmbeddingConditioner(
+            config.embed_dim,
+            num_tokens=config.num_tokens,
+            token_dim=config.token_dim,
+            empty_probability=config.empty_probability,
+            embedding_noise=config.embedding_noise,
+        )
+        self.text = make_text_tokens(config)
+        self.process = _make_process(config)
+        self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
+
+    def forward(
+        self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+    ) -> Latents:
+        """Predict what the checkpoint's scheduler says: the noise or the velocity."""
+        tokens = self.tokens(u, v)
+        prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, return_dict=False)[0]
+        return prediction.float()
+
+    def to_noise(self, clean: Latents) -> Latents:
+        """Return x_0 for the autoencoder's latents z."""
+        return scaled(clean.float(), self.config)
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents."""
+        return self.config.latent_shape
+
+    def solve(
+        self, predict: Predictor, noise: Latents, sampling: DecoderSampling, start: InitImage | None = None
+    ) -> Latents:
+        """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
+        scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
+        scheduler.set_timesteps(sampling.num_steps, device=noise.device)
+        sigmas, widest = scheduler.sigmas.to(noise.device), scheduler.init_noise_sigma
+        x_t, first = enter(widest * noise, start, sampling.num_steps, lambda x_0, step: x_0 + sigmas[step] * noise)
+        for timestep in scheduler.timesteps[first:]:
+            prediction = predict(scheduler.scale_model_input(x_t, timestep), timestep)
+            x_t = scheduler.step(prediction, timestep, x_t, return_dict=False)[0]
+        return x_t
+
+
+class StableDiffusionDecoder(FirstStageDecoder):
+    """The denoiser with the checkpoint's autoencoder."""
+
+    config: StableDiffusionDecoderConfig
+    denoiser: StableDiffusionDenoiser
+
+    def __init__(
+        self,
+        config: StableDiffusionDecoderConfig,
+        *,
+        denoiser: StableDiffusionDenoiser | None = None,
+        vae: nn.Module | None = None,
+    ) -> None:
+        """Put both together; what is not given is built with random weights."""
+        super().__init__()
+        self.config = config
+        self.denoiser = StableDiffusionDenoiser(config) if denoiser is None else denoiser
+        self.vae = AutoencoderKL.from_config(dict(config.vae)) if vae is None else vae
+
+    def encoded(self, images: Images) -> Latents:
+        """Return x_0 of images in [-1, 1]."""
+        latents: Tensor = cast(Any, self.vae).encode(images).latent_dist.mode()
+        return self.denoiser.to_noise(latents)
+
+    def decoded(self, x_0: Latents) -> Images:
+        """Return the images of x_0, in [-1, 1]."""
+        return decoded(self.vae, x_0, self.config)
+
+    @torch.no_grad()
+    def prompt_embeddings(self, embeddings: Embeddings, text: Embeddings | None = None) -> tuple[Tensor, Tensor]:
+        """Return what diffusers' pipelines take as prompt_embeds and negative_prompt_embeds: [batch, token, width]."""
+        u, v = self.denoiser.guided_conditions(embeddings, text)
+        told, unconditional = self.denoiser.tokens(u, v).chunk(2)
+        return told, unconditional
+
+
+def scaled(latents: Latents, config: StableDiffusionDecoderConfig) -> Latents:
+    """Return x_0 of the autoencoder's latents z."""
+    return (latents - _shift(config)) * float(config.vae["scaling_factor"])
+
+
+def decoded(vae: nn.Module, x_0: Latents, config: StableDiffusionDecoderConfig) -> Images:
+    """Return the images of x_0."""
+    latents = x_0 / config.vae["scaling_factor"] + _shift(config)
+    images: Tensor = cast(Any, vae).decode(latents, return_dict=False)[0]
+    return images.float().clamp(-1, 1)
+
+
+def _shift(config: StableDiffusionDecoderConfig) -> float:
+    return float(config.vae.get("shift_factor") or 0.0)
+
+
+def _make_process(config: StableDiffusionDecoderConfig) -> Ddpm:
+    scheduler = config.scheduler
+    process = ProcessConfig(
+        path="ddpm",
+        target=TARGETS[scheduler.get("prediction_type", "epsilon")],
+        loss_weight=config.loss_weight,
+        min_snr_gamma=config.min_snr_gamma,
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+    )
+    return Ddpm(process, {name: scheduler[name] for name in SCHEDULE_FIELDS if name in scheduler})

@@ -1,0 +1,1 @@
+"""Super-resolution by diffusion: the upper levels of a cascade."""

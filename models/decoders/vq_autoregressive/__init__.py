@@ -1,0 +1,1 @@
+"""A transformer over the codes of a VQ autoencoder."""

@@ -1,0 +1,105 @@
+"""Turn what a stage asks for into what it gets on the machines at hand, alone or beside an input that it follows.
+
+A stage that follows another shard by shard needs room beside it. Where the first stage's number of workers is left
+open, it gets fewer: on CPUs the second gets one worker as long as the first runs (whichever takes longer, then, the
+CPUs are busy), on GPUs all of its workers, for up to half of the CPUs. Where there is no room, it starts afterwards.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from cluster.session import Machines
+from pipeline.errors import UsageError
+from stages.contract.stage import Allocation, StageConfig
+
+ENOUGH_CPUS = 8
+"""A single process, or one that feeds a GPU, does not profit from more CPUs than this."""
+
+
+def allocate(section: StageConfig, machines: Machines) -> Allocation:
+    """Resolve every open or automatic number of the stage's ``resources``.
+
+    Raises:
+        UsageError: the stage asks for more than the machines have.
+    """
+    asked = section.resources
+    gpus = asked.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if section.uses_gpu and machines.num_gpus else 0.0
+    workers = asked.num_workers or _default_workers(section, machines, gpus)
+    cpus = asked.cpus_per_worker or _default_cpus(section, machines, workers, gpus)
+    allocation = Allocation(workers, cpus, gpus)
+    _check_fits(section.stage, allocation, machines)
+    return allocation
+
+
+def leave_room(
+    section: StageConfig,
+    allocation: Allocation,
+    downstream: Sequence[tuple[StageConfig, Allocation]],
+    machines: Machines,
+) -> Allocation:
+    """Return the grant of a stage with so few workers that those that follow it find room, if their number is open."""
+    if section.resources.num_workers is not None:
+        return allocation
+    left = machines.num_cpus
+    for follower, wanted in downstream:
+        room = _room_of(follower, wanted, machines)
+        if left - room >= allocation.cpus_per_worker:
+            left -= room
+    return dataclasses.replace(allocation, num_workers=min(allocation.num_workers, left // allocation.cpus_per_worker))
+
+
+def allocate_beside(section: StageConfig, allocation: Allocation, free: Machines) -> Allocation | None:
+    """Return what a stage gets beside those that run, with as many workers as fit for now; None: there is no room."""
+    cpus, gpus = allocation.cpus_per_worker, allocation.gpus_per_worker
+    if gpus and section.resources.cpus_per_worker is None:
+        cpus = max(1, min(cpus, free.num_cpus // allocation.num_workers))
+    workers = min(allocation.num_workers, free.num_cpus // cpus)
+    if gpus:
+        workers = min(workers, int(free.num_gpus / gpus))
+    if workers < 1:
+        return None
+    return dataclasses.replace(allocation, cpus_per_worker=cpus, workers_beside=workers)
+
+
+def _room_of(section: StageConfig, allocation: Allocation, machines: Machines) -> int:
+    """Return how many CPUs to leave for a stage that follows another."""
+    fraction = max(machines.num_cpus // 2, section.resources.cpus_per_worker or 1)
+    if section.resources.num_workers is None and not allocation.gpus_per_worker:
+        fraction = allocation.cpus_per_worker
+    beside = allocate_beside(section, allocation, dataclasses.replace(machines, num_cpus=fraction))
+    return beside.cpus if beside else 0
+
+
+def _default_workers(section: StageConfig, machines: Machines, gpus: float) -> int:
+    if section.work == "single":
+        return 1
+    if gpus:
+        return max(1, int(machines.num_gpus / gpus))
+    if section.work == "training":
+        return 1
+    return max(1, machines.num_cpus // (section.resources.cpus_per_worker or 1))
+
+
+def _default_cpus(section: StageConfig, machines: Machines, workers: int, gpus: float) -> int:
+    if section.work == "shards" and not gpus:
+        return 1
+    fraction = min(machines.num_cpus // workers, machines.node_cpus)
+    return max(1, min(fraction, ENOUGH_CPUS) if gpus or section.work == "single" else fraction)
+
+
+def _check_fits(stage: str, allocation: Allocation, machines: Machines) -> None:
+    cpus = allocation.num_workers * allocation.cpus_per_worker
+    if cpus > machines.num_cpus or allocation.cpus_per_worker > machines.node_cpus:
+        raise UsageError(
+            f"{stage}.resources: {allocation.num_workers} workers x {allocation.cpus_per_worker} CPUs asked for, and "
+            f"the machines have {machines.num_cpus} CPUs ({machines.node_cpus} on the largest); lower num_workers or "
+            "cpus_per_worker, or add machines"
+        )
+    gpus = allocation.num_workers * allocation.gpus_per_worker
+    if gpus > machines.num_gpus:
+        raise UsageError(
+            f"{stage}.resources: {allocation.num_workers} workers x {allocation.gpus_per_worker:g} GPUs asked for, and "
+            f"the machines have {machines.num_gpus} GPUs; lower num_workers or gpus_per_worker, or add machines"
+        )

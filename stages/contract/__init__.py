@@ -1,0 +1,1 @@
+"""What a stage is: its configuration, context, events, errors, digests, and how one is run."""

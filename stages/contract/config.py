@@ -1,0 +1,71 @@
+"""Configuration sections: frozen models whose identity is what a stage's result depends on."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+
+from stages.contract.digests import address_digest, content_digest
+from stages.storage.filesystems import is_remote
+
+
+class RuntimeOnly:
+    """Marks a config field that says where or how fast to run, and so does not enter the fingerprint."""
+
+
+class ByContent:
+    """Marks a path field that enters the fingerprint by the content of the file or folder, never by its name."""
+
+
+def beside_config(value: Any, info: ValidationInfo) -> Any:
+    """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value).expanduser()
+    for folder in (info.context or {}).get("folders", ()):
+        if not path.is_absolute() and (Path(folder) / path).exists():
+            return (Path(folder) / path).resolve()
+    return path.resolve()
+
+
+ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
+
+
+def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
+    return value if isinstance(value, str) and is_remote(value) else str(beside_config(value, info))
+
+
+#: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
+Address = Annotated[str, BeforeValidator(_beside_config_unless_uri), ByContent()]
+
+
+class ConfigModel(BaseModel):
+    """Base of every configuration section: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part of the section that the result depends on, as JSON-ready data.
+
+        Raises:
+            FileNotFoundError: a file or folder named by the section is not there.
+        """
+        return {
+            name: _identity_of(getattr(self, name), info.metadata)
+            for name, info in type(self).model_fields.items()
+            if not any(isinstance(mark, RuntimeOnly) for mark in info.metadata)
+        }
+
+
+def _identity_of(value: Any, metadata: list[Any]) -> Any:
+    if isinstance(value, ConfigModel):
+        return value.identity()
+    if isinstance(value, tuple | list):
+        return [_identity_of(item, metadata) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _identity_of(item, metadata) for key, item in value.items()}
+    if isinstance(value, Path):
+        return content_digest(value)
+    if isinstance(value, str) and any(isinstance(mark, ByContent) for mark in metadata):
+        return address_digest(value)
+    return value

@@ -1,0 +1,154 @@
+"""SHA-256 of files on this machine, remembered by path, size, time of change and inode, so that each is read once.
+
+Who plans an experiment again and again would read its whole source each time. The memory is a file that the plan names
+(in the store where that is local); without it, files are read each time.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from stages.storage.filesystems import explaining, is_remote
+
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS digests "
+    "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 BLOB) WITHOUT ROWID"
+)
+_TOO_NEW_NS = 2_000_000_000  # a file changed so lately may change again without its time showing it
+_COMMIT_SECONDS = 5.0  # what a kill may cost
+_log = logging.getLogger(__name__)
+
+
+class DigestMemory:
+    """Digests of files in an SQLite database; open as a context."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, timeout=30)
+        self._database.execute(_TABLE)
+        self._committed = time.monotonic()
+
+    def __enter__(self) -> "DigestMemory":
+        """Begin to remember."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Keep what was learned."""
+        self._database.commit()
+        self._database.close()
+
+    def digest(self, file: Path) -> bytes:
+        """Return the SHA-256 of a file, from memory where it has not changed since."""
+        before = _state(file)
+        known = self._database.execute(
+            "SELECT sha256 FROM digests WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
+            (str(file.resolve()), *before),
+        ).fetchone()
+        if known is not None:
+            return bytes(known[0])
+        found = read_digest(file)
+        if _state(file) == before and time.time_ns() - before[1] > _TOO_NEW_NS:
+            self._database.execute(
+                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (str(file.resolve()), *before, found)
+            )
+            if time.monotonic() - self._committed > _COMMIT_SECONDS:
+                self._database.commit()
+                self._committed = time.monotonic()
+        return found
+
+
+_memory: ContextVar[DigestMemory | None] = ContextVar("digest_memory", default=None)
+
+
+@contextlib.contextmanager
+def remembering(path: Path) -> Iterator[None]:
+    """Remember digests in this file while the context is open; within another one, in that one's file."""
+    if _memory.get() is not None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            memory = stack.enter_context(DigestMemory(path))
+        except (OSError, sqlite3.Error) as error:  # a store that may only be read can be planned on all the same
+            _log.info("digests are not remembered: %s cannot be written (%s)", path, error)
+            yield
+            return
+        token = _memory.set(memory)
+        stack.callback(_memory.reset, token)
+        yield
+
+
+def file_digest(file: Path) -> bytes:
+    """Return the SHA-256 of a file's content."""
+    memory = _memory.get()
+    return read_digest(file) if memory is None else memory.digest(file)
+
+
+def read_digest(file: Path) -> bytes:
+    """Read the file for its SHA-256."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder's relative file names and contents (a README.md says nothing to us).
+
+    Raises:
+        FileNotFoundError: nothing is at the path.
+    """
+    if not path.exists():
+        raise FileNotFoundError(str(path))
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
+    for file in files:
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" if file != path else b"")
+        digest.update(file_digest(file))
+    return digest.hexdigest()
+
+
+def address_digest(address: str) -> str:
+    """Return the digest of a local path's content, or of a remote one's names and checksums as its store tells them.
+
+    Raises:
+        FileNotFoundError: nothing is at the local path.
+        InputFault: the remote address cannot be read, or nothing is there.
+    """
+    if not is_remote(address):
+        return content_digest(Path(address))
+    listed = json.dumps(remote_checksums(address, "**"))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def remote_checksums(address: str, pattern: str) -> list[list[str]]:
+    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums.
+
+    Raises:
+        InputFault: the address cannot be read, or nothing is there.
+    """
+    import fsspec
+
+    with explaining(address):
+        # Of its own, so that one listing, made now, answers for all files.
+        fs, root = fsspec.core.url_to_fs(address, skip_instance_cache=True)
+        root = root.rstrip("/")
+        found = sorted(str(name) for name, info in fs.glob(f"{root}/{pattern}", detail=True).items() if _is_file(info))
+        if not found:
+            fs.info(root)  # which raises where there is nothing
+            found = [root] if fs.isfile(root) else []
+        return [[name[len(root) + 1 :] or name.rpartition("/")[2], str(fs.checksum(name))] for name in found]
+
+
+def _is_file(info: Mapping[str, Any]) -> bool:
+    return bool(info["type"] == "file")

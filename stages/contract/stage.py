@@ -1,0 +1,145 @@
+"""The contract between the pipeline and a stage.
+
+A stage is a package ``stages/<verb_noun>/`` with
+
+- ``config.py``: one :class:`StageConfig` (or a union of them on ``kind``), free of torch and ray;
+- ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable.
+
+``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from cluster.mapping import Mapper, WorkerResources
+from cluster.training import TrainLauncher
+from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.events import Event
+from stages.storage.artifact import Artifact, Output
+
+
+class Resources(ConfigModel):
+    """What a stage asks of the machines; never part of a fingerprint."""
+
+    num_workers: PositiveInt | None = Field(
+        None, description="parallel workers; none: one per cpus_per_worker CPUs for data stages, one for training"
+    )
+    cpus_per_worker: PositiveInt | None = Field(None, description="CPUs per worker; none: the stage's own default")
+    gpus_per_worker: NonNegativeFloat | Literal["auto"] = Field(
+        "auto", description="GPUs per worker; auto: 1 where the machines have GPUs and the stage can use one, else 0"
+    )
+
+
+class StageConfig(ConfigModel):
+    """Base of a stage's section.
+
+    ``stage`` is the identity string (package, YAML key, graph node, MLflow child run, artifact folder);
+    ``code_version`` is raised whenever the same config and inputs would now give another result;
+    ``work`` says how the stage spreads: over shards, over a training group, or not at all.
+    """
+
+    stage: ClassVar[str]
+    code_version: ClassVar[int] = 1
+    uses_gpu: ClassVar[bool] = False
+    work: ClassVar[Literal["shards", "training", "single"]] = "shards"
+
+    resources: Annotated[Resources, RuntimeOnly()] = Resources()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the stages whose artifacts this one reads."""
+        raise NotImplementedError(f"{type(self).__name__} must declare its inputs")
+
+    @property
+    def streams_from(self) -> tuple[str, ...]:
+        """Those inputs whose units it takes while they are still made (:mod:`stages.streaming.upstream`)."""
+        return ()
+
+    @property
+    def units_are_final(self) -> bool:
+        """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
+        return False
+
+    def check(self) -> None:
+        """Look at what the section names outside the store, before anything starts; nothing to look at by default.
+
+        Raises:
+            InputFault: a file is missing or has not what the section says of it.
+        """
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The resources a running stage was given, with every ``auto`` resolved."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+    workers_beside: int | None = None  # workers as long as an input that it follows still runs; none: num_workers
+
+    @property
+    def workers_at_first(self) -> int:
+        """How many workers it starts with."""
+        return self.num_workers if self.workers_beside is None else self.workers_beside
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of all workers that it starts with."""
+        return self.workers_at_first * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all workers that it starts with."""
+        return self.workers_at_first * self.gpus_per_worker
+
+    def for_shards(self, *, same_node: bool = False) -> WorkerResources:
+        """Return them as what the workers of a map over shards hold."""
+        return WorkerResources(
+            self.num_workers, self.cpus_per_worker, self.gpus_per_worker, same_node, self.workers_beside
+        )
+
+
+InputState = Literal["running", "done", "failed"]
+
+
+def _is_done(name: str) -> InputState:
+    return "done"
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may use of the outside: where to report, how to spread work, how to start a training group."""
+
+    emit: Callable[[Event], None]
+    map_shards: Mapper
+    launch_training: TrainLauncher
+    resources: Allocation = field(default_factory=Allocation)
+    input_state: Callable[[str], InputState] = _is_done  # of an input, by its stage's name
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
+
+    ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
+    ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
+    that figures need to be read right (a device, a network's name).
+    """
+
+    items: int
+    item_name: str = "images"
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class StageFunction(Protocol):
+    """The shape of every ``stages.<name>.stage.run``."""
+
+    def __call__(
+        self, config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext
+    ) -> StageSummary:
+        """Make ``output`` from ``inputs``."""

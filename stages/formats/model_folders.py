@@ -1,0 +1,57 @@
+"""Trained models as folders of config.json and model.safetensors.
+
+Weights that lie in other files of the folder anyway, for other programs, are stored there alone: ``parts`` of
+config.json says which tensors, by the beginning of their names, are in which file (without that beginning).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stages.storage.artifact import Artifact, Output
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PARTS = "parts"
+
+
+def save_model(
+    output: Output,
+    folder: str,
+    model: nn.Module | Mapping[str, Tensor],
+    config: dict[str, Any],
+    *,
+    parts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model's weights, then its configuration (JSON-ready), under the folder.
+
+    ``parts`` names the files in the folder, written before, that hold the tensors of a prefix.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    prefixes = tuple(parts or ())
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)} if prefixes else state
+    with output.writing(f"{folder}/{WEIGHTS}") as path:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}, path)
+    output.write_json(f"{folder}/{CONFIG}", config | ({PARTS: dict(parts)} if parts else {}))
+
+
+def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
+    """Read the configuration that was saved beside the weights."""
+    config: dict[str, Any] = artifact.read_json(f"{folder}/{CONFIG}")
+    return config
+
+
+def load_model_state(artifact: Artifact, folder: str) -> dict[str, Tensor]:
+    """Read the weights, to the CPU."""
+    state: dict[str, Tensor] = load_file(artifact.local(f"{folder}/{WEIGHTS}"))
+    for prefix, name in load_model_config(artifact, folder).get(PARTS, {}).items():
+        part: dict[str, Tensor] = load_file(artifact.local(f"{folder}/{name}"))
+        state |= {f"{prefix}{tensor}": value for tensor, value in part.items()}
+    return state
+
+
+def files_of(artifact: Artifact, folder: str) -> tuple[str, ...]:
+    """Return all files that loading the model reads, by their names in the folder."""
+    return (CONFIG, WEIGHTS, *load_model_config(artifact, folder).get(PARTS, {}).values())

@@ -1,0 +1,198 @@
+"""Load what the train_ stages made, and put it together to a system that draws images from text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from models.decoders import make_decoder
+from models.decoders.base import Decoder
+from models.decoders.cascade import Cascade
+from models.decoders.upsampler.model import Upsampler
+from models.decoders.upsampler.spec import UpsamplerConfig
+from models.priors import Prior, make_prior, settings_from_json
+from stages.contract.errors import ArtifactError
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.config import ClipConfig, T5Source
+from stages.encoders.t5 import T5Encoder
+from stages.encoders.text import TextEncoder
+from stages.formats.model_folders import load_model_config, load_model_state
+from stages.inference.text_to_image import SamplingSettings, TextToImage
+from stages.storage.artifact import Artifact
+
+PRIOR = "prior"
+DECODER = "decoder"
+UPSAMPLER = "upsampler"
+
+Clips = Sequence[dict[str, Any]]
+TextEncoders = Mapping[str, Mapping[str, Any]]
+
+
+def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
+    """Load a prior, and the identities of the CLIP models whose embeddings it makes.
+
+    Raises:
+        ArtifactError: its configuration or its weights are not of this version.
+    """
+    config = load_model_config(artifact, PRIOR)
+    try:
+        settings = settings_from_json(config["model"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{artifact.path(PRIOR)}: the prior's configuration cannot be read ({error}): expected one of this "
+            f"version: delete the artifact {artifact.uri} and train anew"
+        ) from error
+    prior = make_prior(settings)
+    _load_weights(prior, artifact, PRIOR)
+    return prior, config["clip"]
+
+
+def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tuple[Decoder, Clips]:
+    """Load a decoder, and the identities of the CLIP models whose embeddings it takes.
+
+    With super-resolution models, the smallest first, it is a cascade that ends with them.
+
+    Raises:
+        ArtifactError: its configuration or its weights are not of this version, or the models do not belong together.
+    """
+    config = load_model_config(artifact, DECODER)
+    try:
+        decoder = make_decoder(config["model"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{artifact.path(DECODER)}: the decoder's configuration cannot be read ({error}): expected one of this "
+            f"version: delete the artifact {artifact.uri} and train anew"
+        ) from error
+    _load_weights(decoder, artifact, DECODER)
+    clips: Clips = config["clip"]
+    if not upsamplers:
+        return decoder, clips
+    levels = [_load_upsampler(upsampler, clips) for upsampler in upsamplers]
+    try:
+        return Cascade(decoder, levels), clips
+    except ValueError as error:
+        raise ArtifactError(
+            f"generate: the decoder and its super-resolution models do not follow one another ({error}): set "
+            "from_resolution of each to the resolution of the one before it, and train it anew"
+        ) from error
+
+
+def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
+    config = load_model_config(artifact, UPSAMPLER)
+    upsampler = Upsampler(UpsamplerConfig.from_dict(config["model"]))
+    _load_weights(upsampler, artifact, UPSAMPLER)
+    _require_same(config["clip"], clips, artifact.stage, "the decoder")
+    return upsampler
+
+
+def prior_text_encoders(artifact: Artifact) -> TextEncoders:
+    """Return the identities of the encoders whose text states the prior reads, by name (t5, clip)."""
+    encoders: TextEncoders = load_model_config(artifact, PRIOR).get("text_encoders", {})
+    return encoders
+
+
+def load_text_to_image(
+    clip: ClipConfig,
+    prior_artifact: Artifact,
+    decoder_artifact: Artifact,
+    settings: SamplingSettings,
+    *,
+    upsamplers: Sequence[Artifact] = (),
+    t5: T5Source | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> TextToImage:
+    """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
+
+    ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
+
+    Raises:
+        InputFault: a CLIP model or the T5 encoder cannot be loaded.
+        ArtifactError: CLIP, T5, prior and decoder do not belong together.
+    """
+    prior, prior_clips = load_prior(prior_artifact)
+    decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
+    _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
+    _require_same_lengths(prior_clips, decoder_clips)
+    encoder = ClipEncoder(clip, device=device, normalised=_normalised(decoder_clips))
+    _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
+    return TextToImage(
+        _text_encoder(encoder, prior_text_encoders(prior_artifact), t5, device),
+        prior.to(device),
+        decoder.to(device),
+        settings,
+        resolution=decoder.config.resolution,
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+def _text_encoder(
+    clip: ClipEncoder, wanted: TextEncoders, t5: T5Source | None, device: torch.device | str
+) -> TextEncoder:
+    """Load the encoders that the prior was trained with.
+
+    Raises:
+        InputFault: one cannot be loaded.
+        ArtifactError: what is found is another one.
+    """
+    encoder = None
+    if "t5" in wanted:
+        source = t5 or T5Source.model_validate(wanted["t5"]["source"])
+        encoder = T5Encoder(source, max_length=int(wanted["t5"]["max_length"]), device=device, where="generate.t5")
+    clip_max_length = int(wanted["clip"]["max_length"]) if "clip" in wanted else None
+    text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
+    for name, found in text.identities.items():
+        if (found["digest"], found["width"]) != (wanted[name]["digest"], wanted[name]["width"]):
+            raise ArtifactError(
+                f"generate: the prior was trained on text states of {name} {_format_states(wanted[name])}, but "
+                f"{_format_states(found)} is there now: expected the same weights: set generate.t5 to the T5 of its "
+                "training, or train the prior anew"
+            )
+    return text
+
+
+def _load_weights(model: torch.nn.Module, artifact: Artifact, folder: str) -> None:
+    try:
+        model.load_state_dict(load_model_state(artifact, folder))
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{artifact.path(folder)}: the weights do not fit the configuration beside them "
+            f"({str(error).splitlines()[0]}): delete the artifact {artifact.uri} and train anew"
+        ) from error
+    model.eval().requires_grad_(False)
+
+
+def _require_same(left: Clips, right: Clips, left_name: str, right_name: str) -> None:
+    """Compare two lists of CLIP models by their weights.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    if [clip["digest"] for clip in left] != [clip["digest"] for clip in right]:
+        raise ArtifactError(
+            f"generate: {left_name} belongs to CLIP {_format(left)}, but {right_name} to CLIP {_format(right)}: "
+            "their embeddings do not mean the same: train both with the same clip.models"
+        )
+
+
+def _normalised(clips: Clips) -> bool:
+    """Tell whether a model learned from embeddings of length 1, as existing ones often are."""
+    return any(clip.get("normalised", False) for clip in clips)
+
+
+def _require_same_lengths(prior: Clips, decoder: Clips) -> None:
+    if _normalised(prior) != _normalised(decoder):
+        found, other = ("the prior", "the decoder") if _normalised(prior) else ("the decoder", "the prior")
+        raise ArtifactError(
+            f"generate: {found} learned from normalised embeddings, {other} from raw ones: their embeddings do not "
+            "mean the same: train both on the same embed_clip"
+        )
+
+
+def _format(clips: Clips) -> str:
+    return " + ".join(f"{clip['reference']} ({clip['digest'][:8]})" for clip in clips)
+
+
+def _format_states(encoder: Mapping[str, Any]) -> str:
+    return f"{encoder['reference']} ({encoder['digest'][:8]}, width {encoder['width']})"

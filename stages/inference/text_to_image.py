@@ -1,0 +1,295 @@
+"""The finished system: text to embedding by CLIP and the prior, embedding to image by the decoder.
+
+An image depends on its own prompt and seed only, whatever else is drawn beside it (up to rounding).
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from models.decoders.base import DecoderConfig, from_bytes, to_bytes
+from models.decoders.sampling import DecoderSampling
+from models.priors.spec import PriorSampling, Sampler, Variance
+from models.priors.text import TextFeatures
+from models.similarity import block_cosine
+from stages.encoders.clip import ClipEncoder
+from stages.encoders.text import TextEncoder
+from stages.inference.timing import SamplingClock
+
+Embeddings = Float[Tensor, "batch embed"]
+Images = UInt8[np.ndarray, "batch height width 3"]
+
+
+class PriorSampler(Protocol):
+    """What is asked of a prior."""
+
+    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Embeddings:
+        """Draw one image embedding for each text."""
+        ...
+
+
+class DecoderSampler(Protocol):
+    """What is asked of a decoder."""
+
+    @property
+    def config(self) -> DecoderConfig:
+        """What it is."""
+        ...
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether images depend on text embeddings, too."""
+        ...
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether an image can be noised to a strength, and denoised."""
+        ...
+
+    def sample(
+        self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw one image in [-1, 1] for each image embedding."""
+        ...
+
+    def sample_with_text(
+        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw them for pairs of image and text embedding."""
+        ...
+
+    def edit(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        sampling: DecoderSampling,
+        *,
+        strength: float,
+        text: Embeddings | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Noise images to a strength, and denoise them under the embeddings."""
+        ...
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How images are drawn: solver steps and classifier-free guidance of both models, and what else their kinds read.
+
+    It is flat because it is written into images and is what callers of a served model may change.
+    """
+
+    prior_steps: int
+    prior_guidance: float
+    decoder_steps: int
+    decoder_guidance: float
+    prior_sampler: Sampler = "ancestral"
+    prior_variance: Variance = "posterior"
+    prior_eta: float = 0.0
+    prior_guidance_rescale: float = 0.0
+    decoder_dynamic_threshold: float | None = None
+    decoder_temperature: float = 1.0
+    decoder_top_k: int | None = None
+    decoder_truncation: float = 1.0
+    decoder_upsampling_steps: int | None = None
+    decoder_noise_augmentation: float = 0.0
+
+    @property
+    def decoder(self) -> DecoderSampling:
+        """What of this concerns the decoder."""
+        return DecoderSampling(
+            num_steps=self.decoder_steps,
+            guidance_scale=self.decoder_guidance,
+            dynamic_threshold=self.decoder_dynamic_threshold,
+            temperature=self.decoder_temperature,
+            top_k=self.decoder_top_k,
+            truncation=self.decoder_truncation,
+            upsampling_steps=self.decoder_upsampling_steps,
+            noise_augmentation=self.decoder_noise_augmentation,
+        )
+
+    @property
+    def prior(self) -> PriorSampling:
+        """What of this concerns the prior."""
+        return PriorSampling(
+            num_steps=self.prior_steps,
+            sampler=self.prior_sampler,
+            variance=self.prior_variance,
+            eta=self.prior_eta,
+            guidance_scale=self.prior_guidance,
+            guidance_rescale=self.prior_guidance_rescale,
+        )
+
+    def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
+        """Return the settings with some of them changed."""
+        return SamplingSettings(**(asdict(self) | dict(changes)))
+
+
+class TextToImage:
+    """CLIP, prior and decoder of one and the same embedding space."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        prior: PriorSampler,
+        decoder: DecoderSampler,
+        settings: SamplingSettings,
+        *,
+        resolution: int,
+        batch_size: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._encoder = encoder
+        self.settings = settings
+        self.resolution = resolution
+        self._prior = prior
+        self._decoder = decoder
+        self._batch_size = batch_size
+        self._device = torch.device(device)
+        self.clock = SamplingClock(self._device)
+
+    @property
+    def encoder(self) -> ClipEncoder:
+        """The CLIP models."""
+        return self._encoder.clip
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are drawn at a time."""
+        return self._batch_size
+
+    @property
+    def decoder_kind(self) -> str:
+        """The kind of decoder."""
+        return self._decoder.config.kind
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the decoder is told texts, too."""
+        return self._decoder.reads_text
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether the decoder can noise an image to a strength, and denoise it."""
+        return self._decoder.can_edit
+
+    def with_settings(self, changes: Mapping[str, Any]) -> "TextToImage":
+        """Return the same models with other settings."""
+        settings = self.settings.replaced(changes)
+        return TextToImage(
+            self._encoder,
+            self._prior,
+            self._decoder,
+            settings,
+            resolution=self.resolution,
+            batch_size=self._batch_size,
+            device=self._device,
+        )
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
+        """Draw an image for each prompt."""
+        return self.decode(self.imagine(prompts, seeds), seeds, prompts)
+
+    def encode(self, prompts: Sequence[str]) -> Embeddings:
+        """Return the CLIP text embeddings."""
+        starts = range(0, len(prompts), self._batch_size)
+        parts = [self.encoder.encode_texts(prompts[start : start + self._batch_size]) for start in starts]
+        return torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
+
+    def imagine(self, prompts: Sequence[str], seeds: Sequence[int]) -> Embeddings:
+        """Return the prior's image embeddings for prompts."""
+
+        def sample(start: int, end: int) -> Tensor:
+            text = self._encoder.encode(prompts[start:end]).features()
+            even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is shared
+            return self._prior.sample(text.to(self._device), even, self.settings.prior)
+
+        return self._in_batches(sample, len(prompts), seeds)
+
+    def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Images:
+        """Return images for image embeddings; a decoder that reads texts is told the prompts, too."""
+        text = self.encode(prompts) if prompts is not None and self._decoder.reads_text else None
+        return self.decode_conditional(embeddings, text, seeds)
+
+    def decode_conditional(self, embeddings: Embeddings, text: Embeddings | None, seeds: Sequence[int]) -> Images:
+        """Return images for image embeddings, and for text embeddings (NaN: no text) if the decoder reads any."""
+
+        def sample(rows: slice, own: list[int]) -> Tensor:
+            given = embeddings[rows].to(self._device)
+            if text is None or not self._decoder.reads_text:
+                return self._decoder.sample(given, own, self.settings.decoder)
+            return self._decoder.sample_with_text(given, text[rows].to(self._device), own, self.settings.decoder)
+
+        return self._decoded(sample, len(embeddings), seeds)
+
+    def edit(
+        self,
+        images: Images,
+        embeddings: Embeddings,
+        text: Embeddings | None,
+        seeds: Sequence[int],
+        *,
+        strength: float,
+    ) -> Images:
+        """Noise images of the system's resolution to a strength, and denoise them under the embeddings.
+
+        Raises:
+            ValueError: the decoder cannot (:attr:`can_edit`).
+        """
+
+        def sample(rows: slice, own: list[int]) -> Tensor:
+            source = from_bytes(torch.from_numpy(images[rows])).to(self._device)
+            given, told = embeddings[rows].to(self._device), None if text is None else text[rows].to(self._device)
+            return self._decoder.edit(source, given, own, self.settings.decoder, strength=strength, text=told)
+
+        return self._decoded(sample, len(embeddings), seeds)
+
+    def move(
+        self, embeddings: Embeddings, sources: Sequence[str], targets: Sequence[str], strength: float
+    ) -> Embeddings:
+        """Return z + strength (f_txt(target) - f_txt(source)): image embeddings moved from one text towards another."""
+        return embeddings + strength * (self.encode(targets) - self.encode(sources))
+
+    def agreement(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
+        """Return each image's cosine with its prompt, averaged over the CLIP models."""
+        starts = range(0, len(images), self._batch_size)
+        parts = [self.encoder.encode_images(images[start : start + self._batch_size]) for start in starts]
+        z_image = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
+        return block_cosine(z_image, self.encode(prompts), self.encoder.block_dims)
+
+    def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Images:
+        """Draw rows by ``sample``, batch by batch, and return them as bytes."""
+
+        def draw(start: int, end: int) -> Tensor:
+            own = [2 * seed + 1 for seed in seeds[start:end]]
+            with self.clock.timing(len(own)):
+                images = sample(slice(start, end), own)
+            return to_bytes(images)
+
+        return self._in_batches(draw, num, seeds).numpy()
+
+    @torch.inference_mode()
+    def _in_batches(self, sample: Callable[[int, int], Tensor], num: int, seeds: Sequence[int]) -> Tensor:
+        """Join what ``sample`` gives for each batch of rows, told by its first row and the one after its last."""
+        if num != len(seeds):
+            raise ValueError(f"text_to_image: found {len(seeds)} seeds for {num} rows: give one seed per row")
+        starts = range(0, max(num, 1), self._batch_size)
+        return torch.cat([sample(start, start + self._batch_size).cpu() for start in starts])
+
+
+def encode_png(image: UInt8[np.ndarray, "height width 3"], about: Mapping[str, Any]) -> bytes:
+    """Return the image as PNG whose text fields (iTXt) say how it was made; values that are no text go as JSON."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in about.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,0 +1,108 @@
+"""Remote and local addresses: the one door to fsspec, and its file systems' errors in words.
+
+How a store is reached (endpoint, region, retries) is told to fsspec by its own environment variables
+(``FSSPEC_S3={"endpoint_url": …}``), so that every process of a run knows it; credentials are found by the file system's
+library where it always looks for them, and pass through none of our own hands.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from stages.contract.errors import InputFault, StageError
+
+#: Words about errors, by the names of their classes (so that no library of a file system is imported to know them):
+#: what was found, and what to do next.
+_CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}),
+        "no credentials were found",
+        "set the variables of the file system (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)",
+    ),
+    (
+        frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError"}),
+        "nothing answers at the endpoint",
+        "correct the endpoint (AWS_ENDPOINT_URL or storage.options.s3.endpoint_url), or look at the network",
+    ),
+    (
+        frozenset({"PermissionError"}),
+        "access is denied",
+        "look at the credentials in the environment, and at what they are allowed to do there",
+    ),
+    (
+        frozenset({"FileNotFoundError"}),
+        "there is no such bucket, folder or file",
+        "correct the address, or create the bucket",
+    ),
+    (
+        frozenset({"ImportError", "ModuleNotFoundError"}),
+        "the library of this file system is not installed",
+        "install it (for s3:// `pip install 'corgi-pipeline[s3]'`, for gs:// `pip install gcsfs`)",
+    ),
+)
+
+
+def is_remote(address: str) -> bool:
+    """Tell whether an address names a file system; what does not is a path on this machine."""
+    return "://" in address
+
+
+def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of an address, and the path in it without a slash at its end.
+
+    Listings are not kept: other processes write, and an old listing would hide what they wrote.
+
+    Raises:
+        InputFault: the address holds a password, which would end up in records and logs.
+    """
+    protocol, mark, rest = address.partition("://")
+    if mark and ":" in rest.partition("/")[0].rpartition("@")[0]:
+        place = rest.partition("/")[0].rpartition("@")[2]
+        raise InputFault(
+            f"{protocol}://…@{place}: the address holds a user name and a password: allowed are addresses without: "
+            "give credentials by the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
+    fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    return fs, root.rstrip("/")
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Tell whether a file system is this machine's own."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def describe_error(error: BaseException) -> str:
+    """Say what an error of a file system means: what was found, and what to do next."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    message = " ".join(str(error).split())
+    for known, found, remedy in _CAUSES:
+        if names & known:
+            return f"{found} ({message}): {remedy}"
+    return f"it cannot be used ({type(error).__name__}: {message}): correct the address, or mend what is there"
+
+
+@contextlib.contextmanager
+def explaining(address: str) -> Iterator[None]:
+    """Put errors of a remote file system in words; those of local paths pass as they are.
+
+    Raises:
+        InputFault: the address cannot be used, for the reason given.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except Exception as error:
+        if not is_remote(address):
+            raise
+        raise InputFault(f"{address}: {describe_error(error)}") from error
+
+
+def use_environment(variables: Mapping[str, str]) -> None:
+    """Let this process, and those that it starts, know how to reach remote file systems."""
+    if variables:
+        os.environ.update(variables)
+        fsspec.config.set_conf_env(fsspec.config.conf)

@@ -1,0 +1,1 @@
+"""The one image dataset and task base of all stages that train on images."""

@@ -1,0 +1,48 @@
+"""Settings that all stages share which train on images beside their embeddings."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from stages.contract.config import RuntimeOnly
+from stages.contract.stage import StageConfig
+from stages.inference.decoder_sampling import DecoderSamplingConfig
+from stages.training.config import TrainingConfig
+
+
+class SamplesConfig(DecoderSamplingConfig):
+    """The grid of images that shows how training goes: held-out embeddings, the same noise every time."""
+
+    num_images: PositiveInt = 16
+    num_steps: PositiveInt = Field(10, description="sampling steps")
+    guidance_scale: float = Field(1.5, ge=0.0, description="classifier-free guidance; 1: none")
+
+
+class ImageTrainingConfig(StageConfig):
+    """What every such stage is told; a kind adds its network, and its own defaults for ``training``."""
+
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+
+    seed: int = 0
+    resolution: PositiveInt = Field(64, description="side of the images in pixels")
+    training: TrainingConfig
+    samples: SamplesConfig = SamplesConfig()
+    held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")
+    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
+        2.0, description="memory per worker for decoded images"
+    )
+
+    @field_validator("training", mode="before", check_fields=False)
+    @classmethod
+    def _fill_training(cls, given: object) -> object:
+        """Keep the stage's own defaults for whatever a section under `training` leaves out."""
+        field = cls.model_fields["training"]
+        if field.is_required() or not isinstance(given, dict):
+            return given
+        return {**field.default.model_dump(), **given}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The images and their embeddings."""
+        return ("download_shards", "embed_clip")

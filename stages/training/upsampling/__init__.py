@@ -1,0 +1,1 @@
+"""Super-resolution models of a cascade: what both upsampler stages share."""

@@ -1,0 +1,29 @@
+"""Start the training of a super-resolution model from a stage: free of torch."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
+from stages.training.launch import train
+from stages.training.upsampling.config import UpsamplerTrainingConfig
+
+if TYPE_CHECKING:
+    from stages.training.upsampling.task import UpsamplerTask
+
+
+def train_upsampler(
+    config: UpsamplerTrainingConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
+) -> StageSummary:
+    """Train the model of a level, with no other level at hand."""
+    make = partial(make_task, config, inputs)
+    result = train(make, config.training, seed=config.seed, output=output, context=context)
+    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
+
+
+def make_task(config: UpsamplerTrainingConfig, inputs: Mapping[str, Artifact]) -> "UpsamplerTask":
+    """Make the task in a training process."""
+    from stages.training.upsampling.task import UpsamplerTask
+
+    return UpsamplerTask(config, inputs)

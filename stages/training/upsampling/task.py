@@ -1,0 +1,111 @@
+"""What the training loop needs to train a super-resolution model: small and large images, cropped alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders.base import from_bytes
+from models.decoders.upsampler.model import Upsampler
+from models.noise import SeededNoise
+from stages.training.images.task import DecoderTask, Places
+from stages.training.randomness import sample_uniform
+from stages.training.task import Batch, BatchPart
+from stages.training.upsampling.config import UpsamplerTrainingConfig
+
+RANDOM_INPUTS = ("noise", "small_noise", "blur", "time", "augmentation", "dropout")
+
+
+class UpsamplerLoss(nn.Module):
+    """Gives the model's loss the form that the loop calls."""
+
+    def __init__(self, upsampler: Upsampler) -> None:
+        """Wrap the model."""
+        super().__init__()
+        self.upsampler = upsampler
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the denoising loss of each sample."""
+        random_inputs = {name: batch[name] for name in RANDOM_INPUTS}
+        loss = self.upsampler.loss(from_bytes(batch["images"]), batch["small"], batch["embeddings"], random_inputs)
+        return {"loss": loss}
+
+
+@dataclass
+class UpsamplerTask(DecoderTask):
+    """Trains a super-resolution model."""
+
+    config: UpsamplerTrainingConfig
+    folder = "upsampler"
+
+    def make_model(self) -> nn.Module:
+        """Make the model."""
+        return UpsamplerLoss(Upsampler(self.config.upsampler(self.data.embed_dim)))
+
+    def saved_module(self, model: nn.Module) -> Upsampler:
+        """Return what knows the embeddings' statistics and is kept."""
+        return cast(UpsamplerLoss, model).upsampler
+
+    def record(self) -> dict[str, Any]:
+        """Return the model's configuration."""
+        return self.config.upsampler(self.data.embed_dim).to_dict()
+
+    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
+        """Draw noise for both images, times, what happens to the embeddings, and where the crop lies."""
+        seed, side = self.config.seed, self.config.crop or self.config.resolution
+        small_side = side * self.config.from_resolution // self.config.resolution
+        return {
+            "noise": stream.draw((3, side, side)),
+            "small_noise": stream.draw((3, small_side, small_side)),
+            "blur": stream.draw((self.data.embed_dim,)),
+            "augmentation": stream.uniform(()),
+            "corner": stream.uniform((2,)),
+            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
+            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
+        }
+
+    def batch(self, places: Places, part: BatchPart) -> Batch:
+        """Read whole images, make small ones of them, and cut the same part out of both."""
+        whole = dict(super().batch(places, part))
+        images, corners = whole.pop("images"), whole.pop("corner")
+        small = shrink(images, self.config.from_resolution)
+        if self.config.crop is None:
+            return {**whole, "images": images, "small": small}
+        images, small = crop_alike(images, small, corners, self.config.crop)
+        return {**whole, "images": images, "small": small}
+
+    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
+        """Enlarge held-out images that were made small."""
+        batch: Mapping[str, Tensor] = self.read(places)
+        small = shrink(batch["images"], self.config.from_resolution).to(self.place.device)
+        embeddings = batch["embeddings"].to(self.place.device)
+        settings = self.config.samples.settings()
+        return self.saved_module(model).sample(small, embeddings, list(range(len(places))), settings)
+
+
+def shrink(images: UInt8[Tensor, "batch height width 3"], side: int) -> Float[Tensor, "batch 3 side side"]:
+    """Return small images in [-1, 1] of whole ones in bytes."""
+    small = F.interpolate(from_bytes(images), size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return small.clamp(-1, 1)
+
+
+def crop_alike(
+    images: UInt8[Tensor, "batch height width 3"],
+    small: Float[Tensor, "batch 3 small_height small_width"],
+    corners: Float[Tensor, "batch 2"],
+    crop: int,
+) -> tuple[UInt8[Tensor, "batch crop crop 3"], Float[Tensor, "batch 3 small_crop small_crop"]]:
+    """Cut the same square out of large and small images; ``corners``, in [0, 1), say where."""
+    factor = images.shape[1] // small.shape[2]
+    side = crop // factor
+    tops: Int[Tensor, "batch 2"] = (corners * (small.shape[2] - side + 1)).long()
+    large_parts, small_parts = [], []
+    for image, small_image, (top, left) in zip(images, small, tops.tolist(), strict=True):
+        small_parts.append(small_image[:, top : top + side, left : left + side])
+        rows, columns = slice(top * factor, top * factor + crop), slice(left * factor, left * factor + crop)
+        large_parts.append(image[rows, columns])
+    return torch.stack(large_parts), torch.stack(small_parts)

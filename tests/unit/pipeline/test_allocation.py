@@ -1,0 +1,120 @@
+"""What a stage asks for becomes what it gets, or a sentence that says why it cannot."""
+
+from typing import ClassVar, Literal
+
+import pytest
+
+from cluster.session import Machines
+from pipeline.allocation import allocate, allocate_beside, leave_room
+from pipeline.errors import UsageError
+from stages.contract.stage import Allocation, Resources, StageConfig
+
+
+def cpus(number: int) -> Machines:
+    return Machines(num_cpus=number, num_gpus=0, node_cpus=number)
+
+
+LAPTOP = Machines(num_cpus=4, num_gpus=0, node_cpus=4)
+GPU_CLUSTER = Machines(num_cpus=128, num_gpus=16, node_cpus=64)
+
+
+class ShardsConfig(StageConfig):
+    stage: ClassVar[str] = "embed_clip"
+    uses_gpu: ClassVar[bool] = True
+
+
+class LoadConfig(StageConfig):
+    """Shards that no GPU helps with, such as a download's."""
+
+    stage: ClassVar[str] = "download_shards"
+
+
+class TrainingConfig(StageConfig):
+    stage: ClassVar[str] = "train_decoder"
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+
+
+class SingleConfig(StageConfig):
+    stage: ClassVar[str] = "evaluate"
+    work: ClassVar[Literal["shards", "training", "single"]] = "single"
+
+
+@pytest.mark.parametrize(
+    ("config", "machines", "allocation"),
+    [
+        (ShardsConfig(), LAPTOP, Allocation(4, 1, 0)),
+        (TrainingConfig(), LAPTOP, Allocation(1, 4, 0)),
+        (SingleConfig(), LAPTOP, Allocation(1, 4, 0)),
+        (ShardsConfig(), GPU_CLUSTER, Allocation(16, 8, 1)),
+        (TrainingConfig(), GPU_CLUSTER, Allocation(16, 8, 1)),
+        (SingleConfig(), GPU_CLUSTER, Allocation(1, 8, 0)),
+        (ShardsConfig(resources=Resources(gpus_per_worker=0.5)), GPU_CLUSTER, Allocation(32, 4, 0.5)),
+        (TrainingConfig(resources=Resources(num_workers=2)), LAPTOP, Allocation(2, 2, 0)),
+        (TrainingConfig(resources=Resources(gpus_per_worker=0)), GPU_CLUSTER, Allocation(1, 64, 0)),
+    ],
+)
+def test_open_numbers_are_resolved(config: StageConfig, machines: Machines, allocation: Allocation) -> None:
+    assert allocate(config, machines) == allocation
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Resources(num_workers=3, cpus_per_worker=2), "3 workers x 2 CPUs asked for, and the machines have 4 CPUs"),
+        (Resources(num_workers=5), "5 workers"),
+        (Resources(gpus_per_worker=1), "the machines have 0 GPUs"),
+    ],
+)
+def test_more_than_the_machines_have_is_refused(asked: Resources, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        allocate(TrainingConfig(resources=asked), LAPTOP)
+
+
+def fraction(machines: Machines, source: Resources, downstream: Resources) -> tuple[int, tuple[int, int, int] | None]:
+    """Return the workers of a download, and of what follows it: workers beside it, after it, and CPUs of each."""
+    first, second = LoadConfig(resources=source), ShardsConfig(resources=downstream)
+    wanted = allocate(second, machines)
+    allocation = leave_room(first, allocate(first, machines), [(second, wanted)], machines)
+    free = Machines(machines.num_cpus - allocation.cpus, machines.num_gpus, machines.node_cpus)
+    beside = allocate_beside(second, wanted, free)
+    if beside is None:
+        return allocation.num_workers, None
+    assert allocation.cpus + beside.cpus <= machines.num_cpus
+    assert beside.gpus <= machines.num_gpus
+    return allocation.num_workers, (beside.workers_at_first, beside.num_workers, beside.cpus_per_worker)
+
+
+@pytest.mark.parametrize(
+    ("machines", "source", "downstream", "shared"),
+    [
+        (cpus(1), {}, {}, (1, None)),
+        (cpus(2), {}, {}, (1, (1, 2, 1))),
+        (cpus(3), {}, {}, (2, (1, 3, 1))),
+        (cpus(16), {}, {}, (15, (1, 16, 1))),
+        (cpus(16), {"num_workers": 4}, {}, (4, (12, 16, 1))),  # what the user left free
+        (cpus(16), {"num_workers": 16}, {}, (16, None)),
+        (cpus(16), {}, {"num_workers": 6}, (10, (6, 6, 1))),
+        (cpus(8), {}, {"num_workers": 8}, (4, (4, 8, 1))),
+        (cpus(6), {}, {"cpus_per_worker": 4}, (2, (1, 1, 4))),
+        (cpus(4), {}, {"cpus_per_worker": 4}, (4, None)),
+        (Machines(1, 1, 1), {}, {}, (1, None)),
+        (Machines(2, 1, 2), {}, {}, (1, (1, 1, 1))),
+        (Machines(3, 1, 3), {}, {}, (2, (1, 1, 1))),
+        (Machines(16, 1, 16), {}, {}, (8, (1, 1, 8))),
+        (Machines(64, 8, 64), {}, {}, (32, (8, 8, 4))),
+        (Machines(64, 8, 64), {"num_workers": 64}, {}, (64, None)),
+        (Machines(64, 8, 64), {}, {"num_workers": 2, "cpus_per_worker": 8}, (48, (2, 2, 8))),
+    ],
+)
+def test_one_that_follows_has_room_or_waits(
+    machines: Machines, source: dict[str, int], downstream: dict[str, int], shared: object
+) -> None:
+    assert fraction(machines, Resources(**source), Resources(**downstream)) == shared
+
+
+def test_a_second_follower_takes_no_room_that_the_source_needs() -> None:
+    machines = cpus(2)
+    wanted = allocate(ShardsConfig(), machines)
+    pair = [(ShardsConfig(), wanted)] * 2
+    assert leave_room(LoadConfig(), allocate(LoadConfig(), machines), pair, machines).num_workers == 1

@@ -1,0 +1,79 @@
+"""Digests are remembered while a file stays as it is, and never when it has changed."""
+
+import hashlib
+import os
+import sqlite3
+import time
+
+import pytest
+
+from stages.contract.digests import content_digest, file_digest, remembering
+
+DAY = 86_400
+
+
+def write(path, content, age=DAY):
+    path.write_bytes(content)
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def remembered(memory):
+    with sqlite3.connect(memory) as database:
+        return dict(database.execute("SELECT path, sha256 FROM digests"))
+
+
+def test_a_file_is_read_once(tmp_path):
+    memory, file = tmp_path / "digests.db", write(tmp_path / "a.bin", b"one")
+    with remembering(memory):
+        first = file_digest(file)
+    assert first == hashlib.sha256(b"one").digest()
+    assert remembered(memory) == {str(file): first}
+    with sqlite3.connect(memory) as database:  # a mark that only the memory knows
+        database.execute("UPDATE digests SET sha256 = ?", (b"from memory",))
+    with remembering(memory):
+        assert file_digest(file) == b"from memory"
+    assert file_digest(file) == first  # without a memory it is read
+
+
+@pytest.mark.parametrize("change", ["content", "time", "another file"])
+def test_a_changed_file_is_read_again(tmp_path, change):
+    memory, file = tmp_path / "digests.db", write(tmp_path / "a.bin", b"one")
+    with remembering(memory):
+        before = file_digest(file)
+    stat = file.stat()
+    if change == "content":
+        file.write_bytes(b"more")
+    elif change == "time":
+        file.write_bytes(b"two")
+    else:  # put in its place, as old and as large
+        other = write(tmp_path / "b.bin", b"two")
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        other.replace(file)
+    with remembering(memory):
+        assert file_digest(file) == hashlib.sha256(file.read_bytes()).digest() != before
+
+
+def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
+    memory, file = tmp_path / "digests.db", write(tmp_path / "a.bin", b"one", age=0)
+    with remembering(memory):
+        file_digest(file)
+    assert remembered(memory) == {}
+
+
+def test_a_folder_has_the_digest_that_it_has_without_a_memory(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "b").mkdir(parents=True)
+    write(folder / "a.bin", b"one")
+    write(folder / "b" / "c.bin", b"two")
+    with remembering(tmp_path / "digests.db"):
+        assert content_digest(folder) == content_digest(folder)
+        inside = content_digest(folder)
+    assert inside == content_digest(folder)
+
+
+def test_where_nothing_can_be_kept_files_are_read(tmp_path):
+    file = write(tmp_path / "a.bin", b"one")
+    with remembering(file / "digests.db"):
+        assert file_digest(file) == hashlib.sha256(b"one").digest()

@@ -1,0 +1,98 @@
+"""The crew of threads with fetch functions of our own: order, politeness, retries, the watchdog."""
+
+import collections
+import threading
+import time
+
+import pytest
+
+from stages.download_shards.fetch import FetchError, without_credentials
+from stages.download_shards.worker_pool import PoolLimits, fetch_all
+
+
+def limits(**options):
+    return PoolLimits(**({"threads": 8, "per_host": 8, "retries": 0, "retry_wait": 0.0, "max_seconds": 5.0} | options))
+
+
+def urls(num, hosts=1):
+    return [f"http://h{index % hosts}/{index}" for index in range(num)]
+
+
+def test_every_address_is_answered_once():
+    answers = list(fetch_all(lambda url: url.encode(), urls(300, hosts=7), limits(per_host=2)))
+    assert sorted(number for number, _, _ in answers) == list(range(300))
+    assert all(content.decode().endswith(f"/{number}") for number, content, _ in answers)
+
+
+def test_no_host_has_more_than_its_share_at_a_time_and_others_go_on():
+    lock, active, highest = threading.Lock(), collections.Counter(), collections.Counter()
+
+    def fetch(url):
+        host = url.split("/")[2]
+        with lock:
+            active[host] += 1
+            highest[host] = max(highest[host], active[host])
+        time.sleep(0.01)
+        with lock:
+            active[host] -= 1
+        return b""
+
+    list(fetch_all(fetch, urls(60, hosts=3), limits(threads=12, per_host=2)))
+    assert highest == {"h0": 2, "h1": 2, "h2": 2}
+
+
+def test_only_failures_that_may_pass_are_tried_again():
+    seen = collections.Counter()
+
+    def fetch(url):
+        seen[url] += 1
+        number = int(url.rpartition("/")[2])
+        if number % 3 == 0:
+            raise FetchError("gone")
+        if number % 3 == 1 and seen[url] < 3:
+            raise FetchError("busy", transient=True)
+        return b"x"
+
+    answers = dict((number, error) for number, _, error in fetch_all(fetch, urls(9), limits(retries=2)))
+    assert answers == {number: "gone" if number % 3 == 0 else None for number in range(9)}
+    assert [seen[url] for url in urls(9)] == [1, 3, 1] * 3
+
+
+def test_what_hangs_is_given_up_and_what_waits_behind_it_too():
+    release = threading.Event()
+
+    def fetch(url):
+        if url.endswith(("/2", "/3")):
+            release.wait(20)
+        return b"x"
+
+    start = time.monotonic()
+    found = {n: error for n, _, error in fetch_all(fetch, urls(6), limits(threads=4, max_seconds=0.3))}
+    release.set()
+    assert time.monotonic() - start < 5
+    assert {number for number, error in found.items() if error} == {2, 3}
+    assert "stalled" in found[2]
+
+
+def test_an_unexpected_error_costs_one_address():
+    def fetch(url):
+        if url.endswith("/1"):
+            raise RuntimeError("http://user:secret@h")
+        return b"x"
+
+    errors = [error for _, _, error in sorted(fetch_all(fetch, urls(3), limits()))]
+    assert errors == [None, "network error: RuntimeError", None]
+
+
+@pytest.mark.parametrize(
+    ("url", "clean"),
+    [
+        ("http://u:p@h:1/x@y?z@", "http://h:1/x@y?z@"),
+        ("http://u:p@q@h", "http://h"),
+        ("http://h/a", "http://h/a"),
+        ("//u:p@h/a", "//h/a"),
+        ("no address", "no address"),
+    ],
+)
+def test_credentials_are_taken_out(url, clean):
+    assert without_credentials(url) == clean

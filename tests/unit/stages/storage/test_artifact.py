@@ -1,0 +1,37 @@
+"""Records of finished units, on this machine's disk and on a remote store."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.storage.artifact import Artifact, Output
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://test-artifacts/artifacts/embed_clip/f0"])
+def test_records_of_units_are_read_back_by_name(tmp_path: Path, uri: str) -> None:
+    output = Output(str(tmp_path) if uri == "local" else uri, "embed_clip", "f0")
+    assert output.done_units() == {}
+    records = {f"{number:05d}": {"rows": number, "failures": {"http_404": 2}} for number in (3, 0, 11)}
+    for name, record in records.items():
+        output.finish_unit(name, record)
+    found = Artifact(output.uri, "embed_clip", "f0").done_units()
+    assert found == records
+    assert list(found) == sorted(records)
+    output.remove("units")
+
+
+def test_one_record_alone_is_read_from_a_remote_store() -> None:
+    output = Output("memory://test-artifacts/one", "train_prior", "f0")
+    output.finish_unit("model", {"metrics": {}})
+    assert output.done_units() == {"model": {"metrics": {}}}
+    output.remove("units")
+
+
+def test_what_is_being_written_is_no_unit_yet(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "a"), "download_shards", "f0")
+    output.finish_unit("00000", {"rows": 1})
+    with output.writing("units/00001.json") as partial:
+        partial.write_text("{}")
+        assert output.glob("units/*.json") == ["units/00000.json"]
+        assert list(output.done_units()) == ["00000"]
+    assert output.glob("units/*.json") == ["units/00000.json", "units/00001.json"]

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.messages import describe, models_in
+from pipeline.config.messages import describe, keys_of, models_in
 from pipeline.config.schema import SHARED, STAGES, RunConfig
 from pipeline.errors import UsageError
 
@@ -135,5 +135,5 @@ def _fields_of(stage: str, kind: Any) -> set[str]:
     """Return the field names of the stage's config class; of a union, those of the variant of this kind."""
     variants = list(models_in(RunConfig.model_fields[stage].annotation))
     if len(variants) > 1:
-        variants = [model for model in variants if kind in get_args(model.model_fields["kind"].annotation)]
-    return {name for model in variants for name in model.model_fields}
+        variants = [model for model in variants if kind in get_args(keys_of(model)["kind"])]
+    return {name for model in variants for name in keys_of(model)}

@@ -1,10 +1,14 @@
 """Turn pydantic's findings into sentences: file, dotted key, what was found, what is allowed, the nearest name."""
 
 import difflib
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for sections and for dataclasses
+_NO_MAPPING = ("model_type", "dataclass_type", "model_attributes_type")
 
 
 def describe(error: ValidationError, root: type[Any], where: str) -> str:
@@ -14,69 +18,73 @@ def describe(error: ValidationError, root: type[Any], where: str) -> str:
 
 
 def _sentence(fault: Any, root: type[Any]) -> str:
-    location, tags = _dotted(fault["loc"], root)
-    found = fault.get("input")
+    location = _dotted(fault["loc"], root)
     match fault["type"]:
-        case "extra_forbidden":
-            return _unknown_key(location, _fields_at(fault["loc"], root))
+        case "union_tag_not_found" | "union_tag_invalid":
+            location = f"{location}.kind"
+            what = _wrong_kind(fault, root)
+        case kind if kind in _UNKNOWN:
+            what = _unknown_key(location, _keys_at(fault["loc"][:-1], root))
         case "missing":
-            return f"{location}: is missing; set it"
-        case "union_tag_not_found":
-            return f"{location}.kind: is missing; allowed: {fault['ctx'].get('expected_tags') or ', '.join(tags)}"
-        case "union_tag_invalid":
-            allowed = fault["ctx"]["expected_tags"]
-            return f"{location}.kind: found {fault['ctx']['tag']!r}; allowed: {allowed}"
+            what = "is missing; set it"
         case "value_error":
-            message = str(fault["ctx"]["error"])
-            return f"{location}: {message}" if location else message
+            return _value_error(location, str(fault["ctx"]["error"]), list(_models_at(fault["loc"], root)))
+        case kind if kind in _NO_MAPPING:
+            what = f"found {fault['input']!r}; allowed: a mapping of {', '.join(_keys_at(fault['loc'], root))}"
         case _:
-            return f"{location}: found {found!r}; {_lower_first(fault['msg'])}"
+            what = f"found {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{location}: {what}"
+
+
+def _wrong_kind(fault: Any, root: type[Any]) -> str:
+    found = f"found {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "is missing"
+    return f"{found}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
 
 
 def _unknown_key(location: str, allowed: list[str]) -> str:
     name = location.rpartition(".")[2]
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{location}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}"
+    return f"unknown key; {hint}allowed: {', '.join(allowed)}"
 
 
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _value_error(location: str, message: str, models: list[Any]) -> str:
+    """Return a check's own message, with the dotted key in place of the name of the class that it begins with."""
+    for model in models:
+        if location and message.startswith(f"{model.__name__}."):
+            return f"{location}{message.removeprefix(model.__name__)}"
+    return f"{location}: {message}" if location else message
 
 
-def _dotted(path: tuple[Any, ...], root: type[Any]) -> tuple[str, list[str]]:
-    """Return the key as the user wrote it (pydantic adds the union's tags to the path), and the tags seen."""
-    kept, tags = [], []
-    for depth, part in enumerate(path):
-        if isinstance(part, str) and _is_tag(path[:depth], part, root):
-            tags.append(part)
-        else:
-            kept.append(str(part))
-    return ".".join(kept), tags
+def _dotted(path: tuple[Any, ...], root: type[Any]) -> str:
+    """Return the key as the user wrote it: pydantic adds the union's tags to the path."""
+    return ".".join(str(part) for depth, part in enumerate(path) if not _is_tag(path[:depth], part, root))
 
 
-def _is_tag(parents: tuple[Any, ...], part: str, root: type[Any]) -> bool:
+def _is_tag(parents: tuple[Any, ...], part: Any, root: type[Any]) -> bool:
     models = list(_models_at(parents, root))
-    return bool(models) and all(part not in model.model_fields for model in models) and part in _tags_of(models)
+    return all(part not in keys_of(model) for model in models) and part in _tags_of(models)
 
 
-def _tags_of(models: list[Any]) -> set[str]:
-    kinds = [model.model_fields["kind"].annotation for model in models if "kind" in model.model_fields]
-    return {tag for kind in kinds for tag in get_args(kind)} | {model.__name__ for model in models}
+def _tags_of(models: list[Any]) -> list[str]:
+    return [*_kinds_of(models), *(model.__name__ for model in models)]
 
 
-def _fields_at(path: tuple[Any, ...], root: type[Any]) -> list[str]:
-    models = list(_models_at(path[:-1], root))
-    return sorted({name for model in models for name in model.model_fields})
+def _kinds_of(models: Iterable[Any]) -> list[str]:
+    return [tag for model in models for tag in get_args(keys_of(model).get("kind"))]
+
+
+def _keys_at(path: tuple[Any, ...], root: type[Any]) -> list[str]:
+    return sorted({name for model in _models_at(path, root) for name in keys_of(model)})
 
 
 def _models_at(path: tuple[Any, ...], root: type[Any]) -> Iterator[Any]:
     """Follow a path through the schema; a union's tag narrows to its variant."""
     models: list[Any] = [root]
     for part in path:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]
-        if fields:
-            models = [below for field in fields for below in models_in(field.annotation)]
+        annotations = [keys_of(model)[part] for model in models if part in keys_of(model)]
+        if annotations:
+            models = [below for annotation in annotations for below in models_in(annotation)]
         elif isinstance(part, str):
             tagged = [model for model in models if part in _tags_of([model])]
             models = tagged or models
@@ -84,8 +92,16 @@ def _models_at(path: tuple[Any, ...], root: type[Any]) -> Iterator[Any]:
 
 
 def models_in(annotation: Any) -> Iterator[Any]:
-    """Yield the config models inside a type: itself, or the variants of a union, or what a container holds."""
-    if hasattr(annotation, "model_fields"):
+    """Yield the sections and dataclasses inside a type: itself, the variants of a union, what a container holds."""
+    if isinstance(annotation, type) and (hasattr(annotation, "model_fields") or is_dataclass(annotation)):
         yield annotation
     for part in get_args(annotation):
         yield from models_in(part)
+
+
+def keys_of(model: Any) -> dict[str, Any]:
+    """Return the keys of a section or dataclass, each with its type."""
+    if is_dataclass(model):
+        hints = get_type_hints(model, include_extras=True)
+        return {item.name: hints[item.name] for item in fields(model) if item.init}
+    return {name: info.annotation for name, info in model.model_fields.items()}

@@ -1,5 +1,6 @@
 """Configuration sections: frozen models whose identity is what a stage's result depends on."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +61,8 @@ class ConfigModel(BaseModel):
 def _identity_of(value: Any, metadata: list[Any]) -> Any:
     if isinstance(value, ConfigModel):
         return value.identity()
+    if is_dataclass(value):  # a model's spec, embedded in the section
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, tuple | list):
         return [_identity_of(item, metadata) for item in value]
     if isinstance(value, dict):

@@ -3,8 +3,9 @@
 StageError
 ├── InputFault      the data or files given to the stage cannot be used
 ├── YieldTooLow     the stage produced less than its configured minimum
-├── InputLost       an input that the stage follows while it is made has failed
-└── ArtifactError   an artifact is missing, unfinished, or does not match
+├── InputLost       an upstream stage, whose units this one streams, has failed
+├── ArtifactError   an artifact is missing, unfinished, or does not match
+└── ItemFault       one item is lost, for a cause that is counted (:mod:`stages.contract.causes`)
 """
 
 import difflib
@@ -27,7 +28,7 @@ class YieldTooLow(StageError):
 
 
 class InputLost(StageError):
-    """An input that the stage follows while it is made has failed."""
+    """An upstream stage, whose units this one streams, has failed."""
 
 
 class ArtifactError(StageError):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from stages.contract.errors import InputFault
+from stages.contract.causes import FailureCause, ImageFault
 
 SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _NOT_DECODED = (OSError, SyntaxError, ValueError, UnidentifiedImageError)  # PIL's own decoders raise all of them
@@ -24,7 +24,7 @@ def decode_image(encoded: bytes, *, where: str, smallest_side: int | None = None
     A ``smallest_side`` lets JPEG be decoded at a fraction of its size, but never below that side.
 
     Raises:
-        InputFault: the bytes are no whole image, or it is too large to be decoded safely.
+        ImageFault: the bytes are no whole image, or it is too large to be decoded safely.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
@@ -33,14 +33,16 @@ def decode_image(encoded: bytes, *, where: str, smallest_side: int | None = None
             return _as_rgb(ImageOps.exif_transpose(image), where)
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputFault(
+        raise ImageFault(
+            FailureCause.CORRUPT_IMAGE,
             f"{where}: the image is too large ({error}): allowed are {most} pixels: shrink it, or let download_shards"
-            " do so (image_size)"
+            " do so (image_size)",
         ) from error
     except _NOT_DECODED as error:
-        raise InputFault(
+        raise ImageFault(
+            FailureCause.CORRUPT_IMAGE,
             f"{where}: the image cannot be decoded ({error}): expected a whole JPEG, PNG, WebP or other image that "
-            "Pillow reads: remove it, or download it again"
+            "Pillow reads: remove it, or download it again",
         ) from error
 
 
@@ -56,9 +58,10 @@ def square(image: Image.Image, resolution: int) -> RgbImage:
 
 def _as_rgb(image: Image.Image, where: str) -> Image.Image:
     if image.mode == "F":
-        raise InputFault(
+        raise ImageFault(
+            FailureCause.CORRUPT_IMAGE,
             f"{where}: the image's values are floating-point numbers, whose range is unknown: allowed are integers "
-            "of 8 or 16 bits: convert it"
+            "of 8 or 16 bits: convert it",
         )
     if image.mode in SIXTEEN_BITS:
         return _of_16_bits(image)

@@ -64,13 +64,8 @@ def check_experiment(experiment: Experiment) -> None:
     """
     from cluster.session import check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate
-    from stages.contract.errors import StageError
 
-    for name, section in experiment.config.stages().items():
-        try:
-            section.check()
-        except StageError as error:
-            raise UsageError(f"{name}: {error}") from None
+    _check_sections(experiment.config)
     for stage in experiment.plan.stages.values():
         if stage.reused_from and stage.state != "done":
             raise UsageError(
@@ -86,6 +81,19 @@ def check_experiment(experiment: Experiment) -> None:
         for section in experiment.config.stages().values():
             allocate(section, machine)
     experiment.store.open_for_writing()
+
+
+def _check_sections(config: RunConfig) -> None:
+    """Let every stage look at what its section names outside the store."""
+    from stages.contract.errors import StageError
+    from stages.contract.stage import optional_module
+
+    for name, section in config.stages().items():
+        if (own := optional_module(f"stages.{name}", "check")) is not None:
+            try:
+                own.check(section)
+            except StageError as error:
+                raise UsageError(f"{name}: {error}") from None
 
 
 def run_experiment(experiment: Experiment, console: Console) -> Record:

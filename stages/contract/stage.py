@@ -3,13 +3,18 @@
 A stage is a package ``stages/<verb_noun>/`` with
 
 - ``config.py``: one :class:`StageConfig` (or a union of them on ``kind``), free of torch and ray;
-- ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable.
+- ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable;
+- optionally ``check.py``: ``check(config) -> None``, which looks at what the section names outside the store before
+  anything starts, and raises InputFault.
 
 ``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -62,13 +67,6 @@ class StageConfig(ConfigModel):
     def units_are_final(self) -> bool:
         """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
         return False
-
-    def check(self) -> None:
-        """Look at what the section names outside the store, before anything starts; nothing to look at by default.
-
-        Raises:
-            InputFault: a file is missing or has not what the section says of it.
-        """
 
 
 @dataclass(frozen=True)
@@ -143,3 +141,9 @@ class StageFunction(Protocol):
         self, config: Any, inputs: Mapping[str, Artifact], output: Output, context: StageContext
     ) -> StageSummary:
         """Make ``output`` from ``inputs``."""
+
+
+def optional_module(package: str, name: str) -> ModuleType | None:
+    """Return a module that a stage's package (or a kind's within it) may have, or None."""
+    full = f"{package}.{name}"
+    return None if find_spec(full) is None else import_module(full)

@@ -189,13 +189,3 @@ class DownloadShardsConfig(StageConfig):
     def units_are_final(self) -> bool:
         """Whether a shard stays as it is once it is done: where images are dropped at the end, it does not."""
         return not self.drop_duplicate_images
-
-    def check(self) -> None:
-        """Look whether the list is there and has the columns.
-
-        Raises:
-            InputFault: it is not, or has not.
-        """
-        from stages.download_shards.source import check_source
-
-        check_source(self.source)

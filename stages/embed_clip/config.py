@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from stages.contract.config import Address, ConfigModel, RuntimeOnly
 from stages.contract.digests import content_digest, remote_checksums
 from stages.contract.stage import StageConfig
-from stages.encoders.config import ClipConfig, TextStatesConfig, check_clip, check_t5
+from stages.encoders.config import ClipConfig, TextStatesConfig
 from stages.storage.filesystems import is_remote
 
 
@@ -86,13 +86,3 @@ class EmbedClipConfig(StageConfig):
         if self.texts:
             del identity["texts"]
         return identity
-
-    def check(self) -> None:
-        """Look whether the CLIP models and the T5 encoder are there.
-
-        Raises:
-            InputFault: one is not.
-        """
-        check_clip(self.clip)
-        if self.text_states is not None and self.text_states.t5 is not None:
-            check_t5(self.text_states.t5, where="embed_clip.text_states.t5")

@@ -6,7 +6,6 @@ from pydantic import Field, PositiveInt, model_validator
 
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.digests import content_digest
-from stages.contract.errors import InputFault
 from stages.contract.stage import StageConfig
 
 VAE = "vae"
@@ -69,18 +68,6 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
             FileNotFoundError: there is no such folder.
         """
         return super().identity() | ({} if self.path is None else {"path": content_digest(self.path / VAE)})
-
-    def check(self) -> None:
-        """Look whether the checkpoint is there.
-
-        Raises:
-            InputFault: the folder holds no autoencoder.
-        """
-        if self.path is not None and not (self.path / VAE / "config.json").is_file():
-            raise InputFault(
-                f"encode_latents.path: {self.path} has no {VAE}/config.json: expected a Stable Diffusion checkpoint in "
-                "the format that diffusers saves: convert it, or name another folder"
-            )
 
 
 EncodeLatentsConfig = Annotated[EncodeByAutoencoder | EncodeByStableDiffusion, Field(discriminator="kind")]

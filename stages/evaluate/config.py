@@ -5,9 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
-from stages.contract.errors import InputFault
 from stages.contract.stage import StageConfig
-from stages.encoders.config import ClipConfig, check_clip
+from stages.encoders.config import ClipConfig
 
 
 class ClipFeatures(ConfigModel):
@@ -49,20 +48,3 @@ class EvaluateConfig(StageConfig):
         """The drawn images, and the CLIP model where one is trained."""
         independent_clip = () if self.independent_clip is None else self.independent_clip.inputs
         return ("generate", *dict.fromkeys((*self.clip.inputs, *independent_clip)))
-
-    def check(self) -> None:
-        """Look whether the CLIP models, the features' weights and the true images are there.
-
-        Raises:
-            InputFault: one is not.
-        """
-        if isinstance(self.features, InceptionFeatures) and not self.features.path.is_file():
-            raise InputFault(
-                f"evaluate.features.path: there is no file {self.features.path}: give the weights that torch-fidelity "
-                "publishes, or choose kind: clip"
-            )
-        if self.real is not None and not self.real.is_dir():
-            raise InputFault(f"evaluate.real: there is no folder {self.real}: give a folder of true images")
-        check_clip(self.clip)
-        if self.independent_clip is not None:
-            check_clip(self.independent_clip)

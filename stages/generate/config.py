@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
-from stages.encoders.config import ClipConfig, T5Source, check_clip, check_t5
+from stages.encoders.config import ClipConfig, T5Source
 from stages.inference.decoder_sampling import DecoderSamplingConfig
 from stages.inference.prior_sampling import PriorSamplingConfig
 
@@ -98,17 +98,3 @@ class GenerateConfig(StageConfig):
                 "leave it out, or use prompts of kind scenes"
             )
         return self
-
-    def check(self) -> None:
-        """Look whether the CLIP models, the T5 encoder and the file of prompts are there.
-
-        Raises:
-            InputFault: one is not, or the file has no such column.
-        """
-        from stages.generate.prompts import read_prompts
-
-        check_clip(self.clip)
-        if self.t5 is not None:
-            check_t5(self.t5, where="generate.t5")
-        if isinstance(self.prompts, FilePrompts):
-            read_prompts(self.prompts)

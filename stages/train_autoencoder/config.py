@@ -6,7 +6,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 
 from models.autoencoders.spec import AutoencoderConfig
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
-from stages.contract.errors import InputFault
 from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
 
@@ -124,18 +123,6 @@ class TrainAutoencoderBase(StageConfig):
                 "are 0, 1 and 2: lower it, or set adversary to null"
             )
         return self
-
-    def check(self) -> None:
-        """Look whether the perceptual network's weights are there.
-
-        Raises:
-            InputFault: they are not.
-        """
-        if isinstance(self.perceptual, VggPerceptual) and not self.perceptual.path.is_file():
-            raise InputFault(
-                f"train_autoencoder.perceptual.path: there is no file {self.perceptual.path}: give torchvision's vgg16 "
-                "weights, or choose kind: slopes, which needs none"
-            )
 
 
 class TrainKLConfig(TrainAutoencoderBase):

@@ -5,10 +5,8 @@ from typing import Any
 from pydantic import Field
 
 from stages.contract.config import Address, ConfigModel
-from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig
 from stages.storage.artifact import Artifact
-from stages.storage.filesystems import explaining
 from stages.training.images.config import ImageTrainingConfig
 
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -44,20 +42,3 @@ class TextTunedConfig(ImageTrainingConfig):
         if self.text is None:
             del identity["text"], identity["captions"]
         return identity
-
-    def check(self) -> None:
-        """Look whether the decoder to start from is there.
-
-        Raises:
-            InputFault: it is not.
-        """
-        if self.text is None:
-            return
-        source, folder = self.text.decoder()
-        with explaining(self.text.start):
-            missing = [name for name in MODEL_FILES if not source.exists(f"{folder}/{name}")]
-        if missing:
-            raise InputFault(
-                f"train_decoder.text.start: {self.text.start} has no {' and no '.join(missing)}: expected the folder "
-                "decoder/ of a train_decoder artifact (`corgi status RUN --json` shows where artifacts lie)"
-            )

@@ -14,6 +14,7 @@ from PIL import Image
 from models.scenes import make_scenes, read_caption, render_scenes
 from stages.contract.errors import InputFault, YieldTooLow
 from stages.contract.events import Progress
+from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
 from stages.formats.shards import read_shard
@@ -214,7 +215,7 @@ def test_a_missing_column_fails_before_anything_is_written(tmp_path):
     source = {"kind": "url_list", "path": tmp_path / "list.csv", "url_column": "URL"}
     config = make_config(source=source)
     with pytest.raises(InputFault, match="nearest: url"):
-        config.check()
+        check(config)
     with pytest.raises(InputFault):
         download(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ import webdataset
 from PIL import Image
 
 from stages.contract.errors import InputFault
+from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
 from stages.formats.shards import read_shard
@@ -160,17 +161,17 @@ def test_a_dataset_folder_gives_the_same_shards_in_every_form(tmp_path, kind):
 
 
 def test_what_cannot_be_used_is_reported_before_anything_starts(tmp_path):
-    def check(source):
-        DownloadShardsConfig(source=source).check()
+    def check_source(source):
+        check(DownloadShardsConfig(source=source))
 
     folder = write_dataset(tmp_path / "in", "parquet")
     with pytest.raises(InputFault, match=r"source\.image_column: a\.parquet has no column 'image'.*nearest: img"):
-        check({"kind": "huggingface", "path": folder})
+        check_source({"kind": "huggingface", "path": folder})
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
     with pytest.raises(InputFault, match=r"several splits \(train, test\)"):
-        check({"kind": "huggingface", "path": folder})
+        check_source({"kind": "huggingface", "path": folder})
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputFault, match=r"no \.arrow or \.parquet file"):
-        check({"kind": "huggingface", "path": tmp_path / "empty"})
+        check_source({"kind": "huggingface", "path": tmp_path / "empty"})
     with pytest.raises(InputFault, match=r"no \.tar file"):
-        check({"kind": "webdataset", "path": tmp_path / "empty"})
+        check_source({"kind": "webdataset", "path": tmp_path / "empty"})

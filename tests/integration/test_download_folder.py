@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from stages.contract.errors import InputFault
+from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
 from stages.formats.shards import read_shard
@@ -99,10 +100,10 @@ def test_a_damaged_caption_file_costs_its_image_and_no_other(images, tmp_path):
 
 def test_a_folder_that_cannot_be_used_is_reported_before_anything_starts(images, tmp_path):
     with pytest.raises(InputFault, match=r"source\.path: .*nowhere: there is no such folder"):
-        make_config(tmp_path / "nowhere").check()
+        check(make_config(tmp_path / "nowhere"))
     pd.DataFrame({"file_name": ["a.png"], "captoin": ["x"]}).to_csv(images / "metadata.csv", index=False)
     with pytest.raises(InputFault, match=r"source\.caption_column: metadata\.csv has no column.*nearest: captoin"):
-        make_config(images).check()
+        check(make_config(images))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputFault, match="holds no image"):
         convert(make_config(tmp_path / "empty"), tmp_path / "out")

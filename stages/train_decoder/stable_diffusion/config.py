@@ -6,7 +6,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import content_digest
-from stages.contract.errors import InputFault
 from stages.train_decoder.text_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 from stages.training.images.config import SamplesConfig
@@ -81,20 +80,3 @@ class StableDiffusionConfig(TextTunedConfig):
         if self.path is None:
             return super().identity()
         return super().identity() | {"path": {part: content_digest(self.path / part) for part in USED_PARTS}}
-
-    def check(self) -> None:
-        """Look whether the checkpoint is there, with weights that can be loaded safely, and what text tuning needs.
-
-        Raises:
-            InputFault: a part is missing.
-        """
-        super().check()
-        if self.path is None:
-            return
-        wanted = ("model_index.json", "scheduler/scheduler_config.json", "unet/*.safetensors", "vae/*.safetensors")
-        missing = [pattern for pattern in wanted if not any(self.path.glob(pattern))]
-        if missing:
-            raise InputFault(
-                f"train_decoder.path: {self.path} has no {', no '.join(missing)}: expected a Stable Diffusion "
-                "checkpoint as diffusers saves it with safe_serialization: convert it, or name another folder"
-            )

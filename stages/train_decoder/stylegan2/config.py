@@ -12,7 +12,7 @@ from models.decoders.stylegan2.spec import (
     StyleGan2Config,
 )
 from stages.contract.config import ConfigModel, RuntimeOnly
-from stages.encoders.config import ClipConfig, check_clip
+from stages.encoders.config import ClipConfig
 from stages.training.config import TrainingConfig
 from stages.training.images.config import ImageTrainingConfig
 
@@ -121,14 +121,6 @@ class StyleGan2DecoderConfig(ImageTrainingConfig):
     def inputs(self) -> tuple[str, ...]:
         """The images and their embeddings, and the CLIP model where that is trained."""
         return (*super().inputs, *self.clip.inputs)
-
-    def check(self) -> None:
-        """Look whether the CLIP models are there.
-
-        Raises:
-            InputFault: a folder is missing or holds no open_clip model, or open_clip has no model of that name.
-        """
-        check_clip(self.clip)
 
     def decoder(self, embed_dim: int) -> StyleGan2Config:
         """Return the generator's own configuration, for embeddings of that width.

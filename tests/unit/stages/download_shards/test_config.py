@@ -13,7 +13,8 @@ SCENES = {"kind": "scenes", "num_images": 4}
 def test_reading_the_config_imports_neither_torch_nor_ray():
     code = (
         "import sys; from stages.download_shards.config import DownloadShardsConfig as C; "
-        "C(source=dict(kind='scenes', num_images=2)).check(); "
+        "from stages.download_shards.check import check; "
+        "check(C(source=dict(kind='scenes', num_images=2))); "
         "print([m for m in ('torch', 'ray', 'img2dataset', 'cv2') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

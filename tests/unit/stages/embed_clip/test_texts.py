@@ -23,6 +23,7 @@ from models.priors import (
     training_random_inputs,
 )
 from stages.contract.errors import ArtifactError, InputFault
+from stages.embed_clip.check import check
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
@@ -178,7 +179,7 @@ def test_states_too_large_for_the_storage_are_refused(models: dict[str, Path], s
 
 def test_a_missing_encoder_is_reported_before_anything_starts(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"embed_clip\.text_states\.t5\.path: there is no folder"):
-        section(models, text_states={"t5": {"path": tmp_path / "nowhere"}}).check()
+        check(section(models, text_states={"t5": {"path": tmp_path / "nowhere"}}))
 
 
 def loss_of(prior: Any, image: torch.Tensor, text: TextFeatures) -> torch.Tensor:

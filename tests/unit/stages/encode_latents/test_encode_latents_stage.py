@@ -13,6 +13,7 @@ from models.autoencoders.model import make_autoencoder
 from models.autoencoders.spec import AutoencoderConfig
 from models.decoders.base import from_bytes
 from stages.contract.errors import ArtifactError, InputFault
+from stages.encode_latents.check import check
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run
 from stages.formats.images import decode_image, square
@@ -148,7 +149,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @torch.no_grad()
 def test_a_stable_diffusion_checkpoint_encodes_by_its_own_scale(tmp_path: Path, checkpoint: Path) -> None:
     settings = config(kind="stable_diffusion", path=str(checkpoint), resolution=SIDE)
-    settings.check()
+    check(settings)
     assert settings.inputs == ("download_shards",)
     output, _ = encode(tmp_path / "out", {"download_shards": make_shards(tmp_path / "s")}, settings)
     about = latents_identity(output)
@@ -180,7 +181,7 @@ def test_a_checkpoint_has_one_source(fields: dict[str, str], told: str) -> None:
 
 def test_what_is_no_checkpoint_is_reported(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(InputFault, match=r"encode_latents\.path: .* has no vae/config\.json"):
-        config(kind="stable_diffusion", path=str(tmp_path)).check()
+        check(config(kind="stable_diffusion", path=str(tmp_path)))
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text("{}")
     inputs = {"download_shards": make_shards(tmp_path / "s")}

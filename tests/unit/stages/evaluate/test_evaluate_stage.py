@@ -15,6 +15,7 @@ from stages.contract.events import Event, LoggedImage
 from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
+from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
 from stages.inference.text_to_image import encode_png
@@ -149,7 +150,7 @@ def test_what_the_distance_needs_is_looked_for_before_anything_starts(clip: Clip
         ({"real": tmp_path / "nowhere"}, r"evaluate\.real: there is no folder"),
     ):
         with pytest.raises(InputFault, match=fault):
-            EvaluateConfig.model_validate({"clip": clip, **fields}).check()
+            check(EvaluateConfig.model_validate({"clip": clip, **fields}))
 
 
 def test_a_file_that_holds_no_inception_is_reported(clip: ClipConfig, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.checkpoints import checkpoint_steps
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact, Output
+from stages.train_autoencoder.check import check
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_autoencoder.stage import run
 from stages.train_autoencoder.task import AutoencoderTask
@@ -121,7 +122,7 @@ def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str)
     path = tmp_path / f"vgg16{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     settings = config("kl", perceptual={"kind": "vgg", "path": str(path)}, adversary=None)
-    settings.check()
+    check(settings)
     task = AutoencoderTask(settings, make_shards(tmp_path / "s"))
     task.setup(Place(0, 1, torch.device("cpu")))
     model = task.build_model()
@@ -139,7 +140,7 @@ def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"perceptual\.path: .*weights\.pth cannot be used \(found no features"):
         task.build_model()
     with pytest.raises(InputFault, match=r"there is no file .*nowhere"):
-        config("kl", perceptual={"kind": "vgg", "path": str(tmp_path / "nowhere")}).check()
+        check(config("kl", perceptual={"kind": "vgg", "path": str(tmp_path / "nowhere")}))
 
 
 @pytest.mark.parametrize(("name", "content"), [("w.safetensors", b"x"), ("w.pth", b"x"), ("code.pth", None)])

@@ -18,6 +18,7 @@ from stages.formats.model_folders import load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
 from stages.storage.filesystems import open_address
+from stages.train_decoder.check import check
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
@@ -171,8 +172,8 @@ def test_what_does_not_fit_is_reported(kind: str, trained: Output, inputs: dict[
     with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
         task_of(tuned(kind, trained, captions={"fraction": 0.0}), inputs)
     with pytest.raises(InputFault, match=r"text\.start: .* has no config\.json and no model\.safetensors"):
-        config(kind, text={"start": tmp_path}).check()
-    tuned(kind, trained).check()
+        check(config(kind, text={"start": tmp_path}))
+    check(tuned(kind, trained))
 
 
 def test_the_decoder_may_lie_in_a_remote_store(kind: str, trained: Output, inputs: dict[str, Artifact]) -> None:
@@ -180,14 +181,14 @@ def test_the_decoder_may_lie_in_a_remote_store(kind: str, trained: Output, input
     fs, root = open_address(address)
     fs.put(trained.path("decoder"), root, recursive=True)
     settings = tuned(kind, trained, text={"start": address})
-    settings.check()
+    check(settings)
     task, local = task_of(settings, inputs), task_of(tuned(kind, trained), inputs)
     own = task.decoder_of(task.build_model()).state_dict()
     assert all(
         torch.equal(own[name], value) for name, value in local.decoder_of(local.build_model()).state_dict().items()
     )
     with pytest.raises(InputFault, match=r"text\.start: memory://none/decoder has no config\.json"):
-        config(kind, text={"start": "memory://none/decoder"}).check()
+        check(config(kind, text={"start": "memory://none/decoder"}))
 
 
 def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> None:

@@ -22,6 +22,7 @@ from stages.encode_latents.stage import run as encode_latents
 from stages.formats.model_folders import CONFIG, WEIGHTS, files_of, load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
+from stages.train_decoder.check import check
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stage import run
 from tests.painted_squares import DIM, make_inputs
@@ -158,9 +159,9 @@ def test_latents_of_another_checkpoint_are_refused(
 
 
 def test_a_folder_that_is_no_checkpoint_is_reported_before_anything_starts(checkpoint: Path, tmp_path: Path) -> None:
-    config(checkpoint).check()
+    check(config(checkpoint))
     with pytest.raises(InputFault, match=r"has no model_index\.json, no scheduler/.*, no unet/\*\.safetensors"):
-        config(tmp_path).check()
+        check(config(tmp_path))
     with pytest.raises(ValueError, match="found both path and name"):
         config(checkpoint, name="stabilityai/stable-diffusion-2-base")
 

@@ -25,6 +25,7 @@ from stages.formats.checkpoints import checkpoint_steps
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
+from stages.train_decoder.check import check
 from stages.train_decoder.stage import run
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.train_decoder.stylegan2.task import StyleGan2Task, group_mean
@@ -242,4 +243,4 @@ def test_what_cannot_be_trained_is_refused(clip_folder: Path, section: dict[str,
 
 def test_a_missing_clip_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="there is no folder"):
-        config(tmp_path / "nowhere").check()
+        check(config(tmp_path / "nowhere"))

@@ -1,0 +1,23 @@
+"""Check that what evaluation reads from outside the store is there."""
+
+from stages.contract.errors import InputFault
+from stages.encoders.config import check_clip
+from stages.evaluate.config import EvaluateConfig, InceptionFeatures
+
+
+def check(config: EvaluateConfig) -> None:
+    """Check the CLIP models, the weights of the features, and the real images.
+
+    Raises:
+        InputFault: one of them is missing.
+    """
+    if isinstance(config.features, InceptionFeatures) and not config.features.path.is_file():
+        raise InputFault(
+            f"evaluate.features.path: there is no file {config.features.path}: give the weights that torch-fidelity "
+            "publishes, or choose kind: clip"
+        )
+    if config.real is not None and not config.real.is_dir():
+        raise InputFault(f"evaluate.real: there is no folder {config.real}: give a folder of real images")
+    check_clip(config.clip)
+    if config.independent_clip is not None:
+        check_clip(config.independent_clip)

@@ -1,0 +1,17 @@
+"""Check that the weights of the perceptual network are there."""
+
+from stages.contract.errors import InputFault
+from stages.train_autoencoder.config import TrainAutoencoderBase, VggPerceptual
+
+
+def check(config: TrainAutoencoderBase) -> None:
+    """Check the weights.
+
+    Raises:
+        InputFault: they are missing.
+    """
+    if isinstance(config.perceptual, VggPerceptual) and not config.perceptual.path.is_file():
+        raise InputFault(
+            f"train_autoencoder.perceptual.path: there is no file {config.perceptual.path}: give torchvision's vgg16 "
+            "weights, or choose kind: slopes, which needs none"
+        )

@@ -60,7 +60,7 @@ def run_empty(
     config: EmptyConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
     """Spread the shards as the data stages do, and record each as done in the worker."""
-    output.write_json("plan.json", {"units": config.shards})
+    output.write_plan(config.shards)
     done = output.done_units()
     names = [f"{number:05d}" for number in range(config.shards)]
     images = sum(int(record["rows"]) for record in done.values())

@@ -138,7 +138,7 @@ class Store:
         if artifact.exists(COMPLETE):
             return Progress(complete=True)
         units = len(artifact.glob(f"{UNITS}/*.json"))
-        planned = artifact.read_json("plan.json")["units"] if units and artifact.exists("plan.json") else None
+        planned = artifact.planned_units() if units else None
         return Progress(complete=False, units_done=units, units_planned=planned)
 
     @contextlib.contextmanager

@@ -52,7 +52,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     """
     prompts = make_prompts(config.prompts)
     chunks = list(_chunks(config.chosen_sets, prompts))
-    output.write_json("plan.json", {"units": len(chunks)})
+    output.write_plan(len(chunks))
     done = output.done_units()
     todo = [chunk for chunk in chunks if chunk.unit not in done]
     total = len(prompts) * len(config.chosen_sets)

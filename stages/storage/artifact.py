@@ -27,6 +27,7 @@ from stages.storage.filesystems import is_local, open_address
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
 UNITS = "units"
+_PLAN = "plan.json"
 _TEMPORARY = ".tmp-"
 
 
@@ -136,6 +137,10 @@ class Artifact:
         manifest: dict[str, Any] = self.read_json(MANIFEST)
         return manifest
 
+    def planned_units(self) -> int | None:
+        """Return how many units the artifact will have; None where that is not known yet."""
+        return int(self.read_json(_PLAN)["units"]) if self.exists(_PLAN) else None
+
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units, by unit name; many at a time from a remote store."""
         names = self.glob(f"{UNITS}/*.json")
@@ -186,6 +191,10 @@ class Output(Artifact):
     def _version(self, name: str) -> str:
         """Ask the store each time: a file of what is being made may be written again."""
         return str(self._fs_and_root[0].checksum(self.path(name)))
+
+    def write_plan(self, units: int) -> None:
+        """Write how many units there will be."""
+        self.write_json(_PLAN, {"units": units})
 
     def finish_unit(self, unit: str, record: dict[str, Any]) -> None:
         """Record that a unit of work is done; call it after the unit's files are written."""

@@ -1,1 +1,1 @@
-"""Work shard by shard: one runner of all per-shard stages, following an upstream stage, prefetching."""
+"""Work shard by shard: one runner of all per-shard stages, streaming from an upstream stage, prefetching."""

@@ -1,4 +1,4 @@
-"""Map in threads ahead of use, in order, with a bounded number of items under way."""
+"""Map in threads before the results are needed, in order, with a bounded number of items in flight."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +16,9 @@ def prefetch(
 
     Args:
         function: what to do with an item, in one of the threads.
-        items: drawn in the caller's thread.
-        threads: how many of this map's own, or those of the caller, which outlive it.
-        most: bounds the results that wait and the items under way.
+        items: iterated in the caller's thread.
+        threads: how many to start for this map, or an executor of the caller's, which outlives it.
+        most: bounds the results that wait and the items in flight.
 
     Raises:
         Exception: what the function raised, where its result is asked for.

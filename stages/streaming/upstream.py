@@ -1,7 +1,7 @@
-"""Take the units of an input one by one, while the stage that makes them still runs.
+"""Stream the units of an input from its stage while that stage still runs.
 
-What is taken is the same, whenever it is taken: a unit counts once its record is there, and the followed stage has
-promised (``units_are_final``) never to change it then.
+A unit counts once its record is there; the upstream stage has promised (``units_are_final``) not to change it then, so
+the result does not depend on when a unit is read.
 """
 
 import time
@@ -13,14 +13,13 @@ from stages.contract.errors import InputLost
 from stages.contract.stage import StageContext
 from stages.storage.artifact import UNITS, Artifact, Output
 
-PLAN = "plan.json"
 POLL_SECONDS = 0.25
-_LIST_PAUSE = 5  # times as long as listing took, nobody lists again: many units of a remote store take long
+_LIST_PAUSE = 5  # the pause between two listings, in times of how long one takes: a remote store may hold many units
 _LONGEST_PAUSE = 10.0  # seconds
 
 
 class UpstreamUnits:
-    """The units of an input: all of them where it is done, else those that are done so far and those to come."""
+    """The units of an input: all of them if it is done, else those done so far and those to come."""
 
     def __init__(self, source: Artifact, context: StageContext, poll_seconds: float = POLL_SECONDS) -> None:
         self._source, self._context, self._poll_seconds = source, context, poll_seconds
@@ -30,28 +29,27 @@ class UpstreamUnits:
         self._written: int | None = None
 
     def write_plan(self, output: Output) -> int:
-        """Return how many there are, or will be as far as is known, and keep it in the plan of what is made of them."""
-        planned = self._foreseen() if self._is_running else len(self._names)
+        """Return how many there are, or will be as far as is known, and keep the number in the output's plan."""
+        planned = self._expected() if self._is_running else len(self._names)
         if planned != self._written and (planned or not self._is_running):
-            output.write_json(PLAN, {"units": planned})
+            output.write_plan(planned)
             self._written = planned
         return planned
 
-    def _foreseen(self) -> int:
-        if not self._planned and self._source.exists(PLAN):
-            self._planned = int(self._source.read_json(PLAN)["units"])
+    def _expected(self) -> int:
+        self._planned = self._planned or self._source.planned_units() or 0
         return self._planned
 
     @property
     def note(self) -> str:
-        """What to say of the progress."""
-        return f"following {self._source.stage}" if self._is_running else ""
+        """What to add to the progress."""
+        return f"streaming from {self._source.stage}" if self._is_running else ""
 
     def without(self, done: Collection[str]) -> Items:
-        """Return the names of the units that are not among the done ones, as items of a map.
+        """Return the names of the units that are not done, as items of a map.
 
         Raises:
-            InputLost: in the middle of the map: the stage that makes them has failed.
+            InputLost: while the map runs: the upstream stage has failed.
         """
         if self._is_running:
             return Growing(self._batches(frozenset(done)))
@@ -65,11 +63,11 @@ class UpstreamUnits:
                 yield ()
                 continue
             next_poll = now + self._poll_seconds
-            state = self._context.input_state(self._source.stage)  # first: what is done by then is in the list
+            state = self._context.input_state(self._source.stage)  # before listing, so that the list is complete
             if state == "failed":
                 raise InputLost(
-                    f"{self._source.stage}, which it follows shard by shard, has failed; what was made of its shards is"
-                    " kept: mend that and run again"
+                    f"{self._source.stage}: failed while its shards were streamed from it; what was made of them is "
+                    "kept: correct its error and run again"
                 )
             self._is_running = state == "running"
             if self._is_running and now < next_list:

@@ -212,7 +212,7 @@ def test_order_and_timing_change_no_stored_byte(
     with downloading(experiment, mapper) as state:
         embed(experiment, state, events)
     assert [event.done for event in events if isinstance(event, Progress)] == [0, 1, 2, 3]
-    assert events[1] == Progress(1, SHARDS, "shards", items=ROWS, note="following download_shards")
+    assert events[1] == Progress(1, SHARDS, "shards", items=ROWS, note="streaming from download_shards")
     assert_same(experiment, undisturbed)
 
 
@@ -221,7 +221,7 @@ def test_a_source_that_fails_late_leaves_what_was_embedded_and_a_second_run_ends
 ) -> None:
     server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
     with pytest.raises(YieldTooLow), downloading(experiment) as state:  # noqa: SIM117  one after the other
-        with pytest.raises(InputLost, match="download_shards, which it follows"):
+        with pytest.raises(InputLost, match="download_shards: failed while its shards were streamed"):
             embed(experiment, state)
     assert experiment.units("embed_clip") == {"00000", "00001"}
     assert not experiment.artifact("embed_clip").exists(COMPLETE)
@@ -280,7 +280,7 @@ def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, 
         "download_shards": "failed", "embed_clip": "blocked",
     }  # fmt: skip
     assert "8 of 12 entries" in results["download_shards"].error
-    assert "download_shards, which it follows shard by shard, has failed" in results["embed_clip"].error
+    assert "download_shards: failed while its shards were streamed from it" in results["embed_clip"].error
     assert experiment.units("embed_clip") == {"00000", "00001"}
     assert not experiment.artifact("embed_clip").exists(COMPLETE)
 

@@ -19,7 +19,7 @@ class Source:
     def __init__(self, folder: Path, planned: int) -> None:
         self.state = "running"
         self.output = Output(str(folder / "source"), "download_shards", "test")
-        self.output.write_json("plan.json", {"units": planned})
+        self.output.write_plan(planned)
 
     def context(self) -> StageContext:
         context = make_context()
@@ -64,18 +64,18 @@ def test_each_unit_comes_once_and_the_last_ones_with_the_end(tmp_path: Path) -> 
     assert taken(items) == ["end"]
 
 
-def test_the_plan_is_what_is_foreseen_and_then_what_there_is(tmp_path: Path) -> None:
+def test_the_plan_is_what_is_expected_and_then_what_there_is(tmp_path: Path) -> None:
     source = Source(tmp_path, planned=7)
     units = follow(source)
     output = Output(str(tmp_path / "own"), "embed_clip", "test")
     assert units.write_plan(output) == 7
-    assert output.read_json("plan.json") == {"units": 7}
-    assert units.note == "following download_shards"
+    assert output.planned_units() == 7
+    assert units.note == "streaming from download_shards"
     source.finish("00000", "00001")
     source.state = "done"
     taken(units.without(()))
     assert units.write_plan(output) == 2
-    assert output.read_json("plan.json") == {"units": 2}
+    assert output.planned_units() == 2
     assert units.note == ""
 
 
@@ -85,7 +85,7 @@ def test_a_source_that_fails_ends_it_by_name(tmp_path: Path) -> None:
     items = follow(source).without(())
     assert taken(items) == ["00000"]
     source.state = "failed"
-    with pytest.raises(InputLost, match="download_shards, which it follows"):
+    with pytest.raises(InputLost, match="download_shards: failed while its shards were streamed"):
         taken(items)
 
 

@@ -1,0 +1,94 @@
+"""JSON documents of artifacts as frozen models: each is parsed and written here, and refuses what it does not know."""
+
+import collections
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.contract.errors import ArtifactError
+from stages.storage.artifact import UNITS, Artifact, Output
+
+
+class Document(BaseModel):
+    """Base of all documents; a field that has its default value is left out of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, content: Any, artifact: Artifact, name: str) -> Self:
+        """Return the content of the artifact's file ``name`` as this type.
+
+        Raises:
+            ArtifactError: a field is missing, unknown, or of another type.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise ArtifactError(
+                f"{artifact.stage}: {artifact.path(name)}: {found}: expected the fields {', '.join(cls.model_fields)}: "
+                f"another version wrote this file: delete {artifact.uri} and run again"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+class UnitRecord(Document):
+    """What a finished unit of work says of itself; ``units/<unit>.json``."""
+
+    cause_prefix: ClassVar[str] = "failed"
+
+    @classmethod
+    def done(cls, artifact: Artifact) -> dict[str, Self]:
+        """Return the records of all finished units by name."""
+        found = artifact.done_units()
+        return {name: cls.parse(record, artifact, f"{UNITS}/{name}.json") for name, record in found.items()}
+
+    def finish(self, output: Output, unit: str) -> None:
+        """Record the unit as done, after its files are written."""
+        output.finish_unit(unit, self.to_json())
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What is added up over all units; ``images`` is among it."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it counts")
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        """How many entries were lost by cause."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The sums over unit records."""
+
+    counts: Mapping[str, int]
+    causes: Mapping[str, int]
+    prefix: str = UnitRecord.cause_prefix
+
+    @classmethod
+    def of(cls, records: Iterable[UnitRecord]) -> "Totals":
+        """Add the records up; causes come sorted by name."""
+        counts: collections.Counter[str] = collections.Counter()
+        causes: collections.Counter[str] = collections.Counter()
+        prefix = UnitRecord.cause_prefix
+        for record in records:
+            counts.update(record.counts)
+            causes.update(record.causes)
+            prefix = record.cause_prefix
+        return cls(dict(counts), dict(sorted(causes.items())), prefix)
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return self.counts.get("images", 0)
+
+    @property
+    def named(self) -> dict[str, int]:
+        """All counts; those by cause with their prefix."""
+        return {**self.counts, **{f"{self.prefix}_{cause}": count for cause, count in self.causes.items()}}

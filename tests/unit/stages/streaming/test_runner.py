@@ -1,0 +1,87 @@
+"""The runner of per-shard stages: it skips what is done, records what it makes, and adds it up."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from cluster.mapping import WorkerResources
+from stages.contract.errors import ArtifactError
+from stages.contract.events import Event, Progress
+from stages.formats.documents import Totals, UnitRecord
+from stages.storage.artifact import Output
+from stages.streaming.runner import UnitList, UnitRunner
+from tests.factories import interrupt_after, make_context
+
+
+class Record(UnitRecord):
+    rows: int
+    failures: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {"images": self.rows}
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        return self.failures
+
+
+def make_worker(folder: Path) -> Callable[[str], Record]:
+    def work(name: str) -> Record:
+        (folder / name).touch(exist_ok=False)  # an error where a unit is made twice
+        return Record(rows=int(name), failures={"timeout": 2} if name == "3" else {})
+
+    return work
+
+
+def run(tmp_path: Path, **options: object) -> dict[str, Record]:
+    output = Output(str(tmp_path / "out"), "test_shards", "f0")
+    context = options.pop("context", make_context())
+    runner = UnitRunner(
+        output=output,
+        units=UnitList(["1", "2", "3"]),
+        records=Record.done(output),
+        make_worker=functools.partial(make_worker, tmp_path),
+        resources=WorkerResources(),
+        **options,  # type: ignore[arg-type]
+    )
+    return runner.run(context)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_run_goes_on_with_the_other_units_and_reports_all(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, context=make_context(map_shards=interrupt_after(2)))
+    events: list[Event] = []
+    records = run(tmp_path, context=make_context(events))
+    assert {name: record.rows for name, record in records.items()} == {"1": 1, "2": 2, "3": 3}
+    assert events == [Progress(2, 3, "shards", items=3), Progress(3, 3, "shards", items=6)]
+    output = Output(str(tmp_path / "out"), "test_shards", "f0")
+    assert output.planned_units() == 3
+    assert output.done_units()["1"] == {"rows": 1}
+    assert run(tmp_path) == records
+
+
+def test_totals_are_the_sums_by_count_and_by_cause(tmp_path: Path) -> None:
+    totals = Totals.of(run(tmp_path).values())
+    assert totals.images == 6
+    assert totals.named == {"images": 6, "failed_timeout": 2}
+
+
+def test_a_check_ends_the_stage_after_a_unit(tmp_path: Path) -> None:
+    def check(records: Mapping[str, Record]) -> None:
+        if len(records) == 2:
+            raise RuntimeError("two are enough")
+
+    with pytest.raises(RuntimeError, match="two are enough"):
+        run(tmp_path, check=check)
+    assert sorted(Output(str(tmp_path / "out"), "test_shards", "f0").done_units()) == ["1", "2"]
+
+
+def test_a_record_of_another_version_is_refused_with_its_address_and_fields(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "out"), "test_shards", "f0")
+    output.finish_unit("1", {"rows": 1, "pictures": 2})
+    with pytest.raises(ArtifactError, match=r"units/1\.json: pictures: Extra inputs .* the fields rows, failures"):
+        Record.done(output)

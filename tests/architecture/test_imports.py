@@ -1,0 +1,49 @@
+"""Who may import whom: no circles, every package under the contracts, configs without stage code."""
+
+import tomllib
+from pathlib import Path
+
+import grimp
+import pytest
+
+from pipeline.config.schema import STAGES
+from tests.architecture.circles import PACKAGES, find_circles
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = {"contract", "storage", "formats", "streaming", "inference", "encoders", "training"}
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+GRAPH = grimp.build_graph(*PACKAGES, cache_dir=None, include_external_packages=True)
+CONFIGS = sorted(name for name in GRAPH.modules if name.rpartition(".")[2] in {"config", "spec"} and "." in name)
+NUM_CIRCLES = 5  # to become none
+
+
+def test_no_module_reaches_itself() -> None:
+    circles = find_circles()
+    assert len(circles) <= NUM_CIRCLES, "\n".join(" <-> ".join(sorted(circle)) for circle in circles)
+
+
+def test_every_stage_and_every_room_is_under_a_contract() -> None:
+    by_type = {contract["name"]: contract for contract in CONTRACTS}
+    independent = by_type["stages meet through artifacts, never through imports"]["modules"]
+    rooms = by_type["shared rooms know no stage"]
+    assert set(independent) == set(rooms["forbidden_modules"]) == {f"stages.{name}" for name in STAGES}
+    assert set(rooms["source_modules"]) == {f"stages.{name}" for name in ROOMS}
+
+
+@pytest.mark.parametrize("module", CONFIGS)
+def test_a_config_imports_nothing_heavy_and_no_stage_code(module: str) -> None:
+    direct = GRAPH.find_modules_directly_imported_by(module)
+    assert not direct & {"torch", "ray", "numpy", "pandas", "pyarrow", "fsspec", "transformers", "diffusers"}
+    assert {name for name in direct if _is_stage_code(name)} <= KNOWN.get(module, set())
+
+
+#: To become none.
+KNOWN = {
+    "stages.download_shards.config": {"stages.download_shards.source"},
+    "stages.generate.config": {"stages.generate.prompts"},
+}
+
+
+def _is_stage_code(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == "stages" and parts[1] in STAGES and not parts[-1].endswith("config")

@@ -1,0 +1,93 @@
+"""Find banned words: ``python -m tests.architecture.words`` prints each with its file and line, then their number.
+
+The words are in banned_words.yaml. Names that are defined here count, not those that a library defines.
+"""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BANNED = yaml.safe_load(Path(__file__).with_name("banned_words.yaml").read_text())
+#: Where old words stay: what was published under them.
+EXEMPT = {"CHANGELOG.md", "tests/architecture/banned_words.yaml", "pipeline/config/renamed_keys.yaml"}
+PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+PROSE = re.compile(rf"(?<![\w/.-])(?<!standard )({'|'.join(BANNED['prose'])})(?![\w/-])", re.IGNORECASE)
+TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ""}
+
+
+def find_words() -> list[str]:
+    """Return one line per banned word: file, line, what was found and what is written in its stead."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = []
+    for name in sorted(set(listed.splitlines()) - EXEMPT):
+        path = ROOT / name
+        if path.suffix not in TEXT or not path.is_file():
+            continue
+        text = path.read_text()
+        hits = [*_in_names(_names(path, text)), *_in_prose(text)]
+        found += [f"{name}:{line}: {word}" for line, word in sorted(set(hits))]
+    return found
+
+
+def _names(path: Path, text: str) -> Iterator[tuple[str, int]]:
+    """Yield each name that the file defines, with its line."""
+    if path.suffix == ".py":
+        yield path.stem, 1
+        for node in ast.walk(ast.parse(text)):
+            yield from _defined(node)
+    elif path.suffix == ".yaml":
+        yield from _keys(yaml.compose(text))
+
+
+def _defined(node: ast.AST) -> Iterator[tuple[str, int]]:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            yield node.name, node.lineno
+        case ast.arg():
+            yield node.arg, node.lineno
+        case ast.alias(asname=str(name)):
+            yield name, node.lineno
+        case ast.Name(ctx=ast.Store()):
+            yield node.id, node.lineno
+        case ast.Attribute(ctx=ast.Store()):
+            yield node.attr, node.lineno
+
+
+def _keys(node: Any) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key.value, key.start_mark.line + 1
+            yield from _keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keys(item)
+
+
+def _in_names(names: Iterator[tuple[str, int]]) -> Iterator[tuple[int, str]]:
+    for name, line in names:
+        for part in PARTS.findall(name):
+            if part.lower() in BANNED["identifiers"] and name not in BANNED["allowed"]:
+                yield line, f"name {name}: {part.lower()} -> {BANNED['identifiers'][part.lower()]}"
+
+
+def _in_prose(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in PROSE.findall(line):
+            yield number, f"{word} -> {BANNED['prose'][word.lower()]}: {line.strip()[:80]}"
+
+
+def main() -> None:
+    """Print what was found."""
+    found = find_words()
+    print("\n".join(found))
+    print(f"{len(found)} banned words")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,10 +33,10 @@ from stages.train_autoencoder.workers import TrainingWorkers
 from stages.training.images.shard_images import ImageRows, ShardImages
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 
 VALIDATION_BATCH = 64
-Places = Int[np.ndarray, "rows 2"]
+Indices = Int[np.ndarray, "rows 2"]
 
 
 @dataclass
@@ -45,15 +45,15 @@ class AutoencoderTask:
 
     config: TrainKLConfig | TrainVQConfig
     shards: Artifact
-    place: Place = field(default_factory=lambda: Place(0, 1, torch.device("cpu")))
+    rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         """Open the shards and fix the order of samples.
 
         Raises:
             InputFault: the images are smaller than they are to be trained on.
         """
-        self.place = place
+        self.rank_info = rank_info
         records = {name: record for name, record in sorted(self.shards.done_units().items()) if record["images"]}
         self._names = list(records)
         sizes = np.array([record["images"] for record in records.values()], dtype=np.int64)
@@ -69,13 +69,13 @@ class AutoencoderTask:
         held = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(self._first_row)]
         window = max(1, cache_bytes // 2 // self._images.image_bytes)
         self._order = SampleOrder((sizes - self._first_row).tolist(), window, self.config.seed)
-        self._held_out: Places = np.concatenate(held)
+        self._held_out: Indices = np.concatenate(held)
         self._images.require_resolution(self._names[0], "train_autoencoder.resolution")
 
     def build_model(self) -> nn.Module:
         """Make the autoencoder and what it is trained by."""
         config = self.config
-        autoencoder = make_autoencoder(config.model(), TrainingWorkers(self.place.world_size))
+        autoencoder = make_autoencoder(config.model(), TrainingWorkers(self.rank_info.world_size))
         if config.gradient_checkpointing:
             autoencoder.recompute_in_backward()
         adversary = config.adversary
@@ -114,21 +114,21 @@ class AutoencoderTask:
 
     def prepare(self, part: BatchPart) -> Batch:
         """Read the part's images, and draw their random numbers."""
-        places = self._order.at(part.positions)
-        places[:, 1] += self._first_row[places[:, 0]]
-        return self._batch(places, part)
+        indices = self._order.at(part.positions)
+        indices[:, 1] += self._first_row[indices[:, 0]]
+        return self._batch(indices, part)
 
-    def _batch(self, places: Places, part: BatchPart) -> Batch:
+    def _batch(self, indices: Indices, part: BatchPart) -> Batch:
         stream = SeededNoise(sample_seeds(self.config.seed, part))
         batch = {
-            "images": torch.from_numpy(self._read(places)),
-            "step": torch.full((len(places),), part.step),
+            "images": torch.from_numpy(self._read(indices)),
+            "step": torch.full((len(indices),), part.step),
         }
         if isinstance(self.config, TrainKLConfig):
             return batch | {"noise": stream.draw(self.config.model().latent_shape)}
         return batch | {"places": stream.uniform((1,))[:, 0]}
 
-    def _read(self, places: Places) -> ImageRows:
+    def _read(self, indices: Indices) -> ImageRows:
         """Return the images; where one cannot be decoded, the next of its shard that can takes its place.
 
         encode_latents counts those that cannot.
@@ -136,7 +136,7 @@ class AutoencoderTask:
         Raises:
             InputFault: none of a shard can be decoded.
         """
-        named = [(self._names[shard], int(row)) for shard, row in places]
+        named = [(self._names[shard], int(row)) for shard, row in indices]
         try:
             return self._images.read([(name, self._key(name, row)) for name, row in named])
         except InputFault:
@@ -161,9 +161,9 @@ class AutoencoderTask:
         loss = cast(AutoencoderLoss, model)
         values, codes, errors = [], [], []
         for start in range(0, len(self._held_out), VALIDATION_BATCH):
-            places = self._held_out[start : start + VALIDATION_BATCH]
-            batch = self._batch(places, BatchPart(step, start, len(places), len(self._held_out)))
-            batch = {name: tensor.to(self.place.device) for name, tensor in batch.items()}
+            indices = self._held_out[start : start + VALIDATION_BATCH]
+            batch = self._batch(indices, BatchPart(step, start, len(indices), len(self._held_out)))
+            batch = {name: tensor.to(self.rank_info.device) for name, tensor in batch.items()}
             values.append({name: value.float().cpu() for name, value in loss(batch).items()})
             images = from_bytes(batch["images"])
             generated = loss.autoencoder.decode(loss.autoencoder.encode(images)).float().clamp(-1, 1)
@@ -179,7 +179,7 @@ class AutoencoderTask:
     def _grid(self, model: AutoencoderLoss) -> bytes:
         """Return a PNG of held-out images above what the autoencoder makes of them."""
         pixels = self._read(self._held_out[: self.config.grid_images])
-        images = from_bytes(torch.from_numpy(pixels).to(self.place.device))
+        images = from_bytes(torch.from_numpy(pixels).to(self.rank_info.device))
         generated: Tensor = model.autoencoder.decode(model.autoencoder.encode(images)).float().clamp(-1, 1)
         rows = [np.concatenate(list(row), axis=1) for row in (pixels, to_bytes(generated.cpu()).numpy())]
         return to_png(Image.fromarray(np.concatenate(rows)))

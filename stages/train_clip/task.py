@@ -22,7 +22,7 @@ from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 
 _CHUNK = 256
 _MAX_VALIDATION_PAIRS = 1000
@@ -38,7 +38,7 @@ class ClipTask:
     vocab_size: int
     _state: "_State | None" = field(default=None, init=False)
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         """List the captioned images and open the tokenizer."""
         open_clip = import_open_clip()
         train, held_out = split_held_out(list_captioned(self.shards), self.config.validation_fraction, self.config.seed)

@@ -25,9 +25,9 @@ class CaptionRows:
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._load)
         self._rows = lru_cache(maxsize=KEPT_SHARDS)(self._usable)
 
-    def read(self, places: Int[np.ndarray, "rows 2"]) -> TextRows:
-        """Return the embeddings at the (shard, row) places, in their order."""
-        return np.stack([self._shard(shard)[row] for shard, row in places.tolist()])
+    def read(self, indices: Int[np.ndarray, "rows 2"]) -> TextRows:
+        """Return the embeddings at the (shard, row) indices, in their order."""
+        return np.stack([self._shard(shard)[row] for shard, row in indices.tolist()])
 
     def sizes(self) -> list[int]:
         """Return how many images of each shard have a caption that may be used.
@@ -39,9 +39,9 @@ class CaptionRows:
         self._require_some(sum(sizes))
         return sizes
 
-    def rows_at(self, places: Int[np.ndarray, "rows 2"]) -> Int[np.ndarray, "rows 2"]:
-        """Return the (shard, row) places of captioned images that are counted among such images alone."""
-        rows = [[shard, self._rows(shard)[number]] for shard, number in places.tolist()]
+    def rows_at(self, indices: Int[np.ndarray, "rows 2"]) -> Int[np.ndarray, "rows 2"]:
+        """Return the (shard, row) indices of captioned images that are counted among such images alone."""
+        rows = [[shard, self._rows(shard)[number]] for shard, number in indices.tolist()]
         return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:

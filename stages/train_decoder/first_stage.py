@@ -13,7 +13,7 @@ from models.decoders.base import to_bytes
 from stages.contract.errors import InputFault
 from stages.formats.latents import Kind, LatentRows, LatentsIdentity, latents_identity
 from stages.inference.autoencoder import load_autoencoder
-from stages.training.images.task import DecoderTask, ImageRows, Places
+from stages.training.images.task import DecoderTask, ImageRows, Indices
 from stages.training.task import Batch
 
 
@@ -39,7 +39,7 @@ class EncodedTask(DecoderTask):
     @cached_property
     def autoencoder(self) -> KLAutoencoder | VQAutoencoder:
         """Return the frozen first stage, which becomes a part of the saved decoder."""
-        return load_autoencoder(self.inputs["train_autoencoder"]).to(self.place.device)
+        return load_autoencoder(self.inputs["train_autoencoder"]).to(self.rank_info.device)
 
     @property
     def autoencoder_config(self) -> AutoencoderConfig:
@@ -70,16 +70,16 @@ class EncodedTask(DecoderTask):
                 "with a codebook: set train_autoencoder.kind to vq"
             )
 
-    def read(self, places: Places) -> Batch:
+    def read(self, indices: Indices) -> Batch:
         """Read the encoded images and the embeddings [count, embed]."""
         return {
-            self.reads: torch.from_numpy(self._encoded(places)),
-            "embeddings": torch.from_numpy(self.data.embeddings(places)),
+            self.reads: torch.from_numpy(self._encoded(indices)),
+            "embeddings": torch.from_numpy(self.data.embeddings(indices)),
         }
 
-    def true_images(self, places: Places) -> ImageRows:
+    def true_images(self, indices: Indices) -> ImageRows:
         """Return what the autoencoder makes of the true latents."""
-        encoded = torch.from_numpy(self._encoded(places)).to(self.place.device)
+        encoded = torch.from_numpy(self._encoded(indices)).to(self.rank_info.device)
         first = self.autoencoder
         if self.reads == "codes" and isinstance(first, VQAutoencoder):
             generated = first.decode_codes(encoded.long())
@@ -87,7 +87,7 @@ class EncodedTask(DecoderTask):
             generated = first.decode(encoded.float())
         return to_bytes(generated.cpu()).numpy()
 
-    def _encoded(self, places: Places) -> np.ndarray:
-        keys = self.data.keys(places)
-        named = [(self.data.names[shard], key) for (shard, _), key in zip(places.tolist(), keys, strict=True)]
+    def _encoded(self, indices: Indices) -> np.ndarray:
+        keys = self.data.keys(indices)
+        named = [(self.data.names[shard], key) for (shard, _), key in zip(indices.tolist(), keys, strict=True)]
         return self.rows.read(named)

@@ -19,7 +19,7 @@ from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 from stages.training.images.denoising import denoiser_of
-from stages.training.images.task import DecoderTask, Places
+from stages.training.images.task import DecoderTask, Indices
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
@@ -53,9 +53,9 @@ class TextTunedTask(DecoderTask):
         """Return how many images of each shard are trained on: all, or the captioned ones."""
         return super().sizes() if self.config.text is None else self._texts.sizes()
 
-    def rows_at(self, places: Places) -> Places:
-        """Return the rows of places that are counted among the images trained on."""
-        return super().rows_at(places) if self.config.text is None else self._texts.rows_at(places)
+    def rows_at(self, indices: Indices) -> Indices:
+        """Return the rows of indices that are counted among the images trained on."""
+        return super().rows_at(indices) if self.config.text is None else self._texts.rows_at(indices)
 
     def build_model(self) -> nn.Module:
         """Make the model; one that is to read texts goes on from the trained decoder, statistics included."""
@@ -68,24 +68,24 @@ class TextTunedTask(DecoderTask):
             denoiser_of(model).set_text_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
         return model
 
-    def batch(self, places: Places, part: BatchPart) -> Batch:
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Join what is read with random numbers, and the captions' embeddings; some are left out (NaN)."""
-        batch = dict(super().batch(places, part))
+        batch = dict(super().batch(indices, part))
         if self.config.text is not None:
             left_out = sample_uniform(self.config.seed, part, "caption") < self.config.text.text_dropout
-            text = torch.from_numpy(self._texts.read(places))
+            text = torch.from_numpy(self._texts.read(indices))
             batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
         return batch
 
-    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
-        """Draw an image in [-1, 1] for the embeddings of each place."""
+    def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
+        """Draw an image in [-1, 1] for the embeddings of each index."""
         if self.config.text is None:
-            return super().generate_samples(model, places)
+            return super().generate_samples(model, indices)
         embeddings, text = (
-            torch.from_numpy(rows).to(self.place.device)
-            for rows in (self.data.embeddings(places), self._texts.read(places))
+            torch.from_numpy(rows).to(self.rank_info.device)
+            for rows in (self.data.embeddings(indices), self._texts.read(indices))
         )
-        settings, seeds = self.config.samples.settings(), list(range(len(places)))
+        settings, seeds = self.config.samples.settings(), list(range(len(indices)))
         return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
 
     def _load_start(self, decoder: nn.Module) -> bool:

@@ -38,7 +38,7 @@ from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, evaluate
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 
 FOLDER = "prior"
 VALIDATION = "validation.json"
@@ -61,7 +61,7 @@ class PriorTask:
     output: Output
     _state: "_State | None" = field(default=None, init=False)
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them.
 
         Raises:

@@ -19,7 +19,7 @@ from stages.contract.errors import InputFault
 from stages.training.config import TrainingConfig
 from stages.training.ema import Ema
 from stages.training.schedule import ema_decay, learning_rate
-from stages.training.task import Batch, Place
+from stages.training.task import Batch, RankInfo
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 State = dict[str, dict[str, Tensor]]  # "weights", "average", "exp_avg", "exp_avg_sq": by parameter name
@@ -44,7 +44,7 @@ def _deepspeed() -> ModuleType:
     return deepspeed  # type: ignore[no-any-return]
 
 
-def join_group(*, use_gpu: bool) -> Place:
+def join_group(*, use_gpu: bool) -> RankInfo:
     """Form the process group that the launcher has named in the environment, and choose the device."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -54,7 +54,7 @@ def join_group(*, use_gpu: bool) -> Place:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
         _deepspeed().init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
-    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+    return RankInfo(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
 
 
 def leave_group() -> None:
@@ -78,35 +78,35 @@ def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
 class Engine:
     """A model with its optimiser and averaged weights, spread over the group."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, place: Place) -> None:
+    def __init__(self, model: nn.Module, config: TrainingConfig, rank_info: RankInfo) -> None:
         """Wrap the model, which must hold the weights to start from.
 
         Raises:
             InputFault: the batch does not divide among workers and passes.
         """
-        _check_batch(config, place)
+        _check_batch(config, rank_info)
         self._config = config
-        self._place = place
-        self._dtype = autocast_dtype(config, place.device)
-        self.model = model.to(place.device)
-        _share_buffers(self.model, place)
+        self._rank_info = rank_info
+        self._dtype = autocast_dtype(config, rank_info.device)
+        self.model = model.to(rank_info.device)
+        _share_buffers(self.model, rank_info)
         if config.compile:
             self.model.compile()  # in place: the names of the weights stay as they are
         self._optimizer = _make_optimizer(self.model, config)
         self._engine = _deepspeed().initialize(
             model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)
         )[0]
-        if place.world_size == 1 and config.zero_stage == 0:
+        if rank_info.world_size == 1 and config.zero_stage == 0:
             # Nothing is to be reduced; DeepSpeed would still copy all gradients to one buffer and back.
             self._engine.enable_backward_allreduce = False
         self._parameters = dict(self.model.named_parameters())
         self._trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        self._ema = Ema(self._parameters, place.rank)
+        self._ema = Ema(self._parameters, rank_info.rank)
         self.grad_norm: Tensor | float | None = None
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the model is to be called outside of training."""
-        return torch.autocast(self._place.device.type, self._dtype, enabled=self._dtype != torch.float32)
+        return torch.autocast(self._rank_info.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def step(self, step: int, parts: Iterable[Batch]) -> dict[str, Tensor]:
         """Take one optimiser step over the parts; return the model's outputs averaged over them, on the device."""
@@ -146,7 +146,7 @@ class Engine:
         limit, trained = self._config.gradient_clip or float("inf"), self._trained.values()
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         # On the CPU it costs nothing to look first, and a pass over all gradients otherwise; a GPU would have to wait.
-        if self._place.device.type != "cpu" or self.grad_norm > limit:
+        if self._rank_info.device.type != "cpu" or self.grad_norm > limit:
             nn.utils.clip_grads_with_norm_(trained, limit, self.grad_norm)
 
     def averaged_weights(self) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ class Engine:
             self._engine.step()
         for key in _MOMENTS:
             for name, parameter in self._trained.items():
-                self._set_moment(parameter, key, state[key][name].to(self._place.device))
+                self._set_moment(parameter, key, state[key][name].to(self._rank_info.device))
         for held in self._optimizer.state.values():
             held["step"].fill_(step)
         self._ema.restore(state["average"])
@@ -200,22 +200,22 @@ class Engine:
             self._optimizer.state[parameter][key].copy_(value)
 
 
-def _share_buffers(model: nn.Module, place: Place) -> None:
+def _share_buffers(model: nn.Module, rank_info: RankInfo) -> None:
     """Give every process rank 0's buffers, as DeepSpeed does with weights.
 
     Statistics of the data, which each process computes for itself, differ by rounding between unlike machines.
     """
-    if place.world_size > 1:
+    if rank_info.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
-def _check_batch(config: TrainingConfig, place: Place) -> None:
-    pieces = place.world_size * config.gradient_accumulation
+def _check_batch(config: TrainingConfig, rank_info: RankInfo) -> None:
+    pieces = rank_info.world_size * config.gradient_accumulation
     if config.batch_size % pieces:
         raise InputFault(
-            f"training.batch_size: found {config.batch_size}: expected a multiple of {pieces} "
-            f"({place.world_size} workers x {config.gradient_accumulation} gradient_accumulation); change one of them"
+            f"training.batch_size: found {config.batch_size}: expected a multiple of {pieces} ("
+            f"{rank_info.world_size} workers x {config.gradient_accumulation} gradient_accumulation): change one of them"
         )
 
 

@@ -5,19 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 
-from stages.training.task import Batch, BatchPart, Place, TrainTask
+from stages.training.task import Batch, BatchPart, RankInfo, TrainTask
 
 
 class Loader:
     """Hands out the batches of the steps from ``first_step`` on, each as ``num_parts`` parts for this process."""
 
     def __init__(
-        self, task: TrainTask, place: Place, *, batch_size: int, num_parts: int, steps: range, prefetch: int
+        self, task: TrainTask, rank_info: RankInfo, *, batch_size: int, num_parts: int, steps: range, prefetch: int
     ) -> None:
         """Start the background thread."""
         self.wait_seconds = 0.0
         self._task = task
-        self._place = place
+        self._rank_info = rank_info
         self._batch_size = batch_size
         self._num_parts = num_parts
         self._queue: queue.Queue[Batch | Exception] = queue.Queue(maxsize=prefetch)
@@ -37,7 +37,7 @@ class Loader:
             self.wait_seconds += time.perf_counter() - start
             if isinstance(prepared, Exception):
                 raise prepared
-            yield {name: tensor.to(self._place.device, non_blocking=True) for name, tensor in prepared.items()}
+            yield {name: tensor.to(self._rank_info.device, non_blocking=True) for name, tensor in prepared.items()}
 
     def close(self) -> None:
         """Stop the thread and drop what it had prepared."""
@@ -52,7 +52,7 @@ class Loader:
     def _run(self, steps: range) -> None:
         try:
             for step in steps:
-                for part in parts_of(step, self._batch_size, self._num_parts, self._place):
+                for part in parts_of(step, self._batch_size, self._num_parts, self._rank_info):
                     if self._stopping.is_set():
                         return
                     self._queue.put(self._pinned(self._task.prepare(part)))
@@ -61,13 +61,13 @@ class Loader:
 
     def _pinned(self, batch: Batch) -> Batch:
         """Put the batch where a GPU can fetch it without stopping this process."""
-        if self._place.device.type != "cuda":
+        if self._rank_info.device.type != "cuda":
             return batch
         return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
 
-def parts_of(step: int, batch_size: int, num_parts: int, place: Place) -> Iterator[BatchPart]:
+def parts_of(step: int, batch_size: int, num_parts: int, rank_info: RankInfo) -> Iterator[BatchPart]:
     """Yield this process's parts of the global batch, which all processes cut alike."""
-    count = batch_size // (place.world_size * num_parts)
+    count = batch_size // (rank_info.world_size * num_parts)
     for part in range(num_parts):
-        yield BatchPart(step, (place.rank * num_parts + part) * count, count, batch_size)
+        yield BatchPart(step, (rank_info.rank * num_parts + part) * count, count, batch_size)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stages.training.config import TrainingConfig
 from stages.training.schedule import learning_rate
-from stages.training.task import Place
+from stages.training.task import RankInfo
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Meter:
     chosen and compiled), and without validation and checkpoints.
     """
 
-    def __init__(self, batch_size: int, place: Place) -> None:
+    def __init__(self, batch_size: int, rank_info: RankInfo) -> None:
         """Start the clock."""
         self._batch_size = batch_size
-        self._place = place
+        self._rank_info = rank_info
         self._sums: dict[str, Tensor] = {}
         self._grad_norm: Tensor | float | None = None
         self._recent = _Span(0.0)
@@ -79,8 +79,8 @@ class Meter:
 
         "grad_norm" is the last step's, before clipping; "data_wait_share" and utilisation are this process's.
         """
-        means = torch.stack(list(self._sums.values())) / (self._recent.steps * self._place.world_size)
-        if self._place.world_size > 1:
+        means = torch.stack(list(self._sums.values())) / (self._recent.steps * self._rank_info.world_size)
+        if self._rank_info.world_size > 1:
             torch.distributed.all_reduce(means)
         values = dict(zip(self._sums, means.tolist(), strict=True))  # the host waits for the device here
         values["learning_rate"] = learning_rate(config, step)
@@ -98,7 +98,7 @@ class Meter:
 
     def _gpu(self) -> dict[str, float]:
         """Return the share of the last moments in which the GPU was busy, and the most memory that was used."""
-        device = self._place.device
+        device = self._rank_info.device
         if device.type != "cuda":
             return {}
         figures = {"gpu_memory_gigabytes": torch.cuda.max_memory_allocated(device) / 1e9}
@@ -110,8 +110,8 @@ class Meter:
 
     def _finish(self) -> None:
         """Wait until the device has done what it was given, so that its time counts where it belongs."""
-        if self._place.device.type == "cuda":
-            torch.cuda.synchronize(self._place.device)
+        if self._rank_info.device.type == "cuda":
+            torch.cuda.synchronize(self._rank_info.device)
 
 
 @cache

@@ -16,7 +16,7 @@ Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where this training process stands among all of them, and the device it computes on."""
 
     rank: int
@@ -57,7 +57,7 @@ class TrainTask(Protocol):
     only. All methods run in the training process; ``prepare`` runs in a background thread.
     """
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         """Open the data; called once per process, before everything else."""
         ...
 

@@ -15,7 +15,7 @@ from stages.formats.model_folders import load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 from tests.integration.processes import launch_in_forks
 from tests.unit.stages.training.line import LineTask
 
@@ -37,10 +37,10 @@ class RecordingTask(LineTask):
         super().__init__(dropout=False, fail_at=fail_at)
         self.log = log
 
-    def setup(self, place: Place) -> None:
-        super().setup(place)
-        self.log = self.log.with_suffix(f".{place.rank}")
-        self.rank = place.rank
+    def setup(self, rank_info: RankInfo) -> None:
+        super().setup(rank_info)
+        self.log = self.log.with_suffix(f".{rank_info.rank}")
+        self.rank = rank_info.rank
 
     def build_model(self) -> nn.Module:
         model = super().build_model()
@@ -56,7 +56,7 @@ class RecordingTask(LineTask):
 
 
 def run(folder: Path, workers: int, *, fail_at: int | None = None) -> tuple[Losses, Order]:
-    """Train, or go on; return the losses by step and the samples by step and place in the batch."""
+    """Train, or go on; return the losses by step and the samples by step and position in the batch."""
     log = folder.parent / f"{folder.name}-{'cut' if fail_at else 'end'}"
     config = TrainingConfig(
         num_steps=STEPS, batch_size=BATCH, learning_rate=0.02, warmup_steps=2, schedule="cosine", ema_decay=0.9,
@@ -74,7 +74,7 @@ def run(folder: Path, workers: int, *, fail_at: int | None = None) -> tuple[Loss
         assert checkpoint_steps(output) == [CHECKPOINT]
     losses = {e.step: e.values["loss"] for e in events if isinstance(e, Metrics) and "loss" in e.values}
     lines = [json.loads(line) for file in log.parent.glob(f"{log.name}.*") for line in file.read_text().splitlines()]
-    return losses, {(step, place): sample for step, place, sample in lines}
+    return losses, {(step, position): sample for step, position, sample in lines}
 
 
 def weights(folder: Path) -> dict[str, list[float]]:

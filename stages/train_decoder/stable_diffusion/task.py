@@ -22,7 +22,7 @@ from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
-from stages.training.images.task import ImageRows, Places
+from stages.training.images.task import ImageRows, Indices
 from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"
@@ -71,7 +71,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
     @cached_property
     def vae(self) -> nn.Module:
         """Return the checkpoint's autoencoder, frozen."""
-        vae: nn.Module = load_vae(self.config.source).to(self.place.device)
+        vae: nn.Module = load_vae(self.config.source).to(self.rank_info.device)
         return vae
 
     def check_data(self) -> None:
@@ -124,9 +124,9 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
             part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
         )
 
-    def true_images(self, places: Places) -> ImageRows:
+    def true_images(self, indices: Indices) -> ImageRows:
         """Return what the autoencoder makes of the true latents."""
-        latents = self.read(places)["latents"].float().to(self.place.device)
+        latents = self.read(indices)["latents"].float().to(self.rank_info.device)
         return to_bytes(decoded(self.vae, scaled(latents, self.shape), self.shape).cpu()).numpy()
 
     def save(self, model: nn.Module, output: Output) -> None:

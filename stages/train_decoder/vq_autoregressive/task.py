@@ -16,7 +16,7 @@ from stages.formats.latents import Kind
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
-from stages.training.images.task import Places
+from stages.training.images.task import Indices
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
@@ -63,19 +63,19 @@ class VQAutoregressiveTask(EncodedTask):
             transformer.text.set_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
         return CodeLoss(transformer)
 
-    def read(self, places: Places) -> Batch:
+    def read(self, indices: Indices) -> Batch:
         """Read codes and embeddings, and texts' embeddings where they are a condition (NaN: no caption)."""
-        batch = dict(super().read(places))
+        batch = dict(super().read(indices))
         if self._reads_text:
-            batch["text"] = torch.from_numpy(self._texts.read(places))
+            batch["text"] = torch.from_numpy(self._texts.read(indices))
         return batch
 
-    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
-        """Draw an image in [-1, 1] for the embeddings of each place."""
+    def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
+        """Draw an image in [-1, 1] for the embeddings of each index."""
         if not self._reads_text:
-            return super().generate_samples(model, places)
-        batch = {name: tensor.to(self.place.device) for name, tensor in self.read(places).items()}
-        settings, seeds = self.config.samples.settings(), list(range(len(places)))
+            return super().generate_samples(model, indices)
+        batch = {name: tensor.to(self.rank_info.device) for name, tensor in self.read(indices).items()}
+        settings, seeds = self.config.samples.settings(), list(range(len(indices)))
         return self.decoder_of(model).sample_with_text(batch["embeddings"], batch["text"], seeds, settings)
 
     def decoder_of(self, model: nn.Module) -> Decoder:

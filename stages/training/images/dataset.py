@@ -35,25 +35,25 @@ class DecoderData:
         """Images that fit into half the budget, so that the next window can be read beside the present one."""
         return max(1, int(self._cache_bytes // 2 // (self.images.image_bytes + 4 * self.embed_dim)))
 
-    def rows(self, places: Int[np.ndarray, "rows 2"]) -> tuple[ImageRows, EmbeddingRows]:
-        """Return the images and embeddings at the (shard, row) places, in their order.
+    def rows(self, indices: Int[np.ndarray, "rows 2"]) -> tuple[ImageRows, EmbeddingRows]:
+        """Return the images and embeddings at the (shard, row) indices, in their order.
 
         Raises:
             InputFault: an embedded image is not in its shard, or cannot be decoded.
         """
         with self._lock:
-            named = [(self.names[shard], self._keys(int(shard))[row]) for shard, row in places]
-            return self.images.read(named), self._embeddings_at(places)
+            named = [(self.names[shard], self._keys(int(shard))[row]) for shard, row in indices]
+            return self.images.read(named), self._embeddings_at(indices)
 
-    def embeddings(self, places: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
+    def embeddings(self, indices: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
         """Return the embeddings alone."""
         with self._lock:
-            return self._embeddings_at(places)
+            return self._embeddings_at(indices)
 
-    def keys(self, places: Int[np.ndarray, "rows 2"]) -> list[str]:
+    def keys(self, indices: Int[np.ndarray, "rows 2"]) -> list[str]:
         """Return the keys of the images."""
         with self._lock:
-            return [self._keys(int(shard))[row] for shard, row in places]
+            return [self._keys(int(shard))[row] for shard, row in indices]
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
         """Return mean and deviation of all embeddings, by dimension, in one pass over the files.
@@ -68,12 +68,12 @@ class DecoderData:
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
 
-    def _embeddings_at(self, places: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
-        embeddings = np.empty((len(places), self.embed_dim), dtype=np.float32)
-        for shard in np.unique(places[:, 0]):
-            here = np.flatnonzero(places[:, 0] == shard)
+    def _embeddings_at(self, indices: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
+        embeddings = np.empty((len(indices), self.embed_dim), dtype=np.float32)
+        for shard in np.unique(indices[:, 0]):
+            here = np.flatnonzero(indices[:, 0] == shard)
             rows, kept = self._rows(int(shard))
-            embeddings[here] = rows[places[here, 1] if kept is None else kept[places[here, 1]]]
+            embeddings[here] = rows[indices[here, 1] if kept is None else kept[indices[here, 1]]]
         return embeddings
 
     def _read_keys(self, shard: int) -> list[str]:

@@ -43,21 +43,21 @@ class ShardImages:
         """Return the keys of a shard's images, in the order in which they lie in it."""
         return list(self._index(shard))
 
-    def read(self, places: Sequence[tuple[str, str]]) -> ImageRows:
-        """Return the images at the (shard, key) places, in their order; not to be called by two threads at once.
+    def read(self, samples: Sequence[tuple[str, str]]) -> ImageRows:
+        """Return the images at the given (shard, key), in their order; not to be called by two threads at once.
 
         Raises:
             InputFault: an image is not there, or cannot be decoded.
         """
-        missing = [place for place in dict.fromkeys(places) if place not in self._held]
+        missing = [sample for sample in dict.fromkeys(samples) if sample not in self._held]
         for shard in dict.fromkeys(shard for shard, _ in missing):
             self._index(shard)  # here, so that no two threads read the same one
         fresh = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
-        rows = [fresh[place] if place in fresh else self._held[place] for place in places]
-        for place, image in fresh.items():
-            self._held[place] = image
-        for place in places:
-            self._held.move_to_end(place)
+        rows = [fresh[sample] if sample in fresh else self._held[sample] for sample in samples]
+        for sample, image in fresh.items():
+            self._held[sample] = image
+        for sample in samples:
+            self._held.move_to_end(sample)
         while len(self._held) > self._room:
             self._held.popitem(last=False)
         return np.stack(rows) if rows else np.empty((0, self._resolution, self._resolution, 3), dtype=np.uint8)
@@ -80,8 +80,8 @@ class ShardImages:
     def _read_index(self, shard: str) -> dict[str, tuple[int, int]]:
         return index_images(self._shards.local(f"shards/{shard}.tar"))
 
-    def _decode(self, place: tuple[str, str]) -> ImageRows:
-        return square(self._image(*place, smallest_side=self._resolution), self._resolution)
+    def _decode(self, sample: tuple[str, str]) -> ImageRows:
+        return square(self._image(*sample, smallest_side=self._resolution), self._resolution)
 
     def _image(self, shard: str, key: str, smallest_side: int | None = None) -> Image.Image:
         found = self._index(shard).get(key)

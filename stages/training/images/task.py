@@ -23,10 +23,10 @@ from stages.training.images.config import ImageTrainingConfig
 from stages.training.images.dataset import DecoderData
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 
 VALIDATION_BATCH = 64
-Places = Int[np.ndarray, "rows 2"]
+Indices = Int[np.ndarray, "rows 2"]
 ImageRows = UInt8[np.ndarray, "rows height width 3"]
 
 
@@ -44,7 +44,7 @@ class DecoderTask(ABC):
 
     config: ImageTrainingConfig
     inputs: Mapping[str, Artifact]
-    place: Place = field(default_factory=lambda: Place(0, 1, torch.device("cpu")))
+    rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
 
     @abstractmethod
     def make_model(self) -> nn.Module:
@@ -67,13 +67,13 @@ class DecoderTask(ABC):
         """Return what is told the embeddings' statistics and is kept at the end: the decoder, unless a task says so."""
         return self.decoder_of(model)
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         """Open the data and fix the order of samples.
 
         Raises:
             InputFault: the images are smaller than they are to be trained on, or some are not there.
         """
-        self.place = place
+        self.rank_info = rank_info
         self.data = DecoderData(
             self.inputs["download_shards"],
             self.inputs["embed_clip"],
@@ -85,8 +85,8 @@ class DecoderTask(ABC):
         num_held = max(1, min(self.config.held_out_images, int(sizes.sum()) // 10))
         held = np.clip(num_held - (np.cumsum(sizes) - sizes), 0, sizes)  # the first rows of the first shards
         self._first_row = held
-        places = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(held)]
-        self._held_out: Places = self.rows_at(np.concatenate(places))
+        indices = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(held)]
+        self._held_out: Indices = self.rows_at(np.concatenate(indices))
         self._order = SampleOrder((sizes - held).tolist(), self.data.window_size, self.config.seed)
         self.check_data()
 
@@ -112,31 +112,31 @@ class DecoderTask(ABC):
 
     def prepare(self, part: BatchPart) -> Batch:
         """Read the part's samples, and draw their random numbers."""
-        places = self._order.at(part.positions)
-        places[:, 1] += self._first_row[places[:, 0]]
-        return self.batch(self.rows_at(places), part)
+        indices = self._order.at(part.positions)
+        indices[:, 1] += self._first_row[indices[:, 0]]
+        return self.batch(self.rows_at(indices), part)
 
     def sizes(self) -> list[int]:
         """Return how many images of each shard are trained on, held-out ones among them."""
         return self.data.sizes
 
-    def rows_at(self, places: Places) -> Places:
-        """Return the (shard, row) places of images that are counted among those trained on: the same, if all are."""
-        return places
+    def rows_at(self, indices: Indices) -> Indices:
+        """Return the (shard, row) indices of images that are counted among those trained on: the same, if all are."""
+        return indices
 
-    def read(self, places: Places) -> Batch:
+    def read(self, indices: Indices) -> Batch:
         """Read images, as bytes [count, height, width, 3], and embeddings [count, embed]."""
-        images, embeddings = self.data.rows(places)
+        images, embeddings = self.data.rows(indices)
         return {"images": torch.from_numpy(images), "embeddings": torch.from_numpy(embeddings)}
 
-    def true_images(self, places: Places) -> ImageRows:
+    def true_images(self, indices: Indices) -> ImageRows:
         """Return the images that the sample grid shows above the drawn ones."""
-        return self.data.rows(places)[0]
+        return self.data.rows(indices)[0]
 
-    def batch(self, places: Places, part: BatchPart) -> Batch:
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Join what is read of the samples with their random numbers."""
         stream = SeededNoise(sample_seeds(self.config.seed, part))
-        return {**self.read(places), **self.random_inputs(part, stream)}
+        return {**self.read(indices), **self.random_inputs(part, stream)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Return the held-out loss, and images drawn from held-out embeddings below the true ones."""
@@ -145,24 +145,24 @@ class DecoderTask(ABC):
         return [Metrics(means, step), LoggedImage("samples", self.sample_grid(model), step)]
 
     def _held_out_values(self, model: nn.Module, start: int) -> dict[str, Tensor]:
-        places = self._held_out[start : start + VALIDATION_BATCH]
-        batch = self.batch(places, BatchPart(0, start, len(places), len(self._held_out)))
-        values: dict[str, Tensor] = model({name: tensor.to(self.place.device) for name, tensor in batch.items()})
+        indices = self._held_out[start : start + VALIDATION_BATCH]
+        batch = self.batch(indices, BatchPart(0, start, len(indices), len(self._held_out)))
+        values: dict[str, Tensor] = model({name: tensor.to(self.rank_info.device) for name, tensor in batch.items()})
         return {name: value.detach().float().cpu() for name, value in values.items()}
 
     def sample_grid(self, model: nn.Module) -> bytes:
         """Return a PNG of true images, and below them those drawn from their embeddings by fixed noise."""
-        places = self._held_out[: self.config.samples.num_images]
-        generated = self.generate_samples(model, places)
+        indices = self._held_out[: self.config.samples.num_images]
+        generated = self.generate_samples(model, indices)
         images = to_bytes(generated.cpu()).numpy()
-        rows = [np.concatenate(list(row), axis=1) for row in (self.true_images(places), images)]
+        rows = [np.concatenate(list(row), axis=1) for row in (self.true_images(indices), images)]
         return to_png(Image.fromarray(np.concatenate(rows)))
 
-    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
-        """Draw an image in [-1, 1] for the embedding of each place."""
-        embeddings = torch.from_numpy(self.data.embeddings(places)).to(self.place.device)
+    def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
+        """Draw an image in [-1, 1] for the embedding of each index."""
+        embeddings = torch.from_numpy(self.data.embeddings(indices)).to(self.rank_info.device)
         settings = self.config.samples.settings()
-        return self.decoder_of(model).sample(embeddings, list(range(len(places))), settings)
+        return self.decoder_of(model).sample(embeddings, list(range(len(indices))), settings)
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""

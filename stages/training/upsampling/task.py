@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models.decoders.base import from_bytes
 from models.decoders.upsampler.model import Upsampler
 from models.noise import SeededNoise
-from stages.training.images.task import DecoderTask, Places
+from stages.training.images.task import DecoderTask, Indices
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 from stages.training.upsampling.config import UpsamplerTrainingConfig
@@ -68,9 +68,9 @@ class UpsamplerTask(DecoderTask):
             "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
         }
 
-    def batch(self, places: Places, part: BatchPart) -> Batch:
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Read whole images, make small ones of them, and cut the same part out of both."""
-        whole = dict(super().batch(places, part))
+        whole = dict(super().batch(indices, part))
         images, corners = whole.pop("images"), whole.pop("corner")
         small = shrink(images, self.config.from_resolution)
         if self.config.crop is None:
@@ -78,13 +78,13 @@ class UpsamplerTask(DecoderTask):
         images, small = crop_alike(images, small, corners, self.config.crop)
         return {**whole, "images": images, "small": small}
 
-    def generate_samples(self, model: nn.Module, places: Places) -> Tensor:
+    def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
         """Enlarge held-out images that were made small."""
-        batch: Mapping[str, Tensor] = self.read(places)
-        small = shrink(batch["images"], self.config.from_resolution).to(self.place.device)
-        embeddings = batch["embeddings"].to(self.place.device)
+        batch: Mapping[str, Tensor] = self.read(indices)
+        small = shrink(batch["images"], self.config.from_resolution).to(self.rank_info.device)
+        embeddings = batch["embeddings"].to(self.rank_info.device)
         settings = self.config.samples.settings()
-        return self.saved_module(model).sample(small, embeddings, list(range(len(places))), settings)
+        return self.saved_module(model).sample(small, embeddings, list(range(len(indices))), settings)
 
 
 def shrink(images: UInt8[Tensor, "batch height width 3"], side: int) -> Float[Tensor, "batch 3 side side"]:

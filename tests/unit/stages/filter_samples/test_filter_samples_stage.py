@@ -227,9 +227,9 @@ def test_decoders_read_images_and_embeddings_of_kept_rows(tmp_path: Path) -> Non
     seen = see_kept({"embed_clip": source, "filter_samples": kept})["embed_clip"]
     data = DecoderData(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
     assert data.sizes == [size // 2 for size in encoded.SIZES]
-    places = np.array([[1, 0], [0, 2], [1, 3]])
-    images, rows = data.rows(places)
-    expected = [int(key) for key in data.keys(places)]
+    indices = np.array([[1, 0], [0, 2], [1, 3]])
+    images, rows = data.rows(indices)
+    expected = [int(key) for key in data.keys(indices)]
     assert expected == [21, 8, 15]  # the rows of a shard lie reversed; every second one is kept
     assert [tuple(image[0, 0]) for image in images] == [encoded.color_of(row) for row in expected]
     colors = np.array([[*(c / 255 for c in encoded.color_of(row)), 1.0] for row in expected])

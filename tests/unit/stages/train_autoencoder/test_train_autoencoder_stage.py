@@ -23,7 +23,7 @@ from stages.train_autoencoder.stage import run
 from stages.train_autoencoder.task import AutoencoderTask
 from stages.train_autoencoder.weights import read_weights
 from stages.training import launch
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.encoded import SIDE, color_of, context, files, make_shards
 
 KINDS = {
@@ -102,7 +102,7 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path, kind: str) -> None:
 def test_an_image_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "s", corrupt=(15, 16))
     task = AutoencoderTask(config("kl"), shards)
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     read = task._read(np.array([[1, 0], [1, 1], [1, 2], [1, 3], [0, 5]]))
     tops = [tuple(image[0, 0]) for image in read]
     assert tops == [color_of(row) for row in (14, 17, 17, 17, 5)]
@@ -124,7 +124,7 @@ def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str)
     settings = config("kl", perceptual={"kind": "vgg", "path": str(path)}, adversary=None)
     check(settings)
     task = AutoencoderTask(settings, make_shards(tmp_path / "s"))
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     model = task.build_model()
     terms = model(task.prepare(BatchPart(0, 0, 2, 2)))
     terms["loss"].mean().backward()
@@ -136,7 +136,7 @@ def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, path)
     task = AutoencoderTask(config("kl", perceptual={"kind": "vgg", "path": str(path)}), make_shards(tmp_path / "s"))
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     with pytest.raises(InputFault, match=r"perceptual\.path: .*weights\.pth cannot be used \(found no features"):
         task.build_model()
     with pytest.raises(InputFault, match=r"there is no file .*nowhere"):

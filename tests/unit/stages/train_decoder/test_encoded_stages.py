@@ -26,10 +26,10 @@ from stages.train_decoder.latent_diffusion.task import LatentDiffusionTask
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
 from stages.training import launch
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, color_of, context, files, make_embeddings, make_shards
 
-CPU = Place(0, 1, torch.device("cpu"))
+CPU = RankInfo(0, 1, torch.device("cpu"))
 SMALL = {"layout_channels": 4, "layout_hidden": 16, "num_tokens": 2}
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"kind": "latent_diffusion", "network": {"kind": "unet", "channels": [32]}},
@@ -153,12 +153,12 @@ def test_embeddings_meet_the_latents_of_their_own_image(inputs: dict[str, dict[s
 
 
 def test_captions_that_may_be_used_are_reported_and_no_others(inputs: dict[str, dict[str, Artifact]]) -> None:
-    places = np.array([[0, row] for row in range(SIZES[0])])  # rows in reversed order, every other one captioned
-    text = task_of("told codes", inputs["vq"]).read(places)["text"].numpy()
+    indices = np.array([[0, row] for row in range(SIZES[0])])  # rows in reversed order, every other one captioned
+    text = task_of("told codes", inputs["vq"]).read(indices)["text"].numpy()
     rows = np.arange(SIZES[0])[::-1]
     assert (np.isnan(text).all(1) == (rows % 2 == 1)).all()
     np.testing.assert_allclose(text[1, :3], -np.array(color_of(SIZES[0] - 2)) / 255, atol=1e-3)
-    few = task_of("told codes", inputs["vq"], captions={"fraction": 0.3}).read(places)["text"].numpy()
+    few = task_of("told codes", inputs["vq"], captions={"fraction": 0.3}).read(indices)["text"].numpy()
     assert 0 < (~np.isnan(few).any(1)).sum() < (~np.isnan(text).any(1)).sum()
     with pytest.raises(InputFault, match=r"train_decoder\.condition: no image has a caption that may be used"):
         task_of("told codes", inputs["vq"], captions={"fraction": 0.0}).make_model()

@@ -22,12 +22,12 @@ from stages.train_decoder.check import check
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
-from stages.training.task import BatchPart, Place
+from stages.training.task import BatchPart, RankInfo
 from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
 from tests.unit.stages.train_decoder.test_encoded_stages import make_inputs
 
-CPU = Place(0, 1, torch.device("cpu"))
+CPU = RankInfo(0, 1, torch.device("cpu"))
 SAMPLING = DecoderSampling(num_steps=3, guidance_scale=1.5)
 KINDS: dict[str, dict[str, Any]] = {
     "pixel": {

@@ -15,7 +15,7 @@ from stages.storage.artifact import Artifact, Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.task import PriorTask
 from stages.training.loader import parts_of
-from stages.training.task import BatchPart, Place
+from stages.training.task import BatchPart, RankInfo
 from tests.unit.stages.train_prior.pieces import (
     MOST_STATES,
     STATE_WIDTH,
@@ -24,7 +24,7 @@ from tests.unit.stages.train_prior.pieces import (
     prior_config,
 )
 
-HERE = Place(0, 1, torch.device("cpu"))
+HERE = RankInfo(0, 1, torch.device("cpu"))
 
 
 def make_task(config: Any, inputs: Mapping[str, Artifact], folder: Path) -> PriorTask:
@@ -95,8 +95,8 @@ def test_two_workers_prepare_what_one_prepares(tmp_path: Path, states: tuple[str
     task = make_task(prior_config("gaussian"), inputs, tmp_path)
     for step in (0, 3, 11):
         whole = task.prepare(BatchPart(step, 0, 16, 16))
-        places = [Place(rank, 2, torch.device("cpu")) for rank in range(2)]
-        parts = [task.prepare(part) for place in places for part in parts_of(step, 16, 2, place)]
+        rank_infos = [RankInfo(rank, 2, torch.device("cpu")) for rank in range(2)]
+        parts = [task.prepare(part) for rank_info in rank_infos for part in parts_of(step, 16, 2, rank_info)]
         first = 0
         for part in parts:
             for name, value in part.items():

@@ -11,7 +11,7 @@ from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 
 SHARDS = (5, 7, 4, 0, 8)
 
@@ -31,7 +31,7 @@ class LineTask:
     def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8) -> None:
         self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
 
-    def setup(self, place: Place) -> None:
+    def setup(self, rank_info: RankInfo) -> None:
         self.order = SampleOrder(SHARDS, window_size=10, seed=self.seed)
 
     def build_model(self) -> nn.Module:

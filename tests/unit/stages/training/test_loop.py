@@ -20,7 +20,7 @@ from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import TrainResult, train
 from stages.training.loader import parts_of
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.training.line import LineTask
 
 RATES = ("samples_per_second", "data_wait_share", "cpu_utilisation")
@@ -197,10 +197,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_workers_together_see_what_one_sees(world_size: int, num_parts: int) -> None:
     task = LineTask(seed=5)
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     for step in (0, 2, 9):  # the epoch has 24 samples: the third step is the end of one, the tenth lies in another
         whole = task.prepare(BatchPart(step, 0, 8, 8))
-        places = [Place(rank, world_size, torch.device("cpu")) for rank in range(world_size)]
-        parts = [task.prepare(part) for place in places for part in parts_of(step, 8, num_parts, place)]
+        rank_infos = [RankInfo(rank, world_size, torch.device("cpu")) for rank in range(world_size)]
+        parts = [task.prepare(part) for rank_info in rank_infos for part in parts_of(step, 8, num_parts, rank_info)]
         for name, value in whole.items():
             assert torch.equal(torch.cat([part[name] for part in parts]), value)

@@ -29,7 +29,7 @@ from stages.train_decoder.check import check
 from stages.train_decoder.stage import run
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.train_decoder.stylegan2.task import StyleGan2Task, group_mean
-from stages.training.task import Batch, BatchPart, Place
+from stages.training.task import Batch, BatchPart, RankInfo
 from tests.factories import save_tiny_clip
 
 DIM, SIDE, COUNT = 8, 16, 24
@@ -177,7 +177,7 @@ def prepared(task: StyleGan2Task) -> Batch:
 
 def opened(inputs: dict[str, Artifact], settings: StyleGan2DecoderConfig) -> tuple[StyleGan2Task, torch.nn.Module]:
     task = StyleGan2Task(settings, inputs)
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     torch.manual_seed(0)
     return task, task.build_model()
 

@@ -33,11 +33,11 @@ def test_images_are_joined_to_their_own_embeddings(tmp_path: Path) -> None:
 
 def test_no_more_images_are_held_than_fit_the_budget(tmp_path: Path) -> None:
     data = open_data(tmp_path, cache_bytes=5 * IMAGE_BYTES)
-    places = np.array([[shard, row] for shard, size in enumerate((12, 9, 11)) for row in range(size)])
-    images, _ = data.rows(places)
+    indices = np.array([[shard, row] for shard, size in enumerate((12, 9, 11)) for row in range(size)])
+    images, _ = data.rows(indices)
     assert len(images) == 32
     assert len(data.images._held) == 5
-    again, _ = data.rows(places[-5:])
+    again, _ = data.rows(indices[-5:])
     np.testing.assert_array_equal(again, images[-5:])
     assert data.window_size == 2
 

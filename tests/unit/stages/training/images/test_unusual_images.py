@@ -13,7 +13,7 @@ from PIL import Image
 from stages.contract.errors import InputFault
 from stages.storage.artifact import Artifact
 from stages.train_decoder.stage import make_task
-from stages.training.task import Place
+from stages.training.task import RankInfo
 from tests.painted_squares import add_image, make_inputs
 from tests.unit.stages.train_decoder.test_stage import config, train
 
@@ -80,7 +80,7 @@ def shards_with(folder: Path, images: dict[int, tuple[bytes, str]]) -> dict[str,
 def test_each_gives_the_right_square_and_all_are_trained_on(tmp_path: Path) -> None:
     inputs = shards_with(tmp_path, {row: STRANGE[kind][:2] for row, kind in enumerate(STRANGE)})
     task = make_task(config(), inputs)
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     rows_of = {key: row for row, key in enumerate(task.data.keys(np.array([[0, row] for row in range(12)])))}
     for number, (kind, (_, _, expected)) in enumerate(STRANGE.items()):
         found = task.read(np.array([[0, rows_of[f"{number:05d}"]]]))["images"][0].numpy()

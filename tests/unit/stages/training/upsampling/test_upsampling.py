@@ -23,7 +23,7 @@ from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
 from stages.train_second_upsampler.stage import run as train_second_upsampler
 from stages.train_upsampler.config import TrainUpsamplerConfig
 from stages.train_upsampler.stage import run as train_upsampler
-from stages.training.task import BatchPart, Place
+from stages.training.task import BatchPart, RankInfo
 from stages.training.upsampling.task import UpsamplerTask, crop_alike, shrink
 from tests.painted_squares import DIM, make_inputs
 
@@ -57,7 +57,7 @@ def test_crops_of_large_and_small_images_show_the_same() -> None:
 
 def test_a_batch_depends_on_seed_and_position_alone(tmp_path: Path) -> None:
     task = UpsamplerTask(config(), make_inputs(tmp_path))
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     whole, part = task.prepare(BatchPart(3, 0, 4, 4)), task.prepare(BatchPart(3, 2, 2, 4))
     assert whole["images"].shape == (4, 8, 8, 3)
     assert whole["small"].shape == (4, 3, 4, 4)

@@ -214,8 +214,8 @@ def _check_batch(config: TrainingConfig, rank_info: RankInfo) -> None:
     pieces = rank_info.world_size * config.gradient_accumulation
     if config.batch_size % pieces:
         raise InputFault(
-            f"training.batch_size: found {config.batch_size}: expected a multiple of {pieces} ("
-            f"{rank_info.world_size} workers x {config.gradient_accumulation} gradient_accumulation): change one of them"
+            f"training.batch_size: found {config.batch_size}: expected a multiple of {pieces} "
+            f"({rank_info.world_size} workers x {config.gradient_accumulation} gradient_accumulation): change one"
         )
 
 

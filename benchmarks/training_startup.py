@@ -29,11 +29,11 @@ def marks(plain: bool, emit: Callable[[Any], None]) -> list[tuple[str, float]]:
         deepspeed.init_distributed(dist_backend="gloo")
         found.append(("import deepspeed, process group", time.time()))
     _deepspeed()
-    place = join_group(use_gpu=False)
+    rank_info = join_group(use_gpu=False)
     if not plain:
         found.append(("import deepspeed, process group", time.time()))
     model = torch.nn.Linear(4, 4)
-    Engine(model, TrainingConfig(num_steps=1, batch_size=8), place)
+    Engine(model, TrainingConfig(num_steps=1, batch_size=8), rank_info)
     found.append(("optimiser and engine", time.time()))
     return found
 

@@ -52,9 +52,9 @@ def _evaluate_only(task: "PriorTask", output: Output, context: StageContext) -> 
     """Judge and write a prior that has nothing to train, in this process."""
     import torch
 
-    from stages.training.task import Place
+    from stages.training.task import RankInfo
 
-    task.setup(Place(0, 1, torch.device("cpu")))
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
     prior = task.build_model().eval()
     metrics: dict[str, float] = {}
     for event in task.validate(prior, 0):

@@ -64,7 +64,7 @@ class StyleGan2Task(DecoderTask):
             embed_images=self._clip.embed_images if config.losses.clip_weight > 0 else None,
             blocks=[int(clip["embed_dim"]) for clip in clip_identity(self.inputs["embed_clip"])],
             group_mean=group_mean,
-            num_workers=self.place.world_size,
+            num_workers=self.rank_info.world_size,
         )
         self._noise_size = generator.noise_size
         return AdversaryLoss(adversary)
@@ -97,7 +97,7 @@ class StyleGan2Task(DecoderTask):
     @cached_property
     def _clip(self) -> ClipEncoder:
         """The frozen CLIP models, loaded once however many models are made."""
-        encoder = ClipEncoder(with_trained(self.config.clip, self.inputs), device=self.place.device)
+        encoder = ClipEncoder(with_trained(self.config.clip, self.inputs), device=self.rank_info.device)
         embedded = clip_identity(self.inputs["embed_clip"])
         if [clip["digest"] for clip in encoder.identities] != [clip["digest"] for clip in embedded]:
             names = [" + ".join(clip["reference"] for clip in clips) for clips in (encoder.identities, embedded)]

@@ -61,7 +61,7 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
     assert (outcome / "by_steps.png").stat().st_size > 5000
 
 
-def test_what_the_variants_share_is_made_once(folder: Path, swept: Finished) -> None:
+def test_what_the_variants_have_in_common_is_made_once(folder: Path, swept: Finished) -> None:
     assert swept.code == 3
     made = {stage.name: len(list(stage.iterdir())) for stage in (folder / "store" / "artifacts").iterdir()}
     assert (made["download_shards"], made["embed_clip"], made["train_prior"]) == (1, 1, 1)

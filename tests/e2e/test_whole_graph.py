@@ -82,7 +82,7 @@ def test_mlflow_holds_one_parent_and_one_child_per_stage(undisturbed: tuple[Path
     assert doubled == []
 
 
-def test_generate_draws_and_signs(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+def test_generate_makes_signed_images(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
     from PIL import Image
 
     run = undisturbed[1].document["run"]

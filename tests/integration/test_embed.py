@@ -90,7 +90,7 @@ def test_rows_are_aligned_with_keys_images_and_captions(embedded, shards, clips)
         torch.testing.assert_close(torch.from_numpy(load(folder, "text_emb", shard)), texts, rtol=1e-5, atol=1e-5)
 
 
-def test_what_it_says_of_itself(embedded, clips):
+def test_it_describes_itself(embedded, clips):
     folder, summary, events = embedded
     assert summary.items == 20
     assert summary.counts == {"images": 20, "captioned": 20}

@@ -87,7 +87,7 @@ def test_the_norms_are_looked_at_and_recorded(clip, tmp_path, normalised):
     assert (abs(float(embeddings.norm()) - 1) < 1e-3) is normalised
 
 
-def test_one_norm_that_is_off_tells_raw_embeddings(clip, tmp_path):
+def test_one_norm_that_is_off_marks_raw_embeddings(clip, tmp_path):
     layout(tmp_path / "in", list("abcdef"), files=1, text=False, dtype=np.float32)
     file = tmp_path / "in/img_emb/img_emb_0000.npy"
     rows = np.load(file)

@@ -120,7 +120,7 @@ def shown(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[
     return {one["stage"]: one for one in document["artifacts"]}, folder
 
 
-def test_shards_tell_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any], Path]) -> None:
+def test_shards_show_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any], Path]) -> None:
     tables = shown[0]["download_shards"]["tables"]
     assert tables["counts"] == {"images": 8, "captioned": 7, "rows": 9}
     assert tables["losses by cause"] == [{"cause": "failed_corrupt_image", "count": 1, "share of losses": "100.0%"}]
@@ -137,7 +137,7 @@ def test_shards_tell_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any
     assert [row["cause"] for row in tables["lost entries (first ones)"]] == ["corrupt_image"]
 
 
-def test_embeddings_tell_the_captions_nearest_and_farthest(shown: tuple[dict[str, Any], Path]) -> None:
+def test_embeddings_show_the_captions_nearest_and_farthest(shown: tuple[dict[str, Any], Path]) -> None:
     tables = shown[0]["embed_clip"]["tables"]
     nearest = [row["caption"] for row in tables["images nearest to their caption"]]
     assert nearest == [caption for caption in CAPTIONS if caption]  # as the embeddings were made
@@ -205,7 +205,7 @@ class Reader(html.parser.HTMLParser):
             self.cells[-1] += data
 
 
-def test_whatever_captions_say_the_page_shows_as_text(shown: tuple[dict[str, Any], Path]) -> None:
+def test_the_page_shows_captions_as_plain_text(shown: tuple[dict[str, Any], Path]) -> None:
     page = (shown[1] / "index.html").read_text()
     reader = Reader()
     reader.feed(page)
@@ -233,7 +233,7 @@ def test_an_artifact_is_found_by_its_folder_and_knows_what_it_was_made_from(stor
     assert "examples: the nearest of 1 of 2 shards" in found.notes
 
 
-def test_half_an_artifact_says_how_far_it_is(store: Store, tmp_path: Path) -> None:
+def test_half_an_artifact_shows_its_progress(store: Store, tmp_path: Path) -> None:
     half = Store(str(tmp_path)).output("download_shards", "half")
     whole = store.artifact("download_shards", "0000")
     for suffix in (".tar", ".parquet", "_stats.json"):

@@ -115,7 +115,7 @@ def test_ray_job_submit_runs_the_smoke_experiment(head: Head, tmp_path: Path) ->
     assert "everything is done" in done.stderr
 
 
-def test_submit_without_the_token_says_so(head: Head) -> None:
+def test_submit_without_the_token_is_reported(head: Head) -> None:
     environment = {key: value for key, value in head.environment.items() if not key.startswith("RAY_")}
     environment["HOME"] = "/nonexistent"  # no token file of the machine's user either
     command = [str(BIN / "corgi"), "submit", "configs/smoke.yaml", "--address", head.address]

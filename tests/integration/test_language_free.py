@@ -122,7 +122,7 @@ def test_the_poison_shows_where_captions_are_read(tmp_path: Path) -> None:
     assert "img_emb" not in changed
 
 
-def test_texts_are_left_out_of_what_says_which_embeddings_they_are_only_where_they_are_left_out() -> None:
+def test_texts_are_left_out_of_the_identity_only_where_there_are_none() -> None:
     free, semi = load_config(CONFIGS / "language_free.yaml"), load_config(CONFIGS / "quickstart.yaml")
     assert free.embed_clip is not None
     assert semi.embed_clip is not None

@@ -136,7 +136,7 @@ def test_the_summary_adds_no_point_to_a_curve(uri: str) -> None:
     assert client.get_run(tracker.record["run_id"]).data.metrics["train_prior/cosine/steps_8"] == 0.9
 
 
-def test_every_way_a_stage_can_end_has_its_status(uri: str) -> None:
+def test_every_end_of_a_stage_has_its_status(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
     tracker.stage_finished("download_shards", "reused", 0.0, {"items": 5, "metrics": {"yield": 1.0}})
     tracker.stage_finished("train_prior", "failed", 3.0, {})
@@ -194,7 +194,7 @@ def test_a_deleted_experiment_is_reported(uri: str) -> None:
         RunTracker.open(uri, "shapes", "run", None)
 
 
-def test_a_server_that_does_not_answer_is_reported_at_once() -> None:
+def test_an_unreachable_server_is_reported_at_once() -> None:
     with free_port() as port, pytest.raises(UsageError, match="no MLflow server answers"):
         RunTracker.open(f"http://127.0.0.1:{port}", "shapes", "run", None)
 
@@ -226,7 +226,7 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
 
 
 @pytest.mark.slow
-def test_a_registered_model_draws_images_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
+def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
     clip = save_tiny_clip(tmp_path / "clip")
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
@@ -254,7 +254,7 @@ def test_a_registered_model_draws_images_without_the_run_that_made_it(uri: str, 
     assert not list((tmp_path / "mlartifacts").rglob("*.pkl"))
 
 
-def test_a_dashboard_that_is_reported_to_end_takes_its_server_along(uri: str, tmp_path: Path) -> None:
+def test_a_dashboard_that_is_ended_takes_its_server_along(uri: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.open_for_writing()
     tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)

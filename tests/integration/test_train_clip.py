@@ -103,7 +103,7 @@ def test_a_killed_training_resumes_to_the_same_weights(shards, tmp_path, archite
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_weights_are_stored_in_half_precision_unless_reported_otherwise(shards, tmp_path):
+def test_weights_are_stored_in_half_precision_by_default(shards, tmp_path):
     train(make_config(), shards[0], tmp_path / "half")
     train(make_config(store_float16=False), shards[0], tmp_path / "full")
     half, full = (load_file(tmp_path / name / "clip/open_clip_model.safetensors") for name in ("half", "full"))

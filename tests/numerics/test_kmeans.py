@@ -96,7 +96,7 @@ def test_assignment_is_that_of_numpy(num_gaussians: int) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.002, 1.0])
-def test_a_rough_product_decides_only_what_it_can_tell(spread: float) -> None:
+def test_a_rough_product_decides_only_clear_cases(spread: float) -> None:
     """With means so close together that bfloat16 confuses them, the exact product is asked."""
     x = make_embeddings(rows=3000, offset=5.0)
     generator = torch.Generator().manual_seed(1)
@@ -109,7 +109,7 @@ def test_a_rough_product_decides_only_what_it_can_tell(spread: float) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])  # clusters apart, clusters that overlap, none at all
-def test_both_ways_find_the_same_means(noise: float) -> None:
+def test_both_algorithms_find_the_same_means(noise: float) -> None:
     means = torch.randn(300, 64, generator=torch.Generator().manual_seed(2))
     x = means.repeat(4, 1) + noise * torch.randn(1200, 64, generator=torch.Generator().manual_seed(3))
     found = Nearest(means, screen=True)(x)
@@ -150,7 +150,7 @@ def test_no_rough_score_is_further_off_than_its_bound(dim: int, offset: float) -
     assert (scores < most - reach).any()
 
 
-def test_threads_may_share_the_means() -> None:
+def test_threads_may_use_the_same_means() -> None:
     x = make_embeddings(rows=4000)
     nearest = Nearest(x[:200], screen=True)
     with ThreadPoolExecutor(4) as pool:
@@ -193,7 +193,7 @@ def test_spherical_means_are_directions_and_gaussians_those_of_the_embeddings() 
         np.testing.assert_allclose(fitted.stds[j], data[index == j].std(0), rtol=1e-5)
 
 
-def test_length_says_nothing_where_spherical() -> None:
+def test_length_has_no_effect_where_spherical() -> None:
     x = torch.tensor([[1.0, 0.1], [100.0, 0.0], [0.0, 1.0], [5.0, 300.0]])
     means = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     assert moments_of(x, means, "spherical").counts.tolist() == [2, 2]
@@ -313,7 +313,7 @@ def test_every_different_row_can_be_a_mean() -> None:
     assert {tuple(row) for row in means.tolist()} == {tuple(row) for row in x.double().tolist()}
 
 
-def test_batches_draw_as_one_at_a_time() -> None:
+def test_batches_generate_as_one_at_a_time() -> None:
     """Rows drawn in batches with rejection have the probabilities of k-means++: here those of the third mean."""
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
     known = points[[0] * 8]  # eight means, so that batches are of two

@@ -70,7 +70,7 @@ def test_p2_is_one_minus_abar() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_networks_answer_is_standardised(target: Target) -> None:
+def test_the_networks_output_is_standardised(target: Target) -> None:
     """Over embeddings of mean m and deviation s, the answer that is right has mean 0 and variance 1."""
     count = 200_000
     generator = torch.Generator().manual_seed(1)

@@ -46,7 +46,7 @@ def test_equal_embeddings_stay_as_they_are():
     torch.testing.assert_close(slerp(a, 2 * a, torch.full((3,), 0.5), [8]), 1.5 * a)
 
 
-def test_opposite_embeddings_have_no_shortest_way():
+def test_opposite_embeddings_have_no_shortest_path():
     with pytest.raises(ValueError, match="found opposite embeddings"):
         slerp(rows(0), -rows(0), torch.full((3,), 0.5), [8])
     with pytest.raises(ValueError, match="block_dims"):

@@ -47,7 +47,7 @@ def test_the_mean_of_all_wins_no_rank() -> None:
     assert retrieval_ranks(b, torch.ones_like(b), [6]).tolist() == [20] * 20
 
 
-def test_report_of_a_perfect_and_of_a_doubled_answer() -> None:
+def test_report_of_a_perfect_and_of_a_doubled_prediction() -> None:
     _, b = make()
     report = embedding_report(2 * b, b, [2, 4])
     assert report["cosine_true"] == pytest.approx(1)
@@ -81,7 +81,7 @@ def test_frechet_distance_is_the_distance_of_two_gaussians(rows: int, others: in
         frechet_distance(a[:1], b)
 
 
-def test_frechet_distance_is_biased_as_its_words_say() -> None:
+def test_frechet_distance_is_biased_as_documented() -> None:
     rows, embed = 400, 40
     fractions = [float(frechet_distance(normal(rows, embed, s), normal(rows, embed, s + 9))) / embed for s in range(4)]
     assert sum(fractions) / 4 == pytest.approx(embed / (2 * rows), rel=0.3)

@@ -107,13 +107,13 @@ def fraction(machines: Machines, source: Resources, downstream: Resources) -> tu
         (Machines(64, 8, 64), {}, {"num_workers": 2, "cpus_per_worker": 8}, (48, (2, 2, 8))),
     ],
 )
-def test_one_that_follows_has_room_or_waits(
+def test_a_streaming_stage_has_room_or_waits(
     machines: Machines, source: dict[str, int], downstream: dict[str, int], shared: object
 ) -> None:
     assert fraction(machines, Resources(**source), Resources(**downstream)) == shared
 
 
-def test_a_second_follower_takes_no_room_that_the_source_needs() -> None:
+def test_a_second_streaming_stage_takes_no_room_that_its_source_needs() -> None:
     machines = cpus(2)
     wanted = allocate(ShardsConfig(), machines)
     pair = [(ShardsConfig(), wanted)] * 2

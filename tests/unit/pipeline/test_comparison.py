@@ -86,7 +86,7 @@ def test_figures_of_unlike_measurements_are_reported_apart(store: Store) -> None
     assert "[2] Inception-v3, 240 images" in text
 
 
-def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
+def test_a_missing_figure_is_explained_and_is_not_0(store: Store) -> None:
     bare = record("bare-1", metrics={}, artifacts={})
     bare["stages"] = [
         {"name": "train_decoder", "state": "done"},
@@ -110,7 +110,7 @@ def test_a_figure_that_a_run_lacks_says_why_and_is_no_0(store: Store) -> None:
     assert all(figure["about"] for figure in figures.values())
 
 
-def test_a_run_that_was_broken_off_says_so(store: Store) -> None:
+def test_an_interrupted_run_is_reported_as_one(store: Store) -> None:
     broken = record(stages=[], metrics={}, artifacts={})
     figures = comparison_document([broken], store)["runs"]["one-1"]["figures"]
     assert figures["frechet_distance"] == {"value": None, "about": "evaluate is not finished"}
@@ -142,5 +142,5 @@ def test_all_metrics_are_shown_on_request() -> None:
     assert "0.5" in found
 
 
-def test_counts_are_spelt_in_thousands_millions_and_billions() -> None:
+def test_counts_are_formatted_in_thousands_millions_and_billions() -> None:
     assert [format_count(n) for n in (999, 1234, 56_780_000, 1.34e9)] == ["999", "1.23 k", "56.8 M", "1.34 B"]

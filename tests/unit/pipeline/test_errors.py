@@ -34,12 +34,12 @@ def test_a_full_disk_is_reported_as_one(write: Callable[[Path], object], tmp_pat
     assert (full_disk(caught.value) or "").startswith("a disk is full (")
 
 
-def test_a_writer_that_puts_it_in_other_words_is_understood() -> None:
+def test_another_writer_s_wording_is_understood() -> None:
     told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (full_disk(told) or "").startswith("a disk is full (Error while serializing")
 
 
-def test_stages_and_commands_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_and_commands_report_it(capsys: pytest.CaptureFixture[str]) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert _cause(RayTaskError("run_stage_job", "the stack", error)).startswith("a disk is full (")
     assert _report_error(error) == 3

@@ -42,7 +42,7 @@ def test_a_key_changes_what_depends_on_it_alone(override: str, changed: set[str]
     assert _changed(_plan(store), _plan(store, override)) == changed
 
 
-def test_a_file_counts_by_content_and_not_by_place(tmp_path: Path, store: Store) -> None:
+def test_a_file_is_identified_by_content_not_path(tmp_path: Path, store: Store) -> None:
     plans = []
     for folder in ("here", "there"):
         path = tmp_path / folder / "list.csv"
@@ -55,7 +55,7 @@ def test_a_file_counts_by_content_and_not_by_place(tmp_path: Path, store: Store)
     assert "download_shards" in _changed(plans[0], _plan(store, f"download_shards.source={source}"))
 
 
-def test_the_plan_tells_state_and_reason(store: Store) -> None:
+def test_the_plan_shows_state_and_reason(store: Store) -> None:
     first = _plan(store)
     assert {stage.state for stage in first.stages.values()} == {"new"}
     for name in ("download_shards", "embed_clip"):
@@ -103,7 +103,7 @@ def test_language_free_takes_the_prior_of_the_quickstart(store: Store) -> None:
         ("download_shards.drop_duplicate_images=true", ()),  # which changes shards at the end
     ],
 )
-def test_the_plan_tells_who_follows_whom(override: str, upstream: tuple[str, ...], store: Store) -> None:
+def test_the_plan_shows_which_stage_streams_from_which(override: str, upstream: tuple[str, ...], store: Store) -> None:
     plan = _plan(store, override)
     assert plan.stages["embed_clip"].streams_from == upstream
     assert ("takes the shards of download_shards" in plan.stages["embed_clip"].reason) == bool(upstream)

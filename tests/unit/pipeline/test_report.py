@@ -71,7 +71,7 @@ def test_a_failure_is_reported_with_its_cause_and_log() -> None:
         assert words in text
 
 
-def test_a_stage_that_followed_says_so_and_one_that_was_stopped_was_run() -> None:
+def test_a_streaming_stage_is_marked_and_a_stopped_one_counts_as_run() -> None:
     took = {"seconds": 9.0, "startup_seconds": 1.0}
     stages = [
         {"name": "download_shards", "state": "failed", **took, "error": "404", "log": "download_shards.log"},

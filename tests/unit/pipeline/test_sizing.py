@@ -150,7 +150,7 @@ def test_the_papers_sizes_are_resolved_without_memory_or_network(
     assert billions[0] <= count <= billions[1]
 
 
-def test_what_the_configuration_does_not_tell_is_said(tmp_path: Path) -> None:
+def test_what_the_configuration_does_not_fix_is_reported(tmp_path: Path) -> None:
     config = load_config(CONFIGS / "paper/stable_diffusion.yaml", ["train_decoder.name=someone/checkpoint"])
     with pytest.raises(Unknown, match="the shape of someone/checkpoint is not known here: give its folder"):
         trained_module("train_decoder", config)

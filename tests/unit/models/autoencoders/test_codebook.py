@@ -35,7 +35,7 @@ def test_the_gradient_passes_straight_through_to_the_encoder():
     assert torch.equal(z.grad, weights)  # backwards: as if nothing had happened
 
 
-def test_the_commitment_term_draws_the_encoder_to_its_codes():
+def test_the_commitment_term_pulls_the_encoder_to_its_codes():
     codebook, z = make_codebook(), latents().requires_grad_()
     quantized = codebook(z)
     quantized.commitment.sum().backward()
@@ -65,14 +65,14 @@ def test_averages_follow_the_formula():
         assert codebook.codes[code].tolist() == pytest.approx([value / n for value in m], rel=1e-4, abs=1e-6)
 
 
-def test_without_places_nothing_moves():
+def test_without_indices_nothing_moves():
     codebook = used(make_codebook())
     before = {name: buffer.clone() for name, buffer in codebook.named_buffers()}
     codebook(latents())
     assert all(torch.equal(buffer, before[name]) for name, buffer in codebook.named_buffers())
 
 
-def test_dead_codes_are_put_at_the_named_places_in_order():
+def test_dead_codes_are_moved_to_the_named_indices_in_order():
     codebook = used(make_codebook(code_decay=0.5, dead_fraction=0.2), 4.0)
     codebook.codes[[0, 2, 5]] = 1e3  # too far away to be chosen
     codebook.counts[[0, 2, 5]] = 1e-3

@@ -118,7 +118,7 @@ def test_every_term_counts_as_it_is_weighed():
     torch.testing.assert_close(terms["loss"], expected)
 
 
-def test_slopes_tell_edges_from_even_changes():
+def test_slopes_separate_edges_from_even_changes():
     distance, image = GradientDistance(), torch.rand(2, 3, 16, 16)
     assert torch.equal(distance(image, image), torch.zeros(2))
     assert distance(image, image + 0.3).max() < 1e-6

@@ -29,7 +29,7 @@ def images(batch=2):
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 @pytest.mark.parametrize("fields", [{}, {"attention": True}, {"unshuffle": 1, "channels": (16,)}])
-def test_latents_and_images_have_the_shapes_that_the_config_says(kind, fields):
+def test_latents_and_images_have_the_configured_shapes(kind, fields):
     model = make(kind, **fields)
     latents = model.encode(images())
     assert latents.shape[1:] == model.config.latent_shape
@@ -60,7 +60,7 @@ def test_the_divergence_keeps_its_precision_under_autocast():
     assert reconstruction.shape == x.shape
 
 
-def test_codes_say_all_that_the_decoder_sees():
+def test_the_decoder_sees_nothing_but_the_codes():
     model, x = make("vq"), images()
     codes = model.encode_codes(x)
     assert codes.shape == (2, 4, 4)

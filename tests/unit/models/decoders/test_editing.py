@@ -101,7 +101,7 @@ def entered(decoder: Decoder, images: torch.Tensor) -> tuple[torch.Tensor, torch
                 return images, decoder
 
 
-def test_from_the_image_itself_to_a_fresh_draw(
+def test_from_the_image_itself_to_a_fresh_image(
     decoder: Decoder, images: torch.Tensor, embeddings: torch.Tensor
 ) -> None:
     def edited(strength: float) -> torch.Tensor:
@@ -168,12 +168,12 @@ def test_a_cascade_edits_its_small_images(images: torch.Tensor, embeddings: torc
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1])
-def test_a_strength_is_a_share(strength: float, images: torch.Tensor, embeddings: torch.Tensor) -> None:
+def test_a_strength_is_a_fraction(strength: float, images: torch.Tensor, embeddings: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=f"strength: found {strength}: expected 0 to 1"):
         pixel_decoder("flow").edit(images, embeddings, SEEDS, SAMPLING, strength=strength)
 
 
-def test_kinds_without_denoising_say_so(images: torch.Tensor, embeddings: torch.Tensor) -> None:
+def test_kinds_without_denoising_are_refused(images: torch.Tensor, embeddings: torch.Tensor) -> None:
     generator = make_generator(embed_dim=EMBED)
     assert not generator.can_edit
     with pytest.raises(ValueError, match="found kind stylegan2, which draws no image by denoising"):

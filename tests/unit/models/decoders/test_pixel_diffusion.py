@@ -62,7 +62,7 @@ def test_every_weight_learns_from_the_loss(embeddings):
     assert [name for name, weight in decoder.named_parameters() if weight.grad is None] == []
 
 
-def test_with_all_draws_given_a_samples_loss_depends_on_nothing_else(embeddings):
+def test_with_all_random_inputs_given_a_samples_loss_depends_on_nothing_else(embeddings):
     decoder = make_decoder(embedding_noise=0.5, empty_probability=0.5).eval()
     images = torch.rand(3, 3, 16, 16)
     given = {

@@ -54,7 +54,7 @@ def small():
     return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def test_noise_augmentation_has_the_reported_std_and_keeps_the_variance():
+def test_noise_augmentation_has_the_given_std_and_keeps_the_variance():
     generator = torch.Generator().manual_seed(0)
     images, noise = (torch.randn(3, 3, 96, 96, generator=generator) for _ in range(2))
     sigma = torch.tensor([0.0, 0.3, 0.8])

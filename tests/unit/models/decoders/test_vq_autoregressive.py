@@ -68,14 +68,14 @@ def test_a_code_is_predicted_from_those_before_it_alone(embeddings):
 
 @pytest.mark.parametrize("layout_channels", [0, 4])
 @torch.no_grad()
-def test_another_embedding_changes_every_place(layout_channels, embeddings):
+def test_another_embedding_changes_every_position(layout_channels, embeddings):
     decoder, codes = make(layout_channels=layout_channels), some_codes(1)
     one, other = (logits_of(decoder, codes, z) for z in embeddings[:2].split(1))
     assert ((one - other).abs().amax((0, 2)) > 1e-4).all()
 
 
 @torch.no_grad()
-def test_another_text_changes_every_place_and_may_be_the_only_condition(embeddings, text):
+def test_another_text_changes_every_position_and_may_be_the_only_condition(embeddings, text):
     for fields in ({}, {"reads_image_embedding": False, "layout_channels": 0}):
         decoder, codes = make(text_dim=6, **fields), some_codes(1)
         one, other = (logits_of(decoder, codes, embeddings[:1], y) for y in text[:2].split(1))
@@ -117,7 +117,7 @@ def test_guidance_moves_the_logits_away_from_those_without_condition(embeddings)
     assert not torch.equal(plain, guided)
 
 
-def test_codes_are_generated_as_often_as_their_share():
+def test_codes_are_sampled_by_their_probability():
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(4000, 4)
     uniform = (torch.arange(4000) + 0.5) / 4000
     counts = torch.bincount(sample_codes(logits, uniform, PLAIN), minlength=4)

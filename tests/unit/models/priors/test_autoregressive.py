@@ -117,7 +117,7 @@ def test_reading_bucket_by_bucket_gives_the_same_logits() -> None:
             assert_close(logits, torch.cat([captioned[:, place + 1], plain[:, place + 1]]), rtol=0, atol=1e-5)
 
 
-def test_dropped_captions_tell_nothing() -> None:
+def test_dropped_captions_carry_no_information() -> None:
     prior, image, text, other = make_prior(), make_images(20), make_text(20), make_text(20, seed=9)
     keep = torch.zeros(20, dtype=torch.bool)
     low, high = (
@@ -129,7 +129,7 @@ def test_dropped_captions_tell_nothing() -> None:
         assert (prior.network(told, caption, keep) - prior.network(low, text, keep)).abs().max() > 1e-3
 
 
-def test_dropout_of_the_draws_counts() -> None:
+def test_dropout_of_the_random_inputs_counts() -> None:
     prior, image, text = make_prior(), make_images(), make_text()
     assert not torch.allclose(loss_of(prior, image, text), loss_of(prior, image, text, dropout=1.0), atol=1e-3)
 

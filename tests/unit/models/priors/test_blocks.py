@@ -75,7 +75,7 @@ def test_one_block_is_the_formula() -> None:
 
 @pytest.mark.parametrize("visible", [None, make_visible()], ids=["all seen", "padding"])
 @pytest.mark.parametrize("answers", [1, 3, COUNT])
-def test_last_answers_are_the_tail_of_all(answers: int, visible: Tensor | None) -> None:
+def test_last_outputs_are_the_tail_of_all(answers: int, visible: Tensor | None) -> None:
     body, tokens = make_body(), make_tokens()
     few = body(tokens, visible, num_outputs=answers)
     assert_close(few, body(tokens, visible)[:, -answers:])
@@ -124,7 +124,7 @@ def test_rows_of_two_caches_below_each_other(visible: Tensor, shorter: int) -> N
     assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*answers, answers[1]]))
 
 
-def test_full_cache_says_so() -> None:
+def test_full_cache_is_reported() -> None:
     body, tokens = make_body(), make_tokens()
     cache = KeyValueCache(SETTINGS, BATCH, COUNT - 1, tokens)
     with pytest.raises(ValueError, match="7 tokens were to be read, but there is room for 6"):

@@ -15,7 +15,7 @@ from models.priors import (
 SETTINGS = IdentityPriorSettings(4)
 
 
-def test_it_answers_with_the_text_embedding() -> None:
+def test_it_returns_the_text_embedding() -> None:
     prior = make_prior(SETTINGS)
     text = torch.randn(3, 4).half()
     prior.measure(torch.randn(5, 4), torch.randn(5, 4))

@@ -20,7 +20,7 @@ LEARNABLE = DiffusionPriorSettings("shifted", 8, 4, learnable=True)
 
 
 @pytest.mark.parametrize("settings", [DIFFUSION, LEARNABLE, AutoregressivePriorSettings(8, 4)])
-def test_draws_belong_to_their_seed(settings: PriorSettings) -> None:
+def test_random_inputs_belong_to_their_seed(settings: PriorSettings) -> None:
     together = training_random_inputs(settings, [5, 6, 7], text_dropout=0.5)
     alone = training_random_inputs(settings, [7, 5], text_dropout=0.5)
     assert together.keys() == alone.keys()
@@ -34,7 +34,7 @@ def test_draws_belong_to_their_seed(settings: PriorSettings) -> None:
     assert len(set(firsts)) == len(firsts)  # no number is used for two things
 
 
-def test_draws_have_their_distributions() -> None:
+def test_random_inputs_have_their_distributions() -> None:
     random_inputs = training_random_inputs(DIFFUSION, range(4000), text_dropout=0.1)
     assert random_inputs["time"].min() >= 1
     assert random_inputs["time"].max() <= 1000
@@ -45,7 +45,7 @@ def test_draws_have_their_distributions() -> None:
     assert torch.equal(training_random_inputs(LEARNABLE, range(4), text_dropout=0.1)["noise"], few["noise"])
 
 
-def test_every_prior_draws_what_it_needs() -> None:
+def test_every_prior_samples_what_it_needs() -> None:
     def names(settings: PriorSettings) -> set[str]:
         return set(training_random_inputs(settings, [1], text_dropout=0.1))
 

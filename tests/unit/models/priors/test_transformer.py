@@ -79,7 +79,7 @@ def test_padding_has_no_effect_and_no_gradient() -> None:
     assert_close(gradients[1], gradients[0])
 
 
-def test_a_caption_is_answered_alike_in_any_company() -> None:
+def test_the_output_for_a_caption_does_not_depend_on_its_batch() -> None:
     network, text, inputs = make_network(STATES), make_text(LENGTHS), make_inputs()
     together = network(*inputs, text, KEEP)
     for row in range(BATCH):
@@ -102,7 +102,7 @@ def test_nothing_is_seen_of_a_dropped_caption(drop: list[bool]) -> None:
     assert_close(before[dropped], network(*inputs, text, ~KEEP)[dropped], rtol=0, atol=1e-5)
 
 
-def test_no_work_is_done_for_places_that_nobody_fills() -> None:
+def test_no_work_is_done_for_empty_slots() -> None:
     network, text = make_network(STATES), make_text({"t5": [3, 1, 0, 2], "clip": [1, 4, 4, 2]})
     sizes = []
     network.body.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[1]))
@@ -142,7 +142,7 @@ def test_missing_states_name_both_sides() -> None:
         make_network(STATES).prefix(make_text({}), KEEP)
 
 
-def test_too_many_states_say_what_to_do() -> None:
+def test_too_many_states_are_refused_with_a_remedy() -> None:
     network = make_network({"t5": TextStateSettings(6, 4)})
     with pytest.raises(ValueError, match="up to 5 text states of t5, but its max_length is 4"):
         network(*make_inputs(), make_text({"t5": FULL["t5"]}), KEEP)

@@ -16,7 +16,7 @@ def test_rendering_is_deterministic_and_independent_of_the_batch():
     assert torch.equal(images, alone)
 
 
-def test_jitter_tells_apart_images_of_one_combination():
+def test_jitter_separates_images_of_one_combination():
     scene = Scene("star", "red", "large", "center", "white")
     images = render_scenes([scene, replace(scene, jitter_seed=1)])
     assert not torch.equal(images[0], images[1])

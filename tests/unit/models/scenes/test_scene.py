@@ -29,7 +29,7 @@ def test_held_out_combinations_are_balanced_over_shapes_and_colors():
     assert 0.08 < len(split_combinations("heldout")) / NUM_COMBINATIONS < 0.11
 
 
-def test_no_two_splits_share_a_jitter_seed():
+def test_no_two_splits_have_the_same_jitter_seed():
     seeds = [{s.jitter_seed for s in make_scenes(3000, seed=1, split=split)} for split in SPLITS]
     assert sum(map(len, seeds)) == len(set.union(*seeds)) == 9000
 

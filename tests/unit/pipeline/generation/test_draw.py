@@ -86,7 +86,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("trajectory", WAYS)
-def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp_path: Path, trajectory: str) -> None:
+def test_each_request_generates_signed_images_that_can_be_made_again(
+    store: Store, cat: Path, tmp_path: Path, trajectory: str
+) -> None:
     options = {name: str(cat) if value == "cat" else value for name, value in WAYS[trajectory].items()}
     entries, images = draw(store, tmp_path, **options)
     assert [entry["mode"] for entry in entries] == [trajectory] * len(entries)
@@ -106,7 +108,7 @@ def test_each_way_draws_signs_and_can_be_made_again(store: Store, cat: Path, tmp
         assert image.info == about
 
 
-def test_a_way_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
+def test_a_trajectory_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
     _, trajectory = draw(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
     _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",), seed=4)
     _, (variation,) = draw(store, tmp_path / "v", image=cat, seed=4)
@@ -203,7 +205,7 @@ def test_a_ribbon_and_a_wrong_path_are_reported(store: Store, tmp_path: Path) ->
     assert len(entries) == 2
 
 
-def test_a_decoder_that_cannot_denoise_says_what_can_be_done(tmp_path: Path, cat: Path) -> None:
+def test_a_decoder_that_cannot_denoise_names_the_alternatives(tmp_path: Path, cat: Path) -> None:
     store = make_store(tmp_path, stylegan=True)
     with pytest.raises(UsageError, match=r"of kind stylegan2, which draws no image by denoising; .*add --instead-of"):
         draw(store, tmp_path / "out", image=cat, edit="a red star")
@@ -211,7 +213,7 @@ def test_a_decoder_that_cannot_denoise_says_what_can_be_done(tmp_path: Path, cat
     assert len(entries) == 1
 
 
-def test_drawing_again_needs_an_image_of_a_run_that_is_there(store: Store, cat: Path, tmp_path: Path) -> None:
+def test_regenerating_needs_an_image_of_an_existing_run(store: Store, cat: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="its text fields say not how it was made"):
         generate_for_request(store, Request(again=cat), tmp_path)
     with pytest.raises(UsageError, match="cannot be read as a PNG"):

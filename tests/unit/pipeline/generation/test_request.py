@@ -22,7 +22,7 @@ FILE = Path("image.png")
         ("arithmetic", {"image": FILE, "edit": "a", "instead_of": "b", "strength": -2.5}),
     ],
 )
-def test_each_way_is_asked_for_by_its_own_options(mode: Mode, options: dict[str, Any]) -> None:
+def test_each_request_has_its_own_options(mode: Mode, options: dict[str, Any]) -> None:
     assert Request(run="r", seed=3, **options).mode == mode
 
 
@@ -53,7 +53,7 @@ def test_what_does_not_go_together_is_reported(options: dict[str, Any], words: s
         Request(run="r", **options)
 
 
-def test_only_drawing_again_needs_no_run() -> None:
+def test_only_regenerating_needs_no_run() -> None:
     assert Request(again=FILE).mode == "again"
     with pytest.raises(UsageError, match="no RUN was named"):
         Request(prompt=("a",))

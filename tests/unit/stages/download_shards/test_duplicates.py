@@ -20,7 +20,7 @@ from stages.storage.artifact import Output
 
 
 @pytest.mark.parametrize("values", [0, 1, 40, 5000])
-def test_places_of_repeated_values_are_those_of_a_set(values: int) -> None:
+def test_indices_of_repeated_values_are_those_of_a_set(values: int) -> None:
     draw = random.Random(values)
     listed = [draw.choice([None, draw.randbytes(16), bytes([draw.randrange(9)] * 16)]) for _ in range(values)]
     seen: set[bytes] = set()

@@ -64,12 +64,12 @@ def test_a_missing_column_names_the_nearest_and_all_others(tmp_path):
         check_source(make_source(tmp_path / "list.csv", caption_column="caption"))
 
 
-def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
+def test_a_missing_file_is_reported_with_its_path(tmp_path):
     with pytest.raises(InputFault, match=r"source\.path: .*nowhere\.parquet: there is no such file"):
         check_source(make_source(tmp_path / "nowhere.parquet"))
 
 
-def test_an_empty_folder_says_what_it_lacks(tmp_path):
+def test_an_empty_folder_is_reported_with_what_is_missing(tmp_path):
     with pytest.raises(InputFault, match=r"no \*\.parquet file in it"):
         check_source(make_source(tmp_path))
 

@@ -18,13 +18,13 @@ def urls(num, hosts=1):
     return [f"http://h{index % hosts}/{index}" for index in range(num)]
 
 
-def test_every_address_is_answered_once():
+def test_every_address_has_one_result():
     answers = list(fetch_all(lambda url: url.encode(), urls(300, hosts=7), limits(per_host=2)))
     assert sorted(number for number, _, _ in answers) == list(range(300))
     assert all(content.decode().endswith(f"/{number}") for number, content, _ in answers)
 
 
-def test_no_host_has_more_than_its_share_at_a_time_and_others_go_on():
+def test_no_host_has_more_than_its_limit_at_a_time_and_others_go_on():
     lock, active, highest = threading.Lock(), collections.Counter(), collections.Counter()
 
     def fetch(url):
@@ -58,7 +58,7 @@ def test_only_failures_that_may_pass_are_tried_again():
     assert [seen[url] for url in urls(9)] == [1, 3, 1] * 3
 
 
-def test_what_hangs_is_given_up_and_what_waits_behind_it_too():
+def test_what_hangs_is_given_up_along_with_what_waits_for_it():
     release = threading.Event()
 
     def fetch(url):

@@ -224,6 +224,6 @@ def test_from_captions_to_a_prior_that_reads_their_states(embedded: Output) -> N
         assert not torch.allclose(prior.sample(other, seeds, sampling), generated)
 
 
-def test_the_section_says_which_states() -> None:
+def test_the_section_selects_the_states() -> None:
     assert TextStatesConfig.model_validate({"clip": True}).clip is not None
     assert TextStatesConfig.model_validate({"clip": False}).clip is None

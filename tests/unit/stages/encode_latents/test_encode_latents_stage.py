@@ -160,7 +160,7 @@ def test_a_stable_diffusion_checkpoint_encodes_by_its_own_scale(tmp_path: Path, 
     np.testing.assert_allclose(found, vae.encode(image(17)).latent_dist.mean, atol=2e-3)
 
 
-def test_a_checkpoint_counts_by_its_autoencoder_and_not_by_its_place(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_checkpoint_is_identified_by_its_autoencoder_not_its_path(tmp_path: Path, checkpoint: Path) -> None:
     first = config(kind="stable_diffusion", path=str(checkpoint)).identity()
     moved = tmp_path / "moved"
     moved.mkdir()

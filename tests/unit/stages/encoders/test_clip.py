@@ -48,7 +48,7 @@ def test_embeddings_are_those_of_open_clip_side_by_side(folders):
     assert not torch.allclose(images.norm(dim=-1), torch.ones(5))
 
 
-def test_models_share_only_what_they_prepare_alike(folders, tmp_path):
+def test_models_have_only_equal_preprocessing_in_common(folders, tmp_path):
     smaller = save_tiny_clip(tmp_path / "smaller", seed=2, image_size=16)
     pixels, order = make_images(), [folders[0], smaller, folders[1]]
     direct = [embed_directly(folder, pixels, TEXTS)[0] for folder in order]
@@ -82,7 +82,7 @@ def test_words_are_reported_apart(folders):
     assert not torch.allclose(red, blue)
 
 
-def test_the_digest_is_of_the_weights_not_of_the_place(folders, tmp_path):
+def test_the_digest_is_of_the_weights_not_of_the_path(folders, tmp_path):
     same = save_tiny_clip(tmp_path / "elsewhere", seed=0, embed_dim=16)
     first, copy, other = (make_encoder(folder).identities[0] for folder in (folders[0], same, folders[1]))
     assert first["digest"] == copy["digest"] != other["digest"]

@@ -32,7 +32,7 @@ def test_a_missing_folder_is_named_with_its_key(tmp_path):
         check_clip(make_config(kind="folder", path=tmp_path / "nowhere"))
 
 
-def test_a_folder_of_something_else_says_what_it_holds(tmp_path):
+def test_a_folder_of_something_else_is_reported_with_its_content(tmp_path):
     (tmp_path / "weights.txt").write_text("")
     with pytest.raises(InputFault, match=r"has no open_clip_config\.json \(it holds weights\.txt\)"):
         check_clip(make_config(kind="folder", path=tmp_path))

@@ -52,7 +52,7 @@ def test_a_long_text_is_cut_and_ends_by_its_end_token(folder):
     torch.testing.assert_close(cut, encode_directly(folder, "a small red"), rtol=1e-5, atol=1e-5)
 
 
-def test_the_identity_is_of_weights_and_vocabulary_not_of_the_place(folder, tmp_path):
+def test_the_identity_is_of_weights_and_vocabulary_not_of_the_path(folder, tmp_path):
     same, other = save_tiny_t5(tmp_path / "same"), save_tiny_t5(tmp_path / "other", seed=1)
     first, copy, unlike = (make_encoder(one).identity for one in (folder, same, other))
     assert first.digest == copy.digest != unlike.digest

@@ -140,7 +140,7 @@ def save_head(path: Path, *layers: tuple[list[list[float]], list[float]], prefix
     return path
 
 
-def test_heads_judge_the_embedding_of_their_clip(tmp_path: Path) -> None:
+def test_heads_score_the_embedding_of_their_clip(tmp_path: Path) -> None:
     plain = save_head(tmp_path / "plain.safetensors", ([[1.0, 0, 0, 0]], [0.0]))
     deep = save_head(
         tmp_path / "deep.safetensors", ([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]], [0.0, 0.0]), ([[2.0, 4.0]], [-1.0])

@@ -76,7 +76,7 @@ def test_cmyk_is_converted() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_as_the_camera_says(orientation: int) -> None:
+def test_images_are_turned_by_their_exif_orientation(orientation: int) -> None:
     upright = Image.new("RGB", (8, 8), "black")
     upright.paste("white", (0, 0, 4, 2))
     back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # the transposition that undoes it
@@ -114,6 +114,6 @@ def test_large_jpeg_is_decoded_at_a_fraction_never_below_the_asked_side() -> Non
     ],
     ids=["huge", "text", "torn", "float"],
 )
-def test_what_cannot_be_used_is_reported_with_its_place(encoded: bytes, fault: str) -> None:
+def test_what_cannot_be_used_is_reported_with_its_position(encoded: bytes, fault: str) -> None:
     with pytest.raises(InputFault, match=f"^shard 00000, key 'k': .*{fault}"):
         pixels(encoded)

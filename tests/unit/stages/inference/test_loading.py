@@ -89,7 +89,7 @@ def test_another_t5_is_refused_with_both_named(world: World, tmp_path: Path) -> 
         world.load(wide)
 
 
-def test_a_t5_that_is_gone_says_where_to_name_it(tmp_path: Path) -> None:
+def test_a_missing_t5_names_the_key_to_set(tmp_path: Path) -> None:
     world = World(tmp_path)
     shutil.rmtree(world.t5)
     with pytest.raises(InputFault, match=r"generate\.t5\.path: there is no folder"):

@@ -17,7 +17,7 @@ def test_results_come_in_order_however_long_each_takes():
     assert list(prefetch(slow_at_first, range(20), threads=4, most=6)) == [number * 2 for number in range(20)]
 
 
-def test_threads_work_ahead_and_no_further_than_allowed():
+def test_threads_prefetch_no_further_than_allowed():
     begun, generated = [], []
     ready = threading.Semaphore(0)
 
@@ -39,7 +39,7 @@ def test_threads_work_ahead_and_no_further_than_allowed():
     results.close()
 
 
-def test_an_exception_comes_out_in_its_place():
+def test_an_exception_is_raised_in_order():
     def refuse(number):
         if number == 3:
             raise ValueError("three")

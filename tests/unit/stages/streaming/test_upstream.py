@@ -96,7 +96,7 @@ def test_a_source_that_is_done_is_a_plain_list(tmp_path: Path) -> None:
     assert follow(source).without({"00001"}) == ["00000", "00002"]
 
 
-def test_it_looks_no_more_often_than_it_should(tmp_path: Path) -> None:
+def test_it_polls_no_more_often_than_it_should(tmp_path: Path) -> None:
     source = Source(tmp_path, planned=1)
     items = UpstreamUnits(source.output, source.context(), poll_seconds=60.0).without(())
     assert isinstance(items, Growing)

@@ -56,7 +56,7 @@ def test_retrieval_counts_any_pair_with_the_same_caption():
     assert found == {"retrieval_text_of_image": 0.75, "retrieval_image_of_text": 0.75}
 
 
-def test_a_perfect_model_answers_all_questions_and_a_blind_one_guesses():
+def test_a_perfect_model_is_always_right_and_a_blind_one_is_at_chance():
     words = [*SHAPES, *COLORS]
 
     def texts(captions):

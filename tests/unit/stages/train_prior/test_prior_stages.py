@@ -44,7 +44,7 @@ def test_gaussians_cover_all_embeddings_and_repeat_themselves(tmp_path: Path) ->
     assert not one.exists("checkpoints")
 
 
-def test_gaussians_say_of_which_clip_they_are(tmp_path: Path) -> None:
+def test_gaussians_name_their_clip(tmp_path: Path) -> None:
     embeddings = make_embeddings(tmp_path)
     fitted = fit(tmp_path / "g", embeddings)
     assert fitted.read_json("fit.json")["clip"] == embeddings.read_json("clips.json")
@@ -115,7 +115,7 @@ def test_the_identity_prior_starts_no_training(tmp_path: Path) -> None:
     assert not output.exists("checkpoints")
 
 
-def test_a_prior_without_captions_says_what_to_set(tmp_path: Path) -> None:
+def test_a_prior_without_captions_names_the_key_to_set(tmp_path: Path) -> None:
     inputs = {"embed_clip": make_embeddings(tmp_path, captioned=False)}
     output = Output(str(tmp_path / "p"), "train_prior", "p0")
     with pytest.raises(InputFault, match=r"no captioned image .*download_shards.source.caption_column"):

@@ -49,7 +49,7 @@ def make_diffusion_prior(pairs: Pairs) -> Prior:
     return prior.eval()
 
 
-def test_a_perfect_prior_gets_perfect_marks() -> None:
+def test_a_perfect_prior_has_perfect_metrics() -> None:
     pairs = make_pairs(40, text_is_image=True)
     found = evaluate(make_prior(IdentityPriorSettings(DIM)), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
     (steps, report), reference = next(iter(found.by_steps.items())), found.reference
@@ -62,7 +62,7 @@ def test_a_perfect_prior_gets_perfect_marks() -> None:
     assert report["diversity"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_way_ends_at_the_answer() -> None:
+def test_the_trajectory_ends_at_the_prediction() -> None:
     pairs = make_pairs(600)  # more than are sampled at a time
     config = DiffusionValidationConfig(num_steps=(2, 5), samples_per_caption=3)
     found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)

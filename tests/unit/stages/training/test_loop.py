@@ -129,7 +129,7 @@ def test_a_finished_model_is_not_trained_again(tmp_path: Path) -> None:
     assert load_model_config(output_of(tmp_path), "line") == {"width": 8}
 
 
-def test_metrics_tell_how_training_goes(tmp_path: Path) -> None:
+def test_metrics_show_how_training_goes(tmp_path: Path) -> None:
     _, events = run(tmp_path, config(log_interval=5, validation_interval=4))
     logged = [e for e in events if isinstance(e, Metrics)]
     assert [e.step for e in logged if "loss" in e.values] == [5, 10, 12]

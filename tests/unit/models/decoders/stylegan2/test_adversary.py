@@ -98,7 +98,7 @@ def test_path_length_follows_its_mean() -> None:
     assert float(adversary.path_mean) == pytest.approx(mean * 1.99, rel=1e-4)
 
 
-def test_pseudo_text_is_what_the_networks_are_reported() -> None:
+def test_the_networks_are_conditioned_on_the_pseudo_text() -> None:
     adversary = make_adversary(embedding_noise=1.0)
     batch = make_batch(adversary.generator)
     condition = adversary.condition(batch)

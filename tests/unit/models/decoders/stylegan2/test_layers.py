@@ -60,7 +60,7 @@ def test_resampling_keeps_what_is_flat_and_what_rises_evenly() -> None:
     torch.testing.assert_close(twice[:, :, 2:-2, 2:-2], expected[2:-2].expand(1, 2, 12, 12))
 
 
-def test_halving_is_filtering_by_every_second_place() -> None:
+def test_halving_is_filtering_at_every_second_pixel() -> None:
     x = torch.randn(2, 3, 8, 8)
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     strided = F.conv2d(x, torch.outer(taps, taps).expand(3, 1, 4, 4), stride=2, padding=1, groups=3)

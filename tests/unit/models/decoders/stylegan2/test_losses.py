@@ -70,7 +70,7 @@ def test_info_nce_is_its_formula_in_value_and_gradient() -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
 
 
-def test_info_nce_is_log_count_where_nothing_tells_apart() -> None:
+def test_info_nce_of_equal_embeddings_is_log_count() -> None:
     same = torch.ones(5, 3)
     torch.testing.assert_close(info_nce(same, same, temperature=0.1), torch.full((5,), math.log(5)))
 

@@ -16,7 +16,7 @@ ONE_PASS = DecoderSampling()
 
 @pytest.mark.parametrize("changes", [{}, {"start": "embedding"}, {"patch_size": 1}, {"condition_dim": 0},
                                      {"channels": (4, 4, 4), "patch_size": 1}, {"layer_noise": False}])  # fmt: skip
-def test_every_shape_draws(changes: dict[str, Any]) -> None:
+def test_every_shape_is_rendered(changes: dict[str, Any]) -> None:
     images = make_generator(**changes).sample(torch.randn(2, EMBED), [1, 2], ONE_PASS)
     assert images.shape == (2, 3, SIDE, SIDE)
     assert float(images.abs().max()) <= 1
@@ -79,7 +79,7 @@ def test_weights_and_configuration_survive_a_file(tmp_path: Path) -> None:
     assert torch.equal(again.sample(z, [1, 2], ONE_PASS), generator.sample(z, [1, 2], ONE_PASS))
 
 
-def test_it_draws_in_bf16() -> None:
+def test_it_generates_in_bf16() -> None:
     generator, batch = make_generator(), make_batch(make_generator())
     inputs = (batch["latent"], batch["embeddings"], batch["noise"])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

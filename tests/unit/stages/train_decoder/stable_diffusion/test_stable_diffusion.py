@@ -83,7 +83,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read
 
 
-def test_full_tuning_learns_and_diffusers_draws_the_same_images(
+def test_full_tuning_learns_and_diffusers_generates_the_same_images(
     checkpoint: Path, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     output, loss = train(config(checkpoint), inputs, tmp_path)
@@ -166,7 +166,7 @@ def test_a_folder_that_is_no_checkpoint_is_reported_before_anything_starts(check
         config(checkpoint, name="stabilityai/stable-diffusion-2-base")
 
 
-def test_where_the_checkpoint_lies_says_nothing_of_the_result(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_path_of_the_checkpoint_does_not_enter_the_identity(checkpoint: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(checkpoint)
     assert config(checkpoint).identity() == config(moved).identity()

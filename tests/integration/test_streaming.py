@@ -263,7 +263,7 @@ def _ray() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_ray")
-def test_both_run_at_once_and_the_table_says_so(experiment: Experiment, server: ImageServer, undisturbed: Any) -> None:
+def test_both_run_at_once_and_the_table_shows_it(experiment: Experiment, server: ImageServer, undisturbed: Any) -> None:
     """The last shard comes only when the first one is embedded: this ends only if the two stages run side by side."""
     server.before = lambda shard: shard < 2 or wait_until(lambda: "00000" in experiment.units("embed_clip"))
     results = experiment.run_graph()

@@ -17,13 +17,13 @@ import json
 import os
 import statistics
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from PIL import Image
 from rich.table import Table
@@ -38,6 +38,7 @@ from stages.contract.stage import Allocation, StageContext
 from stages.embed_clip import stage as embed_clip
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.open_clip_import import import_open_clip
+from stages.formats.shards import ShardEntry, ShardRecord, write_shard
 from stages.storage.artifact import Artifact, Output
 
 BATCH = 32
@@ -159,13 +160,14 @@ def write_shards(folder: Path, case: Case) -> Artifact:
     output = Output(str(folder), "download_shards", "bench")
     images = [_resized(content, case.pixels) for content in make_images()]
     for shard in range(SHARDS):
-        rows = range(shard, case.images, SHARDS)
-        with output.writing(f"shards/{shard:05d}.tar") as path, tarfile.open(path, "w") as tar:
-            for row in rows:
-                info = tarfile.TarInfo(f"{row:08d}.jpg")
-                info.size = len(images[row % len(images)])
-                tar.addfile(info, io.BytesIO(images[row % len(images)]))
-        output.finish_unit(f"{shard:05d}", {"rows": len(rows), "images": len(rows), "captioned": 0, "failures": {}})
+        name, rows = f"{shard:05d}", range(shard, case.images, SHARDS)
+        entries = [
+            ShardEntry(f"{row:08d}", images[row % len(images)], {"status": "success", "error_message": None})
+            for row in rows
+        ]
+        schema = pa.schema([("status", pa.string()), ("error_message", pa.string())])
+        write_shard(output, name, entries, schema=schema, image_suffix="jpg")
+        ShardRecord(rows=len(rows), images=len(rows), captioned=0, failures={}).finish(output, name)
     return output
 
 

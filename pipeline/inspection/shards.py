@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline.inspection.captions import CaptionStatistics, histogram
 from pipeline.inspection.findings import Findings
@@ -12,7 +11,7 @@ from stages.contract.errors import InputFault
 from stages.download_shards.failures import cause_of
 from stages.formats.image_grids import TILE, image_grid
 from stages.formats.images import decode_image, square
-from stages.formats.shards import index_images, read_member
+from stages.formats.shards import index_images, read_member, read_table, shard_tar
 from stages.storage.artifact import Artifact
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ def inspect_shards(artifact: Artifact, findings: Findings, *, max_shards: int) -
     sizes: dict[str, list[int]] = {"kept": [], "original": []}
     samples: list[tuple[str, str, str]] = []
     for name in looked:
-        table = pq.read_table(artifact.local(f"shards/{name}.parquet"))
+        table = read_table(artifact, name)
         for row in table.to_pylist():
             if row["status"] != "success":
                 lost.append((row["key"], cause_of(row["status"], row["error_message"] or ""), row.get("url") or ""))
@@ -75,11 +74,11 @@ def add_sheet(
 def _images(
     findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]]
 ) -> Iterator[tuple[np.ndarray, str]]:
-    indices = {shard: index_images(shards.local(f"shards/{shard}.tar")) for shard in {shard for shard, *_ in samples}}
+    indices = {shard: index_images(shard_tar(shards, shard)) for shard in {shard for shard, *_ in samples}}
     for shard, key, text in samples:
         if key not in indices[shard]:
             continue
-        encoded = read_member(shards.local(f"shards/{shard}.tar"), *indices[shard][key])
+        encoded = read_member(shard_tar(shards, shard), *indices[shard][key])
         try:
             image = decode_image(encoded, where=f"shard {shard}, key {key}")
         except InputFault as error:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from stages.formats.shards import read_table
 from stages.storage.artifact import Artifact
 
 IS_DUPLICATE = "__is_duplicate__"
@@ -98,5 +98,4 @@ def _url_digests(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:
 
 def _read(shards: Artifact, names: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
     for name in sorted(names):
-        with shards.open(f"shards/{name}.parquet") as file:
-            yield pq.read_table(file, columns=columns)
+        yield read_table(shards, name, columns)

@@ -1,18 +1,124 @@
-"""Read webdataset shards; the library is imported where it reads, as it brings torch along."""
+"""Webdataset shards in img2dataset's layout: writer and readers.
 
+    shards/<shard>.tar           of each image key.<jpg|png|…>, key.txt (its first caption), key.json (its row)
+    shards/<shard>.parquet       a row for every entry, the lost ones too
+    shards/<shard>_stats.json    counts by status and message
+
+The bytes are the same every time: no times, no order of arrival. The webdataset library is imported by the functions
+that read with it, as it brings torch along.
+"""
+
+import collections
+import io
 import json
+import math
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.formats.documents import UnitRecord
+from stages.storage.artifact import Artifact, Output
+
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+class ShardRecord(UnitRecord):
+    """The record of a downloaded shard."""
+
+    rows: int
+    """Entries of the source, the lost ones included."""
+    images: int
+    captioned: int
+    failures: Mapping[str, int]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Entries, images and captioned images."""
+        return {"rows": self.rows, "images": self.images, "captioned": self.captioned}
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        """Lost entries by cause."""
+        return self.failures
+
+
+# ---- writing
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One entry to write: the image's bytes, if any, and its row of the parquet file."""
+
+    key: str
+    image: bytes | None
+    row: dict[str, Any]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the entry became an image."""
+        return bool(self.row["status"] == "success")
+
+
+def write_shard(
+    output: Output, name: str, entries: Sequence[ShardEntry], *, schema: pa.Schema, image_suffix: str
+) -> None:
+    """Write the files of a shard."""
+    with output.writing(_tar(name)) as path:
+        _write_tar(path, entries, image_suffix)
+    with output.writing(_table(name)) as path:
+        pq.write_table(pa.Table.from_pylist([entry.row for entry in entries], schema=schema), path)
+    output.write_json(f"shards/{name}_stats.json", _stats(entries))
+
+
+def _stats(entries: Sequence[ShardEntry]) -> dict[str, Any]:
+    """Count as img2dataset does, without its times."""
+    status = collections.Counter(entry.row["status"] for entry in entries)
+    messages = collections.Counter(entry.row["error_message"] or "success" for entry in entries)
+    return {
+        "count": len(entries),
+        "successes": status["success"],
+        "failed_to_download": status["failed_to_download"],
+        "failed_to_resize": status["failed_to_resize"],
+        "status_dict": dict(messages),
+    }
+
+
+def _write_tar(path: Path, entries: Sequence[ShardEntry], image_suffix: str) -> None:
+    """Write key.<image>, key.txt where there is a caption, and key.json; sorted, with owner and time zero."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for entry in entries:
+            if entry.image is None:
+                continue
+            members = {"json": _to_json(entry.row), image_suffix: entry.image}
+            if entry.row.get("caption") is not None:
+                members["txt"] = entry.row["caption"].encode()
+            for suffix, content in sorted(members.items()):
+                info = tarfile.TarInfo(f"{entry.key}.{suffix}")
+                info.size, info.mode = len(content), 0o444
+                tar.addfile(info, io.BytesIO(content))
+
+
+def _to_json(row: Mapping[str, Any]) -> bytes:
+    """Return a row as JSON; what has no JSON form (dates, decimals) as text, numbers that are not finite as null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    if len(plain.get("captions") or ()) < 2:
+        plain.pop("captions", None)
+    return json.dumps(plain, indent=4, default=str).encode()
+
+
+# ---- reading
 
 
 @dataclass(frozen=True)
 class ShardSample:
-    """One sample as it lies in a shard: the encoded image if there is one, and its captions, if any.
+    """One sample of a shard: the encoded image if there is one, and its captions, if any.
 
     In the tar, ``key.txt`` holds the first caption; where there are several, ``key.json`` lists them all.
     """
@@ -22,14 +128,32 @@ class ShardSample:
     captions: tuple[str, ...]
 
 
+def shard_tar(shards: Artifact, name: str) -> Path:
+    """Return a local path of a shard's tar, to be opened at once."""
+    return shards.local(_tar(name))
+
+
+def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a shard's parquet file, or those of the columns that it has."""
+    with shards.open(_table(name)) as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
 def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSample]:
-    """Yield the samples of one shard in their order; without captions, nothing of theirs is looked into."""
+    """Yield the samples of one shard in their order; without captions, their texts are not read."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     with path.open("rb") as stream:
         for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
             image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
             yield ShardSample(sample["__key__"], image, _captions(sample) if with_captions else ())
+
+
+def read_entries(output: Output, name: str) -> tuple[list[ShardEntry], pa.Schema]:
+    """Return all entries of a shard, to write them anew, and the schema of their rows."""
+    images = {sample.key: sample.image for sample in read_shard(shard_tar(output, name), with_captions=False)}
+    table = read_table(output, name)
+    return [ShardEntry(row["key"], images.get(row["key"]), row) for row in table.to_pylist()], table.schema
 
 
 def index_images(path: Path) -> dict[str, tuple[int, int]]:
@@ -56,3 +180,11 @@ def _captions(sample: Mapping[str, Any]) -> tuple[str, ...]:
     listed = json.loads(sample["json"]).get("captions") if "json" in sample else None
     first = sample["txt"].decode() if "txt" in sample else ""
     return tuple(listed) if listed else (first,) if first else ()
+
+
+def _tar(name: str) -> str:
+    return f"shards/{name}.tar"
+
+
+def _table(name: str) -> str:
+    return f"shards/{name}.parquet"

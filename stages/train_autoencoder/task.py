@@ -25,6 +25,7 @@ from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.image_grids import to_png
 from stages.formats.model_folders import save_model
+from stages.formats.shards import ShardRecord
 from stages.inference.autoencoder import AUTOENCODER
 from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import SlopesPerceptual, TrainKLConfig, TrainVQConfig
@@ -54,9 +55,9 @@ class AutoencoderTask:
             InputFault: the images are smaller than they are to be trained on.
         """
         self.rank_info = rank_info
-        records = {name: record for name, record in sorted(self.shards.done_units().items()) if record["images"]}
-        self._names = list(records)
-        sizes = np.array([record["images"] for record in records.values()], dtype=np.int64)
+        images = {name: record.images for name, record in sorted(ShardRecord.done(self.shards).items())}
+        self._names = [name for name, count in images.items() if count]
+        sizes = np.array([images[name] for name in self._names], dtype=np.int64)
         cache_bytes = int(self.config.cache_gigabytes * 1e9)
         self._images = ShardImages(
             self.shards,

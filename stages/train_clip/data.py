@@ -11,6 +11,7 @@ from PIL import Image
 
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.shards import shard_tar
 from stages.storage.artifact import Artifact
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -49,7 +50,7 @@ def list_captioned(shards: Artifact) -> list[CaptionedImage]:
 
 
 def _list_shard(shards: Artifact, name: str) -> list[CaptionedImage]:
-    path = shards.local(f"shards/{name}.tar")
+    path = shard_tar(shards, name)
     images: dict[str, tuple[int, int]] = {}
     captions: dict[str, str] = {}
     with tarfile.open(path) as tar:

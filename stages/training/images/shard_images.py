@@ -14,7 +14,7 @@ from PIL import Image
 
 from stages.contract.errors import InputFault
 from stages.formats.images import decode_image, square
-from stages.formats.shards import index_images, read_member
+from stages.formats.shards import index_images, read_member, shard_tar
 from stages.storage.artifact import Artifact
 
 ImageRows = UInt8[np.ndarray, "rows height width 3"]
@@ -78,7 +78,7 @@ class ShardImages:
             )
 
     def _read_index(self, shard: str) -> dict[str, tuple[int, int]]:
-        return index_images(self._shards.local(f"shards/{shard}.tar"))
+        return index_images(shard_tar(self._shards, shard))
 
     def _decode(self, sample: tuple[str, str]) -> ImageRows:
         return square(self._image(*sample, smallest_side=self._resolution), self._resolution)
@@ -90,5 +90,5 @@ class ShardImages:
                 f"shard {shard}: found no image of key {key!r} in its tar: expected every image that was embedded; "
                 "run download_shards and embed_clip anew"
             )
-        encoded = read_member(self._shards.local(f"shards/{shard}.tar"), *found)
+        encoded = read_member(shard_tar(self._shards, shard), *found)
         return decode_image(encoded, where=f"shard {shard}, key {key!r}", smallest_side=smallest_side)

@@ -13,6 +13,7 @@ from cluster.mapping import Mapper, map_in_process
 from cluster.training import launch_in_process
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
+from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact, Output
 
 DIM = 4
@@ -49,7 +50,7 @@ def make_shards(folder: Path, *, corrupt: tuple[int, ...] = ()) -> Output:
                 member = tarfile.TarInfo(f"{key_of(row)}.png")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        shards.finish_unit(name, {"rows": size, "images": size})
+        ShardRecord(rows=size, images=size, captioned=0, failures={}).finish(shards, name)
         first += size
     return shards
 

@@ -7,6 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import ValidationError
 
+from pipeline.config.renamed import RENAMED
+
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for sections and for dataclasses
 _NO_MAPPING = ("model_type", "dataclass_type", "model_attributes_type")
 
@@ -44,7 +46,8 @@ def _wrong_kind(fault: Any, root: type[Any]) -> str:
 def _unknown_key(location: str, allowed: list[str]) -> str:
     name = location.rpartition(".")[2]
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    meant = [RENAMED[location]] if location in RENAMED else near
+    hint = f"did you mean {meant[0]!r}? " if meant else ""
     return f"unknown key; {hint}allowed: {', '.join(allowed)}"
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
+from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
 from stages.contract.config import ConfigModel, ExternalPath
 from stages.contract.stage import StageConfig
@@ -24,23 +25,6 @@ from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
 from stages.train_upsampler.config import TrainUpsamplerConfig
 from stages.training.images.config import ImageTrainingConfig
 from stages.training.upsampling.config import UpsamplerTrainingConfig
-
-#: Every stage, in an order in which each comes after its inputs.
-STAGES = (
-    "download_shards",
-    "train_clip",
-    "embed_clip",
-    "filter_samples",
-    "fit_gaussians",
-    "train_prior",
-    "train_autoencoder",
-    "encode_latents",
-    "train_decoder",
-    "train_upsampler",
-    "train_second_upsampler",
-    "generate",
-    "evaluate",
-)
 
 #: Top-level keys that a stage section takes over where it has a field of the same name and does not set it.
 SHARED = ("seed", "captions", "clip")
@@ -85,6 +69,7 @@ class RunConfig(ConfigModel):
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    # The stages, in an order in which each comes after its inputs.
     download_shards: DownloadShardsConfig | None = None
     train_clip: TrainClipConfig | None = None
     embed_clip: EmbedClipConfig | None = None
@@ -164,3 +149,11 @@ class RunConfig(ConfigModel):
                     f"{below_name}.resolution; set both to the same"
                 )
         return self
+
+
+#: The name of every stage, in the order of its section.
+STAGES = tuple(
+    name
+    for name, info in RunConfig.model_fields.items()
+    if any(issubclass(model, StageConfig) for model in models_in(info.annotation))
+)

@@ -1,14 +1,17 @@
 """Faults in sections and in the dataclasses embedded in them: the words and the dotted keys."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pytest
 from pydantic import Field, ValidationError
 
 from models.fields import require
-from pipeline.config.messages import describe
+from pipeline.config import RunConfig
+from pipeline.config.messages import describe, keys_of, models_in
+from pipeline.config.renamed import RENAMED
 from stages.contract.config import ConfigModel
 from stages.contract.digests import content_digest
 
@@ -93,3 +96,24 @@ def test_an_embedded_spec_enters_the_identity_with_its_defaults(tmp_path: Path) 
     assert identity["schedule"] == {"num_steps": 1000}
     assert identity["weights"] == content_digest(tmp_path / "weights")
     assert section.model_dump(mode="json")["network"] == network
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_reported_with_its_new_name(old: str, new: str) -> None:
+    parents, _, name = old.rpartition(".")
+    tree = next(_trees(RunConfig, parents.split("."), {name: 1}, new.rpartition(".")[2]))
+    with pytest.raises(ValidationError) as caught:
+        RunConfig.model_validate(tree)
+    assert f"{old}: unknown key; did you mean {new!r}?" in describe(caught.value, RunConfig, "file.yaml")
+
+
+def _trees(model: Any, path: list[str], leaf: dict[str, Any], known: str) -> Iterator[dict[str, Any]]:
+    """Yield a section for each variant that has the path; at its end lies ``leaf``, beside where ``known`` would be."""
+    kinds = get_args(keys_of(model).get("kind"))
+    tree: dict[str, Any] = {"kind": kinds[0]} if kinds else {}
+    if not path:
+        if known in keys_of(model):
+            yield tree | leaf
+    elif path[0] in keys_of(model):
+        for below in models_in(keys_of(model)[path[0]]):
+            yield from (tree | {path[0]: inner} for inner in _trees(below, path[1:], leaf, known))

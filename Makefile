@@ -41,7 +41,6 @@ format: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell
 
 types: setup
 	$(BIN)/mypy

@@ -35,8 +35,8 @@ from stages.contract.runner import run_stage
 from stages.contract.stage import StageConfig, StageContext, StageSummary
 from stages.download_shards.config import UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
-from stages.download_shards.rows import cut
-from stages.download_shards.source import read_url_list
+from stages.download_shards.sources.rows import cut
+from stages.download_shards.sources.url_list import read_url_list
 from stages.storage.artifact import Artifact, Output
 
 RECORD = {

@@ -9,12 +9,13 @@ import numpy as np
 from models.scenes.scene import Scene
 from models.scenes.vocabulary import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES
 
+# Data, not prose: the quickstart's shards and the tokenizer of its CLIP are made of these words.
 TEMPLATES: Final[tuple[str, ...]] = (
     "a {size} {color} {shape} at the {position} on a {background} background",
     "a {size} {color} {shape} at the {position}",
-    "an image of a {size} {color} {shape} at the {position} of a {background} background",
+    "a picture of a {size} {color} {shape} at the {position} of a {background} background",
     "{color} {shape}, {size}, {position}, {background} background",
-    "there is a {size} {color} {shape} at the {position} of the image",
+    "there is a {size} {color} {shape} at the {position} of the picture",
     "at the {position} on a {background} background, a {size} {shape} in {color}",
 )
 

@@ -8,10 +8,9 @@ import numpy as np
 from pipeline.inspection.captions import CaptionStatistics, histogram
 from pipeline.inspection.findings import Findings
 from stages.contract.errors import InputFault
-from stages.download_shards.failures import cause_of
 from stages.formats.image_grids import TILE, image_grid
 from stages.formats.images import decode_image, square
-from stages.formats.shards import index_images, read_member, read_table, shard_tar
+from stages.formats.shards import EntryStatus, failure_label, index_images, read_member, read_table, shard_tar
 from stages.storage.artifact import Artifact
 
 T = TypeVar("T")
@@ -37,8 +36,8 @@ def inspect_shards(artifact: Artifact, findings: Findings, *, max_shards: int) -
     for name in looked:
         table = read_table(artifact, name)
         for row in table.to_pylist():
-            if row["status"] != "success":
-                lost.append((row["key"], cause_of(row["status"], row["error_message"] or ""), row.get("url") or ""))
+            if row["status"] != EntryStatus.SUCCESS:
+                lost.append((row["key"], failure_label(row), row.get("url") or ""))
                 continue
             found = captions_of(row)
             captions.add(found)

@@ -1,7 +1,7 @@
-"""Check that the source is there and has the columns."""
+"""Check that the source is there and has the configured columns."""
 
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.source import check_source
+from stages.download_shards.sources.registry import make_source
 
 
 def check(config: DownloadShardsConfig) -> None:
@@ -10,4 +10,4 @@ def check(config: DownloadShardsConfig) -> None:
     Raises:
         InputFault: the source is missing or cannot be used.
     """
-    check_source(config.source)
+    make_source(config).check()

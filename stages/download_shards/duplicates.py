@@ -1,7 +1,7 @@
 """Entries that occur more than once: by address before the download, by content after it.
 
 Of several, the first in the order of the source counts as the original, whatever the order in which shards are done.
-Values are told apart by 128 bits of a hash, and sorted into buckets on the disk, of which one at a time is in memory.
+Values are compared by 128 bits of a hash, sorted into buckets on the disk, of which one at a time is in memory.
 """
 
 import contextlib
@@ -13,49 +13,47 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.formats.shards import read_table
+from stages.formats.shards import EntryStatus, read_table
 from stages.storage.artifact import Artifact
 
 IS_DUPLICATE = "__is_duplicate__"
-DUPLICATE_URL = "duplicate address"
-DUPLICATE_CONTENT = "duplicate content"
 NUM_BUCKETS = 64
 _URLS_AT_ONCE = 65_536
-_DIGEST_BYTES = 16  # enough to tell all images of the world apart
+_DIGEST_BYTES = 16  # no two different images of the world are expected to collide
 _VALUE = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
-Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def mark_repeated(rows: pa.Table) -> pa.Table:
-    """Add a column that tells which rows are not to be fetched because their address stood in the list before."""
+    """Add a column that is true where an earlier row has the same address, so that the row is not to be fetched."""
     marked = np.zeros(rows.num_rows, dtype=bool)
     marked[repeated(map(_url_digests, rows.select(["url"]).to_batches(max_chunksize=_URLS_AT_ONCE)))] = True
     return rows.append_column(IS_DUPLICATE, pa.array(marked))
 
 
 def count_repeated_urls(shards: Artifact, names: Sequence[str]) -> int:
-    """Count the rows of all shards whose address stands in an earlier row."""
+    """Count the rows of all shards whose address an earlier row has, too."""
     return len(repeated(map(_url_digests, _read(shards, names, ["url"]))))
 
 
-def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, Places]:
-    """Return for each shard, where there are any, the rows whose images are byte by byte those of an earlier row."""
+def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, Indices]:
+    """Return for each shard that has any the rows whose images are, byte by byte, those of an earlier row."""
     ends: list[int] = []
 
     def digests() -> Iterator[list[bytes | None]]:
         for table in _read(shards, names, ["status", "sha256"]):
             ends.append(table.num_rows + (ends[-1] if ends else 0))
-            images = pc.if_else(pc.equal(table["status"], "success"), table["sha256"], None)
+            images = pc.if_else(pc.equal(table["status"], EntryStatus.SUCCESS.value), table["sha256"], None)
             yield [None if found is None else bytes.fromhex(found)[:_DIGEST_BYTES] for found in images.to_pylist()]
 
-    places = repeated(digests())
-    parts = np.split(places, np.searchsorted(places, ends[:-1])) if ends else []
+    indices = repeated(digests())
+    parts = np.split(indices, np.searchsorted(indices, ends[:-1])) if ends else []
     starts = [0, *ends[:-1]]
     return {name: part - start for name, part, start in zip(sorted(names), parts, starts, strict=True) if len(part)}
 
 
-def repeated(batches: Iterable[Sequence[bytes | None]]) -> Places:
-    """Return the places of values (of 16 bytes) that stand at an earlier place, too, ascending; None is no value."""
+def repeated(batches: Iterable[Sequence[bytes | None]]) -> Indices:
+    """Return the ascending indices of values (of 16 bytes) that have an equal at a lower index; None is no value."""
     with contextlib.ExitStack() as files:
         buckets = [files.enter_context(tempfile.TemporaryFile(prefix="corgi-seen-")) for _ in range(NUM_BUCKETS)]
         first = 0
@@ -74,19 +72,19 @@ def repeated(batches: Iterable[Sequence[bytes | None]]) -> Places:
 
 
 def _numbered(batch: Sequence[bytes | None], first: int) -> np.ndarray:
-    known = [(place, value) for place, value in enumerate(batch, first) if value is not None]
+    known = [(row, value) for row, value in enumerate(batch, first) if value is not None]
     halves = np.frombuffer(b"".join(value for _, value in known), dtype="<u8").reshape(-1, 2)
     values = np.empty(len(known), dtype=_VALUE)
-    values["high"], values["low"], values["row"] = halves[:, 0], halves[:, 1], [place for place, _ in known]
+    values["high"], values["low"], values["row"] = halves[:, 0], halves[:, 1], [row for row, _ in known]
     return values
 
 
-def _seen_before(values: np.ndarray) -> Places:
-    order = np.lexsort((values["low"], values["high"]))  # keeps the order of equal ones
+def _seen_before(values: np.ndarray) -> Indices:
+    order = np.lexsort((values["low"], values["high"]))  # stable
     ordered = values[order]
     same = (ordered["high"][1:] == ordered["high"][:-1]) & (ordered["low"][1:] == ordered["low"][:-1])
-    places: Places = ordered["row"][1:][same]
-    return places
+    rows: Indices = ordered["row"][1:][same]
+    return rows
 
 
 def _url_digests(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:

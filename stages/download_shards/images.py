@@ -1,4 +1,4 @@
-"""Bring one encoded image into the shards' form with img2dataset's resizer, within limits."""
+"""Resize and encode one image for a shard with img2dataset's resizer, within limits."""
 
 import hashlib
 import io
@@ -7,28 +7,34 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from stages.contract.causes import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 
-_UNREADABLE = "Image decoding error"  # in img2dataset's words
-_TOO_LARGE = "image area too large"
-_TRUNCATED = "image file is truncated"
 _END_OF_JPEG = b"\xff\xd9"
-_TRAILER = 64  # bytes that may follow the end of a whole JPEG before it is looked at closely
+_TRAILER = 64  # bytes that may follow the end of a whole JPEG before its data are decoded to see
 
-Resized = tuple[bytes | None, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Resized:
+    """An image as it is stored in a shard; sizes in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    sha256: str
+    """Of the encoded image as it came."""
 
 
 def make_resizer(config: DownloadShardsConfig) -> Callable[[bytes], Resized]:
-    """Return the function from an encoded image to its bytes in a shard and what is known of them.
-
-    The second part holds error_message, width, height, original_width, original_height (pixels) and sha256 (of the
-    encoded image as it came); where there is an error, everything else is None.
-    """
+    """Return the function from an encoded image to the one in a shard; it raises ItemFault."""
     resizer = _import_resizer().Resizer(
         image_size=config.image_size,
         resize_mode=config.resize_mode,
@@ -36,58 +42,64 @@ def make_resizer(config: DownloadShardsConfig) -> Callable[[bytes], Resized]:
         encode_quality=config.quality,
         encode_format=config.encode_format,
         skip_reencode=config.skip_reencode,
-        min_image_size=config.min_image_size,
     )
 
     def resize(content: bytes) -> Resized:
-        fault = _fault_of(content, config.max_pixels)
-        if fault is not None:
-            return None, unmeasured(fault)
+        _check_image(content, config.max_pixels)
         image, width, height, original_width, original_height, error = resizer(io.BytesIO(content))
         if error is not None:
-            return None, unmeasured(str(error))
-        return image, {
-            "error_message": None,
-            "width": width,
-            "height": height,
-            "original_width": original_width,
-            "original_height": original_height,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
+            raise ItemFault(FailureCause.CORRUPT_IMAGE, str(error))
+        if min(original_width, original_height) < config.min_image_size:
+            raise ItemFault(FailureCause.IMAGE_TOO_SMALL)
+        digest = hashlib.sha256(content).hexdigest()
+        return Resized(image, width, height, original_width, original_height, digest)
 
     return resize
 
 
-def unmeasured(error: str) -> dict[str, Any]:
-    """Return what is known of an entry that gave no image."""
-    unknown = {"width": None, "height": None, "original_width": None, "original_height": None, "sha256": None}
-    return {"error_message": error, **unknown}
+def _check_image(content: bytes, max_pixels: int) -> None:
+    """Refuse what OpenCV must not decode.
 
-
-def _fault_of(content: bytes, max_pixels: int) -> str | None:
-    """Look at an image before it is decoded: a small file may unfold to more memory than there is.
-
-    OpenCV fills up a JPEG that breaks off with grey, so that is looked for here as well. What Pillow does not know is
-    not given to OpenCV: its size could not be told beforehand.
+    A small file may be an image larger than the memory; OpenCV fills the missing part of a truncated JPEG with grey;
+    and of a format that Pillow does not know, the size is not known beforehand.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > max_pixels:
-                    return _TOO_LARGE
+                    raise ItemFault(FailureCause.IMAGE_TOO_LARGE)
                 if image.format in ("JPEG", "MPO") and _END_OF_JPEG not in content[-_TRAILER:]:
-                    image.draft("RGB", (1, 1))  # the smallest scale: only the end of the data matters
-                    image.load()
+                    _check_end(content)
     except Image.DecompressionBombError:
-        return _TOO_LARGE
-    except UnidentifiedImageError:
-        return _UNREADABLE
-    except OSError as error:
-        return _TRUNCATED if "truncated" in str(error) else _UNREADABLE
-    except (ValueError, SyntaxError, EOFError, OverflowError, MemoryError):  # what Pillow's readers raise on damage
-        return _UNREADABLE
-    return None
+        raise ItemFault(FailureCause.IMAGE_TOO_LARGE) from None
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError):  # what Pillow raises on damage
+        raise ItemFault(FailureCause.CORRUPT_IMAGE) from None
+
+
+class _Stream(io.BytesIO):
+    """A file in memory that knows whether more was asked of it than there is."""
+
+    is_exhausted = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes."""
+        found = super().read(size)
+        self.is_exhausted = not found
+        return found
+
+
+def _check_end(jpeg: bytes) -> None:
+    """Refuse a JPEG that cannot be decoded to its end."""
+    stream = _Stream(jpeg)
+    with Image.open(stream) as image:
+        image.draft("RGB", (1, 1))  # the smallest scale: only the end of the data matters
+        stream.is_exhausted = False
+        try:
+            image.load()
+        except OSError:
+            cause = FailureCause.TRUNCATED_IMAGE if stream.is_exhausted else FailureCause.CORRUPT_IMAGE
+            raise ItemFault(cause) from None
 
 
 def _import_resizer() -> Any:

@@ -1,4 +1,4 @@
-"""Download a list of images into webdataset shards."""
+"""Turn a source of images into webdataset shards."""
 
 import functools
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from pathlib import Path
 from stages.contract.errors import YieldTooLow
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
-from stages.download_shards.duplicates import DUPLICATE_CONTENT, count_repeated_urls, find_repeated_images
-from stages.download_shards.shard import (
+from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
+from stages.download_shards.sources.registry import make_source
+from stages.download_shards.worker import (
     DROPPED,
     POOR,
     ShardTask,
-    drop_images,
+    drop_duplicates,
     finish_shard,
     make_shard_worker,
     yields_enough,
 )
-from stages.download_shards.sources import open_source
 from stages.formats.documents import Totals
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import UNITS, Artifact, Output
@@ -29,27 +29,24 @@ _NAME_DIGITS = 5
 def run(
     config: DownloadShardsConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Download every shard that is not done yet.
+    """Make every shard that is not done yet.
 
     Raises:
-        InputFault: the list cannot be read.
-        YieldTooLow: fewer than ``min_yield`` of the list's entries became images.
+        InputFault: the source cannot be read.
+        YieldTooLow: fewer than ``min_yield`` of the source's entries became images.
     """
     records = _finished(config, output)
     planned = output.planned_units()
     if planned is None or len(records) < planned:
-        with open_source(config) as (parts, base_url):
-            tasks = [
-                ShardTask(index, name, part, base_url)
-                for index, (name, part) in enumerate(zip(shard_names(len(parts)), parts, strict=True))
-            ]
+        with make_source(config).parts() as parts:
+            tasks = [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
             records = _download(config, tasks, records, output=output, context=context)
     _check_yield(config, records)
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
         for name, rows in repeated.items():
-            records[name] = drop_images(name, rows.tolist(), DUPLICATE_CONTENT, config, output)
+            records[name] = drop_duplicates(name, rows.tolist(), records[name], config=config, output=output)
     counts = {
         "duplicate_urls": count_repeated_urls(output, list(records)),
         "duplicate_images": sum(map(len, repeated.values())),
@@ -58,7 +55,7 @@ def run(
 
 
 def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, ShardRecord]:
-    """Return the records of done shards; one that yielded too little, also by this config, is downloaded again."""
+    """Return the records of done shards; those that yielded too little, by this config, too, are made again."""
     records = ShardRecord.done(output)
     for file in output.glob(f"{POOR}/*.json"):
         name, record = Path(file).stem, ShardRecord.parse(output.read_json(file), output, file)
@@ -69,7 +66,7 @@ def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, ShardRe
 
 
 def _accept_poor(records: Mapping[str, ShardRecord], output: Output) -> None:
-    """Let shards that yielded too little count as done: all shards together yielded enough."""
+    """Record shards that yielded too little as done, because all shards together yielded enough."""
     finished = output.glob(f"{UNITS}/*.json")
     for name in sorted(set(records) - {Path(file).stem for file in finished}):
         records[name].finish(output, name)
@@ -77,7 +74,7 @@ def _accept_poor(records: Mapping[str, ShardRecord], output: Output) -> None:
 
 
 def shard_names(num_shards: int) -> list[str]:
-    """Name the shards by their numbers, all with as many digits."""
+    """Return the shards' names: their numbers, all with the same number of digits."""
     digits = max(_NAME_DIGITS, len(str(num_shards - 1)))
     return [f"{index:0{digits}d}" for index in range(num_shards)]
 
@@ -90,7 +87,7 @@ def _download(
     output: Output,
     context: StageContext,
 ) -> dict[str, ShardRecord]:
-    """Spread the shards that are not in ``records`` over the workers, and return the records of all."""
+    """Make the shards that are not in ``records``, and return the records of all."""
     allocation = context.resources
     polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
 
@@ -111,10 +108,10 @@ def _download(
 
 
 def _check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord]) -> None:
-    """Compare what came of the shards so far with the configured minimum; dropped duplicates are no loss.
+    """Compare the yield of the shards so far with the configured minimum; dropped duplicates are no loss.
 
     Raises:
-        YieldTooLow: it is less.
+        YieldTooLow: it is lower.
     """
     totals = Totals.of(records.values())
     if _rate(totals) < config.min_yield:

@@ -15,16 +15,27 @@ import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.causes import FailureCause
 from stages.formats.documents import UnitRecord
 from stages.storage.artifact import Artifact, Output
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
+
+
+class EntryStatus(StrEnum):
+    """What became of an entry, in img2dataset's words."""
+
+    SUCCESS = "success"
+    FAILED_TO_DOWNLOAD = "failed_to_download"
+    FAILED_TO_RESIZE = "failed_to_resize"
 
 
 class ShardRecord(UnitRecord):
@@ -61,7 +72,7 @@ class ShardEntry:
     @property
     def is_image(self) -> bool:
         """Whether the entry became an image."""
-        return bool(self.row["status"] == "success")
+        return bool(self.row["status"] == EntryStatus.SUCCESS)
 
 
 def write_shard(
@@ -81,9 +92,9 @@ def _stats(entries: Sequence[ShardEntry]) -> dict[str, Any]:
     messages = collections.Counter(entry.row["error_message"] or "success" for entry in entries)
     return {
         "count": len(entries),
-        "successes": status["success"],
-        "failed_to_download": status["failed_to_download"],
-        "failed_to_resize": status["failed_to_resize"],
+        "successes": status[EntryStatus.SUCCESS],
+        "failed_to_download": status[EntryStatus.FAILED_TO_DOWNLOAD],
+        "failed_to_resize": status[EntryStatus.FAILED_TO_RESIZE],
         "status_dict": dict(messages),
     }
 
@@ -147,6 +158,16 @@ def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSampl
         for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
             image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
             yield ShardSample(sample["__key__"], image, _captions(sample) if with_captions else ())
+
+
+def failure_label(row: Mapping[str, Any]) -> str:
+    """Return the name under which a lost entry is counted, from its row: an :class:`ItemFault` wrote its message."""
+    message, _, _ = (row["error_message"] or "").partition(":")
+    head, _, status = message.rpartition(" ")
+    if _CAUSES.get(head) is FailureCause.HTTP:
+        return f"{FailureCause.HTTP}_{status}"
+    unknown = FailureCause.CORRUPT_IMAGE if row["status"] == EntryStatus.FAILED_TO_RESIZE else FailureCause.OTHER
+    return _CAUSES.get(message, unknown).value
 
 
 def read_entries(output: Output, name: str) -> tuple[list[ShardEntry], pa.Schema]:

@@ -69,6 +69,14 @@ def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, root.rstrip("/")
 
 
+def kind_at(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
+    """Return "file", "directory", or None where there is nothing; fsspec's own isfile and isdir hide other errors."""
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
+
+
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     """Tell whether a file system is this machine's own."""
     return isinstance(fs, LocalFileSystem)

@@ -22,7 +22,8 @@ def run(
         InputFault: there are no images, or the batch does not divide among the workers.
     """
     make = partial(make_task, config, inputs)
-    return train(make, config.training, seed=config.seed, output=output, context=context)
+    result = train(make, config.training, seed=config.seed, output=output, context=context)
+    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
 
 
 def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":

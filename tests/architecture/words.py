@@ -14,8 +14,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = yaml.safe_load(Path(__file__).with_name("banned_words.yaml").read_text())
-#: Where old words stay: what was published under them.
-EXEMPT = {"CHANGELOG.md", "tests/architecture/banned_words.yaml", "pipeline/config/renamed_keys.yaml"}
+#: Where old words stay: what was published under them, and captions that are data.
+EXEMPT = {
+    "CHANGELOG.md",
+    "models/scenes/captions.py",
+    "tests/architecture/banned_words.yaml",
+    "pipeline/config/renamed_keys.yaml",
+}
 PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 PROSE = re.compile(rf"(?<![\w/.-])(?<!standard )({'|'.join(BANNED['prose'])})(?![\w/-])", re.IGNORECASE)
 TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ""}

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from stages.download_shards.config import ScenesSource
-from stages.download_shards.scene_server import serve_scenes
+from stages.download_shards.sources.scene_server import serve_scenes
 from tests.e2e.conftest import CORGI, ROOT, SMOKE, Finished, checksums, clean_environment, corgi, run_and_kill
 
 DATA_STAGES = ("download_shards", "embed_clip", "fit_gaussians")

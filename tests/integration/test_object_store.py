@@ -12,8 +12,8 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError, InputFault
+from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.source import check_source
 from stages.download_shards.stage import run
 from stages.storage.artifact import COMPLETE, Output
 from tests.factories import folder_digests, make_context, save_image, serve_folder
@@ -43,7 +43,7 @@ def digests_at(s3, uri, folder):
 
 def convert(source, uri, **options):
     config = DownloadShardsConfig(source=source, **({"rows_per_shard": 2, "image_size": 24, "retries": 0} | options))
-    check_source(config.source)
+    check(config)
     return config, run(config, {}, Output(uri, "download_shards", "f0"), make_context())
 
 
@@ -163,7 +163,7 @@ def test_a_source_that_is_not_there_is_reported_before_anything_starts(s3, kind)
     for address in ("s3://no-such-bucket/data.csv", s3.uri() + "/none.csv"):
         config = DownloadShardsConfig(source={"kind": kind, "path": address})
         with pytest.raises(InputFault, match=r"(no such|no \.tar file|no \*)"):
-            check_source(config.source)
+            check(config)
     with pytest.raises(InputFault, match="there is no such bucket"):
         config.identity()
 

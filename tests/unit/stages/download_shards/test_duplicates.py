@@ -15,7 +15,7 @@ from stages.download_shards.duplicates import (
     mark_repeated,
     repeated,
 )
-from stages.download_shards.rows import cut
+from stages.download_shards.sources.rows import cut
 from stages.storage.artifact import Output
 
 

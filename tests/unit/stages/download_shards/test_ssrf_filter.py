@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from stages.download_shards.ssrf_filter import AddressPolicy, ForbiddenAddress
+from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
 
 REFUSED = (
     "127.0.0.1 127.8.9.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 0.0.0.0 100.64.0.1 224.0.0.1 255.255.255.255 "

@@ -1,4 +1,4 @@
-"""The crew of threads with fetch functions of our own: order, politeness, retries, the watchdog."""
+"""The pool of threads with fetch functions of the test: order, politeness, retries, the watchdog."""
 
 import collections
 import threading
@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from stages.download_shards.fetch import FetchError, without_credentials
-from stages.download_shards.worker_pool import PoolLimits, fetch_all
+from stages.contract.causes import FailureCause, ItemFault
+from stages.download_shards.http.fetch import FetchFault, without_credentials
+from stages.download_shards.http.worker_pool import PoolLimits, fetch_all
 
 
 def limits(**options):
@@ -18,10 +19,15 @@ def urls(num, hosts=1):
     return [f"http://h{index % hosts}/{index}" for index in range(num)]
 
 
+def faults(fetched):
+    """Return the fault of each address as text, or None."""
+    return {number: str(found) if isinstance(found, ItemFault) else None for number, found in fetched}
+
+
 def test_every_address_has_one_result():
-    answers = list(fetch_all(lambda url: url.encode(), urls(300, hosts=7), limits(per_host=2)))
-    assert sorted(number for number, _, _ in answers) == list(range(300))
-    assert all(content.decode().endswith(f"/{number}") for number, content, _ in answers)
+    fetched = list(fetch_all(lambda url: url.encode(), urls(300, hosts=7), limits(per_host=2)))
+    assert sorted(number for number, _ in fetched) == list(range(300))
+    assert all(content.decode().endswith(f"/{number}") for number, content in fetched)
 
 
 def test_no_host_has_more_than_its_limit_at_a_time_and_others_go_on():
@@ -48,13 +54,13 @@ def test_only_failures_that_may_pass_are_tried_again():
         seen[url] += 1
         number = int(url.rpartition("/")[2])
         if number % 3 == 0:
-            raise FetchError("gone")
+            raise FetchFault(FailureCause.OTHER, "gone")
         if number % 3 == 1 and seen[url] < 3:
-            raise FetchError("busy", transient=True)
+            raise FetchFault(FailureCause.OTHER, "busy", transient=True)
         return b"x"
 
-    answers = dict((number, error) for number, _, error in fetch_all(fetch, urls(9), limits(retries=2)))
-    assert answers == {number: "gone" if number % 3 == 0 else None for number in range(9)}
+    found = faults(fetch_all(fetch, urls(9), limits(retries=2)))
+    assert found == {number: "gone" if number % 3 == 0 else None for number in range(9)}
     assert [seen[url] for url in urls(9)] == [1, 3, 1] * 3
 
 
@@ -67,11 +73,11 @@ def test_what_hangs_is_given_up_along_with_what_waits_for_it():
         return b"x"
 
     start = time.monotonic()
-    found = {n: error for n, _, error in fetch_all(fetch, urls(6), limits(threads=4, max_seconds=0.3))}
+    found = dict(fetch_all(fetch, urls(6), limits(threads=4, max_seconds=0.3)))
     release.set()
     assert time.monotonic() - start < 5
-    assert {number for number, error in found.items() if error} == {2, 3}
-    assert "stalled" in found[2]
+    lost = {number: one.cause for number, one in found.items() if isinstance(one, ItemFault)}
+    assert lost == {2: FailureCause.STALLED, 3: FailureCause.STALLED}
 
 
 def test_an_unexpected_error_costs_one_address():
@@ -80,8 +86,7 @@ def test_an_unexpected_error_costs_one_address():
             raise RuntimeError("http://user:secret@h")
         return b"x"
 
-    errors = [error for _, _, error in sorted(fetch_all(fetch, urls(3), limits()))]
-    assert errors == [None, "network error: RuntimeError", None]
+    assert faults(fetch_all(fetch, urls(3), limits())) == {0: None, 1: "network error: RuntimeError", 2: None}
 
 
 @pytest.mark.parametrize(

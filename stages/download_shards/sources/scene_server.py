@@ -15,8 +15,9 @@ from PIL import Image
 
 from models.scenes import DOMAINS, Scene, caption_scene, make_scenes, render_scenes
 from stages.download_shards.config import ScenesSource
-from stages.download_shards.source import CAPTIONED_SCHEMA, URL_SCHEMA
 
+_URL_SCHEMA = pa.schema([("url", pa.string())])
+_CAPTIONED_SCHEMA = pa.schema([("caption", pa.string()), ("url", pa.string())])
 _CHUNK = 512
 _COMPRESSION = 1  # the files live for seconds
 _POLL_SECONDS = 0.02  # how soon the server notices that it should stop
@@ -24,7 +25,7 @@ _POLL_SECONDS = 0.02  # how soon the server notices that it should stop
 
 @contextlib.contextmanager
 def serve_scenes(source: ScenesSource) -> Iterator[tuple[pa.Table, str]]:
-    """Yield the list (columns (caption,) url) and the base address, while a server answers there."""
+    """Yield the list (columns (caption,) url) and the base address of a server that serves it meanwhile."""
     scenes = _make_scenes(source)
     with tempfile.TemporaryDirectory(prefix="corgi-scenes-") as folder:
         _write_files(Path(folder), scenes, source)
@@ -33,24 +34,24 @@ def serve_scenes(source: ScenesSource) -> Iterator[tuple[pa.Table, str]]:
 
 
 def file_names(source: ScenesSource) -> list[str]:
-    """Return the name of each entry's file, which is its address in the list."""
+    """Return the name of each entry's file, which is its url in the list."""
     return [f"{source.domain}-{source.split}-{source.seed}-{index:07d}.png" for index in range(_num_entries(source))]
 
 
 def faulty_entries(source: ScenesSource) -> tuple[list[int], list[int]]:
-    """Choose by the seed the entries whose address is dead, and those whose file is damaged."""
+    """Return the indices of the entries without a file, and of those whose file is damaged, chosen by the seed."""
     order = np.random.default_rng((source.seed, 0xDEAD)).permutation(_num_entries(source)).tolist()
     num_faulty = source.num_dead_urls + source.num_corrupt
     return sorted(order[: source.num_dead_urls]), sorted(order[source.num_dead_urls : num_faulty])
 
 
 def _make_scenes(source: ScenesSource) -> list[Scene]:
-    """Make one scene for each entry of the list; those of two domains take turns."""
+    """Make one scene for each entry of the list; those of two domains alternate."""
     num = _num_entries(source)
     if source.domain != "both":
         return make_scenes(num, seed=source.seed, domain=source.domain, split=source.split)
-    fractions = [make_scenes(-(-num // len(DOMAINS)), source.seed, domain, source.split) for domain in DOMAINS]
-    return [scene for turn in zip(*fractions, strict=True) for scene in turn][:num]
+    by_domain = [make_scenes(-(-num // len(DOMAINS)), source.seed, domain, source.split) for domain in DOMAINS]
+    return [scene for turn in zip(*by_domain, strict=True) for scene in turn][:num]
 
 
 def _num_entries(source: ScenesSource) -> int:
@@ -60,15 +61,15 @@ def _num_entries(source: ScenesSource) -> int:
 def _make_list(scenes: list[Scene], source: ScenesSource) -> pa.Table:
     urls = file_names(source)
     if not source.captioned:
-        return pa.table({"url": urls}, schema=URL_SCHEMA)
+        return pa.table({"url": urls}, schema=_URL_SCHEMA)
     rng = np.random.default_rng((source.seed, 0xCA97))
     drops = np.where(rng.random(len(scenes)) < source.short_captions, source.caption_drop, 0.0).tolist()
     captions = [caption_scene(scene, rng, drop) for scene, drop in zip(scenes, drops, strict=True)]
-    return pa.table({"caption": captions, "url": urls}, schema=CAPTIONED_SCHEMA)
+    return pa.table({"caption": captions, "url": urls}, schema=_CAPTIONED_SCHEMA)
 
 
 def _write_files(folder: Path, scenes: list[Scene], source: ScenesSource) -> None:
-    """Write the files the server knows; every second damaged one is cut short, the others are no image at all."""
+    """Write the files; every second damaged one is cut short, the other damaged ones are no images at all."""
     names = file_names(source)
     dead, corrupt = faulty_entries(source)
     for start in range(0, len(scenes), _CHUNK):
@@ -83,13 +84,13 @@ def _write_files(folder: Path, scenes: list[Scene], source: ScenesSource) -> Non
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 1024  # many downloads knock at once; the default of 5 makes them wait for a second attempt
+    request_queue_size = 1024  # with the default of 5, simultaneous downloads are refused and retried
     daemon_threads = True
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of single requests: the stage counts them."""
+        """Log nothing: the stage counts the requests."""
 
 
 @contextlib.contextmanager

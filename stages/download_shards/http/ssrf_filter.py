@@ -1,7 +1,7 @@
 """Which addresses may be connected to: public ones, and those that the config names.
 
-The check is made on the numeric address that the socket is then connected to, so no spelling of it (decimal, octal,
-a name that resolves to it, an IPv6 form of it) and no redirect gets round it.
+What is checked is the numeric address that the socket is then connected to, so that no notation of it (decimal, octal,
+a name that resolves to it, an IPv6 form of it) and no redirect evades the check.
 """
 
 import ipaddress
@@ -20,17 +20,17 @@ class ForbiddenAddress(Exception):
 
 
 class AddressPolicy:
-    """Opens connections to permitted addresses only; cheap to share between threads."""
+    """Opens connections to permitted addresses only; threads may share one."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed: list[Network] = [ipaddress.ip_network(network) for network in allowed]
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Connect to the first permitted address of the host that answers.
+        """Connect to the first permitted address of the host that accepts.
 
         Raises:
-            PrivateAddress: no address of the host is permitted.
-            OSError: none of those permitted answers.
+            ForbiddenAddress: no address of the host is permitted.
+            OSError: none of those permitted accepts.
         """
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         permitted = [entry for entry in found if self.permits(str(entry[4][0]))]
@@ -50,7 +50,7 @@ class AddressPolicy:
         raise error or OSError("no address")
 
     def permits(self, address: str) -> bool:
-        """Tell whether a numeric address may be connected to."""
+        """Return whether a numeric address may be connected to."""
         plain = _unwrap(ipaddress.ip_address(address))
         if any(plain in network for network in self._allowed):
             return True

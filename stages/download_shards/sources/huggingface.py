@@ -9,60 +9,61 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.causes import FailureCause, ItemFault
 from stages.contract.errors import InputFault, nearest
-from stages.download_shards.config import HuggingfaceSource
-from stages.download_shards.entries import Entry
-from stages.download_shards.rows import make_rows
+from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
+from stages.download_shards.sources.base import Entries, Entry
+from stages.download_shards.sources.rows import make_rows
 
 _ROWS_AT_A_TIME = 64
-_MISSING = "no such file"
-_OUTSIDE = "the file lies outside the folder"
-_NO_IMAGE = "no such file: the row holds no image"
+_NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no image")
 
 Range = tuple[int, int]
 """First row and number of rows, over all files in order."""
 
 
-def check_dataset(source: HuggingfaceSource) -> None:
-    """Look whether the folder holds a dataset with the named columns.
+class HuggingfaceDataset:
+    """Ranges of the rows of a dataset's files, a few images of which are in memory at a time."""
 
-    Raises:
-        InputFault: it does not.
-    """
-    for file in _files(source):
-        found = _schema(file).names
-        for key, name in (("image_column", source.image_column), ("caption_column", source.caption_column)):
-            if name is not None and name not in found:
-                raise InputFault(
-                    f"download_shards.source.{key}: {file.name} has no column {name!r}{nearest(name, found)}: "
-                    f"its columns are {', '.join(found)}: set download_shards.source.{key} to one of them"
-                )
+    def __init__(self, source: HuggingfaceSource, config: DownloadShardsConfig) -> None:
+        self._source, self._rows_per_shard = source, config.rows_per_shard
 
+    def check(self) -> None:
+        """Check that the folder holds a dataset with the configured columns."""
+        source = self._source
+        for file in _files(source):
+            found = _schema(file).names
+            for key, name in (("image_column", source.image_column), ("caption_column", source.caption_column)):
+                if name is not None and name not in found:
+                    raise InputFault(
+                        f"download_shards.source.{key}: {file.name} has no column {name!r}{nearest(name, found)}: "
+                        f"its columns are {', '.join(found)}: set download_shards.source.{key} to one of them"
+                    )
 
-def cut_dataset(source: HuggingfaceSource, rows_per_shard: int) -> Sequence[Range]:
-    """Return the ranges of rows of the shards.
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Sequence[Range]]:
+        """Yield the range of rows of each shard."""
+        self.check()
+        total = sum(_num_rows(file) for file in _files(self._source))
+        if total == 0:
+            raise InputFault(
+                f"download_shards.source.path: {self._source.path} holds no row: give a dataset with at least one"
+            )
+        step = self._rows_per_shard
+        yield [(start, min(step, total - start)) for start in range(0, total, step)]
 
-    Raises:
-        InputFault: as for :func:`check_dataset`, or there is no row.
-    """
-    check_dataset(source)
-    total = sum(_num_rows(file) for file in _files(source))
-    if total == 0:
-        raise InputFault(f"download_shards.source.path: {source.path} holds no row: give a dataset with at least one")
-    return [(start, min(rows_per_shard, total - start)) for start in range(0, total, rows_per_shard)]
-
-
-def read_dataset(source: HuggingfaceSource, part: Range) -> tuple[pa.Schema, Iterator[Entry]]:
-    """Return the schema of the rows and the entries of one range, images read a few at a time."""
-    first, count = part
-    kinds = _schema(_files(source)[0])
-    further = [field.name for field in kinds if field.name != source.image_column and not _is_binary(field.type)]
-    table = pa.Table.from_batches(_batches(source, further, part), pa.schema([kinds.field(name) for name in further]))
-    numbers = pa.chunked_array([pa.array([f"row-{number}" for number in range(first, first + count)], pa.string())])
-    captions = table[source.caption_column] if source.caption_column is not None else None
-    extra = table.select([name for name in further if name != source.caption_column])
-    rows = make_rows(numbers, captions, extra)
-    return rows.schema, _entries(source, rows.to_pylist(), part)
+    def read(self, part: Range) -> Entries:
+        """Read the rows; a column of bytes or images other than the images' is left out."""
+        source, (first, count) = self._source, part
+        schema = _schema(_files(source)[0])
+        names = [field.name for field in schema if field.name != source.image_column and not _is_binary(field.type)]
+        fields = pa.schema([schema.field(name) for name in names])
+        table = pa.Table.from_batches(_batches(source, names, part), fields)
+        urls = pa.chunked_array([pa.array([f"row-{row}" for row in range(first, first + count)], pa.string())])
+        captions = table[source.caption_column] if source.caption_column is not None else None
+        extra = table.select([name for name in names if name != source.caption_column])
+        rows = make_rows(urls, captions, extra)
+        return rows.schema, _entries(source, rows.to_pylist(), part)
 
 
 def _entries(source: HuggingfaceSource, rows: list[dict[str, Any]], part: Range) -> Iterator[Entry]:
@@ -70,19 +71,18 @@ def _entries(source: HuggingfaceSource, rows: list[dict[str, Any]], part: Range)
     for index, (row, image) in enumerate(zip(rows, images, strict=True)):
         value = image.as_py()
         stored: dict[str, Any] = value if isinstance(value, dict) else {"bytes": value}
-        path = stored.get("path")
-        content, error = stored.get("bytes"), None
+        path, content = stored.get("path"), stored.get("bytes")
         if content is None:
-            content, error = _read_beside(source.path, path) if path else (None, _NO_IMAGE)
-        yield Entry(index, {**row, "url": path or row["url"]}, content, error)
+            content = _read_beside(source.path, path) if path else _NO_IMAGE
+        yield Entry(index, {**row, "url": path or row["url"]}, content)
 
 
-def _read_beside(root: Path, name: str) -> tuple[bytes | None, str | None]:
+def _read_beside(root: Path, name: str) -> bytes | ItemFault:
     """Read an image that the dataset names and does not hold; only from inside its folder."""
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
-        return None, _OUTSIDE
-    return (path.read_bytes(), None) if path.is_file() else (None, _MISSING)
+        return ItemFault(FailureCause.OUTSIDE_FOLDER)
+    return path.read_bytes() if path.is_file() else ItemFault(FailureCause.MISSING_FILE)
 
 
 def _files(source: HuggingfaceSource) -> list[Path]:
@@ -168,5 +168,5 @@ def _batches(source: HuggingfaceSource, columns: Sequence[str], part: Range) -> 
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    """Tell whether a column holds bytes or images, which a shard has no further place for."""
+    """Return whether a column holds bytes or images, for which a shard has no column."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 
 from stages.contract.errors import InputFault
-from stages.download_shards.config import UrlListSource
-from stages.download_shards.rows import on_disk
-from stages.download_shards.source import check_source, read_url_list
+from stages.download_shards.check import check
+from stages.download_shards.config import DownloadShardsConfig, UrlListSource
+from stages.download_shards.sources.rows import on_disk
+from stages.download_shards.sources.url_list import read_url_list
 
 URLS = ["http://a/1.jpg", "http://a/2.jpg", "http://a/3.jpg"]
 CAPTIONS = ["a red circle", None, "three, with a comma"]
@@ -32,6 +33,10 @@ def write_list(path, kind):
 def make_source(path, **options):
     columns = {"url_column": "image_url", "caption_column": "text"}
     return UrlListSource(kind="url_list", path=path, **(columns | options))
+
+
+def check_source(source):
+    check(DownloadShardsConfig(source=source))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "json", "jsonl"])

@@ -1,4 +1,4 @@
-"""The rows of every source in one form: columns (caption,) (captions,) url, then whatever else the source knows."""
+"""The rows of every source in one form: columns (caption,) (captions,) url, then those of the source's own."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ RESERVED = (
 def make_rows(urls: pa.ChunkedArray, captions: pa.ChunkedArray | None, extra: pa.Table) -> pa.Table:
     """Join addresses, captions (strings, or lists of them) and further columns into rows.
 
-    ``caption`` is the first caption that is not blank, or null; ``captions`` lists all and is there only where the
-    source's column holds lists. A further column whose name is taken is kept as ``source_<name>``.
+    ``caption`` is the first caption that is not blank, or null; ``captions`` lists all of them and exists only where
+    the source's column holds lists. A further column whose name is reserved is kept as ``source_<name>``.
     """
     columns: dict[str, Any] = {}
     if captions is not None and _is_list(captions.type):
@@ -41,9 +41,9 @@ def make_rows(urls: pa.ChunkedArray, captions: pa.ChunkedArray | None, extra: pa
 
 
 def on_disk(rows: pa.Table) -> pa.Table:
-    """Return the same rows in a file that is mapped into memory, from where the system may drop what is not in use.
+    """Return the same rows in a memory-mapped file, so that the system may drop pages that are not in use.
 
-    The file lies in the folder for temporary files, has lost its name already, and ends with the table.
+    The file is in the folder for temporary files, already unlinked, and goes when the table does.
     """
     with tempfile.NamedTemporaryFile(prefix="corgi-rows-", suffix=".arrow") as file:
         with pa.ipc.new_file(file.name, rows.schema) as writer:
@@ -52,7 +52,7 @@ def on_disk(rows: pa.Table) -> pa.Table:
 
 
 def clean_captions(values: Any) -> list[str]:
-    """Return the captions that are not blank, of a text, a list of texts or nothing."""
+    """Return those captions that are not blank of a text, a list of texts or None."""
     if values is None:
         return []
     listed = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
@@ -60,7 +60,7 @@ def clean_captions(values: Any) -> list[str]:
 
 
 def caption_column(captions: Sequence[Sequence[str]]) -> pa.ChunkedArray:
-    """Make one column of each image's captions: of texts where none has several, else of lists."""
+    """Return a column of each image's captions: of texts where no image has several, else of lists."""
     if any(len(found) > 1 for found in captions):
         return pa.chunked_array([pa.array([list(found) or None for found in captions], pa.list_(pa.string()))])
     return pa.chunked_array([pa.array([found[0] if found else None for found in captions], pa.string())])
@@ -68,7 +68,7 @@ def caption_column(captions: Sequence[Sequence[str]]) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class RowPart:
-    """One shard's rows of a table. On its way to another process it is those rows alone, as an Arrow file."""
+    """One shard's rows of a table. Pickled, it is those rows alone, as an Arrow file."""
 
     table: pa.Table
     first: int
@@ -79,7 +79,7 @@ class RowPart:
         return self.table.slice(self.first, self.count)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Become bytes when pickled, not before: the parts of all shards together may not fit into memory."""
+        """Make the bytes only now: the parts of all shards together may not fit into memory."""
         sink, rows = pa.BufferOutputStream(), self.rows()
         with pa.ipc.new_file(sink, rows.schema) as writer:
             writer.write_table(rows)
@@ -87,7 +87,7 @@ class RowPart:
 
 
 def cut(table: pa.Table, rows_per_part: int) -> list[RowPart]:
-    """Cut a table into parts of so many rows, fewer in the last."""
+    """Cut a table into parts of ``rows_per_part`` rows, the last of which may have fewer."""
     return [RowPart(table, first, rows_per_part) for first in range(0, table.num_rows, rows_per_part)]
 
 

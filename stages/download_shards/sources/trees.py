@@ -1,4 +1,4 @@
-"""A tree of files, on this machine or at a remote address: what it holds, and the content of files by relative name."""
+"""A tree of files on this machine or at a remote address, read by their relative names."""
 
 import itertools
 import os
@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from stages.storage.filesystems import is_remote, open_address
+from stages.storage.filesystems import is_remote, kind_at, open_address
 
-_READS_AT_ONCE = 32  # from a remote store, where a request is mostly waiting
-_BATCH = 64  # contents in memory
+_READS_AT_ONCE = 32  # from a remote store, where a request spends its time waiting
+_BATCH = 64  # files in memory
 
 
 class OutsideTree(OSError):
@@ -22,16 +22,16 @@ Content = bytes | OSError
 
 
 class Tree(Protocol):
-    """Reads files by their names, relative to the top and with slashes."""
+    """A tree of files; names are relative to its top and have slashes."""
 
     def exists(self) -> bool:
-        """Tell whether the top is a folder."""
+        """Return whether the top is a folder."""
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether there is such a file."""
 
     def address(self, name: str) -> str:
-        """Return where a file lies."""
+        """Return the address of a file."""
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files, in any order."""
@@ -46,27 +46,27 @@ def open_tree(path: str) -> Tree:
 
 
 def leads_out(name: str) -> bool:
-    """Tell whether a relative name leads out of its tree by itself."""
+    """Return whether a relative name leads out of its tree, links aside."""
     path = PurePosixPath(name)
     return not path.name or path.is_absolute() or ".." in path.parts
 
 
 class LocalTree:
-    """A folder of this machine; links in it may not lead out of it."""
+    """A folder of this machine; links out of it are not followed."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._resolved = root, root.resolve()
 
     def exists(self) -> bool:
-        """Tell whether the top is a folder."""
+        """Return whether the top is a folder."""
         return self._root.is_dir()
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether there is such a file."""
         return (self._root / name).is_file()
 
     def address(self, name: str) -> str:
-        """Return where a file lies."""
+        """Return the address of a file."""
         return str(self._root / name)
 
     def names(self) -> Iterator[str]:
@@ -90,37 +90,30 @@ class LocalTree:
 
 
 class RemoteTree:
-    """A folder at an address that fsspec knows; errors that another attempt may mend are raised."""
+    """A folder at an address that fsspec knows; errors that may pass are raised."""
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
         self._fs, self._root = open_address(address)
 
     def exists(self) -> bool:
-        """Tell whether the top is a folder."""
-        return self._kind_of(self._root) == "directory"
+        """Return whether the top is a folder."""
+        return kind_at(self._fs, self._root) == "directory"
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
-        return self._kind_of(f"{self._root}/{name}") == "file"
+        """Return whether there is such a file."""
+        return kind_at(self._fs, f"{self._root}/{name}") == "file"
 
     def address(self, name: str) -> str:
-        """Return where a file lies."""
+        """Return the address of a file."""
         return f"{self._address}/{name}"
-
-    def _kind_of(self, path: str) -> str | None:
-        """Return what is at the path; fsspec's own isfile and isdir would take an error for a no."""
-        try:
-            return str(self._fs.info(path)["type"])
-        except FileNotFoundError:
-            return None
 
     def names(self) -> Iterator[str]:
         """Yield the names of all files, in any order."""
         return (str(found)[len(self._root) + 1 :] for found in self._fs.find(self._root))
 
     def read(self, names: Iterable[str]) -> Iterator[Content]:
-        """Yield the content of each file, in order; some are read ahead."""
+        """Yield the content of each file, in order; some are prefetched."""
         left = iter(names)
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             while batch := list(itertools.islice(left, _BATCH)):

@@ -1,0 +1,92 @@
+"""Cut off connections at their deadline, in whatever state: a server may send a byte of its header now and then."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+_TICK_SECONDS = 0.05
+
+
+class Deadline:
+    """The time that one address has; it may open several connections, one after another."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._connection: socket.socket | None = None
+        self._lock = threading.Lock()
+        self.is_over = False
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline, at least a moment."""
+        return max(self._end - time.monotonic(), _TICK_SECONDS)
+
+    @contextlib.contextmanager
+    def limiting(self, connection: socket.socket) -> Iterator[None]:
+        """Cut the connection at the deadline if the context is still open then, whatever has been wrapped around it."""
+        handle = connection.dup()  # TLS takes the descriptor over
+        with self._lock:
+            self._connection = handle
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+            handle.close()
+
+    def check(self) -> None:
+        """Raise TimeoutError if the time is over."""
+        if self.is_over or time.monotonic() >= self._end:
+            self.is_over = True
+            raise TimeoutError
+
+    def cut_if_over(self) -> None:
+        """Shut the connection down if the time is over, which wakes up whoever waits for it."""
+        if time.monotonic() < self._end:
+            return
+        with self._lock:
+            if self._connection is not None:
+                self.is_over = True
+                with contextlib.suppress(OSError):  # the server has closed it
+                    self._connection.shutdown(socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """One thread that cuts off all connections of a shard at their deadlines, while it is open as a context."""
+
+    def __init__(self) -> None:
+        self._deadlines: set[Deadline] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="download-watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop the thread."""
+        self._closed.set()
+        self._thread.join()
+
+    @contextlib.contextmanager
+    def deadline(self, seconds: float) -> Iterator[Deadline]:
+        """Yield the deadline of an address."""
+        deadline = Deadline(seconds)
+        with self._lock:
+            self._deadlines.add(deadline)
+        try:
+            yield deadline
+        finally:
+            with self._lock:
+                self._deadlines.discard(deadline)
+
+    def _run(self) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            with self._lock:
+                deadlines = list(self._deadlines)
+            for deadline in deadlines:
+                deadline.cut_if_over()

@@ -1,0 +1,38 @@
+"""Scenes that the project renders itself, serves over loopback HTTP and downloads from there."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stages.download_shards.config import DownloadShardsConfig, ScenesSource
+from stages.download_shards.sources.base import Entries
+from stages.download_shards.sources.rows import RowPart, cut
+from stages.download_shards.sources.urls import fetch_entries
+
+
+@dataclass(frozen=True)
+class _ScenePart:
+    rows: RowPart
+    base_url: str
+
+
+class Scenes:
+    """Scenes behind a server of the driver's."""
+
+    def __init__(self, source: ScenesSource, config: DownloadShardsConfig) -> None:
+        self._source, self._config = source, config
+
+    def check(self) -> None:
+        """Everything is made here: there is nothing to check."""
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Sequence[_ScenePart]]:
+        """Yield the rows of each shard while the server runs."""
+        from stages.download_shards.sources.scene_server import serve_scenes  # imports torch
+
+        with serve_scenes(self._source) as (rows, base_url):
+            yield [_ScenePart(part, base_url) for part in cut(rows, self._config.rows_per_shard)]
+
+    def read(self, part: _ScenePart) -> Entries:
+        """Fetch the images."""
+        return fetch_entries(part.rows.rows(), self._config, base_url=part.base_url)

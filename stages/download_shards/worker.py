@@ -1,0 +1,147 @@
+"""Make one shard: read the entries of its part of the source, resize the images, write them in order of their keys."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from stages.contract.causes import FailureCause, ItemFault
+from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.images import Resized, make_resizer
+from stages.download_shards.sources.base import Entry
+from stages.download_shards.sources.registry import make_source
+from stages.formats.shards import EntryStatus, ShardEntry, ShardRecord, read_entries, write_shard
+from stages.storage.artifact import UNITS, Output
+
+POOR = "poor"
+DROPPED = (FailureCause.DUPLICATE_URL, FailureCause.DUPLICATE_CONTENT)  # left out on request
+
+_MEASURED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),
+        ("error_message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard's part of the source."""
+
+    index: int
+    name: str
+    """The shard's name: its index with leading zeros."""
+    part: Any
+    """One of the parts of :meth:`stages.download_shards.sources.base.Source.parts`."""
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """An entry with its resized image, or with its fault."""
+
+    index: int
+    row: dict[str, Any]
+    status: EntryStatus
+    image: Resized | None = None
+    fault: ItemFault | None = None
+
+    def measured(self) -> dict[str, Any]:
+        """Return the columns that are known only now."""
+        sizes: dict[str, Any] = dict.fromkeys(_MEASURED.names[3:])
+        if self.image is not None:
+            sizes = {name: getattr(self.image, name) for name in sizes}
+        error = None if self.fault is None else str(self.fault)
+        return {"status": self.status, "error_message": error, **sizes}
+
+
+def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], ShardRecord]:
+    """Return the function that makes one shard and returns its record."""
+    resize, source = make_resizer(config), make_source(config)
+
+    def make(task: ShardTask) -> ShardRecord:
+        recorded = f"{UNITS}/{task.name}.json"
+        if output.exists(recorded):  # by a process that died before it could report it
+            return ShardRecord.parse(output.read_json(recorded), output, recorded)
+        schema, entries = source.read(task.part)
+        finished = sorted(_resize_each(entries, resize), key=lambda one: one.index)
+        keys = _keys(task, len(finished), config)
+        made = [
+            ShardEntry(key, None if one.image is None else one.image.content, {**one.row, "key": key, **one.measured()})
+            for key, one in zip(keys, finished, strict=True)
+        ]
+        whole_schema = pa.schema([*schema, *_MEASURED])
+        write_shard(output, task.name, made, schema=whole_schema, image_suffix=config.encode_format)
+        return _make_record(made, collections.Counter(one.fault.label for one in finished if one.fault is not None))
+
+    return make
+
+
+def finish_shard(config: DownloadShardsConfig, record: ShardRecord, output: Output, name: str) -> None:
+    """Record the shard in ``units/``, which makes it final: others may read it from then on.
+
+    One that yielded too little has its record in ``poor/`` instead, until the stage accepts it or makes it anew.
+    """
+    if yields_enough(record, config):
+        record.finish(output, name)
+    else:
+        output.write_json(f"{POOR}/{name}.json", record.to_json())
+
+
+def yields_enough(record: ShardRecord, config: DownloadShardsConfig) -> bool:
+    """Return whether ``min_yield`` of a shard's entries became images; dropped duplicates are no loss."""
+    dropped = sum(record.failures.get(cause, 0) for cause in DROPPED)
+    return record.images + dropped >= config.min_yield * record.rows
+
+
+def drop_duplicates(
+    name: str, rows: Sequence[int], record: ShardRecord, *, config: DownloadShardsConfig, output: Output
+) -> ShardRecord:
+    """Write a shard anew without the images of the given rows, which stay in its table, and return its new record."""
+    entries, schema = read_entries(output, name)
+    fault = ItemFault(FailureCause.DUPLICATE_CONTENT)
+    for row in rows:
+        lost = {**entries[row].row, "status": EntryStatus.FAILED_TO_DOWNLOAD, "error_message": str(fault)}
+        entries[row] = dataclasses.replace(entries[row], image=None, row=lost)
+    write_shard(output, name, entries, schema=schema, image_suffix=config.encode_format)
+    failures = collections.Counter(record.failures) + collections.Counter({fault.label: len(rows)})
+    record = _make_record(entries, failures)
+    record.finish(output, name)
+    return record
+
+
+def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -> Iterator[_Finished]:
+    """Resize each image as it comes, so that originals are not kept."""
+    for entry in entries:
+        if isinstance(entry.content, ItemFault):
+            yield _Finished(entry.index, entry.row, EntryStatus.FAILED_TO_DOWNLOAD, fault=entry.content)
+            continue
+        try:
+            yield _Finished(entry.index, entry.row, EntryStatus.SUCCESS, image=resize(entry.content))
+        except ItemFault as fault:
+            yield _Finished(entry.index, entry.row, EntryStatus.FAILED_TO_RESIZE, fault=fault)
+
+
+def _make_record(entries: Sequence[ShardEntry], failures: Mapping[str, int]) -> ShardRecord:
+    images = [entry for entry in entries if entry.is_image]
+    return ShardRecord(
+        rows=len(entries),
+        images=len(images),
+        captioned=sum(entry.row.get("caption") is not None for entry in images),
+        failures=dict(sorted(failures.items())),
+    )
+
+
+def _keys(task: ShardTask, num_rows: int, config: DownloadShardsConfig) -> list[str]:
+    """Return img2dataset's keys: the shard's digits, then the row's."""
+    digits = max(math.ceil(math.log10(config.rows_per_shard)), len(str(max(num_rows - 1, 0))) if num_rows > 1 else 0)
+    return [f"{task.index * 10**digits + row:0{len(task.name) + digits}d}" for row in range(num_rows)]

@@ -8,9 +8,8 @@ clip/<number>/ for each CLIP model that came from a folder, and t5/ where the pr
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pandas as pd
 
@@ -18,7 +17,8 @@ from stages.contract.errors import ArtifactError
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
 from stages.formats.model_folders import files_of
 from stages.inference.loading import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
-from stages.inference.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.inference.sampling import SamplingSettings, flat_types
+from stages.inference.text_to_image import TextToImage, encode_png
 from stages.storage.artifact import Artifact
 
 BUNDLE: Final = "bundle.json"
@@ -26,18 +26,7 @@ LEVELS: Final = "upsamplers"
 FORMAT: Final = 3
 T5: Final = "t5"
 
-#: How MLflow calls the type of each setting that ``predict`` takes beside the prompts.
-PARAM_TYPES: Final = {
-    "seed": "long",
-    "prior_steps": "long",
-    "prior_guidance": "double",
-    "prior_sampler": "string",
-    "prior_variance": "string",
-    "prior_eta": "double",
-    "prior_guidance_rescale": "double",
-    "decoder_steps": "long",
-    "decoder_guidance": "double",
-}
+_MLFLOW_TYPES: Final = {int: "long", float: "double", str: "string"}
 
 
 def write_bundle(
@@ -70,7 +59,7 @@ def write_bundle(
         "clip": {"models": models},
         "upsamplers": len(upsamplers),
         "t5": _gather_t5(folder, prior, t5),
-        "settings": asdict(settings),
+        "settings": settings.flat(),
     }
     (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -103,10 +92,18 @@ def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[st
     return {"path": T5}
 
 
-def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, float | int | str]]:
-    """Return type and default of each setting that ``predict`` takes, for the model's signature."""
-    defaults = {"seed": 0} | asdict(settings)
-    return {name: (kind, defaults[name]) for name, kind in PARAM_TYPES.items()}
+def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, Any]]:
+    """Return MLflow's type and the default of everything that ``predict`` takes: a seed and all sampling settings."""
+    types, defaults = {"seed": int} | flat_types(), {"seed": 0} | settings.flat()
+    return {name: (_mlflow_type(kind), defaults[name]) for name, kind in types.items()}
+
+
+def _mlflow_type(annotation: Any) -> str:
+    """Return MLflow's name for a setting's type; of a choice or an optional setting, that of its values."""
+    if annotation in _MLFLOW_TYPES:
+        return _MLFLOW_TYPES[annotation]
+    inner = get_args(annotation)[0]
+    return _mlflow_type(inner if isinstance(inner, type) else type(inner))
 
 
 def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]:
@@ -123,7 +120,7 @@ def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]
         ClipConfig.model_validate({"models": models}),
         source,
         source,
-        SamplingSettings(**document["settings"]),
+        SamplingSettings.from_flat(document["settings"]),
         upsamplers=[Artifact(str(folder / LEVELS / str(n)), "bundle", document["run"]) for n in levels],
         t5=t5,
         device=device,
@@ -173,7 +170,7 @@ class TextToImagePredictor:
         first = int(changes.pop("seed", 0))
         system = self._system.with_settings(changes) if changes else self._system
         seeds = [first + number for number in range(len(texts))]
-        about = {"run": self._run, "settings": asdict(system.settings)}
+        about = {"run": self._run, "settings": system.settings.flat()}
         generated = system.draw(texts, seeds)
         images = [
             encode_png(generated_image, {"prompt": text, "seed": seed, **about})

@@ -41,12 +41,11 @@ def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
     if config is None:
         return
     from pipeline.serving import serving_settings, write_bundle
-    from stages.generate.stage import settings_of
 
     plan, store = experiment.plan, experiment.store
     inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
     clip, prior, decoder = with_trained(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
-    settings = settings_of(config)
+    settings = config.sampling
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
         write_bundle(

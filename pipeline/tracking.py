@@ -41,7 +41,7 @@ _STATE_TAG = "corgi.state"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
 
 Record = dict[str, Any]
-Serving = Mapping[str, tuple[str, float | int | str]]
+Serving = Mapping[str, tuple[str, float | int | str | None]]
 
 
 def default_tracking_uri(workspace: Path | None) -> str:

@@ -175,7 +175,8 @@ def save_tiny_prior(
     """Save a prior of a few thousand random weights as train_prior does; ``text_states`` says which states it reads."""
     import torch
 
-    from models.priors import DiffusionPriorSettings, TextStateSettings, TransformerSettings, make_prior
+    from models.priors.registry import make_prior
+    from models.priors.spec import DiffusionPriorSettings, TextStateSettings, TransformerSettings
 
     clip = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     encoders = make_text_encoder(clip, text_states, device="cpu").identities

@@ -7,18 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.prior_sides.case import TEXT_DROPOUT, Case
 from benchmarks.sides.serving import serve, timed
-from models.priors import (
-    DiffusionPrior,
-    DiffusionPriorSettings,
-    PriorSampling,
-    TextFeatures,
-    TextStates,
-    TextStateSettings,
-    TransformerSettings,
-    make_prior,
-    training_batch,
-    training_random_inputs,
-)
+from models.priors.diffusion import DiffusionPrior
+from models.priors.registry import make_prior
+from models.priors.spec import DiffusionPriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.text import TextFeatures, TextStates
+from models.priors.training import training_batch, training_random_inputs
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be bound by arithmetic, small enough to be quick
 

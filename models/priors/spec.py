@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
+
+from models.fields import require
 
 ScheduleKind = Literal["linear", "cosine"]
 Sampler = Literal["ancestral", "ddim", "dpm_solver"]
@@ -13,37 +15,53 @@ Selection = Literal["means", "samples"]
 TEXT_ENCODERS = ("t5", "clip")
 
 
-@dataclass(frozen=True)
-class PriorSampling:
-    """How embeddings are drawn from a trained prior; a prior that has no use for a field ignores it.
+@dataclass(frozen=True, kw_only=True)
+class PriorSolver:
+    """How embeddings are sampled from a trained prior, but for the number of steps.
 
-    ``variance`` is read by sampler ancestral, ``eta`` (0 deterministic, 1 as much noise as ancestral) by ddim.
-    ``guidance_scale`` 1 means no guidance; ``guidance_rescale`` in [0, 1] takes back that much of the inflation that
-    guidance causes (arXiv 2305.08891, section 3.4).
+    A prior reads those settings that it has a use for: ``sampler`` ancestral is method eq. 3, ddim is random as far as
+    ``eta`` says, dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that much of the inflation that guidance
+    causes (arXiv 2305.08891, section 3.4).
     """
 
-    num_steps: int = 64
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
     sampler: Sampler = "ancestral"
     variance: Variance = "posterior"
+    """Sampler ancestral: variance of a step's noise; large: beta_t Sigma, as the paper's code has."""
     eta: float = 0.0
+    """Sampler ddim: 0 is deterministic, 1 as random as ancestral."""
     guidance_scale: float = 1.0
+    """Classifier-free guidance; 1: none."""
     guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no sampler understands.
 
         Raises:
-            ValueError: sampler or variance is unknown, or eta or guidance_rescale is not in [0, 1].
+            ValueError: a value is not allowed, or is set for another sampler than the chosen one.
         """
-        for name, found, allowed in (
-            ("sampler", self.sampler, get_args(Sampler)),
-            ("variance", self.variance, get_args(Variance)),
-        ):
-            if found not in allowed:
-                raise ValueError(f"prior sampling: {name} is {found!r}: allowed are {', '.join(allowed)}")
-        for name, fraction in (("eta", self.eta), ("guidance_rescale", self.guidance_rescale)):
-            if not 0 <= fraction <= 1:
-                raise ValueError(f"prior sampling: {name} is {fraction}: allowed are numbers from 0 to 1")
+        require(self, "sampler", self.sampler in get_args(Sampler), f"one of {', '.join(get_args(Sampler))}")
+        require(self, "variance", self.variance in get_args(Variance), f"one of {', '.join(get_args(Variance))}")
+        require(self, "eta", 0 <= self.eta <= 1, "0 to 1")
+        require(self, "guidance_scale", self.guidance_scale >= 0, "0 or more")
+        require(self, "guidance_rescale", 0 <= self.guidance_rescale <= 1, "0 to 1")
+        require(self, "eta", not self.eta or self.sampler == "ddim", f"0 with sampler {self.sampler}, or sampler ddim")
+        fits = self.variance == "posterior" or self.sampler == "ancestral"
+        require(self, "variance", fits, f"posterior with sampler {self.sampler}, or sampler ancestral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSampling(PriorSolver):
+    """How embeddings are sampled from a trained prior."""
+
+    num_steps: int = 64
+    """Steps from noise to embedding; the paper: 64."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampler understands."""
+        super().__post_init__()
+        require(self, "num_steps", self.num_steps >= 1, "1 or more")
 
 
 @dataclass(frozen=True)

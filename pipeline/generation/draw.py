@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def generate_for_request(store: Store, request: Request, out: Path) -> list[Entr
     system = load_system(store, record)
     if request.mode == "edit":
         _require_edits(system, record["run"])
-    about = {"run": record["run"], "settings": asdict(system.settings)}
+    about = {"run": record["run"], "settings": system.settings.flat()}
     written: list[Entry] = []
     for groups in _chunks(groups_of(request, sources, system), system.batch_size):
         for image, told in _best(system, groups):

@@ -8,7 +8,6 @@ from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.encoders.config import with_trained
-from stages.generate.stage import settings_of
 from stages.inference.loading import load_text_to_image
 from stages.inference.text_to_image import TextToImage
 
@@ -32,7 +31,7 @@ def load_system(store: Store, record: dict[str, Any], *, batch_size: int | None 
         with_trained(config.clip, inputs),
         inputs["train_prior"],
         inputs["train_decoder"],
-        settings_of(config),
+        config.sampling,
         upsamplers=[inputs[name] for name in config.upsampler_stages],
         t5=config.t5,
         batch_size=batch_size or config.batch_size,

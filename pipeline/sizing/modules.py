@@ -15,7 +15,7 @@ from models.autoencoders.losses import PatchDiscriminator
 from models.autoencoders.model import make_autoencoder
 from models.gaussians import GaussianBank
 from models.gaussians.bank import Selection
-from models.priors import TextStateSettings
+from models.priors.spec import TextStateSettings
 from pipeline.config import RunConfig
 from pipeline.sizing.checkpoints import published_parts
 from stages.contract.errors import StageError
@@ -122,7 +122,7 @@ def _autoencoder(section: Any, config: RunConfig) -> nn.Module:
 
 
 def _prior(section: Any, config: RunConfig) -> nn.Module:
-    from models.priors import make_prior
+    from models.priors.registry import make_prior
     from stages.train_prior.task import prior_settings
 
     if section.kind == "shifted" and config.fit_gaussians is None:

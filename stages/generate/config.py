@@ -4,11 +4,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from models.decoders.sampling import DecoderSampling
+from models.priors.spec import PriorSampling
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, T5Source
-from stages.inference.decoder_sampling import DecoderSamplingConfig
-from stages.inference.prior_sampling import PriorSamplingConfig
+from stages.inference.sampling import SamplingSettings
 
 SetName = Literal["prior", "text_embedding", "reconstruction"]
 UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
@@ -57,8 +58,8 @@ class GenerateConfig(StageConfig):
         "drawn again from its embedding (kind scenes only); none: all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
-    prior: PriorSamplingConfig = PriorSamplingConfig()
-    decoder: DecoderSamplingConfig = DecoderSamplingConfig()
+    prior: PriorSampling = PriorSampling()
+    decoder: DecoderSampling = DecoderSampling()
     upsamplers: Literal[0, 1, 2] = Field(
         0, description="super-resolution models after the decoder: train_upsampler, then train_second_upsampler"
     )
@@ -71,6 +72,11 @@ class GenerateConfig(StageConfig):
     def inputs(self) -> tuple[str, ...]:
         """The trained models, and the CLIP model that they belong to where that is trained too."""
         return ("train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How images are sampled."""
+        return SamplingSettings(self.prior, self.decoder)
 
     @property
     def upsampler_stages(self) -> tuple[str, ...]:

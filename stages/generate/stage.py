@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from stages.formats.image_grids import image_grid
 from stages.generate.config import GenerateConfig, SetName
 from stages.generate.prompts import Prompt, make_prompts
 from stages.inference.loading import load_text_to_image
-from stages.inference.text_to_image import SamplingSettings, TextToImage, encode_png
+from stages.inference.sampling import SamplingSettings
+from stages.inference.text_to_image import TextToImage, encode_png
 from stages.storage.artifact import Artifact, Output
 
 CHUNK = 64
@@ -64,7 +65,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
             with_trained(config.clip, inputs),
             inputs["train_prior"],
             inputs["train_decoder"],
-            settings_of(config),
+            config.sampling,
             upsamplers=[inputs[name] for name in config.upsampler_stages],
             t5=config.t5,
             batch_size=config.batch_size,
@@ -90,27 +91,6 @@ def _sampling_rate(
     device = "GPU" if allocation.gpus_per_worker > 0 else f"{allocation.cpus_per_worker} CPU"
     about = f"{device}, {min(config.batch_size, CHUNK)} at a time"
     return {"decoder/images_per_second": images / seconds}, {"decoder/images_per_second": about}
-
-
-def settings_of(config: GenerateConfig) -> SamplingSettings:
-    """Return the part of the section that says how images are drawn."""
-    prior, decoder = config.prior, config.decoder
-    return SamplingSettings(
-        prior_steps=prior.num_steps,
-        prior_guidance=prior.guidance_scale,
-        decoder_steps=decoder.num_steps,
-        decoder_guidance=decoder.guidance_scale,
-        prior_sampler=prior.sampler,
-        prior_variance=prior.variance,
-        prior_eta=prior.eta,
-        prior_guidance_rescale=prior.guidance_rescale,
-        decoder_dynamic_threshold=decoder.dynamic_threshold,
-        decoder_temperature=decoder.temperature,
-        decoder_top_k=decoder.top_k,
-        decoder_truncation=decoder.truncation,
-        decoder_upsampling_steps=decoder.upsampling_steps,
-        decoder_noise_augmentation=decoder.noise_augmentation,
-    )
 
 
 def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chunk]:
@@ -155,7 +135,7 @@ def _describe(chunk: Chunk, number: int, prompt: Prompt, seed: int, settings: Sa
         "file": f"images/{chunk.set}/{index:05d}.png",
         "prompt": prompt.text,
         "seed": seed,
-        "settings": asdict(settings),
+        "settings": settings.flat(),
         "scene": None if prompt.scene is None else dict(prompt.scene),
     }
 

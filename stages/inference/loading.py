@@ -10,14 +10,17 @@ from models.decoders.base import Decoder
 from models.decoders.cascade import Cascade
 from models.decoders.upsampler.model import Upsampler
 from models.decoders.upsampler.spec import UpsamplerConfig
-from models.priors import Prior, make_prior, settings_from_json
+from models.priors.base import Prior
+from models.priors.registry import make_prior
+from models.priors.spec import settings_from_json
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, T5Source
 from stages.encoders.t5 import T5Encoder
 from stages.encoders.text import TextEncoder
 from stages.formats.model_folders import load_model_config, load_model_state
-from stages.inference.text_to_image import SamplingSettings, TextToImage
+from stages.inference.sampling import SamplingSettings
+from stages.inference.text_to_image import TextToImage
 from stages.storage.artifact import Artifact
 
 PRIOR = "prior"

@@ -6,7 +6,6 @@ An image depends on its own prompt and seed only, whatever else is drawn beside 
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from models.decoders.base import DecoderConfig, from_bytes, to_bytes
 from models.decoders.sampling import DecoderSampling
-from models.priors.spec import PriorSampling, Sampler, Variance
+from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from models.similarity import block_cosine
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder
+from stages.inference.sampling import SamplingSettings
 from stages.inference.timing import SamplingClock
 
 Embeddings = Float[Tensor, "batch embed"]
@@ -78,59 +78,6 @@ class DecoderSampler(Protocol):
     ) -> Float[Tensor, "batch 3 height width"]:
         """Noise images to a strength, and denoise them under the embeddings."""
         ...
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How images are drawn: solver steps and classifier-free guidance of both models, and what else their kinds read.
-
-    It is flat because it is written into images and is what callers of a served model may change.
-    """
-
-    prior_steps: int
-    prior_guidance: float
-    decoder_steps: int
-    decoder_guidance: float
-    prior_sampler: Sampler = "ancestral"
-    prior_variance: Variance = "posterior"
-    prior_eta: float = 0.0
-    prior_guidance_rescale: float = 0.0
-    decoder_dynamic_threshold: float | None = None
-    decoder_temperature: float = 1.0
-    decoder_top_k: int | None = None
-    decoder_truncation: float = 1.0
-    decoder_upsampling_steps: int | None = None
-    decoder_noise_augmentation: float = 0.0
-
-    @property
-    def decoder(self) -> DecoderSampling:
-        """What of this concerns the decoder."""
-        return DecoderSampling(
-            num_steps=self.decoder_steps,
-            guidance_scale=self.decoder_guidance,
-            dynamic_threshold=self.decoder_dynamic_threshold,
-            temperature=self.decoder_temperature,
-            top_k=self.decoder_top_k,
-            truncation=self.decoder_truncation,
-            upsampling_steps=self.decoder_upsampling_steps,
-            noise_augmentation=self.decoder_noise_augmentation,
-        )
-
-    @property
-    def prior(self) -> PriorSampling:
-        """What of this concerns the prior."""
-        return PriorSampling(
-            num_steps=self.prior_steps,
-            sampler=self.prior_sampler,
-            variance=self.prior_variance,
-            eta=self.prior_eta,
-            guidance_scale=self.prior_guidance,
-            guidance_rescale=self.prior_guidance_rescale,
-        )
-
-    def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
-        """Return the settings with some of them changed."""
-        return SamplingSettings(**(asdict(self) | dict(changes)))
 
 
 class TextToImage:

@@ -85,7 +85,7 @@ class TextTunedTask(DecoderTask):
             torch.from_numpy(rows).to(self.rank_info.device)
             for rows in (self.data.embeddings(indices), self._texts.read(indices))
         )
-        settings, seeds = self.config.samples.settings(), list(range(len(indices)))
+        settings, seeds = self.config.samples, list(range(len(indices)))
         return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
 
     def _load_start(self, decoder: nn.Module) -> bool:

@@ -1,19 +1,19 @@
 """Which prior to train, and how."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from models.priors.spec import PriorSampling, PriorSolver
 from stages.contract.config import ConfigModel
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
-from stages.inference.prior_sampling import PriorSolverConfig
 from stages.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from models.priors import TextStateSettings, TransformerSettings
+    from models.priors.spec import TextStateSettings, TransformerSettings
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 TextStates = Literal["t5", "clip"]
@@ -78,8 +78,8 @@ class NetworkConfig(ConfigModel):
 
     def settings(self, text_states: "Mapping[str, TextStateSettings] | None" = None) -> "TransformerSettings":
         """Return the model's own settings with the text states that it is to read; imports torch."""
-        from models.priors import TransformerSettings
         from models.priors.sizes import settings_of_size
+        from models.priors.spec import TransformerSettings
 
         network = TransformerSettings() if self.size is None else settings_of_size(self.size)
         return replace(
@@ -91,34 +91,46 @@ class NetworkConfig(ConfigModel):
         )
 
 
-class ValidationConfig(ConfigModel):
-    """How the prior is judged on pairs that it was not trained on."""
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How the prior is evaluated on pairs that it was not trained on."""
 
-    fraction: float = Field(0.1, gt=0.0, lt=1.0, description="share of the usable pairs held out, by hash of their key")
-    max_pairs: PositiveInt = Field(2000, ge=4, description="most held-out pairs that are used")
-    samples_per_caption: PositiveInt = Field(
-        2, description="answers to one caption, whose diversity is measured; 1: it is not measured"
-    )
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    fraction: Annotated[
+        float, Field(gt=0.0, lt=1.0, description="fraction of the usable pairs held out, by hash of their key")
+    ] = 0.1
+    max_pairs: Annotated[int, Field(ge=4, description="most held-out pairs that are used")] = 2000
+    samples_per_caption: Annotated[
+        PositiveInt, Field(description="samples for one caption, whose diversity is measured; 1: it is not measured")
+    ] = 2
 
 
-class DiffusionValidationConfig(PriorSolverConfig, ValidationConfig):
-    """How a diffusion prior is sampled and judged."""
+@dataclass(frozen=True, kw_only=True)
+class DiffusionValidationConfig(PriorSolver, ValidationConfig):
+    """How a diffusion prior is sampled and evaluated."""
 
-    num_steps: tuple[PositiveInt, ...] = Field(
-        (1, 2, 4, 8, 16, 32, 64), min_length=1, description="numbers of sampling steps to report, ascending"
-    )
+    num_steps: Annotated[
+        tuple[PositiveInt, ...], Field(min_length=1, description="numbers of sampling steps to report, ascending")
+    ] = (1, 2, 4, 8, 16, 32, 64)
 
-    @model_validator(mode="after")
-    def _steps_ascend(self) -> "DiffusionValidationConfig":
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together, and steps out of order."""
+        super().__post_init__()
         if list(self.num_steps) != sorted(set(self.num_steps)):
             raise ValueError(f"num_steps is {list(self.num_steps)}: allowed are different numbers in ascending order")
-        return self
+
+    def with_steps(self, num_steps: int) -> PriorSampling:
+        """Return the prior's sampling settings for a number of steps."""
+        solver = {item.name: getattr(self, item.name) for item in fields(PriorSolver)}
+        return PriorSampling(num_steps=num_steps, **solver)
 
 
+@dataclass(frozen=True, kw_only=True)
 class AutoregressiveValidationConfig(ValidationConfig):
-    """How an autoregressive prior is sampled and judged."""
+    """How an autoregressive prior is sampled and evaluated."""
 
-    guidance_scale: float = Field(1.0, ge=0.0, description="classifier-free guidance; 1: none")
+    guidance_scale: Annotated[float, Field(ge=0.0, description="classifier-free guidance; 1: none")] = 1.0
 
 
 class PriorConfig(StageConfig):

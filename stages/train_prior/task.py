@@ -1,25 +1,24 @@
 """What train_prior supplies to the training loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from models.gaussians import GaussianBank
-from models.priors import (
+from models.priors.base import Prior
+from models.priors.registry import make_prior
+from models.priors.spec import (
     AutoregressivePriorSettings,
     DiffusionPriorSettings,
     IdentityPriorSettings,
-    Prior,
     PriorSettings,
     ScheduleSettings,
     TextStateSettings,
-    make_prior,
-    training_batch,
-    training_random_inputs,
 )
+from models.priors.training import training_batch, training_random_inputs
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.embeddings import clip_identity, text_state_identities
 from stages.formats.model_folders import save_model
@@ -143,7 +142,7 @@ class PriorTask:
     def _record(self, found: Evaluation, step: int) -> None:
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
         earlier = {name: value for name, value in before.items() if name.startswith(STEP)}
-        how = {"pairs": len(self.state.held_out), "settings": self.config.validation.model_dump(mode="json")}
+        how = {"pairs": len(self.state.held_out), "settings": asdict(self.config.validation)}
         self.output.write_json(VALIDATION, how | found.to_json() | earlier | {f"{STEP}{step}": found.to_json()})
 
     def save(self, model: Any, output: Output) -> None:

@@ -10,15 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.priors import (
-    AutoregressivePriorSettings,
-    DiffusionPrior,
-    Prior,
-    PriorSampling,
-    PriorSettings,
-    TextFeatures,
-)
-from models.priors.diffusion import OnStep
+from models.priors.base import Prior
+from models.priors.diffusion import DiffusionPrior, OnStep
+from models.priors.spec import AutoregressivePriorSettings, PriorSampling, PriorSettings
+from models.priors.text import TextFeatures
 from models.similarity import (
     FEWEST_FOR_DISTANCES,
     block_cosine,

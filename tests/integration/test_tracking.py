@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from models.decoders.sampling import DecoderSampling
+from models.priors.spec import PriorSampling
 from pipeline.dashboard import serve_dashboard
 from pipeline.errors import UsageError
 from pipeline.serving import serving_settings, write_bundle
@@ -26,7 +28,7 @@ from pipeline.store import Store
 from pipeline.tracking import RunTracker, default_tracking_uri
 from stages.contract.events import Log, LoggedImage, Metrics
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.inference.text_to_image import SamplingSettings
+from stages.inference.sampling import SamplingSettings
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 
@@ -230,7 +232,7 @@ def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: s
     clip = save_tiny_clip(tmp_path / "clip")
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
-    settings = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
+    settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
     write_bundle(tmp_path / "bundle", models, prior, decoder, settings, run="run")
 
     tracker = RunTracker.open(uri, "shapes", "run", None)

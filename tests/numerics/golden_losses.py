@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from models.gaussians import GaussianBank
-from models.priors import (
-    DiffusionPrior,
-    DiffusionPriorSettings,
-    TextFeatures,
-    TransformerSettings,
-    training_batch,
-    training_random_inputs,
-)
+from models.priors.diffusion import DiffusionPrior
+from models.priors.spec import DiffusionPriorSettings, TransformerSettings
+from models.priors.text import TextFeatures
+from models.priors.training import training_batch, training_random_inputs
 
 GOLDEN = Path(__file__).parent / "golden" / "prior_losses.json"
 DIM, STEPS, BATCH = 8, 20, 64

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.diffusion.shifted import Moments
 from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
-from models.priors import PriorSampling
+from models.priors.spec import PriorSampling
 from models.priors.training import text_of
 from tests.numerics.golden_losses import BATCH, DIM, make_batch, make_prior
 

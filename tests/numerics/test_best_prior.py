@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from models.diffusion.shifted import Moments
 from models.diffusion.targets import output_scale, true_target
 from models.gaussians import GaussianBank
-from models.priors import DiffusionPrior, DiffusionPriorSettings, PriorSampling, TextFeatures
-from models.priors.spec import Sampler, Target
+from models.priors.diffusion import DiffusionPrior
+from models.priors.spec import DiffusionPriorSettings, PriorSampling, Sampler, Target
+from models.priors.text import TextFeatures
 
 CAPTIONS = torch.tensor([[1.0, 0.2], [-0.3, 1.0]])
 MEANS = torch.tensor([[2.0, -1.0], [-1.0, 1.5]])

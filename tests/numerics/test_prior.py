@@ -12,20 +12,18 @@ from models.diffusion.shifted import Moments
 from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import GaussianBank
 from models.noise import SeededNoise
-from models.priors import (
-    DiffusionPrior,
+from models.priors.base import Prior
+from models.priors.diffusion import DiffusionPrior
+from models.priors.registry import make_prior
+from models.priors.spec import (
     DiffusionPriorSettings,
-    Prior,
     PriorSampling,
-    TextFeatures,
-    TextStates,
     TextStateSettings,
     TransformerSettings,
-    make_prior,
     settings_from_json,
-    training_batch,
-    training_random_inputs,
 )
+from models.priors.text import TextFeatures, TextStates
+from models.priors.training import training_batch, training_random_inputs
 from tests.numerics.golden_losses import DIM, GOLDEN, NETWORK, RUNS, losses_of, machine, make_pairs
 from tests.numerics.golden_losses import make_prior as build_prior
 

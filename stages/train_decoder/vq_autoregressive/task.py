@@ -75,7 +75,7 @@ class VQAutoregressiveTask(EncodedTask):
         if not self._reads_text:
             return super().generate_samples(model, indices)
         batch = {name: tensor.to(self.rank_info.device) for name, tensor in self.read(indices).items()}
-        settings, seeds = self.config.samples.settings(), list(range(len(indices)))
+        settings, seeds = self.config.samples, list(range(len(indices)))
         return self.decoder_of(model).sample_with_text(batch["embeddings"], batch["text"], seeds, settings)
 
     def decoder_of(self, model: nn.Module) -> Decoder:

@@ -1,21 +1,23 @@
 """Settings that all stages share which train on images beside their embeddings."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from models.decoders.sampling import DecoderSampling
 from stages.contract.config import RuntimeOnly
 from stages.contract.stage import StageConfig
-from stages.inference.decoder_sampling import DecoderSamplingConfig
 from stages.training.config import TrainingConfig
 
 
-class SamplesConfig(DecoderSamplingConfig):
+@dataclass(frozen=True)
+class SamplesConfig(DecoderSampling):
     """The grid of images that shows how training goes: held-out embeddings, the same noise every time."""
 
+    num_steps: int = 10
+    guidance_scale: float = 1.5
     num_images: PositiveInt = 16
-    num_steps: PositiveInt = Field(10, description="sampling steps")
-    guidance_scale: float = Field(1.5, ge=0.0, description="classifier-free guidance; 1: none")
 
 
 class ImageTrainingConfig(StageConfig):

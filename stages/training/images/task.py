@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -161,12 +161,12 @@ class DecoderTask(ABC):
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
         """Draw an image in [-1, 1] for the embedding of each index."""
         embeddings = torch.from_numpy(self.data.embeddings(indices)).to(self.rank_info.device)
-        settings = self.config.samples.settings()
+        settings = self.config.samples
         return self.decoder_of(model).sample(embeddings, list(range(len(indices))), settings)
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""
-        sampling = self.config.samples.model_dump(exclude={"num_images"})
+        sampling = {name: value for name, value in asdict(self.config.samples).items() if name != "num_images"}
         config = self.record()
         record = {
             "kind": config["kind"],

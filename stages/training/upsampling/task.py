@@ -83,7 +83,7 @@ class UpsamplerTask(DecoderTask):
         batch: Mapping[str, Tensor] = self.read(indices)
         small = shrink(batch["images"], self.config.from_resolution).to(self.rank_info.device)
         embeddings = batch["embeddings"].to(self.rank_info.device)
-        settings = self.config.samples.settings()
+        settings = self.config.samples
         return self.saved_module(model).sample(small, embeddings, list(range(len(indices))), settings)
 
 

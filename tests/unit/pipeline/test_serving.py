@@ -1,25 +1,36 @@
 import io
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from models.autoencoders.spec import AutoencoderConfig
+from models.decoders.pixel_diffusion.model import PixelDecoder
+from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.decoders.sampling import DecoderSampling
+from models.decoders.stylegan2.model import StyleGan2Generator
+from models.decoders.stylegan2.spec import StyleGan2Config
 from models.decoders.upsampler.model import Upsampler
 from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.vq_autoregressive.model import VQDecoder
+from models.decoders.vq_autoregressive.spec import VQDecoderConfig
+from models.priors.spec import PriorSampling
 from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
 from stages.formats.model_folders import save_model
-from stages.inference.text_to_image import SamplingSettings
+from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
-SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=2, decoder_guidance=1.0)
+SETTINGS = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +92,117 @@ def test_the_t5_that_the_prior_reads_comes_along(bundle: Path, predictor: TextTo
         load_bundle(moved)
 
 
-def test_the_prior_s_sampler_is_a_setting_of_the_served_model(predictor: TextToImagePredictor) -> None:
-    settings = serving_settings(SETTINGS)
-    assert settings["prior_sampler"] == ("string", "ancestral")
-    assert settings["prior_guidance_rescale"] == ("double", 0.0)
+def test_the_served_model_takes_every_sampling_setting_that_exists() -> None:
+    parts = {"prior": PriorSampling, "decoder": DecoderSampling}
+    exist = {(part, item.name): item.default for part, settings in parts.items() for item in fields(settings)}
+    served = serving_settings(SamplingSettings())
+    assert served.pop("seed") == ("long", 0)
+    assert [default for _, default in served.values()] == list(exist.values())
+    long = {"steps": "num_steps", "guidance": "guidance_scale"}
+    names = [tuple(name.split("_", 1)) for name in served]
+    assert [(part, long.get(name, name)) for part, name in names] == list(exist)
+    assert {served[name][0] for name in ("prior_steps", "decoder_top_k", "decoder_upsampling_steps")} == {"long"}
+    assert {served[name][0] for name in ("prior_eta", "decoder_dynamic_threshold")} == {"double"}
+    assert {served[name][0] for name in ("prior_sampler", "prior_variance")} == {"string"}
+
+
+def save_vq_decoder(folder: Path, embed_dim: int, clip: object) -> None:
+    codebook = AutoencoderConfig(
+        kind="vq", resolution=16, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
+        num_codes=8,
+    )  # fmt: skip
+    shape = {"embed_dim": embed_dim, "width": 32, "num_layers": 1, "num_heads": 2, "layout_channels": 0}
+    config = VQDecoderConfig(autoencoder=codebook, **shape)  # type: ignore[arg-type]
+    save_random(folder, VQDecoder(config), {"model": config.to_dict(), "clip": clip})
+
+
+def save_pixel_decoder(folder: Path, embed_dim: int, clip: object) -> None:
+    config = PixelDecoderConfig(embed_dim=embed_dim, resolution=32, channels=(32, 32), layout_channels=0, token_dim=16)
+    save_random(folder, PixelDecoder(config), {"model": config.to_dict(), "clip": clip})
+
+
+def save_style_decoder(folder: Path, embed_dim: int, clip: object) -> None:
+    shape = {"resolution": 16, "channels": (8, 8), "patch_size": 2, "style_dim": 8, "mapping_rate": 1.0}
+    config = StyleGan2Config(embed_dim=embed_dim, **shape)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    output = Output(str(folder), "train_decoder", "tiny")
+    save_model(output, "decoder", StyleGan2Generator(config), {"model": config.to_dict(), "clip": clip})
+
+
+def save_random(folder: Path, model: torch.nn.Module, document: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    save_model(Output(str(folder), "train_decoder", "tiny"), "decoder", model, document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "change"),
+    [
+        ("pixel_diffusion", {}, {"prior_steps": 5}),
+        ("pixel_diffusion", {}, {"prior_guidance": 3.0}),
+        ("pixel_diffusion", {"prior_steps": 4}, {"prior_sampler": "ddim"}),
+        ("pixel_diffusion", {"prior_steps": 4}, {"prior_variance": "large"}),
+        ("pixel_diffusion", {"prior_steps": 4, "prior_sampler": "ddim"}, {"prior_eta": 1.0}),
+        ("pixel_diffusion", {"prior_guidance": 3.0}, {"prior_guidance_rescale": 1.0}),
+        ("pixel_diffusion", {}, {"decoder_steps": 5}),
+        ("pixel_diffusion", {}, {"decoder_guidance": 30.0}),
+        ("pixel_diffusion", {}, {"decoder_dynamic_threshold": 0.5}),
+        ("vq_autoregressive", {}, {"decoder_temperature": 0.1}),
+        ("vq_autoregressive", {}, {"decoder_top_k": 1}),
+        ("stylegan2", {}, {"decoder_truncation": 0.0}),
+        ("cascade", {}, {"decoder_upsampling_steps": 5}),
+        ("cascade", {}, {"decoder_noise_augmentation": 1.0}),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else value,
+)
+def test_every_sampling_setting_changes_the_image(
+    kind: str, before: dict[str, object], change: dict[str, object], predictors: dict[str, TextToImagePredictor]
+) -> None:
     first, other = (
-        predictor.predict("a red star", {"prior_steps": 4, "prior_sampler": sampler})["image"][0]
-        for sampler in ("ancestral", "ddim")
+        predictors[kind].predict("a red star", params)["image"][0] for params in (before, {**before, **change})
     )
-    assert json.loads(Image.open(io.BytesIO(other)).info["settings"])["prior_sampler"] == "ddim"
+    written = json.loads(Image.open(io.BytesIO(other)).info["settings"])
+    assert {name: written[name] for name in change} == change
     assert not np.array_equal(pixels(first), pixels(other))
+
+
+@pytest.fixture(scope="module")
+def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImagePredictor]:
+    """A served model of every kind of decoder that has settings of its own."""
+    folder = tmp_path_factory.mktemp("kinds")
+    clip = save_tiny_clip(folder / "clip")
+    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
+    encoder, prior = ClipEncoder(config), save_tiny_prior(folder / "p", clip)
+    save_pixel_decoder(folder / "pixel_diffusion", encoder.embed_dim, encoder.identities)
+    save_tiny_decoder(folder / "cascade", clip)
+    save_vq_decoder(folder / "vq_autoregressive", encoder.embed_dim, encoder.identities)
+    save_style_decoder(folder / "stylegan2", encoder.embed_dim, encoder.identities)
+    levels = {"cascade": [save_tiny_upsampler(folder / "u", clip, 32)]}
+    made = {}
+    for kind in ("pixel_diffusion", "vq_autoregressive", "stylegan2", "cascade"):
+        decoder, bundle = Artifact(str(folder / kind), "train_decoder", "tiny"), folder / f"{kind}-bundle"
+        write_bundle(bundle, config, prior, decoder, SETTINGS, run="kinds-1", upsamplers=levels.get(kind, ()))
+        made[kind] = TextToImagePredictor(*load_bundle(bundle))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prior_steps": 0}, r"PriorSampling\.num_steps: found 0: expected 1 or more"),
+        ({"prior_sampler": "euler"}, "sampler: found 'euler': expected one of ancestral, ddim, dpm_solver"),
+        ({"prior_eta": 0.5}, "eta: found 0.5: expected 0 with sampler ancestral"),
+        ({"decoder_top_k": 0}, "top_k: found 0: expected 1 or more, or none"),
+        ({"decoder_noise_augmentation": 1.5}, "noise_augmentation: found 1.5: expected 0 to 1"),
+        ({"decoder_stepz": 1}, "found decoder_stepz: allowed are prior_"),
+    ],
+)
+def test_an_impossible_sampling_setting_is_refused(
+    predictor: TextToImagePredictor, change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        predictor.predict("a red star", change)  # type: ignore[arg-type]
 
 
 def test_a_table_without_prompts_is_reported(predictor: TextToImagePredictor) -> None:

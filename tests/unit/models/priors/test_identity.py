@@ -3,14 +3,10 @@
 import pytest
 import torch
 
-from models.priors import (
-    IdentityPriorSettings,
-    PriorSampling,
-    TextFeatures,
-    make_prior,
-    training_batch,
-    training_random_inputs,
-)
+from models.priors.registry import make_prior
+from models.priors.spec import IdentityPriorSettings, PriorSampling
+from models.priors.text import TextFeatures
+from models.priors.training import training_batch, training_random_inputs
 
 SETTINGS = IdentityPriorSettings(4)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from models.priors import (
+from models.priors.spec import (
     AutoregressivePriorSettings,
     DiffusionPriorSettings,
     IdentityPriorSettings,
@@ -46,10 +46,13 @@ def test_an_unknown_kind_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sampler": "euler"}, "sampler is 'euler': allowed are ancestral, ddim, dpm_solver"),
-        ({"variance": "learned"}, "variance is 'learned': allowed are posterior, large"),
-        ({"eta": 1.5}, "eta is 1.5: allowed are numbers from 0 to 1"),
-        ({"guidance_rescale": -0.1}, "guidance_rescale is -0.1: allowed are numbers from 0 to 1"),
+        ({"sampler": "euler"}, "sampler: found 'euler': expected one of ancestral, ddim, dpm_solver"),
+        ({"variance": "learned"}, "variance: found 'learned': expected one of posterior, large"),
+        ({"eta": 1.5}, "eta: found 1.5: expected 0 to 1"),
+        ({"guidance_rescale": -0.1}, "guidance_rescale: found -0.1: expected 0 to 1"),
+        ({"num_steps": 0}, "num_steps: found 0: expected 1 or more"),
+        ({"eta": 0.5}, "eta: found 0.5: expected 0 with sampler ancestral"),
+        ({"sampler": "ddim", "variance": "large"}, "variance: found 'large': expected posterior with sampler ddim"),
     ],
 )
 def test_impossible_sampling_is_refused(change: dict[str, object], words: str) -> None:

@@ -3,17 +3,9 @@
 import pytest
 import torch
 
-from models.priors import (
-    AutoregressivePriorSettings,
-    DiffusionPriorSettings,
-    IdentityPriorSettings,
-    PriorSettings,
-    TextFeatures,
-    TextStates,
-    training_batch,
-    training_random_inputs,
-)
-from models.priors.training import text_of
+from models.priors.spec import AutoregressivePriorSettings, DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
+from models.priors.text import TextFeatures, TextStates
+from models.priors.training import text_of, training_batch, training_random_inputs
 
 DIFFUSION = DiffusionPriorSettings("shifted", 8, 4)
 LEARNABLE = DiffusionPriorSettings("shifted", 8, 4, learnable=True)

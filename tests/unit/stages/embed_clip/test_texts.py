@@ -12,16 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.priors import (
-    DiffusionPriorSettings,
-    PriorSampling,
-    TextFeatures,
-    TextStateSettings,
-    TransformerSettings,
-    make_prior,
-    training_batch,
-    training_random_inputs,
-)
+from models.priors.registry import make_prior
+from models.priors.spec import DiffusionPriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.text import TextFeatures
+from models.priors.training import training_batch, training_random_inputs
 from stages.contract.errors import ArtifactError, InputFault
 from stages.embed_clip.check import check
 from stages.embed_clip.config import EmbedClipConfig

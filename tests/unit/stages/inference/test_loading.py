@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from models.decoders.sampling import DecoderSampling
+from models.priors.spec import PriorSampling
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, TextStatesConfig
 from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import load_model_config, load_model_state, save_model
 from stages.inference.loading import load_decoder, load_prior, load_text_to_image
-from stages.inference.text_to_image import SamplingSettings, TextToImage
+from stages.inference.sampling import SamplingSettings
+from stages.inference.text_to_image import TextToImage
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
-SETTINGS = SamplingSettings(prior_steps=2, prior_guidance=1.0, decoder_steps=1, decoder_guidance=1.0)
+SETTINGS = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=1))
 PROMPTS = ["a red star", "a small blue ring at the top left", "green"]
 
 

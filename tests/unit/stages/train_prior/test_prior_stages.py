@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.priors import PriorSampling, TextFeatures
+from models.priors.spec import PriorSampling
+from models.priors.text import TextFeatures
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageContext

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.gaussians import GaussianBank
-from models.priors import DiffusionPrior, DiffusionPriorSettings, TextStateSettings
+from models.priors.diffusion import DiffusionPrior
+from models.priors.spec import DiffusionPriorSettings, TextStateSettings
 from stages.formats.model_folders import load_model_config
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Artifact, Output

@@ -10,15 +10,10 @@ import torch
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.gaussians import GaussianBank
-from models.priors import (
-    DiffusionPrior,
-    DiffusionPriorSettings,
-    IdentityPriorSettings,
-    Prior,
-    ScheduleSettings,
-    TransformerSettings,
-    make_prior,
-)
+from models.priors.base import Prior
+from models.priors.diffusion import DiffusionPrior
+from models.priors.registry import make_prior
+from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, ScheduleSettings, TransformerSettings
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import StageContext
 from stages.formats.model_folders import load_model_state

@@ -1,0 +1,57 @@
+"""How images are sampled from a prior and a decoder together, and the flat form of it that images and callers carry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, get_type_hints
+
+from models.decoders.sampling import DecoderSampling
+from models.priors.spec import PriorSampling
+
+_PARTS: Final[dict[str, type[Any]]] = {"prior": PriorSampling, "decoder": DecoderSampling}
+_SHORT: Final = {"num_steps": "steps", "guidance_scale": "guidance"}
+#: Part and field of every setting, by its flat name, such as decoder_guidance.
+_FLAT: Final = {
+    f"{part}_{_SHORT.get(item.name, item.name)}": (part, item.name)
+    for part, settings in _PARTS.items()
+    for item in fields(settings)
+}
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """The settings of both models; the flat form is written into images, and is what a served model takes."""
+
+    prior: PriorSampling = field(default_factory=PriorSampling)
+    decoder: DecoderSampling = field(default_factory=DecoderSampling)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by its flat name."""
+        return {name: getattr(getattr(self, part), key) for name, (part, key) in _FLAT.items()}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> "SamplingSettings":
+        """Return the settings of a flat form; what it leaves out has its default.
+
+        Raises:
+            ValueError: a name is unknown, or a value is not allowed.
+        """
+        if unknown := [name for name in values if name not in _FLAT]:
+            raise ValueError(f"sampling settings: found {', '.join(unknown)}: allowed are {', '.join(_FLAT)}")
+        parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+        for name, value in values.items():
+            part, key = _FLAT[name]
+            parts[part][key] = value
+        return cls(PriorSampling(**parts["prior"]), DecoderSampling(**parts["decoder"]))
+
+    def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
+        """Return the settings with some of them changed, by their flat names.
+
+        Raises:
+            ValueError: a name is unknown, or a value is not allowed.
+        """
+        return self.from_flat(self.flat() | dict(changes))
+
+
+def flat_types() -> dict[str, Any]:
+    """Return the type of every setting by its flat name."""
+    return {name: get_type_hints(_PARTS[part])[key] for name, (part, key) in _FLAT.items()}

@@ -147,7 +147,7 @@ def save_random(folder: Path, model: torch.nn.Module, document: dict[str, object
         ("pixel_diffusion", {"prior_guidance": 3.0}, {"prior_guidance_rescale": 1.0}),
         ("pixel_diffusion", {}, {"decoder_steps": 5}),
         ("pixel_diffusion", {}, {"decoder_guidance": 30.0}),
-        ("pixel_diffusion", {}, {"decoder_dynamic_threshold": 0.5}),
+        ("pixel_diffusion", {"decoder_guidance": 1000.0}, {"decoder_dynamic_threshold": 0.5}),
         ("vq_autoregressive", {}, {"decoder_temperature": 0.1}),
         ("vq_autoregressive", {}, {"decoder_top_k": 1}),
         ("stylegan2", {}, {"decoder_truncation": 0.0}),

@@ -41,6 +41,7 @@ format: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: setup
 	$(BIN)/mypy

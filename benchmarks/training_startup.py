@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from cluster.ray_train import launch_with_ray_train
 from cluster.session import session
-from cluster.training import TrainGroup, launch_with_ray_train
+from cluster.training import TrainGroup
 
 
 def marks(plain: bool, emit: Callable[[Any], None]) -> list[tuple[str, float]]:

@@ -66,11 +66,15 @@ def _set_rank(address: str, port: int) -> None:
     os.environ.update(rank_environment(rank, world_size, local_rank, address, port))
 
 
-def run_group(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Start the group, pass its events on until it ends, and return rank 0's result.
+def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+    """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
     A group that loses a process (out of memory, a lost node) is started again: the function is expected to go on from
-    its newest checkpoint. An exception that the function raises is the caller's at once.
+    its newest checkpoint.
+
+    Raises:
+        Exception: what a worker raised, at once, with the worker's traceback as a note.
+        TrainingLost: the group lost a process more often than it may.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

@@ -40,22 +40,10 @@ def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, 
     if group.num_workers != 1:
         raise ValueError(
             f"cluster.training: found {group.num_workers} workers: training in this process allows 1; "
-            "start the group with launch_with_ray_train instead"
+            "start the group with cluster.ray_train.launch_with_ray_train instead"
         )
     os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
     return function(payload, emit)
-
-
-def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Train under Ray Train, on the Ray cluster that this process is connected to.
-
-    Raises:
-        Exception: what a worker raised, with the worker's traceback as a note.
-        ray.train.TrainingFailedError: a worker died without raising anything.
-    """
-    from cluster.ray_train import run_group
-
-    return run_group(function, payload, group, emit)
 
 
 def rank_environment(rank: int, world_size: int, local_rank: int, address: str, port: int) -> dict[str, str]:

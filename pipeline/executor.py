@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.channel import Channel, Sender
 from cluster.mapping import map_on_ray
 from cluster.session import Machines
-from cluster.training import launch_with_ray_train
+from cluster.training import TrainFunction, TrainGroup
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
 from pipeline.plan import Plan, PlannedStage
@@ -57,13 +57,20 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     try:
         module = importlib.import_module(f"stages.{job.config.stage}.stage")
         input_state = functools.partial(_input_state, emit, job.upstream)
-        context = StageContext(emit, map_on_ray, launch_with_ray_train, job.allocation, input_state)
+        context = StageContext(emit, map_on_ray, _launch_training, job.allocation, input_state)
         return run_stage(
             module.run, job.config, inputs=job.inputs, output=job.output, context=context, identity=job.identity
         )
     finally:
         logging.getLogger().removeHandler(handler)
         emit.flush()
+
+
+def _launch_training(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+    """Train under Ray Train, which takes a second to import: only stages that train pay for it."""
+    from cluster.ray_train import launch_with_ray_train
+
+    return launch_with_ray_train(function, payload, group, emit)
 
 
 def _input_state(emit: Sender, upstream: tuple[str, ...], name: str) -> InputState:

@@ -13,7 +13,8 @@ from cluster.training import TrainGroup, launch_in_process
 from stages.contract.events import Event, Metrics
 from stages.storage.artifact import Output
 from stages.train_decoder.stage import make_task
-from stages.training.launch import TrainJob, training_process
+from stages.training.job import TrainJob
+from stages.training.launch import training_process
 
 
 def main() -> None:

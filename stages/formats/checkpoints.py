@@ -1,61 +1,110 @@
-"""Checkpoints: whole tensors as safetensors, sealed by a unit record that is written last.
+"""Checkpoints: whole tensors as safetensors, sealed by a unit record that is written last; and the record of the end.
 
 A checkpoint depends neither on the number of workers nor on the ZeRO stage that it was written with.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stages.storage.artifact import Output
+from pydantic import Field
+
+from stages.contract.causes import FailureCause
+from stages.formats.documents import Document
+from stages.storage.artifact import UNITS, Output
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREFIX = "checkpoint_"
-FOLDER = "checkpoints"
+_FOLDER = "checkpoints"
+_PREFIX = "checkpoint_"
+_TRAINED = f"{UNITS}/model.json"
 
 
-def write_checkpoint(output: Output, step: int, state: "Mapping[str, Mapping[str, Tensor]]", keep: int) -> None:
-    """Write the state after ``step`` steps, then forget all but the newest ``keep`` checkpoints."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of training after ``step`` steps: tensors by part and name, and the samples left out so far."""
+
+    step: int
+    state: "Mapping[str, Mapping[str, Tensor]]"
+    left_out: Mapping[str, FailureCause] = field(default_factory=dict)
+
+
+class CheckpointRecord(Document):
+    """The unit record of a checkpoint."""
+
+    step: int
+    parts: tuple[str, ...]
+    left_out: dict[str, FailureCause] = Field({})
+
+
+class TrainedRecord(Document):
+    """The unit record of the trained model."""
+
+    step: int
+    metrics: dict[str, float]
+    notes: dict[str, str] = Field({})
+    failures: dict[str, int] = Field({}, description="samples left out, by cause")
+
+    @classmethod
+    def read(cls, output: Output) -> "TrainedRecord | None":
+        """Return the record, or None while training is not finished."""
+        return cls.parse(output.read_json(_TRAINED), output, _TRAINED) if output.exists(_TRAINED) else None
+
+    def write(self, output: Output) -> None:
+        """Record that training is finished, after the model is written."""
+        output.write_json(_TRAINED, self.to_json())
+
+
+def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> None:
+    """Write a checkpoint, then delete all but the newest ``keep`` ones."""
     from safetensors.torch import save_file
 
-    for part, tensors in state.items():
-        with output.writing(f"{_folder(step)}/{part}.safetensors") as path:
+    for part, tensors in checkpoint.state.items():
+        with output.writing(_part(checkpoint.step, part)) as path:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    output.finish_unit(_unit(step), {"step": step, "parts": sorted(state)})
+    record = CheckpointRecord(
+        step=checkpoint.step, parts=tuple(sorted(checkpoint.state)), left_out=dict(checkpoint.left_out)
+    )
+    output.write_json(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
-        _forget(output, old)
+        _delete(output, old)
 
 
 def checkpoint_steps(output: Output) -> list[int]:
-    """Return the steps after which a whole checkpoint stands, ascending."""
-    names = output.glob(f"units/{PREFIX}*.json")
-    return sorted(int(name.removesuffix(".json").rpartition(PREFIX)[2]) for name in names)
+    """Return the steps of all whole checkpoints, ascending."""
+    names = output.glob(f"{UNITS}/{_PREFIX}*.json")
+    return sorted(int(name.removesuffix(".json").rpartition(_PREFIX)[2]) for name in names)
 
 
-def read_checkpoint(output: Output, step: int) -> "dict[str, dict[str, Tensor]]":
-    """Read the state after ``step`` steps, to the CPU."""
+def read_checkpoint(output: Output, step: int) -> Checkpoint:
+    """Read the checkpoint of a step, to the CPU."""
     from safetensors.torch import load_file
 
-    parts = output.read_json(f"units/{_unit(step)}.json")["parts"]
-    return {part: load_file(output.local(f"{_folder(step)}/{part}.safetensors")) for part in parts}
+    record = CheckpointRecord.parse(output.read_json(_record(step)), output, _record(step))
+    state = {part: load_file(output.local(_part(step, part))) for part in record.parts}
+    return Checkpoint(record.step, state, record.left_out)
 
 
 def remove_checkpoints(output: Output) -> None:
     """Delete all checkpoints, when the trained model is in place."""
     for step in checkpoint_steps(output):
-        _forget(output, step)
-    output.remove(FOLDER)
+        _delete(output, step)
+    output.remove(_FOLDER)
 
 
-def _forget(output: Output, step: int) -> None:
-    output.remove(f"units/{_unit(step)}.json")  # first, so that no record ever stands for missing files
+def _delete(output: Output, step: int) -> None:
+    output.remove(_record(step))  # first, so that no record ever stands for missing files
     output.remove(_folder(step))
 
 
-def _unit(step: int) -> str:
-    return f"{PREFIX}{step:08d}"
+def _record(step: int) -> str:
+    return f"{UNITS}/{_PREFIX}{step:08d}.json"
+
+
+def _part(step: int, part: str) -> str:
+    return f"{_folder(step)}/{part}.safetensors"
 
 
 def _folder(step: int) -> str:
-    return f"{FOLDER}/{step:08d}"
+    return f"{_FOLDER}/{step:08d}"

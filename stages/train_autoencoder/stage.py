@@ -22,8 +22,7 @@ def run(
         InputFault: there are no images, or the batch does not divide among the workers.
     """
     make = partial(make_task, config, inputs["download_shards"])
-    result = train(make, config.training, seed=config.seed, output=output, context=context)
-    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
+    return train(make, config.training, seed=config.seed, output=output, context=context)
 
 
 def make_task(config: TrainKLConfig | TrainVQConfig, shards: Artifact) -> "AutoencoderTask":

@@ -21,6 +21,7 @@ from models.autoencoders.losses import (
 from models.autoencoders.model import VQAutoencoder, make_autoencoder
 from models.decoders.base import from_bytes, to_bytes
 from models.noise import SeededNoise
+from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.image_grids import to_png
@@ -47,6 +48,7 @@ class AutoencoderTask:
     config: TrainKLConfig | TrainVQConfig
     shards: Artifact
     rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
+    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
 
     def setup(self, rank_info: RankInfo) -> None:
         """Open the shards and fix the order of samples.

@@ -27,9 +27,10 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     images, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
     vocab_size = _learn_tokenizer([image.caption for image in images], config, output)
     make = partial(make_task, config, shards, output, vocab_size)
-    result = train(make, config.training, seed=config.seed, output=output, context=context)
     counts = {"training_pairs": len(images), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
-    return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
+    return train(
+        make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
+    )
 
 
 def make_task(config: TrainClipConfig, shards: Artifact, output: Output, vocab_size: int) -> "ClipTask":

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
+from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Metrics
 from stages.encoders.open_clip_import import import_open_clip
@@ -36,6 +37,7 @@ class ClipTask:
     shards: Artifact
     output: Output
     vocab_size: int
+    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
     _state: "_State | None" = field(default=None, init=False)
 
     def setup(self, rank_info: RankInfo) -> None:

@@ -10,7 +10,7 @@ from stages.storage.artifact import Artifact, Output
 from stages.train_prior.checks import check_inputs, text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
-from stages.training.launch import TrainResult, train
+from stages.training.launch import train
 
 if TYPE_CHECKING:
     from stages.train_prior.task import PriorTask
@@ -26,11 +26,11 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
     counts = _count_pairs(config, embeddings, gaussians)
     make = partial(make_task, config, embeddings, gaussians, output)
-    if isinstance(config, TrainedPriorConfig):
-        result = train(make, config.training, seed=config.seed, output=output, context=context)
-    else:
-        result = _evaluate_only(make(), output, context)
-    return StageSummary(result.samples, "samples", counts=counts, metrics=result.metrics, notes=result.notes)
+    if not isinstance(config, TrainedPriorConfig):
+        return _evaluate_only(make(), output, context, counts)
+    return train(
+        make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
+    )
 
 
 def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> dict[str, int]:
@@ -48,7 +48,7 @@ def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | N
     return PriorTask(config, embeddings, gaussians, output)
 
 
-def _evaluate_only(task: "PriorTask", output: Output, context: StageContext) -> TrainResult:
+def _evaluate_only(task: "PriorTask", output: Output, context: StageContext, counts: Mapping[str, int]) -> StageSummary:
     """Judge and write a prior that has nothing to train, in this process."""
     import torch
 
@@ -62,4 +62,4 @@ def _evaluate_only(task: "PriorTask", output: Output, context: StageContext) -> 
         if isinstance(event, Metrics):
             metrics |= event.values
     task.save(prior, output)
-    return TrainResult(len(task.state.held_out), metrics)
+    return StageSummary(len(task.state.held_out), "samples", counts=counts, metrics=metrics)

@@ -19,6 +19,7 @@ from models.priors.spec import (
     TextStateSettings,
 )
 from models.priors.training import training_batch, training_random_inputs
+from stages.contract.causes import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.embeddings import clip_identity, text_state_identities
 from stages.formats.model_folders import save_model
@@ -58,6 +59,7 @@ class PriorTask:
     embeddings: Artifact
     gaussians: Artifact | None
     output: Output
+    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
     _state: "_State | None" = field(default=None, init=False)
 
     def setup(self, rank_info: RankInfo) -> None:

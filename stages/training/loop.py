@@ -1,6 +1,7 @@
 """The one training loop: data, model, engine, steps, save. Stages start it by :mod:`stages.training.launch`."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 
@@ -8,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from stages.contract.causes import FailureCause
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, Metrics, Progress
-from stages.formats.checkpoints import checkpoint_steps, read_checkpoint, write_checkpoint
+from stages.formats.checkpoints import Checkpoint, TrainedRecord, checkpoint_steps, read_checkpoint, write_checkpoint
 from stages.storage.artifact import Output
 from stages.training.engine import Engine, join_group, leave_group
-from stages.training.launch import MODEL_UNIT, TrainJob
+from stages.training.job import TrainJob
 from stages.training.loader import Loader, parts_of
 from stages.training.meter import Meter
 from stages.training.task import RankInfo
@@ -46,7 +48,7 @@ class _Run:
         self._metrics: dict[str, float] = {}
         config = self._config
         self._meter = Meter(config.batch_size, rank_info)
-        self._progress(self.first_step)
+        self._report(self.first_step)
         steps = range(self.first_step, config.num_steps)
         self._loader = Loader(
             self._task, rank_info, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
@@ -55,31 +57,30 @@ class _Run:
 
     def _start_engine(self) -> None:
         """Build the model and its engine, from the newest checkpoint if there is one."""
-        job, rank_info = self._job, self._rank_info
+        job, config, rank_info = self._job, self._config, self._rank_info
         _seed_all(job.seed)
         model = self._task.build_model()
-        done = checkpoint_steps(job.output)
-        self.first_step = done[-1] if done else 0
-        state = read_checkpoint(job.output, self.first_step) if done else None
-        if state is not None:
-            _load_weights(model, state["weights"], self.first_step, job.output)
-        self._engine = Engine(model, self._config, rank_info)
-        if state is not None:
-            part = next(
-                parts_of(self.first_step - 1, self._config.batch_size, self._config.gradient_accumulation, rank_info)
-            )
+        steps = checkpoint_steps(job.output)
+        checkpoint = read_checkpoint(job.output, steps[-1]) if steps else None
+        self.first_step = checkpoint.step if checkpoint else 0
+        if checkpoint is not None:
+            _load_weights(model, checkpoint, job.output)
+        self._engine = Engine(model, config, rank_info)
+        if checkpoint is not None:
+            self._task.left_out.update(checkpoint.left_out)
+            part = next(parts_of(checkpoint.step - 1, config.batch_size, config.gradient_accumulation, rank_info))
             batch = {name: tensor.to(rank_info.device) for name, tensor in self._task.prepare(part).items()}
-            self._engine.restore(state, self.first_step, batch)
+            self._engine.restore(checkpoint.state, checkpoint.step, batch)
 
     def step(self, step: int) -> None:
-        """Take one step, then log, judge and keep what is due after it."""
+        """Take one step, then log, validate and write the checkpoint that are due after it."""
         _seed_all(self._job.seed, step, self._rank_info.rank)
         values = self._engine.step(step, self._loader.step())
         self._meter.add(values, self._engine.grad_norm, self._loader.wait_seconds)
         done, config = step + 1, self._config
         if done % config.log_interval == 0 or done == config.num_steps:
             self._emit(Metrics(self._meter.take(config, step, self._loader.wait_seconds), done))
-            self._progress(done)
+            self._report(done)
         if config.validation_interval and done % config.validation_interval == 0 and done < config.num_steps:
             with self._meter.paused():
                 self._validate(done)
@@ -88,31 +89,42 @@ class _Run:
                 self._checkpoint(done)
 
     def finish(self) -> None:
-        """Judge and save the trained model."""
+        """Validate and save the trained model."""
         rates = self._meter.whole(self._loader.wait_seconds)
         self.close()
-        steps = self._config.num_steps
+        steps, left_out = self._config.num_steps, self._left_out()
         self._validate(steps)
         if self._rank_info.rank == 0 and self._ema_model is not None:
             self._task.save(self._ema_model, self._job.output)
             notes = {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
-            record = {"step": steps, "metrics": self._metrics | rates, "notes": notes if rates else {}}
-            self._job.output.finish_unit(MODEL_UNIT, record)
+            failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
+            record = TrainedRecord(
+                step=steps, metrics=self._metrics | rates, notes=notes if rates else {}, failures=dict(failures)
+            )
+            record.write(self._job.output)
 
     def close(self) -> None:
         """Stop preparing batches."""
         self._loader.close()
 
-    def _progress(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))
 
     def _checkpoint(self, done: int) -> None:
-        state = self._engine.state()
+        checkpoint = Checkpoint(done, self._engine.state(), self._left_out())
         if self._rank_info.rank == 0:
-            write_checkpoint(self._job.output, done, state, self._config.max_checkpoints)
+            write_checkpoint(self._job.output, checkpoint, keep=self._config.max_checkpoints)
+
+    def _left_out(self) -> dict[str, FailureCause]:
+        """Return the samples that any process has left out; every process must call it."""
+        own = dict(self._task.left_out)  # a copy, as the loader's thread goes on
+        gathered = [own] * self._rank_info.world_size
+        if self._rank_info.world_size > 1:
+            torch.distributed.all_gather_object(gathered, own)
+        return {name: cause for one in gathered for name, cause in one.items()}
 
     def _validate(self, done: int) -> None:
-        """Let the task judge the averaged weights, in a copy of the model that only rank 0 holds."""
+        """Let the task validate the averaged weights, in a copy of the model that only rank 0 holds."""
         weights = self._engine.averaged_weights()
         if self._rank_info.rank == 0:
             ema_model = self._averaged_model(weights)
@@ -126,33 +138,33 @@ class _Run:
     def _averaged_model(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         if self._ema_model is None:
             self._ema_model = self._task.build_model().to(self._rank_info.device).eval().requires_grad_(False)
-        self._ema_model.load_state_dict(weights, strict=False)  # buffers that are not saved are not asked for either
+        self._ema_model.load_state_dict(weights, strict=False)  # buffers that are not saved may be missing
         return self._ema_model
 
 
-def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor], step: int, output: Output) -> None:
-    """Take a checkpoint's weights.
+def _load_weights(model: nn.Module, checkpoint: Checkpoint, output: Output) -> None:
+    """Load a checkpoint's weights.
 
     Raises:
-        ArtifactError: they are not of this model.
+        ArtifactError: they do not fit this model.
     """
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(checkpoint.state["weights"])
     except RuntimeError as error:
         reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise ArtifactError(
-            f"training: the checkpoint of step {step} in {output.uri} does not fit the model that the configuration "
-            f"and the data give now ({reasons}): expected the same sizes: train on the data that it was begun with, or "
-            "delete the folder to begin anew"
+            f"training: the checkpoint of step {checkpoint.step} in {output.uri} does not fit the model of the present "
+            f"configuration and data ({reasons}): expected the same sizes: train on the data that it was started with, "
+            "or delete the folder to start anew"
         ) from error
 
 
 def _ignore_event(event: Event) -> None:
-    """Keep the other ranks quiet."""
+    """Drop the events of all ranks but 0."""
 
 
 def _seed_all(*entropy: int) -> None:
-    """Seed the generators that a model may draw from."""
+    """Seed the global generators that a model may use."""
     state = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
     random.seed(int(state[1]))

@@ -1,4 +1,4 @@
-"""What a train_ stage supplies to the training loop: its data, its model, and how to judge and keep it.
+"""What a train_ stage supplies to the training loop: its data, its model, and how to validate and save it.
 
 The loop owns everything else: processes, batches, optimiser, precision, averaging, checkpoints, metrics.
 """
@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from stages.contract.causes import FailureCause
 from stages.contract.events import Event
 from stages.storage.artifact import Output
 
@@ -17,14 +18,14 @@ Batch = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where this training process stands among all of them, and the device it computes on."""
+    """The rank of this training process, how many there are, and the device it computes on."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def describe(self) -> str:
-        """Name the machines for people: how many processes, and what each computes on."""
+        """Return how many processes there are and what each computes on, for people."""
         if self.device.type == "cuda":
             return f"{self.world_size} x {torch.cuda.get_device_name(self.device)}"
         return f"{self.world_size} x {torch.get_num_threads()} CPU"
@@ -57,6 +58,9 @@ class TrainTask(Protocol):
     only. All methods run in the training process; ``prepare`` runs in a background thread.
     """
 
+    left_out: dict[str, FailureCause]
+    """Samples that cannot be read and are left out, by name; checkpoints keep them, and the summary counts them."""
+
     def setup(self, rank_info: RankInfo) -> None:
         """Open the data; called once per process, before everything else."""
         ...
@@ -66,8 +70,8 @@ class TrainTask(Protocol):
 
         ``model(batch)`` returns a dict of float tensors [count], one number per sample: "loss", which is averaged
         over the global batch and minimised, and any other quantities to log. It is a pure function of the weights
-        and the batch: random numbers it needs (noise, times) are in the batch. What it draws from torch's
-        global generator all the same (dropout) is repeatable too, but depends on the number of workers.
+        and the batch: random numbers it needs (noise, times) are in the batch. What it takes from torch's
+        global generator (dropout) is repeatable too, but depends on the number of workers.
         """
         ...
 
@@ -79,7 +83,7 @@ class TrainTask(Protocol):
         ...
 
     def validate(self, model: torch.nn.Module, step: int) -> Sequence[Event]:
-        """Judge the averaged weights; called on rank 0, in eval mode and without gradients.
+        """Validate the averaged weights; called on rank 0, in eval mode and without gradients.
 
         The returned :class:`~stages.contract.events.Metrics` and images carry ``step``; the metrics of the last
         validation also become the stage's metrics.

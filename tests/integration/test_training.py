@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import TrainingLost
+from cluster.ray_train import launch_with_ray_train
 from cluster.session import session
-from cluster.training import TrainGroup, launch_in_process, launch_with_ray_train
+from cluster.training import TrainGroup, launch_in_process
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import checkpoint_steps

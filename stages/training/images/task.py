@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.decoders.base import ConditionedModel, Decoder, to_bytes
 from models.noise import SeededNoise
+from stages.contract.causes import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.embeddings import clip_identity
 from stages.formats.image_grids import to_png
@@ -45,6 +46,7 @@ class DecoderTask(ABC):
     config: ImageTrainingConfig
     inputs: Mapping[str, Artifact]
     rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
+    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
 
     @abstractmethod
     def make_model(self) -> nn.Module:

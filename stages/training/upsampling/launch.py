@@ -18,8 +18,7 @@ def train_upsampler(
 ) -> StageSummary:
     """Train the model of a level, with no other level at hand."""
     make = partial(make_task, config, inputs)
-    result = train(make, config.training, seed=config.seed, output=output, context=context)
-    return StageSummary(items=result.samples, item_name="images", metrics=result.metrics, notes=result.notes)
+    return train(make, config.training, seed=config.seed, output=output, context=context)
 
 
 def make_task(config: UpsamplerTrainingConfig, inputs: Mapping[str, Artifact]) -> "UpsamplerTask":

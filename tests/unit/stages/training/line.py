@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
+from stages.contract.causes import FailureCause
 from stages.contract.events import Event, Metrics
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
@@ -30,6 +31,7 @@ class Line(nn.Module):
 class LineTask:
     def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8) -> None:
         self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
+        self.left_out: dict[str, FailureCause] = {}
 
     def setup(self, rank_info: RankInfo) -> None:
         self.order = SampleOrder(SHARDS, window_size=10, seed=self.seed)

@@ -33,7 +33,7 @@ def run(folder: Path, task: LineTask, *, zero_stage: int, decay: float = DECAY) 
 def test_averages_follow_the_recurrence(tmp_path: Path, zero_stage: int) -> None:
     with pytest.raises(ValueError, match="no data"):
         run(tmp_path, LineTask(fail_at=STEPS), zero_stage=zero_stage)
-    states = {step: read_checkpoint(output_of(tmp_path), step) for step in checkpoint_steps(output_of(tmp_path))}
+    states = {step: read_checkpoint(output_of(tmp_path), step).state for step in checkpoint_steps(output_of(tmp_path))}
     assert list(states) == list(range(1, STEPS + 1))
     name = "layers.0.weight"
     average = states[1]["average"][name].double()
@@ -50,7 +50,7 @@ def test_the_average_is_what_is_kept(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no data"):
         run(tmp_path, LineTask(fail_at=STEPS), zero_stage=0, decay=0.9)
-    before = read_checkpoint(output_of(tmp_path), STEPS)
+    before = read_checkpoint(output_of(tmp_path), STEPS).state
     run(tmp_path, LineTask(), zero_stage=0, decay=0.9)
     kept = load_model_state(output_of(tmp_path), "line")["layers.0.weight"]
     moved = kept - before["average"]["layers.0.weight"]

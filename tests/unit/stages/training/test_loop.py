@@ -13,12 +13,12 @@ from torch import nn
 from cluster.training import launch_in_process
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, Metrics
-from stages.contract.stage import Allocation, StageContext
+from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import checkpoint_steps
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
-from stages.training.launch import TrainResult, train
+from stages.training.launch import train
 from stages.training.loader import parts_of
 from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.training.line import LineTask
@@ -33,7 +33,7 @@ def config(**changes: Any) -> TrainingConfig:
     )  # fmt: skip
 
 
-def run(folder: Path, settings: TrainingConfig, task: LineTask | None = None) -> tuple[TrainResult, list[Event]]:
+def run(folder: Path, settings: TrainingConfig, task: LineTask | None = None) -> tuple[StageSummary, list[Event]]:
     events: list[Event] = []
     context = StageContext(events.append, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     result = train(lambda: task or LineTask(), settings, seed=3, output=output_of(folder), context=context)
@@ -64,7 +64,7 @@ def test_every_zero_stage_trains_alike(tmp_path: Path, stage: int) -> None:
     result, events = run(tmp_path / "zero", config(zero_stage=stage))
     assert losses(events) == pytest.approx(losses(plain), rel=1e-5)
     assert_same(weights(tmp_path / "zero"), weights(tmp_path / "plain"), 1e-5)
-    assert result.samples == 96
+    assert result.items == 96
     assert result.metrics["validation_loss"] < losses(events)[1] * 0.6
 
 

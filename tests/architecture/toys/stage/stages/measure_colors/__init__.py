@@ -1,0 +1,1 @@
+"""Measures the mean color of every shard's images."""

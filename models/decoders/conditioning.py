@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.buffers import ExactBuffers
+from models.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,7 @@ class LayoutConfig:
     hidden: int
 
 
-class Standardized(ExactBuffers):
-    """Knows mean and deviation of the embeddings that it is given; they are saved with the weights."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, embed_dim: int) -> None:
-        """Start with statistics that leave embeddings as they are."""
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
-
-    @torch.no_grad()
-    def set_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize by these from now on; dimensions that never vary count as deviation 1."""
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
-
-    def _scaled(self, embeddings: Float[Tensor, "batch embed"], like: Tensor) -> Float[Tensor, "batch embed"]:
-        return ((embeddings.float() - self.mean) / self.std).to(like.dtype)
-
-
-class TextTokens(Standardized):
+class TextConditioner(Normalization):
     """What a text says beside an image embedding, to be added to its tokens: W v, and W is 0 at first.
 
     So a trained network is the same bit for bit until it has learned to read texts. No text is v = 0, which adds
@@ -61,7 +39,7 @@ class TextTokens(Standardized):
     def standardize(self, text: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """Return v = (text - mean) / std, computed in single precision; 0 for a row of NaN, which is no text."""
         missing = text.isnan().any(dim=1, keepdim=True)
-        v = self._scaled(text.nan_to_num(), self.project.weight)
+        v = self.normalize(text.nan_to_num()).to(self.project.weight.dtype)
         return v.masked_fill(missing, 0)
 
     def forward(self, v: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch token width"]:
@@ -70,7 +48,7 @@ class TextTokens(Standardized):
         return tokens
 
 
-class EmbeddingConditioner(Standardized):
+class EmbeddingConditioner(Normalization):
     """Turns embeddings into what a network takes: a vector, tokens and a layout map."""
 
     def __init__(
@@ -95,7 +73,7 @@ class EmbeddingConditioner(Standardized):
 
     def standardize(self, embeddings: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch embed"]:
         """Return u = (z - mean) / std, computed in single precision."""
-        return self._scaled(embeddings, self.empty)
+        return self.normalize(embeddings).to(self.empty.dtype)
 
     def in_training(
         self,

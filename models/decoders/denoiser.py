@@ -15,10 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.decoders.base import ConditionedModel, Embeddings, require_seeds
-from models.decoders.conditioning import EmbeddingConditioner, TextTokens
+from models.decoders.conditioning import EmbeddingConditioner, TextConditioner
 from models.decoders.sampling import DecoderSampling
-from models.diffusion.processes import Images, InitImage, Predictor, Process, Times, guided
-from models.noise import seeded_noise
+from models.diffusion.guidance import Predictor, guided
+from models.diffusion.loss_weights import denoising_loss
+from models.diffusion.processes import STANDARD, Process
+from models.diffusion.samplers import InitImage, NoiseSource, sample_images
+from models.noise import SeededNoise
+
+Images = Float[Tensor, "batch channel row column"]
+Times = Float[Tensor, "batch"]
 
 
 class Denoiser(ConditionedModel):
@@ -28,7 +34,7 @@ class Denoiser(ConditionedModel):
     """Whether x_0 lies in [-1, 1], as pixels do and latents do not."""
 
     conditioner: EmbeddingConditioner
-    text: TextTokens | None
+    text: TextConditioner | None
     process: Process
 
     @property
@@ -77,11 +83,11 @@ class Denoiser(ConditionedModel):
         """
         x_0 = self.to_noise(clean)
         u, v = self.conditioner.in_training(embeddings, blur, dropout), self.read_text(text)
-        noisy, timestep = self.process.mix(x_0, noise, time)
-        if v is None:
-            return self.process.loss(self(noisy, timestep, u), x_0, noise, time)
-        v = v.masked_fill((dropout < self.conditioner.empty_probability)[:, None], 0)
-        return self.process.loss(self(noisy, timestep, u, v), x_0, noise, time)
+        if v is not None:
+            v = v.masked_fill((dropout < self.conditioner.empty_probability)[:, None], 0)
+        t = self.process.time(time)
+        noisy = self.process.diffuse(x_0, t, STANDARD, noise)
+        return denoising_loss(self.process, self(noisy, self.process.timestep(t), u, v), x_0, noise, t)
 
     def predictor(self, embeddings: Embeddings, guidance_scale: float, text: Embeddings | None = None) -> Predictor:
         """Return the prediction for these embeddings by x_t and time step; a scale other than 1 guides it."""
@@ -110,16 +116,26 @@ class Denoiser(ConditionedModel):
     ) -> Images:
         """Draw x_0 from noise, or from an image noised to a strength; each from its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
-        noise = seeded_noise(seeds, self.grid_shape, embeddings.device)
+        streams = SeededNoise(seeds)
+
+        def noise() -> Images:
+            return streams.draw(self.grid_shape, embeddings.device)
+
         return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, start)
 
     def solve(
-        self, predict: Predictor, noise: Images, sampling: DecoderSampling, start: InitImage | None = None
+        self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None
     ) -> Images:
         """Go from the noise to x_0 by the process's own solver."""
         threshold = sampling.dynamic_threshold if self.bounded else None
-        return self.process.sample(
-            predict, noise, sampling.num_steps, bounded=self.bounded, dynamic_threshold=threshold, start=start
+        return sample_images(
+            self.process,
+            predict,
+            noise,
+            sampling.num_steps,
+            bounded=self.bounded,
+            dynamic_threshold=threshold,
+            start=start,
         )
 
 
@@ -142,11 +158,11 @@ class TextShape(Protocol):
         ...
 
 
-def make_text_tokens(config: TextShape) -> TextTokens | None:
+def make_text_conditioner(config: TextShape) -> TextConditioner | None:
     """Return what reads texts, if the network is to read any."""
     if not config.text_dim:
         return None
-    return TextTokens(config.text_dim, num_tokens=config.num_tokens, token_dim=config.token_dim)
+    return TextConditioner(config.text_dim, num_tokens=config.num_tokens, token_dim=config.token_dim)
 
 
 def joined_layout(grid: Images, layout: Images | None) -> Images:

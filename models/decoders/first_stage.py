@@ -12,7 +12,7 @@ from torch import Tensor
 from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.denoiser import Denoiser
 from models.decoders.sampling import DecoderSampling
-from models.diffusion.processes import InitImage
+from models.diffusion.samplers import InitImage
 
 Latents = Float[Tensor, "batch channel row column"]
 

@@ -1,1 +1,1 @@
-"""The one diffusion core, of embeddings and of images: processes, targets, loss weights, guidance, samplers."""
+"""The diffusion core of embeddings and images: processes, targets, loss weights, guidance, samplers."""

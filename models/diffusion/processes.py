@@ -1,274 +1,287 @@
-"""The noise processes of diffusion decoders, and their samplers from diffusers.
+"""Noise processes from data to a Gaussian N(mu, Sigma), of embeddings and images alike.
 
-Both mix image (or latent) and noise, x_t = a_t x_0 + b_t eps, with time t in [0, 1]:
+Papers: Denoising Diffusion Probabilistic Models (arXiv 2006.11239); Shifted Diffusion for Text-to-image Generation
+(CVPR 2023, arXiv 2211.15388), section 3, method eqs. 1-4, for mu and Sigma; Flow Straight and Fast (arXiv 2209.03003).
 
-    flow   a_t = 1 - t              b_t = t                    (rectified flow, Liu et al. 2022)
-    ddpm   a_t = sqrt(abar_t)       b_t = sqrt(1 - abar_t)     (Ho et al. 2020; Nichol and Dhariwal 2021)
+In whitened coordinates u = Sigma^(-1/2) (x - mu) every process mixes data and noise, u_t = a_t u_0 + b_t eps:
 
-Symbols: x_0 = image, eps = noise, x_t = noisy image: [batch, channel, row, column]; t: [batch];
-SNR = a_t^2 / b_t^2; v = a_t eps - b_t x_0 (Salimans and Ho 2022).
+    ddpm   a_t = sqrt(abar_t)   b_t = sqrt(1 - abar_t)   t = 0 ... T     velocity v = a_t eps - b_t u_0
+    flow   a_t = 1 - t          b_t = t                  t in [0, 1]     velocity v = eps - u_0
+
+mu = 0 and Sigma = I, the standard Gaussian, is the ordinary process (decoders; the prior of DALL-E 2).
+
+Symbols:
+    x_t       sample at time t, x_0 clean     [batch, embed] or [batch, channel, row, column]
+    mu, S     mean and Sigma^(1/2) (diagonal) of the Gaussian that each sample's process ends in
+    a         a_{t|s}^2 = a_t^2 / a_s^2 for times s < t
+    b         b_{t|s}^2 = b_t^2 - a b_s^2, the variance that is added from s to t
+Every formula holds for any pair s < t, so a sampler may skip times: skipping is what respacing the betas means.
 """
 
-import math
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Real
+from torch import Tensor
 
 from models.buffers import ExactBuffers
-from models.diffusion.spec import ProcessConfig, Target
+from models.diffusion.schedules import (
+    DIFFUSERS_SCHEDULES,
+    NUM_TIMESTEPS,
+    diffusers_alpha_bars,
+    flow_steps,
+    respaced_timesteps,
+)
+from models.diffusion.spec import ProcessConfig, Variance
 
-Images = Float[Tensor, "batch channel row column"]
-Times = Float[Tensor, "batch"]
-Predictor = Callable[[Tensor, Tensor], Tensor]
-"""The network as a sampler sees it: x_t and a time step to the (guided) prediction."""
-
-NUM_TIMESTEPS = 1000
-MIN_FLOW_TIME = 0.1
-PREDICTION_TYPES: dict[Target, str] = {  # in diffusers' words
-    "sample": "sample",
-    "noise": "epsilon",
-    "velocity": "v_prediction",
-}
-SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+Times = Real[Tensor, " batch"]
+Samples = Float[Tensor, "batch *shape"]
+Pair = tuple[Tensor, Tensor]
+Steps = Sequence[tuple[float, float]]
+"""The first and the last time of each step, from T (path flow: 1) to 0."""
 
 
 @dataclass(frozen=True)
-class InitImage:
-    """An image to begin from, noised to a strength, instead of noise alone (SDEdit, Meng et al., arXiv 2108.01073)."""
+class Gaussian:
+    """Mean and Sigma^(1/2) of the Gaussian that each sample's process ends in."""
 
-    x_0: Images
-    strength: float
-    """0: the image as it is; 1: noise alone; between them it is rounded up to a whole step of the solver."""
+    mean: Float[Tensor, "batch *shape"] | float = 0.0
+    std: Float[Tensor, "batch *shape"] | float = 1.0
 
-    def __post_init__(self) -> None:
-        """Refuse what is no share of the way."""
-        if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"Start.strength: found {self.strength!r}: expected 0 to 1")
+    def whiten(self, x: Samples) -> Samples:
+        """Return u = Sigma^(-1/2) (x - mu)."""
+        return (x - self.mean) / self.std
 
-    def skipped(self, num_steps: int) -> int:
-        """Return how many of the solver's steps lie before the start."""
-        return num_steps - math.ceil(round(self.strength * num_steps, 6))
+    def colour(self, u: Samples) -> Samples:
+        """Return x = mu + Sigma^(1/2) u."""
+        return self.mean + self.std * u
 
 
-def enter(
-    noise: Images, start: InitImage | None, num_steps: int, mixed: Callable[[Images, int], Images]
-) -> tuple[Images, int]:
-    """Return x_t where a solver begins, and the number of its first step; ``mixed`` noises an image for a step.
+class _StandardGaussian(Gaussian):
+    """N(0, I), around which nothing has to be computed."""
 
-    At strength 1 that is the noise alone, though the first step of most schedules would leave a trace of the image.
-    """
-    first = 0 if start is None else start.skipped(num_steps)
-    if start is None or first == 0:
-        return noise, 0
-    return (start.x_0 if first == num_steps else mixed(start.x_0, first)), first
+    def whiten(self, x: Samples) -> Samples:
+        return x
+
+    def colour(self, u: Samples) -> Samples:
+        return u
 
 
-class Process(nn.Module):
-    """A way to noise images, a training target, and the sampler that belongs to them."""
+STANDARD = _StandardGaussian()
 
-    def mix(self, images: Images, noise: Images, time: Times) -> tuple[Images, Times]:
-        """Return x_t and the time step to tell the network."""
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Return one number per sample in the dtype of samples and with their number of axes."""
+    return values.to(like.dtype).reshape(-1, *(1 for _ in like.shape[1:]))
+
+
+class Process(ExactBuffers):
+    """A noise process; it has no weights."""
+
+    num_timesteps: int
+    """T, for networks that read the time as a number of a step."""
+
+    def __init__(self, spec: ProcessConfig) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def time(self, uniform: Float[Tensor, " batch"]) -> Times:
+        """Return the times of training for numbers uniform in [0, 1)."""
         raise NotImplementedError
 
-    def loss(self, prediction: Images, images: Images, noise: Images, time: Times) -> Times:
-        """Return every sample's mean squared error, weighted by time."""
+    def count(self, t: Times) -> Times:
+        """Return the time as a number from 0 to T."""
         raise NotImplementedError
 
-    def sample(
-        self,
-        predict: Predictor,
-        noise: Images,
-        num_steps: int,
-        *,
-        bounded: bool = True,
-        dynamic_threshold: float | None = None,
-        start: InitImage | None = None,
-    ) -> Images:
-        """Integrate from pure noise, or from where ``start`` says, to an image.
+    def timestep(self, t: Times) -> Float[Tensor, " batch"]:
+        """Return the time as diffusers' U-Nets count it, from 0 to about T."""
+        raise NotImplementedError
 
-        ``bounded`` holds predicted images in [-1, 1], for pixels, not for latents: by clipping, or, with a
-        ``dynamic_threshold`` p, by :func:`threshold`.
+    def steps(self, num_steps: int) -> Steps:
+        """Return the first and the last time of each step of a sampler.
+
+        Raises:
+            ValueError: the process has no such number of steps.
         """
         raise NotImplementedError
 
+    def squares(self, t: Times) -> Pair:
+        """Return a_t^2 and b_t^2 in the precision of the schedule: [batch] each."""
+        raise NotImplementedError
 
-class FlowSample(Process):
-    """Rectified flow whose network predicts x_0.
+    def transition(self, t: Times, s: Times) -> Pair:
+        """Return a_{t|s}^2 and b_{t|s}^2 likewise."""
+        raise NotImplementedError
 
-    The error is that of the velocity eps - x_0 = (x_t - x_0) / t, so it is weighted by 1 / t^2, with t held above 0.1.
-    """
+    def velocity_variances(self, t: Times, like: Tensor) -> Pair:
+        """Return the squares of the factors of eps and u_0 in the velocity, as :meth:`variances` does."""
+        raise NotImplementedError
 
-    def mix(self, images: Images, noise: Images, time: Times) -> tuple[Images, Times]:
-        """Return x_t = (1 - t) x_0 + t eps."""
-        return torch.lerp(images, noise, _per_image(time)), time * NUM_TIMESTEPS
+    def diffuse(self, x_0: Samples, t: Times, gaussian: Gaussian, noise: Samples) -> Samples:
+        """Sample q(x_t | x_0) = N(a_t x_0 + (1 - a_t) mu, b_t^2 Sigma) (method eq. 2)."""
+        raise NotImplementedError
 
-    def loss(self, prediction: Images, images: Images, noise: Images, time: Times) -> Times:
-        """Return |x_0 - prediction|^2 / max(t, 0.1)^2."""
-        return _mean_square(prediction - images) / time.clamp_min(MIN_FLOW_TIME).square()
+    def variances(self, t: Times, like: Tensor) -> Pair:
+        """Return a_t^2 and b_t^2 as columns in another tensor's dtype, rounded last: near t = 0 b_t has few digits."""
+        a, b = self.squares(t)
+        return column(a, like), column(b, like)
 
-    def sample(
-        self,
-        predict: Predictor,
-        noise: Images,
-        num_steps: int,
-        *,
-        bounded: bool = True,
-        dynamic_threshold: float | None = None,
-        start: InitImage | None = None,
-    ) -> Images:
-        """Take Euler steps along (x_t - x_0) / t."""
-        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TIMESTEPS)
-        times = torch.linspace(1.0, 1.0 / num_steps, num_steps)
-        scheduler.set_timesteps(sigmas=times.tolist(), device=noise.device)
-        x_t, first = enter(noise, start, num_steps, lambda x_0, step: torch.lerp(x_0, noise, float(times[step])))
-        for t, timestep in zip(times[first:].tolist(), scheduler.timesteps[first:], strict=True):
-            x_0 = predict(x_t, timestep)
-            x_0 = threshold(x_0, dynamic_threshold) if bounded else x_0
-            x_t = scheduler.step((x_t - x_0) / t, timestep, x_t, return_dict=False)[0]
-        return x_t
+    def scales(self, t: Times, like: Tensor) -> Pair:
+        """Return a_t and b_t as columns in the dtype of another tensor."""
+        a, b = self.variances(t, like)
+        return a.sqrt(), b.sqrt()
 
+    def snr(self, t: Times) -> Float[Tensor, " batch"]:
+        """Return a_t^2 / b_t^2 in the precision of the schedule; t is above 0."""
+        a, b = self.squares(t)
+        return (a.sqrt() / b.sqrt()).square()
 
-class Ddpm(ExactBuffers, Process):
-    """Variance-preserving diffusion, sampled by DDIM (Song et al. 2021).
+    def posterior(self, x_t: Samples, x_0: Samples, t: Times, s: Times, gaussian: Gaussian) -> Pair:
+        """Return mean and standard deviation of q(x_s | x_t, x_0) for s < t (method eq. 3, there with s = t - 1).
 
-    The error of the target is weighted by 1, or by what gives the image's error the weight w = min(SNR, gamma)
-    (min-SNR, Hang et al. 2023): w itself where the target is x_0, w / SNR for eps, w / (SNR + 1) for v. With a
-    terminal SNR of zero, w = min(SNR + 1, gamma), as the last step would not be learned otherwise.
-    """
-
-    alphas_cumprod: Tensor
-
-    def __init__(self, config: ProcessConfig, schedule: Mapping[str, Any] | None = None) -> None:
-        """Take the schedule from diffusers; ``schedule`` holds a checkpoint's own, in the words of its schedulers."""
-        super().__init__()
-        self._config = config
-        self._schedule = dict(schedule or {"beta_schedule": SCHEDULES[config.schedule]})
-        self.register_buffer("alphas_cumprod", self._scheduler().alphas_cumprod.clone(), persistent=False)
-
-    def mix(self, images: Images, noise: Images, time: Times) -> tuple[Images, Times]:
-        """Return x_t = a_t x_0 + b_t eps."""
-        a, b = self._scales(time)
-        return a * images + b * noise, self._index(time).to(time.dtype)
-
-    def loss(self, prediction: Images, images: Images, noise: Images, time: Times) -> Times:
-        """Return the weighted error of x_0, eps or v."""
-        a, b = self._scales(time)
-        match self._config.target:
-            case "sample":
-                target = images
-            case "noise":
-                target = noise
-            case "velocity":
-                target = a * noise - b * images
-        return _mean_square(prediction - target) * self._weight((a / b).square().flatten())
-
-    def sample(
-        self,
-        predict: Predictor,
-        noise: Images,
-        num_steps: int,
-        *,
-        bounded: bool = True,
-        dynamic_threshold: float | None = None,
-        start: InitImage | None = None,
-    ) -> Images:
-        """Take deterministic DDIM steps."""
-        target = self._config.target
-        if bounded and dynamic_threshold is not None:
-            predict, target, bounded = self._thresholding(predict, dynamic_threshold), "sample", False
-        scheduler = self._scheduler(target, clip=bounded)
-        scheduler.set_timesteps(num_steps, device=noise.device)
-        x_t, first = enter(
-            noise, start, num_steps, lambda x_0, step: self._mixed(x_0, noise, scheduler.timesteps[step])
+        mean = c1 x_0 + c2 (x_t - (1 - sqrt(a)) mu) + c3 mu,  variance = b b_s^2 / b_t^2 Sigma
+        c1 = b a_s / b_t^2
+        c2 = sqrt(a) b_s^2 / b_t^2
+        c3 = b (1 - a_s) / b_t^2
+        With s = 0 the mean is x_0 and the standard deviation 0.
+        """
+        (_, noise_t), (signal_s, noise_s), (a, b) = self.squares(t), self.squares(s), self.transition(t, s)
+        c1, c2, c3, variance = (
+            column(value, x_t)
+            for value in (
+                b * signal_s.sqrt() / noise_t,
+                a.sqrt() * noise_s / noise_t,
+                b * (1 - signal_s.sqrt()) / noise_t,
+                b * noise_s / noise_t,
+            )
         )
-        for timestep in scheduler.timesteps[first:]:
-            x_t = scheduler.step(predict(x_t, timestep.to(x_t.dtype)), timestep, x_t, return_dict=False)[0]
-        return x_t
+        shift = column(1 - a.sqrt(), x_t) * gaussian.mean
+        mean = c1 * x_0 + c2 * (x_t - shift) + c3 * gaussian.mean
+        return mean, variance.sqrt() * gaussian.std
 
-    def image(self, prediction: Images, x_t: Images, timestep: Tensor) -> Images:
-        """Return the x_0 that a prediction at the time step (a scalar from 0 to 999) means."""
-        abar = self.alphas_cumprod[timestep.long()].to(x_t.device)
-        match self._config.target:
-            case "sample":
-                return prediction
-            case "noise":
-                return (x_t - (1 - abar).sqrt() * prediction) / abar.sqrt()
-            case "velocity":
-                return abar.sqrt() * x_t - (1 - abar).sqrt() * prediction
+    def ancestral(
+        self, x_t: Samples, x_0: Samples, t: Times, s: Times, gaussian: Gaussian, variance: Variance = "posterior"
+    ) -> Pair:
+        """Return mean and standard deviation of the ancestral step from t to s < t.
 
-    def _mixed(self, images: Images, noise: Images, timestep: Tensor) -> Images:
-        abar = self.alphas_cumprod[timestep.long()].to(images.device)
-        return abar.sqrt() * images + (1 - abar).sqrt() * noise
+        Its variance is that of the posterior, or the large one, b Sigma (the two bounds of DDPM, section 3.2); a step
+        to s = 0 adds no noise.
+        """
+        mean, std = self.posterior(x_t, x_0, t, s, gaussian)
+        if variance == "large":
+            std = column(torch.where(s > 0, self.transition(t, s)[1], 0), x_t).sqrt() * gaussian.std
+        return mean, std
 
-    def _thresholding(self, predict: Predictor, fraction: float) -> Predictor:
-        return lambda x_t, timestep: threshold(self.image(predict(x_t, timestep), x_t, timestep), fraction)
+    def ddim(self, x_0: Samples, noise: Samples, t: Times, s: Times, gaussian: Gaussian, eta: float = 0.0) -> Pair:
+        """Return mean and standard deviation of the DDIM step from t to s < t (arXiv 2010.02502, eqs. 12 and 16).
 
-    def _weight(self, snr: Times) -> Times:
-        config = self._config
-        if config.loss_weight == "uniform":
-            return torch.ones_like(snr)
-        clean = (snr + 1 if config.zero_terminal_snr else snr).clamp_max(config.min_snr_gamma)
-        divisors = {"sample": torch.ones_like(snr), "noise": snr, "velocity": snr + 1}
-        return clean / divisors[config.target]
-
-    def _scheduler(self, target: Target = "sample", *, clip: bool = True) -> DDIMScheduler:
-        return DDIMScheduler(
-            num_train_timesteps=NUM_TIMESTEPS,
-            prediction_type=PREDICTION_TYPES[target],
-            timestep_spacing="trailing",
-            rescale_betas_zero_snr=self._config.zero_terminal_snr,
-            clip_sample=clip,
-            **self._schedule,
-        )
-
-    def _index(self, time: Times) -> Tensor:
-        return (time * NUM_TIMESTEPS).long().clamp(0, NUM_TIMESTEPS - 1)
-
-    def _scales(self, time: Times) -> tuple[Tensor, Tensor]:
-        abar = _per_image(self.alphas_cumprod[self._index(time)])
-        return abar.sqrt(), (1 - abar).sqrt()
+        ``noise`` is the predicted eps. With eta = 0 the step adds no noise (on the path flow it is Euler's); with
+        eta = 1 it is the ancestral step with the posterior's variance.
+        """
+        noise_t, noise_s = self.squares(t)[1], self.squares(s)[1]
+        variance = eta**2 * noise_s / noise_t * self.transition(t, s)[1]  # of u_s: [batch]
+        direction = column((noise_s - variance).clamp_min(0).sqrt(), x_0)
+        u_s = self.scales(s, x_0)[0] * gaussian.whiten(x_0) + direction * noise
+        return gaussian.colour(u_s), column(variance.sqrt(), x_0) * gaussian.std
 
 
-def make_process(config: ProcessConfig) -> Process:
-    """Build the process that a configuration names."""
-    return FlowSample() if config.path == "flow" else Ddpm(config)
+class Ddpm(Process):
+    """The variance-preserving process; it holds its schedule in the precision that it is given in."""
+
+    alpha_bar: Tensor
+
+    def __init__(self, spec: ProcessConfig, alpha_bar: Float[Tensor, " timesteps_and_zero"]) -> None:
+        super().__init__(spec)
+        self.num_timesteps = len(alpha_bar) - 1
+        self.register_buffer("alpha_bar", alpha_bar.clone(), persistent=False)
+
+    def time(self, uniform: Float[Tensor, " batch"]) -> Times:
+        """Return times in 1 ... T."""
+        return (uniform * self.num_timesteps).long().clamp(0, self.num_timesteps - 1) + 1
+
+    def count(self, t: Times) -> Times:
+        """Return t itself."""
+        return t
+
+    def timestep(self, t: Times) -> Float[Tensor, " batch"]:
+        """Return t - 1."""
+        return (t - 1).float()
+
+    def steps(self, num_steps: int) -> Steps:
+        """Return steps of equal length, up to rounding."""
+        return list(itertools.pairwise(respaced_timesteps(self.num_timesteps, num_steps)))
+
+    def squares(self, t: Times) -> Pair:
+        """Return abar_t and 1 - abar_t."""
+        abar = self.alpha_bar[t]
+        return abar, 1 - abar
+
+    def transition(self, t: Times, s: Times) -> Pair:
+        """Return a = abar_t / abar_s, which is alpha_t where s = t - 1, and b = 1 - a."""
+        a = self.alpha_bar[t] / self.alpha_bar[s]
+        return a, 1 - a
+
+    def velocity_variances(self, t: Times, like: Tensor) -> Pair:
+        """Return a_t^2 and b_t^2 (Salimans and Ho, arXiv 2202.00512)."""
+        return self.variances(t, like)
+
+    def diffuse(self, x_0: Samples, t: Times, gaussian: Gaussian, noise: Samples) -> Samples:
+        """Sample q(x_t | x_0)."""
+        a, b = self.scales(t, x_0)
+        return a * x_0 + (1 - a) * gaussian.mean + b * gaussian.std * noise
 
 
-def guided(predict: Callable[[Tensor, Tensor], Tensor], scale: float) -> Predictor:
-    """Return a predictor with classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
+class Flow(Process):
+    """Rectified flow: a straight line from data to the Gaussian."""
 
-    ``predict`` takes x_t and time steps of twice the batch, whose second half is drawn without the condition.
-    """
+    def __init__(self, spec: ProcessConfig, num_timesteps: int = NUM_TIMESTEPS) -> None:
+        super().__init__(spec)
+        self.num_timesteps = num_timesteps
 
-    def predict_guided(x_t: Images, timestep: Tensor) -> Images:
-        told, unconditional = predict(torch.cat([x_t, x_t]), timestep.expand(2 * len(x_t))).chunk(2)
-        return torch.lerp(unconditional, told, scale)
+    def time(self, uniform: Float[Tensor, " batch"]) -> Times:
+        """Return the numbers themselves."""
+        return uniform
 
-    return predict_guided
+    def count(self, t: Times) -> Times:
+        """Return T t."""
+        return t * self.num_timesteps
+
+    def timestep(self, t: Times) -> Float[Tensor, " batch"]:
+        """Return T t, too."""
+        return self.count(t)
+
+    def steps(self, num_steps: int) -> Steps:
+        """Return steps of equal length."""
+        return flow_steps(num_steps)
+
+    def squares(self, t: Times) -> Pair:
+        """Return (1 - t)^2 and t^2, float64."""
+        t = t.double()
+        return (1 - t).square(), t.square()
+
+    def transition(self, t: Times, s: Times) -> Pair:
+        """Return a and b."""
+        (signal_t, noise_t), (signal_s, noise_s) = self.squares(t), self.squares(s)
+        a = signal_t / signal_s
+        return a, noise_t - a * noise_s
+
+    def velocity_variances(self, t: Times, like: Tensor) -> Pair:
+        """Return 1 and 1."""
+        one = column(torch.ones_like(t), like)
+        return one, one
+
+    def diffuse(self, x_0: Samples, t: Times, gaussian: Gaussian, noise: Samples) -> Samples:
+        """Return (1 - t) x_0 + t x_1, where x_1 is a sample of the Gaussian."""
+        return torch.lerp(x_0, gaussian.colour(noise), column(t, x_0))
 
 
-def threshold(images: Images, fraction: float | None) -> Images:
-    """Bring predicted images into [-1, 1] by dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3).
-
-    s is the absolute value that ``share`` of an image's values do not exceed, and at least 1: values are clipped to
-    [-s, s] and divided by s. Without a share they are clipped to [-1, 1].
-    """
-    if fraction is None:
-        return images.clamp(-1, 1)
-    sizes = images.float().abs().flatten(1)
-    s = _per_image(sizes.kthvalue(max(1, math.ceil(fraction * sizes.shape[1])), dim=1).values.clamp_min(1.0))
-    s = s.to(images.dtype)
-    return images.clamp(-s, s) / s
-
-
-def _per_image(values: Times) -> Float[Tensor, "batch 1 1 1"]:
-    return values[:, None, None, None]
-
-
-def _mean_square(error: Images) -> Times:
-    return error.square().mean(dim=(1, 2, 3))
+def make_process(spec: ProcessConfig, alpha_bar: Float[Tensor, " timesteps_and_zero"] | None = None) -> Process:
+    """Return the process; on the path ddpm with this schedule, or else the one that the spec names, of diffusers."""
+    if spec.path == "flow":
+        return Flow(spec) if alpha_bar is None else Flow(spec, len(alpha_bar) - 1)
+    if alpha_bar is None:
+        settings = {"beta_schedule": DIFFUSERS_SCHEDULES[spec.schedule]}
+        alpha_bar = diffusers_alpha_bars(settings, zero_terminal_snr=spec.zero_terminal_snr)
+    return Ddpm(spec, alpha_bar)

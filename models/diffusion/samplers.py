@@ -1,80 +1,184 @@
-"""Samplers of shifted diffusion: from z_T ~ N(mu, Sigma) (method eq. 4) down to z_0, with any denoiser.
+"""Samplers: from x_T ~ N(mu, Sigma) (method eq. 4) down to x_0, with any network.
 
 Papers: DDPM (arXiv 2006.11239) for ancestral steps; DDIM (arXiv 2010.02502); DPM-Solver++ (arXiv 2211.01095), the
-second-order multistep solver 2M.
+second-order multistep solver 2M; SDEdit (arXiv 2108.01073) for starting from an image.
+
+DPM-Solver++ is diffusers'. The steps of one line are ours: diffusers' know no eta per Gaussian, no double precision and
+no other times than their own.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.diffusion.shifted import Embeddings, Moments, ShiftedDiffusion, Times
-from models.priors.spec import PriorSampling
+from models.diffusion.guidance import Predictor, threshold
+from models.diffusion.processes import STANDARD, Ddpm, Gaussian, Process, Samples, Steps, Times, column
+from models.diffusion.schedules import diffusers_steps
+from models.diffusion.spec import SolverSpec
+from models.diffusion.targets import noise_from_target, sample_from_target
 
-Denoiser = Callable[[Embeddings, Times], Embeddings]
-"""z_t and t [batch] to the prediction of z_0."""
-
-NoiseSource = Callable[[], Embeddings]
-"""Each call gives new standard normal noise [batch, embed]."""
+NoiseSource = Callable[[], Tensor]
+"""Each call gives new standard normal noise of the samples' shape."""
 
 
-def sample_embeddings(
-    process: ShiftedDiffusion,
-    gaussian: Moments,
-    denoise: Denoiser,
+@dataclass(frozen=True)
+class Estimate:
+    """What a network makes of x_t."""
+
+    x_0: Samples
+    noise: Samples | None = None
+    """eps; none: the one that x_0 implies."""
+
+
+Estimator = Callable[[Samples, Times], Estimate]
+
+_SMALLEST_ALPHA_BAR = 2**-24  # what diffusers' solvers take for a terminal SNR of zero
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """An image to begin from, noised to a strength, instead of noise alone."""
+
+    x_0: Samples
+    strength: float
+    """0: the image as it is; 1: noise alone; between them it is rounded up to a whole step of the solver."""
+
+    def __post_init__(self) -> None:
+        """Refuse a strength beyond 0 to 1."""
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"InitImage.strength: found {self.strength!r}: expected 0 to 1")
+
+    def skipped(self, num_steps: int) -> int:
+        """Return how many of the solver's steps lie before the start."""
+        return num_steps - math.ceil(round(self.strength * num_steps, 6))
+
+
+def enter(
+    noise: Samples, start: InitImage | None, num_steps: int, mixed: Callable[[Samples, int], Samples]
+) -> tuple[Samples, int]:
+    """Return x_t where a solver begins, and the number of its first step; ``mixed`` noises an image for a step.
+
+    At strength 1 that is the noise alone, though the first step of most schedules would leave a trace of the image.
+    """
+    first = 0 if start is None else start.skipped(num_steps)
+    if start is None or first == 0:
+        return noise, 0
+    return (start.x_0 if first == num_steps else mixed(start.x_0, first)), first
+
+
+def sample(
+    process: Process,
+    estimate: Estimator,
     noise: NoiseSource,
-    times: Sequence[int],
-    sampling: PriorSampling,
-) -> Embeddings:
-    """Return samples of z_0; ``times`` are those to visit, from T down to 0.
+    steps: Steps,
+    *,
+    solver: SolverSpec,
+    gaussian: Gaussian = STANDARD,
+    start: InitImage | None = None,
+) -> Samples:
+    """Return samples of x_0.
 
-    Noise is drawn once for z_T and once for each step that adds some, never for the step to 0.
+    Noise is sampled once for x_T and once for each step that adds some, never for the step to 0.
+
+    Raises:
+        ValueError: Euler's method is asked for on the path ddpm.
     """
-    z_T = gaussian.colour(noise())
-    if sampling.sampler == "dpm_solver":
-        return _dpm_solver(process, gaussian, denoise, z_T, times)
-    z = z_T
-    for now, after in itertools.pairwise(times):
-        t, s = _filled(now, z), _filled(after, z)
-        z_0 = denoise(z, t)
-        if sampling.sampler == "ddim":
-            z, std = process.ddim(z, z_0, t, s, gaussian, sampling.eta)
-            noisy = sampling.eta > 0 and after > 0
+    if solver.sampler == "euler" and process.spec.path != "flow":
+        raise ValueError("sampler: found euler on the path ddpm: expected ancestral, ddim or dpm_solver there")
+    first_noise = noise()
+
+    def mixed(x_0: Samples, step: int) -> Samples:
+        return process.diffuse(x_0, _filled(steps[step][0], x_0), gaussian, first_noise)
+
+    x_t, first = enter(gaussian.colour(first_noise), start, len(steps), mixed)
+    multistep = _DpmSolver(process, gaussian, steps, x_t) if solver.sampler == "dpm_solver" else None
+    for now, after in steps[first:]:
+        t, s = _filled(now, x_t), _filled(after, x_t)
+        found = estimate(x_t, t)
+        std: Tensor | None = None
+        if multistep is not None:
+            x_t = multistep.step(found.x_0, now)
+        elif solver.sampler == "euler":
+            x_t = x_t + column(s - t, x_t) * ((x_t - found.x_0) / column(t, x_t))
+        elif solver.sampler == "ancestral":
+            x_t, std = process.ancestral(x_t, found.x_0, t, s, gaussian, solver.variance)
         else:
-            z, std = process.ancestral(z, z_0, t, s, gaussian, sampling.variance)
-            noisy = after > 0
-        if noisy:
-            z = z + std * noise()
-    return z
+            eps = found.noise
+            eps = noise_from_target(process, "sample", found.x_0, x_t, t, gaussian) if eps is None else eps
+            x_t, std = process.ddim(found.x_0, eps, t, s, gaussian, solver.eta)
+        if std is not None and after > 0 and (solver.sampler == "ancestral" or solver.eta > 0):
+            x_t = x_t + std * noise()
+    return x_t
 
 
-def _dpm_solver(
-    process: ShiftedDiffusion, gaussian: Moments, denoise: Denoiser, z_T: Embeddings, times: Sequence[int]
-) -> Embeddings:
-    """Solve the probability flow of u = Sigma^(-1/2) (z - mu), which is that of ordinary DDPM, without noise.
+def sample_images(
+    process: Process,
+    predict: Predictor,
+    noise: NoiseSource,
+    num_steps: int,
+    *,
+    bounded: bool = True,
+    dynamic_threshold: float | None = None,
+    start: InitImage | None = None,
+    solver: SolverSpec | None = None,
+) -> Samples:
+    """Return images or latents; ``predict`` takes time steps as diffusers' U-Nets count them.
 
-    The solver knows the time t as t - 1, and its own last step goes to sigma = 0, our time 0. It works in float32.
+    ``bounded`` holds predicted images in [-1, 1], for pixels, not for latents: by clipping, or, with a
+    ``dynamic_threshold`` p, by :func:`models.diffusion.guidance.threshold`. Without a solver the steps are
+    deterministic, by DDIM or Euler's method.
     """
-    from diffusers import DPMSolverMultistepScheduler
+    flow, target = process.spec.path == "flow", process.spec.target
 
-    betas = 1 - process.alpha_bar[1:] / process.alpha_bar[:-1]
-    solver = DPMSolverMultistepScheduler(
-        num_train_timesteps=len(betas),
-        trained_betas=betas.tolist(),
-        solver_order=2,
-        algorithm_type="dpmsolver++",
-        prediction_type="sample",
-        final_sigmas_type="zero",
-    )
-    solver.set_timesteps(timesteps=[t - 1 for t in times[:-1]], device=z_T.device)
-    u = gaussian.whiten(z_T)
-    for now, index in zip(times[:-1], solver.timesteps, strict=True):
-        z_0 = denoise(gaussian.colour(u), _filled(now, u))
-        u = solver.step(gaussian.whiten(z_0), index, u, return_dict=False)[0]
-    return gaussian.colour(u)
+    def estimate(x_t: Samples, t: Times) -> Estimate:
+        prediction = predict(x_t, process.timestep(t).to(x_t.dtype))
+        x_0 = sample_from_target(process, target, prediction, x_t, t, STANDARD)
+        if bounded and dynamic_threshold is not None:
+            return Estimate(threshold(x_0, dynamic_threshold))
+        # As in diffusers, what clipping takes from x_0 does not change the noise.
+        eps = None if flow else noise_from_target(process, target, prediction, x_t, t, STANDARD)
+        return Estimate(threshold(x_0, None) if bounded else x_0, eps)
+
+    steps = process.steps(num_steps) if flow else diffusers_steps(process.num_timesteps, num_steps)
+    solver = solver or SolverSpec(sampler="euler" if flow else "ddim")
+    return sample(process, estimate, noise, steps, solver=solver, start=start)
 
 
-def _filled(time: int, like: Tensor) -> Times:
+class _DpmSolver:
+    """Solves the probability flow of u = Sigma^(-1/2) (x - mu), which is the ordinary one, without noise, in float32.
+
+    diffusers knows the time t of ddpm as t - 1; its last step goes to sigma = 0, our time 0.
+    """
+
+    def __init__(self, process: Process, gaussian: Gaussian, steps: Steps, x_T: Samples) -> None:
+        from diffusers import DPMSolverMultistepScheduler
+
+        self._u = gaussian.whiten(x_T)
+        common = {"solver_order": 2, "algorithm_type": "dpmsolver++", "prediction_type": "sample"}
+        self._gaussian = gaussian
+        if isinstance(process, Ddpm):
+            abar = torch.where(process.alpha_bar > 0, process.alpha_bar, _SMALLEST_ALPHA_BAR)
+            betas = (1 - abar[1:] / abar[:-1]).tolist()
+            self._solver: Any = DPMSolverMultistepScheduler(
+                num_train_timesteps=len(betas), trained_betas=betas, final_sigmas_type="zero", **common
+            )
+            self._solver.set_timesteps(timesteps=[int(t) - 1 for t, _ in steps], device=x_T.device)
+        else:
+            self._solver = DPMSolverMultistepScheduler(use_flow_sigmas=True, final_sigmas_type="zero", **common)
+            self._solver.set_timesteps(len(steps), device=x_T.device)
+            self._solver.sigmas = torch.tensor([t for t, _ in steps] + [0.0])
+            self._solver.timesteps = torch.arange(len(steps), device=x_T.device)
+        self._timesteps = dict(zip((t for t, _ in steps), self._solver.timesteps, strict=True))
+
+    def step(self, x_0: Samples, t: float) -> Samples:
+        """Return x_s of the next step, given the prediction of x_0 at its beginning."""
+        self._u = self._solver.step(self._gaussian.whiten(x_0), self._timesteps[t], self._u, return_dict=False)[0]
+        return self._gaussian.colour(self._u)
+
+
+def _filled(time: float, like: Tensor) -> Times:
     return torch.full((len(like),), time, device=like.device)

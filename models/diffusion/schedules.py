@@ -1,33 +1,52 @@
-"""Noise schedules.
+"""Noise schedules, and the time steps that a sampler visits.
 
 Papers: Denoising Diffusion Probabilistic Models (arXiv 2006.11239), section 2, for linear;
-Improved DDPM (arXiv 2102.09672), eq. 17, for cosine.
+Improved DDPM (arXiv 2102.09672), eq. 17, for cosine; Common diffusion noise schedules and sample steps are flawed
+(arXiv 2305.08891), for a terminal SNR of zero.
 
 Symbols: t = 1 ... T; alpha_t = 1 - beta_t; abar_t = product of alpha_1 ... alpha_t; abar_0 = 1.
 """
 
+import itertools
 import math
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
+from diffusers import DDIMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.priors.spec import ScheduleSettings
+from models.diffusion.spec import ScheduleKind, ScheduleSpec
 
+NUM_TIMESTEPS: Final = 1000
+DIFFUSERS_SCHEDULES: Final[Mapping[ScheduleKind, str]] = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 _COSINE_OFFSET = 0.008
 _COSINE_MAX_BETA = 0.999
 
 
-def alpha_bars(settings: ScheduleSettings) -> Float[Tensor, "timesteps_and_zero"]:
-    """Return abar_t for t = 0 ... T, float64: [T + 1]."""
-    t = torch.arange(settings.num_timesteps + 1, dtype=torch.float64)
-    if settings.kind == "linear":
-        beta = torch.linspace(settings.beta_first, settings.beta_last, settings.num_timesteps, dtype=torch.float64)
+def alpha_bars(schedule: ScheduleSpec, *, zero_terminal_snr: bool = False) -> Float[Tensor, "timesteps_and_zero"]:
+    """Return abar_t for t = 0 ... T, float64: [T + 1]; for a terminal SNR of zero sqrt(abar) is shifted and scaled."""
+    t = torch.arange(schedule.num_timesteps + 1, dtype=torch.float64)
+    if schedule.kind == "linear":
+        beta = torch.linspace(schedule.beta_first, schedule.beta_last, schedule.num_timesteps, dtype=torch.float64)
     else:
-        angle = (t / settings.num_timesteps + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
+        angle = (t / schedule.num_timesteps + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
         f = angle.cos().square()  # f(t) = cos^2((t/T + s)/(1 + s) pi/2)
         beta = (1 - f[1:] / f[:-1]).clamp_max(_COSINE_MAX_BETA)
-    return nn.functional.pad((1 - beta).cumprod(0), (1, 0), value=1.0)
+    abar = (1 - beta).cumprod(0)
+    if zero_terminal_snr:
+        root = abar.sqrt()
+        abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    return nn.functional.pad(abar, (1, 0), value=1.0)
+
+
+def diffusers_alpha_bars(
+    settings: Mapping[str, Any], *, zero_terminal_snr: bool = False
+) -> Float[Tensor, "timesteps_and_zero"]:
+    """Return abar_t for t = 0 ... 1000 as diffusers has it, float32; ``settings`` are a scheduler's own (beta_...)."""
+    scheduler = DDIMScheduler(num_train_timesteps=NUM_TIMESTEPS, rescale_betas_zero_snr=zero_terminal_snr, **settings)
+    return nn.functional.pad(scheduler.alphas_cumprod, (1, 0), value=1.0)
 
 
 def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
@@ -42,3 +61,14 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
             "the number of time steps that the prior was trained with"
         )
     return [round(num_timesteps * i / num_steps) for i in range(num_steps, -1, -1)]
+
+
+def diffusers_steps(num_timesteps: int, num_steps: int) -> list[tuple[int, int]]:
+    """Return each step's first and last time as diffusers' DDIM has them: all are floor(T / num_steps) long."""
+    times = respaced_timesteps(num_timesteps, num_steps)[:-1]
+    return [(t, t - num_timesteps // num_steps) for t in times]
+
+
+def flow_steps(num_steps: int) -> list[tuple[float, float]]:
+    """Return each step's first and last time on the path flow, in equal steps from 1 down to 0."""
+    return list(itertools.pairwise([*torch.linspace(1.0, 1.0 / num_steps, num_steps, device="cpu").tolist(), 0.0]))

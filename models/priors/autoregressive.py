@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from models.buffers import ExactBuffers
 from models.noise import SeededNoise
-from models.priors.base import EmbeddingScale, Prior, require_finite, require_seeds, require_width
+from models.normalization import Normalization
+from models.priors.base import STD_FLOOR, Prior, require_embeddings, require_seeds, require_width
 from models.priors.blocks import CausalTransformer, KeyValueCache
 from models.priors.spec import AutoregressivePriorSettings, PriorSampling
 from models.priors.text import TextFeatures
@@ -49,7 +50,7 @@ class AutoregressivePrior(Prior):
         super().__init__()
         self.settings = settings
         self.components = ComponentBuckets(settings.embed_dim, settings.num_components, settings.num_buckets)
-        self.text_scale = EmbeddingScale(settings.embed_dim)
+        self.text_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
         self.network = BucketTransformer(settings)
 
     def measure(
@@ -62,6 +63,7 @@ class AutoregressivePrior(Prior):
                 prior or hold numbers that are not finite.
         """
         self.components.measure(image_embeddings)
+        require_embeddings(text_embeddings, self.settings.embed_dim)
         self.text_scale.measure(text_embeddings)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,8 +86,7 @@ class AutoregressivePrior(Prior):
                 prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
-        require_width(text.embedding, self.settings.embed_dim)
-        require_finite(text.embedding)
+        require_embeddings(text.embedding, self.settings.embed_dim)
         scale = sampling.guidance_scale
         streams = SeededNoise(seeds)
         uniform = streams.uniform((self.settings.num_components + 1,), text.embedding.device, torch.float64)
@@ -102,7 +103,7 @@ class AutoregressivePrior(Prior):
         return self.components.decode(torch.stack(generated[1:], dim=1))
 
     def _scaled(self, text: TextFeatures) -> TextFeatures:
-        return TextFeatures((text.embedding.float() - self.text_scale.mean) / self.text_scale.std, text.states)
+        return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
 
     def _similarity(self, z_0: Tensor, text: TextFeatures) -> Int[Tensor, "batch"]:
         cosine = F.cosine_similarity(z_0, text.embedding.float())
@@ -140,8 +141,7 @@ class ComponentBuckets(ExactBuffers):
             ValueError: there are too few rows for so many components, or they have another width or hold numbers that
                 are not finite.
         """
-        require_width(embeddings, len(self.mean))
-        require_finite(embeddings)
+        require_embeddings(embeddings, len(self.mean))
         rows, wanted = len(embeddings), len(self.stds)
         if rows <= wanted:
             raise ValueError(

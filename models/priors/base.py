@@ -3,16 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.buffers import ExactBuffers
 from models.priors.spec import PriorSampling, PriorSettings
 from models.priors.text import TextFeatures
 
-_SCALE_FLOOR = 1e-4
-_ROWS_AT_ONCE = 65_536
+STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
 
 
 class Prior(nn.Module, ABC):
@@ -76,28 +73,11 @@ def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
         )
 
 
-class EmbeddingScale(ExactBuffers):
-    """Mean and deviation of embeddings in each dimension, by which they are standardised for a network."""
+def require_embeddings(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
+    """Refuse embeddings of another CLIP, or that hold NaN or infinity.
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
-
-    def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
-        """Take the statistics of these embeddings; no deviation falls below 1e-4 of their root mean square.
-
-        Raises:
-            ValueError: the embeddings have another width, or hold numbers that are not finite.
-        """
-        require_width(embeddings, len(self.mean))
-        require_finite(embeddings)
-        parts = torch.split(embeddings, _ROWS_AT_ONCE)  # float64 of all rows might not fit
-        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(embeddings)
-        variance = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / len(embeddings)
-        self.mean.copy_(mean)
-        floor = _SCALE_FLOOR * float(variance.mean().sqrt()) or 1.0  # all rows equal: any scale does
-        self.std.copy_(variance.sqrt().clamp_min(floor))
+    Raises:
+        ValueError: the width is not the prior's, or some are not finite.
+    """
+    require_width(embeddings, embed_dim)
+    require_finite(embeddings)

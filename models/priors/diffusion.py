@@ -16,14 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.diffusion.guidance import guide
-from models.diffusion.samplers import Denoiser, sample_embeddings
-from models.diffusion.schedules import respaced_timesteps
-from models.diffusion.shifted import Moments, ShiftedDiffusion
-from models.diffusion.targets import loss_weight, output_scale, sample_from_target, true_target
+from models.diffusion.guidance import Predictor, guide
+from models.diffusion.loss_weights import denoising_loss
+from models.diffusion.processes import Gaussian, make_process
+from models.diffusion.samplers import Estimate, sample
+from models.diffusion.schedules import alpha_bars
+from models.diffusion.spec import ProcessConfig
+from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import GaussianBank, bank_loss
 from models.noise import SeededNoise
-from models.priors.base import EmbeddingScale, Prior, require_finite, require_seeds, require_width
+from models.normalization import Normalization
+from models.priors.base import STD_FLOOR, Prior, require_embeddings, require_seeds, require_width
 from models.priors.spec import DiffusionPriorSettings, PriorSampling
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
@@ -52,10 +55,16 @@ class DiffusionPrior(Prior):
             )
         self.settings = settings
         self.bank = bank.variant(learnable=settings.learnable, selection=settings.selection)
-        self.process = ShiftedDiffusion(settings.schedule)
+        process = ProcessConfig(
+            path="ddpm",
+            target=settings.target,
+            loss_weight=settings.loss_weight,
+            min_snr_gamma=settings.min_snr_gamma,
+        )
+        self.process = make_process(process, alpha_bars(settings.schedule))
         self.network = PriorTransformer(settings.network, settings.embed_dim)
-        self.image_scale = EmbeddingScale(settings.embed_dim)
-        self.text_scale = EmbeddingScale(settings.embed_dim)
+        self.image_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
+        self.text_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
 
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
@@ -65,8 +74,9 @@ class DiffusionPrior(Prior):
         Raises:
             ValueError: the embeddings have another width than the prior, or hold numbers that are not finite.
         """
-        self.image_scale.measure(image_embeddings)
-        self.text_scale.measure(text_embeddings)
+        for scale, embeddings in ((self.image_scale, image_embeddings), (self.text_scale, text_embeddings)):
+            require_embeddings(embeddings, self.settings.embed_dim)
+            scale.measure(embeddings)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return "loss", w |target - prediction|^2 / d of each pair; for z_0 with weight p2 it is method eq. 7.
@@ -79,11 +89,13 @@ class DiffusionPrior(Prior):
         require_width(text.embedding, self.settings.embed_dim)
         z_0, noise = batch["image_embedding"].float(), batch["noise"].float()
         index, mean, std = self.bank(text.embedding)
-        denoising = self._denoising_loss(z_0, noise, t, index, Moments(mean, std).detach(), text, batch["drop_text"])
+        denoising = self._denoising_loss(
+            z_0, noise, t, index, Gaussian(mean.detach(), std.detach()), text, batch["drop_text"]
+        )
         if not self.settings.learnable:
             return {"loss": denoising}
         xi = self.settings.separation_weight
-        weight = self.process.one_minus_abar(t, z_0).squeeze(1)
+        weight = self.process.squares(t)[1].to(z_0.dtype)
         bank = weight * bank_loss(z_0, index, mean, std, batch["bank_noise"], separation_weight=xi)
         return {"loss": denoising + bank, "denoising_loss": denoising, "bank_loss": bank}
 
@@ -93,17 +105,15 @@ class DiffusionPrior(Prior):
         noise: Tensor,
         t: Tensor,
         index: Tensor,
-        gaussian: Moments,
+        gaussian: Gaussian,
         text: TextFeatures,
         drop_text: Tensor,
     ) -> Tensor:
-        settings, process = self.settings, self.process
-        z_t = process.diffuse(z_0, t, gaussian, noise)
-        answer = self.network(self._noisy_input(z_t, t, gaussian), t, index, self._text_input(text), drop_text)
-        predicted = output_scale(process, settings.target, t, gaussian, self.image_scale)(answer.float())
-        expected = true_target(process, settings.target, z_0, noise, t, gaussian)
-        weight = loss_weight(process, settings.target, settings.loss_weight, t, min_snr_gamma=settings.min_snr_gamma)
-        return weight.to(z_0.dtype) * (expected - predicted).square().mean(-1)
+        z_t = self.process.diffuse(z_0, t, gaussian, noise)
+        time = self.process.count(t)
+        output = self.network(self._noisy_input(z_t, t, gaussian), time, index, self._text_input(text), drop_text)
+        predicted = output_scale(self.process, self.settings.target, t, gaussian, self.image_scale)(output.float())
+        return denoising_loss(self.process, predicted, z_0, noise, t, gaussian=gaussian)
 
     @torch.no_grad()
     def sample(
@@ -120,68 +130,61 @@ class DiffusionPrior(Prior):
                 embeddings have another width than the prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
-        require_width(text.embedding, self.settings.embed_dim)
-        require_finite(text.embedding)
-        times = respaced_timesteps(self.settings.schedule.num_timesteps, sampling.num_steps)
+        require_embeddings(text.embedding, self.settings.embed_dim)
+        steps = self.process.steps(sampling.num_steps)
         index, mean, std = self.bank(text.embedding)
-        gaussian, streams = Moments(mean, std), SeededNoise(seeds)
-        denoise = self._denoiser(text, index, gaussian, sampling)
-        if on_step is not None:
-            denoise = _watched(denoise, on_step)
+        gaussian, streams = Gaussian(mean, std), SeededNoise(seeds)
+        predict = self._predictor(text, index, gaussian, sampling)
+
+        def estimate(z_t: Tensor, t: Tensor) -> Estimate:
+            z_0 = predict(z_t, t)
+            if on_step is not None:
+                on_step(round(float(self.process.count(t[0]))), z_t, z_0)
+            return Estimate(z_0)
 
         def noise() -> Tensor:
             return streams.draw((self.settings.embed_dim,), mean.device)
 
-        return sample_embeddings(self.process, gaussian, denoise, noise, times, sampling)
+        return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
 
-    def _denoiser(self, text: TextFeatures, index: Tensor, gaussian: Moments, sampling: PriorSampling) -> Denoiser:
+    def _predictor(self, text: TextFeatures, index: Tensor, gaussian: Gaussian, sampling: PriorSampling) -> Predictor:
         """Return z0_hat(z_t, t, y, c_y) as a function of z_t and t; the captions are read once, here.
 
         The Gaussian is part of the process: guidance leaves out the caption, never the Gaussian.
         """
-        text = self._text_input(text)
+        text, process = self._text_input(text), self.process
 
-        def z_0(answer: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-            predicted = output_scale(self.process, self.settings.target, t, gaussian, self.image_scale)(answer.float())
-            return sample_from_target(self.process, self.settings.target, predicted, z_t, t, gaussian)
+        def z_0(output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+            predicted = output_scale(process, self.settings.target, t, gaussian, self.image_scale)(output.float())
+            return sample_from_target(process, self.settings.target, predicted, z_t, t, gaussian)
 
         if sampling.guidance_scale == 1.0:
             prefix = self.network.prefix(text, torch.zeros_like(index, dtype=torch.bool))
 
-            def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-                return z_0(self.network.predict(prefix, self._noisy_input(z_t, t, gaussian), t, index), z_t, t)
+            def predict(z_t: Tensor, t: Tensor) -> Tensor:
+                noisy = self._noisy_input(z_t, t, gaussian)
+                return z_0(self.network.predict(prefix, noisy, process.count(t), index), z_t, t)
 
-            return denoise
-        both = self.network.guided_prefix(text)  # [2 batch] rows: captioned, then plain
+            return predict
+        both = self.network.guided_prefix(text)  # [2 batch] rows: conditional, then unconditional
 
-        def denoise_guided(z_t: Tensor, t: Tensor) -> Tensor:
+        def predict_guided(z_t: Tensor, t: Tensor) -> Tensor:
             noisy = self._noisy_input(z_t, t, gaussian).repeat(2, 1)
-            answers = self.network.predict(both, noisy, t.repeat(2), index.repeat(2)).chunk(2)
-            captioned, plain = (z_0(answer, z_t, t) for answer in answers)
+            outputs = self.network.predict(both, noisy, process.count(t).repeat(2), index.repeat(2)).chunk(2)
+            conditional, unconditional = (z_0(output, z_t, t) for output in outputs)
             scale, rescale = sampling.guidance_scale, sampling.guidance_rescale
-            return guide(captioned, plain, scale=scale, rescale=rescale, embeddings=self.image_scale)
+            return guide(conditional, unconditional, scale=scale, rescale=rescale, normalization=self.image_scale)
 
-        return denoise_guided
+        return predict_guided
 
-    def _noisy_input(self, z_t: Tensor, t: Tensor, gaussian: Moments) -> Tensor:
+    def _noisy_input(self, z_t: Tensor, t: Tensor, gaussian: Gaussian) -> Tensor:
         """Return z_t with mean 0 and variance about 1, over all training embeddings: [batch, embed]."""
         m, s = self.image_scale.mean, self.image_scale.std
-        abar, noise_fraction = self.process.abar(t, z_t), self.process.one_minus_abar(t, z_t)
-        centre = abar.sqrt() * m + (1 - abar.sqrt()) * gaussian.mean
-        spread = (abar * s.square() + noise_fraction * gaussian.std.square()).sqrt()
+        signal, noise = self.process.variances(t, z_t)
+        centre = signal.sqrt() * m + (1 - signal.sqrt()) * gaussian.mean
+        spread = (signal * s.square() + noise * torch.as_tensor(gaussian.std).square()).sqrt()
         return (z_t - centre) / spread
 
     def _text_input(self, text: TextFeatures) -> TextFeatures:
         """Return the captions with standardised CLIP text embeddings."""
-        return TextFeatures((text.embedding.float() - self.text_scale.mean) / self.text_scale.std, text.states)
-
-
-def _watched(denoise: Denoiser, on_step: OnStep) -> Denoiser:
-    """Return the denoiser that also tells what it is asked and what it answers."""
-
-    def watched(z_t: Tensor, t: Tensor) -> Tensor:
-        z_0 = denoise(z_t, t)
-        on_step(int(t[0]), z_t, z_0)
-        return z_0
-
-    return watched
+        return TextFeatures(self.text_scale.normalize(text.embedding), text.states)

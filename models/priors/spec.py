@@ -4,33 +4,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from models.diffusion.spec import LossWeight, ScheduleSpec, SolverSpec, Target
 from models.fields import require
 
-ScheduleKind = Literal["linear", "cosine"]
-Sampler = Literal["ancestral", "ddim", "dpm_solver"]
-Variance = Literal["posterior", "large"]
-Target = Literal["sample", "noise", "velocity"]
-LossWeight = Literal["p2", "min_snr", "uniform"]
+PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
 Selection = Literal["means", "samples"]
 TEXT_ENCODERS = ("t5", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorSolver:
+class PriorSolver(SolverSpec):
     """How embeddings are sampled from a trained prior, but for the number of steps.
 
     A prior reads those settings that it has a use for: ``sampler`` ancestral is method eq. 3, ddim is random as far as
-    ``eta`` says, dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that much of the inflation that guidance
-    causes (arXiv 2305.08891, section 3.4).
+    ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that
+    much of the inflation that guidance causes (arXiv 2305.08891, section 3.4).
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    sampler: Sampler = "ancestral"
-    variance: Variance = "posterior"
-    """Sampler ancestral: variance of a step's noise; large: beta_t Sigma, as the paper's code has."""
-    eta: float = 0.0
-    """Sampler ddim: 0 is deterministic, 1 as random as ancestral."""
+    sampler: PriorSampler = "ancestral"
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1: none."""
     guidance_rescale: float = 0.0
@@ -41,14 +34,10 @@ class PriorSolver:
         Raises:
             ValueError: a value is not allowed, or is set for another sampler than the chosen one.
         """
-        require(self, "sampler", self.sampler in get_args(Sampler), f"one of {', '.join(get_args(Sampler))}")
-        require(self, "variance", self.variance in get_args(Variance), f"one of {', '.join(get_args(Variance))}")
-        require(self, "eta", 0 <= self.eta <= 1, "0 to 1")
+        require(self, "sampler", self.sampler in get_args(PriorSampler), f"one of {', '.join(get_args(PriorSampler))}")
+        super().__post_init__()
         require(self, "guidance_scale", self.guidance_scale >= 0, "0 or more")
         require(self, "guidance_rescale", 0 <= self.guidance_rescale <= 1, "0 to 1")
-        require(self, "eta", not self.eta or self.sampler == "ddim", f"0 with sampler {self.sampler}, or sampler ddim")
-        fits = self.variance == "posterior" or self.sampler == "ancestral"
-        require(self, "variance", fits, f"posterior with sampler {self.sampler}, or sampler ancestral")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +51,6 @@ class PriorSampling(PriorSolver):
         """Refuse what no sampler understands."""
         super().__post_init__()
         require(self, "num_steps", self.num_steps >= 1, "1 or more")
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    """The noise schedule of the forward process; ``beta_first`` and ``beta_last`` are read by kind linear only."""
-
-    kind: ScheduleKind = "linear"
-    num_timesteps: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -116,7 +95,7 @@ class DiffusionPriorSettings:
     kind: Literal["shifted", "gaussian"]
     embed_dim: int
     num_gaussians: int = 1
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     network: TransformerSettings = field(default_factory=TransformerSettings)
     target: Target = "sample"
     loss_weight: LossWeight = "p2"
@@ -181,7 +160,7 @@ def settings_from_json(data: Mapping[str, Any]) -> PriorSettings:
         )
     parts = dict(data)
     if "schedule" in parts:
-        parts["schedule"] = ScheduleSettings(**parts["schedule"])
+        parts["schedule"] = ScheduleSpec(**parts["schedule"])
     if "network" in parts:
         network = dict(parts["network"])
         states = network.pop("text_states", {})

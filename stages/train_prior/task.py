@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from models.diffusion.spec import ScheduleSpec
 from models.gaussians import GaussianBank
 from models.priors.base import Prior
 from models.priors.registry import make_prior
@@ -15,7 +16,6 @@ from models.priors.spec import (
     DiffusionPriorSettings,
     IdentityPriorSettings,
     PriorSettings,
-    ScheduleSettings,
     TextStateSettings,
 )
 from models.priors.training import training_batch, training_random_inputs
@@ -170,7 +170,7 @@ def prior_settings(
         kind="shifted" if isinstance(config, ShiftedPriorConfig) else "gaussian",
         embed_dim=embed_dim,
         num_gaussians=num_gaussians,
-        schedule=ScheduleSettings(**config.schedule.model_dump()),
+        schedule=ScheduleSpec(**config.schedule.model_dump()),
         network=config.network.settings(text_states),
         target=config.target,
         loss_weight=config.loss_weight,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion.shifted import Moments
+from models.diffusion.processes import Gaussian
 from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
 from models.priors.spec import PriorSampling
 from models.priors.training import text_of
@@ -185,7 +185,7 @@ def test_sharded_gaussians_are_read_while_they_are_whole() -> None:
 
 def test_an_isotropic_bank_has_the_scale_asked_for() -> None:
     mean, std = GaussianBank.isotropic(3, 0.25).moments(torch.zeros(2, dtype=torch.long))
-    assert Moments(mean, std).colour(torch.ones(2, 3)).tolist() == [[0.25] * 3] * 2
+    assert Gaussian(mean, std).colour(torch.ones(2, 3)).tolist() == [[0.25] * 3] * 2
 
 
 @pytest.mark.parametrize("learnable", [False, True])

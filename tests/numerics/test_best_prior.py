@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.diffusion.shifted import Moments
+from models.diffusion.processes import Gaussian
+from models.diffusion.spec import Target
 from models.diffusion.targets import output_scale, true_target
 from models.gaussians import GaussianBank
 from models.priors.diffusion import DiffusionPrior
-from models.priors.spec import DiffusionPriorSettings, PriorSampling, Sampler, Target
+from models.priors.spec import DiffusionPriorSettings, PriorSampler, PriorSampling
 from models.priors.text import TextFeatures
 
 CAPTIONS = torch.tensor([[1.0, 0.2], [-0.3, 1.0]])
@@ -32,7 +33,7 @@ class BestNetwork(nn.Module):
 
     def predict(self, prefix: Tensor, noisy: Tensor, time: Tensor, gaussian_index: Tensor) -> Tensor:
         target, process, bank, scale, _ = self.parts
-        gaussian = Moments(*bank.moments(gaussian_index))
+        gaussian = Gaussian(*bank.moments(gaussian_index))
         abar = process.alpha_bar[time[0]].float()
         spread = (abar * scale.std.square() + (1 - abar) * gaussian.std.square()).sqrt()
         z_t = noisy * spread + abar.sqrt() * scale.mean + (1 - abar.sqrt()) * gaussian.mean
@@ -56,7 +57,7 @@ def make_best_prior(target: Target) -> DiffusionPrior:
 @pytest.mark.parametrize(
     ("target", "sampler"), [("sample", "ancestral"), ("velocity", "ancestral"), ("velocity", "ddim"), ("noise", "ddim")]
 )
-def test_each_captions_distribution_is_recovered(target: Target, sampler: Sampler) -> None:
+def test_each_captions_distribution_is_recovered(target: Target, sampler: PriorSampler) -> None:
     prior = make_best_prior(target)
     text = TextFeatures(CAPTIONS.repeat_interleave(EACH, 0))
     assert prior.bank.select(CAPTIONS).tolist() == [0, 1]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion.samplers import sample_embeddings
-from models.diffusion.schedules import respaced_timesteps
-from models.diffusion.shifted import Moments
+from models.diffusion.processes import Gaussian
+from models.diffusion.samplers import Estimate
+from models.diffusion.samplers import sample as run_sampler
 from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import GaussianBank
 from models.noise import SeededNoise
@@ -92,7 +92,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
     """The captions read once and reused at every step, against the whole network asked anew at every step."""
     prior, text = build_prior(trained=True, target=target), make_pairs(3)[1]
     index, mean, std = prior.bank(text)
-    gaussian, process, scale = Moments(mean, std), prior.process, prior.image_scale
+    gaussian, process, scale = Gaussian(mean, std), prior.process, prior.image_scale
     scaled = TextFeatures((text - prior.text_scale.mean) / prior.text_scale.std)
 
     def z_0(z_t: Tensor, t: Tensor, *, drop: bool) -> Tensor:
@@ -103,14 +103,16 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
         predicted = output_scale(process, target, t, gaussian, scale)(answer)  # type: ignore[arg-type]
         return sample_from_target(process, target, predicted, z_t, t, gaussian)  # type: ignore[arg-type]
 
-    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-        plain = z_0(z_t, t, drop=True)
-        return plain + 2.5 * (z_0(z_t, t, drop=False) - plain)
+    def estimate(z_t: Tensor, t: Tensor) -> Estimate:
+        unconditional = z_0(z_t, t, drop=True)
+        return Estimate(unconditional + 2.5 * (z_0(z_t, t, drop=False) - unconditional))
 
     streams = SeededNoise([4, 5, 6])
-    times, sampling = respaced_timesteps(1000, 5), PriorSampling(num_steps=5, guidance_scale=2.5)
+    steps, sampling = process.steps(5), PriorSampling(num_steps=5, guidance_scale=2.5)
     with torch.no_grad():
-        expected = sample_embeddings(process, gaussian, denoise, lambda: streams.draw((DIM,)), times, sampling)
+        expected = run_sampler(
+            process, estimate, lambda: streams.draw((DIM,)), steps, solver=sampling, gaussian=gaussian
+        )
     found = prior.sample(TextFeatures(text), [4, 5, 6], sampling)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 

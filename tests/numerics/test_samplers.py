@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion.samplers import Denoiser, sample_embeddings
-from models.diffusion.schedules import respaced_timesteps
-from models.diffusion.shifted import Moments, ShiftedDiffusion
-from models.priors.spec import PriorSampling, ScheduleKind, ScheduleSettings
+from models.diffusion.processes import Ddpm, Gaussian
+from models.diffusion.samplers import Estimate, Estimator, sample
+from models.diffusion.schedules import alpha_bars, respaced_timesteps
+from models.diffusion.spec import ProcessConfig, ScheduleKind, ScheduleSpec
+from models.diffusion.targets import noise_from_target
+from models.priors.spec import PriorSampling
 
 SAMPLINGS = {
     "ancestral": PriorSampling(num_steps=120),
@@ -21,6 +23,10 @@ SAMPLINGS = {
     "dpm_solver": PriorSampling(num_steps=40, sampler="dpm_solver"),
 }
 MANY = 8_000
+
+
+def make_process(kind: ScheduleKind = "linear") -> Ddpm:
+    return Ddpm(ProcessConfig(path="ddpm"), alpha_bars(ScheduleSpec(kind=kind)))
 
 
 def tensor(*values: Any) -> Tensor:
@@ -42,10 +48,10 @@ class Mixture:
         second = self.covariances + self.means[:, :, None] * self.means[:, None]
         return (self.weights[:, None, None] * second).sum(0) - self.mean[:, None] * self.mean
 
-    def denoiser(self, process: ShiftedDiffusion, gaussian: Moments) -> Denoiser:
+    def denoiser(self, process: Ddpm, gaussian: Gaussian) -> Estimator:
         """Return E[z_0 | z_t]: the mean over components of their linear estimates, weighed by how likely they are."""
 
-        def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        def denoise(z_t: Tensor, t: Tensor) -> Estimate:
             abar = process.alpha_bar[t[0]]
             estimates, likelihoods = [], []
             for weight, m, covariance in zip(self.weights, self.means, self.covariances, strict=True):
@@ -55,7 +61,7 @@ class Mixture:
                 distance = (rest @ torch.linalg.inv(seen) * rest).sum(1)
                 likelihoods.append(weight.log() - 0.5 * (torch.logdet(seen) + distance))
             fractions = torch.stack(likelihoods).softmax(0)
-            return (fractions[:, :, None] * torch.stack(estimates)).sum(0)
+            return Estimate((fractions[:, :, None] * torch.stack(estimates)).sum(0))
 
         return denoise
 
@@ -72,15 +78,15 @@ def noise_of(batch: int, seed: int = 0) -> Callable[[], Tensor]:
     return lambda: torch.randn(batch, 2, generator=generator, dtype=torch.float64)
 
 
-def make_gaussian(batch: int, mean: Tensor, std: Tensor) -> Moments:
-    return Moments(mean.expand(batch, 2), std.expand(batch, 2))
+def make_gaussian(batch: int, mean: Tensor, std: Tensor) -> Gaussian:
+    return Gaussian(mean.expand(batch, 2), std.expand(batch, 2))
 
 
-def draw(data: Mixture, gaussian: Moments, sampling: PriorSampling, kind: ScheduleKind = "linear") -> Tensor:
-    process = ShiftedDiffusion(ScheduleSettings(kind=kind))
-    times = respaced_timesteps(1000, sampling.num_steps)
+def draw(data: Mixture, gaussian: Gaussian, sampling: PriorSampling, kind: ScheduleKind = "linear") -> Tensor:
+    process = make_process(kind)
     noise = noise_of(len(gaussian.mean))
-    return sample_embeddings(process, gaussian, data.denoiser(process, gaussian), noise, times, sampling)
+    steps = process.steps(sampling.num_steps)
+    return sample(process, data.denoiser(process, gaussian), noise, steps, solver=sampling, gaussian=gaussian)
 
 
 def assert_moments(found: Tensor, data: Mixture, *, bias: float) -> None:
@@ -121,16 +127,17 @@ def times(value: int, batch: int) -> Tensor:
 def test_every_sampler_is_the_ordinary_one_in_whitened_coordinates(name: str) -> None:
     """To 1e-9 in float64; diffusers' solver itself works in float32, whose rounding is all that may differ."""
     sampling = PriorSampling(**{**vars(SAMPLINGS[name]), "num_steps": 20})
-    process, visited = ShiftedDiffusion(ScheduleSettings()), respaced_timesteps(1000, 20)
+    process = make_process()
+    steps = process.steps(20)
     gaussian = make_gaussian(50, tensor(3.0, -2.0), tensor(0.4, 2.5))
     standard = make_gaussian(50, tensor(0.0, 0.0), tensor(1.0, 1.0))
     denoise = TWO.denoiser(process, gaussian)
-    raw = sample_embeddings(process, gaussian, denoise, noise_of(50), visited, sampling)
+    raw = sample(process, denoise, noise_of(50), steps, solver=sampling, gaussian=gaussian)
 
-    def denoise_whitened(u_t: Tensor, t: Tensor) -> Tensor:
-        return gaussian.whiten(denoise(gaussian.colour(u_t), t))
+    def denoise_whitened(u_t: Tensor, t: Tensor) -> Estimate:
+        return Estimate(gaussian.whiten(denoise(gaussian.colour(u_t), t).x_0))
 
-    whitened = sample_embeddings(process, standard, denoise_whitened, noise_of(50), visited, sampling)
+    whitened = sample(process, denoise_whitened, noise_of(50), steps, solver=sampling, gaussian=standard)
     tolerance = 1e-5 if name == "dpm_solver" else 1e-9
     torch.testing.assert_close(gaussian.whiten(raw), whitened, rtol=tolerance, atol=tolerance)
 
@@ -139,16 +146,16 @@ def test_every_sampler_is_the_ordinary_one_in_whitened_coordinates(name: str) ->
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_the_solver_takes_the_steps_of_its_paper(num_steps: int, kind: ScheduleKind) -> None:
     """DPM-Solver++ (2M), arXiv 2211.01095, algorithm 2, written out in float64; the last step is of first order."""
-    process, visited = ShiftedDiffusion(ScheduleSettings(kind=kind)), respaced_timesteps(1000, num_steps)
+    process, visited = make_process(kind), respaced_timesteps(1000, num_steps)
     gaussian = make_gaussian(30, tensor(0.0, 0.0), tensor(1.0, 1.0))
     denoise = TWO.denoiser(process, gaussian)
     sampling = PriorSampling(num_steps=num_steps, sampler="dpm_solver")
-    found = sample_embeddings(process, gaussian, denoise, noise_of(30), visited, sampling)
+    found = sample(process, denoise, noise_of(30), process.steps(num_steps), solver=sampling, gaussian=gaussian)
     a, b = process.alpha_bar.sqrt(), (1 - process.alpha_bar).sqrt()
     log_ratio = a.log() - b.log()  # lambda_t; infinite at t = 0
     u, before, last_h = noise_of(30)(), None, tensor(0.0)
     for now, after in itertools.pairwise(visited):
-        x = denoise(u, times(now, 30))
+        x = denoise(u, times(now, 30)).x_0
         h = log_ratio[after] - log_ratio[now]
         r = last_h / h
         wanted = x if before is None or after == 0 else (1 + 1 / (2 * r)) * x - before / (2 * r)
@@ -158,18 +165,19 @@ def test_the_solver_takes_the_steps_of_its_paper(num_steps: int, kind: ScheduleK
 
 
 def test_ddim_with_full_eta_is_ancestral() -> None:
-    process = ShiftedDiffusion(ScheduleSettings())
+    process = make_process()
     gaussian = make_gaussian(4, tensor(3.0, -2.0), tensor(0.4, 2.5))
     z_0, z_t = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t, s = torch.tensor([1, 2, 500, 1000]), torch.tensor([0, 1, 400, 999])
+    eps = noise_from_target(process, "sample", z_0, z_t, t, gaussian)
     for one, other in zip(
-        process.ddim(z_t, z_0, t, s, gaussian, eta=1.0), process.ancestral(z_t, z_0, t, s, gaussian), strict=True
+        process.ddim(z_0, eps, t, s, gaussian, eta=1.0), process.ancestral(z_t, z_0, t, s, gaussian), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_the_large_variance_is_beta() -> None:
-    process = ShiftedDiffusion(ScheduleSettings())
+    process = make_process()
     gaussian = make_gaussian(3, tensor(3.0, -2.0), tensor(0.4, 2.5))
     z = torch.zeros(3, 2, dtype=torch.float64)
     t, s = torch.tensor([1, 300, 1000]), torch.tensor([0, 299, 900])
@@ -191,6 +199,6 @@ def test_noise_is_generated_for_the_start_and_for_noisy_steps_alone(name: str) -
         calls.append(1)
         return source()
 
-    process, gaussian = ShiftedDiffusion(ScheduleSettings()), make_gaussian(3, tensor(0.0, 0.0), tensor(1.0, 1.0))
-    sample_embeddings(process, gaussian, lambda z, t: z, noise, respaced_timesteps(1000, 4), sampling)
+    process, gaussian = make_process(), make_gaussian(3, tensor(0.0, 0.0), tensor(1.0, 1.0))
+    sample(process, lambda z, t: Estimate(z), noise, process.steps(4), solver=sampling, gaussian=gaussian)
     assert len(calls) == (1 if name in ("ddim", "dpm_solver") else 4)

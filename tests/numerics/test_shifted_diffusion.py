@@ -8,37 +8,48 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from models.diffusion.processes import Ddpm, Gaussian
 from models.diffusion.schedules import alpha_bars, respaced_timesteps
-from models.diffusion.shifted import Moments, ShiftedDiffusion
+from models.diffusion.spec import ProcessConfig, ScheduleSpec
+from models.diffusion.targets import noise_from_target
 from models.gaussians import GaussianBank
-from models.priors.spec import ScheduleSettings
 
 T = 20
-SHORT = ScheduleSettings(num_timesteps=T, beta_first=0.02, beta_last=0.3)
-LONG = ScheduleSettings()
+SHORT = ScheduleSpec(num_timesteps=T, beta_first=0.02, beta_last=0.3)
+LONG = ScheduleSpec()
+
+
+def make_process(schedule: ScheduleSpec) -> Ddpm:
+    return Ddpm(ProcessConfig(path="ddpm"), alpha_bars(schedule))
+
+
+def diffuse_step(process: Ddpm, z: Tensor, t: Tensor, gaussian: Gaussian, noise: Tensor) -> Tensor:
+    """Sample q(z_t | z_{t-1}) = N(sqrt(alpha_t) z_{t-1} + (1 - sqrt(alpha_t)) mu, beta_t Sigma) (method eq. 1)."""
+    a, b = (value[:, None].sqrt() for value in process.transition(t, t - 1))
+    return a * z + (1 - a) * gaussian.mean + b * gaussian.std * noise
 
 
 def times(value: int, batch: int) -> Tensor:
     return torch.full((batch,), value)
 
 
-def make_gaussian(batch: int, dim: int = 3) -> Moments:
+def make_gaussian(batch: int, dim: int = 3) -> Gaussian:
     generator = torch.Generator().manual_seed(7)
     mean = torch.randn(dim, generator=generator, dtype=torch.float64) * 2 + 1
     std = torch.rand(dim, generator=generator, dtype=torch.float64) + 0.5
-    return Moments(mean.expand(batch, dim), std.expand(batch, dim))
+    return Gaussian(mean.expand(batch, dim), std.expand(batch, dim))
 
 
 def test_many_single_steps_have_the_moments_of_the_direct_jump() -> None:
     """Method eq. 2 by Monte Carlo of eq. 1."""
     batch = 200_000
-    process, gaussian = ShiftedDiffusion(SHORT), make_gaussian(batch)
+    process, gaussian = make_process(SHORT), make_gaussian(batch)
     generator = torch.Generator().manual_seed(0)
     z_0 = torch.tensor([3.0, -2.0, 0.5], dtype=torch.float64).expand(batch, 3)
     z = z_0
     for t in range(1, T + 1):
         noise = torch.randn(z.shape, generator=generator, dtype=torch.float64)
-        z = process.diffuse_step(z, times(t, batch), gaussian, noise)
+        z = diffuse_step(process, z, times(t, batch), gaussian, noise)
     zero = torch.zeros_like(z_0)
     mean = process.diffuse(z_0, times(T, batch), gaussian, zero)[0]
     std = process.diffuse(z_0, times(T, batch), gaussian, zero + 1)[0] - mean
@@ -50,7 +61,7 @@ def test_many_single_steps_have_the_moments_of_the_direct_jump() -> None:
 @pytest.mark.parametrize(("t", "s"), [(1, 0), (7, 6), (20, 19), (20, 3), (12, 0)])
 def test_posterior_is_that_of_bayes(t: int, s: int) -> None:
     """Method eq. 3 against exact conditioning: z_s given z_0 is a Gaussian, and z_t is a noisy look at z_s."""
-    process, gaussian = ShiftedDiffusion(SHORT), make_gaussian(1)
+    process, gaussian = make_process(SHORT), make_gaussian(1)
     z_0, z_t = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     abar = process.alpha_bar
     a = abar[t] / abar[s]
@@ -66,8 +77,8 @@ def test_posterior_is_that_of_bayes(t: int, s: int) -> None:
 
 
 def test_whitening_turns_it_into_ordinary_ddpm() -> None:
-    process, gaussian = ShiftedDiffusion(LONG), make_gaussian(4)
-    plain = Moments(torch.zeros_like(gaussian.mean), torch.ones_like(gaussian.std))
+    process, gaussian = make_process(LONG), make_gaussian(4)
+    plain = Gaussian(torch.zeros_like(gaussian.mean), torch.ones_like(gaussian.std))
 
     def whiten(z: Tensor) -> Tensor:
         return (z - gaussian.mean) / gaussian.std
@@ -77,24 +88,25 @@ def test_whitening_turns_it_into_ordinary_ddpm() -> None:
     close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
     jumped = process.diffuse(z_0, t, gaussian, noise)
     close(whiten(jumped), process.diffuse(whiten(z_0), t, plain, noise))
-    stepped = process.diffuse_step(z_0, t, gaussian, noise)
-    close(whiten(stepped), process.diffuse_step(whiten(z_0), t, plain, noise))
+    stepped = diffuse_step(process, z_0, t, gaussian, noise)
+    close(whiten(stepped), diffuse_step(process, whiten(z_0), t, plain, noise))
     mean, std = process.posterior(z, z_0, t, s, gaussian)
     plain_mean, plain_std = process.posterior(whiten(z), whiten(z_0), t, s, plain)
     close(whiten(mean), plain_mean)
     close(std / gaussian.std, plain_std)
     for eta in (0.0, 0.3, 1.0):
-        mean, std = process.ddim(z, z_0, t, s, gaussian, eta)
-        plain_mean, plain_std = process.ddim(whiten(z), whiten(z_0), t, s, plain, eta)
+        eps = noise_from_target(process, "sample", z_0, z, t, gaussian)
+        mean, std = process.ddim(z_0, eps, t, s, gaussian, eta)
+        plain_mean, plain_std = process.ddim(whiten(z_0), eps, t, s, plain, eta)
         close(whiten(mean), plain_mean)
         close(std / gaussian.std, plain_std)
 
 
 def test_the_standard_bank_gives_the_published_ddpm() -> None:
     """With mu = 0 and Sigma = I: q(z_t | z_0) of DDPM eq. 4 and its posterior, eqs. 6 and 7."""
-    process = ShiftedDiffusion(LONG)
+    process = make_process(LONG)
     mean, std = GaussianBank.standard(5).moments(torch.zeros(3, dtype=torch.long))
-    standard = Moments(mean.double(), std.double())
+    standard = Gaussian(mean.double(), std.double())
     z_0, z_t, noise = torch.randn(3, 3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     t = torch.tensor([2, 300, 1000])
     abar, before = (alpha_bars(LONG)[time][:, None] for time in (t, t - 1))
@@ -112,7 +124,7 @@ def test_schedules() -> None:
     assert beta[0] == pytest.approx(1e-4)
     assert beta[-1] == pytest.approx(0.02)
     for kind in ("linear", "cosine"):
-        abar = alpha_bars(ScheduleSettings(kind=kind))
+        abar = alpha_bars(ScheduleSpec(kind=kind))
         assert abar[0] == 1
         assert (abar.diff() < 0).all()
         assert 0 < abar[-1] < 1e-3
@@ -128,7 +140,7 @@ class LinspaceOnTheCpu(TorchFunctionMode):
 def test_a_schedule_mixes_no_devices() -> None:
     for kind in ("linear", "cosine"):
         with torch.device("meta"), LinspaceOnTheCpu():
-            assert alpha_bars(ScheduleSettings(kind=kind)).shape == (1001,)
+            assert alpha_bars(ScheduleSpec(kind=kind)).shape == (1001,)
 
 
 def test_respaced_times_run_from_the_last_to_zero() -> None:
@@ -141,7 +153,7 @@ def test_respaced_times_run_from_the_last_to_zero() -> None:
 
 
 def test_the_schedule_keeps_its_digits_in_half_precision() -> None:
-    process = ShiftedDiffusion(LONG).bfloat16()
+    process = make_process(LONG).bfloat16()
     assert process.alpha_bar.dtype == torch.float64
     bank = GaussianBank(torch.full((1, 2), 1.2345678), torch.ones(1, 2), kappa=5.0).bfloat16()
     assert bank.means.dtype == torch.float32

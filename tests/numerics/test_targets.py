@@ -7,23 +7,25 @@ import torch
 from torch import Tensor
 
 from models.diffusion.guidance import guide
-from models.diffusion.shifted import Moments, ShiftedDiffusion
-from models.diffusion.targets import loss_weight, output_scale, sample_from_target, true_target
-from models.priors.base import EmbeddingScale
-from models.priors.spec import LossWeight, ScheduleSettings, Target
+from models.diffusion.loss_weights import loss_weight
+from models.diffusion.processes import Ddpm, Gaussian
+from models.diffusion.schedules import alpha_bars
+from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
+from models.diffusion.targets import noise_from_target, output_scale, sample_from_target, true_target
+from models.normalization import Normalization
 
-PROCESS = ShiftedDiffusion(ScheduleSettings())
+PROCESS = Ddpm(ProcessConfig(path="ddpm"), alpha_bars(ScheduleSpec()))
 GAMMA = 5.0
 TIMES = torch.tensor([1, 5, 60, 250, 600, 1000])
 TARGETS: tuple[Target, ...] = ("sample", "noise", "velocity")
 WEIGHTS: tuple[LossWeight, ...] = ("p2", "min_snr", "uniform")
 
 
-def make_case() -> tuple[Tensor, Tensor, Tensor, Moments]:
+def make_case() -> tuple[Tensor, Tensor, Tensor, Gaussian]:
     """z_0, noise, z_t and the Gaussians of one sample for each time, float64."""
     generator = torch.Generator().manual_seed(0)
     z_0, noise, mean, std = torch.randn(4, len(TIMES), 7, generator=generator, dtype=torch.float64)
-    gaussian = Moments(mean, std.abs() + 0.1)
+    gaussian = Gaussian(mean, std.abs() + 0.1)
     return z_0, noise, PROCESS.diffuse(z_0, TIMES, gaussian, noise), gaussian
 
 
@@ -33,11 +35,13 @@ def test_the_true_target_leads_back_to_the_embedding(target: Target) -> None:
     predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian)
     found = sample_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian)
     torch.testing.assert_close(found, z_0, rtol=1e-9, atol=1e-9)
+    eps = noise_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian)
+    torch.testing.assert_close(eps, noise, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("target", "weight"), list(itertools.product(TARGETS, WEIGHTS)))
 def test_every_loss_is_the_documented_weight_on_the_whitened_embedding(target: Target, weight: LossWeight) -> None:
-    """The table of models/priors/targets.py: the number in brackets, on the error of u_0."""
+    """The table of models/diffusion/loss_weights.py: the number in brackets, on the error of u_0."""
     z_0, noise, z_t, gaussian = make_case()
     predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian)
     predicted = predicted + torch.linspace(-1, 1, 7, dtype=torch.float64)
@@ -77,9 +81,9 @@ def test_the_networks_output_is_standardised(target: Target) -> None:
     m, s = torch.tensor([3.0, -1.0]), torch.tensor([0.2, 4.0])
     z_0, noise = torch.randn(2, count, 2, generator=generator)
     z_0 = m + s * z_0
-    scale = EmbeddingScale(2)
+    scale = Normalization(2)
     scale.measure(z_0)
-    gaussian = Moments(torch.tensor([[1.0, 2.0]]).expand(count, 2), torch.tensor([[0.5, 3.0]]).expand(count, 2))
+    gaussian = Gaussian(torch.tensor([[1.0, 2.0]]).expand(count, 2), torch.tensor([[0.5, 3.0]]).expand(count, 2))
     for t in (1, 300, 1000):
         time = torch.full((count,), t)
         affine = output_scale(PROCESS, target, time, gaussian, scale)
@@ -88,15 +92,15 @@ def test_the_networks_output_is_standardised(target: Target) -> None:
         assert (answer.std(0) - 1).abs().max() < 0.02
 
 
-def make_scale() -> EmbeddingScale:
-    scale = EmbeddingScale(6)
+def make_scale() -> Normalization:
+    scale = Normalization(6)
     scale.measure(torch.randn(50, 6, generator=torch.Generator().manual_seed(2)) * torch.arange(1.0, 7) + 3)
     return scale
 
 
 def test_guidance_moves_every_dimension_away_from_the_plain_prediction() -> None:
     captioned, plain = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(3))
-    guided = guide(captioned, plain, scale=3.0, rescale=0.0, embeddings=make_scale())
+    guided = guide(captioned, plain, scale=3.0, rescale=0.0, normalization=make_scale())
     torch.testing.assert_close(guided - plain, 3 * (captioned - plain))
 
 
@@ -108,7 +112,7 @@ def test_rescaling_brings_back_the_spread_of_the_captioned_prediction() -> None:
         return ((z_0 - scale.mean) / scale.std).std(-1)
 
     free, half, full = (
-        guide(captioned, plain, scale=6.0, rescale=rescale, embeddings=scale) for rescale in (0.0, 0.5, 1.0)
+        guide(captioned, plain, scale=6.0, rescale=rescale, normalization=scale) for rescale in (0.0, 0.5, 1.0)
     )
     torch.testing.assert_close(spread(full), spread(captioned))
     torch.testing.assert_close(half, (free + full) / 2)
@@ -118,4 +122,4 @@ def test_rescaling_brings_back_the_spread_of_the_captioned_prediction() -> None:
 def test_rescaling_leaves_a_prediction_of_the_mean_alone() -> None:
     scale = make_scale()
     mean = scale.mean.expand(2, 6)
-    assert torch.equal(guide(mean, mean, scale=2.0, rescale=1.0, embeddings=scale), mean)
+    assert torch.equal(guide(mean, mean, scale=2.0, rescale=1.0, normalization=scale), mean)

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.autoencoders.model import Autoencoder, make_autoencoder
 from models.decoders.base import Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
-from models.decoders.denoiser import Denoiser, joined_layout, make_text_tokens
+from models.decoders.denoiser import Denoiser, joined_layout, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.latent_diffusion.networks import make_network
 from models.decoders.latent_diffusion.spec import LatentDecoderConfig
@@ -37,7 +37,7 @@ class LatentDenoiser(Denoiser):
             empty_probability=config.empty_probability,
             embedding_noise=config.embedding_noise,
         )
-        self.text = make_text_tokens(config)
+        self.text = make_text_conditioner(config)
         self.process = make_process(config.process)
         self.network = make_network(config)
 

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
-from models.decoders.denoiser import Denoiser, joined_layout, make_text_tokens
+from models.decoders.denoiser import Denoiser, joined_layout, make_text_conditioner
 from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
 from models.decoders.sampling import DecoderSampling
-from models.diffusion.processes import InitImage, make_process
+from models.diffusion.processes import make_process
+from models.diffusion.samplers import InitImage
 from models.fields import HEAD_DIM, NORM_GROUPS
 
 
@@ -35,7 +36,7 @@ class PixelDecoder(Denoiser, Decoder):
         super().__init__()
         self.config = config
         self.conditioner = _make_conditioner(config)
-        self.text = make_text_tokens(config)
+        self.text = make_text_conditioner(config)
         self.process = make_process(config.process)
         self.unet = _build_unet(config)
         if config.gradient_checkpointing:

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from models.decoders.base import Embeddings, Images
 from models.decoders.conditioning import EmbeddingConditioner
-from models.decoders.denoiser import Denoiser, make_text_tokens
+from models.decoders.denoiser import Denoiser, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
-from models.diffusion.processes import Ddpm, InitImage, Predictor, enter
+from models.diffusion.guidance import Predictor
+from models.diffusion.processes import Process, make_process
+from models.diffusion.samplers import InitImage, NoiseSource, enter
+from models.diffusion.schedules import diffusers_alpha_bars
 from models.diffusion.spec import ProcessConfig
 
 
@@ -40,7 +43,7 @@ class StableDiffusionDenoiser(Denoiser):
             empty_probability=config.empty_probability,
             embedding_noise=config.embedding_noise,
         )
-        self.text = make_text_tokens(config)
+        self.text = make_text_conditioner(config)
         self.process = _make_process(config)
         self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
 
@@ -62,13 +65,14 @@ class StableDiffusionDenoiser(Denoiser):
         return self.config.latent_shape
 
     def solve(
-        self, predict: Predictor, noise: Latents, sampling: DecoderSampling, start: InitImage | None = None
+        self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None
     ) -> Latents:
         """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
         scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
-        scheduler.set_timesteps(sampling.num_steps, device=noise.device)
-        sigmas, widest = scheduler.sigmas.to(noise.device), scheduler.init_noise_sigma
-        x_t, first = enter(widest * noise, start, sampling.num_steps, lambda x_0, step: x_0 + sigmas[step] * noise)
+        eps = noise()
+        scheduler.set_timesteps(sampling.num_steps, device=eps.device)
+        sigmas, widest = scheduler.sigmas.to(eps.device), scheduler.init_noise_sigma
+        x_t, first = enter(widest * eps, start, sampling.num_steps, lambda x_0, step: x_0 + sigmas[step] * eps)
         for timestep in scheduler.timesteps[first:]:
             prediction = predict(scheduler.scale_model_input(x_t, timestep), timestep)
             x_t = scheduler.step(prediction, timestep, x_t, return_dict=False)[0]
@@ -127,7 +131,7 @@ def _shift(config: StableDiffusionDecoderConfig) -> float:
     return float(config.vae.get("shift_factor") or 0.0)
 
 
-def _make_process(config: StableDiffusionDecoderConfig) -> Ddpm:
+def _make_process(config: StableDiffusionDecoderConfig) -> Process:
     scheduler = config.scheduler
     process = ProcessConfig(
         path="ddpm",
@@ -136,4 +140,5 @@ def _make_process(config: StableDiffusionDecoderConfig) -> Ddpm:
         min_snr_gamma=config.min_snr_gamma,
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
     )
-    return Ddpm(process, {name: scheduler[name] for name in SCHEDULE_FIELDS if name in scheduler})
+    schedule = {name: scheduler[name] for name in SCHEDULE_FIELDS if name in scheduler}
+    return make_process(process, diffusers_alpha_bars(schedule, zero_terminal_snr=process.zero_terminal_snr))

@@ -88,7 +88,7 @@ class Adversary(ExactBuffers):
         condition = self.condition(batch)
         generated = self.generator(batch["latent"], condition, batch["noise"])
         leaf = generated.detach().requires_grad_(self.training)
-        u = self.generator.standardizer(condition)
+        u = self.generator.standardizer.normalize(condition)
         true = self._augmented(batch["images"], batch, 0)
         changed_alike = self.settings.match_weight > 0  # for then they are compared with one another
         on_true = self.discriminator(true, u)
@@ -163,7 +163,7 @@ class Adversary(ExactBuffers):
             return 0.0
         rows = slice(0, max(1, len(condition) // _PATH_FRACTION))
         with torch.autocast(condition.device.type, enabled=False):
-            u = self.generator.standardizer(condition[rows])
+            u = self.generator.standardizer.normalize(condition[rows])
             w = self.generator.mapping(batch["latent"][rows], u)
             images = self.generator.synthesis(w, u, batch["noise"][rows])
             lengths = path_lengths(images, w, batch["path"][rows])

@@ -16,40 +16,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.buffers import ExactBuffers
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stylegan2.layers import ModulatedConv, Resample, ScaledLinear, activate, recomputed
 from models.decoders.stylegan2.spec import StyleGan2Config
 from models.noise import SeededNoise, seeded_noise
+from models.normalization import Normalization
 
 Styles = Float[Tensor, "batch style"]
 Maps = Float[Tensor, "batch channel row column"]
 
 _MEAN_SAMPLES = 32
-
-
-class Standardizer(ExactBuffers):
-    """The embeddings' mean and deviation, saved with the weights."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, embed_dim: int) -> None:
-        """Leave embeddings as they are until statistics are given."""
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
-
-    @torch.no_grad()
-    def set_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize by these from now on; dimensions that never vary count as deviation 1."""
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
-
-    def forward(self, embeddings: Embeddings) -> Embeddings:
-        """Return u = (z - mean) / std in single precision."""
-        return (embeddings.float() - self.mean) / self.std
 
 
 class StyleGan2Generator(Decoder):
@@ -61,7 +38,7 @@ class StyleGan2Generator(Decoder):
         """Build the networks with random weights."""
         super().__init__()
         self.config = config
-        self.standardizer = Standardizer(config.embed_dim)
+        self.standardizer = Normalization(config.embed_dim)
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
 
@@ -71,7 +48,7 @@ class StyleGan2Generator(Decoder):
 
     def forward(self, latent: Float[Tensor, "batch latent"], embeddings: Embeddings, noise: Tensor) -> Images:
         """Draw an image for each noise n and embedding z; `noise` [batch, noise_size] is that of the layers."""
-        u = self.standardizer(embeddings)
+        u = self.standardizer.normalize(embeddings)
         images: Images = self.synthesis(self.mapping(latent, u), u, noise)
         return images
 
@@ -93,7 +70,7 @@ class StyleGan2Generator(Decoder):
         stream = SeededNoise(seeds)
         latent = stream.draw((self.config.latent_dim,), embeddings.device)
         noise = stream.draw((self.noise_size,), embeddings.device)
-        u = self.standardizer(embeddings)
+        u = self.standardizer.normalize(embeddings)
         w = self.mapping(latent, u)
         if sampling.truncation != 1.0:
             w = torch.lerp(self._mean_style(u), w, sampling.truncation)

@@ -21,7 +21,10 @@ from models.decoders.base import ConditionedModel, Embeddings, Images, require_s
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.sampling import DecoderSampling
 from models.decoders.upsampler.spec import UpsamplerConfig
-from models.diffusion.processes import Predictor, guided, make_process
+from models.diffusion.guidance import Predictor, guided
+from models.diffusion.loss_weights import denoising_loss
+from models.diffusion.processes import STANDARD, make_process
+from models.diffusion.samplers import sample_images
 from models.fields import HEAD_DIM, NORM_GROUPS
 from models.noise import SeededNoise
 
@@ -79,9 +82,11 @@ class Upsampler(ConditionedModel):
         """
         u = self.conditioner.in_training(embeddings, random_inputs["blur"], random_inputs["dropout"])
         sigma = self.config.max_noise * random_inputs["augmentation"]
-        noisy, timestep = self.process.mix(images, random_inputs["noise"], random_inputs["time"])
-        prediction = self(noisy, timestep, augment(small, random_inputs["small_noise"], sigma), sigma, u)
-        return self.process.loss(prediction, images, random_inputs["noise"], random_inputs["time"])
+        noise, t = random_inputs["noise"], self.process.time(random_inputs["time"])
+        noisy = self.process.diffuse(images, t, STANDARD, noise)
+        small = augment(small, random_inputs["small_noise"], sigma)
+        prediction = self(noisy, self.process.timestep(t), small, sigma, u)
+        return denoising_loss(self.process, prediction, images, noise, t)
 
     @torch.no_grad()
     def sample(self, small: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
@@ -92,9 +97,10 @@ class Upsampler(ConditionedModel):
         sigma = torch.full((len(small),), sampling.noise_augmentation * self.config.max_noise, device=small.device)
         small = augment(small, stream.draw(small.shape[1:], small.device), sigma)
         predict = self._predictor(small, sigma, self.conditioner.standardize(embeddings), sampling.guidance_scale)
-        generated = self.process.sample(
+        generated = sample_images(
+            self.process,
             predict,
-            noise,
+            lambda: noise,  # the solver is deterministic
             sampling.upsampling_steps or sampling.num_steps,
             dynamic_threshold=sampling.dynamic_threshold,
         )

@@ -43,9 +43,9 @@ def test_impossible_values_are_refused_by_name(field, value, allowed):
     ("fields", "fault"),
     [
         ({"path": "ode"}, "path: found 'ode': expected flow or ddpm"),
-        ({"target": "noise"}, "target: found 'noise': expected one of sample on the path flow"),
+        ({"target": "noise"}, "target: found 'noise': expected one of sample, velocity on the path flow"),
         ({"path": "ddpm", "schedule": "square"}, "schedule: found 'square': expected cosine or linear"),
-        ({"path": "ddpm", "loss_weight": "p2"}, "loss_weight: found 'p2': expected min_snr or uniform"),
+        ({"path": "ddpm", "loss_weight": "snr"}, "loss_weight: found 'snr': expected min_snr, uniform or p2"),
         ({"min_snr_gamma": 0.0}, "min_snr_gamma: found 0.0: expected above 0"),
         ({"zero_terminal_snr": True}, "zero_terminal_snr: found True: expected false on the path flow"),
         ({"path": "ddpm", "target": "noise", "zero_terminal_snr": True}, "expected false where target is noise"),

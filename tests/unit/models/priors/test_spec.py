@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from models.diffusion.spec import ScheduleSpec
 from models.priors.spec import (
     AutoregressivePriorSettings,
     DiffusionPriorSettings,
     IdentityPriorSettings,
     PriorSampling,
     PriorSettings,
-    ScheduleSettings,
     TextStateSettings,
     TransformerSettings,
     settings_from_json,
@@ -22,9 +22,7 @@ NETWORK = TransformerSettings(width=32, text_states={"t5": TextStateSettings(64,
 @pytest.mark.parametrize(
     "settings",
     [
-        DiffusionPriorSettings(
-            "shifted", 8, 16, ScheduleSettings("cosine"), NETWORK, target="velocity", learnable=True
-        ),
+        DiffusionPriorSettings("shifted", 8, 16, ScheduleSpec("cosine"), NETWORK, target="velocity", learnable=True),
         DiffusionPriorSettings("gaussian", 8),
         AutoregressivePriorSettings(8, 4, NETWORK),
         IdentityPriorSettings(8),

@@ -9,11 +9,12 @@ import torch
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
+from models.diffusion.spec import ScheduleSpec
 from models.gaussians import GaussianBank
 from models.priors.base import Prior
 from models.priors.diffusion import DiffusionPrior
 from models.priors.registry import make_prior
-from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, ScheduleSettings, TransformerSettings
+from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, TransformerSettings
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import StageContext
 from stages.formats.model_folders import load_model_state
@@ -35,7 +36,7 @@ def make_pairs(count: int, *, text_is_image: bool = False) -> Pairs:
 
 def make_diffusion_prior(pairs: Pairs) -> Prior:
     network = TransformerSettings(width=16, num_layers=1, num_heads=2)
-    settings = DiffusionPriorSettings("gaussian", DIM, schedule=ScheduleSettings(num_timesteps=20), network=network)
+    settings = DiffusionPriorSettings("gaussian", DIM, schedule=ScheduleSpec(num_timesteps=20), network=network)
     torch.manual_seed(0)
     prior = make_prior(settings, GaussianBank.standard(DIM))
     prior.measure(pairs.image, pairs.text)

@@ -144,7 +144,7 @@ def test_a_trained_flow_over_embeddings_finds_the_transport(target: Target) -> N
             for source in [source_of(4096)]
             for one in (estimate, best(process, source))
         )
-    torch.testing.assert_close(found, expected.float(), rtol=0, atol=0.1)
+    assert (found - expected).abs().mean(0).max() < 0.05
 
 
 def test_euler_is_deterministic_ddim_on_the_flow() -> None:

@@ -12,6 +12,7 @@ import collections
 import io
 import json
 import math
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from stages.formats.documents import UnitRecord
 from stages.storage.artifact import Artifact, Output
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)$")
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
 
@@ -179,15 +181,26 @@ def read_entries(output: Output, name: str) -> tuple[list[ShardEntry], pa.Schema
 
 def index_images(path: Path) -> dict[str, tuple[int, int]]:
     """Return where each image of a shard lies in its tar, offset and size in bytes, by key, in their order."""
-    from webdataset.tariterators import base_plus_ext
-
     found: dict[str, dict[str, tuple[int, int]]] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:
-            key, suffix = base_plus_ext(member.name)
-            if member.isfile() and key is not None and suffix.lower() in _IMAGE_SUFFIXES:
-                found.setdefault(key, {})[suffix.lower()] = (member.offset_data, member.size)
+            key, suffix = _split_name(member)
+            if suffix in _IMAGE_SUFFIXES:
+                found.setdefault(key, {})[suffix] = (member.offset_data, member.size)
     return {key: next(files[s] for s in _IMAGE_SUFFIXES if s in files) for key, files in found.items()}
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """Return the first caption of each captioned image of a shard, by key, sorted; no image is read."""
+    images, captions = set(), {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, suffix = _split_name(member)
+            if suffix in _IMAGE_SUFFIXES:
+                images.add(key)
+            elif suffix == "txt" and (content := tar.extractfile(member)) is not None:
+                captions[key] = content.read().decode()
+    return {key: captions[key] for key in sorted(images) if captions.get(key)}
 
 
 def read_member(path: Path, offset: int, size: int) -> bytes:
@@ -195,6 +208,12 @@ def read_member(path: Path, offset: int, size: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def _split_name(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Return key and suffix of a file as webdataset splits its name; no suffix where it belongs to no sample."""
+    parts = _NAME.match(member.name) if member.isfile() else None
+    return (parts[1], parts[2].lower()) if parts else (member.name, "")
 
 
 def _captions(sample: Mapping[str, Any]) -> tuple[str, ...]:

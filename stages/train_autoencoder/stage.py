@@ -21,12 +21,12 @@ def run(
     Raises:
         InputFault: there are no images, or the batch does not divide among the workers.
     """
-    make = partial(make_task, config, inputs["download_shards"])
+    make = partial(make_task, config, inputs)
     return train(make, config.training, seed=config.seed, output=output, context=context)
 
 
-def make_task(config: TrainKLConfig | TrainVQConfig, shards: Artifact) -> "AutoencoderTask":
+def make_task(config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifact]) -> "AutoencoderTask":
     """Make the task in a training process."""
     from stages.train_autoencoder.task import AutoencoderTask
 
-    return AutoencoderTask(config, shards)
+    return AutoencoderTask(config, inputs)

@@ -69,6 +69,11 @@ class TrainClipConfig(StageConfig):
         return self
 
     @property
+    def image_size(self) -> int:
+        """Side of the model's images in pixels."""
+        return int(self.architecture.vision_cfg["image_size"])
+
+    @property
     def context_length(self) -> int:
         """Most tokens of a caption, start and end included."""
         return int(self.architecture.text_cfg.get("context_length", 77))

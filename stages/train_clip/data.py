@@ -1,80 +1,50 @@
-"""Captioned images at random access: only their places in the shards are held in memory."""
-
-import io
-import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+"""Captioned images by (shard, row): held in memory are keys, captions, and where each image lies in its shard."""
 
 import numpy as np
-from PIL import Image
 
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
-from stages.formats.shards import shard_tar
+from stages.formats.shards import ShardRecord, read_captions, shard_tar
 from stages.storage.artifact import Artifact
-
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-
-
-@dataclass(frozen=True)
-class CaptionedImage:
-    """Where an image lies in a shard, and its caption."""
-
-    key: str
-    shard: Path
-    offset: int
-    size: int
-    caption: str
-
-    def read(self) -> Image.Image:
-        """Read and decode the image."""
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            return Image.open(io.BytesIO(file.read(self.size))).convert("RGB")
+from stages.training.images.dataset import ImageDataset, Indices
 
 
-def list_captioned(shards: Artifact) -> list[CaptionedImage]:
-    """List all captioned images of all shards, in the order of their keys.
+class CaptionedImages(ImageDataset):
+    """The captioned images of all shards, those of a shard in the order of their keys, with their first captions."""
 
-    Raises:
-        InputFault: there are fewer than two.
-    """
-    found = [image for name in sorted(shards.done_units()) for image in _list_shard(shards, name)]
-    if len(found) < 2:
-        raise InputFault(
-            f"train_clip: the shards of download_shards hold {len(found)} captioned images: training by contrast "
-            "needs at least two: name the caption column (download_shards.source.caption_column)"
-        )
-    return found
+    def __init__(self, shards: Artifact, *, image_size: int, threads: int = 1) -> None:
+        """List them.
 
+        Raises:
+            InputFault: there are fewer than two.
+        """
+        found = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
+        found = {name: captions for name, captions in found.items() if captions}
+        sizes = {name: len(captions) for name, captions in found.items()}
+        # No image is kept, and where they lie is kept of all: an epoch is one window over all shards.
+        super().__init__(shards, sizes, resolution=image_size, cache_bytes=0, threads=threads, kept_indices=None)
+        self._keys = [list(captions) for captions in found.values()]
+        self._captions = [list(captions.values()) for captions in found.values()]
+        if sum(self.sizes) < 2:
+            raise InputFault(
+                f"train_clip: the shards of download_shards hold {sum(self.sizes)} captioned images: training by "
+                "contrast needs at least two: name the caption column (download_shards.source.caption_column)"
+            )
 
-def _list_shard(shards: Artifact, name: str) -> list[CaptionedImage]:
-    path = shard_tar(shards, name)
-    images: dict[str, tuple[int, int]] = {}
-    captions: dict[str, str] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            if suffix in _IMAGE_SUFFIXES:
-                images[key] = (member.offset_data, member.size)
-            elif suffix == "txt":
-                captions[key] = _read_text(tar, member)
-    return [CaptionedImage(key, path, *images[key], captions[key]) for key in sorted(images) if captions.get(key)]
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return the keys of a shard's captioned images."""
+        return self._keys[shard]
 
+    def captions(self, indices: Indices) -> list[str]:
+        """Return the captions of the images."""
+        return [self._captions[shard][row] for shard, row in indices.tolist()]
 
-def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    content = tar.extractfile(member)
-    return content.read().decode() if content is not None else ""
-
-
-def split_held_out(
-    images: Sequence[CaptionedImage], fraction: float, seed: int
-) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
-    """Return training and held-out images, told apart by the hash of their keys; both have at least one."""
-    chosen = select_captioned([image.key for image in images], CaptionsConfig(fraction=fraction, seed=seed))
-    if not chosen.any():
-        chosen[-1] = True
-    if chosen.all():
-        chosen[0] = False
-    return [images[i] for i in np.flatnonzero(~chosen).tolist()], [images[i] for i in np.flatnonzero(chosen).tolist()]
+    def split(self, fraction: float, seed: int) -> tuple[Indices, Indices]:
+        """Return training and held-out images, chosen by the hash of their keys; both have at least one."""
+        indices = np.array([(shard, row) for shard, size in enumerate(self.sizes) for row in range(size)])
+        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed))
+        if not chosen.any():
+            chosen[-1] = True
+        if chosen.all():
+            chosen[0] = False
+        return indices[~chosen], indices[chosen]

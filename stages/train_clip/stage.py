@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import FOLDER, TrainClipConfig
-from stages.train_clip.data import list_captioned, split_held_out
+from stages.train_clip.data import CaptionedImages
 from stages.train_clip.tokenizer import train_tokenizer
 from stages.training.launch import train
 
@@ -23,21 +23,21 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     Raises:
         InputFault: the shards have no captions, or open_clip refuses the architecture.
     """
-    shards = inputs["download_shards"]
-    images, held_out = split_held_out(list_captioned(shards), config.validation_fraction, config.seed)
-    vocab_size = _learn_tokenizer([image.caption for image in images], config, output)
-    make = partial(make_task, config, shards, output, vocab_size)
-    counts = {"training_pairs": len(images), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
+    images = CaptionedImages(inputs["download_shards"], image_size=config.image_size)
+    pairs, held_out = images.split(config.validation_fraction, config.seed)
+    vocab_size = _learn_tokenizer(images.captions(pairs), config, output)
+    make = partial(make_task, config, inputs, output, vocab_size)
+    counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     return train(
         make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
     )
 
 
-def make_task(config: TrainClipConfig, shards: Artifact, output: Output, vocab_size: int) -> "ClipTask":
+def make_task(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, vocab_size: int) -> "ClipTask":
     """Make the task in a training process."""
     from stages.train_clip.task import ClipTask
 
-    return ClipTask(config, shards, output, vocab_size)
+    return ClipTask(config, inputs, output=output, vocab_size=vocab_size)
 
 
 def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,15 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
-from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Metrics
 from stages.encoders.open_clip_import import import_open_clip
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Output
 from stages.train_clip.config import FOLDER, ClipAugmentation, TrainClipConfig
-from stages.train_clip.data import CaptionedImage, list_captioned, split_held_out
+from stages.train_clip.data import CaptionedImages
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
+from stages.training.images.dataset import Indices
+from stages.training.images.image_task import ImageTask, Positions
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -30,35 +32,48 @@ _MAX_VALIDATION_PAIRS = 1000
 
 
 @dataclass
-class ClipTask:
-    """Training of a CLIP model on the captioned images of the shards."""
+class ClipTask(ImageTask):
+    """Trains a CLIP model on the captioned images of the shards; those that cannot be decoded are left out."""
+
+    skips_unreadable = True
 
     config: TrainClipConfig
-    shards: Artifact
-    output: Output
-    vocab_size: int
-    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
-    _state: "_State | None" = field(default=None, init=False)
+    output: Output = field(kw_only=True)
+    vocab_size: int = field(kw_only=True)
+    data: CaptionedImages = field(init=False, repr=False, compare=False)
+
+    def open_data(self) -> CaptionedImages:
+        """List the captioned images."""
+        return CaptionedImages(
+            self.inputs["download_shards"], image_size=self.config.image_size, threads=torch.get_num_threads()
+        )
 
     def setup(self, rank_info: RankInfo) -> None:
         """List the captioned images and open the tokenizer."""
+        super().setup(rank_info)
         open_clip = import_open_clip()
-        train, held_out = split_held_out(list_captioned(self.shards), self.config.validation_fraction, self.config.seed)
         folder = self.output.local(f"{FOLDER}/tokenizer.json").parent
         self.output.local(f"{FOLDER}/tokenizer_config.json")
-        tokenizer = open_clip.tokenizer.HFTokenizer(str(folder), context_length=self.config.context_length)
-        preprocess = open_clip.transform.image_transform_v2(
+        self._tokenizer: Callable[[list[str]], Tensor] = open_clip.tokenizer.HFTokenizer(
+            str(folder), context_length=self.config.context_length
+        )
+        self._preprocess: Callable[[Image.Image], Tensor] = open_clip.transform.image_transform_v2(
             open_clip.transform.PreprocessCfg(**preprocess_config(self.config)), is_train=False
         )
-        order = SampleOrder([len(train)], len(train), self.config.seed)
-        self._state = _State(train, held_out[:_MAX_VALIDATION_PAIRS], tokenizer, preprocess, order)
 
-    @property
-    def state(self) -> "_State":
-        """What :meth:`setup` opened."""
-        if self._state is None:
-            raise RuntimeError("ClipTask.setup has not been called")
-        return self._state
+    def split(self) -> None:
+        """Hold pairs out by the hash of their keys; an epoch is a random order of all others."""
+        self._train, held_out = self.data.split(self.config.validation_fraction, self.config.seed)
+        self._held_out = held_out[:_MAX_VALIDATION_PAIRS]
+        self._order = SampleOrder([len(self._train)], len(self._train), self.config.seed)
+
+    def samples_at(self, positions: Positions) -> Indices:
+        """Return the pairs at these positions of the endless sequence of training pairs."""
+        indices: Indices = self._train[self._order.at(positions)[:, 1]]
+        return indices
+
+    def check_data(self) -> None:
+        """Accept images of any size: open_clip's transform scales them."""
 
     def build_model(self) -> nn.Module:
         """Make the open_clip model with random weights.
@@ -77,19 +92,18 @@ class ClipTask:
             ) from error
         return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale)
 
-    def prepare(self, part: BatchPart) -> Batch:
-        """Decode, change a little and tokenize the pairs of the part."""
-        images = [self.state.train[row] for row in self.state.order.at(part.positions)[:, 1].tolist()]
-        pixels = torch.stack([self.state.preprocess(image.read()) for image in images])
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
+        """Decode, change a little and tokenize the pairs."""
+        pixels = torch.stack(self.data.apply(self._preprocess, indices))
         pixels = augment(pixels, sample_seeds(self.config.seed, part), self.config.augmentation)
-        return {"pixels": pixels, "tokens": self.state.tokenizer([image.caption for image in images])}
+        return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        """Retrieve held-out pairs; ask for the attributes of scenes if the images are scenes."""
+        """Retrieve held-out pairs; classify held-out scenes if the images are scenes."""
         encoders = self._encoders(model)
-        pairs = self.state.held_out
-        z_image = torch.cat([self._embed(model, [image.read() for image in chunk]) for chunk in _chunks(pairs)])
-        captions = [image.caption for image in pairs]
+        chunks = np.split(self.held_out, range(_CHUNK, len(self.held_out), _CHUNK))
+        z_image = torch.cat([self._embed(model, self.data.apply(self._preprocess, chunk)) for chunk in chunks])
+        captions = self.data.captions(self.held_out)
         metrics = retrieval(z_image, encoders.texts(captions), captions)
         if self.config.scene_probe is not None:
             metrics |= probe_scenes(encoders, self.config.scene_probe)
@@ -99,18 +113,17 @@ class ClipTask:
         device = next(model.parameters()).device
 
         def images(images: Tensor) -> Tensor:
-            return self._embed(model, [Image.fromarray(image.numpy()) for image in images])
+            return self._embed(model, [self._preprocess(Image.fromarray(image.numpy())) for image in images])
 
         def texts(captions: Sequence[str]) -> Tensor:
-            chunks = [self.state.tokenizer(list(chunk)).to(device) for chunk in _chunks(captions)]
+            chunks = [self._tokenizer(list(chunk)).to(device) for chunk in _chunks(captions)]
             return torch.cat([F.normalize(model.clip.encode_text(chunk).float(), dim=-1) for chunk in chunks])
 
-        return Encoders(images, texts, int(self.config.architecture.vision_cfg["image_size"]))
+        return Encoders(images, texts, self.config.image_size)
 
-    def _embed(self, model: Any, images: Sequence[Image.Image]) -> Float[Tensor, "batch embed"]:
+    def _embed(self, model: Any, pixels: Sequence[Tensor]) -> Float[Tensor, "batch embed"]:
         weight = next(model.parameters())
-        pixels = torch.stack([self.state.preprocess(image) for image in images]).to(weight.device, weight.dtype)
-        z: Tensor = model.clip.encode_image(pixels)
+        z: Tensor = model.clip.encode_image(torch.stack(list(pixels)).to(weight.device, weight.dtype))
         normalised: Tensor = F.normalize(z.float(), dim=-1)
         return normalised
 
@@ -129,17 +142,6 @@ class ClipTask:
             f"{FOLDER}/open_clip_config.json",
             {"model_cfg": model_config(self.config, self.vocab_size), "preprocess_cfg": preprocess_config(self.config)},
         )
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a task holds in a training process."""
-
-    train: list[CaptionedImage]
-    held_out: list[CaptionedImage]
-    tokenizer: Callable[[list[str]], Tensor]
-    preprocess: Callable[[Image.Image], Tensor]
-    order: SampleOrder
 
 
 def augment(
@@ -174,8 +176,11 @@ def model_config(config: TrainClipConfig, vocab_size: int) -> dict[str, Any]:
 
 def preprocess_config(config: TrainClipConfig) -> dict[str, Any]:
     """Return open_clip's preprocess_cfg."""
-    size = config.architecture.vision_cfg["image_size"]
-    return {"size": [size, size], "mode": "RGB", **config.preprocessing.model_dump(mode="json")}
+    return {
+        "size": [config.image_size, config.image_size],
+        "mode": "RGB",
+        **config.preprocessing.model_dump(mode="json"),
+    }
 
 
 def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -13,7 +13,9 @@ from models.decoders.base import to_bytes
 from stages.contract.errors import InputFault
 from stages.formats.latents import Kind, LatentRows, LatentsIdentity, latents_identity
 from stages.inference.autoencoder import load_autoencoder
-from stages.training.images.task import DecoderTask, ImageRows, Indices
+from stages.training.images.dataset import Indices
+from stages.training.images.shard_images import ImageRows
+from stages.training.images.task import DecoderTask
 from stages.training.task import Batch
 
 

@@ -18,8 +18,9 @@ from stages.formats.embeddings import clip_identity
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.text_config import TextTunedConfig, TextTuning
+from stages.training.images.dataset import Indices
 from stages.training.images.denoising import denoiser_of
-from stages.training.images.task import DecoderTask, Indices
+from stages.training.images.task import DecoderTask
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 

@@ -4,7 +4,7 @@ An epoch visits every sample once: shards in random order, cut into windows of a
 random order within a window. So a reader needs one window's shards at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,9 +31,9 @@ class SampleOrder:
         self._windows = lru_cache(maxsize=2)(self._make_windows)
         self._shuffled = lru_cache(maxsize=2)(self._shuffle_window)
 
-    def at(self, positions: range) -> Int[np.ndarray, "positions 2"]:
+    def at(self, positions: Iterable[int]) -> Int[np.ndarray, "positions 2"]:
         """Return (shard, row in the shard) of each position."""
-        return np.array([self._one(position) for position in positions], dtype=np.int64).reshape(-1, 2)
+        return np.array([self._one(int(position)) for position in positions], dtype=np.int64).reshape(-1, 2)
 
     def _one(self, position: int) -> Int[np.ndarray, "2"]:
         epoch, offset = divmod(position, self.epoch_size)

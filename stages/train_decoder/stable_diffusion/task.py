@@ -21,8 +21,9 @@ from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae, read_configs, save_lora, save_pipeline
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
+from stages.training.images.dataset import Indices
 from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
-from stages.training.images.task import ImageRows, Indices
+from stages.training.images.shard_images import ImageRows
 from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"

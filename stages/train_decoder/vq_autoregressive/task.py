@@ -16,7 +16,7 @@ from stages.formats.latents import Kind
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
-from stages.training.images.task import Indices
+from stages.training.images.dataset import Indices
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 

@@ -1,62 +1,174 @@
-"""All images beside their embeddings: rows of embed_clip joined to the shards' images by key."""
+"""The one image dataset: images of shards by (shard, row), and beside them their embeddings where they have any."""
 
 import threading
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import Image
 
+from stages.contract.causes import FailureCause
+from stages.contract.errors import InputFault
 from stages.formats.embeddings import clip_identity, kept_rows, load_image_rows, load_keys, open_npy_reader, shard_rows
+from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact
-from stages.training.images.shard_images import KEPT_INDICES, ImageRows, ShardImages
+from stages.training.images.shard_images import (
+    KEPT_INDICES,
+    ImageRows,
+    Sample,
+    ShardImages,
+    UnreadableImages,
+    sample_name,
+)
 
 EmbeddingRows = Float[np.ndarray, "rows embed"]
+Indices = Int[np.ndarray, "rows 2"]  # (shard, row)
+T = TypeVar("T")
+CHUNK = 64
 
 
-class DecoderData:
-    """Images and embeddings by (shard, row), with the images last used kept decoded within a budget."""
+class ImageDataset:
+    """Images by (shard, row); a row is an image's number among those of its shard that :meth:`shard_keys` lists."""
+
+    def __init__(
+        self,
+        shards: Artifact,
+        sizes: Mapping[str, int],
+        *,
+        resolution: int,
+        cache_bytes: int,
+        threads: int = 1,
+        kept_indices: int | None = KEPT_INDICES,
+    ) -> None:
+        """Take the number of images of each shard; nothing is decoded yet."""
+        self.names, self.sizes = list(sizes), list(sizes.values())
+        self.images = ShardImages(
+            shards, resolution=resolution, cache_bytes=cache_bytes, threads=threads, kept_indices=kept_indices
+        )
+        self._cache_bytes = cache_bytes
+        self._lock = threading.Lock()  # validation and the loader's thread read side by side
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return the keys of a shard's images: all of its tar.
+
+        Raises:
+            InputFault: there are not as many as the shard's record says.
+        """
+        keys = self.images.keys(self.names[shard])
+        if len(keys) != self.sizes[shard]:
+            raise InputFault(
+                f"shard {self.names[shard]}: found {len(keys)} images in its tar: expected {self.sizes[shard]}, as its "
+                "record says: run download_shards anew"
+            )
+        return keys
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of a sample."""
+        return self.images.image_bytes
+
+    @property
+    def window_size(self) -> int:
+        """Samples that fit into half the budget, so that the next window can be read beside the present one."""
+        return max(1, int(self._cache_bytes // 2 // self.sample_bytes))
+
+    def keys(self, indices: Indices) -> list[str]:
+        """Return the keys of the images."""
+        return [key for _, key in self.samples(indices)]
+
+    def sample_names(self, indices: Indices) -> list[str]:
+        """Return the names of the images in records."""
+        return [sample_name(sample) for sample in self.samples(indices)]
+
+    def squares(self, indices: Indices) -> ImageRows:
+        """Return the images as squares, in their order.
+
+        Raises:
+            UnreadableImages: some cannot be decoded.
+        """
+        with self._lock:
+            return self.images.read(self._samples(indices))
+
+    def apply(self, function: Callable[[Image.Image], T], indices: Indices) -> list[T]:
+        """Return the function's value for each whole image; nothing is kept.
+
+        Raises:
+            UnreadableImages: some cannot be decoded.
+        """
+        with self._lock:
+            return self.images.apply(function, self._samples(indices))
+
+    def unreadable(self, indices: Indices) -> dict[str, FailureCause]:
+        """Decode the images and return the causes of those that cannot be, by name."""
+        causes: dict[str, FailureCause] = {}
+        for start in range(0, len(indices), CHUNK):
+            try:
+                self.apply(lambda image: None, indices[start : start + CHUNK])
+            except UnreadableImages as error:
+                causes |= error.causes
+        return causes
+
+    def samples(self, indices: Indices) -> list[Sample]:
+        """Return shard and key of each image."""
+        with self._lock:
+            return self._samples(indices)
+
+    def _samples(self, indices: Indices) -> list[Sample]:
+        return [(self.names[shard], self.shard_keys(shard)[row]) for shard, row in indices.tolist()]
+
+
+def downloaded_images(shards: Artifact) -> dict[str, int]:
+    """Return how many images each downloaded shard has, without those that have none."""
+    records = sorted(ShardRecord.done(shards).items())
+    return {name: record.images for name, record in records if record.images}
+
+
+class EmbeddedImages(ImageDataset):
+    """The images that have an embedding, in the order of the embeddings' rows; joined by key."""
 
     def __init__(
         self, shards: Artifact, embeddings: Artifact, *, resolution: int, cache_bytes: int, threads: int = 1
     ) -> None:
-        """Look at the sizes of the shards; nothing is decoded yet."""
-        self.images = ShardImages(shards, resolution=resolution, cache_bytes=cache_bytes, threads=threads)
+        """Read the sizes of the shards; nothing is decoded yet."""
+        super().__init__(
+            shards, shard_rows(embeddings), resolution=resolution, cache_bytes=cache_bytes, threads=threads
+        )
         self._embeddings = embeddings
-        self._cache_bytes = cache_bytes
-        self._lock = threading.Lock()  # validation and the loader's thread read side by side
         self._keys = lru_cache(maxsize=KEPT_INDICES)(self._read_keys)
         self._rows = lru_cache(maxsize=KEPT_INDICES)(self._open_rows)
-        rows = shard_rows(embeddings)
-        self.names, self.sizes = list(rows), list(rows.values())
         self.embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(embeddings))
 
-    @property
-    def window_size(self) -> int:
-        """Images that fit into half the budget, so that the next window can be read beside the present one."""
-        return max(1, int(self._cache_bytes // 2 // (self.images.image_bytes + 4 * self.embed_dim)))
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return the keys of a shard's embedded images."""
+        return self._keys(shard)
 
-    def rows(self, indices: Int[np.ndarray, "rows 2"]) -> tuple[ImageRows, EmbeddingRows]:
-        """Return the images and embeddings at the (shard, row) indices, in their order.
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of an image and its embedding."""
+        return self.images.image_bytes + 4 * self.embed_dim
+
+    def rows(self, indices: Indices) -> tuple[ImageRows, EmbeddingRows]:
+        """Return the images and embeddings, in their order.
 
         Raises:
             InputFault: an embedded image is not in its shard, or cannot be decoded.
         """
-        with self._lock:
-            named = [(self.names[shard], self._keys(int(shard))[row]) for shard, row in indices]
-            return self.images.read(named), self._embeddings_at(indices)
+        return self.squares(indices), self.embeddings(indices)
 
-    def embeddings(self, indices: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
+    def embeddings(self, indices: Indices) -> EmbeddingRows:
         """Return the embeddings alone."""
+        embeddings = np.empty((len(indices), self.embed_dim), dtype=np.float32)
         with self._lock:
-            return self._embeddings_at(indices)
-
-    def keys(self, indices: Int[np.ndarray, "rows 2"]) -> list[str]:
-        """Return the keys of the images."""
-        with self._lock:
-            return [self._keys(int(shard))[row] for shard, row in indices]
+            for shard in np.unique(indices[:, 0]):
+                here = np.flatnonzero(indices[:, 0] == shard)
+                rows, kept = self._rows(int(shard))
+                embeddings[here] = rows[indices[here, 1] if kept is None else kept[indices[here, 1]]]
+        return embeddings
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
-        """Return mean and deviation of all embeddings, by dimension, in one pass over the files.
+        """Return mean and standard deviation of all embeddings, by dimension, in one pass over the files.
 
         Raises:
             InputFault: an embedding holds a number that is not finite.
@@ -67,14 +179,6 @@ class DecoderData:
             count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-
-    def _embeddings_at(self, indices: Int[np.ndarray, "rows 2"]) -> EmbeddingRows:
-        embeddings = np.empty((len(indices), self.embed_dim), dtype=np.float32)
-        for shard in np.unique(indices[:, 0]):
-            here = np.flatnonzero(indices[:, 0] == shard)
-            rows, kept = self._rows(int(shard))
-            embeddings[here] = rows[indices[here, 1] if kept is None else kept[indices[here, 1]]]
-        return embeddings
 
     def _read_keys(self, shard: int) -> list[str]:
         return load_keys(self._embeddings, self.names[shard])

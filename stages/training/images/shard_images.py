@@ -1,75 +1,122 @@
-"""Images of shards by key: decoded when they are asked for, the last used ones kept within a memory budget.
+"""Images of shards by key: decoded when they are asked for, the squares last used kept within a memory budget.
 
 What is held does not grow with the shards: an index of 16 bytes an image for the shards last used, and the budget.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from stages.contract.causes import FailureCause, ImageFault
 from stages.contract.errors import InputFault
 from stages.formats.images import decode_image, square
 from stages.formats.shards import index_images, read_member, shard_tar
 from stages.storage.artifact import Artifact
 
 ImageRows = UInt8[np.ndarray, "rows height width 3"]
+Sample = tuple[str, str]  # shard and key
+T = TypeVar("T")
 PROBED = 32
 KEPT_INDICES = 256
 
 
-class ShardImages:
-    """Square images of one resolution by (shard, key)."""
+class UnreadableImages(InputFault):
+    """Some of the images that were asked for cannot be decoded; the message is the first one's."""
 
-    def __init__(self, shards: Artifact, *, resolution: int, cache_bytes: int, threads: int = 1) -> None:
-        """Decode by so many threads; nothing is read yet."""
+    def __init__(self, message: str, causes: Mapping[str, FailureCause]) -> None:
+        super().__init__(message, causes)
+        self.causes = causes
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[0])
+
+
+class ShardImages:
+    """Images by (shard, key), as squares of one resolution or as they are."""
+
+    def __init__(
+        self,
+        shards: Artifact,
+        *,
+        resolution: int,
+        cache_bytes: int,
+        threads: int = 1,
+        kept_indices: int | None = KEPT_INDICES,
+    ) -> None:
+        """Decode by so many threads; nothing is read yet. ``kept_indices``: of how many shards; None: of all."""
         self._shards = shards
         self._resolution = resolution
         self._room = max(1, cache_bytes // self.image_bytes)
-        self._held: OrderedDict[tuple[str, str], ImageRows] = OrderedDict()
-        self._index = lru_cache(maxsize=KEPT_INDICES)(self._read_index)
+        self._held: OrderedDict[Sample, ImageRows] = OrderedDict()
+        self._index = lru_cache(maxsize=kept_indices)(self._read_index)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="corgi-decode")
 
     @property
     def image_bytes(self) -> int:
-        """Memory of a decoded image."""
+        """Memory of a decoded square."""
         return 3 * self._resolution**2
 
     def keys(self, shard: str) -> list[str]:
         """Return the keys of a shard's images, in the order in which they lie in it."""
         return list(self._index(shard))
 
-    def read(self, samples: Sequence[tuple[str, str]]) -> ImageRows:
-        """Return the images at the given (shard, key), in their order; not to be called by two threads at once.
+    def read(self, samples: Sequence[Sample]) -> ImageRows:
+        """Return the squares of the samples, in their order; not to be called by two threads at once.
 
         Raises:
-            InputFault: an image is not there, or cannot be decoded.
+            InputFault: an image is missing.
+            UnreadableImages: some cannot be decoded.
         """
         missing = [sample for sample in dict.fromkeys(samples) if sample not in self._held]
-        for shard in dict.fromkeys(shard for shard, _ in missing):
-            self._index(shard)  # here, so that no two threads read the same one
-        fresh = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
+        squares = self.apply(lambda image: square(image, self._resolution), missing, smallest_side=self._resolution)
+        fresh = dict(zip(missing, squares, strict=True))
         rows = [fresh[sample] if sample in fresh else self._held[sample] for sample in samples]
-        for sample, image in fresh.items():
-            self._held[sample] = image
+        self._held |= fresh
         for sample in samples:
             self._held.move_to_end(sample)
         while len(self._held) > self._room:
             self._held.popitem(last=False)
         return np.stack(rows) if rows else np.empty((0, self._resolution, self._resolution, 3), dtype=np.uint8)
 
+    def apply(
+        self, function: Callable[[Image.Image], T], samples: Sequence[Sample], *, smallest_side: int | None = None
+    ) -> list[T]:
+        """Return the function's value for each image; ``smallest_side`` lets JPEG be decoded at a fraction of its size.
+
+        Raises:
+            InputFault: an image is missing.
+            UnreadableImages: some cannot be decoded.
+        """
+        for shard in dict.fromkeys(shard for shard, _ in samples):
+            self._index(shard)  # here, so that no two threads read the same one
+
+        def one(sample: Sample) -> T | ImageFault:
+            try:
+                return function(self._decode(sample, smallest_side))
+            except ImageFault as fault:
+                return fault
+
+        values = list(self._pool.map(one, samples))
+        pairs = zip(samples, values, strict=True)
+        faults = [(sample, value) for sample, value in pairs if isinstance(value, ImageFault)]
+        if faults:
+            raise UnreadableImages(str(faults[0][1]), {sample_name(sample): fault.cause for sample, fault in faults})
+        return [value for value in values if not isinstance(value, ImageFault)]
+
     def require_resolution(self, shard: str, where: str) -> None:
-        """Look at the first images of a shard: are they as large as they are to be trained on?
+        """Check that the first images of a shard are as large as they are to be trained on.
 
         Raises:
             InputFault: half of them or more are smaller.
         """
-        keys = self.keys(shard)[:PROBED]
-        sides = sorted(min(self._image(shard, key).size) for key in keys)
+        sides = sorted(side for key in self.keys(shard)[:PROBED] if (side := self._side((shard, key))) is not None)
         if sides and sides[len(sides) // 2] < self._resolution:
             raise InputFault(
                 f"{where}: found {self._resolution}, but the images of shard {shard} have {sides[len(sides) // 2]} "
@@ -77,13 +124,17 @@ class ShardImages:
                 "download larger images (download_shards.image_size)"
             )
 
+    def _side(self, sample: Sample) -> int | None:
+        try:
+            return min(self._decode(sample, None).size)
+        except ImageFault:  # reported, or counted, when training meets it
+            return None
+
     def _read_index(self, shard: str) -> dict[str, tuple[int, int]]:
         return index_images(shard_tar(self._shards, shard))
 
-    def _decode(self, sample: tuple[str, str]) -> ImageRows:
-        return square(self._image(*sample, smallest_side=self._resolution), self._resolution)
-
-    def _image(self, shard: str, key: str, smallest_side: int | None = None) -> Image.Image:
+    def _decode(self, sample: Sample, smallest_side: int | None) -> Image.Image:
+        shard, key = sample
         found = self._index(shard).get(key)
         if found is None:
             raise InputFault(
@@ -92,3 +143,8 @@ class ShardImages:
             )
         encoded = read_member(shard_tar(self._shards, shard), *found)
         return decode_image(encoded, where=f"shard {shard}, key {key!r}", smallest_side=smallest_side)
+
+
+def sample_name(sample: Sample) -> str:
+    """Return the name of a sample in records."""
+    return "/".join(sample)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from models.decoders.base import from_bytes
 from models.decoders.upsampler.model import Upsampler
 from models.noise import SeededNoise
-from stages.training.images.task import DecoderTask, Indices
+from stages.training.images.dataset import Indices
+from stages.training.images.task import DecoderTask
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 from stages.training.upsampling.config import UpsamplerTrainingConfig

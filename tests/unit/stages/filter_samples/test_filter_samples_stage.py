@@ -20,7 +20,7 @@ from stages.filter_samples.stage import run
 from stages.formats.captions import CaptionsConfig
 from stages.formats.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
 from stages.storage.artifact import Output
-from stages.training.images.dataset import DecoderData
+from stages.training.images.dataset import EmbeddedImages
 from tests.factories import folder_digests, interrupt_after, make_context
 from tests.unit.stages import encoded
 
@@ -225,7 +225,7 @@ def test_decoders_read_images_and_embeddings_of_kept_rows(tmp_path: Path) -> Non
         kept.finish_unit(f"{number:05d}", {"rows": size // 2})
     kept.write_json("manifest.json", {"inputs": {"embed_clip": "b"}})
     seen = see_kept({"embed_clip": source, "filter_samples": kept})["embed_clip"]
-    data = DecoderData(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
+    data = EmbeddedImages(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
     assert data.sizes == [size // 2 for size in encoded.SIZES]
     indices = np.array([[1, 0], [0, 2], [1, 3]])
     images, rows = data.rows(indices)

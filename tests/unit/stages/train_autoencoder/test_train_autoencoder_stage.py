@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
+from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
-from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.check import check
@@ -93,21 +93,51 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path, kind: str) -> None:
     whole, _, _ = train(shards, tmp_path / "whole", settings)
     cut = Output(str(tmp_path / "cut"), "train_autoencoder", "c")
     with pytest.raises(ValueError, match="killed"):
-        launch.train(lambda: Stopped(settings, shards), settings.training, seed=0, output=cut, context=context())
+        launch.train(
+            lambda: Stopped(settings, {"download_shards": shards}),
+            settings.training,
+            seed=0,
+            output=cut,
+            context=context(),
+        )
     assert checkpoint_steps(cut)[-1] == 8
     train(shards, tmp_path / "cut", settings)
     assert files(cut, "autoencoder") == files(whole, "autoencoder")
 
 
-def test_an_image_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
-    shards = make_shards(tmp_path / "s", corrupt=(15, 16))
-    task = AutoencoderTask(config("kl"), shards)
-    task.setup(RankInfo(0, 1, torch.device("cpu")))
-    read = task._read(np.array([[1, 0], [1, 1], [1, 2], [1, 3], [0, 5]]))
-    tops = [tuple(image[0, 0]) for image in read]
-    assert tops == [color_of(row) for row in (14, 17, 17, 17, 5)]
-    output, _, _ = train(shards, tmp_path / "out", config("kl"))
-    assert output.exists("autoencoder/model.safetensors")
+def test_images_that_cannot_be_decoded_are_left_out_and_counted_also_over_a_restart(tmp_path: Path) -> None:
+    shards, settings = make_shards(tmp_path / "s", corrupt=(1, 15, 16, 30)), config("kl", held_out_images=3)
+    whole, summary, _ = train(shards, tmp_path / "whole", settings)  # 96 samples of an epoch of 31
+    assert summary.counts == {"failed_corrupt_image": 4}  # the held-out one of row 1 as well
+    cut = Output(str(tmp_path / "cut"), "train_autoencoder", "c")
+    stopped = Stopped(settings, {"download_shards": shards})
+    with pytest.raises(ValueError, match="killed"):
+        launch.train(lambda: stopped, settings.training, seed=0, output=cut, context=context())
+    keys = ("00000/00001", "00001/00015", "00001/00016", "00002/00030")
+    assert read_checkpoint(cut, 8).left_out == dict.fromkeys(keys, FailureCause.CORRUPT_IMAGE)
+    _, again, _ = train(shards, tmp_path / "cut", settings)
+    assert again.counts == summary.counts
+    assert files(cut, "autoencoder") == files(whole, "autoencoder")
+
+
+def test_the_slot_of_an_image_that_cannot_be_decoded_is_filled_by_the_next_in_the_order(tmp_path: Path) -> None:
+    batches = []
+    for corrupt in ((), (15, 16)):
+        task = AutoencoderTask(config("kl"), {"download_shards": make_shards(tmp_path / str(corrupt), corrupt=corrupt)})
+        task.setup(RankInfo(0, 1, torch.device("cpu")))
+        batches.append([tuple(image[0, 0].tolist()) for image in task.prepare(BatchPart(0, 0, 31, 31))["images"]])
+    whole, refilled = batches
+    unreadable = {color_of(row) for row in (15, 16)}
+    assert not unreadable & set(refilled)
+    for number, color in enumerate(whole[:-2]):
+        following = [later for later in whole[number:] if later not in unreadable]
+        assert refilled[number] == (following[0] if color in unreadable else color)
+
+
+def test_nothing_but_images_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "s", corrupt=tuple(range(34)))
+    with pytest.raises(InputFault, match="train_autoencoder: found no training image that can be decoded"):
+        train(shards, tmp_path / "out", config("kl"))
 
 
 def test_small_images_are_refused(tmp_path: Path) -> None:
@@ -123,7 +153,7 @@ def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str)
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     settings = config("kl", perceptual={"kind": "vgg", "path": str(path)}, adversary=None)
     check(settings)
-    task = AutoencoderTask(settings, make_shards(tmp_path / "s"))
+    task = AutoencoderTask(settings, {"download_shards": make_shards(tmp_path / "s")})
     task.setup(RankInfo(0, 1, torch.device("cpu")))
     model = task.build_model()
     terms = model(task.prepare(BatchPart(0, 0, 2, 2)))
@@ -135,7 +165,9 @@ def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str)
 def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, path)
-    task = AutoencoderTask(config("kl", perceptual={"kind": "vgg", "path": str(path)}), make_shards(tmp_path / "s"))
+    task = AutoencoderTask(
+        config("kl", perceptual={"kind": "vgg", "path": str(path)}), {"download_shards": make_shards(tmp_path / "s")}
+    )
     task.setup(RankInfo(0, 1, torch.device("cpu")))
     with pytest.raises(InputFault, match=r"perceptual\.path: .*weights\.pth cannot be used \(found no features"):
         task.build_model()

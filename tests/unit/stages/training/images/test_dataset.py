@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from stages.contract.errors import InputFault
-from stages.training.images.dataset import DecoderData
+from stages.training.images.dataset import EmbeddedImages
 from stages.training.images.shard_images import ShardImages
 from tests.painted_squares import DIM, color_of, embedding_of, make_inputs
 
 IMAGE_BYTES = 3 * 16 * 16
 
 
-def open_data(folder: Path, cache_bytes: int = 10**6) -> DecoderData:
+def open_data(folder: Path, cache_bytes: int = 10**6) -> EmbeddedImages:
     inputs = make_inputs(folder)
-    return DecoderData(
+    return EmbeddedImages(
         inputs["download_shards"], inputs["embed_clip"], resolution=16, cache_bytes=cache_bytes, threads=2
     )
 

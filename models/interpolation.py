@@ -1,6 +1,6 @@
-"""The way from one embedding to another along the sphere (Shoemake 1985; DALL-E 2, arXiv 2204.06125, section 3.2).
+"""The path from one embedding to another along the sphere (Shoemake 1985; DALL-E 2, arXiv 2204.06125, section 3.2).
 
-Symbols: a, b = embeddings: [batch, embed]; s = share of the way from a to b, 0 to 1: [batch];
+Symbols: a, b = embeddings: [batch, embed]; s = fraction of the path from a to b, 0 to 1: [batch];
 omega = angle between the directions of a and b: [batch].
 """
 
@@ -15,7 +15,7 @@ from models.similarity import blocks_of
 
 Embeddings = Float[Tensor, "batch embed"]
 
-_STRAIGHT = 1e-5  # sine of the angle below which an arc is a line within rounding, or has no one way to go
+_STRAIGHT = 1e-5  # sine of the angle below which an arc is a line within rounding, or not unique
 
 
 def slerp(a: Embeddings, b: Embeddings, fraction: Float[Tensor, "batch"], block_dims: Sequence[int]) -> Embeddings:

@@ -1,7 +1,7 @@
-"""Noise that belongs to a sample, not to a batch: the same seed gives the same numbers in any company and order.
+"""Noise that belongs to a sample, not to a batch: the same seed gives the same numbers in any batch and order.
 
-The numbers are drawn on the CPU, so that they do not depend on the device either. They are written straight into
-their batch, about 5 microseconds for each seed and call, because training draws on its way to every step.
+The numbers are sampled on the CPU, so that they do not depend on the device either. They are written straight into
+their batch, about 5 microseconds for each seed and call, because training samples noise before every step.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class SeededNoise:
-    """A stream of standard normal noise for each seed; every call of :meth:`draw` goes on where the last one ended."""
+    """A stream of standard normal noise for each seed; each call of :meth:`draw` continues where the last ended."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -42,5 +42,5 @@ def seeded_noise(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch ..."]:
-    """Return one draw of standard normal noise for each seed; ``shape`` is that of one sample."""
+    """Return one sample of standard normal noise for each seed; ``shape`` is that of one sample."""
     return SeededNoise(seeds).draw(shape, device, dtype)

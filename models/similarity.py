@@ -2,7 +2,7 @@
 
 A cosine to the true embedding alone can be gamed, because the mean wins: report beside it the cosine to unrelated
 embeddings, the ratios of norm and variance, the retrieval rank, a distance between the two distributions, and the
-diversity of several answers to one caption.
+diversity of several samples for one caption.
 
 Symbols: a = generated, b = true embeddings, row i of a belongs to row i of b: [batch, embed];
 ``block_dims`` = widths of the concatenated CLIP models, in order; they add up to embed.
@@ -71,7 +71,7 @@ def retrieval_ranks(
 ) -> Float[Tensor, "batch"]:
     """Return the rank (1 = best) of each row's true embedding among all true embeddings, by block cosine.
 
-    A true embedding that ties with others takes the last of their ranks, so that a constant answer scores nothing.
+    A true embedding that ties with others takes the last of their ranks, so that a constant prediction scores nothing.
     """
     pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
     scores = torch.stack([F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T for x, y in pairs]).mean(0)
@@ -200,7 +200,7 @@ def embedding_report(
 
     ``cosine_true`` and ``cosine_unrelated`` are averaged over blocks (``<name>_block_<i>`` gives each of several);
     ``norm_ratio`` = mean norm of a / mean norm of b; ``variance_ratio`` = total variance of a / total variance of b;
-    ``retrieval_at_<r>`` = share of rows whose true embedding ranks r or better.
+    ``retrieval_at_<r>`` = fraction of rows whose true embedding ranks r or better.
     """
     a, b = a.double(), b.double()
     ranks = retrieval_ranks(a, b, block_dims)

@@ -119,9 +119,9 @@ def serve_images(wait: float) -> Iterator[str]:
 
 def run_side(side: str, folder: Path, name: str, case: Case) -> dict[str, float]:
     """Download the list once, in a process of its own, and return what it measured."""
-    told = {"side": side, "list": str(folder / "list.parquet"), "output": str(folder / name), "case": asdict(case)}
+    task = {"side": side, "list": str(folder / "list.parquet"), "output": str(folder / name), "case": asdict(case)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.data.download_side", json.dumps(told)],
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.data.download_side", json.dumps(task)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"},
         stdout=subprocess.PIPE,

@@ -65,10 +65,10 @@ def download_theirs(listed: str, folder: str, case: Case) -> dict[str, float]:
             timeout=case.timeout,
             extract_exif=False,
         )
-    told: list[dict[str, Any]] = [json.loads(file.read_text()) for file in Path(folder).glob("*_stats.json")]
+    stats: list[dict[str, Any]] = [json.loads(file.read_text()) for file in Path(folder).glob("*_stats.json")]
     return {
-        "images": sum(shard["successes"] for shard in told),
-        "seconds": max(shard["end_time"] for shard in told) - min(shard["start_time"] for shard in told),
+        "images": sum(shard["successes"] for shard in stats),
+        "seconds": max(shard["end_time"] for shard in stats) - min(shard["start_time"] for shard in stats),
     }
 
 
@@ -88,9 +88,9 @@ def _quiet() -> Iterator[None]:
 
 def main() -> None:
     """Download once and say how many images came, in which time."""
-    told = json.loads(sys.argv[1])
-    side = {"ours": download_ours, "img2dataset": download_theirs}[told["side"]]
-    found = side(told["list"], told["output"], Case(**told["case"]))
+    task = json.loads(sys.argv[1])
+    side = {"ours": download_ours, "img2dataset": download_theirs}[task["side"]]
+    found = side(task["list"], task["output"], Case(**task["case"]))
     sys.stdout.write(json.dumps(found) + "\n")
 
 

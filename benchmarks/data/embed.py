@@ -96,7 +96,7 @@ def three_at_once(folder: Path, case: Case, options: Options) -> Iterator[Table]
 
 def embed_by_clip_retrieval(shards: Artifact, name: str, model: Path, folder: Path, options: Options) -> float:
     """Run clip-retrieval once, in its own environment, and return the seconds that it counted."""
-    told = {
+    task = {
         "input_dataset": [str(path) for path in sorted((Path(shards.uri) / "shards").glob("*.tar"))],
         "input_format": "webdataset",
         "output_folder": str(folder),
@@ -111,7 +111,7 @@ def embed_by_clip_retrieval(shards: Artifact, name: str, model: Path, folder: Pa
     program = "import json, sys; from clip_retrieval.clip_inference.worker import worker; "
     command = [options.clip_retrieval, "-W", "ignore", "-c", f"{program}worker(**json.loads(sys.argv[1]))"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run([*command, json.dumps(told)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, json.dumps(task)], env=environment, capture_output=True, text=True, check=False)
     counted = folder / "stats" / "0.json"
     if done.returncode or not counted.exists():
         raise SystemExit(f"benchmarks: clip-retrieval ended with {done.returncode}: {done.stderr[-2000:]}")

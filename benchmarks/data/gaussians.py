@@ -1,7 +1,7 @@
 """fit_gaussians beside faiss-cpu's k-means, and its memory and time as the data grow.
 
 Each side is a process of its own that runs one fit; they work in turn. Ours is the whole stage, from reading shards off
-the disk to publishing (first means and deviations included); faiss has all its data in memory before its time starts.
+the disk to publishing (the first means and stds included); faiss has all its data in memory before its time starts.
 Each has made a small fit before, so that starting threads and loading libraries is no part of its time and memory.
 Equal on both sides: data, k, iterations, threads, all points used. The sum of squared distances to the final means is
 taken over all data by one and the same function for both. Data are synthetic: many loose groups in a space whose
@@ -84,7 +84,7 @@ def growth(folder: Path, case: Case, options: Options) -> Table:
         table.add_column(heading, justify="right")
     for factor in (1, 3, 10):
         target = folder / str(factor)
-        write_shards(target, case, copies=factor)
+        write_shards(target, case, repeats=factor)
         run = run_side("ours", target, case, options.threads)
         rows = case.rows * factor
         megabytes = rows * case.width * 4 / 2**20
@@ -96,7 +96,7 @@ def growth(folder: Path, case: Case, options: Options) -> Table:
     return table
 
 
-def write_shards(folder: Path, case: Case, copies: int = 1) -> None:
+def write_shards(folder: Path, case: Case, repeats: int = 1) -> None:
     """Write synthetic embeddings in embed_clip's layout, each shard as often as asked."""
     output = Output(str(folder), "embed_clip", "bench")
     rng = np.random.default_rng(0)
@@ -109,7 +109,7 @@ def write_shards(folder: Path, case: Case, copies: int = 1) -> None:
         first = f"img_emb/img_emb_{shard:05d}.npy"
         with output.writing(first) as path, path.open("wb") as file:
             np.save(file, values)
-        for number in range(shard, copies * NUM_SHARDS, NUM_SHARDS):
+        for number in range(shard, repeats * NUM_SHARDS, NUM_SHARDS):
             if number != shard:
                 os.link(output.path(first), output.path(f"img_emb/img_emb_{number:05d}.npy"))
             output.finish_unit(f"{number:05d}", {"rows": rows, "captioned": 0, "failures": {}})

@@ -82,11 +82,11 @@ def memory_mb(field: str) -> float:
 
 def main() -> None:
     """Fit once and say how long it took, how much memory more than before, and how good the means are."""
-    told = json.loads(sys.argv[1])
-    case, threads = Case(**told["case"]), int(told["threads"])
+    task = json.loads(sys.argv[1])
+    case, threads = Case(**task["case"]), int(task["threads"])
     torch.set_num_threads(threads)
-    embeddings = Artifact(told["folder"], "embed_clip", "bench")
-    prepare = {"ours": fit_ours, "faiss": fit_faiss}[told["side"]]
+    embeddings = Artifact(task["folder"], "embed_clip", "bench")
+    prepare = {"ours": fit_ours, "faiss": fit_faiss}[task["side"]]
     with tempfile.TemporaryDirectory() as folder:
         small = Case(2_000, case.width, 128, 2)
         write_shards(Path(folder), small)

@@ -32,13 +32,13 @@ def make_images() -> list[bytes]:
 
 
 class ImageServer:
-    """Answers one request a connection."""
+    """Serves one request per connection."""
 
     def __init__(self, wait: float) -> None:
         self._images, self._wait = make_images(), wait
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read a request and answer it; a client that goes away is no fault."""
+    async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read a request and reply; a client that goes away is no fault."""
         try:
             path = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)[1].decode()
             name = path.rpartition("/")[2].removesuffix(".jpg")
@@ -66,7 +66,7 @@ async def main() -> None:
     """Serve until the end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--wait", type=float, required=True, help="seconds after each piece of a slow answer")
-    server = await asyncio.start_server(ImageServer(parser.parse_args().wait).answer, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(ImageServer(parser.parse_args().wait).reply, "127.0.0.1", 0, backlog=1024)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await server.serve_forever()

@@ -1,4 +1,4 @@
-"""What every benchmark of the data stages is told."""
+"""The options of every benchmark of the data stages."""
 
 from dataclasses import dataclass
 

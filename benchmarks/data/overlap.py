@@ -36,16 +36,16 @@ SIDES = ("download alone", "embed alone", "together")
 
 
 class Silent:
-    """Is told how a run goes, and says nothing."""
+    """An observer of runs that ignores everything."""
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def event(self, name: str, event: Event) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def finished(self, result: StageResult) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
 
 def tables(options: Options) -> Iterator[Table]:

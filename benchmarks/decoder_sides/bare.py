@@ -39,10 +39,10 @@ def main() -> None:
     def train() -> Timing:
         for _ in range(case.warmup):
             step()
-        watch = Stopwatch(case.device)
+        stopwatch = Stopwatch(case.device)
         for _ in range(case.steps):
             step()
-        return watch.read()
+        return stopwatch.read()
 
     serve({"train": train})
 

@@ -31,17 +31,17 @@ def train(case: Case, number: int) -> Timing:
     job = TrainJob(
         functools.partial(make_task, config, case.inputs), config.training, config.seed, output, case.device == "cuda"
     )
-    watch, timing, waits = Stopwatch(case.device), Timing(0, 0), []
+    stopwatch, timing, waits = Stopwatch(case.device), Timing(0, 0), []
 
     def note(event: Event) -> None:
-        nonlocal watch, timing
+        nonlocal stopwatch, timing
         if not isinstance(event, Metrics) or "data_wait_share" not in event.values:
             return
         if event.step == case.warmup:
-            watch = Stopwatch(case.device)
+            stopwatch = Stopwatch(case.device)
         else:
             waits.append(event.values["data_wait_share"])
-            timing = watch.read()
+            timing = stopwatch.read()
 
     with contextlib.redirect_stdout(sys.stderr):
         launch_in_process(training_process, job, TrainGroup(1), note)

@@ -9,7 +9,7 @@ from benchmarks.sides.serving import SideCase
 
 NUM_TIMESTEPS = 1000
 TEXT_DROPOUT = 0.1
-SHORTEST, LONGEST = 8, 32  # tokens of the shorter captions, drawn uniformly
+SHORTEST, LONGEST = 8, 32  # tokens of the shorter captions, sampled uniformly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Case(SideCase):
         return torch.where(valid[:, :, None], values, 0)
 
     def lengths(self, rows: int, *, short: bool) -> Tensor:
-        """Return the captions' true lengths: all the longest, or drawn between 8 and 32."""
+        """Return the captions' true lengths: all the longest, or uniform between 8 and 32."""
         if not short:
             return torch.full((rows,), self.text_tokens, device=self.device)
         generator = torch.Generator().manual_seed(0)
-        generated = torch.randint(SHORTEST, min(LONGEST, self.text_tokens) + 1, (rows,), generator=generator)
-        return generated.to(self.device)
+        lengths = torch.randint(SHORTEST, min(LONGEST, self.text_tokens) + 1, (rows,), generator=generator)
+        return lengths.to(self.device)

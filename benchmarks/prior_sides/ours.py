@@ -49,7 +49,7 @@ def _training(case: Case, prior: DiffusionPrior, *, short: bool) -> Callable[[],
 
     def step() -> None:
         random_inputs = training_random_inputs(prior.settings, range(case.batch), text_dropout=TEXT_DROPOUT)
-        random_inputs = {name: draw.to(case.device) for name, draw in random_inputs.items()}
+        random_inputs = {name: values.to(case.device) for name, values in random_inputs.items()}
         prior(training_batch(image, text, random_inputs))["loss"].mean().backward()
         optimizer.step()
         optimizer.zero_grad()

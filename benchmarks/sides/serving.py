@@ -64,15 +64,15 @@ def timed(device: str, work: Callable[[], None]) -> Work:
     """Return the work with the time that it takes."""
 
     def run() -> Timing:
-        watch = Stopwatch(device)
+        stopwatch = Stopwatch(device)
         work()
-        return watch.read()
+        return stopwatch.read()
 
     return run
 
 
 def serve(works: Mapping[str, Work], constants: Mapping[str, float] | None = None) -> None:
-    """Do each work once, uncounted; say the constants; then answer every line with the timing of its work done now."""
+    """Do each work once, uncounted; print the constants; then reply to every line with the timing of its work."""
     for work in works.values():
         work()
     _reply(dict(constants or {}))

@@ -1,4 +1,4 @@
-"""A small world of captioned images, made on the spot, with a judge that has learned nothing."""
+"""A small world of captioned images that are rendered on demand, and a checker of such images without learned parts."""
 
 from models.scenes.captions import TEMPLATES, caption_scene, describe, read_caption
 from models.scenes.checker import SceneChecker, SceneReading

@@ -34,7 +34,7 @@ _PARTIAL_FORMS: Final[dict[str, str]] = {
 
 
 def caption_scene(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> str:
-    """Describe a scene by a random template; with probability `drop` leave out each attribute but the shape."""
+    """Return a caption by a random template; with probability `drop` each attribute but the shape is left out."""
     if drop == 0.0:
         template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
         return template.format(**scene.attributes)
@@ -43,7 +43,7 @@ def caption_scene(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> 
 
 
 def describe(attributes: Mapping[str, str]) -> str:
-    """Name just these attributes, in the order of the first template."""
+    """Return a caption of just these attributes, in the order of the first template."""
     words = [attributes.get("size"), attributes.get("color"), attributes.get("shape", "shape")]
     phrase = "a " + " ".join(word for word in words if word)
     for name, form in _PARTIAL_FORMS.items():
@@ -53,7 +53,7 @@ def describe(attributes: Mapping[str, str]) -> str:
 
 
 def read_caption(caption: str) -> dict[str, str]:
-    """Find the attributes that a caption names; those it does not name are absent."""
+    """Return the attributes that a caption names."""
     found = {}
     for name, words in _WORDS.items():
         match = re.search(rf"\b({'|'.join(words)})\b", caption.lower())

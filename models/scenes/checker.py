@@ -1,6 +1,6 @@
-"""A judge of images that knows how scenes are drawn and has learned nothing.
+"""A checker that reads scenes off images by the rules of their rendering; nothing in it is learned.
 
-It takes the image's median for the background and the distance from it for the silhouette,
+It takes the median of the image for the background and the distance from it for the silhouette,
 slides the renderer's own silhouettes over that, and names the color under the best fit.
 """
 
@@ -33,18 +33,18 @@ _CHUNK: Final[int] = 128
 
 @dataclass(frozen=True)
 class SceneReading:
-    """What the checker read off each image, as positions in the vocabulary's word lists."""
+    """What the checker read off each image, as indices into the vocabulary's word lists."""
 
     indices: dict[str, Int[Tensor, " batch"]]
     fit: Float[Tensor, " batch"]
-    """Correlation of the image's silhouette with the best template; a clean drawing has 0.95."""
+    """Correlation of the image's silhouette with the best template; a clean rendering has 0.95."""
 
     def words(self, attribute: str) -> list[str]:
-        """Spell out one attribute of every image."""
+        """Return one attribute of every image as words."""
         return [_WORDS[attribute][index] for index in self.indices[attribute].tolist()]
 
     def matches(self, attribute: str, expected: Sequence[str]) -> Bool[Tensor, " batch"]:
-        """Compare one attribute of every image with the words expected."""
+        """Return which images show the expected words of one attribute."""
         wanted = torch.tensor([_WORDS[attribute].index(word) for word in expected])
         return self.indices[attribute] == wanted
 
@@ -53,9 +53,9 @@ class SceneChecker:
     """Reads shape, color, size, position and background off images of one resolution."""
 
     def __init__(self, resolution: int = 64) -> None:
-        """Draw the templates: every shape and size, at three scales each."""
+        """Render the templates: every shape and size, at three scales each."""
         self.resolution = resolution
-        silhouettes = torch.cat([self._draw(shape) for shape in SHAPES])
+        silhouettes = torch.cat([self._render(shape) for shape in SHAPES])
         self._silhouettes = silhouettes  # shape-major, then size, then scale: [template, h, w]
         self._spectra = torch.fft.rfft2(_normalize(silhouettes))
         self._palette = torch.tensor(list(COLORS.values())).float()
@@ -63,7 +63,7 @@ class SceneChecker:
         self._centers = torch.tensor(list(POSITIONS.values()))
 
     def check(self, images: UInt8[Tensor, "batch height width 3"]) -> SceneReading:
-        """Read every image; what is no scene gets some answer with a low fit."""
+        """Read every image; one that is no scene gets a reading with a low fit."""
         expected = (self.resolution, self.resolution, 3)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -81,11 +81,11 @@ class SceneChecker:
     def matches(
         self, images: UInt8[Tensor, "batch height width 3"], scenes: Sequence[Scene]
     ) -> dict[str, Bool[Tensor, " batch"]]:
-        """Tell for each attribute which images show it as their scene has it."""
+        """Return for each attribute which images show that of their scene."""
         reading = self.check(images)
         return {name: reading.matches(name, [scene.attributes[name] for scene in scenes]) for name in reading.indices}
 
-    def _draw(self, shape: str) -> Float[Tensor, "template height width"]:
+    def _render(self, shape: str) -> Float[Tensor, "template height width"]:
         radii = torch.tensor([radius * scale for radius in SIZES.values() for scale in _SCALES])
         return coverage(shape, torch.full((len(radii), 2), 0.5), radii, self.resolution)
 
@@ -118,8 +118,8 @@ class SceneChecker:
         side = self.resolution
         scores = torch.fft.irfft2(products, s=(side, side)).flatten(1)  # [batch, template * h * w]
         fit, best = scores.max(dim=1)
-        template, place = best // side**2, best % side**2
-        return fit, template, torch.stack([place // side, place % side], dim=1)
+        template, pixel = best // side**2, best % side**2
+        return fit, template, torch.stack([pixel // side, pixel % side], dim=1)
 
     def _color(
         self,
@@ -128,7 +128,7 @@ class SceneChecker:
         template: Int[Tensor, " batch"],
         shift: Int[Tensor, "batch 2"],
     ) -> Float[Tensor, "batch 3"]:
-        """Average the image where it and the best template agree that the shape is."""
+        """Average the image over the shape, where its silhouette and the best template agree."""
         ticks = torch.arange(self.resolution)
         rows = (ticks - shift[:, :1]).remainder(self.resolution)  # undo the shift: [batch, height]
         columns = (ticks - shift[:, 1:]).remainder(self.resolution)

@@ -25,7 +25,7 @@ _CHUNK: Final[int] = 512
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a batch of scenes looks like, jitter included."""
+    """The geometry and colors of a batch of scenes, jitter included."""
 
     center: Float[Tensor, "batch 2"]
     radius: Float[Tensor, " batch"]
@@ -36,7 +36,7 @@ class _Layout:
 
 
 def render_scenes(scenes: Sequence[Scene], resolution: int = 64) -> UInt8[Tensor, "batch height width 3"]:
-    """Draw the scenes; the same scene gives the same pixels in every batch."""
+    """Render the scenes; the same scene gives the same pixels in every batch."""
     if not scenes:
         return torch.zeros(0, resolution, resolution, 3, dtype=torch.uint8)
     chunks = [scenes[start : start + _CHUNK] for start in range(0, len(scenes), _CHUNK)]

@@ -1,4 +1,4 @@
-"""Scenes and the rule that deals them out to the train, held-out and CLIP sets."""
+"""Scenes, and the rule that assigns them to the train, held-out and CLIP sets."""
 
 import functools
 import hashlib
@@ -32,7 +32,7 @@ class Scene:
     background: str
     domain: str = "plain"
     jitter_seed: int = 0
-    """Draws the small offset, scale and brightness that tell apart images of one combination."""
+    """Seed of the small offset, scale and brightness by which images of one combination differ."""
 
     def __post_init__(self) -> None:
         """Refuse words outside the vocabulary."""
@@ -55,11 +55,11 @@ class Scene:
 
 
 def make_scenes(num: int, seed: int = 0, domain: str = "plain", split: Split = "train") -> list[Scene]:
-    """Deal `num` scenes of one split; fewer scenes with the same seed are a prefix of more.
+    """Return `num` scenes of one split; fewer scenes with the same seed are a prefix of more.
 
     Each pass goes through all combinations of the split in a fresh random order, so the set is
-    as balanced as its length allows. "train" and "heldout" share no combination; no two splits
-    share a jitter seed.
+    as balanced as its length allows. "train" and "heldout" have no combination in common, and no two
+    splits a jitter seed.
     """
     _require_word("domain", domain, DOMAINS)
     _require_word("split", split, SPLITS)
@@ -92,7 +92,7 @@ def _deal(seed: int, domain: str, split: Split) -> Iterator[Scene]:
 
 @functools.cache
 def split_combinations(split: Split) -> tuple[Combination, ...]:
-    """All combinations that a split may show; the background is given by its index."""
+    """Return all combinations of a split; the background is given by its index."""
     everything = tuple(itertools.product(SHAPES, COLORS, SIZES, POSITIONS, range(3)))
     if split == "clip":
         return everything

@@ -41,7 +41,7 @@ BACKGROUNDS: Final[dict[str, dict[str, RGB]]] = {
     "plain": {"white": (250, 250, 250), "cream": (250, 236, 200), "mint": (208, 240, 220)},
     "night": {"navy": (22, 26, 62), "plum": (56, 22, 50), "forest": (16, 48, 38)},
 }
-"""Background tints of each domain; "night" draws dark diagonal stripes over them."""
+"""Background tints of each domain; "night" has dark diagonal stripes over them."""
 
 DOMAINS: Final[tuple[str, ...]] = tuple(BACKGROUNDS)
 

@@ -14,7 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BANNED = yaml.safe_load(Path(__file__).with_name("banned_words.yaml").read_text())
-#: Where old words stay: what was published under them, and captions that are data.
+#: Where old words stay: what was published under them, and captions, which are data. and captions that are data.
 EXEMPT = {
     "CHANGELOG.md",
     "models/scenes/captions.py",

@@ -1,6 +1,7 @@
 """Find banned words: ``python -m tests.architecture.words`` prints each with its file and line, then their number.
 
-The words are in banned_words.yaml. Names that are defined here count, not those that a library defines.
+The words are in banned_words.yaml. Names that are defined here count, not those that a library defines; so do strings
+that look like a key.
 """
 
 import ast
@@ -22,6 +23,7 @@ EXEMPT = {
     "pipeline/config/renamed_keys.yaml",
 }
 PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+KEY = re.compile(r"[a-z]+([_/][a-z0-9]+)*")  # of a mapping, a metric, a field
 PROSE = re.compile(rf"(?<![\w/.-])(?<!standard )({'|'.join(BANNED['prose'])})(?![\w/-])", re.IGNORECASE)
 TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ""}
 
@@ -62,6 +64,8 @@ def _defined(node: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.id, node.lineno
         case ast.Attribute(ctx=ast.Store()):
             yield node.attr, node.lineno
+        case ast.Constant(value=str(text)) if KEY.fullmatch(text):
+            yield text, node.lineno
 
 
 def _keys(node: Any) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -15,8 +14,6 @@ from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.integration.processes import launch_in_forks
 from tests.unit.stages.training.line import LineTask
-
-pytestmark = pytest.mark.timeout(300)  # the compiler takes its time
 
 
 class CountingTask(LineTask):

@@ -84,7 +84,6 @@ def _run(command: list[str], environment: dict[str, str]) -> "subprocess.Complet
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
-@pytest.mark.timeout(300)
 def test_ray_job_submit_runs_the_smoke_experiment(head: Head, tmp_path: Path) -> None:
     command = [
         str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", ".", "--",

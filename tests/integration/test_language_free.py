@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from models.scenes import make_scenes, render_scenes
@@ -92,7 +91,6 @@ def images_in(artifact: Artifact) -> list[bytes | None]:
     return [sample.image for name in artifact.glob("shards/*.tar") for sample in read_shard(artifact.local(name))]
 
 
-@pytest.mark.timeout(300)
 def test_poisoned_captions_change_nothing(tmp_path: Path) -> None:
     prior = save_tiny_prior(tmp_path / "prior", CONFIGS / "assets/tiny_clip")
     runs = []

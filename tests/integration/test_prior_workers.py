@@ -14,7 +14,6 @@ from stages.train_prior import stage as train_prior
 from tests.integration.processes import launch_in_forks
 from tests.unit.stages.train_prior.pieces import inputs_for, prior_config
 
-pytestmark = pytest.mark.timeout(180)
 STEPS, CHECKPOINT = 8, 4
 CONFIG = prior_config(
     "shifted",

@@ -19,7 +19,6 @@ from stages.training.task import Batch, BatchPart, RankInfo
 from tests.integration.processes import launch_in_forks
 from tests.unit.stages.training.line import LineTask
 
-pytestmark = pytest.mark.timeout(180)
 STEPS, BATCH = 11, 8
 CHECKPOINT, KILLED = 4, 5  # 24 samples an epoch: the checkpoint lies in the middle of the second, and of a window
 

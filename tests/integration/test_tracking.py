@@ -209,7 +209,6 @@ def free_port() -> Iterator[int]:
     yield port
 
 
-@pytest.mark.slow
 def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: str) -> None:
     local = RunTracker.open(uri, "shapes", "local-run", None)
     local.finish("done")
@@ -227,7 +226,6 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
-@pytest.mark.slow
 def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: str, tmp_path: Path) -> None:
     clip = save_tiny_clip(tmp_path / "clip")
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))

@@ -25,8 +25,6 @@ from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.unit.stages.training.line import LineTask
 
-pytestmark = pytest.mark.timeout(300)  # five groups of processes are started, each of which imports torch
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:

@@ -6,12 +6,17 @@ Exit codes: 0 done, 2 bad usage or config, 3 a stage failed, 130 interrupted.
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from pipeline.generation.command import generate
+
+if TYPE_CHECKING:
+    from pipeline.record import RunRecord
+    from pipeline.run import Experiment
+    from pipeline.store import Store as RunStore
 
 
 class _Commands(TyperGroup):
@@ -102,7 +107,7 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
         _print_json(quickstart_document(record))
     else:
         _report(record, as_json=False)
-        if record["status"] == "done":
+        if record.status == "done":
             quickstart_report(_console(stderr=False), record)
     _exit_by(record)
 
@@ -169,10 +174,10 @@ def status(
     found = RunStore(store)
     if run_id is None:
         records = list(found.runs())
-        _show({"runs": [_run_document(r) for r in records]} if as_json else runs_table(records))
+        _show({"runs": [record.document() for record in records]} if as_json else runs_table(records))
         return
     record = found.find_run(run_id)
-    _show(_run_document(record) if as_json else stage_table(record))
+    _show(record.document() if as_json else stage_table(record))
 
 
 app.command()(generate)
@@ -228,9 +233,12 @@ def dashboard(
 ) -> None:
     """Open the MLflow dashboard of a store's runs, on this machine only."""
     from pipeline.dashboard import open_dashboard
+    from pipeline.errors import UsageError
 
-    tracked = _store(store).find_run(None)["mlflow"]
-    open_dashboard(tracked["tracking_uri"], tracked["experiment_id"], host=host, port=port)
+    record = _store(store).find_run(None)
+    if record.mlflow is None:
+        raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again")
+    open_dashboard(record.mlflow.tracking_uri, record.mlflow.experiment_id, host=host, port=port)
 
 
 def main() -> NoReturn:
@@ -262,49 +270,44 @@ def _report_error(error: Exception) -> int:
     return code
 
 
-def _open(config: Path, overrides: list[str] | None) -> Any:
+def _open(config: Path, overrides: list[str] | None) -> "Experiment":
     from pipeline.config import load_config
     from pipeline.run import Experiment
 
     return Experiment.open(load_config(config, overrides or ()), str(config))
 
 
-def _run(config: Path, overrides: list[str] | None) -> dict[str, Any]:
+def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
     from pipeline.run import run_experiment
 
     experiment = _open(config, overrides)
-    finished: dict[str, Any] | None = experiment.finished_record()
+    finished = experiment.finished_record()
     if finished is not None:
-        typer.echo(f"run {finished['run']}: everything is done; nothing to run", err=True)
+        typer.echo(f"run {finished.run}: everything is done; nothing to run", err=True)
         return finished
     return run_experiment(experiment, _console(stderr=True))
 
 
-def _report(record: dict[str, Any], as_json: bool) -> None:
+def _report(record: "RunRecord", as_json: bool) -> None:
     from pipeline.report import print_failures, stage_table
 
     if as_json:
-        _print_json(_run_document(record))
+        _print_json(record.document())
         return
     console = _console(stderr=False)
     console.print(stage_table(record))
-    if record["status"] == "failed":
+    if record.status == "failed":
         print_failures(_console(stderr=True), record)
 
 
-def _run_document(record: dict[str, Any]) -> dict[str, Any]:
-    keys = ("run", "status", "stages", "metrics", "artifacts")
-    return {key: record[key] for key in keys}
-
-
-def _exit_by(record: dict[str, Any]) -> None:
+def _exit_by(record: "RunRecord") -> None:
     """End with 2 where stages failed only because of what they were given, with 3 where one failed otherwise."""
-    failed = [stage for stage in record["stages"] if stage["state"] == "failed"]
+    failed = [stage for stage in record.stages if stage.state == "failed"]
     if failed:
-        raise typer.Exit(2 if all(stage["bad_input"] for stage in failed) else 3)
+        raise typer.Exit(2 if all(stage.bad_input for stage in failed) else 3)
 
 
-def _store(uri: str) -> Any:
+def _store(uri: str) -> "RunStore":
     from pipeline.store import Store as RunStore
 
     found = RunStore(uri)

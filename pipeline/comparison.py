@@ -1,4 +1,4 @@
-"""Runs side by side: how good their images are, how large their models, how fast they train and draw."""
+"""Runs side by side: how good their images are, how large their models, how fast they train and generate."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
 from stages.storage.artifact import Artifact
 
-Record = Mapping[str, Any]
 MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
 WITH_FIRST_STAGE = ("latent_diffusion", "vq_autoregressive", "stable_diffusion")
 FINISHED = ("done", "reused")
@@ -57,12 +57,12 @@ ROWS = (
 )
 
 
-def figures_of(record: Record, store: Store) -> dict[str, Figure]:
+def figures_of(record: RunRecord, store: Store) -> dict[str, Figure]:
     """Return every figure of the table for one run."""
     figures = {f"accuracy/{name}": _accuracy(record, name) for name in ("color", "shape", "both")}
     figures["frechet_distance"] = _measured(record, "evaluate", "frechet_distance")
-    evaluated = "evaluate/clip_score/independent" in record["metrics"]
-    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{'judge' if evaluated else 'conditioning'}")
+    models = "independent" if "evaluate/clip_score/independent" in record.metrics else "conditioning"
+    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{models}")
     figures["decoder_parameters"] = _decoder_parameters(record, store)
     figures["prior_parameters"] = _parameters(record, store, {"train_prior": "prior"})
     figures["training_images_per_second"] = _training_rate(record)
@@ -70,35 +70,35 @@ def figures_of(record: Record, store: Store) -> dict[str, Figure]:
     return figures
 
 
-def decoder_kind(record: Record) -> str:
+def decoder_kind(record: RunRecord) -> str:
     """Return the kind of the run's decoder; of a cascade, how many models enlarge its images."""
-    planned = record["plan"]
+    planned = record.plan
     if "train_decoder" not in planned:
         return ABSENT
     levels = sum(name in planned for name in MODELS) - 1
-    return f"{planned['train_decoder']['identity']['kind']}{f' + {levels} upsampler' if levels else ''}"
+    return f"{planned['train_decoder'].identity['kind']}{f' + {levels} upsampler' if levels else ''}"
 
 
-def comparison_document(records: Sequence[Record], store: Store) -> dict[str, Any]:
+def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str, Any]:
     """Return the table, and every metric of every run."""
     return {
         "runs": {
-            record["run"]: {
+            record.run: {
                 "decoder": decoder_kind(record),
                 "figures": {name: asdict(figure) for name, figure in figures_of(record, store).items()},
-                "metrics": record["metrics"],
+                "metrics": record.metrics,
             }
             for record in records
         }
     }
 
 
-def comparison_table(records: Sequence[Record], store: Store) -> Group:
+def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     """Return the figures, one run a column, and below them what does not fit into the cells."""
     table = Table(title="comparison", title_justify="left")
     table.add_column("figure")
     for record in records:
-        table.add_column(record["run"], justify="right", overflow="fold")
+        table.add_column(record.run, justify="right", overflow="fold")
     table.add_row("kind of decoder", *(decoder_kind(record) for record in records))
     of_runs = [figures_of(record, store) for record in records]
     notes: dict[str, int] = {}
@@ -111,14 +111,14 @@ def comparison_table(records: Sequence[Record], store: Store) -> Group:
     return Group(table, *(Text(f"[{number}] {text}") for text, number in notes.items()))
 
 
-def metrics_table(records: Sequence[Record]) -> Table:
+def metrics_table(records: Sequence[RunRecord]) -> Table:
     """Return every metric that at least one run has, one run a column."""
     table = Table(title="comparison", title_justify="left")
     table.add_column("figure")
     for record in records:
-        table.add_column(record["run"], justify="right", overflow="fold")
-    for name in sorted({name for record in records for name in record["metrics"]}):
-        values = [record["metrics"].get(name) for record in records]
+        table.add_column(record.run, justify="right", overflow="fold")
+    for name in sorted({name for record in records for name in record.metrics}):
+        values = [record.metrics.get(name) for record in records]
         table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
     return table
 
@@ -131,62 +131,58 @@ def _cell(figure: Figure, format: Callable[[float], str], shared: str, notes: di
     return Text(f"{value} [{number}]")
 
 
-def _accuracy(record: Record, name: str) -> Figure:
+def _accuracy(record: RunRecord, name: str) -> Figure:
     found = _measured(record, "evaluate", f"accuracy/{name}")
     if found.value is None:
         return found
-    chance = record["metrics"].get(f"evaluate/chance/{name}")
+    chance = record.metrics.get(f"evaluate/chance/{name}")
     return Figure(found.value, "" if chance is None else f"chance {chance:.3f}")
 
 
-def _training_rate(record: Record) -> Figure:
+def _training_rate(record: RunRecord) -> Figure:
     """Return the decoder's rate; of a cascade, the first model's, and beside it those of the others."""
     found = _measured(record, "train_decoder", "samples_per_second")
-    rates = {name: record["metrics"].get(f"{name}/samples_per_second") for name in list(MODELS)[1:]}
+    rates = {name: record.metrics.get(f"{name}/samples_per_second") for name in list(MODELS)[1:]}
     others = [f"{name}: {rate:.4g}" for name, rate in rates.items() if rate is not None]
     return Figure(found.value, "; ".join([found.about, *others]))
 
 
-def _decoder_parameters(record: Record, store: Store) -> Figure:
+def _decoder_parameters(record: RunRecord, store: Store) -> Figure:
     found = _parameters(record, store, MODELS)
-    two_staged = found.value is not None and record["plan"]["train_decoder"]["identity"]["kind"] in WITH_FIRST_STAGE
+    two_staged = found.value is not None and record.plan["train_decoder"].identity["kind"] in WITH_FIRST_STAGE
     return Figure(found.value, "its autoencoder included") if two_staged else found
 
 
-def _measured(record: Record, stage: str, name: str) -> Figure:
+def _measured(record: RunRecord, stage: str, name: str) -> Figure:
     """Return a stage's metric with its note; the note of one that was not measured says why."""
-    entry = _entry(record, stage)
-    value = record["metrics"].get(f"{stage}/{name}")
-    note = str((entry or {}).get("notes", {}).get(name, ""))
+    entry = record.stage(stage)
+    value = record.metrics.get(f"{stage}/{name}")
+    note = "" if entry is None else entry.notes.get(name, "")
     if value is not None:
         return Figure(value, note)
     return Figure(None, note or _why(record, entry, stage, name))
 
 
-def _entry(record: Record, stage: str) -> Mapping[str, Any] | None:
-    return next((entry for entry in record["stages"] if entry["name"] == stage), None)
-
-
-def _why(record: Record, entry: Mapping[str, Any] | None, stage: str, name: str) -> str:
+def _why(record: RunRecord, entry: StageEntry | None, stage: str, name: str) -> str:
     if entry is None:
-        return f"{stage} is not finished" if stage in record["plan"] else f"the run has no stage {stage}"
-    if entry["state"] not in FINISHED:
-        return f"{stage} is {entry['state']}"
+        return f"{stage} is not finished" if stage in record.plan else f"the run has no stage {stage}"
+    if entry.state not in FINISHED:
+        return f"{stage} is {entry.state}"
     if name.startswith("accuracy/"):
-        return "the scene checker judges images of set prior for prompts of kind scenes only"
+        return "the scene checker evaluates images of set prior for prompts of kind scenes only"
     return f"{stage} did not measure it when it made this artifact"
 
 
-def _parameters(record: Record, store: Store, folders: Mapping[str, str]) -> Figure:
+def _parameters(record: RunRecord, store: Store, folders: Mapping[str, str]) -> Figure:
     """Return the numbers in the saved weights of the stages' models together."""
-    stages = [stage for stage in folders if stage in record["plan"]]
+    stages = [stage for stage in folders if stage in record.plan]
     if not stages:
         return Figure(None, f"the run has no stage {next(iter(folders))}")
-    unfinished = [stage for stage in stages if stage not in record["artifacts"]]
+    unfinished = [stage for stage in stages if stage not in record.artifacts]
     if unfinished:
-        entry = _entry(record, unfinished[0]) or {"state": "not finished"}
-        return Figure(None, f"{unfinished[0]} is {entry['state']}")
-    artifacts = [(store.artifact(stage, record["plan"][stage]["fingerprint"]), folders[stage]) for stage in stages]
+        entry = record.stage(unfinished[0])
+        return Figure(None, f"{unfinished[0]} is {'not finished' if entry is None else entry.state}")
+    artifacts = [(store.artifact(stage, record.plan[stage].fingerprint), folders[stage]) for stage in stages]
     try:
         return Figure(sum(count_saved(artifact, folder) for artifact, folder in artifacts))
     except ArtifactError:

@@ -224,7 +224,7 @@ class GraphRun:
             return StageResult(name, "failed", seconds, startup, error=_cause(error), bad_input=bad_input, trace=trace)
         except RayError as error:
             return StageResult(name, "failed", seconds, startup, error=str(error), trace=str(error))
-        return StageResult(name, "done", seconds, startup, vars(summary))
+        return StageResult(name, "done", seconds, startup, summary)
 
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result

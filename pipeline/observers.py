@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipeline.errors import UsageError
 from pipeline.plan import PlannedStage
+from pipeline.record import MlflowRuns
 from pipeline.results import StageResult
 from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
@@ -32,7 +33,7 @@ class RunObserver:
         console: Console,
         log_folder: Path,
         tracker: "Future[RunTracker]",
-        save_tracking: Callable[[dict[str, Any]], None],
+        save_tracking: Callable[[MlflowRuns], None],
     ) -> None:
         self._view = RunView(console)
         self._log_folder = log_folder
@@ -58,7 +59,7 @@ class RunObserver:
             UsageError: the tracking server cannot be used.
         """
         tracker = self._tracker.result()
-        self._save_tracking(tracker.record)
+        self._save_tracking(tracker.runs)
         with self._tracked():
             tracker.log_config(config, text)
 
@@ -68,7 +69,7 @@ class RunObserver:
         tracker = self._tracker.result()
         with self._tracked():
             tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
-        self._save_tracking(tracker.record)
+        self._save_tracking(tracker.runs)
 
     def event(self, name: str, event: Event) -> None:
         """Hand on what a running stage reported."""
@@ -89,7 +90,7 @@ class RunObserver:
             self._write_log(result.name, f"ERROR {result.trace}")
         self._view.finished(result)
         with self._tracked():
-            self._tracker.result().stage_finished(result.name, result.state, result.seconds, dict(result.summary))
+            self._tracker.result().stage_finished(result.name, result.state, result.seconds, result.summary)
 
     def track(self, log: "Callable[[RunTracker], None]") -> None:
         """Let the caller record something of the whole run."""
@@ -101,7 +102,7 @@ class RunObserver:
         with self._tracked(), contextlib.suppress(UsageError):  # it never opened, and that was told already
             tracker = self._tracker.result()
             tracker.finish(status)
-            self._save_tracking(tracker.record)
+            self._save_tracking(tracker.runs)
 
     def busy_seconds(self) -> float:
         """Return for how long at least one stage was running."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import UsageError
-from pipeline.store import Progress, Store
+from pipeline.record import PlannedEntry
+from pipeline.store import Completion, Store
 from stages.contract.digests import remembering
 from stages.contract.errors import StageError
 from stages.contract.stage import StageConfig
@@ -20,7 +21,7 @@ class PlannedStage:
 
     name: str
     fingerprint: str
-    progress: Progress
+    completion: Completion
     inputs: tuple[str, ...]
     identity: Mapping[str, Any]
     config: StageConfig
@@ -31,7 +32,7 @@ class PlannedStage:
     @property
     def state(self) -> str:
         """Return 'done', 'partial' or 'new'."""
-        return self.progress.state
+        return self.completion.state
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
         sources = config.inputs_of(section)
         inputs = {source: planned[source].fingerprint for source in sources}
         fingerprint = fingerprint_of(section, identity, inputs)
-        progress = store.progress(name, fingerprint)
-        streams_from = _upstream(section, planned) if config.cluster.overlap and not progress.complete else ()
-        planned[name] = PlannedStage(name, fingerprint, progress, sources, identity, section, streams_from=streams_from)
+        completion = store.completion(name, fingerprint)
+        streams_from = _upstream(section, planned) if config.cluster.overlap and not completion.complete else ()
+        planned[name] = PlannedStage(
+            name, fingerprint, completion, sources, identity, section, streams_from=streams_from
+        )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
@@ -109,31 +112,31 @@ def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
     if other is None:
         raise UsageError(f"reuse.{name}.config: {path} has no stage {name}; name an experiment that has one")
     return PlannedStage(
-        name, other.fingerprint, other.progress, (), other.identity, other.config, reused_from=str(path)
+        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=str(path)
     )
 
 
 def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:
-    earlier = next((record for record in store.runs() if record.get("name") == run_name), None)
-    past = earlier["plan"] if earlier else {}
+    earlier = next((record for record in store.runs() if record.name == run_name), None)
+    past = earlier.plan if earlier else {}
     return {
         name: replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *_streaming(stage))))
         for name, stage in planned.items()
     }
 
 
-def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Mapping[str, Any] | None) -> str:
+def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: PlannedEntry | None) -> str:
     if stage.reused_from:
         return f"taken from {stage.reused_from}" + ("" if stage.state == "done" else ", which has not made it yet")
     if stage.state == "done":
         return "complete in the store"
     if stage.state == "partial":
-        total = stage.progress.units_planned
-        return f"{stage.progress.units_done} of {total or 'an unknown number of'} units done"
+        total = stage.completion.units_planned
+        return f"{stage.completion.units_done} of {total or 'an unknown number of'} units done"
     changed = [source for source in stage.inputs if planned[source].state != "done"]
     if past is None:
         return "never made with this config"
-    keys = _changed_keys(past.get("identity", {}), stage.identity)
+    keys = _changed_keys(past.identity, stage.identity)
     causes = [f"{key}: {before!r} -> {after!r}" for key, before, after in keys]
     causes += [f"input {source} is {planned[source].state}" for source in changed]
     return "; ".join(causes) or "never made from these inputs"

@@ -1,16 +1,15 @@
-"""The quickstart's last words: how often the images show what was asked, beside what chance and a control give."""
+"""The report of the quickstart: how often the images show what was asked, beside chance and a control."""
 
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.report import figures
+from pipeline.record import RunRecord
 
 ROWS = {
     "accuracy": "caption -> prior -> image",
@@ -21,11 +20,12 @@ ROWS = {
 COLUMNS = ("color", "shape", "both")
 
 
-def accuracy_table(record: Mapping[str, Any]) -> Table:
+def accuracy_table(record: RunRecord) -> Table:
     """Return the accuracies that the scene checker (a rule, not a learned model) read off the images."""
-    measured = figures(record, "evaluate/")
-    prompts = next((s["items"] for s in record["stages"] if s["name"] == "evaluate"), None)
-    table = Table(title=f"read off the images by the scene checker ({prompts} images)", title_justify="left")
+    measured = record.figures("evaluate/")
+    evaluated = record.stage("evaluate")
+    images = None if evaluated is None else evaluated.items
+    table = Table(title=f"read off the images by the scene checker ({images} images)", title_justify="left")
     table.add_column("images")
     for heading in COLUMNS:
         table.add_column(heading, justify="right")
@@ -35,25 +35,25 @@ def accuracy_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def grid_path(record: Mapping[str, Any]) -> str:
+def grid_path(record: RunRecord) -> str:
     """Return where the grid of sample images lies."""
-    return f"{record['artifacts']['generate']}/grid.png"
+    return f"{record.artifacts['generate']}/grid.png"
 
 
-def quickstart_report(console: Console, record: Mapping[str, Any]) -> None:
+def quickstart_report(console: Console, record: RunRecord) -> None:
     """Print the accuracies, the grid's path and the next commands."""
     console.print(accuracy_table(record))
-    measured = figures(record, "evaluate/")
+    measured = record.figures("evaluate/")
     true, unrelated = measured.get("cosine/true"), measured.get("cosine/unrelated")
     if true is not None and unrelated is not None:
         console.print(f"prior's embedding, cosine to the true one {true:.3f}, to unrelated ones {unrelated:.3f}")
-    corgi, store = _command(), record["config"]["store"]
+    corgi, store = _command(), record.config["store"]
     where = "" if store == "workspace" else f" --store {store}"
     prompt = "--prompt 'a large red star in the center' --out images"
     for label, text in (
         ("sample grid", grid_path(record)),
         ("dashboard", f"{corgi} dashboard{where}"),
-        ("draw your own", f"{corgi} generate {record['run']}{where} {prompt}"),
+        ("generate your own", f"{corgi} generate {record.run}{where} {prompt}"),
     ):
         console.print(f"{label}: {text}", soft_wrap=True, highlight=False, markup=False)
 
@@ -65,11 +65,10 @@ def _command() -> str:
     return "corgi" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
 
 
-def quickstart_document(record: Mapping[str, Any]) -> dict[str, Any]:
+def quickstart_document(record: RunRecord) -> dict[str, Any]:
     """Return the run as JSON-ready data, with the accuracies and the grid."""
-    keys = ("run", "status", "stages", "metrics", "artifacts")
-    document = {key: record[key] for key in keys}
-    if record["status"] == "done":
-        accuracy = figures(record, "evaluate/accuracy/")
+    document = record.document()
+    if record.status == "done":
+        accuracy = record.figures("evaluate/accuracy/")
         document |= {"accuracy": {column: accuracy[column] for column in COLUMNS}, "grid": grid_path(record)}
     return document

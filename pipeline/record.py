@@ -1,82 +1,108 @@
-"""The record of a run: what run.json holds, and what ``--json`` prints."""
+"""The record of a run, runs/<run>/run.json: parsed and written here, and what ``--json`` prints of it."""
 
-import datetime
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
-from pipeline.plan import Plan
-from pipeline.results import StageResult
-from pipeline.store import Store
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.errors import UsageError
 
-def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a run that is about to start."""
-    return {
-        "run": plan.run,
-        "name": plan.name,
-        "status": "running",
-        "started": _now(),
-        "config_path": config_path,
-        "config": resolved,
-        "plan": {
-            stage.name: {"fingerprint": stage.fingerprint, "identity": stage.identity} for stage in plan.stages.values()
-        },
-        "stages": [],
-        "metrics": {},
-        "artifacts": {},
-        "mlflow": None,
-    }
+StageState = Literal["done", "reused", "failed", "blocked"]
+Status = Literal["running", "done", "failed", "interrupted"]
 
 
-def close_record(
-    record: dict[str, Any],
-    results: Mapping[str, StageResult],
-    plan: Plan,
-    store: Store,
-    *,
-    status: str,
-    seconds: float,
-) -> dict[str, Any]:
-    """Return the record with how every stage ended."""
-    folder = store.log_folder(plan.run)
-    stages = [
-        {
-            **_stage_entry(result),
-            "fingerprint": plan.stages[name].fingerprint,
-            "log": str(folder / f"{name}.log"),
-        }
-        for name, result in results.items()
-    ]
-    finished = {name for name, result in results.items() if result.state in {"done", "reused"}}
-    return {
-        **record,
-        "status": status,
-        "finished": _now(),
-        "seconds": seconds,
-        "stages": stages,
-        "metrics": {
-            f"{name}/{key}": value
-            for name, result in results.items()
-            for key, value in result.summary.get("metrics", {}).items()
-        },
-        "artifacts": {name: store.artifact(name, plan.stages[name].fingerprint).uri for name in finished},
-    }
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
-def _stage_entry(result: StageResult) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": result.name,
-        "state": result.state,
-        "seconds": round(result.seconds, 2),
-        "startup_seconds": round(result.startup_seconds, 2),
-    }
-    if result.upstream:
-        entry["followed"] = list(result.upstream)
-    if result.error:
-        entry |= {"error": result.error, "bad_input": result.bad_input}
-    told = ("items", "item_name", "counts", "notes")
-    return entry | {key: result.summary[key] for key in told if key in result.summary}
+class PlannedEntry(_Part):
+    """A stage as it was planned."""
+
+    fingerprint: str
+    identity: dict[str, Any]
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+class StageEntry(_Part):
+    """How a stage ended; a stage that failed has an error, one that ended well counts and notes."""
+
+    name: str
+    state: StageState
+    seconds: float
+    startup_seconds: float
+    upstream: list[str] | None = Field(None, alias="followed", description="inputs that were still made when it began")
+    error: str = ""
+    bad_input: bool = False
+    items: int | None = None
+    item_name: str = ""
+    counts: dict[str, int] = Field(default_factory=dict)
+    notes: dict[str, str] = Field(default_factory=dict)
+    fingerprint: str
+    log: str
+
+
+class MlflowRuns(_Part):
+    """Where a run is recorded with MLflow, so that a resumed run continues the same MLflow runs."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    stages: dict[str, str] = Field(default_factory=dict, description="MLflow's run id by stage")
+    model_uri: str | None = None
+
+
+class RunRecord(_Part):
+    """What is known of a run."""
+
+    run: str
+    name: str
+    status: Status
+    started: str
+    finished: str | None = None
+    config_path: str
+    config: dict[str, Any]
+    plan: dict[str, PlannedEntry]
+    stages: list[StageEntry] = Field(default_factory=list)
+    metrics: dict[str, int | float] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    mlflow: MlflowRuns | None = None
+    seconds: float | None = None
+    overhead_seconds: float | None = None
+
+    @classmethod
+    def parse(cls, content: Any, where: str) -> Self:
+        """Return the record that a file holds.
+
+        Raises:
+            UsageError: a field is missing, unknown, or of another type.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise UsageError(
+                f"{where}: {found}: expected the record of a run as this version writes it; use the version of corgi "
+                "that wrote it, or remove its folder"
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return self.model_dump(
+            by_alias=True, exclude_unset=True, include={"run", "status", "stages", "metrics", "artifacts"}
+        )
+
+    def stage(self, name: str) -> StageEntry | None:
+        """Return how a stage ended; None: it did not, or the run has no such stage."""
+        return next((entry for entry in self.stages if entry.name == name), None)
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        """Return the metrics below a prefix, without it."""
+        return {name[len(prefix) :]: value for name, value in self.metrics.items() if name.startswith(prefix)}
+
+    def as_reused(self) -> Self:
+        """Return the record as a second run sees it: nothing was computed."""
+        idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0}
+        stages = [entry.model_copy(update=idle) for entry in self.stages]
+        return self.model_copy(update={"stages": stages, "seconds": 0.0, "overhead_seconds": None})

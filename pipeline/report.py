@@ -1,43 +1,42 @@
 """What a run tells at its end: the table of stages, the figures, and where things lie."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.plan import Plan
+from pipeline.record import RunRecord, StageEntry
 
 
-def stage_table(record: Mapping[str, Any]) -> Table:
+def stage_table(record: RunRecord) -> Table:
     """Return the table of stages, seconds, items and rate."""
-    table = Table(title=f"run {record['run']}: {record['status']}", title_justify="left")
+    table = Table(title=f"run {record.run}: {record.status}", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
     for heading in ("seconds", "start-up", "items", "rate", "data wait"):
         table.add_column(heading, justify="right")
-    for stage in record["stages"]:
-        waited = record["metrics"].get(f"{stage['name']}/data_wait_share")
+    for stage in record.stages:
+        waited = record.metrics.get(f"{stage.name}/data_wait_share")
         table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}")
-    overhead = record.get("overhead_seconds")
-    if overhead is not None:
+    if record.overhead_seconds is not None:
         table.add_section()
-        table.add_row("Ray, tracking, scheduling", "", f"{overhead:.1f}")
-        table.add_row("all", "", f"{record['seconds']:.1f}")
+        table.add_row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
+        table.add_row("all", "", f"{record.seconds:.1f}")
     return table
 
 
-def _row(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    seconds, startup = stage["seconds"], stage["startup_seconds"]
-    items, item_name = stage.get("items"), stage.get("item_name", "")
+def _row(stage: StageEntry) -> tuple[str, ...]:
+    seconds, startup, items = stage.seconds, stage.startup_seconds, stage.items
     rate = f"{items / (seconds - startup):,.0f}/s" if items and seconds - startup > 0 else ""
-    beside = f", beside {', '.join(stage['followed'])}" if stage.get("followed") else ""
+    beside = f", beside {', '.join(stage.upstream)}" if stage.upstream else ""
     return (
-        stage["name"],
-        f"{stage['state']}{beside}",
+        stage.name,
+        f"{stage.state}{beside}",
         f"{seconds:.1f}" if seconds else "",
         f"{startup:.1f}" if startup else "",
-        f"{items:,} {item_name}" if items is not None else "",
+        f"{items:,} {stage.item_name}" if items is not None else "",
         rate,
     )
 
@@ -63,29 +62,24 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def print_failures(console: Console, record: Mapping[str, Any]) -> None:
+def print_failures(console: Console, record: RunRecord) -> None:
     """Say what failed, why, what was not run for it, and where the whole story is."""
-    for stage in record["stages"]:
-        if stage["state"] == "failed":
-            console.print(f"\n[bold red]{stage['name']} failed[/]", highlight=False)
-            console.print(stage["error"], highlight=False, markup=False)
-            console.print(f"log: {stage['log']}", highlight=False, markup=False, soft_wrap=True)
-        elif stage["state"] == "blocked":
-            how = "was stopped" if stage.get("seconds") else "was not run"
-            console.print(f"{stage['name']} {how}: {stage['error']}", highlight=False)
+    for stage in record.stages:
+        if stage.state == "failed":
+            console.print(f"\n[bold red]{stage.name} failed[/]", highlight=False)
+            console.print(stage.error, highlight=False, markup=False)
+            console.print(f"log: {stage.log}", highlight=False, markup=False, soft_wrap=True)
+        elif stage.state == "blocked":
+            how = "was stopped" if stage.seconds else "was not run"
+            console.print(f"{stage.name} {how}: {stage.error}", highlight=False)
     console.print("What was finished is kept; run the same command again to go on.", highlight=False)
 
 
-def figures(record: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Return the metrics below a prefix, without it."""
-    return {k[len(prefix) :]: v for k, v in record["metrics"].items() if k.startswith(prefix)}
-
-
-def runs_table(records: Sequence[Mapping[str, Any]]) -> Table:
+def runs_table(records: Sequence[RunRecord]) -> Table:
     """Return the table of all runs, the latest first."""
     table = Table(title="runs", title_justify="left")
     for heading in ("run", "status", "started", "config"):
         table.add_column(heading, overflow="fold")
     for record in records:
-        table.add_row(record["run"], record["status"], record["started"], record["config_path"])
+        table.add_row(record.run, record.status, record.started, record.config_path)
     return table

@@ -1,13 +1,16 @@
-"""How stages end, and who is told of what happens in a run."""
+"""How stages end, what is recorded of it, and who observes a run."""
 
+import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pipeline.plan import PlannedStage
+from pipeline.plan import Plan, PlannedStage
+from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
 from pipeline.store import Store
 from stages.contract.events import Event
-from stages.contract.stage import Allocation
+from stages.contract.stage import Allocation, StageSummary
+from stages.formats.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -15,30 +18,85 @@ class StageResult:
     """How one stage ended; ``seconds`` counts from its dispatch, ``startup_seconds`` to its first progress."""
 
     name: str
-    state: Literal["done", "reused", "failed", "blocked"]
+    state: StageState
     seconds: float = 0.0
     startup_seconds: float = 0.0
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: StageSummary | None = None
     error: str = ""
-    bad_input: bool = False  # the stage refused what it was given; nothing is wrong with the machines or the code
+    bad_input: bool = False  # the stage refused its input; nothing is wrong with the machines or the code
     trace: str = ""
     upstream: tuple[str, ...] = ()  # inputs that were still being made when it started
 
 
 class Observer(Protocol):
-    """Who is told what happens (progress view, tracker, logs)."""
+    """What observes a run: progress view, tracker, logs."""
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
-        """Say that a stage starts."""
+        """Note that a stage starts."""
 
     def event(self, name: str, event: Event) -> None:
-        """Say what a running stage reported."""
+        """Note what a running stage reported."""
 
     def finished(self, result: StageResult) -> None:
-        """Say how a stage ended."""
+        """Note how a stage ended."""
 
 
 def reused_result(stage: PlannedStage, store: Store) -> StageResult:
     """Return the result of a stage that is already complete in the store."""
-    manifest = store.artifact(stage.name, stage.fingerprint).manifest
-    return StageResult(stage.name, "reused", summary=manifest["summary"])
+    manifest = Manifest.of(store.artifact(stage.name, stage.fingerprint))
+    return StageResult(stage.name, "reused", summary=manifest.summary)
+
+
+def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> RunRecord:
+    """Return the record of a run that is about to start."""
+    planned = {
+        stage.name: PlannedEntry(fingerprint=stage.fingerprint, identity=dict(stage.identity))
+        for stage in plan.stages.values()
+    }
+    return RunRecord(
+        run=plan.run, name=plan.name, status="running", started=_now(), config_path=config_path,
+        config=dict(resolved), plan=planned, stages=[], metrics={}, artifacts={}, mlflow=None,
+    )  # fmt: skip
+
+
+def close_record(
+    record: RunRecord, results: Mapping[str, StageResult], plan: Plan, store: Store, *, status: Status
+) -> RunRecord:
+    """Return the record with how every stage ended."""
+    folder = store.log_folder(plan.run)
+    finished = {name for name, result in results.items() if result.state in {"done", "reused"}}
+    ended = {
+        "status": status,
+        "finished": _now(),
+        "stages": [
+            _stage_entry(result, plan.stages[name].fingerprint, str(folder / f"{name}.log"))
+            for name, result in results.items()
+        ],
+        "metrics": {
+            f"{name}/{key}": value
+            for name, result in results.items()
+            if result.summary is not None
+            for key, value in result.summary.metrics.items()
+        },
+        "artifacts": {name: store.artifact(name, plan.stages[name].fingerprint).uri for name in finished},
+    }
+    return record.model_copy(update=ended)
+
+
+def _stage_entry(result: StageResult, fingerprint: str, log: str) -> StageEntry:
+    given: dict[str, Any] = {}
+    if result.upstream:
+        given["upstream"] = list(result.upstream)
+    if result.error:
+        given |= {"error": result.error, "bad_input": result.bad_input}
+    if (summary := result.summary) is not None:
+        given |= {"items": summary.items, "item_name": summary.item_name}
+        given |= {"counts": dict(summary.counts), "notes": dict(summary.notes)}
+    return StageEntry(
+        name=result.name, state=result.state, seconds=round(result.seconds, 2),
+        startup_seconds=round(result.startup_seconds, 2), **given, fingerprint=fingerprint, log=log,
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -12,13 +12,12 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
+from pipeline.record import MlflowRuns, RunRecord, Status
 from pipeline.store import Store
 
 if TYPE_CHECKING:
     from pipeline.results import StageResult
     from pipeline.tracking import RunTracker
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,12 @@ class Experiment:
         store = Store(config.store)
         return cls(config, path, store, make_plan(config, store))
 
-    def finished_record(self) -> Record | None:
+    def finished_record(self) -> RunRecord | None:
         """Return the run's record where the run is over and everything is in the store."""
         if not self.plan.is_done:
             return None
         record = self.store.read_run(self.plan.run)
-        return _as_reused(record) if record is not None and record["status"] == "done" else None
-
-
-def _as_reused(record: Record) -> Record:
-    """Return the record of a finished run as a second run of it sees it: nothing was computed."""
-    idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0}
-    stages = [{**stage, **idle} for stage in record["stages"]]
-    return {**record, "stages": stages, "seconds": 0.0, "overhead_seconds": None}
+        return record.as_reused() if record is not None and record.status == "done" else None
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -96,7 +88,7 @@ def _check_sections(config: RunConfig) -> None:
                 raise UsageError(f"{name}: {error}") from None
 
 
-def run_experiment(experiment: Experiment, console: Console) -> Record:
+def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     """Run what is not done yet and return the run's record; a stage's failure is in the record, not raised.
 
     Raises:
@@ -108,28 +100,28 @@ def run_experiment(experiment: Experiment, console: Console) -> Record:
     store, plan = experiment.store, experiment.plan
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
     with store.lock(to_make), ThreadPoolExecutor(1) as pool:
-        from pipeline.record import new_record
+        from pipeline.results import new_record
 
-        earlier = store.read_run(plan.run) or {}
+        earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.model_dump(mode="json"))
-        record["mlflow"] = earlier.get("mlflow")
-        tracker = pool.submit(_open_tracker, experiment, record["mlflow"])
+        record.mlflow = earlier.mlflow if earlier is not None else None
+        tracker = pool.submit(_open_tracker, experiment, record.mlflow)
         return _Session(experiment, record, tracker, console, begun).run()
 
 
-def _open_tracker(experiment: Experiment, record: Record | None) -> "RunTracker":
+def _open_tracker(experiment: Experiment, earlier: MlflowRuns | None) -> "RunTracker":
     from pipeline.tracking import RunTracker, default_tracking_uri
 
     tracking = experiment.config.tracking
     uri = tracking.uri or default_tracking_uri(experiment.store.local_root)
-    return RunTracker.open(uri, tracking.experiment, experiment.plan.run, record)
+    return RunTracker.open(uri, tracking.experiment, experiment.plan.run, earlier)
 
 
 class _Session:
     """A run in progress: who observes it, and how its record is closed."""
 
     def __init__(
-        self, experiment: Experiment, record: Record, tracker: "Future[RunTracker]", console: Console, begun: float
+        self, experiment: Experiment, record: RunRecord, tracker: "Future[RunTracker]", console: Console, begun: float
     ) -> None:
         from pipeline.observers import RunObserver
 
@@ -138,10 +130,10 @@ class _Session:
         self._begun = begun
         self._observer = RunObserver(console, experiment.store.log_folder(experiment.plan.run), tracker, self._save)
 
-    def run(self) -> Record:
+    def run(self) -> RunRecord:
         """Run the graph; whatever happens, the record says how it ended."""
         results: Mapping[str, StageResult] = {}
-        status = "interrupted"
+        status: Status = "interrupted"
         try:
             with self._observer:
                 results = self._run_graph()
@@ -184,7 +176,7 @@ class _Session:
         return results
 
     def _open_tracking(self) -> None:
-        resolved = self._record["config"]
+        resolved = self._record.config
         self._observer.opened(resolved, yaml.safe_dump(resolved, sort_keys=False))
 
     def _track_whole(self, results: "Mapping[str, StageResult]", status: str) -> None:
@@ -193,18 +185,20 @@ class _Session:
 
         self._observer.track(lambda tracker: log_provenance(tracker, results, self._experiment.plan))
         if status == "done" and self._experiment.config.tracking.register_model:
-            self._observer.track(lambda tracker: register_model(tracker, self._experiment))
+            config, plan, store = self._experiment.config, self._experiment.plan, self._experiment.store
+            self._observer.track(lambda tracker: register_model(tracker, config, plan, store))
 
-    def _save(self, mlflow: Record) -> None:
-        self._record["mlflow"] = mlflow
-        self._experiment.store.write_run(self._experiment.plan.run, self._record)
+    def _save(self, mlflow: MlflowRuns) -> None:
+        self._record.mlflow = mlflow
+        self._experiment.store.write_run(self._record)
 
-    def _close(self, status: str, results: "Mapping[str, StageResult]") -> Record:
-        from pipeline.record import close_record
+    def _close(self, status: Status, results: "Mapping[str, StageResult]") -> RunRecord:
+        from pipeline.results import close_record
 
         plan, store = self._experiment.plan, self._experiment.store
         seconds = time.monotonic() - self._begun
-        record = close_record(self._record, results, plan, store, status=status, seconds=round(seconds, 2))
-        record["overhead_seconds"] = round(seconds - self._observer.busy_seconds(), 2)
-        store.write_run(plan.run, record)
+        record = close_record(self._record, results, plan, store, status=status)
+        record.seconds = round(seconds, 2)
+        record.overhead_seconds = round(seconds - self._observer.busy_seconds(), 2)
+        store.write_run(record)
         return record

@@ -15,6 +15,7 @@ import fsspec
 from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
+from pipeline.record import RunRecord
 from stages.contract.errors import StageError
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
@@ -27,7 +28,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Progress:
+class Completion:
     """How far an artifact is: complete, or so many units of the planned number (None where no plan was written)."""
 
     complete: bool
@@ -132,14 +133,14 @@ class Store:
         """Return read access to an artifact's folder."""
         return Artifact(self._uri("artifacts", stage, fingerprint), stage, fingerprint)
 
-    def progress(self, stage: str, fingerprint: str) -> Progress:
-        """Tell how far an artifact is."""
+    def completion(self, stage: str, fingerprint: str) -> Completion:
+        """Return how far an artifact is."""
         artifact = self.artifact(stage, fingerprint)
         if artifact.exists(COMPLETE):
-            return Progress(complete=True)
+            return Completion(complete=True)
         units = len(artifact.glob(f"{UNITS}/*.json"))
         planned = artifact.planned_units() if units else None
-        return Progress(complete=False, units_done=units, units_planned=planned)
+        return Completion(complete=False, units_done=units, units_planned=planned)
 
     @contextlib.contextmanager
     def lock(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
@@ -163,19 +164,22 @@ class Store:
 
     # ---- runs
 
-    def write_run(self, run: str, record: dict[str, Any]) -> None:
+    def write_run(self, record: RunRecord) -> None:
         """Replace a run's record in one step."""
-        self._write_json(f"runs/{run}/run.json", record)
+        self._write_json(_run_file(record.run), record.to_json())
 
-    def read_run(self, run: str) -> dict[str, Any] | None:
-        """Return a run's record, or None where there is none."""
+    def read_run(self, run: str) -> RunRecord | None:
+        """Return a run's record, or None where there is none.
+
+        Raises:
+            UsageError: the record is not of this version.
+        """
         try:
-            record: dict[str, Any] = self._read_json(f"runs/{run}/run.json")
+            return RunRecord.parse(self._read_json(_run_file(run)), f"{self.uri}/{_run_file(run)}")
         except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
             return None
-        return record
 
-    def runs(self) -> Iterator[dict[str, Any]]:
+    def runs(self) -> Iterator[RunRecord]:
         """Yield all run records, the latest started first."""
         try:
             folders = self._fs_and_root[0].ls(self._path("runs"), detail=False)
@@ -184,9 +188,9 @@ class Store:
         names = [str(folder).rstrip("/").rpartition("/")[2] for folder in folders]
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
             records = [record for record in pool.map(self.read_run, names) if record is not None]
-        yield from sorted(records, key=lambda record: str(record["started"]), reverse=True)
+        yield from sorted(records, key=lambda record: record.started, reverse=True)
 
-    def find_run(self, name: str | None) -> dict[str, Any]:
+    def find_run(self, name: str | None) -> RunRecord:
         """Return the latest run, or the latest whose id starts with ``name``.
 
         Raises:
@@ -194,9 +198,9 @@ class Store:
         """
         records = list(self.runs())
         for record in records:
-            if name is None or str(record["run"]).startswith(name):
+            if name is None or record.run.startswith(name):
                 return record
-        known = ", ".join(str(record["run"]) for record in records[:5]) or "none yet"
+        known = ", ".join(record.run for record in records[:5]) or "none yet"
         raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}")
 
     def log_folder(self, run: str) -> Path:
@@ -223,3 +227,7 @@ class Store:
         folder, _, file = name.rpartition("/")
         text = json.dumps(content, indent=1, default=str) + "\n"
         Output(self._uri(folder) if folder else self.uri, "store", "").write_bytes(file, text.encode())
+
+
+def _run_file(run: str) -> str:
+    return f"runs/{run}/run.json"

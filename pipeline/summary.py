@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import RunConfig
 from pipeline.plan import Plan
 from pipeline.results import StageResult
+from pipeline.store import Store
 from stages.encoders.config import with_trained
 
 if TYPE_CHECKING:
-    from pipeline.run import Experiment
     from pipeline.tracking import RunTracker
 
 FAILED = "failed_"
@@ -21,11 +22,11 @@ REQUIREMENTS = ["corgi-pipeline"]
 def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], plan: Plan) -> None:
     """Record how many images there were, how many captions the prior may use, and what was lost, by cause."""
     download = results.get("download_shards")
-    if download is None or not download.summary:
+    if download is None or download.summary is None:
         return
-    counts = download.summary["counts"]
+    counts = download.summary.counts
     prior = results.get("train_prior")
-    used = prior.summary.get("counts", {}).get("captioned") if prior else None
+    used = prior.summary.counts.get("captioned") if prior is not None and prior.summary is not None else None
     tracker.log_provenance(
         images=counts["images"],
         captioned=counts["captioned"] if used is None else used,
@@ -35,14 +36,13 @@ def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], pl
     )
 
 
-def register_model(tracker: "RunTracker", experiment: "Experiment") -> None:
-    """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` draws images."""
-    config = experiment.config.generate
+def register_model(tracker: "RunTracker", experiment: RunConfig, plan: Plan, store: Store) -> None:
+    """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` generates images."""
+    config = experiment.generate
     if config is None:
         return
     from pipeline.serving import serving_settings, write_bundle
 
-    plan, store = experiment.plan, experiment.store
     inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
     clip, prior, decoder = with_trained(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
     settings = config.sampling

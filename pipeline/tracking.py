@@ -20,7 +20,9 @@ from typing import Any
 from urllib.parse import urlparse
 
 from pipeline.errors import UsageError
+from pipeline.record import MlflowRuns
 from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.stage import StageSummary
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -40,7 +42,6 @@ _LONGEST_PARAM = 6000
 _STATE_TAG = "corgi.state"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
 
-Record = dict[str, Any]
 Serving = Mapping[str, tuple[str, float | int | str | None]]
 
 
@@ -80,21 +81,20 @@ class _TrackedRun:
 class RunTracker:
     """The MLflow side of one pipeline run; used by the driver process alone, from one thread at a time.
 
-    ``record`` is JSON-ready: stored with the run and handed to :meth:`open` again, it makes a resumed run go on in
-    the same MLflow runs.
+    ``runs`` is stored with the run: given to :meth:`open` again, it makes a resumed run continue the same MLflow runs.
     """
 
-    def __init__(self, client: MlflowClient, record: Record, parent: _TrackedRun, run_name: str) -> None:
+    def __init__(self, client: MlflowClient, runs: MlflowRuns, parent: _TrackedRun, run_name: str) -> None:
         self._client = client
         self._parent = parent
         self._run_name = run_name
         self._stages: dict[str, _TrackedRun] = {}
         self._flushed = time.monotonic()
-        self.record = record
+        self.runs = runs
 
     @classmethod
-    def open(cls, tracking_uri: str, experiment: str, run_name: str, record: Record | None = None) -> "RunTracker":
-        """Connect, and start the parent run or go on in the one that ``record`` names.
+    def open(cls, tracking_uri: str, experiment: str, run_name: str, earlier: MlflowRuns | None = None) -> "RunTracker":
+        """Connect, and start the parent run or continue the one of ``earlier``.
 
         Raises:
             UsageError: the tracking server cannot be reached or refuses.
@@ -103,18 +103,18 @@ class RunTracker:
         try:
             client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             experiment_id = _experiment_id(client, experiment, tracking_uri)
-            known = record if record is not None and record["tracking_uri"] == tracking_uri else None
-            parent = _reopen(client, known["run_id"]) if known else None
+            known = earlier if earlier is not None and earlier.tracking_uri == tracking_uri else None
+            parent = _reopen(client, known.run_id) if known else None
             if parent is None or known is None:
                 tags = {"mlflow.source.name": "corgi", "mlflow.source.type": "PROJECT"}
                 parent = _TrackedRun(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
-                known = {"tracking_uri": tracking_uri, "experiment_id": experiment_id, "stages": {}}
+                known = MlflowRuns(tracking_uri=tracking_uri, experiment_id=experiment_id, run_id="", stages={})
         except MlflowException as error:
             raise UsageError(
                 f"tracking.uri: MLflow at {tracking_uri} refused ({_first_line(error)}); check the address, or leave "
                 "tracking.uri out to use SQLite in the store"
             ) from error
-        return cls(client, {**known, "run_id": parent.run_id}, parent, run_name)
+        return cls(client, known.model_copy(update={"run_id": parent.run_id}, deep=True), parent, run_name)
 
     def log_config(self, config: Mapping[str, Any], yaml_text: str) -> None:
         """Keep the resolved config: as parameters with dotted names, and as the file config.yaml.
@@ -156,15 +156,14 @@ class RunTracker:
             with Image.open(io.BytesIO(event.png)) as image:
                 self._client.log_image(run.run_id, image, key=event.name, step=event.step, synchronous=True)
 
-    def stage_finished(self, name: str, state: str, seconds: float, summary: Mapping[str, Any]) -> None:
-        """Close the stage's run: ``state`` is done, reused, failed or blocked; ``summary`` as in StageSummary."""
+    def stage_finished(self, name: str, state: str, seconds: float, summary: StageSummary | None) -> None:
+        """Close the stage's run: ``state`` is done, reused, failed or blocked."""
         run = self._stage(name)
-        measured: dict[str, float] = dict(summary.get("metrics", {}))
-        run.add(
-            run.without_curves(measured) | {f"counts/{key}": value for key, value in summary.get("counts", {}).items()}
-        )
+        measured = {} if summary is None else summary.metrics
+        counts = {} if summary is None else summary.counts
+        run.add(run.without_curves(measured) | {f"counts/{key}": value for key, value in counts.items()})
         if state == "done":
-            rate = {"items_per_second": summary["items"] / seconds} if seconds and "items" in summary else {}
+            rate = {"items_per_second": summary.items / seconds} if seconds and summary is not None else {}
             run.add({"seconds": seconds, **rate})
             self._parent.add({f"{name}/seconds": seconds})
         self._parent.add({f"{name}/{key}": value for key, value in measured.items()})
@@ -179,9 +178,9 @@ class RunTracker:
         """
         from mlflow.pyfunc import save_model
 
-        if "model_uri" in self.record:
-            return str(self.record["model_uri"])
-        experiment, run_id = self.record["experiment_id"], self._parent.run_id
+        if self.runs.model_uri is not None:
+            return self.runs.model_uri
+        experiment, run_id = self.runs.experiment_id, self._parent.run_id
         model = self._client.create_logged_model(
             experiment, name=name, source_run_id=run_id, model_type="text-to-image"
         )
@@ -202,8 +201,8 @@ class RunTracker:
             self._client.create_registered_model(name)
         # By its place, not as "models:/<id>": that would be looked up at mlflow's global tracking URI.
         version = self._client.create_model_version(name, model.artifact_location, run_id, model_id=model.model_id)
-        self.record["model_uri"] = f"models:/{name}/{version.version}"
-        return str(self.record["model_uri"])
+        self.runs.model_uri = f"models:/{name}/{version.version}"
+        return self.runs.model_uri
 
     def finish(self, status: str) -> None:
         """Close every run that is still open; ``status`` is done, failed or interrupted."""
@@ -222,15 +221,15 @@ class RunTracker:
 
     def _stage(self, name: str) -> _TrackedRun:
         if name not in self._stages:
-            known = self.record["stages"].get(name)
+            known = self.runs.stages.get(name)
             run = _reopen(self._client, known) if known else None
             self._stages[name] = run or self._new_stage(name)
-            self.record["stages"][name] = self._stages[name].run_id
+            self.runs.stages[name] = self._stages[name].run_id
         return self._stages[name]
 
     def _new_stage(self, name: str) -> _TrackedRun:
         tags = {"mlflow.parentRunId": self._parent.run_id, "corgi.stage": name, "corgi.run": self._run_name}
-        return _TrackedRun(self._client.create_run(self.record["experiment_id"], tags=tags, run_name=name).info.run_id)
+        return _TrackedRun(self._client.create_run(self.runs.experiment_id, tags=tags, run_name=name).info.run_id)
 
     def _log_params(self, run: _TrackedRun, config: Mapping[str, Any]) -> None:
         new = {key: value for key, value in _flatten(config) if key not in run.params}
@@ -322,7 +321,7 @@ def _image_of(path: str) -> tuple[str, int] | None:
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Spell a nested config as dotted keys; lists stay whole, as JSON."""
+    """Yield a nested config as dotted keys; lists stay whole, as JSON."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

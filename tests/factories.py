@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
+from pipeline.record import RunRecord
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
 from stages.encoders.clip import ClipEncoder
@@ -207,3 +208,18 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     output = Output(str(folder), "train_decoder", "tiny")
     save_model(output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities})
     return output
+
+
+def make_record(run: str = "tiny-1", **changes: Any) -> RunRecord:
+    """Return the record of a finished run in which nothing happened, with changes in the words of run.json."""
+    record = {
+        "run": run, "name": run.rpartition("-")[0], "status": "done", "started": "2026-01-01", "config_path": "x.yaml",
+        "config": {}, "plan": {}, "mlflow": None, "stages": [], "metrics": {}, "artifacts": {},
+    }  # fmt: skip
+    return RunRecord.parse(record | changes, "test")
+
+
+def make_entry(name: str, state: str = "done", **changes: Any) -> dict[str, Any]:
+    """Return how a stage ended, in the words of run.json."""
+    entry = {"name": name, "state": state, "seconds": 1.0, "startup_seconds": 0.1, "fingerprint": "f", "log": "x.log"}
+    return entry | changes

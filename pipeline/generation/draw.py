@@ -35,8 +35,8 @@ def generate_for_request(store: Store, request: Request, out: Path) -> list[Entr
     record = store.find_run(request.run)
     system = load_system(store, record)
     if request.mode == "edit":
-        _require_edits(system, record["run"])
-    about = {"run": record["run"], "settings": system.settings.flat()}
+        _require_edits(system, record.run)
+    about = {"run": record.run, "settings": system.settings.flat()}
     written: list[Entry] = []
     for groups in _chunks(groups_of(request, sources, system), system.batch_size):
         for image, told in _best(system, groups):
@@ -105,7 +105,7 @@ def _make_again(store: Store, file: Path, out: Path) -> Entry:
     try:
         system = load_system(store, record, batch_size=place.size).with_settings(settings)
         if isinstance(recipe, EditRecipe):
-            _require_edits(system, record["run"])
+            _require_edits(system, record.run)
         image = regenerate(system, recipe, place)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{where}: cannot be drawn again ({error}); use the version of corgi that made it") from error

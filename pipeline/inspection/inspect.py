@@ -5,6 +5,8 @@ from typing import Any
 
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.target import Target
+from stages.contract.stage import StageSummary
+from stages.formats.manifest import Manifest
 from stages.storage.artifact import Artifact
 
 TRAINED = {
@@ -26,7 +28,7 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
     units = artifact.done_units()
     state = "done" if artifact.is_complete else "partial" if units else "new"
     findings = Findings(artifact.stage, artifact.fingerprint, artifact.uri, state)
-    summary: Mapping[str, Any] = artifact.manifest["summary"] if artifact.is_complete else _so_far(units)
+    summary = Manifest.of(artifact).summary if artifact.is_complete else _so_far(units)
     _show_summary(findings, summary)
     shards = target.input_of(artifact, "download_shards")
     if artifact.stage == "download_shards":
@@ -63,7 +65,7 @@ def _inspect_model(
     inspect_files(artifact, findings)
 
 
-def _so_far(units: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _so_far(units: Mapping[str, Mapping[str, Any]]) -> StageSummary:
     """Add up the records of what is done, where no summary is written yet."""
     counts: dict[str, int] = {}
     for record in units.values():
@@ -72,18 +74,18 @@ def _so_far(units: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             for cause, count in causes:
                 key = f"failed_{cause}" if name == "failures" else cause
                 counts[key] = counts.get(key, 0) + count
-    return {"items": len(units), "item_name": "finished units", "counts": counts, "metrics": {}}
+    return StageSummary(items=len(units), item_name="finished units", counts=counts)
 
 
-def _show_summary(findings: Findings, summary: Mapping[str, Any]) -> None:
-    counts = summary["counts"]
+def _show_summary(findings: Findings, summary: StageSummary) -> None:
+    counts = summary.counts
     lost = {name: count for name, count in counts.items() if name.startswith(LOSSES)}
     kept = {name: count for name, count in counts.items() if name not in lost}
-    findings.add_figures("counts", {summary["item_name"]: summary["items"], **kept})
+    findings.add_figures("counts", {summary.item_name: summary.items, **kept})
     total = sum(lost.values())
     rows = [
         (name, count, f"{count / total:.1%}")
         for name, count in sorted(lost.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
-    findings.add_table("losses by cause", ("cause", "count", "share of losses"), rows)
-    findings.add_figures("figures", {name: f"{value:.6g}" for name, value in summary["metrics"].items()})
+    findings.add_table("losses by cause", ("cause", "count", "fraction of losses"), rows)
+    findings.add_figures("figures", {name: f"{value:.6g}" for name, value in summary.metrics.items()})

@@ -1,14 +1,15 @@
 """What is to be inspected: a run with all its artifacts, or one artifact; and what an artifact was made from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
 from pipeline.config.schema import STAGES
 from pipeline.errors import UsageError
+from pipeline.record import RunRecord
 from pipeline.store import Store
+from stages.formats.manifest import Manifest
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
@@ -21,7 +22,7 @@ class Target:
     title: str
     store: Store
     artifacts: tuple[Artifact, ...]
-    record: dict[str, Any] | None = field(default=None)
+    record: RunRecord | None = None
 
     def input_of(self, artifact: Artifact, stage: str) -> Artifact | None:
         """Return the artifact of a stage that this one was made from, directly or through others; None: unknown."""
@@ -37,11 +38,11 @@ class Target:
         """Return the tracking URI and the MLflow run of the stage that made the artifact; None: not known."""
         records = [self.record] if self.record else list(self.store.runs())
         for record in records:
-            planned = record.get("plan", {}).get(artifact.stage, {})
-            tracked = record.get("mlflow") or {}
-            run = tracked.get("stages", {}).get(artifact.stage)
-            if planned.get("fingerprint") == artifact.fingerprint and run:
-                return str(tracked["tracking_uri"]), str(run)
+            planned, tracked = record.plan.get(artifact.stage), record.mlflow
+            if planned is None or tracked is None or planned.fingerprint != artifact.fingerprint:
+                continue
+            if artifact.stage in tracked.stages:
+                return tracked.tracking_uri, tracked.stages[artifact.stage]
         return None
 
 
@@ -58,10 +59,10 @@ def find_target(name: str, store: str) -> Target:
     found = Store(store)
     found.check_format()
     record = found.find_run(name)
-    plan = record["plan"]
-    planned = [found.artifact(stage, plan[stage]["fingerprint"]) for stage in STAGES if stage in plan]
+    plan = record.plan
+    planned = [found.artifact(stage, plan[stage].fingerprint) for stage in STAGES if stage in plan]
     artifacts = tuple(artifact for artifact in planned if _has_content(artifact))
-    return Target(f"run {record['run']}: {record['status']}", found, artifacts, record)
+    return Target(f"run {record.run}: {record.status}", found, artifacts, record)
 
 
 def _artifact_at(name: str) -> Artifact | None:
@@ -89,5 +90,4 @@ def _has_content(artifact: Artifact) -> bool:
 def _inputs(artifact: Artifact) -> dict[str, str]:
     if not artifact.exists(MANIFEST):
         return {}
-    inputs: dict[str, str] = artifact.manifest["inputs"]
-    return inputs
+    return dict(Manifest.of(artifact).inputs)

@@ -13,6 +13,7 @@ from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store
 from stages.contract.stage import StageConfig
+from stages.formats.manifest import Manifest
 
 GPUS = 8
 READERS_OF_CAPTIONS = ("train_prior", "train_clip")
@@ -87,7 +88,7 @@ def _images(config: RunConfig, plan: Plan, store: Store) -> tuple[int | None, st
     """Return how many images there are, from the finished artifact, or for scenes from the section; or why not."""
     planned = plan.stages.get("download_shards")
     if planned is not None and planned.state == "done":
-        return int(store.artifact(planned.name, planned.fingerprint).manifest["summary"]["counts"]["images"]), ""
+        return int(Manifest.of(store.artifact(planned.name, planned.fingerprint)).summary.counts["images"]), ""
     source = getattr(config.download_shards, "source", None)
     if source is not None and source.kind == "scenes":
         return int(source.num_images), ""

@@ -49,6 +49,6 @@ def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Seq
     for name, plot in sweep.plots.items():
         if not write_plot(plot, rows, folder / f"{name}.png"):
             console.print(f"plots.{name}: no run has the figure {plot.figure}", highlight=False, markup=False)
-    failed = sum(result.record["status"] != "done" for result in results)
+    failed = sum(result.record.status != "done" for result in results)
     document = {"sweep": sweep.name, "folder": str(folder), **sweep_document(rows, results)}
     return SweepOutcome(sweep_table(sweep, rows), document, folder, failed)

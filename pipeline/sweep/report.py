@@ -61,7 +61,7 @@ def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult
     return {
         "variants": [{"variant": row.variant.label, "settings": row.variant.settings, "figures": row.values}
                      for row in rows],
-        "runs": [{"run": r.record["run"], "status": r.record["status"], "variant": r.run.variant.label,
+        "runs": [{"run": r.record.run, "status": r.record.status, "variant": r.run.variant.label,
                   "repeat": r.run.repeat} for r in results],
     }  # fmt: skip
 

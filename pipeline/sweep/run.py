@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import load_config
+from pipeline.record import RunRecord
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
 from stages.storage.artifact import Artifact
@@ -27,21 +28,21 @@ class SweepResult:
     """How a run of the sweep ended; figures are its metrics and the documents' numbers, empty where it failed."""
 
     run: SweepRun
-    record: Mapping[str, Any]
+    record: RunRecord
     figures: Mapping[str, float]
 
 
-def result_of(run: SweepRun, record: Mapping[str, Any], documents: Mapping[str, str]) -> SweepResult:
+def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) -> SweepResult:
     """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact.
 
     Raises:
         ArtifactError: an artifact has no such file.
     """
-    if record["status"] != "done":
+    if record.status != "done":
         return SweepResult(run, record, {})
-    figures = dict(record["metrics"])
+    figures = dict(record.metrics)
     for stage, name in documents.items():
-        document = Artifact(record["artifacts"][stage], stage, "").read_json(name)
+        document = Artifact(record.artifacts[stage], stage, "").read_json(name)
         figures |= dict(_numbers_in(document, stage))
     return SweepResult(run, record, figures)
 
@@ -75,12 +76,14 @@ def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: C
     Raises:
         UsageError: a run cannot start, found before the first one does.
     """
-    todo = [run.experiment for run in runs if run.experiment.finished_record() is None]
+    finished = [run.experiment.finished_record() for run in runs]
+    todo = [run.experiment for run, record in zip(runs, finished, strict=True) if record is None]
     for experiment in todo[:1]:
         check_experiment(experiment)
     if not todo:
-        for run in runs:
-            yield result_of(run, run.experiment.finished_record() or {}, documents)
+        for run, record in zip(runs, finished, strict=True):
+            if record is not None:
+                yield result_of(run, record, documents)
         return
     from cluster.session import existing_address, session
 

@@ -1,12 +1,12 @@
 """Run one stage over its output folder and seal it: manifest first, completion marker last."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from stages.contract.stage import StageConfig, StageContext, StageFunction, StageSummary
 from stages.formats.embeddings import see_kept
-from stages.storage.artifact import COMPLETE, MANIFEST, Artifact, Output
+from stages.formats.manifest import Manifest
+from stages.storage.artifact import COMPLETE, Artifact, Output
 
 
 def run_stage(
@@ -25,25 +25,13 @@ def run_stage(
     """
     output.sweep()
     summary = function(config, see_kept(inputs), output, context)
-    known = config.identity() if identity is None else identity
-    output.write_json(MANIFEST, manifest_of(config, known, inputs, output, summary))
+    Manifest(
+        stage=output.stage,
+        fingerprint=output.fingerprint,
+        code_version=config.code_version,
+        config=config.identity() if identity is None else identity,
+        inputs={name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
+        summary=summary,
+    ).write(output)
     output.write_bytes(COMPLETE, b"")
     return summary
-
-
-def manifest_of(
-    config: StageConfig,
-    identity: Mapping[str, Any],
-    inputs: Mapping[str, Artifact],
-    output: Output,
-    summary: StageSummary,
-) -> dict[str, Any]:
-    """Describe an artifact: what made it, from what, and what came out."""
-    return {
-        "stage": output.stage,
-        "fingerprint": output.fingerprint,
-        "code_version": config.code_version,
-        "config": identity,
-        "inputs": {name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
-        "summary": dataclasses.asdict(summary),
-    }

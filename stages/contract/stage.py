@@ -130,7 +130,7 @@ class StageSummary:
     items: int
     item_name: str = "images"
     counts: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, int | float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
 

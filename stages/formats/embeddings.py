@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from stages.contract.errors import ArtifactError, InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.manifest import Manifest
 from stages.storage.artifact import Artifact
 from stages.storage.npy_reader import NpyReader
 
@@ -68,7 +69,7 @@ def see_kept(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
     if "filter_samples" not in inputs or "embed_clip" not in inputs:
         return inputs
     embeddings, kept = inputs["embed_clip"], inputs["filter_samples"]
-    filtered = kept.manifest["inputs"]["embed_clip"]
+    filtered = Manifest.of(kept).inputs["embed_clip"]
     if filtered != embeddings.fingerprint:
         raise ArtifactError(
             f"filter_samples: {kept.uri} says what to keep of embed_clip {filtered}, but the embeddings are "

@@ -131,12 +131,6 @@ class Artifact:
         """Whether the completion marker is there."""
         return self.exists(COMPLETE)
 
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """The record of how the artifact was made and what is in it."""
-        manifest: dict[str, Any] = self.read_json(MANIFEST)
-        return manifest
-
     def planned_units(self) -> int | None:
         """Return how many units the artifact will have; None where that is not known yet."""
         return int(self.read_json(_PLAN)["units"]) if self.exists(_PLAN) else None

@@ -32,7 +32,7 @@ from stages.fit_gaussians.stage import run as run_fit
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import IdentityPriorConfig
-from tests.factories import make_context, save_image
+from tests.factories import make_context, make_record, save_image
 
 DIM = 4
 CAPTIONS = [
@@ -87,7 +87,7 @@ def build_store(folder: Path) -> Store:
 
     def make(function: Any, config: Any, *sources: str) -> None:
         inputs = {source: store.artifact(source, plan[source]["fingerprint"]) for source in sources}
-        plan[config.stage] = {"fingerprint": f"{len(plan):04d}"}
+        plan[config.stage] = {"fingerprint": f"{len(plan):04d}", "identity": {}}
         output = store.output(config.stage, plan[config.stage]["fingerprint"])
         run_stage(function, config, inputs=inputs, output=output, context=make_context())
 
@@ -97,8 +97,7 @@ def build_store(folder: Path) -> Store:
     make(run_filter, FilterSamplesConfig(clip_score={"minimum": 0.88}), "embed_clip")
     make(run_fit, FitGaussiansConfig(num_gaussians=2), "embed_clip", "filter_samples")
     make(evaluate, IdentityPriorConfig(kind="identity"), "embed_clip", "filter_samples")
-    record = {"run": "hostile-1", "name": "hostile", "status": "done", "started": "2026", "plan": plan, "mlflow": None}
-    store.write_run("hostile-1", record)
+    store.write_run(make_record("hostile-1", plan=plan))
     return store
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from models.scenes import make_scenes, render_scenes
 from pipeline.config import RunConfig, load_config
 from stages.contract.runner import run_stage
+from stages.formats.manifest import Manifest
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, save_tiny_prior
@@ -76,7 +77,7 @@ def run_graph(config: RunConfig, folder: Path, prior: Artifact, last: str = "eva
 
 def what_came_of(artifact: Artifact) -> dict[str, Any]:
     """Return the digest of every file, but for what tells seconds, of which the metrics without rates are returned."""
-    metrics = {name: value for name, value in artifact.manifest["summary"]["metrics"].items() if name not in RATES}
+    metrics = {name: value for name, value in Manifest.of(artifact).summary.metrics.items() if name not in RATES}
     metrics.pop("decoder/images_per_second", None)
     digests = folder_digests(Path(artifact.uri))
     timed = ("manifest.json", "units/model.json", "timing/")
@@ -105,7 +106,7 @@ def test_poisoned_captions_change_nothing(tmp_path: Path) -> None:
     assert set(plain) == {"train_prior", "download_shards", "embed_clip", "train_decoder", "generate", "evaluate"}
     for name in ("embed_clip", "train_decoder", "generate", "evaluate"):
         assert what_came_of(plain[name]) == what_came_of(poisoned[name]), name
-    assert plain["embed_clip"].manifest["summary"]["counts"] == {"captioned": 0, "images": NUM}
+    assert Manifest.of(plain["embed_clip"]).summary.counts == {"captioned": 0, "images": NUM}
 
 
 def test_the_poison_shows_where_captions_are_read(tmp_path: Path) -> None:

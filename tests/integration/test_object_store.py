@@ -16,7 +16,7 @@ from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
 from stages.storage.artifact import COMPLETE, Output
-from tests.factories import folder_digests, make_context, save_image, serve_folder
+from tests.factories import folder_digests, make_context, make_record, save_image, serve_folder
 from tests.s3_server import serve_s3
 
 SECRET = "test-secret-key"
@@ -91,9 +91,9 @@ def test_a_file_that_was_made_anew_is_copied_anew(s3):
 def test_runs_and_records_are_found(s3):
     store = Store(s3.uri())
     for run_id, started in (("one-1", "2026-01-01"), ("two-2", "2026-01-02")):
-        store.write_run(run_id, {"run": run_id, "started": started})
-    assert [record["run"] for record in store.runs()] == ["two-2", "one-1"]
-    assert store.find_run("one")["run"] == "one-1"
+        store.write_run(make_record(run_id, started=started))
+    assert [record.run for record in store.runs()] == ["two-2", "one-1"]
+    assert store.find_run("one").run == "one-1"
     assert store.read_run("none") is None
 
 

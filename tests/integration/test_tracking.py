@@ -23,13 +23,15 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from pipeline.dashboard import serve_dashboard
 from pipeline.errors import UsageError
+from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings, write_bundle
 from pipeline.store import Store
 from pipeline.tracking import RunTracker, default_tracking_uri
 from stages.contract.events import Log, LoggedImage, Metrics
+from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.inference.sampling import SamplingSettings
-from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,9 @@ def png(color: str = "red") -> bytes:
     return buffer.getvalue()
 
 
-def children(client: MlflowClient, record: dict[str, object]) -> dict[str, Run]:
-    query = f"tags.mlflow.parentRunId = '{record['run_id']}'"
-    return {run.info.run_name: run for run in client.search_runs([str(record["experiment_id"])], query)}
+def children(client: MlflowClient, runs: MlflowRuns) -> dict[str, Run]:
+    query = f"tags.mlflow.parentRunId = '{runs.run_id}'"
+    return {run.info.run_name: run for run in client.search_runs([runs.experiment_id], query)}
 
 
 def steps(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -67,19 +69,19 @@ def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
     tracker.stage_started("train_prior", {"kind": "shifted", "optimizer": {"lr": 0.1}})
     tracker.stage_event("train_prior", Metrics({"loss": 0.5}, step=10))
     tracker.stage_event("train_prior", Log("not for the dashboard"))
-    tracker.stage_finished("train_prior", "done", 2.0, {"items": 100, "metrics": {"cosine": 0.9}, "counts": {"bad": 2}})
+    tracker.stage_finished("train_prior", "done", 2.0, StageSummary(100, counts={"bad": 2}, metrics={"cosine": 0.9}))
     tracker.finish("done")
 
     client = MlflowClient(uri)
-    parent = client.get_run(tracker.record["run_id"])
+    parent = client.get_run(tracker.runs.run_id)
     assert parent.info.run_name == "quickstart-1"
     assert parent.info.status == "FINISHED"
     assert parent.data.params == {"seed": "3", "train_prior.kind": "shifted", "train_prior.layers": "[1, 2]"}
     assert parent.data.metrics == {"train_prior/cosine": 0.9, "train_prior/seconds": 2.0}
     assert Path(client.download_artifacts(parent.info.run_id, "config.yaml")).read_text() == "seed: 3\n"
 
-    child = children(client, tracker.record)["train_prior"]
-    assert child.info.run_id == tracker.record["stages"]["train_prior"]
+    child = children(client, tracker.runs)["train_prior"]
+    assert child.info.run_id == tracker.runs.stages["train_prior"]
     assert child.info.status == "FINISHED"
     assert child.data.params == {"kind": "shifted", "optimizer.lr": "0.1"}
     expected = {"loss": 0.5, "cosine": 0.9, "counts/bad": 2, "seconds": 2.0, "items_per_second": 50.0}
@@ -94,19 +96,19 @@ def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) 
     killed.stage_event("train_decoder", LoggedImage("samples", png(), 20))
     killed.flush()
 
-    resumed = RunTracker.open(uri, "shapes", "run", killed.record)
+    resumed = RunTracker.open(uri, "shapes", "run", killed.runs)
     resumed.stage_started("train_decoder", {"steps": 40, "resources.num_workers": 2})
     for step in (20, 30, 40):  # replayed from the checkpoint at step 10
         resumed.stage_event("train_decoder", Metrics({"loss": 1.0 / step}, step))
     for step in (20, 40):
         resumed.stage_event("train_decoder", LoggedImage("samples", png("blue"), step))
-    resumed.stage_finished("train_decoder", "done", 1.0, {"items": 40})
+    resumed.stage_finished("train_decoder", "done", 1.0, StageSummary(40))
     resumed.finish("done")
 
-    assert resumed.record == killed.record
+    assert resumed.runs == killed.runs
     client = MlflowClient(uri)
-    assert list(children(client, resumed.record)) == ["train_decoder"]
-    run_id = resumed.record["stages"]["train_decoder"]
+    assert list(children(client, resumed.runs)) == ["train_decoder"]
+    run_id = resumed.runs.stages["train_decoder"]
     assert steps(client, run_id, "loss") == [(step, 1.0 / step) for step in (10, 20, 30, 40)]
     images = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
     assert sorted(path.split("+timestamp")[0] for path in images) == [
@@ -121,33 +123,33 @@ def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri
     for loss in (1.0, 1.5):
         tracker.stage_event("train_prior", Metrics({"loss": loss}, 5))
     tracker.finish("done")
-    assert steps(MlflowClient(uri), tracker.record["stages"]["train_prior"], "loss") == [(5, 1.0)]
+    assert steps(MlflowClient(uri), tracker.runs.stages["train_prior"], "loss") == [(5, 1.0)]
 
 
 def test_the_summary_adds_no_point_to_a_curve(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
     tracker.stage_event("train_prior", Metrics({"cosine/steps_8": 0.8}, step=500))
     tracker.stage_event("train_prior", Metrics({"cosine/steps_8": 0.9}, step=1000))
-    tracker.stage_finished("train_prior", "done", 2.0, {"metrics": {"cosine/steps_8": 0.9, "pairs": 7.0}})
+    tracker.stage_finished("train_prior", "done", 2.0, StageSummary(1, metrics={"cosine/steps_8": 0.9, "pairs": 7.0}))
     tracker.finish("done")
 
     client = MlflowClient(uri)
-    run_id = tracker.record["stages"]["train_prior"]
+    run_id = tracker.runs.stages["train_prior"]
     assert steps(client, run_id, "cosine/steps_8") == [(500, 0.8), (1000, 0.9)]
     assert steps(client, run_id, "pairs") == [(0, 7.0)]
-    assert client.get_run(tracker.record["run_id"]).data.metrics["train_prior/cosine/steps_8"] == 0.9
+    assert client.get_run(tracker.runs.run_id).data.metrics["train_prior/cosine/steps_8"] == 0.9
 
 
 def test_every_end_of_a_stage_has_its_status(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
-    tracker.stage_finished("download_shards", "reused", 0.0, {"items": 5, "metrics": {"yield": 1.0}})
-    tracker.stage_finished("train_prior", "failed", 3.0, {})
-    tracker.stage_finished("generate", "blocked", 0.0, {})
+    tracker.stage_finished("download_shards", "reused", 0.0, StageSummary(5, metrics={"yield": 1.0}))
+    tracker.stage_finished("train_prior", "failed", 3.0, None)
+    tracker.stage_finished("generate", "blocked", 0.0, None)
     tracker.stage_started("train_decoder", {})
     tracker.finish("interrupted")
     client = MlflowClient(uri)
     found = {
-        name: (run.info.status, run.data.tags["corgi.state"]) for name, run in children(client, tracker.record).items()
+        name: (run.info.status, run.data.tags["corgi.state"]) for name, run in children(client, tracker.runs).items()
     }
     assert found == {
         "download_shards": ("FINISHED", "reused"),
@@ -155,14 +157,14 @@ def test_every_end_of_a_stage_has_its_status(uri: str) -> None:
         "generate": ("KILLED", "blocked"),
         "train_decoder": ("KILLED", "interrupted"),
     }
-    assert client.get_run(tracker.record["run_id"]).info.status == "KILLED"
+    assert client.get_run(tracker.runs.run_id).info.status == "KILLED"
 
 
 def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
     failures = {"http_404": 3, "not an image: bad": 1}
     tracker.log_provenance(images=200, captioned=20, failures=failures, source="/data/artifact", digest="abc")
-    run = MlflowClient(uri).get_run(tracker.record["run_id"])
+    run = MlflowClient(uri).get_run(tracker.runs.run_id)
     assert run.data.metrics == {
         "data/images": 200,
         "data/captioned": 20,
@@ -178,20 +180,20 @@ def test_more_metrics_than_mlflow_takes_at_once(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
     tracker.stage_event("train_prior", Metrics({f"m{index}": 1.0 for index in range(1203)}, 1))
     tracker.finish("done")
-    run = MlflowClient(uri).get_run(tracker.record["stages"]["train_prior"])
+    run = MlflowClient(uri).get_run(tracker.runs.stages["train_prior"])
     assert len(run.data.metrics) == 1203
 
 
 def test_runs_deleted_from_the_dashboard_are_made_anew(uri: str) -> None:
     first = RunTracker.open(uri, "shapes", "run", None)
-    MlflowClient(uri).delete_run(first.record["run_id"])
-    second = RunTracker.open(uri, "shapes", "run", first.record)
-    assert second.record["run_id"] != first.record["run_id"]
+    MlflowClient(uri).delete_run(first.runs.run_id)
+    second = RunTracker.open(uri, "shapes", "run", first.runs)
+    assert second.runs.run_id != first.runs.run_id
 
 
 def test_a_deleted_experiment_is_reported(uri: str) -> None:
     first = RunTracker.open(uri, "shapes", "run", None)
-    MlflowClient(uri).delete_experiment(first.record["experiment_id"])
+    MlflowClient(uri).delete_experiment(first.runs.experiment_id)
     with pytest.raises(UsageError, match=r"tracking\.experiment: 'shapes' was deleted"):
         RunTracker.open(uri, "shapes", "run", None)
 
@@ -220,7 +222,7 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
         remote = RunTracker.open(url, "shapes", "remote-run", None)
         remote.stage_event("train_prior", Metrics({"loss": 1.0}, 1))
         remote.finish("done")
-        found = MlflowClient(url).search_runs([remote.record["experiment_id"]])
+        found = MlflowClient(url).search_runs([remote.runs.experiment_id])
         assert {run.info.run_name for run in found} == {"local-run", "remote-run", "train_prior"}
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=1)
@@ -235,7 +237,7 @@ def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: s
 
     tracker = RunTracker.open(uri, "shapes", "run", None)
     registered = tracker.register_model("shapes", tmp_path / "bundle", ["corgi-pipeline"], serving_settings(settings))
-    again = RunTracker.open(uri, "shapes", "run", tracker.record)
+    again = RunTracker.open(uri, "shapes", "run", tracker.runs)
     assert again.register_model("shapes", tmp_path / "bundle", [], serving_settings(settings)) == registered
     assert registered == "models:/shapes/1"
     for folder in ("clip", "p", "d", "bundle"):
@@ -258,7 +260,7 @@ def test_a_dashboard_that_is_ended_takes_its_server_along(uri: str, tmp_path: Pa
     store = Store(str(tmp_path))
     store.open_for_writing()
     tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
-    store.write_run("quickstart-1", {"run": "quickstart-1", "started": "2026", "mlflow": tracker.record})
+    store.write_run(make_record("quickstart-1", mlflow=tracker.runs))
     with free_port() as port:
         command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

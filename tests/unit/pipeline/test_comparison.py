@@ -9,8 +9,10 @@ import torch
 from rich.console import Console
 
 from pipeline.comparison import comparison_document, comparison_table, format_count, metrics_table
+from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.formats.model_folders import save_model
+from tests.factories import make_entry, make_record
 
 METRICS = {
     "train_decoder/samples_per_second": 95.5,
@@ -39,14 +41,15 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def record(run: str = "one-1", kind: str = "stylegan2", **changes: Any) -> dict[str, Any]:
+def record(run: str = "one-1", kind: str = "stylegan2", **changes: Any) -> RunRecord:
     names = ["train_prior", "train_decoder", "generate", "evaluate"]
     plan = {name: {"fingerprint": "f", "identity": {"kind": kind}} for name in names}
-    stages = [{"name": name, "state": "done", "notes": NOTES.get(name, {})} for name in names]
-    return {"run": run, "plan": plan, "stages": stages, "metrics": METRICS, "artifacts": dict.fromkeys(names)} | changes
+    stages = [make_entry(name, notes=NOTES.get(name, {})) for name in names]
+    whole = {"plan": plan, "stages": stages, "metrics": METRICS, "artifacts": dict.fromkeys(names, "x")}
+    return make_record(run, **(whole | changes))
 
 
-def show(*records: dict[str, Any], store: Store) -> str:
+def show(*records: RunRecord, store: Store) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(comparison_table(records, store))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -77,8 +80,8 @@ def test_every_figure_is_shown_with_what_it_was_measured_with(store: Store) -> N
 
 def test_figures_of_unlike_measurements_are_reported_apart(store: Store) -> None:
     notes = {**NOTES, "evaluate": {**NOTES["evaluate"], "frechet_distance": "Inception-v3, 240 images"}}
-    other = record("two-2")
-    other["stages"] = [{**entry, "notes": notes.get(entry["name"], {})} for entry in other["stages"]]
+    stages = [make_entry(entry.name, notes=notes.get(entry.name, {})) for entry in record().stages]
+    other = record("two-2", stages=stages)
     text = show(record(), other, store=store)
     assert "4.5 [1]" in line(text, "Fréchet distance")
     assert "4.5 [2]" in line(text, "Fréchet distance")
@@ -86,21 +89,26 @@ def test_figures_of_unlike_measurements_are_reported_apart(store: Store) -> None
     assert "[2] Inception-v3, 240 images" in text
 
 
+def test_the_independent_clip_score_is_shown_where_there_is_one(store: Store) -> None:
+    text = show(record(metrics=METRICS | {"evaluate/clip_score/independent": 27.5}), store=store)
+    assert "27.5" in line(text, "CLIP score")
+
+
 def test_a_missing_figure_is_explained_and_is_not_0(store: Store) -> None:
-    bare = record("bare-1", metrics={}, artifacts={})
-    bare["stages"] = [
-        {"name": "train_decoder", "state": "done"},
-        {"name": "generate", "state": "failed"},
-        {"name": "evaluate", "state": "done", "notes": {"frechet_distance": "the prompts have no true images"}},
+    stages = [
+        make_entry("train_decoder"),
+        make_entry("generate", "failed"),
+        make_entry("evaluate", notes={"frechet_distance": "the prompts have no true images"}),
     ]
-    bare["plan"] = {"train_decoder": bare["plan"]["train_decoder"]}
+    plan = {"train_decoder": {"fingerprint": "f", "identity": {"kind": "stylegan2"}}}
+    bare = record("bare-1", metrics={}, artifacts={}, stages=stages, plan=plan)
     text = show(record(), bare, store=store)
     reasons = {
         "Fréchet distance": "the prompts have no true images",
         "decoder, sampling": "generate is failed",
         "decoder, training": "train_decoder did not measure it when it made this artifact",
         "parameters of the prior": "the run has no stage train_prior",
-        "color right": "the scene checker judges images of set prior",
+        "color right": "the scene checker evaluates images of set prior",
     }
     for start, reason in reasons.items():
         number = line(text, start).rpartition("— [")[2].partition("]")[0]

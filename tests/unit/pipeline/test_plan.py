@@ -72,11 +72,11 @@ def test_the_plan_shows_state_and_reason(store: Store) -> None:
 
 
 def test_a_changed_key_is_named_against_the_latest_run(store: Store) -> None:
-    from pipeline.record import new_record
+    from pipeline.results import new_record
 
     config: RunConfig = load_config(CONFIGS / "quickstart.yaml")
     first = make_plan(config, store)
-    store.write_run(first.run, new_record(first, "quickstart.yaml", {}))
+    store.write_run(new_record(first, "quickstart.yaml", {}))
     changed = _plan(store, "fit_gaussians.num_gaussians=3")
     assert changed.run != first.run
     assert changed.stages["fit_gaussians"].reason.startswith("num_gaussians: ")

@@ -6,24 +6,23 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.quickstart import quickstart_document, quickstart_report
+from pipeline.record import RunRecord
 from pipeline.report import print_failures, stage_table
+from tests.factories import make_entry, make_record
 
 
-def _record(**changes: Any) -> dict[str, Any]:
+def _record(**changes: Any) -> RunRecord:
     stages = [
-        {"name": "generate", "state": "done", "seconds": 12.0, "startup_seconds": 2.0, "items": 720,
-         "item_name": "images"},
-        {"name": "evaluate", "state": "reused", "seconds": 0.0, "startup_seconds": 0.0, "items": 240,
-         "item_name": "images"},
-    ]  # fmt: skip
+        make_entry("generate", seconds=12.0, startup_seconds=2.0, items=720, item_name="images"),
+        make_entry("evaluate", "reused", seconds=0.0, startup_seconds=0.0, items=240, item_name="images"),
+    ]
     both = {"accuracy": 0.9, "control/unrelated": 0.02, "control/text_embedding": 0.6, "reconstruction": 0.97}
     metrics = {f"evaluate/{name}/{column}": v for name, v in both.items() for column in ("color", "shape", "both")}
     record = {
-        "run": "quickstart-1", "status": "done", "stages": stages, "metrics": metrics, "seconds": 20.0,
-        "overhead_seconds": 8.0, "artifacts": {"generate": "/store/artifacts/generate/f"},
-        "config": {"store": "elsewhere"},
+        "stages": stages, "metrics": metrics, "seconds": 20.0, "overhead_seconds": 8.0,
+        "artifacts": {"generate": "/store/artifacts/generate/f"}, "config": {"store": "elsewhere"},
     }  # fmt: skip
-    return record | changes
+    return make_record("quickstart-1", **(record | changes))
 
 
 def _text(content: Any) -> str:

@@ -17,10 +17,12 @@ from pipeline.sizing.memory import bytes_per_gpu
 from pipeline.sizing.modules import Unknown, trained_module
 from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 from pipeline.store import Store
+from stages.contract.stage import StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode
+from stages.formats.manifest import Manifest
 from stages.formats.model_folders import save_model
-from stages.storage.artifact import COMPLETE, MANIFEST, Artifact, Output
+from stages.storage.artifact import COMPLETE, Artifact, Output
 from stages.train_autoencoder.stage import make_task as make_autoencoder_task
 from stages.train_decoder.stage import make_task
 from stages.train_upsampler.config import TrainUpsamplerConfig
@@ -182,7 +184,8 @@ def test_epochs_follow_from_steps_and_images(tmp_path: Path) -> None:
 
     plan = make_plan(config, store)
     made = store.output("download_shards", plan.stages["download_shards"].fingerprint)
-    made.write_json(MANIFEST, {"summary": {"counts": {"images": 3000}}})
+    summary = StageSummary(3000, counts={"images": 3000})
+    Manifest(stage=made.stage, fingerprint="f", code_version=1, config={}, inputs={}, summary=summary).write(made)
     made.write_bytes(COMPLETE, b"")
     sizes = {size.stage: size for size in stage_sizes(config, make_plan(config, store), store)}
     assert sizes["train_decoder"].images == 2936  # what was really downloaded

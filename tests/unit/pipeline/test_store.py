@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.storage.artifact import COMPLETE, Output
+from tests.factories import make_entry, make_record
 
 
 def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:
@@ -50,10 +51,11 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
 def test_the_latest_run_with_the_prefix_is_found(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for run, started in (("smoke-1", "2026-01-01"), ("smoke-2", "2026-01-03"), ("other-1", "2026-01-02")):
-        store.write_run(run, {"run": run, "started": started})
-    assert store.find_run(None)["run"] == "smoke-2"
-    assert store.find_run("smoke")["run"] == "smoke-2"
-    assert store.find_run("other")["run"] == "other-1"
+        store.write_run(make_record(run, started=started))
+    assert store.find_run(None).run == "smoke-2"
+    assert store.find_run("smoke").run == "smoke-2"
+    assert store.find_run("other").run == "other-1"
+    assert store.read_run("smoke-1") == make_record("smoke-1", started="2026-01-01")
     with pytest.raises(UsageError, match=r"run nothing: not found .* runs there: smoke-2, other-1, smoke-1"):
         store.find_run("nothing")
 
@@ -80,3 +82,27 @@ def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_file_system_is_refused() -> None:
     with pytest.raises(UsageError, match="store: found 'nowhere://x'"):
         Store("nowhere://x").open_for_writing()
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    store, folder = Store(str(tmp_path)), tmp_path / "runs/smoke-1"
+    folder.mkdir(parents=True)
+    content = make_record("smoke-1").to_json() | {"colour": "red"}
+    del content["plan"]
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"run\.json: plan: Field required; colour: .* the version of corgi"):
+        store.find_run("smoke")
+
+
+def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
+    entry = make_entry("generate", followed=["embed_clip"], items=3, item_name="images", counts={}, notes={})
+    failed = make_entry("evaluate", "failed", error="no images", bad_input=True)
+    record = make_record("smoke-1", stages=[entry, failed], metrics={"a": 1, "b": float("inf")}, seconds=2.5)
+    store = Store(str(tmp_path))
+    store.write_run(record)
+    written = json.loads((tmp_path / "runs/smoke-1/run.json").read_text())
+    assert written["stages"] == [entry, failed]
+    assert written["metrics"] == {"a": 1, "b": float("inf")}
+    assert written["mlflow"] is None
+    assert store.find_run("smoke") == record
+    assert set(record.document()) == {"run", "status", "stages", "metrics", "artifacts"}

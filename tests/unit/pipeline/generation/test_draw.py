@@ -20,7 +20,7 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
-from tests.factories import save_image, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import make_record, save_image, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 from tests.unit.models.decoders.stylegan2.factories import make_generator
 
 RUN = "tiny-12345678"
@@ -45,11 +45,10 @@ def make_store(folder: Path, *, stylegan: bool = False) -> Store:
     trained = ("train_prior", "train_decoder")
     config = {"name": "tiny", "generate": section, "reuse": {stage: {"config": "other.yaml"} for stage in trained}}
     store = Store(str(folder / "store"))
-    store.write_run(RUN, {
-        "run": RUN, "name": "tiny", "started": "1", "config": config, "config_path": "tiny.yaml",
-        "artifacts": dict.fromkeys(trained, "x"),
-        "plan": {stage: {"fingerprint": "tiny"} for stage in trained} | {"generate": {"fingerprint": "g1"}},
-    })  # fmt: skip
+    prints = dict.fromkeys(trained, "tiny") | {"generate": "g1"}
+    plan = {stage: {"fingerprint": fingerprint, "identity": {}} for stage, fingerprint in prints.items()}
+    artifacts = dict.fromkeys(trained, "x")
+    store.write_run(make_record(RUN, config=config, config_path="tiny.yaml", artifacts=artifacts, plan=plan))
     return store
 
 

@@ -13,6 +13,7 @@ from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import VariantFigures, by_variant, sweep_document, sweep_table, write_tables
 from pipeline.sweep.run import open_sweep, result_of
 from stages.storage.artifact import Output
+from tests.factories import make_record
 
 BASE = Path(__file__).resolve().parents[4] / "configs" / "smoke.yaml"
 TREE: dict[str, Any] = {
@@ -112,8 +113,9 @@ def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
 def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
     runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[:2]
-    record = {"run": "a", "status": "done", "metrics": {"train_prior/cosine_true": 0.5}}
-    results = [result_of(runs[0], record, {}), result_of(runs[1], {**record, "status": "failed"}, {})]
+    metrics = {"train_prior/cosine_true": 0.5}
+    records = [make_record("a-1", status=status, metrics=metrics) for status in ("done", "failed")]
+    results = [result_of(run, record, {}) for run, record in zip(runs[:2], records, strict=True)]
     (row,) = by_variant(results)
     assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
     assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
@@ -124,7 +126,7 @@ def test_the_numbers_of_a_document_are_figures(tmp_path: Path) -> None:
     run = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[0]
     artifact = Output(str(tmp_path / "artifact"), "train_prior", "x")
     artifact.write_json("validation.json", {"validation_20": {"steps_4": {"cosine": 0.25, "good": True, "why": "a"}}})
-    record = {"status": "done", "metrics": {"a": 1.0}, "artifacts": {"train_prior": artifact.uri}}
+    record = make_record(metrics={"a": 1.0}, artifacts={"train_prior": artifact.uri})
     result = result_of(run, record, {"train_prior": "validation.json"})
     assert result.figures == {"a": 1.0, "train_prior/validation_20/steps_4/cosine": 0.25}
 

@@ -19,6 +19,7 @@ from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run
 from stages.formats.captions import CaptionsConfig
 from stages.formats.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
+from stages.formats.manifest import Manifest
 from stages.storage.artifact import Output
 from stages.training.images.dataset import EmbeddedImages
 from tests.factories import folder_digests, interrupt_after, make_context
@@ -223,7 +224,8 @@ def test_decoders_read_images_and_embeddings_of_kept_rows(tmp_path: Path) -> Non
         with kept.writing(f"kept/kept_{number:05d}.npy") as path, path.open("wb") as file:
             np.save(file, np.arange(1, size, 2))
         kept.finish_unit(f"{number:05d}", {"rows": size // 2})
-    kept.write_json("manifest.json", {"inputs": {"embed_clip": "b"}})
+    about = {"stage": "filter_samples", "fingerprint": "k", "code_version": 1, "config": {}, "summary": StageSummary(0)}
+    Manifest.model_validate(about | {"inputs": {"embed_clip": "b"}}).write(kept)
     seen = see_kept({"embed_clip": source, "filter_samples": kept})["embed_clip"]
     data = EmbeddedImages(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
     assert data.sizes == [size // 2 for size in encoded.SIZES]

@@ -103,7 +103,7 @@ def measure(num_shards: int, num_workers: int) -> list[Measured]:
         again = dataclasses.replace(context, map_shards=map_in_process)
         steps: dict[str, Callable[[], object]] = {
             "schedule, record, seal": lambda: run_stage(run_empty, config, inputs={}, output=output, context=context),
-            "corgi plan, complete": lambda: store.progress("scale_test", "f0"),
+            "corgi plan, complete": lambda: store.completion("scale_test", "f0"),
             "list units": lambda: output.glob("units/*.json"),
             "read all unit records": output.done_units,
             "take up again, nothing to do": lambda: run_stage(

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from pipeline.plan import Plan, PlannedStage
 from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
 from pipeline.store import Store
+from stages.contract.documents import Manifest
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageSummary
-from stages.formats.manifest import Manifest
 
 
 @dataclass(frozen=True)

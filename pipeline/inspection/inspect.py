@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.target import Target
+from stages.contract.documents import Manifest
 from stages.contract.stage import StageSummary
-from stages.formats.manifest import Manifest
 from stages.storage.artifact import Artifact
 
 TRAINED = {

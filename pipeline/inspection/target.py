@@ -9,7 +9,7 @@ from pipeline.config.schema import STAGES
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from stages.formats.manifest import Manifest
+from stages.contract.documents import Manifest
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>

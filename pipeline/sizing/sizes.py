@@ -12,8 +12,8 @@ from pipeline.config import RunConfig
 from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store
+from stages.contract.documents import Manifest
 from stages.contract.stage import StageConfig
-from stages.formats.manifest import Manifest
 
 GPUS = 8
 READERS_OF_CAPTIONS = ("train_prior", "train_clip")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stages.contract.documents import Manifest
 from stages.contract.stage import StageConfig, StageContext, StageFunction, StageSummary
 from stages.formats.embeddings import see_kept
-from stages.formats.manifest import Manifest
 from stages.storage.artifact import COMPLETE, Artifact, Output
 
 

@@ -1,40 +1,12 @@
-"""JSON documents of artifacts as frozen models: each is parsed and written here, and refuses what it does not know."""
+"""The records of finished units of work, and their sums."""
 
 import collections
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from stages.contract.errors import ArtifactError
+from stages.contract.documents import Document
 from stages.storage.artifact import UNITS, Artifact, Output
-
-
-class Document(BaseModel):
-    """Base of all documents; a field that has its default value is left out of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def parse(cls, content: Any, artifact: Artifact, name: str) -> Self:
-        """Return the content of the artifact's file ``name`` as this type.
-
-        Raises:
-            ArtifactError: a field is missing, unknown, or of another type.
-        """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise ArtifactError(
-                f"{artifact.stage}: {artifact.path(name)}: {found}: expected the fields {', '.join(cls.model_fields)}: "
-                f"another version wrote this file: delete {artifact.uri} and run again"
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of the file."""
-        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class UnitRecord(Document):

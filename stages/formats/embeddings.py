@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
+from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
-from stages.formats.manifest import Manifest
 from stages.storage.artifact import Artifact
 from stages.storage.npy_reader import NpyReader
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from models.scenes import make_scenes, render_scenes
 from pipeline.config import RunConfig, load_config
+from stages.contract.documents import Manifest
 from stages.contract.runner import run_stage
-from stages.formats.manifest import Manifest
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, save_tiny_prior

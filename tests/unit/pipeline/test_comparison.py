@@ -126,10 +126,10 @@ def test_an_interrupted_run_is_reported_as_one(store: Store) -> None:
 
 
 def test_a_cascade_counts_and_names_all_its_models(store: Store) -> None:
-    cascade = record(kind="pixel_diffusion")
-    cascade["plan"]["train_upsampler"] = {"fingerprint": "f", "identity": {}}
-    cascade["artifacts"]["train_upsampler"] = None
-    cascade["metrics"] = METRICS | {"train_upsampler/samples_per_second": 40.0}
+    names = ["train_prior", "train_decoder", "generate", "evaluate", "train_upsampler"]
+    plan = {name: {"fingerprint": "f", "identity": {"kind": "pixel_diffusion"}} for name in names}
+    metrics = METRICS | {"train_upsampler/samples_per_second": 40.0}
+    cascade = record(plan=plan, artifacts=dict.fromkeys(names, "x"), metrics=metrics)
     figures = comparison_document([cascade], store)["runs"]["one-1"]
     assert figures["decoder"] == "pixel_diffusion + 1 upsampler"
     assert figures["figures"]["decoder_parameters"]["value"] == 15

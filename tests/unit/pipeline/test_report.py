@@ -60,8 +60,8 @@ def test_the_quickstart_document_names_accuracy_and_grid_where_there_are_any() -
 
 def test_a_failure_is_reported_with_its_cause_and_log() -> None:
     stages = [
-        {"name": "train_prior", "state": "failed", "error": "no captions [0]", "log": "/logs/train_prior.log"},
-        {"name": "generate", "state": "blocked", "error": "needs train_prior"},
+        make_entry("train_prior", "failed", error="no captions [0]", log="/logs/train_prior.log"),
+        make_entry("generate", "blocked", error="needs train_prior", seconds=0.0),
     ]
     console = Console(file=io.StringIO(), width=160)
     print_failures(console, _record(stages=stages))
@@ -71,11 +71,10 @@ def test_a_failure_is_reported_with_its_cause_and_log() -> None:
 
 
 def test_a_streaming_stage_is_marked_and_a_stopped_one_counts_as_run() -> None:
-    took = {"seconds": 9.0, "startup_seconds": 1.0}
     stages = [
-        {"name": "download_shards", "state": "failed", **took, "error": "404", "log": "download_shards.log"},
-        {"name": "embed_clip", "state": "blocked", **took, "followed": ["download_shards"], "error": "which failed"},
-        {"name": "fit_gaussians", "state": "blocked", "seconds": 0.0, "startup_seconds": 0.0, "error": "needs it"},
+        make_entry("download_shards", "failed", error="404"),
+        make_entry("embed_clip", "blocked", followed=["download_shards"], error="which failed"),
+        make_entry("fit_gaussians", "blocked", seconds=0.0, startup_seconds=0.0, error="needs it"),
     ]
     assert "blocked, beside download_shards" in _text(stage_table(_record(stages=stages)))
     console = Console(file=io.StringIO(), width=160)

@@ -17,10 +17,10 @@ from pipeline.sizing.memory import bytes_per_gpu
 from pipeline.sizing.modules import Unknown, trained_module
 from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 from pipeline.store import Store
+from stages.contract.documents import Manifest
 from stages.contract.stage import StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode
-from stages.formats.manifest import Manifest
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import COMPLETE, Artifact, Output
 from stages.train_autoencoder.stage import make_task as make_autoencoder_task

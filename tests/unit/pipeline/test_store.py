@@ -15,14 +15,14 @@ from tests.factories import make_entry, make_record
 def test_progress_goes_from_new_over_partial_to_done(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     output = store.output("embed_clip", "abc")
-    assert store.progress("embed_clip", "abc").state == "new"
+    assert store.completion("embed_clip", "abc").state == "new"
     output.write_json("plan.json", {"units": 3})
-    assert store.progress("embed_clip", "abc").state == "new"
+    assert store.completion("embed_clip", "abc").state == "new"
     output.finish_unit("00000", {"images": 5})
-    progress = store.progress("embed_clip", "abc")
+    progress = store.completion("embed_clip", "abc")
     assert (progress.state, progress.units_done, progress.units_planned) == ("partial", 1, 3)
     output.write_bytes(COMPLETE, b"")
-    assert store.progress("embed_clip", "abc").state == "done"
+    assert store.completion("embed_clip", "abc").state == "done"
 
 
 def _write_half(output: Output) -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from pipeline.config.schema import RunConfig
+from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.runner import run_stage
 from stages.contract.stage import StageSummary
@@ -19,7 +20,6 @@ from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run
 from stages.formats.captions import CaptionsConfig
 from stages.formats.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
-from stages.formats.manifest import Manifest
 from stages.storage.artifact import Output
 from stages.training.images.dataset import EmbeddedImages
 from tests.factories import folder_digests, interrupt_after, make_context

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from stages.contract.causes import FailureCause
-from stages.formats.documents import Document
+from stages.contract.documents import Document
 from stages.storage.artifact import UNITS, Output
 
 if TYPE_CHECKING:

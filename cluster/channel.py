@@ -1,4 +1,4 @@
-"""A mailbox on the cluster: any process may send, the driver collects; and a board: the driver posts, any may look."""
+"""A mailbox that any process on the cluster sends to, and a board of the driver that any process reads."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ray.actor import ActorHandle
 
 @ray.remote(num_cpus=0)
 class _Mailbox:
-    """Holds what was sent until it is collected."""
+    """Holds messages until they are collected, and the newest notice of each topic."""
 
     def __init__(self) -> None:
         self._held: list[tuple[str, Any]] = []
@@ -18,7 +18,7 @@ class _Mailbox:
         self._held.append((topic, message))
 
     def hold(self) -> None:
-        """Do nothing; calls of one process are served in order, so an answer means that its puts are in."""
+        """Do nothing; calls of one process are served in order, so its messages are in when this returns."""
 
     def take(self) -> list[tuple[str, Any]]:
         held, self._held = self._held, []
@@ -32,7 +32,7 @@ class _Mailbox:
 
 
 class Sender:
-    """Sends messages under one topic; may be pickled into any task or actor of the same cluster."""
+    """Sends messages under one topic; may be pickled into any task or actor of the cluster."""
 
     def __init__(self, mailbox: "ActorHandle[_Mailbox]", topic: str) -> None:
         self._mailbox = mailbox
@@ -43,7 +43,7 @@ class Sender:
         self._mailbox.put.remote(self._topic, message)
 
     def flush(self) -> None:
-        """Wait until the mailbox holds all that this process sent."""
+        """Wait until the mailbox holds all messages of this process."""
         ray.get(self._mailbox.hold.remote())
 
     def poll(self, topic: str) -> Any:
@@ -58,14 +58,14 @@ class Channel:
         self._mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
 
     def sender(self, topic: str) -> Sender:
-        """Return what a task needs to send under a topic."""
+        """Return a sender for one topic."""
         return Sender(self._mailbox, topic)
 
     def collect(self) -> list[tuple[str, Any]]:
-        """Return all (topic, message) pairs that came since the last call, in order of arrival."""
+        """Return all (topic, message) pairs since the last call, in order of arrival."""
         collected: list[tuple[str, Any]] = ray.get(self._mailbox.take.remote())
         return collected
 
     def post(self, topic: str, notice: Any) -> None:
-        """Let every process that holds a sender see the notice."""
+        """Set a topic's notice, which every process with a sender can read."""
         ray.get(self._mailbox.post.remote(topic, notice))

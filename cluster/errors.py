@@ -1,9 +1,9 @@
 """Errors of the compute layer.
 
 ClusterError
-├── NotStarted      Ray does not come up on this machine
-├── Unreachable     no Ray cluster answers at the address
-└── TrainingLost    a training group lost a process again and again
+├── NotStarted      Ray does not start on this machine
+├── Unreachable     no Ray cluster responds at the address
+└── TrainingLost    a training group lost processes repeatedly
 """
 
 
@@ -12,12 +12,12 @@ class ClusterError(Exception):
 
 
 class NotStarted(ClusterError):
-    """Ray does not come up on this machine."""
+    """Ray does not start on this machine."""
 
 
 class Unreachable(ClusterError):
-    """No Ray cluster answers at the address."""
+    """No Ray cluster responds at the address."""
 
 
 class TrainingLost(ClusterError):
-    """A training group lost a process again and again."""
+    """A training group lost processes repeatedly."""

@@ -1,4 +1,4 @@
-"""Send a command to a Ray cluster as a job, and follow it."""
+"""Submit a command to a Ray cluster as a job, and stream its output."""
 
 import asyncio
 import shlex
@@ -10,10 +10,10 @@ from cluster.errors import Unreachable
 
 
 def submit_job(address: str, command: Sequence[str], working_dir: Path) -> str:
-    """Submit a command with a folder's files (what .gitignore names stays behind) and return the job's id.
+    """Submit a command with a folder's files (without those that .gitignore names) and return the job's id.
 
     Raises:
-        Unreachable: no job server answers, or it refuses the token.
+        Unreachable: no job server responds, or it refuses the token.
     """
     client = _client(address)
     job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(working_dir)})
@@ -21,7 +21,7 @@ def submit_job(address: str, command: Sequence[str], working_dir: Path) -> str:
 
 
 def follow_job(address: str, job: str, echo: Callable[[str], None]) -> str:
-    """Echo the job's output until it ends, and return its last status."""
+    """Echo the job's output until it ends, and return its final status."""
     client = _client(address)
 
     async def follow() -> None:
@@ -41,6 +41,6 @@ def _client(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unreachable(
-            f"--address: no Ray job server can be used at {address!r} ({cause}); give the dashboard's address, such as "
-            "http://127.0.0.1:8265, and, where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            f"--address: no Ray job server can be used at {address!r} ({cause}): give the dashboard's address, such as "
+            "http://127.0.0.1:8265, and, if the cluster requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error

@@ -1,4 +1,9 @@
-"""Spread independent units of work over workers: in this process, or over a Ray cluster."""
+"""Spread independent units of work over workers: in this process, or over a Ray cluster.
+
+Ray itself restarts dead actors and retries their items (max_restarts, max_task_retries). The pool around them is ours:
+ray.util.ActorPool gives items to actors that Ray has no room for yet, and cannot wait for these; Ray Data's map_batches
+keeps an idle actor while items may still arrive, and drops the exceptions of failed items.
+"""
 
 import time
 from collections import deque
@@ -13,7 +18,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Growing:
-    """Items that come while earlier ones are worked on: batch after batch; an empty one says that none came yet."""
+    """Items that arrive while earlier ones are worked on, batch after batch; an empty batch means none for now."""
 
     batches: Iterator[Sequence[Any]]
 
@@ -23,22 +28,22 @@ Items = Sequence[Any] | Growing
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a map holds while it lives."""
+    """How many workers a map may have, and what each of them holds."""
 
     num_workers: int = 1
     num_cpus: float = 1
     num_gpus: float = 0
     same_node: bool = False  # keep the workers on the caller's machine (to reach a loopback server)
-    num_while_growing: int | None = None  # workers as long as items may still come; none: num_workers
-    idle_seconds: float = 600.0  # without an item for so long, workers give back what they hold
+    num_while_growing: int | None = None  # workers while items may still arrive; None: num_workers
+    idle_seconds: float = 600.0  # workers without an item for so long are ended
 
 
 class Mapper(Protocol):
-    """Apply a worker to every item, in any order, as results come in.
+    """Apply a worker to every item, in any order.
 
     ``make_worker`` is called once in each worker process (load models there) and returns the function that is
-    called once per item. Both it and the items are pickled. An exception in one item is raised at the caller
-    after the other items are done; one that ``make_worker`` or growing items raise, at once.
+    called once per item. Both it and the items are pickled. An exception in one item is raised after the other items
+    are done; an exception of ``make_worker`` or of growing items is raised at once.
     """
 
     def __call__(self, make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
@@ -55,11 +60,11 @@ class _Inbox:
 
     @property
     def grows(self) -> bool:
-        """Whether further items may come."""
+        """Whether more items may arrive."""
         return self._batches is not None
 
     def poll(self) -> bool:
-        """Take in what has come, and tell whether there is or may come anything to hand out."""
+        """Take in what has arrived, and return whether items wait or may still arrive."""
         if self._batches is not None:
             batch = next(self._batches, None)
             if batch is None:
@@ -70,7 +75,7 @@ class _Inbox:
 
 
 def map_in_process(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-    """Run the map here, one item after another: for unit tests and for debugging."""
+    """Run the map in this process, one item after another: for unit tests and debugging."""
     inbox = _Inbox(items)
     worker: Callable[[Any], Any] | None = None
     first_error = None
@@ -90,7 +95,7 @@ def map_in_process(make_worker: MakeWorker, items: Items, resources: WorkerResou
 
 
 def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-    """Run the map on a pool of Ray actors; an actor that dies is started again and its item retried twice."""
+    """Run the map on a pool of Ray actors; an actor that dies is restarted and its item retried twice."""
     inbox, pool = _Inbox(items), _Pool(make_worker, resources)
     first_error: BaseException | None = None
     try:
@@ -111,7 +116,7 @@ def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources
 
 
 class _Pool:
-    """The actors of a map. One that Ray has no room for yet holds no item, so that nothing waits for it."""
+    """The actors of a map; those that Ray has no room for yet hold no item."""
 
     def __init__(self, make_worker: MakeWorker, resources: WorkerResources) -> None:
         self._make_worker, self._resources = make_worker, resources
@@ -122,7 +127,7 @@ class _Pool:
         self.busy: dict[Any, Any] = {}
 
     def enlarge(self, inbox: _Inbox) -> None:
-        """Start as many actors as there is work for; where work is still to come, all that may be, to be ready."""
+        """Start as many actors as there is work for; all at first while items may still arrive, to be ready."""
         limit = self._resources.num_workers
         if inbox.grows and self._resources.num_while_growing is not None:
             limit = self._resources.num_while_growing
@@ -132,7 +137,7 @@ class _Pool:
             self._starting[actor.prepare.remote()] = actor
 
     def dispatch(self, inbox: _Inbox) -> None:
-        """Give an item to every idle actor; where none came for long, let the actors go: others may need the place."""
+        """Give an item to every idle actor; end all actors after a long time without items, to free their resources."""
         while self._idle and inbox.waiting:
             actor = self._idle.pop()
             self.busy[actor.work.remote(inbox.waiting.popleft())] = actor
@@ -143,9 +148,9 @@ class _Pool:
             self.release()
 
     def wait(self, timeout: float | None) -> Iterator[tuple[Any, BaseException | None]]:
-        """Wait for an actor to be done or ready; yield what it made of its item, or the error it raised."""
+        """Wait for an actor to be done or ready; yield its result, or the item's error."""
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayActorError, RayTaskError
 
         refs = [*self.busy, *self._starting]
         if not refs:
@@ -153,7 +158,8 @@ class _Pool:
             return
         for ref in ray.wait(refs, num_returns=1, timeout=timeout)[0]:
             is_ready = ref in self._starting
-            self._idle.append(self._starting.pop(ref) if is_ready else self.busy.pop(ref))
+            actor = self._starting.pop(ref) if is_ready else self.busy.pop(ref)
+            self._idle.append(actor)
             try:
                 result = ray.get(ref)
             except RayTaskError as error:
@@ -161,12 +167,17 @@ class _Pool:
                 if is_ready:
                     raise error.cause from None
                 yield None, error.cause
+            except RayActorError as error:  # it died again at each retry: its restarts are used up
+                self._idle.remove(actor)
+                if is_ready:
+                    raise
+                yield None, error
             else:
                 if not is_ready:
                     yield result, None
 
     def release(self) -> None:
-        """End all actors, whatever they do."""
+        """End all actors, whatever they are doing."""
         import ray
 
         for actor in (*self._idle, *self._starting.values(), *self.busy.values()):
@@ -198,7 +209,7 @@ class _Worker:
         self._worker: Callable[[Any], Any] | None = None
 
     def prepare(self) -> None:
-        """Make the worker; not in the constructor, whose errors Ray would tell without their type."""
+        """Make the worker; in the constructor, its errors would reach the caller without their type."""
         self._made()
 
     def work(self, item: Any) -> Any:
@@ -206,6 +217,6 @@ class _Worker:
         return self._made()(item)
 
     def _made(self) -> Callable[[Any], Any]:
-        if self._worker is None:  # also where Ray has started the process anew
+        if self._worker is None:  # also after Ray has restarted the process
             self._worker = self._make_worker()
         return self._worker

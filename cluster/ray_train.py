@@ -1,7 +1,7 @@
-"""Run a training group under Ray Train, with as little start-up as it allows.
+"""Run a training group under Ray Train, with as little start-up time as possible.
 
-Ray Train's own torch trainer imports torch into the controller and forms the process group before the function
-runs; here the controller stays free of torch, and DeepSpeed forms the group.
+Ray Train's own torch trainer imports torch in the controller and forms the process group before the function runs; here
+the controller does not import torch, and DeepSpeed forms the group. Measured by benchmarks/training_startup.py.
 """
 
 import logging
@@ -23,11 +23,11 @@ from cluster.threads import use_cpus
 from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
 
 POLL_SECONDS = 0.1
-MOST_WORDS = 400  # characters of Ray Train's own report
+MAX_REPORT = 400  # characters of Ray Train's own report
 _log = logging.getLogger(__name__)
 _QUIET = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it looks
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor more; a lost node is seen by the health check as well
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it checks
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more actor; the health check notices a lost node as well
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -37,16 +37,16 @@ _QUIET = {
 
 
 class GroupBackendConfig(BackendConfig):  # type: ignore[misc]  # ray is not typed here
-    """Tells Ray Train to set the rank variables and nothing more."""
+    """Lets Ray Train set the rank variables and nothing else."""
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """The backend that goes with this configuration."""
+        """The backend of this configuration."""
         return GroupBackend
 
 
 class GroupBackend(Backend):  # type: ignore[misc]
-    """Gives every worker its rank and the address of rank 0."""
+    """Sets the rank and the address of rank 0 in every worker."""
 
     share_cuda_visible_devices = True
 
@@ -61,16 +61,16 @@ def _address_and_port() -> tuple[str, int]:
 
 
 def _set_rank(address: str, port: int) -> None:
-    place = get_context()
-    rank, world_size, local_rank = place.get_world_rank(), place.get_world_size(), place.get_local_rank()
+    context = get_context()
+    rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
     os.environ.update(rank_environment(rank, world_size, local_rank, address, port))
 
 
 def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
     """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
-    A group that loses a process (out of memory, a lost node) is started again: the function is expected to go on from
-    its newest checkpoint.
+    A group that loses a process (out of memory, a lost node) is restarted: the function is expected to go on from its
+    newest checkpoint.
 
     Raises:
         Exception: what a worker raised, at once, with the worker's traceback as a note.
@@ -85,14 +85,14 @@ def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGro
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
-        # What fails to start keeps its resources in Ray Train, and the next start would wait for them.
+        # A group that fails to start keeps its resources in Ray Train, and the next one would wait for them.
         if restarts == group.restarts or not outcome["had_started"]:
             raise TrainingLost(
-                f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MOST_WORDS]}); look "
-                "whether the machines have memory enough, then run again: it goes on from the newest checkpoint"
+                f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MAX_REPORT]}): "
+                "check that the machines have enough memory, then run again: it goes on from the newest checkpoint"
             )
         restarts += 1
-        _log.warning("a training process was lost (%s); starting the group again", outcome["error"][:MOST_WORDS])
+        _log.warning("a training process was lost (%s); restarting the group", outcome["error"][:MAX_REPORT])
 
 
 def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
         fitting.start()
         while True:
-            running = fitting.is_alive()  # asked before collecting, so that what came last is not missed
+            running = fitting.is_alive()  # before collecting, so that the last messages are not missed
             for _, (kind, value) in channel.collect():
                 if kind == "event":
                     emit(value)
@@ -118,7 +118,7 @@ def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
 def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
     """Run the group in a thread of its own.
 
-    Of an error only the words are kept: its traceback would hold the controller, and with it the machines' resources.
+    Of an error only the message is kept: its traceback would keep the controller and the group's resources alive.
     """
     try:
         outcome["result"] = trainer.fit()
@@ -143,13 +143,13 @@ def _trainer(
             storage_path=scratch,
             failure_config=FailureConfig(
                 max_failures=0
-            ),  # the stage's checkpoints are the way back, not a restart here
+            ),  # Ray Train would restart after the function's own exceptions too
         ),
     )
 
 
 def _in_worker(config: dict[str, Any]) -> Any:
-    """Run the function in a worker; its error goes to the caller as it is, with the worker's traceback."""
+    """Run the function in a worker; its exception goes to the caller, with the worker's traceback as a note."""
     use_cpus(config["num_cpus"])
     send: Sender = config["send"]
     try:

@@ -1,4 +1,4 @@
-"""Connect this process to Ray: one started inside it (a laptop), or an existing cluster by its address."""
+"""Connect this process to Ray: started inside it (on a laptop), or an existing cluster by its address."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from cluster.errors import NotStarted, Unreachable
 
 @dataclass(frozen=True)
 class Machines:
-    """What the connected cluster holds in all, and on its largest node."""
+    """The resources of the connected cluster in all, and of its largest node."""
 
     num_cpus: int
     num_gpus: float
@@ -30,17 +30,16 @@ def existing_address(configured: str | None) -> str | None:
 def session(
     address: str | None, num_cpus: int | None = None, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[Machines]:
-    """Hold a Ray connection for the length of the block; within another session's block, that one is used and kept.
+    """Connect to Ray for the length of the block; within another session's block, that connection is used.
 
-    ``environment`` are variables that the workers of an existing cluster are to have; a Ray that is started here has
-    all of this process's.
+    ``environment`` holds variables for the workers of an existing cluster; a Ray started here inherits this process's.
 
     Raises:
-        Unreachable: nothing answers at the address.
-        NotStarted: Ray does not come up on this machine.
+        Unreachable: nothing responds at the address.
+        NotStarted: Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None and "ray" not in sys.modules:  # read at import; Ray's default, said before it warns of it
+    if address is None and "ray" not in sys.modules:  # Ray reads it at import, and warns where its default is not set
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
@@ -61,11 +60,11 @@ def session(
             check_reachable(address)
             runtime = {"env_vars": dict(environment)} if environment else None
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime)
-    except Exception as error:  # of no type of its own where a node does not come up in time
+    except Exception as error:  # Ray has no type of its own for a node that does not start in time
         if address is None:
             raise NotStarted(
-                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, look at its "
-                "free memory and disk, and run the same command again; what was made before is kept"
+                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
+                "free memory and disk, and run the same command again; finished work is kept"
             ) from error
         if not isinstance(error, ConnectionError | RuntimeError | ValueError):
             raise
@@ -88,20 +87,20 @@ def _machines() -> Machines:
 
 
 def this_machine(num_cpus: int | None = None) -> Machines | None:
-    """Return what Ray in this process would hold, or None where that shows only when it runs (GPUs)."""
+    """Return the resources of a Ray started here, or None if only Ray itself can find them (GPUs)."""
     cpus = num_cpus or os.cpu_count() or 1
     return None if Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists() else Machines(cpus, 0, cpus)
 
 
 def check_reachable(address: str) -> None:
-    """Fail within seconds where Ray's own connection would try for a minute.
+    """Fail within seconds, where Ray's own connection would try for a minute.
 
     Raises:
-        Unreachable: nothing answers at the address.
+        Unreachable: nothing responds at the address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # 'auto' and the like: Ray looks for a cluster on this machine
+        return  # 'auto' and the like: Ray searches for a cluster on this machine
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
@@ -110,6 +109,6 @@ def check_reachable(address: str) -> None:
 
 def _unreachable(address: str, cause: str) -> Unreachable:
     return Unreachable(
-        f"cluster.address: no Ray cluster answers at {address!r} ({cause.splitlines()[0]}); "
+        f"cluster.address: no Ray cluster responds at {address!r} ({cause.splitlines()[0]}): "
         "start one with `ray start --head`, correct the address, or leave it out to run on this machine"
     )

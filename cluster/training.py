@@ -1,4 +1,4 @@
-"""Start a group of training processes: in this process, or under Ray Train."""
+"""A group of training processes, and how one is started in this process; under Ray Train: :mod:`cluster.ray_train`."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """How many training processes to start, what each holds, and how often to start all again when one is lost."""
+    """How many training processes to start, the resources of each, and how often to restart all when one is lost."""
 
     num_workers: int = 1
     num_cpus: int = 1
@@ -20,9 +20,9 @@ class TrainGroup:
 
 
 class TrainLauncher(Protocol):
-    """Run ``function(payload, emit)`` once in every process of a training group and wait for all of them.
+    """Run ``function(payload, emit)`` in every process of a training group and wait for all of them.
 
-    Inside, RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set, so that DeepSpeed or torch can form
+    There, RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set, so that DeepSpeed or torch can form
     the process group. ``emit`` sends an event to the caller's ``emit``. The return value is rank 0's.
     """
 
@@ -32,14 +32,14 @@ class TrainLauncher(Protocol):
 
 
 def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Train in this process, as a group of one: for unit tests and for debugging.
+    """Train in this process, as a group of one: for unit tests and debugging.
 
     Raises:
         ValueError: the group has more than one worker.
     """
     if group.num_workers != 1:
         raise ValueError(
-            f"cluster.training: found {group.num_workers} workers: training in this process allows 1; "
+            f"cluster.training: found {group.num_workers} workers: training in this process allows 1: "
             "start the group with cluster.ray_train.launch_with_ray_train instead"
         )
     os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
@@ -47,7 +47,7 @@ def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, 
 
 
 def rank_environment(rank: int, world_size: int, local_rank: int, address: str, port: int) -> dict[str, str]:
-    """Return the variables by which torch.distributed finds its group."""
+    """Return the environment variables from which torch.distributed forms its group."""
     values = {
         "RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": address, "MASTER_PORT": port
     }  # fmt: skip
@@ -55,7 +55,7 @@ def rank_environment(rank: int, world_size: int, local_rank: int, address: str, 
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing listens on now."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -52,7 +52,7 @@ def check_experiment(experiment: Experiment) -> None:
     Raises:
         UsageError: a source cannot be used, a reused artifact is not there, the machine is too small, or the store
             cannot be written.
-        Unreachable: no Ray cluster answers at the address.
+        Unreachable: no Ray cluster responds at the address.
     """
     from cluster.session import check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate

@@ -15,7 +15,7 @@ from tests.e2e.conftest import SMOKE, corgi
         (["train_decoder.training.num_steps=lots"], "train_decoder.training.num_steps: found 'lots'"),
         (["captions.fraction=0"], "set captions.fraction above 0"),
         (["clip.models.0.path=/nowhere"], "no file or folder at /nowhere"),
-        (["cluster.address=127.0.0.1:1"], "no Ray cluster answers at '127.0.0.1:1'"),
+        (["cluster.address=127.0.0.1:1"], "no Ray cluster responds at '127.0.0.1:1'"),
         (["train_decoder.resources.num_workers=512"], "512 workers"),
         (["tracking.uri=http://127.0.0.1:1"], "tracking.uri"),
     ],

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from stages.contract.causes import FailureCause
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
-from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.formats.model_folders import load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
@@ -127,3 +128,23 @@ def test_training_goes_on_as_if_undisturbed(
         assert losses == pytest.approx({step: expected[step] for step in losses}, rel=1e-5)
         for name, values in weights(undisturbed).items():
             assert weights(folder)[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
+
+
+class LeavingOutTask(RecordingTask):
+    """Leaves out a sample of its own at every step, and one that all processes meet."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        for name in (f"{self.rank}/{part.step}", f"all/{part.step}"):
+            self.left_out[name] = FailureCause.CORRUPT_IMAGE
+        return super().prepare(part)
+
+
+def test_what_any_worker_leaves_out_is_counted_once_also_over_a_restart(tmp_path: Path) -> None:
+    config = TrainingConfig(num_steps=4, batch_size=BATCH, precision="float32", checkpoint_interval=2)
+    context = StageContext(lambda event: None, None, launch_in_forks, Allocation(num_workers=2))  # type: ignore[arg-type]
+    output = Output(str(tmp_path / "out"), "train_line", "f0")
+    with pytest.raises(ValueError, match="no data for step 3"):
+        train(partial(LeavingOutTask, tmp_path / "cut", 3), config, seed=3, output=output, context=context)
+    assert {"0/1", "1/1", "all/1"} <= set(read_checkpoint(output, 2).left_out)
+    summary = train(partial(LeavingOutTask, tmp_path / "end", None), config, seed=3, output=output, context=context)
+    assert summary.counts == {"failed_corrupt_image": 12}  # of each of four steps: two ranks' own and the common one

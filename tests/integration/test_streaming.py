@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from ray.exceptions import RayActorError
 
 from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process, map_on_ray
 from cluster.session import Machines, session
@@ -307,6 +308,21 @@ def _work(item: tuple[str, Path | None]) -> tuple[str, int]:
         (folder / str(os.getpid())).touch()
         wait_until(lambda: len(list(folder.iterdir())) == 2)
     return name, os.getpid()
+
+
+def _die(item: int) -> int:
+    """Take the worker's process down by one of the items."""
+    if item == 1:
+        os._exit(1)
+    return item
+
+
+@pytest.mark.usefixtures("_ray")
+def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:
+    done: list[int] = []
+    with pytest.raises(RayActorError):
+        done.extend(map_on_ray(lambda: _die, range(5), WorkerResources()))
+    assert sorted(done) == [0, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("_ray")

@@ -30,6 +30,7 @@ from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Event, Log, Progress
 from stages.contract.runner import run_stage
 from stages.contract.stage import Allocation, InputState, StageConfig, StageContext, StageSummary
+from stages.formats.filtered import filter_inputs
 from stages.storage.artifact import Artifact, Output
 
 POLL_SECONDS = 0.2
@@ -58,8 +59,9 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
         module = importlib.import_module(f"stages.{job.config.stage}.stage")
         input_state = functools.partial(_input_state, emit, job.upstream)
         context = StageContext(emit, map_on_ray, _launch_training, job.allocation, input_state)
+        inputs = filter_inputs(job.inputs)
         return run_stage(
-            module.run, job.config, inputs=job.inputs, output=job.output, context=context, identity=job.identity
+            module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity
         )
     finally:
         logging.getLogger().removeHandler(handler)

@@ -84,7 +84,7 @@ def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[st
     encoders = prior_text_encoders(prior)
     if T5 not in encoders:
         return None
-    source = moved or T5Source.model_validate(encoders[T5]["source"])
+    source = moved or T5Source.model_validate(encoders[T5].source)
     if source.path is None:
         return source.model_dump(mode="json")
     check_t5(source, where="generate.t5")

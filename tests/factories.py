@@ -181,14 +181,15 @@ def save_tiny_prior(
 
     clip = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     encoders = make_text_encoder(clip, text_states, device="cpu").identities
-    states = {name: TextStateSettings(one["width"], one["max_length"]) for name, one in encoders.items()}
+    states = {name: TextStateSettings(one.width, one.max_length) for name, one in encoders.items()}
     network = TransformerSettings(width=16, num_layers=1, num_heads=2, text_states=states)
     settings = DiffusionPriorSettings(kind="gaussian", embed_dim=clip.embed_dim, network=network)
     torch.manual_seed(seed)
     prior = make_prior(settings)
     torch.nn.init.normal_(prior.get_parameter("network.answer.weight"))  # untrained, it would say the same to any text
     output = Output(str(folder), "train_prior", "tiny")
-    config = {"model": settings.to_json(), "clip": clip.identities, "text_encoders": encoders}
+    written = {name: one.to_json() for name, one in encoders.items()}
+    config = {"model": settings.to_json(), "clip": clip.identities.to_json(), "text_encoders": written}
     save_model(output, "prior", prior, config)
     return output
 
@@ -206,7 +207,9 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     )
     torch.manual_seed(seed)
     output = Output(str(folder), "train_decoder", "tiny")
-    save_model(output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities})
+    save_model(
+        output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities.to_json()}
+    )
     return output
 
 

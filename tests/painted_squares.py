@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from stages.formats.embeddings.layout import EmbeddingsRecord
+from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact, Output
 
 DIM = 4
@@ -35,8 +37,8 @@ def make_inputs(folder: Path, sizes: tuple[int, ...] = (12, 9, 11), side: int = 
             pq.write_table(pa.table({"key": [f"{row:05d}" for row in reversed(rows)]}), path)
         with embedded.writing(f"img_emb/img_emb_{name}.npy") as path, path.open("wb") as file:
             np.save(file, np.array([embedding_of(row) for row in reversed(rows)], dtype=np.float16))
-        shards.finish_unit(name, {"rows": size + 1})
-        embedded.finish_unit(name, {"rows": size})
+        ShardRecord(rows=size + 1, images=size + 1, captioned=0, failures={}).finish(shards, name)
+        EmbeddingsRecord(rows=size, captioned=0, failures={}).finish(embedded, name)
         first += size
     embedded.write_json("clips.json", [{"reference": "x", "digest": "d", "embed_dim": DIM, "image_size": 8}])
     return {"download_shards": shards, "embed_clip": embedded}

@@ -23,6 +23,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.data.options import Options
+from stages.formats.clips import ClipIdentity, Clips, write_clips
+from stages.formats.embeddings.layout import IMAGE, EmbeddingsRecord
+from stages.formats.per_shard import array_name, save_array
 from stages.storage.artifact import Output
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -106,14 +109,14 @@ def write_shards(folder: Path, case: Case, repeats: int = 1) -> None:
     for shard in range(NUM_SHARDS):
         noise = rng.standard_normal((rows, case.width), dtype=np.float32) * (0.7 * spread)
         values = groups[rng.integers(len(groups), size=rows)] + noise + 0.2
-        first = f"img_emb/img_emb_{shard:05d}.npy"
-        with output.writing(first) as path, path.open("wb") as file:
-            np.save(file, values)
+        save_array(output, IMAGE, f"{shard:05d}", values)
+        first = output.path(array_name(IMAGE, f"{shard:05d}"))
         for number in range(shard, repeats * NUM_SHARDS, NUM_SHARDS):
             if number != shard:
-                os.link(output.path(first), output.path(f"img_emb/img_emb_{number:05d}.npy"))
-            output.finish_unit(f"{number:05d}", {"rows": rows, "captioned": 0, "failures": {}})
-    output.write_json("clips.json", [{"reference": "bench", "digest": "", "embed_dim": case.width, "image_size": 1}])
+                os.link(first, output.path(array_name(IMAGE, f"{number:05d}")))
+            EmbeddingsRecord(rows=rows, captioned=0, failures={}).finish(output, f"{number:05d}")
+    clip = ClipIdentity(reference="bench", digest="", embed_dim=case.width, image_size=1)
+    write_clips(output, Clips((clip,), "the benchmark"))
 
 
 def run_side(side: str, folder: Path, case: Case, threads: int) -> dict[str, float]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from benchmarks.data.gaussians import Case, write_shards
 from cluster.mapping import map_in_process
@@ -21,7 +20,8 @@ from stages.contract.stage import Allocation, StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import give_back_freed_memory
-from stages.formats.embeddings import image_row_blocks, load_image_rows, shard_rows
+from stages.formats.embeddings.reader import image_row_blocks, load_image_rows, shard_rows
+from stages.formats.gaussians import read_gaussians
 from stages.storage.artifact import Artifact, Output
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -37,7 +37,7 @@ def fit_ours(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Row
 
     def fit() -> Rows:
         fit_gaussians.run(config, {"embed_clip": embeddings}, output, context)
-        means: Rows = load_file(output.local(fit_gaussians.GAUSSIANS))["means"].numpy()
+        means: Rows = read_gaussians(output).means.numpy()
         return means
 
     return fit

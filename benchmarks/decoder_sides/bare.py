@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import Stopwatch, Timing, serve
 from models.decoders.pixel_diffusion.model import PixelDecoder
-from stages.formats.embeddings import clip_identity
+from stages.formats.clips import read_clips
 from stages.training.engine import autocast_dtype
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     """Build the network and serve."""
     case = Case.from_command_line()
     config, device = case.decoder(), torch.device(case.device)
-    embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(case.inputs["embed_clip"]))
+    embed_dim = read_clips(case.inputs["embed_clip"]).embed_dim
     shape = config.decoder(embed_dim)
     unet = PixelDecoder(shape).unet.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)

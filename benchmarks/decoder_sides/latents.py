@@ -10,7 +10,7 @@ from benchmarks.sides.serving import serve, timed
 from models.autoencoders.model import make_autoencoder
 from models.decoders.latent_diffusion.model import LatentDenoiser
 from pipeline.config import load_config
-from stages.formats.embeddings import clip_identity
+from stages.formats.clips import read_clips
 from stages.training.engine import autocast_dtype
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     assert first_stage is not None
     shape = first_stage.model()
     autoencoder = make_autoencoder(shape).to(device).eval().requires_grad_(False)
-    embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(case.inputs["embed_clip"]))
+    embed_dim = read_clips(case.inputs["embed_clip"]).embed_dim
     denoiser = LatentDenoiser(section.decoder(embed_dim, shape, scale_factor=1.0, shift=0.0)).to(device).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     batch = section.training.batch_size

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float
-from safetensors.numpy import load_file
 
 from pipeline.inspection.captions import CaptionStatistics, quantiles
 from pipeline.inspection.findings import Findings
 from pipeline.inspection.shards import add_sheet, evenly
 from stages.filter_samples.duplicates import unit_rows
-from stages.formats.embeddings import clip_identity, load_image_rows, load_keys, open_text_rows, see_kept, shard_rows
+from stages.formats.clips import read_clips
+from stages.formats.embeddings.reader import load_captions, load_image_rows, load_keys, load_text_rows, shard_rows
+from stages.formats.filtered import filter_inputs, read_removed
+from stages.formats.gaussians import read_gaussians
 from stages.storage.artifact import Artifact
 
 PAIRS = 12
@@ -25,12 +26,12 @@ Rows = Float[np.ndarray, "rows embed"]
 
 def inspect_embeddings(artifact: Artifact, shards: Artifact | None, findings: Findings, *, max_shards: int) -> None:
     """Look at the embeddings and captions of some shards."""
-    clips = clip_identity(artifact)
-    blocks = [int(clip["embed_dim"]) for clip in clips]
+    clips = read_clips(artifact)
+    blocks = clips.block_dims
     findings.add_table(
         "CLIP models",
         ("model", "dimensions", "digest", "normalised"),
-        [(c["reference"], c["embed_dim"], c["digest"][:12], "yes" if c.get("normalised") else "no") for c in clips],
+        [(c.reference, c.embed_dim, c.digest[:12], "yes" if c.normalised else "no") for c in clips],
     )
     names = list(shard_rows(artifact))
     looked = evenly(names, max_shards)
@@ -38,7 +39,7 @@ def inspect_embeddings(artifact: Artifact, shards: Artifact | None, findings: Fi
     sample = _Sample(artifact, looked, blocks)
     sample.captions.show(findings)
     norms = [
-        (clip["reference"], *(f"{value:.4g}" for value in quantiles(values)))
+        (clip.reference, *(f"{value:.4g}" for value in quantiles(values)))
         for clip, values in zip(clips, sample.norms, strict=True)
         if values
     ]
@@ -64,17 +65,15 @@ class _Sample:
         image = load_image_rows(artifact, name)
         for norms, part in zip(self.norms, np.split(image, np.cumsum(blocks)[:-1], axis=1), strict=True):
             norms.extend(np.linalg.norm(part.astype(np.float64), axis=1).tolist())
-        table = pq.read_table(artifact.local(f"metadata/metadata_{name}.parquet")).to_pydict()
-        further = _further(artifact, name)
-        for row, caption in enumerate(table["caption"]):
-            self.captions.add([caption, *further.get(row, [])] if caption is not None else [])
-        rows = np.flatnonzero([caption is not None for caption in table["caption"]])
+        keys, captions = load_keys(artifact, name), load_captions(artifact, name)
+        for found in captions:
+            self.captions.add(found)
+        rows = np.flatnonzero([bool(found) for found in captions])
         units = unit_rows(image[rows], blocks)
-        texts = unit_rows(np.asarray(open_text_rows(artifact, name)[rows], dtype=np.float32), blocks)
+        texts = unit_rows(load_text_rows(artifact, name)[rows], blocks)
         cosines = (units * texts).sum(axis=1)
         self.pairs += [
-            (float(cosine), name, table["key"][row], table["caption"][row])
-            for cosine, row in zip(cosines, rows, strict=True)
+            (float(cosine), name, keys[row], captions[row][0]) for cosine, row in zip(cosines, rows, strict=True)
         ]
         room = max(0, MOST_COMPARED - sum(map(len, self._image)))
         self._image.append(units[:room])
@@ -111,21 +110,11 @@ class _Sample:
         )
 
 
-def _further(artifact: Artifact, name: str) -> dict[int, list[str]]:
-    file = f"extra_captions/extra_captions_{name}.parquet"
-    found: dict[int, list[str]] = {}
-    if artifact.exists(file):
-        table = pq.read_table(artifact.local(file)).to_pydict()
-        for row, caption in zip(table["row"], table["caption"], strict=True):
-            found.setdefault(row, []).append(caption)
-    return found
-
-
 def inspect_removed(artifact: Artifact, shards: Artifact | None, findings: Findings, *, max_shards: int) -> None:
     """List samples that filter_samples removed, with images."""
     rows, samples = [], []
     for name in evenly(sorted(artifact.done_units()), max_shards):
-        for row in pq.read_table(artifact.local(f"removed/removed_{name}.parquet")).to_pylist():
+        for row in read_removed(artifact, name):
             rows.append((row["key"], row["cause"], f"{row['value']:.4f}", row["duplicate_of"] or ""))
             samples.append((name, row["key"], f"{row['cause']} {row['value']:.3f} {row['duplicate_of'] or ''}"))
     shown = 2 * PAIRS
@@ -139,11 +128,11 @@ def inspect_gaussians(
     findings: Findings, *, max_shards: int,
 ) -> None:  # fmt: skip
     """List the Gaussians by occupancy, with the images of some shards that lie nearest to the largest ones' means."""
-    fitted = load_file(artifact.local("gaussians.safetensors"))
-    counts, means = fitted["counts"], fitted["means"]
+    fitted = read_gaussians(artifact)
+    counts, means, stds = (tensor.numpy() for tensor in (fitted.counts, fitted.means, fitted.stds))
     order = np.argsort(-counts, kind="stable")
     rows = [
-        (int(g), int(counts[g]), f"{counts[g] / counts.sum():.2%}", f"{float(fitted['stds'][g].mean()):.4g}")
+        (int(g), int(counts[g]), f"{counts[g] / counts.sum():.2%}", f"{float(stds[g].mean()):.4g}")
         for g in order[:GAUSSIANS_LISTED]
     ]
     findings.add_table(
@@ -157,7 +146,7 @@ def inspect_gaussians(
         findings.notes.append("examples: the embeddings or the shards that the Gaussians were fitted on are not here")
         return
     sources = {"embed_clip": embeddings} | ({"filter_samples": kept} if kept is not None else {})
-    seen = see_kept(sources)["embed_clip"]
+    seen = filter_inputs(sources)["embed_clip"]
     names = evenly(list(shard_rows(seen)), max_shards)
     findings.notes.append(f"examples: the nearest of {len(names)} of {len(shard_rows(seen))} shards")
     chosen = order[: min(GAUSSIANS_SHOWN, int((counts > 0).sum()))]

@@ -5,7 +5,6 @@ from typing import Any
 
 from stages.contract.documents import Manifest
 from stages.contract.stage import StageConfig, StageContext, StageFunction, StageSummary
-from stages.formats.embeddings import see_kept
 from stages.storage.artifact import COMPLETE, Artifact, Output
 
 
@@ -20,11 +19,10 @@ def run_stage(
 ) -> StageSummary:
     """Run the stage and seal its artifact; the stage itself goes on from whatever units are done.
 
-    Embeddings are handed to it as filter_samples left them, where that stage is in the graph. ``identity`` is the
-    config's, where the caller knows it: to find it, sources on this machine would be read once more.
+    ``identity`` is the config's, where the caller knows it: finding it would read local sources once more.
     """
     output.sweep()
-    summary = function(config, see_kept(inputs), output, context)
+    summary = function(config, inputs, output, context)
     Manifest(
         stage=output.stage,
         fingerprint=output.fingerprint,

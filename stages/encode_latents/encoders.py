@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from models.autoencoders.model import VQAutoencoder
 from stages.contract.errors import InputFault
 from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStableDiffusion
+from stages.encoders.identity import digest_tensors
+from stages.formats.latents import EncoderIdentity, EncoderWeights
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact
 
@@ -26,26 +28,12 @@ class Encoded:
     codes: Int[Tensor, "batch row column"] | None = None
 
 
-@dataclass(frozen=True)
-class EncoderIdentity:
-    """What an encoder makes, of which images."""
-
-    resolution: int
-    shape: tuple[int, int, int]
-    num_codes: int | None
-    scale_factor: float | None
-    """The factor and shift that models of these latents were trained with; none: to be measured."""
-    shift: float
-    encoder: dict[str, Any]
-    """Reference, and SHA-256 of the weights."""
-
-
 class ImageEncoder(Protocol):
     """An autoencoder's first half."""
 
     @property
-    def about(self) -> "EncoderIdentity":
-        """What the encoder is."""
+    def identity(self) -> EncoderIdentity:
+        """What the encoder makes, of which images."""
         ...
 
     def encode(self, images: Images) -> Encoded:
@@ -60,13 +48,13 @@ class TrainedEncoder:
         """Load it."""
         self._model = load_autoencoder(artifact).to(device)
         config = self._model.config
-        self.about = EncoderIdentity(
+        self.identity = EncoderIdentity(
             resolution=config.resolution,
             shape=config.latent_shape,
             num_codes=config.num_codes if config.kind == "vq" else None,
             scale_factor=None,
             shift=0.0,
-            encoder={"reference": "train_autoencoder", "digest": weights_digest(self._model)},
+            encoder=_weights("train_autoencoder", self._model),
         )
 
     def encode(self, images: Images) -> Encoded:
@@ -90,17 +78,17 @@ class StableDiffusionEncoder:
         factor = 2 ** (len(options.block_out_channels) - 1)
         if config.resolution % factor:
             raise InputFault(
-                f"encode_latents.resolution: found {config.resolution}: expected a multiple of {factor}, which is how "
-                "many pixels a latent of this checkpoint is wide: change it"
+                f"encode_latents.resolution: found {config.resolution}: expected a multiple of {factor}, the "
+                "number of pixels that one latent of this checkpoint covers: change it"
             )
         side = config.resolution // factor
-        self.about = EncoderIdentity(
+        self.identity = EncoderIdentity(
             resolution=config.resolution,
             shape=(int(options.latent_channels), side, side),
             num_codes=None,
             scale_factor=float(options.scaling_factor),
             shift=float(options.shift_factor or 0.0),
-            encoder={"reference": config.name or str(config.path), "digest": weights_digest(self._model)},
+            encoder=_weights(config.name or str(config.path), self._model),
         )
 
     def encode(self, images: Images) -> Encoded:
@@ -132,10 +120,6 @@ def _load_vae(config: EncodeByStableDiffusion) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _weights(reference: str, model: nn.Module) -> EncoderWeights:
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return EncoderWeights(reference=reference, digest=digest_tensors(weights, hashlib.sha256()))

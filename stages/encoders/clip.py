@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from stages.encoders.config import (
 )
 from stages.encoders.identity import digest_tensors
 from stages.encoders.open_clip_import import import_open_clip
+from stages.formats.clips import ClipIdentity, Clips
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
@@ -35,17 +35,6 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 Prepared = dict[str, Pixels]
 """An image cut and scaled for the models, by preparation; models that share one share it."""
 PreparedBatch = dict[str, UInt8[Tensor, "batch height width 3"]]
-
-
-@dataclass(frozen=True)
-class ClipIdentity:
-    """What tells one CLIP model from another."""
-
-    reference: str
-    digest: str
-    """SHA-256 of weights and image preprocessing."""
-    embed_dim: int
-    image_size: int
 
 
 class ClipEncoder:
@@ -78,9 +67,9 @@ class ClipEncoder:
         self._one_of_each_preparation = {model.preparation: model for model in self._models}.values()
 
     @property
-    def identities(self) -> list[dict[str, Any]]:
-        """Return the models' identities, JSON-ready, in concatenation order."""
-        return [asdict(model.identity) for model in self._models]
+    def identities(self) -> Clips:
+        """Return the models' identities, in concatenation order."""
+        return Clips(tuple(model.identity for model in self._models), "the configured clip.models")
 
     @property
     def block_dims(self) -> tuple[int, ...]:
@@ -258,7 +247,7 @@ def _identify(model: Any, reference: str) -> ClipIdentity:
     digest = digest_tensors(model.state_dict(), hashlib.sha256(_preparation_of(model).encode()))
     size = model.visual.image_size
     image_size = int(size[0] if isinstance(size, tuple | list) else size)
-    return ClipIdentity(reference, digest, embed_dim=_text_dim(model), image_size=image_size)
+    return ClipIdentity(reference=reference, digest=digest, embed_dim=_text_dim(model), image_size=image_size)
 
 
 def _preparation_of(model: Any) -> str:

@@ -1,7 +1,6 @@
-"""What tells one encoder from another."""
+"""The digest that tells one model's weights from another's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,19 +8,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-
-@dataclass(frozen=True)
-class TextStateIdentity:
-    """What tells the text states of one encoder from another's."""
-
-    reference: str
-    digest: str
-    """SHA-256 of all that the states depend on."""
-    width: int
-    max_length: int
-    source: Mapping[str, str] = field(default_factory=dict)
-    """The fields of a T5Source that find the model again; none for CLIP, which is configured wherever it is used."""
 
 
 def digest_tensors(tensors: Mapping[str, Tensor], digest: "_Hash") -> str:

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stages.contract.errors import InputFault
 from stages.encoders.config import T5Source, check_t5
-from stages.encoders.identity import TextStateIdentity, digest_tensors
+from stages.encoders.identity import digest_tensors
+from stages.formats.embeddings.layout import TextEncoderIdentity
 
 States = Float[Tensor, "tokens width"]
 
@@ -41,7 +42,7 @@ class T5Encoder:
         check_t5(source, where=where)
         self._device, self._batch_size = torch.device(device), batch_size
         self._model, self._tokenizer = _load(source, where)
-        self.identity = TextStateIdentity(
+        self.identity = TextEncoderIdentity(
             reference=source.reference,
             digest=_digest(self._model, self._tokenizer),
             width=int(self._model.config.d_model),

@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from models.priors.text import TextFeatures, TextStates
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import TextStatesConfig
-from stages.encoders.identity import TextStateIdentity
 from stages.encoders.t5 import T5Encoder
+from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,21 @@ class TextEncoder:
         self._clip_width = 0 if clip_max_length is None else clip.text_state_width()
 
     @property
-    def identities(self) -> dict[str, dict[str, Any]]:
-        """Return the identities of the encoders of states by name, JSON-ready, in the order t5, clip."""
-        identities = {} if self._t5 is None else {"t5": asdict(self._t5.identity)}
+    def identities(self) -> TextEncoders:
+        """Return the identities of the encoders of states by name, in the order t5, clip."""
+        identities = {} if self._t5 is None else {"t5": self._t5.identity}
         if self._clip_max_length is not None:
-            identities["clip"] = asdict(self._clip_identity(self._clip_max_length))
+            identities["clip"] = self._clip_identity(self._clip_max_length)
         return identities
 
-    def _clip_identity(self, max_length: int) -> TextStateIdentity:
+    def _clip_identity(self, max_length: int) -> TextEncoderIdentity:
         models = self.clip.identities
-        return TextStateIdentity(
-            reference=" + ".join(model["reference"] for model in models),
-            digest=hashlib.sha256("+".join(model["digest"] for model in models).encode()).hexdigest(),
+        return TextEncoderIdentity(
+            reference=" + ".join(model.reference for model in models),
+            digest=hashlib.sha256("+".join(models.digests).encode()).hexdigest(),
             width=self._clip_width,
             max_length=max_length,
+            source={},
         )
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:

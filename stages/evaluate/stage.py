@@ -23,6 +23,7 @@ from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.scene_measures import CHANCE, Readings, read_images
+from stages.formats.clips import ClipIdentity
 from stages.storage.artifact import Artifact, Output
 
 SAMPLES = "samples.jsonl"
@@ -208,7 +209,7 @@ def _references(clip: ClipConfig | None) -> list[str]:
     return [] if clip is None else [model.reference for model in clip.models]
 
 
-def _format(identity: Mapping[str, Any]) -> str:
+def _format(identity: ClipIdentity) -> str:
     """Return a CLIP model's name, without the place of its folder, and the beginning of its digest."""
-    reference = Path(identity["reference"])
-    return f"{reference.name if reference.is_absolute() else reference} ({identity['digest'][:8]})"
+    reference = Path(identity.reference)
+    return f"{reference.name if reference.is_absolute() else reference} ({identity.digest[:8]})"

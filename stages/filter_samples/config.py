@@ -27,16 +27,16 @@ class NearDuplicateFilter(ConfigModel):
 
 
 class HeadFilter(ConfigModel):
-    """Leave out images by the answer of a small network on the embedding: aesthetic score, chance of nudity, …"""
+    """Leave out images by the output of a small network on the embedding: aesthetic score, chance of nudity, …"""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="what the head measures, such as aesthetic")
     path: ExternalPath = Field(description="safetensors: <n>.weight [out, in] and <n>.bias [out] of each layer, by n")
     model: NonNegativeInt = Field(0, description="whose embedding the head reads: the index in clip.models")
     normalise: bool = Field(True, description="bring the embedding to length 1 first")
     activation: Literal["none", "relu"] = Field("none", description="between layers; LAION's aesthetic head: none")
-    sigmoid: bool = Field(False, description="the answer is the sigmoid of the last layer")
-    minimum: float | None = Field(None, description="images with a lower answer are left out")
-    maximum: float | None = Field(None, description="images with a higher answer are left out")
+    sigmoid: bool = Field(False, description="the output is the sigmoid of the last layer")
+    minimum: float | None = Field(None, description="images with a lower output are left out")
+    maximum: float | None = Field(None, description="images with a higher output are left out")
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> "HeadFilter":
@@ -46,14 +46,14 @@ class HeadFilter(ConfigModel):
 
 
 class FilterSamplesConfig(StageConfig):
-    """Leave out images by their embeddings; every stage after it that reads embeddings sees the others only."""
+    """Leave out images by their embeddings; every later stage that reads embeddings reads the others only."""
 
     stage: ClassVar[str] = "filter_samples"
 
-    clip_score: ClipScoreFilter | None = Field(None, description="by the cosine to the captions; none: not asked")
-    heads: tuple[HeadFilter, ...] = Field((), description="by the answers of networks on the embedding")
+    clip_score: ClipScoreFilter | None = Field(None, description="by the cosine to the captions; none: no such filter")
+    heads: tuple[HeadFilter, ...] = Field((), description="by the outputs of networks on the embedding")
     near_duplicates: NearDuplicateFilter | None = Field(
-        None, description="by the likeness to earlier images that pass the other filters; none: not asked"
+        None, description="by the similarity to earlier images that pass the other filters; none: no such filter"
     )
     block_rows: Annotated[PositiveInt, RuntimeOnly()] = Field(
         2048, description="rows of two blocks that are compared at a time; memory grows by the square"
@@ -65,7 +65,7 @@ class FilterSamplesConfig(StageConfig):
         return ("embed_clip",)
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> "FilterSamplesConfig":
+    def _has_a_filter(self) -> "FilterSamplesConfig":
         if self.clip_score is None and self.near_duplicates is None and not self.heads:
             raise ValueError("none of clip_score, heads and near_duplicates is set: set one, or leave the stage out")
         names = [head.name for head in self.heads]

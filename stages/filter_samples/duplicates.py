@@ -1,4 +1,4 @@
-"""Near duplicates in embedding space: exact, and the same on any machine.
+"""Near-duplicates in embedding space: exact, and the same on any machine.
 
 Products are made in float32; where one lies within rounding of the threshold, float64 decides. Memory holds two shards
 and one block of products.
@@ -15,10 +15,10 @@ Units = Float[np.ndarray, "rows embed"]
 
 @dataclass
 class NearDuplicates:
-    """For each row of a shard the first earlier row that is as good as the same, once found."""
+    """For each row of a shard the first earlier row of which it is a near-duplicate, once found."""
 
     shard: Int[np.ndarray, " rows"]
-    """Number of the twin's shard; -1: none was found."""
+    """Number of the earlier row's shard; -1: none was found."""
     row: Int[np.ndarray, " rows"]
     cosine: Float[np.ndarray, " rows"]
 
@@ -29,7 +29,7 @@ class NearDuplicates:
 
     @property
     def is_open(self) -> Bool[np.ndarray, " rows"]:
-        """Which rows have no twin yet."""
+        """Which rows are not near-duplicates as far as is known."""
         return np.asarray(self.shard < 0)
 
 
@@ -53,9 +53,9 @@ class ShardUnits:
 def find_near_duplicates(
     near_duplicates: NearDuplicates, own: ShardUnits, earlier: ShardUnits, *, minimum: float, block_rows: int
 ) -> None:
-    """Note for each row without a twin the first of the rows of an earlier shard, or before it in its own, that is one.
+    """Record for each open row the first row of an earlier shard, or before it in its own, that it nearly repeats.
 
-    A row counts as earlier whether it has a twin itself or not, so that shards can be asked in any order.
+    A row counts as earlier whether it is a near-duplicate itself or not, so that shards can be compared in any order.
     """
     same = own.number == earlier.number
     for begin in range(0, len(own.rows), block_rows):

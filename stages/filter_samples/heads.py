@@ -1,4 +1,4 @@
-"""Small networks on embeddings that users bring: layers of a safetensors file, one after the other."""
+"""Small networks on embeddings that users supply: the layers of a safetensors file, one after the other."""
 
 import re
 from pathlib import Path
@@ -23,33 +23,20 @@ def load_head(head: HeadFilter, embed_dim: int) -> list[Layer]:
     where = f"filter_samples.heads ({head.name})"
     tensors = _read(head.path, where)
     numbers = sorted({_number(name) for name in tensors})
-    layers = []
+    layers: list[Layer] = []
     width = embed_dim
     for number in numbers:
-        weight, bias = (
-            next((t for n, t in tensors.items() if _is(n, number, kind)), None) for kind in ("weight", "bias")
-        )
-        if (
-            weight is None
-            or bias is None
-            or weight.ndim != 2
-            or bias.shape != weight.shape[:1]
-            or weight.shape[1] != width
-        ):
-            found = {name: list(tensor.shape) for name, tensor in tensors.items() if _number(name) == number}
-            raise InputFault(
-                f"{where}: layer {number} of {head.path} is {found}: expected weight [out, {width}] and bias [out]: "
-                "give a head for the embeddings of this CLIP, as a safetensors file of its layers"
-            )
-        layers.append((weight.astype(np.float64), bias.astype(np.float64)))
-        width = len(bias)
+        layers.append(_layer(tensors, number, width, f"{where}: layer {number} of {head.path}"))
+        width = len(layers[-1][1])
     if width != 1 or not layers:
-        raise InputFault(f"{where}: {head.path} ends in {width} numbers: expected 1: give a head with one answer")
+        raise InputFault(f"{where}: {head.path} ends in {width} numbers: expected 1: give a head with one output")
     return layers
 
 
-def answers(head: HeadFilter, layers: list[Layer], rows: Float[np.ndarray, "rows embed"]) -> Float[np.ndarray, " rows"]:
-    """Return the head's answer to each embedding."""
+def head_outputs(
+    head: HeadFilter, layers: list[Layer], rows: Float[np.ndarray, "rows embed"]
+) -> Float[np.ndarray, " rows"]:
+    """Return the head's output for each embedding."""
     values = rows.astype(np.float64)
     if head.normalise:
         values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
@@ -59,6 +46,19 @@ def answers(head: HeadFilter, layers: list[Layer], rows: Float[np.ndarray, "rows
         values = values @ weight.T + bias
     found: np.ndarray = values[:, 0]
     return 1.0 / (1.0 + np.exp(-np.clip(found, -500, 500))) if head.sigmoid else found
+
+
+def _layer(tensors: dict[str, np.ndarray], number: int, width: int, where: str) -> Layer:
+    """Return weight and bias of the layer of a number, which takes ``width`` values."""
+    weight, bias = (next((t for n, t in tensors.items() if _is(n, number, kind)), None) for kind in ("weight", "bias"))
+    fits = weight is not None and weight.ndim == 2 and weight.shape[1] == width
+    if weight is None or bias is None or not fits or bias.shape != weight.shape[:1]:
+        found = {name: list(tensor.shape) for name, tensor in tensors.items() if _number(name) == number}
+        raise InputFault(
+            f"{where} is {found}: expected weight [out, {width}] and bias [out]: "
+            "give a head for the embeddings of this CLIP, as a safetensors file of its layers"
+        )
+    return weight.astype(np.float64), bias.astype(np.float64)
 
 
 def _read(path: Path, where: str) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ class FitGaussiansConfig(StageConfig):
     num_gaussians: PositiveInt = Field(16, description="how many (k); the paper: 1 to 1024, better as it grows")
     max_iterations: PositiveInt = Field(50, description="most passes over the data")
     tolerance: NonNegativeFloat = Field(
-        1e-4, description="stop when a pass lowers the sum of squared distances by no more than this share"
+        1e-4, description="stop when a pass lowers the sum of squared distances by no more than this fraction"
     )
     sample_size: PositiveInt | None = Field(
         None,
@@ -39,5 +39,5 @@ class FitGaussiansConfig(StageConfig):
 
     @property
     def rows_in_sample(self) -> int:
-        """How many embeddings to draw for the sample."""
+        """How many embeddings to sample."""
         return self.sample_size or max(SMALLEST_SAMPLE, ROWS_PER_GAUSSIAN * self.num_gaussians)

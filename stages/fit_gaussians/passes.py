@@ -14,7 +14,7 @@ import torch
 
 from cluster.mapping import Mapper, WorkerResources, map_in_process
 from models.gaussians import Kind, KMeansState, Moments, Pass
-from stages.formats.embeddings import RowBlock, image_row_blocks, load_image_rows
+from stages.formats.embeddings.reader import RowBlock, image_row_blocks, load_image_rows
 from stages.storage.artifact import Artifact
 from stages.streaming.prefetch import prefetch
 
@@ -25,7 +25,7 @@ NUM_PARTS = 64  # that the shards are cut into for workers; a worker that dies c
 
 @dataclass(frozen=True)
 class PassSettings:
-    """What one pass is about; it travels once to each worker."""
+    """The settings of one pass; they are sent once to each worker."""
 
     state: KMeansState
     rows: int
@@ -63,7 +63,7 @@ class Passes:
 
 
 def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int) -> None:
-    """Read blocks and add them up, in so many threads."""
+    """Read blocks and add them up, in ``num_threads`` threads."""
 
     def add(block: RowBlock) -> None:
         one_pass.add(torch.from_numpy(block.load()))
@@ -75,14 +75,14 @@ def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int) -> None
 def map_blocks(
     function: Callable[[RowBlock], Result], blocks: Iterable[RowBlock], num_threads: int
 ) -> Iterator[Result]:
-    """Apply a function to blocks in so many threads of this process, in which torch itself uses no further ones."""
+    """Apply a function to blocks in threads of this process, in which torch itself uses no further ones."""
     with one_thread_each():
         yield from prefetch(function, blocks, threads=_pool(num_threads), most=2 * num_threads)
 
 
 @functools.cache
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Return this process's threads, for all passes: what a thread's blocks took stays its own when it ends."""
+    """Return this process's threads for all passes: memory of a thread that ended would not be used again."""
     return ThreadPoolExecutor(num_threads, "fit_gaussians")
 
 
@@ -95,7 +95,7 @@ def _make_worker(embeddings: Artifact, settings: PassSettings) -> Callable[[list
         add_up(one_pass, blocks, torch.get_num_threads())
         if not math.isfinite(one_pass.total.energy):
             for shard in shards:
-                load_image_rows(embeddings, shard)  # says what is wrong
+                load_image_rows(embeddings, shard)  # raises the error that names the shard
         return one_pass.total
 
     return work

@@ -19,7 +19,7 @@ def convergence_plot(inertia_per_embedding: Sequence[float]) -> bytes:
 
 
 def occupancy_plot(counts: Int[Tensor, "gauss"]) -> bytes:
-    """Return a PNG: members of each Gaussian, the largest first, beside an equal share."""
+    """Return a PNG: members of each Gaussian, the largest first, beside equal sizes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -27,7 +27,7 @@ def occupancy_plot(counts: Int[Tensor, "gauss"]) -> bytes:
     ordered = counts.sort(descending=True).values.tolist()
     axis.fill_between(range(1, len(ordered) + 1), ordered, step="mid", alpha=0.6)
     axis.axhline(sum(ordered) / len(ordered), color="black", linewidth=0.8, linestyle="--")
-    axis.set(title="Occupancy (dashed: equal shares)", xlabel="Gaussian, by size", ylabel="embeddings")
+    axis.set(title="Occupancy (dashed: equal sizes)", xlabel="Gaussian, by size", ylabel="embeddings")
     axis.set_ylim(bottom=0)
     return _png(figure)
 

@@ -1,16 +1,13 @@
-"""Fit the Gaussians: a start on a sample, then exact passes over all shards, in a worker's memory a block at a time."""
+"""Fit the Gaussians: first means from a sample, then exact passes over all shards, one block in memory at a time."""
 
 import functools
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load, save_file
 from torch import Tensor
 
 from cluster.mapping import WorkerResources, map_in_process
@@ -27,12 +24,12 @@ from stages.contract.stage import StageContext, StageSummary
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
-from stages.fit_gaussians.sample import StoredSample, draw_sample
-from stages.formats.embeddings import clip_identity, open_npy_reader, shard_rows
+from stages.fit_gaussians.sample import SampleFile, sample_rows
+from stages.formats.clips import Clips, read_clips
+from stages.formats.embeddings.reader import open_image_rows, shard_rows
+from stages.formats.gaussians import GaussianFit, read_kmeans_state, write_gaussians, write_kmeans_state
 from stages.storage.artifact import Artifact, Output
 
-GAUSSIANS = "gaussians.safetensors"
-STATE = "checkpoints/state.safetensors"
 INIT_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
 SMALL_WORK = 1e12  # multiplications in a pass below which starting workers would take longer than the pass
 
@@ -40,7 +37,7 @@ SMALL_WORK = 1e12  # multiplications in a pass below which starting workers woul
 def run(
     config: FitGaussiansConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Fit the Gaussians, going on from the last pass that an interrupted run finished.
+    """Fit the Gaussians, continuing after the last pass that an interrupted run finished.
 
     Raises:
         InputFault: there are fewer (different) embeddings than Gaussians, or one is not finite.
@@ -54,7 +51,8 @@ def run(
             fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
         except ValueError as error:
             raise InputFault(f"fit_gaussians: {error}") from error
-    _publish(config, fitted, min(config.rows_in_sample, sum(rows.values())), clip_identity(embeddings), output)
+    sample_size = min(config.rows_in_sample, sum(rows.values()))
+    write_gaussians(output, fitted, _describe(config, fitted, sample_size, read_clips(embeddings)))
     _show(fitted, context)
     return _summary(fitted)
 
@@ -69,9 +67,9 @@ class Initialization:
     folder: Path
 
     @functools.cached_property
-    def _sample(self) -> StoredSample:
+    def _sample(self) -> SampleFile:
         config, path = self.config, self.folder / "sample"
-        return draw_sample(self.embeddings, self.rows, config.rows_in_sample, config.seed, config.kind, path)
+        return sample_rows(self.embeddings, self.rows, config.rows_in_sample, config.seed, config.kind, path)
 
     def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""
@@ -82,7 +80,7 @@ class Initialization:
             )
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
-        """Draw new means for Gaussians that pass ``number`` left empty, as k-means++ goes on from the others."""
+        """Sample new means for Gaussians that pass ``number`` left empty, as k-means++ continues from the others."""
         sample, generator = self._sample, torch.Generator().manual_seed(self.config.seed + number)
         with one_thread_each():
             return further_means(sample, means, count, generator)
@@ -98,7 +96,7 @@ def _check_enough(config: FitGaussiansConfig, total: int) -> None:
 
 
 def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str, int], context: StageContext) -> Passes:
-    width = open_npy_reader(embeddings, next(iter(rows))).shape[1]
+    width = open_image_rows(embeddings, next(iter(rows))).shape[1]
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
@@ -109,7 +107,7 @@ def _fit(
     config: FitGaussiansConfig, start: Initialization, passes: Passes, output: Output, context: StageContext
 ) -> FittedGaussians:
     def watch(state: KMeansState, counts: Tensor) -> None:
-        _save_state(state, output)
+        write_kmeans_state(output, state)
         step, total = len(state.inertias), int(counts.sum())
         context.emit(Progress(step, config.max_iterations, "passes", items=step * total))
         per_embedding = {"inertia": state.inertias[-1], "mean_squared_distance": state.inertias[-1] / total}
@@ -119,10 +117,10 @@ def _fit(
             context.emit(Log(f"fit_gaussians: pass {step} left {empty} Gaussians empty; they start again elsewhere"))
 
     def begin() -> KMeansState:
-        state = _load_state(output)
+        state = read_kmeans_state(output)
         if state is None:
             state = start.state()
-            _save_state(state, output)
+            write_kmeans_state(output, state)
         context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
         return state
 
@@ -138,7 +136,7 @@ def _fit(
 
 
 def occupancy(counts: Tensor) -> dict[str, float]:
-    """Say how evenly the Gaussians are filled; effective_gaussians is exp(entropy): k when all are equal."""
+    """Return how evenly the Gaussians are filled; effective_gaussians is exp(entropy): k when all are equal."""
     fraction = counts.double() / counts.sum()
     entropy = -(fraction * fraction.clamp_min(1e-300).log()).sum()
     return {
@@ -149,49 +147,21 @@ def occupancy(counts: Tensor) -> dict[str, float]:
     }
 
 
-def _save_state(state: KMeansState, output: Output) -> None:
-    with output.writing(STATE) as path:
-        inertias = torch.tensor(state.inertias, dtype=torch.float64)
-        save_file({"means": state.means, "scale": state.scale, "inertias": inertias}, path)
-
-
-def _load_state(output: Output) -> KMeansState | None:
-    if not output.exists(STATE):
-        return None
-    with output.open(STATE) as file:  # not output.local(), which keeps the first copy it made of a remote file
-        saved = load(file.read())
-    return KMeansState(saved["means"], saved["scale"], tuple(saved["inertias"].tolist()))
-
-
-def _publish(
-    config: FitGaussiansConfig,
-    fitted: FittedGaussians,
-    sample_size: int,
-    clips: list[dict[str, Any]],
-    output: Output,
-) -> None:
-    """Write the Gaussians and how they were fitted; both say of which CLIP models the embeddings were."""
-    tensors = {"means": fitted.means, "stds": fitted.stds, "counts": fitted.counts}
-    with output.writing(GAUSSIANS) as path:
-        save_file(tensors, path, metadata={"clip": json.dumps(clips, sort_keys=True)})
-    output.write_json(
-        "fit.json",
-        {
-            "clip": clips,
-            "method": f"{config.kind} k-means: k-means++ and {INIT_ITERATIONS} iterations on a sample drawn evenly, "
-            "then Lloyd's iterations over all embeddings",
-            "kind": config.kind,
-            "num_gaussians": config.num_gaussians,
-            "embeddings": int(fitted.counts.sum()),
-            "sample_size": sample_size,
-            "seed": config.seed,
-            "iterations": len(fitted.inertias) + 1,
-            "converged": fitted.converged,
-            "inertias": list(fitted.inertias),
-            "counts": fitted.counts.tolist(),
-        },
+def _describe(config: FitGaussiansConfig, fitted: FittedGaussians, sample_size: int, clips: Clips) -> GaussianFit:
+    return GaussianFit(
+        clip=clips.models,
+        method=f"{config.kind} k-means: k-means++ and {INIT_ITERATIONS} iterations on a sample drawn evenly, "
+        "then Lloyd's iterations over all embeddings",
+        kind=config.kind,
+        num_gaussians=config.num_gaussians,
+        embeddings=int(fitted.counts.sum()),
+        sample_size=sample_size,
+        seed=config.seed,
+        iterations=len(fitted.inertias) + 1,
+        converged=fitted.converged,
+        inertias=fitted.inertias,
+        counts=tuple(fitted.counts.tolist()),
     )
-    output.remove("checkpoints")
 
 
 def _show(fitted: FittedGaussians, context: StageContext) -> None:

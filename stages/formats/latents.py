@@ -1,65 +1,151 @@
-"""Read the latents and the codes that encode_latents made, by key, without loading a shard."""
+"""The latents and codes that encode_latents makes: writer, and reader by key without loading a shard."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 from jaxtyping import Shaped
 
-from stages.contract.errors import InputFault
-from stages.storage.artifact import Artifact
+from stages.contract.documents import Document
+from stages.contract.errors import ArtifactError, InputFault
+from stages.formats.documents import UnitRecord
+from stages.formats.per_shard import load_table, open_array, save_array, save_table
+from stages.storage.artifact import Artifact, Output
 
-IDENTITY = "latents.json"
+_IDENTITY, _ENCODER = "latents.json", "encoder.json"
 KEPT_SHARDS = 256
 Kind = Literal["latents", "codes"]
 
 
-@dataclass(frozen=True)
-class LatentsIdentity:
+class LatentsRecord(UnitRecord):
+    """The record of an encoded shard, with what mean and standard deviation of all latents are computed from."""
+
+    rows: int
+    failures: Mapping[str, int]
+    numbers: int
+    sum: float
+    squares: float
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Encoded images."""
+        return {"images": self.rows}
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        """Lost images by cause."""
+        return self.failures
+
+
+class EncoderWeights(Document):
+    """Which autoencoder it is."""
+
+    reference: str
+    digest: str
+    """SHA-256 of the weights."""
+
+    def __str__(self) -> str:
+        """Return the reference and the beginning of the digest."""
+        return f"{self.reference} ({self.digest[:8]})"
+
+
+class EncoderIdentity(Document):
+    """What an encoder makes, of which images."""
+
+    resolution: int
+    """Side of the images in pixels."""
+    shape: tuple[int, int, int]
+    """Channels, rows and columns."""
+    num_codes: int | None
+    """Size of the codebook, where there are codes beside the latents."""
+    scale_factor: float | None
+    """The factor and shift that models of these latents were trained with; None: to be measured."""
+    shift: float
+    encoder: EncoderWeights
+
+
+class LatentsIdentity(EncoderIdentity):
     """What the latents are, and how a diffusion model is to scale them: x_0 = scale_factor * (z - shift)."""
 
     kind: str
     """autoencoder or stable_diffusion."""
-    shape: tuple[int, int, int]
-    """Channels, rows and columns."""
-    resolution: int
-    """Side of the images in pixels."""
-    num_codes: int | None
-    """Size of the codebook, where there are codes beside the latents."""
     scale_factor: float
-    """Of kind autoencoder: 1 / deviation of all latents; of kind stable_diffusion: the checkpoint's own."""
-    shift: float
+    """Of kind autoencoder: 1 / standard deviation of all latents; of kind stable_diffusion: the checkpoint's own."""
     mean: float
-    """Measured over all latents, as is the deviation."""
+    """Measured over all latents, as is the standard deviation."""
     std: float
-    encoder: dict[str, Any]
-    """Reference, and SHA-256 of the weights."""
+
+
+def record_encoder(output: Output, encoder: EncoderIdentity) -> None:
+    """Write the encoder before the first latent, or compare it with that of the latents that are there.
+
+    Raises:
+        ArtifactError: these are of other weights.
+    """
+    if not output.exists(_ENCODER):
+        output.write_json(_ENCODER, encoder.to_json())
+        return
+    recorded = read_encoder(output)
+    if recorded.encoder.digest != encoder.encoder.digest:
+        raise ArtifactError(
+            f"encode_latents: {output.uri} holds latents of {recorded.encoder}, but the configured autoencoder now "
+            f"is {encoder.encoder}: the weights behind the name have changed: delete the folder and run again"
+        )
+
+
+def read_encoder(latents: Artifact) -> EncoderIdentity:
+    """Return what encoded the images."""
+    return EncoderIdentity.parse(latents.read_json(_ENCODER), latents, _ENCODER)
+
+
+def write_latents_identity(output: Output, identity: LatentsIdentity) -> None:
+    """Write what the latents are, when all are there."""
+    output.write_json(_IDENTITY, identity.to_json())
 
 
 def latents_identity(latents: Artifact) -> LatentsIdentity:
-    """Return what encode_latents says of its latents."""
-    content = latents.read_json(IDENTITY)
-    return LatentsIdentity(**{**content, "shape": tuple(content["shape"])})
+    """Return what the latents are."""
+    return LatentsIdentity.parse(latents.read_json(_IDENTITY), latents, _IDENTITY)
+
+
+@dataclass
+class ShardLatents:
+    """What becomes of a shard, in the order of its keys."""
+
+    keys: list[str] = field(default_factory=list)
+    latents: list[Shaped[np.ndarray, "batch channel row column"]] = field(default_factory=list)
+    codes: list[Shaped[np.ndarray, "batch row column"]] = field(default_factory=list)
+    total: float = 0.0
+    squares: float = 0.0
+
+    def write(self, name: str, output: Output, encoder: EncoderIdentity) -> None:
+        """Write the files of the shard."""
+        empty = np.zeros((0, *encoder.shape), np.float16)
+        save_array(output, "latents", name, np.concatenate([empty, *self.latents]))
+        if encoder.num_codes is not None:
+            none = np.zeros((0, *encoder.shape[1:]), np.int32)
+            save_array(output, "codes", name, np.concatenate([none, *self.codes]))
+        save_table(output, "metadata", name, pa.table({"key": pa.array(self.keys, pa.string())}))
 
 
 class LatentRows:
     """Latents [channel, row, column] in half precision, or codes [row, column], by (shard, key), still on disk."""
 
     def __init__(self, artifact: Artifact, kind: Kind) -> None:
-        """Look at nothing yet; of the shards last used, the keys are kept."""
+        """Read nothing yet; the keys of the shards last used are kept in memory."""
         self._artifact, self._kind = artifact, kind
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._open)
 
-    def read(self, places: Sequence[tuple[str, str]]) -> Shaped[np.ndarray, "rows ..."]:
-        """Return the rows at the (shard, key) places, in their order.
+    def read(self, indices: Sequence[tuple[str, str]]) -> Shaped[np.ndarray, "rows ..."]:
+        """Return the rows at the (shard, key) indices, in their order.
 
         Raises:
             InputFault: an image was not encoded.
         """
-        return np.stack([self._one(shard, key) for shard, key in places])
+        return np.stack([self._one(shard, key) for shard, key in indices])
 
     def _one(self, shard: str, key: str) -> Shaped[np.ndarray, "..."]:
         rows, row_of = self._shard(shard)
@@ -72,7 +158,5 @@ class LatentRows:
         return found
 
     def _open(self, shard: str) -> tuple[np.ndarray, dict[str, int]]:
-        path = self._artifact.local(f"{self._kind}/{self._kind}_{shard}.npy")
-        table = pq.read_table(self._artifact.local(f"metadata/metadata_{shard}.parquet"), columns=["key"])
-        keys = table.column("key").to_pylist()
-        return np.load(path, mmap_mode="r", allow_pickle=False), {key: row for row, key in enumerate(keys)}
+        keys = load_table(self._artifact, "metadata", shard, ["key"])["key"].to_pylist()
+        return open_array(self._artifact, self._kind, shard), {key: row for row, key in enumerate(keys)}

@@ -18,6 +18,8 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, T5Source
 from stages.encoders.t5 import T5Encoder
 from stages.encoders.text import TextEncoder
+from stages.formats.clips import Clips, require_same_clips
+from stages.formats.embeddings.layout import TextEncoders, parse_text_encoders
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImage
@@ -27,8 +29,7 @@ PRIOR = "prior"
 DECODER = "decoder"
 UPSAMPLER = "upsampler"
 
-Clips = Sequence[dict[str, Any]]
-TextEncoders = Mapping[str, Mapping[str, Any]]
+_TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same clip.models"
 
 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
@@ -47,7 +48,7 @@ def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
         ) from error
     prior = make_prior(settings)
     _load_weights(prior, artifact, PRIOR)
-    return prior, config["clip"]
+    return prior, _clips_of(config, artifact, PRIOR)
 
 
 def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tuple[Decoder, Clips]:
@@ -67,7 +68,7 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
             f"version: delete the artifact {artifact.uri} and train anew"
         ) from error
     _load_weights(decoder, artifact, DECODER)
-    clips: Clips = config["clip"]
+    clips = _clips_of(config, artifact, DECODER)
     if not upsamplers:
         return decoder, clips
     levels = [_load_upsampler(upsampler, clips) for upsampler in upsamplers]
@@ -84,14 +85,13 @@ def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
     config = load_model_config(artifact, UPSAMPLER)
     upsampler = Upsampler(UpsamplerConfig.from_dict(config["model"]))
     _load_weights(upsampler, artifact, UPSAMPLER)
-    _require_same(config["clip"], clips, artifact.stage, "the decoder")
+    require_same_clips("generate", _clips_of(config, artifact, UPSAMPLER), clips, _TRAIN_ALIKE)
     return upsampler
 
 
 def prior_text_encoders(artifact: Artifact) -> TextEncoders:
     """Return the identities of the encoders whose text states the prior reads, by name (t5, clip)."""
-    encoders: TextEncoders = load_model_config(artifact, PRIOR).get("text_encoders", {})
-    return encoders
+    return parse_text_encoders(load_model_config(artifact, PRIOR).get("text_encoders", {}), artifact, PRIOR)
 
 
 def load_text_to_image(
@@ -115,10 +115,10 @@ def load_text_to_image(
     """
     prior, prior_clips = load_prior(prior_artifact)
     decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
-    _require_same(prior_clips, decoder_clips, "the prior", "the decoder")
+    require_same_clips("generate", prior_clips, decoder_clips, _TRAIN_ALIKE)
     _require_same_lengths(prior_clips, decoder_clips)
-    encoder = ClipEncoder(clip, device=device, normalised=_normalised(decoder_clips))
-    _require_same(encoder.identities, decoder_clips, "the configured clip.models", "the decoder")
+    encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
+    require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
     return TextToImage(
         _text_encoder(encoder, prior_text_encoders(prior_artifact), t5, device),
         prior.to(device),
@@ -141,15 +141,15 @@ def _text_encoder(
     """
     encoder = None
     if "t5" in wanted:
-        source = t5 or T5Source.model_validate(wanted["t5"]["source"])
-        encoder = T5Encoder(source, max_length=int(wanted["t5"]["max_length"]), device=device, where="generate.t5")
-    clip_max_length = int(wanted["clip"]["max_length"]) if "clip" in wanted else None
+        source = t5 or T5Source.model_validate(wanted["t5"].source)
+        encoder = T5Encoder(source, max_length=wanted["t5"].max_length, device=device, where="generate.t5")
+    clip_max_length = wanted["clip"].max_length if "clip" in wanted else None
     text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
     for name, found in text.identities.items():
-        if (found["digest"], found["width"]) != (wanted[name]["digest"], wanted[name]["width"]):
+        if (found.digest, found.width) != (wanted[name].digest, wanted[name].width):
             raise ArtifactError(
-                f"generate: the prior was trained on text states of {name} {_format_states(wanted[name])}, but "
-                f"{_format_states(found)} is there now: expected the same weights: set generate.t5 to the T5 of its "
+                f"generate: the prior was trained on text states of {name} {wanted[name]}, but "
+                f"{found} is there now: expected the same weights: set generate.t5 to the T5 of its "
                 "training, or train the prior anew"
             )
     return text
@@ -166,36 +166,15 @@ def _load_weights(model: torch.nn.Module, artifact: Artifact, folder: str) -> No
     model.eval().requires_grad_(False)
 
 
-def _require_same(left: Clips, right: Clips, left_name: str, right_name: str) -> None:
-    """Compare two lists of CLIP models by their weights.
-
-    Raises:
-        ArtifactError: they differ.
-    """
-    if [clip["digest"] for clip in left] != [clip["digest"] for clip in right]:
-        raise ArtifactError(
-            f"generate: {left_name} belongs to CLIP {_format(left)}, but {right_name} to CLIP {_format(right)}: "
-            "their embeddings do not mean the same: train both with the same clip.models"
-        )
-
-
-def _normalised(clips: Clips) -> bool:
-    """Tell whether a model learned from embeddings of length 1, as existing ones often are."""
-    return any(clip.get("normalised", False) for clip in clips)
+def _clips_of(config: Mapping[str, Any], artifact: Artifact, folder: str) -> Clips:
+    """Return the CLIP models that a saved model's configuration names."""
+    return Clips.parse(config["clip"], artifact, folder, owner=f"the {folder} in {artifact.uri}")
 
 
 def _require_same_lengths(prior: Clips, decoder: Clips) -> None:
-    if _normalised(prior) != _normalised(decoder):
-        found, other = ("the prior", "the decoder") if _normalised(prior) else ("the decoder", "the prior")
+    if prior.normalised != decoder.normalised:
+        found, other = ("the prior", "the decoder") if prior.normalised else ("the decoder", "the prior")
         raise ArtifactError(
             f"generate: {found} learned from normalised embeddings, {other} from raw ones: their embeddings do not "
             "mean the same: train both on the same embed_clip"
         )
-
-
-def _format(clips: Clips) -> str:
-    return " + ".join(f"{clip['reference']} ({clip['digest'][:8]})" for clip in clips)
-
-
-def _format_states(encoder: Mapping[str, Any]) -> str:
-    return f"{encoder['reference']} ({encoder['digest'][:8]}, width {encoder['width']})"

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from stages.contract.errors import InputFault
-from stages.formats.captions import CaptionsConfig, select_captioned
-from stages.formats.embeddings import kept_rows, load_captioned_rows, open_text_rows
+from stages.formats.captions import CaptionsConfig
+from stages.formats.embeddings.reader import load_captioned_rows, load_text_rows, usable_caption_rows
 from stages.storage.artifact import Artifact
 
 KEPT_SHARDS = 64
@@ -67,20 +66,11 @@ class CaptionRows:
 
     def _usable(self, shard: int) -> Int[np.ndarray, " images"]:
         """Return the rows of a shard with a caption that may be used, ascending, as :func:`load_keys` counts them."""
-        name = self._names[shard]
-        table = pq.read_table(
-            self._embeddings.local(f"metadata/metadata_{name}.parquet"), columns=["key", "has_caption"]
-        )
-        usable = select_captioned(table["key"].to_pylist(), self._captions)
-        usable &= np.asarray(table["has_caption"].to_pylist(), dtype=bool)
-        kept = kept_rows(self._embeddings, name)
-        return np.flatnonzero(usable if kept is None else usable[kept])
+        return usable_caption_rows(self._embeddings, self._names[shard], self._captions)
 
     def _load(self, shard: int) -> TextRows:
-        name = self._names[shard]
-        stored, kept = open_text_rows(self._embeddings, name), kept_rows(self._embeddings, name)
-        rows: TextRows = np.array(stored if kept is None else stored[kept], dtype=np.float32)
-        told = np.zeros(len(rows), dtype=bool)
-        told[self._rows(shard)] = True
-        rows[~told] = np.nan
+        rows = load_text_rows(self._embeddings, self._names[shard])
+        usable = np.zeros(len(rows), dtype=bool)
+        usable[self._rows(shard)] = True
+        rows[~usable] = np.nan
         return rows

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract.errors import InputFault
-from stages.formats.embeddings import clip_identity
+from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.text_config import TextTunedConfig, TextTuning
@@ -97,7 +97,8 @@ class TextTunedTask(DecoderTask):
         """
         (source, folder), where = self._tuning.decoder(), f"train_decoder.text.start: {self._tuning.start}"
         found = load_model_config(source, folder)
-        self._require_same(found, where)
+        clips = Clips.parse(found["clip"], source, folder, owner="the decoder")
+        self._require_same(found, clips, where)
         state, own = load_model_state(source, folder), decoder.state_dict()
         new = {name for name in own.keys() - state.keys() if _TEXT not in name.split(".")}
         other = {
@@ -115,15 +116,9 @@ class TextTunedTask(DecoderTask):
         decoder.load_state_dict(state, strict=False)
         return bool(found["model"].get("text_dim"))
 
-    def _require_same(self, found: Mapping[str, Any], where: str) -> None:
-        clips = [
-            [clip["digest"] for clip in clips] for clips in (found["clip"], clip_identity(self.inputs["embed_clip"]))
-        ]
-        if clips[0] != clips[1]:
-            raise InputFault(
-                f"{where}: it takes embeddings of other CLIP models than embed_clip makes: expected the same: name a "
-                "decoder that was trained on them"
-            )
+    def _require_same(self, found: Mapping[str, Any], clips: Clips, where: str) -> None:
+        embedded = read_clips(self.inputs["embed_clip"])
+        require_same_clips(where, clips, embedded, "name a decoder that was trained on these embeddings")
         before, now = found["model"], self.record()
         changed = [name for name in now if name not in _FREE and before.get(name) != cast(Any, now[name])]
         if changed:

@@ -11,13 +11,14 @@ from torch import Tensor
 from models.priors.text import TextFeatures, TextStates
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
-from stages.formats.embeddings import (
+from stages.formats.embeddings.layout import read_text_encoders
+from stages.formats.embeddings.reader import (
     CaptionedRows,
     ShardStates,
+    count_captioned,
     load_captioned_rows,
     open_text_states,
     shard_rows,
-    text_state_identities,
 )
 from stages.storage.artifact import Artifact
 from stages.train_prior.config import PriorConfig
@@ -143,7 +144,7 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
 
 def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
     """Return the width of each kind of states that is asked for."""
-    there = text_state_identities(embeddings)
+    there = read_text_encoders(embeddings)
     missing = [name for name in text_states if name not in there]
     if missing:
         raise InputFault(
@@ -151,7 +152,7 @@ def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
             f"text states of {' and '.join(there) or 'no encoder'}: set embed_clip.text_states.{missing[0]}, "
             "or do not ask for them"
         )
-    return {name: int(there[name]["width"]) for name in text_states}
+    return {name: there[name].width for name in text_states}
 
 
 def _join(parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStates]]) -> Pairs:
@@ -178,7 +179,7 @@ def _held_out(config: PriorConfig, keys: list[str]) -> np.ndarray:
 def _require_captions(config: PriorConfig, embeddings: Artifact, count: int) -> None:
     if count:
         return
-    captioned = sum(int(record["captioned"]) for record in embeddings.done_units().values())
+    captioned = count_captioned(embeddings)
     found = f"found no captioned image to learn from ({captioned} have captions, fraction {config.captions.fraction})"
     remedy = (
         "raise captions.fraction"

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from models.diffusion.spec import ScheduleSpec
 from models.gaussians import GaussianBank
@@ -21,10 +20,12 @@ from models.priors.spec import (
 from models.priors.training import training_batch, training_random_inputs
 from stages.contract.causes import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
-from stages.formats.embeddings import clip_identity, text_state_identities
+from stages.formats.clips import Clips, read_clips
+from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
+from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.checks import GAUSSIANS, text_state_names
+from stages.train_prior.checks import text_state_names
 from stages.train_prior.config import (
     AutoregressivePriorConfig,
     DiffusionPriorConfig,
@@ -70,19 +71,19 @@ class PriorTask:
         """
         names = text_state_names(self.config, self.embeddings)
         train, held_out = load_pairs(self.config, self.embeddings, names)
-        identities = text_state_identities(self.embeddings)
+        identities = read_text_encoders(self.embeddings)
         encoders = {name: identities[name] for name in names}
         bank = self._bank(train)
         settings = prior_settings(
             self.config,
             embed_dim=train.image.shape[1],
             num_gaussians=bank.num_gaussians,
-            text_states={n: TextStateSettings(int(e["width"]), int(e["max_length"])) for n, e in encoders.items()},
+            text_states={n: TextStateSettings(e.width, e.max_length) for n, e in encoders.items()},
         )
         self._state = _State(
             train,
             held_out.first(self.config.validation.max_pairs),
-            clips=clip_identity(self.embeddings),
+            clips=read_clips(self.embeddings),
             encoders=encoders,
             order=SampleOrder([len(train)], window_size=len(train), seed=self.config.seed),
             bank=bank,
@@ -93,8 +94,8 @@ class PriorTask:
         """Return the Gaussians to start from; priors that have none ignore it."""
         config, embed_dim = self.config, train.image.shape[1]
         if isinstance(config, ShiftedPriorConfig) and self.gaussians is not None:
-            fitted = load_file(self.gaussians.local(GAUSSIANS))
-            return GaussianBank(fitted["means"], fitted["stds"], kappa=config.kappa)
+            fitted = read_gaussians(self.gaussians)
+            return GaussianBank(fitted.means, fitted.stds, kappa=config.kappa)
         if isinstance(config, GaussianPriorConfig) and config.noise_scale is not None:
             std = float(train.image.double().var(0, correction=0).mean().sqrt())  # root mean square over all
             return GaussianBank.isotropic(embed_dim, config.noise_scale * std)
@@ -130,7 +131,7 @@ class PriorTask:
         training is broken off, and goes on when it does.
         """
         state, config = self.state, self.config
-        blocks = [int(clip["embed_dim"]) for clip in state.clips]
+        blocks = state.clips.block_dims
         with torch.autocast(_device_type(model), enabled=False):
             found = evaluate(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
         self._record(found, step)
@@ -150,7 +151,8 @@ class PriorTask:
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
         state = self.state
-        config = {"model": state.settings.to_json(), "clip": state.clips, "text_encoders": state.encoders}
+        encoders = {name: encoder.to_json() for name, encoder in state.encoders.items()}
+        config = {"model": state.settings.to_json(), "clip": state.clips.to_json(), "text_encoders": encoders}
         save_model(output, FOLDER, model, config)
 
 
@@ -190,8 +192,8 @@ class _State:
 
     train: Pairs
     held_out: Pairs
-    clips: list[dict[str, Any]]
-    encoders: dict[str, dict[str, Any]]
+    clips: Clips
+    encoders: TextEncoders
     order: SampleOrder
     bank: GaussianBank
     settings: PriorSettings

@@ -18,7 +18,8 @@ from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
 from stages.formats.captions import CaptionsConfig
-from stages.formats.embeddings import clip_identity, load_captioned_rows, shard_rows
+from stages.formats.clips import read_clips
+from stages.formats.embeddings.reader import load_captioned_rows, shard_rows
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, interrupt_after, make_context, save_image, save_tiny_clip
@@ -82,7 +83,7 @@ def test_the_norms_are_looked_at_and_recorded(clip, tmp_path, normalised):
     found = output.read_json("normalisation.json")
     assert found["image"]["normalised"] is found["text"]["normalised"] is normalised
     assert summary.metrics["image/normalised"] == normalised
-    assert [identity.get("normalised", False) for identity in clip_identity(output)] == [normalised]
+    assert [identity.normalised for identity in read_clips(output)] == [normalised]
     embeddings = ClipEncoder(EmbedClipConfig(clip=clip).clip, device="cpu", normalised=normalised).encode_texts(["a"])
     assert (abs(float(embeddings.norm()) - 1) < 1e-3) is normalised
 

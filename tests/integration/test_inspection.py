@@ -24,11 +24,12 @@ from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.config import EmbedClipConfig
-from stages.embed_clip.rows import CaptionRows, ShardRows
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run as run_filter
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.stage import run as run_fit
+from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
+from stages.formats.filtered import filter_inputs
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import IdentityPriorConfig
@@ -58,7 +59,7 @@ def embed(config: Any, inputs: Mapping[str, Artifact], output: Output, context: 
         text = image + rows[:, None] * [[0, 0, 0.5, 0]]
         captions = [next(iter(sample.captions), None) for sample in samples]
         text[[caption is None for caption in captions]] = np.nan
-        content = ShardRows([sample.key for sample in samples], captions, [image], CaptionRows([text]))
+        content = ShardEmbeddings([sample.key for sample in samples], captions, [image], EncodedCaptions([text]))
         content.write(name, output, storage=np.dtype(np.float32), embed_dim=DIM, widths={})
         captioned = sum(caption is not None for caption in captions)
         output.finish_unit(name, {"rows": len(samples), "captioned": captioned, "failures": {}})
@@ -89,7 +90,7 @@ def build_store(folder: Path) -> Store:
         inputs = {source: store.artifact(source, plan[source]["fingerprint"]) for source in sources}
         plan[config.stage] = {"fingerprint": f"{len(plan):04d}", "identity": {}}
         output = store.output(config.stage, plan[config.stage]["fingerprint"])
-        run_stage(function, config, inputs=inputs, output=output, context=make_context())
+        run_stage(function, config, inputs=filter_inputs(inputs), output=output, context=make_context())
 
     source = {"kind": "folder", "path": folder / "images"}
     make(run_download, DownloadShardsConfig(source=source, rows_per_shard=5, encode_format="png"))

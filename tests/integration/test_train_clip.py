@@ -64,7 +64,7 @@ def test_the_trained_folder_is_a_clip_like_any_other(shards, tmp_path):
     assert any(isinstance(event, Metrics) and "loss" in event.values for event in events)
     encoder = ClipEncoder(ClipConfig(models=[{"kind": "folder", "path": tmp_path / "clip"}]), device="cpu")
     assert encoder.encode_texts(["a red circle", "a blue ring"]).shape == (2, 16)
-    assert encoder.identities[0]["image_size"] == 16
+    assert encoder.identities.models[0].image_size == 16
 
 
 def test_training_lowers_the_loss(shards, tmp_path):

@@ -90,10 +90,10 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
             )
         weights = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
         digest = digest_tensors(weights, hashlib.sha256())
-        if found.encoder["digest"] != digest:
+        if found.encoder.digest != digest:
             raise InputFault(
-                f"train_decoder: found latents by the autoencoder of {found.encoder['reference']} "
-                f"({found.encoder['digest'][:8]}): expected that of {self.config.source} ({digest[:8]}): give "
+                f"train_decoder: found latents by the autoencoder of {found.encoder}: "
+                f"expected that of {self.config.source} ({digest[:8]}): give "
                 "encode_latents the same checkpoint"
             )
 

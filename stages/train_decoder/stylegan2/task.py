@@ -13,10 +13,9 @@ from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
 from models.decoders.stylegan2.discriminator import Discriminator
 from models.decoders.stylegan2.model import StyleGan2Generator
 from models.noise import SeededNoise
-from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import with_trained
-from stages.formats.embeddings import clip_identity
+from stages.formats.clips import read_clips, require_same_clips
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.training.images.task import DecoderTask
 from stages.training.task import Batch, BatchPart
@@ -62,7 +61,7 @@ class StyleGan2Task(DecoderTask):
             discriminator,
             config.settings(),
             embed_images=self._clip.embed_images if config.losses.clip_weight > 0 else None,
-            blocks=[int(clip["embed_dim"]) for clip in clip_identity(self.inputs["embed_clip"])],
+            blocks=read_clips(self.inputs["embed_clip"]).block_dims,
             group_mean=group_mean,
             num_workers=self.rank_info.world_size,
         )
@@ -98,13 +97,8 @@ class StyleGan2Task(DecoderTask):
     def _clip(self) -> ClipEncoder:
         """The frozen CLIP models, loaded once however many models are made."""
         encoder = ClipEncoder(with_trained(self.config.clip, self.inputs), device=self.rank_info.device)
-        embedded = clip_identity(self.inputs["embed_clip"])
-        if [clip["digest"] for clip in encoder.identities] != [clip["digest"] for clip in embedded]:
-            names = [" + ".join(clip["reference"] for clip in clips) for clips in (encoder.identities, embedded)]
-            raise InputFault(
-                f"train_decoder.clip: found {names[0]}, but the embeddings are of {names[1]} (by their weights): "
-                "expected the same CLIP models: leave train_decoder.clip out, so that the experiment's own holds"
-            )
+        remedy = "leave train_decoder.clip out, so that the experiment's own holds"
+        require_same_clips("train_decoder.clip", encoder.identities, read_clips(self.inputs["embed_clip"]), remedy)
         return encoder
 
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
-from stages.formats.embeddings import clip_identity, kept_rows, load_image_rows, load_keys, open_npy_reader, shard_rows
+from stages.formats.clips import read_clips
+from stages.formats.embeddings.reader import load_image_rows, load_keys, open_image_rows, shard_rows
+from stages.formats.filtered import kept_rows
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact
 from stages.training.images.shard_images import (
@@ -138,7 +140,7 @@ class EmbeddedImages(ImageDataset):
         self._embeddings = embeddings
         self._keys = lru_cache(maxsize=KEPT_INDICES)(self._read_keys)
         self._rows = lru_cache(maxsize=KEPT_INDICES)(self._open_rows)
-        self.embed_dim = sum(int(clip["embed_dim"]) for clip in clip_identity(embeddings))
+        self.embed_dim = read_clips(embeddings).embed_dim
 
     def shard_keys(self, shard: int) -> list[str]:
         """Return the keys of a shard's embedded images."""
@@ -185,4 +187,4 @@ class EmbeddedImages(ImageDataset):
 
     def _open_rows(self, shard: int) -> tuple[EmbeddingRows, Int[np.ndarray, " rows"] | None]:
         name = self.names[shard]
-        return open_npy_reader(self._embeddings, name), kept_rows(self._embeddings, name)
+        return open_image_rows(self._embeddings, name), kept_rows(self._embeddings, name)

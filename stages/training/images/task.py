@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.decoders.base import ConditionedModel, Decoder, to_bytes
 from models.noise import SeededNoise
 from stages.contract.events import Event, LoggedImage, Metrics
-from stages.formats.embeddings import clip_identity
+from stages.formats.clips import read_clips
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
 from stages.training.images.config import ImageTrainingConfig
@@ -129,7 +129,7 @@ class DecoderTask(ImageTask):
         record = {
             "kind": config["kind"],
             "model": config,
-            "clip": clip_identity(self.inputs["embed_clip"]),
+            "clip": read_clips(self.inputs["embed_clip"]).to_json(),
             "sampling": sampling,
         }
         save_model(output, self.folder, self.saved_module(model), record, parts=self.parts)

@@ -224,7 +224,9 @@ def save_tiny_upsampler(folder: Path, clip: Path, side: int) -> Artifact:
         embed_dim=encoder.embed_dim, from_resolution=side, resolution=2 * side, channels=(32,), blocks_per_level=1
     )
     output = Output(str(folder), "train_upsampler", "tiny")
-    save_model(output, "upsampler", Upsampler(config), {"model": config.to_dict(), "clip": encoder.identities})
+    save_model(
+        output, "upsampler", Upsampler(config), {"model": config.to_dict(), "clip": encoder.identities.to_json()}
+    )
     return output
 
 

@@ -13,6 +13,7 @@ from cluster.mapping import Mapper, map_in_process
 from cluster.training import launch_in_process
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
+from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact, Output
 
@@ -69,7 +70,7 @@ def make_embeddings(folder: Path) -> Output:
         text = np.where(np.array(has_caption)[:, None], -values, np.nan).astype(np.float16)
         with embedded.writing(f"text_emb/text_emb_{name}.npy") as path, path.open("wb") as file:
             np.save(file, text)
-        embedded.finish_unit(name, {"rows": size})
+        EmbeddingsRecord(rows=size, captioned=sum(has_caption), failures={}).finish(embedded, name)
         first += size
     embedded.write_json("clips.json", [{"reference": "x", "digest": "d", "embed_dim": DIM, "image_size": 8}])
     return embedded

@@ -23,7 +23,9 @@ from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import TextStatesConfig
 from stages.encoders.text import make_text_encoder
-from stages.formats.embeddings import clip_identity, open_text_states, text_state_identities
+from stages.formats.clips import read_clips
+from stages.formats.embeddings.layout import read_text_encoders
+from stages.formats.embeddings.reader import open_text_states
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.data import Pairs, load_pairs
 from tests.factories import WORDS, folder_digests, interrupt_after, make_context, save_tiny_clip, save_tiny_t5
@@ -132,7 +134,7 @@ def test_the_layout_without_states_and_with_one_caption_is_the_old_one(
     for kind in ("img_emb", "text_emb"):
         with_states = np.load(embedded.local(f"{kind}/{kind}_00000.npy"))
         assert np.array_equal(np.load(output.local(f"{kind}/{kind}_00000.npy")), with_states[:3], equal_nan=True)
-    assert text_state_identities(output) == {}
+    assert read_text_encoders(output) == {}
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(
@@ -198,12 +200,12 @@ def trained_a_little(pairs: Pairs, settings: DiffusionPriorSettings) -> Any:
 
 def test_from_captions_to_a_prior_that_reads_their_states(embedded: Output) -> None:
     names = ("t5", "clip")
-    encoders = text_state_identities(embedded)
+    encoders = read_text_encoders(embedded)
     pairs, held_out = load_pairs(prior_config("gaussian"), embedded, names)
     assert [int(count) for count in pairs.starts.diff().unique()] == [1, 2]
-    states = {name: TextStateSettings(encoders[name]["width"], encoders[name]["max_length"]) for name in names}
+    states = {name: TextStateSettings(encoders[name].width, encoders[name].max_length) for name in names}
     network = TransformerSettings(width=16, num_layers=1, num_heads=2, text_states=states)
-    embed_dim = sum(clip["embed_dim"] for clip in clip_identity(embedded))
+    embed_dim = read_clips(embedded).embed_dim
     prior = trained_a_little(pairs, DiffusionPriorSettings(kind="gaussian", embed_dim=embed_dim, network=network))
     image, text = held_out.take(torch.arange(len(held_out)), torch.full((len(held_out),), 0.9))
     loss, seeds, sampling = loss_of(prior, image, text), list(range(len(image))), PriorSampling(num_steps=3)

@@ -7,6 +7,7 @@ from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
 from stages.encoders.open_clip_import import import_open_clip
+from stages.formats.clips import ClipIdentity
 from tests.factories import save_tiny_clip
 
 TEXTS = ["a small red circle at the top left", "blue star"]
@@ -84,9 +85,9 @@ def test_words_are_reported_apart(folders):
 
 def test_the_digest_is_of_the_weights_not_of_the_path(folders, tmp_path):
     same = save_tiny_clip(tmp_path / "elsewhere", seed=0, embed_dim=16)
-    first, copy, other = (make_encoder(folder).identities[0] for folder in (folders[0], same, folders[1]))
-    assert first["digest"] == copy["digest"] != other["digest"]
-    assert first == {"reference": str(folders[0]), "digest": first["digest"], "embed_dim": 16, "image_size": 32}
+    first, copy, other = (make_encoder(folder).identities.models[0] for folder in (folders[0], same, folders[1]))
+    assert first.digest == copy.digest != other.digest
+    assert first == ClipIdentity(reference=str(folders[0]), digest=first.digest, embed_dim=16, image_size=32)
 
 
 def test_floating_point_arrays_are_refused(folders):

@@ -56,7 +56,7 @@ def test_states_are_made_on_request_only_and_in_one_order(folders, tmp_path):
     assert make_text_encoder(clip, None, device="cpu").encode(TEXTS).states == {}
     both = make_text_encoder(clip, TextStatesConfig.model_validate({"clip": True, "t5": t5}), device="cpu")
     assert list(both.identities) == ["t5", "clip"]
-    assert [(one["width"], one["max_length"]) for one in both.identities.values()] == [(12, 5), (32, 77)]
+    assert [(one.width, one.max_length) for one in both.identities.values()] == [(12, 5), (32, 77)]
     features = both.encode(TEXTS).features()
     assert list(features.states) == ["t5", "clip"]
     assert features.states["t5"].lengths.tolist() == [5, 3, 1]
@@ -72,8 +72,8 @@ def test_the_identity_of_clip_states_is_of_the_weights(folders):
     one, other, both = (
         TextEncoder(make_clip(*some), clip_max_length=77) for some in (folders[:1], folders[1:], folders)
     )
-    assert len({encoder.identities["clip"]["digest"] for encoder in (one, other, both)}) == 3
-    assert both.identities["clip"]["width"] == 64
+    assert len({encoder.identities["clip"].digest for encoder in (one, other, both)}) == 3
+    assert both.identities["clip"].width == 64
 
 
 def test_models_with_other_tokens_cannot_stand_side_by_side(folders, tmp_path):

@@ -122,7 +122,7 @@ def test_the_distance_to_true_images_is_small_for_true_ones_and_names_its_featur
     encoder = ClipEncoder(clip)
     expected = frechet_distance(encoder.encode_images(noise(SCENES)), encoder.encode_images(true_images(SCENES)))
     assert far.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
-    name = f"CLIP {Path(clip.models[0].reference).name} ({encoder.identities[0]['digest'][:8]})"
+    name = f"CLIP {Path(clip.models[0].reference).name} ({encoder.identities.models[0].digest[:8]})"
     assert far.notes == {"frechet_distance": f"{name}, {NUM} images", "clip_score/conditioning": name}
     assert json.loads((tmp_path / "e-noise/metrics.json").read_text())["notes"] == far.notes
 

@@ -15,11 +15,12 @@ from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.runner import run_stage
 from stages.contract.stage import StageSummary
-from stages.embed_clip.rows import CaptionRows, ShardRows
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run
 from stages.formats.captions import CaptionsConfig
-from stages.formats.embeddings import load_captioned_rows, load_image_rows, load_keys, see_kept, shard_rows
+from stages.formats.embeddings.reader import load_captioned_rows, load_image_rows, load_keys, shard_rows
+from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
+from stages.formats.filtered import FilterRecord, filter_inputs
 from stages.storage.artifact import Output
 from stages.training.images.dataset import EmbeddedImages
 from tests.factories import folder_digests, interrupt_after, make_context
@@ -46,13 +47,13 @@ def embeddings(
         found = [(texts or {}).get(key, []) for key in keys]
         first = np.array([captions[0] if captions else np.full(DIM, np.nan) for captions in found])
         extra = [(row, "more", text) for row, captions in enumerate(found) for text in captions[1:]]
-        content = ShardRows(
+        content = ShardEmbeddings(
             keys,
             ["some" if captions else None for captions in found],
             [np.array(rows)],
-            CaptionRows([first]),
+            EncodedCaptions([first]),
             [(row, caption) for row, caption, _ in extra],
-            CaptionRows([np.array([text for *_, text in extra]).reshape(-1, DIM)]),
+            EncodedCaptions([np.array([text for *_, text in extra]).reshape(-1, DIM)]),
         )
         content.write(name, output, storage=np.dtype(np.float32), embed_dim=DIM, widths={})
         captioned = sum(bool(captions) for captions in found)
@@ -74,7 +75,7 @@ def removed(output: Output) -> dict[str, tuple[str, str | None]]:
 
 
 def kept_keys(source: Output, output: Output) -> list[str]:
-    seen = see_kept({"embed_clip": source, "filter_samples": output})["embed_clip"]
+    seen = filter_inputs({"embed_clip": source, "filter_samples": output})["embed_clip"]
     return [key for shard in shard_rows(seen) for key in load_keys(seen, shard)]
 
 
@@ -204,7 +205,7 @@ def test_all_readers_see_the_kept_rows_only(tmp_path: Path) -> None:
     texts = {"00": [image[0], image[1]], "02": [image[2]], "03": [image[3], image[0]]}
     source = embeddings(tmp_path / "e", [image], texts)
     _, output = filtered(source, tmp_path / "f", near_duplicates={"minimum": 0.99})
-    seen = pickle.loads(pickle.dumps(see_kept({"embed_clip": source, "filter_samples": output})))["embed_clip"]
+    seen = pickle.loads(pickle.dumps(filter_inputs({"embed_clip": source, "filter_samples": output})))["embed_clip"]
     assert shard_rows(seen) == {"00000": 3}
     assert load_keys(seen, "00000") == ["00", "01", "03"]
     assert np.array_equal(load_image_rows(seen, "00000"), load_image_rows(source, "00000")[[0, 1, 3]])
@@ -223,10 +224,10 @@ def test_decoders_read_images_and_embeddings_of_kept_rows(tmp_path: Path) -> Non
     for number, size in enumerate(encoded.SIZES):
         with kept.writing(f"kept/kept_{number:05d}.npy") as path, path.open("wb") as file:
             np.save(file, np.arange(1, size, 2))
-        kept.finish_unit(f"{number:05d}", {"rows": size // 2})
+        FilterRecord(rows=size // 2, captioned=0, removed={}).finish(kept, f"{number:05d}")
     about = {"stage": "filter_samples", "fingerprint": "k", "code_version": 1, "config": {}, "summary": StageSummary(0)}
     Manifest.model_validate(about | {"inputs": {"embed_clip": "b"}}).write(kept)
-    seen = see_kept({"embed_clip": source, "filter_samples": kept})["embed_clip"]
+    seen = filter_inputs({"embed_clip": source, "filter_samples": kept})["embed_clip"]
     data = EmbeddedImages(shards, seen, resolution=encoded.SIDE, cache_bytes=1 << 20)
     assert data.sizes == [size // 2 for size in encoded.SIZES]
     indices = np.array([[1, 0], [0, 2], [1, 3]])
@@ -243,7 +244,7 @@ def test_embeddings_of_another_run_are_not_filtered(tmp_path: Path) -> None:
     _, output = filtered(source, tmp_path / "f", near_duplicates={"minimum": 0.997})
     other = Output(source.uri, "embed_clip", "another")
     with pytest.raises(ArtifactError, match="says what to keep of embed_clip e, but the embeddings are another"):
-        see_kept({"embed_clip": other, "filter_samples": output})
+        filter_inputs({"embed_clip": other, "filter_samples": output})
 
 
 def test_in_the_graph_embeddings_come_with_their_filter() -> None:

@@ -19,8 +19,10 @@ from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes
-from stages.fit_gaussians.sample import StoredSample, draw_sample
-from stages.formats.embeddings import KeptEmbeddings, image_row_blocks, load_image_rows, pick_image_rows, shard_rows
+from stages.fit_gaussians.sample import SampleFile, sample_rows
+from stages.formats.embeddings.layout import EmbeddingsRecord
+from stages.formats.embeddings.reader import image_row_blocks, load_image_rows, pick_image_rows, shard_rows
+from stages.formats.filtered import FilteredEmbeddings
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context
 
@@ -39,7 +41,7 @@ def write_embeddings(folder: Path, *, rows: int = ROWS, storage: str = "float16"
         values = rng.normal(size=(rows + number, DIM)) * 2 + rng.normal(size=DIM) * 4
         with output.writing(f"img_emb/img_emb_{number:05d}.npy") as path, path.open("wb") as file:
             np.save(file, values.astype(storage))
-        output.finish_unit(f"{number:05d}", {"rows": rows + number})
+        EmbeddingsRecord(rows=rows + number, captioned=0, failures={}).finish(output, f"{number:05d}")
     output.write_json("clips.json", [{"reference": "r", "digest": "d", "embed_dim": DIM, "image_size": 8}])
     return output
 
@@ -120,10 +122,10 @@ def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:
 def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Output, kind: Kind) -> None:
     rows = shard_rows(embeddings)
 
-    def draw(size: int, seed: int) -> StoredSample:
-        return draw_sample(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
+    def draw(size: int, seed: int) -> SampleFile:
+        return sample_rows(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
 
-    def read(sample: StoredSample) -> torch.Tensor:
+    def read(sample: SampleFile) -> torch.Tensor:
         return torch.cat(list(sample.map(torch.clone, 7)))
 
     raw = torch.cat([torch.from_numpy(load_image_rows(embeddings, shard)) for shard in rows])
@@ -170,7 +172,7 @@ def test_rows_come_in_blocks_and_without_those_filtered_out(tmp_path: Path, embe
     kept = Output(str(tmp_path / "kept"), "filter_samples", "k0")
     with kept.writing("kept/kept_00002.npy") as path, path.open("wb") as file:
         np.save(file, np.arange(0, 60, 2))
-    filtered = KeptEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)
+    filtered = FilteredEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)
     blocks = [block.load() for block in image_row_blocks(filtered, "00002", 40)]
     assert [len(block) for block in blocks] == [20, 10, 0]
     assert np.array_equal(np.concatenate(blocks), values[:60:2])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.formats.captions import CaptionsConfig
-from stages.formats.embeddings import KeptEmbeddings
+from stages.formats.filtered import FilteredEmbeddings
 from stages.storage.artifact import Output
 from stages.train_decoder.captions import CaptionRows
 from tests.unit.stages.encoded import SIZES, color_of, make_embeddings
@@ -16,7 +16,7 @@ def test_rows_are_counted_among_those_that_were_kept(tmp_path: Path) -> None:
     rows = np.array([1, 4, 5, 8])  # of shard 0, which holds images 13 to 0; the even ones have captions
     with kept.writing("kept/kept_00000.npy") as path, path.open("wb") as file:
         np.save(file, rows)
-    seen = KeptEmbeddings(embedded.uri, embedded.stage, embedded.fingerprint, kept)
+    seen = FilteredEmbeddings(embedded.uri, embedded.stage, embedded.fingerprint, kept)
     captions = CaptionRows(seen, ["00000"], CaptionsConfig(), where="text")
     images = SIZES[0] - 1 - rows
     told = captions.read(np.array([[0, number] for number in range(len(rows))]))

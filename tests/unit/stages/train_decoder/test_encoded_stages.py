@@ -93,7 +93,7 @@ def test_it_learns_shows_and_saves_a_decoder_that_needs_nothing_else(
     assert Image.open(io.BytesIO(images[0].png)).size == (3 * SIDE, 2 * SIDE)  # reconstructions above drawn ones
 
     decoder, clips = load_decoder(output)
-    assert clips[0]["digest"] == "d"
+    assert clips.digests == ["d"]
     sampling = DecoderSampling(num_steps=2)
     assert decoder.reads_text == (name in ("told codes", "codes of texts"))
     generated = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)

@@ -54,7 +54,7 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
     output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
     decoder, clips = load_decoder(output)
     assert decoder.sample(torch.zeros(2, DIM), [1, 2], DecoderSampling(num_steps=2)).shape == (2, 3, 16, 16)
-    assert clips[0]["digest"] == "d"
+    assert clips.digests == ["d"]
 
 
 def test_an_embedded_image_that_is_gone_is_reported(tmp_path: Path) -> None:

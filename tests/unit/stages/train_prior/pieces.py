@@ -10,9 +10,11 @@ from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
-from stages.embed_clip.rows import CaptionRows, ShardRows
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.formats.clips import ClipIdentity, Clips, write_clips
+from stages.formats.embeddings.layout import EmbeddingsRecord, TextEncoderIdentity, write_text_encoders
+from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import TrainPriorConfig
 
@@ -45,23 +47,23 @@ def make_embeddings(
         text[~has] = np.nan
         extra = [(int(row), "another") for row in np.flatnonzero(has) for _ in range(num_captions - 1)]
         further = np.array([text[row] + 1 + n % 7 for n, (row, _) in enumerate(extra)]).reshape(-1, DIM)
-        content = ShardRows(
+        content = ShardEmbeddings(
             [f"{name}{row:05d}" for row in range(rows)],
             ["a thing" if one else None for one in has],
             [image],
-            CaptionRows(
+            EncodedCaptions(
                 [text], {encoder: [_states(rng) if one else _states(rng, 0) for one in has] for encoder in states}
             ),
             extra,
-            CaptionRows([further], {name: [_states(rng) for _ in extra] for name in states}),
+            EncodedCaptions([further], {name: [_states(rng) for _ in extra] for name in states}),
         )
         widths = dict.fromkeys(states, STATE_WIDTH)
         content.write(name, output, storage=np.dtype(np.float16), embed_dim=DIM, widths=widths)
-        output.finish_unit(name, {"rows": rows, "captioned": int(has.sum()), "failures": {}})
-    clips = [{"reference": "r", "digest": clip, "embed_dim": width, "image_size": 8} for width in clip_dims]
-    output.write_json("clips.json", clips)
-    identity = {"reference": "s", "digest": "e", "width": STATE_WIDTH, "max_length": MOST_STATES}
-    output.write_json("text_encoders.json", dict.fromkeys(states, identity))
+        EmbeddingsRecord(rows=rows, captioned=int(has.sum()), failures={}).finish(output, name)
+    clips = [ClipIdentity(reference="r", digest=clip, embed_dim=width, image_size=8) for width in clip_dims]
+    write_clips(output, Clips(tuple(clips), "the test"))
+    identity = TextEncoderIdentity(reference="s", digest="e", width=STATE_WIDTH, max_length=MOST_STATES, source={})
+    write_text_encoders(output, dict.fromkeys(states, identity))
     return output
 
 

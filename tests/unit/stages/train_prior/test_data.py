@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.contract.errors import InputFault
-from stages.formats.embeddings import open_text_states
+from stages.formats.embeddings.reader import open_text_states
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.data import Pairs, load_pairs
 from tests.unit.stages.train_prior.pieces import DIM, ROWS, SHARDS, STATE_WIDTH, make_embeddings, prior_config

@@ -101,7 +101,7 @@ def test_full_tuning_learns_and_diffusers_generates_the_same_images(
     assert len(load_model_state(output, "decoder")) == len(stored) + sum(in_pipeline)
     decoder, clips = load_decoder(output)
     assert isinstance(decoder, StableDiffusionDecoder)
-    assert clips[0]["digest"] == "d"
+    assert clips.digests == ["d"]
     embeddings = torch.rand(1, DIM)
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
     told, unconditional = decoder.prompt_embeddings(embeddings)

@@ -16,12 +16,14 @@ from pydantic import ValidationError
 from cluster.training import launch_in_process
 from models.decoders import DecoderSampling
 from models.decoders.stylegan2.adversary import Adversary
-from stages.contract.errors import InputFault
+from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.clips import write_clips
+from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
@@ -54,8 +56,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     with embedded.writing("img_emb/img_emb_00000.npy") as path, path.open("wb") as file:
         np.save(file, encoder.encode_images(images).numpy())
     shards.finish_unit("00000", {"rows": COUNT})
-    embedded.finish_unit("00000", {"rows": COUNT})
-    embedded.write_json("clips.json", encoder.identities)
+    EmbeddingsRecord(rows=COUNT, captioned=0, failures={}).finish(embedded, "00000")
+    write_clips(embedded, encoder.identities)
     return {"download_shards": shards, "embed_clip": embedded}
 
 
@@ -155,7 +157,7 @@ def test_it_trains_resumes_exactly_shows_and_saves(
     assert saved["kind"] == "stylegan2"
     decoder, clips = load_decoder(output_of(tmp_path / "whole"))
     assert decoder.sample(torch.randn(2, DIM), [1, 2], DecoderSampling()).shape == (2, 3, SIDE, SIDE)
-    assert clips[0]["embed_dim"] == DIM
+    assert clips.embed_dim == DIM
 
 
 class StopAsIfKilled(Exception):
@@ -202,7 +204,7 @@ def test_what_a_setting_leaves_out_is_not_generated(inputs: dict[str, Artifact],
 
 def test_another_clip_is_refused(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     other = save_tiny_clip(tmp_path / "other", seed=1, embed_dim=DIM, image_size=SIDE)
-    with pytest.raises(InputFault, match=r"train_decoder\.clip: found .*other, but the embeddings are of .*clip"):
+    with pytest.raises(ArtifactError, match=r"train_decoder\.clip: the CLIP models differ: .*other .*; .*clip "):
         opened(inputs, config(other))
     opened(inputs, config(other, losses={"clip_weight": 0}))  # without its loss, CLIP is not asked
 

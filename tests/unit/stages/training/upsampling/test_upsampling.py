@@ -86,7 +86,7 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     cascade, clips = load_decoder(base, [first, second])
     assert cascade.config.resolution == 32
     assert cascade.sample(torch.zeros(2, DIM), [1, 2], DecoderSampling(num_steps=2)).shape == (2, 3, 32, 32)
-    assert clips[0]["digest"] == "d"
+    assert clips.digests == ["d"]
     with pytest.raises(ArtifactError, match=r"found one from 16 pixels .* expected 8 pixels"):
         load_decoder(base, [second])
     with pytest.raises(ArtifactError, match=r"no file 'decoder/config\.json'"):

@@ -1,21 +1,28 @@
-"""Read the embeddings and the text states that embed_clip made, one shard at a time."""
+"""Read embeddings and text states, one shard at a time."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from jaxtyping import Float, Int
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
 
-from stages.contract.documents import Manifest
-from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.embeddings.layout import (
+    EXTRA_CAPTIONS,
+    EXTRA_TEXT,
+    IMAGE,
+    METADATA,
+    TEXT,
+    EmbeddingsRecord,
+    state_kinds,
+)
+from stages.formats.filtered import FilteredEmbeddings, FilterRecord, kept_rows
+from stages.formats.per_shard import array_reader, has_table, load_table, open_array
 from stages.storage.artifact import Artifact
 from stages.storage.npy_reader import NpyReader
 
-TEXT_ENCODERS = "text_encoders.json"
 Rows = Float[np.ndarray, "rows embed"]
 
 
@@ -45,62 +52,59 @@ class ShardStates:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
-@dataclass(frozen=True)
-class KeptEmbeddings(Artifact):
-    """The embeddings as all stages after filter_samples see them: without the rows that it removed."""
-
-    kept: Artifact
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the file system handles behind."""
-        return {**super().__getstate__(), "kept": self.kept}
-
-    def done_units(self) -> dict[str, dict[str, Any]]:
-        """Return the records of what is left of each shard."""
-        return self.kept.done_units()
-
-
-def see_kept(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
-    """Return a stage's inputs with the embeddings filtered, where filter_samples is one of them.
-
-    Raises:
-        ArtifactError: it filtered other embeddings.
-    """
-    if "filter_samples" not in inputs or "embed_clip" not in inputs:
-        return inputs
-    embeddings, kept = inputs["embed_clip"], inputs["filter_samples"]
-    filtered = Manifest.of(kept).inputs["embed_clip"]
-    if filtered != embeddings.fingerprint:
-        raise ArtifactError(
-            f"filter_samples: {kept.uri} says what to keep of embed_clip {filtered}, but the embeddings are "
-            f"{embeddings.fingerprint}: expected the same: filter these embeddings (drop reuse.filter_samples)"
-        )
-    return {**inputs, "embed_clip": KeptEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)}
-
-
 def shard_rows(embeddings: Artifact) -> dict[str, int]:
     """Return the number of rows of each shard, by its name, in order."""
-    return {name: int(record["rows"]) for name, record in sorted(embeddings.done_units().items())}
+    return {name: record.rows for name, record in sorted(_records(embeddings).items())}
 
 
-def open_npy_reader(embeddings: Artifact, shard: str) -> Rows:
+def count_captioned(embeddings: Artifact) -> int:
+    """Return how many images of all shards have captions."""
+    return sum(record.captioned for record in _records(embeddings).values())
+
+
+def _records(embeddings: Artifact) -> Mapping[str, EmbeddingsRecord] | Mapping[str, FilterRecord]:
+    if isinstance(embeddings, FilteredEmbeddings):
+        return FilterRecord.done(embeddings.kept)
+    return EmbeddingsRecord.done(embeddings)
+
+
+def open_image_rows(embeddings: Artifact, shard: str) -> Rows:
     """Return the image embeddings that a shard's files hold, still on disk, whether they are kept or not."""
-    return _open(embeddings, "img_emb", shard)
-
-
-def kept_rows(embeddings: Artifact, shard: str) -> Int[np.ndarray, " rows"] | None:
-    """Return which rows of a shard's files are used, ascending; None: all."""
-    if not isinstance(embeddings, KeptEmbeddings):
-        return None
-    return _open(embeddings.kept, "kept", shard)
+    return open_array(embeddings, IMAGE, shard)
 
 
 def load_keys(embeddings: Artifact, shard: str) -> list[str]:
     """Return the keys of a shard's rows."""
-    table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key"])
-    kept = kept_rows(embeddings, shard)
-    keys: list[str] = (table if kept is None else table.take(kept)).column("key").to_pylist()
+    keys: list[str] = _metadata(embeddings, shard, ["key"])["key"].to_pylist()
     return keys
+
+
+def load_has_caption(embeddings: Artifact, shard: str) -> Bool[np.ndarray, " rows"]:
+    """Tell for each row of a shard whether the image has a caption."""
+    return np.asarray(_metadata(embeddings, shard, ["has_caption"])["has_caption"].to_pylist(), dtype=bool)
+
+
+def usable_caption_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> Int[np.ndarray, " images"]:
+    """Return the rows of a shard that have a caption which may be used, ascending, as :func:`load_keys` counts them."""
+    table = _metadata(embeddings, shard, ["key", "has_caption"])
+    has_caption = np.asarray(table["has_caption"].to_pylist(), dtype=bool)
+    return np.flatnonzero(has_caption & select_captioned(table["key"].to_pylist(), captions))
+
+
+def load_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
+    """Return all captions of each row of a shard, the first one first."""
+    captions = [[] if one is None else [one] for one in load_table(embeddings, METADATA, shard)["caption"].to_pylist()]
+    if has_table(embeddings, EXTRA_CAPTIONS, shard):
+        for extra in load_table(embeddings, EXTRA_CAPTIONS, shard, ["row", "caption"]).to_pylist():
+            captions[extra["row"]].append(extra["caption"])
+    kept = kept_rows(embeddings, shard)
+    return captions if kept is None else [captions[row] for row in kept]
+
+
+def _metadata(embeddings: Artifact, shard: str, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a shard's metadata, of the rows that are used."""
+    table, kept = load_table(embeddings, METADATA, shard, columns), kept_rows(embeddings, shard)
+    return table if kept is None else table.take(kept)
 
 
 def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
@@ -109,7 +113,7 @@ def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
     Raises:
         InputFault: a number is infinite or not a number.
     """
-    kept, stored = kept_rows(embeddings, shard), open_npy_reader(embeddings, shard)
+    kept, stored = kept_rows(embeddings, shard), open_image_rows(embeddings, shard)
     rows: Rows = np.asarray(stored if kept is None else stored[kept], dtype=np.float32)
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows)).any(axis=1).sum())
@@ -120,18 +124,24 @@ def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
     return rows
 
 
+def load_text_rows(embeddings: Artifact, shard: str) -> Rows:
+    """Return the embeddings of the first captions of a shard as float32 in memory; no caption: NaN."""
+    kept, stored = kept_rows(embeddings, shard), open_text_rows(embeddings, shard)
+    return np.array(stored if kept is None else stored[kept], dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class RowBlock:
     """Some image embeddings of a shard, not read yet."""
 
-    stored: NpyReader
+    reader: NpyReader
     first: int
     size: int
     kept: Int[np.ndarray, " rows"] | None  # which rows of the shard are used; none: all
 
     def load(self) -> Rows:
         """Read them as float32; numbers that are not finite are passed on (:func:`load_image_rows` refuses them)."""
-        rows = self.stored.read(self.first, self.size)
+        rows = self.reader.read(self.first, self.size)
         if self.kept is not None:
             low, high = np.searchsorted(self.kept, (self.first, self.first + self.size))
             rows = rows[self.kept[low:high] - self.first]
@@ -139,10 +149,10 @@ class RowBlock:
 
 
 def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[RowBlock]:
-    """Cut the image embeddings of a shard into blocks of so many stored rows, each to be read when it is its turn."""
-    stored, kept = _image_row_reader(embeddings, shard), kept_rows(embeddings, shard)
-    for first in range(0, len(stored), size):
-        yield RowBlock(stored, first, size, kept)
+    """Cut the image embeddings of a shard into blocks of so many rows of its file, to be read later."""
+    reader, kept = _image_row_reader(embeddings, shard), kept_rows(embeddings, shard)
+    for first in range(0, len(reader), size):
+        yield RowBlock(reader, first, size, kept)
 
 
 def pick_image_rows(embeddings: Artifact, shard: str, rows: Int[np.ndarray, " picked"]) -> Rows:
@@ -153,7 +163,7 @@ def pick_image_rows(embeddings: Artifact, shard: str, rows: Int[np.ndarray, " pi
 
 
 def _image_row_reader(embeddings: Artifact, shard: str) -> NpyReader:
-    return NpyReader.of(embeddings.local(f"img_emb/img_emb_{shard}.npy"))
+    return array_reader(embeddings, IMAGE, shard)
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:
@@ -162,12 +172,12 @@ def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConf
     Raises:
         InputFault: the files of the shard do not fit one another.
     """
-    table = pq.read_table(embeddings.local(f"metadata/metadata_{shard}.parquet"), columns=["key", "has_caption"])
+    table = load_table(embeddings, METADATA, shard, ["key", "has_caption"])
     keys: list[str] = table["key"].to_pylist()
     chosen = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
     if (kept := kept_rows(embeddings, shard)) is not None:
         chosen &= np.isin(np.arange(len(keys)), kept)
-    image, text = (_open(embeddings, kind, shard) for kind in ("img_emb", "text_emb"))
+    image, text = open_image_rows(embeddings, shard), open_text_rows(embeddings, shard)
     for kind, rows in (("image", image), ("text", text)):
         _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), image.shape[1])
     first = np.flatnonzero(chosen)
@@ -186,15 +196,15 @@ def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConf
 
 def open_text_rows(embeddings: Artifact, shard: str) -> Rows:
     """Return the embeddings of the first captions that a shard's files hold, still on disk; no caption: NaN."""
-    return _open(embeddings, "text_emb", shard)
+    return open_array(embeddings, TEXT, shard)
 
 
 def further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
     """Return row and embedding of each caption of a shard that is not an image's first, by the files' rows."""
-    if not embeddings.exists(f"extra_captions/extra_captions_{shard}.parquet"):
+    if not has_table(embeddings, EXTRA_CAPTIONS, shard):
         return np.zeros(0, dtype=np.int64), np.zeros((0, embed_dim), dtype=np.float32)
-    table = pq.read_table(embeddings.local(f"extra_captions/extra_captions_{shard}.parquet"), columns=["row"])
-    text = _open(embeddings, "extra_text_emb", shard)
+    table = load_table(embeddings, EXTRA_CAPTIONS, shard, ["row"])
+    text = open_array(embeddings, EXTRA_TEXT, shard)
     _require_shape(embeddings, f"further text embeddings of shard {shard}", text, len(table), embed_dim)
     return table["row"].to_numpy(), text
 
@@ -205,34 +215,11 @@ def open_text_states(embeddings: Artifact, shard: str, name: str, *, width: int)
     Raises:
         InputFault: they are of another width.
     """
-    states = ShardStates(_open(embeddings, f"{name}_states", shard), _open(embeddings, f"{name}_offsets", shard))
+    values, offsets = (open_array(embeddings, kind, shard) for kind in state_kinds(name))
+    states = ShardStates(values, offsets)
     num_tokens = int(states.offsets[-1])
     _require_shape(embeddings, f"text states ({name}) of shard {shard}", states.values, num_tokens, width)
     return states
-
-
-def clip_identity(embeddings: Artifact) -> list[dict[str, Any]]:
-    """Return which CLIP models the embeddings are of, in the order in which they are concatenated."""
-    with embeddings.open("clips.json") as file:
-        clips: list[dict[str, Any]] = json.load(file)
-    return clips
-
-
-def text_state_identities(embeddings: Artifact) -> dict[str, dict[str, Any]]:
-    """Return which encoders the text states are of, by name in the order t5, clip; nothing where there are none.
-
-    Each says, JSON-ready, reference (for people), digest (SHA-256 of its weights), width, max_length, and source: what
-    finds it again.
-    """
-    if not embeddings.exists(TEXT_ENCODERS):
-        return {}
-    identities: dict[str, dict[str, Any]] = embeddings.read_json(TEXT_ENCODERS)
-    return {name: identities[name] for name in ("t5", "clip") if name in identities}
-
-
-def _open(embeddings: Artifact, kind: str, shard: str) -> np.ndarray:
-    rows: np.ndarray = np.load(embeddings.local(f"{kind}/{kind}_{shard}.npy"), mmap_mode="r", allow_pickle=False)
-    return rows
 
 
 def _require_shape(embeddings: Artifact, what: str, found: np.ndarray, rows: int, width: int) -> None:

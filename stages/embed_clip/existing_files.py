@@ -1,4 +1,4 @@
-"""Read embeddings in the layout of clip-retrieval and LAION: img_emb, text_emb and metadata, file beside file."""
+"""Read existing embeddings in the layout of clip-retrieval and LAION: images, texts and metadata, file beside file."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from stages.contract.errors import InputFault
 from stages.embed_clip.config import ExistingEmbeddings
+from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT
 from stages.storage.filesystems import open_address
 
 _KEY_COLUMNS = ("key", "image_path")
@@ -50,18 +51,18 @@ def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     fs, root = open_address(existing.path)
     found = {
         kind: {_number(name): fs.unstrip_protocol(name) for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}"))}
-        for kind, suffix in (("img_emb", "npy"), ("text_emb", "npy"), ("metadata", "parquet"))
+        for kind, suffix in ((IMAGE, "npy"), (TEXT, "npy"), (METADATA, "parquet"))
     }
-    numbers = list(found["img_emb"])
-    for kind in ("img_emb", "metadata", "text_emb"):
+    numbers = list(found[IMAGE])
+    for kind in (IMAGE, METADATA, TEXT):
         there = list(found[kind])
-        if (there != numbers and (there or kind != "text_emb")) or not numbers:
+        if (there != numbers and (there or kind != TEXT)) or not numbers:
             raise InputFault(
-                f"embed_clip.existing.path: {existing.path} has {len(numbers)} files img_emb/*.npy and {len(there)} of "
-                f"{kind}{_first_difference(numbers, there)}: expected img_emb/img_emb_0000.npy, "
-                "metadata/metadata_0000.parquet and so on, and as many of each: complete the folder"
+                f"embed_clip.existing.path: {existing.path} has {len(numbers)} files {IMAGE}/*.npy and {len(there)} of "
+                f"{kind}{_first_difference(numbers, there)}: expected {IMAGE}/{IMAGE}_0000.npy, "
+                f"{METADATA}/{METADATA}_0000.parquet and so on, and as many of each: complete the folder"
             )
-    return [Part(found["img_emb"][n], found["text_emb"].get(n), found["metadata"][n]) for n in numbers]
+    return [Part(found[IMAGE][n], found[TEXT].get(n), found[METADATA][n]) for n in numbers]
 
 
 def read_keys(existing: ExistingEmbeddings, part: Part) -> list[str]:

@@ -1,0 +1,117 @@
+"""Which CLIP models an artifact is of: the one document of it, and the one comparison."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.contract.documents import Document
+from stages.contract.errors import ArtifactError
+from stages.storage.artifact import Artifact, Output
+
+_FILE = "clips.json"
+
+
+class ClipIdentity(Document):
+    """What tells one CLIP model from another."""
+
+    reference: str
+    digest: str
+    """SHA-256 of weights and image preprocessing."""
+    embed_dim: int
+    image_size: int
+    normalised: bool = False
+    """Whether the embeddings have length 1, as existing ones often have; those of embed_clip have not."""
+
+    def __str__(self) -> str:
+        """Return the reference and the beginning of the digest."""
+        return f"{self.reference} ({self.digest[:8]})"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """CLIP models, in the order in which their embeddings are concatenated."""
+
+    models: tuple[ClipIdentity, ...]
+    owner: str
+    """What belongs to them, for messages."""
+
+    @classmethod
+    def parse(cls, content: Sequence[Any], artifact: Artifact, name: str, *, owner: str) -> "Clips":
+        """Return the models listed in the artifact's file ``name``.
+
+        Raises:
+            ArtifactError: one is not described as it should be.
+        """
+        return cls(tuple(ClipIdentity.parse(one, artifact, name) for one in content), owner)
+
+    def __iter__(self) -> Iterator[ClipIdentity]:
+        """Iterate over the models."""
+        return iter(self.models)
+
+    def __str__(self) -> str:
+        """Return the models' names, joined as their embeddings are."""
+        return " + ".join(map(str, self.models)) or "(none)"
+
+    @property
+    def digests(self) -> list[str]:
+        """What is compared."""
+        return [model.digest for model in self.models]
+
+    @property
+    def block_dims(self) -> list[int]:
+        """Sizes of the concatenated blocks."""
+        return [model.embed_dim for model in self.models]
+
+    @property
+    def embed_dim(self) -> int:
+        """Size of the whole embedding."""
+        return sum(self.block_dims)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the embeddings have length 1."""
+        return any(model.normalised for model in self.models)
+
+    def with_normalised(self) -> "Clips":
+        """Return the same models as those of embeddings that have length 1."""
+        return Clips(tuple(model.model_copy(update={"normalised": True}) for model in self.models), self.owner)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the content of the file."""
+        return [model.to_json() for model in self.models]
+
+
+def write_clips(output: Output, clips: Clips) -> None:
+    """Write which CLIP models the embeddings are of."""
+    output.write_json(_FILE, clips.to_json())
+
+
+def read_clips(embeddings: Artifact) -> Clips:
+    """Return which CLIP models the embeddings are of."""
+    return Clips.parse(embeddings.read_json(_FILE), embeddings, _FILE, owner=f"the embeddings in {embeddings.uri}")
+
+
+def record_clips(output: Output, clips: Clips) -> None:
+    """Write the CLIP models before the first embedding, or compare them with those of the embeddings that are there.
+
+    Raises:
+        ArtifactError: these are of other weights.
+    """
+    if output.exists(_FILE):
+        remedy = "the weights behind the name have changed: delete the folder and run again"
+        require_same_clips(output.stage, read_clips(output), clips, remedy)
+    else:
+        write_clips(output, clips)
+
+
+def require_same_clips(where: str, first: Clips, second: Clips, remedy: str) -> None:
+    """Compare two lists of CLIP models by their weights; ``where`` and ``remedy`` begin and end the message.
+
+    Raises:
+        ArtifactError: they differ.
+    """
+    if first.digests != second.digests:
+        raise ArtifactError(
+            f"{where}: the CLIP models differ: {first.owner}: {first}; {second.owner}: {second}: "
+            f"expected the same weights: {remedy}"
+        )

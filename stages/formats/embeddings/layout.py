@@ -1,0 +1,125 @@
+"""The files of the embeddings of a shard, its record, and the identities of the text encoders.
+
+img_emb, text_emb      [rows, embed], as embedding-reader and clip-retrieval have them; no caption: NaN
+metadata               key, caption (the first), has_caption
+extra_text_emb         [further captions, embed], where there are any
+extra_captions         key, row, caption of each of them, in the order of the rows
+<encoder>_states       [tokens of all captions, width]
+<encoder>_offsets      [rows + further captions + 1]: where the tokens of each caption begin
+"""
+
+from collections.abc import Mapping
+
+from stages.contract.documents import Document
+from stages.contract.errors import ArtifactError
+from stages.formats.documents import UnitRecord
+from stages.storage.artifact import Artifact, Output
+
+IMAGE, TEXT, METADATA = "img_emb", "text_emb", "metadata"
+EXTRA_TEXT, EXTRA_CAPTIONS = "extra_text_emb", "extra_captions"
+_TEXT_ENCODERS, _NORMS = "text_encoders.json", "normalisation.json"
+
+
+def state_kinds(encoder: str) -> tuple[str, str]:
+    """Return the names of an encoder's files of states and of offsets."""
+    return f"{encoder}_states", f"{encoder}_offsets"
+
+
+class EmbeddingNorms(Document):
+    """Smallest and largest norm over rows and models; None where there is no row."""
+
+    image: tuple[float, float] | None
+    text: tuple[float, float] | None
+
+
+class EmbeddingsRecord(UnitRecord):
+    """The record of an embedded shard."""
+
+    rows: int
+    captioned: int
+    failures: Mapping[str, int]
+    extra_captions: int = 0
+    """Captions that are not their image's first."""
+    norms: EmbeddingNorms | None = None
+    """Of existing embeddings."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Images, captioned images and, where there are any, further captions."""
+        extra = {"extra_captions": self.extra_captions} if self.extra_captions else {}
+        return {"images": self.rows, "captioned": self.captioned, **extra}
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        """Lost images by cause."""
+        return self.failures
+
+
+class NormRange(Document):
+    """Smallest and largest norm of one kind of existing embeddings in all shards."""
+
+    smallest_norm: float
+    largest_norm: float
+    normalised: bool
+    """Whether both are 1, within the tolerance."""
+
+
+def write_norm_ranges(output: Output, ranges: Mapping[str, NormRange], tolerance: float) -> None:
+    """Write the norms of existing embeddings, by kind: image, text."""
+    found = {kind: norms.to_json() for kind, norms in ranges.items()}
+    output.write_json(_NORMS, {"tolerance": tolerance, **found})
+
+
+class TextEncoderIdentity(Document):
+    """What tells the text states of one encoder from another's."""
+
+    reference: str
+    digest: str
+    """SHA-256 of all that the states depend on."""
+    width: int
+    max_length: int
+    source: Mapping[str, str]
+    """The fields of a T5Source that find the model again; none for CLIP, which is configured wherever it is used."""
+
+    def __str__(self) -> str:
+        """Return the reference, the beginning of the digest and the width."""
+        return f"{self.reference} ({self.digest[:8]}, width {self.width})"
+
+
+TextEncoders = Mapping[str, TextEncoderIdentity]
+
+
+def read_text_encoders(embeddings: Artifact) -> TextEncoders:
+    """Return which encoders the text states are of, by name in the order t5, clip; empty where there are none."""
+    if not embeddings.exists(_TEXT_ENCODERS):
+        return {}
+    content = embeddings.read_json(_TEXT_ENCODERS)
+    return parse_text_encoders(content, embeddings, _TEXT_ENCODERS)
+
+
+def parse_text_encoders(content: Mapping[str, object], artifact: Artifact, file: str) -> TextEncoders:
+    """Return the encoders described in the artifact's file."""
+    names = [name for name in ("t5", "clip") if name in content]
+    return {name: TextEncoderIdentity.parse(content[name], artifact, file) for name in names}
+
+
+def write_text_encoders(output: Output, encoders: TextEncoders) -> None:
+    """Write which encoders the text states are of."""
+    output.write_json(_TEXT_ENCODERS, {name: encoder.to_json() for name, encoder in encoders.items()})
+
+
+def record_text_encoders(output: Output, encoders: TextEncoders) -> None:
+    """Write the encoders before the first states, or compare them with those of the states that are there.
+
+    Raises:
+        ArtifactError: these are of other weights.
+    """
+    recorded = read_text_encoders(output)
+    if not recorded and encoders:
+        write_text_encoders(output, encoders)
+    for name, encoder in encoders.items():
+        if recorded and recorded[name].digest != encoder.digest:
+            raise ArtifactError(
+                f"{output.stage}: {output.uri} holds text states of {recorded[name]}, but the configured encoder is "
+                f"{encoder}: the weights behind the name have changed: delete the folder and run again"
+            )

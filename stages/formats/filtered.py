@@ -1,0 +1,102 @@
+"""What filter_samples leaves of the embeddings: row numbers, removed keys and scores of each shard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from stages.contract.documents import Manifest
+from stages.contract.errors import ArtifactError
+from stages.formats.documents import UnitRecord
+from stages.formats.per_shard import has_table, load_table, open_array, save_array, save_table
+from stages.storage.artifact import Artifact, Output
+
+_REMOVED = pa.schema(
+    [("key", pa.string()), ("cause", pa.string()), ("value", pa.float64()), ("duplicate_of", pa.string())]
+)
+
+
+class FilterRecord(UnitRecord):
+    """The record of a filtered shard."""
+
+    cause_prefix: ClassVar[str] = "removed"
+
+    rows: int
+    captioned: int
+    removed: Mapping[str, int]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Images that are left, and how many of them have captions."""
+        return {"images": self.rows, "captioned": self.captioned}
+
+    @property
+    def causes(self) -> Mapping[str, int]:
+        """Removed images by cause."""
+        return self.removed
+
+
+@dataclass(frozen=True)
+class FilteredEmbeddings(Artifact):
+    """The embeddings as all stages after filter_samples read them: without the rows that it removed."""
+
+    kept: Artifact
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the file system handles behind."""
+        return {**super().__getstate__(), "kept": self.kept}
+
+
+def filter_inputs(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
+    """Return a stage's inputs with the embeddings filtered, where filter_samples is one of them.
+
+    Raises:
+        ArtifactError: it filtered other embeddings.
+    """
+    if "filter_samples" not in inputs or "embed_clip" not in inputs:
+        return inputs
+    embeddings, kept = inputs["embed_clip"], inputs["filter_samples"]
+    filtered = Manifest.of(kept).inputs["embed_clip"]
+    if filtered != embeddings.fingerprint:
+        raise ArtifactError(
+            f"filter_samples: {kept.uri} says what to keep of embed_clip {filtered}, but the embeddings are "
+            f"{embeddings.fingerprint}: expected the same: filter these embeddings (drop reuse.filter_samples)"
+        )
+    return {**inputs, "embed_clip": FilteredEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint, kept)}
+
+
+def kept_rows(embeddings: Artifact, shard: str) -> Int[np.ndarray, " rows"] | None:
+    """Return which rows of a shard's files are used, ascending; None: all."""
+    return open_array(embeddings.kept, "kept", shard) if isinstance(embeddings, FilteredEmbeddings) else None
+
+
+def write_filtered(
+    output: Output, shard: str, kept: Int[np.ndarray, " rows"], removed: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the rows to keep and, for each removed key, cause, value and the key of which it is a near-duplicate."""
+    save_array(output, "kept", shard, kept)
+    save_table(output, "removed", shard, pa.Table.from_pylist(list(removed), schema=_REMOVED))
+
+
+def read_removed(artifact: Artifact, shard: str) -> list[dict[str, Any]]:
+    """Return key, cause, value and duplicate_of of each removed image of a shard."""
+    rows: list[dict[str, Any]] = load_table(artifact, "removed", shard).to_pylist()
+    return rows
+
+
+def has_scores(artifact: Artifact, shard: str) -> bool:
+    """Tell whether a shard's scores are written."""
+    return has_table(artifact, "scores", shard)
+
+
+def write_scores(output: Output, shard: str, table: pa.Table) -> None:
+    """Write what the filters found for each image of a shard: key, the scores, and the cause of its removal, if any."""
+    save_table(output, "scores", shard, table)
+
+
+def read_scores(artifact: Artifact, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a shard's scores."""
+    return load_table(artifact, "scores", shard, columns)

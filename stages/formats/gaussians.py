@@ -1,0 +1,102 @@
+"""The Gaussians that fit_gaussians makes, and how they were fitted; writer and readers."""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.contract.documents import Document
+from stages.formats.clips import ClipIdentity, Clips
+from stages.storage.artifact import Artifact, Output
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from models.gaussians import FittedGaussians, KMeansState
+
+_GAUSSIANS, _FIT = "gaussians.safetensors", "fit.json"
+_CHECKPOINTS = "checkpoints"
+_STATE = f"{_CHECKPOINTS}/state.safetensors"
+
+
+class GaussianFit(Document):
+    """How the Gaussians were fitted, and of which CLIP models the embeddings were."""
+
+    clip: tuple[ClipIdentity, ...]
+    method: str
+    kind: str
+    num_gaussians: int
+    embeddings: int
+    """How many there were."""
+    sample_size: int
+    seed: int
+    iterations: int
+    converged: bool
+    inertias: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredGaussians:
+    """The tensors of the Gaussians."""
+
+    means: "Float[Tensor, 'gauss embed']"
+    stds: "Float[Tensor, 'gauss embed']"
+    counts: "Int[Tensor, 'gauss']"
+
+
+def write_gaussians(output: Output, fitted: "FittedGaussians", fit: GaussianFit) -> None:
+    """Write the Gaussians and how they were fitted; both say of which CLIP models the embeddings were."""
+    from safetensors.torch import save_file
+
+    tensors = {"means": fitted.means, "stds": fitted.stds, "counts": fitted.counts}
+    clips = json.dumps([clip.to_json() for clip in fit.clip], sort_keys=True)
+    with output.writing(_GAUSSIANS) as path:
+        save_file(tensors, path, metadata={"clip": clips})
+    output.write_json(_FIT, fit.to_json())
+    output.remove(_CHECKPOINTS)
+
+
+def read_gaussians(artifact: Artifact) -> StoredGaussians:
+    """Return the Gaussians, on the CPU."""
+    from safetensors.torch import load_file
+
+    return StoredGaussians(**load_file(artifact.local(_GAUSSIANS)))
+
+
+def gaussians_shape(artifact: Artifact) -> tuple[int, int]:
+    """Return the number of Gaussians and their dimensions."""
+    from safetensors import safe_open
+
+    with safe_open(artifact.local(_GAUSSIANS), framework="np") as file:
+        num_gaussians, embed_dim = file.get_slice("means").get_shape()
+    return num_gaussians, embed_dim
+
+
+def gaussians_clips(artifact: Artifact) -> Clips:
+    """Return of which CLIP models the embeddings were."""
+    fit = GaussianFit.parse(artifact.read_json(_FIT), artifact, _FIT)
+    return Clips(fit.clip, f"the Gaussians in {artifact.uri}")
+
+
+def write_kmeans_state(output: Output, state: "KMeansState") -> None:
+    """Write a checkpoint of the fit."""
+    import torch
+    from safetensors.torch import save_file
+
+    with output.writing(_STATE) as path:
+        inertias = torch.tensor(state.inertias, dtype=torch.float64)
+        save_file({"means": state.means, "scale": state.scale, "inertias": inertias}, path)
+
+
+def read_kmeans_state(output: Output) -> "KMeansState | None":
+    """Return the newest checkpoint of the fit, if there is one."""
+    from safetensors.torch import load
+
+    from models.gaussians import KMeansState
+
+    if not output.exists(_STATE):
+        return None
+    with output.open(_STATE) as file:  # read whole: it is used once, and needs no copy in the local cache
+        saved = load(file.read())
+    return KMeansState(saved["means"], saved["scale"], tuple(saved["inertias"].tolist()))

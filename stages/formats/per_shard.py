@@ -1,0 +1,52 @@
+"""Files of which there is one for each shard, laid out as embedding-reader has them: <kind>/<kind>_<shard>.npy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.storage.artifact import Artifact, Output
+from stages.storage.npy_reader import NpyReader
+
+
+def save_array(output: Output, kind: str, shard: str, values: np.ndarray) -> None:
+    """Write an array."""
+    with output.writing(array_name(kind, shard)) as path, path.open("wb") as file:
+        np.save(file, values)
+
+
+def open_array(artifact: Artifact, kind: str, shard: str) -> np.ndarray:
+    """Return an array, still on disk."""
+    values: np.ndarray = np.load(artifact.local(array_name(kind, shard)), mmap_mode="r", allow_pickle=False)
+    return values
+
+
+def array_reader(artifact: Artifact, kind: str, shard: str) -> NpyReader:
+    """Return a reader of the array's rows."""
+    return NpyReader.of(artifact.local(array_name(kind, shard)))
+
+
+def save_table(output: Output, kind: str, shard: str, table: pa.Table) -> None:
+    """Write a table."""
+    with output.writing(_table(kind, shard)) as path:
+        pq.write_table(table, path)
+
+
+def has_table(artifact: Artifact, kind: str, shard: str) -> bool:
+    """Tell whether the table is there."""
+    return artifact.exists(_table(kind, shard))
+
+
+def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a table, or some columns of it."""
+    return pq.read_table(artifact.local(_table(kind, shard)), columns=columns)
+
+
+def array_name(kind: str, shard: str) -> str:
+    """Return the name of the array's file in the artifact."""
+    return f"{kind}/{kind}_{shard}.npy"
+
+
+def _table(kind: str, shard: str) -> str:
+    return f"{kind}/{kind}_{shard}.parquet"

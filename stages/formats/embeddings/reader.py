@@ -1,6 +1,6 @@
 """Read embeddings and text states, one shard at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -54,7 +54,8 @@ class ShardStates:
 
 def shard_rows(embeddings: Artifact) -> dict[str, int]:
     """Return the number of rows of each shard, by its name, in order."""
-    return {name: record.rows for name, record in sorted(_records(embeddings).items())}
+    records = _records(embeddings)
+    return {name: records[name].rows for name in sorted(records)}
 
 
 def count_captioned(embeddings: Artifact) -> int:

@@ -18,7 +18,7 @@ def stage_table(record: RunRecord) -> Table:
     for heading in ("seconds", "start-up", "items", "rate", "data wait"):
         table.add_column(heading, justify="right")
     for stage in record.stages:
-        waited = record.metrics.get(f"{stage.name}/data_wait_share")
+        waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
         table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}")
     if record.overhead_seconds is not None:
         table.add_section()

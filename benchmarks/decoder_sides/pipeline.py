@@ -35,12 +35,12 @@ def train(case: Case, number: int) -> Timing:
 
     def note(event: Event) -> None:
         nonlocal stopwatch, timing
-        if not isinstance(event, Metrics) or "data_wait_share" not in event.values:
+        if not isinstance(event, Metrics) or "data_wait_fraction" not in event.values:
             return
         if event.step == case.warmup:
             stopwatch = Stopwatch(case.device)
         else:
-            waits.append(event.values["data_wait_share"])
+            waits.append(event.values["data_wait_fraction"])
             timing = stopwatch.read()
 
     with contextlib.redirect_stdout(sys.stderr):

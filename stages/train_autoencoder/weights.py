@@ -1,4 +1,4 @@
-"""Read weights that others trained, without unpickling anything but tensors."""
+"""Read third-party weights, without unpickling anything but tensors."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             tensors: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"it is no safetensors file: {error}") from error
+            raise ValueError(f"it is not a safetensors file: {error}") from error
         return tensors
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it
+    except Exception as error:  # torch raises errors of many types for a damaged file
         raise ValueError(f"torch cannot read it: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds more than named tensors")

@@ -1,11 +1,11 @@
-"""Sums and joins over the training processes, for the codebook that all of them share."""
+"""Sums and joins over the training processes, for the codebook that they have in common."""
 
 import torch
 from torch import Tensor
 
 
 class TrainingWorkers:
-    """The process group of training; a group of one returns what it gets."""
+    """The process group of training; a group of one returns its own values."""
 
     def __init__(self, world_size: int) -> None:
         """Take the number of processes."""

@@ -13,7 +13,7 @@ Color = tuple[float, float, float]
 
 
 class ClipArchitecture(ConfigModel):
-    """The model in open_clip's own words; the stage fills in what follows from the tokenizer."""
+    """The model as in open_clip's model configs; the stage adds what depends on the tokenizer."""
 
     embed_dim: PositiveInt
     vision_cfg: dict[str, Any] = Field(description="as in open_clip's model configs; image_size is the side in pixels")
@@ -21,7 +21,7 @@ class ClipArchitecture(ConfigModel):
 
 
 class ClipPreprocessing(ConfigModel):
-    """How the model wants its images, in open_clip's own words."""
+    """The preprocessing of images, by open_clip's names."""
 
     mean: Color = (0.5, 0.5, 0.5)
     std: Color = (0.5, 0.5, 0.5)
@@ -30,22 +30,22 @@ class ClipPreprocessing(ConfigModel):
 
 
 class ClipAugmentation(ConfigModel):
-    """Deviations of random changes to training images, in units of the normalised image."""
+    """Standard deviations of random changes to training images, in units of the normalised image."""
 
-    contrast: NonNegativeFloat = Field(0.05, description="deviation of a factor on the whole image")
-    brightness: NonNegativeFloat = Field(0.03, description="deviation of a summand on the whole image")
-    noise: NonNegativeFloat = Field(0.03, description="largest deviation of noise on each value")
+    contrast: NonNegativeFloat = Field(0.05, description="std of a factor on the whole image")
+    brightness: NonNegativeFloat = Field(0.03, description="std of an offset of the whole image")
+    noise: NonNegativeFloat = Field(0.03, description="largest std of noise on each value")
 
 
 class SceneProbe(ConfigModel):
-    """Questions to the trained model that scenes of the project's own world can answer."""
+    """Zero-shot classification and retrieval on held-out scenes of :mod:`models.scenes`."""
 
     num_images: PositiveInt = Field(480, description="held-out scenes of each domain")
     seed: int = 7
 
 
 class TrainClipConfig(StageConfig):
-    """Train image and text towers by contrast on the captioned images."""
+    """Train image and text towers on the captioned images by a contrastive loss."""
 
     stage: ClassVar[str] = "train_clip"
     uses_gpu: ClassVar[bool] = True
@@ -57,8 +57,10 @@ class TrainClipConfig(StageConfig):
     augmentation: ClipAugmentation = ClipAugmentation()
     vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
     max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
-    validation_fraction: float = Field(0.02, gt=0.0, lt=1.0, description="share of pairs held out, chosen by their key")
-    scene_probe: SceneProbe | None = Field(None, description="none: the images are no scenes of the project")
+    validation_fraction: float = Field(
+        0.02, gt=0.0, lt=1.0, description="fraction of pairs held out, chosen by their keys"
+    )
+    scene_probe: SceneProbe | None = Field(None, description="null: none, as the images are not scenes")
     store_float16: bool = Field(True, description="store the weights in half precision")
     training: TrainingConfig
 

@@ -27,7 +27,7 @@ class ContrastiveClip(nn.Module):
         self._max_log_scale = math.log(max_logit_scale)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " count"]]:
-        """Return loss and share of right answers for each of the pairs (pixels, tokens)."""
+        """Return loss and accuracy of each pair (pixels, tokens)."""
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
         z_image = F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
         z_text = F.normalize(self.clip.encode_text(batch["tokens"]).float(), dim=-1)

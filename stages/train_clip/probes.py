@@ -1,4 +1,4 @@
-"""Questions to a trained CLIP model: retrieval on held-out pairs, and attributes of scenes without training."""
+"""Evaluate a trained CLIP model: retrieval on held-out pairs, and zero-shot classification of scenes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Encoders:
-    """The two towers of the model under question; both give embeddings of length 1."""
+    """The two towers of the evaluated model; both return embeddings of length 1."""
 
     images: Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch embed"]]
     texts: Callable[[Sequence[str]], Float[Tensor, "batch embed"]]
@@ -27,7 +27,7 @@ class Encoders:
 def retrieval(
     z_image: Float[Tensor, "pairs embed"], z_text: Float[Tensor, "pairs embed"], captions: Sequence[str]
 ) -> dict[str, float]:
-    """Return R@1 in both directions; any pair with the same caption is a right answer."""
+    """Return R@1 in both directions; any pair with the same caption counts as correct."""
     number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
     identity = torch.tensor([number[caption] for caption in captions])
     similarity = (z_image @ z_text.T).cpu()
@@ -38,7 +38,7 @@ def retrieval(
 
 
 def probe_scenes(encoders: Encoders, probe: SceneProbe) -> dict[str, float]:
-    """Ask for shape, color and the whole caption of held-out scenes, by the nearest text embedding."""
+    """Classify shape, color and the whole caption of held-out scenes, by the nearest text embedding."""
     found: dict[str, float] = {}
     for domain in DOMAINS:
         scenes = make_scenes(probe.num_images, seed=probe.seed, domain=domain, split="heldout")
@@ -62,13 +62,13 @@ def _probe_domain(
 
 
 def _zero_shot(
-    encoders: Encoders, z_image: Float[Tensor, "batch embed"], prompts: list[list[str]], right: list[int]
+    encoders: Encoders, z_image: Float[Tensor, "batch embed"], prompts: list[list[str]], labels: list[int]
 ) -> float:
     """Classify by the nearest mean of the embeddings of each class's prompts."""
     classes = torch.stack([encoders.texts(prompt).mean(dim=0) for prompt in prompts])
-    answers = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
-    return _fraction(answers == torch.tensor(right))
+    predictions = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
+    return _fraction(predictions == torch.tensor(labels))
 
 
-def _fraction(is_right: Tensor) -> float:
-    return float(is_right.float().mean())
+def _fraction(is_correct: Tensor) -> float:
+    return float(is_correct.float().mean())

@@ -93,7 +93,7 @@ class ClipTask(ImageTask):
         return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale)
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
-        """Decode, change a little and tokenize the pairs."""
+        """Decode, augment and tokenize the pairs."""
         pixels = torch.stack(self.data.apply(self._preprocess, indices))
         pixels = augment(pixels, sample_seeds(self.config.seed, part), self.config.augmentation)
         return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
@@ -147,7 +147,7 @@ class ClipTask(ImageTask):
 def augment(
     pixels: Float[Tensor, "count channels height width"], seeds: Sequence[int], stds: ClipAugmentation
 ) -> Float[Tensor, "count channels height width"]:
-    """Change contrast and brightness of each image a little and add noise, as its seed says.
+    """Change contrast and brightness of each image a little and add noise, all by its seed.
 
     x' = x (1 + contrast e_1) + brightness e_2 + noise u e_3, with e_i normal and u = Phi(e_4) uniform
     """

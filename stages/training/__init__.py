@@ -1,1 +1,1 @@
-"""The one training loop that all train_ stages share."""
+"""The one training loop of all train_ stages."""

@@ -11,10 +11,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(ConfigModel):
-    """How a model is trained: steps, optimiser, precision, and what is kept on the way.
+    """How a model is trained: steps, optimiser, precision, checkpoints and logs.
 
-    Fields marked as run-time choices (ZeRO stage, accumulation, intervals) leave the result the same up to
-    rounding, so changing them resumes a half-trained model instead of starting anew.
+    Fields marked RuntimeOnly (ZeRO stage, accumulation, intervals) change the result by rounding at most, so a run with
+    other values resumes a half-trained model.
     """
 
     num_steps: PositiveInt = Field(description="optimiser steps")
@@ -25,22 +25,22 @@ class TrainingConfig(ConfigModel):
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear rise from 0 to learning_rate")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
     gradient_clip: PositiveFloat | None = Field(1.0, description="largest norm of the whole gradient; null: no limit")
-    ema_decay: Fraction = Field(
-        0.999, description="decay of the averaged weights, which are what is kept; 0: no average"
-    )
+    ema_decay: Fraction = Field(0.999, description="decay of the averaged weights, which are saved; 0: no average")
     precision: Precision = Field("auto", description="of forward and backward; auto: bfloat16 where it is supported")
 
     zero_stage: Annotated[Literal[0, 1, 2, 3], RuntimeOnly()] = Field(
-        0, description="what DeepSpeed ZeRO splits over workers: 1 optimiser, 2 and gradients, 3 and weights"
+        0, description="what DeepSpeed ZeRO splits over workers: 1 optimiser, 2 also gradients, 3 also weights"
     )
     gradient_accumulation: Annotated[PositiveInt, RuntimeOnly()] = Field(
-        1, description="forward and backward passes per step, to hold a smaller batch in memory at a time"
+        1, description="forward and backward passes per step, for less memory"
     )
     compile: Annotated[bool, RuntimeOnly()] = Field(
-        False, description="compile the model (torch.compile): minutes at the start, faster steps; needs a C++ compiler"
+        False, description="torch.compile the model: minutes at the start, faster steps; needs a C++ compiler"
     )
     checkpoint_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(500, description="steps between checkpoints")
-    max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(2, description="newest checkpoints that are kept")
+    max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(
+        2, description="how many of the newest checkpoints are kept"
+    )
     log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")
     validation_interval: Annotated[PositiveInt | None, RuntimeOnly()] = Field(
         None, description="steps between validations and sample images; null: at the end only"

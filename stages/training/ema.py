@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, held in the pieces that each process owns (ZeRO stage 3 included)."""
+"""An exponential moving average of the weights, of which each process holds its own part (also in ZeRO stage 3)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ class Ema:
     """The averaged weights of a model that may be split over processes."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rank: int) -> None:
-        """Start from the present weights."""
+        """Start from the current weights."""
         self._parameters = parameters
         self._rank = rank
         self._shadow = {name: _piece(p).detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move to decay * average + (1 - decay) * weights."""
+        """Set the average to decay * average + (1 - decay) * weights."""
         pieces: list[Any] = [_piece(p).detach() for p in self._parameters.values()]
         get_ema_multi_avg_fn(decay)(list(self._shadow.values()), pieces, torch.tensor(0))  # type: ignore[no-untyped-call]
 
@@ -28,13 +28,13 @@ class Ema:
         return {name: self._gather(p, self._shadow[name]) for name, p in self._parameters.items()}
 
     def current(self, name: str) -> Tensor:
-        """Return a whole weight as it is in training; every process must call it."""
+        """Return a whole weight of the model in training; every process must call it."""
         parameter = self._parameters[name]
         return self._gather(parameter, _piece(parameter).detach().clone())
 
     @torch.no_grad()
     def restore(self, average: Mapping[str, Tensor]) -> None:
-        """Take whole averaged weights."""
+        """Set the average to these whole weights."""
         for name, parameter in self._parameters.items():
             shadow, value = self._shadow[name], average[name].to(self._shadow[name])
             if not _is_split(parameter):
@@ -55,7 +55,7 @@ class Ema:
 
 
 def _is_split(parameter: nn.Parameter) -> bool:
-    """Tell whether ZeRO stage 3 holds only this process's piece of the weight."""
+    """Return whether this process holds only its piece of the weight (ZeRO stage 3)."""
     return hasattr(parameter, "ds_tensor")
 
 

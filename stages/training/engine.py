@@ -27,13 +27,13 @@ State = dict[str, dict[str, Tensor]]  # "weights", "average", "exp_avg", "exp_av
 
 @cache
 def _deepspeed() -> ModuleType:
-    """Import deepspeed without mlflow (its autotuner would load it, 1.4 s) and without compiling an operator.
+    """Import deepspeed without mlflow (which its autotuner imports, 1.4 s) and without compiling an operator.
 
-    On CPU it would build a shared-memory all-reduce with the C++ compiler, half a minute at the first start.
+    On CPU it would compile a shared-memory all-reduce, half a minute at the first start.
     """
     absent = "mlflow" not in sys.modules
     if absent:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]  # the documented way to say: not installed
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # the documented way to hide a module
     try:
         import deepspeed
     finally:
@@ -45,7 +45,7 @@ def _deepspeed() -> ModuleType:
 
 
 def join_group(*, use_gpu: bool) -> RankInfo:
-    """Form the process group that the launcher has named in the environment, and choose the device."""
+    """Join the process group that the environment variables describe, and choose the device."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -58,13 +58,13 @@ def join_group(*, use_gpu: bool) -> RankInfo:
 
 
 def leave_group() -> None:
-    """Close the process group; a group of one stays, for what this process may train next."""
+    """Leave the process group; a group of one stays open, as this process may train again."""
     if torch.distributed.get_world_size() > 1:
         torch.distributed.destroy_process_group()
 
 
 def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Return the type that forward and backward compute in."""
+    """Return the dtype of forward and backward."""
     if config.precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.precision]
     supported = (
@@ -79,7 +79,7 @@ class Engine:
     """A model with its optimiser and averaged weights, spread over the group."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig, rank_info: RankInfo) -> None:
-        """Wrap the model, which must hold the weights to start from.
+        """Wrap the model, which holds the initial weights.
 
         Raises:
             InputFault: the batch does not divide among workers and passes.
@@ -97,7 +97,7 @@ class Engine:
             model=self.model, optimizer=self._optimizer, config=_deepspeed_config(config, self._dtype)
         )[0]
         if rank_info.world_size == 1 and config.zero_stage == 0:
-            # Nothing is to be reduced; DeepSpeed would still copy all gradients to one buffer and back.
+            # DeepSpeed would copy all gradients to one buffer and back, with nothing to reduce.
             self._engine.enable_backward_allreduce = False
         self._parameters = dict(self.model.named_parameters())
         self._trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
@@ -105,7 +105,7 @@ class Engine:
         self.grad_norm: Tensor | float | None = None
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the model is to be called outside of training."""
+        """Return the context for calls of the model outside of training."""
         return torch.autocast(self._rank_info.device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def step(self, step: int, parts: Iterable[Batch]) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class Engine:
             group["lr"] = rate
 
     def _fill_gradients(self) -> None:
-        """Give weights that had no part in this step's loss a gradient of 0: checkpoints hold a state for all."""
+        """Give weights without a gradient in this step one of 0, as checkpoints hold an optimiser state for all."""
         if self._config.zero_stage:
             return
         for parameter in self._trained.values():
@@ -140,12 +140,12 @@ class Engine:
                 parameter.grad = torch.zeros_like(parameter)
 
     def _clip(self) -> None:
-        """Clip where ZeRO does not; DeepSpeed's own clipping at stage 0 keeps no norm to report."""
+        """Clip where ZeRO does not; DeepSpeed's own clipping at stage 0 does not report the norm."""
         if self._config.zero_stage:
             return
         limit, trained = self._config.gradient_clip or float("inf"), self._trained.values()
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        # On the CPU it costs nothing to look first, and a pass over all gradients otherwise; a GPU would have to wait.
+        # On the CPU the comparison is free and saves a pass over all gradients; on a GPU it would wait for the device.
         if self._rank_info.device.type != "cpu" or self.grad_norm > limit:
             nn.utils.clip_grads_with_norm_(trained, limit, self.grad_norm)
 
@@ -169,10 +169,10 @@ class Engine:
         return moments | {"weights": weights | buffers, "average": average}
 
     def restore(self, state: Mapping[str, Mapping[str, Tensor]], step: int, part: Batch) -> None:
-        """Take the optimiser's state and the averages as they were after ``step`` steps.
+        """Restore the optimiser's state and the averages after ``step`` steps.
 
-        The weights must have been in the model before it was wrapped. The batch only serves to let DeepSpeed make
-        the optimiser's state: one step at rate 0 over a loss of 0, which changes nothing else.
+        The model held the weights before it was wrapped. The batch lets DeepSpeed make the optimiser's state, by a step
+        at rate 0 over a loss of 0, which changes nothing else.
         """
         for _ in range(self._config.gradient_accumulation):
             self._engine.backward(self._engine(part)["loss"].float().mean() * 0.0)
@@ -185,7 +185,7 @@ class Engine:
         for held in self._optimizer.state.values():
             held["step"].fill_(step)
         self._ema.restore(state["average"])
-        for name, buffer in self._buffers().items():  # the passes above have moved batch norm's statistics
+        for name, buffer in self._buffers().items():  # the passes above have changed batch norm's statistics
             buffer.copy_(state["weights"][name])
 
     def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
@@ -203,7 +203,7 @@ class Engine:
 def _share_buffers(model: nn.Module, rank_info: RankInfo) -> None:
     """Give every process rank 0's buffers, as DeepSpeed does with weights.
 
-    Statistics of the data, which each process computes for itself, differ by rounding between unlike machines.
+    Statistics of the data, which each process computes itself, differ by rounding between unlike machines.
     """
     if rank_info.world_size > 1:
         for buffer in model.buffers():
@@ -222,7 +222,7 @@ def _check_batch(config: TrainingConfig, rank_info: RankInfo) -> None:
 def _make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter, arXiv 1711.05101).
 
-    All weights form one group: with several, DeepSpeed's ZeRO 1 and 2 give access to the first one's state only.
+    All weights form one group: of several, DeepSpeed's ZeRO 1 and 2 give access to the state of the first only.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(

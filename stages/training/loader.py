@@ -1,4 +1,4 @@
-"""Prepare batches in a background thread, a bounded number ahead, and measure how long training waits for them."""
+"""Prefetch a bounded number of batches in a background thread, and measure how long training waits for them."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ from stages.training.task import Batch, BatchPart, RankInfo, TrainTask
 
 
 class Loader:
-    """Hands out the batches of the steps from ``first_step`` on, each as ``num_parts`` parts for this process."""
+    """Yields the batches of the steps in order, each as ``num_parts`` parts for this process."""
 
     def __init__(
         self, task: TrainTask, rank_info: RankInfo, *, batch_size: int, num_parts: int, steps: range, prefetch: int
@@ -40,7 +40,7 @@ class Loader:
             yield {name: tensor.to(self._rank_info.device, non_blocking=True) for name, tensor in prepared.items()}
 
     def close(self) -> None:
-        """Stop the thread and drop what it had prepared."""
+        """Stop the thread and drop its batches."""
         self._stopping.set()
         while self._thread.is_alive():
             try:
@@ -60,14 +60,14 @@ class Loader:
             self._queue.put(error)
 
     def _pinned(self, batch: Batch) -> Batch:
-        """Put the batch where a GPU can fetch it without stopping this process."""
+        """Pin the batch's memory, so that a GPU copies it without blocking this process."""
         if self._rank_info.device.type != "cuda":
             return batch
         return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
 
 def parts_of(step: int, batch_size: int, num_parts: int, rank_info: RankInfo) -> Iterator[BatchPart]:
-    """Yield this process's parts of the global batch, which all processes cut alike."""
+    """Yield this process's parts of the global batch."""
     count = batch_size // (rank_info.world_size * num_parts)
     for part in range(num_parts):
         yield BatchPart(step, (rank_info.rank * num_parts + part) * count, count, batch_size)

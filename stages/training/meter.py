@@ -1,4 +1,4 @@
-"""Sum up what training reports, on the device, so that no step waits for the host; and how fast training goes."""
+"""Sum up what training reports on the device, so that no step waits for the host, and measure its speed."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from stages.training.task import RankInfo
 
 @dataclass
 class _Span:
-    """Consecutive steps; what is taken out of its time moves its beginning."""
+    """Consecutive steps; time that does not count moves its beginning."""
 
     waited: float  # the loader's total when it began
     steps: int = 0
@@ -26,11 +26,11 @@ class _Span:
         self.begun, self.cpu = time.perf_counter(), time.process_time()
 
     def figures(self, batch_size: int, waited: float) -> dict[str, float]:
-        """Return rate, share of time spent waiting for data, and this process's use of its CPU threads."""
+        """Return rate, fraction of time spent waiting for data, and this process's use of its CPU threads."""
         seconds = time.perf_counter() - self.begun
         return {
             "samples_per_second": self.steps * batch_size / seconds,
-            "data_wait_share": (waited - self.waited) / seconds,
+            "data_wait_fraction": (waited - self.waited) / seconds,
             "cpu_utilisation": (time.process_time() - self.cpu) / (seconds * torch.get_num_threads()),
         }
 
@@ -38,8 +38,8 @@ class _Span:
 class Meter:
     """Averages and rates: over the steps since the last report, and over the whole loop.
 
-    The whole loop is what this start of training took, without start-up, without the first step (in which kernels are
-    chosen and compiled), and without validation and checkpoints.
+    The whole loop is this start of training, less start-up, first step (in which kernels are chosen and compiled),
+    validation and checkpoints.
     """
 
     def __init__(self, batch_size: int, rank_info: RankInfo) -> None:
@@ -52,7 +52,7 @@ class Meter:
         self._whole: _Span | None = None
 
     def add(self, values: Mapping[str, Tensor], grad_norm: Tensor | float | None, waited: float) -> None:
-        """Add one step's values; ``waited`` is for how many seconds the loader was waited for so far."""
+        """Add one step's values; ``waited`` is how many seconds the loop has waited for the loader so far."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._grad_norm = grad_norm
@@ -77,7 +77,7 @@ class Meter:
     def take(self, config: TrainingConfig, step: int, waited: float) -> dict[str, float]:
         """Return the averages over all processes and start anew; ``waited`` is the loader's total so far.
 
-        "grad_norm" is the last step's, before clipping; "data_wait_share" and utilisation are this process's.
+        "grad_norm" is the last step's, before clipping; "data_wait_fraction" and utilisation are this process's.
         """
         means = torch.stack(list(self._sums.values())) / (self._recent.steps * self._rank_info.world_size)
         if self._rank_info.world_size > 1:
@@ -97,19 +97,19 @@ class Meter:
         return self._whole.figures(self._batch_size, waited) | self._gpu()
 
     def _gpu(self) -> dict[str, float]:
-        """Return the share of the last moments in which the GPU was busy, and the most memory that was used."""
+        """Return the recent utilisation of the GPU, and its peak memory."""
         device = self._rank_info.device
         if device.type != "cuda":
             return {}
         figures = {"gpu_memory_gigabytes": torch.cuda.max_memory_allocated(device) / 1e9}
         try:
             figures["gpu_utilisation"] = torch.cuda.utilization(device) / 100
-        except Exception as error:  # noqa: BLE001  slices of a GPU and bare containers do not tell: no reason to stop
-            _warn_once(f"gpu_utilisation is not logged, for NVML does not tell it: {error}")
+        except Exception as error:  # noqa: BLE001  not known of slices of a GPU and in bare containers: no reason to stop
+            _warn_once(f"gpu_utilisation is not logged, as NVML does not report it: {error}")
         return figures
 
     def _finish(self) -> None:
-        """Wait until the device has done what it was given, so that its time counts where it belongs."""
+        """Wait for the device, so that its time counts where it belongs."""
         if self._rank_info.device.type == "cuda":
             torch.cuda.synchronize(self._rank_info.device)
 

@@ -1,4 +1,4 @@
-"""The order in which samples are seen: a pure function of the seed and the shards' sizes, so it needs no state.
+"""The order in which samples are seen: a pure function of the seed and the shards' sizes, without state.
 
 An epoch visits every sample once: shards in random order, cut into windows of a bounded number of samples, and
 random order within a window. So a reader needs one window's shards at a time.
@@ -14,7 +14,7 @@ from stages.contract.errors import InputFault
 
 
 class SampleOrder:
-    """Says which sample stands at each position of the endless sequence of samples."""
+    """The sample at each position of the endless sequence of samples."""
 
     def __init__(self, shard_sizes: Sequence[int], window_size: int, seed: int) -> None:
         """Take the number of samples of each shard, and the most samples in a window (at least one shard).
@@ -25,7 +25,7 @@ class SampleOrder:
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.epoch_size = int(self.sizes.sum())
         if self.epoch_size == 0:
-            raise InputFault("training: found no samples: expected at least one; look at the stages before this one")
+            raise InputFault("training: found no samples: expected at least one: check the stages before this one")
         self._window_size = window_size
         self._seed = seed
         self._windows = lru_cache(maxsize=2)(self._make_windows)

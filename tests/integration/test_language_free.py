@@ -19,7 +19,7 @@ from tests.factories import folder_digests, save_tiny_prior
 from tests.unit.stages.encoded import context
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-RATES = ("samples_per_second", "data_wait_share", "cpu_utilisation")  # how fast it went is not what came of it
+RATES = ("samples_per_second", "data_wait_fraction", "cpu_utilisation")  # how fast it went is not what came of it
 NUM = 20
 TINY = (
     "train_decoder.generator.channels=[16,16]", "train_decoder.discriminator.channels=[16,16,16]",

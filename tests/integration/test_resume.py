@@ -1,4 +1,4 @@
-"""Training taken up in the middle of an epoch, by another number of workers too: the same samples, the same losses."""
+"""Training resumed in the middle of an epoch, also by another number of workers: the same samples, the same losses."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ Order = dict[tuple[int, int], list[float]]
 
 
 class RecordingTask(LineTask):
-    """Writes down which samples it prepared for each step, and breaks off where it is told to.
+    """Writes down which samples it prepared for each step, and fails at the given step.
 
     Its model holds a statistic that differs between the processes, as rounding makes them differ on unlike machines.
     """
@@ -117,7 +117,7 @@ def test_training_goes_on_as_if_undisturbed(
     losses, seen = run(folder, after)
     undisturbed, expected, order = whole[after]
     first = {where: sample for where, sample in seen_before.items() if where[0] < CHECKPOINT}
-    # Step 0 is what is judged; one batch before the checkpoint is taken again, to make the optimiser's state.
+    # Step 0 is for validation; one batch before the checkpoint is taken again, to make the optimiser's state.
     assert {step for step, _ in seen} == {0, CHECKPOINT - 1, *range(CHECKPOINT, STEPS)}
     assert first | seen == order
     assert sorted(losses) == list(range(CHECKPOINT + 1, STEPS + 1))

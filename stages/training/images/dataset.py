@@ -1,4 +1,4 @@
-"""The one image dataset: images of shards by (shard, row), and beside them their embeddings where they have any."""
+"""The one image dataset: images of shards by (shard, row), with their embeddings if they have any."""
 
 import threading
 from collections.abc import Callable, Mapping

@@ -42,8 +42,7 @@ class ImageTaskConfig(Protocol):
 class ImageTask(ABC):
     """Trains on all images but those held out, in the order of the seed.
 
-    A task opens its dataset (:meth:`open_data`), says which images are held out, and makes batches of the others
-    (:meth:`batch`).
+    A task opens its dataset (:meth:`open_data`) and makes batches of samples (:meth:`batch`).
     """
 
     skips_unreadable: ClassVar[bool] = False
@@ -110,7 +109,7 @@ class ImageTask(ABC):
         return self.rows_at(indices)
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Make the batch of the part; a sample that is left out gives way to the next in the order.
+        """Make the batch of the part; a sample that is left out is replaced by the next in the order.
 
         Raises:
             UnreadableImages: images cannot be decoded, where the task does not leave them out.
@@ -156,7 +155,7 @@ class ImageTask(ABC):
 
     def _none_readable(self, which: str) -> InputFault:
         return InputFault(
-            f"{self.config.stage}: found no {which} image that can be decoded: expected some: look at the images with "
+            f"{self.config.stage}: found no {which} image that can be decoded: expected some: check the images with "
             "`corgi inspect`, and run download_shards anew"
         )
 

@@ -57,7 +57,7 @@ class DecoderTask(ImageTask):
         return decoder
 
     def saved_module(self, model: nn.Module) -> ConditionedModel:
-        """Return what is told the embeddings' statistics and is kept at the end: the decoder, unless a task says so."""
+        """Return the part of the model that holds the embeddings' statistics and is saved: by default the decoder."""
         return self.decoder_of(model)
 
     def open_data(self) -> EmbeddedImages:
@@ -76,7 +76,7 @@ class DecoderTask(ImageTask):
         return self.config.held_out_images
 
     def build_model(self) -> nn.Module:
-        """Make the model, whose decoder knows the embeddings' mean and deviation."""
+        """Make the model, whose decoder holds the embeddings' mean and standard deviation."""
         model = self.make_model()
         mean, std = self._statistics
         self.saved_module(model).set_embedding_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
@@ -92,16 +92,16 @@ class DecoderTask(ImageTask):
         return {"images": torch.from_numpy(images), "embeddings": torch.from_numpy(embeddings)}
 
     def true_images(self, indices: Indices) -> ImageRows:
-        """Return the images that the sample grid shows above the drawn ones."""
+        """Return the images that the sample grid shows above the generated ones."""
         return self.data.rows(indices)[0]
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
-        """Join what is read of the samples with their random numbers."""
+        """Read the samples, and add their random numbers."""
         stream = SeededNoise(sample_seeds(self.config.seed, part))
         return {**self.read(indices), **self.random_inputs(part, stream)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        """Return the held-out loss, and images drawn from held-out embeddings below the true ones."""
+        """Return the held-out loss, and images generated from held-out embeddings below the true ones."""
         values = [self._values(model, batch) for batch in self.held_out_batches(0)]
         means = {f"held_out_{name}": float(torch.cat([v[name] for v in values]).mean()) for name in values[0]}
         return [Metrics(means, step), LoggedImage("samples", self.sample_grid(model), step)]
@@ -111,13 +111,13 @@ class DecoderTask(ImageTask):
         return {name: value.detach().float().cpu() for name, value in values.items()}
 
     def sample_grid(self, model: nn.Module) -> bytes:
-        """Return a PNG of true images, and below them those drawn from their embeddings by fixed noise."""
+        """Return a PNG of true images, and below them those generated from their embeddings with fixed noise."""
         indices = self.held_out[: self.config.samples.num_images]
         generated = self.generate_samples(model, indices)
         return stacked_rows(self.true_images(indices), to_bytes(generated.cpu()).numpy())
 
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Draw an image in [-1, 1] for the embedding of each index."""
+        """Generate an image in [-1, 1] from the embedding at each index."""
         embeddings = torch.from_numpy(self.data.embeddings(indices)).to(self.rank_info.device)
         settings = self.config.samples
         return self.decoder_of(model).sample(embeddings, list(range(len(indices))), settings)

@@ -1,1 +1,1 @@
-"""Super-resolution models of a cascade: what both upsampler stages share."""
+"""Super-resolution models of a cascade: the common part of both upsampler stages."""

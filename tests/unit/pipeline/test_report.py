@@ -38,7 +38,7 @@ def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
     assert "reused" in text
     assert "20.0" in text
     assert "0.4%" not in text
-    waited = {"generate/data_wait_share": 0.004}
+    waited = {"generate/data_wait_fraction": 0.004}
     assert "0.4%" in _text(stage_table(_record(metrics=waited)))
 
 

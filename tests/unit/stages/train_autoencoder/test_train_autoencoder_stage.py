@@ -179,18 +179,18 @@ def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
 def test_only_tensors_are_read(tmp_path: Path, name: str, content: bytes | None) -> None:
     path = tmp_path / name
     path.write_bytes(content) if content is not None else torch.save({"a": print}, path)
-    with pytest.raises(ValueError, match=r"no safetensors file|cannot read it"):
+    with pytest.raises(ValueError, match=r"not a safetensors file|cannot read it"):
         read_weights(path)
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "told"),
+    ("kind", "changes", "message"),
     [
         ("vq", {"training": {"gradient_accumulation": 2}}, "gradient_accumulation is 2 with kind vq"),
         ("kl", {"training": {"zero_stage": 3}}, "zero_stage is 3 with an adversary"),
         ("kl", {"resolution": 18}, r"AutoencoderConfig\.resolution: found 18: expected a multiple of 4"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(kind: str, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_what_cannot_be_trained_is_refused(kind: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         config(kind, **changes)

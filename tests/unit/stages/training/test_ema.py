@@ -1,4 +1,4 @@
-"""The averaged weights are what the recurrence says, in every ZeRO stage, and are what is judged and kept."""
+"""The averaged weights follow the recurrence in every ZeRO stage, and are what is validated and saved."""
 
 from pathlib import Path
 

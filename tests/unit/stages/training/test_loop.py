@@ -23,7 +23,7 @@ from stages.training.loader import parts_of
 from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.training.line import LineTask
 
-RATES = ("samples_per_second", "data_wait_share", "cpu_utilisation")
+RATES = ("samples_per_second", "data_wait_fraction", "cpu_utilisation")
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -152,7 +152,7 @@ class SlowTask(LineTask):
 
 def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path: Path) -> None:
     result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=1.0, later=0.0))
-    assert result.metrics["samples_per_second"] > 11 * 8 / 1.5  # the start and two judgements are 3 s together
+    assert result.metrics["samples_per_second"] > 11 * 8 / 1.5  # the start and two validations are 3 s together
     assert 0 < result.metrics["cpu_utilisation"] < 1.5
     once, _ = run(tmp_path / "once", config(num_steps=1, warmup_steps=0))
     assert not set(RATES) & set(once.metrics)
@@ -160,12 +160,12 @@ def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path:
 
 def test_the_fraction_of_time_that_the_loop_waits_for_data_is_reported(tmp_path: Path) -> None:
     waiting, events = run(tmp_path / "slow", config(log_interval=6), SlowTask(first=0.0, later=0.1))
-    assert 0.5 < waiting.metrics["data_wait_share"] <= 1
-    logged = [e.values["data_wait_share"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
+    assert 0.5 < waiting.metrics["data_wait_fraction"] <= 1
+    logged = [e.values["data_wait_fraction"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
     assert len(logged) == 2
     assert min(logged) > 0.5
     swift, _ = run(tmp_path / "swift", config())
-    assert swift.metrics["data_wait_share"] < waiting.metrics["data_wait_share"]
+    assert swift.metrics["data_wait_fraction"] < waiting.metrics["data_wait_fraction"]
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
 
 
 class UnvalidatedTask(LineTask):
-    """Fails where the model is judged, while further batches are prepared."""
+    """Fails in validation, while batches are still prepared."""
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        raise ValueError(f"no judgement after step {step}")
+        raise ValueError(f"no validation after step {step}")
 
 
 def test_nothing_is_prepared_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no judgement after step 4"):
+    with pytest.raises(ValueError, match="no validation after step 4"):
         run(tmp_path, config(num_steps=100, validation_interval=4), UnvalidatedTask())
     assert "corgi-loader" not in {thread.name for thread in threading.enumerate()}
 

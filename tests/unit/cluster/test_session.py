@@ -11,4 +11,4 @@ def test_a_ray_that_does_not_start_is_reported() -> None:
     done = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("cluster.errors.NotStarted: cluster: Ray did not start on this machine (")
-    assert "run the same command again; what was made before is kept" in last
+    assert "run the same command again; finished work is kept" in last

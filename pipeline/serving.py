@@ -15,10 +15,11 @@ import pandas as pd
 
 from stages.contract.errors import ArtifactError
 from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
+from stages.formats.generated_images import encode_png
 from stages.formats.model_folders import files_of
 from stages.inference.loading import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
 from stages.inference.sampling import SamplingSettings, flat_types
-from stages.inference.text_to_image import TextToImage, encode_png
+from stages.inference.text_to_image import TextToImage
 from stages.storage.artifact import Artifact
 
 BUNDLE: Final = "bundle.json"
@@ -158,7 +159,7 @@ class TextToImagePredictor:
     def predict(
         self, prompts: pd.DataFrame | Sequence[str] | str, params: Mapping[str, float | int | str] | None = None
     ) -> pd.DataFrame:
-        """Draw one image for each prompt.
+        """Return one image for each prompt.
 
         ``prompts`` is a table with a column "prompt" (or with one column), a list of texts, or one text. ``params``
         may hold "seed" (the first prompt's, the second's is one higher, ...) and any of the sampling settings.
@@ -171,7 +172,7 @@ class TextToImagePredictor:
         system = self._system.with_settings(changes) if changes else self._system
         seeds = [first + number for number in range(len(texts))]
         about = {"run": self._run, "settings": system.settings.flat()}
-        generated = system.draw(texts, seeds)
+        generated = system.generate(texts, seeds)
         images = [
             encode_png(generated_image, {"prompt": text, "seed": seed, **about})
             for generated_image, text, seed in zip(generated, texts, seeds, strict=True)

@@ -157,3 +157,11 @@ STAGES = tuple(
     for name, info in RunConfig.model_fields.items()
     if any(issubclass(model, StageConfig) for model in models_in(info.annotation))
 )
+
+
+def is_trained(stage: str) -> bool:
+    """Whether a stage trains a model, of one kind at least."""
+    variants = [
+        model for model in models_in(RunConfig.model_fields[stage].annotation) if issubclass(model, StageConfig)
+    ]
+    return any(variant.work == "training" for variant in variants)

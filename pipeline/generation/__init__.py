@@ -1,1 +1,1 @@
-"""``corgi generate``: the ways of making images with a finished run."""
+"""``corgi generate``: images from a finished run."""

@@ -13,13 +13,15 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="a run's id or its beginning")] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="folder for the images")],
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to draw; may be repeated")] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="an image to draw variations of, or to edit")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="an image to make variations of, or to edit")] = None,
     variations: Annotated[int | None, typer.Option("--variations", min=1, help="of --image: how many; 1")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="an image file or a text: where a way begins")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="an image file or a text: where it ends")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=2, help="images on the way, both ends too; 8")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="an image file or text: where a trajectory begins")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="where it ends: an image file or a text")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="images from end to end; 8")] = None,
     edit: Annotated[str | None, typer.Option("--edit", help="what --image is to show")] = None,
     instead_of: Annotated[
         str | None, typer.Option("--instead-of", help="what it shows now: moves its embedding by the texts' difference")
@@ -28,11 +30,11 @@ def generate(  # noqa: PLR0913  each option is one of the command line
         float | None, typer.Option("--strength", help="of --edit: 0 to 1, 0.6; with --instead-of: any number, 1")
     ] = None,
     candidates: Annotated[
-        int | None, typer.Option("--candidates", min=1, help="draw so many for each prompt, and keep the best by CLIP")
+        int | None, typer.Option("--candidates", min=1, help="make so many for each prompt, and keep the best by CLIP")
     ] = None,
     keep: Annotated[int | None, typer.Option("--keep", min=1, help="of --candidates: how many; 1")] = None,
     again: Annotated[
-        Path | None, typer.Option("--again", help="an image that corgi drew, to be drawn again from its own file")
+        Path | None, typer.Option("--again", help="an image that corgi generated, to make it again from its own file")
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another image; 0")
@@ -40,15 +42,15 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
-    """Draw images with a finished run's model.
+    """Generate images with a finished run's model.
 
-    From texts (--prompt, --prompts), as variations of an image (--image), on the way from one image or text to another
-    (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
+    From texts (--prompt, --prompts), as variations of an image (--image), along the trajectory from one image or text
+    to another (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
     """
-    from pipeline.generation.request import Request
+    from pipeline.generation.options import Options
     from pipeline.store import Store
 
-    request = Request(
+    options = Options(
         run=run_id, prompt=tuple(prompt or ()), prompts=prompts, image=image, variations=variations, start=start,
         end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates, keep=keep,
         again=again, seed=seed,
@@ -56,11 +58,11 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     found = Store(store)
     found.check_format()
     if again is None:
-        found.find_run(run_id)  # a name that is wrong is told before torch is loaded
+        found.find_run(run_id)  # a wrong name is reported before torch is loaded
 
-    from pipeline.generation.draw import generate_for_request
+    from pipeline.generation.run import generate_for_options
 
-    written = generate_for_request(found, request, out)
+    written = generate_for_options(found, options, out)
     if as_json:
         typer.echo(json.dumps({"images": written}, indent=1))
     else:

@@ -1,17 +1,16 @@
 """Inspect artifacts, one after the other."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from pipeline.inspection.findings import Findings
+from pipeline.config.schema import is_trained
 from pipeline.inspection.target import Target
 from stages.contract.documents import Manifest
-from stages.contract.stage import StageSummary
+from stages.contract.findings import Findings, InspectionContext
+from stages.contract.stage import StageSummary, optional_module
 from stages.storage.artifact import Artifact
 
-TRAINED = {
-    "train_clip", "train_autoencoder", "train_decoder", "train_upsampler", "train_second_upsampler", "train_prior",
-}  # fmt: skip
 LOSSES = ("failed_", "removed_", "duplicate_")
 
 
@@ -28,41 +27,34 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
     units = artifact.done_units()
     state = "done" if artifact.is_complete else "partial" if units else "new"
     findings = Findings(artifact.stage, artifact.fingerprint, artifact.uri, state)
-    summary = Manifest.of(artifact).summary if artifact.is_complete else _so_far(units)
-    _show_summary(findings, summary)
-    shards = target.input_of(artifact, "download_shards")
-    if artifact.stage == "download_shards":
-        from pipeline.inspection.shards import inspect_shards
-
-        inspect_shards(artifact, findings, max_shards=max_shards)
-    elif artifact.stage == "embed_clip":
-        from pipeline.inspection.embeddings import inspect_embeddings
-
-        inspect_embeddings(artifact, shards, findings, max_shards=max_shards)
-    elif artifact.stage == "filter_samples":
-        from pipeline.inspection.embeddings import inspect_removed
-
-        inspect_removed(artifact, shards, findings, max_shards=max_shards)
-    elif state == "done":
-        _inspect_model(target, artifact, shards, findings, max_shards)
+    _add_summary(findings, Manifest.of(artifact).summary if artifact.is_complete else _so_far(units))
+    if (own := optional_module(f"stages.{artifact.stage}", "inspect")) is not None:
+        own.inspect(artifact, findings, InspectionContext(partial(target.input_of, artifact), max_shards))
+    if artifact.is_complete:
+        if is_trained(artifact.stage):
+            _add_tracked_images(findings, target, artifact)
+        _add_files(findings, artifact)
     return findings
 
 
-def _inspect_model(
-    target: Target, artifact: Artifact, shards: Artifact | None, findings: Findings, max_shards: int
-) -> None:
-    from pipeline.inspection.trained import inspect_files, inspect_prior, inspect_tracked
+def _add_files(findings: Findings, artifact: Artifact) -> None:
+    """Add the images that lie in the artifact's folder: sheets, plots."""
+    for name in artifact.glob("*.png"):
+        stem = name.removesuffix(".png")
+        with artifact.open(name) as file:
+            findings.add_image(stem, stem.replace("_", " "), file.read())
 
-    if artifact.stage == "fit_gaussians":
-        from pipeline.inspection.embeddings import inspect_gaussians
 
-        embeddings, kept = (target.input_of(artifact, name) for name in ("embed_clip", "filter_samples"))
-        inspect_gaussians(artifact, embeddings, kept, shards, findings, max_shards=max_shards)
-    if artifact.stage == "train_prior":
-        inspect_prior(artifact, findings)
-    if artifact.stage in TRAINED:
-        inspect_tracked(artifact, target, findings)
-    inspect_files(artifact, findings)
+def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) -> None:
+    """Add the last of each kind of image that the stage sent to the dashboard, such as a decoder's grids."""
+    found = target.tracked_run(artifact)
+    if found is None:
+        findings.notes.append("grids: no run of this store says that it made the artifact")
+        return
+    from pipeline.tracking import tracked_images
+
+    for (name, step), png in tracked_images(*found).items():
+        findings.add_image(f"{name}_{step}", f"{name.replace('_', ' ')}, step {step}", png)
 
 
 def _so_far(units: Mapping[str, Mapping[str, Any]]) -> StageSummary:
@@ -77,7 +69,7 @@ def _so_far(units: Mapping[str, Mapping[str, Any]]) -> StageSummary:
     return StageSummary(items=len(units), item_name="finished units", counts=counts)
 
 
-def _show_summary(findings: Findings, summary: StageSummary) -> None:
+def _add_summary(findings: Findings, summary: StageSummary) -> None:
     counts = summary.counts
     lost = {name: count for name, count in counts.items() if name.startswith(LOSSES)}
     kept = {name: count for name, count in counts.items() if name not in lost}

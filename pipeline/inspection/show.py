@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pipeline.inspection.findings import Findings, Image, Table
+from stages.contract.findings import Findings, Image, Table
 from stages.storage.artifact import Output
 
 PAGE = "index.html"

@@ -23,7 +23,7 @@ class InceptionFeatures(ConfigModel):
 
 
 class EvaluateConfig(StageConfig):
-    """Judge the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
+    """Evaluate the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
     code_version: ClassVar[int] = 2
@@ -39,12 +39,12 @@ class EvaluateConfig(StageConfig):
     )
     real: ExternalPath | None = Field(
         None,
-        description="folder of true images to take that distance to; none: the scenes that the prompts tell",
+        description="folder of true images to take that distance to; none: the scenes that the prompts describe",
     )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The drawn images, and the CLIP model where one is trained."""
+        """The generated images, and the CLIP model where one is trained."""
         independent_clip = () if self.independent_clip is None else self.independent_clip.inputs
         return ("generate", *dict.fromkeys((*self.clip.inputs, *independent_clip)))

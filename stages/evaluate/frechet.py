@@ -1,4 +1,4 @@
-"""Fréchet distances between drawn and true images, by torchmetrics, under features whose network is named.
+"""Fréchet distances between generated and true images, by torchmetrics, under features whose network is named.
 
 |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), both sets taken as Gaussian (Heusel et al., arXiv 1706.08500, eq. 6).
 It is biased: the fewer the images, the larger, so compare equal numbers of images under the same network only.

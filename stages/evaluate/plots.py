@@ -1,4 +1,4 @@
-"""Heat maps of what was asked and what was drawn."""
+"""Heat maps of what was asked and what was generated."""
 
 import io
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def confusion_plot(readings: Readings) -> bytes:
     axes = figure.subplots(1, 3)
     shapes, colors = WORDS["shape"], WORDS["color"]
     panels = (
-        ("share with both right", readings.accuracy_by_pair().numpy(), shapes, colors, "color asked", "shape asked"),
+        ("fraction with both right", readings.accuracy_by_pair().numpy(), shapes, colors, "color asked", "shape asked"),
         ("shape", readings.confusion("shape").numpy(), shapes, shapes, "shape read", "shape asked"),
         ("color", readings.confusion("color").numpy(), colors, colors, "color read", "color asked"),
     )

@@ -30,7 +30,7 @@ class Readings:
         return {"color": color, "shape": shape, "both": color & shape}
 
     def accuracy(self) -> dict[str, float]:
-        """Return the share of images that show what was asked."""
+        """Return the fraction of images that show what was asked."""
         return {name: float(hit.double().mean()) for name, hit in self.hits().items()}
 
     def unrelated_accuracy(self) -> dict[str, float]:
@@ -62,7 +62,7 @@ class Readings:
         return (right / asked).view(len(SHAPES), len(COLORS))
 
 
-def read_images(images: UInt8[np.ndarray, "batch height width 3"], scenes: Sequence[Scene]) -> Readings:
+def read_scenes(images: UInt8[np.ndarray, "batch height width 3"], scenes: Sequence[Scene]) -> Readings:
     """Let the scene checker read the images of these scenes."""
     reading = SceneChecker(images.shape[1]).check(torch.from_numpy(images))
     asked = {

@@ -1,7 +1,5 @@
-"""Measure the drawn images and write the figures."""
+"""Measure the generated images and write the figures."""
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from models.scenes import Scene, render_scenes
@@ -22,11 +19,11 @@ from stages.encoders.config import ClipConfig, with_trained
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
 from stages.evaluate.plots import confusion_plot
-from stages.evaluate.scene_measures import CHANCE, Readings, read_images
+from stages.evaluate.scene_measures import CHANCE, Readings, read_scenes
 from stages.formats.clips import ClipIdentity
+from stages.formats.generated_images import GeneratedRow, read_embeddings, read_images, read_rows
 from stages.storage.artifact import Artifact, Output
 
-SAMPLES = "samples.jsonl"
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
 UNRELATED = "control/unrelated"
 Figures = dict[str, float]
@@ -43,7 +40,7 @@ class GeneratedSet:
 
 
 def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Judge every set that was drawn.
+    """Evaluate every set that was generated.
 
     Raises:
         InputFault: a CLIP model cannot be loaded.
@@ -77,28 +74,25 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
 
 
 def read_sets(generated: Artifact) -> list[GeneratedSet]:
-    """Read all sets, in the order in which they were drawn."""
-    with generated.open(SAMPLES) as file:
-        rows = [json.loads(line) for line in file]
-    names = list(dict.fromkeys(row["set"] for row in rows))
-    return [_read_set(generated, name, [row for row in rows if row["set"] == name]) for name in names]
+    """Read all sets, in the order in which they were generated."""
+    rows = read_rows(generated)
+    return [
+        _read_set(generated, name, [row for row in rows if row.set == name])
+        for name in dict.fromkeys(row.set for row in rows)
+    ]
 
 
-def _read_set(generated: Artifact, name: str, rows: Sequence[Mapping[str, Any]]) -> GeneratedSet:
-    images = []
-    for row in rows:
-        with generated.open(row["file"]) as file, Image.open(file) as image:
-            images.append(np.asarray(image.convert("RGB")))
-    scenes = [Scene(**row["scene"]) for row in rows if row["scene"] is not None]
-    prompts = [row["prompt"] for row in rows]
-    return GeneratedSet(name, prompts, np.stack(images), scenes if len(scenes) == len(rows) else None)
+def _read_set(generated: Artifact, name: str, rows: Sequence[GeneratedRow]) -> GeneratedSet:
+    scenes = [Scene(**row.scene) for row in rows if row.scene is not None]
+    prompts = [row.prompt for row in rows]
+    return GeneratedSet(name, prompts, read_images(generated, rows), scenes if len(scenes) == len(rows) else None)
 
 
 def _evaluate_scenes(generated: GeneratedSet, output: Output, context: StageContext) -> Figures:
     """Return the checker's accuracies; for the prior's set also the unrelated control, and a plot."""
     if generated.scenes is None:
         return {}
-    readings = read_images(generated.images, generated.scenes)
+    readings = read_scenes(generated.images, generated.scenes)
     figures = {f"{PREFIXES[generated.name]}/{name}": value for name, value in readings.accuracy().items()}
     if generated.name == "prior":
         figures |= {f"chance/{name}": value for name, value in CHANCE.items()}
@@ -128,7 +122,7 @@ def _distance_to_true(
     """
     count, resolution = len(generated.prompts), generated.images.shape[1]
     if count < FEWEST:
-        return None, f"{count} image drawn: {FEWEST} or more have a distribution"
+        return None, f"{count} image generated: {FEWEST} or more have a distribution"
     if config.real is not None:
         true = read_folder(config.real, resolution, config.batch_size)
     elif generated.scenes is not None:
@@ -158,18 +152,9 @@ def _evaluate_by_clip(
         "cosine/image_true": image_report["cosine_true"],
         "cosine/image_unrelated": image_report["cosine_unrelated"],
     }
-    report = embedding_report(_embeddings_of(generated.name, artifact), true, encoder.block_dims)
+    report = embedding_report(torch.from_numpy(read_embeddings(artifact, generated.name)), true, encoder.block_dims)
     figures |= {"cosine/true": report.pop("cosine_true"), "cosine/unrelated": report.pop("cosine_unrelated")}
     return figures | {f"embedding/{name}": value for name, value in report.items()}
-
-
-def _embeddings_of(name: str, artifact: Artifact) -> Float[Tensor, "batch embed"]:
-    """Read the embeddings that a set was drawn from, in the order of its images."""
-    parts = []
-    for file_name in artifact.glob(f"embeddings/{name}/*.npy"):
-        with artifact.open(file_name) as file:
-            parts.append(np.load(io.BytesIO(file.read()), allow_pickle=False))
-    return torch.from_numpy(np.concatenate(parts))
 
 
 class _BatchEncoder:
@@ -210,6 +195,6 @@ def _references(clip: ClipConfig | None) -> list[str]:
 
 
 def _format(identity: ClipIdentity) -> str:
-    """Return a CLIP model's name, without the place of its folder, and the beginning of its digest."""
+    """Return a CLIP model's name, without the path of its folder, and the beginning of its digest."""
     reference = Path(identity.reference)
     return f"{reference.name if reference.is_absolute() else reference} ({identity.digest[:8]})"

@@ -33,14 +33,6 @@ class NearDuplicates:
         return np.asarray(self.shard < 0)
 
 
-def unit_rows(rows: Float[np.ndarray, "rows embed"], block_dims: list[int]) -> Units:
-    """Return rows whose products are the mean over the CLIP models of the cosines of their parts, as float64."""
-    parts = np.split(rows.astype(np.float64), np.cumsum(block_dims)[:-1], axis=1)
-    units = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
-    joined: Units = np.concatenate(units, axis=1) / np.sqrt(len(parts))
-    return joined
-
-
 @dataclass(frozen=True)
 class ShardUnits:
     """A shard's unit rows, and which of them are compared, ascending."""

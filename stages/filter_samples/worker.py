@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
-from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates, unit_rows
+from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates
 from stages.filter_samples.heads import head_outputs, load_head
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import (
@@ -21,6 +21,7 @@ from stages.formats.embeddings.reader import (
     load_keys,
     open_text_rows,
     shard_rows,
+    unit_rows,
 )
 from stages.formats.filtered import FilterRecord, read_scores, write_filtered, write_scores
 from stages.storage.artifact import Artifact, Output

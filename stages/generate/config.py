@@ -1,4 +1,4 @@
-"""What to draw, and how."""
+"""What to generate, and how."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -43,7 +43,7 @@ class FilePrompts(ConfigModel):
 
 
 class GenerateConfig(StageConfig):
-    """Draw images from prompts, and the control sets that evaluation compares them with."""
+    """Generate images from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
     code_version: ClassVar[int] = 3
@@ -54,8 +54,8 @@ class GenerateConfig(StageConfig):
     prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts, Field(discriminator="kind")]
     sets: tuple[SetName, ...] | None = Field(
         None,
-        description="prior: text to image; text_embedding: the same without a prior; reconstruction: the true image "
-        "drawn again from its embedding (kind scenes only); none: all that the prompts allow",
+        description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
+        "from the embedding of the true one (kind scenes only); none: all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
@@ -85,7 +85,7 @@ class GenerateConfig(StageConfig):
 
     @property
     def chosen_sets(self) -> tuple[SetName, ...]:
-        """The sets to draw, in a fixed order."""
+        """The sets to generate, in a fixed order."""
         possible = SETS if isinstance(self.prompts, ScenePrompts) else SETS[:2]
         return tuple(name for name in possible if self.sets is None or name in self.sets)
 

@@ -16,7 +16,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to draw; ``scene`` holds the fields of the scene that it describes, where it describes one."""
+    """A text to generate an image of; ``scene`` holds the fields of the scene that it describes, if any."""
 
     text: str
     scene: Mapping[str, Any] | None = None

@@ -1,11 +1,12 @@
-"""Draw recipes: every way of making an image with a finished system, in one place.
+"""Generate the images of requests with a finished system.
 
-What leads to an embedding is computed for each image by itself, so that it never depends on what is drawn beside it.
-The decoder draws batches; a row of a batch depends on its own inputs and on the batch's size, by rounding. So a
-image's place is its batch's size and its row: at the same place it comes out the same to the last bit.
+The embedding of an image is computed by itself, so that it never depends on what is generated beside it. The decoder
+works in batches; a row of a batch depends on its own inputs and, by rounding, on the batch's size. In a batch of the
+same size and at the same row, an image comes out the same to the last bit.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,27 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from models.interpolation import slerp
 from models.scenes import Scene, render_scenes
-from stages.formats.images import square
+from stages.formats.generated_images import unpack_embedding, unpack_pixels
 from stages.inference.requests import (
-    ArithmeticRecipe,
-    EditRecipe,
+    ArithmeticRequest,
+    BatchRow,
+    EditRequest,
     End,
     ImageEnd,
-    InterpolationRecipe,
-    Recipe,
-    SceneRecipe,
-    TextRecipe,
-    VariationRecipe,
-    pack_embedding,
-    pack_pixels,
-    unpack_embedding,
-    unpack_pixels,
+    ImageRequest,
+    InterpolationRequest,
+    SceneRequest,
+    TextRequest,
+    VariationRequest,
 )
+from stages.inference.sources import Group
 from stages.inference.text_to_image import Images, TextToImage
 
 KEPT_ENDS = 64
@@ -41,116 +39,148 @@ Row = Float[Tensor, "embed"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a batch an image was drawn."""
-
-    size: int
-    row: int
-
-
-@dataclass(frozen=True)
 class Generated:
-    """An image with where it was drawn."""
+    """An image, what it was generated from and where; with a CLIP score where it was chosen among several."""
 
+    request: ImageRequest
     image: UInt8[np.ndarray, "height width 3"]
-    place: Place
+    batch_row: BatchRow
+    clip_score: float | None = None
 
 
-def generate_images(system: TextToImage, recipes: Sequence[Recipe]) -> list[Generated]:
-    """Draw an image for each recipe; those that are edited all to the same strength.
+def generate_groups(system: TextToImage, groups: Iterable[Group]) -> Iterator[Generated]:
+    """Yield the images that are kept of each group, the best first, batch by batch.
 
     Raises:
-        ValueError: a recipe does not fit the system (another embedding's width, a decoder that cannot edit), or
-            recipes of different ways or strengths are mixed.
+        ValueError: as for :func:`generate_images`.
     """
-    if not recipes:
+    for chunk in _chunks(groups, system.batch_size):
+        generated = iter(generate_images(system, [request for group in chunk for request in group.requests]))
+        for group in chunk:
+            yield from _best(system, [next(generated) for _ in group.requests], group.kept)
+
+
+def _chunks(groups: Iterable[Group], batch_size: int) -> Iterator[list[Group]]:
+    """Join groups until they fill a batch, so that images are written as they come."""
+    chunk: list[Group] = []
+    for group in groups:
+        chunk.append(group)
+        if sum(len(one.requests) for one in chunk) >= batch_size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _best(system: TextToImage, candidates: Sequence[Generated], kept: int) -> Iterator[Generated]:
+    """Yield the candidates with the highest CLIP scores by the run's own models; a single one gets no score."""
+    if len(candidates) == 1:
+        yield candidates[0]
+        return
+    titles = [one.request.title for one in candidates]
+    cosines = system.agreement(np.stack([one.image for one in candidates]), titles).tolist()
+    order = sorted(range(len(candidates)), key=lambda row: -cosines[row])
+    for row in order[:kept]:
+        one, score = candidates[row], round(100 * max(cosines[row], 0.0), 4)
+        yield Generated(one.request, one.image, one.batch_row, score)
+
+
+def generate_images(system: TextToImage, requests: Sequence[ImageRequest]) -> list[Generated]:
+    """Return an image for each request; edits have to be all to the same strength.
+
+    Raises:
+        ValueError: a request does not fit the system (another embedding's width, a decoder that cannot edit), or
+            requests of different modes or strengths are mixed.
+    """
+    if not requests:
         return []
-    maker = _Embedder(system)
-    embeddings = torch.stack([maker.embedding(recipe) for recipe in recipes])
-    text = torch.stack([maker.text(recipe) for recipe in recipes]) if system.reads_text else None
-    images = _decode(system, recipes, embeddings, text)
-    places = _places(len(recipes), system.batch_size)
-    return [Generated(image, place) for image, place in zip(images, places, strict=True)]
+    embedder = _Embedder(system)
+    embeddings = torch.stack([embedder.embedding(request) for request in requests])
+    text = torch.stack([embedder.text(request) for request in requests]) if system.reads_text else None
+    images = _decode(system, requests, embeddings, text)
+    rows = _batch_rows(len(requests), system.batch_size)
+    return [Generated(request, image, row) for request, image, row in zip(requests, images, rows, strict=True)]
 
 
-def regenerate(system: TextToImage, recipe: Recipe, place: Place) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw a recipe at the place where it was drawn first, in a batch of nothing but itself.
+def regenerate(system: TextToImage, request: ImageRequest, batch_row: BatchRow) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the image of a request at the row where it was generated first, in a batch of nothing but itself.
 
     The system's batches have to be as large (``TextToImage.batch_size``).
     """
-    return generate_images(system, [recipe] * place.size)[place.row].image
+    return generate_images(system, [request] * batch_row.size)[batch_row.row].image
 
 
-def image_end(system: TextToImage, image: Image.Image, name: str) -> ImageEnd:
-    """Return an image as recipes hold it: by its embedding."""
-    embedding = system.encoder.encode_images([image])[0]
-    return ImageEnd(name=name, embedding=pack_embedding(embedding.numpy()))
+def settings_from(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the sampling settings in an image's text fields.
+
+    Raises:
+        KeyError: there are none.
+        ValueError: the field holds something else.
+    """
+    settings: dict[str, Any] = json.loads(fields["settings"])
+    return settings
 
 
-def edit_pixels(system: TextToImage, image: Image.Image) -> str:
-    """Return an image as recipes hold it that denoise it: its middle square at the decoder's resolution."""
-    return pack_pixels(square(image, system.resolution))
-
-
-def _decode(system: TextToImage, recipes: Sequence[Recipe], embeddings: Tensor, text: Tensor | None) -> Images:
-    seeds = [recipe.seed for recipe in recipes]
-    edits = [recipe for recipe in recipes if isinstance(recipe, EditRecipe)]
+def _decode(system: TextToImage, requests: Sequence[ImageRequest], embeddings: Tensor, text: Tensor | None) -> Images:
+    seeds = [request.seed for request in requests]
+    edits = [request for request in requests if isinstance(request, EditRequest)]
     if not edits:
         return system.decode_conditional(embeddings, text, seeds)
     strengths = {edit.strength for edit in edits}
-    if len(edits) < len(recipes) or len(strengths) > 1:
+    if len(edits) < len(requests) or len(strengths) > 1:
         raise ValueError(
-            f"draw_recipes: found {len(edits)} edits to strengths {sorted(strengths)} among {len(recipes)} recipes: "
-            "expected edits to one strength, or none: draw them one after the other"
+            f"generate_images: found {len(edits)} edits to strengths {sorted(strengths)} among {len(requests)} "
+            "requests: expected edits to one strength, or none: generate them one after the other"
         )
     sources = np.stack([unpack_pixels(edit.pixels) for edit in edits])
     if sources.shape[1:3] != (system.resolution, system.resolution):
         raise ValueError(
-            f"draw_recipes: found images of {sources.shape[2]} x {sources.shape[1]} pixels: expected "
+            f"generate_images: found images of {sources.shape[2]} x {sources.shape[1]} pixels: expected "
             f"{system.resolution} x {system.resolution}"
         )
     return system.edit(sources, embeddings, text, seeds, strength=strengths.pop())
 
 
-def _places(num: int, batch_size: int) -> Iterator[Place]:
+def _batch_rows(num: int, batch_size: int) -> Iterator[BatchRow]:
     for number in range(num):
         first = number - number % batch_size
-        yield Place(min(batch_size, num - first), number - first)
+        yield BatchRow(min(batch_size, num - first), number - first)
 
 
 class _Embedder:
-    """Makes the embeddings of recipes, one at a time; what several recipes share is made once."""
+    """Makes the embeddings of requests, one at a time; what several requests share is made once."""
 
     def __init__(self, system: TextToImage) -> None:
         self._system = system
         self._imagined = lru_cache(maxsize=KEPT_ENDS)(self._imagine)
         self._encoded = lru_cache(maxsize=KEPT_ENDS)(self._encode)
 
-    def embedding(self, recipe: Recipe) -> Row:
-        """Return the image embedding that the image is drawn from."""
-        match recipe:
-            case TextRecipe():
-                return self._imagined(recipe.prompt, recipe.seed) if recipe.prior else self._encoded(recipe.prompt)
-            case SceneRecipe():
-                return self._of_scene(recipe.scene)
-            case VariationRecipe():
-                return self._end(recipe.image, recipe.seed)
-            case InterpolationRecipe():
-                start, end = (self._end(one, recipe.seed) for one in (recipe.start, recipe.end))
-                return self._between(start, end, recipe.fraction)
-            case EditRecipe():
-                return self._imagined(recipe.prompt, recipe.seed)
-            case ArithmeticRecipe():
-                image = self._end(recipe.image, recipe.seed)
-                return self._system.move(image[None], [recipe.instead_of], [recipe.prompt], recipe.strength)[0]
+    def embedding(self, request: ImageRequest) -> Row:
+        """Return the image embedding that the image is generated from."""
+        match request:
+            case TextRequest():
+                return self._imagined(request.prompt, request.seed) if request.prior else self._encoded(request.prompt)
+            case SceneRequest():
+                return self._of_scene(request.scene)
+            case VariationRequest():
+                return self._end(request.image, request.seed)
+            case InterpolationRequest():
+                start, end = (self._end(one, request.seed) for one in (request.start, request.end))
+                return self._between(start, end, request.fraction)
+            case EditRequest():
+                return self._imagined(request.prompt, request.seed)
+            case ArithmeticRequest():
+                image = self._end(request.image, request.seed)
+                return self._system.move(image[None], [request.instead_of], [request.prompt], request.strength)[0]
 
-    def text(self, recipe: Recipe) -> Row:
-        """Return the text embedding that a decoder is told which reads texts; NaN: none."""
-        match recipe:
-            case TextRecipe() | EditRecipe() | ArithmeticRecipe():
-                return self._encoded(recipe.prompt)
-            case InterpolationRecipe() if {recipe.start.kind, recipe.end.kind} == {"text"}:
-                return self._between(self._encoded(recipe.start.name), self._encoded(recipe.end.name), recipe.fraction)
+    def text(self, request: ImageRequest) -> Row:
+        """Return the text embedding for a decoder that reads texts; NaN: none."""
+        match request:
+            case TextRequest() | EditRequest() | ArithmeticRequest():
+                return self._encoded(request.prompt)
+            case InterpolationRequest() if {request.start.kind, request.end.kind} == {"text"}:
+                start, end = self._encoded(request.start.name), self._encoded(request.end.name)
+                return self._between(start, end, request.fraction)
             case _:
                 return torch.full((self._system.encoder.embed_dim,), torch.nan)
 
@@ -160,7 +190,7 @@ class _Embedder:
         embedding = torch.from_numpy(unpack_embedding(end.embedding))
         if len(embedding) != self._system.encoder.embed_dim:
             raise ValueError(
-                f"draw_recipes: the image {end.name} has an embedding of width {len(embedding)}: expected "
+                f"generate_images: the image {end.name} has an embedding of width {len(embedding)}: expected "
                 f"{self._system.encoder.embed_dim}, as the run's CLIP models make"
             )
         return embedding

@@ -1,4 +1,4 @@
-"""Load what the train_ stages made, and put it together to a system that draws images from text."""
+"""Load what the train_ stages made, and put it together to a text-to-image system."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,17 +1,14 @@
 """The finished system: text to embedding by CLIP and the prior, embedding to image by the decoder.
 
-An image depends on its own prompt and seed only, whatever else is drawn beside it (up to rounding).
+An image depends on its own prompt and seed only, whatever is generated beside it (up to rounding).
 """
 
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from models.decoders.base import DecoderConfig, from_bytes, to_bytes
@@ -29,24 +26,24 @@ Images = UInt8[np.ndarray, "batch height width 3"]
 
 
 class PriorSampler(Protocol):
-    """What is asked of a prior."""
+    """A prior as the system uses it."""
 
     def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Embeddings:
-        """Draw one image embedding for each text."""
+        """Sample one image embedding for each text."""
         ...
 
 
 class DecoderSampler(Protocol):
-    """What is asked of a decoder."""
+    """A decoder as the system uses it."""
 
     @property
     def config(self) -> DecoderConfig:
-        """What it is."""
+        """Its configuration."""
         ...
 
     @property
     def reads_text(self) -> bool:
-        """Whether images depend on text embeddings, too."""
+        """Whether images depend on text embeddings too."""
         ...
 
     @property
@@ -57,13 +54,13 @@ class DecoderSampler(Protocol):
     def sample(
         self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Draw one image in [-1, 1] for each image embedding."""
+        """Sample one image in [-1, 1] for each image embedding."""
         ...
 
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Draw them for pairs of image and text embedding."""
+        """Sample one for each pair of image and text embedding."""
         ...
 
     def edit(
@@ -110,7 +107,7 @@ class TextToImage:
 
     @property
     def batch_size(self) -> int:
-        """Images that are drawn at a time."""
+        """Images that are generated at a time."""
         return self._batch_size
 
     @property
@@ -120,7 +117,7 @@ class TextToImage:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the decoder is told texts, too."""
+        """Whether the decoder is conditioned on texts too."""
         return self._decoder.reads_text
 
     @property
@@ -141,8 +138,8 @@ class TextToImage:
             device=self._device,
         )
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
-        """Draw an image for each prompt."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
+        """Return an image for each prompt."""
         return self.decode(self.imagine(prompts, seeds), seeds, prompts)
 
     def encode(self, prompts: Sequence[str]) -> Embeddings:
@@ -156,13 +153,13 @@ class TextToImage:
 
         def sample(start: int, end: int) -> Tensor:
             text = self._encoder.encode(prompts[start:end]).features()
-            even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is shared
+            even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is used twice
             return self._prior.sample(text.to(self._device), even, self.settings.prior)
 
         return self._in_batches(sample, len(prompts), seeds)
 
     def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Images:
-        """Return images for image embeddings; a decoder that reads texts is told the prompts, too."""
+        """Return images for image embeddings; a decoder that reads texts is conditioned on the prompts too."""
         text = self.encode(prompts) if prompts is not None and self._decoder.reads_text else None
         return self.decode_conditional(embeddings, text, seeds)
 
@@ -194,8 +191,8 @@ class TextToImage:
 
         def sample(rows: slice, own: list[int]) -> Tensor:
             source = from_bytes(torch.from_numpy(images[rows])).to(self._device)
-            given, told = embeddings[rows].to(self._device), None if text is None else text[rows].to(self._device)
-            return self._decoder.edit(source, given, own, self.settings.decoder, strength=strength, text=told)
+            given, texts = embeddings[rows].to(self._device), None if text is None else text[rows].to(self._device)
+            return self._decoder.edit(source, given, own, self.settings.decoder, strength=strength, text=texts)
 
         return self._decoded(sample, len(embeddings), seeds)
 
@@ -213,30 +210,20 @@ class TextToImage:
         return block_cosine(z_image, self.encode(prompts), self.encoder.block_dims)
 
     def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Images:
-        """Draw rows by ``sample``, batch by batch, and return them as bytes."""
+        """Return the images that ``sample`` gives for rows, batch by batch, as bytes."""
 
-        def draw(start: int, end: int) -> Tensor:
+        def batch(start: int, end: int) -> Tensor:
             own = [2 * seed + 1 for seed in seeds[start:end]]
             with self.clock.timing(len(own)):
                 images = sample(slice(start, end), own)
             return to_bytes(images)
 
-        return self._in_batches(draw, num, seeds).numpy()
+        return self._in_batches(batch, num, seeds).numpy()
 
     @torch.inference_mode()
     def _in_batches(self, sample: Callable[[int, int], Tensor], num: int, seeds: Sequence[int]) -> Tensor:
-        """Join what ``sample`` gives for each batch of rows, told by its first row and the one after its last."""
+        """Join what ``sample`` returns for each batch of rows, given its first row and the one after its last."""
         if num != len(seeds):
             raise ValueError(f"text_to_image: found {len(seeds)} seeds for {num} rows: give one seed per row")
         starts = range(0, max(num, 1), self._batch_size)
         return torch.cat([sample(start, start + self._batch_size).cpu() for start in starts])
-
-
-def encode_png(image: UInt8[np.ndarray, "height width 3"], about: Mapping[str, Any]) -> bytes:
-    """Return the image as PNG whose text fields (iTXt) say how it was made; values that are no text go as JSON."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in about.items():
-        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How fast a decoder draws: images over the seconds of its sampling alone."""
+"""How fast a decoder samples: images over the seconds of its sampling alone."""
 
 import contextlib
 import time

@@ -131,6 +131,14 @@ def load_text_rows(embeddings: Artifact, shard: str) -> Rows:
     return np.array(stored if kept is None else stored[kept], dtype=np.float32)
 
 
+def unit_rows(rows: Float[np.ndarray, "rows embed"], block_dims: list[int]) -> Float[np.ndarray, "rows embed"]:
+    """Return rows whose products are the mean over the CLIP models of the cosines of their parts, as float64."""
+    parts = np.split(rows.astype(np.float64), np.cumsum(block_dims)[:-1], axis=1)
+    units = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+    joined: Float[np.ndarray, "rows embed"] = np.concatenate(units, axis=1) / np.sqrt(len(parts))
+    return joined
+
+
 @dataclass(frozen=True)
 class RowBlock:
     """Some image embeddings of a shard, not read yet."""

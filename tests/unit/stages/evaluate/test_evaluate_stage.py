@@ -18,7 +18,7 @@ from stages.encoders.config import ClipConfig, FolderClip
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.inference.text_to_image import encode_png
+from stages.formats.generated_images import encode_png
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, save_tiny_clip
 

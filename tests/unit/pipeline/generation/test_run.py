@@ -1,4 +1,4 @@
-"""Every way of drawing with a tiny run: what comes out, and that it can be made again from its own file."""
+"""Every mode of generation with a tiny run: what comes out, and that it can be made again from its own file."""
 
 import json
 import struct
@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from pipeline.errors import UsageError
-from pipeline.generation.draw import generate_for_request
 from pipeline.generation.models import load_system
-from pipeline.generation.request import Request
+from pipeline.generation.options import Options
+from pipeline.generation.run import generate_for_options
 from pipeline.store import Store
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
@@ -65,8 +65,8 @@ def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def draw(store: Store, out: Path, **options: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    entries = generate_for_request(store, Request(run="tiny", **options), out)
+def generate(store: Store, out: Path, **options: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    entries = generate_for_options(store, Options(run="tiny", **options), out)
     return entries, [pixels(Path(entry["path"])) for entry in entries]
 
 
@@ -75,7 +75,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image).astype(int)
 
 
-WAYS: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "text": {"prompt": ("a red star", "a blue ring", "a small cross", "green", "a", "the top"), "seed": 5},
     "variation": {"image": "cat", "variations": 3},
     "interpolation": {"start": "cat", "end": "a small blue ring at the top left", "steps": 3, "seed": 2},
@@ -84,14 +84,14 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("trajectory", WAYS)
+@pytest.mark.parametrize("mode", MODES)
 def test_each_request_generates_signed_images_that_can_be_made_again(
-    store: Store, cat: Path, tmp_path: Path, trajectory: str
+    store: Store, cat: Path, tmp_path: Path, mode: str
 ) -> None:
-    options = {name: str(cat) if value == "cat" else value for name, value in WAYS[trajectory].items()}
-    entries, images = draw(store, tmp_path, **options)
-    assert [entry["mode"] for entry in entries] == [trajectory] * len(entries)
-    assert len(entries) == {"text": 6, "variation": 3, "interpolation": 3, "edit": 2, "arithmetic": 1}[trajectory]
+    options = {name: str(cat) if value == "cat" else value for name, value in MODES[mode].items()}
+    entries, images = generate(store, tmp_path, **options)
+    assert [entry["mode"] for entry in entries] == [mode] * len(entries)
+    assert len(entries) == {"text": 6, "variation": 3, "interpolation": 3, "edit": 2, "arithmetic": 1}[mode]
     assert len({image.tobytes() for image in images}) == len(images)
     last = Path(entries[-1]["path"])
     with Image.open(last) as image:
@@ -100,7 +100,7 @@ def test_each_request_generates_signed_images_that_can_be_made_again(
     assert about["seed"] == str(entries[-1]["seed"])
     assert about["prompt"] == entries[-1]["prompt"]
     assert json.loads(about["settings"])["decoder_steps"] == 4
-    (again,) = generate_for_request(store, Request(again=last), tmp_path / "again")
+    (again,) = generate_for_options(store, Options(again=last), tmp_path / "again")
     assert again["pixel_equal"]
     assert np.array_equal(pixels(Path(again["path"])), images[-1])
     with Image.open(again["path"]) as image:
@@ -108,9 +108,9 @@ def test_each_request_generates_signed_images_that_can_be_made_again(
 
 
 def test_a_trajectory_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
-    _, trajectory = draw(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
-    _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",), seed=4)
-    _, (variation,) = draw(store, tmp_path / "v", image=cat, seed=4)
+    _, trajectory = generate(store, tmp_path / "w", start="a red star", end=str(cat), steps=3, seed=4)
+    _, (star,) = generate(store, tmp_path / "s", prompt=("a red star",), seed=4)
+    _, (variation,) = generate(store, tmp_path / "v", image=cat, seed=4)
     assert np.abs(trajectory[0] - star).max() <= 1  # batches of other sizes round differently
     assert np.abs(trajectory[-1] - variation).max() <= 1
     assert np.abs(trajectory[1] - star).max() > 1 < np.abs(trajectory[1] - variation).max()
@@ -118,7 +118,7 @@ def test_a_trajectory_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_p
 
 def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Path) -> None:
     prompts = ("a red star", "a blue ring")
-    entries, images = draw(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
+    entries, images = generate(store, tmp_path / "all", prompt=prompts, candidates=3, keep=3)
     encoder = load_system(store, store.find_run("tiny")).encoder
     for first, prompt in ((0, prompts[0]), (3, prompts[1])):
         seen = encoder.encode_images(np.stack(images[first : first + 3]).astype(np.uint8))
@@ -127,14 +127,14 @@ def test_the_best_candidates_are_kept_the_best_first(store: Store, tmp_path: Pat
         expected = [100 * max(float(cosine), 0.0) for cosine in cosines]
         assert [entry["clip_score"] for entry in entries[first : first + 3]] == pytest.approx(expected, abs=1e-3)
     assert sorted(entry["seed"] for entry in entries) == list(range(6))
-    best, _ = draw(store, tmp_path / "best", prompt=prompts, candidates=3)
+    best, _ = generate(store, tmp_path / "best", prompt=prompts, candidates=3)
     assert [(e["prompt"], e["seed"]) for e in best] == [(entries[n]["prompt"], entries[n]["seed"]) for n in (0, 3)]
 
 
 def test_an_edit_goes_from_the_image_to_a_fresh_image(store: Store, cat: Path, tmp_path: Path) -> None:
-    _, (kept,) = draw(store, tmp_path / "0", image=cat, edit="a red star", strength=0.0)
-    _, (fresh,) = draw(store, tmp_path / "1", image=cat, edit="a red star", strength=1.0)
-    _, (star,) = draw(store, tmp_path / "s", prompt=("a red star",))
+    _, (kept,) = generate(store, tmp_path / "0", image=cat, edit="a red star", strength=0.0)
+    _, (fresh,) = generate(store, tmp_path / "1", image=cat, edit="a red star", strength=1.0)
+    _, (star,) = generate(store, tmp_path / "s", prompt=("a red star",))
     with Image.open(cat) as image:
         middle = image.crop((10, 0, 50, 40)).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     assert np.array_equal(kept, np.asarray(middle).astype(int))
@@ -143,9 +143,9 @@ def test_an_edit_goes_from_the_image_to_a_fresh_image(store: Store, cat: Path, t
 
 def test_arithmetic_of_nothing_is_a_variation(store: Store, cat: Path, tmp_path: Path) -> None:
     words = {"image": cat, "edit": "a red star", "instead_of": "a blue ring"}
-    _, (still,) = draw(store, tmp_path / "0", strength=0.0, **words)
-    _, (moved,) = draw(store, tmp_path / "1", **words)
-    _, (variation,) = draw(store, tmp_path / "v", image=cat)
+    _, (still,) = generate(store, tmp_path / "0", strength=0.0, **words)
+    _, (moved,) = generate(store, tmp_path / "1", **words)
+    _, (variation,) = generate(store, tmp_path / "v", image=cat)
     assert np.array_equal(still, variation)
     assert not np.array_equal(moved, variation)
 
@@ -170,7 +170,7 @@ def test_images_of_any_sort_are_taken(store: Store, tmp_path: Path) -> None:
     Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
     save_image(tmp_path / "dot.png", size=(1, 1))
     names = ("plain.png", "turned.png", "cmyk.tif", "grey.png", "rgba.png", "deep.png", "dot.png")
-    generated = {name: draw(store, tmp_path / "out", image=tmp_path / name)[1][0] for name in names}
+    generated = {name: generate(store, tmp_path / "out", image=tmp_path / name)[1][0] for name in names}
     for same, as_this in (("turned.png", "plain.png"), ("rgba.png", "plain.png"), ("deep.png", "grey.png")):
         assert np.array_equal(generated[same], generated[as_this])
     assert not np.array_equal(generated["grey.png"], generated["plain.png"])
@@ -191,36 +191,52 @@ def test_what_is_no_image_is_reported(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=words):
-        draw(store, tmp_path / "out", image=tmp_path / name)
+        generate(store, tmp_path / "out", image=tmp_path / name)
 
 
 def test_a_ribbon_and_a_wrong_path_are_reported(store: Store, tmp_path: Path) -> None:
     ribbon = save_image(tmp_path / "ribbon.png", size=(1, 2000))
     with pytest.raises(UsageError, match=r"has 1 x 2000 pixels; allowed are sides of at most 32 to 1"):
-        draw(store, tmp_path, image=ribbon)
+        generate(store, tmp_path, image=ribbon)
     with pytest.raises(UsageError, match=r"--from: there is no file nothing\.png"):
-        draw(store, tmp_path, start="nothing.png", end="a star")
-    entries, _ = draw(store, tmp_path, start="a " * 300, end="a star", steps=2)  # no file has so long a name
+        generate(store, tmp_path, start="nothing.png", end="a star")
+    entries, _ = generate(store, tmp_path, start="a " * 300, end="a star", steps=2)  # no file has so long a name
     assert len(entries) == 2
 
 
 def test_a_decoder_that_cannot_denoise_names_the_alternatives(tmp_path: Path, cat: Path) -> None:
     store = make_store(tmp_path, stylegan=True)
-    with pytest.raises(UsageError, match=r"of kind stylegan2, which draws no image by denoising; .*add --instead-of"):
-        draw(store, tmp_path / "out", image=cat, edit="a red star")
-    entries, _ = draw(store, tmp_path / "out", image=cat, edit="a red star", instead_of="a blue ring")
+    with pytest.raises(
+        UsageError, match=r"of kind stylegan2, which generates no image by denoising; .*add --instead-of"
+    ):
+        generate(store, tmp_path / "out", image=cat, edit="a red star")
+    entries, _ = generate(store, tmp_path / "out", image=cat, edit="a red star", instead_of="a blue ring")
     assert len(entries) == 1
 
 
 def test_regenerating_needs_an_image_of_an_existing_run(store: Store, cat: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="its text fields say not how it was made"):
-        generate_for_request(store, Request(again=cat), tmp_path)
+    with pytest.raises(UsageError, match="has no text fields that say how it was made"):
+        generate_for_options(store, Options(again=cat), tmp_path)
     with pytest.raises(UsageError, match="cannot be read as a PNG"):
-        generate_for_request(store, Request(again=tmp_path / "missing.png"), tmp_path)
-    entries, _ = draw(store, tmp_path, prompt=("a red star",))
+        generate_for_options(store, Options(again=tmp_path / "missing.png"), tmp_path)
+    entries, _ = generate(store, tmp_path, prompt=("a red star",))
     other = make_store_without_runs(tmp_path / "other")
-    with pytest.raises(UsageError, match=rf"drawn by the run {RUN}, which the store .* has not; runs there: none yet"):
-        generate_for_request(other, Request(again=Path(entries[0]["path"])), tmp_path)
+    with pytest.raises(
+        UsageError, match=rf"generated by the run {RUN}, which is not in the store .*; runs there: none yet"
+    ):
+        generate_for_options(other, Options(again=Path(entries[0]["path"])), tmp_path)
+
+
+def test_the_example_in_the_documentation_runs(store: Store, cat: Path) -> None:
+    text = (Path(__file__).parents[4] / "docs/generation.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    for name, path in (('"workspace"', store.uri), ('"cat.png"', str(cat))):
+        assert name in code
+        code = code.replace(name, repr(path))
+    found: dict[str, Any] = {}
+    exec(code.replace('"quickstart"', '"tiny"'), found)
+    assert found["star"].image.shape == (SIDE, SIDE, 3)
+    assert len(found["trajectory"]) == 9
 
 
 def make_store_without_runs(folder: Path) -> Store:

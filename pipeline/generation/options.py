@@ -1,4 +1,4 @@
-"""What ``corgi generate`` is asked for: which way of making images, and which options go with it."""
+"""The options of ``corgi generate``: which mode they ask for, and which go together."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ Mode = Literal["text", "variation", "interpolation", "edit", "arithmetic", "agai
 DEFAULT_STEPS = 8
 DEFAULT_STRENGTH = {"edit": 0.6, "arithmetic": 1.0}
 
-#: How each way is asked for, and what else it takes.
+#: How each mode is asked for, which options it needs, and which it takes.
 _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "text": ("--prompt TEXT or --prompts FILE", (), ("prompt", "prompts", "candidates", "keep", "seed", "run")),
     "variation": ("--image FILE", ("image",), ("variations", "seed", "run")),
@@ -28,8 +28,8 @@ _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """The options of the command that say what is drawn; None or empty: not given."""
+class Options:
+    """The options of the command that say what is generated; None or empty: not given."""
 
     run: str | None = None
     prompt: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Request:
         """Refuse options that do not go together.
 
         Raises:
-            UsageError: nothing is to be drawn, an option has no use in this way of drawing, or a number is impossible.
+            UsageError: nothing is asked for, an option has no use in this mode, or a number is impossible.
         """
         given, (asked, needed, taken) = self._given(), _MODES[self.mode]
         missing = [name for name in needed if name not in given]
@@ -69,10 +69,10 @@ class Request:
 
     @property
     def mode(self) -> Mode:
-        """Which way of drawing is asked for.
+        """The mode that is asked for.
 
         Raises:
-            UsageError: none is.
+            UsageError: there is none.
         """
         if self.again is not None:
             return "again"
@@ -87,7 +87,7 @@ class Request:
         if self.prompt or self.prompts is not None:
             return "text"
         raise UsageError(
-            f"generate: nothing to draw; give one of {', '.join(asked for asked, _, _ in _MODES.values())}"
+            f"generate: nothing to generate; give one of {', '.join(asked for asked, _, _ in _MODES.values())}"
         )
 
     @property
@@ -97,7 +97,7 @@ class Request:
 
     @property
     def num_candidates(self) -> int:
-        """Images that are drawn for each prompt."""
+        """Images that are generated for each prompt."""
         return self.candidates or 1
 
     @property
@@ -125,7 +125,7 @@ class Request:
             return
         fraction = 0.0 <= self.strength <= 1.0
         if self.mode == "edit" and not fraction:
-            raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (drawn anew)")
+            raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (a new image)")
         if not math.isfinite(self.strength):
             raise UsageError(f"--strength: found {self.strength}; give a finite number, such as 1")
 

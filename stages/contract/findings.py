@@ -1,9 +1,18 @@
-"""What an inspection found, before it is shown as text, JSON or a page."""
+"""What ``corgi inspect`` finds of an artifact, before it is printed, or written as JSON or a page.
 
+A stage may have ``inspect.py`` with ``inspect(artifact, findings, context) -> None``, which adds what it knows.
+"""
+
+import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from stages.storage.artifact import Artifact
+
+T = TypeVar("T")
+QUANTILES = {"smallest": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "largest": 1.0}
 
 FIGURES = ("name", "value")
 
@@ -77,3 +86,36 @@ class Findings:
 
 def _as_figures(table: Table) -> Any:
     return {row[0]: row[1] for row in table.rows} if table.headings == FIGURES else table.records
+
+
+@dataclass(frozen=True)
+class InspectionContext:
+    """What an inspection may read besides the artifact."""
+
+    input_of: Callable[[str], Artifact | None]
+    """The artifact of a stage that this one was made from; none: unknown."""
+    max_shards: int
+    """The most shards of an artifact to read."""
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most so many items, spread evenly."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / max(1, count - 1))] for index in range(count)]
+
+
+def quantiles(values: Sequence[float]) -> list[float]:
+    """Return smallest, first decile, median, last decile and largest."""
+    ordered = sorted(values)
+    return [ordered[round(fraction * (len(ordered) - 1))] for fraction in QUANTILES.values()]
+
+
+def histogram(values: Iterable[int]) -> list[tuple[str, int, str]]:
+    """Count by powers of two: range, count, fraction."""
+    bins = collections.Counter(value.bit_length() for value in values)
+    total = sum(bins.values())
+    return [
+        (f"{(1 << bits) >> 1} to {(1 << bits) - 1}", count, f"{count / total:.1%}")
+        for bits, count in sorted(bins.items())
+    ]

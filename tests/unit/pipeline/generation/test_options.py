@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.generation.request import Mode, Request
+from pipeline.generation.options import Mode, Options
 
 FILE = Path("image.png")
 
@@ -23,13 +23,13 @@ FILE = Path("image.png")
     ],
 )
 def test_each_request_has_its_own_options(mode: Mode, options: dict[str, Any]) -> None:
-    assert Request(run="r", seed=3, **options).mode == mode
+    assert Options(run="r", seed=3, **options).mode == mode
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, r"nothing to draw; give one of --prompt TEXT or --prompts FILE, .*--again FILE"),
+        ({}, r"nothing to generate; give one of --prompt TEXT or --prompts FILE, .*--again FILE"),
         ({"prompt": ("a",), "prompts": FILE}, "found --prompt and --prompts"),
         ({"prompt": ("a",), "image": FILE}, r"--prompt has no use with --image FILE; beside it go --variations"),
         ({"prompt": ("a",), "steps": 3}, "--steps has no use with --prompt"),
@@ -50,12 +50,12 @@ def test_each_request_has_its_own_options(mode: Mode, options: dict[str, Any]) -
 )
 def test_what_does_not_go_together_is_reported(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Request(run="r", **options)
+        Options(run="r", **options)
 
 
 def test_only_regenerating_needs_no_run() -> None:
-    assert Request(again=FILE).mode == "again"
+    assert Options(again=FILE).mode == "again"
     with pytest.raises(UsageError, match="no RUN was named"):
-        Request(prompt=("a",))
+        Options(prompt=("a",))
     with pytest.raises(UsageError, match="--seed has no use with --again"):
-        Request(again=FILE, seed=1)
+        Options(again=FILE, seed=1)

@@ -1,0 +1,147 @@
+"""Generate what ``corgi generate`` asks for, and write it with everything that it takes to generate it again."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.generation.models import find_run_of, load_system
+from pipeline.generation.options import DEFAULT_STEPS, Options
+from pipeline.store import Store
+from stages.contract.errors import InputFault
+from stages.formats.generated_images import encode_png, read_png
+from stages.generate.config import FilePrompts
+from stages.generate.prompts import read_prompts
+from stages.inference.generation import generate_groups, regenerate, settings_from
+from stages.inference.requests import EditRequest, batch_row_from, fields_of, request_from
+from stages.inference.sources import (
+    Group,
+    ImageSource,
+    arithmetic_requests,
+    edit_requests,
+    interpolation_groups,
+    read_end,
+    read_image,
+    text_groups,
+    variation_groups,
+)
+from stages.inference.text_to_image import TextToImage
+
+Entry = dict[str, Any]
+Sources = list[str] | ImageSource | tuple[ImageSource | str, ImageSource | str]
+
+
+def generate_for_options(store: Store, options: Options, out: Path) -> list[Entry]:
+    """Generate what is asked for, one PNG each; return path, prompt, seed and mode of every image.
+
+    Raises:
+        UsageError: no such run, a run without a model, a file that cannot be used, or a folder that cannot be written.
+    """
+    try:
+        return [_again(store, options.again, out)] if options.again is not None else _generate(store, options, out)
+    except InputFault as error:
+        raise UsageError(str(error)) from error
+
+
+def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
+    sources = _read_sources(options)
+    record = store.find_run(options.run)
+    system = load_system(store, record)
+    if options.mode == "edit":
+        _require_edits(system, record.run)
+    written: list[Entry] = []
+    try:
+        for one in generate_groups(system, _groups(options, sources, system)):
+            fields = fields_of(one.request, one.batch_row)
+            fields |= {} if one.clip_score is None else {"clip_score": one.clip_score}
+            path = out / f"{len(written):05d}.png"
+            _write(path, one.image, {**fields, "run": record.run, "settings": system.settings.flat()})
+            written.append(_entry(path, fields))
+    except ValueError as error:
+        raise UsageError(f"generate: {error}") from error
+    return written
+
+
+def _read_sources(options: Options) -> Sources:
+    """Read the user's texts and images, before any model is loaded."""
+    match options.mode:
+        case "text" if options.prompts is not None:
+            return read_prompts(FilePrompts(kind="file", path=options.prompts))
+        case "text":
+            return list(options.prompt)
+        case "interpolation":
+            return read_end(options.start or "", "from"), read_end(options.end or "", "to")
+        case _:
+            return read_image(Path(str(options.image)), "image")
+
+
+def _groups(options: Options, sources: Sources, system: TextToImage) -> Iterator[Group]:
+    """Yield what is to be generated; images are numbered in this order, and each has the first seed plus its number."""
+    seed, seeds = options.first_seed, range(options.first_seed, options.first_seed + options.num_candidates)
+    if isinstance(sources, list):
+        yield from text_groups(sources, seed, options.num_candidates, options.num_kept)
+    elif isinstance(sources, tuple):
+        yield from interpolation_groups(system, sources, options.steps or DEFAULT_STEPS, seed)
+    elif options.edit is None:
+        yield from variation_groups(system, sources, range(seed, seed + (options.variations or 1)))
+    elif options.instead_of is None:
+        edits = edit_requests(system, sources, options.edit, seeds, strength=options.used_strength)
+        yield Group(edits, options.num_kept)
+    else:
+        texts = options.instead_of, options.edit
+        moved = arithmetic_requests(system, sources, texts, seeds, strength=options.used_strength)
+        yield Group(moved, options.num_kept)
+
+
+def _again(store: Store, file: Path, out: Path) -> Entry:
+    """Generate an image again from its own file, and compare the two."""
+    where = f"--again {file}"
+    fields, before = read_png(file)
+    request = request_from(fields, where)
+    record = find_run_of(store, fields.get("run", ""), str(file))
+    try:
+        batch_row, settings = batch_row_from(fields), settings_from(fields)
+        system = load_system(store, record, batch_size=batch_row.size).with_settings(settings)
+        if isinstance(request, EditRequest):
+            _require_edits(system, record.run)
+        image = regenerate(system, request, batch_row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{where}: cannot be generated again ({error}); use the version of corgi that made it"
+        ) from error
+    path = out / f"{file.stem}_again.png"
+    _write(path, image, fields)
+    largest = int(np.abs(image.astype(int) - before.astype(int)).max()) if image.shape == before.shape else 255
+    entry = _entry(path, fields_of(request, batch_row) | {"prompt": fields["prompt"]})
+    return {**entry, "pixel_equal": largest == 0, "largest_difference": largest}
+
+
+def _require_edits(system: TextToImage, run: str) -> None:
+    if not system.can_edit:
+        raise UsageError(
+            f"--edit: the decoder of run {run} is of kind {system.decoder_kind}, which generates no image by "
+            "denoising; allowed are pixel_diffusion, latent_diffusion and stable_diffusion; add --instead-of TEXT to "
+            "edit by the embedding, or name another run"
+        )
+
+
+def _entry(path: Path, fields: Mapping[str, Any]) -> Entry:
+    entry = {
+        "path": str(path),
+        "prompt": fields["prompt"],
+        "seed": int(fields["seed"]),
+        "mode": fields["recipe"]["mode"],
+    }
+    return entry | ({"clip_score": fields["clip_score"]} if "clip_score" in fields else {})
+
+
+def _write(path: Path, image: np.ndarray, fields: Mapping[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(image, fields))
+    except OSError as error:
+        raise UsageError(
+            f"--out: {path.parent} cannot be written ({error}); give a folder that you may write"
+        ) from None

@@ -1,0 +1,44 @@
+"""What ``corgi inspect`` finds of shards: captions, sizes, lost entries, a sheet of samples."""
+
+from stages.contract.findings import Findings, InspectionContext, evenly, histogram
+from stages.formats.caption_statistics import CaptionStatistics
+from stages.formats.sample_sheets import add_sheet
+from stages.formats.shards import EntryStatus, failure_label, read_table
+from stages.storage.artifact import Artifact
+
+SHOWN = 24
+LOST_SHOWN = 10
+
+
+def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) -> None:
+    """Add what the tables of some shards say, and some of their images."""
+    names = sorted(artifact.done_units())
+    read = evenly(names, context.max_shards)
+    findings.notes.append(f"captions, sizes and lost entries: of {len(read)} of {len(names)} shards")
+    captions, lost = CaptionStatistics(), []
+    sizes: dict[str, list[int]] = {"kept": [], "original": []}
+    samples: list[tuple[str, str, str]] = []
+    for name in read:
+        table = read_table(artifact, name)
+        for row in table.to_pylist():
+            if row["status"] != EntryStatus.SUCCESS:
+                lost.append((row["key"], failure_label(row), row.get("url") or ""))
+                continue
+            found = _captions_of(row)
+            captions.add(found)
+            samples.append((name, row["key"], next(iter(found), "")))
+            sizes["kept"].append(min(row["width"], row["height"]))
+            sizes["original"].append(min(row["original_width"], row["original_height"]))
+    captions.report(findings)
+    for kind, sides in sizes.items():
+        findings.add_table(f"shorter side in pixels ({kind})", ("pixels", "images", "fraction"), histogram(sides))
+    findings.add_table("lost entries (first ones)", ("key", "cause", "address"), lost[:LOST_SHOWN])
+    add_sheet(findings, artifact, evenly(samples, SHOWN), "samples", "samples")
+
+
+def _captions_of(row: dict[str, object]) -> list[str]:
+    """Return all captions of a row of a shard's table."""
+    listed = row.get("captions")
+    if isinstance(listed, list):
+        return [str(caption) for caption in listed]
+    return [str(row["caption"])] if row.get("caption") else []

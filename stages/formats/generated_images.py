@@ -1,0 +1,200 @@
+"""Generated images: PNGs whose text fields say how they were made, and the sets of them that generate writes.
+
+samples.jsonl                      a row for every image
+images/<set>/<index>.png
+embeddings/<set>/<first>.npy       the embeddings that a chunk of images was generated from
+grid.png, grid_<set>.png           the first images of each set
+timing/<chunk>.json                images and seconds of the decoder; apart from the records of the chunks, which
+                                   are the same bytes whenever the same is generated
+"""
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, PngImagePlugin
+
+from stages.contract.errors import ArtifactError, InputFault
+from stages.formats.image_grids import image_grid, to_png
+from stages.storage.artifact import Artifact, Output
+
+GRID = "grid.png"
+FLOATS = np.dtype("<f4")
+_ROWS = "samples.jsonl"
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+
+# ---- one image
+
+
+def encode_png(image: Pixels, fields: Mapping[str, Any]) -> bytes:
+    """Return the image as PNG with text fields (iTXt); values that are no text are written as JSON."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in fields.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_png(path: Path) -> tuple[dict[str, str], Pixels]:
+    """Return the text fields and the pixels of a PNG.
+
+    Raises:
+        InputFault: the file cannot be read as one.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}, pixels
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputFault(f"{path} cannot be read as a PNG ({error}); give an image that corgi generated") from None
+
+
+def pack_embedding(embedding: Float[np.ndarray, " embed"]) -> str:
+    """Return an embedding as text, exactly: base64 of its float32 numbers."""
+    return base64.b64encode(np.asarray(embedding, dtype=FLOATS).tobytes()).decode()
+
+
+def unpack_embedding(packed: str) -> Float[np.ndarray, " embed"]:
+    """Return the embedding that :func:`pack_embedding` packed.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    values: Float[np.ndarray, " embed"] = np.frombuffer(_decoded(packed), dtype=FLOATS).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("the embedding holds numbers that are not finite")
+    return values
+
+
+def pack_pixels(image: Pixels) -> str:
+    """Return an image as text, exactly: base64 of a PNG."""
+    return base64.b64encode(to_png(Image.fromarray(image))).decode()
+
+
+def unpack_pixels(packed: str) -> Pixels:
+    """Return the image that :func:`pack_pixels` packed.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        with Image.open(io.BytesIO(_decoded(packed)), formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image cannot be decoded ({error})") from None
+
+
+def _decoded(packed: str) -> bytes:
+    try:
+        return base64.b64decode(packed, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"no base64 ({error})") from None
+
+
+# ---- the artifact of generate
+
+
+@dataclass(frozen=True)
+class GeneratedRow:
+    """What is known of an image; ``scene`` holds the fields of the scene that its prompt describes, if it does."""
+
+    set: str
+    index: int
+    file: str
+    prompt: str
+    seed: int
+    settings: Mapping[str, Any]
+    scene: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON-ready data."""
+        return asdict(self)
+
+
+def image_file(set_name: str, index: int) -> str:
+    """Return the path of an image in the artifact."""
+    return f"images/{set_name}/{index:05d}.png"
+
+
+def write_image(output: Output, row: GeneratedRow, image: Pixels) -> None:
+    """Write an image with its row and its run in the text fields."""
+    output.write_bytes(row.file, encode_png(image, row.to_json() | {"run": output.fingerprint}))
+
+
+def read_images(artifact: Artifact, rows: Iterable[GeneratedRow]) -> UInt8[np.ndarray, "batch height width 3"]:
+    """Return the pixels of images of one size."""
+    images = []
+    for row in rows:
+        with artifact.open(row.file) as file, Image.open(file) as image:
+            images.append(np.asarray(image.convert("RGB")))
+    return np.stack(images)
+
+
+def write_rows(output: Output, rows: Iterable[GeneratedRow]) -> None:
+    """Write the list of all images."""
+    lines = (json.dumps(row.to_json(), sort_keys=True) + "\n" for row in rows)
+    output.write_bytes(_ROWS, "".join(lines).encode())
+
+
+def read_rows(artifact: Artifact) -> list[GeneratedRow]:
+    """Return the list of all images, in the order in which they were generated.
+
+    Raises:
+        ArtifactError: the list is missing or of another version.
+    """
+    with artifact.open(_ROWS) as file:
+        try:
+            return [GeneratedRow(**json.loads(line)) for line in file]
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{artifact.path(_ROWS)}: a row cannot be read ({error}): expected the rows that this version writes: "
+                f"delete {artifact.uri} and run again"
+            ) from error
+
+
+def write_embeddings(output: Output, set_name: str, first: int, embeddings: Float[np.ndarray, "batch embed"]) -> None:
+    """Write the embeddings of a chunk of images whose first has this index."""
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings)
+    output.write_bytes(f"embeddings/{set_name}/{first:06d}.npy", buffer.getvalue())
+
+
+def read_embeddings(artifact: Artifact, set_name: str) -> Float[np.ndarray, "batch embed"]:
+    """Return the embeddings that a set was generated from, in the order of its images."""
+    parts = []
+    for name in artifact.glob(f"embeddings/{set_name}/*.npy"):
+        with artifact.open(name) as file:
+            parts.append(np.load(io.BytesIO(file.read()), allow_pickle=False))
+    return np.concatenate(parts)
+
+
+def write_grid(output: Output, rows: Sequence[GeneratedRow], name: str) -> bytes:
+    """Write images as a grid with their prompts, and return it."""
+    grid = image_grid(read_images(output, rows), [row.prompt for row in rows])
+    output.write_bytes(name, grid)
+    return grid
+
+
+def write_timing(output: Output, unit: str, images: int, seconds: float) -> None:
+    """Write how long the decoder took for a chunk."""
+    output.write_json(_timing_file(unit), {"images": images, "seconds": seconds})
+
+
+def read_rate(artifact: Artifact, units: Iterable[str]) -> float:
+    """Return images per second of the decoder over these chunks."""
+    spans = [artifact.read_json(_timing_file(unit)) for unit in units]
+    images, seconds = (sum(span[name] for span in spans) for name in ("images", "seconds"))
+    return float(images / seconds)
+
+
+def _timing_file(unit: str) -> str:
+    return f"timing/{unit}.json"

@@ -1,0 +1,50 @@
+"""Sheets of samples for ``corgi inspect``: images of shards with a text under each."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from stages.contract.errors import InputFault
+from stages.contract.findings import Findings
+from stages.formats.image_grids import TILE, image_grid
+from stages.formats.images import decode_image, square
+from stages.formats.shards import index_images, read_member, shard_tar
+from stages.storage.artifact import Artifact
+
+
+def add_sheet(
+    findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]], name: str, title: str, *,
+    columns: int = 6,
+) -> None:  # fmt: skip
+    """Add a sheet of the images at (shard, key), with a text under each; what cannot be decoded is left out."""
+    shown = [(image, text) for image, text in _images(findings, shards, samples)]
+    if shown:
+        images = np.stack([image for image, _ in shown])
+        findings.add_image(name, title, image_grid(images, [text for _, text in shown], columns=columns))
+
+
+def _images(
+    findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]]
+) -> Iterator[tuple[np.ndarray, str]]:
+    indices = {shard: index_images(shard_tar(shards, shard)) for shard in {shard for shard, *_ in samples}}
+    for shard, key, text in samples:
+        if key not in indices[shard]:
+            continue
+        encoded = read_member(shard_tar(shards, shard), *indices[shard][key])
+        try:
+            image = decode_image(encoded, where=f"shard {shard}, key {key}")
+        except InputFault as error:
+            findings.notes.append(f"not shown: {error}")
+            continue
+        side = min(TILE, *image.size)
+        yield _in_tile(square(image, side)), text
+
+
+def _in_tile(image: np.ndarray) -> np.ndarray:
+    """Enlarge an image by a whole factor and centre it, so that small ones stay sharp."""
+    factor = TILE // len(image)
+    large = image.repeat(factor, 0).repeat(factor, 1)
+    tile = np.full((TILE, TILE, 3), 255, dtype=np.uint8)
+    begin = (TILE - len(large)) // 2
+    tile[begin : begin + len(large), begin : begin + len(large)] = large
+    return tile

@@ -1,0 +1,36 @@
+"""What ``corgi inspect`` finds of a prior: its evaluation on held-out pairs."""
+
+from stages.contract.findings import Findings, InspectionContext
+from stages.storage.artifact import Artifact
+
+VALIDATION = "validation.json"
+_AT_STEP = "validation_"
+
+
+def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) -> None:
+    """Add the last evaluation on held-out pairs: by the number of sampling steps, and the reference."""
+    if not (artifact.is_complete and artifact.exists(VALIDATION)):
+        return
+    evaluated = artifact.read_json(VALIDATION)
+    by_steps, reference = evaluated["by_steps"], evaluated.get("reference", {})
+    columns = list(by_steps)
+    measures = list(dict.fromkeys(name for report in by_steps.values() for name in report))
+    rows = [
+        (name, *(_round(by_steps[column].get(name)) for column in columns), _round(reference.get(name)))
+        for name in measures
+    ]
+    findings.add_table("held-out pairs, by sampling steps", ("measure", *columns, "reference"), rows)
+    history = [
+        (int(name.removeprefix(_AT_STEP)), evaluated[name]["by_steps"])
+        for name in evaluated
+        if name.startswith(_AT_STEP)
+    ]
+    findings.add_table(
+        f"held-out pairs, by training step ({columns[-1]})",
+        ("step", *measures),
+        [(step, *(_round(report[columns[-1]].get(name)) for name in measures)) for step, report in sorted(history)],
+    )
+
+
+def _round(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.run import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,7 +26,7 @@ from benchmarks.sides.asking import ROOT, Side
 from benchmarks.sides.serving import Timing
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from stages.contract.runner import run_stage
 from stages.contract.stage import Allocation, StageContext
 from stages.download_shards import stage as download_shards

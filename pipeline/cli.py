@@ -53,7 +53,7 @@ Store = Annotated[str, typer.Option("--store", help="the store: a folder or fssp
 @app.command()
 def validate(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Check an experiment without touching its data."""
-    from pipeline.config import load_config
+    from pipeline.config.loading import load_config
 
     loaded = load_config(config, overrides or ())
     stages = list(loaded.stages())
@@ -146,9 +146,9 @@ def submit(
 ) -> None:
     """Run an experiment as a job on a Ray cluster; the current folder goes along."""
     from cluster.jobs import follow_job, submit_job
-    from pipeline.config import load_config
+    from pipeline.config.loading import load_config
 
-    load_config(config, overrides or ())  # a wrong config is told here, not in a log on the cluster
+    load_config(config, overrides or ())  # a wrong config is reported here, not in a log on the cluster
     relative = _inside_current_folder(config)
     job = submit_job(address, ["python", "-m", "pipeline", "run", relative, *(overrides or ())], working_dir=Path.cwd())
     typer.echo(f"job {job} submitted to {address}", err=True)
@@ -205,17 +205,17 @@ def compare(
 def inspect(
     target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
     out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its images")] = None,
-    shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to look into")] = 16,
+    shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to read")] = 16,
     store: Store = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, judgements."""
-    from pipeline.inspection.inspect import inspect as poll
+    """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, evaluations."""
+    from pipeline.inspection.inspect import inspect as inspect_target
     from pipeline.inspection.show import PAGE, print_findings, write_page
     from pipeline.inspection.target import find_target
 
     chosen = find_target(target, store)
-    found = poll(chosen, max_shards=shards)
+    found = inspect_target(chosen, max_shards=shards)
     paths = write_page(found, chosen.title, out) if out is not None else {}
     if as_json:
         _print_json({"title": chosen.title, "artifacts": [one.to_json(paths) for one in found]})
@@ -245,7 +245,7 @@ def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     try:
         app()
-    except Exception as error:  # noqa: BLE001  sorted below: only faults of our own keep their traceback
+    except Exception as error:  # noqa: BLE001  only faults of our own keep their traceback
         code = _report_error(error)
     else:
         code = 0
@@ -254,7 +254,7 @@ def main() -> NoReturn:
 
 
 def _report_error(error: Exception) -> int:
-    """Print a known error as a paragraph and return its exit code; raise what nobody foresaw."""
+    """Print a known error as a paragraph and return its exit code; raise any other."""
     from cluster.errors import ClusterError
     from pipeline.errors import PipelineError, full_disk
     from stages.contract.errors import StageError
@@ -271,7 +271,7 @@ def _report_error(error: Exception) -> int:
 
 
 def _open(config: Path, overrides: list[str] | None) -> "Experiment":
-    from pipeline.config import load_config
+    from pipeline.config.loading import load_config
     from pipeline.run import Experiment
 
     return Experiment.open(load_config(config, overrides or ()), str(config))

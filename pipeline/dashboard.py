@@ -24,7 +24,7 @@ RUNS_PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is told.
+    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is printed.
 
     Raises:
         UsageError: the port is taken, or the server does not start.
@@ -48,7 +48,7 @@ def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[s
         process = _start(tracking_uri, host, port, log)
         try:
             url = f"http://{host}:{port}"
-            _wait_until_it_answers(url, process, log)
+            _wait_for_server(url, process, log)
             yield url, process
         finally:
             _stop(process)
@@ -72,7 +72,7 @@ def _require_free(host: str, port: int) -> None:
             ) from None
 
 
-def _wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
@@ -82,7 +82,7 @@ def _wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: IO
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
     reason = "\n".join(lines[-5:]) or "no output"
-    raise UsageError(f"dashboard: MLflow's server did not start; its last words:\n{reason}")
+    raise UsageError(f"dashboard: MLflow's server did not start; its last output:\n{reason}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -31,10 +31,10 @@ class Interrupted(PipelineError):
 
 
 def full_disk(error: BaseException) -> str | None:
-    """Say what to do where a disk has run full, in whatever library's words; None: it is another fault."""
+    """Return what to do where a disk is full, whichever library found it; None: it is another fault."""
     if not any(words in str(error) for words in _FULL):
         return None
     return (
-        f"a disk is full ({error}): make room where the store is, its copies of remote files (storage.cache), and "
+        f"a disk is full ({error}): make room where the store is, its cache of remote files (storage.cache), and "
         "temporary files (TMPDIR, Ray's), then run the same again: what is finished is kept"
     )

@@ -1,4 +1,4 @@
-"""Everyone who is told what a run does: the terminal, the log files, and the tracker."""
+"""What observes a run: the terminal, the log files, and the tracker."""
 
 import contextlib
 import time
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 
 class RunObserver:
-    """Hands every report on; the tracker opens in the background while Ray starts.
+    """Passes every report on; the tracker opens in the background while Ray starts.
 
-    A tracking server that goes away in the middle costs its records and nothing else: that is said once, and the run
-    goes on.
+    A tracking server that disappears during a run costs its records and nothing else: one warning, and the run goes on.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class RunObserver:
         self.results: dict[str, StageResult] = {}
 
     def __enter__(self) -> "RunObserver":
-        """Begin to draw."""
+        """Show the progress."""
         self._view.__enter__()
         return self
 
@@ -64,7 +63,7 @@ class RunObserver:
             tracker.log_config(config, text)
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
-        """Hand on that a stage starts."""
+        """Pass on that a stage starts."""
         self._view.started(stage, allocation)
         tracker = self._tracker.result()
         with self._tracked():
@@ -72,7 +71,7 @@ class RunObserver:
         self._save_tracking(tracker.runs)
 
     def event(self, name: str, event: Event) -> None:
-        """Hand on what a running stage reported."""
+        """Pass on what a running stage reported."""
         self._view.event(name, event)
         if isinstance(event, Log):
             self._write_log(name, f"{event.level} {event.message}")
@@ -81,7 +80,7 @@ class RunObserver:
                 self._tracker.result().stage_event(name, event)
 
     def finished(self, result: StageResult) -> None:
-        """Hand on how a stage ended."""
+        """Pass on how a stage ended."""
         self.results[result.name] = result
         if result.seconds:
             now = time.monotonic()
@@ -99,7 +98,7 @@ class RunObserver:
 
     def close(self, status: str) -> None:
         """Close the tracker's run."""
-        with self._tracked(), contextlib.suppress(UsageError):  # it never opened, and that was told already
+        with self._tracked(), contextlib.suppress(UsageError):  # it never opened, which was reported already
             tracker = self._tracker.result()
             tracker.finish(status)
             self._save_tracking(tracker.runs)

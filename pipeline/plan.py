@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.config import RunConfig, load_config
+from pipeline.config.loading import load_config
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import PlannedEntry
 from pipeline.store import Completion, Store

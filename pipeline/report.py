@@ -1,4 +1,4 @@
-"""What a run tells at its end: the table of stages, the figures, and where things lie."""
+"""The tables of runs and plans, and why stages failed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +63,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def print_failures(console: Console, record: RunRecord) -> None:
-    """Say what failed, why, what was not run for it, and where the whole story is."""
+    """Print what failed, why, what was not run for it, and where the log is."""
     for stage in record.stages:
         if stage.state == "failed":
             console.print(f"\n[bold red]{stage.name} failed[/]", highlight=False)

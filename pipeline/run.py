@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.console import Console
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.record import MlflowRuns, RunRecord, Status
@@ -47,7 +47,7 @@ class Experiment:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Look at everything that can be wrong before anything is started.
+    """Check everything that can be wrong before anything is started.
 
     Raises:
         UsageError: a source cannot be used, a reused artifact is not there, the machine is too small, or the store
@@ -76,7 +76,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def _check_sections(config: RunConfig) -> None:
-    """Let every stage look at what its section names outside the store."""
+    """Let every stage check what its section names outside the store."""
     from stages.contract.errors import StageError
     from stages.contract.stage import optional_module
 

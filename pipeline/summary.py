@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.plan import Plan
 from pipeline.results import StageResult
 from pipeline.store import Store

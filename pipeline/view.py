@@ -16,7 +16,7 @@ LINE_SECONDS = 15.0
 
 
 class RunView:
-    """Draws on standard error, so that standard output stays free for results."""
+    """Writes to standard error, so that standard output stays free for results."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,7 +35,7 @@ class RunView:
         )
 
     def __enter__(self) -> "RunView":
-        """Begin to draw."""
+        """Show the progress."""
         self._live.start()
         return self
 

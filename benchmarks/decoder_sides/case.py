@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.sides.serving import SideCase
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from stages.storage.artifact import Artifact
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig

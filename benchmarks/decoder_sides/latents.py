@@ -9,7 +9,7 @@ from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import serve, timed
 from models.autoencoders.model import make_autoencoder
 from models.decoders.latent_diffusion.model import LatentDenoiser
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from stages.formats.clips import read_clips
 from stages.training.engine import autocast_dtype
 

@@ -15,7 +15,7 @@ _SECRET_ENDINGS = ("secret", "password", "passphrase", "access_key", "account_ke
 
 
 class StorageConfig(ConfigModel):
-    """Options of fsspec's file systems, which every process of a run is told by environment variables."""
+    """Options of fsspec's file systems, which every process of a run reads from environment variables."""
 
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.store import Store

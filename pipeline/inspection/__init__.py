@@ -1,1 +1,1 @@
-"""Look at what stages produced: counts, losses, captions, sizes, samples; as text, JSON or an HTML page."""
+"""Inspect what stages produced: counts, losses, captions, sizes, samples; as text, JSON or an HTML page."""

@@ -16,7 +16,7 @@ from models.autoencoders.model import make_autoencoder
 from models.gaussians import GaussianBank
 from models.gaussians.bank import Selection
 from models.priors.spec import TextStateSettings
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.sizing.checkpoints import published_parts
 from stages.contract.errors import StageError
 from stages.contract.stage import StageConfig

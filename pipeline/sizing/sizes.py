@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.comparison import ABSENT, format_count
-from pipeline.config import RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store

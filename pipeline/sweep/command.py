@@ -1,4 +1,4 @@
-"""The whole of ``corgi sweep``: run, gather, write, show."""
+"""The whole of ``corgi sweep``: run, gather, write, print."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def sweep_plan(path: Path, overrides: Sequence[str], groups: Sequence[str] = ())
 
 
 def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Sequence[str] = ()) -> SweepOutcome:
-    """Run what is not done, and write table and plots; plots whose figure no run has are said, not drawn.
+    """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead.
 
     Raises:
         UsageError: the sweep or one of its variants is not valid, or cannot start.

@@ -17,7 +17,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> bool:
-    """Draw one plot as PNG; return False where no variant has the figure."""
+    """Write one plot as PNG; return False where no variant has the figure."""
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
@@ -28,7 +28,7 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axis = figure.subplots()
     for number, (label, curve) in enumerate(curves.items()):
-        _draw(axis, label, curve, _STYLES[number // _NUM_COLORS % len(_STYLES)])
+        _add_curve(axis, label, curve, _STYLES[number // _NUM_COLORS % len(_STYLES)])
     axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
     if plot.log_x:
         axis.set_xscale("log", base=2)
@@ -38,7 +38,7 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     return True
 
 
-def _draw(axis: Any, label: str, curve: Curve, style: str) -> None:
+def _add_curve(axis: Any, label: str, curve: Curve, style: str) -> None:
     x = sorted(curve)
     mean = np.array([np.mean(curve[value]) for value in x])
     spread = np.array([np.std(curve[value], ddof=1) if len(curve[value]) > 1 else 0.0 for value in x])

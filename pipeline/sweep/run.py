@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.record import RunRecord
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of

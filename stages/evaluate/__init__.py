@@ -1,1 +1,1 @@
-"""From drawn images to figures that say how well they show what was asked."""
+"""From generated images to figures that say how well they show what was asked."""

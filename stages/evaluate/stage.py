@@ -182,7 +182,7 @@ def _document(config: EvaluateConfig, sets: Sequence[GeneratedSet], figures: Fig
     return {
         "metrics": figures,
         "num_images": {one.name: len(one.prompts) for one in sets},
-        "judged_set": sets[0].name,
+        "evaluated_set": sets[0].name,
         "clip_score_models": {
             "conditioning": _references(config.clip),
             "independent": _references(config.independent_clip),

@@ -40,7 +40,7 @@ def test_a_stage_is_one_name_everywhere() -> None:
         assert all(variant.stage == name for variant in variants)
 
 
-@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.config", "pipeline.plan", "pipeline.report"])
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.config.loading", "pipeline.plan", "pipeline.report"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     heavy = ["torch", "ray", "mlflow", "deepspeed", "transformers", "diffusers", "open_clip", "numpy", "pandas"]
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from tests.e2e.conftest import SMOKE, Finished, corgi
 
 SMOKE_STAGES = list(load_config(SMOKE).stages())

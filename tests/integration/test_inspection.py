@@ -123,9 +123,9 @@ def shown(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[
 def test_shards_show_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any], Path]) -> None:
     tables = shown[0]["download_shards"]["tables"]
     assert tables["counts"] == {"images": 8, "captioned": 7, "rows": 9}
-    assert tables["losses by cause"] == [{"cause": "failed_corrupt_image", "count": 1, "share of losses": "100.0%"}]
+    assert tables["losses by cause"] == [{"cause": "failed_corrupt_image", "count": 1, "fraction of losses": "100.0%"}]
     assert tables["captions per image"] == [
-        {"captions": 0, "images": 1, "share": "12.5%"}, {"captions": 1, "images": 7, "share": "87.5%"},
+        {"captions": 0, "images": 1, "fraction": "12.5%"}, {"captions": 1, "images": 7, "fraction": "87.5%"},
     ]  # fmt: skip
     words = {row["word"]: row["count"] for row in tables["most frequent words"]}
     assert (words["a"], words["dog"], words["cat"], words["собака"]) == (7, 6, 2, 1)

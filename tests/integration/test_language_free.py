@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from models.scenes import make_scenes, render_scenes
-from pipeline.config import RunConfig, load_config
+from pipeline.config.loading import load_config
+from pipeline.config.schema import RunConfig
 from stages.contract.documents import Manifest
 from stages.contract.runner import run_stage
 from stages.formats.shards import read_shard

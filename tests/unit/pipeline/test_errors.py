@@ -1,4 +1,4 @@
-"""A full disk is told as one, whichever library meets it: here each writes to /dev/full."""
+"""A full disk is reported as one, whichever library finds it: here each writes to /dev/full."""
 
 import errno
 import os
@@ -35,8 +35,8 @@ def test_a_full_disk_is_reported_as_one(write: Callable[[Path], object], tmp_pat
 
 
 def test_another_writer_s_wording_is_understood() -> None:
-    told = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert (full_disk(told) or "").startswith("a disk is full (Error while serializing")
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (full_disk(error) or "").startswith("a disk is full (Error while serializing")
 
 
 def test_stages_and_commands_report_it(capsys: pytest.CaptureFixture[str]) -> None:

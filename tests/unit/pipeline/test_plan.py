@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig, load_config
+from pipeline.config.loading import load_config
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.store import Store

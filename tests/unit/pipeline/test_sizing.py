@@ -11,7 +11,8 @@ from torch import nn
 
 from models.autoencoders.model import make_autoencoder
 from models.autoencoders.spec import AutoencoderConfig
-from pipeline.config import RunConfig, load_config
+from pipeline.config.loading import load_config
+from pipeline.config.schema import RunConfig
 from pipeline.plan import make_plan
 from pipeline.sizing.memory import bytes_per_gpu
 from pipeline.sizing.modules import Unknown, trained_module

@@ -9,9 +9,9 @@ import pytest
 from pydantic import Field, ValidationError
 
 from models.fields import require
-from pipeline.config import RunConfig
 from pipeline.config.messages import describe, keys_of, models_in
 from pipeline.config.renamed import RENAMED
+from pipeline.config.schema import RunConfig
 from stages.contract.config import ConfigModel
 from stages.contract.digests import content_digest
 

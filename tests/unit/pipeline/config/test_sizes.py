@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config.loading import load_config
 from pipeline.errors import UsageError
 
 CASCADE = Path(__file__).resolve().parents[4] / "configs" / "decoders" / "pixel_diffusion.yaml"

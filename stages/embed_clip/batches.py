@@ -1,4 +1,4 @@
-"""Read a shard in batches that are ready for the models, ahead of their use."""
+"""Read a shard in batches that are prepared for the models, in threads, before they are needed."""
 
 import collections
 import itertools
@@ -12,7 +12,7 @@ from stages.formats.images import decode_image
 from stages.formats.shards import ShardSample, read_shard
 from stages.streaming.prefetch import prefetch
 
-BATCHES_AHEAD = 2
+PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BatchReader:
     def batches(self, path: Path, failures: collections.Counter[str]) -> Iterator[ReadBatch]:
         """Yield the samples of a shard in their order; count those without a readable image by cause."""
         samples = read_shard(path, with_captions=self._with_captions)
-        window = BATCHES_AHEAD * self._batch_size
+        window = PREFETCHED_BATCHES * self._batch_size
         readable = _readable(prefetch(self._read, samples, threads=self._threads, most=window), failures)
         return prefetch(self._batch, _in_batches(readable, self._batch_size), threads=1, most=1)
 

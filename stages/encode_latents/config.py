@@ -12,7 +12,7 @@ VAE = "vae"
 
 
 class EncodeLatentsBase(StageConfig):
-    """What both kinds are told."""
+    """Options of both kinds."""
 
     stage: ClassVar[str] = "encode_latents"
     uses_gpu: ClassVar[bool] = True
@@ -48,7 +48,7 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
     def _one_source(self) -> "EncodeByStableDiffusion":
         if (self.path is None) == (self.name is None):
             found = "neither" if self.path is None else "both"
-            raise ValueError(f"found {found} path and name: allowed is one of them, where the checkpoint is to be had")
+            raise ValueError(f"found {found} path and name: allowed is one of them, where the checkpoint can be found")
         return self
 
     @property

@@ -106,7 +106,7 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
 def _fit(
     config: FitGaussiansConfig, start: Initialization, passes: Passes, output: Output, context: StageContext
 ) -> FittedGaussians:
-    def watch(state: KMeansState, counts: Tensor) -> None:
+    def after_pass(state: KMeansState, counts: Tensor) -> None:
         write_kmeans_state(output, state)
         step, total = len(state.inertias), int(counts.sum())
         context.emit(Progress(step, config.max_iterations, "passes", items=step * total))
@@ -131,7 +131,7 @@ def _fit(
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
         kind=config.kind,
-        watch=watch,
+        watch=after_pass,
     )
 
 

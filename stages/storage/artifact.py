@@ -33,7 +33,7 @@ _TEMPORARY = ".tmp-"
 
 @dataclass(frozen=True)
 class Artifact:
-    """Read access to one artifact folder; cheap to pickle, so it travels to workers as it is."""
+    """Read access to one artifact folder; cheap to pickle, so that it is sent to workers as it is."""
 
     uri: str
     stage: str
@@ -49,7 +49,7 @@ class Artifact:
 
     @property
     def is_local(self) -> bool:
-        """Whether the folder lies on this machine's own file system."""
+        """Whether the folder is on this machine's own file system."""
         return is_local(self._fs_and_root[0])
 
     def path(self, name: str) -> str:
@@ -57,14 +57,14 @@ class Artifact:
         return f"{self._fs_and_root[1]}/{name}"
 
     def exists(self, name: str) -> bool:
-        """Tell whether the file exists."""
+        """Return whether the file exists."""
         return bool(self._fs_and_root[0].exists(self.path(name)))
 
     def glob(self, pattern: str) -> list[str]:
         """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
 
-        A listing that fails is an error here; fsspec's own glob would take it for an empty one, and work would be lost.
-        What is being written under a temporary name is left out: another stage may be writing it now.
+        A listing that fails is an error here; fsspec's own glob would treat it as an empty one, and work would be lost.
+        Files under temporary names are left out: another stage may be writing them now.
         """
         folder, slash, names = pattern.rpartition("/")
         try:
@@ -107,7 +107,7 @@ class Artifact:
             return cache.get(self._fs_and_root[0], self.path(name), root=self.uri, name=name, version=version)
 
     def _version(self, name: str) -> str:
-        """Ask the store once for what tells this file from a later one; what an artifact holds does not change."""
+        """Return what identifies this version of the file; the store is asked once, as finished files do not change."""
         if name not in self._versions:
             self._versions[name] = str(self._fs_and_root[0].checksum(self.path(name)))
         return self._versions[name]
@@ -123,7 +123,7 @@ class Artifact:
         except FileNotFoundError as error:
             raise ArtifactError(
                 f"{self.stage}: the artifact has no file {name!r} (looked in {self.uri}); "
-                "delete that folder and run again to make it anew"
+                "delete that folder and run again"
             ) from error
 
     @property
@@ -136,7 +136,7 @@ class Artifact:
         return int(self.read_json(_PLAN)["units"]) if self.exists(_PLAN) else None
 
     def done_units(self) -> dict[str, dict[str, Any]]:
-        """Return the records of all finished units, by unit name; many at a time from a remote store."""
+        """Return the records of all finished units by name; a remote store is read in batches."""
         names = self.glob(f"{UNITS}/*.json")
         if self.is_local or not names:
             return {Path(name).stem: self.read_json(name) for name in names}
@@ -149,7 +149,7 @@ class Output(Artifact):
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yield a local temporary path; on a clean exit the file appears under its name, whole."""
+        """Yield a local temporary path; on a clean exit the whole file appears under its name."""
         fs, _ = self._fs_and_root
         if self.is_local:
             target = Path(self.path(name))
@@ -177,13 +177,13 @@ class Output(Artifact):
         self.write_bytes(name, text.encode())
 
     def sweep(self) -> None:
-        """Delete what a killed writer left under temporary names; nobody else may be writing."""
+        """Delete what a killed writer left under temporary names; no other process may be writing."""
         if self.is_local:
             for leftover in Path(self._fs_and_root[1]).rglob(f"{_TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
 
     def _version(self, name: str) -> str:
-        """Ask the store each time: a file of what is being made may be written again."""
+        """Return what identifies this version of the file; the store is asked each time, as it may be written again."""
         return str(self._fs_and_root[0].checksum(self.path(name)))
 
     def write_plan(self, units: int) -> None:
@@ -195,7 +195,7 @@ class Output(Artifact):
         self.write_json(f"{UNITS}/{unit}.json", record)
 
     def remove(self, name: str) -> None:
-        """Delete a file or folder if it is there."""
+        """Delete a file or folder, if it exists."""
         fs, _ = self._fs_and_root
         if fs.exists(self.path(name)):
             fs.rm(self.path(name), recursive=True)

@@ -1,17 +1,17 @@
-"""Local copies of remote files: shared by all processes of one user on a machine, and bounded in size.
+"""A local cache of remote files: shared by all processes of one user on a machine, and bounded in size.
 
-A copy counts as used whenever it is asked for. Where all copies together pass the limit, those that were not used for
-longest go, but none that was asked for within the last minute: by then whoever asked has opened it, and what is open or
-mapped stays readable without its name. So the limit may be passed by what is fetched within a minute. With each copy is
-kept the version of the file that it was made of; a file that was written anew is fetched anew.
+A cached file counts as used whenever it is requested. When the cache exceeds its limit, the least recently used files
+are deleted, but none that was requested within the last minute: by then the caller has opened it, and an open or mapped
+file stays readable without its name. So the limit may be exceeded by what is fetched within a minute. The version of
+each file is kept with it; a file that was written again is fetched again.
 
-Any number of processes may fetch, use and delete at once: a lock on one file guards every change (shared by those who
-only use a copy).
+Any number of processes may fetch, use and delete at once: a lock on one file protects every change (shared by those
+that only read).
 
-    files/<root>/<name>      the copies; files of one root (an artifact) lie beside one another
-    versions/<root>/<name>   of which version each is
+    files/<root>/<name>      the cached files; those of one root (an artifact) lie beside one another
+    versions/<root>/<name>   the version of each
     partial/                 what is being fetched
-    bytes, lock              how much all copies take, and the lock
+    bytes, lock              the size of the cache, and the lock
 """
 
 import contextlib
@@ -28,49 +28,55 @@ from pathlib import Path
 
 import fsspec
 
-FOLDER = "CORGI_CACHE"  # environment variables by which a run's processes are told of storage.cache…
+FOLDER = "CORGI_CACHE"  # environment variables that carry storage.cache to all processes of a run…
 GIGABYTES = "CORGI_CACHE_GIGABYTES"  # …and storage.cache_gigabytes
 
 _FRACTION_OF_DISK = 0.25  # the limit where none is set
-_LEFT = 0.9  # share of the limit that stays, so that not every file makes room for itself alone
-_USED_LATELY = 60  # seconds within which a copy is not deleted
+_LEFT = 0.9  # fraction of the limit that stays after deleting, so that not every fetch has to delete
+_USED_LATELY = 60  # seconds after a request within which a file is not deleted
 _ABANDONED = 3600  # seconds after which a fetch that wrote nothing more counts as killed
 
 
 @dataclass(frozen=True)
 class LocalCache:
-    """A folder of copies, and how many bytes they may take (None: a quarter of the disk)."""
+    """A cache folder and its limit in bytes (None: a quarter of the disk)."""
 
     folder: Path
     limit: int | None = None
 
     @classmethod
     def of_this_machine(cls) -> "LocalCache":
-        """Return the copies that the environment names, or those in the temporary folder."""
+        """Return the cache that the environment names, or the one in the temporary folder."""
         folder = os.environ.get(FOLDER) or f"{tempfile.gettempdir()}/corgi-cache-{os.getuid()}"
         gigabytes = os.environ.get(GIGABYTES)
         return cls(Path(folder), int(float(gigabytes) * 1e9) if gigabytes else None)
 
     def get(self, fs: fsspec.AbstractFileSystem, path: str, *, root: str, name: str, version: str) -> Path:
-        """Return a copy of this version of the file ``name`` of ``root``, which lies at ``path``; open it at once."""
-        place = f"{hashlib.sha256(root.encode()).hexdigest()[:16]}/{name}"
-        target, of = self.folder / "files" / place, self.folder / "versions" / place
-        if not self._use(target, of, version):
-            self._fetch(fs, path, target, of, version)
-        return target
+        """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once."""
+        key = f"{hashlib.sha256(root.encode()).hexdigest()[:16]}/{name}"
+        if not self._use(key, version):
+            self._fetch(fs, path, key, version)
+        return self._file(key)
 
-    def _use(self, target: Path, of: Path, version: str) -> bool:
-        """Mark a copy as used, where there is one of this version."""
+    def _file(self, key: str) -> Path:
+        return self.folder / "files" / key
+
+    def _version_file(self, key: str) -> Path:
+        return self.folder / "versions" / key
+
+    def _use(self, key: str, version: str) -> bool:
+        """Mark a file as used, if this version of it is cached."""
         with contextlib.suppress(FileNotFoundError), self._lock(fcntl.LOCK_SH):
-            if of.read_text() == version:
-                os.utime(target)
+            if self._version_file(key).read_text() == version:
+                os.utime(self._file(key))
                 return True
         return False
 
-    def _fetch(self, fs: fsspec.AbstractFileSystem, path: str, target: Path, of: Path, version: str) -> None:
+    def _fetch(self, fs: fsspec.AbstractFileSystem, path: str, key: str, version: str) -> None:
+        target, version_file = self._file(key), self._version_file(key)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self.folder / "partial" / uuid.uuid4().hex
-        for file in (target, of, partial):
+        for file in (target, version_file, partial):
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
             fs.get_file(path, str(partial))
@@ -78,13 +84,13 @@ class LocalCache:
             with self._lock(fcntl.LOCK_EX):
                 os.utime(partial)
                 partial.replace(target)
-                of.write_text(version)  # after the file: what a kill leaves in between is of no asked-for version
+                version_file.write_text(version)  # last: a kill in between leaves a version that nobody requests
                 self._make_room(size)
         finally:
             partial.unlink(missing_ok=True)
 
     def _make_room(self, added: int) -> None:
-        """Count a new copy, and delete the oldest where all together are too large; the lock is held."""
+        """Count a new file, and delete the least recently used ones if the cache is too large; the lock is held."""
         counter = self.folder / "bytes"
         total = added + (int(counter.read_text() or 0) if counter.exists() else 0)
         limit = self.limit or int(shutil.disk_usage(self.folder).total * _FRACTION_OF_DISK)
@@ -93,7 +99,7 @@ class LocalCache:
         counter.write_text(str(total))
 
     def _delete_down_to(self, size: int) -> int:
-        """Delete the copies that were not used for longest, and return how many bytes are left."""
+        """Delete the least recently used files, and return how many bytes are left."""
         now = time.time()
         for partial in (self.folder / "partial").iterdir():
             with contextlib.suppress(FileNotFoundError):  # its fetch has ended
@@ -110,10 +116,10 @@ class LocalCache:
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        """Hold the lock; it goes with the process that holds it.
+        """Hold the lock; it is released when its process ends.
 
         Raises:
-            FileNotFoundError: to use a copy, where there are none yet.
+            FileNotFoundError: a shared lock is requested, and nothing was cached yet.
         """
         flags = os.O_RDWR | (os.O_CREAT if kind == fcntl.LOCK_EX else 0)
         handle = os.open(self.folder / "lock", flags, 0o600)

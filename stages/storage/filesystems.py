@@ -1,8 +1,8 @@
-"""Remote and local addresses: the one door to fsspec, and its file systems' errors in words.
+"""Remote and local addresses: the only use of fsspec, and explanations of its file systems' errors.
 
-How a store is reached (endpoint, region, retries) is told to fsspec by its own environment variables
-(``FSSPEC_S3={"endpoint_url": …}``), so that every process of a run knows it; credentials are found by the file system's
-library where it always looks for them, and pass through none of our own hands.
+How a store is reached (endpoint, region, retries) is set by fsspec's own environment variables
+(``FSSPEC_S3={"endpoint_url": …}``), so that every process of a run has it; credentials are found by the file system's
+library where it always looks for them, and are never read by our code.
 """
 
 import contextlib
@@ -14,8 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.contract.errors import InputFault, StageError
 
-#: Words about errors, by the names of their classes (so that no library of a file system is imported to know them):
-#: what was found, and what to do next.
+#: What was found and what to do next, by the names of error classes (so that no file system's library is imported).
 _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}),
@@ -24,13 +23,13 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
     ),
     (
         frozenset({"EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionRefusedError"}),
-        "nothing answers at the endpoint",
-        "correct the endpoint (AWS_ENDPOINT_URL or storage.options.s3.endpoint_url), or look at the network",
+        "nothing responds at the endpoint",
+        "correct the endpoint (AWS_ENDPOINT_URL or storage.options.s3.endpoint_url), or check the network",
     ),
     (
         frozenset({"PermissionError"}),
         "access is denied",
-        "look at the credentials in the environment, and at what they are allowed to do there",
+        "check the credentials in the environment, and what they are allowed to do there",
     ),
     (
         frozenset({"FileNotFoundError"}),
@@ -46,24 +45,24 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
 
 
 def is_remote(address: str) -> bool:
-    """Tell whether an address names a file system; what does not is a path on this machine."""
+    """Return whether an address names a file system; otherwise it is a path on this machine."""
     return "://" in address
 
 
 def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of an address, and the path in it without a slash at its end.
 
-    Listings are not kept: other processes write, and an old listing would hide what they wrote.
+    Listings are not cached: other processes write, and an old listing would hide what they wrote.
 
     Raises:
         InputFault: the address holds a password, which would end up in records and logs.
     """
     protocol, mark, rest = address.partition("://")
     if mark and ":" in rest.partition("/")[0].rpartition("@")[0]:
-        place = rest.partition("/")[0].rpartition("@")[2]
+        host = rest.partition("/")[0].rpartition("@")[2]
         raise InputFault(
-            f"{protocol}://…@{place}: the address holds a user name and a password: allowed are addresses without: "
-            "give credentials by the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            f"{protocol}://…@{host}: the address holds a user name and a password: allowed are addresses without: "
+            "put credentials into the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
     fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
     return fs, root.rstrip("/")
@@ -78,12 +77,12 @@ def kind_at(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    """Tell whether a file system is this machine's own."""
+    """Return whether a file system is this machine's own."""
     return isinstance(fs, LocalFileSystem)
 
 
 def describe_error(error: BaseException) -> str:
-    """Say what an error of a file system means: what was found, and what to do next."""
+    """Return what an error of a file system means: what was found, and what to do next."""
     names = {kind.__name__ for kind in type(error).__mro__}
     message = " ".join(str(error).split())
     for known, found, remedy in _CAUSES:
@@ -94,7 +93,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explaining(address: str) -> Iterator[None]:
-    """Put errors of a remote file system in words; those of local paths pass as they are.
+    """Explain errors of a remote file system; those of local paths are raised as they are.
 
     Raises:
         InputFault: the address cannot be used, for the reason given.
@@ -110,7 +109,7 @@ def explaining(address: str) -> Iterator[None]:
 
 
 def use_environment(variables: Mapping[str, str]) -> None:
-    """Let this process, and those that it starts, know how to reach remote file systems."""
+    """Set how this process, and those that it starts, reach remote file systems."""
     if variables:
         os.environ.update(variables)
         fsspec.config.set_conf_env(fsspec.config.conf)

@@ -1,4 +1,4 @@
-"""Read rows of a .npy file by plain reads: pages of a file mapped to memory would count as this process's memory."""
+"""Read rows of a .npy file by plain reads: mapped pages would count as this process's memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Rows = Float[np.ndarray, "rows width"]
 
 @dataclass(frozen=True)
 class NpyReader:
-    """A matrix on the disk, row after row."""
+    """A matrix on disk, row by row."""
 
     path: Path
     offset: int  # bytes before the first row
@@ -21,33 +21,33 @@ class NpyReader:
 
     @classmethod
     def of(cls, path: Path) -> "NpyReader":
-        """Read where the rows lie, and nothing of them.
+        """Read the header only.
 
         Raises:
-            ValueError: it is no .npy file of rows, or the file is shorter than it says.
+            ValueError: it is not a .npy file of rows, or the file is shorter than its header says.
         """
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if mapped.ndim != 2 or not mapped.flags.c_contiguous:
-            raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows")
+            raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows of numbers, saved by numpy in C order")
         return cls(path, mapped.offset, mapped.dtype, mapped.shape)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of rows."""
         return self.shape[0]
 
     def read(self, first: int, count: int) -> Rows:
-        """Read so many rows from the one named on, fewer at the end."""
+        """Read ``count`` rows from ``first`` on, fewer at the end."""
         width = self.shape[1]
         count = min(count, len(self) - first)
         start = self.offset + first * width * self.dtype.itemsize
         return np.fromfile(self.path, self.dtype, count * width, offset=start).reshape(count, width)
 
     def pick(self, rows: Int[np.ndarray, " picked"] | Iterable[int]) -> Rows:
-        """Read some rows, one by one."""
+        """Read the rows of these numbers."""
         rows = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         with self.path.open("rb", buffering=0) as file:
-            for row, place in zip(rows, found, strict=True):
-                file.seek(self.offset + int(row) * place.nbytes)
-                file.readinto(place.view(np.uint8))
+            for row, target in zip(rows, found, strict=True):
+                file.seek(self.offset + int(row) * target.nbytes)
+                file.readinto(target.view(np.uint8))
         return found

@@ -31,7 +31,7 @@ def test_killed_and_resumed_on_s3_gives_the_bytes_of_a_local_run(
 ) -> None:
     uri, fs = s3.uri(), s3.file_system()
     options = f"storage.options={{s3: {{endpoint_url: '{s3.endpoint}'}}}}"
-    words = [f"store={uri}", options, f"storage.cache={tmp_path / 'copies'}", *(f"{stage}=null" for stage in OTHERS)]
+    words = [f"store={uri}", options, f"storage.cache={tmp_path / 'cache'}", *(f"{stage}=null" for stage in OTHERS)]
     environment = {name: value for name, value in s3.environment.items() if name != "AWS_ENDPOINT_URL"}
     environment["HOME"] = str(tmp_path)
 
@@ -44,7 +44,7 @@ def test_killed_and_resumed_on_s3_gives_the_bytes_of_a_local_run(
     assert done.code == 0, done.err
     for stage in DATA_STAGES:
         assert remote_checksums(s3, uri, stage) == checksums(undisturbed[0], stage)
-    told = done.out + done.err + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    reported = done.out + done.err + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
     kept = b"".join(s3.contents(uri).values())
-    assert "test-secret-key" not in told
+    assert "test-secret-key" not in reported
     assert b"test-secret-key" not in kept

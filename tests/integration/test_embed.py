@@ -184,12 +184,12 @@ def test_unusual_images_are_embedded_as_they_are_meant(shards, clips, tmp_path):
     for name, pair in unusual_images().items():
         rows = []
         for number, content in enumerate(pair):
-            place = tmp_path / f"{name}-{number}"
+            folder = tmp_path / f"{name}-{number}"
             changed = rewrite_shard(
-                shards, place / "shards", lambda file, old, new=content: new if file.endswith("png") else old
+                shards, folder / "shards", lambda file, old, new=content: new if file.endswith("png") else old
             )
-            embed(make_config(clips), changed, place / "out")
-            rows.append(load(place / "out", "img_emb"))
+            embed(make_config(clips), changed, folder / "out")
+            rows.append(load(folder / "out", "img_emb"))
         assert np.array_equal(*rows), name
 
 

@@ -30,7 +30,7 @@ def server():
 
 @pytest.fixture
 def s3(server, monkeypatch, tmp_path):
-    for name, value in (server.environment | {"CORGI_CACHE": str(tmp_path / "copies")}).items():
+    for name, value in (server.environment | {"CORGI_CACHE": str(tmp_path / "cache")}).items():
         monkeypatch.setenv(name, value)
     return server
 
@@ -143,9 +143,9 @@ def test_a_list_of_addresses_gives_the_rows_of_a_local_one(s3, tmp_path, kind):
         s3.file_system().put_file(str(path), f"{remote}/list.{kind}")
         columns = {} if kind == "txt" else {"caption_column": "text"}
         allowed = {"allowed_networks": ["127.0.0.1/32"]}
-        for place in (path, f"{remote}/list.{kind}"):
-            source = {"kind": "url_list", "path": place, **columns}
-            convert(source, str(tmp_path / ("out" if place is path else "from-remote")), **allowed)
+        for address in (path, f"{remote}/list.{kind}"):
+            source = {"kind": "url_list", "path": address, **columns}
+            convert(source, str(tmp_path / ("out" if address is path else "from-remote")), **allowed)
     assert folder_digests(tmp_path / "from-remote") == folder_digests(tmp_path / "out")
 
 
@@ -192,7 +192,7 @@ def test_a_wrong_endpoint_is_reported(s3, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = Store(s3.uri())
     monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
-    with pytest.raises(UsageError, match=r"nothing answers at the endpoint.*AWS_ENDPOINT_URL"):
+    with pytest.raises(UsageError, match=r"nothing responds at the endpoint.*AWS_ENDPOINT_URL"):
         store.check_format()
 
 

@@ -94,7 +94,7 @@ def make_config(server: ImageServer, tmp_path_factory: pytest.TempPathFactory) -
             "allowed_networks": ["127.0.0.1/32"],
         }
         models = {"models": [{"kind": "folder", "path": clip}]}
-        return RunConfig(name="following", store=str(store), download_shards=download, embed_clip={"clip": models})  # type: ignore[arg-type]
+        return RunConfig(name="streaming", store=str(store), download_shards=download, embed_clip={"clip": models})  # type: ignore[arg-type]
 
     return make
 

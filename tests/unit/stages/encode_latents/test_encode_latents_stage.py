@@ -171,11 +171,11 @@ def test_a_checkpoint_is_identified_by_its_autoencoder_not_its_path(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "found"),
     [({}, "found neither path and name"), ({"path": "x", "name": "y"}, "found both path and name")],
 )
-def test_a_checkpoint_has_one_source(fields: dict[str, str], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_a_checkpoint_has_one_source(fields: dict[str, str], found: str) -> None:
+    with pytest.raises(ValidationError, match=found):
         config(kind="stable_diffusion", **fields)
 
 

@@ -122,22 +122,22 @@ def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:
 def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Output, kind: Kind) -> None:
     rows = shard_rows(embeddings)
 
-    def draw(size: int, seed: int) -> SampleFile:
+    def sampled(size: int, seed: int) -> SampleFile:
         return sample_rows(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
 
     def read(sample: SampleFile) -> torch.Tensor:
         return torch.cat(list(sample.map(torch.clone, 7)))
 
     raw = torch.cat([torch.from_numpy(load_image_rows(embeddings, shard)) for shard in rows])
-    whole = draw(10_000, 0)
+    whole = sampled(10_000, 0)
     assert torch.equal(read(whole), placed(raw, kind))
     torch.testing.assert_close(whole.origin, placed(raw, kind).mean(0))
     torch.testing.assert_close(whole.scale, raw.double().square().mean(0).sqrt())
-    sample = read(draw(46, 0))
-    places = [int((read(whole) == row).all(1).nonzero()[0, 0]) for row in sample]
-    assert [place // 10 for place in places] == list(range(46))  # one of each ten
-    assert torch.equal(draw(46, 0).pick(torch.tensor([40, 3, 3])), sample[[40, 3, 3]])
-    assert not torch.equal(sample, read(draw(46, 1)))
+    sample = read(sampled(46, 0))
+    rows_of = [int((read(whole) == row).all(1).nonzero()[0, 0]) for row in sample]
+    assert [row // 10 for row in rows_of] == list(range(46))  # one of each ten
+    assert torch.equal(sampled(46, 0).pick(torch.tensor([40, 3, 3])), sample[[40, 3, 3]])
+    assert not torch.equal(sample, read(sampled(46, 1)))
 
 
 def test_outliers_that_the_sample_has_not_seen_are_reported(tmp_path: Path, embeddings: Output) -> None:

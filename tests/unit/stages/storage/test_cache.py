@@ -1,4 +1,4 @@
-"""Local copies of remote files: fetched once, anew where the file has changed, the oldest out where there are many."""
+"""The local cache of remote files: fetched once, again when the file has changed, least recently used deleted first."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ import pytest
 
 from stages.storage.cache import LocalCache
 
-ROOT = "memory://test-copies"
+ROOT = "memory://test-cache"
 HOUR = 3600
 
 
@@ -22,15 +22,15 @@ HOUR = 3600
 def remote():
     fs = fsspec.filesystem("memory")
     yield fs
-    fs.rm("/test-copies", recursive=True)
+    fs.rm("/test-cache", recursive=True)
 
 
 def put(fs, name, content):
-    fs.pipe_file(f"/test-copies/{name}", content)
+    fs.pipe_file(f"/test-cache/{name}", content)
 
 
-def get(copies, fs, name, version="1"):
-    return copies.get(fs, f"/test-copies/{name}", root=ROOT, name=name, version=version)
+def get(cache, fs, name, version="1"):
+    return cache.get(fs, f"/test-cache/{name}", root=ROOT, name=name, version=version)
 
 
 def age(path, seconds):
@@ -39,76 +39,76 @@ def age(path, seconds):
 
 
 def test_a_file_is_fetched_once_and_again_when_it_has_changed(remote, tmp_path):
-    copies = LocalCache(tmp_path)
+    cache = LocalCache(tmp_path)
     put(remote, "a/b.bin", b"first")
-    assert get(copies, remote, "a/b.bin").read_bytes() == b"first"
+    assert get(cache, remote, "a/b.bin").read_bytes() == b"first"
     put(remote, "a/b.bin", b"second")
-    assert get(copies, remote, "a/b.bin").read_bytes() == b"first"  # the same version was asked for
-    assert get(copies, remote, "a/b.bin", version="2").read_bytes() == b"second"
+    assert get(cache, remote, "a/b.bin").read_bytes() == b"first"  # the same version was asked for
+    assert get(cache, remote, "a/b.bin", version="2").read_bytes() == b"second"
 
 
 def test_files_of_one_root_lie_side_by_side_and_those_of_another_apart(remote, tmp_path):
-    copies = LocalCache(tmp_path)
+    cache = LocalCache(tmp_path)
     for name in ("clip/config.json", "clip/model.bin"):
         put(remote, name, b"x")
-    folder = get(copies, remote, "clip/config.json").parent
-    assert get(copies, remote, "clip/model.bin").parent == folder
+    folder = get(cache, remote, "clip/config.json").parent
+    assert get(cache, remote, "clip/model.bin").parent == folder
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.bin"]
-    other = copies.get(
-        remote, "/test-copies/clip/config.json", root="memory://other", name="clip/config.json", version="1"
+    other = cache.get(
+        remote, "/test-cache/clip/config.json", root="memory://other", name="clip/config.json", version="1"
     )
     assert other.parent != folder
 
 
 def test_what_was_not_used_for_longest_goes_first_and_only_as_much_as_needed(remote, tmp_path):
-    copies = LocalCache(tmp_path, limit=1000)
+    cache = LocalCache(tmp_path, limit=1000)
     paths = []
     for number in range(4):
         put(remote, str(number), bytes(240))
-        paths.append(get(copies, remote, str(number)))
+        paths.append(get(cache, remote, str(number)))
     for path, hours in zip(paths, (3, 4, 1, 2), strict=True):
         age(path, hours * HOUR)
-    get(copies, remote, "1")  # used again: the youngest now
+    get(cache, remote, "1")  # used again: the youngest now
     put(remote, "4", bytes(240))
-    get(copies, remote, "4")
+    get(cache, remote, "4")
     assert [path.exists() for path in paths] == [False, True, True, False]  # 900 bytes are left, at most
     assert int((tmp_path / "bytes").read_text()) == 720
 
 
 def test_what_was_asked_for_lately_stays_whatever_the_limit(remote, tmp_path):
-    copies = LocalCache(tmp_path, limit=100)
+    cache = LocalCache(tmp_path, limit=100)
     for number in range(3):
         put(remote, str(number), bytes(240))
-    paths = [get(copies, remote, str(number)) for number in range(3)]
+    paths = [get(cache, remote, str(number)) for number in range(3)]
     assert all(path.exists() for path in paths)
     for path in paths:
         age(path, HOUR)
     put(remote, "last", bytes(10))
-    assert get(copies, remote, "last").exists()
+    assert get(cache, remote, "last").exists()
     assert not any(path.exists() for path in paths)
 
 
 def test_what_is_open_stays_readable_when_its_name_is_gone(remote, tmp_path):
-    copies = LocalCache(tmp_path, limit=100)
+    cache = LocalCache(tmp_path, limit=100)
     put(remote, "a", b"content" * 40)
-    path = get(copies, remote, "a")
+    path = get(cache, remote, "a")
     with path.open("rb") as file:
         age(path, HOUR)
         put(remote, "b", bytes(200))
-        get(copies, remote, "b")
+        get(cache, remote, "b")
         assert not path.exists()
         assert file.read() == b"content" * 40
-    assert get(copies, remote, "a").read_bytes() == b"content" * 40
+    assert get(cache, remote, "a").read_bytes() == b"content" * 40
 
 
 def test_what_a_killed_fetch_left_is_removed(remote, tmp_path):
-    copies = LocalCache(tmp_path, limit=100)
+    cache = LocalCache(tmp_path, limit=100)
     (tmp_path / "partial").mkdir()
     half = tmp_path / "partial" / uuid.uuid4().hex
     half.write_bytes(bytes(50))
     age(half, 2 * HOUR)
     put(remote, "a", bytes(200))
-    get(copies, remote, "a")
+    get(cache, remote, "a")
     assert not half.exists()
 
 
@@ -131,12 +131,12 @@ def fetch_many(folder: Path, source: Path, seed: int, faults: "multiprocessing.Q
 
     Nobody makes a copy look old between another's asking and opening; no real minute passes there either.
     """
-    copies, fs = LocalCache(folder, limit=20_000), fsspec.filesystem("file")
+    cache, fs = LocalCache(folder, limit=20_000), fsspec.filesystem("file")
     ages = source.parent / "ages"
     for step in range(150):
         number = (seed * 7 + step * 11) % 30
         with locked(ages, fcntl.LOCK_SH):
-            path = copies.get(fs, str(source / str(number)), root="r", name=str(number), version="1")
+            path = cache.get(fs, str(source / str(number)), root="r", name=str(number), version="1")
             content = path.read_bytes()
         if content != bytes([number]) * 2000:
             faults.put(f"{number} in {seed}")
@@ -147,7 +147,7 @@ def fetch_many(folder: Path, source: Path, seed: int, faults: "multiprocessing.Q
 
 
 def test_many_processes_fetch_use_and_delete_at_once(tmp_path):
-    source, folder = tmp_path / "source", tmp_path / "copies"
+    source, folder = tmp_path / "source", tmp_path / "cache"
     source.mkdir()
     for number in range(30):
         (source / str(number)).write_bytes(bytes([number]) * 2000)
@@ -156,8 +156,8 @@ def test_many_processes_fetch_use_and_delete_at_once(tmp_path):
     processes = [fork.Process(target=fetch_many, args=(folder, source, seed, faults)) for seed in range(3)]
     for process in processes:
         process.start()
-    told = [faults.get(timeout=60) for _ in processes]
+    outcomes = [faults.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert told == ["done"] * 3
+    assert outcomes == ["done"] * 3
     assert [process.exitcode for process in processes] == [0] * 3

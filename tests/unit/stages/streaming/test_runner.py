@@ -82,6 +82,6 @@ def test_a_check_ends_the_stage_after_a_unit(tmp_path: Path) -> None:
 
 def test_a_record_of_another_version_is_refused_with_its_address_and_fields(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "out"), "test_shards", "f0")
-    output.finish_unit("1", {"rows": 1, "pictures": 2})
-    with pytest.raises(ArtifactError, match=r"units/1\.json: pictures: Extra inputs .* the fields rows, failures"):
+    output.finish_unit("1", {"rows": 1, "photos": 2})
+    with pytest.raises(ArtifactError, match=r"units/1\.json: photos: Extra inputs .* the fields rows, failures"):
         Record.done(output)

@@ -11,7 +11,6 @@ measured first, too.
 
 import argparse
 import dataclasses
-import functools
 import pickle
 import resource
 import tempfile
@@ -30,21 +29,20 @@ from cluster.mapping import WorkerResources, map_in_process, map_on_ray
 from cluster.session import session
 from cluster.training import launch_in_process
 from pipeline.store import Store
-from stages.contract.events import Progress
 from stages.contract.runner import run_stage
 from stages.contract.stage import StageConfig, StageContext, StageSummary
 from stages.download_shards.config import UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.sources.rows import cut
 from stages.download_shards.sources.url_list import read_url_list
+from stages.formats.documents import Totals
+from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact, Output
+from stages.streaming.runner import UnitList, UnitRunner
 
-RECORD = {
-    "rows": 8600,
-    "images": 8600,
-    "captioned": 900,
-    "failures": {"http_404": 900, "timeout": 300, "http_403": 200},
-}
+RECORD = ShardRecord(
+    rows=10_000, images=8600, captioned=900, failures={"http_404": 900, "timeout": 300, "http_403": 200}
+)
 SHARD_ENTRIES, FILE_ENTRIES = 10_000, 1_000_000
 SHARD_SECONDS = 10_000 / 1300  # of one worker of 16 cores: a shard of 10,000 images at img2dataset's 1300 images/s
 
@@ -60,25 +58,19 @@ def run_empty(
     config: EmptyConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
     """Spread the shards as the data stages do, and record each as done in the worker."""
-    output.write_plan(config.shards)
-    done = output.done_units()
-    names = [f"{number:05d}" for number in range(config.shards)]
-    images = sum(int(record["rows"]) for record in done.values())
-    count = len(done)
-    make_worker = functools.partial(_make_worker, output)
-    resources = WorkerResources(context.resources.num_workers, num_cpus=0)
-    for record in context.map_shards(make_worker, [name for name in names if name not in done], resources):
-        count, images = count + 1, images + int(record["rows"])
-        context.emit(Progress(count, config.shards, "shards", items=images))
-    return StageSummary(items=images, counts={"shards": count})
+    runner = UnitRunner(
+        output=output,
+        units=UnitList([f"{number:05d}" for number in range(config.shards)]),
+        records=ShardRecord.done(output),
+        make_worker=_make_worker,
+        resources=WorkerResources(context.resources.num_workers, num_cpus=0),
+    )
+    records = runner.run(context)
+    return StageSummary(items=Totals.of(records.values()).images, counts={"shards": len(records)})
 
 
-def _make_worker(output: Output) -> Callable[[str], dict[str, Any]]:
-    def work(name: str) -> dict[str, Any]:
-        output.finish_unit(name, RECORD)
-        return RECORD
-
-    return work
+def _make_worker() -> Callable[[str], ShardRecord]:
+    return lambda name: RECORD
 
 
 @dataclasses.dataclass

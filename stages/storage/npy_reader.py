@@ -28,7 +28,7 @@ class NpyReader:
         """
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if mapped.ndim != 2 or not mapped.flags.c_contiguous:
-            raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows of numbers, saved by numpy in C order")
+            raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows")
         return cls(path, mapped.offset, mapped.dtype, mapped.shape)
 
     def __len__(self) -> int:

@@ -1,29 +1,81 @@
+"""Shards are read as they were written, and written anew with the same bytes."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
+from PIL import Image
 
-from stages.contract.causes import FailureCause, ItemFault
-from stages.formats.shards import EntryStatus, failure_label
-
-
-def row(message: str | None, status: EntryStatus = EntryStatus.FAILED_TO_DOWNLOAD) -> dict[str, str | None]:
-    return {"status": status.value, "error_message": message}
-
-
-@pytest.mark.parametrize("cause", [cause for cause in FailureCause if cause.messages and cause != FailureCause.HTTP])
-def test_the_cause_is_read_from_the_message_that_a_fault_wrote(cause: FailureCause) -> None:
-    for message in cause.messages:
-        assert failure_label(row(str(ItemFault(cause, message)))) == cause
-        assert failure_label(row(f"{message}: a detail")) == cause
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "label"),
-    [
-        (EntryStatus.FAILED_TO_DOWNLOAD, "HTTP Error 404: Not Found", "http_404"),
-        (EntryStatus.FAILED_TO_DOWNLOAD, "HTTP Error 503: Service Unavailable", "http_503"),
-        (EntryStatus.FAILED_TO_DOWNLOAD, "something new", "other"),
-        (EntryStatus.FAILED_TO_DOWNLOAD, None, "other"),
-        (EntryStatus.FAILED_TO_RESIZE, "OpenCV(4.14.0) error: !buf.empty() in function 'imdecode_'", "corrupt_image"),
-    ],
+from stages.contract.errors import ArtifactError
+from stages.formats.shards import (
+    ShardEntry,
+    ShardRecord,
+    index_images,
+    read_entries,
+    read_member,
+    read_shard,
+    read_table,
+    shard_tar,
+    write_shard,
 )
-def test_messages_of_libraries_have_causes_too(status: EntryStatus, message: str | None, label: str) -> None:
-    assert failure_label(row(message, status)) == label
+from stages.storage.artifact import Output
+from tests.factories import folder_digests
+
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("status", pa.string()), ("error_message", pa.string()), ("caption", pa.string()),
+     ("captions", pa.list_(pa.field("element", pa.string())))]
+)  # fmt: skip
+
+
+def png(color: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def entry(key: str, image: bytes | None, captions: list[str]) -> ShardEntry:
+    status, message = ("success", None) if image else ("failed_to_download", "timed out")
+    row = {"key": key, "status": status, "error_message": message}
+    return ShardEntry(key, image, {**row, "caption": next(iter(captions), None), "captions": captions})
+
+
+ENTRIES = [entry("000", png("red"), ["a", "b"]), entry("001", None, ["c"]), entry("002", png("blue"), [])]
+
+
+def written(folder: Path) -> Output:
+    output = Output(str(folder), "download_shards", "d")
+    write_shard(output, "00000", ENTRIES, schema=SCHEMA, image_suffix="png")
+    return output
+
+
+def test_samples_come_back_with_all_their_captions(tmp_path: Path) -> None:
+    output = written(tmp_path)
+    tar = shard_tar(output, "00000")
+    assert [(sample.key, sample.captions) for sample in read_shard(tar)] == [("000", ("a", "b")), ("002", ())]
+    assert [sample.captions for sample in read_shard(tar, with_captions=False)] == [(), ()]
+    assert [read_member(tar, *where) for where in index_images(tar).values()] == [png("red"), png("blue")]
+
+
+def test_the_table_has_every_entry_and_the_columns_that_are_there(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path), "00000", ["key", "source_key"])
+    assert table.to_pydict() == {"key": ["000", "001", "002"]}
+
+
+def test_a_shard_written_anew_has_the_same_bytes(tmp_path: Path) -> None:
+    output = written(tmp_path / "one")
+    entries, schema = read_entries(output, "00000")
+    again = Output(str(tmp_path / "two"), "download_shards", "d")
+    write_shard(again, "00000", entries, schema=schema, image_suffix="png")
+    assert folder_digests(tmp_path / "one") == folder_digests(tmp_path / "two")
+    assert output.read_json("shards/00000_stats.json") == {
+        "count": 3, "successes": 2, "failed_to_download": 1, "failed_to_resize": 0,
+        "status_dict": {"success": 2, "timed out": 1},
+    }  # fmt: skip
+
+
+def test_a_record_that_lacks_a_field_is_refused(tmp_path: Path) -> None:
+    output = written(tmp_path)
+    output.finish_unit("00000", {"rows": 3, "images": 2, "failures": {"timeout": 1}})
+    with pytest.raises(ArtifactError, match=r"download_shards: .*units/00000\.json: captioned: Field required"):
+        ShardRecord.done(output)

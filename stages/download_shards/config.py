@@ -1,4 +1,4 @@
-"""What to download, and in what form to keep it."""
+"""Which images to download, and in what form to keep them."""
 
 import ipaddress
 from pathlib import Path
@@ -24,12 +24,12 @@ ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
 
 def _no_is_a_word(value: Any) -> Any:
-    """Take YAML 1.1's reading of an unquoted no, which is false, for the word that was meant."""
+    """Return "no" for false, which is what YAML 1.1 makes of an unquoted no."""
     return "no" if value is False else value
 
 
 class ScenesSource(ConfigModel):
-    """Images that the project renders itself and serves over loopback HTTP while they are downloaded."""
+    """Images that the project renders and serves over loopback HTTP while they are downloaded."""
 
     kind: Literal["scenes"]
     num_images: PositiveInt = Field(description="images that can be downloaded; dead and corrupt entries come on top")
@@ -41,8 +41,8 @@ class ScenesSource(ConfigModel):
     caption_drop: float = Field(
         0.0, ge=0.0, lt=1.0, description="chance that a short caption leaves out each attribute but the shape"
     )
-    short_captions: float = Field(1.0, ge=0.0, le=1.0, description="share of short captions, where caption_drop > 0")
-    num_dead_urls: NonNegativeInt = Field(0, description="entries of the list that the server does not know")
+    short_captions: float = Field(1.0, ge=0.0, le=1.0, description="fraction of short captions, where caption_drop > 0")
+    num_dead_urls: NonNegativeInt = Field(0, description="entries of the list that the server answers with 404")
     num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
 
 
@@ -51,10 +51,10 @@ class UrlListSource(ConfigModel):
 
     kind: Literal["url_list"]
     path: Address = Field(description="the file or folder, here or at any address that fsspec knows (s3://, gs://)")
-    format: ListFormat | None = Field(None, description="none: told by the file's suffix")
+    format: ListFormat | None = Field(None, description="none: the file's suffix")
     url_column: str = Field("url", description="column of the addresses; a txt list has one address per line")
     caption_column: str | None = Field(
-        None, description="column of the captions, each a text or a list of texts; none: the images have no captions"
+        None, description="column of the captions, each a text or a list of texts; none: no captions"
     )
 
     @model_validator(mode="after")
@@ -77,7 +77,7 @@ class FolderSource(ConfigModel):
 
 
 class WebdatasetSource(ConfigModel):
-    """Webdataset shards that are there already, each of which becomes one shard here."""
+    """Existing webdataset shards, each of which becomes one shard here."""
 
     kind: Literal["webdataset"]
     path: Address = Field(
@@ -85,7 +85,7 @@ class WebdatasetSource(ConfigModel):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Return the content of local shards, or names and checksums as a remote store tells them."""
+        """Return the content of local shards, or the names and checksums that a remote store reports."""
         if not is_remote(self.path):
             return {"kind": self.kind, "path": content_digest(Path(self.path))}
         return {"kind": self.kind, "path": remote_checksums(self.path, "*.tar")}
@@ -98,7 +98,7 @@ class HuggingfaceSource(ConfigModel):
     path: ExternalPath
     image_column: str = Field("image", description="column of the images, each {bytes, path} or bytes")
     caption_column: str | None = Field(
-        None, description="column of the captions, each a text or a list of texts; none: the images have no captions"
+        None, description="column of the captions, each a text or a list of texts; none: no captions"
     )
 
 
@@ -106,7 +106,7 @@ Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | Huggin
 
 
 class DownloadShardsConfig(StageConfig):
-    """Download images into webdataset shards with img2dataset."""
+    """Turn a source of images into webdataset shards in img2dataset's layout."""
 
     stage: ClassVar[str] = "download_shards"
     code_version: ClassVar[int] = 2
@@ -117,38 +117,45 @@ class DownloadShardsConfig(StageConfig):
     resize_mode: Annotated[
         Literal["no", "keep_ratio", "center_crop", "border", "keep_ratio_largest"], BeforeValidator(_no_is_a_word)
     ] = "center_crop"
-    resize_only_if_bigger: bool = Field(True, description="leave images alone that are no larger than image_size")
+    resize_only_if_bigger: bool = Field(True, description="keep the size of images that are no larger than image_size")
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
     encode_quality: NonNegativeInt | None = Field(
         None, description="jpg and webp: 0 to 100 (none: 95); png: compression 0 to 9 (none: 6), always lossless"
     )
-    skip_reencode: bool = Field(True, description="keep the bytes of an image that is already in form and size")
+    skip_reencode: bool = Field(True, description="keep the bytes of an image that already has format and size")
     min_image_size: NonNegativeInt = Field(0, description="pixels of the shorter side below which an image is refused")
     max_pixels: PositiveInt = Field(
         50_000_000, le=170_000_000, description="pixels of an image above which it is refused before it is decoded"
     )
     max_bytes: PositiveInt = Field(50_000_000, description="size of a file above which it is refused")
-    timeout: PositiveFloat = Field(10.0, description="seconds to wait for a server's next word")
+    timeout: PositiveFloat = Field(
+        10.0, description="seconds to wait for a connection and for each piece of a response"
+    )
     max_seconds: PositiveFloat = Field(60.0, description="seconds for one address in all; slower ones are cut off")
     max_redirects: NonNegativeInt = Field(5, description="redirects to follow for one address")
-    retries: NonNegativeInt = Field(1, description="further attempts at an address that fails for what may pass")
+    retries: NonNegativeInt = Field(
+        1, description="further attempts at an address that fails for a reason that may pass"
+    )
     retry_wait: Annotated[NonNegativeFloat, RuntimeOnly()] = Field(
-        0.5, description="seconds before the first further attempts; twice as many before each later one"
+        0.5, description="seconds before the first further attempts; doubled before each later round"
     )
     respect_opt_out: bool = Field(True, description="leave out images whose server says X-Robots-Tag: noai or noindex")
     allowed_networks: tuple[str, ...] = Field(
-        (), description="addresses such as 10.1.0.0/16 to permit though they are not public; all others are refused"
+        (),
+        description="networks such as 10.1.0.0/16 to permit although not public; all other private addresses are refused",
     )
-    drop_duplicate_urls: bool = Field(False, description="fetch an address once only; repetitions are always counted")
+    drop_duplicate_urls: bool = Field(
+        False, description="fetch each address only once; repetitions are counted in any case"
+    )
     drop_duplicate_images: bool = Field(
-        False, description="keep one of several images with the same bytes; repetitions are always counted"
+        False, description="keep one of several images with the same bytes; repetitions are counted in any case"
     )
     per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
-        16, description="connections to one host at a time, shared out to the workers, at least one for each"
+        16, description="connections to one host at a time, divided among the workers, at least one for each"
     )
     threads: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="downloads at a time in each worker")
     min_yield: Annotated[float, RuntimeOnly()] = Field(
-        0.5, ge=0.0, le=1.0, description="share of the list that must become images, or the stage fails"
+        0.5, ge=0.0, le=1.0, description="fraction of the entries that must become images, or the stage fails"
     )
 
     probe_shards: Annotated[NonNegativeInt, RuntimeOnly()] = Field(
@@ -187,5 +194,5 @@ class DownloadShardsConfig(StageConfig):
 
     @property
     def units_are_final(self) -> bool:
-        """Whether a shard stays as it is once it is done: where images are dropped at the end, it does not."""
+        """Whether a finished shard never changes; it does where repeated images are dropped at the end."""
         return not self.drop_duplicate_images

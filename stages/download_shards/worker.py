@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from stages.contract.causes import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.images import Resized, make_resizer
+from stages.download_shards.resizing import Resized, make_resizer
 from stages.download_shards.sources.base import Entry
 from stages.download_shards.sources.registry import make_source
 from stages.formats.shards import EntryStatus, ShardEntry, ShardRecord, read_entries, write_shard

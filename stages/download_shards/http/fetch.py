@@ -1,11 +1,10 @@
 """Fetch one address over HTTP within limits of time, bytes, redirects and of where it may lead.
 
-img2dataset's own download function has a time limit for each read only, follows ``file:`` addresses, reads answers of
-any length, and connects anywhere. Here urllib3 speaks HTTP and TLS over connections that the address policy opens.
+img2dataset's own download function has a time limit for each read only, follows ``file:`` addresses, reads responses
+of any length, and connects anywhere. Here urllib3 speaks HTTP and TLS over sockets that the address policy opens.
 """
 
 import base64
-import contextlib
 import http.client
 import socket
 import ssl
@@ -31,7 +30,7 @@ _SAFE = "/:?#[]@!$&'()*+,;=%~"  # what an address may hold unquoted
 
 
 class FetchFault(ItemFault):
-    """An address gave no file; ``transient`` tells whether another attempt may help."""
+    """An address gave no file; ``transient`` says whether another attempt may help."""
 
     def __init__(
         self, cause: FailureCause, message: str = "", *, http_status: int | None = None, transient: bool = False
@@ -115,18 +114,20 @@ class Fetcher:
 
     def _request(self, target: _Target, deadline: Deadline) -> bytes | str:
         """Return the file, or the address it has moved to."""
-        with contextlib.ExitStack() as stack:
 
-            def open_socket(host: str, port: int) -> socket.socket:
-                opened = self._policy.connect(host, port, min(self._limits.timeout, deadline.seconds_left))
-                stack.enter_context(deadline.limiting(opened))
-                deadline.check()
+        def open_socket(host: str, port: int) -> socket.socket:
+            opened = self._policy.connect(host, port, min(self._limits.timeout, deadline.seconds_left))
+            try:
+                deadline.limit(opened)
                 opened.settimeout(self._limits.timeout)
-                return opened
+            except OSError:
+                opened.close()
+                raise
+            return opened
 
-            connection = self._connection(target)
-            connection.open_socket = open_socket
-            stack.callback(connection.close)
+        connection = self._connection(target)
+        connection.open_socket = open_socket
+        try:
             connection.request(
                 "GET",
                 target.path,
@@ -137,6 +138,9 @@ class Fetcher:
             )
             with connection.getresponse() as response:
                 return self._read(response, deadline)
+        finally:
+            connection.close()
+            deadline.release()
 
     def _connection(self, target: _Target) -> _Connection | _TlsConnection:
         if target.scheme == "https":
@@ -168,7 +172,7 @@ class Fetcher:
 
     def _pieces(self, response: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
         size = 0
-        while piece := response.read1(_CHUNK):
+        while piece := response.read(response.length_remaining or _CHUNK):
             size += len(piece)
             if size > self._limits.max_bytes:
                 raise FetchFault(FailureCause.FILE_TOO_LARGE)

@@ -23,17 +23,18 @@ class Deadline:
         """Seconds until the deadline, at least a moment."""
         return max(self._end - time.monotonic(), _TICK_SECONDS)
 
-    @contextlib.contextmanager
-    def limiting(self, connection: socket.socket) -> Iterator[None]:
-        """Cut the connection at the deadline if the context is still open then, whatever has been wrapped around it."""
+    def limit(self, connection: socket.socket) -> None:
+        """Cut this connection at the deadline, whatever is wrapped around it, until :meth:`release`."""
         handle = connection.dup()  # TLS takes the descriptor over
         with self._lock:
             self._connection = handle
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._connection = None
+        self.check()
+
+    def release(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            handle, self._connection = self._connection, None
+        if handle is not None:
             handle.close()
 
     def check(self) -> None:

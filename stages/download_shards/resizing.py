@@ -2,19 +2,15 @@
 
 import hashlib
 import io
-import os
-import sys
-import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
 
 from PIL import Image
 
 from stages.contract.causes import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.img2dataset_import import import_resizer
 
 _END_OF_JPEG = b"\xff\xd9"
 _TRAILER = 64  # bytes that may follow the end of a whole JPEG before its data are decoded to see
@@ -35,7 +31,7 @@ class Resized:
 
 def make_resizer(config: DownloadShardsConfig) -> Callable[[bytes], Resized]:
     """Return the function from an encoded image to the one in a shard; it raises ItemFault."""
-    resizer = _import_resizer().Resizer(
+    resizer = import_resizer().Resizer(
         image_size=config.image_size,
         resize_mode=config.resize_mode,
         resize_only_if_bigger=config.resize_only_if_bigger,
@@ -100,49 +96,3 @@ def _check_end(jpeg: bytes) -> None:
         except OSError:
             cause = FailureCause.TRUNCATED_IMAGE if stream.is_exhausted else FailureCause.CORRUPT_IMAGE
             raise ItemFault(cause) from None
-
-
-def _import_resizer() -> Any:
-    """Import img2dataset's resizer without its package file.
-
-    The package file imports the command line and with it torch, ray, pandas and fire: seconds, in every worker. An
-    empty module that only knows the folder takes its place for the moment.
-    """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the package registry
-    spec = find_spec("img2dataset")
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("download_shards needs img2dataset: pip install img2dataset")
-    stand_in = types.ModuleType("img2dataset")
-    stand_in.__path__ = list(spec.submodule_search_locations)
-    placed = sys.modules.setdefault("img2dataset", stand_in)
-    try:
-        from img2dataset import resizer
-    finally:
-        if placed is stand_in:
-            del sys.modules["img2dataset"]  # a later `import img2dataset` gets the whole package
-    if not isinstance(resizer.A, _Transforms):
-        resizer.A = _Transforms(resizer.A)
-    return resizer
-
-
-class _Transforms:
-    """What the resizer sees of albumentations.
-
-    It makes its transforms anew for every image, which for the checks of their settings takes about a sixth of the
-    image's whole time. Here one is made for the same settings once; none of those that it uses draws at random.
-    """
-
-    def __init__(self, library: types.ModuleType) -> None:
-        self._library = library
-        self._made: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Return the function that makes a kind of transform, or has made it already."""
-
-        def make(**settings: Any) -> Any:
-            called = f"{name}({settings})"
-            if called not in self._made:
-                self._made[called] = getattr(self._library, name)(**settings)
-            return self._made[called]
-
-        return make

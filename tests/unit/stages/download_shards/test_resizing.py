@@ -5,13 +5,16 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.images import make_resizer
+from stages.download_shards.img2dataset_import import import_resizer
+from stages.download_shards.resizing import make_resizer
 
 SIZES = ((300, 200), (200, 300), (64, 40), (500, 500), (40, 300))
 QUALITY = 90
@@ -24,7 +27,7 @@ PLAIN = """
 import hashlib, io, json, warnings
 warnings.simplefilter("ignore")
 from img2dataset.resizer import Resizer
-from tests.unit.stages.download_shards.test_images import CASES, QUALITY, images
+from tests.unit.stages.download_shards.test_resizing import CASES, QUALITY, images
 resizers = [Resizer(side, mode, True, encode_quality=QUALITY) for mode, side in CASES]
 made = [[resizer(io.BytesIO(content))[0] for content in images()] for resizer in resizers]
 print(json.dumps([[hashlib.sha256(image).hexdigest() for image in images] for images in made]))
@@ -52,3 +55,45 @@ def test_the_bytes_are_those_of_plain_img2dataset() -> None:
         resize = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
         made = [resize(content).content for content in images()]
         assert [hashlib.sha256(image).hexdigest() for image in made] == expected, (mode, side)
+
+
+HEAVY = ("torch", "ray")
+IMPORTS = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from stages.download_shards.img2dataset_import import import_resizer
+import_resizer()
+alone = [name for name in {heavy} if name in sys.modules]
+import img2dataset
+print(json.dumps([alone, [name for name in {heavy} if name in sys.modules], hasattr(img2dataset, "download")]))
+"""
+
+
+def test_the_stand_in_for_the_package_is_still_needed_and_leaves_no_trace() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(heavy=HEAVY)], capture_output=True, text=True, check=True
+    )
+    alone, whole, is_package = json.loads(done.stdout.splitlines()[-1])
+    assert alone == []
+    assert whole == list(HEAVY), "img2dataset is light now: import its resizer plainly"
+    assert is_package
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_resizer_still_makes_its_transforms_for_each_image_from_the_module_that_is_replaced() -> None:
+    resizer = import_resizer()
+    made: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            made.append(name)
+            return getattr(transforms, name)  # type: ignore[no-any-return]
+
+    transforms, resizer.A = resizer.A, Counting()
+    try:
+        resize = resizer.Resizer(32, "center_crop", True)
+        for content in images()[:2]:
+            assert resize(io.BytesIO(content))[-1] is None
+    finally:
+        resizer.A = transforms
+    assert made == ["SmallestMaxSize", "CenterCrop"] * 2, "img2dataset keeps its transforms now: leave A alone"

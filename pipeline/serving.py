@@ -14,7 +14,8 @@ from typing import Any, Final, get_args
 import pandas as pd
 
 from stages.contract.errors import ArtifactError
-from stages.encoders.config import ClipConfig, FolderClip, T5Source, check_t5
+from stages.encoders.check import check_t5
+from stages.encoders.config import ClipConfig, FolderClip, T5Source
 from stages.formats.generated_images import encode_png
 from stages.formats.model_folders import files_of
 from stages.inference.loading import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders

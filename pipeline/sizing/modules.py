@@ -20,13 +20,12 @@ from pipeline.config.schema import RunConfig
 from pipeline.sizing.checkpoints import published_parts
 from stages.contract.errors import StageError
 from stages.contract.stage import StageConfig
+from stages.encoders.check import CONFIG_FILE, architecture_file
 from stages.encoders.config import (
-    CONFIG_FILE,
     ClipConfig,
     FolderClip,
     PretrainedClip,
     TextStatesConfig,
-    architecture_file,
 )
 
 

@@ -1,7 +1,7 @@
 """Check that the encoders are there."""
 
 from stages.embed_clip.config import EmbedClipConfig
-from stages.encoders.config import check_clip, check_t5
+from stages.encoders.check import check_clip, check_t5
 
 
 def check(config: EmbedClipConfig) -> None:

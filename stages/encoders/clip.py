@@ -1,4 +1,4 @@
-"""CLIP encoders: one or several open_clip models whose raw embeddings are concatenated."""
+"""CLIP encoders: one or several open_clip models, whose raw embeddings are concatenated."""
 
 import contextlib
 import hashlib
@@ -15,16 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.contract.errors import InputFault, nearest
+from stages.encoders.check import CONFIG_FILE, architecture_file, check_clip
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
-from stages.encoders.config import (
-    CONFIG_FILE,
-    ClipConfig,
-    FolderClip,
-    PretrainedClip,
-    TrainedClip,
-    architecture_file,
-    check_clip,
-)
+from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, TrainedClip
 from stages.encoders.identity import digest_tensors
 from stages.encoders.open_clip_import import import_open_clip
 from stages.formats.clips import ClipIdentity, Clips
@@ -33,15 +26,15 @@ GpuPrecision = Literal["float32", "float16", "bfloat16"]
 Images = Sequence[Image.Image] | UInt8[np.ndarray, "batch height width 3"] | UInt8[Tensor, "batch height width 3"]
 Pixels = UInt8[np.ndarray, "height width 3"]
 Prepared = dict[str, Pixels]
-"""An image cut and scaled for the models, by preparation; models that share one share it."""
+"""An image cropped and scaled for the models, by preparation; models with the same preparation use the same pixels."""
 PreparedBatch = dict[str, UInt8[Tensor, "batch height width 3"]]
 
 
 class ClipEncoder:
     """Encode images and texts by every configured model; embeddings are concatenated in the configured order.
 
-    Each model prepares images and texts in its own way. Embeddings are not normalised, their lengths are data; where
-    ``normalised`` is true, each model's are brought to length 1, for use beside existing embeddings that were.
+    Each model prepares images and texts as it was trained. Embeddings are not normalised, because their lengths are
+    data; where ``normalised`` is true, each model's have length 1, for use beside existing embeddings that have.
     On a CPU the arithmetic is float32; on a GPU it is ``gpu_precision``. Results are float32 on the CPU.
 
     Raises:
@@ -61,10 +54,10 @@ class ClipEncoder:
         self._precision = getattr(torch, gpu_precision)
         check_clip(config)
         self._models = [
-            _OneClip(_placed(model), where=f"clip.models[{index}]", device=self.device)
+            _OneClip(_require_path(model), where=f"clip.models[{index}]", device=self.device)
             for index, model in enumerate(config.models)
         ]
-        self._one_of_each_preparation = {model.preparation: model for model in self._models}.values()
+        self._distinct = {model.preparation: model for model in self._models}.values()
 
     @property
     def identities(self) -> Clips:
@@ -89,14 +82,14 @@ class ClipEncoder:
         return self.encode_prepared(self.collate([self.prepare(_as_pil(image)) for image in images]))
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Cut and scale an RGB image for every model; threads may prepare images beside the models' work.
+        """Crop and scale an RGB image for every model; threads may prepare images while the models work.
 
-        Nothing of torch is called: its own threads, one set for each of these, would stand in each other's way.
+        Nothing of torch is called: its threads, a pool for each of these, would compete.
         """
-        return {model.preparation: model.prepare(image) for model in self._one_of_each_preparation}
+        return {model.preparation: model.prepare(image) for model in self._distinct}
 
     def collate(self, prepared: Sequence[Prepared]) -> PreparedBatch:
-        """Return prepared images as one batch, which lies where a GPU can fetch it by itself."""
+        """Return prepared images as one batch, in pinned memory for a GPU."""
         stacks = {name: torch.from_numpy(np.stack([image[name] for image in prepared])) for name in prepared[0]}
         pin = self.device.type == "cuda"
         return {name: stack.pin_memory() if pin else stack for name, stack in stacks.items()}
@@ -104,8 +97,8 @@ class ClipEncoder:
     @torch.inference_mode()
     def encode_prepared(self, batch: PreparedBatch) -> Float[Tensor, "batch embed"]:
         """Encode a batch of prepared images."""
-        there = {name: pixels.to(self.device, non_blocking=True) for name, pixels in batch.items()}
-        return self._concatenate(lambda model: model.encode_images(there[model.preparation]))
+        moved = {name: pixels.to(self.device, non_blocking=True) for name, pixels in batch.items()}
+        return self._concatenate(lambda model: model.encode_images(moved[model.preparation]))
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
@@ -115,10 +108,10 @@ class ClipEncoder:
         return self._concatenate(lambda model: model.encode_texts(texts))
 
     def text_state_width(self) -> int:
-        """Return the width of the token states of the text towers, side by side.
+        """Return the width of the concatenated token states of the text towers.
 
         Raises:
-            InputFault: a tower has no states that end at an end token, or the towers cut texts into other tokens.
+            InputFault: a tower has no states that end at an end token, or the towers have different tokenizers.
         """
         return require_one_tokenizer([model.text_tower() for model in self._models])
 
@@ -128,10 +121,10 @@ class ClipEncoder:
     ) -> tuple[Float[Tensor, "batch embed"], list[Float[Tensor, "tokens width"]]]:
         """Encode a batch of texts, and return also the last hidden states of each text's tokens up to its end token.
 
-        The states of several models stand side by side, which asks for one and the same tokens.
+        The states of several models are concatenated, so their tokens must be the same.
 
         Raises:
-            InputFault: see :meth:`text_state_width`; or the models cut one of these texts into other tokens.
+            InputFault: see :meth:`text_state_width`; or the models have different tokens for one of these texts.
         """
         if not texts:
             return torch.zeros(0, self.embed_dim), []
@@ -146,8 +139,8 @@ class ClipEncoder:
     def embed_images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch embed"]:
         """Encode square images in [-1, 1] on the encoder's device, with gradients to the images (not to weights).
 
-        They are scaled to each model's size here, by interpolation on the device instead of PIL, so that embeddings
-        differ a little from those of :meth:`encode_images` where the size differs. Precision is the caller's autocast.
+        They are scaled to each model's size by interpolation on the device instead of PIL, so that embeddings differ
+        slightly from those of :meth:`encode_images` where the size differs. Precision is the caller's autocast.
         """
         return torch.cat([model.embed_images(images).float() for model in self._models], dim=-1)
 
@@ -160,9 +153,9 @@ class ClipEncoder:
         return torch.cat(blocks, dim=-1)
 
 
-def _placed(model: FolderClip | PretrainedClip | TrainedClip) -> FolderClip | PretrainedClip:
+def _require_path(model: FolderClip | PretrainedClip | TrainedClip) -> FolderClip | PretrainedClip:
     if isinstance(model, TrainedClip):
-        raise ValueError("ClipEncoder: a trained model has no place of its own; call with_trained first")
+        raise ValueError("ClipEncoder: a trained model has no path of its own: call with_trained first")
     return model
 
 
@@ -172,7 +165,7 @@ class _OneClip:
     def __init__(self, config: FolderClip | PretrainedClip, *, where: str, device: torch.device) -> None:
         self._device, self._where = device, where
         self._model, preprocess, self._tokenizer = _load(config, where)
-        *of_image, _, normalize = preprocess.transforms  # _ makes numbers from 0 to 1 of bytes
+        *of_image, _, normalize = preprocess.transforms  # _ scales bytes to [0, 1]
         self._of_image = type(preprocess)(of_image)
         self._normalize = type(normalize)(normalize.mean, normalize.std, inplace=True)
         self.identity = _identify(self._model, config.reference)
@@ -180,7 +173,7 @@ class _OneClip:
         self._model.to(device)
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Cut and scale an image as open_clip does for the model."""
+        """Crop and scale an image as open_clip does for the model."""
         return np.asarray(self._of_image(image))
 
     def encode_images(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
@@ -217,10 +210,9 @@ def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, An
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = (
-            "make the folder anew, with the open_clip that is installed here"
+            "make the folder again with the installed open_clip"
             if isinstance(config, FolderClip)
-            else "weights come from the network the first time: where there is none, "
-            "copy them and give the folder (kind: folder)"
+            else "weights are downloaded the first time: without a network, copy them and give their folder"
         )
         raise InputFault(f"{where}: open_clip cannot load {config.reference} ({reason}): {remedy}") from error
     return model.eval().requires_grad_(False), preprocess, tokenizer
@@ -251,12 +243,12 @@ def _identify(model: Any, reference: str) -> ClipIdentity:
 
 
 def _preparation_of(model: Any) -> str:
-    """Return all that the preparation of an image depends on."""
+    """Return everything that the preparation of an image depends on."""
     return json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
 
 
 def _text_dim(model: Any) -> int:
-    """Measure the size of an embedding: architectures name it differently."""
+    """Measure the size of an embedding, which architectures name differently."""
     with torch.inference_mode():
         tokens = torch.zeros(1, model.context_length, dtype=torch.long)
         return int(model.encode_text(tokens).shape[-1])

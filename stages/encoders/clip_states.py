@@ -1,4 +1,4 @@
-"""The token states of open_clip's text towers: what the final layer norm gives for each token."""
+"""The token states of open_clip's text towers: the output of the final layer norm for each token."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,18 @@ from torch import Tensor
 
 from stages.contract.errors import InputFault
 
-_PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers that cut this alike are taken to be the same
+_PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers with the same tokens for this are taken to be the same
 
 
 class TextTower:
     """The text tower of an open_clip model.
 
     Raises:
-        InputFault: it is of a kind that does not end a text by an end token, or has no final norm over all tokens.
+        InputFault: it reads a text at another token than its end token, or has no final norm over all tokens.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, where: str) -> None:
-        tower = getattr(model, "text", model)  # open_clip keeps a text tower inside, or its parts on the model itself
+        tower = getattr(model, "text", model)  # a module of its own, or parts of the model
         self.where, self._tokenizer = where, tokenizer
         self._pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
         self._end: Any = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
@@ -44,13 +44,13 @@ class TextTower:
         return tokens
 
     def lengths(self, tokens: Int[Tensor, "batch tokens"]) -> list[int]:
-        """Return the number of tokens of each text up to and with its end token."""
+        """Return the number of tokens of each text up to and including its end token."""
         ends = tokens if self._pooling == "argmax" else torch.eq(tokens, self._end).int()
         return [int(end) + 1 for end in ends.argmax(dim=-1)]
 
     @contextlib.contextmanager
     def keeping_states(self) -> Iterator[list[Tensor]]:
-        """Keep the states of each batch encoded meanwhile: float32 on the CPU, [batch, tokens, width]."""
+        """Yield the list of the states of each batch encoded meanwhile: float32 [batch, tokens, width]."""
         kept: list[Tensor] = []
         hook = self._norm.register_forward_hook(lambda module, inputs, output: kept.append(output.float().cpu()))
         try:
@@ -60,10 +60,10 @@ class TextTower:
 
 
 def require_one_tokenizer(towers: Sequence[TextTower]) -> int:
-    """Return the width of the towers' states side by side.
+    """Return the width of the towers' concatenated states.
 
     Raises:
-        InputFault: the towers cut texts into other tokens.
+        InputFault: the towers have different tokenizers.
     """
     common_lengths(towers, _PROBE)
     return sum(tower.width for tower in towers)
@@ -73,14 +73,14 @@ def common_lengths(towers: Sequence[TextTower], texts: Sequence[str]) -> list[in
     """Return the number of tokens of each text.
 
     Raises:
-        InputFault: the towers cut the texts into other tokens.
+        InputFault: the towers have different tokens for the texts.
     """
     first, *others = [tower.tokens(texts) for tower in towers]
     for tower, tokens in zip(towers[1:], others, strict=True):
         if not torch.equal(tokens, first):
             raise InputFault(
-                f"text_states.clip: {towers[0].where} and {tower.where} cut texts into other tokens "
-                f"({first.shape[1]} and {tokens.shape[1]} places): allowed are models with one tokenizer, whose states "
-                "can stand side by side: configure such models, or leave text_states.clip out"
+                f"text_states.clip: {towers[0].where} and {tower.where} have different tokens for the same texts "
+                f"(context lengths {first.shape[1]} and {tokens.shape[1]}): allowed are models with one tokenizer: "
+                "configure such models, or leave text_states.clip out"
             )
     return towers[0].lengths(first)

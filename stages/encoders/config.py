@@ -1,19 +1,15 @@
 """Which models encode images and texts."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel, ExternalPath
-from stages.contract.errors import InputFault, nearest
 
 if TYPE_CHECKING:
     from stages.storage.artifact import Artifact
 
-CONFIG_FILE = "open_clip_config.json"
 TRAIN_CLIP = "train_clip"
 
 
@@ -30,7 +26,7 @@ class FolderClip(ConfigModel):
 
 
 class PretrainedClip(ConfigModel):
-    """A CLIP model that open_clip knows by name, with weights that it downloads once and keeps."""
+    """A CLIP model that open_clip knows by name, whose weights it downloads once and keeps."""
 
     kind: Literal["pretrained"]
     name: str = Field(description="open_clip's name of the architecture, such as ViT-B-16")
@@ -43,7 +39,7 @@ class PretrainedClip(ConfigModel):
 
 
 class TrainedClip(ConfigModel):
-    """The CLIP model that the stage train_clip makes, in this experiment or in the one of reuse.train_clip."""
+    """The CLIP model of the stage train_clip, in this experiment or in that of reuse.train_clip."""
 
     kind: Literal["trained"]
 
@@ -54,13 +50,13 @@ class TrainedClip(ConfigModel):
 
 
 class TrainedClipFolder(FolderClip):
-    """What :func:`with_trained` puts in the place of a :class:`TrainedClip`; it is named by content, not by place."""
+    """What :func:`with_trained` makes of a :class:`TrainedClip`; it is named by content, not by path."""
 
     fingerprint: str
 
     @property
     def reference(self) -> str:
-        """The model as people and later runs know it, wherever the store lies."""
+        """The model as people and later runs know it, wherever the store is."""
         return f"{TRAIN_CLIP}/{self.fingerprint}"
 
 
@@ -79,7 +75,7 @@ class ClipConfig(ConfigModel):
 
 
 def with_trained(config: ClipConfig, inputs: Mapping[str, "Artifact"]) -> ClipConfig:
-    """Return the models with the trained one at its place on this machine; ``inputs`` holds train_clip's artifact."""
+    """Return the models with the trained one as a folder on this machine; ``inputs`` holds train_clip's artifact."""
     if TRAIN_CLIP not in config.inputs:
         return config
     artifact = inputs[TRAIN_CLIP]
@@ -90,7 +86,7 @@ def with_trained(config: ClipConfig, inputs: Mapping[str, "Artifact"]) -> ClipCo
 
 
 class T5Source(ConfigModel):
-    """A T5 model: a folder in the format of transformers, or a name that it knows, downloaded once and kept."""
+    """A T5 model: a folder in the format of transformers, or a name on the hub, downloaded once and kept."""
 
     path: ExternalPath | None = Field(
         None, description="folder with config.json, weights (safetensors) and tokenizer; or give name"
@@ -113,13 +109,13 @@ class T5Source(ConfigModel):
 class T5StatesConfig(T5Source):
     """Token states of a T5 encoder."""
 
-    max_length: PositiveInt = Field(80, description="most tokens of a caption, its end token included; the paper: 80")
+    max_length: PositiveInt = Field(80, description="most tokens of a caption, including its end token; the paper: 80")
 
 
 class ClipStatesConfig(ConfigModel):
     """Token states of the text towers of the CLIP models."""
 
-    max_length: PositiveInt = Field(77, description="most tokens of a caption, start and end tokens included")
+    max_length: PositiveInt = Field(77, description="most tokens of a caption, including start and end tokens")
 
 
 def _true_is_all_defaults(value: Any) -> Any:
@@ -127,87 +123,9 @@ def _true_is_all_defaults(value: Any) -> Any:
 
 
 class TextStatesConfig(ConfigModel):
-    """Which token states of the captions are made beside their CLIP embeddings."""
+    """Which token states of the captions are stored beside their CLIP embeddings."""
 
     t5: T5StatesConfig | None = Field(None, description="of a T5 encoder; none: not made")
     clip: Annotated[ClipStatesConfig | None, BeforeValidator(_true_is_all_defaults)] = Field(
         None, description="of the text towers of clip.models (true: up to 77 tokens), side by side; none: not made"
     )
-
-
-def check_clip(config: ClipConfig) -> None:
-    """Look whether the models are there, as far as that can be told without importing open_clip.
-
-    Raises:
-        InputFault: a folder is missing or holds no open_clip model, or open_clip has no model of that name.
-    """
-    for index, model in enumerate(config.models):
-        if isinstance(model, FolderClip):
-            _check_folder(model.path, where=f"clip.models[{index}].path")
-        elif isinstance(model, PretrainedClip):
-            _check_name(model.name, where=f"clip.models[{index}].name")
-
-
-def check_t5(source: T5Source, *, where: str) -> None:
-    """Look whether a T5 folder is whole, as far as that can be told without importing transformers.
-
-    Raises:
-        InputFault: the folder is missing or holds no T5 model with safetensors and a tokenizer.
-    """
-    if (folder := source.path) is None:
-        return
-    if not folder.is_dir():
-        raise InputFault(
-            f"{where}.path: there is no folder {folder}: give a folder in the format of transformers "
-            "(config.json, weights as safetensors, tokenizer), or a name"
-        )
-    held = sorted(entry.name for entry in folder.iterdir())
-    has = {
-        "config.json": "config.json" in held,
-        "weights as .safetensors": any(name.endswith(".safetensors") for name in held),
-        "tokenizer.json or spiece.model": bool({"tokenizer.json", "spiece.model"} & set(held)),
-    }
-    missing = [what for what, there in has.items() if not there]
-    if missing:
-        raise InputFault(
-            f"{where}.path: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
-            "save model and tokenizer there by save_pretrained of transformers"
-        )
-
-
-def architecture_file(name: str) -> Path:
-    """Return where open_clip describes the architecture of this name."""
-    return _architectures() / f"{name.replace('/', '-')}.json"
-
-
-def _check_folder(path: Path, *, where: str) -> None:
-    if not path.is_dir():
-        raise InputFault(
-            f"{where}: there is no folder {path}: give a folder in open_clip's own format "
-            f"({CONFIG_FILE}, weights, tokenizer), or kind: pretrained"
-        )
-    if not (path / CONFIG_FILE).is_file():
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise InputFault(
-            f"{where}: {path} has no {CONFIG_FILE} (it holds {held}): give a folder in open_clip's own format, "
-            "as save_for_hf of open_clip writes it"
-        )
-    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
-        raise InputFault(f"{where}: {path} has no weights: expected open_clip_model.safetensors beside {CONFIG_FILE}")
-
-
-def _check_name(name: str, *, where: str) -> None:
-    if architecture_file(name).is_file():
-        return
-    known = [file.stem for file in _architectures().glob("*.json")]
-    raise InputFault(
-        f"{where}: open_clip has no architecture {name!r}{nearest(name, known)}"
-        ": allowed are the names that open_clip.list_models() gives"
-    )
-
-
-def _architectures() -> Path:
-    spec = find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("embedding needs open_clip: pip install open_clip_torch")
-    return Path(spec.origin).parent / "model_configs"

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from stages.contract.errors import InputFault
-from stages.encoders.config import T5Source, check_t5
+from stages.encoders.check import check_t5
+from stages.encoders.config import T5Source
 from stages.encoders.identity import digest_tensors
 from stages.formats.embeddings.layout import TextEncoderIdentity
 
@@ -54,7 +55,7 @@ class T5Encoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> list[States]:
-        """Return the states of each text; texts of like length are encoded together."""
+        """Return the states of each text; texts of similar length are encoded together."""
         options = {"truncation": True, "max_length": self.identity.max_length, "return_attention_mask": False}
         tokens: list[list[int]] = self._tokenizer(list(texts), **options)["input_ids"] if texts else []
         by_length = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
@@ -73,7 +74,7 @@ class T5Encoder:
 
 
 def _load(source: T5Source, where: str) -> tuple[Any, Any]:
-    """Return model (evaluation mode, in the type that its weights are stored in, CPU) and tokenizer."""
+    """Return model (evaluation mode, in the dtype of its stored weights, CPU) and tokenizer."""
     from transformers import AutoConfig, AutoTokenizer, T5EncoderModel
 
     options = {"local_files_only": source.path is not None, "trust_remote_code": False}
@@ -89,20 +90,20 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputFault(
             f"{where}: transformers cannot load {source.reference} ({_reason(error)}): weights are read as safetensors "
-            "only, and a name comes from the network the first time: where there is none, give path: a folder made by "
+            "only, and a name is downloaded the first time: without a network, give path: a folder made by "
             "save_pretrained"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise InputFault(
             f"{where}: {source.reference} lacks {len(missing)} weights of a T5 encoder ({', '.join(missing[:3])}): "
-            "expected all of them: save the model anew"
+            "expected all of them: save the model again"
         )
     return model.eval().requires_grad_(False), tokenizer
 
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar over the pipeline's own progress."""
+    """Keep transformers from printing a bar over the pipeline's own progress."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Encode captions: their CLIP embeddings, and the token states that a prior may read beside them."""
+"""Encode captions: their CLIP embeddings, and the token states that a prior may be conditioned on beside them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class EncodedTexts:
     states: dict[str, list[Float[Tensor, "tokens width"]]]
 
     def features(self) -> TextFeatures:
-        """Return the same as a prior takes it: states padded by zeros to the longest."""
+        """Return the input of a prior: states are padded with zeros to the longest."""
         states = {
             name: TextStates(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
             for name, rows in self.states.items()
@@ -33,13 +33,13 @@ class EncodedTexts:
 
 
 class TextEncoder:
-    """CLIP, and the encoders of text states beside it: T5, and CLIP's own text towers cut to so many tokens."""
+    """CLIP, and encoders of text states beside it: T5, and CLIP's own text towers up to ``clip_max_length`` tokens."""
 
     def __init__(self, clip: ClipEncoder, *, t5: T5Encoder | None = None, clip_max_length: int | None = None) -> None:
-        """Put the encoders together.
+        """Combine the encoders.
 
         Raises:
-            InputFault: states of the CLIP models are wanted, and their text towers have none or do not fit together.
+            InputFault: states of the CLIP models are wanted, and their text towers have none or different tokenizers.
         """
         self.clip = clip
         self._t5, self._clip_max_length = t5, clip_max_length
@@ -74,7 +74,7 @@ class TextEncoder:
 
 
 def make_text_encoder(clip: ClipEncoder, config: TextStatesConfig | None, *, device: torch.device | str) -> TextEncoder:
-    """Load the encoders of the text states that are configured beside CLIP.
+    """Return the text encoder with the configured encoders of text states.
 
     Raises:
         InputFault: one cannot be loaded or has no states.

@@ -1,7 +1,7 @@
 """Check that what evaluation reads from outside the store is there."""
 
 from stages.contract.errors import InputFault
-from stages.encoders.config import check_clip
+from stages.encoders.check import check_clip
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 
 

@@ -1,6 +1,6 @@
 """Check that what generation reads from outside the store is there."""
 
-from stages.encoders.config import check_clip, check_t5
+from stages.encoders.check import check_clip, check_t5
 from stages.generate.config import FilePrompts, GenerateConfig
 from stages.generate.prompts import read_prompts
 

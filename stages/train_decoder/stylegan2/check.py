@@ -1,6 +1,6 @@
 """Check that the CLIP models are there."""
 
-from stages.encoders.config import check_clip
+from stages.encoders.check import check_clip
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 
 

@@ -17,3 +17,14 @@ import_open_clip(with_timm=True).create_model("MobileCLIP-S1")
 
 def test_the_compiler_and_timm_are_left_out_and_come_when_asked_for():
     subprocess.run([sys.executable, "-W", "ignore", "-c", LEAN + THEN_WHOLE], check=True, timeout=100)
+
+
+PLAIN = """
+import sys
+import open_clip
+assert {"timm", "torch._dynamo"} <= set(sys.modules), "open_clip is light now: import it plainly"
+"""
+
+
+def test_a_plain_import_still_brings_both():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PLAIN], check=True, timeout=100)

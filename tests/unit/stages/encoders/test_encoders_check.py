@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from stages.contract.errors import InputFault
-from stages.encoders.config import CONFIG_FILE, ClipConfig, check_clip
+from stages.encoders.check import CONFIG_FILE, check_clip
+from stages.encoders.config import ClipConfig
 
 
 def make_config(**model):
@@ -14,7 +15,7 @@ def make_config(**model):
 
 def test_checking_imports_neither_torch_nor_open_clip():
     code = (
-        "import sys; from stages.encoders.config import ClipConfig, check_clip; "
+        "import sys; from stages.encoders.check import check_clip; from stages.encoders.config import ClipConfig; "
         "check_clip(ClipConfig(models=[dict(kind='pretrained', name='ViT-B-16', tag='openai')])); "
         "print([m for m in ('torch', 'open_clip') if m in sys.modules])"
     )

@@ -1,0 +1,87 @@
+"""Check that the configured encoders are there, without importing torch."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from stages.contract.errors import InputFault, nearest
+from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, T5Source
+
+CONFIG_FILE = "open_clip_config.json"
+
+
+def check_clip(config: ClipConfig) -> None:
+    """Check that the models are there, as far as possible without importing open_clip.
+
+    Raises:
+        InputFault: a folder is missing or holds no open_clip model, or open_clip has no model of that name.
+    """
+    for index, model in enumerate(config.models):
+        if isinstance(model, FolderClip):
+            _check_folder(model.path, where=f"clip.models[{index}].path")
+        elif isinstance(model, PretrainedClip):
+            _check_name(model.name, where=f"clip.models[{index}].name")
+
+
+def check_t5(source: T5Source, *, where: str) -> None:
+    """Check that a T5 folder is complete, as far as possible without importing transformers.
+
+    Raises:
+        InputFault: the folder is missing or holds no T5 model with safetensors and a tokenizer.
+    """
+    if (folder := source.path) is None:
+        return
+    if not folder.is_dir():
+        raise InputFault(
+            f"{where}.path: there is no folder {folder}: give a folder in the format of transformers "
+            "(config.json, weights as safetensors, tokenizer), or a name"
+        )
+    held = sorted(entry.name for entry in folder.iterdir())
+    present = {
+        "config.json": "config.json" in held,
+        "weights as .safetensors": any(name.endswith(".safetensors") for name in held),
+        "tokenizer.json or spiece.model": bool({"tokenizer.json", "spiece.model"} & set(held)),
+    }
+    missing = [what for what, is_present in present.items() if not is_present]
+    if missing:
+        raise InputFault(
+            f"{where}.path: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
+            "save model and tokenizer there by save_pretrained of transformers"
+        )
+
+
+def architecture_file(name: str) -> Path:
+    """Return the file in which open_clip describes the architecture of this name."""
+    return _architectures() / f"{name.replace('/', '-')}.json"
+
+
+def _check_folder(path: Path, *, where: str) -> None:
+    if not path.is_dir():
+        raise InputFault(
+            f"{where}: there is no folder {path}: give a folder in open_clip's own format "
+            f"({CONFIG_FILE}, weights, tokenizer), or kind: pretrained"
+        )
+    if not (path / CONFIG_FILE).is_file():
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise InputFault(
+            f"{where}: {path} has no {CONFIG_FILE} (it holds {held}): give a folder in open_clip's own format, "
+            "as save_for_hf of open_clip writes it"
+        )
+    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
+        raise InputFault(f"{where}: {path} has no weights: expected open_clip_model.safetensors beside {CONFIG_FILE}")
+
+
+def _check_name(name: str, *, where: str) -> None:
+    if architecture_file(name).is_file():
+        return
+    known = [file.stem for file in _architectures().glob("*.json")]
+    raise InputFault(
+        f"{where}: open_clip has no architecture {name!r}{nearest(name, known)}"
+        ": allowed are the names that open_clip.list_models() gives"
+    )
+
+
+def _architectures() -> Path:
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("embedding needs open_clip: pip install open_clip_torch")
+    return Path(spec.origin).parent / "model_configs"

@@ -79,7 +79,7 @@ def test_the_identity_of_clip_states_is_of_the_weights(folders):
 def test_models_with_other_tokens_cannot_stand_side_by_side(folders, tmp_path):
     other = save_tiny_clip(tmp_path / "short", context_length=16)
     with pytest.raises(
-        InputFault, match=r"clip\.models\[0\].* and clip\.models\[1\].*\(24 and 16 places\): allowed are"
+        InputFault, match=r"clip\.models\[0\].* and clip\.models\[1\].*\(context lengths 24 and 16\): allowed are"
     ):
         TextEncoder(make_clip(folders[0], other), clip_max_length=77)
     TextEncoder(make_clip(folders[0], other))  # without states they can

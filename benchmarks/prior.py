@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.prior_sides.case import LONGEST, SHORTEST, Case
 from benchmarks.sides.asking import Side
 from benchmarks.sides.serving import Timing
-from models.priors.sizes import NetworkSize, settings_of_size
+from models.priors.sizes import NetworkSize, transformer_of_size
 
 SIDES = "benchmarks.prior_sides"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "corgi-pipeline"
@@ -146,7 +146,7 @@ def main() -> None:
     options, console = parse_options(), Console()
     peer = peer_folder(options.peer)
     for size in options.sizes:
-        network = settings_of_size(size)
+        network = transformer_of_size(size)
         case = Case(
             width=network.width,
             num_layers=network.num_layers,

@@ -1,10 +1,72 @@
-"""What the decoders' configurations share: checks that name the field, and JSON-ready values."""
+"""What the specs of all models share: checks that name the field, and reading and writing as plain data; no torch."""
 
-from dataclasses import asdict
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Final, Self, get_args, get_origin, get_type_hints
 
 NORM_GROUPS: Final[int] = 16
 HEAD_DIM: Final[int] = 32
+
+
+class Settings:
+    """Base of the frozen dataclasses that describe a model; a section may embed one, and refuses keys it lacks."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values; :meth:`from_dict` reads them."""
+        plain: dict[str, Any] = _plain(asdict(self))  # type: ignore[call-overload]
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings that :meth:`to_dict` wrote.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+            ValueError: a value is not allowed.
+        """
+        settings: Self = _typed(cls, values)
+        return settings
+
+
+class Spec(Settings):
+    """Base of the spec of a model: what config.json holds of it."""
+
+    model: ClassVar[str]
+    """The model's class, as `module:class`: it is made from the spec, and imported only then."""
+
+    def build(self) -> Any:
+        """Return the model with random weights; imports torch."""
+        return resolve_name(self.model)(self)
+
+    def num_parameters(self) -> int:
+        """Return how many weights the model has, without memory for them."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in self.build().parameters())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    """Return plain data as a type wants it: dataclasses, unions of them by `kind`, tuples, dicts; or as it is."""
+    if get_origin(annotation) is tuple:
+        return tuple(value)
+    if get_origin(annotation) is dict:
+        return {name: _typed(get_args(annotation)[1], item) for name, item in value.items()}
+    variants = [variant for variant in get_args(annotation) or (annotation,) if is_dataclass(variant)]
+    if not variants or not isinstance(value, Mapping):
+        return value
+    chosen: Any = next((v for v in variants if value.get("kind") in (None, getattr(v, "kind", None))), variants[0])
+    hints = get_type_hints(chosen)
+    return chosen(**{name: _typed(hints.get(name), item) for name, item in value.items()})
 
 
 def plain_fields(config: Any) -> dict[str, Any]:
@@ -12,22 +74,32 @@ def plain_fields(config: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
 
 
-def require(config: object, name: str, holds: bool, allowed: str) -> None:
+def require(settings: object, name: str, holds: bool, allowed: str) -> None:
     """Refuse a field's value unless the condition holds.
 
     Raises:
         ValueError: it does not; the message names the class, the field, the value and what is allowed.
     """
     if not holds:
-        found = getattr(config, name)
-        raise ValueError(f"{type(config).__name__}.{name}: found {found!r}: expected {allowed}")
+        found = getattr(settings, name)
+        raise ValueError(f"{type(settings).__name__}.{name}: found {found!r}: expected {allowed}")
 
 
-def require_widths(config: object, channels: tuple[int, ...]) -> None:
+def require_positive(settings: object, *names: str) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name in names:
+        require(settings, name, getattr(settings, name) >= 1, "1 or more")
+
+
+def require_widths(settings: object, channels: tuple[int, ...]) -> None:
     """Refuse widths by level that the U-Net's normalisation and attention heads do not divide.
 
     Raises:
         ValueError: there is none, or one is no multiple.
     """
-    require(config, "channels", len(channels) >= 1, "one width per level")
-    require(config, "channels", all(c % HEAD_DIM == 0 and c > 0 for c in channels), f"multiples of {HEAD_DIM}")
+    require(settings, "channels", len(channels) >= 1, "one width per level")
+    require(settings, "channels", all(c % HEAD_DIM == 0 and c > 0 for c in channels), f"multiples of {HEAD_DIM}")

@@ -176,20 +176,20 @@ def save_tiny_prior(
     """Save a prior of a few thousand random weights as train_prior does; ``text_states`` says which states it reads."""
     import torch
 
-    from models.priors.registry import make_prior
-    from models.priors.spec import DiffusionPriorSettings, TextStateSettings, TransformerSettings
+    from models.priors.diffusion.spec import GaussianPriorSpec
+    from models.priors.spec import TextStateSpec, TransformerSpec
 
     clip = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     encoders = make_text_encoder(clip, text_states, device="cpu").identities
-    states = {name: TextStateSettings(one.width, one.max_length) for name, one in encoders.items()}
-    network = TransformerSettings(width=16, num_layers=1, num_heads=2, text_states=states)
-    settings = DiffusionPriorSettings(kind="gaussian", embed_dim=clip.embed_dim, network=network)
+    states = {name: TextStateSpec(one.width, one.max_length) for name, one in encoders.items()}
+    network = TransformerSpec(width=16, num_layers=1, num_heads=2, text_states=states)
+    settings = GaussianPriorSpec(embed_dim=clip.embed_dim, network=network)
     torch.manual_seed(seed)
-    prior = make_prior(settings)
+    prior = settings.build()
     torch.nn.init.normal_(prior.get_parameter("network.answer.weight"))  # untrained, it would say the same to any text
     output = Output(str(folder), "train_prior", "tiny")
     written = {name: one.to_json() for name, one in encoders.items()}
-    config = {"model": settings.to_json(), "clip": clip.identities.to_json(), "text_encoders": written}
+    config = {"model": settings.to_dict(), "clip": clip.identities.to_json(), "text_encoders": written}
     save_model(output, "prior", prior, config)
     return output
 

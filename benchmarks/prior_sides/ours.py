@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.prior_sides.case import TEXT_DROPOUT, Case
 from benchmarks.sides.serving import serve, timed
-from models.priors.diffusion import DiffusionPrior
-from models.priors.registry import make_prior
-from models.priors.spec import DiffusionPriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.diffusion.spec import GaussianPriorSpec
+from models.priors.spec import PriorSampling, TextStateSpec, TransformerSpec
 from models.priors.text import TextFeatures, TextStates
 from models.priors.training import training_batch, training_random_inputs
 
@@ -19,9 +19,9 @@ MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be bound by arithmetic, 
 def main() -> None:
     """Build the prior and serve."""
     case = Case.from_command_line()
-    states = {"clip": TextStateSettings(case.width, case.text_tokens)}
-    network = TransformerSettings(case.width, case.num_layers, case.num_heads, text_states=states)
-    prior = make_prior(DiffusionPriorSettings("gaussian", case.width, network=network))
+    states = {"clip": TextStateSpec(case.width, case.text_tokens)}
+    network = TransformerSpec(case.width, case.num_layers, case.num_heads, text_states=states)
+    prior = GaussianPriorSpec(case.width, network=network).build()
     assert isinstance(prior, DiffusionPrior)
     prior.to(case.device, case.dtype)
     works = {
@@ -48,7 +48,7 @@ def _training(case: Case, prior: DiffusionPrior, *, short: bool) -> Callable[[],
     optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        random_inputs = training_random_inputs(prior.settings, range(case.batch), text_dropout=TEXT_DROPOUT)
+        random_inputs = training_random_inputs(prior.spec, range(case.batch), text_dropout=TEXT_DROPOUT)
         random_inputs = {name: values.to(case.device) for name, values in random_inputs.items()}
         prior(training_batch(image, text, random_inputs))["loss"].mean().backward()
         optimizer.step()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from models.fields import require
+from models.fields import Settings, require
 
 Path = Literal["flow", "ddpm"]
 Target = Literal["sample", "noise", "velocity"]
@@ -15,7 +15,7 @@ TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 
 
 @dataclass(frozen=True)
-class ScheduleSpec:
+class ScheduleSpec(Settings):
     """How abar_t falls over the time steps of the path ddpm; the betas are read by kind linear only."""
 
     kind: ScheduleKind = "linear"
@@ -33,7 +33,7 @@ class ScheduleSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessConfig:
+class ProcessConfig(Settings):
     """A noise process and what its network predicts; see :mod:`models.diffusion.processes`."""
 
     path: Path = "flow"
@@ -65,7 +65,7 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolverSpec:
+class SolverSpec(Settings):
     """How a process is run backwards, from noise to data."""
 
     sampler: Sampler = "ancestral"

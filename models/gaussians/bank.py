@@ -66,9 +66,9 @@ class GaussianBank(ExactBuffers):
             self.mean_offset = nn.Parameter(torch.zeros_like(self.means))
             self.log_scale = nn.Parameter(torch.zeros_like(self.stds))
         if selection == "samples":
-            generator = torch.Generator().manual_seed(_SELECTION_SEED)
-            noise = torch.randn(NUM_SELECTION_SAMPLES, means.shape[1], generator=generator)
-            self.register_buffer("selection_noise", noise)
+            generator = torch.Generator("cpu").manual_seed(_SELECTION_SEED)
+            noise = torch.randn(NUM_SELECTION_SAMPLES, means.shape[1], generator=generator, device="cpu")
+            self.register_buffer("selection_noise", noise.to(means.device))
 
     @classmethod
     def standard(cls, embed_dim: int) -> "GaussianBank":
@@ -81,9 +81,12 @@ class GaussianBank(ExactBuffers):
         return cls(torch.zeros(1, embed_dim), torch.full((1, embed_dim), float(std)), kappa=1.0)
 
     @classmethod
-    def blank(cls, num_gaussians: int, embed_dim: int) -> "GaussianBank":
+    def blank(
+        cls, num_gaussians: int, embed_dim: int, *, learnable: bool = False, selection: Selection = "means"
+    ) -> "GaussianBank":
         """Return a bank of this size to load a saved state into."""
-        return cls(torch.zeros(num_gaussians, embed_dim), torch.ones(num_gaussians, embed_dim), kappa=1.0)
+        means, stds = torch.zeros(num_gaussians, embed_dim), torch.ones(num_gaussians, embed_dim)
+        return cls(means, stds, kappa=1.0, learnable=learnable, selection=selection)
 
     def variant(self, *, learnable: bool, selection: Selection) -> "GaussianBank":
         """Return a bank of these Gaussians, as they now are, that learns or chooses in another way."""
@@ -150,6 +153,8 @@ def _require_gaussians(means: Tensor, stds: Tensor, kappa: float) -> None:
         raise ValueError(
             f"GaussianBank: means {list(means.shape)} and stds {list(stds.shape)} must both be [k, embed], k >= 1"
         )
+    if means.is_meta:
+        return  # shapes alone, to count
     finite = bool(torch.isfinite(means).all() and torch.isfinite(stds).all())
     if not (finite and (stds > 0).all() and 0 < kappa < float("inf")):
         raise ValueError(

@@ -1,21 +1,57 @@
 """What every kind of prior offers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.priors.spec import PriorSampling, PriorSettings
+from models.noise import SeededNoise
+from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 
 STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
+
+OnStep = Callable[[int, Tensor, Tensor], None]
+"""Takes the time as a number from 0 to T, z_t and the prediction of z_0, both [batch, embed]."""
 
 
 class Prior(nn.Module, ABC):
     """From captions to image embeddings; everything that sampling needs is in the state."""
 
-    settings: PriorSettings
+    spec: PriorSpec
+
+    def __init__(self, spec: PriorSpec) -> None:
+        """Build an untrained prior, to load a saved state into."""
+        super().__init__()
+        self.spec = spec
+
+    @classmethod
+    def for_training(
+        cls,
+        spec: PriorSpec,
+        images: Float[Tensor, "rows embed"],
+        texts: Float[Tensor, "captions embed"],
+        gaussians: tuple[Tensor, Tensor] | None,
+    ) -> Self:
+        """Return an untrained prior with the statistics of the training embeddings and, if it has any, its Gaussians.
+
+        ``gaussians`` are means and standard deviations of the fitted ones.
+
+        Raises:
+            ValueError: the embeddings do not fit the spec, or there are no Gaussians for a kind that reads them.
+        """
+        prior = cls(spec)
+        prior.measure(images, texts)
+        return prior
+
+    @classmethod
+    def random_inputs(cls, spec: PriorSpec, streams: SeededNoise, *, text_dropout: float) -> dict[str, Tensor]:
+        """Return the random numbers of one training pass; see :func:`models.priors.training.training_random_inputs`."""
+        uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]; the first is the time of a diffusion
+        return {"drop_text": uniform[:, 1] < text_dropout}
 
     @abstractmethod
     def measure(
@@ -28,8 +64,12 @@ class Prior(nn.Module, ABC):
         """Return "loss", and maybe its parts, of each pair ([batch]); see :func:`models.priors.training_batch`."""
 
     @abstractmethod
-    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+    def sample(
+        self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
+    ) -> Float[Tensor, "batch embed"]:
         """Return an image embedding for each caption; it depends on the caption and its seed alone.
+
+        ``on_step`` is called at every step of a process; a prior without one never calls it.
 
         Raises:
             ValueError: there is not one seed per caption, or the prior cannot be sampled so.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models.priors.spec import TransformerSettings
+from models.priors.spec import TransformerSpec
 
 Tokens = Float[Tensor, "batch tokens width"]
 Visible = Bool[Tensor, "batch tokens"]
@@ -28,10 +28,10 @@ class KeyValueCache:
     no trace, so that one prefix serves any number of continuations without being copied.
     """
 
-    def __init__(self, settings: TransformerSettings, batch: int, capacity: int, like: Tensor) -> None:
+    def __init__(self, spec: TransformerSpec, batch: int, capacity: int, like: Tensor) -> None:
         """Make an empty cache of ``like``'s dtype and device for ``batch`` rows of at most ``capacity`` tokens."""
-        heads, head_width = settings.num_heads, settings.width // settings.num_heads
-        shape = (settings.num_layers, 2, batch, heads, capacity, head_width)
+        heads, head_width = spec.num_heads, spec.width // spec.num_heads
+        shape = (spec.num_layers, 2, batch, heads, capacity, head_width)
         self.states = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.visible: Bool[Tensor, "batch capacity"] | None = None  # none: every token is seen
         self.length = 0
@@ -98,21 +98,12 @@ class KeyValueCache:
 class CausalTransformer(nn.Module):
     """Pre-norm blocks and a last norm; every token sees itself and the visible tokens before it."""
 
-    def __init__(self, settings: TransformerSettings) -> None:
-        """Build the layers.
-
-        Raises:
-            ValueError: the width does not divide by the number of heads.
-        """
+    def __init__(self, spec: TransformerSpec) -> None:
+        """Build the layers."""
         super().__init__()
-        if settings.width % settings.num_heads:
-            raise ValueError(
-                f"transformer: width is {settings.width} with {settings.num_heads} heads: the width must be a "
-                "multiple of the number of heads: change one of them"
-            )
-        self.settings = settings
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.num_layers))
-        self.norm = nn.RMSNorm(settings.width)
+        self.spec = spec
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
+        self.norm = nn.RMSNorm(spec.width)
 
     def forward(
         self,
@@ -133,7 +124,7 @@ class CausalTransformer(nn.Module):
         num_keys = count if cache is None else cache.length + count
         mask = attention_mask(count, num_keys, keys_seen, tokens.device)
         last_mask = mask if answers == count else attention_mask(answers, num_keys, keys_seen, tokens.device)
-        recompute = self.settings.gradient_checkpointing and self.training and cache is None
+        recompute = self.spec.gradient_checkpointing and self.training and cache is None
         for layer, block in enumerate(self.blocks):
             last = layer == len(self.blocks) - 1
             read = (answers, last_mask) if last else (count, mask)
@@ -148,15 +139,15 @@ class CausalTransformer(nn.Module):
 class Block(nn.Module):
     """Attention and a gated feed-forward layer, each behind an RMS norm and added to what came in."""
 
-    def __init__(self, settings: TransformerSettings) -> None:
+    def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        width = settings.width
-        hidden = int(width * settings.feed_forward_factor)
-        self.num_heads = settings.num_heads
+        width = spec.width
+        hidden = int(width * spec.feed_forward_factor)
+        self.num_heads = spec.num_heads
         self.attention_norm = nn.RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm: nn.Module = nn.RMSNorm(width // self.num_heads) if settings.qk_norm else nn.Identity()
-        self.key_norm: nn.Module = nn.RMSNorm(width // self.num_heads) if settings.qk_norm else nn.Identity()
+        self.query_norm: nn.Module = nn.RMSNorm(width // self.num_heads) if spec.qk_norm else nn.Identity()
+        self.key_norm: nn.Module = nn.RMSNorm(width // self.num_heads) if spec.qk_norm else nn.Identity()
         self.attention_out = nn.Linear(width, width, bias=False)
         self.feed_norm = nn.RMSNorm(width)
         self.feed_in = nn.Linear(width, 2 * hidden, bias=False)

@@ -1,21 +1,29 @@
-"""Build a prior of any kind from its settings."""
+"""The kinds of priors and their specs; no torch. A new kind is a folder beside this file and a line here."""
 
-from models.gaussians import GaussianBank
-from models.priors.autoregressive import AutoregressivePrior
-from models.priors.base import Prior
-from models.priors.diffusion import DiffusionPrior
-from models.priors.identity import IdentityPrior
-from models.priors.spec import AutoregressivePriorSettings, DiffusionPriorSettings, PriorSettings
+from collections.abc import Mapping
+from typing import Any, Final
+
+from models.priors.autoregressive.spec import AutoregressivePriorSpec
+from models.priors.diffusion.spec import GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.spec import PriorSpec
+
+SPECS: Final[dict[str, type[PriorSpec]]] = {
+    "shifted": ShiftedPriorSpec,
+    "gaussian": GaussianPriorSpec,
+    "autoregressive": AutoregressivePriorSpec,
+    "identity": IdentityPriorSpec,
+}
 
 
-def make_prior(settings: PriorSettings, bank: GaussianBank | None = None) -> Prior:
-    """Build an untrained prior; a diffusion prior without a bank gets a blank one to load a saved state into.
+def read_spec(values: Mapping[str, Any]) -> PriorSpec:
+    """Return the spec that its ``to_dict`` wrote.
 
     Raises:
-        ValueError: the bank does not fit the settings, or the settings do not fit each other.
+        ValueError: the kind is unknown, or a value is not allowed.
+        TypeError: a field is missing or unknown.
     """
-    if isinstance(settings, DiffusionPriorSettings):
-        return DiffusionPrior(settings, bank or GaussianBank.blank(settings.num_gaussians, settings.embed_dim))
-    if isinstance(settings, AutoregressivePriorSettings):
-        return AutoregressivePrior(settings)
-    return IdentityPrior(settings)
+    kind = values.get("kind")
+    if kind not in SPECS:
+        raise ValueError(f"prior: found kind {kind!r}: expected one of {', '.join(SPECS)}")
+    return SPECS[kind].from_dict(values)

@@ -13,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
-from models.priors.spec import TextStateSettings, TransformerSettings
+from models.priors.spec import TextStateSpec, TransformerSpec
 
 NetworkSize = Literal["tiny", "base", "small", "large"]
 
-_SIZES: dict[str, TransformerSettings] = {
-    "tiny": TransformerSettings(width=128, num_layers=3, num_heads=4),
-    "base": TransformerSettings(width=768, num_layers=12, num_heads=12),
-    "small": TransformerSettings(width=2048, num_layers=16, num_heads=32),
-    "large": TransformerSettings(width=2048, num_layers=20, num_heads=32),
+_SIZES: dict[str, TransformerSpec] = {
+    "tiny": TransformerSpec(width=128, num_layers=3, num_heads=4),
+    "base": TransformerSpec(width=768, num_layers=12, num_heads=12),
+    "small": TransformerSpec(width=2048, num_layers=16, num_heads=32),
+    "large": TransformerSpec(width=2048, num_layers=20, num_heads=32),
 }
 
 
-def settings_of_size(name: str, text_states: Mapping[str, TextStateSettings] | None = None) -> TransformerSettings:
+def transformer_of_size(name: str, text_states: Mapping[str, TextStateSpec] | None = None) -> TransformerSpec:
     """Return the network of a named size, which reads these token states beside the CLIP text embedding.
 
     Other settings (qk_norm, gradient_checkpointing, single numbers) are changed by ``dataclasses.replace``.

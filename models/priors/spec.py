@@ -1,14 +1,17 @@
-"""What a prior is made of, as plain data: torch-free, so that configuration can be read without it."""
+"""What the specs of all priors share, as plain data: it imports no torch."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from models.diffusion.spec import LossWeight, ScheduleSpec, SolverSpec, Target
-from models.fields import require
+from models.diffusion.spec import SolverSpec
+from models.fields import Settings, Spec, require, require_positive
+
+if TYPE_CHECKING:
+    from models.priors.base import Prior
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
-Selection = Literal["means", "samples"]
 TEXT_ENCODERS = ("t5", "clip")
 
 
@@ -20,8 +23,6 @@ class PriorSolver(SolverSpec):
     ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that
     much of the inflation that guidance causes (arXiv 2305.08891, section 3.4).
     """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     sampler: PriorSampler = "ancestral"
     guidance_scale: float = 1.0
@@ -54,7 +55,7 @@ class PriorSampling(PriorSolver):
 
 
 @dataclass(frozen=True)
-class TextStateSettings:
+class TextStateSpec:
     """Token states of a text encoder that the network reads: their width, and how many of them at most."""
 
     width: int
@@ -62,108 +63,81 @@ class TextStateSettings:
 
 
 @dataclass(frozen=True)
-class TransformerSettings:
+class TransformerSpec(Settings):
     """Size of the network.
 
     ``text_states`` names the text encoders whose token states come before all other tokens, in the order of
-    TEXT_ENCODERS, in whatever order they are given (files of JSON have their keys sorted); without
-    any, the caption enters by its CLIP embedding alone.
+    TEXT_ENCODERS, in whatever order they are given (files of JSON have their keys sorted); without any, the caption
+    enters by its CLIP embedding alone.
     """
 
     width: int = 128
     num_layers: int = 3
     num_heads: int = 4
     feed_forward_factor: float = 4.0
+    """Inner width of the feed-forward layers / width."""
     qk_norm: bool = False
+    """Normalise queries and keys, which keeps large networks stable."""
     gradient_checkpointing: bool = False
-    text_states: dict[str, TextStateSettings] = field(default_factory=dict)
+    """Compute a layer again in the backward pass instead of keeping it: less memory, more time."""
+    text_states: dict[str, TextStateSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Bring the text encoders into their order."""
+        """Bring the text encoders into their order, and refuse a width that the heads do not divide."""
         names = sorted(self.text_states, key=lambda name: (*TEXT_ENCODERS, name).index(name))
         object.__setattr__(self, "text_states", {name: self.text_states[name] for name in names})
+        require_positive(self, "width", "num_layers", "num_heads")
+        require(self, "feed_forward_factor", self.feed_forward_factor > 0, "above 0")
+        require(self, "width", self.width % self.num_heads == 0, f"a multiple of num_heads, {self.num_heads}")
 
 
 @dataclass(frozen=True)
-class DiffusionPriorSettings:
-    """Everything that fixes a diffusion prior except its numbers (weights, Gaussians, statistics).
+class PriorSpec(Spec):
+    """Everything that fixes a prior except its numbers (weights, Gaussians, statistics); a kind adds its fields.
 
-    ``min_snr_gamma`` is read by loss weight min_snr; ``separation_weight`` (xi of method eq. 6) where the Gaussians
-    are learnable. What target and loss weight mean together is a table in models/priors/targets.py.
+    Fields in ``from_data`` come from the training data; all others are keys of the kind's section.
     """
 
-    kind: Literal["shifted", "gaussian"]
-    embed_dim: int
-    num_gaussians: int = 1
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    network: TransformerSettings = field(default_factory=TransformerSettings)
-    target: Target = "sample"
-    loss_weight: LossWeight = "p2"
-    min_snr_gamma: float = 5.0
-    selection: Selection = "means"
-    learnable: bool = False
-    separation_weight: float = 1.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready data."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class AutoregressivePriorSettings:
-    """The autoregressive prior of DALL-E 2: principal components of the embedding, each one of so many buckets."""
+    from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "network"})
+    is_trained: ClassVar[bool] = True
+    sampling: ClassVar[Literal["steps", "guidance", "fixed"]]
+    """What of PriorSampling is read: all, guidance_scale alone, or nothing."""
+    reads_gaussians: ClassVar[bool] = False
+    """Whether the fitted Gaussians are an input of its training."""
 
     embed_dim: int
-    num_components: int
-    network: TransformerSettings = field(default_factory=TransformerSettings)
-    num_buckets: int = 1024
-    kind: Literal["autoregressive"] = "autoregressive"
+    kind: str = field(kw_only=True)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready data."""
-        return asdict(self)
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built, naming the field and what is allowed."""
+        require_positive(self, "embed_dim")
+
+    @property
+    def num_sampling_steps(self) -> int:
+        """How many passes of the network a sample takes where PriorSampling does not say it."""
+        return 0
+
+    @property
+    def max_sampling_steps(self) -> float:
+        """How many steps PriorSampling may ask for."""
+        return math.inf
+
+    def model_class(self) -> "type[Prior]":
+        """Return the kind's module; imports torch."""
+        raise NotImplementedError
+
+    def build(self) -> "Prior":
+        """Return an untrained prior, to load a saved state into; imports torch."""
+        return self.model_class()(self)
+
+    def require_pairs(self, count: int, embed_dim: int) -> None:
+        """Refuse too few training pairs, or embeddings of too few dimensions.
+
+        Raises:
+            ValueError: there are; the message begins with the field.
+        """
 
 
-@dataclass(frozen=True)
-class IdentityPriorSettings:
-    """The prior that answers with the text embedding itself."""
-
-    embed_dim: int
-    kind: Literal["identity"] = "identity"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON-ready data."""
-        return asdict(self)
-
-
-PriorSettings = DiffusionPriorSettings | AutoregressivePriorSettings | IdentityPriorSettings
-
-_KINDS: dict[str, type[PriorSettings]] = {
-    "shifted": DiffusionPriorSettings,
-    "gaussian": DiffusionPriorSettings,
-    "autoregressive": AutoregressivePriorSettings,
-    "identity": IdentityPriorSettings,
-}
-
-
-def settings_from_json(data: Mapping[str, Any]) -> PriorSettings:
-    """Read what ``to_json`` of the settings gave.
-
-    Raises:
-        ValueError: the kind of prior is unknown.
-        TypeError: a setting is unknown or missing.
-    """
-    kind = data.get("kind")
-    if kind not in _KINDS:
-        raise ValueError(
-            f"prior settings: kind is {kind!r}: allowed are {', '.join(_KINDS)}: train the prior with this version"
-        )
-    parts = dict(data)
-    if "schedule" in parts:
-        parts["schedule"] = ScheduleSpec(**parts["schedule"])
-    if "network" in parts:
-        network = dict(parts["network"])
-        states = network.pop("text_states", {})
-        network["text_states"] = {name: TextStateSettings(**state) for name, state in states.items()}
-        parts["network"] = TransformerSettings(**network)
-    return _KINDS[kind](**parts)
+def prior_keys(spec: type[PriorSpec]) -> Mapping[str, Field[Any]]:
+    """Return the dataclass fields of a spec that a section gives, by name."""
+    return {item.name: item for item in fields(spec) if item.name not in spec.from_data}

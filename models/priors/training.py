@@ -2,35 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.gaussians import NUM_BANK_SAMPLES
 from models.noise import SeededNoise
-from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
+from models.priors.spec import PriorSpec
 from models.priors.text import TextFeatures, TextStates
 
 
-def training_random_inputs(settings: PriorSettings, seeds: Sequence[int], *, text_dropout: float) -> dict[str, Tensor]:
-    """Draw all random numbers of one training pass on the CPU, each sample's from its own seed.
+def training_random_inputs(spec: PriorSpec, seeds: Sequence[int], *, text_dropout: float) -> dict[str, Tensor]:
+    """Sample all random numbers of one training pass on the CPU, each sample's from its own seed.
 
     drop_text  bool [batch], captions to leave out, for classifier-free guidance (no identity prior has any)
-    time       int64 [batch], uniform in 1 ... T (diffusion priors)
+    time       [batch], the times of training of the process (diffusion priors)
     noise      float32 [batch, embed], standard normal (diffusion priors)
     bank_noise float32 [batch, 16, embed], standard normal, for method eq. 6 (learnable Gaussians)
     """
-    if isinstance(settings, IdentityPriorSettings):
-        return {}
-    streams = SeededNoise(seeds)
-    uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
-    random_inputs = {"drop_text": uniform[:, 1] < text_dropout}
-    if isinstance(settings, DiffusionPriorSettings):
-        random_inputs["time"] = (uniform[:, 0] * settings.schedule.num_timesteps).long() + 1
-        random_inputs["noise"] = streams.draw((settings.embed_dim,))
-        if settings.learnable:
-            random_inputs["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, settings.embed_dim))
-    return random_inputs
+    return spec.model_class().random_inputs(spec, SeededNoise(seeds), text_dropout=text_dropout)
 
 
 def training_batch(

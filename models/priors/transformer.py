@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.priors.blocks import CausalTransformer, KeyValueCache, Visible
-from models.priors.spec import TransformerSettings
+from models.priors.spec import TransformerSpec
 from models.priors.text import TextFeatures, TextStates
 
 _LONGEST_PERIOD = 10_000.0
@@ -35,17 +35,17 @@ class PriorTransformer(nn.Module):
     which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
     """
 
-    def __init__(self, settings: TransformerSettings, embed_dim: int) -> None:
+    def __init__(self, spec: TransformerSpec, embed_dim: int) -> None:
         super().__init__()
-        width = settings.width
-        self.settings = settings
-        self.text_tokens = TextTokens(settings, embed_dim)
+        width = spec.width
+        self.spec = spec
+        self.text_tokens = TextTokens(spec, embed_dim)
         self.time_token = _NumberEmbedding(width)
         self.gaussian_token = _NumberEmbedding(width)
         self.noisy_token = nn.Linear(embed_dim, width)
         self.query_token = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.positions = nn.Parameter(torch.randn(_NUM_STEP_TOKENS, width) * _INIT_STD)
-        self.body = CausalTransformer(settings)
+        self.body = CausalTransformer(spec)
         self.answer = nn.Linear(width, embed_dim)
         nn.init.zeros_(self.answer.weight)  # the first prediction is the mean embedding
         nn.init.zeros_(self.answer.bias)
@@ -79,7 +79,7 @@ class PriorTransformer(nn.Module):
         """
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
-        cache = KeyValueCache(self.settings, len(text), count + _NUM_STEP_TOKENS, tokens)
+        cache = KeyValueCache(self.spec, len(text), count + _NUM_STEP_TOKENS, tokens)
         self.body(tokens, visible, cache, num_outputs=0)
         cache.keep(count)
         return cache
@@ -126,10 +126,10 @@ class PriorTransformer(nn.Module):
 class TextTokens(nn.Module):
     """A caption as tokens: the states of its encoders, in the settings' order, then its CLIP text embedding."""
 
-    def __init__(self, settings: TransformerSettings, embed_dim: int) -> None:
+    def __init__(self, spec: TransformerSpec, embed_dim: int) -> None:
         super().__init__()
-        width, kinds = settings.width, settings.text_states
-        self.settings = settings
+        width, kinds = spec.width, spec.text_states
+        self.spec = spec
         self.embedding = nn.Linear(embed_dim, width)
         self.no_text = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.position = nn.Parameter(torch.randn(width) * _INIT_STD)
@@ -147,7 +147,7 @@ class TextTokens(nn.Module):
             ValueError: the captions do not bring what the network was built for.
         """
         self._require_states(text)
-        states = {name: _trimmed(text.states[name], drop_text) for name in self.settings.text_states}
+        states = {name: _trimmed(text.states[name], drop_text) for name in self.spec.text_states}
         embedded = self.embedding(text.embedding.to(self.no_text.dtype)).to(self.no_text.dtype)
         token = torch.where(drop_text[:, None], self.no_text, embedded) + self.position
         tokens = torch.cat([*(self._tokens_of(*part) for part in states.items()), token[:, None]], dim=1)
@@ -168,14 +168,14 @@ class TextTokens(nn.Module):
         return tokens
 
     def _require_states(self, text: TextFeatures) -> None:
-        wanted = {name: kind.width for name, kind in self.settings.text_states.items()}
+        wanted = {name: kind.width for name, kind in self.spec.text_states.items()}
         given = {name: states.values.shape[-1] for name, states in text.states.items()}
         if given != wanted:
             raise ValueError(
                 f"prior: text states have widths {given}, but the network was built for {wanted}: "
                 "embed the captions with the text encoders that the prior was trained with"
             )
-        for name, kind in self.settings.text_states.items():
+        for name, kind in self.spec.text_states.items():
             count = text.states[name].values.shape[1]
             if count > kind.max_length:
                 raise ValueError(

@@ -13,9 +13,7 @@ from torch import nn
 
 from models.autoencoders.losses import PatchDiscriminator
 from models.autoencoders.model import make_autoencoder
-from models.gaussians import GaussianBank
-from models.gaussians.bank import Selection
-from models.priors.spec import TextStateSettings
+from models.priors.spec import TextStateSpec
 from pipeline.config.schema import RunConfig
 from pipeline.sizing.checkpoints import published_parts
 from stages.contract.errors import StageError
@@ -121,30 +119,17 @@ def _autoencoder(section: Any, config: RunConfig) -> nn.Module:
 
 
 def _prior(section: Any, config: RunConfig) -> nn.Module:
-    from models.priors.registry import make_prior
-    from stages.train_prior.task import prior_settings
-
     if section.kind == "shifted" and config.fit_gaussians is None:
         raise Unknown("its Gaussians are another experiment's (reuse.fit_gaussians)")
     num_gaussians = config.fit_gaussians.num_gaussians if config.fit_gaussians and section.kind == "shifted" else 1
-    settings = prior_settings(
-        section, embed_dim=embed_dim(config), num_gaussians=num_gaussians, text_states=_text_states(section, config)
+    spec = section.spec(
+        embed_dim=embed_dim(config), num_gaussians=num_gaussians, text_states=_text_states(section, config)
     )
-    with torch.device("cpu"):
-        bank = _HeldBank.blank(num_gaussians, embed_dim(config))
-    return make_prior(settings, bank)
+    module: nn.Module = spec.build()
+    return module
 
 
-class _HeldBank(GaussianBank):
-    """A bank in memory, of some megabytes: what makes one looks at its numbers, and "meta" has none."""
-
-    def variant(self, *, learnable: bool, selection: Selection) -> GaussianBank:
-        """Return a bank in memory, too."""
-        with torch.device("cpu"):
-            return super().variant(learnable=learnable, selection=selection)
-
-
-def _text_states(section: Any, config: RunConfig) -> dict[str, TextStateSettings]:
+def _text_states(section: Any, config: RunConfig) -> dict[str, TextStateSpec]:
     made = config.embed_clip.text_states if config.embed_clip is not None else None
     if made is None:
         return {}
@@ -153,13 +138,13 @@ def _text_states(section: Any, config: RunConfig) -> dict[str, TextStateSettings
     return {name: found[name]() for name in wanted if name in found}
 
 
-def _made_states(made: TextStatesConfig, config: RunConfig) -> dict[str, Callable[[], TextStateSettings]]:
-    states: dict[str, Callable[[], TextStateSettings]] = {}
+def _made_states(made: TextStatesConfig, config: RunConfig) -> dict[str, Callable[[], TextStateSpec]]:
+    states: dict[str, Callable[[], TextStateSpec]] = {}
     t5, clip = made.t5, made.clip
     if t5 is not None:
-        states["t5"] = lambda: TextStateSettings(_t5_width(t5), t5.max_length)
+        states["t5"] = lambda: TextStateSpec(_t5_width(t5), t5.max_length)
     if clip is not None:
-        states["clip"] = lambda: TextStateSettings(sum(_clip_widths(config, _tower_width)), clip.max_length)
+        states["clip"] = lambda: TextStateSpec(sum(_clip_widths(config, _tower_width)), clip.max_length)
     return states
 
 

@@ -11,8 +11,7 @@ from models.decoders.cascade import Cascade
 from models.decoders.upsampler.model import Upsampler
 from models.decoders.upsampler.spec import UpsamplerConfig
 from models.priors.base import Prior
-from models.priors.registry import make_prior
-from models.priors.spec import settings_from_json
+from models.priors.registry import read_spec
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, T5Source
@@ -40,13 +39,12 @@ def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     """
     config = load_model_config(artifact, PRIOR)
     try:
-        settings = settings_from_json(config["model"])
+        prior = read_spec(config["model"]).build()
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{artifact.path(PRIOR)}: the prior's configuration cannot be read ({error}): expected one of this "
             f"version: delete the artifact {artifact.uri} and train anew"
         ) from error
-    prior = make_prior(settings)
     _load_weights(prior, artifact, PRIOR)
     return prior, _clips_of(config, artifact, PRIOR)
 

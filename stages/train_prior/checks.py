@@ -6,7 +6,7 @@ from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.embeddings.layout import read_text_encoders
 from stages.formats.gaussians import gaussians_clips, gaussians_shape
 from stages.storage.artifact import Artifact
-from stages.train_prior.config import AutoregressivePriorConfig, PriorConfig, TrainedPriorConfig
+from stages.train_prior.config import ANY_WIDTH, PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs
 
 
@@ -34,13 +34,10 @@ def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussi
         )
     if gaussians is not None:
         _check_gaussians(gaussians, clips, embed_dim)
-    most = min(len(pairs) - 1, embed_dim)  # so many directions do the pairs span
-    if isinstance(config, AutoregressivePriorConfig) and config.num_components > most:
-        raise InputFault(
-            f"train_prior.num_components: found {config.num_components} with {len(pairs)} training pairs of "
-            f"{embed_dim} dimensions: allowed is at most {most}, less than the pairs and no more than the dimensions: "
-            "lower num_components, or give more captions"
-        )
+    try:
+        config.spec(embed_dim=ANY_WIDTH).require_pairs(len(pairs), embed_dim)
+    except ValueError as error:
+        raise InputFault(f"train_prior.{error}") from error
 
 
 def _check_gaussians(gaussians: Artifact, clips: Clips, embed_dim: int) -> None:

@@ -1,37 +1,29 @@
 """Which prior to train, and how."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import Field as DataclassField
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union, get_type_hints
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
 
-from models.priors.spec import PriorSampling, PriorSolver
+from models.priors.registry import SPECS
+from models.priors.sizes import NetworkSize, transformer_of_size
+from models.priors.spec import PriorSampling, PriorSolver, PriorSpec, TextStateSpec, TransformerSpec, prior_keys
 from stages.contract.config import ConfigModel
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    from models.priors.spec import TextStateSettings, TransformerSettings
-
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 TextStates = Literal["t5", "clip"]
-
-
-class ScheduleConfig(ConfigModel):
-    """Noise schedule of the forward process."""
-
-    kind: Literal["linear", "cosine"] = "linear"
-    num_timesteps: PositiveInt = Field(1000, description="time steps in training (T)")
-    beta_first: float = Field(1e-4, gt=0.0, lt=1.0, description="kind linear: beta at the first time step")
-    beta_last: float = Field(0.02, gt=0.0, lt=1.0, description="kind linear: beta at the last time step")
+ANY_WIDTH: Final = 1 << 30  # of embeddings, where a section is checked before there are any
 
 
 class NetworkConfig(ConfigModel):
     """Size of the transformer: a named one, in which single numbers may be replaced."""
 
-    size: Literal["tiny", "base", "small", "large"] | None = Field(
+    size: NetworkSize | None = Field(
         "tiny", description="small and large are the paper's (16 and 20 layers of 2048); null: all numbers are given"
     )
     width: PositiveInt | None = Field(None, description="width of a token; null: the size's")
@@ -52,23 +44,14 @@ class NetworkConfig(ConfigModel):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @model_validator(mode="after")
-    def _all_without_size(self) -> "NetworkConfig":
+    def _can_be_built(self) -> "NetworkConfig":
         missing = {"width", "num_layers", "num_heads", "feed_forward_factor"} - self.given.keys()
         if self.size is None and missing:
             raise ValueError(
                 f"size is null and {', '.join(sorted(missing))} not given: give all numbers, or a size "
                 "(tiny, base, small, large)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "NetworkConfig":
-        width, num_heads = self.width, self.num_heads
-        if width is None and num_heads is None:
-            return self  # the size's own fit
-        if width is None or num_heads is None:
-            settings = self.settings()  # the one case in which a configuration imports torch
-            width, num_heads = settings.width, settings.num_heads
+        width, num_heads = (self._numbers[name] for name in ("width", "num_heads"))
         if width % (2 * num_heads):
             raise ValueError(
                 f"width is {width} with num_heads {num_heads}: allowed is a multiple of 2 x num_heads; "
@@ -76,19 +59,14 @@ class NetworkConfig(ConfigModel):
             )
         return self
 
-    def settings(self, text_states: "Mapping[str, TextStateSettings] | None" = None) -> "TransformerSettings":
-        """Return the model's own settings with the text states that it is to read; imports torch."""
-        from models.priors.sizes import settings_of_size
-        from models.priors.spec import TransformerSettings
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        return ({} if self.size is None else asdict(transformer_of_size(self.size))) | self.given
 
-        network = TransformerSettings() if self.size is None else settings_of_size(self.size)
-        return replace(
-            network,
-            **self.given,
-            qk_norm=self.qk_norm,
-            gradient_checkpointing=self.gradient_checkpointing,
-            text_states=dict(text_states or {}),
-        )
+    def spec(self, text_states: Mapping[str, TextStateSpec] | None = None) -> TransformerSpec:
+        """Return the network's spec with the text states that it is to read."""
+        flags = {"qk_norm": self.qk_norm, "gradient_checkpointing": self.gradient_checkpointing}
+        return TransformerSpec(**self._numbers | flags | {"text_states": dict(text_states or {})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +112,41 @@ class AutoregressiveValidationConfig(ValidationConfig):
 
 
 class PriorConfig(StageConfig):
-    """What all priors have in common."""
+    """Train a prior on the captioned embeddings; a kind adds the settings of its spec."""
 
     stage: ClassVar[str] = "train_prior"
     code_version: ClassVar[int] = 2
+    work: ClassVar[Literal["shards", "training", "single"]] = "single"
+    spec_class: ClassVar[type[PriorSpec]]
 
+    kind: str
     seed: int = 0
     captions: CaptionsConfig = CaptionsConfig()
     validation: ValidationConfig = ValidationConfig()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The embeddings."""
-        return ("embed_clip",)
+        """The embeddings, and the Gaussians if the kind reads them."""
+        return ("embed_clip", "fit_gaussians") if self.spec_class.reads_gaussians else ("embed_clip",)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> "PriorConfig":
+        self.spec(embed_dim=ANY_WIDTH)
+        return self
+
+    def spec(
+        self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
+    ) -> PriorSpec:
+        """Return the prior's spec, for embeddings, Gaussians and text states of these sizes.
+
+        Raises:
+            ValueError: the prior cannot be built.
+        """
+        values: dict[str, Any] = {name: getattr(self, name) for name in prior_keys(self.spec_class)}
+        values["embed_dim"] = embed_dim
+        if self.spec_class.reads_gaussians:
+            values["num_gaussians"] = num_gaussians
+        return self.spec_class(**values)
 
 
 class TrainedPriorConfig(PriorConfig):
@@ -160,7 +160,7 @@ class TrainedPriorConfig(PriorConfig):
         None, description="token states that the network reads beside the CLIP text embedding: t5, clip; null: all "
         "that embed_clip made; []: none",
     )  # fmt: skip
-    text_dropout: Probability = Field(0.1, description="share of captions left out in training, for guidance")
+    text_dropout: Probability = Field(0.1, description="fraction of captions left out in training, for guidance")
     training: TrainingConfig
 
     @model_validator(mode="after")
@@ -169,84 +169,71 @@ class TrainedPriorConfig(PriorConfig):
             raise ValueError(f"text_states is {list(self.text_states)}: allowed is each of t5 and clip once")
         return self
 
+    def spec(
+        self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
+    ) -> PriorSpec:
+        """Return the prior's spec with its network.
 
-class DiffusionPriorConfig(TrainedPriorConfig):
-    """What both diffusion priors have in common."""
+        Raises:
+            ValueError: the prior cannot be built.
+        """
+        spec = super().spec(embed_dim=embed_dim, num_gaussians=num_gaussians)
+        changes: dict[str, Any] = {"network": self.network.spec(text_states)}
+        return replace(spec, **changes)
 
-    schedule: ScheduleConfig = ScheduleConfig()
-    target: Literal["sample", "noise", "velocity"] = Field(
-        "sample", description="what the network predicts; the paper: the clean embedding"
-    )
-    loss_weight: Literal["p2", "min_snr", "uniform"] = Field(
-        "p2", description="weight by time step; p2: 1 / (1 + SNR), the paper's (method eq. 7)"
-    )
-    min_snr_gamma: PositiveFloat = Field(5.0, description="loss_weight min_snr: where the weight stops to rise")
+
+class SolvedPriorConfig(TrainedPriorConfig):
+    """What all priors have in common that are sampled step by step."""
+
     validation: DiffusionValidationConfig = DiffusionValidationConfig()
 
     @model_validator(mode="after")
-    def _steps_within_schedule(self) -> "DiffusionPriorConfig":
-        most = self.validation.num_steps[-1]
-        if most > self.schedule.num_timesteps:
+    def _steps_within_schedule(self) -> "SolvedPriorConfig":
+        most, allowed = self.validation.num_steps[-1], self.spec(embed_dim=ANY_WIDTH).max_sampling_steps
+        if most > allowed:
             raise ValueError(
                 f"validation.num_steps asks for {most} sampling steps: allowed is at most schedule.num_timesteps, "
-                f"which is {self.schedule.num_timesteps}"
+                f"which is {allowed}"
             )
         return self
 
 
-class ShiftedPriorConfig(DiffusionPriorConfig):
-    """Shifted diffusion: each caption's process starts from one of the fitted Gaussians."""
+class GuidedPriorConfig(TrainedPriorConfig):
+    """What all priors have in common of whose sampling the guidance alone can be chosen."""
 
-    kind: Literal["shifted"]
-    kappa: PositiveFloat = Field(5.0, description="factor on the Gaussians' deviations; the paper: 5")
-    selection: Literal["means", "samples"] = Field(
-        "means", description="a caption's Gaussian: by cosine to the means (method eq. 5), or to samples of each"
-    )
-    learnable: bool = Field(False, description="train the Gaussians too, by method eq. 6 alone")
-    separation_weight: NonNegativeFloat = Field(
-        1.0,
-        description="learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with "
-        "several workers (or gradient_accumulation), in each one's part of it",
-    )
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The embeddings and the Gaussians."""
-        return ("embed_clip", "fit_gaussians")
-
-
-class GaussianPriorConfig(DiffusionPriorConfig):
-    """The baseline: every caption's process starts from one Gaussian around 0."""
-
-    kind: Literal["gaussian"]
-    noise_scale: PositiveFloat | None = Field(
-        None,
-        description="null: N(0, I), as DALL-E 2; a number: its deviation in every dimension, as a multiple of the root "
-        "mean square deviation of the training embeddings, which is the freedom that kappa gives to kind shifted",
-    )
-
-
-class AutoregressivePriorConfig(TrainedPriorConfig):
-    """DALL-E 2's other prior: principal components, quantised, predicted one by one."""
-
-    kind: Literal["autoregressive"]
-    num_components: PositiveInt = Field(
-        description="principal components that are kept; DALL-E 2: 319 of 1024; fewer than the training pairs, and "
-        "no more than the dimensions of an embedding"
-    )
-    num_buckets: PositiveInt = Field(1024, ge=2, description="values that a component can take; DALL-E 2: 1024")
     validation: AutoregressiveValidationConfig = AutoregressiveValidationConfig()
 
 
-class IdentityPriorConfig(PriorConfig):
-    """The text embedding used as image embedding: nothing is trained, it is judged only."""
-
-    work: ClassVar[Literal["shards", "training", "single"]] = "single"
-
-    kind: Literal["identity"]
+_BASES: Final = {"steps": SolvedPriorConfig, "guidance": GuidedPriorConfig, "fixed": PriorConfig}
 
 
-TrainPriorConfig = Annotated[
-    ShiftedPriorConfig | GaussianPriorConfig | AutoregressivePriorConfig | IdentityPriorConfig,
-    Field(discriminator="kind"),
-]
+def section_of(spec: type[PriorSpec]) -> type[PriorConfig]:
+    """Return the section of a kind: its keys are the spec's fields, but those that the data or the network give."""
+    hints = get_type_hints(spec, include_extras=True)
+    keys: dict[str, Any] = {name: (hints[name], _default(item)) for name, item in prior_keys(spec).items()}
+    make: Any = create_model  # the type checker would take a class of its own for what it returns
+    section: type[PriorConfig] = make(
+        f"{spec.__name__.removesuffix('Spec')}Config",
+        __base__=_BASES[spec.sampling],
+        __module__=__name__,
+        __doc__=spec.__doc__,
+        kind=(hints["kind"], ...),
+        **keys,
+    )
+    section.spec_class = spec
+    return section
+
+
+def _default(item: DataclassField[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return Field(default_factory=item.default_factory)
+    return ... if item.default is MISSING else item.default
+
+
+SECTIONS: Final = {kind: section_of(spec) for kind, spec in SPECS.items()}
+globals().update({section.__name__: section for section in SECTIONS.values()})  # pickle finds classes by name
+
+if TYPE_CHECKING:
+    TrainPriorConfig = PriorConfig
+else:
+    TrainPriorConfig = Annotated[Union[tuple(SECTIONS.values())], Field(discriminator="kind")]  # noqa: UP007

@@ -1,22 +1,13 @@
 """What train_prior supplies to the training loop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-from models.diffusion.spec import ScheduleSpec
-from models.gaussians import GaussianBank
 from models.priors.base import Prior
-from models.priors.registry import make_prior
-from models.priors.spec import (
-    AutoregressivePriorSettings,
-    DiffusionPriorSettings,
-    IdentityPriorSettings,
-    PriorSettings,
-    TextStateSettings,
-)
+from models.priors.spec import PriorSpec, TextStateSpec
 from models.priors.training import training_batch, training_random_inputs
 from stages.contract.causes import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
@@ -26,14 +17,7 @@ from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.checks import text_state_names
-from stages.train_prior.config import (
-    AutoregressivePriorConfig,
-    DiffusionPriorConfig,
-    GaussianPriorConfig,
-    PriorConfig,
-    ShiftedPriorConfig,
-    TrainedPriorConfig,
-)
+from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs, load_pairs
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, evaluate
@@ -73,12 +57,11 @@ class PriorTask:
         train, held_out = load_pairs(self.config, self.embeddings, names)
         identities = read_text_encoders(self.embeddings)
         encoders = {name: identities[name] for name in names}
-        bank = self._bank(train)
-        settings = prior_settings(
-            self.config,
+        fitted = None if self.gaussians is None else read_gaussians(self.gaussians)
+        spec = self.config.spec(
             embed_dim=train.image.shape[1],
-            num_gaussians=bank.num_gaussians,
-            text_states={n: TextStateSettings(e.width, e.max_length) for n, e in encoders.items()},
+            num_gaussians=1 if fitted is None else len(fitted.means),
+            text_states={n: TextStateSpec(e.width, e.max_length) for n, e in encoders.items()},
         )
         self._state = _State(
             train,
@@ -86,20 +69,9 @@ class PriorTask:
             clips=read_clips(self.embeddings),
             encoders=encoders,
             order=SampleOrder([len(train)], window_size=len(train), seed=self.config.seed),
-            bank=bank,
-            settings=settings,
+            gaussians=None if fitted is None else (fitted.means, fitted.stds),
+            spec=spec,
         )
-
-    def _bank(self, train: Pairs) -> GaussianBank:
-        """Return the Gaussians to start from; priors that have none ignore it."""
-        config, embed_dim = self.config, train.image.shape[1]
-        if isinstance(config, ShiftedPriorConfig) and self.gaussians is not None:
-            fitted = read_gaussians(self.gaussians)
-            return GaussianBank(fitted.means, fitted.stds, kappa=config.kappa)
-        if isinstance(config, GaussianPriorConfig) and config.noise_scale is not None:
-            std = float(train.image.double().var(0, correction=0).mean().sqrt())  # root mean square over all
-            return GaussianBank.isotropic(embed_dim, config.noise_scale * std)
-        return GaussianBank.standard(embed_dim)
 
     @property
     def state(self) -> "_State":
@@ -110,9 +82,9 @@ class PriorTask:
 
     def build_model(self) -> Prior:
         """Make the untrained prior, with its Gaussians and with the statistics of the training pairs."""
-        prior = make_prior(self.state.settings, self.state.bank)
-        prior.measure(self.state.train.image, self.state.train.text)
-        return prior
+        state = self.state
+        make = state.spec.model_class().for_training
+        return make(state.spec, state.train.image, state.train.text, state.gaussians)
 
     def prepare(self, part: BatchPart) -> Batch:
         """Take the pairs of the part, each with one of its captions, and draw times, noise and dropped captions."""
@@ -121,7 +93,7 @@ class PriorTask:
         image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
         dropout = self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
         return training_batch(
-            image, text, training_random_inputs(state.settings, sample_seeds(seed, part), text_dropout=dropout)
+            image, text, training_random_inputs(state.spec, sample_seeds(seed, part), text_dropout=dropout)
         )
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
@@ -152,33 +124,8 @@ class PriorTask:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
         state = self.state
         encoders = {name: encoder.to_json() for name, encoder in state.encoders.items()}
-        config = {"model": state.settings.to_json(), "clip": state.clips.to_json(), "text_encoders": encoders}
+        config = {"model": state.spec.to_dict(), "clip": state.clips.to_json(), "text_encoders": encoders}
         save_model(output, FOLDER, model, config)
-
-
-def prior_settings(
-    config: PriorConfig, *, embed_dim: int, num_gaussians: int, text_states: Mapping[str, TextStateSettings]
-) -> PriorSettings:
-    """Return the model's settings, as the section and the data say."""
-    if isinstance(config, AutoregressivePriorConfig):
-        network = config.network.settings(text_states)
-        return AutoregressivePriorSettings(embed_dim, config.num_components, network, config.num_buckets)
-    if not isinstance(config, DiffusionPriorConfig):
-        return IdentityPriorSettings(embed_dim)
-    shifted: dict[str, Any] = {}
-    if isinstance(config, ShiftedPriorConfig):
-        shifted = config.model_dump(include={"selection", "learnable", "separation_weight"})
-    return DiffusionPriorSettings(
-        kind="shifted" if isinstance(config, ShiftedPriorConfig) else "gaussian",
-        embed_dim=embed_dim,
-        num_gaussians=num_gaussians,
-        schedule=ScheduleSpec(**config.schedule.model_dump()),
-        network=config.network.settings(text_states),
-        target=config.target,
-        loss_weight=config.loss_weight,
-        min_snr_gamma=config.min_snr_gamma,
-        **shifted,
-    )
 
 
 def _device_type(model: torch.nn.Module) -> str:
@@ -195,5 +142,5 @@ class _State:
     clips: Clips
     encoders: TextEncoders
     order: SampleOrder
-    bank: GaussianBank
-    settings: PriorSettings
+    gaussians: tuple[torch.Tensor, torch.Tensor] | None
+    spec: PriorSpec

@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.priors.base import Prior
-from models.priors.diffusion import DiffusionPrior, OnStep
-from models.priors.spec import AutoregressivePriorSettings, PriorSampling, PriorSettings
-from models.priors.text import TextFeatures
+from models.priors.base import OnStep, Prior
+from models.priors.spec import PriorSampling, PriorSpec
 from models.similarity import (
     FEWEST_FOR_DISTANCES,
     block_cosine,
@@ -70,7 +68,7 @@ def evaluate(
 
     The seeds of the samples are the same for any number of steps, kind of prior and step of training.
     """
-    samplings = samplings_of(config, prior.settings)
+    samplings = samplings_of(config, prior.spec)
     trajectory = _Trajectory(pairs.image, block_dims)
     by_steps = {}
     for steps, sampling in samplings.items():
@@ -86,13 +84,12 @@ def evaluate(
     return Evaluation(by_steps, trajectory.report(), reference)
 
 
-def samplings_of(config: ValidationConfig, settings: PriorSettings) -> dict[int, PriorSampling]:
+def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSampling]:
     """Return how the prior is to be sampled, by the number of steps that this takes."""
     if isinstance(config, DiffusionValidationConfig):
         return {steps: config.with_steps(steps) for steps in config.num_steps}
-    if isinstance(config, AutoregressiveValidationConfig) and isinstance(settings, AutoregressivePriorSettings):
-        return {settings.num_components: PriorSampling(guidance_scale=config.guidance_scale)}
-    return {0: PriorSampling()}
+    guidance = config.guidance_scale if isinstance(config, AutoregressiveValidationConfig) else 1.0
+    return {spec.num_sampling_steps: PriorSampling(guidance_scale=guidance)}
 
 
 class _Trajectory:
@@ -154,16 +151,8 @@ def _sample_all(
         chunk = rows[first : first + _CHUNK]
         text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(_device(prior))
         on_step = None if trajectory is None else trajectory.watch(first)
-        parts.append(_sample(prior, text, seeds[first : first + _CHUNK], sampling, on_step).cpu())
+        parts.append(prior.sample(text, seeds[first : first + _CHUNK], sampling, on_step=on_step).cpu())
     return torch.cat(parts)
-
-
-def _sample(
-    prior: Prior, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
-) -> Tensor:
-    if isinstance(prior, DiffusionPrior):
-        return prior.sample(text, seeds, sampling, on_step=on_step)
-    return prior.sample(text, seeds, sampling)
 
 
 def _seeds(seed: int, sample: int, count: int) -> list[int]:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from models.gaussians import GaussianBank
-from models.priors.diffusion import DiffusionPrior
-from models.priors.spec import DiffusionPriorSettings, TransformerSettings
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.registry import SPECS
+from models.priors.spec import TransformerSpec
 from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
 
 GOLDEN = Path(__file__).parent / "golden" / "prior_losses.json"
 DIM, STEPS, BATCH = 8, 20, 64
-NETWORK = TransformerSettings(width=16, num_layers=2, num_heads=2)
+NETWORK = TransformerSpec(width=16, num_layers=2, num_heads=2)
 RUNS: dict[str, dict[str, Any]] = {
     "shifted": {"kind": "shifted"},
     "gaussian": {"kind": "gaussian"},
@@ -36,11 +37,12 @@ def make_bank(kind: str) -> GaussianBank:
     return GaussianBank(means, torch.rand(4, DIM, generator=generator) + 0.2, kappa=5.0)
 
 
-def make_prior(network: TransformerSettings = NETWORK, *, trained: bool = False, **changes: Any) -> DiffusionPrior:
+def make_prior(network: TransformerSpec = NETWORK, *, trained: bool = False, **changes: Any) -> DiffusionPrior:
     bank = make_bank(changes.setdefault("kind", "shifted"))
     torch.manual_seed(0)
-    settings = DiffusionPriorSettings(embed_dim=DIM, num_gaussians=bank.num_gaussians, network=network, **changes)
-    prior = DiffusionPrior(settings, bank)
+    kind: Any = SPECS[changes.pop("kind")]
+    spec = kind(embed_dim=DIM, num_gaussians=bank.num_gaussians, network=network, **changes)
+    prior = DiffusionPrior(spec, bank)
     prior.measure(*make_pairs())
     if trained:  # the answer starts at zero, which would hide every difference
         torch.nn.init.normal_(prior.network.answer.weight, std=0.3)
@@ -56,7 +58,7 @@ def make_pairs(count: int = BATCH) -> tuple[Tensor, Tensor]:
 def make_batch(prior: DiffusionPrior, step: int = 0, text_dropout: float = 0.1) -> dict[str, Tensor]:
     image, text = make_pairs()
     random_inputs = training_random_inputs(
-        prior.settings, range(step * BATCH, (step + 1) * BATCH), text_dropout=text_dropout
+        prior.spec, range(step * BATCH, (step + 1) * BATCH), text_dropout=text_dropout
     )
     return training_batch(image, TextFeatures(text), random_inputs)
 

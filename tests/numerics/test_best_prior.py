@@ -8,8 +8,9 @@ from models.diffusion.processes import Gaussian
 from models.diffusion.spec import Target
 from models.diffusion.targets import output_scale, true_target
 from models.gaussians import GaussianBank
-from models.priors.diffusion import DiffusionPrior
-from models.priors.spec import DiffusionPriorSettings, PriorSampler, PriorSampling
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.diffusion.spec import ShiftedPriorSpec
+from models.priors.spec import PriorSampler, PriorSampling
 from models.priors.text import TextFeatures
 
 CAPTIONS = torch.tensor([[1.0, 0.2], [-0.3, 1.0]])
@@ -23,7 +24,7 @@ class BestNetwork(nn.Module):
 
     def __init__(self, prior: DiffusionPrior) -> None:
         super().__init__()
-        self.parts = (prior.settings.target, prior.process, prior.bank, prior.image_scale, prior.text_scale)
+        self.parts = (prior.spec.target, prior.process, prior.bank, prior.image_scale, prior.text_scale)
 
     def prefix(self, text: TextFeatures, drop_text: Tensor) -> Tensor:
         """Return which caption each is."""
@@ -48,7 +49,7 @@ class BestNetwork(nn.Module):
 
 def make_best_prior(target: Target) -> DiffusionPrior:
     bank = GaussianBank(torch.tensor([[3.0, 0.5], [-0.5, 2.0]]), torch.tensor([[0.5, 0.3], [0.2, 0.4]]), kappa=2.0)
-    prior = DiffusionPrior(DiffusionPriorSettings("shifted", 2, 2, target=target), bank)
+    prior = DiffusionPrior(ShiftedPriorSpec(2, 2, target=target), bank)
     prior.measure(torch.cat([MEANS, MEANS + 1]), CAPTIONS * 3)
     prior.network = BestNetwork(prior)  # type: ignore[assignment]
     return prior

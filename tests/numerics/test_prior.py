@@ -13,23 +13,18 @@ from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import GaussianBank
 from models.noise import SeededNoise
 from models.priors.base import Prior
-from models.priors.diffusion import DiffusionPrior
-from models.priors.registry import make_prior
-from models.priors.spec import (
-    DiffusionPriorSettings,
-    PriorSampling,
-    TextStateSettings,
-    TransformerSettings,
-    settings_from_json,
-)
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.diffusion.spec import ShiftedPriorSpec
+from models.priors.registry import read_spec
+from models.priors.spec import PriorSampling, TextStateSpec, TransformerSpec
 from models.priors.text import TextFeatures, TextStates
 from models.priors.training import training_batch, training_random_inputs
 from tests.numerics.golden_losses import DIM, GOLDEN, NETWORK, RUNS, losses_of, machine, make_pairs
 from tests.numerics.golden_losses import make_prior as build_prior
 
 STATE_DIM = 6
-STATES = {"t5": TextStateSettings(STATE_DIM, 12)}
-WITH_STATES = TransformerSettings(width=16, num_layers=2, num_heads=2, text_states=STATES)
+STATES = {"t5": TextStateSpec(STATE_DIM, 12)}
+WITH_STATES = TransformerSpec(width=16, num_layers=2, num_heads=2, text_states=STATES)
 SAMPLINGS = {
     "ancestral": PriorSampling(num_steps=5),
     "large": PriorSampling(num_steps=5, variance="large"),
@@ -62,7 +57,7 @@ def test_the_baseline_is_shifted_diffusion_from_the_standard_gaussian() -> None:
     bank = GaussianBank(torch.zeros(1, DIM), torch.ones(1, DIM), kappa=1.0)
     baseline = build_prior(kind="gaussian")
     torch.manual_seed(0)
-    shifted = DiffusionPrior(DiffusionPriorSettings("shifted", DIM, network=NETWORK), bank)
+    shifted = DiffusionPrior(ShiftedPriorSpec(DIM, network=NETWORK), bank)
     shifted.measure(*make_pairs())
     assert losses_of(shifted) == losses_of(baseline)
     text = TextFeatures(make_pairs(3)[1])
@@ -119,7 +114,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
 
 def test_sampling_starts_from_the_captions_gaussian_with_noise() -> None:
     prior, text = build_prior(), make_pairs(4000)[1][:1].expand(4000, DIM)
-    settings = prior.settings
+    settings = prior.spec
     start = prior.sample(TextFeatures(text), range(4000), PriorSampling(num_steps=1, guidance_scale=1.0))
     assert torch.equal(start[0], start[1])  # the untrained prior answers with the mean, whatever the noise
     gaussian = prior.bank.moments(prior.bank.select(text[:1]))
@@ -169,7 +164,7 @@ def test_padding_never_matters() -> None:
 def test_a_dropped_caption_has_no_effect() -> None:
     prior = build_prior(WITH_STATES, kind="gaussian", trained=True)
     image, text = make_pairs(4)
-    random_inputs = training_random_inputs(prior.settings, range(4), text_dropout=1.0)
+    random_inputs = training_random_inputs(prior.spec, range(4), text_dropout=1.0)
     states = torch.randn(4, 5, STATE_DIM, generator=torch.Generator().manual_seed(4))
     one = prior(training_batch(image, t5(text, states, torch.full((4,), 5)), random_inputs))["loss"]
     other = prior(training_batch(image, t5(text + 1, states * 2, torch.full((4,), 2)), random_inputs))["loss"]
@@ -181,7 +176,7 @@ def test_gaussians_and_scales_travel_with_the_weights(learnable: bool) -> None:
     prior = build_prior(learnable=learnable, trained=True, selection="samples")
     for parameter in prior.bank.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    copy = make_prior(settings_from_json(json.loads(json.dumps(prior.settings.to_json()))))
+    copy = read_spec(json.loads(json.dumps(prior.spec.to_dict()))).build()
     copy.load_state_dict(prior.state_dict())
     text = TextFeatures(make_pairs(2)[1])
     assert torch.equal(sample(copy.eval(), text, [1, 2]), sample(prior, text, [1, 2]))
@@ -199,7 +194,7 @@ def test_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match="its max_length is 12"):
         sample(build_prior(WITH_STATES), many, [1, 2])
     with pytest.raises(ValueError, match="bank holds 1 Gaussians"):
-        make_prior(DiffusionPriorSettings("shifted", DIM, 4, network=NETWORK), GaussianBank.standard(DIM))
+        DiffusionPrior(ShiftedPriorSpec(DIM, 4, network=NETWORK), GaussianBank.standard(DIM))
     with pytest.raises(ValueError, match="embeddings of width 7 were given, but the prior was built for width 8"):
         sample(prior, TextFeatures(torch.ones(1, 7)), [1])
     with pytest.raises(ValueError, match="1 of 2 embeddings hold numbers that are not finite"):

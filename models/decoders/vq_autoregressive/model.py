@@ -24,7 +24,7 @@ from models.decoders.sampling import DecoderSampling
 from models.decoders.vq_autoregressive.spec import VQDecoderConfig
 from models.noise import SeededNoise
 from models.priors.blocks import CausalTransformer, KeyValueCache
-from models.priors.spec import TransformerSettings
+from models.priors.spec import TransformerSpec
 
 Codes = Int[Tensor, "batch place"]
 Logits = Float[Tensor, "batch place code"]
@@ -243,9 +243,9 @@ def sample_codes(
     return codes.gather(1, index.clamp_max(scores.shape[1] - 1))[:, 0]
 
 
-def settings_of(config: VQDecoderConfig) -> TransformerSettings:
+def settings_of(config: VQDecoderConfig) -> TransformerSpec:
     """Return the size of the body in the words of the blocks."""
-    return TransformerSettings(
+    return TransformerSpec(
         width=config.width,
         num_layers=config.num_layers,
         num_heads=config.num_heads,

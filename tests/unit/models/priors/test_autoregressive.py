@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.priors.autoregressive import AutoregressivePrior, ComponentBuckets
-from models.priors.spec import AutoregressivePriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.autoregressive.model import AutoregressivePrior, ComponentBuckets
+from models.priors.autoregressive.spec import AutoregressivePriorSpec
+from models.priors.spec import PriorSampling, TextStateSpec, TransformerSpec
 from models.priors.text import TextFeatures, TextStates
 from models.priors.training import training_batch, training_random_inputs
 
 DIM, COMPONENTS, BUCKETS, ROWS = 6, 4, 32, 200
-NETWORK = TransformerSettings(32, 2, 2, text_states={"t5": TextStateSettings(5, 4)})
-SETTINGS = AutoregressivePriorSettings(DIM, COMPONENTS, NETWORK, BUCKETS)
+NETWORK = TransformerSpec(32, 2, 2, text_states={"t5": TextStateSpec(5, 4)})
+SETTINGS = AutoregressivePriorSpec(DIM, COMPONENTS, NETWORK, BUCKETS)
 
 
 def make_images(rows: int = ROWS) -> Tensor:
@@ -32,7 +33,7 @@ def make_text(rows: int = ROWS, seed: int = 2) -> TextFeatures:
     return TextFeatures(make_images(rows).roll(1, 1) + torch.randn(rows, DIM, generator=generator), {"t5": states})
 
 
-def make_prior(settings: AutoregressivePriorSettings = SETTINGS) -> AutoregressivePrior:
+def make_prior(settings: AutoregressivePriorSpec = SETTINGS) -> AutoregressivePrior:
     torch.manual_seed(0)
     prior = AutoregressivePrior(settings)
     prior.measure(make_images(), make_text().embedding)
@@ -51,7 +52,7 @@ def part_of(text: TextFeatures, rows: slice) -> TextFeatures:
 
 
 def loss_of(prior: AutoregressivePrior, image: Tensor, text: TextFeatures, dropout: float = 0.0) -> Tensor:
-    random_inputs = training_random_inputs(prior.settings, range(len(text)), text_dropout=dropout)
+    random_inputs = training_random_inputs(prior.spec, range(len(text)), text_dropout=dropout)
     return prior(training_batch(image, text, random_inputs))["loss"]
 
 
@@ -146,9 +147,7 @@ def test_a_sample_depends_on_its_caption_and_seed_alone() -> None:
         assert not torch.allclose(prior.sample(text, [seed + 1 for seed in seeds], sampling), together)
 
 
-def trained(
-    image: Tensor, text: TextFeatures, settings: AutoregressivePriorSettings, steps: int
-) -> AutoregressivePrior:
+def trained(image: Tensor, text: TextFeatures, settings: AutoregressivePriorSpec, steps: int) -> AutoregressivePrior:
     torch.manual_seed(0)
     prior = AutoregressivePrior(settings)
     prior.measure(image, text.embedding)
@@ -169,7 +168,7 @@ def test_samples_have_the_distribution_of_what_was_learned() -> None:
     signs = [(x, y) for x in (1, -1) for y in (1, 1, 1, -1)]
     image = torch.stack([2 * x * first + y * trajectory * second for trajectory in (1, -1) for x, y in signs])
     captions = 3 * torch.stack([first_axis] * len(signs) + [other_axis] * len(signs))
-    settings = replace(SETTINGS, num_components=2, network=TransformerSettings(32, 2, 2))
+    settings = replace(SETTINGS, num_components=2, network=TransformerSpec(32, 2, 2))
     prior = trained(image.repeat(4, 1), TextFeatures(captions.repeat(4, 1)), settings, steps=200)
     text, seeds = TextFeatures(captions[[0, -1]].repeat(300, 1)), range(600)
     half_bucket = 4 * 2 / BUCKETS
@@ -189,7 +188,7 @@ def test_as_many_seeds_as_captions() -> None:
 
 
 def test_more_components_than_dimensions() -> None:
-    with pytest.raises(ValueError, match="num_components is 7: allowed are 1 to 6"):
+    with pytest.raises(ValueError, match="num_components: found 7: expected 1 to 6"):
         AutoregressivePrior(replace(SETTINGS, num_components=DIM + 1))
 
 

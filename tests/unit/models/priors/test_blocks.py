@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models.priors.blocks import CausalTransformer, KeyValueCache
-from models.priors.spec import TransformerSettings
+from models.priors.spec import TransformerSpec
 
-SETTINGS = TransformerSettings(width=16, num_layers=3, num_heads=2)
+SETTINGS = TransformerSpec(width=16, num_layers=3, num_heads=2)
 BATCH, COUNT = 3, 7
 
 
-def make_body(settings: TransformerSettings = SETTINGS) -> CausalTransformer:
+def make_body(settings: TransformerSpec = SETTINGS) -> CausalTransformer:
     torch.manual_seed(0)
     return CausalTransformer(settings)
 
@@ -164,5 +164,5 @@ def test_no_checkpointing_outside_of_training() -> None:
 
 
 def test_width_must_divide_by_heads() -> None:
-    with pytest.raises(ValueError, match="width is 16 with 3 heads"):
+    with pytest.raises(ValueError, match="width: found 16: expected a multiple of num_heads, 3"):
         CausalTransformer(replace(SETTINGS, num_heads=3))

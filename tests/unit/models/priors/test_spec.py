@@ -5,40 +5,37 @@ import json
 import pytest
 
 from models.diffusion.spec import ScheduleSpec
-from models.priors.spec import (
-    AutoregressivePriorSettings,
-    DiffusionPriorSettings,
-    IdentityPriorSettings,
-    PriorSampling,
-    PriorSettings,
-    TextStateSettings,
-    TransformerSettings,
-    settings_from_json,
-)
+from models.priors.autoregressive.spec import AutoregressivePriorSpec
+from models.priors.diffusion.spec import DiffusionPriorSpec, GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.registry import read_spec
+from models.priors.spec import PriorSampling, PriorSpec, TextStateSpec, TransformerSpec
 
-NETWORK = TransformerSettings(width=32, text_states={"t5": TextStateSettings(64, 20), "clip": TextStateSettings(48)})
+NETWORK = TransformerSpec(width=32, text_states={"t5": TextStateSpec(64, 20), "clip": TextStateSpec(48)})
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        DiffusionPriorSettings("shifted", 8, 16, ScheduleSpec("cosine"), NETWORK, target="velocity", learnable=True),
-        DiffusionPriorSettings("gaussian", 8),
-        AutoregressivePriorSettings(8, 4, NETWORK),
-        IdentityPriorSettings(8),
+        ShiftedPriorSpec(8, 16, ScheduleSpec("cosine"), NETWORK, target="velocity", learnable=True),
+        GaussianPriorSpec(8),
+        AutoregressivePriorSpec(8, 4, NETWORK),
+        IdentityPriorSpec(8),
     ],
     ids=lambda settings: settings.kind,
 )
-def test_settings_survive_json(settings: PriorSettings) -> None:
-    read = settings_from_json(json.loads(json.dumps(settings.to_json())))
+def test_settings_survive_json(settings: PriorSpec) -> None:
+    read = read_spec(json.loads(json.dumps(settings.to_dict())))
     assert read == settings
-    if isinstance(read, DiffusionPriorSettings):  # the order of the encoders is the order of their tokens
+    if isinstance(read, DiffusionPriorSpec):  # the order of the encoders is the order of their tokens
         assert list(read.network.text_states) == list(settings.network.text_states)  # type: ignore[union-attr]
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="kind is 'gan': allowed are shifted, gaussian, autoregressive, identity"):
-        settings_from_json({"kind": "gan"})
+    with pytest.raises(
+        ValueError, match="found kind .gan.: expected one of shifted, gaussian, autoregressive"
+    ):
+        read_spec({"kind": "gan"})
 
 
 @pytest.mark.parametrize(

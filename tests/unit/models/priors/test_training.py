@@ -3,16 +3,19 @@
 import pytest
 import torch
 
-from models.priors.spec import AutoregressivePriorSettings, DiffusionPriorSettings, IdentityPriorSettings, PriorSettings
+from models.priors.autoregressive.spec import AutoregressivePriorSpec
+from models.priors.diffusion.spec import ShiftedPriorSpec
+from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.spec import PriorSpec
 from models.priors.text import TextFeatures, TextStates
 from models.priors.training import text_of, training_batch, training_random_inputs
 
-DIFFUSION = DiffusionPriorSettings("shifted", 8, 4)
-LEARNABLE = DiffusionPriorSettings("shifted", 8, 4, learnable=True)
+DIFFUSION = ShiftedPriorSpec(8, 4)
+LEARNABLE = ShiftedPriorSpec(8, 4, learnable=True)
 
 
-@pytest.mark.parametrize("settings", [DIFFUSION, LEARNABLE, AutoregressivePriorSettings(8, 4)])
-def test_random_inputs_belong_to_their_seed(settings: PriorSettings) -> None:
+@pytest.mark.parametrize("settings", [DIFFUSION, LEARNABLE, AutoregressivePriorSpec(8, 4)])
+def test_random_inputs_belong_to_their_seed(settings: PriorSpec) -> None:
     together = training_random_inputs(settings, [5, 6, 7], text_dropout=0.5)
     alone = training_random_inputs(settings, [7, 5], text_dropout=0.5)
     assert together.keys() == alone.keys()
@@ -38,10 +41,10 @@ def test_random_inputs_have_their_distributions() -> None:
 
 
 def test_every_prior_samples_what_it_needs() -> None:
-    def names(settings: PriorSettings) -> set[str]:
+    def names(settings: PriorSpec) -> set[str]:
         return set(training_random_inputs(settings, [1], text_dropout=0.1))
 
-    assert names(IdentityPriorSettings(8)) == set()
+    assert names(IdentityPriorSpec(8)) == set()
     assert names(DIFFUSION) == {"drop_text", "time", "noise"}
     assert names(LEARNABLE) == {"drop_text", "time", "noise", "bank_noise"}
     assert training_random_inputs(LEARNABLE, [1, 2], text_dropout=0.1)["bank_noise"].shape == (2, 16, 8)

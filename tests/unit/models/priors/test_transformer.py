@@ -5,20 +5,20 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.priors.spec import TextStateSettings, TransformerSettings
+from models.priors.spec import TextStateSpec, TransformerSpec
 from models.priors.text import TextFeatures, TextStates
 from models.priors.transformer import PriorTransformer
 
 DIM, BATCH = 8, 4
-STATES = {"t5": TextStateSettings(6, 5), "clip": TextStateSettings(7, 4)}
+STATES = {"t5": TextStateSpec(6, 5), "clip": TextStateSpec(7, 4)}
 LENGTHS = {"t5": [5, 2, 0, 3], "clip": [1, 4, 4, 2]}
 FULL = {"t5": [5] * BATCH, "clip": [4] * BATCH}
 KEEP = torch.zeros(BATCH, dtype=torch.bool)
 
 
-def make_network(states: dict[str, TextStateSettings]) -> PriorTransformer:
+def make_network(states: dict[str, TextStateSpec]) -> PriorTransformer:
     torch.manual_seed(0)
-    network = PriorTransformer(TransformerSettings(32, 3, 4, text_states=states), DIM)
+    network = PriorTransformer(TransformerSpec(32, 3, 4, text_states=states), DIM)
     torch.nn.init.normal_(network.answer.weight, std=0.3)  # it starts at zero, which would hide every difference
     return network.eval()
 
@@ -132,7 +132,7 @@ def test_compiles_without_a_graph_break() -> None:
 
 
 def test_states_of_another_width_name_both_sides() -> None:
-    network = make_network({"t5": TextStateSettings(9, 5)})
+    network = make_network({"t5": TextStateSpec(9, 5)})
     with pytest.raises(ValueError, match=r"widths \{'t5': 6\}, but the network was built for \{'t5': 9\}"):
         network(*make_inputs(), make_text({"t5": FULL["t5"]}), KEEP)
 
@@ -143,6 +143,6 @@ def test_missing_states_name_both_sides() -> None:
 
 
 def test_too_many_states_are_refused_with_a_remedy() -> None:
-    network = make_network({"t5": TextStateSettings(6, 4)})
+    network = make_network({"t5": TextStateSpec(6, 4)})
     with pytest.raises(ValueError, match="up to 5 text states of t5, but its max_length is 4"):
         network(*make_inputs(), make_text({"t5": FULL["t5"]}), KEEP)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.priors.registry import make_prior
-from models.priors.spec import DiffusionPriorSettings, PriorSampling, TextStateSettings, TransformerSettings
+from models.priors.diffusion.spec import DiffusionPriorSpec, GaussianPriorSpec
+from models.priors.spec import PriorSampling, TextStateSpec, TransformerSpec
 from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
 from stages.contract.errors import ArtifactError, InputFault
@@ -179,15 +179,15 @@ def test_a_missing_encoder_is_reported_before_anything_starts(models: dict[str, 
 
 
 def loss_of(prior: Any, image: torch.Tensor, text: TextFeatures) -> torch.Tensor:
-    random_inputs = training_random_inputs(prior.settings, list(range(len(image))), text_dropout=0.0)
+    random_inputs = training_random_inputs(prior.spec, list(range(len(image))), text_dropout=0.0)
     loss: torch.Tensor = prior(training_batch(image, text, random_inputs))["loss"]
     return loss
 
 
-def trained_a_little(pairs: Pairs, settings: DiffusionPriorSettings) -> Any:
+def trained_a_little(pairs: Pairs, settings: DiffusionPriorSpec) -> Any:
     """Take some steps, because an untrained network answers with the mean whatever it reads."""
     torch.manual_seed(0)
-    prior = make_prior(settings)
+    prior = settings.build()
     prior.measure(pairs.image, pairs.text)
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
     image, text = pairs.take(torch.arange(len(pairs)), torch.zeros(len(pairs)))
@@ -203,10 +203,10 @@ def test_from_captions_to_a_prior_that_reads_their_states(embedded: Output) -> N
     encoders = read_text_encoders(embedded)
     pairs, held_out = load_pairs(prior_config("gaussian"), embedded, names)
     assert [int(count) for count in pairs.starts.diff().unique()] == [1, 2]
-    states = {name: TextStateSettings(encoders[name].width, encoders[name].max_length) for name in names}
-    network = TransformerSettings(width=16, num_layers=1, num_heads=2, text_states=states)
+    states = {name: TextStateSpec(encoders[name].width, encoders[name].max_length) for name in names}
+    network = TransformerSpec(width=16, num_layers=1, num_heads=2, text_states=states)
     embed_dim = read_clips(embedded).embed_dim
-    prior = trained_a_little(pairs, DiffusionPriorSettings(kind="gaussian", embed_dim=embed_dim, network=network))
+    prior = trained_a_little(pairs, GaussianPriorSpec(embed_dim=embed_dim, network=network))
     image, text = held_out.take(torch.arange(len(held_out)), torch.full((len(held_out),), 0.9))
     loss, seeds, sampling = loss_of(prior, image, text), list(range(len(image))), PriorSampling(num_steps=3)
     generated = prior.sample(text, seeds, sampling)

@@ -5,22 +5,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from models.priors.sizes import settings_of_size
-from models.priors.spec import TextStateSettings, TransformerSettings
+from models.priors.sizes import transformer_of_size
+from models.priors.spec import TextStateSpec, TransformerSpec
 from stages.train_prior.config import NetworkConfig
 from tests.unit.stages.train_prior.pieces import prior_config
 
 
 def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
-    assert NetworkConfig().settings() == settings_of_size("tiny")
-    states = {"t5": TextStateSettings(8, 5)}
-    network = NetworkConfig(size="small", num_layers=2, qk_norm=True, gradient_checkpointing=True).settings(states)
+    assert NetworkConfig().spec() == transformer_of_size("tiny")
+    states = {"t5": TextStateSpec(8, 5)}
+    network = NetworkConfig(size="small", num_layers=2, qk_norm=True, gradient_checkpointing=True).spec(states)
     assert (network.width, network.num_layers, network.num_heads) == (2048, 2, 32)
     assert network.qk_norm
     assert network.gradient_checkpointing
     assert network.text_states == states
     numbers = {"width": 24, "num_layers": 1, "num_heads": 3, "feed_forward_factor": 2.0}
-    assert NetworkConfig(size=None, **numbers).settings() == TransformerSettings(**numbers)
+    assert NetworkConfig(size=None, **numbers).spec() == TransformerSpec(**numbers)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
         ("gaussian", {"validation": {"num_steps": [4, 1]}}, "ascending order"),
         ("gaussian", {"schedule": {"num_timesteps": 2}}, "at most schedule.num_timesteps"),
         ("gaussian", {"kappa": 2.0}, "kappa"),
-        ("gaussian", {"noise_scale": 0.0}, "greater than 0"),
+        ("gaussian", {"noise_scale": 0.0}, "noise_scale: found 0.0: expected above 0"),
         ("gaussian", {"text_states": ["t5", "t5"]}, "each of t5 and clip once"),
         ("gaussian", {"validation": {"eta": 0.5}}, "eta: found 0.5: expected 0 with sampler ancestral"),
         ("shifted", {"noise_scale": 1.0}, "noise_scale"),

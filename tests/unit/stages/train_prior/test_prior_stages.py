@@ -88,7 +88,7 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int)
     events: list[Event] = []
     summary = train_prior.run(prior_config(kind), inputs, output, context(events))
     prior, clips = load_prior(output)
-    assert prior.settings.kind == kind
+    assert prior.spec.kind == kind
     assert clips.to_json() == inputs["embed_clip"].read_json("clips.json")
     generated = prior.sample(
         TextFeatures(torch.arange(2 * DIM).reshape(2, DIM).float()), [1, 2], PriorSampling(num_steps=2)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from models.gaussians import GaussianBank
-from models.priors.diffusion import DiffusionPrior
-from models.priors.spec import DiffusionPriorSettings, TextStateSettings
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.diffusion.spec import DiffusionPriorSpec
+from models.priors.spec import TextStateSpec
 from stages.formats.model_folders import load_model_config
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Artifact, Output
@@ -48,8 +49,8 @@ def test_the_section_becomes_the_models_settings(tmp_path: Path) -> None:
         network={"size": "tiny", "num_layers": 1, "qk_norm": True, "gradient_checkpointing": True},
     )  # fmt: skip
     task = make_task(config, inputs_for("shifted", tmp_path), tmp_path)
-    settings = task.state.settings
-    assert isinstance(settings, DiffusionPriorSettings)
+    settings = task.state.spec
+    assert isinstance(settings, DiffusionPriorSpec)
     for name in ("selection", "learnable", "separation_weight", "target", "loss_weight", "min_snr_gamma"):
         assert getattr(settings, name) == getattr(config, name)
     assert (settings.kind, settings.num_gaussians, settings.schedule.kind) == ("shifted", 4, "cosine")
@@ -118,9 +119,9 @@ def test_text_states_reach_the_network(tmp_path: Path, asked: list[str] | None, 
     output = Output(str(tmp_path / "p"), "train_prior", "p0")
     train_prior.run(config, inputs, output, context())
     prior, _ = load_prior(output)
-    assert isinstance(prior.settings, DiffusionPriorSettings)
-    assert prior.settings.network.text_states == dict.fromkeys(used, TextStateSettings(STATE_WIDTH, MOST_STATES))
-    assert list(prior.settings.network.text_states) == used
+    assert isinstance(prior.spec, DiffusionPriorSpec)
+    assert prior.spec.network.text_states == dict.fromkeys(used, TextStateSpec(STATE_WIDTH, MOST_STATES))
+    assert list(prior.spec.network.text_states) == used
     assert set(load_model_config(output, "prior")["text_encoders"]) == set(used)
     batch = make_task(config, inputs, tmp_path / "other").prepare(BatchPart(0, 0, 4, 4))
     assert {name for name in batch if name.startswith("text_states/")} == {f"text_states/{name}" for name in used}

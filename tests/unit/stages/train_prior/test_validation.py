@@ -12,9 +12,10 @@ from cluster.training import launch_in_process
 from models.diffusion.spec import ScheduleSpec
 from models.gaussians import GaussianBank
 from models.priors.base import Prior
-from models.priors.diffusion import DiffusionPrior
-from models.priors.registry import make_prior
-from models.priors.spec import DiffusionPriorSettings, IdentityPriorSettings, TransformerSettings
+from models.priors.diffusion.model import DiffusionPrior
+from models.priors.diffusion.spec import GaussianPriorSpec
+from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.spec import TransformerSpec
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import StageContext
 from stages.formats.model_folders import load_model_state
@@ -35,10 +36,10 @@ def make_pairs(count: int, *, text_is_image: bool = False) -> Pairs:
 
 
 def make_diffusion_prior(pairs: Pairs) -> Prior:
-    network = TransformerSettings(width=16, num_layers=1, num_heads=2)
-    settings = DiffusionPriorSettings("gaussian", DIM, schedule=ScheduleSpec(num_timesteps=20), network=network)
+    network = TransformerSpec(width=16, num_layers=1, num_heads=2)
+    settings = GaussianPriorSpec(DIM, schedule=ScheduleSpec(num_timesteps=20), network=network)
     torch.manual_seed(0)
-    prior = make_prior(settings, GaussianBank.standard(DIM))
+    prior = DiffusionPrior(settings, GaussianBank.standard(DIM))
     prior.measure(pairs.image, pairs.text)
     assert isinstance(prior, DiffusionPrior)
     torch.nn.init.normal_(prior.network.answer.weight)  # untrained, it answers every caption with the mean
@@ -47,7 +48,7 @@ def make_diffusion_prior(pairs: Pairs) -> Prior:
 
 def test_a_perfect_prior_has_perfect_metrics() -> None:
     pairs = make_pairs(40, text_is_image=True)
-    found = evaluate(make_prior(IdentityPriorSettings(DIM)), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
+    found = evaluate(IdentityPriorSpec(DIM).build(), pairs, ValidationConfig(), block_dims=[2, 4], seed=0)
     (steps, report), reference = next(iter(found.by_steps.items())), found.reference
     assert (steps, found.by_time) == (0, {})
     for name in ("cosine_true", "cosine_true_block_1", "norm_ratio", "variance_ratio", "retrieval_at_1"):

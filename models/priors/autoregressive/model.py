@@ -23,9 +23,10 @@ from torch.nn import functional as F
 from models.buffers import ExactBuffers
 from models.noise import SeededNoise
 from models.normalization import Normalization
-from models.priors.base import STD_FLOOR, Prior, require_embeddings, require_seeds, require_width
+from models.priors.autoregressive.spec import AutoregressivePriorSpec
+from models.priors.base import STD_FLOOR, OnStep, Prior, require_embeddings, require_seeds, require_width
 from models.priors.blocks import CausalTransformer, KeyValueCache
-from models.priors.spec import AutoregressivePriorSettings, PriorSampling
+from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import TextTokens, first_caption
@@ -39,19 +40,14 @@ _STD_FLOOR = 1e-6
 class AutoregressivePrior(Prior):
     """DALL-E 2's other prior; its principal components are in its state."""
 
-    settings: AutoregressivePriorSettings
+    spec: AutoregressivePriorSpec
 
-    def __init__(self, settings: AutoregressivePriorSettings) -> None:
-        """Build an untrained prior.
-
-        Raises:
-            ValueError: more components are wanted than the embedding has dimensions.
-        """
-        super().__init__()
-        self.settings = settings
-        self.components = ComponentBuckets(settings.embed_dim, settings.num_components, settings.num_buckets)
-        self.text_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
-        self.network = BucketTransformer(settings)
+    def __init__(self, spec: AutoregressivePriorSpec) -> None:
+        """Build an untrained prior."""
+        super().__init__(spec)
+        self.components = ComponentBuckets(spec.embed_dim, spec.num_components, spec.num_buckets)
+        self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
+        self.network = BucketTransformer(spec)
 
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
@@ -63,19 +59,21 @@ class AutoregressivePrior(Prior):
                 prior or hold numbers that are not finite.
         """
         self.components.measure(image_embeddings)
-        require_embeddings(text_embeddings, self.settings.embed_dim)
+        require_embeddings(text_embeddings, self.spec.embed_dim)
         self.text_scale.measure(text_embeddings)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross entropy of each pair's buckets, in nats, mean over similarity and components."""
         text, z_0 = text_of(batch), batch["image_embedding"].float()
-        require_width(text.embedding, self.settings.embed_dim)
+        require_width(text.embedding, self.spec.embed_dim)
         buckets = torch.cat([self._similarity(z_0, text)[:, None], self.components.encode(z_0)], dim=1)
         logits = self.network(buckets, self._scaled(text), batch["drop_text"])
         return {"loss": F.cross_entropy(logits.float().transpose(1, 2), buckets, reduction="none").mean(1)}
 
     @torch.no_grad()
-    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+    def sample(
+        self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
+    ) -> Float[Tensor, "batch embed"]:
         """Return an embedding for each caption, drawn at temperature 1; it depends on the caption and its seed alone.
 
         Of ``sampling`` only ``guidance_scale`` counts: logits = plain + scale (captioned - plain); the similarity is
@@ -86,15 +84,15 @@ class AutoregressivePrior(Prior):
                 prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
-        require_embeddings(text.embedding, self.settings.embed_dim)
+        require_embeddings(text.embedding, self.spec.embed_dim)
         scale = sampling.guidance_scale
         streams = SeededNoise(seeds)
-        uniform = streams.uniform((self.settings.num_components + 1,), text.embedding.device, torch.float64)
+        uniform = streams.uniform((self.spec.num_components + 1,), text.embedding.device, torch.float64)
         uniform[:, 0] = (1 + uniform[:, 0]) / 2  # the upper half
         choices = [column.contiguous() for column in uniform.T[:, :, None]]  # one for each token: [batch, 1]
         cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
         generated = [_inverse_cdf(logits, choices[0])]
-        for place in range(self.settings.num_components):
+        for place in range(self.spec.num_components):
             logits = self.network.read_bucket(cache, generated[-1], place)
             if scale != 1.0:
                 captioned, plain = logits.chunk(2)
@@ -107,7 +105,7 @@ class AutoregressivePrior(Prior):
 
     def _similarity(self, z_0: Tensor, text: TextFeatures) -> Int[Tensor, "batch"]:
         cosine = F.cosine_similarity(z_0, text.embedding.float())
-        return _buckets((cosine + 1) / 2, self.settings.num_buckets)
+        return _buckets((cosine + 1) / 2, self.spec.num_buckets)
 
 
 class ComponentBuckets(ExactBuffers):
@@ -118,17 +116,8 @@ class ComponentBuckets(ExactBuffers):
     stds: Tensor  # standard deviation along each direction, float64: [components]
 
     def __init__(self, embed_dim: int, num_components: int, num_buckets: int) -> None:
-        """Make room for the statistics.
-
-        Raises:
-            ValueError: more components are wanted than the embedding has dimensions.
-        """
+        """Make room for the statistics."""
         super().__init__()
-        if not 1 <= num_components <= embed_dim:
-            raise ValueError(
-                f"autoregressive prior: num_components is {num_components}: allowed are 1 to {embed_dim}, the width "
-                "of the embeddings: lower it"
-            )
         self.num_buckets = num_buckets
         self.register_buffer("mean", torch.zeros(embed_dim, dtype=torch.float64))
         self.register_buffer("directions", torch.eye(num_components, embed_dim, dtype=torch.float64))
@@ -175,17 +164,17 @@ class ComponentBuckets(ExactBuffers):
 class BucketTransformer(nn.Module):
     """Predict each bucket from the caption and the buckets before it; bucket 0 of a row is the similarity."""
 
-    def __init__(self, settings: AutoregressivePriorSettings) -> None:
+    def __init__(self, spec: AutoregressivePriorSpec) -> None:
         super().__init__()
-        width = settings.network.width
-        self.settings = settings
-        self.text_tokens = TextTokens(settings.network, settings.embed_dim)
-        self.bucket_token = nn.Embedding(settings.num_buckets, width)
+        width = spec.network.width
+        self.spec = spec
+        self.text_tokens = TextTokens(spec.network, spec.embed_dim)
+        self.bucket_token = nn.Embedding(spec.num_buckets, width)
         nn.init.normal_(self.bucket_token.weight, std=_INIT_STD)
         self.no_similarity = nn.Parameter(torch.randn(width) * _INIT_STD)
-        self.positions = nn.Parameter(torch.randn(settings.num_components, width) * _INIT_STD)
-        self.body = CausalTransformer(settings.network)
-        self.logits = nn.Linear(width, settings.num_buckets)
+        self.positions = nn.Parameter(torch.randn(spec.num_components, width) * _INIT_STD)
+        self.body = CausalTransformer(spec.network)
+        self.logits = nn.Linear(width, spec.num_buckets)
 
     def forward(
         self, buckets: Int[Tensor, "batch tokens"], text: TextFeatures, drop_text: Bool[Tensor, "batch"]
@@ -226,7 +215,7 @@ class BucketTransformer(nn.Module):
     def _read(self, text: TextFeatures, drop_text: Tensor) -> tuple[KeyValueCache, Tensor]:
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
-        cache = KeyValueCache(self.settings.network, len(text), count + self.settings.num_components, tokens)
+        cache = KeyValueCache(self.spec.network, len(text), count + self.spec.num_components, tokens)
         answers = self.body(tokens, visible, cache, num_outputs=1)
         cache.keep(count)
         return cache, self.logits(answers[:, 0])

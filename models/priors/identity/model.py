@@ -6,19 +6,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.priors.base import Prior, require_seeds, require_width
-from models.priors.spec import IdentityPriorSettings, PriorSampling
+from models.noise import SeededNoise
+from models.priors.base import OnStep, Prior, require_seeds, require_width
+from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 
 
 class IdentityPrior(Prior):
     """Answer with the CLIP text embedding; there is nothing to train and nothing random."""
 
-    settings: IdentityPriorSettings
+    spec: IdentityPriorSpec
 
-    def __init__(self, settings: IdentityPriorSettings) -> None:
-        super().__init__()
-        self.settings = settings
+    @classmethod
+    def random_inputs(cls, spec: PriorSpec, streams: SeededNoise, *, text_dropout: float) -> dict[str, Tensor]:
+        """Return nothing: there is nothing random."""
+        return {}
 
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
@@ -30,12 +33,14 @@ class IdentityPrior(Prior):
         image, text = batch["image_embedding"].float(), batch["text_embedding"].float()
         return {"loss": 1 - F.cosine_similarity(image, text, dim=-1)}
 
-    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Float[Tensor, "batch embed"]:
+    def sample(
+        self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
+    ) -> Float[Tensor, "batch embed"]:
         """Return the text embeddings in float32; the sampling settings have no effect.
 
         Raises:
             ValueError: there is not one seed per caption, or the embeddings have another width than the prior.
         """
         require_seeds(text, seeds)
-        require_width(text.embedding, self.settings.embed_dim)
+        require_width(text.embedding, self.spec.embed_dim)
         return text.embedding.float()

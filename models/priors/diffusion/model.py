@@ -10,7 +10,8 @@ way in; the answer is put back by :func:`models.diffusion.targets.output_scale`.
 parametrisation of the prediction.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -21,50 +22,74 @@ from models.diffusion.loss_weights import denoising_loss
 from models.diffusion.processes import Gaussian, make_process
 from models.diffusion.samplers import Estimate, sample
 from models.diffusion.schedules import alpha_bars
-from models.diffusion.spec import ProcessConfig
 from models.diffusion.targets import output_scale, sample_from_target
-from models.gaussians import GaussianBank, bank_loss
+from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
 from models.noise import SeededNoise
 from models.normalization import Normalization
-from models.priors.base import STD_FLOOR, Prior, require_embeddings, require_seeds, require_width
-from models.priors.spec import DiffusionPriorSettings, PriorSampling
+from models.priors.base import STD_FLOOR, OnStep, Prior, require_embeddings, require_seeds, require_width
+from models.priors.diffusion.spec import DiffusionPriorSpec, GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import PriorTransformer
-
-OnStep = Callable[[int, Tensor, Tensor], None]
-"""Takes t, z_t and the prediction of z_0, both [batch, embed]."""
 
 
 class DiffusionPrior(Prior):
     """A prior by shifted diffusion over any bank of Gaussians; its Gaussians and statistics are in its state."""
 
-    settings: DiffusionPriorSettings
+    spec: DiffusionPriorSpec
 
-    def __init__(self, settings: DiffusionPriorSettings, bank: GaussianBank) -> None:
-        """Build an untrained prior around the Gaussians of the bank, learnable and chosen as the settings say.
+    def __init__(self, spec: DiffusionPriorSpec, bank: GaussianBank | None = None) -> None:
+        """Build an untrained prior around the Gaussians of the bank, learnable and chosen as the spec says.
+
+        Without a bank it has blank Gaussians, to load a saved state into.
 
         Raises:
-            ValueError: the bank does not fit the settings.
+            ValueError: the bank does not fit the spec.
         """
-        super().__init__()
-        if (bank.embed_dim, bank.num_gaussians) != (settings.embed_dim, settings.num_gaussians):
+        super().__init__(spec)
+        options: dict[str, Any] = {"learnable": spec.learnable, "selection": spec.selection}
+        if bank is not None and (bank.embed_dim, bank.num_gaussians) != (spec.embed_dim, spec.num_gaussians):
             raise ValueError(
                 f"prior: the bank holds {bank.num_gaussians} Gaussians of {bank.embed_dim} dimensions, but the "
-                f"settings say {settings.num_gaussians} of {settings.embed_dim}: fit the Gaussians on the same CLIP"
+                f"spec says {spec.num_gaussians} of {spec.embed_dim}: fit the Gaussians on the same CLIP"
             )
-        self.settings = settings
-        self.bank = bank.variant(learnable=settings.learnable, selection=settings.selection)
-        process = ProcessConfig(
-            path="ddpm",
-            target=settings.target,
-            loss_weight=settings.loss_weight,
-            min_snr_gamma=settings.min_snr_gamma,
-        )
-        self.process = make_process(process, alpha_bars(settings.schedule))
-        self.network = PriorTransformer(settings.network, settings.embed_dim)
-        self.image_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
-        self.text_scale = Normalization(settings.embed_dim, floor=STD_FLOOR)
+        if bank is None:
+            self.bank = GaussianBank.blank(spec.num_gaussians, spec.embed_dim, **options)
+        else:
+            self.bank = bank.variant(**options)
+        self.process = make_process(spec.process, alpha_bars(spec.schedule))
+        self.network = PriorTransformer(spec.network, spec.embed_dim)
+        self.image_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
+        self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
+
+    @classmethod
+    def for_training(
+        cls,
+        spec: PriorSpec,
+        images: Float[Tensor, "rows embed"],
+        texts: Float[Tensor, "captions embed"],
+        gaussians: tuple[Tensor, Tensor] | None,
+    ) -> Self:
+        """Return an untrained prior around its Gaussians: the fitted ones, widened by kappa, or the baseline's one."""
+        prior = cls(cast(DiffusionPriorSpec, spec), make_bank(spec, images, gaussians))
+        prior.measure(images, texts)
+        return prior
+
+    @classmethod
+    def random_inputs(cls, spec: PriorSpec, streams: SeededNoise, *, text_dropout: float) -> dict[str, Tensor]:
+        """Return dropped captions, times and noise, and noise for the Gaussians if they are learned."""
+        spec = cast(DiffusionPriorSpec, spec)
+        uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
+        flow, num_timesteps = spec.path == "flow", spec.schedule.num_timesteps
+        inputs = {
+            "drop_text": uniform[:, 1] < text_dropout,
+            "time": uniform[:, 0].float() if flow else (uniform[:, 0] * num_timesteps).long() + 1,
+            "noise": streams.draw((spec.embed_dim,)),
+        }
+        if spec.learnable:
+            inputs["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, spec.embed_dim))
+        return inputs
 
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
@@ -75,7 +100,7 @@ class DiffusionPrior(Prior):
             ValueError: the embeddings have another width than the prior, or hold numbers that are not finite.
         """
         for scale, embeddings in ((self.image_scale, image_embeddings), (self.text_scale, text_embeddings)):
-            require_embeddings(embeddings, self.settings.embed_dim)
+            require_embeddings(embeddings, self.spec.embed_dim)
             scale.measure(embeddings)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,15 +111,15 @@ class DiffusionPrior(Prior):
         holds what :func:`models.priors.training_batch` puts together.
         """
         text, t = text_of(batch), batch["time"]
-        require_width(text.embedding, self.settings.embed_dim)
+        require_width(text.embedding, self.spec.embed_dim)
         z_0, noise = batch["image_embedding"].float(), batch["noise"].float()
         index, mean, std = self.bank(text.embedding)
         denoising = self._denoising_loss(
             z_0, noise, t, index, Gaussian(mean.detach(), std.detach()), text, batch["drop_text"]
         )
-        if not self.settings.learnable:
+        if not self.spec.learnable:
             return {"loss": denoising}
-        xi = self.settings.separation_weight
+        xi = self.spec.separation_weight
         weight = self.process.squares(t)[1].to(z_0.dtype)
         bank = weight * bank_loss(z_0, index, mean, std, batch["bank_noise"], separation_weight=xi)
         return {"loss": denoising + bank, "denoising_loss": denoising, "bank_loss": bank}
@@ -112,7 +137,7 @@ class DiffusionPrior(Prior):
         z_t = self.process.diffuse(z_0, t, gaussian, noise)
         time = self.process.count(t)
         output = self.network(self._noisy_input(z_t, t, gaussian), time, index, self._text_input(text), drop_text)
-        predicted = output_scale(self.process, self.settings.target, t, gaussian, self.image_scale)(output.float())
+        predicted = output_scale(self.process, self.spec.target, t, gaussian, self.image_scale)(output.float())
         return denoising_loss(self.process, predicted, z_0, noise, t, gaussian=gaussian)
 
     @torch.no_grad()
@@ -130,7 +155,7 @@ class DiffusionPrior(Prior):
                 embeddings have another width than the prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
-        require_embeddings(text.embedding, self.settings.embed_dim)
+        require_embeddings(text.embedding, self.spec.embed_dim)
         steps = self.process.steps(sampling.num_steps)
         index, mean, std = self.bank(text.embedding)
         gaussian, streams = Gaussian(mean, std), SeededNoise(seeds)
@@ -143,7 +168,7 @@ class DiffusionPrior(Prior):
             return Estimate(z_0)
 
         def noise() -> Tensor:
-            return streams.draw((self.settings.embed_dim,), mean.device)
+            return streams.draw((self.spec.embed_dim,), mean.device)
 
         return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
 
@@ -155,8 +180,8 @@ class DiffusionPrior(Prior):
         text, process = self._text_input(text), self.process
 
         def z_0(output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-            predicted = output_scale(process, self.settings.target, t, gaussian, self.image_scale)(output.float())
-            return sample_from_target(process, self.settings.target, predicted, z_t, t, gaussian)
+            predicted = output_scale(process, self.spec.target, t, gaussian, self.image_scale)(output.float())
+            return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian)
 
         if sampling.guidance_scale == 1.0:
             prefix = self.network.prefix(text, torch.zeros_like(index, dtype=torch.bool))
@@ -188,3 +213,21 @@ class DiffusionPrior(Prior):
     def _text_input(self, text: TextFeatures) -> TextFeatures:
         """Return the captions with standardised CLIP text embeddings."""
         return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
+
+
+def make_bank(
+    spec: PriorSpec, images: Float[Tensor, "rows embed"], fitted: tuple[Tensor, Tensor] | None
+) -> GaussianBank:
+    """Return the Gaussians that a kind starts from.
+
+    Raises:
+        ValueError: the kind needs fitted ones, and there are none.
+    """
+    if isinstance(spec, ShiftedPriorSpec):
+        if fitted is None:
+            raise ValueError("prior of kind shifted: found no fitted Gaussians: expected means and stds: fit them")
+        return GaussianBank(*fitted, kappa=spec.kappa)
+    if not isinstance(spec, GaussianPriorSpec) or spec.noise_scale is None:
+        return GaussianBank.standard(spec.embed_dim)
+    std = float(images.double().var(0, correction=0).mean().sqrt())  # root mean square over all
+    return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * std)

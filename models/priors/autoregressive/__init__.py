@@ -1,0 +1,1 @@
+"""The autoregressive prior of DALL-E 2."""

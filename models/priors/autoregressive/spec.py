@@ -1,0 +1,57 @@
+"""The spec of the autoregressive prior; no torch."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from models.fields import require
+from models.priors.spec import PriorSpec, TransformerSpec
+
+if TYPE_CHECKING:
+    from models.priors.autoregressive.model import AutoregressivePrior
+
+
+@dataclass(frozen=True)
+class AutoregressivePriorSpec(PriorSpec):
+    """DALL-E 2's other prior: principal components of the embedding, quantised, predicted one by one."""
+
+    sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "guidance"
+
+    num_components: int
+    """Principal components that are kept; DALL-E 2: 319 of 1024; fewer than the training pairs, and no more than the
+    dimensions of an embedding."""
+    network: TransformerSpec = field(default_factory=TransformerSpec)
+    num_buckets: int = 1024
+    """Values that a component can take; DALL-E 2: 1024."""
+    kind: Literal["autoregressive"] = field(default="autoregressive", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        super().__post_init__()
+        fits = 1 <= self.num_components <= self.embed_dim
+        require(self, "num_components", fits, f"1 to {self.embed_dim}, the width of the embeddings: lower it")
+        require(self, "num_buckets", self.num_buckets >= 2, "2 or more")
+
+    @property
+    def num_sampling_steps(self) -> int:
+        """One for each component."""
+        return self.num_components
+
+    def model_class(self) -> "type[AutoregressivePrior]":
+        """Return the module; imports torch."""
+        from models.priors.autoregressive.model import AutoregressivePrior
+
+        return AutoregressivePrior
+
+    def require_pairs(self, count: int, embed_dim: int) -> None:
+        """Refuse pairs that span fewer directions than there are components.
+
+        Raises:
+            ValueError: they do.
+        """
+        most = min(count - 1, embed_dim)
+        if self.num_components > most:
+            raise ValueError(
+                f"num_components: found {self.num_components} with {count} training pairs of {embed_dim} dimensions: "
+                f"allowed is at most {most}, less than the pairs and no more than the dimensions: "
+                "lower num_components, or give more captions"
+            )

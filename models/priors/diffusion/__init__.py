@@ -1,0 +1,1 @@
+"""Priors by diffusion, from fitted Gaussians (shifted) or a fixed one (gaussian)."""

@@ -1,0 +1,116 @@
+"""The specs of the two diffusion priors; no torch.
+
+Papers: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15388) for shifted; Hierarchical
+Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125) for gaussian.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from models.diffusion.spec import LossWeight, Path, ProcessConfig, ScheduleSpec, Target
+from models.fields import require, require_positive
+from models.priors.spec import PriorSpec, TransformerSpec
+
+if TYPE_CHECKING:
+    from models.priors.diffusion.model import DiffusionPrior
+
+Selection = Literal["means", "samples"]
+
+
+@dataclass(frozen=True)
+class DiffusionPriorSpec(PriorSpec):
+    """What both diffusion priors have in common; :mod:`models.diffusion.loss_weights` has a table of the losses."""
+
+    from_data: ClassVar[frozenset[str]] = PriorSpec.from_data | {"num_gaussians"}
+    sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "steps"
+    num_gaussians: int = 1
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    network: TransformerSpec = field(default_factory=TransformerSpec)
+    path: Path = "ddpm"
+    """ddpm: the paper's; flow: a straight line from embedding to Gaussian, of which schedule says num_timesteps."""
+    target: Target = "sample"
+    """What the network predicts; the paper: the clean embedding."""
+    loss_weight: LossWeight = "p2"
+    """ddpm: weight by time step; p2: 1 / (1 + SNR), the paper's (method eq. 7)."""
+    min_snr_gamma: float = 5.0
+    """loss_weight min_snr: where the weight stops to rise."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        super().__post_init__()
+        require_positive(self, "num_gaussians")
+        require(self, "min_snr_gamma", self.min_snr_gamma > 0, "above 0")
+        _ = self.process
+
+    @property
+    def selection(self) -> Selection:
+        """How a caption's Gaussian is chosen."""
+        return "means"
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the Gaussians are trained, too."""
+        return False
+
+    @property
+    def separation_weight(self) -> float:
+        """learnable: xi of method eq. 6."""
+        return 0.0
+
+    @property
+    def max_sampling_steps(self) -> float:
+        """T on the path ddpm, whose times are whole numbers."""
+        return self.schedule.num_timesteps if self.path == "ddpm" else math.inf
+
+    @property
+    def process(self) -> ProcessConfig:
+        """The noise process, around the Gaussians; its schedule is the spec's own."""
+        return ProcessConfig(
+            path=self.path, target=self.target, loss_weight=self.loss_weight, min_snr_gamma=self.min_snr_gamma
+        )
+
+    def model_class(self) -> "type[DiffusionPrior]":
+        """Return the module; imports torch."""
+        from models.priors.diffusion.model import DiffusionPrior
+
+        return DiffusionPrior
+
+
+@dataclass(frozen=True)
+class ShiftedPriorSpec(DiffusionPriorSpec):
+    """Shifted diffusion: each caption's process starts from one of the fitted Gaussians."""
+
+    reads_gaussians: ClassVar[bool] = True
+
+    kind: Literal["shifted"] = field(default="shifted", kw_only=True)
+    kappa: float = 5.0
+    """Factor on the standard deviations of the Gaussians; the paper: 5."""
+    selection: Selection = "means"
+    """A caption's Gaussian: by cosine to the means (method eq. 5), or to samples of each."""
+    learnable: bool = False
+    """Train the Gaussians too, by method eq. 6 alone."""
+    separation_weight: float = 1.0
+    """learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with several workers
+    (or gradient_accumulation), in each one's part of it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        super().__post_init__()
+        require(self, "kappa", self.kappa > 0, "above 0")
+        require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
+
+
+@dataclass(frozen=True)
+class GaussianPriorSpec(DiffusionPriorSpec):
+    """The baseline: every caption's process starts from one Gaussian around 0."""
+
+    kind: Literal["gaussian"] = field(default="gaussian", kw_only=True)
+    noise_scale: float | None = None
+    """null: N(0, I), as DALL-E 2; a number: its standard deviation in every dimension, as a multiple of the root mean
+    square of those of the training embeddings, which is the freedom that kappa gives to kind shifted."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        super().__post_init__()
+        require(self, "noise_scale", self.noise_scale is None or self.noise_scale > 0, "above 0, or null")

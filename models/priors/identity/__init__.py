@@ -1,0 +1,1 @@
+"""The trivial prior: the text embedding itself."""

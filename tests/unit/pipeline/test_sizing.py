@@ -27,14 +27,14 @@ from stages.storage.artifact import COMPLETE, Artifact, Output
 from stages.train_autoencoder.stage import make_task as make_autoencoder_task
 from stages.train_decoder.stage import make_task
 from stages.train_upsampler.config import TrainUpsamplerConfig
-from stages.training.task import Place
+from stages.training.task import RankInfo
 from stages.training.upsampling.launch import make_task as make_upsampler_task
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.pipeline.test_report import _text
 from tests.unit.stages.encoded import DIM, SIDE, context, make_embeddings, make_shards
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-CPU = Place(0, 1, torch.device("cpu"))
+CPU = RankInfo(0, 1, torch.device("cpu"))
 TRAINING = {"num_steps": 100, "batch_size": 8, "warmup_steps": 0}
 FIRST = {"resolution": SIDE, "training": TRAINING, "network": {
     "unshuffle": 4, "channels": [16], "blocks_per_level": 1, "latent_channels": 3, "attention": False}}  # fmt: skip

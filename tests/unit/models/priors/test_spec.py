@@ -32,9 +32,7 @@ def test_settings_survive_json(settings: PriorSpec) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="found kind .gan.: expected one of shifted, gaussian, autoregressive"
-    ):
+    with pytest.raises(ValueError, match=r"found kind .gan.: expected one of shifted, gaussian, autoregressive"):
         read_spec({"kind": "gan"})
 
 

@@ -4,8 +4,9 @@ A stage is a package ``stages/<verb_noun>/`` with
 
 - ``config.py``: one :class:`StageConfig` (or a union of them on ``kind``), free of torch and ray;
 - ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable;
-- optionally ``check.py``: ``check(config) -> None``, which looks at what the section names outside the store before
-  anything starts, and raises InputFault.
+- optionally ``check.py``: ``check(config) -> None``, which checks what the section names outside the store before
+  anything starts, and raises InputFault;
+- optionally ``inspect.py``: ``inspect(artifact, findings, context) -> None``, which adds to what ``corgi inspect`` shows.
 
 ``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.
 """

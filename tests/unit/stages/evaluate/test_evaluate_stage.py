@@ -1,5 +1,4 @@
 import dataclasses
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +17,13 @@ from stages.encoders.config import ClipConfig, FolderClip
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.formats.generated_images import encode_png
+from stages.formats.generated_images import GeneratedRow, image_file, write_embeddings, write_image, write_rows
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, save_tiny_clip
 
 NUM = 96
 SCENES = make_scenes(NUM, split="heldout")
-Draw = Callable[[list[Scene]], np.ndarray]
+MakeImages = Callable[[list[Scene]], np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +40,18 @@ def noise(scenes: list[Scene]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (len(scenes), 64, 64, 3), dtype=np.uint8)
 
 
-def generated(folder: Path, sets: dict[str, Draw], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
+def generated(folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings."""
     output = Output(str(folder), "generate", "g")
-    rows = []
-    for name, draw in sets.items():
-        for index, (scene, image) in enumerate(zip(SCENES, draw(SCENES), strict=True)):
+    rows: list[GeneratedRow] = []
+    for name, make in sets.items():
+        for index, (scene, image) in enumerate(zip(SCENES, make(SCENES), strict=True)):
             fields = dataclasses.asdict(scene) if with_scenes else None
-            file = f"images/{name}/{index:05d}.png"
             prompt = f"a {scene.color} {scene.shape}"
-            rows.append({"set": name, "index": index, "file": file, "prompt": prompt, "scene": fields})
-            output.write_bytes(file, encode_png(image, {"prompt": prompt}))
-    output.write_bytes("samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    buffer = io.BytesIO()
-    np.save(buffer, ClipEncoder(clip).encode_images(render_scenes(SCENES, 64)).numpy())
-    output.write_bytes("embeddings/prior/000000.npy", buffer.getvalue())
+            rows.append(GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields))
+            write_image(output, rows[-1], image)
+    write_rows(output, rows)
+    write_embeddings(output, "prior", 0, ClipEncoder(clip).encode_images(render_scenes(SCENES, 64)).numpy())
     return output
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.contract.causes import FailureCause
 from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
 from stages.formats.images import decode_image
@@ -26,7 +27,7 @@ class ReadBatch:
 
 @dataclass(frozen=True)
 class _Read:
-    """A sample with its prepared image, or what is wrong with it."""
+    """A sample with its prepared image, or the cause of its loss."""
 
     sample: ShardSample
     image: Prepared | None
@@ -51,11 +52,11 @@ class BatchReader:
 
     def _read(self, sample: ShardSample) -> _Read:
         if sample.image is None:
-            return _Read(sample, None, "no_image")
+            return _Read(sample, None, FailureCause.NO_IMAGE.value)
         try:
             return _Read(sample, self._clip.prepare(decode_image(sample.image, where=sample.key)))
         except InputFault:
-            return _Read(sample, None, "corrupt_image")
+            return _Read(sample, None, FailureCause.CORRUPT_IMAGE.value)
 
     def _batch(self, rows: list[_Read]) -> ReadBatch:
         captions = [tuple(caption for caption in row.sample.captions if caption.strip()) for row in rows]

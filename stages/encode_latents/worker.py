@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from models.decoders.base import from_bytes
+from stages.contract.causes import FailureCause
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.encoders import ImageEncoder, make_encoder
@@ -56,13 +57,13 @@ def _images(
     """Yield keys and square images of a shard; count those that cannot be read by cause."""
     for sample in read_shard(shard_tar(shards, name), with_captions=False):
         if sample.image is None:
-            failures["no_image"] += 1
+            failures[FailureCause.NO_IMAGE.value] += 1
             continue
         try:
             where = f"shard {name}, key {sample.key!r}"
             image = decode_image(sample.image, where=where, smallest_side=resolution)
         except InputFault:
-            failures["corrupt_image"] += 1
+            failures[FailureCause.CORRUPT_IMAGE.value] += 1
             continue
         yield sample.key, square(image, resolution)
 

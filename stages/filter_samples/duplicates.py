@@ -32,6 +32,21 @@ class NearDuplicates:
         """Which rows are not near-duplicates as far as is known."""
         return np.asarray(self.shard < 0)
 
+    def settle(
+        self,
+        row: int,
+        unit: Float[np.ndarray, " embed"],
+        earlier: "ShardUnits",
+        candidates: Int[np.ndarray, " some"],
+        minimum: float,
+    ) -> None:
+        """Record the first candidate row of the earlier shard whose cosine to the row's unit vector is large enough."""
+        for other in candidates:
+            cosine = float(np.sum(unit * earlier.units[other]))
+            if cosine >= minimum:
+                self.shard[row], self.row[row], self.cosine[row] = earlier.number, other, cosine
+                return
+
 
 @dataclass(frozen=True)
 class ShardUnits:
@@ -62,23 +77,5 @@ def find_near_duplicates(
                 products[others[None, :] >= rows[:, None]] = -np.inf
             near = products >= minimum - _ROUNDING
             for index in np.flatnonzero(near.any(axis=1)):
-                _settle(near_duplicates, own.units, int(rows[index]), earlier, others[near[index]], minimum)
-
-
-def _settle(
-    near_duplicates: NearDuplicates,
-    units: Units,
-    row: int,
-    earlier: ShardUnits,
-    candidates: Int[np.ndarray, " some"],
-    minimum: float,
-) -> None:
-    for other in candidates:
-        cosine = float(np.sum(units[row] * earlier.units[other]))
-        if cosine >= minimum:
-            near_duplicates.shard[row], near_duplicates.row[row], near_duplicates.cosine[row] = (
-                earlier.number,
-                other,
-                cosine,
-            )
-            return
+                row = int(rows[index])
+                near_duplicates.settle(row, own.units[row], earlier, others[near[index]], minimum)

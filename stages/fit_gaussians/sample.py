@@ -57,7 +57,7 @@ class SampleFile:
 
 
 def sample_rows(
-    embeddings: Artifact, rows: Mapping[str, int], size: int, seed: int, kind: Kind, path: Path
+    embeddings: Artifact, rows: Mapping[str, int], path: Path, *, size: int, seed: int, kind: Kind
 ) -> SampleFile:
     """Sample rows evenly from all embeddings into a file, in their order; all of them if there are at most ``size``.
 

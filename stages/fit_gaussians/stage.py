@@ -69,7 +69,8 @@ class Initialization:
     @functools.cached_property
     def _sample(self) -> SampleFile:
         config, path = self.config, self.folder / "sample"
-        return sample_rows(self.embeddings, self.rows, config.rows_in_sample, config.seed, config.kind, path)
+        size = config.rows_in_sample
+        return sample_rows(self.embeddings, self.rows, path, size=size, seed=config.seed, kind=config.kind)
 
     def state(self) -> KMeansState:
         """Return the first means: k-means on the sample, from k-means++."""

@@ -27,6 +27,7 @@ from stages.contract.runner import run_stage
 from stages.contract.stage import Allocation, InputState, StageContext
 from stages.download_shards import stage as download_shards
 from stages.embed_clip import stage as embed_clip
+from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
 
@@ -290,7 +291,8 @@ def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, 
 def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server: ImageServer) -> None:
     plan = experiment.plan
     output = experiment.store.output("embed_clip", plan.stages["embed_clip"].fingerprint)
-    output.write_json("clips.json", [{"digest": "of other weights"}])
+    other = ClipIdentity(reference="clip", digest="of other weights", embed_dim=16, image_size=32)
+    write_clips(output, Clips((other,), "the test"))
     server.before = lambda shard: shard < 2 or wait_until(lambda: "embed_clip" in experiment.results)
     results = experiment.run_graph()
     assert {name: result.state for name, result in results.items()} == {

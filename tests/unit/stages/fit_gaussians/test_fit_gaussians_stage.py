@@ -123,7 +123,8 @@ def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Ou
     rows = shard_rows(embeddings)
 
     def sampled(size: int, seed: int) -> SampleFile:
-        return sample_rows(embeddings, rows, size, seed, kind, tmp_path / f"sample-{size}-{seed}")
+        path = tmp_path / f"sample-{size}-{seed}"
+        return sample_rows(embeddings, rows, path, size=size, seed=seed, kind=kind)
 
     def read(sample: SampleFile) -> torch.Tensor:
         return torch.cat(list(sample.map(torch.clone, 7)))

@@ -69,11 +69,6 @@ def _typed(annotation: Any, value: Any) -> Any:
     return chosen(**{name: _typed(hints.get(name), item) for name, item in value.items()})
 
 
-def plain_fields(config: Any) -> dict[str, Any]:
-    """Return a dataclass's fields as JSON-ready values: tuples become lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-
-
 def require(settings: object, name: str, holds: bool, allowed: str) -> None:
     """Refuse a field's value unless the condition holds.
 

@@ -10,13 +10,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from models.decoders.registry import SPECS
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
 from stages.storage.artifact import Artifact
 
 MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
-WITH_FIRST_STAGE = ("latent_diffusion", "vq_autoregressive", "stable_diffusion")
 FINISHED = ("done", "reused")
 ABSENT = "\N{EM DASH}"
 
@@ -149,8 +149,9 @@ def _training_rate(record: RunRecord) -> Figure:
 
 def _decoder_parameters(record: RunRecord, store: Store) -> Figure:
     found = _parameters(record, store, MODELS)
-    two_staged = found.value is not None and record.plan["train_decoder"].identity["kind"] in WITH_FIRST_STAGE
-    return Figure(found.value, "its autoencoder included") if two_staged else found
+    if found.value is None or not SPECS[record.plan["train_decoder"].identity["kind"]].has_first_stage:
+        return found
+    return Figure(found.value, "its autoencoder included")
 
 
 def _measured(record: RunRecord, stage: str, name: str) -> Figure:

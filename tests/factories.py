@@ -198,18 +198,14 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     """Save an untrained decoder of few weights as train_decoder does."""
     import torch
 
-    from models.decoders import PixelDecoderConfig
-    from models.decoders.pixel_diffusion.model import PixelDecoder
+    from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec, PixelUNet
 
     encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
-    config = PixelDecoderConfig(
-        embed_dim=encoder.embed_dim, resolution=resolution, channels=(32, 32), layout_channels=0, token_dim=16
-    )
+    network = PixelUNet(channels=(32, 32), layout_channels=0, token_dim=16)
+    spec = PixelDiffusionSpec(embed_dim=encoder.embed_dim, resolution=resolution, network=network)
     torch.manual_seed(seed)
     output = Output(str(folder), "train_decoder", "tiny")
-    save_model(
-        output, "decoder", PixelDecoder(config), {"model": config.to_dict(), "clip": encoder.identities.to_json()}
-    )
+    save_model(output, "decoder", spec.build(), {"model": spec.to_dict(), "clip": encoder.identities.to_json()})
     return output
 
 

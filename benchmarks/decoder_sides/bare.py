@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import Stopwatch, Timing, serve
-from models.decoders.pixel_diffusion.model import PixelDecoder
 from stages.formats.clips import read_clips
 from stages.training.engine import autocast_dtype
 
@@ -18,14 +17,14 @@ def main() -> None:
     case = Case.from_command_line()
     config, device = case.decoder(), torch.device(case.device)
     embed_dim = read_clips(case.inputs["embed_clip"]).embed_dim
-    shape = config.decoder(embed_dim)
-    unet = PixelDecoder(shape).unet.to(device).train()
+    spec = config.spec(embed_dim)
+    unet = spec.build().unet.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
-    batch, cells = config.training.batch_size, shape.resolution // shape.unshuffle
+    batch, cells = config.training.batch_size, spec.resolution // spec.network.unshuffle
     grid = torch.randn(batch, unet.config.in_channels, cells, cells, device=device)
     grid = grid.contiguous(memory_format=torch.channels_last)
     target = torch.randn(batch, unet.config.out_channels, cells, cells, device=device)
-    tokens = torch.randn(batch, shape.num_tokens, shape.token_dim, device=device)
+    tokens = torch.randn(batch, spec.network.num_tokens, spec.network.token_dim, device=device)
     embeddings, times = torch.randn(batch, embed_dim, device=device), torch.rand(batch, device=device)
     precision = autocast_dtype(config.training, device)
 

@@ -7,7 +7,6 @@ from benchmarks.sides.serving import SideCase
 from pipeline.config.loading import load_config
 from stages.storage.artifact import Artifact
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
-from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,10 @@ class Case(SideCase):
         """Steps of one training, the uncounted ones included."""
         return self.warmup + self.steps
 
-    def decoder(self) -> PixelDiffusionConfig:
+    def decoder(self) -> ImageDecoderConfig:
         """Return the decoder's section, with the steps of this case and nothing beside them to do."""
         section = load_config(self.config, self._overrides()).train_decoder
-        assert isinstance(section, PixelDiffusionConfig)
+        assert isinstance(section, ImageDecoderConfig)
         return section
 
     def latent_decoder(self) -> LatentDiffusionConfig:

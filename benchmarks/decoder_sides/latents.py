@@ -7,7 +7,6 @@ from torch import Tensor
 
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import serve, timed
-from models.autoencoders.model import make_autoencoder
 from models.decoders.latent_diffusion.model import LatentDenoiser
 from pipeline.config.loading import load_config
 from stages.formats.clips import read_clips
@@ -20,10 +19,10 @@ def main() -> None:
     section, device = case.latent_decoder(), torch.device(case.device)
     first_stage = load_config(case.latents_config).train_autoencoder
     assert first_stage is not None
-    shape = first_stage.model()
-    autoencoder = make_autoencoder(shape).to(device).eval().requires_grad_(False)
+    shape = first_stage.spec
+    autoencoder = shape.build().to(device).eval().requires_grad_(False)
     embed_dim = read_clips(case.inputs["embed_clip"]).embed_dim
-    denoiser = LatentDenoiser(section.decoder(embed_dim, shape, scale_factor=1.0, shift=0.0)).to(device).train()
+    denoiser = LatentDenoiser(section.spec(embed_dim, shape)).to(device).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-4, fused=True)
     batch = section.training.batch_size
     images = torch.rand(batch, 3, shape.resolution, shape.resolution, device=device) * 2 - 1

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from models.autoencoders.model import Images, KLAutoencoder, VQAutoencoder
+from models.autoencoders.spec import AdversarySpec
 
 PerSample = Float[Tensor, "batch"]
 _VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -102,11 +103,12 @@ def _vgg_blocks() -> nn.ModuleList:
 class PatchDiscriminator(nn.Module):
     """Tells real images from reconstructions, patch by patch."""
 
-    def __init__(self, width: int = 64, num_layers: int = 3) -> None:
+    def __init__(self, spec: AdversarySpec) -> None:
         """Build ``num_layers`` convolutions that halve the grid, each twice as wide as the one before."""
         super().__init__()
+        width = spec.width
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for _ in range(num_layers - 1):
+        for _ in range(spec.num_layers - 1):
             layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1), nn.GroupNorm(8, 2 * width)]
             layers += [nn.LeakyReLU(0.2)]
             width *= 2
@@ -152,7 +154,7 @@ class AutoencoderLoss(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss of each sample and its terms.
 
-        ``batch``: images [batch, height, width, 3] of 8 bits, step [batch], and noise (kind kl) or places (kind vq).
+        ``batch``: images [batch, height, width, 3] of 8 bits, step [batch], and noise (kind kl) or positions (kind vq).
         """
         images = batch["images"].permute(0, 3, 1, 2).float() / 127.5 - 1
         reconstruction, terms = self._reconstruct(images, batch)
@@ -175,7 +177,7 @@ class AutoencoderLoss(nn.Module):
             reconstruction, kl = self.autoencoder(images, batch["noise"])
             per_number = kl / images[0].numel()
             return reconstruction.float(), {"bottleneck": self.weights.kl * per_number, "kl": kl}
-        reconstruction, quantized = self.autoencoder(images, batch["places"] if self.training else None)
+        reconstruction, quantized = self.autoencoder(images, batch["positions"] if self.training else None)
         bottleneck = self.weights.commitment * quantized.commitment
         perplexity = self.autoencoder.codebook.perplexity.expand(len(images))
         terms = {"bottleneck": bottleneck, "commitment": quantized.commitment, "code_perplexity": perplexity}
@@ -191,5 +193,5 @@ def adversarial_terms(discriminator: nn.Module, real: Images, fake: Images) -> d
     fixed = {name: weight.detach() for name, weight in discriminator.named_parameters()}
     fooled = functional_call(discriminator, fixed, (fake,))
     of_real, of_fake = discriminator(torch.cat([real, fake.detach()])).chunk(2)
-    told = (F.relu(1 - of_real) + F.relu(1 + of_fake)) / 2
-    return {"generator": -fooled.mean((1, 2, 3)), "discriminator": told.mean((1, 2, 3))}
+    hinge = (F.relu(1 - of_real) + F.relu(1 + of_fake)) / 2
+    return {"generator": -fooled.mean((1, 2, 3)), "discriminator": hinge.mean((1, 2, 3))}

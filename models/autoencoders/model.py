@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.autoencoders.codebook import Codebook, Quantized, Workers
-from models.autoencoders.spec import NORM_GROUPS, AutoencoderConfig
+from models.autoencoders.codebook import Codebook, Quantized
+from models.autoencoders.spec import NORM_GROUPS, AutoencoderSpec, KLAutoencoderSpec, VQAutoencoderSpec
 
 Images = Float[Tensor, "batch 3 height width"]
 Latents = Float[Tensor, "batch channel row column"]
@@ -29,10 +29,10 @@ class Autoencoder(nn.Module):
 
     network: AutoencoderKL | VQModel
 
-    def __init__(self, config: AutoencoderConfig) -> None:
-        """Keep the configuration; the kinds build the networks."""
+    def __init__(self, spec: AutoencoderSpec) -> None:
+        """Keep the spec; the kinds build the networks."""
         super().__init__()
-        self.config = config
+        self.spec = spec
 
     def encode(self, images: Images) -> Latents:
         """Return the latents that a diffusion model learns: the mean, or what comes before the codebook."""
@@ -48,19 +48,19 @@ class Autoencoder(nn.Module):
         self.network.enable_gradient_checkpointing()
 
     def _folded(self, images: Images) -> Tensor:
-        return F.pixel_unshuffle(images, self.config.unshuffle).contiguous(memory_format=torch.channels_last)
+        return F.pixel_unshuffle(images, self.spec.network.unshuffle).contiguous(memory_format=torch.channels_last)
 
     def _unfolded(self, grid: Tensor) -> Images:
-        return F.pixel_shuffle(grid, self.config.unshuffle)
+        return F.pixel_shuffle(grid, self.spec.network.unshuffle)
 
 
 class KLAutoencoder(Autoencoder):
-    """Latents have a normal distribution, drawn towards the standard one."""
+    """Latents have a normal distribution, pulled towards the standard one."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, spec: KLAutoencoderSpec) -> None:
         """Build the network with random weights."""
-        super().__init__(config)
-        self.network = AutoencoderKL(**_network_options(config), use_quant_conv=True, use_post_quant_conv=True)
+        super().__init__(spec)
+        self.network = AutoencoderKL(**_network_options(spec), use_quant_conv=True, use_post_quant_conv=True)
 
     def forward(self, images: Images, noise: Latents) -> tuple[Images, Float[Tensor, "batch"]]:
         """Return the reconstruction from z = mean + std * noise, and KL(q(z|x) || N(0, 1)) in nats."""
@@ -85,16 +85,18 @@ class KLAutoencoder(Autoencoder):
 class VQAutoencoder(Autoencoder):
     """Latents are the nearest codes of a codebook; diffusion works before it, so that the decoder quantises."""
 
-    def __init__(self, config: AutoencoderConfig, workers: Workers | None = None) -> None:
-        """Build the network with random weights; ``workers`` are those that train one codebook together."""
-        super().__init__(config)
-        self.network = VQModel(**_network_options(config), num_vq_embeddings=1)
-        del self.network.quantize  # diffusers' codebook learns by gradient and lets codes die: ours takes its place
-        self.codebook = Codebook(config, workers)
+    spec: VQAutoencoderSpec
 
-    def forward(self, images: Images, places: Float[Tensor, "batch"] | None = None) -> tuple[Images, Quantized]:
-        """Return the reconstruction and what the codebook did; ``places`` as in :class:`Codebook`."""
-        quantized = self.codebook(self.encode(images), places)
+    def __init__(self, spec: VQAutoencoderSpec) -> None:
+        """Build the network with random weights."""
+        super().__init__(spec)
+        self.network = VQModel(**_network_options(spec), num_vq_embeddings=1)
+        del self.network.quantize  # diffusers' codebook learns by gradient and lets codes die: ours replaces it
+        self.codebook = Codebook(spec.codebook, spec.network.latent_channels)
+
+    def forward(self, images: Images, positions: Float[Tensor, "batch"] | None = None) -> tuple[Images, Quantized]:
+        """Return the reconstruction and what the codebook did; ``positions`` as in :class:`Codebook`."""
+        quantized = self.codebook(self.encode(images), positions)
         return self._decode_codes(quantized.latents), quantized
 
     def encode(self, images: Images) -> Latents:
@@ -103,7 +105,7 @@ class VQAutoencoder(Autoencoder):
         return z
 
     def encode_codes(self, images: Images) -> Codes:
-        """Return the number of the code at each place."""
+        """Return the index of the code at each position."""
         return self.codebook.nearest(self.encode(images).float())
 
     def decode(self, latents: Latents) -> Images:
@@ -118,23 +120,19 @@ class VQAutoencoder(Autoencoder):
         return self._unfolded(self.network.decoder(self.network.post_quant_conv(latents)))
 
 
-def make_autoencoder(config: AutoencoderConfig, workers: Workers | None = None) -> KLAutoencoder | VQAutoencoder:
-    """Build the autoencoder that a configuration describes."""
-    return KLAutoencoder(config) if config.kind == "kl" else VQAutoencoder(config, workers)
-
-
-def _network_options(config: AutoencoderConfig) -> dict[str, Any]:
-    num_levels = len(config.channels)
-    pixel_channels = 3 * config.unshuffle**2
+def _network_options(spec: AutoencoderSpec) -> dict[str, Any]:
+    network = spec.network
+    num_levels = len(network.channels)
+    pixel_channels = 3 * network.unshuffle**2
     return {
         "in_channels": pixel_channels,
         "out_channels": pixel_channels,
         "down_block_types": ("DownEncoderBlock2D",) * num_levels,
         "up_block_types": ("UpDecoderBlock2D",) * num_levels,
-        "block_out_channels": config.channels,
-        "layers_per_block": config.blocks_per_level,
-        "latent_channels": config.latent_channels,
+        "block_out_channels": network.channels,
+        "layers_per_block": network.blocks_per_level,
+        "latent_channels": network.latent_channels,
         "norm_num_groups": NORM_GROUPS,
-        "sample_size": config.resolution // config.unshuffle,
-        "mid_block_add_attention": config.attention,
+        "sample_size": spec.resolution // network.unshuffle,
+        "mid_block_add_attention": network.attention,
     }

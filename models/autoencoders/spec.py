@@ -1,69 +1,128 @@
-"""The shape of an autoencoder, as plain data: it imports no torch."""
+"""The specs of autoencoders, one for each kind; no torch."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
 
-AutoencoderKind = Literal["kl", "vq"]
+from models.fields import Settings, Spec, require, require_positive
+
 NORM_GROUPS: Final[int] = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """Every choice that fixes the autoencoder's weights and its latent space.
+class AutoencoderNetwork(Settings):
+    """Encoder and decoder."""
 
-    Kind kl gives latents a normal distribution; kind vq takes the nearest of a number of codes at each place.
-    """
-
-    kind: AutoencoderKind
-    resolution: int = 256
     unshuffle: int = 1
-    """Each `unshuffle` x `unshuffle` block of pixels becomes the channels of one place of the first level."""
+    """Each `unshuffle` x `unshuffle` block of pixels becomes the channels of one position of the first level."""
     channels: tuple[int, ...] = (128, 256, 512, 512)
     """Width at each level; every level after the first halves the grid."""
     blocks_per_level: int = 2
     latent_channels: int = 4
     attention: bool = True
-    """Whether the places of the smallest grid attend to one another."""
-    num_codes: int = 8192
-    """Kind vq: size of the codebook."""
-    code_decay: float = 0.99
-    """Kind vq: decay of the averages that the codebook is made of."""
-    dead_fraction: float = 0.03
-    """Kind vq: a code used less than this share of the mean use is put where it will be used."""
+    """Whether the positions of the smallest grid attend to one another."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built, naming the field and what is allowed."""
-        object.__setattr__(self, "channels", tuple(self.channels))
-        for name in ("resolution", "unshuffle", "blocks_per_level", "latent_channels", "num_codes"):
-            self._require(name, getattr(self, name) >= 1, "1 or more")
-        self._require("kind", self.kind in ("kl", "vq"), "kl or vq")
-        self._require("channels", len(self.channels) >= 1, "one width per level")
+        """Refuse values that cannot be built."""
+        require_positive(self, "unshuffle", "blocks_per_level", "latent_channels")
+        require(self, "channels", len(self.channels) >= 1, "one width per level")
         fits = all(c % NORM_GROUPS == 0 and c > 0 for c in self.channels)
-        self._require("channels", fits, f"multiples of {NORM_GROUPS}")
-        cell = self.factor
-        self._require("resolution", self.resolution % cell == 0, f"a multiple of {cell} (unshuffle and levels)")
-        self._require("code_decay", 0.0 <= self.code_decay < 1.0, "0 up to, not including, 1")
-        self._require("dead_fraction", 0.0 <= self.dead_fraction < 1.0, "0 up to, not including, 1")
+        require(self, "channels", fits, f"multiples of {NORM_GROUPS}")
 
     @property
     def factor(self) -> int:
-        """Return how many pixels a latent place is wide."""
+        """Pixels per side of a latent position."""
         return int(self.unshuffle * 2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookSettings(Settings):
+    """The codebook of kind vq."""
+
+    num_codes: int = 8192
+    code_decay: float = 0.99
+    """Decay of the averages that the codebook is made of."""
+    dead_fraction: float = 0.03
+    """A code used less than this fraction of the mean use is moved to where it will be used."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        require_positive(self, "num_codes")
+        require(self, "code_decay", 0.0 <= self.code_decay < 1.0, "0 up to, not including, 1")
+        require(self, "dead_fraction", 0.0 <= self.dead_fraction < 1.0, "0 up to, not including, 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarySpec(Spec):
+    """The discriminator of patches and how much it counts; it is needed in training only."""
+
+    model: ClassVar[str] = "models.autoencoders.losses:PatchDiscriminator"
+
+    weight: float = 0.1
+    """Weight of the generator's term, beside the error's 1."""
+    start_step: int = 0
+    """The step from which it takes part."""
+    width: int = 64
+    num_layers: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be built."""
+        for name in ("weight", "start_step"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "width", self.width >= 1 and self.width % 8 == 0, "a multiple of 8")
+        require_positive(self, "num_layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderBase(Spec):
+    """What fixes the weights and the latent space of either kind."""
+
+    resolution: int
+    network: AutoencoderNetwork = AutoencoderNetwork()
+
+    def __post_init__(self) -> None:
+        """Refuse a resolution that the network does not divide."""
+        factor = self.network.factor
+        fits = self.resolution >= 1 and self.resolution % factor == 0
+        require(self, "resolution", fits, f"a multiple of {factor} (unshuffle and levels)")
 
     @property
     def latent_resolution(self) -> int:
-        """Return the side of the latent grid."""
-        return self.resolution // self.factor
+        """Side of the latent grid."""
+        return self.resolution // self.network.factor
+
+    @property
+    def num_codes(self) -> int | None:
+        """Size of the codebook, if there is one."""
+        return None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Return channels, rows and columns of one image's latents."""
-        return (self.latent_channels, self.latent_resolution, self.latent_resolution)
+        """Channels, rows and columns of one image's latents."""
+        return (self.network.latent_channels, self.latent_resolution, self.latent_resolution)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON-ready values; `AutoencoderConfig(**fields)` reads them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ValueError(f"AutoencoderConfig.{name}: found {getattr(self, name)!r}: expected {allowed}")
+@dataclass(frozen=True, kw_only=True)
+class KLAutoencoderSpec(AutoencoderBase):
+    """An autoencoder whose latents have a normal distribution."""
+
+    model: ClassVar[str] = "models.autoencoders.model:KLAutoencoder"
+
+    kind: Literal["kl"] = "kl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQAutoencoderSpec(AutoencoderBase):
+    """An autoencoder whose latents are the nearest of a number of codes."""
+
+    model: ClassVar[str] = "models.autoencoders.model:VQAutoencoder"
+
+    kind: Literal["vq"] = "vq"
+    codebook: CodebookSettings = CodebookSettings()
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook."""
+        return self.codebook.num_codes
+
+
+AutoencoderSpec = KLAutoencoderSpec | VQAutoencoderSpec

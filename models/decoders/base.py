@@ -1,72 +1,49 @@
 """What every decoder is: a module from image embeddings to images."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models.decoders.sampling import DecoderSampling
+from models.decoders.spec import AnyDecoderSpec
 
 Images = Float[Tensor, "batch 3 height width"]
 Embeddings = Float[Tensor, "batch embed"]
 
 
-class DecoderConfig(Protocol):
-    """What every decoder's configuration says of itself."""
-
-    @property
-    def kind(self) -> str:
-        """The kind, by which :func:`models.decoders.registry.make_decoder` finds the class."""
-        ...
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the CLIP image embedding, all concatenated models together."""
-        ...
-
-    @property
-    def resolution(self) -> int:
-        """Side of the images in pixels."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields, kind included, as JSON-ready values."""
-        ...
-
-
 class ConditionedModel(nn.Module):
-    """A model that is told image embeddings."""
+    """A model conditioned on image embeddings."""
 
-    config: DecoderConfig
+    spec: AnyDecoderSpec
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
         raise NotImplementedError
 
 
 class Decoder(ConditionedModel):
-    """Draws an image for an image embedding."""
+    """Generates an image for an image embedding."""
 
     @property
     def reads_text(self) -> bool:
-        """Whether images depend on CLIP text embeddings, too: see :meth:`sample_with_text`."""
+        """Whether images depend on CLIP text embeddings, too; see :meth:`sample_with_text`."""
         return False
 
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw images told by CLIP text embeddings, too; a decoder that reads no text leaves them aside."""
+        """Generate images conditioned on CLIP text embeddings, too; a decoder that reads no text ignores them."""
         return self.sample(embeddings, seeds, sampling)
 
     @property
     def can_edit(self) -> bool:
-        """Whether the decoder draws by steps that a given image can enter midway: see :meth:`edit`."""
+        """Whether generation has steps at which a given image can enter; see :meth:`edit`."""
         return False
 
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         raise NotImplementedError
 
     def edit(
@@ -81,20 +58,20 @@ class Decoder(ConditionedModel):
     ) -> Images:
         """Noise images in [-1, 1] to a strength, and denoise them under the embeddings (and texts, if it reads any).
 
-        0 gives the images back (up to what an autoencoder or a smaller resolution takes from them), 1 what
-        :meth:`sample` draws. Reference: SDEdit (Meng et al., arXiv 2108.01073).
+        0 returns the images (up to what an autoencoder or a smaller resolution loses), 1 what :meth:`sample` generates.
+        Reference: SDEdit (Meng et al., arXiv 2108.01073).
 
         Raises:
-            ValueError: the decoder cannot (:attr:`can_edit`), or the strength is not within 0 and 1.
+            ValueError: the decoder cannot edit (:attr:`can_edit`), or the strength is not within 0 and 1.
         """
         raise ValueError(
-            f"Decoder.edit: found kind {self.config.kind}, which draws no image by denoising: expected "
+            f"Decoder.edit: found kind {self.spec.kind}, which does not generate by denoising: expected "
             "pixel_diffusion, latent_diffusion or stable_diffusion"
         )
 
 
 def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:
-    """Refuse to draw unless there is one seed for each embedding.
+    """Refuse to generate unless there is one seed for each embedding.
 
     Raises:
         ValueError: there are more or fewer.

@@ -9,27 +9,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, DecoderConfig, Embeddings, Images
+from models.decoders.base import Decoder, Embeddings, Images
 from models.decoders.sampling import DecoderSampling
+from models.decoders.spec import AnyDecoderSpec
 from models.decoders.upsampler.model import Upsampler
-from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.upsampler.spec import UpsamplerSpec
 
 
 @dataclass(frozen=True)
-class CascadeConfig:
-    """The configurations of a cascade's models, the smallest first."""
+class CascadeSpec:
+    """The specs of a cascade's models, the smallest first."""
 
-    base: DecoderConfig
-    upsamplers: tuple[UpsamplerConfig, ...]
+    base: AnyDecoderSpec
+    upsamplers: tuple[UpsamplerSpec, ...]
     kind: Literal["cascade"] = "cascade"
 
     def __post_init__(self) -> None:
         """Refuse models that do not follow one another."""
-        before: DecoderConfig = self.base
+        before: AnyDecoderSpec = self.base
         for upsampler in self.upsamplers:
             if upsampler.from_resolution != before.resolution or upsampler.embed_dim != before.embed_dim:
                 raise ValueError(
-                    f"CascadeConfig.upsamplers: found one from {upsampler.from_resolution} pixels and embeddings of "
+                    f"CascadeSpec.upsamplers: found one from {upsampler.from_resolution} pixels and embeddings of "
                     f"width {upsampler.embed_dim}: expected {before.resolution} pixels and width {before.embed_dim}, "
                     f"which the {before.kind} before it has"
                 )
@@ -46,24 +47,24 @@ class CascadeConfig:
         return self.upsamplers[-1].resolution if self.upsamplers else self.base.resolution
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as JSON-ready values."""
+        """Return the fields as JSON-ready values."""
         upsamplers = [upsampler.to_dict() for upsampler in self.upsamplers]
         return {"kind": self.kind, "base": self.base.to_dict(), "upsamplers": upsamplers}
 
 
 class Cascade(Decoder):
-    """Draws small images, and enlarges them."""
+    """Generates small images, and enlarges them."""
 
-    config: CascadeConfig
+    spec: CascadeSpec
 
     def __init__(self, base: Decoder, upsamplers: Sequence[Upsampler]) -> None:
         """Join models that were trained apart.
 
         Raises:
-            ValueError: one does not take the size that the one before it gives, or other embeddings.
+            ValueError: one does not take the size that the one before it returns, or takes other embeddings.
         """
         super().__init__()
-        self.config = CascadeConfig(base.config, tuple(upsampler.config for upsampler in upsamplers))
+        self.spec = CascadeSpec(base.spec, tuple(upsampler.spec for upsampler in upsamplers))
         self.base = base
         self.upsamplers = nn.ModuleList(upsamplers)
 
@@ -74,7 +75,7 @@ class Cascade(Decoder):
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw one image per embedding; every model draws noise of its own from an image's seed."""
+        """Generate one image per embedding; every model samples its own noise from an image's seed."""
         return self._enlarged(self.base.sample(embeddings, seeds, sampling), embeddings, seeds, sampling)
 
     @property
@@ -86,7 +87,7 @@ class Cascade(Decoder):
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw images of which the first model is told the text embeddings, too."""
+        """Generate images; the first model is conditioned on the text embeddings, too."""
         images = self.base.sample_with_text(embeddings, text, seeds, sampling)
         return self._enlarged(images, embeddings, seeds, sampling)
 
@@ -107,7 +108,7 @@ class Cascade(Decoder):
         text: Embeddings | None = None,
     ) -> Images:
         """Edit the images at the first model's size, and enlarge what comes of it."""
-        side = self.base.config.resolution
+        side = self.base.spec.resolution
         small = nn.functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
         edited = self.base.edit(small, embeddings, seeds, sampling, strength=strength, text=text)
         return self._enlarged(edited, embeddings, seeds, sampling)

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from models.decoders.spec import Conditioning
 from models.normalization import Normalization
 
 
 @dataclass(frozen=True)
 class LayoutConfig:
-    """A map that an MLP draws from the embedding: [channels, resolution, resolution]."""
+    """A map that an MLP makes of the embedding: [channels, resolution, resolution]."""
 
     channels: int
     resolution: int
@@ -110,8 +111,21 @@ class EmbeddingConditioner(Normalization):
         return tokens
 
     def layout_map(self, u: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch channel row column"] | None:
-        """Return the layout map, if the conditioner draws one."""
+        """Return the layout map, if the conditioner makes one."""
         return None if self.layout is None else self.layout(u).unflatten(1, self._layout_shape)
+
+
+def make_conditioner(embed_dim: int, settings: Conditioning) -> EmbeddingConditioner:
+    """Return the conditioner that settings describe."""
+    layout = LayoutConfig(settings.layout_channels, settings.layout_resolution, settings.layout_hidden)
+    return EmbeddingConditioner(
+        embed_dim,
+        num_tokens=settings.num_tokens,
+        token_dim=settings.token_dim,
+        layout=layout if settings.layout_channels else None,
+        empty_probability=settings.empty_probability,
+        embedding_noise=settings.embedding_noise,
+    )
 
 
 def _layout_network(embed_dim: int, layout: LayoutConfig) -> nn.Sequential:

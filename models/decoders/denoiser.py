@@ -8,7 +8,7 @@ a text: [batch, embed].
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -139,30 +139,9 @@ class Denoiser(ConditionedModel):
         )
 
 
-class TextShape(Protocol):
-    """What a configuration says of the texts that its network reads."""
-
-    @property
-    def text_dim(self) -> int:
-        """Width of the CLIP text embedding; 0: no texts are read."""
-        ...
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the network attends to."""
-        ...
-
-    @property
-    def token_dim(self) -> int:
-        """Their width."""
-        ...
-
-
-def make_text_conditioner(config: TextShape) -> TextConditioner | None:
-    """Return what reads texts, if the network is to read any."""
-    if not config.text_dim:
-        return None
-    return TextConditioner(config.text_dim, num_tokens=config.num_tokens, token_dim=config.token_dim)
+def make_text_conditioner(text_dim: int, num_tokens: int, token_dim: int) -> TextConditioner | None:
+    """Return what reads texts of a width; None for width 0: no texts are read."""
+    return TextConditioner(text_dim, num_tokens=num_tokens, token_dim=token_dim) if text_dim else None
 
 
 def joined_layout(grid: Images, layout: Images | None) -> Images:

@@ -1,4 +1,4 @@
-"""What decoders share that draw latents: a denoiser, and the autoencoder that the latents are of.
+"""What decoders of latents share: a denoiser, and the autoencoder that the latents are of.
 
 Symbols: x_0 = latents as they are diffused, of about unit variance: [batch, channel, row, column].
 """
@@ -31,12 +31,12 @@ class FirstStageDecoder(Decoder):
         raise NotImplementedError
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
         self.denoiser.set_embedding_statistics(mean, std)
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         return self.decoded(self.denoiser.draw(embeddings, seeds, sampling))
 
     @property
@@ -48,7 +48,7 @@ class FirstStageDecoder(Decoder):
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw images told by CLIP text embeddings, too; a row of NaN is no text."""
+        """Generate images conditioned on CLIP text embeddings, too; a row of NaN is no text."""
         return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text))
 
     @property
@@ -68,5 +68,5 @@ class FirstStageDecoder(Decoder):
         text: Embeddings | None = None,
     ) -> Images:
         """Noise the images' latents to a strength, and denoise them under the embeddings."""
-        start = InitImage(self.encoded(images), strength)
-        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text, start=start))
+        init_image = InitImage(self.encoded(images), strength)
+        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text, start=init_image))

@@ -53,10 +53,17 @@ def _unknown_key(location: str, allowed: list[str]) -> str:
 
 def _value_error(location: str, message: str, models: list[Any]) -> str:
     """Return a check's own message, with the dotted key in place of the name of the class that it begins with."""
-    for model in models:
-        if location and message.startswith(f"{model.__name__}."):
-            return f"{location}{message.removeprefix(model.__name__)}"
-    return f"{location}: {message}" if location else message
+    name, dot, rest = message.partition(".")
+    if not location or not dot or not name.isidentifier():
+        return f"{location}: {message}" if location else message
+    if name.endswith("Spec") or any(model.__name__ == name for model in models):
+        return f"{location}.{rest}"
+    keys = [key for model in models for key, part in keys_of(model).items() if _names(part, name)]
+    return f"{location}.{keys[0]}.{rest}" if keys else f"{location}: {message}"
+
+
+def _names(annotation: Any, name: str) -> bool:
+    return any(model.__name__ == name for model in models_in(annotation))
 
 
 def _dotted(path: tuple[Any, ...], root: type[Any]) -> str:

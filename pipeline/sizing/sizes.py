@@ -13,6 +13,7 @@ from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store
 from stages.contract.documents import Manifest
+from stages.contract.sizing import Unknown
 from stages.contract.stage import StageConfig
 
 GPUS = 8
@@ -53,7 +54,7 @@ def stage_sizes(config: RunConfig, plan: Plan, store: Store, num_gpus: int | Non
 
 
 def _size(name: str, section: Any, config: RunConfig, images: int | None, why: str, num_gpus: int | None) -> StageSize:
-    from pipeline.sizing.modules import Unknown, trained_module
+    from pipeline.sizing.modules import trained_module
 
     gpus, training = num_gpus or section.resources.num_workers or GPUS, section.training
     reasons: list[str] = []

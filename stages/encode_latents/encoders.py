@@ -47,11 +47,11 @@ class TrainedEncoder:
     def __init__(self, artifact: Artifact, device: str) -> None:
         """Load it."""
         self._model = load_autoencoder(artifact).to(device)
-        config = self._model.config
+        spec = self._model.spec
         self.identity = EncoderIdentity(
-            resolution=config.resolution,
-            shape=config.latent_shape,
-            num_codes=config.num_codes if config.kind == "vq" else None,
+            resolution=spec.resolution,
+            shape=spec.latent_shape,
+            num_codes=spec.num_codes,
             scale_factor=None,
             shift=0.0,
             encoder=_weights("train_autoencoder", self._model),

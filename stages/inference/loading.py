@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from models.decoders import make_decoder
 from models.decoders.base import Decoder
 from models.decoders.cascade import Cascade
+from models.decoders.registry import read_spec as read_decoder_spec
 from models.decoders.upsampler.model import Upsampler
-from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.upsampler.spec import UpsamplerSpec
 from models.priors.base import Prior
-from models.priors.registry import read_spec
+from models.priors.registry import read_spec as read_prior_spec
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, T5Source
@@ -39,7 +39,7 @@ def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     """
     config = load_model_config(artifact, PRIOR)
     try:
-        prior = read_spec(config["model"]).build()
+        prior = read_prior_spec(config["model"]).build()
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{artifact.path(PRIOR)}: the prior's configuration cannot be read ({error}): expected one of this "
@@ -59,7 +59,7 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
     """
     config = load_model_config(artifact, DECODER)
     try:
-        decoder = make_decoder(config["model"])
+        decoder = read_decoder_spec(config["model"]).build()
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{artifact.path(DECODER)}: the decoder's configuration cannot be read ({error}): expected one of this "
@@ -81,7 +81,7 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
 
 def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
     config = load_model_config(artifact, UPSAMPLER)
-    upsampler = Upsampler(UpsamplerConfig.from_dict(config["model"]))
+    upsampler: Upsampler = UpsamplerSpec.from_dict(config["model"]).build()
     _load_weights(upsampler, artifact, UPSAMPLER)
     require_same_clips("generate", _clips_of(config, artifact, UPSAMPLER), clips, _TRAIN_ALIKE)
     return upsampler
@@ -122,7 +122,7 @@ def load_text_to_image(
         prior.to(device),
         decoder.to(device),
         settings,
-        resolution=decoder.config.resolution,
+        resolution=decoder.spec.resolution,
         batch_size=batch_size,
         device=device,
     )

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from models.decoders.base import DecoderConfig, from_bytes, to_bytes
+from models.decoders.base import from_bytes, to_bytes
 from models.decoders.sampling import DecoderSampling
+from models.decoders.spec import AnyDecoderSpec
 from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from models.similarity import block_cosine
@@ -37,8 +38,8 @@ class DecoderSampler(Protocol):
     """A decoder as the system uses it."""
 
     @property
-    def config(self) -> DecoderConfig:
-        """Its configuration."""
+    def spec(self) -> AnyDecoderSpec:
+        """Its spec."""
         ...
 
     @property
@@ -113,7 +114,7 @@ class TextToImage:
     @property
     def decoder_kind(self) -> str:
         """The kind of decoder."""
-        return self._decoder.config.kind
+        return self._decoder.spec.kind
 
     @property
     def reads_text(self) -> bool:

@@ -1,31 +1,20 @@
 """Which autoencoder to train, by which losses, and how."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from models.autoencoders.spec import AutoencoderConfig
+from models.autoencoders.spec import (
+    AdversarySpec,
+    AutoencoderNetwork,
+    AutoencoderSpec,
+    CodebookSettings,
+    KLAutoencoderSpec,
+    VQAutoencoderSpec,
+)
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
-
-
-class NetworkConfig(ConfigModel):
-    """Encoder and decoder; see models.autoencoders.spec.AutoencoderConfig."""
-
-    unshuffle: PositiveInt = Field(1, description="pixels per side of the blocks that the first level works on")
-    channels: tuple[PositiveInt, ...] = Field((128, 256, 512, 512), description="width by level; each halves the grid")
-    blocks_per_level: PositiveInt = 2
-    latent_channels: PositiveInt = 4
-    attention: bool = Field(True, description="whether the places of the smallest grid attend to one another")
-
-
-class CodebookConfig(ConfigModel):
-    """The codebook of kind vq."""
-
-    num_codes: PositiveInt = 8192
-    code_decay: float = Field(0.99, ge=0, lt=1, description="decay of the averages that the codebook is made of")
-    dead_fraction: float = Field(0.03, ge=0, lt=1, description="a code used less, as a share of the mean use, is moved")
 
 
 class SlopesPerceptual(ConfigModel):
@@ -44,31 +33,23 @@ class VggPerceptual(ConfigModel):
     path: ExternalPath = Field(description="torchvision's vgg16 weights: .safetensors, or .pth as torchvision gives it")
 
 
-class AdversaryConfig(ConfigModel):
-    """A discriminator of patches."""
-
-    weight: NonNegativeFloat = Field(0.1, description="of the generator's term, beside the error's 1")
-    start_step: NonNegativeInt = Field(0, description="the step from which it takes part")
-    width: PositiveInt = Field(64, multiple_of=8)
-    num_layers: PositiveInt = 3
-
-
 class TrainAutoencoderBase(StageConfig):
-    """What both kinds are told."""
+    """The fields of both kinds."""
 
     stage: ClassVar[str] = "train_autoencoder"
     uses_gpu: ClassVar[bool] = True
+    code_version: ClassVar[int] = 2
     work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
     seed: int = 0
     resolution: PositiveInt = Field(256, description="side of the images in pixels")
-    network: NetworkConfig = NetworkConfig()
+    network: AutoencoderNetwork = AutoencoderNetwork()
     absolute_weight: NonNegativeFloat = Field(1.0, description="of the mean absolute error")
     square_weight: NonNegativeFloat = Field(0.0, description="of the mean squared error")
     perceptual: Annotated[SlopesPerceptual | VggPerceptual, Field(discriminator="kind")] | None = Field(
         SlopesPerceptual(kind="slopes"), description="null: none"
     )
-    adversary: AdversaryConfig | None = Field(None, description="null: none")
+    adversary: AdversarySpec | None = Field(None, description="null: none")
     training: TrainingConfig = TrainingConfig(
         num_steps=100_000,
         batch_size=32,
@@ -99,20 +80,18 @@ class TrainAutoencoderBase(StageConfig):
         """The images."""
         return ("download_shards",)
 
-    def model(self) -> AutoencoderConfig:
-        """Return the autoencoder's own configuration.
+    @property
+    def spec(self) -> AutoencoderSpec:
+        """The spec of the autoencoder.
 
         Raises:
             ValueError: the network cannot be built at this resolution.
         """
-        return AutoencoderConfig(**self._model_fields())
-
-    def _model_fields(self) -> dict[str, Any]:
         raise NotImplementedError
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "TrainAutoencoderBase":
-        self.model()
+        _ = self.spec
         return self
 
     @model_validator(mode="after")
@@ -131,19 +110,23 @@ class TrainKLConfig(TrainAutoencoderBase):
     kind: Literal["kl"]
     kl_weight: NonNegativeFloat = Field(1e-6, description="of the divergence in nats per number of the image")
 
-    def _model_fields(self) -> dict[str, Any]:
-        return {"kind": "kl", "resolution": self.resolution, **dict(self.network)}
+    @property
+    def spec(self) -> KLAutoencoderSpec:
+        """The spec of the autoencoder."""
+        return KLAutoencoderSpec(resolution=self.resolution, network=self.network)
 
 
 class TrainVQConfig(TrainAutoencoderBase):
     """An autoencoder with a codebook."""
 
     kind: Literal["vq"]
-    codebook: CodebookConfig = CodebookConfig()
+    codebook: CodebookSettings = CodebookSettings()
     commitment_weight: NonNegativeFloat = Field(0.25, description="of the encoder's distance from its codes")
 
-    def _model_fields(self) -> dict[str, Any]:
-        return {"kind": "vq", "resolution": self.resolution, **dict(self.network), **dict(self.codebook)}
+    @property
+    def spec(self) -> VQAutoencoderSpec:
+        """The spec of the autoencoder."""
+        return VQAutoencoderSpec(resolution=self.resolution, network=self.network, codebook=self.codebook)
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "TrainVQConfig":

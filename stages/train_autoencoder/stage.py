@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import TrainKLConfig, TrainVQConfig
 from stages.training.launch import train
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.train_autoencoder.task import AutoencoderTask
 
 
@@ -30,3 +33,11 @@ def make_task(config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifa
     from stages.train_autoencoder.task import AutoencoderTask
 
     return AutoencoderTask(config, inputs)
+
+
+def planned_module(config: TrainKLConfig | TrainVQConfig, shapes: Shapes) -> "nn.Module":
+    """Return what would be trained, for its size."""
+    from torch import nn
+
+    adversary = [] if config.adversary is None else [config.adversary.build()]
+    return nn.ModuleList([config.spec.build(), *adversary])

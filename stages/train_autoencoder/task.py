@@ -12,10 +12,9 @@ from models.autoencoders.losses import (
     AutoencoderLoss,
     GradientDistance,
     LossWeights,
-    PatchDiscriminator,
     VggDistance,
 )
-from models.autoencoders.model import VQAutoencoder, make_autoencoder
+from models.autoencoders.model import KLAutoencoder, VQAutoencoder
 from models.decoders.base import from_bytes, to_bytes
 from models.noise import SeededNoise
 from stages.contract.errors import InputFault
@@ -59,15 +58,16 @@ class AutoencoderTask(ImageTask):
     def build_model(self) -> nn.Module:
         """Make the autoencoder and what it is trained by."""
         config = self.config
-        autoencoder = make_autoencoder(config.model(), TrainingWorkers(self.rank_info.world_size))
+        autoencoder: KLAutoencoder | VQAutoencoder = config.spec.build()
+        if isinstance(autoencoder, VQAutoencoder):
+            autoencoder.codebook.workers = TrainingWorkers(self.rank_info.world_size)
         if config.gradient_checkpointing:
             autoencoder.recompute_in_backward()
-        adversary = config.adversary
         return AutoencoderLoss(
             autoencoder,
             self._weights(),
             perceptual=self._perceptual(),
-            discriminator=PatchDiscriminator(adversary.width, adversary.num_layers) if adversary else None,
+            discriminator=config.adversary.build() if config.adversary else None,
         )
 
     def _weights(self) -> LossWeights:
@@ -104,8 +104,8 @@ class AutoencoderTask(ImageTask):
             "step": torch.full((len(indices),), part.step),
         }
         if isinstance(self.config, TrainKLConfig):
-            return batch | {"noise": stream.draw(self.config.model().latent_shape)}
-        return batch | {"places": stream.uniform((1,))[:, 0]}
+            return batch | {"noise": stream.draw(self.config.spec.latent_shape)}
+        return batch | {"positions": stream.uniform((1,))[:, 0]}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Return the held-out losses, PSNR and codes used, and images above their reconstructions."""
@@ -133,6 +133,6 @@ class AutoencoderTask(ImageTask):
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the autoencoder's folder: config.json and model.safetensors; the discriminator stays behind."""
-        config = self.config.model()
-        record = {"kind": config.kind, "model": config.to_dict()}
+        spec = self.config.spec
+        record = {"kind": spec.kind, "model": spec.to_dict()}
         save_model(output, AUTOENCODER, cast(AutoencoderLoss, model).autoencoder, record)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import FOLDER, TrainClipConfig
@@ -14,6 +15,8 @@ from stages.train_clip.tokenizer import train_tokenizer
 from stages.training.launch import train
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.train_clip.task import ClipTask
 
 
@@ -50,3 +53,13 @@ def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Outpu
         for file in sorted(folder.iterdir()):
             output.write_bytes(f"{FOLDER}/{file.name}", file.read_bytes())
     return size
+
+
+def planned_module(config: TrainClipConfig, shapes: Shapes) -> "nn.Module":
+    """Return what would be trained, for its size."""
+    from stages.encoders.open_clip_import import import_open_clip
+    from stages.train_clip.task import model_config
+
+    open_clip = import_open_clip(with_timm="timm_model_name" in config.architecture.vision_cfg)
+    model: nn.Module = open_clip.CLIP(**model_config(config, config.vocab_size))
+    return model

@@ -44,7 +44,7 @@ class CaptionRows:
         return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
-        """Return mean and deviation of all usable captions, by dimension, in one pass over the files.
+        """Return mean and std of all usable captions, by dimension, in one pass over the files.
 
         Raises:
             InputFault: there is none.

@@ -3,28 +3,29 @@
 from stages.contract.errors import InputFault
 from stages.contract.stage import optional_module
 from stages.storage.filesystems import explaining
-from stages.train_decoder.config import TrainDecoderConfig
+from stages.train_decoder.config import KINDS, TrainDecoderConfig
 from stages.train_decoder.text_config import MODEL_FILES, TextTunedConfig, TextTuning
 
 
 def check(config: TrainDecoderConfig) -> None:
-    """Check what the kind needs, and the decoder that text tuning starts from.
+    """Check what the kind needs, and the decoder that text tuning begins with.
 
     Raises:
         InputFault: a file is missing.
     """
     if isinstance(config, TextTunedConfig) and config.text is not None:
-        _check_start(config.text)
-    if (own := optional_module(f"stages.train_decoder.{config.kind}", "check")) is not None:
+        _check_init_checkpoint(config.text)
+    package = KINDS[config.kind].package
+    if package != __package__ and (own := optional_module(package, "check")) is not None:
         own.check(config)
 
 
-def _check_start(text: TextTuning) -> None:
+def _check_init_checkpoint(text: TextTuning) -> None:
     source, folder = text.decoder()
-    with explaining(text.start):
+    with explaining(text.init_checkpoint):
         missing = [name for name in MODEL_FILES if not source.exists(f"{folder}/{name}")]
     if missing:
         raise InputFault(
-            f"train_decoder.text.start: {text.start} has no {' and no '.join(missing)}: expected the folder "
-            "decoder/ of a train_decoder artifact (`corgi status RUN --json` shows where artifacts lie)"
+            f"train_decoder.text.init_checkpoint: {text.init_checkpoint} has no {' and no '.join(missing)}: expected "
+            "the folder decoder/ of a train_decoder artifact (`corgi status RUN --json` shows where artifacts lie)"
         )

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from models.autoencoders.model import KLAutoencoder, VQAutoencoder
-from models.autoencoders.spec import AutoencoderConfig
 from models.decoders.base import to_bytes
 from stages.contract.errors import InputFault
 from stages.formats.latents import Kind, LatentRows, LatentsIdentity, latents_identity
 from stages.inference.autoencoder import load_autoencoder
+from stages.train_decoder.base_config import DecoderConfig
 from stages.training.images.dataset import Indices
 from stages.training.images.shard_images import ImageRows
 from stages.training.images.task import DecoderTask
@@ -23,10 +23,11 @@ from stages.training.task import Batch
 class EncodedTask(DecoderTask):
     """Reads embeddings and encoded images by key, and no image at all.
 
-    The sample grid shows what the autoencoder makes of the true latents above the drawn images.
+    The sample grid shows what the autoencoder makes of the true latents above the generated images.
     """
 
     reads: ClassVar[Kind] = "latents"
+    config: DecoderConfig
 
     @cached_property
     def identity(self) -> LatentsIdentity:
@@ -43,21 +44,16 @@ class EncodedTask(DecoderTask):
         """Return the frozen first stage, which becomes a part of the saved decoder."""
         return load_autoencoder(self.inputs["train_autoencoder"]).to(self.rank_info.device)
 
-    @property
-    def autoencoder_config(self) -> AutoencoderConfig:
-        """Return the shape of the first stage."""
-        return self.autoencoder.config
-
     def check_data(self) -> None:
-        """Look whether the latents are of this autoencoder, at the configured resolution.
+        """Check that the latents are of this autoencoder, at the configured resolution.
 
         Raises:
             InputFault: they are not.
         """
-        found, made = self.identity, self.autoencoder_config
+        found, made = self.identity, self.autoencoder.spec
         if found.kind != "autoencoder" or found.shape != made.latent_shape:
             raise InputFault(
-                f"train_decoder: kind {self.config.model_dump()['kind']} found latents {list(found.shape)} of kind "
+                f"train_decoder: kind {self.config.kind} found latents {list(found.shape)} of kind "
                 f"{found.kind}: expected {list(made.latent_shape)} of kind autoencoder, which train_autoencoder makes: "
                 "set encode_latents.kind to autoencoder"
             )

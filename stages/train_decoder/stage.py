@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
-from stages.train_decoder.config import TrainDecoderConfig
+from stages.train_decoder.config import KINDS, TrainDecoderConfig
 from stages.training.launch import train
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.training.images.task import DecoderTask
 
 
@@ -26,25 +30,16 @@ def run(
 
 
 def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":
-    """Make the task of the kind in a training process, importing what this kind needs and nothing else."""
-    match config.kind:
-        case "pixel_diffusion":
-            from stages.train_decoder.pixel_diffusion.task import PixelDiffusionTask
+    """Return the task of the kind in a training process, importing what this kind needs and nothing else."""
+    task: DecoderTask = resolve_name(KINDS[config.kind].task)(config, inputs)
+    return task
 
-            return PixelDiffusionTask(config, inputs)
-        case "latent_diffusion":
-            from stages.train_decoder.latent_diffusion.task import LatentDiffusionTask
 
-            return LatentDiffusionTask(config, inputs)
-        case "vq_autoregressive":
-            from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
+def planned_module(config: TrainDecoderConfig, shapes: Shapes) -> "nn.Module":
+    """Return what would be trained, for its size.
 
-            return VQAutoregressiveTask(config, inputs)
-        case "stable_diffusion":
-            from stages.train_decoder.stable_diffusion.task import StableDiffusionTask
-
-            return StableDiffusionTask(config, inputs)
-        case "stylegan2":
-            from stages.train_decoder.stylegan2.task import StyleGan2Task
-
-            return StyleGan2Task(config, inputs)
+    Raises:
+        Unknown: the configuration alone does not say it.
+    """
+    module: nn.Module = resolve_name(KINDS[config.kind].task).planned_module(config, shapes)
+    return module

@@ -7,32 +7,32 @@ from pydantic import Field
 from stages.contract.config import Address, ConfigModel
 from stages.formats.captions import CaptionsConfig
 from stages.storage.artifact import Artifact
-from stages.training.images.config import ImageTrainingConfig
+from stages.train_decoder.base_config import DecoderConfig
 
 MODEL_FILES = ("config.json", "model.safetensors")
 
 
 class TextTuning(ConfigModel):
-    """Which decoder to go on with, and how it learns from texts."""
+    """Which trained decoder is tuned, and how it learns from texts."""
 
-    start: Address = Field(
+    init_checkpoint: Address = Field(
         description="folder of the trained decoder: config.json and model.safetensors, as in decoder/ of an artifact "
         "of train_decoder; here or at any address that fsspec knows (s3://, gs://)"
     )
-    text_dropout: float = Field(0.1, ge=0, lt=1, description="share of texts left out, so that images alone still do")
+    text_dropout: float = Field(0.1, ge=0, lt=1, description="fraction of texts left out, so that images alone do, too")
 
     def decoder(self) -> tuple[Artifact, str]:
-        """Return where the decoder lies: what holds its folder, and the folder's name there."""
-        above, _, folder = self.start.rstrip("/").rpartition("/")
-        return Artifact(above, "train_decoder", "start"), folder
+        """Return where the decoder is: what holds its folder, and the folder's name there."""
+        above, _, folder = self.init_checkpoint.rstrip("/").rpartition("/")
+        return Artifact(above, "train_decoder", "init_checkpoint"), folder
 
 
-class TextTunedConfig(ImageTrainingConfig):
-    """What the kinds are told that can be tuned so."""
+class TextTunedConfig(DecoderConfig):
+    """The fields of kinds that can be tuned on texts."""
 
     text: TextTuning | None = Field(
-        None, description="go on with a trained decoder on the captioned images, told texts too; none: train on all "
-        "images, told nothing but their embeddings",
+        None, description="tune a trained decoder on the captioned images, conditioned on texts too; null: train "
+        "on all images, conditioned on their embeddings alone",
     )  # fmt: skip
     captions: CaptionsConfig = Field(CaptionsConfig(), description="text: which captions are read")
 

@@ -1,25 +1,25 @@
 """Go on with a trained decoder on image and text embeddings together (Shifted Diffusion, arXiv 2211.15388).
 
 The decoder begins as it is, bit for bit: what texts add to its tokens is 0 at first. It learns from captioned images
-alone. Images without text are still drawn, as some texts are left out in training.
+alone. Images without text can still be generated, as some texts are left out in training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.decoders.training import denoiser_of
 from stages.contract.errors import InputFault
 from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 from stages.training.images.dataset import Indices
-from stages.training.images.denoising import denoiser_of
 from stages.training.images.task import DecoderTask
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
@@ -32,14 +32,14 @@ _FIRST_STAGE = ("autoencoder.", "vae.")
 
 @dataclass
 class TextTunedTask(DecoderTask):
-    """Trains from random weights on all images; or, where ``text`` says so, tunes a trained decoder to read texts."""
+    """Trains from random weights on all images; with ``text``, tunes a trained decoder to read texts."""
 
     config: TextTunedConfig
 
     @property
     def _tuning(self) -> TextTuning:
         if self.config.text is None:
-            raise ValueError("train_decoder.text: found none: expected a decoder to start from")
+            raise ValueError("train_decoder.text: found null: expected the decoder that is tuned")
         return self.config.text
 
     @cached_property
@@ -63,7 +63,7 @@ class TextTunedTask(DecoderTask):
         if self.config.text is None:
             return super().build_model()
         model = self.make_model()
-        known = self._load_start(self.decoder_of(model))
+        known = self._load_init_checkpoint(self.decoder_of(model))
         if not known:
             mean, std = self._text_statistics
             denoiser_of(model).set_text_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
@@ -79,7 +79,7 @@ class TextTunedTask(DecoderTask):
         return batch
 
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Draw an image in [-1, 1] for the embeddings of each index."""
+        """Generate an image in [-1, 1] for the embeddings of each index."""
         if self.config.text is None:
             return super().generate_samples(model, indices)
         embeddings, text = (
@@ -89,13 +89,14 @@ class TextTunedTask(DecoderTask):
         settings, seeds = self.config.samples, list(range(len(indices)))
         return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
 
-    def _load_start(self, decoder: nn.Module) -> bool:
+    def _load_init_checkpoint(self, decoder: nn.Module) -> bool:
         """Give the decoder the trained one's weights; return whether that one reads texts already.
 
         Raises:
             InputFault: it is another kind of decoder, or of other embeddings.
         """
-        (source, folder), where = self._tuning.decoder(), f"train_decoder.text.start: {self._tuning.start}"
+        source, folder = self._tuning.decoder()
+        where = f"train_decoder.text.init_checkpoint: {self._tuning.init_checkpoint}"
         found = load_model_config(source, folder)
         clips = Clips.parse(found["clip"], source, folder, owner="the decoder")
         self._require_same(found, clips, where)
@@ -119,11 +120,19 @@ class TextTunedTask(DecoderTask):
     def _require_same(self, found: Mapping[str, Any], clips: Clips, where: str) -> None:
         embedded = read_clips(self.inputs["embed_clip"])
         require_same_clips(where, clips, embedded, "name a decoder that was trained on these embeddings")
-        before, now = found["model"], self.record()
-        changed = [name for name in now if name not in _FREE and before.get(name) != cast(Any, now[name])]
+        before, now = dict(_leaves(found["model"])), dict(_leaves(self.spec.to_dict()))
+        changed = [name for name in now if name.rpartition(".")[2] not in _FREE and before.get(name) != now[name]]
         if changed:
             name = changed[0]
             raise InputFault(
                 f"{where}: {name} is {before.get(name)!r} there, and {now[name]!r} here: expected the same: set "
                 "train_decoder as it was when that decoder was trained (extends: its experiment)"
             )
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value

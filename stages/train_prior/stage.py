@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from models.priors.spec import TextStateSpec
 from stages.contract.events import Metrics
+from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.checks import check_inputs, text_state_names
@@ -13,6 +15,8 @@ from stages.train_prior.data import load_pairs
 from stages.training.launch import train
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.train_prior.task import PriorTask
 
 
@@ -63,3 +67,19 @@ def _evaluate_only(task: "PriorTask", output: Output, context: StageContext, cou
             metrics |= event.values
     task.save(prior, output)
     return StageSummary(len(task.state.held_out), "samples", counts=counts, metrics=metrics)
+
+
+def planned_module(config: Any, shapes: Shapes) -> "nn.Module":
+    """Return what would be trained, for its size.
+
+    Raises:
+        Unknown: the configuration alone does not say it.
+    """
+    made = shapes.text_states
+    wanted = made if config.text_states is None else config.text_states
+    module: nn.Module = config.spec(
+        embed_dim=shapes.embed_dim,
+        num_gaussians=shapes.num_gaussians if config.kind == "shifted" else 1,
+        text_states={name: TextStateSpec(*made[name]()) for name in wanted if name in made},
+    ).build()
+    return module

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_upsampler.config import TrainUpsamplerConfig
-from stages.training.upsampling.launch import train_upsampler
+from stages.training.upsampling.launch import planned_module, train_upsampler
+
+__all__ = ["planned_module", "run"]
 
 
 def run(

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing
 
 from models.autoencoders.codebook import Codebook
-from models.autoencoders.spec import AutoencoderConfig
+from models.autoencoders.spec import CodebookSettings
 from stages.train_autoencoder.workers import TrainingWorkers
 
 NUM_STEPS = 3
@@ -20,8 +20,7 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def make_codebook(world_size: int) -> Codebook:
     torch.manual_seed(0)
-    config = AutoencoderConfig(kind="vq", resolution=8, channels=(16,), latent_channels=3, num_codes=16)
-    return Codebook(config, TrainingWorkers(world_size))
+    return Codebook(CodebookSettings(num_codes=16), 3, TrainingWorkers(world_size))
 
 
 def train(rank: int, world_size: int, folder: str) -> None:
@@ -30,8 +29,8 @@ def train(rank: int, world_size: int, folder: str) -> None:
         distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     codebook, fraction = make_codebook(world_size), 4 // world_size
     for step in range(NUM_STEPS):
-        z, places = (whole[rank * fraction : (rank + 1) * fraction] for whole in batch(step))
-        codebook(z, places)
+        z, positions = (whole[rank * fraction : (rank + 1) * fraction] for whole in batch(step))
+        codebook(z, positions)
     save_file(dict(codebook.state_dict()), f"{folder}/{world_size}-{rank}")
     if world_size > 1:
         distributed.destroy_process_group()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.decoders.stylegan2 import AdversarialSettings
 from models.decoders.stylegan2.adversary import Adversary
+from models.decoders.stylegan2.spec import AdversarialSettings
 from stages.train_decoder.stylegan2.task import group_mean
 from tests.unit.models.decoders.stylegan2.factories import make_batch, make_discriminator, make_generator
 

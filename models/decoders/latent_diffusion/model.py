@@ -9,37 +9,30 @@ Symbols: z = latents of the first stage; x_0 = scale_factor (z - shift), of abou
 from jaxtyping import Float
 from torch import Tensor
 
-from models.autoencoders.model import Autoencoder, make_autoencoder
+from models.autoencoders.model import Autoencoder
 from models.decoders.base import Embeddings, Images
-from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
+from models.decoders.conditioning import make_conditioner
 from models.decoders.denoiser import Denoiser, joined_layout, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.latent_diffusion.networks import make_network
-from models.decoders.latent_diffusion.spec import LatentDecoderConfig
+from models.decoders.latent_diffusion.spec import LatentDiffusionSpec
+from models.decoders.training import DenoisingLoss
 from models.diffusion.processes import make_process
 
 
 class LatentDenoiser(Denoiser):
     """All that is trained: it knows latents and embeddings, and no images."""
 
-    config: LatentDecoderConfig
+    spec: LatentDiffusionSpec
 
-    def __init__(self, config: LatentDecoderConfig) -> None:
+    def __init__(self, spec: LatentDiffusionSpec) -> None:
         """Build the network with random weights."""
         super().__init__()
-        self.config = config
-        layout = LayoutConfig(config.layout_channels, config.layout_resolution, config.layout_hidden)
-        self.conditioner = EmbeddingConditioner(
-            config.embed_dim,
-            num_tokens=config.num_tokens,
-            token_dim=config.token_dim,
-            layout=layout if config.layout_channels else None,
-            empty_probability=config.empty_probability,
-            embedding_noise=config.embedding_noise,
-        )
-        self.text = make_text_conditioner(config)
-        self.process = make_process(config.process)
-        self.network = make_network(config)
+        self.spec = spec
+        self.conditioner = make_conditioner(spec.embed_dim, spec.conditioning)
+        self.text = make_text_conditioner(spec.text_dim, spec.conditioning.num_tokens, spec.conditioning.token_dim)
+        self.process = make_process(spec.process)
+        self.network = make_network(spec)
 
     def forward(
         self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
@@ -51,36 +44,36 @@ class LatentDenoiser(Denoiser):
 
     def to_noise(self, clean: Latents) -> Latents:
         """Return x_0 for the first stage's latents z."""
-        return self.config.scale_factor * (clean.float() - self.config.shift)
+        return self.spec.scale_factor * (clean.float() - self.spec.shift)
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of the latents."""
-        return self.config.autoencoder.latent_shape
+        return self.spec.autoencoder.latent_shape
 
     def from_noise(self, x_0: Latents) -> Latents:
         """Return the first stage's latents z of x_0."""
-        return x_0 / self.config.scale_factor + self.config.shift
+        return x_0 / self.spec.scale_factor + self.spec.shift
 
 
 class LatentDecoder(FirstStageDecoder):
-    """The denoiser with the first stage whose latents it draws."""
+    """The denoiser with the first stage whose latents it generates."""
 
-    config: LatentDecoderConfig
+    spec: LatentDiffusionSpec
     denoiser: LatentDenoiser
 
     def __init__(
         self,
-        config: LatentDecoderConfig,
+        spec: LatentDiffusionSpec,
         *,
         denoiser: LatentDenoiser | None = None,
         autoencoder: Autoencoder | None = None,
     ) -> None:
         """Put both together; what is not given is built with random weights."""
         super().__init__()
-        self.config = config
-        self.denoiser = LatentDenoiser(config) if denoiser is None else denoiser
-        self.autoencoder = make_autoencoder(config.autoencoder) if autoencoder is None else autoencoder
+        self.spec = spec
+        self.denoiser = LatentDenoiser(spec) if denoiser is None else denoiser
+        self.autoencoder = spec.autoencoder.build() if autoencoder is None else autoencoder
 
     def encoded(self, images: Images) -> Latents:
         """Return x_0 of images in [-1, 1]."""
@@ -89,3 +82,8 @@ class LatentDecoder(FirstStageDecoder):
     def decoded(self, x_0: Latents) -> Images:
         """Return the images of x_0, in [-1, 1]."""
         return self.autoencoder.decode(self.denoiser.from_noise(x_0)).float().clamp(-1, 1)
+
+
+def build_training(spec: LatentDiffusionSpec) -> DenoisingLoss:
+    """Return the denoiser under its loss."""
+    return DenoisingLoss(LatentDenoiser(spec))

@@ -1,4 +1,4 @@
-"""A Stable Diffusion U-Net that is told an image embedding in place of its own text states.
+"""A Stable Diffusion U-Net conditioned on an image embedding in place of its own text states.
 
 Papers: Rombach et al. (arXiv 2112.10752) for the model; Shifted Diffusion (arXiv 2211.15388) for the fine-tuning: one
 linear layer makes four tokens of the embedding, which replace the text context (method section 3).
@@ -19,7 +19,8 @@ from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.denoiser import Denoiser, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.sampling import DecoderSampling
-from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, StableDiffusionDecoderConfig
+from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, StableDiffusionSpec
+from models.decoders.training import DenoisingLoss
 from models.diffusion.guidance import Predictor
 from models.diffusion.processes import Process, make_process
 from models.diffusion.samplers import InitImage, NoiseSource, enter
@@ -30,22 +31,22 @@ from models.diffusion.spec import ProcessConfig
 class StableDiffusionDenoiser(Denoiser):
     """All that is trained: the U-Net, or adapters in it, and the layer that makes tokens of embeddings."""
 
-    config: StableDiffusionDecoderConfig
+    spec: StableDiffusionSpec
 
-    def __init__(self, config: StableDiffusionDecoderConfig, unet: nn.Module | None = None) -> None:
+    def __init__(self, spec: StableDiffusionSpec, unet: nn.Module | None = None) -> None:
         """Take the checkpoint's U-Net; without one, build it with random weights."""
         super().__init__()
-        self.config = config
+        self.spec = spec
         self.conditioner = EmbeddingConditioner(
-            config.embed_dim,
-            num_tokens=config.num_tokens,
-            token_dim=config.token_dim,
-            empty_probability=config.empty_probability,
-            embedding_noise=config.embedding_noise,
+            spec.embed_dim,
+            num_tokens=spec.conditioning.num_tokens,
+            token_dim=spec.token_dim,
+            empty_probability=spec.conditioning.empty_probability,
+            embedding_noise=spec.conditioning.embedding_noise,
         )
-        self.text = make_text_conditioner(config)
-        self.process = _make_process(config)
-        self.unet = UNet2DConditionModel.from_config(dict(config.unet)) if unet is None else unet
+        self.text = make_text_conditioner(spec.text_dim, spec.conditioning.num_tokens, spec.token_dim)
+        self.process = _make_process(spec)
+        self.unet = UNet2DConditionModel.from_config(dict(spec.unet)) if unet is None else unet
 
     def forward(
         self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
@@ -57,18 +58,18 @@ class StableDiffusionDenoiser(Denoiser):
 
     def to_noise(self, clean: Latents) -> Latents:
         """Return x_0 for the autoencoder's latents z."""
-        return scaled(clean.float(), self.config)
+        return scaled(clean.float(), self.spec)
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of the latents."""
-        return self.config.latent_shape
+        return self.spec.latent_shape
 
     def solve(
         self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None
     ) -> Latents:
         """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
-        scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.config.scheduler))
+        scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.spec.scheduler))
         eps = noise()
         scheduler.set_timesteps(sampling.num_steps, device=eps.device)
         sigmas, widest = scheduler.sigmas.to(eps.device), scheduler.init_noise_sigma
@@ -82,21 +83,21 @@ class StableDiffusionDenoiser(Denoiser):
 class StableDiffusionDecoder(FirstStageDecoder):
     """The denoiser with the checkpoint's autoencoder."""
 
-    config: StableDiffusionDecoderConfig
+    spec: StableDiffusionSpec
     denoiser: StableDiffusionDenoiser
 
     def __init__(
         self,
-        config: StableDiffusionDecoderConfig,
+        spec: StableDiffusionSpec,
         *,
         denoiser: StableDiffusionDenoiser | None = None,
         vae: nn.Module | None = None,
     ) -> None:
         """Put both together; what is not given is built with random weights."""
         super().__init__()
-        self.config = config
-        self.denoiser = StableDiffusionDenoiser(config) if denoiser is None else denoiser
-        self.vae = AutoencoderKL.from_config(dict(config.vae)) if vae is None else vae
+        self.spec = spec
+        self.denoiser = StableDiffusionDenoiser(spec) if denoiser is None else denoiser
+        self.vae = AutoencoderKL.from_config(dict(spec.vae)) if vae is None else vae
 
     def encoded(self, images: Images) -> Latents:
         """Return x_0 of images in [-1, 1]."""
@@ -105,40 +106,45 @@ class StableDiffusionDecoder(FirstStageDecoder):
 
     def decoded(self, x_0: Latents) -> Images:
         """Return the images of x_0, in [-1, 1]."""
-        return decoded(self.vae, x_0, self.config)
+        return decoded(self.vae, x_0, self.spec)
 
     @torch.no_grad()
     def prompt_embeddings(self, embeddings: Embeddings, text: Embeddings | None = None) -> tuple[Tensor, Tensor]:
         """Return what diffusers' pipelines take as prompt_embeds and negative_prompt_embeds: [batch, token, width]."""
         u, v = self.denoiser.guided_conditions(embeddings, text)
-        told, unconditional = self.denoiser.tokens(u, v).chunk(2)
-        return told, unconditional
+        conditional, unconditional = self.denoiser.tokens(u, v).chunk(2)
+        return conditional, unconditional
 
 
-def scaled(latents: Latents, config: StableDiffusionDecoderConfig) -> Latents:
+def scaled(latents: Latents, spec: StableDiffusionSpec) -> Latents:
     """Return x_0 of the autoencoder's latents z."""
-    return (latents - _shift(config)) * float(config.vae["scaling_factor"])
+    return (latents - _shift(spec)) * float(spec.vae["scaling_factor"])
 
 
-def decoded(vae: nn.Module, x_0: Latents, config: StableDiffusionDecoderConfig) -> Images:
+def decoded(vae: nn.Module, x_0: Latents, spec: StableDiffusionSpec) -> Images:
     """Return the images of x_0."""
-    latents = x_0 / config.vae["scaling_factor"] + _shift(config)
+    latents = x_0 / spec.vae["scaling_factor"] + _shift(spec)
     images: Tensor = cast(Any, vae).decode(latents, return_dict=False)[0]
     return images.float().clamp(-1, 1)
 
 
-def _shift(config: StableDiffusionDecoderConfig) -> float:
-    return float(config.vae.get("shift_factor") or 0.0)
+def _shift(spec: StableDiffusionSpec) -> float:
+    return float(spec.vae.get("shift_factor") or 0.0)
 
 
-def _make_process(config: StableDiffusionDecoderConfig) -> Process:
-    scheduler = config.scheduler
+def _make_process(spec: StableDiffusionSpec) -> Process:
+    scheduler = spec.scheduler
     process = ProcessConfig(
         path="ddpm",
         target=TARGETS[scheduler.get("prediction_type", "epsilon")],
-        loss_weight=config.loss_weight,
-        min_snr_gamma=config.min_snr_gamma,
+        loss_weight=spec.process.loss_weight,
+        min_snr_gamma=spec.process.min_snr_gamma,
         zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
     )
     schedule = {name: scheduler[name] for name in SCHEDULE_FIELDS if name in scheduler}
     return make_process(process, diffusers_alpha_bars(schedule, zero_terminal_snr=process.zero_terminal_snr))
+
+
+def build_training(spec: StableDiffusionSpec) -> DenoisingLoss:
+    """Return the denoiser under its loss, with random weights."""
+    return DenoisingLoss(StableDiffusionDenoiser(spec))

@@ -7,7 +7,7 @@ Papers: StyleGAN2 (arXiv 1912.04958) and Lafite (arXiv 2111.13792), see `losses`
 has the gradient of L_D in the discriminator's weights and that of L_G in the generator's, each in its own only: the
 second term is L_G carried back to the images and no further, so one pass of the discriminator serves both.
 
-Symbols: x = drawn image: [batch, 3, height, width]; z = embedding, h = the condition made of it: [batch, embed].
+Symbols: x = generated image: [batch, 3, height, width]; z = embedding, h = the condition made of it: [batch, embed].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,8 @@ from torch import Tensor
 from models.buffers import ExactBuffers
 from models.decoders.base import Images
 from models.decoders.stylegan2.augmentation import AugmentationControl, augment
-from models.decoders.stylegan2.discriminator import Discriminator, Evaluation
+from models.decoders.stylegan2.discriminator import Discriminator
+from models.decoders.stylegan2.discriminator import DiscriminatorOutput as Output
 from models.decoders.stylegan2.losses import (
     discriminator_loss,
     feature_distance,
@@ -81,9 +82,9 @@ class Adversary(ExactBuffers):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each sample's loss and its parts.
 
-        The batch holds images in [-1, 1], embeddings, step (the same for all), and the random numbers latent, noise,
-        pseudo_text, augmentation [batch, 2, draws] and path (noise on images), those that the settings need. In
-        evaluation nothing is regularized, no buffer moves, and the loss is only to be looked at.
+        The batch holds images in [-1, 1], embeddings, step (the same for all), and the random inputs latent, noise,
+        pseudo_text, augmentation [batch, 2, NUM_RANDOM_INPUTS] and path (noise on images), those that the settings
+        need. In evaluation nothing is regularized, no buffer moves, and the loss is for display only.
         """
         condition = self.condition(batch)
         generated = self.generator(batch["latent"], condition, batch["noise"])
@@ -105,7 +106,7 @@ class Adversary(ExactBuffers):
         return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
 
     def condition(self, batch: Batch) -> Float[Tensor, "batch embed"]:
-        """Return what the networks are told of the image: its embedding, or pseudo text made of it."""
+        """Return what the networks are conditioned on: the image's embedding, or pseudo text made of it."""
         xi = self.settings.embedding_noise
         return pseudo_text(batch["embeddings"], batch["pseudo_text"], xi) if xi > 0 else batch["embeddings"]
 
@@ -115,17 +116,17 @@ class Adversary(ExactBuffers):
         return augment(images, self.control.probability, batch["augmentation"][:, which])
 
     def _generator_parts(
-        self, generated: Images, on_generated: Evaluation, on_true: Evaluation, u: Tensor, batch: Batch
+        self, generated: Images, on_generated: Output, on_true: Output, u: Tensor, batch: Batch
     ) -> dict[str, Tensor]:
         settings = self.settings
         total = generator_loss(on_generated.logits)
-        parts = {"logits_drawn": on_generated.logits}
+        parts = {"logits_generated": on_generated.logits}
         if settings.feature_weight > 0:
             contrast = info_nce(on_generated.features, u, temperature=settings.feature_temperature)
-            parts["feature_contrast_drawn"] = contrast
+            parts["feature_contrast_generated"] = contrast
             total = total + settings.feature_weight * contrast
         if settings.match_weight > 0:
-            parts["match"] = feature_distance(on_generated.maps, [seen.detach() for seen in on_true.maps])
+            parts["match"] = feature_distance(on_generated.maps, [maps.detach() for maps in on_true.maps])
             total = total + settings.match_weight * parts["match"]
         if settings.clip_weight > 0 and self._embed_images is not None:
             contrast = info_nce(
@@ -136,7 +137,7 @@ class Adversary(ExactBuffers):
             total = total + settings.clip_weight * contrast
         return parts | {"generator": total}
 
-    def _discriminator_parts(self, on_true: Evaluation, on_generated: Evaluation, u: Tensor) -> dict[str, Tensor]:
+    def _discriminator_parts(self, on_true: Output, on_generated: Output, u: Tensor) -> dict[str, Tensor]:
         settings = self.settings
         total = discriminator_loss(on_true.logits, on_generated.logits)
         parts = {"logits_true": on_true.logits}

@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: what the discriminator sees is changed at random, true and drawn alike.
+"""Adaptive discriminator augmentation: what the discriminator sees is changed at random, true and generated alike.
 
 Paper: Karras et al., Training GANs with limited data (arXiv 2006.06676), sections 2 and 3 and appendix B. Of its
 changes these are taken: flips, quarter turns, shifts, scale, turns, stretching, and five of color. Each happens to
@@ -29,7 +29,7 @@ class AugmentationControl(ExactBuffers):
     """The probability p, steered so that the discriminator's mean sign on true images stays at the target.
 
     It is a saved buffer that moves in the forward pass, by sign(mean - target) * images / images_to_one (ADA,
-    section 3.1, r_t), so it is the same after a restart and, told the mean over all workers, on all of them.
+    section 3.1, r_t), so it is the same after a restart and, given the mean over all workers, on all of them.
     """
 
     probability: Tensor
@@ -46,8 +46,8 @@ class AugmentationControl(ExactBuffers):
         self.probability.add_(step).clamp_(0.0, 1.0)
 
 
-def augment(images: Images, probability: Float[Tensor, "1"], random_inputs: Float[Tensor, "batch draws"]) -> Images:
-    """Change each image in [-1, 1] by its own uniform draws [batch, NUM_DRAWS]; gradients flow to the images."""
+def augment(images: Images, probability: Float[Tensor, "1"], random_inputs: Float[Tensor, "batch number"]) -> Images:
+    """Change each image in [-1, 1] by its own NUM_RANDOM_INPUTS uniform numbers; gradients flow to the images."""
     num = len(_CHANGES)
     happens = dict(zip(_CHANGES, (random_inputs[:, :num] < probability).float().unbind(1), strict=True))
     amount = dict(zip((*_CHANGES, "shift_down"), random_inputs[:, num:].float().unbind(1), strict=True))

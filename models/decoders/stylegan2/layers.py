@@ -39,13 +39,13 @@ def activate(x: Tensor) -> Tensor:
 
 
 class ScaledLinear(nn.Module):
-    """A linear layer with stored weights of deviation 1 / rate, scaled by rate / sqrt(in) where they are used.
+    """A linear layer with stored weights of std 1 / rate, scaled by rate / sqrt(in) where they are used.
 
     Adam's steps have the same size for all stored weights, so `rate` is the layer's relative learning rate.
     """
 
     def __init__(self, num_in: int, num_out: int, *, rate: float = 1.0, bias: float = 0.0) -> None:
-        """Draw the weights; the bias is effectively `bias`."""
+        """Initialise the weights; the bias is effectively `bias`."""
         super().__init__()
         self._rate = rate
         self._scale = rate / math.sqrt(num_in)
@@ -61,7 +61,7 @@ class ScaledConv(nn.Module):
     """A convolution with run-time scaling; `down` filters and halves the grid."""
 
     def __init__(self, num_in: int, num_out: int, kernel: int, *, rate: float = 1.0, down: bool = False) -> None:
-        """Draw the weights."""
+        """Initialise the weights."""
         super().__init__()
         self._rate = rate
         self._scale = rate / math.sqrt(num_in * kernel**2)
@@ -88,7 +88,7 @@ class ModulatedConv(nn.Module):
     """
 
     def __init__(self, num_in: int, num_out: int, kernel: int, *, up: bool = False, demodulate: bool = True) -> None:
-        """Draw the weights; `up` doubles the grid, by a transposed convolution and the filter."""
+        """Initialise the weights; `up` doubles the grid, by a transposed convolution and the filter."""
         super().__init__()
         self._scale = 1.0 / math.sqrt(num_in * kernel**2)
         self._kernel = kernel

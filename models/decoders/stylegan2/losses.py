@@ -2,7 +2,7 @@
 
 Papers: Goodfellow et al. (arXiv 1406.2661) for the non-saturating loss; Mescheder et al. (arXiv 1801.04406, eq. 9)
 for R1; StyleGAN2 (arXiv 1912.04958, eq. 4) for path length; van den Oord et al. (arXiv 1807.03748, eq. 4) for InfoNCE;
-Lafite (arXiv 2111.13792) for the contrast between drawn images and embeddings, and for pseudo text; Wang et al.
+Lafite (arXiv 2111.13792) for the contrast between generated images and embeddings, and for pseudo text; Wang et al.
 (pix2pixHD, arXiv 1711.11585, eq. 4) for the likeness of what the discriminator saw.
 """
 
@@ -19,12 +19,12 @@ Rows = Float[Tensor, "batch embed"]
 
 
 def generator_loss(generated: Losses) -> Losses:
-    """Return -log sigmoid(D(drawn)): non-saturating."""
+    """Return -log sigmoid(D(generated)): non-saturating."""
     return F.softplus(-generated)
 
 
 def discriminator_loss(true: Losses, generated: Losses) -> Losses:
-    """Return -log sigmoid(D(true)) - log(1 - sigmoid(D(drawn)))."""
+    """Return -log sigmoid(D(true)) - log(1 - sigmoid(D(generated)))."""
     return F.softplus(-true) + F.softplus(generated)
 
 

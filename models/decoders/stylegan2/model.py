@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from models.decoders.base import Decoder, Embeddings, Images, require_seeds
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stylegan2.layers import ModulatedConv, Resample, ScaledLinear, activate, recomputed
-from models.decoders.stylegan2.spec import StyleGan2Config
+from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.noise import SeededNoise, seeded_noise
 from models.normalization import Normalization
 
@@ -30,24 +30,24 @@ _MEAN_SAMPLES = 32
 
 
 class StyleGan2Generator(Decoder):
-    """Draws an image in one pass."""
+    """Generates an image in one pass."""
 
-    config: StyleGan2Config
+    spec: StyleGan2Spec
 
-    def __init__(self, config: StyleGan2Config) -> None:
+    def __init__(self, spec: StyleGan2Spec) -> None:
         """Build the networks with random weights."""
         super().__init__()
-        self.config = config
-        self.standardizer = Normalization(config.embed_dim)
-        self.mapping = MappingNetwork(config)
-        self.synthesis = SynthesisNetwork(config)
+        self.spec = spec
+        self.standardizer = Normalization(spec.embed_dim)
+        self.mapping = MappingNetwork(spec)
+        self.synthesis = SynthesisNetwork(spec)
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
         self.standardizer.set_statistics(mean, std)
 
     def forward(self, latent: Float[Tensor, "batch latent"], embeddings: Embeddings, noise: Tensor) -> Images:
-        """Draw an image for each noise n and embedding z; `noise` [batch, noise_size] is that of the layers."""
+        """Generate an image for each noise n and embedding z; `noise` [batch, noise_size] is that of the layers."""
         u = self.standardizer.normalize(embeddings)
         images: Images = self.synthesis(self.mapping(latent, u), u, noise)
         return images
@@ -59,7 +59,7 @@ class StyleGan2Generator(Decoder):
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw one image in [-1, 1] per embedding; it depends on its own embedding and seed alone.
+        """Generate one image in [-1, 1] per embedding; it depends on its own embedding and seed alone.
 
         Of `sampling` it reads the truncation: a generator takes one pass, and knows no guidance.
 
@@ -68,7 +68,7 @@ class StyleGan2Generator(Decoder):
         """
         require_seeds(embeddings, seeds)
         stream = SeededNoise(seeds)
-        latent = stream.draw((self.config.latent_dim,), embeddings.device)
+        latent = stream.draw((self.spec.network.latent_dim,), embeddings.device)
         noise = stream.draw((self.noise_size,), embeddings.device)
         u = self.standardizer.normalize(embeddings)
         w = self.mapping(latent, u)
@@ -78,8 +78,8 @@ class StyleGan2Generator(Decoder):
         return images
 
     def _mean_style(self, u: Embeddings) -> Styles:
-        """Return each embedding's mean w over a few fixed draws of n: what truncation pulls towards."""
-        latents = seeded_noise(range(_MEAN_SAMPLES), (self.config.latent_dim,), u.device)
+        """Return each embedding's mean w over a few fixed samples of n: what truncation pulls towards."""
+        latents = seeded_noise(range(_MEAN_SAMPLES), (self.spec.network.latent_dim,), u.device)
         total = torch.stack([self.mapping(latent.expand(len(u), -1), u) for latent in latents])
         return total.mean(dim=0)
 
@@ -87,13 +87,13 @@ class StyleGan2Generator(Decoder):
 class MappingNetwork(nn.Module):
     """Noise and embedding to w."""
 
-    def __init__(self, config: StyleGan2Config) -> None:
+    def __init__(self, spec: StyleGan2Spec) -> None:
         """Build the layers."""
         super().__init__()
-        self.embed = ScaledLinear(config.embed_dim, config.latent_dim)
-        widths = [2 * config.latent_dim] + [config.style_dim] * config.mapping_layers
+        self.embed = ScaledLinear(spec.embed_dim, spec.network.latent_dim)
+        widths = [2 * spec.network.latent_dim] + [spec.network.style_dim] * spec.network.mapping_layers
         pairs = itertools.pairwise(widths)
-        self.layers = nn.ModuleList(ScaledLinear(a, b, rate=config.mapping_rate) for a, b in pairs)
+        self.layers = nn.ModuleList(ScaledLinear(a, b, rate=spec.network.mapping_rate) for a, b in pairs)
 
     def forward(self, latent: Float[Tensor, "batch latent"], u: Embeddings) -> Styles:
         """Return w; noise and embedding enter with the same length."""
@@ -106,22 +106,24 @@ class MappingNetwork(nn.Module):
 class SynthesisNetwork(nn.Module):
     """Styles to an image, from the smallest grid to the largest, each adding to the image so far."""
 
-    def __init__(self, config: StyleGan2Config) -> None:
+    def __init__(self, spec: StyleGan2Spec) -> None:
         """Build the levels."""
         super().__init__()
-        self._config = config
-        widths, grids = config.channels, config.grids
+        self._spec = spec
+        widths, grids = spec.network.channels, spec.grids
         self._smallest = (widths[0], grids[0], grids[0])
         cells = widths[0] * grids[0] ** 2
-        if config.start == "constant":
+        if spec.network.start == "constant":
             self.start = nn.Parameter(torch.randn(self._smallest))
         else:
             self.layout = nn.Sequential(
-                ScaledLinear(config.embed_dim, config.style_dim), _Activation(), ScaledLinear(config.style_dim, cells)
+                ScaledLinear(spec.embed_dim, spec.network.style_dim),
+                _Activation(),
+                ScaledLinear(spec.network.style_dim, cells),
             )
-        self.condition = _condition_network(config)
+        self.condition = _condition_network(spec)
         self.levels = nn.ModuleList(
-            SynthesisLevel(config, widths[max(level - 1, 0)], width, grid, up=level > 0)
+            SynthesisLevel(spec, widths[max(level - 1, 0)], width, grid, up=level > 0)
             for level, (width, grid) in enumerate(zip(widths, grids, strict=True))
         )
         self.upsample = Resample(up=True)
@@ -134,23 +136,23 @@ class SynthesisNetwork(nn.Module):
 
     @property
     def _noise_sizes(self) -> list[int]:
-        counts = [1 if level == 0 else 2 for level in range(len(self._config.grids))]
-        per_cell = int(self._config.layer_noise)
-        return [per_cell * count * grid**2 for count, grid in zip(counts, self._config.grids, strict=True)]
+        counts = [1 if level == 0 else 2 for level in range(len(self._spec.grids))]
+        per_cell = int(self._spec.network.layer_noise)
+        return [per_cell * count * grid**2 for count, grid in zip(counts, self._spec.grids, strict=True)]
 
     def forward(self, w: Styles, u: Embeddings, noise: Float[Tensor, "batch noise"]) -> Images:
-        """Draw the image."""
+        """Return the image."""
         style = w if self.condition is None else torch.cat([w, self.condition(u)], dim=1)
         x = self._first(u).contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
         for level, part in zip(self.levels, torch.split(noise, self._noise_sizes, dim=1), strict=True):
-            x, generated = recomputed(level, x, style, part) if self.gradient_checkpointing else level(x, style, part)
-            image = generated if image is None else self.upsample(image) + generated
-        assert image is not None  # a configuration has at least one level
+            x, rgb = recomputed(level, x, style, part) if self.gradient_checkpointing else level(x, style, part)
+            image = rgb if image is None else self.upsample(image) + rgb
+        assert image is not None  # a spec has at least one level
         return image
 
     def _first(self, u: Embeddings) -> Maps:
-        if self._config.start == "constant":
+        if self._spec.network.start == "constant":
             return self.start.expand(len(u), -1, -1, -1)
         layout: Maps = self.layout(u).view(-1, *self._smallest)
         return layout
@@ -159,18 +161,18 @@ class SynthesisNetwork(nn.Module):
 class SynthesisLevel(nn.Module):
     """The layers of one grid, and what they add to the image."""
 
-    def __init__(self, config: StyleGan2Config, num_in: int, num_out: int, grid: int, *, up: bool) -> None:
+    def __init__(self, spec: StyleGan2Spec, num_in: int, num_out: int, grid: int, *, up: bool) -> None:
         """Build one layer for the smallest grid, two for the others."""
         super().__init__()
-        style = config.style_dim + config.condition_dim
-        self._grid, self._patch = grid, config.patch_size
-        first = StyledLayer(style, num_in, num_out, up=up, noise=config.layer_noise)
-        rest = [StyledLayer(style, num_out, num_out, noise=config.layer_noise)] if up else []
+        style = spec.network.style_dim + spec.network.condition_dim
+        self._grid, self._patch = grid, spec.network.patch_size
+        first = StyledLayer(style, num_in, num_out, up=up, noise=spec.network.layer_noise)
+        rest = [StyledLayer(style, num_out, num_out, noise=spec.network.layer_noise)] if up else []
         self.layers = nn.ModuleList([first, *rest])
-        self.to_rgb = ToRGB(style, num_out, config.patch_size)
+        self.to_rgb = ToRGB(style, num_out, spec.network.patch_size)
 
     def forward(self, x: Maps, style: Tensor, noise: Float[Tensor, "batch noise"]) -> tuple[Maps, Images]:
-        """Return the grid's features and the image drawn from them."""
+        """Return the grid's features and the image made of them."""
         shape = (-1, len(self.layers), 1, self._grid, self._grid)
         parts = noise.reshape(shape).unbind(1) if noise.shape[1] else ()
         for index, layer in enumerate(self.layers):
@@ -219,13 +221,11 @@ class _Activation(nn.Module):
         return activate(x)
 
 
-def _condition_network(config: StyleGan2Config) -> nn.Sequential | None:
-    width = config.condition_dim
+def _condition_network(spec: StyleGan2Spec) -> nn.Sequential | None:
+    width = spec.network.condition_dim
     if width == 0:
         return None
-    return nn.Sequential(
-        ScaledLinear(config.embed_dim, width), _Activation(), ScaledLinear(width, width), _Activation()
-    )
+    return nn.Sequential(ScaledLinear(spec.embed_dim, width), _Activation(), ScaledLinear(width, width), _Activation())
 
 
 def _unit_variance(x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:

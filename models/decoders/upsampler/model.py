@@ -1,11 +1,11 @@
 """Super-resolution by diffusion: a small image and its CLIP image embedding to a larger one.
 
 Papers: Ho et al., Cascaded diffusion models (arXiv 2106.15282), whose conditioning augmentation puts noise on the small
-image, so that the model forgives the faults of the one before it; DALL-E 2 (arXiv 2204.06125), whose upsamplers
-have no attention, so that they train on crops and draw whole images.
+image, so that the model tolerates the faults of the one before it; DALL-E 2 (arXiv 2204.06125), whose upsamplers
+have no attention, so that they train on crops and generate whole images.
 
 Symbols: x_t = noisy image [batch, 3, size, size]; y = small image [batch, 3, size / factor, size / factor];
-sigma = deviation of the noise on y: [batch]; u = standardized embedding [batch, embed].
+sigma = std of the noise on y: [batch]; u = standardized embedding [batch, embed].
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoders.base import ConditionedModel, Embeddings, Images, require_seeds
+from models.decoders.base import ConditionedModel, Embeddings, Images, from_bytes, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.sampling import DecoderSampling
-from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.upsampler.spec import UpsamplerSpec
 from models.diffusion.guidance import Predictor, guided
 from models.diffusion.loss_weights import denoising_loss
 from models.diffusion.processes import STANDARD, make_process
@@ -28,6 +28,7 @@ from models.diffusion.samplers import sample_images
 from models.fields import HEAD_DIM, NORM_GROUPS
 from models.noise import SeededNoise
 
+RANDOM_INPUTS = ("noise", "small_noise", "blur", "time", "augmentation", "dropout")
 SIGMA_DIM = 64
 SIGMA_SCALE = 1000.0  # sinusoids are made for time steps of that size
 
@@ -35,24 +36,24 @@ SIGMA_SCALE = 1000.0  # sinusoids are made for time steps of that size
 class Upsampler(ConditionedModel):
     """A U-Net without attention that predicts an image from a noisy one, a small one, and an embedding."""
 
-    config: UpsamplerConfig
+    spec: UpsamplerSpec
 
-    def __init__(self, config: UpsamplerConfig) -> None:
+    def __init__(self, spec: UpsamplerSpec) -> None:
         """Build the network with random weights."""
         super().__init__()
-        self.config = config
+        self.spec = spec
         self.conditioner = EmbeddingConditioner(
-            config.embed_dim,
-            empty_probability=config.empty_probability,
-            embedding_noise=config.embedding_noise,
+            spec.embed_dim,
+            empty_probability=spec.network.empty_probability,
+            embedding_noise=spec.network.embedding_noise,
         )
-        self.process = make_process(config.process)
-        self.unet = _build_unet(config)
-        if config.gradient_checkpointing:
+        self.process = make_process(spec.process)
+        self.unet = _build_unet(spec)
+        if spec.network.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
         self.conditioner.set_statistics(mean, std)
 
     def forward(
@@ -64,12 +65,12 @@ class Upsampler(ConditionedModel):
         u: Embeddings,
     ) -> Images:
         """Predict the training target from x_t, the time step, y with its noise, sigma and u; crops do as well."""
-        factor = self.config.unshuffle
-        enlarged = F.interpolate(small, scale_factor=self.config.factor, mode="bilinear", align_corners=False)
+        factor = self.spec.network.unshuffle
+        enlarged = F.interpolate(small, scale_factor=self.spec.factor, mode="bilinear", align_corners=False)
         grid = F.pixel_unshuffle(torch.cat([noisy, enlarged], dim=1).to(u.dtype), factor)
-        told = torch.cat([u, get_timestep_embedding(SIGMA_SCALE * sigma, SIGMA_DIM).to(u.dtype)], dim=1)
+        condition = torch.cat([u, get_timestep_embedding(SIGMA_SCALE * sigma, SIGMA_DIM).to(u.dtype)], dim=1)
         grid = grid.contiguous(memory_format=torch.channels_last)
-        prediction = self.unet(grid, timestep, None, class_labels=told, return_dict=False)[0]
+        prediction = self.unet(grid, timestep, None, class_labels=condition, return_dict=False)[0]
         return F.pixel_shuffle(prediction, factor).float()
 
     def loss(
@@ -77,11 +78,12 @@ class Upsampler(ConditionedModel):
     ) -> Float[Tensor, "batch"]:
         """Return every sample's denoising loss; images may be crops, the same of both.
 
-        Draws: "noise" (of the images' shape), "small_noise" (of the small ones') and "blur" (of the embeddings') are
-        standard normal; "time", "augmentation" (the share of max_noise) and "dropout" uniform in [0, 1): [batch].
+        Random inputs: "noise" (of the images' shape), "small_noise" (of the small ones') and "blur" (of the
+        embeddings') are standard normal; "time", "augmentation" (the fraction of max_noise) and "dropout" are uniform
+        in [0, 1): [batch].
         """
         u = self.conditioner.in_training(embeddings, random_inputs["blur"], random_inputs["dropout"])
-        sigma = self.config.max_noise * random_inputs["augmentation"]
+        sigma = self.spec.network.max_noise * random_inputs["augmentation"]
         noise, t = random_inputs["noise"], self.process.time(random_inputs["time"])
         noisy = self.process.diffuse(images, t, STANDARD, noise)
         small = augment(small, random_inputs["small_noise"], sigma)
@@ -90,11 +92,12 @@ class Upsampler(ConditionedModel):
 
     @torch.no_grad()
     def sample(self, small: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw a large image in [-1, 1] for each small one and its embedding, by its own seed alone."""
+        """Generate a large image in [-1, 1] for each small one and its embedding, by its own seed alone."""
         require_seeds(embeddings, seeds)
-        side, stream = self.config.resolution, SeededNoise(seeds)
+        side, stream = self.spec.resolution, SeededNoise(seeds)
         noise = stream.draw((3, side, side), small.device)
-        sigma = torch.full((len(small),), sampling.noise_augmentation * self.config.max_noise, device=small.device)
+        std = sampling.noise_augmentation * self.spec.network.max_noise
+        sigma = torch.full((len(small),), std, device=small.device)
         small = augment(small, stream.draw(small.shape[1:], small.device), sigma)
         predict = self._predictor(small, sigma, self.conditioner.standardize(embeddings), sampling.guidance_scale)
         generated = sample_images(
@@ -113,26 +116,47 @@ class Upsampler(ConditionedModel):
         return guided(lambda x_t, timestep: self(x_t, timestep, twice, sigmas, both), guidance_scale)
 
 
+class UpsamplerLoss(nn.Module):
+    """The model under its loss, in the form that the training loop calls."""
+
+    def __init__(self, upsampler: Upsampler) -> None:
+        """Wrap the model."""
+        super().__init__()
+        self.upsampler = upsampler
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the denoising loss of each sample."""
+        random_inputs = {name: batch[name] for name in RANDOM_INPUTS}
+        loss = self.upsampler.loss(from_bytes(batch["images"]), batch["small"], batch["embeddings"], random_inputs)
+        return {"loss": loss}
+
+
 def augment(small: Images, noise: Images, sigma: Float[Tensor, "batch"]) -> Images:
-    """Return sqrt(1 - sigma^2) y + sigma eps: noise of deviation sigma, and the variance of the whole kept."""
+    """Return sqrt(1 - sigma^2) y + sigma eps: noise of std sigma, and the variance of the whole kept."""
     std = sigma[:, None, None, None]
     return (1 - std.square()).sqrt() * small + std * noise
 
 
-def _build_unet(config: UpsamplerConfig) -> UNet2DConditionModel:
-    levels, pixel_channels = len(config.channels), 3 * config.unshuffle**2
+def _build_unet(spec: UpsamplerSpec) -> UNet2DConditionModel:
+    network = spec.network
+    levels, pixel_channels = len(network.channels), 3 * network.unshuffle**2
     return UNet2DConditionModel(
-        sample_size=config.resolution // config.unshuffle,
+        sample_size=spec.resolution // network.unshuffle,
         in_channels=2 * pixel_channels,
         out_channels=pixel_channels,
         down_block_types=("DownBlock2D",) * levels,
         mid_block_type="UNetMidBlock2D",
         up_block_types=("UpBlock2D",) * levels,
-        block_out_channels=config.channels,
-        layers_per_block=config.blocks_per_level,
-        attention_head_dim=tuple(width // HEAD_DIM for width in config.channels),  # diffusers asks for it all the same
+        block_out_channels=network.channels,
+        layers_per_block=network.blocks_per_level,
+        attention_head_dim=tuple(width // HEAD_DIM for width in network.channels),  # diffusers asks for it all the same
         norm_num_groups=NORM_GROUPS,
         resnet_time_scale_shift="scale_shift",
         class_embed_type="projection",
-        projection_class_embeddings_input_dim=config.embed_dim + SIGMA_DIM,
+        projection_class_embeddings_input_dim=spec.embed_dim + SIGMA_DIM,
     )
+
+
+def build_training(spec: UpsamplerSpec) -> UpsamplerLoss:
+    """Return the model under its loss."""
+    return UpsamplerLoss(Upsampler(spec))

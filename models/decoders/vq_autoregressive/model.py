@@ -1,16 +1,17 @@
-"""The decoder that writes an image code by code: a causal transformer over the codes of a VQ autoencoder.
+"""The decoder that generates an image code by code: a causal transformer over the codes of a VQ autoencoder.
 
 Papers: van den Oord et al. (arXiv 1711.00937), section 3.3; Ramesh et al., DALL-E (arXiv 2102.12092); guidance of
 logits by Gafni et al., Make-A-Scene (arXiv 2203.13131), section 3.4.
 
-Symbols: c_i = code at place i, in reading order: [batch, place]; u = standardized condition: [batch, embed].
-The input that answers with c_i is c_{i-1} (a learned start for i = 0), the position i, and the layout at place i;
+Symbols: c_i = code at position i, in reading order: [batch, position]; u = standardized condition: [batch, embed].
+The input that predicts c_i is c_{i-1} (a learned start for i = 0), the position i, and the layout at position i;
 before all of them stand the conditions' tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,13 +22,13 @@ from models.autoencoders.model import Images, VQAutoencoder
 from models.decoders.base import Decoder, Embeddings, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.sampling import DecoderSampling
-from models.decoders.vq_autoregressive.spec import VQDecoderConfig
+from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
 from models.noise import SeededNoise
 from models.priors.blocks import CausalTransformer, KeyValueCache
 from models.priors.spec import TransformerSpec
 
-Codes = Int[Tensor, "batch place"]
-Logits = Float[Tensor, "batch place code"]
+Codes = Int[Tensor, "batch position"]
+Logits = Float[Tensor, "batch position code"]
 
 
 @dataclass(frozen=True)
@@ -35,41 +36,40 @@ class Conditions:
     """What codes are predicted from, ready for the network."""
 
     tokens: Float[Tensor, "batch token width"]
-    layout: Float[Tensor, "batch place width"] | None
+    layout: Float[Tensor, "batch position width"] | None
 
 
 class CodeTransformer(nn.Module):
     """Predicts each code from the conditions and the codes before it."""
 
-    def __init__(self, config: VQDecoderConfig) -> None:
+    def __init__(self, spec: VQAutoregressiveSpec) -> None:
         """Build the network with random weights."""
         super().__init__()
-        self.config = config
-        width, side = config.width, config.autoencoder.latent_resolution
-        layout = LayoutConfig(config.layout_channels, side, config.layout_hidden) if config.layout_channels else None
+        self.spec = spec
+        network, side = spec.network, spec.autoencoder.latent_resolution
+        width = network.width
+        layout = LayoutConfig(network.layout_channels, side, network.layout_hidden) if network.layout_channels else None
         read = partial(
             EmbeddingConditioner,
-            num_tokens=config.num_tokens,
+            num_tokens=network.num_tokens,
             token_dim=width,
-            empty_probability=config.empty_probability,
+            empty_probability=network.empty_probability,
         )
-        noise = config.embedding_noise
-        self.image = (
-            read(config.embed_dim, layout=layout, embedding_noise=noise) if config.reads_image_embedding else None
-        )
-        self.text = read(config.text_dim) if config.text_dim else None
-        self.layout = nn.Linear(config.layout_channels, width) if layout else None
+        noise = network.embedding_noise
+        self.image = read(spec.embed_dim, layout=layout, embedding_noise=noise) if spec.reads_image_embedding else None
+        self.text = read(spec.text_dim) if spec.text_dim else None
+        self.layout = nn.Linear(network.layout_channels, width) if layout else None
         self.start = nn.Parameter(0.02 * torch.randn(width))
-        self.codes = nn.Embedding(config.autoencoder.num_codes, width)
-        self.places = nn.Parameter(0.02 * torch.randn(config.num_places, width))
-        self.body = CausalTransformer(settings_of(config))
-        self.head = nn.Linear(width, config.autoencoder.num_codes)
+        self.codes = nn.Embedding(spec.num_codes, width)
+        self.places = nn.Parameter(0.02 * torch.randn(spec.num_positions, width))  # of positions; a name in weights
+        self.body = CausalTransformer(settings_of(spec))
+        self.head = nn.Linear(width, spec.num_codes)
 
     def forward(self, codes: Codes, conditions: Conditions) -> Logits:
         """Return the logits of every code, each from the codes before it."""
         before = F.embedding(codes[:, :-1], self.codes.weight)
         inputs = torch.cat([self.start.to(before.dtype).expand(len(codes), 1, -1), before], dim=1)
-        inputs = torch.cat([conditions.tokens.to(inputs.dtype), self._placed(inputs, 0, conditions)], dim=1)
+        inputs = torch.cat([conditions.tokens.to(inputs.dtype), self._with_positions(inputs, 0, conditions)], dim=1)
         logits: Logits = self.head(self.body(inputs, num_outputs=codes.shape[1]))
         return logits
 
@@ -78,10 +78,9 @@ class CodeTransformer(nn.Module):
         tokens, layout = [], None
         if self.image is not None and u_image is not None:
             tokens.append(self.image.token_states(u_image))
-            generated = self.image.layout_map(u_image)
-            layout = (
-                None if generated is None or self.layout is None else self.layout(generated.flatten(2).transpose(1, 2))
-            )
+            layout_map = self.image.layout_map(u_image)
+            if layout_map is not None and self.layout is not None:
+                layout = self.layout(layout_map.flatten(2).transpose(1, 2))
         if self.text is not None and u_text is not None:
             tokens.append(self.text.token_states(u_text))
         return Conditions(torch.cat(tokens, dim=1), layout)
@@ -122,52 +121,67 @@ class CodeTransformer(nn.Module):
         return self.text.drop(self.text.standardize(text.nan_to_num()), missing)
 
     def next_logits(
-        self, code: Int[Tensor, "batch"] | None, place: int, conditions: Conditions, cache: KeyValueCache
+        self, code: Int[Tensor, "batch"] | None, position: int, conditions: Conditions, cache: KeyValueCache
     ) -> Float[Tensor, "batch code"]:
-        """Return the logits of the code at ``place`` after the one before it (none: the first place), and keep it."""
+        """Return the logits of the code at ``position`` after the one before it (none: the first), and keep it."""
         if code is None:
             inputs = self.start.expand(len(conditions.tokens), 1, -1)
-            inputs = torch.cat([conditions.tokens, self._placed(inputs, 0, conditions)], dim=1)
+            inputs = torch.cat([conditions.tokens, self._with_positions(inputs, 0, conditions)], dim=1)
         else:
-            inputs = self._placed(F.embedding(code[:, None], self.codes.weight), place, conditions)
+            inputs = self._with_positions(F.embedding(code[:, None], self.codes.weight), position, conditions)
         states = self.body(inputs, cache=cache, num_outputs=1)
         cache.keep(inputs.shape[1])
         logits: Tensor = self.head(states[:, 0])
         return logits
 
-    def _placed(self, inputs: Tensor, first: int, conditions: Conditions) -> Tensor:
-        places = slice(first, first + inputs.shape[1])
-        placed: Tensor = inputs + self.places[places].to(inputs.dtype)
-        return placed if conditions.layout is None else placed + conditions.layout[:, places].to(inputs.dtype)
+    def _with_positions(self, inputs: Tensor, first: int, conditions: Conditions) -> Tensor:
+        positions = slice(first, first + inputs.shape[1])
+        placed: Tensor = inputs + self.places[positions].to(inputs.dtype)
+        return placed if conditions.layout is None else placed + conditions.layout[:, positions].to(inputs.dtype)
+
+
+class CodeLoss(nn.Module):
+    """The transformer under its loss; the autoencoder takes no part in training."""
+
+    def __init__(self, transformer: CodeTransformer) -> None:
+        """Wrap the transformer."""
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropy of each sample's codes, and the fraction of them that were the likeliest."""
+        random_inputs = {name: batch[name] for name in ("blur", "dropout")}
+        codes = batch["codes"].flatten(1).long()
+        return self.transformer.loss(codes, batch["embeddings"], text=batch.get("text"), **random_inputs)
 
 
 class VQDecoder(Decoder):
     """Codes from the transformer, images of them from the autoencoder."""
 
-    config: VQDecoderConfig
+    spec: VQAutoregressiveSpec
 
     def __init__(
         self,
-        config: VQDecoderConfig,
+        spec: VQAutoregressiveSpec,
         *,
         transformer: CodeTransformer | None = None,
         autoencoder: VQAutoencoder | None = None,
     ) -> None:
         """Put both together; what is not given is built with random weights."""
         super().__init__()
-        self.config = config
-        self.transformer = CodeTransformer(config) if transformer is None else transformer
-        self.autoencoder = VQAutoencoder(config.autoencoder) if autoencoder is None else autoencoder
+        self.spec = spec
+        self.transformer = CodeTransformer(spec) if transformer is None else transformer
+        self.autoencoder = cast(VQAutoencoder, spec.autoencoder.build()) if autoencoder is None else autoencoder
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize image embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize image embeddings by the training set's mean and std; they are saved with the weights."""
         if self.transformer.image is not None:
             self.transformer.image.set_statistics(mean, std)
 
     @property
     def reads_text(self) -> bool:
         """Whether a text embedding is a condition."""
-        return self.config.text_dim > 0
+        return self.spec.text_dim > 0
 
     def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize text embeddings by these; they are saved with the weights."""
@@ -176,18 +190,18 @@ class VQDecoder(Decoder):
 
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Draw images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
         return self._images(self.sample_codes(embeddings, seeds, sampling))
 
     @torch.no_grad()
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
-        """Draw images told by CLIP text embeddings, too; for a row of NaN the learned empty one is taken."""
+        """Generate images conditioned on CLIP text embeddings, too; a row of NaN counts as the learned empty one."""
         return self._images(self.sample_codes(embeddings, seeds, sampling, text=text if self.reads_text else None))
 
     def _images(self, codes: Codes) -> Images:
-        side = self.config.autoencoder.latent_resolution
+        side = self.spec.autoencoder.latent_resolution
         return self.autoencoder.decode_codes(codes.view(-1, side, side)).float().clamp(-1, 1)
 
     @torch.no_grad()
@@ -199,22 +213,22 @@ class VQDecoder(Decoder):
         *,
         text: Embeddings | None = None,
     ) -> Codes:
-        """Draw the codes in reading order; a place uses one uniform number of its image's seed."""
+        """Sample the codes in reading order; a position uses one uniform number of its image's seed."""
         require_seeds(embeddings, seeds)
-        num_places, guided = self.config.num_places, sampling.guidance_scale != 1.0
+        num_positions, guided = self.spec.num_positions, sampling.guidance_scale != 1.0
         conditions = self._conditions(embeddings, text, guided=guided)
-        capacity = conditions.tokens.shape[1] + num_places
+        capacity = conditions.tokens.shape[1] + num_positions
         rows = len(conditions.tokens)
-        cache = KeyValueCache(settings_of(self.config), rows, capacity, like=conditions.tokens)
-        uniform = SeededNoise(seeds).uniform((num_places,), embeddings.device)
+        cache = KeyValueCache(settings_of(self.spec), rows, capacity, like=conditions.tokens)
+        uniform = SeededNoise(seeds).uniform((num_positions,), embeddings.device)
         generated: list[Tensor] = []
-        for place in range(num_places):
+        for position in range(num_positions):
             before = generated[-1].repeat(1 + guided) if generated else None
-            logits = self.transformer.next_logits(before, place, conditions, cache)
+            logits = self.transformer.next_logits(before, position, conditions, cache)
             if guided:
-                told, unconditional = logits.chunk(2)
-                logits = torch.lerp(unconditional, told, sampling.guidance_scale)
-            generated.append(sample_codes(logits, uniform[:, place], sampling))
+                conditional, unconditional = logits.chunk(2)
+                logits = torch.lerp(unconditional, conditional, sampling.guidance_scale)
+            generated.append(sample_codes(logits, uniform[:, position], sampling))
         return torch.stack(generated, dim=1)
 
     def _conditions(self, embeddings: Embeddings, text: Embeddings | None, *, guided: bool) -> Conditions:
@@ -232,9 +246,9 @@ class VQDecoder(Decoder):
 def sample_codes(
     logits: Float[Tensor, "batch code"], uniform: Float[Tensor, "batch"], sampling: DecoderSampling
 ) -> Int[Tensor, "batch"]:
-    """Draw a code for each row by inverting the distribution function at its uniform number.
+    """Sample a code for each row by inverting the distribution function at its uniform number.
 
-    The logits are divided by the temperature; of top_k codes only the most likely ones may be drawn.
+    The logits are divided by the temperature; of top_k codes only the most likely ones may be sampled.
     """
     scores, codes = logits.float().sort(dim=1, descending=True)
     scores = scores[:, : sampling.top_k] / sampling.temperature
@@ -243,12 +257,17 @@ def sample_codes(
     return codes.gather(1, index.clamp_max(scores.shape[1] - 1))[:, 0]
 
 
-def settings_of(config: VQDecoderConfig) -> TransformerSpec:
+def settings_of(spec: VQAutoregressiveSpec) -> TransformerSpec:
     """Return the size of the body in the words of the blocks."""
     return TransformerSpec(
-        width=config.width,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        feed_forward_factor=config.feed_forward_factor,
-        gradient_checkpointing=config.gradient_checkpointing,
+        width=spec.network.width,
+        num_layers=spec.network.num_layers,
+        num_heads=spec.network.num_heads,
+        feed_forward_factor=spec.network.feed_forward_factor,
+        gradient_checkpointing=spec.network.gradient_checkpointing,
     )
+
+
+def build_training(spec: VQAutoregressiveSpec) -> CodeLoss:
+    """Return the transformer under its loss."""
+    return CodeLoss(CodeTransformer(spec))

@@ -1,9 +1,11 @@
 """Which Stable Diffusion checkpoint is fine-tuned, and how."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from models.decoders.stable_diffusion.spec import CheckpointProcess, StableDiffusionSpec, TokenConditioning
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import content_digest
 from stages.train_decoder.text_config import TextTunedConfig
@@ -33,8 +35,7 @@ class LoraTuning(ConfigModel):
 class StableDiffusionConfig(TextTunedConfig):
     """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
 
-    stage: ClassVar[str] = "train_decoder"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     kind: Literal["stable_diffusion"]
     path: Annotated[ExternalPath | None, RuntimeOnly()] = Field(
@@ -42,12 +43,9 @@ class StableDiffusionConfig(TextTunedConfig):
     )
     name: str | None = Field(None, description="or its name on the Hugging Face hub")
     resolution: PositiveInt = Field(512, description="side of the images in pixels; that of encode_latents")
-    num_tokens: PositiveInt = Field(4, description="tokens made of the embedding in place of the text's")
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="kind")] = FullTuning(kind="full")
-    loss_weight: Literal["min_snr", "uniform"] = Field("uniform", description="weight of the error by time")
-    min_snr_gamma: PositiveFloat = 5.0
-    empty_probability: float = Field(0.1, ge=0, lt=1, description="share of embeddings replaced by the empty one")
-    embedding_noise: float = Field(0.0, ge=0, description="noise on embeddings in training, in their deviations")
+    conditioning: TokenConditioning = TokenConditioning()
+    process: CheckpointProcess = CheckpointProcess()
     gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
     training: TrainingConfig = TrainingConfig(
         num_steps=20_000, batch_size=64, learning_rate=1e-5, weight_decay=0.01, warmup_steps=500, ema_decay=0.9999
@@ -61,15 +59,32 @@ class StableDiffusionConfig(TextTunedConfig):
 
     @property
     def source(self) -> str:
-        """Where the checkpoint is to be had, as diffusers takes it."""
+        """The checkpoint's folder or name, as diffusers takes it."""
         return self.name or str(self.path)
 
     @model_validator(mode="after")
     def _one_source(self) -> "StableDiffusionConfig":
         if (self.path is None) == (self.name is None):
             found = "neither" if self.path is None else "both"
-            raise ValueError(f"found {found} path and name: allowed is one of them, where the checkpoint is to be had")
+            raise ValueError(f"found {found} path and name: allowed is one: the checkpoint's folder, or its hub name")
         return self
+
+    def spec(self, embed_dim: int, parts: Mapping[str, Mapping[str, Any]]) -> StableDiffusionSpec:
+        """Return the decoder's spec, for embeddings of that width and the checkpoint's unet, vae and scheduler.
+
+        Raises:
+            ValueError: the checkpoint is of a kind that cannot be trained here.
+        """
+        return StableDiffusionSpec(
+            unet=parts["unet"],
+            vae=parts["vae"],
+            scheduler=parts["scheduler"],
+            embed_dim=embed_dim,
+            resolution=self.resolution,
+            text_dim=embed_dim if self.text else 0,
+            conditioning=self.conditioning,
+            process=self.process,
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: of a checkpoint's folder, the parts that are used.

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
+import torch
 from peft import LoraConfig
 from torch import nn
 
 from models.decoders.base import Decoder, to_bytes
 from models.decoders.stable_diffusion.model import StableDiffusionDecoder, StableDiffusionDenoiser, decoded, scaled
-from models.decoders.stable_diffusion.spec import StableDiffusionDecoderConfig
-from models.noise import SeededNoise
+from models.decoders.stable_diffusion.published import published_parts
+from models.decoders.stable_diffusion.spec import StableDiffusionSpec
+from models.decoders.training import DenoisingLoss, denoiser_of
 from stages.contract.errors import InputFault
+from stages.contract.sizing import Shapes, Unknown
 from stages.encoders.identity import digest_tensors
 from stages.storage.artifact import Output
 from stages.train_decoder.first_stage import EncodedTask
@@ -22,9 +25,7 @@ from stages.train_decoder.stable_diffusion.checkpoint import load_unet, load_vae
 from stages.train_decoder.stable_diffusion.config import LoraTuning, StableDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.images.dataset import Indices
-from stages.training.images.denoising import DenoisingLoss, denoiser_of, denoising_random_inputs
 from stages.training.images.shard_images import ImageRows
-from stages.training.task import Batch, BatchPart
 
 PIPELINE = "decoder/pipeline"
 LORA = "decoder/lora"
@@ -42,32 +43,36 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
     config: StableDiffusionConfig
 
     @cached_property
-    def shape(self) -> StableDiffusionDecoderConfig:
-        """Return the decoder's own configuration.
+    def spec(self) -> StableDiffusionSpec:
+        """The decoder's spec.
 
         Raises:
             InputFault: the checkpoint is of a kind that cannot be trained here.
         """
         try:
-            parts = read_configs(self.config.source)
-            return StableDiffusionDecoderConfig(
-                unet=parts["unet"],
-                vae=parts["vae"],
-                scheduler=parts["scheduler"],
-                embed_dim=self.data.embed_dim,
-                resolution=self.config.resolution,
-                num_tokens=self.config.num_tokens,
-                text_dim=self.data.embed_dim if self.config.text else 0,
-                loss_weight=self.config.loss_weight,
-                min_snr_gamma=self.config.min_snr_gamma,
-                empty_probability=self.config.empty_probability,
-                embedding_noise=self.config.embedding_noise,
-            )
+            return self.config.spec(self.data.embed_dim, read_configs(self.config.source))
         except ValueError as error:
             raise InputFault(
                 f"train_decoder: {self.config.source}: {error}: name a checkpoint of SD 1.x or 2.x, or another "
                 "train_decoder.resolution"
             ) from error
+
+    @classmethod
+    def planned_module(cls, config: StableDiffusionConfig, shapes: Shapes) -> nn.Module:
+        """Return what would be trained: of a checkpoint that is here, or of a published one.
+
+        Raises:
+            Unknown: the checkpoint is neither.
+        """
+        try:
+            with torch.device("cpu"):  # a scheduler computes with its numbers
+                parts = published_parts(config.name) if config.name else read_configs(config.source)
+        except (KeyError, InputFault) as error:
+            raise Unknown(f"the shape of {config.source} is not known here: give its folder (path)") from error
+        model: nn.Module = config.spec(shapes.embed_dim, parts).build_training()
+        if isinstance(config.tuning, LoraTuning):
+            low_rank(_denoiser(model).unet, config.tuning)
+        return model
 
     @cached_property
     def vae(self) -> nn.Module:
@@ -81,11 +86,11 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
         Raises:
             InputFault: they are not.
         """
-        found, shape = self.identity, self.shape
-        if found.kind != "stable_diffusion" or found.shape != shape.latent_shape:
+        found, spec = self.identity, self.spec
+        if found.kind != "stable_diffusion" or found.shape != spec.latent_shape:
             raise InputFault(
                 f"train_decoder: kind stable_diffusion found latents {list(found.shape)} of kind {found.kind}: "
-                f"expected {list(shape.latent_shape)} of kind stable_diffusion: give encode_latents the kind "
+                f"expected {list(spec.latent_shape)} of kind stable_diffusion: give encode_latents the kind "
                 f"stable_diffusion, the same checkpoint and resolution {self.config.resolution}"
             )
         weights = {name: tensor.cpu() for name, tensor in self.vae.state_dict().items()}
@@ -109,29 +114,19 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
         unet = load_unet(self.config.source)
         if self.config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        return DenoisingLoss(StableDiffusionDenoiser(self.shape, unet))
+        return DenoisingLoss(StableDiffusionDenoiser(self.spec, unet))
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the denoiser together with the autoencoder."""
-        return StableDiffusionDecoder(self.shape, denoiser=_denoiser(model), vae=self.vae)
-
-    def record(self) -> dict[str, Any]:
-        """Return the decoder's configuration."""
-        return self.shape.to_dict()
-
-    def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
-        """Draw noise, times and what happens to the embeddings."""
-        return denoising_random_inputs(
-            part, stream, seed=self.config.seed, shape=self.identity.shape, embed_dim=self.data.embed_dim
-        )
+        return StableDiffusionDecoder(self.spec, denoiser=_denoiser(model), vae=self.vae)
 
     def true_images(self, indices: Indices) -> ImageRows:
         """Return what the autoencoder makes of the true latents."""
         latents = self.read(indices)["latents"].float().to(self.rank_info.device)
-        return to_bytes(decoded(self.vae, scaled(latents, self.shape), self.shape).cpu()).numpy()
+        return to_bytes(decoded(self.vae, scaled(latents, self.spec), self.spec).cpu()).numpy()
 
     def save(self, model: nn.Module, output: Output) -> None:
-        """Write what diffusers loads, a whole pipeline and the additions, and of the decoder what that has not."""
+        """Write what diffusers loads, a whole pipeline and the additions, and the rest of the decoder."""
         if isinstance(self.config.tuning, LoraTuning):
             save_lora(cast(nn.Module, _denoiser(model).unet), output, LORA)
             model = _merged(model)

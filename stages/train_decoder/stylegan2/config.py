@@ -2,80 +2,31 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from models.decoders.stylegan2.spec import (
     AdversarialSettings,
-    Augmentation,
-    DiscriminatorConfig,
-    StartGrid,
-    StyleGan2Config,
+    DiscriminatorNetwork,
+    DiscriminatorSpec,
+    GeneratorNetwork,
+    StyleGan2Spec,
 )
-from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.config import RuntimeOnly
 from stages.encoders.config import ClipConfig
+from stages.train_decoder.base_config import DecoderConfig
 from stages.training.config import TrainingConfig
-from stages.training.images.config import ImageTrainingConfig
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class GeneratorConfig(ConfigModel):
-    """The generator; see models.decoders.stylegan2.spec.StyleGan2Config."""
-
-    channels: tuple[PositiveInt, ...] = Field((128, 96, 64), description="width by level, smallest grid first")
-    patch_size: PositiveInt = Field(4, description="pixels per side that a cell of the largest grid draws; paper: 1")
-    latent_dim: PositiveInt = Field(32, description="width of the noise that makes images of one embedding differ")
-    style_dim: PositiveInt = 128
-    mapping_layers: PositiveInt = 2
-    mapping_rate: PositiveFloat = Field(0.1, description="the mapping network's relative learning rate; paper: 0.01")
-    condition_dim: NonNegativeInt = Field(128, description="what each layer's style sees of the embedding itself")
-    start: StartGrid = Field("embedding", description="smallest grid: a constant, or a layout drawn from the embedding")
-    layer_noise: bool = Field(False, description="learned amounts of noise in every layer")
-
-
-class DiscriminatorSection(ConfigModel):
-    """The discriminator; see models.decoders.stylegan2.spec.DiscriminatorConfig."""
-
-    channels: tuple[PositiveInt, ...] = Field((128, 96, 64), description="width by level, smallest grid first")
-    patch_size: PositiveInt = Field(4, description="pixels per side that one cell of its largest grid sees; paper: 1")
-    feature_dim: PositiveInt = 256
-    std_group: NonNegativeInt = Field(4, description="images compared for sameness; 0: none")
-    rate: PositiveFloat = Field(1.0, description="learning rate relative to the generator's")
-
-
-class AdversarialSection(ConfigModel):
-    """Losses of both networks; see models.decoders.stylegan2.spec.AdversarialSettings."""
-
-    r1_weight: NonNegativeFloat = Field(1.0, description="gamma of R1, the discriminator's gradient penalty")
-    r1_interval: PositiveInt = Field(16, description="steps from one R1 to the next")
-    path_weight: NonNegativeFloat = Field(0.0, description="weight of path-length regularization; paper: 2")
-    path_interval: PositiveInt = Field(4, description="steps from one path length to the next")
-    clip_weight: NonNegativeFloat = Field(1.0, description="InfoNCE of drawn images' CLIP embeddings; 0: no CLIP")
-    clip_temperature: PositiveFloat = 0.1
-    feature_weight: NonNegativeFloat = Field(1.0, description="InfoNCE of the discriminator's features")
-    feature_temperature: PositiveFloat = 0.1
-    match_weight: NonNegativeFloat = Field(
-        0.0, description="likeness of what the discriminator sees in drawn and true images; paper: 0"
-    )
-    embedding_noise: NonNegativeFloat = Field(
-        0.0, description="xi of pseudo text in the embedding's place; 0: none; Lafite language-free: 3"
-    )
-    augmentation: Augmentation = Field("none", description="of what the discriminator sees")
-    augmentation_probability: Probability = Field(0.0, description="of each change; where adaptive begins")
-    augmentation_target: float = Field(0.6, ge=-1, le=1, description="adaptive: mean sign on true images to keep")
-    augmentation_images: PositiveInt = Field(500_000, description="adaptive: images from probability 0 to 1 at most")
-
-
-class StyleGan2DecoderConfig(ImageTrainingConfig):
+class StyleGan2DecoderConfig(DecoderConfig):
     """Train a StyleGAN2 decoder on all images."""
 
-    stage: ClassVar[str] = "train_decoder"
+    code_version: ClassVar[int] = 2
 
     kind: Literal["stylegan2"]
     clip: ClipConfig
-    generator: GeneratorConfig = GeneratorConfig()
-    discriminator: DiscriminatorSection = DiscriminatorSection()
-    losses: AdversarialSection = AdversarialSection()
+    generator: GeneratorNetwork = GeneratorNetwork()
+    discriminator: DiscriminatorNetwork = DiscriminatorNetwork()
+    losses: AdversarialSettings = AdversarialSettings()
     gradient_checkpointing: Annotated[bool, RuntimeOnly()] = Field(
         False, description="compute levels again in the backward pass: less memory for activations, more time"
     )
@@ -93,9 +44,8 @@ class StyleGan2DecoderConfig(ImageTrainingConfig):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "StyleGan2DecoderConfig":
-        self.decoder(1)
-        self.evaluate(1)
-        self.settings()
+        self.spec(1)
+        self.discriminator_spec(1)
         return self
 
     @model_validator(mode="after")
@@ -122,22 +72,18 @@ class StyleGan2DecoderConfig(ImageTrainingConfig):
         """The images and their embeddings, and the CLIP model where that is trained."""
         return (*super().inputs, *self.clip.inputs)
 
-    def decoder(self, embed_dim: int) -> StyleGan2Config:
-        """Return the generator's own configuration, for embeddings of that width.
+    def spec(self, embed_dim: int) -> StyleGan2Spec:
+        """Return the generator's spec, for embeddings of that width.
 
         Raises:
             ValueError: the network cannot be built at this resolution.
         """
-        return StyleGan2Config(embed_dim=embed_dim, resolution=self.resolution, **dict(self.generator))
+        return StyleGan2Spec(embed_dim=embed_dim, resolution=self.resolution, network=self.generator)
 
-    def evaluate(self, embed_dim: int) -> DiscriminatorConfig:
-        """Return the discriminator's configuration.
+    def discriminator_spec(self, embed_dim: int) -> DiscriminatorSpec:
+        """Return the discriminator's spec.
 
         Raises:
             ValueError: the network cannot be built at this resolution.
         """
-        return DiscriminatorConfig(embed_dim=embed_dim, resolution=self.resolution, **dict(self.discriminator))
-
-    def settings(self) -> AdversarialSettings:
-        """Return the losses' settings."""
-        return AdversarialSettings(**dict(self.losses))
+        return DiscriminatorSpec(embed_dim=embed_dim, resolution=self.resolution, network=self.discriminator)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from models.decoders.base import Decoder, from_bytes
 from models.decoders.stylegan2.adversary import Adversary
 from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
-from models.decoders.stylegan2.discriminator import Discriminator
-from models.decoders.stylegan2.model import StyleGan2Generator
+from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.noise import SeededNoise
+from stages.contract.sizing import Shapes
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import with_trained
 from stages.formats.clips import read_clips, require_same_clips
@@ -39,7 +38,7 @@ class AdversaryLoss(nn.Module):
 class StyleGan2Task(DecoderTask):
     """Trains a StyleGAN2 decoder.
 
-    InfoNCE and the deviation among images look at the samples of one pass of one worker, so here the number of
+    InfoNCE and the std among images look at the samples of one pass of one worker, so here the number of
     workers and of passes per step is part of the result; everything else is the same for any number of them.
     """
 
@@ -52,14 +51,14 @@ class StyleGan2Task(DecoderTask):
             InputFault: the configured CLIP is not the one that made the embeddings.
         """
         config, embed_dim = self.config, self.data.embed_dim
-        generator = StyleGan2Generator(config.decoder(embed_dim))
-        discriminator = Discriminator(config.evaluate(embed_dim))
+        generator = self.spec.build()
+        discriminator = config.discriminator_spec(embed_dim).build()
         generator.synthesis.gradient_checkpointing = config.gradient_checkpointing
         discriminator.gradient_checkpointing = config.gradient_checkpointing
         adversary = Adversary(
             generator,
             discriminator,
-            config.settings(),
+            config.losses,
             embed_images=self._clip.embed_images if config.losses.clip_weight > 0 else None,
             blocks=read_clips(self.inputs["embed_clip"]).block_dims,
             group_mean=group_mean,
@@ -73,12 +72,19 @@ class StyleGan2Task(DecoderTask):
         generator: Decoder = model.adversary.generator  # type: ignore[assignment, union-attr]
         return generator
 
-    def record(self) -> dict[str, Any]:
-        """Return the generator's configuration."""
-        return self.config.decoder(self.data.embed_dim).to_dict()
+    @cached_property
+    def spec(self) -> StyleGan2Spec:
+        """The generator's spec."""
+        return self.config.spec(self.data.embed_dim)
+
+    @classmethod
+    def planned_module(cls, config: StyleGan2DecoderConfig, shapes: Shapes) -> nn.Module:
+        """Return what would be trained."""
+        width = shapes.embed_dim
+        return nn.ModuleList([config.spec(width).build(), config.discriminator_spec(width).build()])
 
     def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
-        """Draw what both networks need; what a setting leaves out is not drawn."""
+        """Return what both networks need; what a setting leaves out is not generated."""
         config, losses, side = self.config, self.config.losses, self.config.resolution
         batch = {
             "step": torch.full((part.count,), part.step),

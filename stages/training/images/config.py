@@ -21,7 +21,7 @@ class SamplesConfig(DecoderSampling):
 
 
 class ImageTrainingConfig(StageConfig):
-    """What every such stage is told; a kind adds its network, and its own defaults for ``training``."""
+    """The fields of every such stage; a kind adds its network, and its own defaults for ``training``."""
 
     uses_gpu: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "training"

@@ -4,13 +4,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.decoders.base import ConditionedModel, Decoder, to_bytes
+from models.decoders.spec import RandomInput
 from models.noise import SeededNoise
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.clips import read_clips
@@ -19,9 +20,26 @@ from stages.storage.artifact import Output
 from stages.training.images.config import ImageTrainingConfig
 from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.image_task import ImageTask, stacked_rows
+from stages.training.images.random_inputs import make_random_inputs
 from stages.training.images.shard_images import ImageRows
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart
+
+
+class TrainedSpec(Protocol):
+    """What a task asks of the spec."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, kind included, as JSON-ready values."""
+        ...
+
+    def build_training(self) -> nn.Module:
+        """Return what is trained, the model under its loss."""
+        ...
+
+    def random_inputs(self) -> Mapping[str, RandomInput]:
+        """Return the random numbers that the loss takes for each sample."""
+        ...
 
 
 @dataclass
@@ -39,17 +57,18 @@ class DecoderTask(ImageTask):
     config: ImageTrainingConfig
     data: EmbeddedImages = field(init=False, repr=False, compare=False)
 
+    @property
     @abstractmethod
+    def spec(self) -> TrainedSpec:
+        """The spec of what is kept, as config.json holds it."""
+
     def make_model(self) -> nn.Module:
-        """Make what is trained: ``model(batch)`` returns "loss" [count] and other quantities of each sample."""
+        """Return what is trained: ``model(batch)`` returns "loss" [count] and other quantities of each sample."""
+        return self.spec.build_training()
 
-    @abstractmethod
     def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
-        """Draw the random numbers of the part; the stream holds one source of noise for each of its samples."""
-
-    @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """Return the decoder's own configuration, JSON-ready, kind included."""
+        """Return the random numbers of the part; the stream holds one source of noise for each of its samples."""
+        return make_random_inputs(self.spec.random_inputs(), part, stream, self.config.seed)
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the decoder within the model."""
@@ -125,10 +144,10 @@ class DecoderTask(ImageTask):
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""
         sampling = {name: value for name, value in asdict(self.config.samples).items() if name != "num_images"}
-        config = self.record()
+        spec = self.spec.to_dict()
         record = {
-            "kind": config["kind"],
-            "model": config,
+            "kind": spec["kind"],
+            "model": spec,
             "clip": read_clips(self.inputs["embed_clip"]).to_json(),
             "sampling": sampling,
         }

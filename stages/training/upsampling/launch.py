@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.training.launch import train
 from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stages.training.upsampling.task import UpsamplerTask
 
 
@@ -26,3 +29,13 @@ def make_task(config: UpsamplerTrainingConfig, inputs: Mapping[str, Artifact]) -
     from stages.training.upsampling.task import UpsamplerTask
 
     return UpsamplerTask(config, inputs)
+
+
+def planned_module(config: UpsamplerTrainingConfig, shapes: Shapes) -> "nn.Module":
+    """Return what would be trained, for its size.
+
+    Raises:
+        Unknown: the configuration alone does not say it.
+    """
+    module: nn.Module = config.spec(shapes.embed_dim).build_training()
+    return module

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -10,30 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.decoders.base import from_bytes
-from models.decoders.upsampler.model import Upsampler
+from models.decoders.upsampler.model import Upsampler, UpsamplerLoss
+from models.decoders.upsampler.spec import UpsamplerSpec
 from models.noise import SeededNoise
 from stages.training.images.dataset import Indices
+from stages.training.images.random_inputs import make_random_inputs
 from stages.training.images.task import DecoderTask
-from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 from stages.training.upsampling.config import UpsamplerTrainingConfig
-
-RANDOM_INPUTS = ("noise", "small_noise", "blur", "time", "augmentation", "dropout")
-
-
-class UpsamplerLoss(nn.Module):
-    """Gives the model's loss the form that the loop calls."""
-
-    def __init__(self, upsampler: Upsampler) -> None:
-        """Wrap the model."""
-        super().__init__()
-        self.upsampler = upsampler
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the denoising loss of each sample."""
-        random_inputs = {name: batch[name] for name in RANDOM_INPUTS}
-        loss = self.upsampler.loss(from_bytes(batch["images"]), batch["small"], batch["embeddings"], random_inputs)
-        return {"loss": loss}
 
 
 @dataclass
@@ -43,31 +28,18 @@ class UpsamplerTask(DecoderTask):
     config: UpsamplerTrainingConfig
     folder = "upsampler"
 
-    def make_model(self) -> nn.Module:
-        """Make the model."""
-        return UpsamplerLoss(Upsampler(self.config.upsampler(self.data.embed_dim)))
-
     def saved_module(self, model: nn.Module) -> Upsampler:
         """Return what knows the embeddings' statistics and is kept."""
         return cast(UpsamplerLoss, model).upsampler
 
-    def record(self) -> dict[str, Any]:
-        """Return the model's configuration."""
-        return self.config.upsampler(self.data.embed_dim).to_dict()
+    @cached_property
+    def spec(self) -> UpsamplerSpec:
+        """The model's spec."""
+        return self.config.spec(self.data.embed_dim)
 
     def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
-        """Draw noise for both images, times, what happens to the embeddings, and where the crop lies."""
-        seed, side = self.config.seed, self.config.crop or self.config.resolution
-        small_side = side * self.config.from_resolution // self.config.resolution
-        return {
-            "noise": stream.draw((3, side, side)),
-            "small_noise": stream.draw((3, small_side, small_side)),
-            "blur": stream.draw((self.data.embed_dim,)),
-            "augmentation": stream.uniform(()),
-            "corner": stream.uniform((2,)),
-            "time": torch.from_numpy(sample_uniform(seed, part, "times")).float(),
-            "dropout": torch.from_numpy(sample_uniform(seed, part, "dropout")).float(),
-        }
+        """Return noise for both images, times, what happens to the embeddings, and where the crop is."""
+        return make_random_inputs(self.spec.random_inputs(self.config.crop), part, stream, self.config.seed)
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Read whole images, make small ones of them, and cut the same part out of both."""

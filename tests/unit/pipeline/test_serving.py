@@ -10,16 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.autoencoders.spec import AutoencoderConfig
-from models.decoders.pixel_diffusion.model import PixelDecoder
-from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec, PixelUNet
 from models.decoders.sampling import DecoderSampling
-from models.decoders.stylegan2.model import StyleGan2Generator
-from models.decoders.stylegan2.spec import StyleGan2Config
-from models.decoders.upsampler.model import Upsampler
-from models.decoders.upsampler.spec import UpsamplerConfig
-from models.decoders.vq_autoregressive.model import VQDecoder
-from models.decoders.vq_autoregressive.spec import VQDecoderConfig
+from models.decoders.stylegan2.spec import StyleGan2Spec
+from models.decoders.upsampler.spec import UpsamplerSpec, UpsamplerUNet
+from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
 from models.priors.spec import PriorSampling
 from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
 from stages.contract.errors import ArtifactError
@@ -29,6 +24,7 @@ from stages.formats.model_folders import save_model
 from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
+from tests.specs import make_autoencoder_spec, make_spec
 
 SETTINGS = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
 
@@ -107,26 +103,27 @@ def test_the_served_model_takes_every_sampling_setting_that_exists() -> None:
 
 
 def save_vq_decoder(folder: Path, embed_dim: int, clip: object) -> None:
-    codebook = AutoencoderConfig(
-        kind="vq", resolution=16, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
+    codebook = make_autoencoder_spec(
+        "vq", resolution=16, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
         num_codes=8,
     )  # fmt: skip
     shape = {"embed_dim": embed_dim, "width": 32, "num_layers": 1, "num_heads": 2, "layout_channels": 0}
-    config = VQDecoderConfig(autoencoder=codebook, **shape)  # type: ignore[arg-type]
-    save_random(folder, VQDecoder(config), {"model": config.to_dict(), "clip": clip})
+    spec = make_spec(VQAutoregressiveSpec, autoencoder=codebook, **shape)
+    save_random(folder, spec.build(), {"model": spec.to_dict(), "clip": clip})
 
 
 def save_pixel_decoder(folder: Path, embed_dim: int, clip: object) -> None:
-    config = PixelDecoderConfig(embed_dim=embed_dim, resolution=32, channels=(32, 32), layout_channels=0, token_dim=16)
-    save_random(folder, PixelDecoder(config), {"model": config.to_dict(), "clip": clip})
+    network = PixelUNet(channels=(32, 32), layout_channels=0, token_dim=16)
+    spec = PixelDiffusionSpec(embed_dim=embed_dim, resolution=32, network=network)
+    save_random(folder, spec.build(), {"model": spec.to_dict(), "clip": clip})
 
 
 def save_style_decoder(folder: Path, embed_dim: int, clip: object) -> None:
     shape = {"resolution": 16, "channels": (8, 8), "patch_size": 2, "style_dim": 8, "mapping_rate": 1.0}
-    config = StyleGan2Config(embed_dim=embed_dim, **shape)  # type: ignore[arg-type]
+    spec = make_spec(StyleGan2Spec, embed_dim=embed_dim, **shape)
     torch.manual_seed(0)
     output = Output(str(folder), "train_decoder", "tiny")
-    save_model(output, "decoder", StyleGan2Generator(config), {"model": config.to_dict(), "clip": clip})
+    save_model(output, "decoder", spec.build(), {"model": spec.to_dict(), "clip": clip})
 
 
 def save_random(folder: Path, model: torch.nn.Module, document: dict[str, object]) -> None:
@@ -220,13 +217,10 @@ def test_a_folder_that_is_no_bundle_is_reported(tmp_path: Path) -> None:
 
 def save_tiny_upsampler(folder: Path, clip: Path, side: int) -> Artifact:
     encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)))
-    config = UpsamplerConfig(
-        embed_dim=encoder.embed_dim, from_resolution=side, resolution=2 * side, channels=(32,), blocks_per_level=1
-    )
+    network = UpsamplerUNet(channels=(32,), blocks_per_level=1)
+    spec = UpsamplerSpec(embed_dim=encoder.embed_dim, from_resolution=side, resolution=2 * side, network=network)
     output = Output(str(folder), "train_upsampler", "tiny")
-    save_model(
-        output, "upsampler", Upsampler(config), {"model": config.to_dict(), "clip": encoder.identities.to_json()}
-    )
+    save_model(output, "upsampler", spec.build(), {"model": spec.to_dict(), "clip": encoder.identities.to_json()})
     return output
 
 

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from models.autoencoders.model import make_autoencoder
-from models.autoencoders.spec import AutoencoderConfig
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.plan import make_plan
 from pipeline.sizing.memory import bytes_per_gpu
-from pipeline.sizing.modules import Unknown, trained_module
+from pipeline.sizing.modules import trained_module
 from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 from pipeline.store import Store
 from stages.contract.documents import Manifest
+from stages.contract.sizing import Unknown
 from stages.contract.stage import StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.stage import run as encode
@@ -95,9 +94,9 @@ class World:
     def _latents(self, config: RunConfig) -> Mapping[str, Artifact]:
         if config.train_decoder is None or config.train_autoencoder is None:
             return {}
-        shape: AutoencoderConfig = config.train_autoencoder.model()
-        first = Output(str(self.folder / f"ae-{shape.kind}"), "train_autoencoder", "c")
-        save_model(first, "autoencoder", make_autoencoder(shape), {"kind": shape.kind, "model": shape.to_dict()})
+        spec = config.train_autoencoder.spec
+        first = Output(str(self.folder / f"ae-{spec.kind}"), "train_autoencoder", "c")
+        save_model(first, "autoencoder", spec.build(), {"kind": spec.kind, "model": spec.to_dict()})
         latents = Output(str(self.folder / f"l-{config.train_decoder.kind}"), "encode_latents", "d")
         section = config.encode_latents
         assert isinstance(section, EncodeByAutoencoder | EncodeByStableDiffusion)

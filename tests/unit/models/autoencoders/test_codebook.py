@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from models.autoencoders.codebook import Codebook
-from models.autoencoders.spec import AutoencoderConfig
+from models.autoencoders.spec import CodebookSettings
 
 
 def make_codebook(num_codes=6, dim=2, workers=None, **fields):
     torch.manual_seed(0)
-    small = {"kind": "vq", "resolution": 8, "channels": (16,), "latent_channels": dim, "num_codes": num_codes}
-    return Codebook(AutoencoderConfig(**(small | fields)), workers)
+    return Codebook(CodebookSettings(num_codes=num_codes, **fields), dim, workers)
 
 
 def used(codebook, count=1.0):
@@ -78,7 +77,7 @@ def test_dead_codes_are_moved_to_the_named_indices_in_order():
     codebook.counts[[0, 2, 5]] = 1e-3
     codebook.sums.copy_(codebook.codes * codebook.counts[:, None])
     z = latents(batch=2)
-    codebook(z, torch.tensor([0.3, 0.99]))  # of four places: the second and the last
+    codebook(z, torch.tensor([0.3, 0.99]))  # of four positions: the second and the last
     torch.testing.assert_close(codebook.codes[0], z[0, :, 0, 1])
     torch.testing.assert_close(codebook.codes[2], z[1, :, 1, 1])
     assert codebook.codes[5].norm() > 100  # its turn comes with the next batch
@@ -87,10 +86,10 @@ def test_dead_codes_are_moved_to_the_named_indices_in_order():
 
 def test_a_new_codebook_is_filled_from_its_first_batches():
     codebook, z = make_codebook(num_codes=32), 50 + latents(batch=16, seed=2)
-    places = torch.rand(16, generator=torch.Generator().manual_seed(0))
-    first = codebook(z, places).commitment.mean()
+    positions = torch.rand(16, generator=torch.Generator().manual_seed(0))
+    first = codebook(z, positions).commitment.mean()
     for _ in range(3):
-        codebook(z, places)
+        codebook(z, positions)
     assert codebook(z).commitment.mean() < first / 1000
     assert codebook.perplexity > 8
 
@@ -137,14 +136,14 @@ class Exchange:
 
 
 def test_two_workers_hold_the_codebook_of_one():
-    z, places = latents(batch=4), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    z, positions = latents(batch=4), torch.tensor([0.1, 0.4, 0.6, 0.9])
     alone = make_codebook(num_codes=16)
-    alone(z, places)
+    alone(z, positions)
     exchange = Exchange()
     pair = [make_codebook(num_codes=16, workers=exchange.worker(rank)) for rank in range(2)]
     halves = [slice(0, 2), slice(2, 4)]
     threads = [
-        threading.Thread(target=codebook, args=(z[half], places[half]))
+        threading.Thread(target=codebook, args=(z[half], positions[half]))
         for codebook, half in zip(pair, halves, strict=True)
     ]
     for thread in threads:

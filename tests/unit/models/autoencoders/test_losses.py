@@ -12,18 +12,18 @@ from models.autoencoders.losses import (
     VggDistance,
     adversarial_terms,
 )
-from models.autoencoders.model import make_autoencoder
-from models.autoencoders.spec import AutoencoderConfig
+from models.autoencoders.spec import AdversarySpec
+from tests.specs import make_autoencoder_spec
 
 
 def make_loss(kind="kl", **weights):
     torch.manual_seed(0)
-    config = AutoencoderConfig(
-        kind=kind, resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=2, attention=False,
+    spec = make_autoencoder_spec(
+        kind, resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=2, attention=False,
         num_codes=8,
     )  # fmt: skip
-    model = make_autoencoder(config)
-    adversary = PatchDiscriminator(width=8, num_layers=2)
+    model = spec.build()
+    adversary = PatchDiscriminator(AdversarySpec(width=8, num_layers=2))
     return AutoencoderLoss(model, LossWeights(**weights), perceptual=GradientDistance(2), discriminator=adversary)
 
 
@@ -32,7 +32,7 @@ def make_batch(count=3, step=5):
     return {
         "images": torch.randint(0, 256, (count, 16, 16, 3), generator=generator, dtype=torch.uint8),
         "noise": torch.randn(count, 2, 8, 8, generator=generator),
-        "places": torch.rand(count, generator=generator),
+        "positions": torch.rand(count, generator=generator),
         "step": torch.full((count,), step),
     }
 

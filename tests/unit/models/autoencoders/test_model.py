@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributions import Normal, kl_divergence
 
-from models.autoencoders.model import make_autoencoder
-from models.autoencoders.spec import AutoencoderConfig
+from models.autoencoders.registry import read_spec
+from tests.specs import make_autoencoder_spec
 
 
 def config(kind, **fields):
     small = {"resolution": 16, "unshuffle": 2, "channels": (16, 32), "blocks_per_level": 1, "latent_channels": 3}
-    return AutoencoderConfig(kind=kind, **(small | {"attention": False, "num_codes": 8} | fields))
+    return make_autoencoder_spec(kind, **(small | {"attention": False, "num_codes": 8} | fields))
 
 
 def make(kind, **fields):
     torch.manual_seed(0)
-    return make_autoencoder(config(kind, **fields)).eval()
+    return config(kind, **fields).build().eval()
 
 
 def images(batch=2):
@@ -32,7 +32,7 @@ def images(batch=2):
 def test_latents_and_images_have_the_configured_shapes(kind, fields):
     model = make(kind, **fields)
     latents = model.encode(images())
-    assert latents.shape[1:] == model.config.latent_shape
+    assert latents.shape[1:] == model.spec.latent_shape
     assert model.decode(latents).shape == (2, 3, 16, 16)
 
 
@@ -40,13 +40,13 @@ def test_the_divergence_is_that_of_two_normal_distributions():
     model, x = make("kl"), images()
     posterior = model.network.encode(model._folded(x)).latent_dist
     expected = kl_divergence(Normal(posterior.mean, posterior.std), Normal(0.0, 1.0)).sum((1, 2, 3))
-    _, kl = model(x, torch.zeros(2, *model.config.latent_shape))
+    _, kl = model(x, torch.zeros(2, *model.spec.latent_shape))
     torch.testing.assert_close(kl, expected)
 
 
 def test_the_noise_is_that_of_the_posterior():
     model, x = make("kl"), images()
-    noise = torch.randn(2, *model.config.latent_shape)
+    noise = torch.randn(2, *model.spec.latent_shape)
     posterior = model.network.encode(model._folded(x)).latent_dist
     torch.testing.assert_close(model(x, noise)[0], model.decode(posterior.mean + posterior.std * noise))
     torch.testing.assert_close(model(x, 0 * noise)[0], model.decode(model.encode(x)))
@@ -55,7 +55,7 @@ def test_the_noise_is_that_of_the_posterior():
 def test_the_divergence_keeps_its_precision_under_autocast():
     model, x = make("kl"), images()
     with torch.autocast("cpu", torch.bfloat16):
-        reconstruction, kl = model(x, torch.zeros(2, *model.config.latent_shape))
+        reconstruction, kl = model(x, torch.zeros(2, *model.spec.latent_shape))
     assert kl.dtype == torch.float32
     assert reconstruction.shape == x.shape
 
@@ -74,9 +74,9 @@ def test_a_saved_autoencoder_gives_the_same_bits(kind, tmp_path):
     if kind == "vq":
         model.codebook(model.encode(x), torch.zeros(2))  # so that it is not as it was made
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "weights")
-    read = AutoencoderConfig(**json.loads(json.dumps(model.config.to_dict())))
-    assert read == model.config
-    copy = make_autoencoder(read).eval()
+    read = read_spec(json.loads(json.dumps(model.spec.to_dict())))
+    assert read == model.spec
+    copy = read.build().eval()
     copy.load_state_dict(load_file(tmp_path / "weights"))
     assert torch.equal(copy.decode(copy.encode(x)), model.decode(model.encode(x)))
 
@@ -84,7 +84,6 @@ def test_a_saved_autoencoder_gives_the_same_bits(kind, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("kind", "vae", "kl or vq"),
         ("channels", (), "one width per level"),
         ("channels", (16, 20), "multiples of 16"),
         ("resolution", 18, "a multiple of 4"),
@@ -94,8 +93,13 @@ def test_a_saved_autoencoder_gives_the_same_bits(kind, tmp_path):
     ],
 )
 def test_impossible_values_are_refused_by_name(field, value, allowed):
-    with pytest.raises(ValueError, match=rf"AutoencoderConfig\.{field}: found .*expected {allowed}"):
-        AutoencoderConfig(**{**config("kl").to_dict(), field: value})
+    with pytest.raises(ValueError, match=rf"\.{field}: found .*expected {allowed}"):
+        config("vq", **{field: value})
+
+
+def test_an_unknown_kind_is_reported_with_the_known_ones():
+    with pytest.raises(ValueError, match="found kind 'vae': expected one of kl, vq"):
+        read_spec({"kind": "vae"})
 
 
 def test_configs_can_be_read_without_torch():

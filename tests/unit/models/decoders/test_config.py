@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from models.decoders import make_decoder
-from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
+from models.decoders.registry import read_spec
 from models.diffusion.spec import ProcessConfig
+from tests.specs import make_spec
 
 
 def test_it_survives_a_round_trip_through_json():
     process = ProcessConfig(path="ddpm", target="velocity", zero_terminal_snr=True)
-    config = PixelDecoderConfig(embed_dim=16, channels=(32, 64), process=process)
-    assert PixelDecoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    spec = make_spec(PixelDiffusionSpec, embed_dim=16, resolution=64, channels=(32, 64), process=process)
+    assert PixelDiffusionSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,9 @@ def test_it_survives_a_round_trip_through_json():
     ],
 )
 def test_impossible_values_are_refused_by_name(field, value, allowed):
-    fields = {"embed_dim": 16, "channels": (32, 64), field: value}
-    with pytest.raises(ValueError, match=rf"PixelDecoderConfig\.{field}: found .*expected {allowed}"):
-        PixelDecoderConfig(**fields)
+    fields = {"embed_dim": 16, "resolution": 64, "channels": (32, 64), field: value}
+    with pytest.raises(ValueError, match=rf"(PixelDiffusionSpec|PixelUNet)\.{field}: found .*expected {allowed}"):
+        make_spec(PixelDiffusionSpec, **fields)
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,9 @@ def test_processes_without_a_meaning_are_refused(fields, fault):
 
 def test_an_unknown_kind_is_reported_with_the_known_ones():
     with pytest.raises(ValueError, match=r"found kind 'magic': expected one of pixel_diffusion"):
-        make_decoder({"kind": "magic"})
+        read_spec({"kind": "magic"})
 
 
 def test_it_can_be_read_without_torch():
-    probe = "import sys, models.decoders; sys.exit('torch' in sys.modules)"
+    probe = "import sys, models.decoders.registry, models.autoencoders.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

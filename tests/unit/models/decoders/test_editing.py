@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.autoencoders.spec import AutoencoderConfig
-from models.decoders import DecoderSampling, PixelDecoderConfig, ProcessConfig
 from models.decoders.base import Decoder
 from models.decoders.cascade import Cascade
 from models.decoders.latent_diffusion.model import LatentDecoder
-from models.decoders.latent_diffusion.spec import LatentDecoderConfig, UNetShape
-from models.decoders.pixel_diffusion.model import PixelDecoder
+from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentUNet
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
+from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion.model import StableDiffusionDecoder
-from models.decoders.stable_diffusion.spec import StableDiffusionDecoderConfig
-from models.decoders.upsampler.model import Upsampler
-from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.stable_diffusion.spec import StableDiffusionSpec
+from models.decoders.upsampler.spec import UpsamplerSpec
+from models.diffusion.spec import ProcessConfig
 from stages.train_decoder.stable_diffusion.checkpoint import read_configs
+from tests.specs import make_autoencoder_spec, make_spec
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.models.decoders.stylegan2.factories import make_generator
 
@@ -33,23 +33,22 @@ PROCESSES = {
 
 def pixel_decoder(process: str) -> Decoder:
     small = {"embed_dim": EMBED, "resolution": 16, "unshuffle": 2, "channels": (32, 32), "token_dim": 16}
-    return PixelDecoder(PixelDecoderConfig(**small, layout_channels=0, process=PROCESSES[process]))
+    return make_spec(PixelDiffusionSpec, **small, layout_channels=0, process=PROCESSES[process]).build()
 
 
 def latent_decoder(process: str) -> LatentDecoder:
-    autoencoder = AutoencoderConfig(
-        kind="kl", resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False
+    autoencoder = make_autoencoder_spec(
+        "kl", resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False
     )
     small = {"embed_dim": EMBED, "token_dim": 16, "layout_channels": 0, "scale_factor": 0.5, "shift": 0.2}
-    network = UNetShape(channels=(32, 32))
-    return LatentDecoder(
-        LatentDecoderConfig(autoencoder=autoencoder, network=network, process=PROCESSES[process], **small)
-    )
+    network = LatentUNet(channels=(32, 32))
+    spec = make_spec(LatentDiffusionSpec, autoencoder=autoencoder, network=network, process=PROCESSES[process], **small)
+    return spec.build()
 
 
 def stable_decoder(folder: Path) -> StableDiffusionDecoder:
     parts = read_configs(str(save_tiny_stable_diffusion(folder / "checkpoint")))
-    return StableDiffusionDecoder(StableDiffusionDecoderConfig(embed_dim=EMBED, resolution=16, **parts))
+    return StableDiffusionSpec(embed_dim=EMBED, resolution=16, **parts).build()
 
 
 @pytest.fixture(params=["pixel-flow", "pixel-noise", "pixel-velocity", "latent-flow", "latent-noise", "stable"])
@@ -90,12 +89,12 @@ def entered(decoder: Decoder, images: torch.Tensor) -> tuple[torch.Tensor, torch
         match decoder:
             case LatentDecoder():
                 latents = decoder.autoencoder.encode(images)
-                object.__setattr__(decoder.config, "scale_factor", 1 / float(latents.std()))
-                object.__setattr__(decoder.config, "shift", float(latents.mean()))
+                object.__setattr__(decoder.spec, "scale_factor", 1 / float(latents.std()))
+                object.__setattr__(decoder.spec, "shift", float(latents.mean()))
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case StableDiffusionDecoder():
                 latents = decoder.vae.encode(images).latent_dist.mode()
-                decoder.config.vae.update(scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean()))
+                decoder.spec.vae.update(scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean()))
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case _:
                 return images, decoder
@@ -147,7 +146,7 @@ def test_a_denoiser_that_knows_its_image_leaves_the_source_step_by_step(
     torch.manual_seed(0)
     decoder = pixel_decoder("flow").eval()
     known = images.flip(0)
-    decoder.register_forward_hook(lambda module, given, answer: 0.3 * known + 0.7 * given[0])
+    decoder.register_forward_hook(lambda module, given, output: 0.3 * known + 0.7 * given[0])
     edits = [decoder.edit(images, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
     moved = [float((edit - images).square().mean()) for edit in edits]
     assert moved[0] == 0
@@ -157,8 +156,10 @@ def test_a_denoiser_that_knows_its_image_leaves_the_source_step_by_step(
 
 def test_a_cascade_edits_its_small_images(images: torch.Tensor, embeddings: torch.Tensor) -> None:
     torch.manual_seed(0)
-    level = UpsamplerConfig(embed_dim=EMBED, from_resolution=16, resolution=32, channels=(32,), blocks_per_level=1)
-    cascade = Cascade(pixel_decoder("flow"), [Upsampler(level)]).eval()
+    level = make_spec(
+        UpsamplerSpec, embed_dim=EMBED, from_resolution=16, resolution=32, channels=(32,), blocks_per_level=1
+    )
+    cascade = Cascade(pixel_decoder("flow"), [level.build()]).eval()
     large = torch.nn.functional.interpolate(images, size=(32, 32), mode="nearest")
     assert cascade.can_edit
     kept, changed, fresh = (cascade.edit(large, embeddings, SEEDS, SAMPLING, strength=s) for s in (0.0, 0.5, 1.0))
@@ -176,5 +177,5 @@ def test_a_strength_is_a_fraction(strength: float, images: torch.Tensor, embeddi
 def test_kinds_without_denoising_are_refused(images: torch.Tensor, embeddings: torch.Tensor) -> None:
     generator = make_generator(embed_dim=EMBED)
     assert not generator.can_edit
-    with pytest.raises(ValueError, match="found kind stylegan2, which draws no image by denoising"):
+    with pytest.raises(ValueError, match="found kind stylegan2, which does not generate by denoising"):
         generator.edit(images, embeddings, SEEDS, SAMPLING, strength=0.5)

@@ -5,24 +5,25 @@ import json
 import pytest
 import torch
 
-from models.autoencoders.spec import AutoencoderConfig
-from models.decoders import DecoderSampling, make_decoder
 from models.decoders.latent_diffusion.model import LatentDecoder, LatentDenoiser
-from models.decoders.latent_diffusion.spec import LatentDecoderConfig, TransformerShape, UNetShape
+from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
+from models.decoders.registry import read_spec
+from models.decoders.sampling import DecoderSampling
 from models.diffusion.spec import ProcessConfig
+from tests.specs import make_autoencoder_spec, make_spec
 
-UNET = UNetShape(channels=(32, 32))
-DIT = TransformerShape(num_layers=2, num_heads=2, head_dim=16, patch_size=2)
+UNET = LatentUNet(channels=(32, 32))
+DIT = LatentTransformer(num_layers=2, num_heads=2, head_dim=16, patch_size=2)
 TWO_STEPS = DecoderSampling(num_steps=2)
 
 
 def make_config(network=UNET, kind="kl", **fields):
-    autoencoder = AutoencoderConfig(
-        kind=kind, resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
+    autoencoder = make_autoencoder_spec(
+        kind, resolution=16, unshuffle=2, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
         num_codes=8,
     )  # fmt: skip
     small = {"embed_dim": 12, "token_dim": 16, "layout_channels": 4, "layout_resolution": 4, "layout_hidden": 16}
-    return LatentDecoderConfig(autoencoder=autoencoder, network=network, **(small | fields))
+    return make_spec(LatentDiffusionSpec, autoencoder=autoencoder, network=network, **(small | fields))
 
 
 def make(network=UNET, **fields):
@@ -117,8 +118,8 @@ def test_guidance_scale_zero_ignores_the_embedding(embeddings):
 def test_a_saved_decoder_gives_the_same_bits(network, kind, embeddings):
     decoder = make(network, kind=kind, scale_factor=2.0)
     decoder.set_embedding_statistics(torch.full((12,), 0.5), torch.full((12,), 2.0))
-    copy = make_decoder(json.loads(json.dumps(decoder.config.to_dict()))).eval()
-    assert copy.config == decoder.config
+    copy = read_spec(json.loads(json.dumps(decoder.spec.to_dict()))).build().eval()
+    assert copy.spec == decoder.spec
     copy.load_state_dict(decoder.state_dict())
     assert torch.equal(copy.sample(embeddings, [1, 2, 3], TWO_STEPS), decoder.sample(embeddings, [1, 2, 3], TWO_STEPS))
 
@@ -131,21 +132,21 @@ def test_it_trains_in_bfloat16_autocast(embeddings, random_inputs):
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "words"),
     [
-        ({"layout_resolution": 3}, r"LatentDecoderConfig\.layout_resolution: found 3: expected a divisor of .* 8"),
-        ({"scale_factor": 0.0}, r"LatentDecoderConfig\.scale_factor: found 0\.0: expected above 0"),
-        ({"network": TransformerShape(patch_size=3)}, r"network: found .*expected one whose grid of 3 divides"),
+        ({"layout_resolution": 3}, r"Conditioning\.layout_resolution: found 3: expected a divisor of .* 8"),
+        ({"scale_factor": 0.0}, r"LatentDiffusionSpec\.scale_factor: found 0\.0: expected above 0"),
+        ({"network": LatentTransformer(patch_size=3)}, r"network: found .*expected one whose grid of 3 divides"),
         ({"empty_probability": 1.0}, r"empty_probability: found 1\.0: expected 0 up to, not including, 1"),
     ],
 )
-def test_impossible_values_are_refused_by_name(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_impossible_values_are_refused_by_name(fields, words):
+    with pytest.raises(ValueError, match=words):
         make_config(**fields)
 
 
 def test_impossible_networks_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"UNetShape\.channels: found \(32, 50\): expected multiples of 32"):
-        UNetShape(channels=(32, 50))
-    with pytest.raises(ValueError, match=r"TransformerShape\.head_dim: found 15: expected one that makes"):
-        TransformerShape(num_heads=2, head_dim=15)
+    with pytest.raises(ValueError, match=r"LatentUNet\.channels: found \(32, 50\): expected multiples of 32"):
+        LatentUNet(channels=(32, 50))
+    with pytest.raises(ValueError, match=r"LatentTransformer\.head_dim: found 15: expected one that makes"):
+        LatentTransformer(num_heads=2, head_dim=15)

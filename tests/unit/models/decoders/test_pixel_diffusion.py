@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from models.decoders import DecoderSampling
-from models.decoders import make_decoder as decoder_from
-from models.decoders.pixel_diffusion.model import PixelDecoder
-from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
+from models.decoders.registry import read_spec
+from models.decoders.sampling import DecoderSampling
 from models.diffusion.spec import ProcessConfig
+from tests.specs import make_spec
 
 
 def make_decoder(**fields):
     torch.manual_seed(0)
     small = {"embed_dim": 12, "resolution": 16, "unshuffle": 2, "channels": (32, 32), "token_dim": 16}
     small |= {"layout_channels": 4, "layout_resolution": 4, "layout_hidden": 16}
-    return PixelDecoder(PixelDecoderConfig(**(small | fields))).eval()
+    return make_spec(PixelDiffusionSpec, **(small | fields)).build().eval()
 
 
 def random_inputs(count, seed=0, **given):
@@ -142,7 +142,7 @@ def test_each_embedding_needs_a_seed(decoder, embeddings, seeds, found):
 
 def test_weights_and_statistics_round_trip(decoder, embeddings):
     decoder.set_embedding_statistics(torch.full((12,), 0.5), torch.full((12,), 2.0))
-    copy = decoder_from(decoder.config.to_dict()).eval()
+    copy = read_spec(decoder.spec.to_dict()).build().eval()
     copy.load_state_dict(decoder.state_dict())
     assert torch.equal(
         sample(copy, embeddings, [1, 2, 3], num_steps=2), sample(decoder, embeddings, [1, 2, 3], num_steps=2)

@@ -1,15 +1,15 @@
-"""Super-resolution: what the model is told reaches the image, crops agree with wholes, noise is of its deviation."""
+"""Super-resolution: what the model is conditioned on reaches the image, crops agree with wholes, noise has its std."""
 
 import pytest
 import torch
 
-from models.decoders import DecoderSampling
-from models.decoders.cascade import Cascade, CascadeConfig, level_seed
-from models.decoders.pixel_diffusion.model import PixelDecoder
-from models.decoders.pixel_diffusion.spec import PixelDecoderConfig
-from models.decoders.upsampler.model import Upsampler, augment
-from models.decoders.upsampler.spec import UpsamplerConfig
+from models.decoders.cascade import Cascade, CascadeSpec, level_seed
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
+from models.decoders.sampling import DecoderSampling
+from models.decoders.upsampler.model import augment
+from models.decoders.upsampler.spec import UpsamplerSpec
 from models.diffusion.spec import ProcessConfig
+from tests.specs import make_spec
 
 DIM = 6
 
@@ -17,13 +17,13 @@ DIM = 6
 def make_upsampler(**fields):
     torch.manual_seed(0)
     small = {"embed_dim": DIM, "from_resolution": 8, "resolution": 16, "unshuffle": 2, "channels": (32, 32)}
-    return Upsampler(UpsamplerConfig(**(small | {"blocks_per_level": 1} | fields))).eval()
+    return make_spec(UpsamplerSpec, **(small | {"blocks_per_level": 1} | fields)).build().eval()
 
 
 def make_base():
     torch.manual_seed(1)
     fields = {"unshuffle": 2, "channels": (32,), "token_dim": 16, "layout_channels": 0}
-    return PixelDecoder(PixelDecoderConfig(embed_dim=DIM, resolution=8, **fields)).eval()
+    return make_spec(PixelDiffusionSpec, embed_dim=DIM, resolution=8, **fields).build().eval()
 
 
 def random_inputs(count, side=16, **given):
@@ -93,8 +93,8 @@ def test_the_noise_of_the_small_image_is_bounded_and_reported(upsampler, small, 
     still = make_upsampler(max_noise=0.0)
     given = [random_inputs(2, small_noise=torch.full((2, 3, 8, 8), noise)) for noise in (0.0, 9.0)]
     assert torch.equal(*(still.loss(images, small, embeddings, one) for one in given))
-    told = [upsampler(images, torch.zeros(2), small, torch.full((2,), sigma), embeddings) for sigma in (0.0, 0.4)]
-    assert (told[0] - told[1]).abs().max() > 1e-4
+    outputs = [upsampler(images, torch.zeros(2), small, torch.full((2,), sigma), embeddings) for sigma in (0.0, 0.4)]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4
 
 
 def test_small_image_embedding_and_seed_reach_the_large_one(upsampler, small, embeddings):
@@ -116,7 +116,7 @@ def test_small_image_embedding_and_seed_reach_the_large_one(upsampler, small, em
 def test_a_cascade_joins_what_was_trained_apart(upsampler, embeddings):
     base, top = make_base(), make_upsampler(from_resolution=16, resolution=32)
     cascade = Cascade(base, [upsampler, top])
-    assert (cascade.config.resolution, cascade.config.embed_dim) == (32, DIM)
+    assert (cascade.spec.resolution, cascade.spec.embed_dim) == (32, DIM)
     sampling = DecoderSampling(num_steps=2, upsampling_steps=1)
     images = cascade.sample(embeddings, [4, 5], sampling)
     assert images.shape == (2, 3, 32, 32)
@@ -131,7 +131,7 @@ def test_models_that_do_not_follow_one_another_are_refused(upsampler):
     with pytest.raises(ValueError, match=r"from 8 pixels .* expected 16 pixels and width 6, which the upsampler"):
         Cascade(make_base(), [upsampler, upsampler])
     with pytest.raises(ValueError, match="embeddings of width 7: expected 8 pixels and width 6, which the pixel_diff"):
-        CascadeConfig(make_base().config, (make_upsampler(embed_dim=7).config,))
+        CascadeSpec(make_base().spec, (make_upsampler(embed_dim=7).spec,))
 
 
 @pytest.mark.parametrize(
@@ -148,11 +148,11 @@ def test_models_that_do_not_follow_one_another_are_refused(upsampler):
 )
 def test_impossible_values_are_refused_by_name(field, value, allowed):
     fields = {"embed_dim": DIM, "from_resolution": 8, "resolution": 16, "unshuffle": 2, "channels": (32, 32)}
-    with pytest.raises(ValueError, match=rf"UpsamplerConfig\.{field}: found .*expected {allowed}"):
-        UpsamplerConfig(**(fields | {field: value}))
+    with pytest.raises(ValueError, match=rf"(UpsamplerSpec|UpsamplerUNet)\.{field}: found .*expected {allowed}"):
+        make_spec(UpsamplerSpec, **(fields | {field: value}))
 
 
-def test_configurations_survive_a_round_trip():
-    config = make_upsampler(process=ProcessConfig(path="ddpm")).config
-    assert UpsamplerConfig.from_dict(config.to_dict()) == config
-    assert Cascade(make_base(), [make_upsampler()]).config.to_dict()["upsamplers"][0]["kind"] == "upsampler"
+def test_specs_survive_a_round_trip():
+    spec = make_upsampler(process=ProcessConfig(path="ddpm")).spec
+    assert UpsamplerSpec.from_dict(spec.to_dict()) == spec
+    assert Cascade(make_base(), [make_upsampler()]).spec.to_dict()["upsamplers"][0]["kind"] == "upsampler"

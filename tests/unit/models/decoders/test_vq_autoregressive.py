@@ -5,23 +5,29 @@ import json
 import pytest
 import torch
 
-from models.autoencoders.spec import AutoencoderConfig
-from models.decoders import DecoderSampling, make_decoder
-from models.decoders.vq_autoregressive.model import VQDecoder, sample_codes, settings_of
-from models.decoders.vq_autoregressive.spec import VQDecoderConfig
+from models.autoencoders.spec import AutoencoderNetwork, KLAutoencoderSpec
+from models.decoders.registry import read_spec
+from models.decoders.sampling import DecoderSampling
+from models.decoders.vq_autoregressive.model import sample_codes, settings_of
+from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
 from models.priors.blocks import KeyValueCache
+from tests.specs import make_autoencoder_spec, make_spec
 
 PLAIN = DecoderSampling()
 
 
 def make(**fields):
     torch.manual_seed(0)
-    autoencoder = AutoencoderConfig(
-        kind="vq", resolution=16, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
+    autoencoder = make_autoencoder_spec(
+        "vq", resolution=16, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3, attention=False,
         num_codes=8,
     )  # fmt: skip
     small = {"embed_dim": 12, "width": 32, "num_layers": 2, "num_heads": 2, "num_tokens": 2, "layout_channels": 4}
-    return VQDecoder(VQDecoderConfig(autoencoder=autoencoder, **(small | {"layout_hidden": 16} | fields))).eval()
+    return (
+        make_spec(VQAutoregressiveSpec, autoencoder=autoencoder, **(small | {"layout_hidden": 16} | fields))
+        .build()
+        .eval()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +55,11 @@ def test_with_a_cache_the_logits_are_the_same(fields, embeddings, text):
     conditions = decoder._conditions(embeddings, text, guided=False)
     whole = decoder.transformer(codes, conditions)
     capacity = conditions.tokens.shape[1] + 16
-    cache = KeyValueCache(settings_of(decoder.config), 3, capacity, like=conditions.tokens)
-    for place in range(16):
-        before = codes[:, place - 1] if place else None
-        stepwise = decoder.transformer.next_logits(before, place, conditions, cache)
-        torch.testing.assert_close(stepwise, whole[:, place], atol=1e-5, rtol=0)
+    cache = KeyValueCache(settings_of(decoder.spec), 3, capacity, like=conditions.tokens)
+    for position in range(16):
+        before = codes[:, position - 1] if position else None
+        stepwise = decoder.transformer.next_logits(before, position, conditions, cache)
+        torch.testing.assert_close(stepwise, whole[:, position], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -171,26 +177,32 @@ def test_every_weight_learns(embeddings):
 def test_a_saved_decoder_gives_the_same_bits(embeddings):
     decoder = make(text_dim=6)
     decoder.set_embedding_statistics(torch.full((12,), 0.5), torch.full((12,), 2.0))
-    copy = make_decoder(json.loads(json.dumps(decoder.config.to_dict()))).eval()
-    assert copy.config == decoder.config
+    copy = read_spec(json.loads(json.dumps(decoder.spec.to_dict()))).build().eval()
+    assert copy.spec == decoder.spec
     copy.load_state_dict(decoder.state_dict())
     assert torch.equal(copy.sample(embeddings, [1, 2, 3], PLAIN), decoder.sample(embeddings, [1, 2, 3], PLAIN))
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "words"),
     [
-        ({"width": 30, "num_heads": 4}, r"width: found 30: expected a multiple of num_heads, 4"),
-        ({"reads_image_embedding": False}, r"reads_image_embedding: found False: expected true where text_dim is 0"),
-        ({"reads_image_embedding": False, "text_dim": 6}, r"layout_channels: found 4: .*0 without image embedding"),
+        ({"width": 30, "num_heads": 4}, r"CodeNetwork\.width: found 30: expected a multiple of num_heads, 4"),
+        (
+            {"reads_image_embedding": False},
+            r"VQAutoregressiveSpec\.reads_image_embedding: found False: expected true where text_dim is 0",
+        ),
+        (
+            {"reads_image_embedding": False, "text_dim": 6},
+            r"VQAutoregressiveSpec\.network: found .*expected layout_channels 0 without image embedding",
+        ),
     ],
 )
-def test_impossible_values_are_refused_by_name(fields, told):
-    with pytest.raises(ValueError, match=rf"VQDecoderConfig\.{told}"):
+def test_impossible_values_are_refused_by_name(fields, words):
+    with pytest.raises(ValueError, match=words):
         make(**fields)
 
 
 def test_codes_need_a_codebook():
-    autoencoder = AutoencoderConfig(kind="kl", resolution=16, channels=(16,))
-    with pytest.raises(ValueError, match=r"VQDecoderConfig\.autoencoder: found .*expected one of kind vq"):
-        VQDecoderConfig(embed_dim=12, autoencoder=autoencoder)
+    autoencoder = KLAutoencoderSpec(resolution=16, network=AutoencoderNetwork(channels=(16,)))
+    with pytest.raises(ValueError, match=r"VQAutoregressiveSpec\.autoencoder: found .*expected one of kind vq"):
+        VQAutoregressiveSpec(embed_dim=12, autoencoder=autoencoder)

@@ -101,7 +101,7 @@ def test_an_embedded_spec_enters_the_identity_with_its_defaults(tmp_path: Path) 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_key_is_reported_with_its_new_name(old: str, new: str) -> None:
     parents, _, name = old.rpartition(".")
-    tree = next(_trees(RunConfig, parents.split("."), {name: 1}, new.rpartition(".")[2]))
+    tree = next(_trees(RunConfig, parents.split("."), {name: 1}, new.removeprefix(f"{parents}.").partition(".")[0]))
     with pytest.raises(ValidationError) as caught:
         RunConfig.model_validate(tree)
     assert f"{old}: unknown key; did you mean {new!r}?" in describe(caught.value, RunConfig, "file.yaml")

@@ -23,7 +23,10 @@ CASCADE = Path(__file__).resolve().parents[4] / "configs" / "decoders" / "pixel_
         ),
         (["generate.upsamplers=2"], "generate: needs the stage train_second_upsampler, which has no section"),
         (["train_upsampler.crop=20"], r"crop is 20: allowed is a multiple of 8"),
-        (["train_decoder.process.target=noise"], r"ProcessConfig\.target: found 'noise': expected one of sample"),
+        (
+            ["train_decoder.process.target=noise"],
+            r"decoder\.process\.target: found 'noise': expected one of sample",
+        ),
     ],
 )
 def test_what_does_not_fit_is_reported(overrides: list[str], words: str) -> None:

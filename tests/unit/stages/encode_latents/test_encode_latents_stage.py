@@ -9,8 +9,6 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import TypeAdapter, ValidationError
 
-from models.autoencoders.model import make_autoencoder
-from models.autoencoders.spec import AutoencoderConfig
 from models.decoders.base import from_bytes
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encode_latents.check import check
@@ -22,17 +20,18 @@ from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, interrupt_after
+from tests.specs import make_autoencoder_spec
 from tests.unit.stages.encoded import SIDE, SIZES, context, encoded_square, key_of, make_shards
 
 
 def save_autoencoder(folder: Path, kind: str, *, seed: int = 0) -> Output:
     torch.manual_seed(seed)
-    config = AutoencoderConfig(
-        kind=kind, resolution=SIDE, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3,  # type: ignore[arg-type]
+    config = make_autoencoder_spec(
+        kind, resolution=SIDE, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3,
         attention=False, num_codes=8,
     )  # fmt: skip
     output = Output(str(folder), "train_autoencoder", "c")
-    save_model(output, "autoencoder", make_autoencoder(config), {"kind": kind, "model": config.to_dict()})
+    save_model(output, "autoencoder", config.build(), {"kind": kind, "model": config.to_dict()})
     return output
 
 
@@ -123,7 +122,7 @@ def test_an_autoencoder_that_gives_no_numbers_is_reported(tmp_path: Path) -> Non
     for weight in model.network.quant_conv.parameters():
         weight.fill_(torch.nan)
     save_model(
-        Output(str(tmp_path / "ae"), "a", "b"), "autoencoder", model, {"kind": "kl", "model": model.config.to_dict()}
+        Output(str(tmp_path / "ae"), "a", "b"), "autoencoder", model, {"kind": "kl", "model": model.spec.to_dict()}
     )
     with pytest.raises(ArtifactError, match="gives a latent of nan: allowed is up to 65504"):
         encode(tmp_path / "out", inputs)

@@ -19,9 +19,9 @@ def test_rows_are_counted_among_those_that_were_kept(tmp_path: Path) -> None:
     seen = FilteredEmbeddings(embedded.uri, embedded.stage, embedded.fingerprint, kept)
     captions = CaptionRows(seen, ["00000"], CaptionsConfig(), where="text")
     images = SIZES[0] - 1 - rows
-    told = captions.read(np.array([[0, number] for number in range(len(rows))]))
+    found = captions.read(np.array([[0, number] for number in range(len(rows))]))
     expected = np.array([-np.array(color_of(int(image))) / 255 for image in images])
-    assert np.isnan(told).all(1).tolist() == [image % 2 == 1 for image in images]
-    np.testing.assert_allclose(told[images % 2 == 0, :3], expected[images % 2 == 0], atol=1e-3)
+    assert np.isnan(found).all(1).tolist() == [image % 2 == 1 for image in images]
+    np.testing.assert_allclose(found[images % 2 == 0, :3], expected[images % 2 == 0], atol=1e-3)
     assert captions.sizes() == [int((images % 2 == 0).sum())]
     assert captions.rows_at(np.array([[0, 0], [0, 1]])).tolist() == [[0, 0], [0, 2]]

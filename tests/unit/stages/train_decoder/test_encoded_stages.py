@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from models.autoencoders.model import make_autoencoder
-from models.autoencoders.spec import AutoencoderConfig
-from models.decoders import DecoderSampling
+from models.decoders.sampling import DecoderSampling
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.encode_latents.config import EncodeLatentsConfig
@@ -27,6 +25,7 @@ from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.vq_autoregressive.task import VQAutoregressiveTask
 from stages.training import launch
 from stages.training.task import Batch, BatchPart, RankInfo
+from tests.specs import make_autoencoder_spec
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, color_of, context, files, make_embeddings, make_shards
 
 CPU = RankInfo(0, 1, torch.device("cpu"))
@@ -36,9 +35,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dit": {"kind": "latent_diffusion", "network": {"kind": "dit", "num_layers": 1, "num_heads": 2, "head_dim": 16}},
     "codes": {"kind": "vq_autoregressive", "network": {"width": 32, "num_layers": 1, "num_heads": 2, **SMALL}},
 }
-NETWORKS["told codes"] = {**NETWORKS["codes"], "condition": "both"}
+NETWORKS["codes of both"] = {**NETWORKS["codes"], "condition": "both"}
 NETWORKS["codes of texts"] = {**NETWORKS["codes"], "condition": "text"}
-FIRST_STAGE = {"told codes": "vq", "codes of texts": "vq", "unet": "kl", "dit": "kl", "codes": "vq"}
+FIRST_STAGE = {"codes of both": "vq", "codes of texts": "vq", "unet": "kl", "dit": "kl", "codes": "vq"}
 
 
 def config(name: str, **changes: Any) -> Any:
@@ -57,12 +56,12 @@ def config(name: str, **changes: Any) -> Any:
 def make_inputs(folder: Path, kind: str) -> dict[str, Artifact]:
     """Make shards and embeddings, and encode the images by an untrained autoencoder."""
     torch.manual_seed(0)
-    shape = AutoencoderConfig(
-        kind=kind, resolution=SIDE, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3,  # type: ignore[arg-type]
+    shape = make_autoencoder_spec(
+        kind, resolution=SIDE, unshuffle=4, channels=(16,), blocks_per_level=1, latent_channels=3,
         attention=False, num_codes=8,
     )  # fmt: skip
     first = Output(str(folder / "ae"), "train_autoencoder", "c")
-    save_model(first, "autoencoder", make_autoencoder(shape), {"kind": kind, "model": shape.to_dict()})
+    save_model(first, "autoencoder", shape.build(), {"kind": kind, "model": shape.to_dict()})
     inputs: dict[str, Artifact] = {"download_shards": make_shards(folder / "s"), "train_autoencoder": first}
     latents = Output(str(folder / "latents"), "encode_latents", "d")
     encode(TypeAdapter(EncodeLatentsConfig).validate_python({"kind": "autoencoder"}), inputs, latents, context())
@@ -90,17 +89,17 @@ def test_it_learns_shows_and_saves_a_decoder_that_needs_nothing_else(
     assert losses[-1] < losses[0]
     images = [e for e in events if isinstance(e, LoggedImage)]
     assert [p.step for p in images] == [6, 12]
-    assert Image.open(io.BytesIO(images[0].png)).size == (3 * SIDE, 2 * SIDE)  # reconstructions above drawn ones
+    assert Image.open(io.BytesIO(images[0].png)).size == (3 * SIDE, 2 * SIDE)  # reconstructions above generated ones
 
     decoder, clips = load_decoder(output)
     assert clips.digests == ["d"]
     sampling = DecoderSampling(num_steps=2)
-    assert decoder.reads_text == (name in ("told codes", "codes of texts"))
+    assert decoder.reads_text == (name in ("codes of both", "codes of texts"))
     generated = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)
     assert generated.shape == (2, 3, SIDE, SIDE)
     assert torch.equal(generated, decoder.sample(torch.ones(2, DIM), [1, 2], sampling)) == (name == "codes of texts")
-    told = [decoder.sample_with_text(torch.zeros(2, DIM), y * torch.ones(2, DIM), [1, 2], sampling) for y in (-3, 3)]
-    assert torch.equal(*told) != decoder.reads_text
+    outputs = [decoder.sample_with_text(torch.zeros(2, DIM), y * torch.ones(2, DIM), [1, 2], sampling) for y in (-3, 3)]
+    assert torch.equal(*outputs) != decoder.reads_text
 
 
 class Stops:
@@ -147,27 +146,27 @@ def test_embeddings_meet_the_latents_of_their_own_image(inputs: dict[str, dict[s
     kind = "codes" if name == "codes" else "latents"
     for index, row in enumerate(rows):
         np.testing.assert_allclose(batch["embeddings"][index, :3], np.array(color_of(row)) / 255, atol=1e-3)
-        shard, place = (2, row - 23) if row >= 23 else (0, row)
+        shard, index_in_shard = (2, row - 23) if row >= 23 else (0, row)
         stored = np.load(given["encode_latents"].local(f"{kind}/{kind}_{shard:05d}.npy"))
-        np.testing.assert_array_equal(batch[kind][index], stored[place])
+        np.testing.assert_array_equal(batch[kind][index], stored[index_in_shard])
 
 
 def test_captions_that_may_be_used_are_reported_and_no_others(inputs: dict[str, dict[str, Artifact]]) -> None:
     indices = np.array([[0, row] for row in range(SIZES[0])])  # rows in reversed order, every other one captioned
-    text = task_of("told codes", inputs["vq"]).read(indices)["text"].numpy()
+    text = task_of("codes of both", inputs["vq"]).read(indices)["text"].numpy()
     rows = np.arange(SIZES[0])[::-1]
     assert (np.isnan(text).all(1) == (rows % 2 == 1)).all()
     np.testing.assert_allclose(text[1, :3], -np.array(color_of(SIZES[0] - 2)) / 255, atol=1e-3)
-    few = task_of("told codes", inputs["vq"], captions={"fraction": 0.3}).read(indices)["text"].numpy()
+    few = task_of("codes of both", inputs["vq"], captions={"fraction": 0.3}).read(indices)["text"].numpy()
     assert 0 < (~np.isnan(few).any(1)).sum() < (~np.isnan(text).any(1)).sum()
     with pytest.raises(InputFault, match=r"train_decoder\.condition: no image has a caption that may be used"):
-        task_of("told codes", inputs["vq"], captions={"fraction": 0.0}).make_model()
+        task_of("codes of both", inputs["vq"], captions={"fraction": 0.0}).make_model()
 
 
 def test_captions_count_only_where_they_are_read() -> None:
     few = {"captions": {"fraction": 0.3}}
     assert config("codes", **few).identity() == config("codes").identity()
-    assert config("told codes", **few).identity() != config("told codes").identity()
+    assert config("codes of both", **few).identity() != config("codes of both").identity()
 
 
 def test_training_reads_no_image(tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ def test_latents_of_another_kind_are_reported(tmp_path: Path) -> None:
 
 
 def test_networks_that_cannot_be_built_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"UNetShape\.channels: found \(20,\): expected multiples of 32"):
+    with pytest.raises(ValidationError, match=r"LatentUNet\.channels: found \(20,\): expected multiples of 32"):
         config("unet", network={"kind": "unet", "channels": [20]})
-    with pytest.raises(ValidationError, match=r"network\.width is 30 with 4 heads"):
+    with pytest.raises(ValidationError, match=r"CodeNetwork\.width: found 30: expected a multiple of num_heads, 4"):
         config("codes", network={"width": 30, "num_heads": 4})

@@ -10,19 +10,20 @@ import torch
 from PIL import Image
 
 from cluster.training import launch_in_process
-from models.decoders import DecoderSampling
+from models.decoders.sampling import DecoderSampling
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
-from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from stages.train_decoder.base_config import DecoderConfig
+from stages.train_decoder.config import KINDS
 from stages.train_decoder.stage import run
 from tests.painted_squares import DIM, add_image, make_inputs
 
 
-def config(**changes: Any) -> PixelDiffusionConfig:
-    return PixelDiffusionConfig.model_validate(
+def config(**changes: Any) -> DecoderConfig:
+    return KINDS["pixel_diffusion"].section.model_validate(
         {
             "kind": "pixel_diffusion",
             "resolution": 16,
@@ -35,7 +36,7 @@ def config(**changes: Any) -> PixelDiffusionConfig:
     )  # fmt: skip
 
 
-def train(inputs: dict[str, Artifact], folder: Path, settings: PixelDiffusionConfig) -> tuple[Any, list[Event]]:
+def train(inputs: dict[str, Artifact], folder: Path, settings: DecoderConfig) -> tuple[Any, list[Event]]:
     events: list[Event] = []
     context = StageContext(events.append, None, launch_in_process, Allocation())  # type: ignore[arg-type]
     return run(settings, inputs, Output(str(folder), "train_decoder", "c"), context), events
@@ -49,7 +50,7 @@ def test_the_stage_learns_shows_and_saves(tmp_path: Path) -> None:
     assert summary.metrics["held_out_loss"] > 0
     images = [e for e in events if isinstance(e, LoggedImage)]
     assert [p.step for p in images] == [6, 12]
-    assert Image.open(io.BytesIO(images[0].png)).size == (3 * 16, 2 * 16)  # true ones above drawn ones
+    assert Image.open(io.BytesIO(images[0].png)).size == (3 * 16, 2 * 16)  # true ones above generated ones
 
     output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
     decoder, clips = load_decoder(output)

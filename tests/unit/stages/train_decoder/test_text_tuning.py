@@ -8,8 +8,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from models.decoders import DecoderSampling
 from models.decoders.base import Decoder
+from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion.model import StableDiffusionDecoder
 from stages.contract.errors import InputFault
 from stages.encode_latents.config import EncodeLatentsConfig
@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 OTHER: dict[str, dict[str, Any]] = {  # shapes that another decoder may have
     "pixel": {"network": KINDS["pixel"]["network"] | {"channels": [64]}},
     "latent": {"network": KINDS["latent"]["network"] | {"channels": [64]}},
-    "stable": {"num_tokens": 3},
+    "stable": {"conditioning": {"num_tokens": 3}},
 }
 
 
@@ -96,7 +96,7 @@ def train(settings: Any, inputs: dict[str, Artifact], folder: Path) -> Output:
 
 
 def tuned(kind: str, trained: Artifact, **changes: Any) -> Any:
-    return config(kind, text={"start": trained.path("decoder"), **changes.pop("text", {})}, **changes)
+    return config(kind, text={"init_checkpoint": trained.path("decoder"), **changes.pop("text", {})}, **changes)
 
 
 def task_of(settings: Any, inputs: dict[str, Artifact]) -> TextTunedTask:
@@ -106,7 +106,7 @@ def task_of(settings: Any, inputs: dict[str, Artifact]) -> TextTunedTask:
     return task
 
 
-def told(decoder: Decoder, text: float) -> torch.Tensor:
+def sample_with_text(decoder: Decoder, text: float) -> torch.Tensor:
     embeddings = torch.linspace(-1, 1, 2 * DIM).reshape(2, DIM)
     return decoder.sample_with_text(embeddings, torch.full((2, DIM), text), [1, 2], SAMPLING)
 
@@ -118,9 +118,9 @@ def test_at_first_it_is_the_trained_decoder_bit_for_bit(
     decoder, before = task.decoder_of(task.build_model()), load_decoder(trained)[0]
     assert decoder.reads_text
     assert not before.reads_text
-    expected = told(before, 0.0)
+    expected = sample_with_text(before, 0.0)
     for text in (-1.0, 0.5, float("nan")):
-        assert torch.equal(told(decoder, text), expected)
+        assert torch.equal(sample_with_text(decoder, text), expected)
     kept, own = before.state_dict(), decoder.state_dict()
     assert all(torch.equal(own[name], kept[name]) for name in kept)
 
@@ -131,11 +131,11 @@ def test_it_learns_to_read_texts_and_is_loaded_as_such(
     output = train(tuned(kind, trained), inputs, tmp_path)
     decoder, _ = load_decoder(output)
     assert decoder.reads_text
-    assert not torch.equal(told(decoder, -1.0), told(decoder, 1.0))
-    assert torch.equal(told(decoder, float("nan")), decoder.sample(*no_text(), SAMPLING))
+    assert not torch.equal(sample_with_text(decoder, -1.0), sample_with_text(decoder, 1.0))
+    assert torch.equal(sample_with_text(decoder, float("nan")), decoder.sample(*no_text(), SAMPLING))
     assert not torch.equal(edited(decoder, -1.0), edited(decoder, 1.0))
     on = task_of(tuned(kind, output), inputs)  # one that reads texts goes on as it is
-    assert torch.equal(told(on.decoder_of(on.build_model()), 1.0), told(decoder, 1.0))
+    assert torch.equal(sample_with_text(on.decoder_of(on.build_model()), 1.0), sample_with_text(decoder, 1.0))
 
 
 def edited(decoder: Decoder, text: float) -> torch.Tensor:
@@ -167,12 +167,12 @@ def test_a_fraction_of_texts_is_left_out(kind: str, trained: Output, inputs: dic
 
 
 def test_what_does_not_fit_is_reported(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    with pytest.raises(InputFault, match=r"text\.start: .*there, and .* here: expected the same"):
+    with pytest.raises(InputFault, match=r"text\.init_checkpoint: .*there, and .* here: expected the same"):
         task_of(tuned(kind, trained, **OTHER[kind]), inputs).build_model()
     with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
         task_of(tuned(kind, trained, captions={"fraction": 0.0}), inputs)
-    with pytest.raises(InputFault, match=r"text\.start: .* has no config\.json and no model\.safetensors"):
-        check(config(kind, text={"start": tmp_path}))
+    with pytest.raises(InputFault, match=r"text\.init_checkpoint: .* has no config\.json and no model\.safetensors"):
+        check(config(kind, text={"init_checkpoint": tmp_path}))
     check(tuned(kind, trained))
 
 
@@ -180,15 +180,15 @@ def test_the_decoder_may_lie_in_a_remote_store(kind: str, trained: Output, input
     address = f"memory://models/{kind}/decoder"
     fs, root = open_address(address)
     fs.put(trained.path("decoder"), root, recursive=True)
-    settings = tuned(kind, trained, text={"start": address})
+    settings = tuned(kind, trained, text={"init_checkpoint": address})
     check(settings)
     task, local = task_of(settings, inputs), task_of(tuned(kind, trained), inputs)
     own = task.decoder_of(task.build_model()).state_dict()
     assert all(
         torch.equal(own[name], value) for name, value in local.decoder_of(local.build_model()).state_dict().items()
     )
-    with pytest.raises(InputFault, match=r"text\.start: memory://none/decoder has no config\.json"):
-        check(config(kind, text={"start": "memory://none/decoder"}))
+    with pytest.raises(InputFault, match=r"text\.init_checkpoint: memory://none/decoder has no config\.json"):
+        check(config(kind, text={"init_checkpoint": "memory://none/decoder"}))
 
 
 def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> None:
@@ -210,8 +210,10 @@ def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_reported_bot
     decoder, _ = load_decoder(output)
     assert isinstance(decoder, StableDiffusionDecoder)
     embeddings, text = torch.ones(1, DIM), torch.full((1, DIM), 2.0)
-    told, unconditional = decoder.prompt_embeddings(embeddings, text)
-    assert not torch.equal(told, decoder.prompt_embeddings(embeddings)[0])
-    theirs = draw_with_diffusers(Path(output.path("decoder/pipeline")), told, unconditional, side=SIDE, num_steps=3)
+    conditional, unconditional = decoder.prompt_embeddings(embeddings, text)
+    assert not torch.equal(conditional, decoder.prompt_embeddings(embeddings)[0])
+    theirs = draw_with_diffusers(
+        Path(output.path("decoder/pipeline")), conditional, unconditional, side=SIDE, num_steps=3
+    )
     ours = decoder.sample_with_text(embeddings, text, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

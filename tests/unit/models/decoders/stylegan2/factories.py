@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.decoders.stylegan2 import AdversarialSettings, DiscriminatorConfig, StyleGan2Config
 from models.decoders.stylegan2.adversary import Adversary
 from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
 from models.decoders.stylegan2.discriminator import Discriminator
 from models.decoders.stylegan2.model import StyleGan2Generator
+from models.decoders.stylegan2.spec import AdversarialSettings, DiscriminatorSpec, StyleGan2Spec
+from tests.specs import make_spec
 
 EMBED, LATENT, SIDE = 6, 5, 16
 
@@ -17,8 +18,9 @@ EMBED, LATENT, SIDE = 6, 5, 16
 def make_generator(**changes: Any) -> StyleGan2Generator:
     torch.manual_seed(0)
     fields = {"embed_dim": EMBED, "resolution": SIDE, "channels": (8, 6), "patch_size": 2, "latent_dim": LATENT,
-              "style_dim": 7, "mapping_layers": 2, "condition_dim": 4}  # fmt: skip
-    generator = StyleGan2Generator(StyleGan2Config(**(fields | changes)))
+              "style_dim": 7, "mapping_layers": 2, "condition_dim": 4, "mapping_rate": 0.01, "start": "constant",
+              "layer_noise": True}  # fmt: skip
+    generator = make_spec(StyleGan2Spec, **(fields | changes)).build()
     for name, parameter in generator.named_parameters():
         if name.endswith("strength"):
             torch.nn.init.constant_(parameter, 0.3)  # training begins at 0, where noise would not show
@@ -28,11 +30,13 @@ def make_generator(**changes: Any) -> StyleGan2Generator:
 def make_discriminator(**changes: Any) -> Discriminator:
     torch.manual_seed(1)
     fields = {"embed_dim": EMBED, "resolution": SIDE, "channels": (8, 6), "patch_size": 2, "feature_dim": 9}
-    return Discriminator(DiscriminatorConfig(**(fields | changes)))
+    return make_spec(DiscriminatorSpec, **(fields | changes)).build()
 
 
 def make_adversary(generator: StyleGan2Generator | None = None, **settings: Any) -> Adversary:
-    chosen = AdversarialSettings(**({"clip_weight": 2.0, "feature_weight": 3.0, "r1_interval": 4} | settings))
+    chosen = AdversarialSettings(
+        **({"r1_weight": 10.0, "clip_weight": 2.0, "feature_weight": 3.0, "r1_interval": 4} | settings)
+    )
     return Adversary(generator or make_generator(), make_discriminator(), chosen, embed_images=embed_images)
 
 

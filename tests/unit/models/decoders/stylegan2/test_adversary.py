@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders.stylegan2 import AdversarialSettings
 from models.decoders.stylegan2.adversary import Adversary
 from models.decoders.stylegan2.losses import discriminator_loss, feature_distance, generator_loss, info_nce
+from models.decoders.stylegan2.spec import AdversarialSettings
 from tests.unit.models.decoders.stylegan2.factories import (
     embed_images,
     make_adversary,

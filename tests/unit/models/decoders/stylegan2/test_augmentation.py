@@ -39,7 +39,7 @@ def test_known_changes() -> None:
     assert any(torch.allclose(quarter, IMAGES.rot90(k, (2, 3)), atol=1e-4) for k in (1, 3))
     torch.testing.assert_close(changed("shift", shift=1.0)[..., :-1], IMAGES[..., 1:], **close)  # 1/8 of 8 pixels
     torch.testing.assert_close(changed("shift", shift_down=0.0)[..., 1:, :], IMAGES[..., :-1, :], **close)
-    brighter = changed("brightness", brightness=0.8413447)  # one deviation, of 0.2
+    brighter = changed("brightness", brightness=0.8413447)  # one std, of 0.2
     torch.testing.assert_close(brighter, IMAGES + 0.2, **close)
     torch.testing.assert_close(changed("contrast", contrast=0.8413447), IMAGES * 2**0.5, **close)
 

@@ -1,4 +1,4 @@
-"""The discriminator: projection, and the deviation among images."""
+"""The discriminator: projection, and the std among images."""
 
 import math
 

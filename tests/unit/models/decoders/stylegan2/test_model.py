@@ -1,4 +1,4 @@
-"""The generator: what it is told shows, samples are their own, weights survive a file."""
+"""The generator: its condition shows, samples are their own, weights survive a file."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.decoders import DecoderSampling, make_decoder
-from models.decoders.stylegan2 import StyleGan2Config
+from models.decoders.registry import read_spec
+from models.decoders.sampling import DecoderSampling
+from models.decoders.stylegan2.spec import StyleGan2Spec
+from tests.specs import make_spec
 from tests.unit.models.decoders.stylegan2.factories import EMBED, LATENT, SIDE, make_batch, make_generator
 
 ONE_PASS = DecoderSampling()
@@ -72,9 +74,9 @@ def test_weights_and_configuration_survive_a_file(tmp_path: Path) -> None:
     generator = make_generator(start="embedding")
     generator.set_embedding_statistics(torch.ones(EMBED), torch.full((EMBED,), 2.0))
     save_file(generator.state_dict(), tmp_path / "model.safetensors")
-    again = make_decoder(generator.config.to_dict())
+    again = read_spec(generator.spec.to_dict()).build()
     again.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert again.config == generator.config
+    assert again.spec == generator.spec
     z = torch.randn(2, EMBED)
     assert torch.equal(again.sample(z, [1, 2], ONE_PASS), generator.sample(z, [1, 2], ONE_PASS))
 
@@ -100,10 +102,11 @@ def test_it_generates_in_bf16() -> None:
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = {"embed_dim": 4, "resolution": 64, "channels": (8, 8), "patch_size": 4}
     with pytest.raises(ValueError, match=message):
-        StyleGan2Config(**(fields | changes))
+        make_spec(StyleGan2Spec, **(fields | changes))
 
 
 def test_grids_double_up_to_the_resolution() -> None:
-    assert StyleGan2Config(embed_dim=4).grids == (4, 8, 16, 32, 64, 128, 256)
-    assert StyleGan2Config(embed_dim=4, resolution=64, channels=(8, 8), patch_size=4).grids == (8, 16)
-    assert make_generator().config.latent_dim == LATENT
+    spec = make_spec(StyleGan2Spec, embed_dim=4, resolution=256, channels=(8,) * 7, patch_size=1)
+    assert spec.grids == (4, 8, 16, 32, 64, 128, 256)
+    assert make_spec(StyleGan2Spec, embed_dim=4, resolution=64, channels=(8, 8), patch_size=4).grids == (8, 16)
+    assert make_generator().spec.network.latent_dim == LATENT

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.decoders import DecoderSampling
+from models.decoders.sampling import DecoderSampling
 from models.decoders.stable_diffusion.model import StableDiffusionDecoder
 from stages.contract.errors import InputFault
 from stages.contract.events import Event
@@ -104,9 +104,9 @@ def test_full_tuning_learns_and_diffusers_generates_the_same_images(
     assert clips.digests == ["d"]
     embeddings = torch.rand(1, DIM)
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
-    told, unconditional = decoder.prompt_embeddings(embeddings)
-    assert told.shape == (1, 4, 32)
-    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", told, unconditional, side=16, num_steps=3)
+    conditional, unconditional = decoder.prompt_embeddings(embeddings)
+    assert conditional.shape == (1, 4, 32)
+    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
@@ -123,8 +123,8 @@ def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_ap
     assert all(name.rsplit(".", 1)[0].endswith(("to_q", "to_k", "to_v", "to_out.0")) for name in changed)
 
     decoder, _ = load_decoder(output)
-    told, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
-    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", told, unconditional, side=16, num_steps=3)
+    conditional, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
+    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, use_safetensors=True)
     pipeline.load_lora_weights(tmp_path / "decoder/lora")
     pipeline.fuse_lora()

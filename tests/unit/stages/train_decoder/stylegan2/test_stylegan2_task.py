@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from cluster.training import launch_in_process
-from models.decoders import DecoderSampling
+from models.decoders.sampling import DecoderSampling
 from models.decoders.stylegan2.adversary import Adversary
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, LoggedImage, Metrics

@@ -10,14 +10,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cluster.training import launch_in_process
-from models.decoders import DecoderSampling
 from models.decoders.base import from_bytes
+from models.decoders.sampling import DecoderSampling
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
-from stages.train_decoder.pixel_diffusion.config import PixelDiffusionConfig
+from stages.train_decoder.config import KINDS
 from stages.train_decoder.stage import run as train_decoder
 from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
 from stages.train_second_upsampler.stage import run as train_second_upsampler
@@ -70,7 +70,7 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     base = Output(str(tmp_path / "base"), "train_decoder", "c")
     network = {"unshuffle": 4, "channels": [32], "layout_channels": 0}
     fields = {"kind": "pixel_diffusion", "resolution": 8, "network": network, "training": TRAINING, "samples": SAMPLES}
-    train_decoder(PixelDiffusionConfig.model_validate(fields), inputs, base, context([]))
+    train_decoder(KINDS["pixel_diffusion"].section.model_validate(fields), inputs, base, context([]))
     events: list[Event] = []
     first = Output(str(tmp_path / "first"), "train_upsampler", "c")
     summary = train_upsampler(config(), inputs, first, context(events))
@@ -84,7 +84,7 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     train_second_upsampler(TrainSecondUpsamplerConfig.model_validate(fields), inputs, second, context([]))
 
     cascade, clips = load_decoder(base, [first, second])
-    assert cascade.config.resolution == 32
+    assert cascade.spec.resolution == 32
     assert cascade.sample(torch.zeros(2, DIM), [1, 2], DecoderSampling(num_steps=2)).shape == (2, 3, 32, 32)
     assert clips.digests == ["d"]
     with pytest.raises(ArtifactError, match=r"found one from 16 pixels .* expected 8 pixels"):

@@ -1,0 +1,124 @@
+"""What the specs of all decoders share: what a spec can do, and how an embedding enters a network; no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from models.fields import Settings, Spec, require, require_positive
+
+
+class AnyDecoderSpec(Protocol):
+    """What every decoder's spec says, a cascade's too."""
+
+    @property
+    def kind(self) -> str:
+        """The kind: the key of its registry."""
+        ...
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the CLIP image embedding, all concatenated models together."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, kind included, as JSON-ready values."""
+        ...
+
+
+class RandomInput(NamedTuple):
+    """Random numbers that a training loss takes for each sample."""
+
+    source: Literal["normal", "uniform", "times", "dropout"]
+    """normal, uniform: from the sample's own stream, in the order of declaration; times, dropout: one uniform number
+    of the sample, independent of the stream and of the other."""
+    shape: tuple[int, ...] = ()
+
+
+def denoising_random_inputs(shape: tuple[int, ...], embed_dim: int) -> Mapping[str, RandomInput]:
+    """Return what a denoising loss takes: noise of a sample's shape, a time, and what happens to the embedding."""
+    return {
+        "noise": RandomInput("normal", shape),
+        "blur": RandomInput("normal", (embed_dim,)),
+        "time": RandomInput("times"),
+        "dropout": RandomInput("dropout"),
+    }
+
+
+class DecoderSpec(Spec):
+    """Base of the spec of a decoder.
+
+    A kind that trains on images and embeddings declares everything here and needs no code elsewhere: its dataclass
+    fields but kind, embed_dim, resolution and text_dim are the keys of its section.
+    """
+
+    has_first_stage: ClassVar[bool] = False
+    """Whether it generates latents or codes, of which an autoencoder makes images."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same settings would now give another decoder."""
+    training: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of the section `training`, where the kind has some of its own."""
+
+    trained: ClassVar[str]
+    """What makes of the spec what is trained, as `module:callable`.
+
+    That is a module which holds the decoder as `decoder` (or whose task knows where it is). It is called with a batch
+    of images as bytes [batch, height, width, 3], embeddings [batch, embed] and the random inputs, and returns "loss"
+    [batch] and other quantities of each sample.
+    """
+
+    def build_training(self) -> Any:
+        """Return what is trained, with random weights; imports torch."""
+        return resolve_name(self.trained)(self)
+
+    def random_inputs(self) -> Mapping[str, RandomInput]:
+        """Return the random numbers of a sample that the loss takes, by their names in the batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingDropout(Settings):
+    """What happens to embeddings in training."""
+
+    empty_probability: float = 0.1
+    """Fraction of embeddings replaced by the learned empty one, for classifier-free guidance."""
+    embedding_noise: float = 0.1
+    """Std of the noise added to standardized embeddings, so that the decoder tolerates a prior's errors."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        require(self, "empty_probability", 0.0 <= self.empty_probability < 1.0, "0 up to, not including, 1")
+        require(self, "embedding_noise", self.embedding_noise >= 0.0, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning(EmbeddingDropout):
+    """How an embedding enters a network that attends to its tokens and sees a layout map made of it."""
+
+    num_tokens: int = 8
+    """Tokens that the embedding is projected to."""
+    token_dim: int = 128
+    layout_channels: int = 16
+    """Channels of the map that an MLP makes of the embedding and that joins the input; 0: no map."""
+    layout_resolution: int = 8
+    layout_hidden: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be built."""
+        super().__post_init__()
+        require_positive(self, "num_tokens", "token_dim", "layout_hidden")
+        require(self, "layout_channels", self.layout_channels >= 0, "0 or more")
+
+    def require_layout(self, side: int, grid: str) -> None:
+        """Refuse a layout map that does not divide the network's grid.
+
+        Raises:
+            ValueError: it does not.
+        """
+        fits = self.layout_resolution >= 1 and side % self.layout_resolution == 0
+        require(self, "layout_resolution", fits or not self.layout_channels, f"a divisor of {grid}, {side}")

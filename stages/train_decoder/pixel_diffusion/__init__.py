@@ -1,1 +1,0 @@
-"""Train a diffusion of pixels, the first model of a cascade."""

@@ -73,9 +73,9 @@ def tars():
     return [first, second[:4000]]
 
 
-@pytest.mark.parametrize("place", ["local", "memory"])
-def test_existing_shards_keep_captions_and_what_else_is_known(tars, tmp_path, place):
-    root = str(tmp_path / "in") if place == "local" else f"memory://{tmp_path.name}"
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_existing_shards_keep_captions_and_what_else_is_known(tars, tmp_path, where):
+    root = str(tmp_path / "in") if where == "local" else f"memory://{tmp_path.name}"
     for index, content in enumerate(tars):
         with fsspec.open(f"{root}/{index}.tar", "wb", auto_mkdir=True) as file:
             file.write(content)

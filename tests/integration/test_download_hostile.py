@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             getattr(self, f"serve_{name}", self.serve_missing)()
 
-    def answer(self, content, status=200, length=None, **headers):
+    def respond(self, content, status=200, length=None, **headers):
         self.send_response(status)
         self.send_header("Content-Type", "image/jpeg")
         if length is not None:
@@ -70,19 +70,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def serve_good(self):
         color = (10 * int(self.path.split("/")[2].split(".")[0]), 90, 30)
         content = encode("PNG", color)
-        self.answer(content, length=len(content))
+        self.respond(content, length=len(content))
 
     def serve_missing(self):
-        self.answer(b"", 404)
+        self.respond(b"", 404)
 
     def serve_flaky(self):
         if self.server.seen[self.path] == 1:
-            self.answer(b"", 500)
+            self.respond(b"", 500)
         else:
-            self.answer(encode("PNG", (1, 2, 3)))
+            self.respond(encode("PNG", (1, 2, 3)))
 
     def serve_endless(self):
-        self.answer(b"")
+        self.respond(b"")
         while not self.server.stopped.is_set():
             self.wfile.write(b"\0" * 65536)
 
@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"x")
 
     def serve_drip(self):
-        self.answer(b"", length=10_000)
+        self.respond(b"", length=10_000)
         self.drip()
 
     def serve_dripheader(self):
@@ -102,42 +102,42 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.stopped.wait(20)
 
     def serve_loop(self):
-        self.answer(b"", 302, Location="/loop/" + self.path.split("/")[2] + "x")
+        self.respond(b"", 302, Location="/loop/" + self.path.split("/")[2] + "x")
 
     def serve_private(self):
-        self.answer(b"", 302, Location=f"http://127.0.0.2:{self.server.server_port}/good/1.png")
+        self.respond(b"", 302, Location=f"http://127.0.0.2:{self.server.server_port}/good/1.png")
 
     def serve_moved(self):
-        self.answer(b"", 301, Location="../good/7.png")
+        self.respond(b"", 301, Location="../good/7.png")
 
     def serve_file(self):
-        self.answer(b"", 302, Location="file:///etc/hostname")
+        self.respond(b"", 302, Location="file:///etc/hostname")
 
     def serve_html(self):
-        self.answer(b"<html><body>no image</body></html>")
+        self.respond(b"<html><body>no image</body></html>")
 
     def serve_truncated(self):
         content = encode("JPEG", None, (200, 200))
-        self.answer(content[: len(content) // 2])
+        self.respond(content[: len(content) // 2])
 
     def serve_bomb(self):
-        self.answer(huge_png())
+        self.respond(huge_png())
 
     def serve_gzip(self):
-        self.answer(gzip.compress(b"\0" * 10_000_000), Content_Encoding="gzip")
+        self.respond(gzip.compress(b"\0" * 10_000_000), Content_Encoding="gzip")
 
     def serve_short(self):
-        self.answer(encode("PNG"), length=100_000)
+        self.respond(encode("PNG"), length=100_000)
 
     def serve_big(self):
-        self.answer(b"", length=10**12)
+        self.respond(b"", length=10**12)
 
     def serve_robots(self):
-        self.answer(encode("PNG"), X_Robots_Tag="noai")
+        self.respond(encode("PNG"), X_Robots_Tag="noai")
 
     def serve_login(self):
         known = self.headers.get("Authorization") == "Basic dXNlcjpzM2NyM3Q="  # user:s3cr3t
-        self.answer(encode("PNG", (9, 9, 9)) if known else b"", 200 if known else 401)
+        self.respond(encode("PNG", (9, 9, 9)) if known else b"", 200 if known else 401)
 
     def log_message(self, format, *args):
         pass
@@ -198,7 +198,7 @@ def make_list(host):
         (f"{base}/moved/x", "moved", None),
         (f"http://user:{SECRET}@{host}/login/y", "behind a password", None),
         (f"{base}/good/3.png?ñ=🎨 x", LONG, None),  # the bytes of another address
-        (f"{base}/good/5.png", "again", None),  # another address's twin
+        (f"{base}/good/5.png", "again", None),  # the bytes of another address
     ]
     return list(itertools.chain(*itertools.zip_longest(good, bad, fine)))
 

@@ -58,7 +58,7 @@ class Watchdog:
     """One thread that cuts off all connections of a shard at their deadlines, while it is open as a context."""
 
     def __init__(self) -> None:
-        self._deadlines: set[Deadline] = set()
+        self._running: set[Deadline] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="download-watchdog", daemon=True)
@@ -78,16 +78,16 @@ class Watchdog:
         """Yield the deadline of an address."""
         deadline = Deadline(seconds)
         with self._lock:
-            self._deadlines.add(deadline)
+            self._running.add(deadline)
         try:
             yield deadline
         finally:
             with self._lock:
-                self._deadlines.discard(deadline)
+                self._running.discard(deadline)
 
     def _run(self) -> None:
         while not self._closed.wait(_TICK_SECONDS):
             with self._lock:
-                deadlines = list(self._deadlines)
-            for deadline in deadlines:
+                running = list(self._running)
+            for deadline in running:
                 deadline.cut_if_over()

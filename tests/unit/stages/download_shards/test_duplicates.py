@@ -21,13 +21,13 @@ from stages.storage.artifact import Output
 
 @pytest.mark.parametrize("values", [0, 1, 40, 5000])
 def test_indices_of_repeated_values_are_those_of_a_set(values: int) -> None:
-    draw = random.Random(values)
-    listed = [draw.choice([None, draw.randbytes(16), bytes([draw.randrange(9)] * 16)]) for _ in range(values)]
+    rng = random.Random(values)
+    listed = [rng.choice([None, rng.randbytes(16), bytes([rng.randrange(9)] * 16)]) for _ in range(values)]
     seen: set[bytes] = set()
     expected = []
-    for place, value in enumerate(listed):
+    for index, value in enumerate(listed):
         if value is not None and value in seen:
-            expected.append(place)
+            expected.append(index)
         elif value is not None:
             seen.add(value)
     assert repeated([listed[first : first + 700] for first in range(0, values, 700)]).tolist() == expected

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad usage or config, 3 a stage failed, 130 interrupted.
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -129,7 +130,8 @@ def sweep(
                 for r, left in planned]  # fmt: skip
         _show({"runs": rows} if as_json else "\n".join("  ".join(map(str, row.values())) for row in rows))
         return
-    outcome = do_sweep(config, overrides or (), _console(stderr=True), groups or ())
+    with redirect_stdout(sys.stderr):
+        outcome = do_sweep(config, overrides or (), _console(stderr=True), groups or ())
     _show(outcome.document if as_json else outcome.table)
     typer.echo(f"table and plots: {outcome.folder}", err=True)
     if outcome.failed:
@@ -285,7 +287,8 @@ def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
     if finished is not None:
         typer.echo(f"run {finished.run}: everything is done; nothing to run", err=True)
         return finished
-    return run_experiment(experiment, _console(stderr=True))
+    with redirect_stdout(sys.stderr):  # where Ray prints warnings to standard output, they would break the JSON
+        return run_experiment(experiment, _console(stderr=True))
 
 
 def _report(record: "RunRecord", as_json: bool) -> None:

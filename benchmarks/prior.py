@@ -65,7 +65,7 @@ DIFFERENCES = (
     "What differs: theirs shares one key and value over all heads (ours has one per head: an eighth more arithmetic a "
     "layer), has rotary and relative positions (ours learned ones) and projects every token at the end; ours has a "
     "Gaussian index among its tokens, for which theirs gets one text state more. Ours works on the query alone in the "
-    "last layer, reads the captions once per sampling, and leaves out places that are padding in the whole batch; "
+    "last layer, reads the captions once per sampling, and leaves out positions that are padding in the whole batch; "
     f"theirs pads every caption to {TEXT_TOKENS + 1} tokens."
 )
 

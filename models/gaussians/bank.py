@@ -6,13 +6,13 @@ method eqs. 4 and 5.
 Symbols:
     mu_j       mean of the embeddings assigned to Gaussian j             [k, embed]
     sigma_j    their standard deviation in each dimension                [k, embed]
-    kappa      factor on the deviations
+    kappa      factor on the standard deviations
     Sigma_j    diag((kappa sigma_j)^2), the covariance of Gaussian j; only its square root is ever needed
     c_y        index of the Gaussian that belongs to caption y           [batch]
 
 Learnable Gaussians are mu_j = mu0_j + sigma0_j delta_j and sigma_j = sigma0_j exp(rho_j), with mu0, sigma0 the fitted
 ones and delta, rho the parameters, zero at first. So weight decay pulls them to the fitted Gaussians (not to zero), a
-step of the optimiser is a step in units of the deviation, and parameters in half precision round only the offsets.
+step of the optimiser is a step in units of sigma0, and parameters in half precision round only the offsets.
 """
 
 from typing import Literal
@@ -50,8 +50,8 @@ class GaussianBank(ExactBuffers):
         """Hold copies of the Gaussians.
 
         Raises:
-            ValueError: shapes differ, a deviation or kappa is not a positive finite number, a mean is not finite, or
-                the selection is unknown.
+            ValueError: shapes differ, a std or kappa is not a positive finite number, a mean is not finite, or the
+                selection is unknown.
         """
         super().__init__()
         _require_gaussians(means, stds, kappa)
@@ -89,7 +89,7 @@ class GaussianBank(ExactBuffers):
         return cls(means, stds, kappa=1.0, learnable=learnable, selection=selection)
 
     def variant(self, *, learnable: bool, selection: Selection) -> "GaussianBank":
-        """Return a bank of these Gaussians, as they now are, that learns or chooses in another way."""
+        """Return a bank of these Gaussians, as they now are, that learns or chooses otherwise."""
         means, stds = self.gaussians()
         return GaussianBank(means, stds, kappa=float(self.kappa), learnable=learnable, selection=selection)
 
@@ -158,6 +158,6 @@ def _require_gaussians(means: Tensor, stds: Tensor, kappa: float) -> None:
     finite = bool(torch.isfinite(means).all() and torch.isfinite(stds).all())
     if not (finite and (stds > 0).all() and 0 < kappa < float("inf")):
         raise ValueError(
-            f"GaussianBank: means must be finite, deviations and kappa positive; smallest deviation "
+            f"GaussianBank: means must be finite, stds and kappa positive; smallest std "
             f"{float(stds.min())}, kappa {kappa}; fit the Gaussians again on finite embeddings"
         )

@@ -1,8 +1,8 @@
-"""Where k-means starts: rows of a sample drawn as k-means++ draws them, many at a time, and a few iterations there.
+"""Where k-means starts: rows of a sample, chosen as k-means++ chooses them, many at a time, and a few iterations there.
 
-k-means++ (Arthur and Vassilvitskii 2007) draws one row after another, each in proportion to D^2, its squared distance
-to the nearest mean so far; so each of k draws is a pass over the sample. Here a batch is drawn from the D^2 of before
-the batch, and each draw is kept with probability D^2 now / D^2 before. A kept draw then has exactly the distribution
+k-means++ (Arthur and Vassilvitskii 2007) chooses one row after another, each in proportion to D^2, its squared distance
+to the nearest mean so far; so each of k choices is a pass over the sample. Here a batch is chosen by the D^2 of before
+the batch, and each row is kept with probability D^2 now / D^2 before. A kept row then has exactly the distribution
 that k-means++ asks for (rejection sampling), and distances are updated for a batch at a time, by matrix products.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from models.gaussians.kmeans import Kind, KMeansState, MakePass, moved_means
 from models.gaussians.nearest import squared_distances
 
-_BATCH_FRACTION = 4  # a batch is this part of the means so far: few of its draws are rejected
+_BATCH_FRACTION = 4  # a batch is this part of the means so far: few of its rows are rejected
 _LARGEST_BATCH = 1024
 _COMPARED_AT_ONCE = 256  # rows of the sample, with a batch of means
 
@@ -78,9 +78,9 @@ def initial_means(sample: Sample, num_gaussians: int, generator: torch.Generator
 def further_means(
     sample: Sample, means: Float[Tensor, "gauss embed"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "count embed"]:
-    """Draw ``count`` rows of the sample, each in proportion to its squared distance to the nearest mean so far.
+    """Return ``count`` rows of the sample, each in proportion to its squared distance to the nearest mean so far.
 
-    Rows count as equal where float32 does not tell their distance from zero (a thousandth of their norms).
+    Rows count as equal where float32 does not distinguish their distance from zero (a thousandth of their norms).
 
     Raises:
         ValueError: the sample has too few rows that differ from all means.
@@ -94,8 +94,8 @@ def further_means(
         if not cumulative[-1] > 0:
             raise ValueError(f"num_gaussians is {len(means) + count}, but only {known} different embeddings were found")
         batch = max(1, min(known // _BATCH_FRACTION, _LARGEST_BATCH, count - done))
-        place, luck = torch.rand(2, batch, generator=generator, dtype=torch.float64)
-        rows = torch.searchsorted(cumulative, place * cumulative[-1], right=True).clamp_max(len(sample) - 1)
+        position, luck = torch.rand(2, batch, generator=generator, dtype=torch.float64)
+        rows = torch.searchsorted(cumulative, position * cumulative[-1], right=True).clamp_max(len(sample) - 1)
         generated = sample.pick(rows)
         generated = generated[_kept(generated, squared[rows], luck, sample.origin)]
         _lower(squared, sample, generated)
@@ -110,7 +110,7 @@ def _kept(
     luck: Float[Tensor, "batch"],
     origin: Tensor,
 ) -> Bool[Tensor, "batch"]:
-    """Tell which draws stay: each with the share of its D^2 that the draws kept before it in the batch have left."""
+    """Return which rows stay: each with the fraction of its D^2 that the rows kept before it in the batch have left."""
     between = squared_distances(generated, generated, origin)
     now, limits = before.clone(), luck * before
     kept = torch.zeros(len(generated), dtype=torch.bool)

@@ -1,11 +1,11 @@
-"""k-means in passes over data that need not fit in memory, and the deviations of the resulting Gaussians.
+"""k-means in passes over data that need not fit in memory, and the standard deviations of the resulting Gaussians.
 
 Lloyd's algorithm. A pass adds up, for each Gaussian, sums over its members; sums over two parts of the data add, so
 parts may be computed anywhere. They are float64 and exact (:mod:`models.gaussians.moments`), so that everything is
 deterministic: same data, same seed, same result, however the data are cut and whoever adds them up.
 
 Spherical k-means (Dhillon and Modha 2001) assigns by cosine: it runs on embeddings of unit length, and its means are
-of unit length. The Gaussians are in either case the means and deviations of the embeddings themselves.
+of unit length. The Gaussians are in either case the means and standard deviations of the embeddings themselves.
 
 Symbols: x = embeddings [rows, embed], or x/|x| where spherical; m_j = current means [k, embed]; n_j = members of j.
 """
@@ -26,13 +26,13 @@ from models.gaussians.nearest import Nearest, rows_at_once
 
 Kind = Literal["euclidean", "spherical"]
 
-MIN_MEMBERS = 8  # a Gaussian with fewer members borrows deviation from the pooled one
-STD_FLOOR = 1e-4  # smallest deviation, as a share of the root mean square deviation over all dimensions
+MIN_MEMBERS = 8  # a Gaussian with fewer members borrows variance from the pooled one
+STD_FLOOR = 1e-4  # smallest std, as a fraction of the root mean square of the stds over all dimensions
 
 
 @dataclass(frozen=True)
 class FittedGaussians:
-    """The outcome: float32 means and deviations, member counts, and the inertia found by each pass but the last."""
+    """The outcome: float32 means and stds, member counts, and the inertia found by each pass but the last."""
 
     means: Float[Tensor, "gauss embed"]
     stds: Float[Tensor, "gauss embed"]
@@ -51,7 +51,7 @@ class KMeansState:
     inertias: tuple[float, ...] = ()
 
     def converged(self, tolerance: float) -> bool:
-        """Tell whether the last pass lowered the inertia by no more than this share of it."""
+        """Return whether the last pass lowered the inertia by no more than this fraction of it."""
         if len(self.inertias) < 2:
             return False
         before, now = self.inertias[-2:]
@@ -59,7 +59,7 @@ class KMeansState:
 
 
 class Pass:
-    """One pass over the data: adds up parts of it. ``last`` asks for deviations, of the embeddings themselves."""
+    """One pass over the data: adds up parts of it. ``last`` asks for stds, of the embeddings themselves."""
 
     def __init__(self, state: KMeansState, rows: int, kind: Kind = "euclidean", *, last: bool = False) -> None:
         """Prepare for these means (of unit length where spherical) and so many rows in all."""
@@ -85,7 +85,7 @@ def placed(embeddings: Float[Tensor, "rows embed"], kind: Kind) -> Float[Tensor,
 
 MakePass = Callable[[KMeansState, bool], Moments]
 Refill = Callable[[int, Tensor, int], Tensor]
-Timeout = Callable[[KMeansState, Tensor], None]
+Report = Callable[[KMeansState, Tensor], None]
 
 
 def fit_kmeans(
@@ -96,7 +96,7 @@ def fit_kmeans(
     max_iterations: int,
     tolerance: float,
     kind: Kind = "euclidean",
-    watch: Timeout = lambda state, counts: None,
+    report: Report = lambda state, counts: None,
 ) -> FittedGaussians:
     """Run Lloyd's iterations from a state; the last one measures the Gaussians too.
 
@@ -104,16 +104,16 @@ def fit_kmeans(
         state: where to go on.
         make_pass: ``make_pass(state, last)`` makes one pass over all data.
         refill: ``refill(number, means, count)`` finds so many new means far from these, in pass ``number``.
-        max_iterations: most passes over the data, all told.
-        tolerance: a pass that lowers the inertia by no more than this share of it is followed by the last one.
+        max_iterations: most passes over the data in all.
+        tolerance: a pass that lowers the inertia by no more than this fraction of it is followed by the last one.
         kind: how the means were placed.
-        watch: sees the state and the member counts after each pass but the last.
+        report: is given the state and the member counts after each pass but the last.
     """
     while len(state.inertias) < max_iterations - 1 and not state.converged(tolerance):
         moments = make_pass(state, False)
         means = moved_means(moments, kind, functools.partial(refill, len(state.inertias) + 1))
         state = KMeansState(means, state.scale, (*state.inertias, moments.inertia(state.means)))
-        watch(state, moments.counts)
+        report(state, moments.counts)
         del moments  # before the next pass makes its own
     moments = make_pass(state, True)
     stds, exact = member_stds(moments), moments.exact
@@ -146,11 +146,11 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
     """Return the standard deviation of each Gaussian's members in each dimension (divided by n, as numpy does).
 
     With v_j the members' variance and v the variance pooled over all Gaussians, fewer than m = MIN_MEMBERS members
-    give the blend (n_j v_j + (m - n_j) v) / m. No deviation falls below STD_FLOOR of the pooled root mean square.
+    give the blend (n_j v_j + (m - n_j) v) / m. No std falls below STD_FLOOR of the pooled root mean square.
 
     Raises:
         ValueError: the moments were taken without squares, or all embeddings of every Gaussian are equal, so that
-            there is no deviation at all.
+            there is no variance at all.
     """
     num_gaussians, embed_dim = moments.first.shape
     of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(moments.first)])
@@ -173,6 +173,6 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
 def _scatter(moments: Moments, part: slice) -> Float[Tensor, "part embed"]:
     """Return n_j v_j of some Gaussians."""
     if moments.second is None:
-        raise ValueError("deviations: the moments hold no squares: take them in a pass with last=True")
+        raise ValueError("standard deviations: the moments hold no squares: take them in a pass with last=True")
     counts = moments.counts[part, None].clamp_min(1)
     return (moments.second[part] - moments.first[part].square() / counts).clamp_min(0)

@@ -18,7 +18,7 @@ def bank_loss(
     index: Int[Tensor, "batch"],
     mean: Float[Tensor, "batch embed"],
     std: Float[Tensor, "batch embed"],
-    noise: Float[Tensor, "batch draws embed"],
+    noise: Float[Tensor, "batch samples embed"],
     *,
     separation_weight: float,
 ) -> Float[Tensor, "batch"]:
@@ -36,7 +36,7 @@ def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batc
     """Return mean_{i != j} cos(mu_i, mu_j) over the n different Gaussians of the batch.
 
     Every row counts by one over the number of rows of its Gaussian, so that no list of the different ones is needed,
-    whose length a GPU would have to tell the host. With d_i the directions of mu_i:
+    whose length a GPU would have to send to the host. With d_i the directions of mu_i:
 
         (|sum_i d_i|^2 - sum_i |d_i|^2) / (n (n - 1))
     """

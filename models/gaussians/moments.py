@@ -53,7 +53,7 @@ def _round(numbers: Float[Tensor, "..."], step: Float[Tensor, "..."]) -> Float[T
 
 @dataclass
 class Moments:
-    """Sums over the members of each Gaussian (float64); ``second`` only where deviations are asked for."""
+    """Sums over the members of each Gaussian (float64); ``second`` only where standard deviations are asked for."""
 
     grid: Grid
     counts: Float[Tensor, "gauss"]  # n_j
@@ -110,7 +110,7 @@ class Moments:
 
     @property
     def exact(self) -> bool:
-        """Whether r was what the grid was made for, so that no sum was rounded; only a pass for deviations can tell."""
+        """Whether r was what the grid was made for, so that no sum was rounded; only a pass for stds knows."""
         return self.second is not None and bool((self.second.sum(0) <= self.grid.squares * 2**_DIGITS).all())
 
 

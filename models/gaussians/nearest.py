@@ -2,7 +2,7 @@
 
 Where the processor multiplies bfloat16 several times as fast as float32, a first product in bfloat16 leaves to each row
 the means that its largest possible error does not rule out: one for most rows of clustered data, a few for the others,
-and between those float32 decides, as it does between all means elsewhere. So either way gives the nearest mean to
+and between those float32 decides, as it does between all means elsewhere. So both give the nearest mean to
 float32's own precision.
 
 Symbols: x = embeddings [rows, embed]; m_j = means [k, embed]; c = the mean of the means [embed];
@@ -21,8 +21,8 @@ _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # with fewer, the means are read more ofte
 _MULTIPLE = 128  # of rows, as matrix products like them
 _EXACT_AT_ONCE = 256  # rows
 _CACHED = 2**17  # numbers of float32 that stay in a core's own cache
-_EQUAL = 1e-6  # squared distances below this share of |x - c|^2 + |m - c|^2 are rounding errors of float32
-_ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a share
+_EQUAL = 1e-6  # squared distances below this fraction of |x - c|^2 + |m - c|^2 are rounding errors of float32
+_ROUNDING = 2.0**-8  # largest error of rounding a number to bfloat16, as a fraction
 _ALLOWANCE = 1.05  # for what float32 adds up, and for products of errors
 _FEWEST_TO_SCREEN = 128  # means; with fewer, the products are not where the time goes
 _MOST_LEFT = 4  # means left to a row, on average over a block; with more, the whole product in float32 is faster
@@ -73,7 +73,7 @@ class Nearest:
         self._scratch = _Scratch(*means.shape)
 
     def _rough_rows(self, centred: Float[Tensor, "part embed"]) -> Float[Tensor, "part wide"]:
-        """Return what rows are multiplied with: the means, then a bound of the product's error as a share of |x - c|.
+        """Return what rows are multiplied with: the means, then the product's largest error as a fraction of |x - c|.
 
         What rounding takes from x - c is at most _ROUNDING of it, and what it takes from m_j - c is known. The columns
         after these take |m_j - c|^2 / 2 off, in three summands that have all its digits.
@@ -160,7 +160,7 @@ def _lowered(scores: Tensor, rounded: Tensor) -> Tensor:
 
 @functools.cache
 def bfloat16_is_fast() -> bool:
-    """Tell whether this processor has instructions for products of bfloat16."""
+    """Return whether this processor has instructions for products of bfloat16."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
@@ -191,7 +191,7 @@ def rows_at_once(num_means: int, embed_dim: int) -> int:
 def squared_distances(
     x: Float[Tensor, "rows embed"], means: Float[Tensor, "gauss embed"], origin: Float[Tensor, "embed"]
 ) -> Float[Tensor, "rows gauss"]:
-    """Return |x - m_j|^2 by one matrix product about an origin; what is not told from zero in float32 is zero."""
+    """Return |x - m_j|^2 by one matrix product about an origin; what float32 does not distinguish from zero is zero."""
     x, means = x - origin, means - origin
     squares = x.square().sum(1, keepdim=True) + means.square().sum(1)
     distances = torch.addmm(squares, x, means.T, alpha=-2)

@@ -57,7 +57,7 @@ class Prior(nn.Module, ABC):
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
     ) -> None:
-        """Take what the prior needs to know of the training embeddings; call it once, before training."""
+        """Take what the prior needs of the training embeddings; call it once, before training."""
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a prior is told about a caption."""
+"""What a prior knows of a caption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class TextStates:
 
     @property
     def valid(self) -> Bool[Tensor, "batch tokens"]:
-        """Tell which states belong to the caption and which are padding."""
+        """Return which states belong to the caption and which are padding."""
         return torch.arange(self.values.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def to(self, device: torch.device | str) -> "TextStates":

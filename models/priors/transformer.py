@@ -4,7 +4,7 @@ Papers: Hierarchical Text-Conditional Image Generation (DALL-E 2, arXiv 2204.061
 Shifted Diffusion (arXiv 2211.15388), section 3.2, for the Gaussian index among them.
 
 Tokens, in order: [T5 states] [CLIP token states] [CLIP text embedding] [time] [Gaussian index] [noisy embedding]
-[query]. The answer is read at the query, which sees all the others. Padded states are seen by no other token.
+[query]. The output is read at the query, which sees all the others. Padded states are seen by no other token.
 The text tokens come first and see nothing of the rest, so their keys and values serve every step of sampling.
 """
 
@@ -30,7 +30,7 @@ class PriorTransformer(nn.Module):
     In sampling, read the captions once and ask at every step::
 
         prefix = network.prefix(text, drop_text)  # or network.guided_prefix(text)
-        answer = network.predict(prefix, noisy, time, gaussian_index)
+        output = network.predict(prefix, noisy, time, gaussian_index)
 
     which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
     """
@@ -67,8 +67,8 @@ class PriorTransformer(nn.Module):
         tokens = torch.cat([text_tokens, self._step_tokens(noisy, time, gaussian_index)], dim=1)
         if visible is not None:
             visible = F.pad(visible, (0, _NUM_STEP_TOKENS), value=True)
-        answer: Tensor = self.answer(self.body(tokens, visible, num_outputs=1)[:, 0])
-        return answer
+        output: Tensor = self.answer(self.body(tokens, visible, num_outputs=1)[:, 0])
+        return output
 
     @torch.no_grad()
     def prefix(self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]) -> KeyValueCache:
@@ -89,11 +89,11 @@ class PriorTransformer(nn.Module):
         """Read the captions for classifier-free guidance: 2 x batch rows, the captions', then the empty captions'.
 
         The rows without a caption are all alike, so they are computed once. :meth:`predict` then wants its other
-        inputs twice, one after the other (``noisy.repeat(2, 1)``), and gives captioned and plain answers likewise.
+        inputs twice, one after the other (``noisy.repeat(2, 1)``), and gives both outputs likewise.
         """
         drop = torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device)
-        plain = self.prefix(first_caption(text), ~drop[:1])
-        return self.prefix(text, drop).upstream_of(plain, len(text))
+        unconditional = self.prefix(first_caption(text), ~drop[:1])
+        return self.prefix(text, drop).joined_with(unconditional, len(text))
 
     @torch.no_grad()
     def predict(
@@ -105,8 +105,8 @@ class PriorTransformer(nn.Module):
     ) -> Float[Tensor, "batch embed"]:
         """Return the standardised prediction of z_0 for captions read before; the prefix is left as it was."""
         tokens = self._step_tokens(noisy, time, gaussian_index)
-        answer: Tensor = self.answer(self.body(tokens, cache=prefix, num_outputs=1)[:, 0])
-        return answer
+        output: Tensor = self.answer(self.body(tokens, cache=prefix, num_outputs=1)[:, 0])
+        return output
 
     def _step_tokens(self, noisy: Tensor, time: Tensor, gaussian_index: Tensor) -> Tensor:
         """Return all tokens that are not text: [batch, 4, width]."""
@@ -191,7 +191,7 @@ def first_caption(text: TextFeatures) -> TextFeatures:
 
 
 def _trimmed(states: TextStates, drop_text: Bool[Tensor, "batch"]) -> TextStates:
-    """Leave out the places that are padding in every caption; a compiled network keeps them, to keep its shapes."""
+    """Leave out the positions that are padding in every caption; a compiled network keeps them, to keep its shapes."""
     if torch.compiler.is_compiling() or len(drop_text) == 0:
         return states
     longest = int(torch.where(drop_text, 0, states.lengths).max())

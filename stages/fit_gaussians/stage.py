@@ -132,7 +132,7 @@ def _fit(
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
         kind=config.kind,
-        watch=after_pass,
+        report=after_pass,
     )
 
 

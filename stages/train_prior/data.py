@@ -1,4 +1,4 @@
-"""The pairs that a prior learns from and those that it is judged on."""
+"""The pairs that a prior learns from and those that it is evaluated on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,9 +44,10 @@ class CaptionStates:
         Raises:
             InputFault: a number is infinite or not a number.
         """
-        places = list(zip(self.shard.tolist(), self.row.tolist(), strict=True))
+        indices = list(zip(self.shard.tolist(), self.row.tolist(), strict=True))
         return {
-            name: _padded(name, [shards[shard].of(row) for shard, row in places]) for name, shards in self.files.items()
+            name: _padded(name, [shards[shard].of(row) for shard, row in indices])
+            for name, shards in self.files.items()
         }
 
 
@@ -90,7 +91,7 @@ class Pairs:
     ) -> tuple[Float[Tensor, "batch embed"], TextFeatures]:
         """Return the images of these rows, each with one of its captions: number floor(choice x captions).
 
-        ``choice`` is in [0, 1): uniform draws give every caption of an image the same chance, 0 gives the first.
+        ``choice`` is in [0, 1): uniform numbers give every caption of an image the same chance, 0 gives the first.
 
         Raises:
             InputFault: text states hold a number that is infinite or not a number.
@@ -110,14 +111,14 @@ class Pairs:
 
 
 def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> tuple[Pairs, Pairs]:
-    """Return the training pairs and the held-out ones, told apart by the hash of their images' keys.
+    """Return the training pairs and the held-out ones, separated by the hash of their images' keys.
 
     Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which
     for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more machines or a smaller fraction.
     ``text_states`` names the text encoders (t5, clip) whose token states come with the captions.
 
     Raises:
-        InputFault: there are too few captioned samples to train on and to judge with, the embeddings lack the text
+        InputFault: there are too few captioned samples to train on and to evaluate on, the embeddings lack the text
             states, differ in width, or are not finite.
     """
     widths = _widths(embeddings, text_states)

@@ -1,4 +1,4 @@
-"""Images of a judgement."""
+"""Plots of an evaluation."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _BY_TIME = ("cosine_z_0", "cosine_z_t", "cosine_z_0_unrelated", "cosine_z_t_unre
 
 
 def plot_by_steps(evaluation: Evaluation) -> bytes:
-    """Draw the measures against the number of sampling steps, as a PNG; dashed: two halves of the true embeddings."""
+    """Plot the measures against the number of sampling steps, as a PNG; dashed: two halves of the true embeddings."""
     steps = list(evaluation.by_steps)
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     for axis, (title, names) in zip(figure.subplots(2, 3).flat, _BY_STEPS.items(), strict=True):
@@ -35,7 +35,7 @@ def plot_by_steps(evaluation: Evaluation) -> bytes:
 
 
 def plot_by_time(evaluation: Evaluation) -> bytes:
-    """Draw the cosines along the way from noise (left) to embedding (right), as a PNG."""
+    """Plot the cosines along the trajectory from noise (left) to embedding (right), as a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name in _BY_TIME:

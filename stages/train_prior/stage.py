@@ -1,4 +1,4 @@
-"""Train the prior on the captioned embeddings, and judge it."""
+"""Train the prior on the captioned embeddings, and evaluate it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +9,7 @@ from stages.contract.events import Metrics
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.checks import check_inputs, text_state_names
+from stages.train_prior.check import check_inputs, text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
 from stages.training.launch import train
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Train the prior, going on from its newest checkpoint; the identity prior is only judged and written.
+    """Train the prior, going on from its newest checkpoint; the identity prior is only evaluated and written.
 
     Raises:
         InputFault: there are too few captioned images, or embeddings that cannot be used.
@@ -53,7 +53,7 @@ def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | N
 
 
 def _evaluate_only(task: "PriorTask", output: Output, context: StageContext, counts: Mapping[str, int]) -> StageSummary:
-    """Judge and write a prior that has nothing to train, in this process."""
+    """Evaluate and write a prior that has nothing to train, in this process."""
     import torch
 
     from stages.training.task import RankInfo

@@ -16,7 +16,7 @@ from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
 from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.checks import text_state_names
+from stages.train_prior.check import text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs, load_pairs
 from stages.train_prior.plots import plot_by_steps, plot_by_time
@@ -87,7 +87,7 @@ class PriorTask:
         return make(state.spec, state.train.image, state.train.text, state.gaussians)
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Take the pairs of the part, each with one of its captions, and draw times, noise and dropped captions."""
+        """Take the pairs of the part, each with one of its captions, and sample times, noise and dropped captions."""
         seed, state = self.config.seed, self.state
         rows = torch.from_numpy(state.order.at(part.positions)[:, 1])
         image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
@@ -97,7 +97,7 @@ class PriorTask:
         )
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
-        """Judge the prior on held-out pairs, in the precision of later use, and write down what was found.
+        """Evaluate the prior on held-out pairs, in the precision of later use, and write down what was found.
 
         ``validation.json`` holds the newest evaluation, and every one under ``validation_<step>``; it stays when
         training is broken off, and goes on when it does.

@@ -1,4 +1,4 @@
-"""Judge a prior on held-out pairs: by the number of sampling steps, and by the time step along the way."""
+"""Evaluate a prior on held-out pairs: by the number of sampling steps, and by the time step of the trajectory."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -93,13 +93,13 @@ def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSa
 
 
 class _Trajectory:
-    """Mean cosines of what a sampler passes on its way, by time."""
+    """Mean cosines of what a sampler passes, by time."""
 
     def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
         self._true, self._block_dims = true.double(), block_dims
         self._sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    def watch(self, first: int) -> OnStep:
+    def recorder(self, first: int) -> OnStep:
         """Return what to call at each step with the samples of the pairs from ``first`` on."""
 
         def on_step(time: int, z_t: Tensor, z_0: Tensor) -> None:
@@ -112,7 +112,7 @@ class _Trajectory:
         return on_step
 
     def report(self) -> dict[int, Report]:
-        """Return the means over all pairs; nothing where nothing was watched."""
+        """Return the means over all pairs; nothing where nothing was recorded."""
         count = len(self._true)
         return {time: {name: total / count for name, total in sums.items()} for time, sums in self._sums.items()}
 
@@ -150,7 +150,7 @@ def _sample_all(
     for first in range(0, len(rows), _CHUNK):
         chunk = rows[first : first + _CHUNK]
         text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(_device(prior))
-        on_step = None if trajectory is None else trajectory.watch(first)
+        on_step = None if trajectory is None else trajectory.recorder(first)
         parts.append(prior.sample(text, seeds[first : first + _CHUNK], sampling, on_step=on_step).cpu())
     return torch.cat(parts)
 

@@ -4,9 +4,9 @@ Paper: Hierarchical Text-Conditional Image Generation with CLIP Latents (DALL-E 
 
 Tokens, in order: [text tokens] [similarity] [component 1] ... [component n - 1]; every token predicts the next one,
 the last text token the similarity. The similarity is the cosine of text and image embedding: known in training, in
-sampling drawn from the upper half of what the network predicts for the caption, so that images are asked for that fit
-their caption well (the paper draws from the upper half of the distribution over the training data). A dropped caption
-hides the similarity too, because it tells of the caption.
+sampling taken from the upper half of what the network predicts for the caption, so that embeddings are sampled that fit
+their caption well (the paper samples from the upper half of the distribution over the training data). A dropped caption
+hides the similarity too, because it depends on the caption.
 
 Symbols:
     x   principal components of an embedding, by decreasing variance       [batch, components]
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.buffers import ExactBuffers
+from models.diffusion.guidance import guide
 from models.noise import SeededNoise
 from models.normalization import Normalization
 from models.priors.autoregressive.spec import AutoregressivePriorSpec
@@ -74,10 +75,10 @@ class AutoregressivePrior(Prior):
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
     ) -> Float[Tensor, "batch embed"]:
-        """Return an embedding for each caption, drawn at temperature 1; it depends on the caption and its seed alone.
+        """Return an embedding for each caption, sampled at temperature 1; it depends on the caption and its seed alone.
 
-        Of ``sampling`` only ``guidance_scale`` counts: logits = plain + scale (captioned - plain); the similarity is
-        drawn without guidance.
+        Of ``sampling`` only ``guidance_scale`` counts: see :func:`models.diffusion.guidance.guide`, here of
+        logits; the similarity is sampled without guidance.
 
         Raises:
             ValueError: there is not one seed per caption, or the captions' embeddings have another width than the
@@ -92,12 +93,12 @@ class AutoregressivePrior(Prior):
         choices = [column.contiguous() for column in uniform.T[:, :, None]]  # one for each token: [batch, 1]
         cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
         generated = [_inverse_cdf(logits, choices[0])]
-        for place in range(self.spec.num_components):
-            logits = self.network.read_bucket(cache, generated[-1], place)
+        for position in range(self.spec.num_components):
+            logits = self.network.read_bucket(cache, generated[-1], position)
             if scale != 1.0:
-                captioned, plain = logits.chunk(2)
-                logits = plain + scale * (captioned - plain)
-            generated.append(_inverse_cdf(logits, choices[place + 1]))
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, scale=scale)
+            generated.append(_inverse_cdf(logits, choices[position + 1]))
         return self.components.decode(torch.stack(generated[1:], dim=1))
 
     def _scaled(self, text: TextFeatures) -> TextFeatures:
@@ -151,7 +152,7 @@ class ComponentBuckets(ExactBuffers):
         self.stds.copy_(stds.clamp_min(floor))
 
     def encode(self, embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch components"]:
-        """Return b = floor(num_buckets (x / (4 deviations) + 1) / 2), kept within 0 ... num_buckets - 1."""
+        """Return b = floor(num_buckets (x / (4 stds) + 1) / 2), kept within 0 ... num_buckets - 1."""
         x = (embeddings.double() - self.mean) @ self.directions.T
         return _buckets((x / (_RANGE * self.stds) + 1) / 2, self.num_buckets)
 
@@ -181,13 +182,13 @@ class BucketTransformer(nn.Module):
     ) -> Float[Tensor, "batch tokens buckets"]:
         """Return the logits of each bucket, given the true ones before it."""
         text_tokens, visible = self.text_tokens(text, drop_text)
-        told = self.bucket_token(buckets[:, :-1])
-        similarity = torch.where(drop_text[:, None], self.no_similarity, told[:, 0])
-        told = torch.cat([similarity[:, None], told[:, 1:]], dim=1) + self.positions
+        known = self.bucket_token(buckets[:, :-1])
+        similarity = torch.where(drop_text[:, None], self.no_similarity, known[:, 0])
+        known = torch.cat([similarity[:, None], known[:, 1:]], dim=1) + self.positions
         if visible is not None:
-            visible = F.pad(visible, (0, told.shape[1]), value=True)
-        answers = self.body(torch.cat([text_tokens, told], dim=1), visible, num_outputs=buckets.shape[1])
-        logits: Tensor = self.logits(answers)
+            visible = F.pad(visible, (0, known.shape[1]), value=True)
+        outputs = self.body(torch.cat([text_tokens, known], dim=1), visible, num_outputs=buckets.shape[1])
+        logits: Tensor = self.logits(outputs)
         return logits
 
     def read(self, text: TextFeatures, *, guided: bool) -> tuple[KeyValueCache, Float[Tensor, "batch buckets"]]:
@@ -196,29 +197,29 @@ class BucketTransformer(nn.Module):
         cache, logits = self._read(text, keep)
         if guided:  # all alike, so they are computed once
             plain, _ = self._read(first_caption(text), ~keep[:1])
-            cache = cache.upstream_of(plain, len(text))
+            cache = cache.joined_with(plain, len(text))
         return cache, logits
 
     def read_bucket(
-        self, cache: KeyValueCache, bucket: Int[Tensor, "batch"], place: int
+        self, cache: KeyValueCache, bucket: Int[Tensor, "batch"], position: int
     ) -> Float[Tensor, "rows buckets"]:
-        """Read the bucket at this place of every row and return the logits of the next; rows as in :meth:`read`."""
+        """Read the bucket at this position of every row and return the logits of the next; rows as in :meth:`read`."""
         token = self.bucket_token(bucket)
         if cache.num_rows > len(bucket):
-            plain = token if place else self.no_similarity.expand_as(token)
+            plain = token if position else self.no_similarity.expand_as(token)
             token = torch.cat([token, plain])
-        answers = self.body((token + self.positions[place])[:, None], cache=cache)
+        outputs = self.body((token + self.positions[position])[:, None], cache=cache)
         cache.keep(1)
-        logits: Tensor = self.logits(answers[:, 0])
+        logits: Tensor = self.logits(outputs[:, 0])
         return logits
 
     def _read(self, text: TextFeatures, drop_text: Tensor) -> tuple[KeyValueCache, Tensor]:
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
         cache = KeyValueCache(self.spec.network, len(text), count + self.spec.num_components, tokens)
-        answers = self.body(tokens, visible, cache, num_outputs=1)
+        outputs = self.body(tokens, visible, cache, num_outputs=1)
         cache.keep(count)
-        return cache, self.logits(answers[:, 0])
+        return cache, self.logits(outputs[:, 0])
 
 
 def _buckets(unit: Tensor, num_buckets: int) -> Int[Tensor, "..."]:

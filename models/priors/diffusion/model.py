@@ -4,9 +4,9 @@ Paper: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.153
 The baseline (DALL-E 2) is the same code over the bank that holds only N(0, I).
 
 The process and the loss work on raw embeddings. Only the network's own input and output are rescaled, by numbers
-fixed before training: with m, s the mean and deviation of the training embeddings, z_t has about
+fixed before training: with m, s the mean and standard deviation of the training embeddings, z_t has about
 mean sqrt(abar_t) m + (1 - sqrt(abar_t)) mu and variance abar_t s^2 + (1 - abar_t) Sigma, which are taken out on the
-way in; the answer is put back by :func:`models.diffusion.targets.output_scale`. This changes no equation: it is a
+input side; the output is put back by :func:`models.diffusion.targets.output_scale`. This changes no equation: it is a
 parametrisation of the prediction.
 """
 
@@ -146,9 +146,9 @@ class DiffusionPrior(Prior):
     ) -> Float[Tensor, "batch embed"]:
         """Return an embedding for each caption: z_T ~ N(mu, Sigma) (method eq. 4), then down to z_0.
 
-        Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is asked once per
-        step for captioned and plain answers together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is told
-        every time t that is visited, z_t and the (guided) prediction of z_0 made from it.
+        Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is run once per
+        step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given every
+        time t that is visited, z_t and the (guided) prediction of z_0 made from it.
 
         Raises:
             ValueError: the number of steps is not in 1 ... T, there is not one seed per caption, or the captions'

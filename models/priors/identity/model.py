@@ -14,7 +14,7 @@ from models.priors.text import TextFeatures
 
 
 class IdentityPrior(Prior):
-    """Answer with the CLIP text embedding; there is nothing to train and nothing random."""
+    """Return the CLIP text embedding; there is nothing to train and nothing random."""
 
     spec: IdentityPriorSpec
 

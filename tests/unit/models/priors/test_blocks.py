@@ -119,7 +119,7 @@ def test_rows_of_two_caches_below_each_other(visible: Tensor, shorter: int) -> N
         cache.keep(5 - first)
         caches.append(cache)
         answers.append(body(tokens[rows, first:], visible[rows, first:])[:, 5 - first :])
-    joined = caches[0].upstream_of(caches[1], 2)
+    joined = caches[0].joined_with(caches[1], 2)
     order = [0, 1, 2, 2]
     assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*answers, answers[1]]))
 

@@ -22,7 +22,7 @@ def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussi
     """Compare what the prior is to be made of.
 
     Raises:
-        InputFault: the embeddings have not the width of their CLIP models, or there are too few for the configuration.
+        InputFault: the embeddings do not have the width of their CLIP models, or there are too few of them.
         ArtifactError: the Gaussians are of other embeddings.
     """
     clips = read_clips(embeddings)

@@ -13,7 +13,7 @@ ONES = torch.ones(2, 3)
     [
         (torch.zeros(2, 3), torch.ones(3, 2), 1.0, r"means \[2, 3\] and stds \[3, 2\]"),
         (torch.zeros(0, 3), torch.ones(0, 3), 1.0, "k >= 1"),
-        (torch.zeros(2, 3), torch.zeros(2, 3), 1.0, "deviations and kappa positive"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), 1.0, "stds and kappa positive"),
         (ONES * float("nan"), ONES, 1.0, "means must be finite"),
         (ONES, ONES * float("inf"), 1.0, "means must be finite"),
         (ONES, ONES, 0.0, "kappa 0"),

@@ -1,8 +1,6 @@
 """Runs side by side: how good their images are, how large their models, how fast they train and generate."""
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +12,7 @@ from models.decoders.registry import SPECS
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
-from stages.storage.artifact import Artifact
+from stages.formats.model_folders import count_numbers
 
 MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
 FINISHED = ("done", "reused")
@@ -185,24 +183,6 @@ def _parameters(record: RunRecord, store: Store, folders: Mapping[str, str]) -> 
         return Figure(None, f"{unfinished[0]} is {'not finished' if entry is None else entry.state}")
     artifacts = [(store.artifact(stage, record.plan[stage].fingerprint), folders[stage]) for stage in stages]
     try:
-        return Figure(sum(count_saved(artifact, folder) for artifact, folder in artifacts))
+        return Figure(sum(count_numbers(artifact, folder) for artifact, folder in artifacts))
     except ArtifactError:
         return Figure(None, "its artifact is not in the store any more")
-
-
-def count_saved(artifact: Artifact, folder: str) -> int:
-    """Return how many numbers a saved model holds, statistics of embeddings included, without reading them.
-
-    Raises:
-        ArtifactError: a file is not there.
-    """
-    parts: Iterable[str] = artifact.read_json(f"{folder}/config.json").get("parts", {}).values()
-    files = [f"{folder}/{name}" for name in ("model.safetensors", *parts)]
-    return sum(_numbers_in(artifact, file) for file in files)
-
-
-def _numbers_in(artifact: Artifact, name: str) -> int:
-    """Add up the shapes in a safetensors file's head: its length in 8 bytes, then JSON."""
-    with artifact.open(name) as file:
-        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for tensor, entry in head.items() if tensor != "__metadata__")

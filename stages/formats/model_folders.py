@@ -4,13 +4,15 @@ Weights that lie in other files of the folder anyway, for other programs, are st
 config.json says which tensors, by the beginning of their names, are in which file (without that beginning).
 """
 
+import json
+import math
 from collections.abc import Mapping
-from typing import Any
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from stages.storage.artifact import Artifact, Output
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -20,7 +22,7 @@ PARTS = "parts"
 def save_model(
     output: Output,
     folder: str,
-    model: nn.Module | Mapping[str, Tensor],
+    model: "nn.Module | Mapping[str, Tensor]",
     config: dict[str, Any],
     *,
     parts: Mapping[str, str] | None = None,
@@ -29,7 +31,9 @@ def save_model(
 
     ``parts`` names the files in the folder, written before, that hold the tensors of a prefix.
     """
-    state = model.state_dict() if isinstance(model, nn.Module) else model
+    from safetensors.torch import save_file
+
+    state = model if isinstance(model, Mapping) else model.state_dict()
     prefixes = tuple(parts or ())
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)} if prefixes else state
     with output.writing(f"{folder}/{WEIGHTS}") as path:
@@ -43,8 +47,10 @@ def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
     return config
 
 
-def load_model_state(artifact: Artifact, folder: str) -> dict[str, Tensor]:
+def load_model_state(artifact: Artifact, folder: str) -> "dict[str, Tensor]":
     """Read the weights, to the CPU."""
+    from safetensors.torch import load_file
+
     state: dict[str, Tensor] = load_file(artifact.local(f"{folder}/{WEIGHTS}"))
     for prefix, name in load_model_config(artifact, folder).get(PARTS, {}).items():
         part: dict[str, Tensor] = load_file(artifact.local(f"{folder}/{name}"))
@@ -55,3 +61,24 @@ def load_model_state(artifact: Artifact, folder: str) -> dict[str, Tensor]:
 def files_of(artifact: Artifact, folder: str) -> tuple[str, ...]:
     """Return all files that loading the model reads, by their names in the folder."""
     return (CONFIG, WEIGHTS, *load_model_config(artifact, folder).get(PARTS, {}).values())
+
+
+def missing_files(artifact: Artifact, folder: str) -> list[str]:
+    """Return which of the two files of every saved model the folder lacks."""
+    return [name for name in (CONFIG, WEIGHTS) if not artifact.exists(f"{folder}/{name}")]
+
+
+def count_numbers(artifact: Artifact, folder: str) -> int:
+    """Return how many numbers a saved model holds, statistics of embeddings included, without reading them.
+
+    Raises:
+        ArtifactError: a file is not there.
+    """
+    return sum(_numbers_in(artifact, f"{folder}/{name}") for name in files_of(artifact, folder) if name != CONFIG)
+
+
+def _numbers_in(artifact: Artifact, name: str) -> int:
+    """Add up the shapes in a safetensors file's header: its length in 8 bytes, then JSON."""
+    with artifact.open(name) as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for tensor, entry in header.items() if tensor != "__metadata__")

@@ -2,9 +2,10 @@
 
 from stages.contract.errors import InputFault
 from stages.contract.stage import optional_module
+from stages.formats.model_folders import missing_files
 from stages.storage.filesystems import explaining
 from stages.train_decoder.config import KINDS, TrainDecoderConfig
-from stages.train_decoder.text_config import MODEL_FILES, TextTunedConfig, TextTuning
+from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 
 
 def check(config: TrainDecoderConfig) -> None:
@@ -23,7 +24,7 @@ def check(config: TrainDecoderConfig) -> None:
 def _check_init_checkpoint(text: TextTuning) -> None:
     source, folder = text.decoder()
     with explaining(text.init_checkpoint):
-        missing = [name for name in MODEL_FILES if not source.exists(f"{folder}/{name}")]
+        missing = missing_files(source, folder)
     if missing:
         raise InputFault(
             f"train_decoder.text.init_checkpoint: {text.init_checkpoint} has no {' and no '.join(missing)}: expected "

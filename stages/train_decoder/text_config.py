@@ -9,8 +9,6 @@ from stages.formats.captions import CaptionsConfig
 from stages.storage.artifact import Artifact
 from stages.train_decoder.base_config import DecoderConfig
 
-MODEL_FILES = ("config.json", "model.safetensors")
-
 
 class TextTuning(ConfigModel):
     """Which trained decoder is tuned, and how it learns from texts."""

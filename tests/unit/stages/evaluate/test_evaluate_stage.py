@@ -99,7 +99,7 @@ def test_perfect_embeddings_have_cosine_one(clip: ClipConfig, tmp_path: Path) ->
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:
     source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False)
-    other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "judge", seed=5)),))
+    other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "other", seed=5)),))
     metrics = evaluate(tmp_path / "e", clip, source, independent_clip=other).metrics
     assert set(metrics) == {"clip_score/conditioning", "clip_score/independent"}  # no Fréchet distance: nothing is true
     assert metrics["clip_score/conditioning"] != metrics["clip_score/independent"]
@@ -110,8 +110,8 @@ def test_the_distance_to_true_images_is_small_for_true_ones_and_names_its_featur
     clip: ClipConfig, tmp_path: Path
 ) -> None:
     near, far = (
-        evaluate(tmp_path / f"e-{name}", clip, generated(tmp_path / f"g-{name}", {"prior": draw}, clip))
-        for name, draw in (("true", true_images), ("noise", noise))
+        evaluate(tmp_path / f"e-{name}", clip, generated(tmp_path / f"g-{name}", {"prior": make}, clip))
+        for name, make in (("true", true_images), ("noise", noise))
     )
     assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
     assert far.metrics["frechet_distance"] > 0.1

@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(clip, save_tiny_prior(folder / "prior", clip), save_tiny_decoder(folder / "decoder", clip))
 
 
-def draw(world: World, folder: Path, events: list[Event] | None = None, **fields: object) -> Output:
+def generate(world: World, folder: Path, events: list[Event] | None = None, **fields: object) -> Output:
     output = Output(str(folder), "generate", "f1")
     run(world.config(**fields), world.inputs, output, make_context(events))
     return output
@@ -59,7 +59,7 @@ def rows_of(output: Output) -> list[dict[str, object]]:
 
 def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: Path) -> None:
     events: list[Event] = []
-    output = draw(world, tmp_path, events, prompts={"kind": "scenes", "num": 5}, seed=7)
+    output = generate(world, tmp_path, events, prompts={"kind": "scenes", "num": 5}, seed=7)
     rows = rows_of(output)
     assert Counter(row["set"] for row in rows) == {"prior": 5, "text_embedding": 5, "reconstruction": 5}
     first = rows[0]
@@ -91,20 +91,20 @@ def test_the_rate_of_the_decoder_is_that_of_its_sampling_alone(world: World, tmp
     assert sum(span["images"] for span in spans) == 15
     assert rate == pytest.approx(15 / sum(span["seconds"] for span in spans))
     assert summary.notes["decoder/images_per_second"] == "1 CPU, 4 at a time"
-    again = run(config, world.inputs, output, make_context())  # nothing is left to draw
+    again = run(config, world.inputs, output, make_context())  # nothing is left to generate
     assert again.metrics == summary.metrics
 
 
 def test_the_sets_differ(world: World, tmp_path: Path) -> None:
-    draw(world, tmp_path, prompts={"kind": "scenes", "num": 1})
+    generate(world, tmp_path, prompts={"kind": "scenes", "num": 1})
     images = {(tmp_path / f"images/{name}/00000.png").read_bytes() for name in ("prior", "text_embedding")}
     assert len(images) == 2
 
 
 def test_an_image_depends_on_its_own_prompt_and_seed_only(world: World, tmp_path: Path) -> None:
     texts = ["a red star", "a blue ring", "a small green cross"]
-    draw(world, tmp_path / "three", prompts={"kind": "list", "texts": texts}, seed=4)
-    draw(world, tmp_path / "one", prompts={"kind": "list", "texts": texts[1:2]}, seed=5, batch_size=1)
+    generate(world, tmp_path / "three", prompts={"kind": "list", "texts": texts}, seed=4)
+    generate(world, tmp_path / "one", prompts={"kind": "list", "texts": texts[1:2]}, seed=5, batch_size=1)
     images = [Image.open(tmp_path / name) for name in ("three/images/prior/00001.png", "one/images/prior/00000.png")]
     three, one = (np.asarray(image).astype(int) for image in images)
     assert np.abs(three - one).max() <= 1  # batches of other sizes round differently
@@ -112,21 +112,21 @@ def test_an_image_depends_on_its_own_prompt_and_seed_only(world: World, tmp_path
 
 def test_another_seed_gives_other_images(world: World, tmp_path: Path) -> None:
     for seed in (0, 1):
-        draw(world, tmp_path / str(seed), prompts={"kind": "list", "texts": ["a red star"]}, seed=seed)
+        generate(world, tmp_path / str(seed), prompts={"kind": "list", "texts": ["a red star"]}, seed=seed)
     first, second = ((tmp_path / f"{seed}/images/prior/00000.png") for seed in (0, 1))
     assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
 
 
 def test_half_generated_sets_are_finished_to_the_same_bytes(world: World, tmp_path: Path) -> None:
     prompts = {"kind": "list", "texts": [f"a red star {number}" for number in range(70)]}
-    whole = draw(world, tmp_path / "whole", prompts=prompts, sets=["text_embedding"])
+    whole = generate(world, tmp_path / "whole", prompts=prompts, sets=["text_embedding"])
     half = tmp_path / "half"
-    output = draw(world, half, prompts=prompts, sets=["text_embedding"])
+    output = generate(world, half, prompts=prompts, sets=["text_embedding"])
     output.remove("units/text_embedding-000064.json")
     output.remove("samples.jsonl")
     output.remove("images/text_embedding/00069.png")
     kept = (half / "images/text_embedding/00003.png").stat().st_mtime_ns
-    draw(world, half, prompts=prompts, sets=["text_embedding"])
+    generate(world, half, prompts=prompts, sets=["text_embedding"])
     assert generated_digests(half) == generated_digests(Path(whole.uri))
     assert (half / "images/text_embedding/00003.png").stat().st_mtime_ns == kept
 

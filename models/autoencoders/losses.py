@@ -1,4 +1,6 @@
-"""What an autoencoder is trained by: reconstruction, a perceptual distance, an adversary, and its bottleneck's term.
+"""The losses of an autoencoder: reconstruction, a perceptual distance, an adversary, and its bottleneck's term.
+
+VggDistance is ours: torchmetrics' LPIPS downloads its VGG and weighs channels by learned weights, another distance.
 
 Papers: Esser et al., Taming transformers (arXiv 2012.09841), section 3.1, for the sum; Isola et al. (arXiv 1611.07004)
 for the discriminator of patches; Lim and Ye (arXiv 1705.02894) for the hinge losses; Zhang et al., LPIPS

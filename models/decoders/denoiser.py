@@ -43,7 +43,7 @@ class Denoiser(ConditionedModel):
         raise NotImplementedError
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and deviation; they are saved with the weights."""
+        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
         self.conditioner.set_statistics(mean, std)
 
     def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
@@ -105,23 +105,23 @@ class Denoiser(ConditionedModel):
         return self.conditioner.with_empty(u), None if v is None else torch.cat([v, torch.zeros_like(v)])
 
     @torch.no_grad()
-    def draw(
+    def generate(
         self,
         embeddings: Embeddings,
         seeds: Sequence[int],
         sampling: DecoderSampling,
         *,
         text: Embeddings | None = None,
-        start: InitImage | None = None,
+        init_image: InitImage | None = None,
     ) -> Images:
-        """Draw x_0 from noise, or from an image noised to a strength; each from its own embedding and seed alone."""
+        """Generate x_0 from noise, or from an image noised to a strength; each from its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
         streams = SeededNoise(seeds)
 
         def noise() -> Images:
             return streams.draw(self.grid_shape, embeddings.device)
 
-        return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, start)
+        return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, init_image)
 
     def solve(
         self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None

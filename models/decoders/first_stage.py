@@ -37,7 +37,7 @@ class FirstStageDecoder(Decoder):
     @torch.no_grad()
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling))
+        return self.decoded(self.denoiser.generate(embeddings, seeds, sampling))
 
     @property
     def reads_text(self) -> bool:
@@ -49,7 +49,7 @@ class FirstStageDecoder(Decoder):
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
         """Generate images conditioned on CLIP text embeddings, too; a row of NaN is no text."""
-        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text))
+        return self.decoded(self.denoiser.generate(embeddings, seeds, sampling, text=text))
 
     @property
     def can_edit(self) -> bool:
@@ -69,4 +69,4 @@ class FirstStageDecoder(Decoder):
     ) -> Images:
         """Noise the images' latents to a strength, and denoise them under the embeddings."""
         init_image = InitImage(self.encoded(images), strength)
-        return self.decoded(self.denoiser.draw(embeddings, seeds, sampling, text=text, start=init_image))
+        return self.decoded(self.denoiser.generate(embeddings, seeds, sampling, text=text, init_image=init_image))

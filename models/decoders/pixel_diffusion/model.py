@@ -71,13 +71,13 @@ class PixelDecoder(Denoiser, Decoder):
 
     def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
         """Generate one image per embedding; an image depends on its own embedding and seed alone."""
-        return self.draw(embeddings, seeds, sampling).clamp(-1, 1)
+        return self.generate(embeddings, seeds, sampling).clamp(-1, 1)
 
     def sample_with_text(
         self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
     ) -> Images:
         """Generate images conditioned on CLIP text embeddings, too; a row of NaN is no text."""
-        return self.draw(embeddings, seeds, sampling, text=text).clamp(-1, 1)
+        return self.generate(embeddings, seeds, sampling, text=text).clamp(-1, 1)
 
     def edit(
         self,
@@ -90,7 +90,9 @@ class PixelDecoder(Denoiser, Decoder):
         text: Embeddings | None = None,
     ) -> Images:
         """Noise images to a strength, and denoise them under the embeddings."""
-        return self.draw(embeddings, seeds, sampling, text=text, start=InitImage(images, strength)).clamp(-1, 1)
+        return self.generate(embeddings, seeds, sampling, text=text, init_image=InitImage(images, strength)).clamp(
+            -1, 1
+        )
 
 
 def _build_unet(spec: PixelDiffusionSpec) -> UNet2DConditionModel:

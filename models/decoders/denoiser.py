@@ -114,7 +114,7 @@ class Denoiser(ConditionedModel):
         text: Embeddings | None = None,
         init_image: InitImage | None = None,
     ) -> Images:
-        """Generate x_0 from noise, or from an image noised to a strength; each from its own embedding and seed alone."""
+        """Return x_0 from noise, or from an image noised to a strength; each by its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
         streams = SeededNoise(seeds)
 

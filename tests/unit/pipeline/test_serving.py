@@ -171,10 +171,10 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImag
     clip = save_tiny_clip(folder / "clip")
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     encoder, prior = ClipEncoder(config), save_tiny_prior(folder / "p", clip)
-    save_pixel_decoder(folder / "pixel_diffusion", encoder.embed_dim, encoder.identities)
+    save_pixel_decoder(folder / "pixel_diffusion", encoder.embed_dim, encoder.identities.to_json())
     save_tiny_decoder(folder / "cascade", clip)
-    save_vq_decoder(folder / "vq_autoregressive", encoder.embed_dim, encoder.identities)
-    save_style_decoder(folder / "stylegan2", encoder.embed_dim, encoder.identities)
+    save_vq_decoder(folder / "vq_autoregressive", encoder.embed_dim, encoder.identities.to_json())
+    save_style_decoder(folder / "stylegan2", encoder.embed_dim, encoder.identities.to_json())
     levels = {"cascade": [save_tiny_upsampler(folder / "u", clip, 32)]}
     made = {}
     for kind in ("pixel_diffusion", "vq_autoregressive", "stylegan2", "cascade"):

@@ -127,7 +127,7 @@ def test_weights_are_counted_as_the_trained_model_has_them(world: World, decoder
 def test_an_autoencoder_counts_with_its_adversary(world: World, kind: str) -> None:
     config = world.config(kind)
     assert config.train_autoencoder is not None
-    task = make_autoencoder_task(config.train_autoencoder, world.inputs["download_shards"])
+    task = make_autoencoder_task(config.train_autoencoder, world.inputs)
     task.setup(CPU)
     assert counts(trained_module("train_autoencoder", config)) == counts(task.build_model())
 

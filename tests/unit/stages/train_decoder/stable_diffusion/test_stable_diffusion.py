@@ -145,7 +145,7 @@ def test_velocity_checkpoints_are_trained_on_the_velocity(tmp_path: Path) -> Non
         == "v_prediction"
     )
     decoder, _ = load_decoder(output)
-    assert decoder.denoiser.process._config.target == "velocity"  # type: ignore[union-attr]
+    assert decoder.denoiser.process.spec.target == "velocity"  # type: ignore[union-attr]
 
 
 def test_latents_of_another_checkpoint_are_refused(

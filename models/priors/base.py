@@ -61,7 +61,9 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return "loss", and maybe its parts, of each pair ([batch]); see :func:`models.priors.training_batch`."""
+        """Return "loss", and maybe its parts, of each pair ([batch]); see
+        :func:`models.priors.training.training_batch`.
+        """
 
     @abstractmethod
     def sample(

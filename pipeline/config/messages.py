@@ -26,7 +26,7 @@ def _sentence(fault: Any, root: type[Any]) -> str:
             location = f"{location}.kind"
             what = _wrong_kind(fault, root)
         case kind if kind in _UNKNOWN:
-            what = _unknown_key(location, _keys_at(fault["loc"][:-1], root))
+            what = _unknown_key(location, list(_models_at(fault["loc"][:-1], root)))
         case "missing":
             what = "is missing; set it"
         case "value_error":
@@ -43,11 +43,14 @@ def _wrong_kind(fault: Any, root: type[Any]) -> str:
     return f"{found}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
 
 
-def _unknown_key(location: str, allowed: list[str]) -> str:
-    name = location.rpartition(".")[2]
+def _unknown_key(location: str, models: list[Any]) -> str:
+    above, _, name = location.rpartition(".")
+    allowed = sorted({key for model in models for key in keys_of(model)})
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    meant = [RENAMED[location]] if location in RENAMED else near
-    hint = f"did you mean {meant[0]!r}? " if meant else ""
+    new = RENAMED.get(location)
+    if new and (not new.startswith(f"{above}.") or _is_below(models, new.removeprefix(f"{above}."))):
+        near = [new]
+    hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown key; {hint}allowed: {', '.join(allowed)}"
 
 
@@ -99,6 +102,13 @@ def _models_at(path: tuple[Any, ...], root: type[Any]) -> Iterator[Any]:
             tagged = [model for model in models if part in _tags_of([model])]
             models = tagged or models
     yield from models
+
+
+def _is_below(models: Iterable[Any], path: str) -> bool:
+    """Return whether one of the sections has this dotted key."""
+    key, _, rest = path.partition(".")
+    annotations = [keys_of(model)[key] for model in models if key in keys_of(model)]
+    return any(not rest or _is_below(models_in(annotation), rest) for annotation in annotations)
 
 
 def models_in(annotation: Any) -> Iterator[Any]:

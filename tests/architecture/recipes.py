@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).with_name("toys")
+SUFFIXES = {".md", ".py", ".toml", ".yaml"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def python(house: Path, *words: str) -> str:
 
 def changes(house: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each file that differs from the original, with its diff."""
-    for path in sorted(path for path in house.rglob("*") if path.is_file() and path.suffix in {".py", ".toml", ".md"}):
+    for path in sorted(path for path in house.rglob("*") if path.is_file() and path.suffix in SUFFIXES):
         name = str(path.relative_to(house))
         before = (ROOT / name).read_text().splitlines() if (ROOT / name).exists() else []
         lines = list(difflib.unified_diff(before, path.read_text().splitlines(), name, name, n=1, lineterm=""))

@@ -24,7 +24,7 @@ EXEMPT = {
 }
 PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 KEY = re.compile(r"[a-z]+([_/][a-z0-9]+)*")  # of a mapping, a metric, a field
-PROSE = re.compile(rf"(?<![\w/.-])(?<!standard )({'|'.join(BANNED['prose'])})(?![\w/-])", re.IGNORECASE)
+PROSE = re.compile(rf"(?<![\w/.-])(?<!standard\s)({'|'.join(BANNED['prose'])})(?![\w/-])", re.IGNORECASE)
 TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ""}
 
 
@@ -86,9 +86,10 @@ def _in_names(names: Iterator[tuple[str, int]]) -> Iterator[tuple[int, str]]:
 
 
 def _in_prose(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in PROSE.findall(line):
-            yield number, f"{word} -> {BANNED['prose'][word.lower()]}: {line.strip()[:80]}"
+    lines = text.splitlines()
+    for match in PROSE.finditer(text):
+        number = text.count("\n", 0, match.start())
+        yield number + 1, f"{match[1]} -> {BANNED['prose'][match[1].lower()]}: {lines[number].strip()[:80]}"
 
 
 def main() -> None:

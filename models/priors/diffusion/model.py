@@ -108,7 +108,7 @@ class DiffusionPrior(Prior):
 
         With learnable Gaussians "loss" is the sum of "denoising_loss", whose gradient reaches the network only, and
         "bank_loss", w_t L_p of method eq. 6 with the w_t of eq. 7, whose gradient reaches the Gaussians only. The batch
-        holds what :func:`models.priors.training_batch` puts together.
+        holds what :func:`models.priors.training.training_batch` puts together.
         """
         text, t = text_of(batch), batch["time"]
         require_width(text.embedding, self.spec.embed_dim)

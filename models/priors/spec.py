@@ -3,13 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import SolverSpec
 from models.fields import Settings, Spec, require, require_positive
-
-if TYPE_CHECKING:
-    from models.priors.base import Prior
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
 TEXT_ENCODERS = ("t5", "clip")
@@ -122,13 +120,10 @@ class PriorSpec(Spec):
         """How many steps PriorSampling may ask for."""
         return math.inf
 
-    def model_class(self) -> "type[Prior]":
-        """Return the kind's module; imports torch."""
-        raise NotImplementedError
-
-    def build(self) -> "Prior":
-        """Return an untrained prior, to load a saved state into; imports torch."""
-        return self.model_class()(self)
+    @property
+    def model_class(self) -> Any:
+        """The kind's module; imports torch."""
+        return resolve_name(self.model)
 
     def require_pairs(self, count: int, embed_dim: int) -> None:
         """Refuse too few training pairs, or embeddings of too few dimensions.

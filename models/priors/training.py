@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.noise import SeededNoise
+from models.priors.base import Prior
 from models.priors.spec import PriorSpec
 from models.priors.text import TextFeatures, TextStates
 
@@ -18,7 +19,8 @@ def training_random_inputs(spec: PriorSpec, seeds: Sequence[int], *, text_dropou
     noise      float32 [batch, embed], standard normal (diffusion priors)
     bank_noise float32 [batch, 16, embed], standard normal, for method eq. 6 (learnable Gaussians)
     """
-    return spec.model_class().random_inputs(spec, SeededNoise(seeds), text_dropout=text_dropout)
+    prior: type[Prior] = spec.model_class
+    return prior.random_inputs(spec, SeededNoise(seeds), text_dropout=text_dropout)
 
 
 def training_batch(

@@ -83,8 +83,8 @@ class PriorTask:
     def build_model(self) -> Prior:
         """Make the untrained prior, with its Gaussians and with the statistics of the training pairs."""
         state = self.state
-        make = state.spec.model_class().for_training
-        return make(state.spec, state.train.image, state.train.text, state.gaussians)
+        prior: type[Prior] = state.spec.model_class
+        return prior.for_training(state.spec, state.train.image, state.train.text, state.gaussians)
 
     def prepare(self, part: BatchPart) -> Batch:
         """Take the pairs of the part, each with one of its captions, and sample times, noise and dropped captions."""

@@ -1,19 +1,17 @@
 """The spec of the autoregressive prior; no torch."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from models.fields import require
 from models.priors.spec import PriorSpec, TransformerSpec
-
-if TYPE_CHECKING:
-    from models.priors.autoregressive.model import AutoregressivePrior
 
 
 @dataclass(frozen=True)
 class AutoregressivePriorSpec(PriorSpec):
     """DALL-E 2's other prior: principal components of the embedding, quantised, predicted one by one."""
 
+    model: ClassVar[str] = "models.priors.autoregressive.model:AutoregressivePrior"
     sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "guidance"
 
     num_components: int
@@ -35,12 +33,6 @@ class AutoregressivePriorSpec(PriorSpec):
     def num_sampling_steps(self) -> int:
         """One for each component."""
         return self.num_components
-
-    def model_class(self) -> "type[AutoregressivePrior]":
-        """Return the module; imports torch."""
-        from models.priors.autoregressive.model import AutoregressivePrior
-
-        return AutoregressivePrior
 
     def require_pairs(self, count: int, embed_dim: int) -> None:
         """Refuse pairs that span fewer directions than there are components.

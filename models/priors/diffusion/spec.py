@@ -6,14 +6,11 @@ Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125)
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from models.diffusion.spec import LossWeight, Path, ProcessConfig, ScheduleSpec, Target
 from models.fields import require, require_positive
 from models.priors.spec import PriorSpec, TransformerSpec
-
-if TYPE_CHECKING:
-    from models.priors.diffusion.model import DiffusionPrior
 
 Selection = Literal["means", "samples"]
 
@@ -22,6 +19,7 @@ Selection = Literal["means", "samples"]
 class DiffusionPriorSpec(PriorSpec):
     """What both diffusion priors have in common; :mod:`models.diffusion.loss_weights` has a table of the losses."""
 
+    model: ClassVar[str] = "models.priors.diffusion.model:DiffusionPrior"
     from_data: ClassVar[frozenset[str]] = PriorSpec.from_data | {"num_gaussians"}
     sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "steps"
     num_gaussians: int = 1
@@ -69,12 +67,6 @@ class DiffusionPriorSpec(PriorSpec):
         return ProcessConfig(
             path=self.path, target=self.target, loss_weight=self.loss_weight, min_snr_gamma=self.min_snr_gamma
         )
-
-    def model_class(self) -> "type[DiffusionPrior]":
-        """Return the module; imports torch."""
-        from models.priors.diffusion.model import DiffusionPrior
-
-        return DiffusionPrior
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,19 @@ EDITS = {
         ),
         Edit("pyproject.toml", r'"""stages\.download_shards', " | stages.measure_colors"),
     ],
+    "decoder": [
+        Edit(
+            "models/decoders/registry.py",
+            r"from collections\.abc .*\nfrom typing .*\n\n",
+            "from models.decoders.flat_color.spec import FlatColorSpec\n",
+        ),
+        Edit("models/decoders/registry.py", r"    \"pixel_diffusion\": .*\n", '    "flat_color": FlatColorSpec,\n'),
+        Edit(
+            "docs/decoders.md",
+            r"\| `pixel_diffusion` .*\n",
+            "| `flat_color` | one color, by one layer | nothing | toys |\n",
+        ),
+    ],
 }
 
 

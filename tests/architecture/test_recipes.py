@@ -9,6 +9,7 @@ from tests.architecture.recipes import EDITS, FOLDER, SUFFIXES, changes, copy_ho
 #: Files that a recipe changes besides adding its own folder.
 CHANGED = {
     "stage": {"pipeline/config/schema.py", "pyproject.toml"},
+    "decoder": {"models/decoders/registry.py", "docs/decoders.md"},
 }
 
 

@@ -1,0 +1,1 @@
+"""Images of one color: the toy of the recipe."""

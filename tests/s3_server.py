@@ -60,8 +60,8 @@ class S3Server:
         """Send the server an order of moto's own."""
         headers = {"Content-Type": "text/plain"}
         request = urllib.request.Request(f"{self.endpoint}/moto-api/{path}", body.encode(), headers, method="POST")
-        with urllib.request.urlopen(request) as answer:
-            json.load(answer)
+        with urllib.request.urlopen(request) as reply:
+            json.load(reply)
 
 
 @contextlib.contextmanager

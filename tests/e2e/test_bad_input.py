@@ -9,7 +9,7 @@ from tests.e2e.conftest import SMOKE, corgi
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["fit_gaussians.num_gausians=3"], "did you mean 'num_gaussians'"),
         (["train_decoder.training.num_steps=lots"], "train_decoder.training.num_steps: found 'lots'"),
@@ -20,10 +20,10 @@ from tests.e2e.conftest import SMOKE, corgi
         (["tracking.uri=http://127.0.0.1:1"], "tracking.uri"),
     ],
 )
-def test_a_wrong_key_is_reported(words: list[str], told: str, tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported(words: list[str], expected: str, tmp_path: Path) -> None:
     done = corgi("run", SMOKE, f"store={tmp_path}", *words)
     assert done.code == 2
-    assert told in done.err
+    assert expected in done.err
     assert "Traceback" not in done.err + done.out
     assert not list(tmp_path.glob("artifacts/*/*"))
 
@@ -49,11 +49,11 @@ def test_a_list_without_the_named_column_is_reported(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for store, told in ((tmp_path / "file" / "store", "store: "), (tmp_path, "has format 99")):
+    for store, expected in ((tmp_path / "file" / "store", "store: "), (tmp_path, "has format 99")):
         (tmp_path / "store.json").write_text(json.dumps({"format": 99}))
         done = corgi("run", SMOKE, f"store={store}")
         assert done.code == 2
-        assert told in done.err
+        assert expected in done.err
         assert "Traceback" not in done.err
 
 

@@ -96,7 +96,7 @@ def _run_and_kill_all(when: Callable[[], bool], *overrides: str) -> bool:
 
 @pytest.mark.timeout(300 + 120 * NUM_KILLS)
 def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: list[str], tmp_path: Path) -> None:
-    """Each instant is drawn by progress beyond what the kill before left, evenly over what remains."""
+    """Each instant is random, by progress beyond what the kill before left, evenly over what remains."""
     whole, store = tmp_path / "whole", tmp_path / "killed"
     assert corgi("run", SMOKE, f"store={whole}", *data_words).code == 0
     (fitted,) = whole.glob("artifacts/fit_gaussians/*/fit.json")

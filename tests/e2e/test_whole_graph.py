@@ -1,4 +1,4 @@
-"""The whole graph on tiny data, seen from the command line: what runs, what is kept, what is told."""
+"""The whole graph on tiny data, seen from the command line: what runs, what is kept, what is reported."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -
     assert "everything is done" in again.err
     table = corgi("run", SMOKE, f"store={store}").out
     assert "reused" in table
-    assert "scheduling" not in table  # what the first run took is not told again
+    assert "scheduling" not in table  # what the first run took is not shown again
 
 
 def test_a_decoder_key_reruns_the_decoder_and_what_follows(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

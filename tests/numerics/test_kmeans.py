@@ -1,4 +1,4 @@
-"""k-means and deviations against numpy."""
+"""k-means and standard deviations against numpy."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -314,15 +314,15 @@ def test_every_different_row_can_be_a_mean() -> None:
 
 
 def test_batches_generate_as_one_at_a_time() -> None:
-    """Rows drawn in batches with rejection have the probabilities of k-means++: here those of the third mean."""
+    """Rows sampled in batches with rejection have the probabilities of k-means++: here those of the third mean."""
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
     known = points[[0] * 8]  # eight means, so that batches are of two
     generated = {(i, j): 0 for i in range(5) for j in range(5)}
     runs = 3000
     generator = torch.Generator().manual_seed(0)
-    places = {float(p): i for i, p in enumerate(points)}
+    indices = {float(p): i for i, p in enumerate(points)}
     for _ in range(runs):
-        first, second = (places[float(x)] for x in further_means(InMemory(points), known, 2, generator))
+        first, second = (indices[float(x)] for x in further_means(InMemory(points), known, 2, generator))
         generated[first, second] += 1
     squares = np.square(points.double().numpy() - points.double().numpy().T)
     start = squares[0] / squares[0].sum()

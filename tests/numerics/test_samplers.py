@@ -82,7 +82,7 @@ def make_gaussian(batch: int, mean: Tensor, std: Tensor) -> Gaussian:
     return Gaussian(mean.expand(batch, 2), std.expand(batch, 2))
 
 
-def draw(data: Mixture, gaussian: Gaussian, sampling: PriorSampling, kind: ScheduleKind = "linear") -> Tensor:
+def generate(data: Mixture, gaussian: Gaussian, sampling: PriorSampling, kind: ScheduleKind = "linear") -> Tensor:
     process = make_process(kind)
     noise = noise_of(len(gaussian.mean))
     steps = process.steps(sampling.num_steps)
@@ -90,7 +90,7 @@ def draw(data: Mixture, gaussian: Gaussian, sampling: PriorSampling, kind: Sched
 
 
 def assert_moments(found: Tensor, data: Mixture, *, bias: float) -> None:
-    """Compare mean and covariance: five standard errors, and a solver's own error as a share of the deviation."""
+    """Compare mean and covariance: five standard errors, and a solver's own error as a fraction of the std."""
     variance = data.covariance.diagonal()
     error = (found.mean(0) - data.mean).abs() / variance.sqrt()
     assert (error < 5 / len(found) ** 0.5 + bias).all(), error
@@ -102,7 +102,7 @@ def assert_moments(found: Tensor, data: Mixture, *, bias: float) -> None:
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_sampling_with_the_best_denoiser_recovers_two_gaussians(name: str) -> None:
     gaussian = make_gaussian(MANY, tensor(1.0, 0.5), tensor(1.5, 0.8))
-    found = draw(TWO, gaussian, SAMPLINGS[name])
+    found = generate(TWO, gaussian, SAMPLINGS[name])
     assert_moments(found, TWO, bias=0.02)
     first = ((found - TWO.means[0]).norm(dim=1) < (found - TWO.means[1]).norm(dim=1)).double().mean()
     assert abs(float(first) - 0.3) < 0.03
@@ -111,12 +111,12 @@ def test_sampling_with_the_best_denoiser_recovers_two_gaussians(name: str) -> No
 @pytest.mark.parametrize("name", ["ancestral", "dpm_solver"])
 def test_the_cosine_schedule_recovers_them_too(name: str) -> None:
     gaussian = make_gaussian(MANY, tensor(1.0, 0.5), tensor(1.5, 0.8))
-    assert_moments(draw(TWO, gaussian, SAMPLINGS[name], "cosine"), TWO, bias=0.02)
+    assert_moments(generate(TWO, gaussian, SAMPLINGS[name], "cosine"), TWO, bias=0.02)
 
 
 def test_the_baseline_recovers_them_too() -> None:
     standard = make_gaussian(MANY, tensor(0.0, 0.0), tensor(1.0, 1.0))
-    assert_moments(draw(TWO, standard, SAMPLINGS["ancestral"]), TWO, bias=0.02)
+    assert_moments(generate(TWO, standard, SAMPLINGS["ancestral"]), TWO, bias=0.02)
 
 
 def times(value: int, batch: int) -> Tensor:

@@ -75,7 +75,7 @@ def test_p2_is_one_minus_abar() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_networks_output_is_standardised(target: Target) -> None:
-    """Over embeddings of mean m and deviation s, the answer that is right has mean 0 and variance 1."""
+    """Over embeddings of mean m and std s, the right output has mean 0 and variance 1."""
     count = 200_000
     generator = torch.Generator().manual_seed(1)
     m, s = torch.tensor([3.0, -1.0]), torch.tensor([0.2, 4.0])
@@ -87,9 +87,9 @@ def test_the_networks_output_is_standardised(target: Target) -> None:
     for t in (1, 300, 1000):
         time = torch.full((count,), t)
         affine = output_scale(PROCESS, target, time, gaussian, scale)
-        answer = (true_target(PROCESS, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
-        assert answer.mean(0).abs().max() < 0.02
-        assert (answer.std(0) - 1).abs().max() < 0.02
+        output = (true_target(PROCESS, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
+        assert output.mean(0).abs().max() < 0.02
+        assert (output.std(0) - 1).abs().max() < 0.02
 
 
 def make_scale() -> Normalization:

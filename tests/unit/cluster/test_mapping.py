@@ -13,16 +13,16 @@ def test_items_that_come_are_taken_in_their_turn_and_waited_for() -> None:
 
 
 def test_further_items_are_looked_for_after_each_one() -> None:
-    told = []
+    order = []
 
     def come():
         for name in "abc":
-            told.append(name)
+            order.append(name)
             yield [name]
 
     for result in map_in_process(lambda: str.upper, Growing(come()), RESOURCES):
-        told.append(result)
-    assert told == ["a", "A", "b", "B", "c", "C"]
+        order.append(result)
+    assert order == ["a", "A", "b", "B", "c", "C"]
 
 
 @pytest.mark.parametrize("items", [[], Growing(iter([])), Growing(iter([[], []]))])

@@ -1,4 +1,4 @@
-"""What goes wrong before there is a Ray to work with is told in a sentence."""
+"""What goes wrong before there is a Ray to work with is reported in a sentence."""
 
 import subprocess
 import sys

@@ -63,8 +63,8 @@ def test_a_wrong_caption_is_evaluated_wrong(checker):
     scenes = make_scenes(96, seed=10)
     images = render_scenes(scenes)
     for attribute, other in {"shape": SHAPES, "color": tuple(COLORS)}.items():
-        following = dict(zip(other, other[1:] + other[:1], strict=True))
-        wrong = [replace(s, **{attribute: following[getattr(s, attribute)]}) for s in scenes]
+        next_word = dict(zip(other, other[1:] + other[:1], strict=True))
+        wrong = [replace(s, **{attribute: next_word[getattr(s, attribute)]}) for s in scenes]
         assert not checker.matches(images, wrong)[attribute].any()
 
 

@@ -44,7 +44,7 @@ def test_an_image_gives_each_of_its_captions_by_choice(tmp_path: Path) -> None:
     random_inputs = torch.from_numpy(np.random.default_rng(0).random(3000))
     generated = train.take(torch.full((3000,), 5), random_inputs)[1].embedding
     fractions = [float((generated == train.text[row]).all(1).double().mean()) for row in (15, 16, 17)]
-    assert all(abs(fraction - 1 / 3) < 0.05 for fraction in fractions)  # 5 deviations of a fair choice
+    assert all(abs(fraction - 1 / 3) < 0.05 for fraction in fractions)  # 5 standard deviations of a fair choice
 
 
 def test_states_are_those_of_the_caption_that_is_taken(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_metrics_show_how_training_goes(tmp_path: Path) -> None:
 
 
 class SlowTask(LineTask):
-    """Takes so many seconds to prepare a batch; the first one is what it judges by, too."""
+    """Takes so many seconds to prepare a batch; the first one is what it validates on, too."""
 
     def __init__(self, *, first: float, later: float) -> None:
         super().__init__()

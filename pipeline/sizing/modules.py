@@ -17,12 +17,13 @@ from models.autoencoders.spec import AutoencoderSpec
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
 from stages.contract.stage import StageConfig
-from stages.encoders.check import CONFIG_FILE, architecture_file
+from stages.encoders.check import architecture_file
 from stages.encoders.config import (
     ClipConfig,
     FolderClip,
     PretrainedClip,
 )
+from stages.formats.clip_folders import CLIP_CONFIG
 
 
 def trained_module(name: str, config: RunConfig) -> nn.Module:
@@ -111,7 +112,7 @@ def _tower_width(model: Mapping[str, Any]) -> int:
 def _architecture(model: Any, config: RunConfig) -> Mapping[str, Any]:
     """Return a CLIP model's architecture in open_clip's words."""
     if isinstance(model, FolderClip | PretrainedClip):
-        file = model.path / CONFIG_FILE if isinstance(model, FolderClip) else architecture_file(model.name)
+        file = model.path / CLIP_CONFIG if isinstance(model, FolderClip) else architecture_file(model.name)
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return dict(content.get("model_cfg", content))
     if config.train_clip is None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from stages.contract.errors import InputFault, nearest
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, T5Source
-
-CONFIG_FILE = "open_clip_config.json"
+from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
 
 
 def check_clip(config: ClipConfig) -> None:
@@ -58,16 +57,16 @@ def _check_folder(path: Path, *, where: str) -> None:
     if not path.is_dir():
         raise InputFault(
             f"{where}: there is no folder {path}: give a folder in open_clip's own format "
-            f"({CONFIG_FILE}, weights, tokenizer), or kind: pretrained"
+            f"({CLIP_CONFIG}, weights, tokenizer), or kind: pretrained"
         )
-    if not (path / CONFIG_FILE).is_file():
+    if not (path / CLIP_CONFIG).is_file():
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise InputFault(
-            f"{where}: {path} has no {CONFIG_FILE} (it holds {held}): give a folder in open_clip's own format, "
+            f"{where}: {path} has no {CLIP_CONFIG} (it holds {held}): give a folder in open_clip's own format, "
             "as save_for_hf of open_clip writes it"
         )
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
-        raise InputFault(f"{where}: {path} has no weights: expected open_clip_model.safetensors beside {CONFIG_FILE}")
+        raise InputFault(f"{where}: {path} has no weights: expected {CLIP_WEIGHTS} beside {CLIP_CONFIG}")
 
 
 def _check_name(name: str, *, where: str) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.contract.errors import InputFault, nearest
-from stages.encoders.check import CONFIG_FILE, architecture_file, check_clip
+from stages.encoders.check import architecture_file, check_clip
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, TrainedClip
 from stages.encoders.identity import digest_tensors
 from stages.encoders.open_clip_import import import_open_clip
+from stages.formats.clip_folders import CLIP_CONFIG
 from stages.formats.clips import ClipIdentity, Clips
 
 GpuPrecision = Literal["float32", "float16", "bfloat16"]
@@ -230,7 +231,7 @@ def _pretrained_options(open_clip: Any, config: PretrainedClip, where: str) -> d
 
 
 def _needs_timm(config: FolderClip | PretrainedClip) -> bool:
-    file = config.path / CONFIG_FILE if isinstance(config, FolderClip) else architecture_file(config.name)
+    file = config.path / CLIP_CONFIG if isinstance(config, FolderClip) else architecture_file(config.name)
     content = json.loads(file.read_text(encoding="utf-8"))
     return "timm_model_name" in content.get("model_cfg", content).get("vision_cfg", {})
 

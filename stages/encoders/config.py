@@ -1,14 +1,13 @@
 """Which models encode images and texts."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel, ExternalPath
-
-if TYPE_CHECKING:
-    from stages.storage.artifact import Artifact
+from stages.formats.clip_folders import local_clip
+from stages.storage.artifact import Artifact
 
 TRAIN_CLIP = "train_clip"
 
@@ -74,13 +73,12 @@ class ClipConfig(ConfigModel):
         return (TRAIN_CLIP,) if any(isinstance(model, TrainedClip) for model in self.models) else ()
 
 
-def with_trained(config: ClipConfig, inputs: Mapping[str, "Artifact"]) -> ClipConfig:
+def with_trained(config: ClipConfig, inputs: Mapping[str, Artifact]) -> ClipConfig:
     """Return the models with the trained one as a folder on this machine; ``inputs`` holds train_clip's artifact."""
     if TRAIN_CLIP not in config.inputs:
         return config
     artifact = inputs[TRAIN_CLIP]
-    files = [artifact.local(name) for name in artifact.glob("clip/*")]
-    folder = TrainedClipFolder(kind="folder", path=files[0].parent, fingerprint=artifact.fingerprint)
+    folder = TrainedClipFolder(kind="folder", path=local_clip(artifact), fingerprint=artifact.fingerprint)
     models = tuple(folder if isinstance(model, TrainedClip) else model for model in config.models)
     return config.model_copy(update={"models": models})
 

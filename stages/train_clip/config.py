@@ -8,7 +8,6 @@ from stages.contract.config import ConfigModel
 from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
 
-FOLDER = "clip"  # of the artifact: the model in open_clip's own format, as a folder
 Color = tuple[float, float, float]
 
 

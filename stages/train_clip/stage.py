@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
+from stages.formats.clip_folders import write_tokenizer
 from stages.storage.artifact import Artifact, Output
-from stages.train_clip.config import FOLDER, TrainClipConfig
+from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.tokenizer import train_tokenizer
 from stages.training.launch import train
@@ -50,8 +51,7 @@ def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Outpu
         size = train_tokenizer(
             captions, vocab_size=config.vocab_size, context_length=config.context_length, folder=folder
         )
-        for file in sorted(folder.iterdir()):
-            output.write_bytes(f"{FOLDER}/{file.name}", file.read_bytes())
+        write_tokenizer(output, folder)
     return size
 
 

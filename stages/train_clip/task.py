@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Metrics
 from stages.encoders.open_clip_import import import_open_clip
+from stages.formats.clip_folders import local_tokenizer, write_clip
 from stages.storage.artifact import Output
-from stages.train_clip.config import FOLDER, ClipAugmentation, TrainClipConfig
+from stages.train_clip.config import ClipAugmentation, TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
@@ -52,10 +52,8 @@ class ClipTask(ImageTask):
         """List the captioned images and open the tokenizer."""
         super().setup(rank_info)
         open_clip = import_open_clip()
-        folder = self.output.local(f"{FOLDER}/tokenizer.json").parent
-        self.output.local(f"{FOLDER}/tokenizer_config.json")
         self._tokenizer: Callable[[list[str]], Tensor] = open_clip.tokenizer.HFTokenizer(
-            str(folder), context_length=self.config.context_length
+            str(local_tokenizer(self.output)), context_length=self.config.context_length
         )
         self._preprocess: Callable[[Image.Image], Tensor] = open_clip.transform.image_transform_v2(
             open_clip.transform.PreprocessCfg(**preprocess_config(self.config)), is_train=False
@@ -135,13 +133,10 @@ class ClipTask(ImageTask):
             for name, tensor in model.clip.state_dict().items()
         }
         weights["logit_scale"] = weights["logit_scale"].reshape(())  # as open_clip stores it
-        with output.writing(f"{FOLDER}/open_clip_model.safetensors") as path:
-            save_file(weights, path)
-            path.chmod(0o644)
-        output.write_json(
-            f"{FOLDER}/open_clip_config.json",
-            {"model_cfg": model_config(self.config, self.vocab_size), "preprocess_cfg": preprocess_config(self.config)},
-        )
+        config = {
+            "model_cfg": model_config(self.config, self.vocab_size), "preprocess_cfg": preprocess_config(self.config)
+        }  # fmt: skip
+        write_clip(output, weights, config)
 
 
 def augment(

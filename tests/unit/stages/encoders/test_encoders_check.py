@@ -5,8 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from stages.contract.errors import InputFault
-from stages.encoders.check import CONFIG_FILE, check_clip
+from stages.encoders.check import check_clip
 from stages.encoders.config import ClipConfig
+from stages.formats.clip_folders import CLIP_CONFIG
 
 
 def make_config(**model):
@@ -40,7 +41,7 @@ def test_a_folder_of_something_else_is_reported_with_its_content(tmp_path):
 
 
 def test_a_folder_without_weights_is_reported(tmp_path):
-    (tmp_path / CONFIG_FILE).write_text("{}")
+    (tmp_path / CLIP_CONFIG).write_text("{}")
     with pytest.raises(InputFault, match="has no weights"):
         check_clip(make_config(kind="folder", path=tmp_path))
 
@@ -54,6 +55,6 @@ def test_a_folder_is_identified_by_its_content(tmp_path):
     identities = []
     for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / CONFIG_FILE).write_text(content)
+        (tmp_path / name / CLIP_CONFIG).write_text(content)
         identities.append(make_config(kind="folder", path=tmp_path / name).identity())
     assert identities[0] == identities[1] != identities[2]

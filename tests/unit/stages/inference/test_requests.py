@@ -35,7 +35,7 @@ def test_embeddings_and_pixels_come_back_to_the_last_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "asked",
     [
         TextRequest(seed=1, prompt="a star"),
         VariationRequest(seed=2, image=IMAGE),
@@ -43,10 +43,10 @@ def test_embeddings_and_pixels_come_back_to_the_last_bit() -> None:
         EditRequest(seed=4, prompt="a star", name="cat.png", pixels=pack_pixels(PIXELS), strength=0.1),
         ArithmeticRequest(seed=5, prompt="a star", instead_of="a ring", image=IMAGE, strength=-0.7),
     ],
-    ids=lambda request: request.mode,
+    ids=lambda one: one.mode,
 )
-def test_a_request_is_read_as_it_was_written(request: ImageRequest) -> None:
-    assert request_from({"recipe": json.dumps(fields_of(request, ROW)["recipe"])}, "p.png") == request
+def test_a_request_is_read_as_it_was_written(asked: ImageRequest) -> None:
+    assert request_from({"recipe": json.dumps(fields_of(asked, ROW)["recipe"])}, "p.png") == asked
 
 
 def test_a_batch_row_is_read_as_it_was_written() -> None:

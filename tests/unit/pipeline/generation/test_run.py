@@ -35,7 +35,7 @@ def make_store(folder: Path, *, stylegan: bool = False) -> Store:
     if stylegan:
         encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)))
         generator = make_generator(embed_dim=encoder.embed_dim)
-        config = {"model": generator.config.to_dict(), "clip": encoder.identities.to_json()}
+        config = {"model": generator.spec.to_dict(), "clip": encoder.identities.to_json()}
         save_model(Output(str(decoder), "train_decoder", "tiny"), "decoder", generator, config)
     section = {
         "clip": {"models": [{"kind": "folder", "path": str(clip)}]},

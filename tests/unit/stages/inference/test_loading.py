@@ -52,7 +52,7 @@ def test_the_prior_is_given_the_states_that_it_was_trained_on(world: World) -> N
 
 
 def test_images_come_of_all_prompts(world: World) -> None:
-    images = world.load().draw(PROMPTS, [0, 1, 2])
+    images = world.load().generate(PROMPTS, [0, 1, 2])
     assert images.shape == (3, 32, 32, 3)
     assert len({image.tobytes() for image in images}) == 3
 
@@ -115,7 +115,7 @@ def test_a_prior_without_states_needs_no_t5(world: World, tmp_path: Path) -> Non
 def test_a_decoder_of_another_kind_or_version_is_reported(world: World, tmp_path: Path) -> None:
     saved = load_model_config(world.decoder, "decoder")
     output = Output(str(tmp_path), "train_decoder", "other")
-    shape = {"embed_dim": 16, "resolution": 32, "channels": [8, 8], "patch_size": 2}
+    shape = {"embed_dim": 16, "resolution": 32, "network": {"channels": [8, 8], "patch_size": 2}}
     for model, fault in (
         ({"kind": "stylegan2", **shape}, "the weights do not fit the configuration beside them .*train anew"),
         ({**saved["model"], "kind": "painting"}, "decoder's configuration cannot be read .*'painting'.*train anew"),

@@ -10,11 +10,7 @@ from cluster.errors import Unreachable
 
 
 def submit_job(address: str, command: Sequence[str], working_dir: Path) -> str:
-    """Submit a command with a folder's files (without those that .gitignore names) and return the job's id.
-
-    Raises:
-        Unreachable: no job server responds, or it refuses the token.
-    """
+    """Submit a command with a folder's files (without those that .gitignore names) and return the job's id."""
     client = _client(address)
     job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(working_dir)})
     return job

@@ -93,11 +93,7 @@ def this_machine(num_cpus: int | None = None) -> Machines | None:
 
 
 def check_reachable(address: str) -> None:
-    """Fail within seconds, where Ray's own connection would try for a minute.
-
-    Raises:
-        Unreachable: nothing responds at the address.
-    """
+    """Fail within seconds, where Ray's own connection would try for a minute."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # 'auto' and the like: Ray searches for a cluster on this machine

@@ -32,11 +32,7 @@ class TrainLauncher(Protocol):
 
 
 def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Train in this process, as a group of one: for unit tests and debugging.
-
-    Raises:
-        ValueError: the group has more than one worker.
-    """
+    """Train in this process, as a group of one: for unit tests and debugging."""
     if group.num_workers != 1:
         raise ValueError(
             f"cluster.training: found {group.num_workers} workers: training in this process allows 1: "

@@ -17,11 +17,7 @@ ENOUGH_CPUS = 8
 
 
 def allocate(section: StageConfig, machines: Machines) -> Allocation:
-    """Resolve every open or automatic number of the stage's ``resources``.
-
-    Raises:
-        UsageError: the stage asks for more than the machines have.
-    """
+    """Resolve every open or automatic number of the stage's ``resources``."""
     asked = section.resources
     gpus = asked.gpus_per_worker
     if gpus == "auto":

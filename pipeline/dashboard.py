@@ -24,11 +24,7 @@ RUNS_PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is printed.
-
-    Raises:
-        UsageError: the port is taken, or the server does not start.
-    """
+    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is printed."""
     page = RUNS_PAGE.format(experiment=experiment)
     if tracking_uri.startswith(("http://", "https://")):
         _report(f"dashboard: {tracking_uri.rstrip('/')}/{page}")

@@ -56,11 +56,7 @@ class Plan:
 
 
 def make_plan(config: RunConfig, store: Store) -> Plan:
-    """Compute every fingerprint and look it up in the store.
-
-    Raises:
-        UsageError: a file named in the config is missing, or a reused artifact cannot be resolved.
-    """
+    """Compute every fingerprint and look it up in the store."""
     store.check_format()
     with remembering(store.local_base / "digests.db"):
         return _make_plan(config, store)

@@ -69,11 +69,7 @@ class RunRecord(_Part):
 
     @classmethod
     def parse(cls, content: Any, where: str) -> Self:
-        """Return the record that a file holds.
-
-        Raises:
-            UsageError: a field is missing, unknown, or of another type.
-        """
+        """Return the record that a file holds."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -47,13 +47,7 @@ class Experiment:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Check everything that can be wrong before anything is started.
-
-    Raises:
-        UsageError: a source cannot be used, a reused artifact is not there, the machine is too small, or the store
-            cannot be written.
-        Unreachable: no Ray cluster responds at the address.
-    """
+    """Check everything that can be wrong before anything is started."""
     from cluster.session import check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate
 

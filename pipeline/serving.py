@@ -46,9 +46,6 @@ def write_bundle(
 
     A CLIP or T5 model from a folder is copied; one that open_clip or transformers knows by name stays a name. ``t5``
     says where the prior's T5 lies now, if not where it was in training.
-
-    Raises:
-        InputFault: the folder of the T5 is not there any more.
     """
     _gather_model(prior, PRIOR, folder)
     _gather_model(decoder, DECODER, folder)
@@ -109,11 +106,7 @@ def _mlflow_type(annotation: Any) -> str:
 
 
 def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]:
-    """Load the system of a bundle and the name of the run that made it.
-
-    Raises:
-        ArtifactError: the folder is no bundle of this version.
-    """
+    """Load the system of a bundle and the name of the run that made it."""
     document = _read_bundle(folder)
     models = [_below(folder, model) for model in document["clip"]["models"]]
     t5 = document["t5"] and T5Source.model_validate(_below(folder, document["t5"]))

@@ -77,11 +77,7 @@ class Store:
     # ---- the store as a whole
 
     def open_for_writing(self) -> None:
-        """Make the store if it is new, and prove that it can be written.
-
-        Raises:
-            UsageError: no write permission, or the store has another format.
-        """
+        """Make the store if it is new, and prove that it can be written."""
         self.check_format()
         try:
             if not self._exists("store.json"):
@@ -93,11 +89,7 @@ class Store:
             raise self._unusable(error, "cannot be written") from error
 
     def check_format(self) -> None:
-        """Refuse a store written by another version, and a remote one that cannot be reached.
-
-        Raises:
-            UsageError: the store's format is not this version's, or its bucket cannot be read.
-        """
+        """Refuse a store written by another version, and a remote one that cannot be reached."""
         try:
             found = self._read_json("store.json")
         except FileNotFoundError as error:
@@ -144,11 +136,7 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
-        """Keep a second driver on this machine from making these artifacts (a killed driver's lock is released).
-
-        Raises:
-            UsageError: another process is making one of them.
-        """
+        """Keep a second driver on this machine from making these artifacts (a killed driver's lock is released)."""
         with contextlib.ExitStack() as held:
             for artifact in artifacts:
                 path = self.local_base / "locks" / f"{artifact.stage}-{artifact.fingerprint}.lock"
@@ -169,11 +157,7 @@ class Store:
         self._write_json(_run_file(record.run), record.to_json())
 
     def read_run(self, run: str) -> RunRecord | None:
-        """Return a run's record, or None where there is none.
-
-        Raises:
-            UsageError: the record is not of this version.
-        """
+        """Return a run's record, or None where there is none."""
         try:
             return RunRecord.parse(self._read_json(_run_file(run)), f"{self.uri}/{_run_file(run)}")
         except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
@@ -191,11 +175,7 @@ class Store:
         yield from sorted(records, key=lambda record: record.started, reverse=True)
 
     def find_run(self, name: str | None) -> RunRecord:
-        """Return the latest run, or the latest whose id starts with ``name``.
-
-        Raises:
-            UsageError: there is no such run.
-        """
+        """Return the latest run, or the latest whose id starts with ``name``."""
         records = list(self.runs())
         for record in records:
             if name is None or record.run.startswith(name):

@@ -94,11 +94,7 @@ class RunTracker:
 
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, run_name: str, earlier: MlflowRuns | None = None) -> "RunTracker":
-        """Connect, and start the parent run or continue the one of ``earlier``.
-
-        Raises:
-            UsageError: the tracking server cannot be reached or refuses.
-        """
+        """Connect, and start the parent run or continue the one of ``earlier``."""
         _require_reachable(tracking_uri)
         try:
             client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)

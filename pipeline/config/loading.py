@@ -15,11 +15,7 @@ Tree = dict[str, Any]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, merge and check one experiment; ``overrides`` are ``dotted.key=value`` words.
-
-    Raises:
-        UsageError: the file or an override cannot be used; the message says where and what is allowed.
-    """
+    """Read, merge and check one experiment; ``overrides`` are ``dotted.key=value`` words."""
     path = Path(path)
     tree, folders = _read_with_bases(path)
     tree.setdefault("name", path.stem)
@@ -51,11 +47,7 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, li
 
 
 def read_yaml(path: Path) -> Tree:
-    """Read a YAML file whose top level is a mapping.
-
-    Raises:
-        UsageError: it cannot be read, or is something else.
-    """
+    """Read a YAML file whose top level is a mapping."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -12,11 +12,7 @@ from stages.inference.text_to_image import TextToImage
 
 
 def load_system(store: Store, record: RunRecord, *, batch_size: int | None = None) -> TextToImage:
-    """Load the models of a run, with the solvers and encoders of its own ``generate`` section.
-
-    Raises:
-        UsageError: a model is missing, or the run has no generate section.
-    """
+    """Load the models of a run, with the solvers and encoders of its own ``generate`` section."""
     missing = [stage for stage in ("train_prior", "train_decoder") if stage not in record.artifacts]
     config = RunConfig.model_validate(record.config).generate
     if missing or config is None:
@@ -39,11 +35,7 @@ def load_system(store: Store, record: RunRecord, *, batch_size: int | None = Non
 
 
 def find_run_of(store: Store, name: str, where: str) -> RunRecord:
-    """Return the run that an image names: by its id, or by the fingerprint of the run's own generate stage.
-
-    Raises:
-        UsageError: the store has no such run.
-    """
+    """Return the run that an image names: by its id, or by the fingerprint of the run's own generate stage."""
     records = list(store.runs())
     for record in records:
         planned = record.plan.get("generate")

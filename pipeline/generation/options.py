@@ -48,11 +48,7 @@ class Options:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that do not go together.
-
-        Raises:
-            UsageError: nothing is asked for, an option has no use in this mode, or a number is impossible.
-        """
+        """Refuse options that do not go together."""
         given, (asked, needed, taken) = self._given(), _MODES[self.mode]
         missing = [name for name in needed if name not in given]
         stray = [name for name in given if name not in (*needed, *taken)]
@@ -69,11 +65,7 @@ class Options:
 
     @property
     def mode(self) -> Mode:
-        """The mode that is asked for.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The mode that is asked for."""
         if self.again is not None:
             return "again"
         if self.start is not None or self.end is not None:

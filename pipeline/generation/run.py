@@ -34,11 +34,7 @@ Sources = list[str] | ImageSource | tuple[ImageSource | str, ImageSource | str]
 
 
 def generate_for_options(store: Store, options: Options, out: Path) -> list[Entry]:
-    """Generate what is asked for, one PNG each; return path, prompt, seed and mode of every image.
-
-    Raises:
-        UsageError: no such run, a run without a model, a file that cannot be used, or a folder that cannot be written.
-    """
+    """Generate what is asked for, one PNG each; return path, prompt, seed and mode of every image."""
     try:
         return [_again(store, options.again, out)] if options.again is not None else _generate(store, options, out)
     except InputFault as error:

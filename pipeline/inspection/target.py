@@ -47,11 +47,7 @@ class Target:
 
 
 def find_target(name: str, store: str) -> Target:
-    """Return the artifact at a path or URI, or else the run of this id or beginning of one.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Return the artifact at a path or URI, or else the run of this id or beginning of one."""
     artifact = _artifact_at(name)
     if artifact is not None:
         root = artifact.uri.rstrip("/").rsplit("/", FEWEST_PARTS)[0]

@@ -25,21 +25,13 @@ class SweepOutcome:
 
 
 def sweep_plan(path: Path, overrides: Sequence[str], groups: Sequence[str] = ()) -> list[tuple[SweepRun, int]]:
-    """Return every run of the sweep (or of some groups) with the number of its stages that are not done.
-
-    Raises:
-        UsageError: the sweep or one of its variants is not valid.
-    """
+    """Return every run of the sweep (or of some groups) with the number of its stages that are not done."""
     runs = open_sweep(load_sweep(path, groups), overrides)
     return [(run, sum(stage.state != "done" for stage in run.experiment.plan.stages.values())) for run in runs]
 
 
 def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Sequence[str] = ()) -> SweepOutcome:
-    """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead.
-
-    Raises:
-        UsageError: the sweep or one of its variants is not valid, or cannot start.
-    """
+    """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead."""
     sweep = load_sweep(path, groups)
     runs = open_sweep(sweep, overrides)
     results = list(run_sweep(runs, sweep.documents, console))

@@ -88,11 +88,7 @@ class Variant:
 
 
 def load_sweep(path: Path, groups: Sequence[str] = ()) -> SweepConfig:
-    """Read a sweep, with some of its groups or all; the base's path is resolved beside the file.
-
-    Raises:
-        UsageError: the file cannot be used; the message says where and what is allowed.
-    """
+    """Read a sweep, with some of its groups or all; the base's path is resolved beside the file."""
     tree = read_yaml(path)
     tree.setdefault("name", path.stem)
     try:

@@ -33,11 +33,7 @@ class SweepResult:
 
 
 def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) -> SweepResult:
-    """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact.
-
-    Raises:
-        ArtifactError: an artifact has no such file.
-    """
+    """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact."""
     if record.status != "done":
         return SweepResult(run, record, {})
     figures = dict(record.metrics)
@@ -57,11 +53,7 @@ def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
-    """Plan every run.
-
-    Raises:
-        UsageError: a variant is not a valid experiment.
-    """
+    """Plan every run."""
     runs = []
     for variant in variants_of(sweep):
         for value in (None,) if sweep.repeat is None else sweep.repeat.values:
@@ -71,11 +63,7 @@ def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
 
 
 def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: Console) -> Iterator[SweepResult]:
-    """Run what is not done, and yield every result; a run that fails does not keep the others from running.
-
-    Raises:
-        UsageError: a run cannot start, found before the first one does.
-    """
+    """Run what is not done, and yield every result; a run that fails does not keep the others from running."""
     finished = [run.experiment.finished_record() for run in runs]
     todo = [run.experiment for run, record in zip(runs, finished, strict=True) if record is None]
     for experiment in todo[:1]:

@@ -119,12 +119,7 @@ def content_digest(path: Path) -> str:
 
 
 def address_digest(address: str) -> str:
-    """Return the digest of a local path's content, or of a remote one's names and checksums as its store tells them.
-
-    Raises:
-        FileNotFoundError: nothing is at the local path.
-        InputFault: the remote address cannot be read, or nothing is there.
-    """
+    """Return the digest of a local path's content, or of a remote one's names and checksums as its store tells them."""
     if not is_remote(address):
         return content_digest(Path(address))
     listed = json.dumps(remote_checksums(address, "**"))
@@ -132,11 +127,7 @@ def address_digest(address: str) -> str:
 
 
 def remote_checksums(address: str, pattern: str) -> list[list[str]]:
-    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums.
-
-    Raises:
-        InputFault: the address cannot be read, or nothing is there.
-    """
+    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums."""
     import fsspec
 
     with explaining(address):

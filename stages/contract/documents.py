@@ -18,11 +18,7 @@ class Document(BaseModel):
 
     @classmethod
     def parse(cls, content: Any, artifact: Artifact, name: str) -> Self:
-        """Return the content of the artifact's file ``name`` as this type.
-
-        Raises:
-            ArtifactError: a field is missing, unknown, or of another type.
-        """
+        """Return the content of the artifact's file ``name`` as this type."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -49,11 +45,7 @@ class Manifest(Document):
 
     @classmethod
     def of(cls, artifact: Artifact) -> Self:
-        """Read an artifact's manifest.
-
-        Raises:
-            ArtifactError: there is none, or it is not of this version.
-        """
+        """Read an artifact's manifest."""
         return cls.parse(artifact.read_json(MANIFEST), artifact, MANIFEST)
 
     def write(self, output: Output) -> None:

@@ -5,9 +5,5 @@ from stages.download_shards.sources.registry import make_source
 
 
 def check(config: DownloadShardsConfig) -> None:
-    """Check the source.
-
-    Raises:
-        InputFault: the source is missing or cannot be used.
-    """
+    """Check the source."""
     make_source(config).check()

@@ -141,8 +141,7 @@ class DownloadShardsConfig(StageConfig):
     )
     respect_opt_out: bool = Field(True, description="leave out images whose server says X-Robots-Tag: noai or noindex")
     allowed_networks: tuple[str, ...] = Field(
-        (),
-        description="networks such as 10.1.0.0/16 to permit although they are not public",
+        (), description="networks such as 10.1.0.0/16 to permit although they are not public"
     )
     drop_duplicate_urls: bool = Field(
         False, description="fetch each address only once; repetitions are counted in any case"

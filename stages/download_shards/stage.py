@@ -29,12 +29,7 @@ _NAME_DIGITS = 5
 def run(
     config: DownloadShardsConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Make every shard that is not done yet.
-
-    Raises:
-        InputFault: the source cannot be read.
-        YieldTooLow: fewer than ``min_yield`` of the source's entries became images.
-    """
+    """Make every shard that is not done yet."""
     records = _finished(config, output)
     planned = output.planned_units()
     if planned is None or len(records) < planned:
@@ -108,11 +103,7 @@ def _download(
 
 
 def _check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord]) -> None:
-    """Compare the yield of the shards so far with the configured minimum; dropped duplicates are no loss.
-
-    Raises:
-        YieldTooLow: it is lower.
-    """
+    """Compare the yield of the shards so far with the configured minimum; dropped duplicates are no loss."""
     totals = Totals.of(records.values())
     if _rate(totals) < config.min_yield:
         ordered = sorted(totals.causes.items(), key=lambda pair: -pair[1])

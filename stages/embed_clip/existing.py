@@ -35,11 +35,7 @@ def import_embeddings(
     output: Output,
     context: StageContext,
 ) -> StageSummary:
-    """Write the embeddings of every part of the layout that is not done yet as our own shards.
-
-    Raises:
-        InputFault: the files cannot be used, or are not of the configured models.
-    """
+    """Write the embeddings of every part of the layout that is not done yet as our own shards."""
     parts = list_parts(existing)
     counts: collections.Counter[str] = collections.Counter()
     if existing.with_shards:
@@ -105,11 +101,7 @@ def _source_keys(table: pa.Table) -> dict[str, str]:
 
 
 def _write_norms(records: Mapping[str, EmbeddingsRecord], output: Output) -> dict[str, NormRange]:
-    """Write the smallest and largest norms of all shards, by kind of embedding.
-
-    Raises:
-        InputFault: one kind is normalised and the other is not.
-    """
+    """Write the smallest and largest norms of all shards, by kind of embedding."""
     found: dict[str, NormRange] = {}
     for kind in ("image", "text"):
         norms = [norm for one in records.values() if one.norms and (norm := getattr(one.norms, kind)) is not None]

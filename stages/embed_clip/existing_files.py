@@ -43,11 +43,7 @@ class PartRows:
 
 
 def list_parts(existing: ExistingEmbeddings) -> list[Part]:
-    """Find the files, in the order of their names; those of one part have equal names but for what they hold.
-
-    Raises:
-        InputFault: there are none, or they do not fit one another.
-    """
+    """Find the files, in the order of their names; those of one part have equal names but for what they hold."""
     fs, root = open_address(existing.path)
     found = {
         kind: {_number(name): fs.unstrip_protocol(name) for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}"))}
@@ -66,20 +62,12 @@ def list_parts(existing: ExistingEmbeddings) -> list[Part]:
 
 
 def read_keys(existing: ExistingEmbeddings, part: Part) -> list[str]:
-    """Return the keys of a part's rows.
-
-    Raises:
-        InputFault: there is no column of keys.
-    """
+    """Return the keys of a part's rows."""
     return _keys(existing, part, _metadata(part))
 
 
 def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
-    """Read a part whole; a caption counts where it is not blank and has an embedding.
-
-    Raises:
-        InputFault: the files do not fit one another.
-    """
+    """Read a part whole; a caption counts where it is not blank and has an embedding."""
     table = _metadata(part)
     keys = _keys(existing, part, table)
     image = _load(part.image, len(keys))

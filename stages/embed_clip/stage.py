@@ -17,12 +17,7 @@ from stages.streaming.upstream import UpstreamUnits
 
 
 def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Embed every shard that is not done yet, as it is downloaded, or import existing embeddings.
-
-    Raises:
-        InputFault: a model cannot be loaded, or there is no image to embed.
-        InputLost: the download has failed in the middle.
-    """
+    """Embed every shard that is not done yet, as it is downloaded, or import existing embeddings."""
     if config.existing is not None:
         return import_embeddings(config, config.existing, inputs, output, context)
     resources = context.resources

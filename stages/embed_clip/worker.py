@@ -19,11 +19,7 @@ from stages.storage.artifact import Artifact, Output
 def make_embed_worker(
     config: EmbedClipConfig, shards: Artifact, output: Output, *, device: str, threads: int
 ) -> Callable[[str], EmbeddingsRecord]:
-    """Load the models and return the function that embeds the shard of a name; ``threads`` decode for it.
-
-    Raises:
-        ArtifactError: the embeddings already there are of other weights.
-    """
+    """Load the models and return the function that embeds the shard of a name; ``threads`` decode for it."""
     clip = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
     encoder = make_text_encoder(clip, config.text_states, device=device)
     record_clips(output, clip.identities)

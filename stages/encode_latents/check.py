@@ -5,11 +5,7 @@ from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStabl
 
 
 def check(config: EncodeByAutoencoder | EncodeByStableDiffusion) -> None:
-    """Check the checkpoint.
-
-    Raises:
-        InputFault: the folder holds no autoencoder.
-    """
+    """Check the checkpoint."""
     if isinstance(config, EncodeByAutoencoder) or config.path is None:
         return
     if not (config.path / VAE / "config.json").is_file():

@@ -62,11 +62,7 @@ class EncodeByStableDiffusion(EncodeLatentsBase):
         return self.inputs
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on: of a checkpoint's folder, its autoencoder alone.
-
-        Raises:
-            FileNotFoundError: there is no such folder.
-        """
+        """Return what the result depends on: of a checkpoint's folder, its autoencoder alone."""
         return super().identity() | ({} if self.path is None else {"path": content_digest(self.path / VAE)})
 
 

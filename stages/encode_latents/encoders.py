@@ -68,11 +68,7 @@ class StableDiffusionEncoder:
     """The autoencoder of a Stable Diffusion checkpoint; latents are the means of its posterior."""
 
     def __init__(self, config: EncodeByStableDiffusion, device: str) -> None:
-        """Load it.
-
-        Raises:
-            InputFault: diffusers cannot load it, or images of this resolution do not fit it.
-        """
+        """Load it."""
         self._model = _load_vae(config).to(device)
         options = self._model.config
         factor = 2 ** (len(options.block_out_channels) - 1)

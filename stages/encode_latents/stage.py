@@ -20,13 +20,7 @@ def run(
     output: Output,
     context: StageContext,
 ) -> StageSummary:
-    """Encode every shard that is not done yet, as it is downloaded, then write how the latents are to be scaled.
-
-    Raises:
-        InputFault: the autoencoder cannot be loaded, or there is no image to encode.
-        ArtifactError: the autoencoder gives the same latents for all images.
-        InputLost: the download has failed in the middle.
-    """
+    """Encode every shard that is not done yet, as it is downloaded, then write how the latents are to be scaled."""
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     runner = UnitRunner(
         output=output,
@@ -44,19 +38,12 @@ def run(
         )
     identity = _identity(config.kind, records, output)
     write_latents_identity(output, identity)
-    metrics = {
-        "scale_factor": identity.scale_factor,
-        "latent_mean": identity.mean,
-        "latent_std": identity.std,
-    }
+    metrics = {"scale_factor": identity.scale_factor, "latent_mean": identity.mean, "latent_std": identity.std}
     return StageSummary(items=totals.images, counts=totals.named, metrics=metrics)
 
 
 def _make_worker(
-    config: EncodeByAutoencoder | EncodeByStableDiffusion,
-    inputs: Mapping[str, Artifact],
-    output: Output,
-    device: str,
+    config: EncodeByAutoencoder | EncodeByStableDiffusion, inputs: Mapping[str, Artifact], output: Output, device: str
 ) -> Callable[[str], LatentsRecord]:
     """Make the worker in its own process: torch and diffusers are imported there only."""
     from stages.encode_latents.worker import make_encode_worker

@@ -24,11 +24,7 @@ LARGEST = float(np.finfo(np.float16).max)
 def make_encode_worker(
     config: EncodeByAutoencoder | EncodeByStableDiffusion, inputs: Mapping[str, Artifact], output: Output, device: str
 ) -> Callable[[str], LatentsRecord]:
-    """Load the encoder and return the function that encodes the shard of a name.
-
-    Raises:
-        ArtifactError: the latents already there are of other weights.
-    """
+    """Load the encoder and return the function that encodes the shard of a name."""
     encoder = make_encoder(config, inputs, device)
     record_encoder(output, encoder.identity)
     half = device != "cpu" and config.gpu_precision != "float32"

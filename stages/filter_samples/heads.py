@@ -15,11 +15,7 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 
 def load_head(head: HeadFilter, embed_dim: int) -> list[Layer]:
-    """Return weight [out, in] and bias [out] of each layer, in the order of the numbers in their names.
-
-    Raises:
-        InputFault: the file is no such network, or not for embeddings of this width.
-    """
+    """Return weight [out, in] and bias [out] of each layer, in the order of the numbers in their names."""
     where = f"filter_samples.heads ({head.name})"
     tensors = _read(head.path, where)
     numbers = sorted({_number(name) for name in tensors})

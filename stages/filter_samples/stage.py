@@ -19,11 +19,7 @@ from stages.streaming.runner import UnitList, UnitRunner, map_and_report
 def run(
     config: FilterSamplesConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Write for each shard which rows are kept (kept/), which keys were removed and why (removed/), and all scores.
-
-    Raises:
-        InputFault: a head cannot be used, or nothing would be left.
-    """
+    """Write for each shard which rows are kept (kept/), which keys were removed and why (removed/), and all scores."""
     embeddings = inputs["embed_clip"]
     names = list(shard_rows(embeddings))
     records = FilterRecord.done(output)

@@ -44,11 +44,7 @@ class Passes:
     resources: WorkerResources
 
     def __call__(self, state: KMeansState, last: bool) -> Moments:
-        """Make one pass. How the shards are cut into parts changes no bit; in this process one part takes least memory.
-
-        Raises:
-            InputFault: an embedding is not finite.
-        """
+        """Make one pass. How the shards are cut into parts changes no bit; here, one takes least memory."""
         shards = list(self.rows)
         num_parts = 1 if self.mapper is map_in_process else min(NUM_PARTS, len(shards))
         parts = [shards[number::num_parts] for number in range(num_parts)]

@@ -63,9 +63,6 @@ def sample_rows(
 
     The rows are cut into ``size`` runs of equal length (to one row), and one row is sampled from each: time and disk
     are those of the sample, however many rows there are, and memory that of one shard's part of it.
-
-    Raises:
-        InputFault: an embedding is not finite.
     """
     total = sum(rows.values())
     size = min(size, total)

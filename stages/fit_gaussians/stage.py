@@ -11,13 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cluster.mapping import WorkerResources, map_in_process
-from models.gaussians import (
-    FittedGaussians,
-    KMeansState,
-    fit_kmeans,
-    further_means,
-    initialize_on_sample,
-)
+from models.gaussians import FittedGaussians, KMeansState, fit_kmeans, further_means, initialize_on_sample
 from stages.contract.errors import InputFault
 from stages.contract.events import Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary
@@ -37,11 +31,7 @@ SMALL_WORK = 1e12  # multiplications in a pass below which starting workers woul
 def run(
     config: FitGaussiansConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Fit the Gaussians, continuing after the last pass that an interrupted run finished.
-
-    Raises:
-        InputFault: there are fewer (different) embeddings than Gaussians, or one is not finite.
-    """
+    """Fit the Gaussians, continuing after the last pass that an interrupted run finished."""
     embeddings = inputs["embed_clip"]
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))

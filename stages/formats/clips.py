@@ -37,11 +37,7 @@ class Clips:
 
     @classmethod
     def parse(cls, content: Sequence[Any], artifact: Artifact, name: str, *, owner: str) -> "Clips":
-        """Return the models listed in the artifact's file ``name``.
-
-        Raises:
-            ArtifactError: one is not described as it should be.
-        """
+        """Return the models listed in the artifact's file ``name``."""
         return cls(tuple(ClipIdentity.parse(one, artifact, name) for one in content), owner)
 
     def __iter__(self) -> Iterator[ClipIdentity]:
@@ -92,11 +88,7 @@ def read_clips(embeddings: Artifact) -> Clips:
 
 
 def record_clips(output: Output, clips: Clips) -> None:
-    """Write the CLIP models before the first embedding, or compare them with those of the embeddings that are there.
-
-    Raises:
-        ArtifactError: these are of other weights.
-    """
+    """Write the CLIP models before the first embedding, or compare them with those of the embeddings that are there."""
     if output.exists(_FILE):
         remedy = "the weights behind the name have changed: delete the folder and run again"
         require_same_clips(output.stage, read_clips(output), clips, remedy)
@@ -105,11 +97,7 @@ def record_clips(output: Output, clips: Clips) -> None:
 
 
 def require_same_clips(where: str, first: Clips, second: Clips, remedy: str) -> None:
-    """Compare two lists of CLIP models by their weights; ``where`` and ``remedy`` begin and end the message.
-
-    Raises:
-        ArtifactError: they differ.
-    """
+    """Refuse two lists of CLIP models of different weights; ``where`` and ``remedy`` begin and end the message."""
     if first.digests != second.digests:
         raise ArtifactError(
             f"{where}: the CLIP models differ: {first.owner}: {first}; {second.owner}: {second}: "

@@ -51,11 +51,7 @@ class FilteredEmbeddings(Artifact):
 
 
 def filter_inputs(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
-    """Return a stage's inputs with the embeddings filtered, where filter_samples is one of them.
-
-    Raises:
-        ArtifactError: it filtered other embeddings.
-    """
+    """Return a stage's inputs with the embeddings filtered, where filter_samples is one of them."""
     if "filter_samples" not in inputs or "embed_clip" not in inputs:
         return inputs
     embeddings, kept = inputs["embed_clip"], inputs["filter_samples"]

@@ -45,11 +45,7 @@ def encode_png(image: Pixels, fields: Mapping[str, Any]) -> bytes:
 
 
 def read_png(path: Path) -> tuple[dict[str, str], Pixels]:
-    """Return the text fields and the pixels of a PNG.
-
-    Raises:
-        InputFault: the file cannot be read as one.
-    """
+    """Return the text fields and the pixels of a PNG."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -146,11 +142,7 @@ def write_rows(output: Output, rows: Iterable[GeneratedRow]) -> None:
 
 
 def read_rows(artifact: Artifact) -> list[GeneratedRow]:
-    """Return the list of all images, in the order in which they were generated.
-
-    Raises:
-        ArtifactError: the list is missing or of another version.
-    """
+    """Return the list of all images, in the order in which they were generated."""
     with artifact.open(_ROWS) as file:
         try:
             return [GeneratedRow(**json.loads(line)) for line in file]

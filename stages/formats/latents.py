@@ -80,11 +80,7 @@ class LatentsIdentity(EncoderIdentity):
 
 
 def record_encoder(output: Output, encoder: EncoderIdentity) -> None:
-    """Write the encoder before the first latent, or compare it with that of the latents that are there.
-
-    Raises:
-        ArtifactError: these are of other weights.
-    """
+    """Write the encoder before the first latent, or compare it with that of the latents that are there."""
     if not output.exists(_ENCODER):
         output.write_json(_ENCODER, encoder.to_json())
         return
@@ -140,11 +136,7 @@ class LatentRows:
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._open)
 
     def read(self, indices: Sequence[tuple[str, str]]) -> Shaped[np.ndarray, "rows ..."]:
-        """Return the rows at the (shard, key) indices, in their order.
-
-        Raises:
-            InputFault: an image was not encoded.
-        """
+        """Return the rows at the (shard, key) indices, in their order."""
         return np.stack([self._one(shard, key) for shard, key in indices])
 
     def _one(self, shard: str, key: str) -> Shaped[np.ndarray, "..."]:

@@ -76,29 +76,17 @@ class Artifact:
         return sorted(f"{folder}{slash}{name}" for name in matching)
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading bytes.
-
-        Raises:
-            ArtifactError: the file is not there.
-        """
+        """Open a file for reading bytes."""
         with self._expecting(name):
             return self._fs_and_root[0].open(self.path(name), "rb")  # type: ignore[no-any-return]
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file.
-
-        Raises:
-            ArtifactError: the file is not there.
-        """
+        """Read a JSON file."""
         with self._expecting(name):
             return json.loads(self._fs_and_root[0].cat_file(self.path(name)))
 
     def local(self, name: str) -> Path:
-        """Return a local path of the file, to be opened at once; a remote file is cached (:mod:`stages.storage.cache`).
-
-        Raises:
-            ArtifactError: the file is not there.
-        """
+        """Return a local path of the file, to be opened at once; a remote one is cached first."""
         if self.is_local:
             return Path(self.path(name))
         with self._expecting(name):

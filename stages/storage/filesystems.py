@@ -52,10 +52,8 @@ def is_remote(address: str) -> bool:
 def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of an address, and the path in it without a slash at its end.
 
-    Listings are not cached: other processes write, and an old listing would hide what they wrote.
-
-    Raises:
-        InputFault: the address holds a password, which would end up in records and logs.
+    Listings are not cached: other processes write, and an old listing would hide what they wrote. An address that holds
+    a password is refused, as it would end up in records and logs.
     """
     protocol, mark, rest = address.partition("://")
     if mark and ":" in rest.partition("/")[0].rpartition("@")[0]:
@@ -93,11 +91,7 @@ def describe_error(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explaining(address: str) -> Iterator[None]:
-    """Explain errors of a remote file system; those of local paths are raised as they are.
-
-    Raises:
-        InputFault: the address cannot be used, for the reason given.
-    """
+    """Raise errors of a remote file system as an InputFault that explains them; those of local paths as they are."""
     try:
         yield
     except StageError:

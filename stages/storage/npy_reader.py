@@ -21,11 +21,7 @@ class NpyReader:
 
     @classmethod
     def of(cls, path: Path) -> "NpyReader":
-        """Read the header only.
-
-        Raises:
-            ValueError: it is not a .npy file of rows, or the file is shorter than its header says.
-        """
+        """Read the header only."""
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if mapped.ndim != 2 or not mapped.flags.c_contiguous:
             raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows")

@@ -58,9 +58,6 @@ def list_folder(source: FolderSource) -> pa.Table:
     """Return one row for each image in the order of its relative path, which is its url.
 
     An image that the metadata file lists and the folder lacks has a row, too, so that it is counted as lost.
-
-    Raises:
-        InputFault: the metadata file cannot be used, or there is no image.
     """
     metadata = _read_metadata(source)
     names = {name for name in open_tree(source.path).names() if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES}

@@ -22,20 +22,12 @@ _TableFile = Path | IO[bytes]
 
 
 def read_table(file: str, file_format: str) -> pa.Table:
-    """Read a file of the given format.
-
-    Raises:
-        InputFault: it is not of that format.
-    """
+    """Read a file of the given format."""
     return _read(file, file_format, _TABLE_READERS)
 
 
 def read_columns(file: str, file_format: str) -> list[str]:
-    """Read the names of a file's columns, from its header where the format has one.
-
-    Raises:
-        InputFault: it is not of that format.
-    """
+    """Read the names of a file's columns, from its header where the format has one."""
     names: list[str] = _read(file, file_format, _COLUMN_READERS)
     return names
 

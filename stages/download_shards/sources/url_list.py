@@ -44,11 +44,7 @@ class UrlList:
 
 
 def read_url_list(source: UrlListSource) -> pa.Table:
-    """Read the whole list as rows (see :mod:`stages.download_shards.sources.rows`), one file in memory at a time.
-
-    Raises:
-        InputFault: the list cannot be read, or is empty.
-    """
+    """Read the whole list as rows (see :mod:`stages.download_shards.sources.rows`), one file in memory at a time."""
     file_format = list_format(source)
     tables = [on_disk(_as_rows(read_table(file, file_format), source)) for file in list_files(source)]
     rows = pa.concat_tables(tables, promote_options="permissive")
@@ -58,11 +54,7 @@ def read_url_list(source: UrlListSource) -> pa.Table:
 
 
 def list_files(source: UrlListSource) -> list[str]:
-    """Return the files of the list, in order.
-
-    Raises:
-        InputFault: there is none.
-    """
+    """Return the files of the list, in order."""
     fs, root = open_address(source.path)
     kind = kind_at(fs, root)
     if kind == "file":
@@ -79,11 +71,7 @@ def list_files(source: UrlListSource) -> list[str]:
 
 
 def list_format(source: UrlListSource) -> str:
-    """Return the list's format, as configured or by suffix; a folder without a format is one of parquet files.
-
-    Raises:
-        InputFault: the suffix is that of no known format.
-    """
+    """Return the list's format, as configured or by suffix; a folder without a format is one of parquet files."""
     name = source.path.rstrip("/").rpartition("/")[2]
     suffix = Path(name).suffix.lstrip(".").lower()
     if source.format or suffix in FORMATS:

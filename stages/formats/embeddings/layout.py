@@ -109,11 +109,7 @@ def write_text_encoders(output: Output, encoders: TextEncoders) -> None:
 
 
 def record_text_encoders(output: Output, encoders: TextEncoders) -> None:
-    """Write the encoders before the first states, or compare them with those of the states that are there.
-
-    Raises:
-        ArtifactError: these are of other weights.
-    """
+    """Write the encoders before the first states, or compare them with those of the states that are there."""
     recorded = read_text_encoders(output)
     if not recorded and encoders:
         write_text_encoders(output, encoders)

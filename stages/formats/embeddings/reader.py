@@ -109,11 +109,7 @@ def _metadata(embeddings: Artifact, shard: str, columns: Sequence[str]) -> pa.Ta
 
 
 def load_image_rows(embeddings: Artifact, shard: str) -> Rows:
-    """Return the image embeddings of a shard as float32 in memory; the rows are those that :func:`load_keys` names.
-
-    Raises:
-        InputFault: a number is infinite or not a number.
-    """
+    """Return the image embeddings of a shard, all finite, as float32 in memory; rows are as in :func:`load_keys`."""
     kept, stored = kept_rows(embeddings, shard), open_image_rows(embeddings, shard)
     rows: Rows = np.asarray(stored if kept is None else stored[kept], dtype=np.float32)
     if not np.isfinite(rows).all():
@@ -176,11 +172,7 @@ def _image_row_reader(embeddings: Artifact, shard: str) -> NpyReader:
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:
-    """Return the samples of a shard that have captions and are selected by ``captions``, as float32.
-
-    Raises:
-        InputFault: the files of the shard do not fit one another.
-    """
+    """Return the samples of a shard that have captions and are selected by ``captions``, as float32."""
     table = load_table(embeddings, METADATA, shard, ["key", "has_caption"])
     keys: list[str] = table["key"].to_pylist()
     chosen = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
@@ -219,11 +211,7 @@ def further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[
 
 
 def open_text_states(embeddings: Artifact, shard: str, name: str, *, width: int) -> ShardStates:
-    """Return the token states of a shard's captions by one text encoder, still on disk.
-
-    Raises:
-        InputFault: they are of another width.
-    """
+    """Return the token states of a shard's captions by one text encoder, still on disk."""
     values, offsets = (open_array(embeddings, kind, shard) for kind in state_kinds(name))
     states = ShardStates(values, offsets)
     num_tokens = int(states.offsets[-1])

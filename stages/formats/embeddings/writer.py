@@ -68,11 +68,7 @@ class ShardEmbeddings:
         return sum(caption is not None for caption in self.captions)
 
     def write(self, name: str, output: Output, *, storage: Storage, embed_dim: int, widths: Mapping[str, int]) -> None:
-        """Write the files of the shard; ``widths`` names the text encoders with the widths of their states.
-
-        Raises:
-            InputFault: text states do not fit the type they are to be stored in.
-        """
+        """Write the files of the shard; ``widths`` names the text encoders with the widths of their states."""
         save_array(output, IMAGE, name, _concatenated(self.image, embed_dim, storage))
         save_array(output, TEXT, name, _concatenated(self.first.text, embed_dim, storage))
         has_caption = [caption is not None for caption in self.captions]

@@ -9,11 +9,7 @@ from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
 
 
 def check_clip(config: ClipConfig) -> None:
-    """Check that the models are there, as far as possible without importing open_clip.
-
-    Raises:
-        InputFault: a folder is missing or holds no open_clip model, or open_clip has no model of that name.
-    """
+    """Check that the models are there, as far as possible without importing open_clip."""
     for index, model in enumerate(config.models):
         if isinstance(model, FolderClip):
             _check_folder(model.path, where=f"clip.models[{index}].path")
@@ -22,11 +18,7 @@ def check_clip(config: ClipConfig) -> None:
 
 
 def check_t5(source: T5Source, *, where: str) -> None:
-    """Check that a T5 folder is complete, as far as possible without importing transformers.
-
-    Raises:
-        InputFault: the folder is missing or holds no T5 model with safetensors and a tokenizer.
-    """
+    """Check that a T5 folder is complete, as far as possible without importing transformers."""
     if (folder := source.path) is None:
         return
     if not folder.is_dir():

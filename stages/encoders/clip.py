@@ -37,9 +37,6 @@ class ClipEncoder:
     Each model prepares images and texts as it was trained. Embeddings are not normalised, because their lengths are
     data; where ``normalised`` is true, each model's have length 1, for use beside existing embeddings that have.
     On a CPU the arithmetic is float32; on a GPU it is ``gpu_precision``. Results are float32 on the CPU.
-
-    Raises:
-        InputFault: a model cannot be found or loaded; the message names the configuration key.
     """
 
     def __init__(
@@ -109,11 +106,7 @@ class ClipEncoder:
         return self._concatenate(lambda model: model.encode_texts(texts))
 
     def text_state_width(self) -> int:
-        """Return the width of the concatenated token states of the text towers.
-
-        Raises:
-            InputFault: a tower has no states that end at an end token, or the towers have different tokenizers.
-        """
+        """Return the width of the concatenated token states of the text towers."""
         return require_one_tokenizer([model.text_tower() for model in self._models])
 
     @torch.inference_mode()
@@ -123,9 +116,6 @@ class ClipEncoder:
         """Encode a batch of texts, and return also the last hidden states of each text's tokens up to its end token.
 
         The states of several models are concatenated, so their tokens must be the same.
-
-        Raises:
-            InputFault: see :meth:`text_state_width`; or the models have different tokens for one of these texts.
         """
         if not texts:
             return torch.zeros(0, self.embed_dim), []

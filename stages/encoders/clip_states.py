@@ -14,11 +14,7 @@ _PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers with the same to
 
 
 class TextTower:
-    """The text tower of an open_clip model.
-
-    Raises:
-        InputFault: it reads a text at another token than its end token, or has no final norm over all tokens.
-    """
+    """The text tower of an open_clip model."""
 
     def __init__(self, model: Any, tokenizer: Any, *, where: str) -> None:
         tower = getattr(model, "text", model)  # a module of its own, or parts of the model
@@ -60,21 +56,13 @@ class TextTower:
 
 
 def require_one_tokenizer(towers: Sequence[TextTower]) -> int:
-    """Return the width of the towers' concatenated states.
-
-    Raises:
-        InputFault: the towers have different tokenizers.
-    """
+    """Return the width of the towers' concatenated states."""
     common_lengths(towers, _PROBE)
     return sum(tower.width for tower in towers)
 
 
 def common_lengths(towers: Sequence[TextTower], texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text.
-
-    Raises:
-        InputFault: the towers have different tokens for the texts.
-    """
+    """Return the number of tokens of each text."""
     first, *others = [tower.tokens(texts) for tower in towers]
     for tower, tokens in zip(towers[1:], others, strict=True):
         if not torch.equal(tokens, first):

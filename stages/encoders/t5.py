@@ -26,9 +26,6 @@ class T5Encoder:
 
     The arithmetic is float32 on a CPU and bfloat16 on a GPU (float16 overflows in T5). Results are float32 on the CPU.
     A text's states depend on no other text (up to rounding): padding is masked, and is not part of the result.
-
-    Raises:
-        InputFault: the model cannot be found or loaded, or is no T5; the message names the configuration key.
     """
 
     def __init__(

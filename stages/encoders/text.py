@@ -36,11 +36,7 @@ class TextEncoder:
     """CLIP, and encoders of text states beside it: T5, and CLIP's own text towers up to ``clip_max_length`` tokens."""
 
     def __init__(self, clip: ClipEncoder, *, t5: T5Encoder | None = None, clip_max_length: int | None = None) -> None:
-        """Combine the encoders.
-
-        Raises:
-            InputFault: states of the CLIP models are wanted, and their text towers have none or different tokenizers.
-        """
+        """Combine the encoders."""
         self.clip = clip
         self._t5, self._clip_max_length = t5, clip_max_length
         self._clip_width = 0 if clip_max_length is None else clip.text_state_width()
@@ -74,11 +70,7 @@ class TextEncoder:
 
 
 def make_text_encoder(clip: ClipEncoder, config: TextStatesConfig | None, *, device: torch.device | str) -> TextEncoder:
-    """Return the text encoder with the configured encoders of text states.
-
-    Raises:
-        InputFault: one cannot be loaded or has no states.
-    """
+    """Return the text encoder with the configured encoders of text states."""
     wanted = config or TextStatesConfig()
     t5 = None if wanted.t5 is None else T5Encoder(wanted.t5, max_length=wanted.t5.max_length, device=device)
     return TextEncoder(clip, t5=t5, clip_max_length=None if wanted.clip is None else wanted.clip.max_length)

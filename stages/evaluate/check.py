@@ -6,11 +6,7 @@ from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 
 
 def check(config: EvaluateConfig) -> None:
-    """Check the CLIP models, the weights of the features, and the real images.
-
-    Raises:
-        InputFault: one of them is missing.
-    """
+    """Check the CLIP models, the weights of the features, and the real images."""
     if isinstance(config.features, InceptionFeatures) and not config.features.path.is_file():
         raise InputFault(
             f"evaluate.features.path: there is no file {config.features.path}: give the weights that torch-fidelity "

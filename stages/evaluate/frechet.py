@@ -44,11 +44,7 @@ def distance_of_rows(generated: Float[Tensor, "rows embed"], true: Float[Tensor,
 def distance_by_inception(
     generated: Iterator[Images], true: Iterator[Images], weights: Path, device: torch.device | str
 ) -> float:
-    """Return the distance under Inception-v3's pool features, as published figures (FID) are measured.
-
-    Raises:
-        InputFault: the file holds no weights of that network.
-    """
+    """Return the distance under Inception-v3's pool features, as published figures (FID) are measured."""
     try:
         metric = FrechetInceptionDistance(feature=INCEPTION_FEATURES, feature_extractor_weights_path=str(weights)).to(
             device
@@ -66,11 +62,7 @@ def distance_by_inception(
 
 
 def read_folder(folder: Path, resolution: int, batch_size: int) -> Iterator[Images]:
-    """Yield all images of a folder, and of those in it, as middle squares of one resolution.
-
-    Raises:
-        InputFault: there are fewer than two, or one cannot be decoded.
-    """
+    """Yield all images of a folder, and of those in it, as middle squares of one resolution."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if len(files) < FEWEST:
         raise InputFault(

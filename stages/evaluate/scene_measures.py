@@ -34,11 +34,7 @@ class Readings:
         return {name: float(hit.double().mean()) for name, hit in self.hits().items()}
 
     def unrelated_accuracy(self) -> dict[str, float]:
-        """Return the accuracy against other prompts: the mean over ALL pairs of an image and another's prompt.
-
-        Raises:
-            ValueError: there is only one image.
-        """
+        """Return the accuracy against other prompts: the mean over ALL pairs of an image and another's prompt."""
         count = len(self.asked["color"])
         if count < 2:
             raise ValueError(f"unrelated prompts need at least 2 images, found {count}")

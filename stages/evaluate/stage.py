@@ -40,11 +40,7 @@ class GeneratedSet:
 
 
 def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Evaluate every set that was generated.
-
-    Raises:
-        InputFault: a CLIP model cannot be loaded.
-    """
+    """Evaluate every set that was generated."""
     generated = inputs["generate"]
     sets = read_sets(generated)
     total = sum(len(one.prompts) for one in sets)
@@ -115,11 +111,7 @@ def _distance_to_true(
     config: EvaluateConfig,
     device: str,
 ) -> tuple[float | None, str]:
-    """Return the Fréchet distance to the true images, and under which features it is; none, and why it is not known.
-
-    Raises:
-        InputFault: the true images or the features' weights cannot be read.
-    """
+    """Return the Fréchet distance to the true images, and under which features it is; none, and why it is not known."""
     count, resolution = len(generated.prompts), generated.images.shape[1]
     if count < FEWEST:
         return None, f"{count} image generated: {FEWEST} or more have a distribution"

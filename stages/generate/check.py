@@ -6,11 +6,7 @@ from stages.generate.prompts import read_prompts
 
 
 def check(config: GenerateConfig) -> None:
-    """Check the CLIP models, the T5 encoder and the file of prompts.
-
-    Raises:
-        InputFault: one of them is missing, or the file cannot be used.
-    """
+    """Check the CLIP models, the T5 encoder and the file of prompts."""
     check_clip(config.clip)
     if config.t5 is not None:
         check_t5(config.t5, where="generate.t5")

@@ -23,11 +23,7 @@ class Prompt:
 
 
 def make_prompts(config: ScenePrompts | ListPrompts | FilePrompts) -> list[Prompt]:
-    """Return all prompts.
-
-    Raises:
-        InputFault: the file cannot be read, or holds no prompts.
-    """
+    """Return all prompts."""
     if isinstance(config, ScenePrompts):
         return _scene_prompts(config)
     texts = config.texts if isinstance(config, ListPrompts) else read_prompts(config)
@@ -45,11 +41,7 @@ def _scene_prompts(config: ScenePrompts) -> list[Prompt]:
 
 
 def read_prompts(config: FilePrompts) -> list[str]:
-    """Read the prompts of a txt, csv or tsv file; blank ones are left out.
-
-    Raises:
-        InputFault: the file is missing, of another kind, has no such column, or holds no prompts.
-    """
+    """Read the prompts of a txt, csv or tsv file; blank ones are left out."""
     where, suffix = "generate.prompts.path", config.path.suffix.lower()
     if suffix not in {".txt", *_DELIMITERS}:
         raise InputFault(f"{where}: found {config.path.name}: allowed are .txt, .csv and .tsv: convert the file")

@@ -47,12 +47,7 @@ class Chunk:
 
 
 def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Generate what is missing.
-
-    Raises:
-        InputFault: the prompts or the encoders cannot be read.
-        ArtifactError: prior, decoder and encoders do not belong together.
-    """
+    """Generate what is missing."""
     prompts = make_prompts(config.prompts)
     chunks = list(_chunks(config.chosen_sets, prompts))
     output.write_plan(len(chunks))

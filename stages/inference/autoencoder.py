@@ -10,11 +10,7 @@ AUTOENCODER = "autoencoder"
 
 
 def load_autoencoder(artifact: Artifact) -> KLAutoencoder | VQAutoencoder:
-    """Load what train_autoencoder made, frozen, to the CPU.
-
-    Raises:
-        ArtifactError: its configuration or its weights are not of this version.
-    """
+    """Load what train_autoencoder made, frozen, to the CPU."""
     config = load_model_config(artifact, AUTOENCODER)
     try:
         model: KLAutoencoder | VQAutoencoder = read_spec(config["model"]).build()

@@ -49,11 +49,7 @@ class Generated:
 
 
 def generate_groups(system: TextToImage, groups: Iterable[Group]) -> Iterator[Generated]:
-    """Yield the images that are kept of each group, the best first, batch by batch.
-
-    Raises:
-        ValueError: as for :func:`generate_images`.
-    """
+    """Yield the images that are kept of each group, the best first, batch by batch."""
     for chunk in _chunks(groups, system.batch_size):
         generated = iter(generate_images(system, [request for group in chunk for request in group.requests]))
         for group in chunk:
@@ -86,12 +82,7 @@ def _best(system: TextToImage, candidates: Sequence[Generated], kept: int) -> It
 
 
 def generate_images(system: TextToImage, requests: Sequence[ImageRequest]) -> list[Generated]:
-    """Return an image for each request; edits have to be all to the same strength.
-
-    Raises:
-        ValueError: a request does not fit the system (another embedding's width, a decoder that cannot edit), or
-            requests of different modes or strengths are mixed.
-    """
+    """Return an image for each request; edits have to be all to the same strength."""
     if not requests:
         return []
     embedder = _Embedder(system)

@@ -32,11 +32,7 @@ _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same 
 
 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
-    """Load a prior, and the identities of the CLIP models whose embeddings it makes.
-
-    Raises:
-        ArtifactError: its configuration or its weights are not of this version.
-    """
+    """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
     config = load_model_config(artifact, PRIOR)
     try:
         prior = read_prior_spec(config["model"]).build()
@@ -53,9 +49,6 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
     """Load a decoder, and the identities of the CLIP models whose embeddings it takes.
 
     With super-resolution models, the smallest first, it is a cascade that ends with them.
-
-    Raises:
-        ArtifactError: its configuration or its weights are not of this version, or the models do not belong together.
     """
     config = load_model_config(artifact, DECODER)
     try:
@@ -106,10 +99,6 @@ def load_text_to_image(
     """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
 
     ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
-
-    Raises:
-        InputFault: a CLIP model or the T5 encoder cannot be loaded.
-        ArtifactError: CLIP, T5, prior and decoder do not belong together.
     """
     prior, prior_clips = load_prior(prior_artifact)
     decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
@@ -131,12 +120,7 @@ def load_text_to_image(
 def _text_encoder(
     clip: ClipEncoder, wanted: TextEncoders, t5: T5Source | None, device: torch.device | str
 ) -> TextEncoder:
-    """Load the encoders that the prior was trained with.
-
-    Raises:
-        InputFault: one cannot be loaded.
-        ArtifactError: what is found is another one.
-    """
+    """Load the encoders that the prior was trained with."""
     encoder = None
     if "t5" in wanted:
         source = t5 or T5Source.model_validate(wanted["t5"].source)

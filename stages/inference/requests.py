@@ -141,11 +141,7 @@ def fields_of(request: ImageRequest, batch_row: BatchRow) -> dict[str, Any]:
 
 
 def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
-    """Return the request in an image's text fields; one without the field was generated from its prompt.
-
-    Raises:
-        InputFault: there is none, or it is not of this version.
-    """
+    """Return the request in an image's text fields; one without the field was generated from its prompt."""
     try:
         if "recipe" in fields:
             return _ANY.validate_python(json.loads(fields["recipe"]))
@@ -162,11 +158,7 @@ def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
 
 
 def batch_row_from(fields: Mapping[str, str]) -> BatchRow:
-    """Return an image's row in its batch; images of the generate stage and of a served model have none written.
-
-    Raises:
-        ValueError: the field holds something else.
-    """
+    """Return an image's row in its batch; images of the generate stage and of a served model have none written."""
     size, row = json.loads(fields.get("batch", "[1, 0]"))
     if not (isinstance(size, int) and isinstance(row, int) and 0 <= row < size <= LARGEST_BATCH):
         raise ValueError(f"batch {fields['batch']}")

@@ -30,11 +30,7 @@ class SamplingSettings:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "SamplingSettings":
-        """Return the settings of a flat form; what it leaves out has its default.
-
-        Raises:
-            ValueError: a name is unknown, or a value is not allowed.
-        """
+        """Return the settings of a flat form; what it leaves out has its default."""
         if unknown := [name for name in values if name not in _FLAT]:
             raise ValueError(f"sampling settings: found {', '.join(unknown)}: allowed are {', '.join(_FLAT)}")
         parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
@@ -44,11 +40,7 @@ class SamplingSettings:
         return cls(PriorSampling(**parts["prior"]), DecoderSampling(**parts["decoder"]))
 
     def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
-        """Return the settings with some of them changed, by their flat names.
-
-        Raises:
-            ValueError: a name is unknown, or a value is not allowed.
-        """
+        """Return the settings with some of them changed, by their flat names."""
         return self.from_flat(self.flat() | dict(changes))
 
 

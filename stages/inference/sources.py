@@ -43,11 +43,7 @@ class Group:
 
 
 def read_image(path: Path, option: str) -> ImageSource:
-    """Read an image of any sort that Pillow knows.
-
-    Raises:
-        InputFault: the file is missing, is no image, or is far longer than wide.
-    """
+    """Read an image of any sort that Pillow knows."""
     where = f"--{option} {path}"
     try:
         image = decode_image(path.read_bytes(), where=where)
@@ -62,11 +58,7 @@ def read_image(path: Path, option: str) -> ImageSource:
 
 
 def read_end(text: str, option: str) -> ImageSource | str:
-    """Return an image where the text names a file, and the text itself everywhere else.
-
-    Raises:
-        InputFault: the file is missing or is no image.
-    """
+    """Return an image where the text names a file, and the text itself everywhere else."""
     path = Path(text)
     if _is_file(path):
         return read_image(path, option)

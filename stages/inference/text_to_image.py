@@ -184,11 +184,7 @@ class TextToImage:
         *,
         strength: float,
     ) -> Images:
-        """Noise images of the system's resolution to a strength, and denoise them under the embeddings.
-
-        Raises:
-            ValueError: the decoder cannot (:attr:`can_edit`).
-        """
+        """Noise images of the system's resolution to a strength, and denoise them under the embeddings."""
 
         def sample(rows: slice, own: list[int]) -> Tensor:
             source = from_bytes(torch.from_numpy(images[rows])).to(self._device)

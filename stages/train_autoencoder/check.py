@@ -5,11 +5,7 @@ from stages.train_autoencoder.config import TrainAutoencoderBase, VggPerceptual
 
 
 def check(config: TrainAutoencoderBase) -> None:
-    """Check the weights.
-
-    Raises:
-        InputFault: they are missing.
-    """
+    """Check the weights."""
     if isinstance(config.perceptual, VggPerceptual) and not config.perceptual.path.is_file():
         raise InputFault(
             f"train_autoencoder.perceptual.path: there is no file {config.perceptual.path}: give torchvision's vgg16 "

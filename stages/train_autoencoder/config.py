@@ -82,11 +82,7 @@ class TrainAutoencoderBase(StageConfig):
 
     @property
     def spec(self) -> AutoencoderSpec:
-        """The spec of the autoencoder.
-
-        Raises:
-            ValueError: the network cannot be built at this resolution.
-        """
+        """The spec of the autoencoder."""
         raise NotImplementedError
 
     @model_validator(mode="after")

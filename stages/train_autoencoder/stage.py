@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 def run(
     config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Train, or go on training, and leave the autoencoder in autoencoder/.
-
-    Raises:
-        InputFault: there are no images, or the batch does not divide among the workers.
-    """
+    """Train, or go on training, and leave the autoencoder in autoencoder/."""
     make = partial(make_task, config, inputs)
     return train(make, config.training, seed=config.seed, output=output, context=context)
 

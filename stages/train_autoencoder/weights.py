@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a .safetensors file, or from a .pth file that holds nothing else.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
+    """Read named tensors from a .safetensors file, or from a .pth file that holds nothing else."""
     if path.suffix == ".safetensors":
         try:
             tensors: dict[str, Tensor] = load_file(path)

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Learn the tokenizer, then train both towers.
-
-    Raises:
-        InputFault: the shards have no captions, or open_clip refuses the architecture.
-    """
+    """Learn the tokenizer, then train both towers."""
     images = CaptionedImages(inputs["download_shards"], image_size=config.image_size)
     pairs, held_out = images.split(config.validation_fraction, config.seed)
     vocab_size = _learn_tokenizer(images.captions(pairs), config, output)

@@ -74,11 +74,7 @@ class ClipTask(ImageTask):
         """Accept images of any size: open_clip's transform scales them."""
 
     def build_model(self) -> nn.Module:
-        """Make the open_clip model with random weights.
-
-        Raises:
-            InputFault: open_clip refuses the architecture.
-        """
+        """Make the open_clip model with random weights."""
         open_clip = import_open_clip(with_timm="timm_model_name" in self.config.architecture.vision_cfg)
         try:
             # a scale of shape [1], for DeepSpeed cannot broadcast weights without an axis

@@ -29,11 +29,7 @@ class CaptionRows:
         return np.stack([self._shard(shard)[row] for shard, row in indices.tolist()])
 
     def sizes(self) -> list[int]:
-        """Return how many images of each shard have a caption that may be used.
-
-        Raises:
-            InputFault: none has.
-        """
+        """Return how many images of each shard have a caption that may be used."""
         sizes = [len(self._rows(shard)) for shard in range(len(self._names))]
         self._require_some(sum(sizes))
         return sizes
@@ -44,11 +40,7 @@ class CaptionRows:
         return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
-        """Return mean and std of all usable captions, by dimension, in one pass over the files.
-
-        Raises:
-            InputFault: there is none.
-        """
+        """Return mean and std of all usable captions, by dimension, in one pass over the files."""
         count, total, squares = 0, 0.0, 0.0
         for name in self._names:
             rows = load_captioned_rows(self._embeddings, name, self._captions).text.astype(np.float64)

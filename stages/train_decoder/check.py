@@ -9,11 +9,7 @@ from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 
 
 def check(config: TrainDecoderConfig) -> None:
-    """Check what the kind needs, and the decoder that text tuning begins with.
-
-    Raises:
-        InputFault: a file is missing.
-    """
+    """Check what the kind needs, and the decoder that text tuning begins with."""
     if isinstance(config, TextTunedConfig) and config.text is not None:
         _check_init_checkpoint(config.text)
     package = KINDS[config.kind].package

@@ -45,11 +45,7 @@ class EncodedTask(DecoderTask):
         return load_autoencoder(self.inputs["train_autoencoder"]).to(self.rank_info.device)
 
     def check_data(self) -> None:
-        """Check that the latents are of this autoencoder, at the configured resolution.
-
-        Raises:
-            InputFault: they are not.
-        """
+        """Check that the latents are of this autoencoder, at the configured resolution."""
         found, made = self.identity, self.autoencoder.spec
         if found.kind != "autoencoder" or found.shape != made.latent_shape:
             raise InputFault(

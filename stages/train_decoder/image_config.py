@@ -26,11 +26,7 @@ class ImageDecoderConfig(TextTunedConfig):
         return self
 
     def spec(self, embed_dim: int) -> DecoderSpec:
-        """Return the decoder's spec, for embeddings of that width.
-
-        Raises:
-            ValueError: the decoder cannot be built at this resolution.
-        """
+        """Return the decoder's spec, for embeddings of that width."""
         values = {name: getattr(self, name) for name in _settings(self.spec_class)}
         values |= {"embed_dim": embed_dim, "resolution": self.resolution}
         if self.text is not None:

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 def run(
     config: TrainDecoderConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Train, or go on training, and leave the decoder in decoder/.
-
-    Raises:
-        InputFault: there are no images, or the batch does not divide among the workers.
-    """
+    """Train, or go on training, and leave the decoder in decoder/."""
     make = partial(make_task, config, inputs)
     return train(make, config.training, seed=config.seed, output=output, context=context)
 

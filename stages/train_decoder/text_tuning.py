@@ -90,11 +90,7 @@ class TextTunedTask(DecoderTask):
         return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
 
     def _load_init_checkpoint(self, decoder: nn.Module) -> bool:
-        """Give the decoder the trained one's weights; return whether that one reads texts already.
-
-        Raises:
-            InputFault: it is another kind of decoder, or of other embeddings.
-        """
+        """Give the decoder the trained one's weights; return whether that one reads texts already."""
         source, folder = self._tuning.decoder()
         where = f"train_decoder.text.init_checkpoint: {self._tuning.init_checkpoint}"
         found = load_model_config(source, folder)

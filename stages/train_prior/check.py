@@ -19,12 +19,7 @@ def text_state_names(config: PriorConfig, embeddings: Artifact) -> list[str]:
 
 
 def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussians: Artifact | None) -> None:
-    """Compare what the prior is to be made of.
-
-    Raises:
-        InputFault: the embeddings do not have the width of their CLIP models, or there are too few of them.
-        ArtifactError: the Gaussians are of other embeddings.
-    """
+    """Compare what the prior is to be made of."""
     clips = read_clips(embeddings)
     embed_dim, expected = pairs.image.shape[1], clips.embed_dim
     if embed_dim != expected:

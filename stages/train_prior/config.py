@@ -137,11 +137,7 @@ class PriorConfig(StageConfig):
     def spec(
         self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
     ) -> PriorSpec:
-        """Return the prior's spec, for embeddings, Gaussians and text states of these sizes.
-
-        Raises:
-            ValueError: the prior cannot be built.
-        """
+        """Return the prior's spec, for embeddings, Gaussians and text states of these sizes."""
         values: dict[str, Any] = {name: getattr(self, name) for name in prior_keys(self.spec_class)}
         values["embed_dim"] = embed_dim
         if self.spec_class.reads_gaussians:
@@ -172,11 +168,7 @@ class TrainedPriorConfig(PriorConfig):
     def spec(
         self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
     ) -> PriorSpec:
-        """Return the prior's spec with its network.
-
-        Raises:
-            ValueError: the prior cannot be built.
-        """
+        """Return the prior's spec with its network."""
         spec = super().spec(embed_dim=embed_dim, num_gaussians=num_gaussians)
         changes: dict[str, Any] = {"network": self.network.spec(text_states)}
         return replace(spec, **changes)

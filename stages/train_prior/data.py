@@ -39,11 +39,7 @@ class CaptionStates:
         return CaptionStates(self.files, self.shard[chosen], self.row[chosen])
 
     def load(self) -> dict[str, TextStates]:
-        """Read the states of all the captions, in the dtype they are stored in, padded by zeros to the longest.
-
-        Raises:
-            InputFault: a number is infinite or not a number.
-        """
+        """Read the states of all the captions, in the dtype they are stored in, padded by zeros to the longest."""
         indices = list(zip(self.shard.tolist(), self.row.tolist(), strict=True))
         return {
             name: _padded(name, [shards[shard].of(row) for shard, row in indices])
@@ -92,9 +88,6 @@ class Pairs:
         """Return the images of these rows, each with one of its captions: number floor(choice x captions).
 
         ``choice`` is in [0, 1): uniform numbers give every caption of an image the same chance, 0 gives the first.
-
-        Raises:
-            InputFault: text states hold a number that is infinite or not a number.
         """
         first, after = self.starts[rows], self.starts[rows + 1]
         caption = torch.minimum(first + (choice.double() * (after - first)).long(), after - 1)
@@ -116,10 +109,6 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which
     for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more machines or a smaller fraction.
     ``text_states`` names the text encoders (t5, clip) whose token states come with the captions.
-
-    Raises:
-        InputFault: there are too few captioned samples to train on and to evaluate on, the embeddings lack the text
-            states, differ in width, or are not finite.
     """
     widths = _widths(embeddings, text_states)
     shards = list(shard_rows(embeddings))

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
-    """Train the prior, going on from its newest checkpoint; the identity prior is only evaluated and written.
-
-    Raises:
-        InputFault: there are too few captioned images, or embeddings that cannot be used.
-        ArtifactError: the Gaussians belong to other embeddings.
-    """
+    """Train the prior, going on from its newest checkpoint; the identity prior is only evaluated and written."""
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
     counts = _count_pairs(config, embeddings, gaussians)
     make = partial(make_task, config, embeddings, gaussians, output)

@@ -48,11 +48,7 @@ class PriorTask:
     _state: "_State | None" = field(default=None, init=False)
 
     def setup(self, rank_info: RankInfo) -> None:
-        """Read the pairs; every process holds all of them.
-
-        Raises:
-            InputFault: there are too few captioned samples.
-        """
+        """Read the pairs; every process holds all of them."""
         names = text_state_names(self.config, self.embeddings)
         train, held_out = load_pairs(self.config, self.embeddings, names)
         identities = read_text_encoders(self.embeddings)

@@ -13,9 +13,5 @@ __all__ = ["planned_module", "run"]
 def run(
     config: TrainUpsamplerConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
-    """Train, or go on training, and leave the model in upsampler/.
-
-    Raises:
-        InputFault: there are no images, they are too small, or the batch does not divide among the workers.
-    """
+    """Train, or go on training, and leave the model in upsampler/."""
     return train_upsampler(config, inputs, output, context)

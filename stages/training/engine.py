@@ -79,11 +79,7 @@ class Engine:
     """A model with its optimiser and averaged weights, spread over the group."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig, rank_info: RankInfo) -> None:
-        """Wrap the model, which holds the initial weights.
-
-        Raises:
-            InputFault: the batch does not divide among workers and passes.
-        """
+        """Wrap the model, which holds the initial weights."""
         _check_batch(config, rank_info)
         self._config = config
         self._rank_info = rank_info

@@ -143,11 +143,7 @@ class _Run:
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint, output: Output) -> None:
-    """Load a checkpoint's weights.
-
-    Raises:
-        ArtifactError: they do not fit this model.
-    """
+    """Load a checkpoint's weights."""
     try:
         model.load_state_dict(checkpoint.state["weights"])
     except RuntimeError as error:

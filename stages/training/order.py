@@ -17,11 +17,7 @@ class SampleOrder:
     """The sample at each position of the endless sequence of samples."""
 
     def __init__(self, shard_sizes: Sequence[int], window_size: int, seed: int) -> None:
-        """Take the number of samples of each shard, and the most samples in a window (at least one shard).
-
-        Raises:
-            InputFault: there is no sample at all.
-        """
+        """Take the number of samples of each shard, and the most samples in a window (at least one shard)."""
         self.sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.epoch_size = int(self.sizes.sum())
         if self.epoch_size == 0:

@@ -45,11 +45,7 @@ class LatentDiffusionConfig(TextTunedConfig):
     def spec(
         self, embed_dim: int, autoencoder: AutoencoderSpec, *, scale_factor: float = 1.0, shift: float = 0.0
     ) -> LatentDiffusionSpec:
-        """Return the decoder's spec, for embeddings of that width and latents of that autoencoder.
-
-        Raises:
-            ValueError: the network does not fit the latents.
-        """
+        """Return the decoder's spec, for embeddings of that width and latents of that autoencoder."""
         return LatentDiffusionSpec(
             embed_dim=embed_dim,
             autoencoder=autoencoder,

@@ -25,11 +25,7 @@ class LatentDiffusionTask(TextTunedTask, EncodedTask):
 
     @cached_property
     def spec(self) -> LatentDiffusionSpec:
-        """The decoder's spec.
-
-        Raises:
-            InputFault: the network does not fit the latents.
-        """
+        """The decoder's spec."""
         found = self.identity
         try:
             return self.config.spec(

@@ -7,11 +7,7 @@ _WANTED = ("model_index.json", "scheduler/scheduler_config.json", "unet/*.safete
 
 
 def check(config: StableDiffusionConfig) -> None:
-    """Check that the checkpoint is whole, with weights that can be loaded safely.
-
-    Raises:
-        InputFault: a part is missing.
-    """
+    """Check that the checkpoint is whole, with weights that can be loaded safely."""
     if config.path is None:
         return
     missing = [pattern for pattern in _WANTED if not any(config.path.glob(pattern))]

@@ -18,29 +18,17 @@ _NOT_LOADED = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
 def load_unet(source: str) -> Any:
-    """Load the U-Net in single precision.
-
-    Raises:
-        InputFault: diffusers cannot load it.
-    """
+    """Load the U-Net in single precision."""
     return _load(source, "unet", UNet2DConditionModel.from_pretrained)
 
 
 def load_vae(source: str) -> Any:
-    """Load the autoencoder in single precision, frozen.
-
-    Raises:
-        InputFault: diffusers cannot load it.
-    """
+    """Load the autoencoder in single precision, frozen."""
     return _load(source, "vae", AutoencoderKL.from_pretrained).eval().requires_grad_(False)
 
 
 def read_configs(source: str) -> dict[str, dict[str, Any]]:
-    """Return the configurations of unet, vae and scheduler, without what says where and by whom they were saved.
-
-    Raises:
-        InputFault: one cannot be read.
-    """
+    """Return the configurations of unet, vae and scheduler, without what says where and by whom they were saved."""
     parts: dict[str, type[ConfigMixin]] = {
         "unet": UNet2DConditionModel, "vae": AutoencoderKL, "scheduler": EulerDiscreteScheduler,
     }  # fmt: skip
@@ -48,11 +36,7 @@ def read_configs(source: str) -> dict[str, dict[str, Any]]:
 
 
 def save_pipeline(source: str, unet: nn.Module, output: Output, folder: str) -> None:
-    """Write the checkpoint with this U-Net as a whole StableDiffusionPipeline; all else stays as it was.
-
-    Raises:
-        InputFault: a part of the checkpoint cannot be loaded.
-    """
+    """Write the checkpoint with this U-Net as a whole StableDiffusionPipeline; all else stays as it was."""
     pipeline = _loading(
         source,
         "pipeline",

@@ -70,11 +70,7 @@ class StableDiffusionConfig(TextTunedConfig):
         return self
 
     def spec(self, embed_dim: int, parts: Mapping[str, Mapping[str, Any]]) -> StableDiffusionSpec:
-        """Return the decoder's spec, for embeddings of that width and the checkpoint's unet, vae and scheduler.
-
-        Raises:
-            ValueError: the checkpoint is of a kind that cannot be trained here.
-        """
+        """Return the decoder's spec, for embeddings of that width and the checkpoint's unet, vae and scheduler."""
         return StableDiffusionSpec(
             unet=parts["unet"],
             vae=parts["vae"],
@@ -87,11 +83,7 @@ class StableDiffusionConfig(TextTunedConfig):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on: of a checkpoint's folder, the parts that are used.
-
-        Raises:
-            FileNotFoundError: there is no such folder.
-        """
+        """Return what the result depends on: of a checkpoint's folder, the parts that are used."""
         if self.path is None:
             return super().identity()
         return super().identity() | {"path": {part: content_digest(self.path / part) for part in USED_PARTS}}

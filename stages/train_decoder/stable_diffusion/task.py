@@ -44,11 +44,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
 
     @cached_property
     def spec(self) -> StableDiffusionSpec:
-        """The decoder's spec.
-
-        Raises:
-            InputFault: the checkpoint is of a kind that cannot be trained here.
-        """
+        """The decoder's spec."""
         try:
             return self.config.spec(self.data.embed_dim, read_configs(self.config.source))
         except ValueError as error:
@@ -81,11 +77,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
         return vae
 
     def check_data(self) -> None:
-        """Look whether the latents are those of this checkpoint's autoencoder, at the configured resolution.
-
-        Raises:
-            InputFault: they are not.
-        """
+        """Look whether the latents are those of this checkpoint's autoencoder, at the configured resolution."""
         found, spec = self.identity, self.spec
         if found.kind != "stable_diffusion" or found.shape != spec.latent_shape:
             raise InputFault(

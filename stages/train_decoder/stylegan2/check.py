@@ -5,9 +5,5 @@ from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 
 
 def check(config: StyleGan2DecoderConfig) -> None:
-    """Check the CLIP models.
-
-    Raises:
-        InputFault: a folder is missing or holds no open_clip model, or open_clip has no model of that name.
-    """
+    """Check the CLIP models."""
     check_clip(config.clip)

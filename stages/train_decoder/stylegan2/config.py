@@ -73,17 +73,9 @@ class StyleGan2DecoderConfig(DecoderConfig):
         return (*super().inputs, *self.clip.inputs)
 
     def spec(self, embed_dim: int) -> StyleGan2Spec:
-        """Return the generator's spec, for embeddings of that width.
-
-        Raises:
-            ValueError: the network cannot be built at this resolution.
-        """
+        """Return the generator's spec, for embeddings of that width."""
         return StyleGan2Spec(embed_dim=embed_dim, resolution=self.resolution, network=self.generator)
 
     def discriminator_spec(self, embed_dim: int) -> DiscriminatorSpec:
-        """Return the discriminator's spec.
-
-        Raises:
-            ValueError: the network cannot be built at this resolution.
-        """
+        """Return the discriminator's spec."""
         return DiscriminatorSpec(embed_dim=embed_dim, resolution=self.resolution, network=self.discriminator)

@@ -45,11 +45,7 @@ class StyleGan2Task(DecoderTask):
     config: StyleGan2DecoderConfig
 
     def make_model(self) -> nn.Module:
-        """Make both networks; CLIP stays outside, so that it is neither trained nor averaged nor saved.
-
-        Raises:
-            InputFault: the configured CLIP is not the one that made the embeddings.
-        """
+        """Make both networks; CLIP stays outside, so that it is neither trained nor averaged nor saved."""
         config, embed_dim = self.config, self.data.embed_dim
         generator = self.spec.build()
         discriminator = config.discriminator_spec(embed_dim).build()

@@ -53,11 +53,7 @@ class VQAutoregressiveConfig(DecoderConfig):
         return identity
 
     def spec(self, embed_dim: int, autoencoder: AutoencoderSpec) -> VQAutoregressiveSpec:
-        """Return the decoder's spec, for embeddings of that width and codes of that autoencoder.
-
-        Raises:
-            ValueError: the transformer cannot be built.
-        """
+        """Return the decoder's spec, for embeddings of that width and codes of that autoencoder."""
         texts_only = self.condition == "text"  # the layout map is made of the image embedding
         return VQAutoregressiveSpec(
             embed_dim=embed_dim,

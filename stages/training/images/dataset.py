@@ -53,11 +53,7 @@ class ImageDataset:
         self._lock = threading.Lock()  # validation and the loader's thread read side by side
 
     def shard_keys(self, shard: int) -> list[str]:
-        """Return the keys of a shard's images: all of its tar.
-
-        Raises:
-            InputFault: there are not as many as the shard's record says.
-        """
+        """Return the keys of a shard's images: all of its tar."""
         keys = self.images.keys(self.names[shard])
         if len(keys) != self.sizes[shard]:
             raise InputFault(
@@ -152,11 +148,7 @@ class EmbeddedImages(ImageDataset):
         return self.images.image_bytes + 4 * self.embed_dim
 
     def rows(self, indices: Indices) -> tuple[ImageRows, EmbeddingRows]:
-        """Return the images and embeddings, in their order.
-
-        Raises:
-            InputFault: an embedded image is not in its shard, or cannot be decoded.
-        """
+        """Return the images and embeddings, in their order."""
         return self.squares(indices), self.embeddings(indices)
 
     def embeddings(self, indices: Indices) -> EmbeddingRows:
@@ -170,11 +162,7 @@ class EmbeddedImages(ImageDataset):
         return embeddings
 
     def statistics(self) -> tuple[Float[np.ndarray, "embed"], Float[np.ndarray, "embed"]]:
-        """Return mean and standard deviation of all embeddings, by dimension, in one pass over the files.
-
-        Raises:
-            InputFault: an embedding holds a number that is not finite.
-        """
+        """Return mean and standard deviation of all embeddings, by dimension, in one pass over the files."""
         count, total, squares = 0, np.zeros(self.embed_dim), np.zeros(self.embed_dim)
         for name in self.names:
             rows = load_image_rows(self._embeddings, name).astype(np.float64)

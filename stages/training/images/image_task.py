@@ -62,11 +62,7 @@ class ImageTask(ABC):
         """Read the samples, and add the random numbers of the part."""
 
     def setup(self, rank_info: RankInfo) -> None:
-        """Open the data and fix the order of samples.
-
-        Raises:
-            InputFault: the images are smaller than they are to be trained on, or some are missing.
-        """
+        """Open the data and fix the order of samples."""
         self.rank_info = rank_info
         self.data = self.open_data()
         self.split()
@@ -95,11 +91,7 @@ class ImageTask(ABC):
         return indices
 
     def check_data(self) -> None:
-        """Check that the images of the first shard are large enough.
-
-        Raises:
-            InputFault: they are not.
-        """
+        """Check that the images of the first shard are large enough."""
         self.data.images.require_resolution(self.data.names[0], f"{self.config.stage}.resolution")
 
     def samples_at(self, positions: Positions) -> Indices:

@@ -111,11 +111,7 @@ class ShardImages:
         return [value for value in values if not isinstance(value, ImageFault)]
 
     def require_resolution(self, shard: str, where: str) -> None:
-        """Check that the first images of a shard are as large as they are to be trained on.
-
-        Raises:
-            InputFault: half of them or more are smaller.
-        """
+        """Check that the first images of a shard are as large as they are to be trained on."""
         sides = sorted(side for key in self.keys(shard)[:PROBED] if (side := self._side((shard, key))) is not None)
         if sides and sides[len(sides) // 2] < self._resolution:
             raise InputFault(

@@ -41,11 +41,7 @@ class UpsamplerTrainingConfig(ImageTrainingConfig):
         return math.lcm(spec.cell, spec.factor)
 
     def spec(self, embed_dim: int) -> UpsamplerSpec:
-        """Return the model's spec, for embeddings of that width.
-
-        Raises:
-            ValueError: the network cannot be built at these resolutions.
-        """
+        """Return the model's spec, for embeddings of that width."""
         return UpsamplerSpec(
             embed_dim=embed_dim,
             from_resolution=self.from_resolution,

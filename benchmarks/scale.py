@@ -29,13 +29,13 @@ from cluster.mapping import WorkerResources, map_in_process, map_on_ray
 from cluster.session import session
 from cluster.training import launch_in_process
 from pipeline.store import Store
+from stages.contract.documents import Totals
 from stages.contract.runner import run_stage
 from stages.contract.stage import StageConfig, StageContext, StageSummary
 from stages.download_shards.config import UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.sources.rows import cut
 from stages.download_shards.sources.url_list import read_url_list
-from stages.formats.documents import Totals
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner

@@ -1,20 +1,32 @@
-"""JSON documents of artifacts as frozen models, which refuse what they do not know; and the manifest."""
+"""JSON documents of artifacts as frozen models, which refuse what they do not know: manifest, records of units."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Self
+import collections
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contract.errors import ArtifactError
 from stages.contract.stage import StageSummary
-from stages.storage.artifact import MANIFEST, Artifact, Output
+from stages.storage.artifact import MANIFEST, UNITS, Artifact, Output
 
 
 class Document(BaseModel):
     """Base of all documents; a field that has its default value is left out of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    file: ClassVar[str] = ""
+    """Its name in an artifact, for :meth:`of` and :meth:`write`."""
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """Read the artifact's document."""
+        return cls.parse(artifact.read_json(cls.file), artifact, cls.file)
+
+    def write(self, output: Output) -> None:
+        """Write it."""
+        output.write_json(self.file, self.to_json())
 
     @classmethod
     def parse(cls, content: Any, artifact: Artifact, name: str) -> Self:
@@ -36,6 +48,8 @@ class Document(BaseModel):
 class Manifest(Document):
     """The manifest of a finished artifact: what made it, from what, and what came out."""
 
+    file = MANIFEST
+
     stage: str
     fingerprint: str
     code_version: int
@@ -43,12 +57,64 @@ class Manifest(Document):
     inputs: Mapping[str, str]
     summary: StageSummary
 
-    @classmethod
-    def of(cls, artifact: Artifact) -> Self:
-        """Read an artifact's manifest."""
-        return cls.parse(artifact.read_json(MANIFEST), artifact, MANIFEST)
-
-    def write(self, output: Output) -> None:
-        """Write it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields."""
         content = {name: getattr(self, name) for name in type(self).model_fields}
-        output.write_json(MANIFEST, content | {"summary": asdict(self.summary)})
+        return content | {"summary": asdict(self.summary)}
+
+
+class UnitRecord(Document):
+    """What a finished unit of work says of itself; ``units/<unit>.json``."""
+
+    counted: ClassVar[Mapping[str, str]] = {"images": "images"}
+    """The fields to add up over all units, by the names of the sums; ``images`` is among these."""
+    lost: ClassVar[str] = "failures"
+    """The field that counts what was lost by cause, where there is one."""
+    cause_prefix: ClassVar[str] = "failed"
+
+    @classmethod
+    def done(cls, artifact: Artifact) -> dict[str, Self]:
+        """Return the records of all finished units by name."""
+        found = artifact.done_units()
+        return {name: cls.parse(record, artifact, f"{UNITS}/{name}.json") for name, record in found.items()}
+
+    def finish(self, output: Output, unit: str) -> None:
+        """Record the unit as done, after its files are written."""
+        output.finish_unit(unit, self.to_json())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is added up over all units; fields that have their default value are left out."""
+        content = self.to_json()
+        return {name: content[field] for name, field in self.counted.items() if field in content}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The sums over unit records."""
+
+    counts: Mapping[str, int]
+    causes: Mapping[str, int]
+    prefix: str = UnitRecord.cause_prefix
+
+    @classmethod
+    def of(cls, records: Iterable[UnitRecord]) -> "Totals":
+        """Add the records up; causes come sorted by name."""
+        counts: collections.Counter[str] = collections.Counter()
+        causes: collections.Counter[str] = collections.Counter()
+        prefix = UnitRecord.cause_prefix
+        for record in records:
+            counts.update(record.counts)
+            causes.update(getattr(record, record.lost, {}))
+            prefix = record.cause_prefix
+        return cls(dict(counts), dict(sorted(causes.items())), prefix)
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return self.counts.get("images", 0)
+
+    @property
+    def named(self) -> dict[str, int]:
+        """All counts; those by cause with their prefix."""
+        return {**self.counts, **{f"{self.prefix}_{cause}": count for cause, count in self.causes.items()}}

@@ -61,7 +61,7 @@ class StageConfig(ConfigModel):
 
     @property
     def streams_from(self) -> tuple[str, ...]:
-        """Those inputs whose units it takes while they are still made (:mod:`stages.streaming.upstream`)."""
+        """Those inputs whose units it takes while they are still made (:mod:`stages.streaming.runner`)."""
         return ()
 
     @property

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+from stages.contract.documents import Totals
 from stages.contract.errors import YieldTooLow
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
@@ -18,7 +19,6 @@ from stages.download_shards.worker import (
     make_shard_worker,
     yields_enough,
 )
-from stages.formats.documents import Totals
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import UNITS, Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from cluster.mapping import WorkerResources
+from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
@@ -18,7 +19,6 @@ from stages.embed_clip.existing_files import Part, list_parts, read_keys
 from stages.embed_clip.existing_worker import ImportedShard, make_import_worker
 from stages.encoders.config import with_trained
 from stages.formats.clips import Clips, write_clips
-from stages.formats.documents import Totals
 from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_norm_ranges
 from stages.formats.shards import index_images, read_table, shard_tar
 from stages.storage.artifact import Artifact, Output

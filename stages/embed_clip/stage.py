@@ -3,17 +3,14 @@
 import functools
 from collections.abc import Callable, Mapping
 
-from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import with_trained
 from stages.formats.clips import read_clips
-from stages.formats.documents import Totals
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.runner import UnitRunner
-from stages.streaming.upstream import UpstreamUnits
+from stages.streaming.runner import run_on_shards
 
 
 def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
@@ -22,20 +19,8 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
         return import_embeddings(config, config.existing, inputs, output, context)
     resources = context.resources
     device = "cuda" if resources.gpus_per_worker > 0 else "cpu"
-    runner = UnitRunner(
-        output=output,
-        units=UpstreamUnits(inputs["download_shards"], context),
-        records=EmbeddingsRecord.done(output),
-        make_worker=functools.partial(_make_worker, config, inputs, output, device, resources.cpus_per_worker),
-        resources=resources.for_shards(),
-    )
-    records = runner.run(context)
-    totals = Totals.of(records.values())
-    if totals.images == 0:
-        raise InputFault(
-            f"embed_clip: the {len(records)} shards hold no readable image (failures by cause: {totals.causes}): "
-            "look at the counts of download_shards"
-        )
+    make_worker = functools.partial(_make_worker, config, inputs, output, device, resources.cpus_per_worker)
+    _, totals = run_on_shards(EmbeddingsRecord, make_worker, inputs["download_shards"], output, context)
     metrics = {"embed_dim": float(read_clips(output).embed_dim)}
     return StageSummary(items=totals.images, counts=totals.named, metrics=metrics)
 

@@ -4,14 +4,12 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 
-from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.errors import ArtifactError
 from stages.contract.stage import StageContext, StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
-from stages.formats.documents import Totals
-from stages.formats.latents import LatentsIdentity, LatentsRecord, read_encoder, write_latents_identity
+from stages.formats.latents import EncoderIdentity, LatentsIdentity, LatentsRecord
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.runner import UnitRunner
-from stages.streaming.upstream import UpstreamUnits
+from stages.streaming.runner import run_on_shards
 
 
 def run(
@@ -22,22 +20,10 @@ def run(
 ) -> StageSummary:
     """Encode every shard that is not done yet, as it is downloaded, then write how the latents are to be scaled."""
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    runner = UnitRunner(
-        output=output,
-        units=UpstreamUnits(inputs["download_shards"], context),
-        records=LatentsRecord.done(output),
-        make_worker=functools.partial(_make_worker, config, inputs, output, device),
-        resources=context.resources.for_shards(),
-    )
-    records = runner.run(context)
-    totals = Totals.of(records.values())
-    if totals.images == 0:
-        raise InputFault(
-            f"encode_latents: the {len(records)} shards hold no readable image (failures by cause: {totals.causes}): "
-            "look at the counts of download_shards"
-        )
+    make_worker = functools.partial(_make_worker, config, inputs, output, device)
+    records, totals = run_on_shards(LatentsRecord, make_worker, inputs["download_shards"], output, context)
     identity = _identity(config.kind, records, output)
-    write_latents_identity(output, identity)
+    identity.write(output)
     metrics = {"scale_factor": identity.scale_factor, "latent_mean": identity.mean, "latent_std": identity.std}
     return StageSummary(items=totals.images, counts=totals.named, metrics=metrics)
 
@@ -54,7 +40,7 @@ def _make_worker(
 def _identity(kind: str, records: Mapping[str, LatentsRecord], output: Output) -> LatentsIdentity:
     """Measure mean and standard deviation over all latents (arXiv 2112.10752, appendix G)."""
     mean, std = _statistics(records)
-    encoder = read_encoder(output)
+    encoder = EncoderIdentity.of(output)
     factor, shift = encoder.scale_factor, encoder.shift
     if factor is None:
         if std == 0:

@@ -4,12 +4,12 @@ import functools
 from collections.abc import Mapping
 
 from cluster.mapping import WorkerResources
+from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.worker import make_remover, make_scorer
-from stages.formats.documents import Totals
 from stages.formats.embeddings.reader import shard_rows
 from stages.formats.filtered import FilterRecord, has_scores
 from stages.storage.artifact import Artifact, Output

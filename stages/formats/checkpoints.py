@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _FOLDER = "checkpoints"
 _PREFIX = "checkpoint_"
-_TRAINED = f"{UNITS}/model.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,9 @@ class CheckpointRecord(Document):
 
 
 class TrainedRecord(Document):
-    """The unit record of the trained model."""
+    """The unit record of the trained model, written after it."""
+
+    file = f"{UNITS}/model.json"
 
     step: int
     metrics: dict[str, float]
@@ -49,11 +50,7 @@ class TrainedRecord(Document):
     @classmethod
     def read(cls, output: Output) -> "TrainedRecord | None":
         """Return the record, or None while training is not finished."""
-        return cls.parse(output.read_json(_TRAINED), output, _TRAINED) if output.exists(_TRAINED) else None
-
-    def write(self, output: Output) -> None:
-        """Record that training is finished, after the model is written."""
-        output.write_json(_TRAINED, self.to_json())
+        return cls.of(output) if output.exists(cls.file) else None
 
 
 def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from stages.contract.documents import Manifest
+from stages.contract.documents import Manifest, UnitRecord
 from stages.contract.errors import ArtifactError
-from stages.formats.documents import UnitRecord
 from stages.formats.per_shard import has_table, load_table, open_array, save_array, save_table
 from stages.storage.artifact import Artifact, Output
 
@@ -22,21 +21,12 @@ _REMOVED = pa.schema(
 class FilterRecord(UnitRecord):
     """The record of a filtered shard."""
 
-    cause_prefix: ClassVar[str] = "removed"
+    counted: ClassVar[Mapping[str, str]] = {"images": "rows", "captioned": "captioned"}
+    lost = cause_prefix = "removed"
 
     rows: int
     captioned: int
     removed: Mapping[str, int]
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Images that are left, and how many of them have captions."""
-        return {"images": self.rows, "captioned": self.captioned}
-
-    @property
-    def causes(self) -> Mapping[str, int]:
-        """Removed images by cause."""
-        return self.removed
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from models.gaussians import FittedGaussians, KMeansState
 
-_GAUSSIANS, _FIT = "gaussians.safetensors", "fit.json"
+_GAUSSIANS = "gaussians.safetensors"
 _CHECKPOINTS = "checkpoints"
 _STATE = f"{_CHECKPOINTS}/state.safetensors"
 
 
 class GaussianFit(Document):
     """How the Gaussians were fitted, and of which CLIP models the embeddings were."""
+
+    file = "fit.json"
 
     clip: tuple[ClipIdentity, ...]
     method: str
@@ -53,7 +55,7 @@ def write_gaussians(output: Output, fitted: "FittedGaussians", fit: GaussianFit)
     clips = json.dumps([clip.to_json() for clip in fit.clip], sort_keys=True)
     with output.writing(_GAUSSIANS) as path:
         save_file(tensors, path, metadata={"clip": clips})
-    output.write_json(_FIT, fit.to_json())
+    fit.write(output)
     output.remove(_CHECKPOINTS)
 
 
@@ -75,8 +77,7 @@ def gaussians_shape(artifact: Artifact) -> tuple[int, int]:
 
 def gaussians_clips(artifact: Artifact) -> Clips:
     """Return of which CLIP models the embeddings were."""
-    fit = GaussianFit.parse(artifact.read_json(_FIT), artifact, _FIT)
-    return Clips(fit.clip, f"the Gaussians in {artifact.uri}")
+    return Clips(GaussianFit.of(artifact).clip, f"the Gaussians in {artifact.uri}")
 
 
 def write_kmeans_state(output: Output, state: "KMeansState") -> None:

@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
-from stages.contract.documents import Document
+from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError, InputFault
-from stages.formats.documents import UnitRecord
 from stages.formats.per_shard import load_table, open_array, save_array, save_table
 from stages.storage.artifact import Artifact, Output
 
-_IDENTITY, _ENCODER = "latents.json", "encoder.json"
 KEPT_SHARDS = 256
 Kind = Literal["latents", "codes"]
 
@@ -23,21 +21,13 @@ Kind = Literal["latents", "codes"]
 class LatentsRecord(UnitRecord):
     """The record of an encoded shard, with what mean and standard deviation of all latents are computed from."""
 
+    counted: ClassVar[Mapping[str, str]] = {"images": "rows"}
+
     rows: int
     failures: Mapping[str, int]
     numbers: int
     sum: float
     squares: float
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Encoded images."""
-        return {"images": self.rows}
-
-    @property
-    def causes(self) -> Mapping[str, int]:
-        """Lost images by cause."""
-        return self.failures
 
 
 class EncoderWeights(Document):
@@ -55,6 +45,8 @@ class EncoderWeights(Document):
 class EncoderIdentity(Document):
     """What an encoder makes, of which images."""
 
+    file = "encoder.json"
+
     resolution: int
     """Side of the images in pixels."""
     shape: tuple[int, int, int]
@@ -70,6 +62,8 @@ class EncoderIdentity(Document):
 class LatentsIdentity(EncoderIdentity):
     """What the latents are, and how a diffusion model is to scale them: x_0 = scale_factor * (z - shift)."""
 
+    file = "latents.json"
+
     kind: str
     """autoencoder or stable_diffusion."""
     scale_factor: float
@@ -81,30 +75,15 @@ class LatentsIdentity(EncoderIdentity):
 
 def record_encoder(output: Output, encoder: EncoderIdentity) -> None:
     """Write the encoder before the first latent, or compare it with that of the latents that are there."""
-    if not output.exists(_ENCODER):
-        output.write_json(_ENCODER, encoder.to_json())
+    if not output.exists(encoder.file):
+        encoder.write(output)
         return
-    recorded = read_encoder(output)
+    recorded = EncoderIdentity.of(output)
     if recorded.encoder.digest != encoder.encoder.digest:
         raise ArtifactError(
             f"encode_latents: {output.uri} holds latents of {recorded.encoder}, but the configured autoencoder now "
             f"is {encoder.encoder}: the weights behind the name have changed: delete the folder and run again"
         )
-
-
-def read_encoder(latents: Artifact) -> EncoderIdentity:
-    """Return what encoded the images."""
-    return EncoderIdentity.parse(latents.read_json(_ENCODER), latents, _ENCODER)
-
-
-def write_latents_identity(output: Output, identity: LatentsIdentity) -> None:
-    """Write what the latents are, when all are there."""
-    output.write_json(_IDENTITY, identity.to_json())
-
-
-def latents_identity(latents: Artifact) -> LatentsIdentity:
-    """Return what the latents are."""
-    return LatentsIdentity.parse(latents.read_json(_IDENTITY), latents, _IDENTITY)
 
 
 @dataclass

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.causes import FailureCause
-from stages.formats.documents import UnitRecord
+from stages.contract.documents import UnitRecord
 from stages.storage.artifact import Artifact, Output
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -43,21 +43,13 @@ class EntryStatus(StrEnum):
 class ShardRecord(UnitRecord):
     """The record of a downloaded shard."""
 
+    counted: ClassVar[Mapping[str, str]] = {"rows": "rows", "images": "images", "captioned": "captioned"}
+
     rows: int
     """Entries of the source, the lost ones included."""
     images: int
     captioned: int
     failures: Mapping[str, int]
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Entries, images and captioned images."""
-        return {"rows": self.rows, "images": self.images, "captioned": self.captioned}
-
-    @property
-    def causes(self) -> Mapping[str, int]:
-        """Lost entries by cause."""
-        return self.failures
 
 
 # ---- writing

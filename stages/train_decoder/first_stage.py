@@ -10,7 +10,7 @@ import torch
 from models.autoencoders.model import KLAutoencoder, VQAutoencoder
 from models.decoders.base import to_bytes
 from stages.contract.errors import InputFault
-from stages.formats.latents import Kind, LatentRows, LatentsIdentity, latents_identity
+from stages.formats.latents import Kind, LatentRows, LatentsIdentity
 from stages.inference.autoencoder import load_autoencoder
 from stages.train_decoder.base_config import DecoderConfig
 from stages.training.images.dataset import Indices
@@ -32,7 +32,7 @@ class EncodedTask(DecoderTask):
     @cached_property
     def identity(self) -> LatentsIdentity:
         """Return what the latents are."""
-        return latents_identity(self.inputs["encode_latents"])
+        return LatentsIdentity.of(self.inputs["encode_latents"])
 
     @cached_property
     def rows(self) -> LatentRows:

@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stages.contract.causes import FailureCause
-from stages.download_shards.http.fetch import Fetcher, FetchFault, FetchLimits
+from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.http.fetch import Fetcher, FetchFault
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 
-LIMITS = FetchLimits(timeout=5.0, max_seconds=1.0, max_bytes=1000, max_redirects=0, respect_opt_out=True)
+LIMITS = DownloadShardsConfig(
+    source={"kind": "scenes", "num_images": 1}, timeout=5.0, max_seconds=1.0, max_bytes=1000, max_redirects=0
+)
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 

@@ -17,6 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from stages.contract.causes import FailureCause, ItemFault
+from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
 from stages.download_shards.http.watchdog import Deadline, Watchdog
 
@@ -37,19 +38,6 @@ class FetchFault(ItemFault):
     ) -> None:
         super().__init__(cause, message, http_status=http_status)
         self.transient = transient
-
-
-@dataclass(frozen=True)
-class FetchLimits:
-    """How long, how much and how far."""
-
-    timeout: float
-    """Seconds to wait for a connection and for each piece of the response."""
-    max_seconds: float
-    """Seconds for the whole address, redirects included."""
-    max_bytes: int
-    max_redirects: int
-    respect_opt_out: bool
 
 
 @dataclass(frozen=True)
@@ -84,8 +72,8 @@ class _TlsConnection(HTTPSConnection):
 class Fetcher:
     """Fetches addresses; any number of threads may use one."""
 
-    def __init__(self, limits: FetchLimits, policy: AddressPolicy, watchdog: Watchdog) -> None:
-        self._limits, self._policy, self._watchdog = limits, policy, watchdog
+    def __init__(self, config: DownloadShardsConfig, policy: AddressPolicy, watchdog: Watchdog) -> None:
+        self._config, self._policy, self._watchdog = config, policy, watchdog
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
@@ -94,7 +82,7 @@ class Fetcher:
         Raises:
             FetchFault: there is none, or a limit was reached.
         """
-        with self._watchdog.deadline(self._limits.max_seconds) as deadline:
+        with self._watchdog.deadline(self._config.max_seconds) as deadline:
             try:
                 return self._follow(url, deadline)
             except FetchFault as fault:
@@ -105,7 +93,7 @@ class Fetcher:
                 raise _timed_out() if deadline.is_over else _explain(error) from None
 
     def _follow(self, url: str, deadline: Deadline) -> bytes:
-        for _ in range(self._limits.max_redirects + 1):
+        for _ in range(self._config.max_redirects + 1):
             found = self._request(_parse(url), deadline)
             if isinstance(found, bytes):
                 return found
@@ -116,10 +104,10 @@ class Fetcher:
         """Return the file, or the address it has moved to."""
 
         def open_socket(host: str, port: int) -> socket.socket:
-            opened = self._policy.connect(host, port, min(self._limits.timeout, deadline.seconds_left))
+            opened = self._policy.connect(host, port, min(self._config.timeout, deadline.seconds_left))
             try:
                 deadline.limit(opened)
-                opened.settimeout(self._limits.timeout)
+                opened.settimeout(self._config.timeout)
             except OSError:
                 opened.close()
                 raise
@@ -144,8 +132,8 @@ class Fetcher:
 
     def _connection(self, target: _Target) -> _Connection | _TlsConnection:
         if target.scheme == "https":
-            return _TlsConnection(target.host, target.port, timeout=self._limits.timeout, ssl_context=self._tls)
-        return _Connection(target.host, target.port, timeout=self._limits.timeout)
+            return _TlsConnection(target.host, target.port, timeout=self._config.timeout, ssl_context=self._tls)
+        return _Connection(target.host, target.port, timeout=self._config.timeout)
 
     def _read(self, response: HTTPResponse, deadline: Deadline) -> bytes | str:
         location = response.headers.get("Location")
@@ -158,11 +146,11 @@ class Fetcher:
                 http_status=response.status,
                 transient=response.status in _TRANSIENT_STATUS,
             )
-        if self._limits.respect_opt_out and _is_opted_out(response.headers.getlist("X-Robots-Tag")):
+        if self._config.respect_opt_out and _is_opted_out(response.headers.getlist("X-Robots-Tag")):
             raise FetchFault(FailureCause.DISALLOWED)
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise FetchFault(FailureCause.CONTENT_ENCODING)  # not asked for; decompressed, it could fill the memory
-        if (response.length_remaining or 0) > self._limits.max_bytes:
+        if (response.length_remaining or 0) > self._config.max_bytes:
             raise FetchFault(FailureCause.FILE_TOO_LARGE)
         content = b"".join(self._pieces(response, deadline))
         if response.length_remaining:
@@ -174,7 +162,7 @@ class Fetcher:
         size = 0
         while piece := response.read(response.length_remaining or _CHUNK):
             size += len(piece)
-            if size > self._limits.max_bytes:
+            if size > self._config.max_bytes:
                 raise FetchFault(FailureCause.FILE_TOO_LARGE)
             yield piece
             deadline.check()

@@ -6,27 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from stages.contract.causes import FailureCause, ItemFault
+from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, host_of
 
 Fetched = tuple[int, bytes | ItemFault]
 _POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class PoolLimits:
-    """How many at a time, how often, how long."""
-
-    threads: int
-    per_host: int
-    """Connections at a time to one host."""
-    retries: int
-    retry_wait: float
-    """Seconds before the first retries; twice as many before each later round."""
-    max_seconds: float
-    """Seconds that one address may take."""
 
 
 class _HostQueue:
@@ -77,19 +63,19 @@ class _HostQueue:
             self._changed.notify_all()
 
 
-def fetch_all(fetch: Callable[[str], bytes], urls: Sequence[str], limits: PoolLimits) -> Iterator[Fetched]:
+def fetch_all(fetch: Callable[[str], bytes], urls: Sequence[str], config: DownloadShardsConfig) -> Iterator[Fetched]:
     """Yield (index, content or fault) once for each address, in order of arrival.
 
     Transient faults are retried after all other addresses. Addresses that never finish (a name server may hang) are
     given up as stalled.
     """
     left = list(enumerate(urls))
-    for attempt in range(limits.retries + 1):
+    for attempt in range(config.retries + 1):
         if attempt and left:
-            time.sleep(limits.retry_wait * 2 ** (attempt - 1))
+            time.sleep(config.retry_wait * 2 ** (attempt - 1))
         failed: list[tuple[int, str]] = []
-        for number, found in _one_round(fetch, left, limits):
-            if isinstance(found, FetchFault) and found.transient and attempt < limits.retries:
+        for number, found in _one_round(fetch, left, config):
+            if isinstance(found, FetchFault) and found.transient and attempt < config.retries:
                 failed.append((number, urls[number]))
             else:
                 yield number, found
@@ -97,10 +83,10 @@ def fetch_all(fetch: Callable[[str], bytes], urls: Sequence[str], limits: PoolLi
 
 
 def _one_round(
-    fetch: Callable[[str], bytes], numbered: Sequence[tuple[int, str]], limits: PoolLimits
+    fetch: Callable[[str], bytes], numbered: Sequence[tuple[int, str]], config: DownloadShardsConfig
 ) -> Iterator[Fetched]:
-    waiting = _HostQueue(numbered, limits.per_host)
-    results: queue.Queue[Fetched] = queue.Queue(2 * limits.threads)
+    waiting = _HostQueue(numbered, config.per_host)
+    results: queue.Queue[Fetched] = queue.Queue(2 * config.threads)
     closed = threading.Event()
 
     def work() -> None:
@@ -116,12 +102,12 @@ def _one_round(
                     continue
 
     missing = {number for number, _ in numbered}
-    for index in range(min(limits.threads, len(numbered))):
+    for index in range(min(config.threads, len(numbered))):
         threading.Thread(target=work, name=f"download-{index}", daemon=True).start()
-    deadline = time.monotonic() + _round_seconds([url for _, url in numbered], limits)
+    deadline = time.monotonic() + _round_seconds([url for _, url in numbered], config)
     try:
         while missing:
-            patience = min(2 * limits.max_seconds, deadline - time.monotonic())
+            patience = min(2 * config.max_seconds, deadline - time.monotonic())
             result = results.get(timeout=max(patience, _POLL_SECONDS))
             missing.discard(result[0])
             yield result
@@ -142,8 +128,8 @@ def _attempt(fetch: Callable[[str], bytes], url: str) -> bytes | ItemFault:
         return ItemFault(FailureCause.OTHER, f"network error: {type(error).__name__}")
 
 
-def _round_seconds(urls: Sequence[str], limits: PoolLimits) -> float:
+def _round_seconds(urls: Sequence[str], config: DownloadShardsConfig) -> float:
     """Return an upper bound for a round in which every address takes all its time, by the threads and by the hosts."""
     fullest = max(collections.Counter(map(host_of, urls)).values(), default=0)
-    turns = math.ceil(len(urls) / limits.threads) + math.ceil(fullest / limits.per_host)
-    return (turns + 1) * limits.max_seconds
+    turns = math.ceil(len(urls) / config.threads) + math.ceil(fullest / config.per_host)
+    return (turns + 1) * config.max_seconds

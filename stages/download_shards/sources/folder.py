@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from stages.contract.causes import FailureCause, ItemFault
-from stages.contract.errors import InputFault, nearest
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
 from stages.download_shards.sources.base import Entries, Entry
 from stages.download_shards.sources.rows import RESERVED, RowPart, caption_column, clean_captions, cut, make_rows
-from stages.download_shards.sources.tables import read_table
+from stages.download_shards.sources.tables import read_table, require_columns
 from stages.download_shards.sources.trees import Content, OutsideTree, Tree, leads_out, open_tree
 from stages.storage.filesystems import explaining
 
@@ -140,11 +140,5 @@ def _read_metadata(source: FolderSource) -> pa.Table | None:
     if not found:
         return None
     table = read_table(tree.address(found[0]), found[0].rpartition(".")[2])
-    for key, name in (("file_column", source.file_column), ("caption_column", source.caption_column)):
-        if name not in table.column_names:
-            raise InputFault(
-                f"download_shards.source.{key}: {found[0]} has no column {name!r}"
-                f"{nearest(name, table.column_names)}: its columns are {', '.join(table.column_names)}: "
-                f"set download_shards.source.{key} to one of them"
-            )
+    require_columns(source, ("file_column", "caption_column"), found[0], table.column_names)
     return table

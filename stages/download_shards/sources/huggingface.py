@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.causes import FailureCause, ItemFault
-from stages.contract.errors import InputFault, nearest
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
 from stages.download_shards.sources.base import Entries, Entry
 from stages.download_shards.sources.rows import make_rows
+from stages.download_shards.sources.tables import require_columns
 
 _ROWS_AT_A_TIME = 64
 _NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no image")
@@ -32,13 +33,7 @@ class HuggingfaceDataset:
         """Check that the folder holds a dataset with the configured columns."""
         source = self._source
         for file in _files(source):
-            found = _schema(file).names
-            for key, name in (("image_column", source.image_column), ("caption_column", source.caption_column)):
-                if name is not None and name not in found:
-                    raise InputFault(
-                        f"download_shards.source.{key}: {file.name} has no column {name!r}{nearest(name, found)}: "
-                        f"its columns are {', '.join(found)}: set download_shards.source.{key} to one of them"
-                    )
+            require_columns(source, ("image_column", "caption_column"), file.name, _schema(file).names)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Sequence[Range]]:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from stages.storage.filesystems import is_remote, kind_at, open_address
 
@@ -19,30 +18,6 @@ class OutsideTree(OSError):
 
 Content = bytes | OSError
 """A file's content, or why it cannot be read."""
-
-
-class Tree(Protocol):
-    """A tree of files; names are relative to its top and have slashes."""
-
-    def exists(self) -> bool:
-        """Return whether the top is a folder."""
-
-    def has(self, name: str) -> bool:
-        """Return whether there is such a file."""
-
-    def address(self, name: str) -> str:
-        """Return the address of a file."""
-
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files, in any order."""
-
-    def read(self, names: Iterable[str]) -> Iterator[Content]:
-        """Yield the content of each file, in order, as it is asked for."""
-
-
-def open_tree(path: str) -> Tree:
-    """Return the tree at a local path or a remote address."""
-    return RemoteTree(path) if is_remote(path) else LocalTree(Path(path))
 
 
 def leads_out(name: str) -> bool:
@@ -127,3 +102,12 @@ class RemoteTree:
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             return error
         return content
+
+
+Tree = LocalTree | RemoteTree
+"""Names are relative to its top and have slashes."""
+
+
+def open_tree(path: str) -> Tree:
+    """Return the tree at a local path or a remote address."""
+    return RemoteTree(path) if is_remote(path) else LocalTree(Path(path))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract.errors import InputFault, nearest
+from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import mark_repeated
 from stages.download_shards.sources.base import Entries
 from stages.download_shards.sources.rows import RowPart, cut, make_rows, on_disk
-from stages.download_shards.sources.tables import FORMATS, read_columns, read_table
+from stages.download_shards.sources.tables import FORMATS, read_columns, read_table, require_columns
 from stages.download_shards.sources.urls import fetch_entries
 from stages.storage.filesystems import explaining, is_remote, kind_at, open_address
 
@@ -27,7 +27,10 @@ class UrlList:
         """Check that the files are there, of a known format, and have the columns."""
         with explaining(self._source.path):
             for file in list_files(self._source):
-                _require_columns(self._source, file)
+                file_format = list_format(self._source)
+                found = read_columns(file, file_format)
+                keys = () if file_format == "txt" else ("url_column", "caption_column")
+                require_columns(self._source, keys, file.rpartition("/")[2], found)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Sequence[RowPart]]:
@@ -82,19 +85,6 @@ def list_format(source: UrlListSource) -> str:
         f"download_shards.source.path: the format of {name} is unknown: allowed are {', '.join(FORMATS)}: "
         "rename the file or set download_shards.source.format"
     )
-
-
-def _require_columns(source: UrlListSource, file: str) -> None:
-    found = read_columns(file, list_format(source))
-    if list_format(source) == "txt":
-        return
-    file_name = file.rpartition("/")[2]
-    for key, name in {"url_column": source.url_column, "caption_column": source.caption_column}.items():
-        if name is not None and name not in found:
-            raise InputFault(
-                f"download_shards.source.{key}: {file_name} has no column {name!r}{nearest(name, found)}: "
-                f"its columns are {', '.join(found) or 'none'}: set download_shards.source.{key} to one of them"
-            )
 
 
 def _as_rows(table: pa.Table, source: UrlListSource) -> pa.Table:

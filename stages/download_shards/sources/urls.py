@@ -7,10 +7,10 @@ import pyarrow as pa
 from stages.contract.causes import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.duplicates import IS_DUPLICATE
-from stages.download_shards.http.fetch import Fetcher, FetchLimits, without_credentials
+from stages.download_shards.http.fetch import Fetcher, without_credentials
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
-from stages.download_shards.http.worker_pool import PoolLimits, fetch_all
+from stages.download_shards.http.worker_pool import fetch_all
 from stages.download_shards.sources.base import Entries, Entry
 
 _NO_ADDRESS = ItemFault(FailureCause.INVALID_URL, "no host given")
@@ -40,28 +40,9 @@ def _entries(rows: pa.Table, dropped: list[bool], config: DownloadShardsConfig, 
         else:
             fetched.append(index)
     allowed = [*config.allowed_networks, *([_OWN_SERVER] if base_url else [])]
+    pool = config.model_copy(update={"per_host": config.threads}) if base_url else config
     with Watchdog() as watchdog:
-        fetch = Fetcher(_fetch_limits(config), AddressPolicy(allowed), watchdog)
+        fetch = Fetcher(config, AddressPolicy(allowed), watchdog)
         urls = [base_url + listed[index] for index in fetched]
-        for position, content in fetch_all(fetch, urls, _pool_limits(config, is_own=bool(base_url))):
+        for position, content in fetch_all(fetch, urls, pool):
             yield Entry(fetched[position], table[fetched[position]], content)
-
-
-def _fetch_limits(config: DownloadShardsConfig) -> FetchLimits:
-    return FetchLimits(
-        timeout=config.timeout,
-        max_seconds=config.max_seconds,
-        max_bytes=config.max_bytes,
-        max_redirects=config.max_redirects,
-        respect_opt_out=config.respect_opt_out,
-    )
-
-
-def _pool_limits(config: DownloadShardsConfig, *, is_own: bool) -> PoolLimits:
-    return PoolLimits(
-        threads=config.threads,
-        per_host=config.threads if is_own else config.per_host,
-        retries=config.retries,
-        retry_wait=config.retry_wait,
-        max_seconds=config.max_seconds,
-    )

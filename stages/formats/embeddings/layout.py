@@ -9,10 +9,10 @@ extra_captions         key, row, caption of each of them, in the order of the ro
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
-from stages.contract.documents import Document
+from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError
-from stages.formats.documents import UnitRecord
 from stages.storage.artifact import Artifact, Output
 
 IMAGE, TEXT, METADATA = "img_emb", "text_emb", "metadata"
@@ -35,6 +35,12 @@ class EmbeddingNorms(Document):
 class EmbeddingsRecord(UnitRecord):
     """The record of an embedded shard."""
 
+    counted: ClassVar[Mapping[str, str]] = {
+        "images": "rows",
+        "captioned": "captioned",
+        "extra_captions": "extra_captions",
+    }
+
     rows: int
     captioned: int
     failures: Mapping[str, int]
@@ -42,17 +48,6 @@ class EmbeddingsRecord(UnitRecord):
     """Captions that are not their image's first."""
     norms: EmbeddingNorms | None = None
     """Of existing embeddings."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Images, captioned images and, where there are any, further captions."""
-        extra = {"extra_captions": self.extra_captions} if self.extra_captions else {}
-        return {"images": self.rows, "captioned": self.captioned, **extra}
-
-    @property
-    def causes(self) -> Mapping[str, int]:
-        """Lost images by cause."""
-        return self.failures
 
 
 class NormRange(Document):

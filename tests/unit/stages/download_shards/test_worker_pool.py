@@ -7,12 +7,14 @@ import time
 import pytest
 
 from stages.contract.causes import FailureCause, ItemFault
+from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, without_credentials
-from stages.download_shards.http.worker_pool import PoolLimits, fetch_all
+from stages.download_shards.http.worker_pool import fetch_all
 
 
 def limits(**options):
-    return PoolLimits(**({"threads": 8, "per_host": 8, "retries": 0, "retry_wait": 0.0, "max_seconds": 5.0} | options))
+    usual = {"threads": 8, "per_host": 8, "retries": 0, "retry_wait": 0.0, "max_seconds": 5.0}
+    return DownloadShardsConfig(source={"kind": "scenes", "num_images": 1}, **(usual | options))
 
 
 def urls(num, hosts=1):

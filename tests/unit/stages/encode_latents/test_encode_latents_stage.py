@@ -15,7 +15,7 @@ from stages.encode_latents.check import check
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run
 from stages.formats.images import decode_image, square
-from stages.formats.latents import LatentRows, latents_identity
+from stages.formats.latents import LatentRows, LatentsIdentity
 from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact, Output
@@ -70,12 +70,12 @@ def test_every_image_is_found_by_its_key(tmp_path: Path, kind: str) -> None:
     if kind == "vq":
         codes = LatentRows(output, "codes").read([("00001", key_of(20))])
         assert np.array_equal(codes, model.encode_codes(image(20)).numpy())
-    assert latents_identity(output).num_codes == (8 if kind == "vq" else None)
+    assert LatentsIdentity.of(output).num_codes == (8 if kind == "vq" else None)
 
 
 def test_scaled_latents_have_unit_variance(tmp_path: Path) -> None:
     output, summary = encode(tmp_path / "out", make_inputs(tmp_path))
-    about = latents_identity(output)
+    about = LatentsIdentity.of(output)
     shards = [np.load(path).astype(np.float64) for path in sorted((tmp_path / "out/latents").iterdir())]
     scaled = about.scale_factor * (np.concatenate(shards) - about.shift)
     assert scaled.var() == pytest.approx(1.0, abs=2e-3)  # half precision rounds what is stored
@@ -151,7 +151,7 @@ def test_a_stable_diffusion_checkpoint_encodes_by_its_own_scale(tmp_path: Path, 
     check(settings)
     assert settings.inputs == ("download_shards",)
     output, _ = encode(tmp_path / "out", {"download_shards": make_shards(tmp_path / "s")}, settings)
-    about = latents_identity(output)
+    about = LatentsIdentity.of(output)
     assert (about.kind, about.shape, about.scale_factor, about.shift) == ("stable_diffusion", (4, 8, 8), 0.25, 0.0)
     assert about.std > 0
     vae = AutoencoderKL.from_pretrained(checkpoint, subfolder="vae")

@@ -3,30 +3,25 @@
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pydantic import Field
 
 from cluster.mapping import WorkerResources
+from stages.contract.documents import Totals, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, Progress
-from stages.formats.documents import Totals, UnitRecord
 from stages.storage.artifact import Output
 from stages.streaming.runner import UnitList, UnitRunner
 from tests.factories import interrupt_after, make_context
 
 
 class Record(UnitRecord):
+    counted: ClassVar[Mapping[str, str]] = {"images": "rows"}
+
     rows: int
     failures: dict[str, int] = Field(default_factory=dict)
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        return {"images": self.rows}
-
-    @property
-    def causes(self) -> Mapping[str, int]:
-        return self.failures
 
 
 def make_worker(folder: Path) -> Callable[[str], Record]:

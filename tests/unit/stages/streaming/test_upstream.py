@@ -9,7 +9,7 @@ from cluster.mapping import Growing
 from stages.contract.errors import InputLost
 from stages.contract.stage import StageContext
 from stages.storage.artifact import Output
-from stages.streaming.upstream import UpstreamUnits
+from stages.streaming.runner import UpstreamUnits
 from tests.factories import make_context
 
 

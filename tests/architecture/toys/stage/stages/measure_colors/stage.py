@@ -7,8 +7,7 @@ from stages.contract.stage import StageContext, StageSummary
 from stages.measure_colors.config import MeasureColorsConfig
 from stages.measure_colors.worker import ColorRecord, make_color_worker
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.runner import UnitRunner
-from stages.streaming.upstream import UpstreamUnits
+from stages.streaming.runner import run_on_shards
 
 
 def run(
@@ -16,16 +15,10 @@ def run(
 ) -> StageSummary:
     """Measure every shard that is not done yet."""
     shards = inputs["download_shards"]
-    runner = UnitRunner(
-        output=output,
-        units=UpstreamUnits(shards, context),
-        records=ColorRecord.done(output),
-        make_worker=functools.partial(make_color_worker, config, shards),
-        resources=context.resources.for_shards(),
-    )
-    records = runner.run(context).values()
-    images = sum(record.images for record in records)
+    make_worker = functools.partial(make_color_worker, config, shards)
+    records, totals = run_on_shards(ColorRecord, make_worker, shards, output, context)
+    images = totals.images
     red, green, blue = (
-        config.scale / 255 * sum(record.sums[channel] for record in records) / max(1, images) for channel in range(3)
+        config.scale / 255 * sum(record.sums[channel] for record in records.values()) / images for channel in range(3)
     )
     return StageSummary(items=images, counts={"images": images}, metrics={"red": red, "green": green, "blue": blue})

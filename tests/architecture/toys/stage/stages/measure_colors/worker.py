@@ -1,12 +1,12 @@
 """Measure one shard."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from stages.formats.documents import UnitRecord
+from stages.contract.documents import UnitRecord
 from stages.formats.shards import read_shard, shard_tar
 from stages.measure_colors.config import MeasureColorsConfig
 from stages.storage.artifact import Artifact
@@ -18,11 +18,6 @@ class ColorRecord(UnitRecord):
     images: int
     sums: tuple[float, ...]
     """Over the images, of each one's mean by channel."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Images."""
-        return {"images": self.images}
 
 
 def make_color_worker(config: MeasureColorsConfig, shards: Artifact) -> Callable[[str], ColorRecord]:

@@ -7,13 +7,14 @@ import http.server
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
+from cluster.mapping import Items, MakeWorker, Mapper, WorkerResources, map_in_process
+from cluster.training import TrainGroup
 from pipeline.record import RunRecord
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
@@ -113,7 +114,7 @@ def make_context(
 ) -> StageContext:
     """Make a context that works in this process and keeps the stage's events in the list."""
 
-    def launch_training(*args: Any) -> Any:
+    def launch_training(function: Any, payload: Any, group: TrainGroup, emit: Any) -> Any:
         raise AssertionError("this stage trains nothing")
 
     keep = events.append if events is not None else lambda event: None
@@ -123,7 +124,7 @@ def make_context(
 def interrupt_after(num_units: int) -> Mapper:
     """Make a map that breaks off after so many units, as a killed driver would."""
 
-    def map_and_break(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+    def map_and_break(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
         yield from itertools.islice(map_in_process(make_worker, items, resources), num_units)
         raise KeyboardInterrupt
 
@@ -211,7 +212,7 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
 
 def make_record(run: str = "tiny-1", **changes: Any) -> RunRecord:
     """Return the record of a finished run in which nothing happened, with changes in the words of run.json."""
-    record = {
+    record: dict[str, Any] = {
         "run": run, "name": run.rpartition("-")[0], "status": "done", "started": "2026-01-01", "config_path": "x.yaml",
         "config": {}, "plan": {}, "mlflow": None, "stages": [], "metrics": {}, "artifacts": {},
     }  # fmt: skip

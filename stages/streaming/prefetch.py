@@ -1,7 +1,7 @@
 """Map in threads before the results are needed, in order, with a bounded number of items in flight."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | Executor, most: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the items' order, while threads work on up to ``most`` further items.
 
     Args:

@@ -94,7 +94,16 @@ def test_generate_makes_signed_images(undisturbed: tuple[Path, Finished], tmp_pa
     with Image.open(images[0]["path"]) as image:
         assert image.info["prompt"] == "a large red star in the center"
         assert json.loads(image.info["settings"])
-    words = ["generate", "--again", images[1]["path"], "--store", undisturbed[0], "--out", tmp_path / "again", "--json"]
+    words = [
+        "generate",
+        "--again",
+        images[1]["path"],
+        "--store",
+        str(undisturbed[0]),
+        "--out",
+        str(tmp_path / "again"),
+        "--json",
+    ]
     again = corgi(*words)
     assert again.code == 0, again.err
     assert again.document["images"][0]["pixel_equal"]

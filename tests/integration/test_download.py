@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.scenes import make_scenes, read_caption, render_scenes
 from stages.contract.errors import InputFault, YieldTooLow
-from stages.contract.events import Progress
+from stages.contract.events import Event, Progress
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
@@ -45,7 +45,7 @@ def read_rows(folder):
 @pytest.fixture(scope="module")
 def scenes_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    events = []
+    events: list[Event] = []
     summary = download(make_config(), folder, context=make_context(events))
     return folder, summary, events
 
@@ -112,7 +112,7 @@ def test_a_killed_download_resumes_to_the_same_bytes(scenes_folder, tmp_path):
         download(make_config(), tmp_path, context=make_context(map_shards=interrupt_after(1)))
     assert [path.stem for path in (tmp_path / "units").iterdir()] == ["00000"]
     written = (tmp_path / "shards" / "00000.tar").stat().st_mtime_ns
-    events = []
+    events: list[Event] = []
     download(make_config(), tmp_path, context=make_context(events))
     assert [event.done for event in events] == [1, 2, 3]
     assert (tmp_path / "shards" / "00000.tar").stat().st_mtime_ns == written

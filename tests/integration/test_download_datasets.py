@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from typing import Any
 
 import fsspec
 import pandas as pd
@@ -113,7 +114,7 @@ def test_our_shards_are_read_by_webdataset_and_by_ourselves(tars, tmp_path):
 
 def dataset_table():
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    images = [{"bytes": png(20 * index), "path": f"{index}.png"} for index in range(5)]
+    images: list[dict[str, Any] | None] = [{"bytes": png(20 * index), "path": f"{index}.png"} for index in range(5)]
     images += [{"bytes": None, "path": "../outside.png"}, {"bytes": None, "path": "gone.png"}, None]
     return pa.table(
         {

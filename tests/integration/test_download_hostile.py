@@ -47,7 +47,19 @@ def huge_png():
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 256
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.seen: collections.Counter[str] = collections.Counter()
+        self.stopped = threading.Event()
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.0"
 
     def do_GET(self):
@@ -143,16 +155,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 256
-    daemon_threads = True
-    block_on_close = False
-
-
 @contextlib.contextmanager
 def serve_hostile():
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.seen, server.stopped = collections.Counter(), threading.Event()
+    with Server(Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

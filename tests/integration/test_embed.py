@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.events import Event
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.config import EmbedClipConfig
@@ -55,7 +56,7 @@ def load(folder, kind, shard="00000"):
 @pytest.fixture(scope="module")
 def embedded(shards, clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("embedded")
-    events = []
+    events: list[Event] = []
     return folder, embed(make_config(clips), shards, folder, context=make_context(events)), events
 
 
@@ -84,7 +85,7 @@ def test_rows_are_aligned_with_keys_images_and_captions(embedded, shards, clips)
         assert metadata["key"].tolist() == [sample.key for sample in samples]
         assert metadata["caption"].tolist() == [sample.captions[0] for sample in samples]
         assert metadata["has_caption"].all()
-        images = encoder.encode_images([Image.open(io.BytesIO(sample.image)) for sample in samples])
+        images = encoder.encode_images([Image.open(io.BytesIO(sample.image or b"")) for sample in samples])
         texts = encoder.encode_texts([sample.captions[0] for sample in samples])
         torch.testing.assert_close(torch.from_numpy(load(folder, "img_emb", shard)), images, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(load(folder, "text_emb", shard)), texts, rtol=1e-5, atol=1e-5)
@@ -119,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(embedded, shards, clips, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         embed(make_config(clips), shards, tmp_path, context=make_context(map_shards=interrupt_after(2)))
     written = (tmp_path / "img_emb/img_emb_00001.npy").stat().st_mtime_ns
-    events = []
+    events: list[Event] = []
     embed(make_config(clips), shards, tmp_path, context=make_context(events))
     assert [event.done for event in events] == [2, 3]
     assert (tmp_path / "img_emb/img_emb_00001.npy").stat().st_mtime_ns == written

@@ -32,8 +32,8 @@ from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.formats.filtered import filter_inputs
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.config import IdentityPriorConfig
 from tests.factories import make_context, make_record, save_image
+from tests.unit.stages.train_prior.pieces import prior_config
 
 DIM = 4
 CAPTIONS = [
@@ -97,7 +97,7 @@ def build_store(folder: Path) -> Store:
     make(embed, EmbedClipConfig(clip=models), "download_shards")
     make(run_filter, FilterSamplesConfig(clip_score={"minimum": 0.88}), "embed_clip")
     make(run_fit, FitGaussiansConfig(num_gaussians=2), "embed_clip", "filter_samples")
-    make(evaluate, IdentityPriorConfig(kind="identity"), "embed_clip", "filter_samples")
+    make(evaluate, prior_config("identity"), "embed_clip", "filter_samples")
     store.write_run(make_record("hostile-1", plan=plan))
     return store
 

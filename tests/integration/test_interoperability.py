@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -74,7 +75,7 @@ def test_img2dataset_makes_a_second_pass_over_our_shards(shards, tmp_path):
     assert done.returncode == 0, done.stderr
     again = [sample for path in sorted((tmp_path / "again").glob("*.tar")) for sample in read_shard(path)]
     assert len(list((tmp_path / "again").glob("*.tar"))) == 2
-    by_mark = {}
+    by_mark: dict[str, dict[str, Any]] = {}
     for path in sorted((tmp_path / "again").glob("*.parquet")):
         by_mark |= {row["mark"]: row for row in pd.read_parquet(path).to_dict("records")}
     assert sorted(by_mark) == list("abcde")

@@ -101,8 +101,8 @@ def test_poisoned_captions_change_nothing(tmp_path: Path) -> None:
         assert "train_prior" in config.reuse
         runs.append(run_graph(config, tmp_path / name, prior))
     plain, poisoned = runs
-    captions, poison = (captions_in(run["download_shards"]) for run in runs)
-    assert all(one != other for one, other in zip(captions, poison, strict=True))  # the poison is in the shards
+    captions_read, poison = (captions_in(run["download_shards"]) for run in runs)
+    assert all(one != other for one, other in zip(captions_read, poison, strict=True))  # the poison is in the shards
     assert images_in(plain["download_shards"]) == images_in(poisoned["download_shards"])
     assert set(plain) == {"train_prior", "download_shards", "embed_clip", "train_decoder", "generate", "evaluate"}
     for name in ("embed_clip", "train_decoder", "generate", "evaluate"):

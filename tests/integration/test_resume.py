@@ -44,7 +44,7 @@ class RecordingTask(LineTask):
 
     def build_model(self) -> nn.Module:
         model = super().build_model()
-        model.offset += self.rank
+        model.get_buffer("offset").add_(self.rank)
         return model
 
     def prepare(self, part: BatchPart) -> Batch:

@@ -1,10 +1,12 @@
 """Two real processes train one codebook between them."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from models.autoencoders.codebook import Codebook
 from models.autoencoders.spec import CodebookSettings
@@ -38,8 +40,8 @@ def train(rank: int, world_size: int, folder: str) -> None:
 
 def test_every_process_holds_the_codebook_of_one(tmp_path: Path) -> None:
     train(0, 1, str(tmp_path))
-    multiprocessing.spawn(train, (2, str(tmp_path)), nprocs=2)
+    spawn(train, (2, str(tmp_path)), nprocs=2)
     alone = load_file(tmp_path / "1-0")
     for rank in range(2):
         for name, value in load_file(tmp_path / f"2-{rank}").items():
-            torch.testing.assert_close(value, alone[name], msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(value, alone[name], msg=partial("{}: {}".format, name))

@@ -24,7 +24,7 @@ from pipeline.store import Store
 from stages.contract.errors import InputLost, YieldTooLow
 from stages.contract.events import Event, Progress
 from stages.contract.runner import run_stage
-from stages.contract.stage import Allocation, InputState, StageContext
+from stages.contract.stage import Allocation, InputState, StageContext, StageFunction
 from stages.download_shards import stage as download_shards
 from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
@@ -95,7 +95,7 @@ def make_config(server: ImageServer, tmp_path_factory: pytest.TempPathFactory) -
             "allowed_networks": ["127.0.0.1/32"],
         }
         models = {"models": [{"kind": "folder", "path": clip}]}
-        return RunConfig(name="streaming", store=str(store), download_shards=download, embed_clip={"clip": models})  # type: ignore[arg-type]
+        return RunConfig(name="streaming", store=str(store), download_shards=download, embed_clip={"clip": models})
 
     return make
 
@@ -125,10 +125,10 @@ class Experiment:
     def run(self, stage: str, context: StageContext) -> None:
         """Run one stage in this process."""
         planned = self.plan.stages[stage]
-        function = {"download_shards": download_shards.run, "embed_clip": embed_clip.run}[stage]
+        functions: dict[str, StageFunction] = {"download_shards": download_shards.run, "embed_clip": embed_clip.run}
         inputs = {name: self.artifact(name) for name in planned.inputs}
         output = self.store.output(stage, planned.fingerprint)
-        run_stage(function, planned.config, inputs=inputs, output=output, context=context)
+        run_stage(functions[stage], planned.config, inputs=inputs, output=output, context=context)
 
     def run_graph(self) -> dict[str, StageResult]:
         """Run the stages on Ray, as a run does."""

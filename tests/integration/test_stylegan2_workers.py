@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from models.decoders.stylegan2.adversary import Adversary
 from models.decoders.stylegan2.spec import AdversarialSettings
@@ -32,7 +33,7 @@ def take_a_step(rank: int, folder: str) -> None:
 
 
 def test_two_processes_keep_the_same_buffers(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(take_a_step, args=(str(tmp_path),), nprocs=2)
+    spawn(take_a_step, args=(str(tmp_path),), nprocs=2)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one[:2] == other[:2]
     assert one[2] != other[2]  # though they saw different images

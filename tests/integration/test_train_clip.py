@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cluster.training import launch_in_process
 from stages.contract.errors import InputFault
-from stages.contract.events import Metrics
+from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
@@ -56,7 +56,7 @@ def train(config, shards, folder, events=None):
 
 
 def test_the_trained_folder_is_a_clip_like_any_other(shards, tmp_path):
-    events = []
+    events: list[Event] = []
     summary = train(make_config(scene_probe={"num_images": 12}), shards[0], tmp_path, events)
     assert summary.items == 96
     assert summary.counts["training_pairs"] + summary.counts["held_out_pairs"] == 60
@@ -68,7 +68,7 @@ def test_the_trained_folder_is_a_clip_like_any_other(shards, tmp_path):
 
 
 def test_training_lowers_the_loss(shards, tmp_path):
-    events = []
+    events: list[Event] = []
     training = TRAINING | {"num_steps": 40, "learning_rate": 3e-3, "log_interval": 10, "checkpoint_interval": 100}
     train(make_config(training=training), shards[0], tmp_path, events)
     losses = [event.values["loss"] for event in events if isinstance(event, Metrics) and "loss" in event.values]

@@ -84,7 +84,7 @@ def make_gaussian(batch: int, mean: Tensor, std: Tensor) -> Gaussian:
 
 def generate(data: Mixture, gaussian: Gaussian, sampling: PriorSampling, kind: ScheduleKind = "linear") -> Tensor:
     process = make_process(kind)
-    noise = noise_of(len(gaussian.mean))
+    noise = noise_of(gaussian.mean.shape[0])
     steps = process.steps(sampling.num_steps)
     return sample(process, data.denoiser(process, gaussian), noise, steps, solver=sampling, gaussian=gaussian)
 

@@ -78,7 +78,7 @@ def test_posterior_is_that_of_bayes(t: int, s: int) -> None:
 
 def test_whitening_turns_it_into_ordinary_ddpm() -> None:
     process, gaussian = make_process(LONG), make_gaussian(4)
-    plain = Gaussian(torch.zeros_like(gaussian.mean), torch.ones_like(gaussian.std))
+    plain = Gaussian(torch.zeros(4, 3, dtype=torch.float64), torch.ones(4, 3, dtype=torch.float64))
 
     def whiten(z: Tensor) -> Tensor:
         return (z - gaussian.mean) / gaussian.std

@@ -154,7 +154,10 @@ def save_random(folder: Path, model: torch.nn.Module, document: dict[str, object
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else value,
 )
 def test_every_sampling_setting_changes_the_image(
-    kind: str, before: dict[str, object], change: dict[str, object], predictors: dict[str, TextToImagePredictor]
+    kind: str,
+    before: dict[str, float | str],
+    change: dict[str, float | str],
+    predictors: dict[str, TextToImagePredictor],
 ) -> None:
     first, other = (
         predictors[kind].predict("a red star", params)["image"][0] for params in (before, {**before, **change})

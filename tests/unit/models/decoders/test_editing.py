@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def latent_decoder(process: str) -> LatentDecoder:
 
 
 def stable_decoder(folder: Path) -> StableDiffusionDecoder:
-    parts = read_configs(str(save_tiny_stable_diffusion(folder / "checkpoint")))
+    parts: dict[str, Any] = read_configs(str(save_tiny_stable_diffusion(folder / "checkpoint")))
     return StableDiffusionSpec(embed_dim=EMBED, resolution=16, **parts).build()
 
 
@@ -94,6 +95,7 @@ def entered(decoder: Decoder, images: torch.Tensor) -> tuple[torch.Tensor, torch
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case StableDiffusionDecoder():
                 latents = decoder.vae.encode(images).latent_dist.mode()
+                assert isinstance(decoder.spec.vae, dict)
                 decoder.spec.vae.update(scaling_factor=1 / float(latents.std()), shift_factor=float(latents.mean()))
                 return decoder.denoiser.to_noise(latents), decoder.denoiser
             case _:

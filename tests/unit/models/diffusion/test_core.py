@@ -58,14 +58,12 @@ def test_an_embedding_is_an_image_of_one_row(path: str) -> None:
     """The same numbers give the same losses and samples, whatever their shape."""
     process, solver = make(path), SolverSpec(sampler="ancestral")
     x_0, noise, _, gaussian, t = case(process, (6,))
-    grids = [value.reshape(5, 1, 2, 3) for value in (x_0, noise, gaussian.mean, gaussian.std)]  # type: ignore[union-attr]
+    grids = [value.reshape(5, 1, 2, 3) for value in (x_0, noise, gaussian.mean, gaussian.std)]
     flat = denoising_loss(process, x_0 + 1, x_0, noise, t, gaussian=gaussian)
     as_image = denoising_loss(process, grids[0] + 1, grids[0], grids[1], t, gaussian=Gaussian(*grids[2:]))
     torch.testing.assert_close(as_image, flat)
     found = [
-        sample(
-            process, lambda x_t, t: Estimate(0.9 * x_t), lambda e=eps: e, process.steps(4), solver=solver, gaussian=g
-        )
+        sample(process, lambda x_t, t: Estimate(0.9 * x_t), eps.clone, process.steps(4), solver=solver, gaussian=g)
         for eps, g in ((noise, gaussian), (grids[1], Gaussian(*grids[2:])))
     ]
     torch.testing.assert_close(found[1].flatten(1), found[0])

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def test_a_wrong_caption_is_evaluated_wrong(checker):
     images = render_scenes(scenes)
     for attribute, other in {"shape": SHAPES, "color": tuple(COLORS)}.items():
         next_word = dict(zip(other, other[1:] + other[:1], strict=True))
-        wrong = [replace(s, **{attribute: next_word[getattr(s, attribute)]}) for s in scenes]
+        changes: list[dict[str, Any]] = [{attribute: next_word[getattr(scene, attribute)]} for scene in scenes]
+        wrong = [replace(scene, **change) for scene, change in zip(scenes, changes, strict=True)]
         assert not checker.matches(images, wrong)[attribute].any()
 
 

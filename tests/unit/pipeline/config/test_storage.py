@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config.storage import StorageConfig
 
@@ -26,6 +27,6 @@ def test_options_travel_as_fsspec_reads_them():
     ],
 )
 def test_credentials_are_refused_without_being_reported(options, key):
-    with pytest.raises(ValueError, match=rf"{key}: credentials are not allowed here.*AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(ValidationError, match=rf"{key}: credentials are not allowed here.*AWS_ACCESS_KEY_ID") as caught:
         StorageConfig(options=options)
     assert "hidden" not in str(caught.value.errors()[0]["msg"])

@@ -48,7 +48,7 @@ def test_images_and_addresses_are_compared_over_all_shards(tmp_path: Path) -> No
     shards = Output(str(tmp_path), "download_shards", "d")
     a, b, c = (letter * 64 for letter in "abc")
     ok, bad = "success", "failed_to_download"
-    made = {
+    made: dict[str, list[tuple[str, str | None, str | None]]] = {
         "00000": [(ok, a, "u"), (bad, None, "v"), (ok, b, "w")],
         "00001": [],
         "00002": [(bad, None, "x"), (ok, c, "u"), (ok, a, "y"), (ok, c, "z")],

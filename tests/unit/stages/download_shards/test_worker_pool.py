@@ -33,7 +33,9 @@ def test_every_address_has_one_result():
 
 
 def test_no_host_has_more_than_its_limit_at_a_time_and_others_go_on():
-    lock, active, highest = threading.Lock(), collections.Counter(), collections.Counter()
+    lock = threading.Lock()
+    active: collections.Counter[str] = collections.Counter()
+    highest: collections.Counter[str] = collections.Counter()
 
     def fetch(url):
         host = url.split("/")[2]
@@ -50,7 +52,7 @@ def test_no_host_has_more_than_its_limit_at_a_time_and_others_go_on():
 
 
 def test_only_failures_that_may_pass_are_tried_again():
-    seen = collections.Counter()
+    seen: collections.Counter[str] = collections.Counter()
 
     def fetch(url):
         seen[url] += 1

@@ -183,7 +183,7 @@ def test_what_is_no_checkpoint_is_reported(tmp_path: Path, checkpoint: Path) -> 
         check(config(kind="stable_diffusion", path=str(tmp_path)))
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae/config.json").write_text("{}")
-    inputs = {"download_shards": make_shards(tmp_path / "s")}
+    inputs: dict[str, Artifact] = {"download_shards": make_shards(tmp_path / "s")}
     with pytest.raises(InputFault, match="diffusers cannot load the autoencoder of"):
         encode(tmp_path / "out", inputs, config(kind="stable_diffusion", path=str(tmp_path), resolution=SIDE))
     with pytest.raises(InputFault, match=r"encode_latents\.resolution: found 15: expected a multiple of 2"):

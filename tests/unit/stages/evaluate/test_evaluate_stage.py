@@ -65,7 +65,9 @@ def evaluate(
 
 
 def test_true_renders_are_all_right_and_noise_is_near_chance(clip: ClipConfig, tmp_path: Path) -> None:
-    sets = {"prior": true_images, "text_embedding": noise, "reconstruction": true_images}
+    sets: dict[str, Callable[[list[Scene]], np.ndarray]] = {
+        "prior": true_images, "text_embedding": noise, "reconstruction": true_images,
+    }  # fmt: skip
     events: list[Event] = []
     summary = evaluate(tmp_path / "e", clip, generated(tmp_path / "g", sets, clip), events)
     metrics = summary.metrics

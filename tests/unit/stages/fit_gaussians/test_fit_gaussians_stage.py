@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cluster.mapping import MakeWorker, WorkerResources, map_in_process
+from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from models.gaussians import Kind, KMeansState, placed
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Log, LoggedImage, Metrics
@@ -57,8 +57,9 @@ def fit(
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def backwards(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerResources) -> Iterator[Any]:
+def backwards(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
     """Finish the last item first, each in a worker of its own, as a cluster may."""
+    assert not isinstance(items, Growing)
     for item in reversed(items):
         yield from map_in_process(make_worker, [item], resources)
 
@@ -68,7 +69,7 @@ def backwards(make_worker: MakeWorker, items: Sequence[Any], resources: WorkerRe
 def test_the_order_of_completion_changes_no_bit(embeddings: Output, kind: Kind, last: bool) -> None:
     means = torch.randn(NUM_GAUSSIANS, DIM, generator=torch.Generator().manual_seed(0))
     state, rows = KMeansState(means, torch.full((DIM,), 5.0)), shard_rows(embeddings)
-    orders = (map_in_process, backwards)
+    orders: tuple[Mapper, ...] = (map_in_process, backwards)
     one, other = (Passes(embeddings, rows, kind, order, WorkerResources())(state, last) for order in orders)
     assert torch.equal(one.counts, other.counts)
     assert torch.equal(one.first, other.first)

@@ -51,9 +51,19 @@ def test_an_exception_is_raised_in_order():
         next(results)
 
 
+def slow_notes():
+    done: list[int] = []
+
+    def note(number: int) -> None:
+        done.append(number)
+        time.sleep(0.01)
+
+    return done, note
+
+
 def test_nothing_goes_on_after_it_is_closed():
-    done = []
-    results = prefetch(lambda number: done.append(number) or time.sleep(0.01), range(1000), threads=1, most=500)
+    done, note = slow_notes()
+    results = prefetch(note, range(1000), threads=1, most=500)
     next(results)
     results.close()
     left = len(done)
@@ -62,9 +72,9 @@ def test_nothing_goes_on_after_it_is_closed():
 
 
 def test_the_callers_threads_outlive_it():
-    done = []
+    done, note = slow_notes()
     with ThreadPoolExecutor(2) as pool:
-        results = prefetch(lambda number: done.append(number) or time.sleep(0.01), range(1000), threads=pool, most=500)
+        results = prefetch(note, range(1000), threads=pool, most=500)
         next(results)
         results.close()
         left = len(done)

@@ -159,7 +159,7 @@ def test_a_perceptual_network_is_read_from_its_file(tmp_path: Path, suffix: str)
     terms = model(task.prepare(BatchPart(0, 0, 2, 2)))
     terms["loss"].mean().backward()
     assert terms["perceptual"].min() > 0
-    assert all(weight.grad is not None for weight in model.autoencoder.parameters())  # type: ignore[union-attr]
+    assert all(weight.grad is not None for weight in model.autoencoder.parameters())
 
 
 def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:

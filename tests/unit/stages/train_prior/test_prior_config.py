@@ -19,7 +19,7 @@ def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
     assert network.qk_norm
     assert network.gradient_checkpointing
     assert network.text_states == states
-    numbers = {"width": 24, "num_layers": 1, "num_heads": 3, "feed_forward_factor": 2.0}
+    numbers: dict[str, Any] = {"width": 24, "num_layers": 1, "num_heads": 3, "feed_forward_factor": 2.0}
     assert NetworkConfig(size=None, **numbers).spec() == TransformerSpec(**numbers)
 
 

@@ -1,5 +1,6 @@
 """Both networks under one loss: each has its own gradient, as if they were stepped apart."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ def test_augmentation_follows_the_mean_over_all_workers() -> None:
     for mean, expected in ((1.0, 0.6), (-1.0, 0.4)):
         adversary = Adversary(
             make_generator(), make_discriminator(), settings,
-            group_mean=lambda value, mean=mean: torch.full_like(value, mean), num_workers=2,
+            group_mean=partial(torch.full_like, fill_value=mean), num_workers=2,
         )  # fmt: skip
         out = adversary(make_batch(adversary.generator))
         assert float(adversary.control.probability) == pytest.approx(expected)

@@ -123,7 +123,7 @@ def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_ap
     assert all(name.rsplit(".", 1)[0].endswith(("to_q", "to_k", "to_v", "to_out.0")) for name in changed)
 
     decoder, _ = load_decoder(output)
-    conditional, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))  # type: ignore[operator]
+    conditional, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))
     merged = draw_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, use_safetensors=True)
     pipeline.load_lora_weights(tmp_path / "decoder/lora")
@@ -145,7 +145,7 @@ def test_velocity_checkpoints_are_trained_on_the_velocity(tmp_path: Path) -> Non
         == "v_prediction"
     )
     decoder, _ = load_decoder(output)
-    assert decoder.denoiser.process.spec.target == "velocity"  # type: ignore[union-attr]
+    assert decoder.denoiser.process.spec.target == "velocity"
 
 
 def test_latents_of_another_checkpoint_are_refused(

@@ -19,8 +19,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
-from cluster.threads import use_cpus
-from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
+from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment, use_cpus
 
 POLL_SECONDS = 0.1
 MAX_REPORT = 400  # characters of Ray Train's own report
@@ -141,9 +140,7 @@ def _trainer(
         run_config=RunConfig(
             name="group",
             storage_path=scratch,
-            failure_config=FailureConfig(
-                max_failures=0
-            ),  # Ray Train would restart after the function's own exceptions too
+            failure_config=FailureConfig(max_failures=0),  # else the function's own exceptions would restart it
         ),
     )
 

@@ -197,10 +197,8 @@ def compare(
 
     found = _store(store)
     records = [found.find_run(name) for name in runs]
-    if as_json:
-        _show(comparison_document(records, found))
-    else:
-        _show(metrics_table(records) if everything else comparison_table(records, found))
+    shown = comparison_document if as_json else comparison_table
+    _show(metrics_table(records) if everything and not as_json else shown(records, found))
 
 
 @app.command()
@@ -212,9 +210,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, evaluations."""
+    from pipeline.inspection.inspect import find_target
     from pipeline.inspection.inspect import inspect as inspect_target
     from pipeline.inspection.show import PAGE, print_findings, write_page
-    from pipeline.inspection.target import find_target
 
     chosen = find_target(target, store)
     found = inspect_target(chosen, max_shards=shards)

@@ -93,10 +93,7 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
 
 def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     """Return the figures, one run a column, and below them what does not fit into the cells."""
-    table = Table(title="comparison", title_justify="left")
-    table.add_column("figure")
-    for record in records:
-        table.add_column(record.run, justify="right", overflow="fold")
+    table = _empty_table(records)
     table.add_row("kind of decoder", *(decoder_kind(record) for record in records))
     of_runs = [figures_of(record, store) for record in records]
     notes: dict[str, int] = {}
@@ -111,13 +108,18 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
 
 def metrics_table(records: Sequence[RunRecord]) -> Table:
     """Return every metric that at least one run has, one run a column."""
+    table = _empty_table(records)
+    for name in sorted({name for record in records for name in record.metrics}):
+        values = [record.metrics.get(name) for record in records]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+    return table
+
+
+def _empty_table(records: Sequence[RunRecord]) -> Table:
     table = Table(title="comparison", title_justify="left")
     table.add_column("figure")
     for record in records:
         table.add_column(record.run, justify="right", overflow="fold")
-    for name in sorted({name for record in records for name in record.metrics}):
-        values = [record.metrics.get(name) for record in records]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
     return table
 
 

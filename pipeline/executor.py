@@ -5,13 +5,12 @@ where the machines allow it. One that follows an input shard by shard starts as 
 both. A stage that fails takes down only the stages that need it.
 """
 
-import dataclasses
 import functools
 import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -20,11 +19,12 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.channel import Channel, Sender
 from cluster.mapping import map_on_ray
 from cluster.session import Machines
-from cluster.training import TrainFunction, TrainGroup
+from cluster.training import TrainFunction, TrainGroup, use_cpus
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
+from pipeline.observers import RunObserver
 from pipeline.plan import Plan, PlannedStage
-from pipeline.results import Observer, StageResult, reused_result
+from pipeline.results import StageResult, reused_result
 from pipeline.store import Store
 from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Event, Log, Progress
@@ -50,8 +50,6 @@ class StageJob:
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     """Run one stage in this process; ``upstream`` only orders the tasks."""
-    from cluster.threads import use_cpus
-
     use_cpus(job.allocation.cpus_per_worker)
     handler = _ForwardLogs(emit)
     logging.getLogger().addHandler(handler)
@@ -98,7 +96,7 @@ class _ForwardLogs(logging.Handler):
 class GraphRun:
     """One pass over a plan."""
 
-    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: Observer) -> None:
+    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: RunObserver) -> None:
         self._plan = plan
         self._store = store
         self._observer = observer
@@ -160,20 +158,18 @@ class GraphRun:
     def _free(self) -> Machines:
         """Return the machines without what runs; a stage whose followed inputs are done takes all it was granted."""
         busy = [
-            allocation if self._still_streams(name) else dataclasses.replace(allocation, workers_beside=None)
+            allocation if {*self._upstream[name]} - self._results.keys() else replace(allocation, workers_beside=None)
             for name in self._running.values()
             if (allocation := self._allocations[name])
         ]
         cpus = self._machines.num_cpus - sum(allocation.cpus for allocation in busy)
         gpus = self._machines.num_gpus - sum(allocation.gpus for allocation in busy)
-        return dataclasses.replace(self._machines, num_cpus=cpus, num_gpus=gpus)
-
-    def _still_streams(self, name: str) -> bool:
-        return any(source not in self._results for source in self._upstream[name])
+        return replace(self._machines, num_cpus=cpus, num_gpus=gpus)
 
     def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
         self._allocations[stage.name] = allocation
-        self._upstream[stage.name] = upstream = tuple(self._missing(stage))
+        upstream = tuple(self._missing(stage))
+        self._upstream[stage.name] = upstream
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
         job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream)
@@ -203,7 +199,7 @@ class GraphRun:
         self._dispatch_events()
         for ref in ready:
             name = self._running.pop(ref)
-            result = dataclasses.replace(self._result_of(ref, name), upstream=self._upstream[name])
+            result = replace(self._result_of(ref, name), upstream=self._upstream[name])
             self._channel.post(name, result.state)
             self._settle(result)
 

@@ -34,22 +34,13 @@ class RunObserver:
         tracker: "Future[RunTracker]",
         save_tracking: Callable[[MlflowRuns], None],
     ) -> None:
-        self._view = RunView(console)
+        self.view = RunView(console)
         self._log_folder = log_folder
         self._tracker = tracker
         self._save_tracking = save_tracking
         self._tracking_lost = False
         self._intervals: list[tuple[float, float]] = []
         self.results: dict[str, StageResult] = {}
-
-    def __enter__(self) -> "RunObserver":
-        """Show the progress."""
-        self._view.__enter__()
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        """Leave the terminal as it was."""
-        self._view.__exit__(*args)
 
     def opened(self, config: dict[str, Any], text: str) -> None:
         """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them.
@@ -64,7 +55,7 @@ class RunObserver:
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Pass on that a stage starts."""
-        self._view.started(stage, allocation)
+        self.view.started(stage, allocation)
         tracker = self._tracker.result()
         with self._tracked():
             tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
@@ -72,7 +63,7 @@ class RunObserver:
 
     def event(self, name: str, event: Event) -> None:
         """Pass on what a running stage reported."""
-        self._view.event(name, event)
+        self.view.event(name, event)
         if isinstance(event, Log):
             self._write_log(name, f"{event.level} {event.message}")
         elif isinstance(event, Metrics | LoggedImage):
@@ -87,7 +78,7 @@ class RunObserver:
             self._intervals.append((now - result.seconds, now))
         if result.trace:
             self._write_log(result.name, f"ERROR {result.trace}")
-        self._view.finished(result)
+        self.view.finished(result)
         with self._tracked():
             self._tracker.result().stage_finished(result.name, result.state, result.seconds, result.summary)
 
@@ -120,7 +111,7 @@ class RunObserver:
             raise
         except Exception as error:  # noqa: BLE001  whatever the tracking library raises
             if not self._tracking_lost:
-                self._view.report(
+                self.view.report(
                     f"tracking: warning: {type(error).__name__}: {error}; the run goes on without its record"
                 )
             self._tracking_lost = True

@@ -129,7 +129,7 @@ class _Session:
         results: Mapping[str, StageResult] = {}
         status: Status = "interrupted"
         try:
-            with self._observer:
+            with self._observer.view:
                 results = self._run_graph()
             status = "failed" if any(r.state == "failed" for r in results.values()) else "done"
             self._track_whole(results, status)

@@ -45,17 +45,8 @@ def register_model(tracker: "RunTracker", experiment: RunConfig, plan: Plan, sto
 
     inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
     clip, prior, decoder = with_trained(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
-    settings = config.sampling
+    upsamplers = [inputs[name] for name in config.upsampler_stages]
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(
-            bundle,
-            clip,
-            prior,
-            decoder,
-            settings,
-            run=plan.run,
-            upsamplers=[inputs[name] for name in config.upsampler_stages],
-            t5=config.t5,
-        )
-        tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(settings))
+        write_bundle(bundle, clip, prior, decoder, config.sampling, run=plan.run, upsamplers=upsamplers, t5=config.t5)
+        tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))

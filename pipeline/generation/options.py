@@ -83,21 +83,6 @@ class Options:
         )
 
     @property
-    def first_seed(self) -> int:
-        """The first image's seed."""
-        return self.seed or 0
-
-    @property
-    def num_candidates(self) -> int:
-        """Images that are generated for each prompt."""
-        return self.candidates or 1
-
-    @property
-    def num_kept(self) -> int:
-        """Images that are kept of them."""
-        return self.keep or 1
-
-    @property
     def used_strength(self) -> float:
         """The strength of an edit."""
         return DEFAULT_STRENGTH[self.mode] if self.strength is None else self.strength
@@ -108,11 +93,9 @@ class Options:
         return [name for name, value in held.items() if value is not None and value != ()]
 
     def _check_numbers(self) -> None:
-        if self.num_kept > self.num_candidates:
-            raise UsageError(
-                f"--keep: found {self.num_kept} of {self.num_candidates} candidates; give at most that, or more with "
-                "--candidates"
-            )
+        kept, made = self.keep or 1, self.candidates or 1
+        if kept > made:
+            raise UsageError(f"--keep: found {kept} of {made} candidates; give at most that, or more with --candidates")
         if self.strength is None:
             return
         fraction = 0.0 <= self.strength <= 1.0

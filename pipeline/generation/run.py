@@ -75,20 +75,21 @@ def _read_sources(options: Options) -> Sources:
 
 def _groups(options: Options, sources: Sources, system: TextToImage) -> Iterator[Group]:
     """Yield what is to be generated; images are numbered in this order, and each has the first seed plus its number."""
-    seed, seeds = options.first_seed, range(options.first_seed, options.first_seed + options.num_candidates)
+    seed, made, kept = options.seed or 0, options.candidates or 1, options.keep or 1
+    seeds = range(seed, seed + made)
     if isinstance(sources, list):
-        yield from text_groups(sources, seed, options.num_candidates, options.num_kept)
+        yield from text_groups(sources, seed, made, kept)
     elif isinstance(sources, tuple):
         yield from interpolation_groups(system, sources, options.steps or DEFAULT_STEPS, seed)
     elif options.edit is None:
         yield from variation_groups(system, sources, range(seed, seed + (options.variations or 1)))
     elif options.instead_of is None:
         edits = edit_requests(system, sources, options.edit, seeds, strength=options.used_strength)
-        yield Group(edits, options.num_kept)
+        yield Group(edits, kept)
     else:
         texts = options.instead_of, options.edit
         moved = arithmetic_requests(system, sources, texts, seeds, strength=options.used_strength)
-        yield Group(moved, options.num_kept)
+        yield Group(moved, kept)
 
 
 def _again(store: Store, file: Path, out: Path) -> Entry:

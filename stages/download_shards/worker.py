@@ -132,7 +132,7 @@ def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -
 
 
 def _make_record(entries: Sequence[ShardEntry], failures: Mapping[str, int]) -> ShardRecord:
-    images = [entry for entry in entries if entry.is_image]
+    images = [entry for entry in entries if entry.row["status"] == EntryStatus.SUCCESS]
     return ShardRecord(
         rows=len(entries),
         images=len(images),

@@ -15,8 +15,7 @@ from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
-from stages.embed_clip.existing_files import Part, list_parts, read_keys
-from stages.embed_clip.existing_worker import ImportedShard, make_import_worker
+from stages.embed_clip.existing_files import ImportedShard, Part, list_parts, make_import_worker, read_keys
 from stages.encoders.config import with_trained
 from stages.formats.clips import Clips, write_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_norm_ranges

@@ -1,9 +1,9 @@
 """The two sources of latents behind one call."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,68 +28,14 @@ class Encoded:
     codes: Int[Tensor, "batch row column"] | None = None
 
 
-class ImageEncoder(Protocol):
+@dataclass(frozen=True)
+class ImageEncoder:
     """An autoencoder's first half."""
 
-    @property
-    def identity(self) -> EncoderIdentity:
-        """What the encoder makes, of which images."""
-        ...
-
-    def encode(self, images: Images) -> Encoded:
-        """Encode images in [-1, 1]."""
-        ...
-
-
-class TrainedEncoder:
-    """The autoencoder of train_autoencoder."""
-
-    def __init__(self, artifact: Artifact, device: str) -> None:
-        """Load it."""
-        self._model = load_autoencoder(artifact).to(device)
-        spec = self._model.spec
-        self.identity = EncoderIdentity(
-            resolution=spec.resolution,
-            shape=spec.latent_shape,
-            num_codes=spec.num_codes,
-            scale_factor=None,
-            shift=0.0,
-            encoder=_weights("train_autoencoder", self._model),
-        )
-
-    def encode(self, images: Images) -> Encoded:
-        """Encode images in [-1, 1]."""
-        latents = self._model.encode(images).float()
-        codes = self._model.codebook.nearest(latents) if isinstance(self._model, VQAutoencoder) else None
-        return Encoded(latents, codes)
-
-
-class StableDiffusionEncoder:
-    """The autoencoder of a Stable Diffusion checkpoint; latents are the means of its posterior."""
-
-    def __init__(self, config: EncodeByStableDiffusion, device: str) -> None:
-        """Load it."""
-        self._model = _load_vae(config).to(device)
-        options = self._model.config
-        factor = 2 ** (len(options.block_out_channels) - 1)
-        if config.resolution % factor:
-            raise InputFault(
-                f"encode_latents.resolution: found {config.resolution}: expected a multiple of {factor}, the "
-                "number of pixels that one latent of this checkpoint covers: change it"
-            )
-        side = config.resolution // factor
-        self.identity = EncoderIdentity(
-            resolution=config.resolution,
-            shape=(int(options.latent_channels), side, side),
-            num_codes=None,
-            scale_factor=float(options.scaling_factor),
-            shift=float(options.shift_factor or 0.0),
-            encoder=_weights(config.name or str(config.path), self._model),
-        )
-
-    def encode(self, images: Images) -> Encoded:
-        """Encode images in [-1, 1]."""
-        return Encoded(self._model.encode(images).latent_dist.mean.float())
+    identity: EncoderIdentity
+    """What the encoder makes, of which images."""
+    encode: Callable[[Images], Encoded]
+    """Of images in [-1, 1]."""
 
 
 def make_encoder(
@@ -97,8 +43,49 @@ def make_encoder(
 ) -> ImageEncoder:
     """Load the encoder that the configuration names."""
     if isinstance(config, EncodeByAutoencoder):
-        return TrainedEncoder(inputs["train_autoencoder"], device)
-    return StableDiffusionEncoder(config, device)
+        return _trained(inputs["train_autoencoder"], device)
+    return _stable_diffusion(config, device)
+
+
+def _trained(artifact: Artifact, device: str) -> ImageEncoder:
+    """Load the autoencoder of train_autoencoder."""
+    model = load_autoencoder(artifact).to(device)
+    identity = EncoderIdentity(
+        resolution=model.spec.resolution,
+        shape=model.spec.latent_shape,
+        num_codes=model.spec.num_codes,
+        scale_factor=None,
+        shift=0.0,
+        encoder=_weights("train_autoencoder", model),
+    )
+
+    def encode(images: Images) -> Encoded:
+        latents = model.encode(images).float()
+        return Encoded(latents, model.codebook.nearest(latents) if isinstance(model, VQAutoencoder) else None)
+
+    return ImageEncoder(identity, encode)
+
+
+def _stable_diffusion(config: EncodeByStableDiffusion, device: str) -> ImageEncoder:
+    """Load the autoencoder of a Stable Diffusion checkpoint; latents are the means of its posterior."""
+    model = _load_vae(config).to(device)
+    options = model.config
+    factor = 2 ** (len(options.block_out_channels) - 1)
+    if config.resolution % factor:
+        raise InputFault(
+            f"encode_latents.resolution: found {config.resolution}: expected a multiple of {factor}, the "
+            "number of pixels that one latent of this checkpoint covers: change it"
+        )
+    side = config.resolution // factor
+    identity = EncoderIdentity(
+        resolution=config.resolution,
+        shape=(int(options.latent_channels), side, side),
+        num_codes=None,
+        scale_factor=float(options.scaling_factor),
+        shift=float(options.shift_factor or 0.0),
+        encoder=_weights(config.name or str(config.path), model),
+    )
+    return ImageEncoder(identity, lambda images: Encoded(model.encode(images).latent_dist.mean.float()))
 
 
 def _load_vae(config: EncodeByStableDiffusion) -> Any:

@@ -11,7 +11,8 @@ from stages.contract.stage import StageContext, StageSummary
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.worker import make_remover, make_scorer
 from stages.formats.embeddings.reader import shard_rows
-from stages.formats.filtered import FilterRecord, has_scores
+from stages.formats.filtered import SCORES, FilterRecord
+from stages.formats.per_shard import has_table
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner, map_and_report
 
@@ -26,7 +27,7 @@ def run(
     resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
     units = UnitList(names)
     units.write_plan(output)
-    to_score = [name for name in names if not has_scores(output, name)]
+    to_score = [name for name in names if not has_table(output, SCORES, name)]
     scored = len(names) - len(to_score)
 
     def progress() -> Progress:

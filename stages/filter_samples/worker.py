@@ -23,7 +23,8 @@ from stages.formats.embeddings.reader import (
     shard_rows,
     unit_rows,
 )
-from stages.formats.filtered import FilterRecord, read_scores, write_filtered, write_scores
+from stages.formats.filtered import SCORES, FilterRecord, write_filtered
+from stages.formats.per_shard import load_table, save_table
 from stages.storage.artifact import Artifact, Output
 
 LOW_SCORE, NEAR_DUPLICATE = FailureCause.LOW_CLIP_SCORE.value, FailureCause.NEAR_DUPLICATE.value
@@ -52,7 +53,7 @@ def make_scorer(config: FilterSamplesConfig, embeddings: Artifact, output: Outpu
             outside = ~((found >= low) & (found <= high))
             causes[outside & (causes == None)] = head.name  # noqa: E711  elementwise
         table = {"key": load_keys(embeddings, name), **columns, "cause": pa.array(causes, pa.string())}
-        write_scores(output, name, pa.table(table))
+        save_table(output, SCORES, name, pa.table(table))
         return name
 
     return score
@@ -86,7 +87,7 @@ def make_remover(config: FilterSamplesConfig, embeddings: Artifact, output: Outp
     blocks = read_clips(embeddings).block_dims
 
     def remove(name: str) -> FilterRecord:
-        table = read_scores(output, name)
+        table = load_table(output, SCORES, name)
         causes = np.array(table["cause"].to_pylist(), dtype=object)
         near_duplicates = NearDuplicates.none(len(causes))
         if config.near_duplicates is not None:
@@ -110,7 +111,7 @@ def make_remover(config: FilterSamplesConfig, embeddings: Artifact, output: Outp
 
 def _compared(embeddings: Artifact, output: Output, names: Sequence[str], number: int, blocks: list[int]) -> ShardUnits:
     """Read a shard, and which of its rows passed the other filters."""
-    causes = read_scores(output, names[number], ["cause"])["cause"]
+    causes = load_table(output, SCORES, names[number], ["cause"])["cause"]
     units = unit_rows(load_image_rows(embeddings, names[number]), blocks)
     return ShardUnits(number, units, np.flatnonzero(causes.is_null().to_numpy()))
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -9,10 +10,7 @@ from torch import Tensor
 
 def convergence_plot(inertia_per_embedding: Sequence[float]) -> bytes:
     """Return a PNG: mean squared distance to the nearest mean, by pass."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure()
     axis.plot(range(1, len(inertia_per_embedding) + 1), inertia_per_embedding, marker=".")
     axis.set(title="Convergence", xlabel="pass", ylabel="mean squared distance to the nearest mean")
     return _png(figure)
@@ -20,10 +18,7 @@ def convergence_plot(inertia_per_embedding: Sequence[float]) -> bytes:
 
 def occupancy_plot(counts: Int[Tensor, "gauss"]) -> bytes:
     """Return a PNG: members of each Gaussian, the largest first, beside equal sizes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure()
     ordered = counts.sort(descending=True).values.tolist()
     axis.fill_between(range(1, len(ordered) + 1), ordered, step="mid", alpha=0.6)
     axis.axhline(sum(ordered) / len(ordered), color="black", linewidth=0.8, linestyle="--")
@@ -32,10 +27,14 @@ def occupancy_plot(counts: Int[Tensor, "gauss"]) -> bytes:
     return _png(figure)
 
 
-def _png(figure: object) -> bytes:
+def _figure() -> Any:
     from matplotlib.figure import Figure
 
-    assert isinstance(figure, Figure)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
     return buffer.getvalue()

@@ -10,9 +10,11 @@ from jaxtyping import Int
 
 from stages.contract.documents import Manifest, UnitRecord
 from stages.contract.errors import ArtifactError
-from stages.formats.per_shard import has_table, load_table, open_array, save_array, save_table
+from stages.formats.per_shard import load_table, open_array, save_array, save_table
 from stages.storage.artifact import Artifact, Output
 
+SCORES = "scores"
+"""What the filters found for each image of a shard: key, scores, and the cause of its removal, if any."""
 _REMOVED = pa.schema(
     [("key", pa.string()), ("cause", pa.string()), ("value", pa.float64()), ("duplicate_of", pa.string())]
 )
@@ -71,18 +73,3 @@ def read_removed(artifact: Artifact, shard: str) -> list[dict[str, Any]]:
     """Return key, cause, value and duplicate_of of each removed image of a shard."""
     rows: list[dict[str, Any]] = load_table(artifact, "removed", shard).to_pylist()
     return rows
-
-
-def has_scores(artifact: Artifact, shard: str) -> bool:
-    """Tell whether a shard's scores are written."""
-    return has_table(artifact, "scores", shard)
-
-
-def write_scores(output: Output, shard: str, table: pa.Table) -> None:
-    """Write what the filters found for each image of a shard: key, the scores, and the cause of its removal, if any."""
-    save_table(output, "scores", shard, table)
-
-
-def read_scores(artifact: Artifact, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a shard's scores."""
-    return load_table(artifact, "scores", shard, columns)

@@ -111,10 +111,6 @@ class GeneratedRow:
     settings: Mapping[str, Any]
     scene: Mapping[str, Any] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as JSON-ready data."""
-        return asdict(self)
-
 
 def image_file(set_name: str, index: int) -> str:
     """Return the path of an image in the artifact."""
@@ -123,7 +119,7 @@ def image_file(set_name: str, index: int) -> str:
 
 def write_image(output: Output, row: GeneratedRow, image: Pixels) -> None:
     """Write an image with its row and its run in the text fields."""
-    output.write_bytes(row.file, encode_png(image, row.to_json() | {"run": output.fingerprint}))
+    output.write_bytes(row.file, encode_png(image, asdict(row) | {"run": output.fingerprint}))
 
 
 def read_images(artifact: Artifact, rows: Iterable[GeneratedRow]) -> UInt8[np.ndarray, "batch height width 3"]:
@@ -137,7 +133,7 @@ def read_images(artifact: Artifact, rows: Iterable[GeneratedRow]) -> UInt8[np.nd
 
 def write_rows(output: Output, rows: Iterable[GeneratedRow]) -> None:
     """Write the list of all images."""
-    lines = (json.dumps(row.to_json(), sort_keys=True) + "\n" for row in rows)
+    lines = (json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows)
     output.write_bytes(_ROWS, "".join(lines).encode())
 
 

@@ -63,11 +63,6 @@ class ShardEntry:
     image: bytes | None
     row: dict[str, Any]
 
-    @property
-    def is_image(self) -> bool:
-        """Whether the entry became an image."""
-        return bool(self.row["status"] == EntryStatus.SUCCESS)
-
 
 def write_shard(
     output: Output, name: str, entries: Sequence[ShardEntry], *, schema: pa.Schema, image_suffix: str

@@ -1,7 +1,7 @@
 """Generate every set of images, a chunk of prompts at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -108,7 +108,7 @@ def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output
         write_image(output, row, image)
     write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
     write_timing(output, chunk.unit, len(rows), seconds)
-    output.finish_unit(chunk.unit, {"rows": [row.to_json() for row in rows]})
+    output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 
 def _embeddings(chunk: Chunk, system: TextToImage, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:

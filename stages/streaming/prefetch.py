@@ -14,14 +14,8 @@ def prefetch(
 ) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the items' order, while threads work on up to ``most`` further items.
 
-    Args:
-        function: what to do with an item, in one of the threads.
-        items: iterated in the caller's thread.
-        threads: how many to start for this map, or an executor of the caller's, which outlives it.
-        most: bounds the results that wait and the items in flight.
-
-    Raises:
-        Exception: what the function raised, where its result is asked for.
+    The items are iterated in the caller's thread; an error of the function is raised where its result is asked for.
+    ``threads`` says how many to start for this map, or is an executor of the caller's, which outlives it.
     """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads) if isinstance(threads, int) else threads

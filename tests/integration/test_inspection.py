@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.errors import UsageError
-from pipeline.inspection.inspect import inspect
-from pipeline.inspection.target import find_target
+from pipeline.inspection.inspect import find_target, inspect
 from pipeline.store import Store
 from stages.contract.runner import run_stage
 from stages.contract.stage import StageContext, StageSummary

@@ -98,16 +98,11 @@ def parse_text_encoders(content: Mapping[str, object], artifact: Artifact, file:
     return {name: TextEncoderIdentity.parse(content[name], artifact, file) for name in names}
 
 
-def write_text_encoders(output: Output, encoders: TextEncoders) -> None:
-    """Write which encoders the text states are of."""
-    output.write_json(_TEXT_ENCODERS, {name: encoder.to_json() for name, encoder in encoders.items()})
-
-
 def record_text_encoders(output: Output, encoders: TextEncoders) -> None:
     """Write the encoders before the first states, or compare them with those of the states that are there."""
     recorded = read_text_encoders(output)
     if not recorded and encoders:
-        write_text_encoders(output, encoders)
+        output.write_json(_TEXT_ENCODERS, {name: encoder.to_json() for name, encoder in encoders.items()})
     for name, encoder in encoders.items():
         if recorded and recorded[name].digest != encoder.digest:
             raise ArtifactError(

@@ -155,7 +155,7 @@ class RowBlock:
 
 def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[RowBlock]:
     """Cut the image embeddings of a shard into blocks of so many rows of its file, to be read later."""
-    reader, kept = _image_row_reader(embeddings, shard), kept_rows(embeddings, shard)
+    reader, kept = array_reader(embeddings, IMAGE, shard), kept_rows(embeddings, shard)
     for first in range(0, len(reader), size):
         yield RowBlock(reader, first, size, kept)
 
@@ -163,12 +163,8 @@ def image_row_blocks(embeddings: Artifact, shard: str, size: int) -> Iterator[Ro
 def pick_image_rows(embeddings: Artifact, shard: str, rows: Int[np.ndarray, " picked"]) -> Rows:
     """Read some image embeddings of a shard as float32; the rows are those that :func:`load_keys` names."""
     kept = kept_rows(embeddings, shard)
-    picked = _image_row_reader(embeddings, shard).pick(rows if kept is None else kept[rows])
+    picked = array_reader(embeddings, IMAGE, shard).pick(rows if kept is None else kept[rows])
     return picked.astype(np.float32, copy=False)
-
-
-def _image_row_reader(embeddings: Artifact, shard: str) -> NpyReader:
-    return array_reader(embeddings, IMAGE, shard)
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:

@@ -62,11 +62,6 @@ class ShardEmbeddings:
     """Row and caption."""
     further: EncodedCaptions = field(default_factory=EncodedCaptions)
 
-    @property
-    def num_captioned(self) -> int:
-        """How many rows have a caption."""
-        return sum(caption is not None for caption in self.captions)
-
     def write(self, name: str, output: Output, *, storage: Storage, embed_dim: int, widths: Mapping[str, int]) -> None:
         """Write the files of the shard; ``widths`` names the text encoders with the widths of their states."""
         save_array(output, IMAGE, name, _concatenated(self.image, embed_dim, storage))

@@ -31,7 +31,7 @@ def written(folder: Path) -> Output:
     further.add(IMAGE[[2]] + 1, {}, rows=[0], count=1, dtype=np.dtype(np.float16))
     shard = ShardEmbeddings(["k0", "k1", "k2", "k3"], list(CAPTIONS), [IMAGE], first, [(2, "b2")], further)
     shard.write("00000", output, storage=np.dtype(np.float16), embed_dim=3, widths={})
-    EmbeddingsRecord(rows=4, captioned=shard.num_captioned, failures={}, extra_captions=1).finish(output, "00000")
+    EmbeddingsRecord(rows=4, captioned=3, failures={}, extra_captions=1).finish(output, "00000")
     return output
 
 

@@ -13,7 +13,7 @@ from stages.contract.stage import Allocation, StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.formats.clips import ClipIdentity, Clips, write_clips
-from stages.formats.embeddings.layout import EmbeddingsRecord, TextEncoderIdentity, write_text_encoders
+from stages.formats.embeddings.layout import EmbeddingsRecord, TextEncoderIdentity, record_text_encoders
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import TrainPriorConfig
@@ -63,7 +63,7 @@ def make_embeddings(
     clips = [ClipIdentity(reference="r", digest=clip, embed_dim=width, image_size=8) for width in clip_dims]
     write_clips(output, Clips(tuple(clips), "the test"))
     identity = TextEncoderIdentity(reference="s", digest="e", width=STATE_WIDTH, max_length=MOST_STATES, source={})
-    write_text_encoders(output, dict.fromkeys(states, identity))
+    record_text_encoders(output, dict.fromkeys(states, identity))
     return output
 
 

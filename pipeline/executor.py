@@ -22,9 +22,8 @@ from cluster.session import Machines
 from cluster.training import TrainFunction, TrainGroup, use_cpus
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
-from pipeline.observers import RunObserver
 from pipeline.plan import Plan, PlannedStage
-from pipeline.results import StageResult, reused_result
+from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Event, Log, Progress
@@ -96,7 +95,7 @@ class _ForwardLogs(logging.Handler):
 class GraphRun:
     """One pass over a plan."""
 
-    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: RunObserver) -> None:
+    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: Observer) -> None:
         self._plan = plan
         self._store = store
         self._observer = observer

@@ -1,15 +1,16 @@
-"""How stages end, and what is recorded of it."""
+"""How stages end, what is recorded of it, and who observes a run."""
 
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.plan import Plan, PlannedStage
 from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
 from pipeline.store import Store
 from stages.contract.documents import Manifest
-from stages.contract.stage import StageSummary
+from stages.contract.events import Event
+from stages.contract.stage import Allocation, StageSummary
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,19 @@ class StageResult:
     bad_input: bool = False  # the stage refused its input; nothing is wrong with the machines or the code
     trace: str = ""
     upstream: tuple[str, ...] = ()  # inputs that were still being made when it started
+
+
+class Observer(Protocol):
+    """What observes a run: progress view, tracker, logs."""
+
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
+        """Note that a stage starts."""
+
+    def event(self, name: str, event: Event) -> None:
+        """Note what a running stage reported."""
+
+    def finished(self, result: StageResult) -> None:
+        """Note how a stage ended."""
 
 
 def reused_result(stage: PlannedStage, store: Store) -> StageResult:

@@ -70,31 +70,19 @@ def _typed(annotation: Any, value: Any) -> Any:
 
 
 def require(settings: object, name: str, holds: bool, allowed: str) -> None:
-    """Refuse a field's value unless the condition holds.
-
-    Raises:
-        ValueError: it does not; the message names the class, the field, the value and what is allowed.
-    """
+    """Refuse a field's value unless the condition holds."""
     if not holds:
         found = getattr(settings, name)
         raise ValueError(f"{type(settings).__name__}.{name}: found {found!r}: expected {allowed}")
 
 
 def require_positive(settings: object, *names: str) -> None:
-    """Refuse numbers below 1.
-
-    Raises:
-        ValueError: one is.
-    """
+    """Refuse numbers below 1."""
     for name in names:
         require(settings, name, getattr(settings, name) >= 1, "1 or more")
 
 
 def require_widths(settings: object, channels: tuple[int, ...]) -> None:
-    """Refuse widths by level that the U-Net's normalisation and attention heads do not divide.
-
-    Raises:
-        ValueError: there is none, or one is no multiple.
-    """
+    """Refuse widths by level that the U-Net's normalisation and attention heads do not divide."""
     require(settings, "channels", len(channels) >= 1, "one width per level")
     require(settings, "channels", all(c % HEAD_DIM == 0 and c > 0 for c in channels), f"multiples of {HEAD_DIM}")

@@ -23,9 +23,6 @@ def slerp(a: Embeddings, b: Embeddings, fraction: Float[Tensor, "batch"], block_
 
     direction = [sin((1 - s) omega) a/|a| + sin(s omega) b/|b|] / sin(omega);  norm = (1 - s) |a| + s |b|.
     At 0 and 1 they are a and b themselves.
-
-    Raises:
-        ValueError: the block widths do not add up, or a block of a is opposite to that of b.
     """
     s = fraction[:, None].double()
     pairs = zip(blocks_of(a.double(), block_dims), blocks_of(b.double(), block_dims), strict=True)

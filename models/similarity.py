@@ -23,11 +23,7 @@ _TIE = 1e-6  # cosines nearer than this are equal: more than rounding
 
 
 def blocks_of(embeddings: Float[Tensor, "*batch embed"], block_dims: Sequence[int]) -> tuple[Tensor, ...]:
-    """Split concatenated embeddings into one block per CLIP model.
-
-    Raises:
-        ValueError: the block widths do not add up to the embedding's width.
-    """
+    """Split concatenated embeddings into one block per CLIP model."""
     if sum(block_dims) != embeddings.shape[-1]:
         raise ValueError(
             f"similarity: block_dims {list(block_dims)} add up to {sum(block_dims)}, "
@@ -50,9 +46,6 @@ def unrelated_cosine(
     """Return each row's mean block cosine to ALL the other pairs' true embeddings (no shuffle, so no luck).
 
     ``a`` may be a part of the generated embeddings: row i of it belongs to row ``first`` + i of b.
-
-    Raises:
-        ValueError: there are fewer than two pairs.
     """
     count = b.shape[0]
     if count < 2:
@@ -79,11 +72,7 @@ def retrieval_ranks(
 
 
 def diversity(samples: Float[Tensor, "captions samples embed"], block_dims: Sequence[int]) -> Float[Tensor, "captions"]:
-    """Return 1 - the mean block cosine over all pairs of one caption's samples; 0: the samples are all alike.
-
-    Raises:
-        ValueError: there are fewer than two samples of a caption.
-    """
+    """Return 1 - the mean block cosine over all pairs of one caption's samples; 0: the samples are all alike."""
     count = samples.shape[1]
     if count < 2:
         raise ValueError(f"similarity: diversity needs at least 2 samples of a caption, got {count}")
@@ -102,9 +91,6 @@ def frechet_distance(a: Float[Tensor, "rows embed"], b: Float[Tensor, "others em
     they do not. So compare distances of equal numbers of rows only, and with that of two halves of the true set.
     Computed in float64. With A, B the centred rows / sqrt(rows - 1), C_a = A'A, and the trace of (C_a C_b)^(1/2) is
     the sum of the singular values of A B'; replacing A, B by their triangular QR factors leaves those as they are.
-
-    Raises:
-        ValueError: a set has fewer than two rows.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"similarity: a Frechet distance needs at least 2 rows in each set, got {len(a)} and {len(b)}")
@@ -126,9 +112,6 @@ def mmd(
     vectors it is nearly linear in |x - y|^2, so it sees little but the means; none takes the median distance between
     true embeddings, which sees shape and spread as well. Unbiased, so it may fall below 0; the pairs (a_i, b_i) are
     left out (Gretton et al. 2012, eq. 3), because a generated embedding depends on the caption of its true one.
-
-    Raises:
-        ValueError: there are fewer than two pairs.
     """
     count = len(b)
     if count < 2 or len(a) != count:
@@ -154,9 +137,6 @@ def distance_report(
 
     ``frechet`` = mean distance of one half of a from the OTHER half of b, so that it is of as many and as independent
     rows as its reference; ``cmmd`` and ``mmd`` = :func:`mmd` with sigma 10 and the median distance, over all rows.
-
-    Raises:
-        ValueError: there are fewer than four pairs.
     """
     (a_1, a_2), (b_1, b_2) = _halves(a), _halves(b)
     values = {
@@ -171,9 +151,6 @@ def reference_report(b: Float[Tensor, "batch embed"], block_dims: Sequence[int])
     """Return what a perfect prior would reach: the distances between two halves of the true embeddings.
 
     Beside them ``cosine_unrelated``, of true embeddings to the others. The mmds are 0 but for chance.
-
-    Raises:
-        ValueError: there are fewer than four embeddings.
     """
     b_1, b_2 = _halves(b)
     values = {

@@ -30,7 +30,6 @@ class Autoencoder(nn.Module):
     network: AutoencoderKL | VQModel
 
     def __init__(self, spec: AutoencoderSpec) -> None:
-        """Keep the spec; the kinds build the networks."""
         super().__init__()
         self.spec = spec
 
@@ -58,7 +57,6 @@ class KLAutoencoder(Autoencoder):
     """Latents have a normal distribution, pulled towards the standard one."""
 
     def __init__(self, spec: KLAutoencoderSpec) -> None:
-        """Build the network with random weights."""
         super().__init__(spec)
         self.network = AutoencoderKL(**_network_options(spec), use_quant_conv=True, use_post_quant_conv=True)
 
@@ -88,7 +86,6 @@ class VQAutoencoder(Autoencoder):
     spec: VQAutoencoderSpec
 
     def __init__(self, spec: VQAutoencoderSpec) -> None:
-        """Build the network with random weights."""
         super().__init__(spec)
         self.network = VQModel(**_network_options(spec), num_vq_embeddings=1)
         del self.network.quantize  # diffusers' codebook learns by gradient and lets codes die: ours replaces it

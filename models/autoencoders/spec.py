@@ -22,7 +22,6 @@ class AutoencoderNetwork(Settings):
     """Whether the positions of the smallest grid attend to one another."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         require_positive(self, "unshuffle", "blocks_per_level", "latent_channels")
         require(self, "channels", len(self.channels) >= 1, "one width per level")
         fits = all(c % NORM_GROUPS == 0 and c > 0 for c in self.channels)
@@ -45,7 +44,6 @@ class CodebookSettings(Settings):
     """A code used less than this fraction of the mean use is moved to where it will be used."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
         require_positive(self, "num_codes")
         require(self, "code_decay", 0.0 <= self.code_decay < 1.0, "0 up to, not including, 1")
         require(self, "dead_fraction", 0.0 <= self.dead_fraction < 1.0, "0 up to, not including, 1")
@@ -65,7 +63,6 @@ class AdversarySpec(Spec):
     num_layers: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         for name in ("weight", "start_step"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "width", self.width >= 1 and self.width % 8 == 0, "a multiple of 8")
@@ -80,7 +77,6 @@ class AutoencoderBase(Spec):
     network: AutoencoderNetwork = AutoencoderNetwork()
 
     def __post_init__(self) -> None:
-        """Refuse a resolution that the network does not divide."""
         factor = self.network.factor
         fits = self.resolution >= 1 and self.resolution % factor == 0
         require(self, "resolution", fits, f"a multiple of {factor} (unshuffle and levels)")

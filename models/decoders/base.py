@@ -60,9 +60,6 @@ class Decoder(ConditionedModel):
 
         0 returns the images (up to what an autoencoder or a smaller resolution loses), 1 what :meth:`sample` generates.
         Reference: SDEdit (Meng et al., arXiv 2108.01073).
-
-        Raises:
-            ValueError: the decoder cannot edit (:attr:`can_edit`), or the strength is not within 0 and 1.
         """
         raise ValueError(
             f"Decoder.edit: found kind {self.spec.kind}, which does not generate by denoising: expected "
@@ -71,11 +68,7 @@ class Decoder(ConditionedModel):
 
 
 def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:
-    """Refuse to generate unless there is one seed for each embedding.
-
-    Raises:
-        ValueError: there are more or fewer.
-    """
+    """Refuse to generate unless there is one seed for each embedding."""
     if len(seeds) != len(embeddings):
         raise ValueError(
             f"Decoder.sample: found {len(seeds)} seeds for {len(embeddings)} embeddings: "

@@ -25,7 +25,6 @@ class CascadeSpec:
     kind: Literal["cascade"] = "cascade"
 
     def __post_init__(self) -> None:
-        """Refuse models that do not follow one another."""
         before: AnyDecoderSpec = self.base
         for upsampler in self.upsamplers:
             if upsampler.from_resolution != before.resolution or upsampler.embed_dim != before.embed_dim:
@@ -58,11 +57,7 @@ class Cascade(Decoder):
     spec: CascadeSpec
 
     def __init__(self, base: Decoder, upsamplers: Sequence[Upsampler]) -> None:
-        """Join models that were trained apart.
-
-        Raises:
-            ValueError: one does not take the size that the one before it returns, or takes other embeddings.
-        """
+        """Join models that were trained apart."""
         super().__init__()
         self.spec = CascadeSpec(base.spec, tuple(upsampler.spec for upsampler in upsamplers))
         self.base = base

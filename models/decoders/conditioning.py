@@ -31,7 +31,6 @@ class TextConditioner(Normalization):
     """
 
     def __init__(self, text_dim: int, *, num_tokens: int, token_dim: int) -> None:
-        """Begin with nothing to say."""
         super().__init__(text_dim)
         self._token_shape = (num_tokens, token_dim)
         self.project = nn.Linear(text_dim, num_tokens * token_dim, bias=False)
@@ -100,11 +99,7 @@ class EmbeddingConditioner(Normalization):
         return torch.cat([u, self.empty.to(u.dtype).expand_as(u)])
 
     def token_states(self, u: Float[Tensor, "batch embed"]) -> Float[Tensor, "batch token width"]:
-        """Return the embedding's tokens, for cross-attention.
-
-        Raises:
-            ValueError: the conditioner was made without tokens.
-        """
+        """Return the embedding's tokens, for cross-attention."""
         if self.tokens is None:
             raise ValueError("EmbeddingConditioner: found num_tokens 0: expected 1 or more for cross-attention")
         tokens: Tensor = self.tokens(u).unflatten(1, self._token_shape)

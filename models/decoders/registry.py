@@ -20,12 +20,7 @@ SPECS: Final[dict[str, type[DecoderSpec]]] = {
 
 
 def read_spec(values: Mapping[str, Any]) -> DecoderSpec:
-    """Return the spec that its ``to_dict`` wrote.
-
-    Raises:
-        ValueError: the kind is unknown, or a value is not allowed.
-        TypeError: a field is missing or unknown.
-    """
+    """Return the spec that its ``to_dict`` wrote."""
     kind = values.get("kind")
     if kind not in SPECS:
         raise ValueError(f"decoder: found kind {kind!r}: expected one of {', '.join(SPECS)}")

@@ -31,7 +31,6 @@ class DecoderSampling:
     """Cascades: noise on a super-resolution model's input, as a fraction of the largest that it was trained with."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible values, naming the field and what is allowed."""
         threshold = self.dynamic_threshold
         require(self, "num_steps", self.num_steps >= 1, "1 or more")
         require(self, "guidance_scale", self.guidance_scale >= 0.0, "0 or more")

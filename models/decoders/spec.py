@@ -91,7 +91,6 @@ class EmbeddingDropout(Settings):
     """Std of the noise added to standardized embeddings, so that the decoder tolerates a prior's errors."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
         require(self, "empty_probability", 0.0 <= self.empty_probability < 1.0, "0 up to, not including, 1")
         require(self, "embedding_noise", self.embedding_noise >= 0.0, "0 or more")
 
@@ -109,16 +108,11 @@ class Conditioning(EmbeddingDropout):
     layout_hidden: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "num_tokens", "token_dim", "layout_hidden")
         require(self, "layout_channels", self.layout_channels >= 0, "0 or more")
 
     def require_layout(self, side: int, grid: str) -> None:
-        """Refuse a layout map that does not divide the network's grid.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Refuse a layout map that does not divide the network's grid."""
         fits = self.layout_resolution >= 1 and side % self.layout_resolution == 0
         require(self, "layout_resolution", fits or not self.layout_channels, f"a divisor of {grid}, {side}")

@@ -13,7 +13,6 @@ class DenoisingLoss(nn.Module):
     """A denoiser of images or latents under its loss; nothing else is trained."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        """Wrap the denoiser."""
         super().__init__()
         self.denoiser = denoiser
 

@@ -100,11 +100,7 @@ class Process(ExactBuffers):
         raise NotImplementedError
 
     def steps(self, num_steps: int) -> Steps:
-        """Return the first and the last time of each step of a sampler.
-
-        Raises:
-            ValueError: the process has no such number of steps.
-        """
+        """Return the first and the last time of each step of a sampler."""
         raise NotImplementedError
 
     def squares(self, t: Times) -> Pair:

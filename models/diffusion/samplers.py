@@ -48,7 +48,6 @@ class InitImage:
     """0: the image as it is; 1: noise alone; between them it is rounded up to a whole step of the solver."""
 
     def __post_init__(self) -> None:
-        """Refuse a strength beyond 0 to 1."""
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"InitImage.strength: found {self.strength!r}: expected 0 to 1")
 
@@ -83,9 +82,6 @@ def sample(
     """Return samples of x_0.
 
     Noise is sampled once for x_T and once for each step that adds some, never for the step to 0.
-
-    Raises:
-        ValueError: Euler's method is asked for on the path ddpm.
     """
     if solver.sampler == "euler" and process.spec.path != "flow":
         raise ValueError("sampler: found euler on the path ddpm: expected ancestral, ddim or dpm_solver there")

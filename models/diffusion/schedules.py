@@ -50,11 +50,7 @@ def diffusers_alpha_bars(
 
 
 def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """Return the times visited by a sampler of num_steps steps, from T down to 0: num_steps + 1 of them.
-
-    Raises:
-        ValueError: the number of steps is not in 1 ... T.
-    """
+    """Return the times visited by a sampler of num_steps steps, from T down to 0: num_steps + 1 of them."""
     if not 1 <= num_steps <= num_timesteps:
         raise ValueError(
             f"prior sampling: {num_steps} steps were asked for; allowed are 1 to {num_timesteps}, "

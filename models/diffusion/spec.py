@@ -25,7 +25,6 @@ class ScheduleSpec(Settings):
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
-        """Refuse what is no schedule, naming the field and what is allowed."""
         require(self, "kind", self.kind in get_args(ScheduleKind), "linear or cosine")
         require(self, "num_timesteps", self.num_timesteps >= 1, "1 or more")
         for name in ("beta_first", "beta_last"):
@@ -50,7 +49,6 @@ class ProcessConfig(Settings):
     """ddpm: make the last step pure noise (Lin et al. 2024)."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning, naming the field and what is allowed."""
         require(self, "path", self.path in get_args(Path), "flow or ddpm")
         allowed = ("sample", "velocity") if self.path == "flow" else TARGETS
         require(self, "target", self.target in allowed, f"one of {', '.join(allowed)} on the path {self.path}")
@@ -76,7 +74,6 @@ class SolverSpec(Settings):
     """Sampler ddim: 0 is deterministic, 1 as random as ancestral."""
 
     def __post_init__(self) -> None:
-        """Refuse what no sampler understands, naming the field and what is allowed."""
         require(self, "sampler", self.sampler in get_args(Sampler), f"one of {', '.join(get_args(Sampler))}")
         require(self, "variance", self.variance in get_args(Variance), f"one of {', '.join(get_args(Variance))}")
         require(self, "eta", 0.0 <= self.eta <= 1.0, "0 to 1")

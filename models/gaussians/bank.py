@@ -47,12 +47,7 @@ class GaussianBank(ExactBuffers):
         learnable: bool = False,
         selection: Selection = "means",
     ) -> None:
-        """Hold copies of the Gaussians.
-
-        Raises:
-            ValueError: shapes differ, a std or kappa is not a positive finite number, a mean is not finite, or the
-                selection is unknown.
-        """
+        """Hold copies of the Gaussians."""
         super().__init__()
         _require_gaussians(means, stds, kappa)
         if selection not in ("means", "samples"):

@@ -50,11 +50,7 @@ class Sample(Protocol):
 def initialize_on_sample(
     sample: Sample, make_pass: MakePass, num_gaussians: int, seed: int, kind: Kind = "euclidean", *, iterations: int
 ) -> KMeansState:
-    """Choose first means and move them by some of Lloyd's iterations on the sample, which ``make_pass`` goes over.
-
-    Raises:
-        ValueError: the sample holds fewer different rows than Gaussians are asked for.
-    """
+    """Choose first means and move them by some of Lloyd's iterations on the sample, which ``make_pass`` goes over."""
     generator = torch.Generator().manual_seed(seed)
     means = initial_means(sample, num_gaussians, generator)
     for _ in range(iterations):
@@ -65,11 +61,7 @@ def initialize_on_sample(
 
 
 def initial_means(sample: Sample, num_gaussians: int, generator: torch.Generator) -> Float[Tensor, "gauss embed"]:
-    """Choose rows of the sample as first means: the first one evenly, the others by :func:`further_means`.
-
-    Raises:
-        ValueError: the sample holds fewer different rows than Gaussians are asked for.
-    """
+    """Choose rows of the sample as first means: the first one evenly, the others by :func:`further_means`."""
     first = (torch.rand(1, generator=generator, dtype=torch.float64) * len(sample)).long()
     means = sample.pick(first)
     return torch.cat([means, further_means(sample, means, num_gaussians - 1, generator)])
@@ -81,9 +73,6 @@ def further_means(
     """Return ``count`` rows of the sample, each in proportion to its squared distance to the nearest mean so far.
 
     Rows count as equal where float32 does not distinguish their distance from zero (a thousandth of their norms).
-
-    Raises:
-        ValueError: the sample has too few rows that differ from all means.
     """
     squared = torch.full((len(sample),), torch.inf)
     _lower(squared, sample, means)

@@ -147,10 +147,6 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
 
     With v_j the members' variance and v the variance pooled over all Gaussians, fewer than m = MIN_MEMBERS members
     give the blend (n_j v_j + (m - n_j) v) / m. No std falls below STD_FLOOR of the pooled root mean square.
-
-    Raises:
-        ValueError: the moments were taken without squares, or all embeddings of every Gaussian are equal, so that
-            there is no variance at all.
     """
     num_gaussians, embed_dim = moments.first.shape
     of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(moments.first)])

@@ -24,7 +24,6 @@ class Prior(nn.Module, ABC):
     spec: PriorSpec
 
     def __init__(self, spec: PriorSpec) -> None:
-        """Build an untrained prior, to load a saved state into."""
         super().__init__()
         self.spec = spec
 
@@ -39,9 +38,6 @@ class Prior(nn.Module, ABC):
         """Return an untrained prior with the statistics of the training embeddings and, if it has any, its Gaussians.
 
         ``gaussians`` are means and standard deviations of the fitted ones.
-
-        Raises:
-            ValueError: the embeddings do not fit the spec, or there are no Gaussians for a kind that reads them.
         """
         prior = cls(spec)
         prior.measure(images, texts)
@@ -72,28 +68,17 @@ class Prior(nn.Module, ABC):
         """Return an image embedding for each caption; it depends on the caption and its seed alone.
 
         ``on_step`` is called at every step of a process; a prior without one never calls it.
-
-        Raises:
-            ValueError: there is not one seed per caption, or the prior cannot be sampled so.
         """
 
 
 def require_seeds(text: TextFeatures, seeds: Sequence[int]) -> None:
-    """Refuse a number of seeds that is not the number of captions.
-
-    Raises:
-        ValueError: the numbers differ.
-    """
+    """Refuse a number of seeds that is not the number of captions."""
     if len(seeds) != len(text):
         raise ValueError(f"prior sampling: {len(text)} captions but {len(seeds)} seeds: give one seed per caption")
 
 
 def require_width(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
-    """Refuse embeddings of another CLIP.
-
-    Raises:
-        ValueError: their width is not the prior's.
-    """
+    """Refuse embeddings of another CLIP."""
     if embeddings.shape[-1] != embed_dim:
         raise ValueError(
             f"prior: embeddings of width {embeddings.shape[-1]} were given, but the prior was built for width "
@@ -102,11 +87,7 @@ def require_width(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> No
 
 
 def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
-    """Refuse embeddings that hold NaN or infinity.
-
-    Raises:
-        ValueError: some do.
-    """
+    """Refuse embeddings that hold NaN or infinity."""
     bad = int((~embeddings.isfinite().all(-1)).sum())
     if bad:
         raise ValueError(
@@ -116,10 +97,6 @@ def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
 
 
 def require_embeddings(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
-    """Refuse embeddings of another CLIP, or that hold NaN or infinity.
-
-    Raises:
-        ValueError: the width is not the prior's, or some are not finite.
-    """
+    """Refuse embeddings of another CLIP, or that hold NaN or infinity."""
     require_width(embeddings, embed_dim)
     require_finite(embeddings)

@@ -51,11 +51,7 @@ class KeyValueCache:
         return self.states.shape[2]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new keys and values behind the kept ones and return both together: [batch, heads, length + new, ...].
-
-        Raises:
-            ValueError: they do not fit.
-        """
+        """Put new keys and values behind the kept ones and return both together: [batch, heads, length + new, ...]."""
         end = self.length + keys.shape[2]
         if end > self.capacity:
             raise ValueError(
@@ -103,7 +99,6 @@ class CausalTransformer(nn.Module):
     """Pre-norm blocks and a last norm; every token sees itself and the visible tokens before it."""
 
     def __init__(self, spec: TransformerSpec) -> None:
-        """Build the layers."""
         super().__init__()
         self.spec = spec
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))

@@ -29,9 +29,6 @@ def transformer_of_size(name: str, text_states: Mapping[str, TextStateSpec] | No
     """Return the network of a named size, which reads these token states beside the CLIP text embedding.
 
     Other settings (qk_norm, gradient_checkpointing, single numbers) are changed by ``dataclasses.replace``.
-
-    Raises:
-        ValueError: there is no such size.
     """
     if name not in _SIZES:
         raise ValueError(

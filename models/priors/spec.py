@@ -28,11 +28,6 @@ class PriorSolver(SolverSpec):
     guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no sampler understands.
-
-        Raises:
-            ValueError: a value is not allowed, or is set for another sampler than the chosen one.
-        """
         require(self, "sampler", self.sampler in get_args(PriorSampler), f"one of {', '.join(get_args(PriorSampler))}")
         super().__post_init__()
         require(self, "guidance_scale", self.guidance_scale >= 0, "0 or more")
@@ -47,7 +42,6 @@ class PriorSampling(PriorSolver):
     """Steps from noise to embedding; the paper: 64."""
 
     def __post_init__(self) -> None:
-        """Refuse what no sampler understands."""
         super().__post_init__()
         require(self, "num_steps", self.num_steps >= 1, "1 or more")
 
@@ -107,7 +101,6 @@ class PriorSpec(Spec):
     kind: str = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, naming the field and what is allowed."""
         require_positive(self, "embed_dim")
 
     @property
@@ -126,11 +119,7 @@ class PriorSpec(Spec):
         return resolve_name(self.model)
 
     def require_pairs(self, count: int, embed_dim: int) -> None:
-        """Refuse too few training pairs, or embeddings of too few dimensions.
-
-        Raises:
-            ValueError: there are; the message begins with the field.
-        """
+        """Refuse too few training pairs, or embeddings of too few dimensions."""
 
 
 def prior_keys(spec: type[PriorSpec]) -> Mapping[str, Field[Any]]:

@@ -33,11 +33,6 @@ class TextFeatures:
     states: Mapping[str, TextStates] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse parts of different length.
-
-        Raises:
-            ValueError: the states of an encoder are not one for each caption.
-        """
         for name, states in self.states.items():
             if not len(states.values) == len(states.lengths) == len(self.embedding):
                 raise ValueError(

@@ -58,11 +58,7 @@ class PriorTransformer(nn.Module):
         text: TextFeatures,
         drop_text: Bool[Tensor, "batch"],
     ) -> Float[Tensor, "batch embed"]:
-        """Return the standardised prediction of z_0; where ``drop_text`` holds, nothing of the caption is seen.
-
-        Raises:
-            ValueError: the captions do not bring what the network was built for.
-        """
+        """Return the standardised prediction of z_0; where ``drop_text`` holds, nothing of the caption is seen."""
         text_tokens, visible = self.text_tokens(text, drop_text)
         tokens = torch.cat([text_tokens, self._step_tokens(noisy, time, gaussian_index)], dim=1)
         if visible is not None:
@@ -72,11 +68,7 @@ class PriorTransformer(nn.Module):
 
     @torch.no_grad()
     def prefix(self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]) -> KeyValueCache:
-        """Read the captions, as :meth:`forward` would, for any number of calls of :meth:`predict`.
-
-        Raises:
-            ValueError: the captions do not bring what the network was built for.
-        """
+        """Read the captions, as :meth:`forward` would, for any number of calls of :meth:`predict`."""
         tokens, visible = self.text_tokens(text, drop_text)
         count = tokens.shape[1]
         cache = KeyValueCache(self.spec, len(text), count + _NUM_STEP_TOKENS, tokens)
@@ -141,11 +133,7 @@ class TextTokens(nn.Module):
     def forward(
         self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]
     ) -> tuple[Float[Tensor, "batch tokens width"], Visible | None]:
-        """Return the tokens and which of them are seen (none: all); a dropped caption becomes one token, the same.
-
-        Raises:
-            ValueError: the captions do not bring what the network was built for.
-        """
+        """Return the tokens and which of them are seen (none: all); a dropped caption becomes one token, the same."""
         self._require_states(text)
         states = {name: _trimmed(text.states[name], drop_text) for name in self.spec.text_states}
         embedded = self.embedding(text.embedding.to(self.no_text.dtype)).to(self.no_text.dtype)

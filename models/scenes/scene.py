@@ -35,7 +35,6 @@ class Scene:
     """Seed of the small offset, scale and brightness by which images of one combination differ."""
 
     def __post_init__(self) -> None:
-        """Refuse words outside the vocabulary."""
         choices = {
             "domain": DOMAINS,
             "shape": SHAPES,

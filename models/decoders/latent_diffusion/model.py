@@ -26,7 +26,6 @@ class LatentDenoiser(Denoiser):
     spec: LatentDiffusionSpec
 
     def __init__(self, spec: LatentDiffusionSpec) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.spec = spec
         self.conditioner = make_conditioner(spec.embed_dim, spec.conditioning)

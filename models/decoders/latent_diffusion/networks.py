@@ -19,7 +19,6 @@ class UNet(nn.Module):
     """The U-Net: u joins the time embedding, and the tokens are attended to."""
 
     def __init__(self, spec: LatentDiffusionSpec, shape: LatentUNet) -> None:
-        """Build the network with random weights."""
         super().__init__()
         num_plain = len(shape.channels) - shape.attention_levels
         attends = [level >= num_plain for level in range(len(shape.channels))]
@@ -53,7 +52,6 @@ class Transformer(nn.Module):
     """The transformer: time enters the adaptive norms, and the tokens are attended to."""
 
     def __init__(self, spec: LatentDiffusionSpec, shape: LatentTransformer) -> None:
-        """Build the network with random weights."""
         super().__init__()
         width = shape.num_heads * shape.head_dim
         self.transformer = PixArtTransformer2DModel(

@@ -22,7 +22,6 @@ class LatentUNet(Settings):
     """Besides the middle block, this many of the lowest levels attend to the embedding's tokens."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         require_widths(self, self.channels)
         require_positive(self, "blocks_per_level")
         num_levels = len(self.channels)
@@ -46,7 +45,6 @@ class LatentTransformer(Settings):
     """Latent positions per side of a token."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         require_positive(self, "num_layers", "num_heads", "head_dim", "patch_size")
         # the position's code takes a quarter of the width for each of sine and cosine of row and column
         width = self.num_heads * self.head_dim
@@ -82,7 +80,6 @@ class LatentDiffusionSpec(DecoderSpec):
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        """Refuse a network that does not fit the latents."""
         require_positive(self, "embed_dim")
         require(self, "text_dim", self.text_dim >= 0, "0 or more")
         side, cell = self.autoencoder.latent_resolution, self.network.cell

@@ -33,7 +33,6 @@ class PixelDecoder(Denoiser, Decoder):
     spec: PixelDiffusionSpec
 
     def __init__(self, spec: PixelDiffusionSpec) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.spec = spec
         self.conditioner = make_conditioner(spec.embed_dim, spec.network)

@@ -24,7 +24,6 @@ class PixelUNet(Conditioning):
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "unshuffle", "blocks_per_level")
         require_widths(self, self.channels)
@@ -61,7 +60,6 @@ class PixelDiffusionSpec(DecoderSpec):
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a resolution that the network does not divide."""
         require_positive(self, "embed_dim")
         require(self, "text_dim", self.text_dim >= 0, "0 or more")
         cell = self.network.unshuffle * 2 ** (len(self.network.channels) - 1)

@@ -27,9 +27,5 @@ _UNETS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def published_parts(name: str) -> dict[str, Mapping[str, Any]]:
-    """Return what the sizes of a checkpoint depend on: the configurations of unet, vae and scheduler.
-
-    Raises:
-        KeyError: no such checkpoint is listed here.
-    """
+    """Return what the sizes of a checkpoint depend on: the configurations of unet, vae and scheduler."""
     return {"unet": _UNETS[name], "vae": _VAE, "scheduler": _NOISE}

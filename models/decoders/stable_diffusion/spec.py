@@ -22,7 +22,6 @@ class TokenConditioning(EmbeddingDropout):
     embedding_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "num_tokens")
 
@@ -36,7 +35,6 @@ class CheckpointProcess(Settings):
     min_snr_gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
         require(self, "loss_weight", self.loss_weight in ("min_snr", "uniform"), "min_snr or uniform")
         require(self, "min_snr_gamma", self.min_snr_gamma > 0.0, "above 0")
 
@@ -62,7 +60,6 @@ class StableDiffusionSpec(DecoderSpec):
     process: CheckpointProcess = CheckpointProcess()
 
     def __post_init__(self) -> None:
-        """Refuse checkpoints that cannot be trained here."""
         require_positive(self, "embed_dim", "resolution")
         require(self, "text_dim", self.text_dim >= 0, "0 or more")
         require(self, "resolution", self.resolution % self.pixels_per_latent == 0, f"x {self.pixels_per_latent}")

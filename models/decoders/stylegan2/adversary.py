@@ -62,9 +62,6 @@ class Adversary(ExactBuffers):
         """Join both networks; `embed_images` is the frozen CLIP, `blocks` the widths of its concatenated models.
 
         What steers itself by statistics of the batch takes their `group_mean` over the `num_workers`.
-
-        Raises:
-            ValueError: clip_weight is above 0 and there is no CLIP.
         """
         super().__init__()
         if settings.clip_weight > 0 and embed_images is None:

@@ -35,7 +35,6 @@ class AugmentationControl(ExactBuffers):
     probability: Tensor
 
     def __init__(self, start: float) -> None:
-        """Begin at a probability."""
         super().__init__()
         self.register_buffer("probability", torch.full((1,), start))
 

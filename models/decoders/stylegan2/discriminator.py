@@ -37,7 +37,6 @@ class Discriminator(nn.Module):
     """Scores whether an image is true and shows its embedding: D(x, u) = psi(phi) + <u, V phi> / sqrt(embed)."""
 
     def __init__(self, spec: DiscriminatorSpec) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.spec = spec
         network = spec.network
@@ -74,7 +73,6 @@ class ResidualLevel(nn.Module):
     """Two convolutions beside a skip, to half the grid."""
 
     def __init__(self, num_in: int, num_out: int, *, rate: float) -> None:
-        """Build the layers."""
         super().__init__()
         self.conv = ScaledConv(num_in, num_in, 3, rate=rate)
         self.down = ScaledConv(num_in, num_out, 3, rate=rate, down=True)

@@ -61,7 +61,6 @@ class ScaledConv(nn.Module):
     """A convolution with run-time scaling; `down` filters and halves the grid."""
 
     def __init__(self, num_in: int, num_out: int, kernel: int, *, rate: float = 1.0, down: bool = False) -> None:
-        """Initialise the weights."""
         super().__init__()
         self._rate = rate
         self._scale = rate / math.sqrt(num_in * kernel**2)
@@ -125,7 +124,6 @@ class Blur(nn.Module):
     kernel: Tensor
 
     def __init__(self, *, extra: int = 0, gain: float = 1.0) -> None:
-        """Make the filter."""
         super().__init__()
         self._padding = 1 + extra // 2
         self.register_buffer("kernel", _filter(gain), persistent=False)
@@ -141,7 +139,6 @@ class Resample(nn.Module):
     kernel: Tensor
 
     def __init__(self, *, up: bool) -> None:
-        """Make the filter."""
         super().__init__()
         self._up = up
         self.register_buffer("kernel", _filter(4.0 if up else 1.0), persistent=False)

@@ -35,7 +35,6 @@ class StyleGan2Generator(Decoder):
     spec: StyleGan2Spec
 
     def __init__(self, spec: StyleGan2Spec) -> None:
-        """Build the networks with random weights."""
         super().__init__()
         self.spec = spec
         self.standardizer = Normalization(spec.embed_dim)
@@ -62,9 +61,6 @@ class StyleGan2Generator(Decoder):
         """Generate one image in [-1, 1] per embedding; it depends on its own embedding and seed alone.
 
         Of `sampling` it reads the truncation: a generator takes one pass, and knows no guidance.
-
-        Raises:
-            ValueError: there is not one seed per embedding.
         """
         require_seeds(embeddings, seeds)
         stream = SeededNoise(seeds)
@@ -88,7 +84,6 @@ class MappingNetwork(nn.Module):
     """Noise and embedding to w."""
 
     def __init__(self, spec: StyleGan2Spec) -> None:
-        """Build the layers."""
         super().__init__()
         self.embed = ScaledLinear(spec.embed_dim, spec.network.latent_dim)
         widths = [2 * spec.network.latent_dim] + [spec.network.style_dim] * spec.network.mapping_layers
@@ -107,7 +102,6 @@ class SynthesisNetwork(nn.Module):
     """Styles to an image, from the smallest grid to the largest, each adding to the image so far."""
 
     def __init__(self, spec: StyleGan2Spec) -> None:
-        """Build the levels."""
         super().__init__()
         self._spec = spec
         widths, grids = spec.network.channels, spec.grids
@@ -184,7 +178,6 @@ class StyledLayer(nn.Module):
     """Style, modulated 3 x 3 convolution, noise, bias, activation."""
 
     def __init__(self, style_dim: int, num_in: int, num_out: int, *, up: bool = False, noise: bool) -> None:
-        """Build the layer; styles begin near 1."""
         super().__init__()
         self.affine = ScaledLinear(style_dim, num_in, bias=1.0)
         self.conv = ModulatedConv(num_in, num_out, 3, up=up)
@@ -203,7 +196,6 @@ class ToRGB(nn.Module):
     """A 1 x 1 modulated convolution to pixels: one per cell, or a patch of them."""
 
     def __init__(self, style_dim: int, num_in: int, patch_size: int) -> None:
-        """Build the layer."""
         super().__init__()
         self._patch = patch_size
         self.affine = ScaledLinear(style_dim, num_in, bias=1.0)

@@ -22,7 +22,6 @@ class PatchedLevels(Settings):
     """Pixels per side of a cell of the largest grid (StyleGAN2: 1), so that a small machine needs few cells."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         require(self, "channels", bool(self.channels) and min(self.channels) >= 1, "one width per level, 1 or more")
         require_positive(self, "patch_size")
 
@@ -50,7 +49,6 @@ class GeneratorNetwork(PatchedLevels):
     """Whether every layer adds noise of a learned strength (StyleGAN's stochastic detail)."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "latent_dim", "style_dim", "mapping_layers")
         require(self, "mapping_rate", self.mapping_rate > 0, "more than 0")
@@ -70,7 +68,6 @@ class DiscriminatorNetwork(PatchedLevels):
     """Learning rate relative to the generator's."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "feature_dim")
         require(self, "std_group", self.std_group >= 0, "0 or more")
@@ -90,7 +87,6 @@ class StyleGan2Spec(DecoderSpec):
     network: GeneratorNetwork = GeneratorNetwork()
 
     def __post_init__(self) -> None:
-        """Refuse a resolution that the network does not divide."""
         require_positive(self, "embed_dim")
         factor = self.network.factor
         fits = self.resolution % factor == 0 and self.resolution // factor >= 4
@@ -114,7 +110,6 @@ class DiscriminatorSpec(Spec):
     network: DiscriminatorNetwork = DiscriminatorNetwork()
 
     def __post_init__(self) -> None:
-        """Refuse a resolution that the network does not divide."""
         require_positive(self, "embed_dim", "resolution")
         factor = self.network.factor
         require(self, "resolution", self.resolution % factor == 0, f"a multiple of {factor} (patch_size and levels)")
@@ -151,7 +146,6 @@ class AdversarialSettings(Settings):
     """Adaptive: images within which the probability can rise from 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning, naming the field and what is allowed."""
         for name in ("r1_weight", "path_weight", "clip_weight", "feature_weight", "match_weight", "embedding_noise"):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require_positive(self, "r1_interval", "path_interval", "augmentation_images")

@@ -39,7 +39,6 @@ class Upsampler(ConditionedModel):
     spec: UpsamplerSpec
 
     def __init__(self, spec: UpsamplerSpec) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.spec = spec
         self.conditioner = EmbeddingConditioner(
@@ -120,7 +119,6 @@ class UpsamplerLoss(nn.Module):
     """The model under its loss, in the form that the training loop calls."""
 
     def __init__(self, upsampler: Upsampler) -> None:
-        """Wrap the model."""
         super().__init__()
         self.upsampler = upsampler
 

@@ -24,7 +24,6 @@ class UpsamplerUNet(EmbeddingDropout):
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "unshuffle", "blocks_per_level")
         require_widths(self, self.channels)
@@ -47,7 +46,6 @@ class UpsamplerSpec(DecoderSpec):
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
     def __post_init__(self) -> None:
-        """Refuse resolutions that do not fit the network or each other."""
         require_positive(self, "embed_dim", "from_resolution", "resolution")
         require(self, "resolution", self.resolution % self.cell == 0, f"a multiple of {self.cell} (unshuffle, levels)")
         larger = self.resolution > self.from_resolution and self.resolution % self.from_resolution == 0

@@ -43,7 +43,6 @@ class CodeTransformer(nn.Module):
     """Predicts each code from the conditions and the codes before it."""
 
     def __init__(self, spec: VQAutoregressiveSpec) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.spec = spec
         network, side = spec.network, spec.autoencoder.latent_resolution
@@ -108,11 +107,7 @@ class CodeTransformer(nn.Module):
         return {"loss": entropy, "accuracy": (logits.argmax(-1) == codes).float().mean(1)}
 
     def read_text(self, text: Embeddings | None, count: int) -> Embeddings:
-        """Return standardized text embeddings; the learned empty one where a row holds no numbers, or there is none.
-
-        Raises:
-            ValueError: the network reads no text.
-        """
+        """Return standardized text embeddings; the learned empty one where a row holds no numbers, or there is none."""
         if self.text is None:
             raise ValueError("CodeTransformer: found text_dim 0: expected the text embedding's width, to read texts")
         if text is None:
@@ -144,7 +139,6 @@ class CodeLoss(nn.Module):
     """The transformer under its loss; the autoencoder takes no part in training."""
 
     def __init__(self, transformer: CodeTransformer) -> None:
-        """Wrap the transformer."""
         super().__init__()
         self.transformer = transformer
 

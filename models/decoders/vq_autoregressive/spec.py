@@ -27,7 +27,6 @@ class CodeNetwork(EmbeddingDropout):
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
         super().__post_init__()
         require_positive(self, "width", "num_layers", "num_heads", "num_tokens", "layout_hidden")
         require(self, "feed_forward_factor", self.feed_forward_factor > 0.0, "above 0")
@@ -54,7 +53,6 @@ class VQAutoregressiveSpec(DecoderSpec):
     network: CodeNetwork = CodeNetwork()
 
     def __post_init__(self) -> None:
-        """Refuse conditions and an autoencoder that cannot be used."""
         require_positive(self, "embed_dim")
         require(self, "autoencoder", self.autoencoder.kind == "vq", "one of kind vq, which has codes to predict")
         require(self, "text_dim", self.text_dim >= 0, "0 or more")

@@ -44,7 +44,6 @@ class AutoregressivePrior(Prior):
     spec: AutoregressivePriorSpec
 
     def __init__(self, spec: AutoregressivePriorSpec) -> None:
-        """Build an untrained prior."""
         super().__init__(spec)
         self.components = ComponentBuckets(spec.embed_dim, spec.num_components, spec.num_buckets)
         self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
@@ -53,12 +52,7 @@ class AutoregressivePrior(Prior):
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
     ) -> None:
-        """Find the principal components of the images and the scale of the captions; once, before training.
-
-        Raises:
-            ValueError: there are too few images for so many components, or the embeddings have another width than the
-                prior or hold numbers that are not finite.
-        """
+        """Find the principal components of the images and the scale of the captions; once, before training."""
         self.components.measure(image_embeddings)
         require_embeddings(text_embeddings, self.spec.embed_dim)
         self.text_scale.measure(text_embeddings)
@@ -79,10 +73,6 @@ class AutoregressivePrior(Prior):
 
         Of ``sampling`` only ``guidance_scale`` counts: see :func:`models.diffusion.guidance.guide`, here of
         logits; the similarity is sampled without guidance.
-
-        Raises:
-            ValueError: there is not one seed per caption, or the captions' embeddings have another width than the
-                prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
@@ -117,7 +107,6 @@ class ComponentBuckets(ExactBuffers):
     stds: Tensor  # standard deviation along each direction, float64: [components]
 
     def __init__(self, embed_dim: int, num_components: int, num_buckets: int) -> None:
-        """Make room for the statistics."""
         super().__init__()
         self.num_buckets = num_buckets
         self.register_buffer("mean", torch.zeros(embed_dim, dtype=torch.float64))
@@ -125,12 +114,7 @@ class ComponentBuckets(ExactBuffers):
         self.register_buffer("stds", torch.ones(num_components, dtype=torch.float64))
 
     def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
-        """Find the directions of largest variance, each one's largest entry positive, in float64.
-
-        Raises:
-            ValueError: there are too few rows for so many components, or they have another width or hold numbers that
-                are not finite.
-        """
+        """Find the directions of largest variance, each one's largest entry positive, in float64."""
         require_embeddings(embeddings, len(self.mean))
         rows, wanted = len(embeddings), len(self.stds)
         if rows <= wanted:

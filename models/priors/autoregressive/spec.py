@@ -23,7 +23,6 @@ class AutoregressivePriorSpec(PriorSpec):
     kind: Literal["autoregressive"] = field(default="autoregressive", kw_only=True)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         super().__post_init__()
         fits = 1 <= self.num_components <= self.embed_dim
         require(self, "num_components", fits, f"1 to {self.embed_dim}, the width of the embeddings: lower it")
@@ -35,11 +34,7 @@ class AutoregressivePriorSpec(PriorSpec):
         return self.num_components
 
     def require_pairs(self, count: int, embed_dim: int) -> None:
-        """Refuse pairs that span fewer directions than there are components.
-
-        Raises:
-            ValueError: they do.
-        """
+        """Refuse pairs that span fewer directions than there are components."""
         most = min(count - 1, embed_dim)
         if self.num_components > most:
             raise ValueError(

@@ -43,9 +43,6 @@ class DiffusionPrior(Prior):
         """Build an untrained prior around the Gaussians of the bank, learnable and chosen as the spec says.
 
         Without a bank it has blank Gaussians, to load a saved state into.
-
-        Raises:
-            ValueError: the bank does not fit the spec.
         """
         super().__init__(spec)
         options: dict[str, Any] = {"learnable": spec.learnable, "selection": spec.selection}
@@ -94,11 +91,7 @@ class DiffusionPrior(Prior):
     def measure(
         self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
     ) -> None:
-        """Fix the network's input and output scales from training data; call it once, before training.
-
-        Raises:
-            ValueError: the embeddings have another width than the prior, or hold numbers that are not finite.
-        """
+        """Fix the network's input and output scales from training data; call it once, before training."""
         for scale, embeddings in ((self.image_scale, image_embeddings), (self.text_scale, text_embeddings)):
             require_embeddings(embeddings, self.spec.embed_dim)
             scale.measure(embeddings)
@@ -149,10 +142,6 @@ class DiffusionPrior(Prior):
         Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is run once per
         step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given every
         time t that is visited, z_t and the (guided) prediction of z_0 made from it.
-
-        Raises:
-            ValueError: the number of steps is not in 1 ... T, there is not one seed per caption, or the captions'
-                embeddings have another width than the prior or hold numbers that are not finite.
         """
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
@@ -218,11 +207,7 @@ class DiffusionPrior(Prior):
 def make_bank(
     spec: PriorSpec, images: Float[Tensor, "rows embed"], fitted: tuple[Tensor, Tensor] | None
 ) -> GaussianBank:
-    """Return the Gaussians that a kind starts from.
-
-    Raises:
-        ValueError: the kind needs fitted ones, and there are none.
-    """
+    """Return the Gaussians that a kind starts from."""
     if isinstance(spec, ShiftedPriorSpec):
         if fitted is None:
             raise ValueError("prior of kind shifted: found no fitted Gaussians: expected means and stds: fit them")

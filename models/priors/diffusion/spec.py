@@ -35,7 +35,6 @@ class DiffusionPriorSpec(PriorSpec):
     """loss_weight min_snr: where the weight stops to rise."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         super().__post_init__()
         require_positive(self, "num_gaussians")
         require(self, "min_snr_gamma", self.min_snr_gamma > 0, "above 0")
@@ -87,7 +86,6 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
     (or gradient_accumulation), in each one's part of it."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         super().__post_init__()
         require(self, "kappa", self.kappa > 0, "above 0")
         require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
@@ -103,6 +101,5 @@ class GaussianPriorSpec(DiffusionPriorSpec):
     square of those of the training embeddings, which is the freedom that kappa gives to kind shifted."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
         super().__post_init__()
         require(self, "noise_scale", self.noise_scale is None or self.noise_scale > 0, "above 0, or null")

@@ -36,11 +36,7 @@ class IdentityPrior(Prior):
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
     ) -> Float[Tensor, "batch embed"]:
-        """Return the text embeddings in float32; the sampling settings have no effect.
-
-        Raises:
-            ValueError: there is not one seed per caption, or the embeddings have another width than the prior.
-        """
+        """Return the text embeddings in float32; the sampling settings have no effect."""
         require_seeds(text, seeds)
         require_width(text.embedding, self.spec.embed_dim)
         return text.embedding.float()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Final, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, Self, TypeVar, get_args, get_origin, get_type_hints
 
 NORM_GROUPS: Final[int] = 16
 HEAD_DIM: Final[int] = 32
@@ -47,6 +47,22 @@ class Spec(Settings):
 
         with torch.device("meta"):
             return sum(weight.numel() for weight in self.build().parameters())
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def read_kind(family: str, specs: Mapping[str, type[S]], values: Mapping[str, Any]) -> S:
+    """Return the spec of a family that its ``to_dict`` wrote.
+
+    Raises:
+        ValueError: the kind is unknown, or a value is not allowed.
+        TypeError: a field is missing or unknown.
+    """
+    kind: Any = values.get("kind")
+    if kind not in specs:
+        raise ValueError(f"{family}: found kind {kind!r}: expected one of {', '.join(specs)}")
+    return specs[kind].from_dict(values)
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import AnyDecoderSpec
+from models.diffusion.samplers import InitImage
 
 Images = Float[Tensor, "batch 3 height width"]
 Embeddings = Float[Tensor, "batch embed"]
+Seeds = Sequence[int]
+Text = Embeddings | None
+Init = InitImage | None
 
 
 class ConditionedModel(nn.Module):
@@ -26,48 +30,47 @@ class ConditionedModel(nn.Module):
 class Decoder(ConditionedModel):
     """Generates an image for an image embedding."""
 
+    can_edit: bool = False
+    """Whether generation has steps at which a given image can enter; see :meth:`edit`."""
+
     @property
     def reads_text(self) -> bool:
-        """Whether images depend on CLIP text embeddings, too; see :meth:`sample_with_text`."""
-        return False
+        """Whether images depend on CLIP text embeddings, too."""
+        return self.spec.text_dim > 0
 
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    def sample(
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
     ) -> Images:
-        """Generate images conditioned on CLIP text embeddings, too; a decoder that reads no text ignores them."""
-        return self.sample(embeddings, seeds, sampling)
+        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding.
 
-    @property
-    def can_edit(self) -> bool:
-        """Whether generation has steps at which a given image can enter; see :meth:`edit`."""
-        return False
-
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
+        A row of ``text`` that holds NaN is no text; a decoder that reads none ignores it. ``init``: see :meth:`edit`.
+        """
         raise NotImplementedError
 
     def edit(
         self,
         images: Images,
         embeddings: Embeddings,
-        seeds: Sequence[int],
+        seeds: Seeds,
         sampling: DecoderSampling,
         *,
         strength: float,
-        text: Embeddings | None = None,
+        text: Text = None,
     ) -> Images:
         """Noise images in [-1, 1] to a strength, and denoise them under the embeddings (and texts, if it reads any).
 
         0 returns the images (up to what an autoencoder or a smaller resolution loses), 1 what :meth:`sample` generates.
         Reference: SDEdit (Meng et al., arXiv 2108.01073).
         """
-        raise ValueError(
-            f"Decoder.edit: found kind {self.spec.kind}, which does not generate by denoising: expected "
-            "pixel_diffusion, latent_diffusion or stable_diffusion"
-        )
+        if not self.can_edit:
+            raise ValueError(
+                f"Decoder.edit: found kind {self.spec.kind}, which does not generate by denoising: expected "
+                "pixel_diffusion, latent_diffusion or stable_diffusion"
+            )
+        return self.sample(embeddings, seeds, sampling, text, InitImage(images, strength))
 
 
-def require_seeds(embeddings: Embeddings, seeds: Sequence[int]) -> None:
+def require_seeds(embeddings: Embeddings, seeds: Seeds) -> None:
     """Refuse to generate unless there is one seed for each embedding."""
     if len(seeds) != len(embeddings):
         raise ValueError(

@@ -1,7 +1,7 @@
 """A cascade: a decoder of small images, and super-resolution models that enlarge them one after the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Embeddings, Images
+from models.decoders.base import Decoder, Embeddings, Images, Init, Seeds, Text
 from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import AnyDecoderSpec
 from models.decoders.upsampler.model import Upsampler
@@ -41,6 +41,11 @@ class CascadeSpec:
         return self.base.embed_dim
 
     @property
+    def text_dim(self) -> int:
+        """Width of the CLIP text embedding that the first model reads."""
+        return self.base.text_dim
+
+    @property
     def resolution(self) -> int:
         """Side of the last model's images in pixels."""
         return self.upsamplers[-1].resolution if self.upsamplers else self.base.resolution
@@ -60,7 +65,7 @@ class Cascade(Decoder):
         """Join models that were trained apart."""
         super().__init__()
         self.spec = CascadeSpec(base.spec, tuple(upsampler.spec for upsampler in upsamplers))
-        self.base = base
+        self.base, self.can_edit = base, base.can_edit
         self.upsamplers = nn.ModuleList(upsamplers)
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
@@ -69,48 +74,18 @@ class Cascade(Decoder):
             model.set_embedding_statistics(mean, std)
 
     @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Generate one image per embedding; every model samples its own noise from an image's seed."""
-        return self._enlarged(self.base.sample(embeddings, seeds, sampling), embeddings, seeds, sampling)
-
-    @property
-    def reads_text(self) -> bool:
-        """As the first model; those that enlarge its images read none."""
-        return self.base.reads_text
-
-    @torch.no_grad()
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    def sample(
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
     ) -> Images:
-        """Generate images; the first model is conditioned on the text embeddings, too."""
-        images = self.base.sample_with_text(embeddings, text, seeds, sampling)
-        return self._enlarged(images, embeddings, seeds, sampling)
+        """Generate or edit images at the first model's size, which alone reads texts, and enlarge them.
 
-    @property
-    def can_edit(self) -> bool:
-        """As the first model, whose images are edited before they are enlarged."""
-        return self.base.can_edit
-
-    @torch.no_grad()
-    def edit(
-        self,
-        images: Images,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        strength: float,
-        text: Embeddings | None = None,
-    ) -> Images:
-        """Edit the images at the first model's size, and enlarge what comes of it."""
-        side = self.base.spec.resolution
-        small = nn.functional.interpolate(images, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
-        edited = self.base.edit(small, embeddings, seeds, sampling, strength=strength, text=text)
-        return self._enlarged(edited, embeddings, seeds, sampling)
-
-    def _enlarged(
-        self, images: Images, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
-    ) -> Images:
+        Every model samples its own noise from an image's seed.
+        """
+        if init is not None:
+            size = (self.base.spec.resolution,) * 2
+            small = nn.functional.interpolate(init.x_0, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+            init = replace(init, x_0=small)
+        images = self.base.sample(embeddings, seeds, sampling, text, init)
         for level, upsampler in enumerate(self.upsamplers, start=1):
             own = [level_seed(seed, level) for seed in seeds]
             images = upsampler.sample(images, embeddings, own, sampling)  # type: ignore[operator]

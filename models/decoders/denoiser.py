@@ -7,20 +7,19 @@ Symbols: x_0 = what is noised, x_t = noisy: [batch, channel, row, column]; u = s
 a text: [batch, embed].
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.decoders.base import ConditionedModel, Embeddings, require_seeds
+from models.decoders.base import ConditionedModel, Embeddings, Init, Seeds, Text, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, TextConditioner
 from models.decoders.sampling import DecoderSampling
 from models.diffusion.guidance import Predictor, guided
 from models.diffusion.loss_weights import denoising_loss
 from models.diffusion.processes import STANDARD, Process
-from models.diffusion.samplers import InitImage, NoiseSource, sample_images
+from models.diffusion.samplers import NoiseSource, sample_images
 from models.noise import SeededNoise
 
 Images = Float[Tensor, "batch channel row column"]
@@ -106,26 +105,18 @@ class Denoiser(ConditionedModel):
 
     @torch.no_grad()
     def generate(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        text: Embeddings | None = None,
-        init_image: InitImage | None = None,
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
     ) -> Images:
         """Return x_0 from noise, or from an image noised to a strength; each by its own embedding and seed alone."""
         require_seeds(embeddings, seeds)
         streams = SeededNoise(seeds)
 
         def noise() -> Images:
-            return streams.draw(self.grid_shape, embeddings.device)
+            return streams.normal(self.grid_shape, embeddings.device)
 
-        return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, init_image)
+        return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, init)
 
-    def solve(
-        self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None
-    ) -> Images:
+    def solve(self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: Init = None) -> Images:
         """Go from the noise to x_0 by the process's own solver."""
         threshold = sampling.dynamic_threshold if self.bounded else None
         return sample_images(

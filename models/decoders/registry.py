@@ -9,6 +9,7 @@ from models.decoders.spec import DecoderSpec
 from models.decoders.stable_diffusion.spec import StableDiffusionSpec
 from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
+from models.fields import read_kind
 
 SPECS: Final[dict[str, type[DecoderSpec]]] = {
     "pixel_diffusion": PixelDiffusionSpec,
@@ -21,7 +22,4 @@ SPECS: Final[dict[str, type[DecoderSpec]]] = {
 
 def read_spec(values: Mapping[str, Any]) -> DecoderSpec:
     """Return the spec that its ``to_dict`` wrote."""
-    kind = values.get("kind")
-    if kind not in SPECS:
-        raise ValueError(f"decoder: found kind {kind!r}: expected one of {', '.join(SPECS)}")
-    return SPECS[kind].from_dict(values)
+    return read_kind("decoder", SPECS, values)

@@ -14,21 +14,21 @@ class AnyDecoderSpec(Protocol):
     @property
     def kind(self) -> str:
         """The kind: the key of its registry."""
-        ...
 
     @property
     def embed_dim(self) -> int:
         """Width of the CLIP image embedding, all concatenated models together."""
-        ...
 
     @property
     def resolution(self) -> int:
         """Side of the images in pixels."""
-        ...
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, kind included, as JSON-ready values."""
-        ...
 
 
 class RandomInput(NamedTuple):
@@ -50,6 +50,7 @@ def denoising_random_inputs(shape: tuple[int, ...], embed_dim: int) -> Mapping[s
     }
 
 
+@dataclass(frozen=True, kw_only=True)
 class DecoderSpec(Spec):
     """Base of the spec of a decoder.
 
@@ -71,6 +72,19 @@ class DecoderSpec(Spec):
     of images as bytes [batch, height, width, 3], embeddings [batch, embed] and the random inputs, and returns "loss"
     [batch] and other quantities of each sample.
     """
+
+    kind: str
+    embed_dim: int
+    """Width of the CLIP image embedding, all concatenated models together."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "embed_dim")
+        require(self, "text_dim", self.text_dim >= 0, "0 or more")
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
+        return 0
 
     def build_training(self) -> Any:
         """Return what is trained, with random weights; imports torch."""

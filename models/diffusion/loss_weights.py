@@ -39,7 +39,7 @@ def denoising_loss(
 ) -> Float[Tensor, " batch"]:
     """Return each sample's mean squared error of the process's target, weighted by time."""
     spec = process.spec
-    expected = true_target(process, spec.target, x_0, noise, t, gaussian)
+    expected = true_target(process, spec.target, x_0, noise, t, gaussian=gaussian)
     error = (prediction - expected).square().mean(dim=tuple(range(1, x_0.ndim)))  # in the layout of the prediction
     if spec.path == "flow":
         return error / t.clamp_min(MIN_FLOW_TIME).square() if spec.target == "sample" else error

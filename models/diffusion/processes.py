@@ -158,7 +158,7 @@ class Process(ExactBuffers):
         return mean, variance.sqrt() * gaussian.std
 
     def ancestral(
-        self, x_t: Samples, x_0: Samples, t: Times, s: Times, gaussian: Gaussian, variance: Variance = "posterior"
+        self, x_t: Samples, x_0: Samples, t: Times, s: Times, gaussian: Gaussian, *, variance: Variance = "posterior"
     ) -> Pair:
         """Return mean and standard deviation of the ancestral step from t to s < t.
 
@@ -170,7 +170,7 @@ class Process(ExactBuffers):
             std = column(torch.where(s > 0, self.transition(t, s)[1], 0), x_t).sqrt() * gaussian.std
         return mean, std
 
-    def ddim(self, x_0: Samples, noise: Samples, t: Times, s: Times, gaussian: Gaussian, eta: float = 0.0) -> Pair:
+    def ddim(self, x_0: Samples, noise: Samples, t: Times, s: Times, gaussian: Gaussian, *, eta: float = 0.0) -> Pair:
         """Return mean and standard deviation of the DDIM step from t to s < t (arXiv 2010.02502, eqs. 12 and 16).
 
         ``noise`` is the predicted eps. With eta = 0 the step adds no noise (on the path flow it is Euler's); with

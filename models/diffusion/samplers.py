@@ -101,11 +101,11 @@ def sample(
         elif solver.sampler == "euler":
             x_t = x_t + column(s - t, x_t) * ((x_t - found.x_0) / column(t, x_t))
         elif solver.sampler == "ancestral":
-            x_t, std = process.ancestral(x_t, found.x_0, t, s, gaussian, solver.variance)
+            x_t, std = process.ancestral(x_t, found.x_0, t, s, gaussian, variance=solver.variance)
         else:
             eps = found.noise
-            eps = noise_from_target(process, "sample", found.x_0, x_t, t, gaussian) if eps is None else eps
-            x_t, std = process.ddim(found.x_0, eps, t, s, gaussian, solver.eta)
+            eps = noise_from_target(process, "sample", found.x_0, x_t, t, gaussian=gaussian) if eps is None else eps
+            x_t, std = process.ddim(found.x_0, eps, t, s, gaussian, eta=solver.eta)
         if std is not None and after > 0 and (solver.sampler == "ancestral" or solver.eta > 0):
             x_t = x_t + std * noise()
     return x_t
@@ -132,11 +132,11 @@ def sample_images(
 
     def estimate(x_t: Samples, t: Times) -> Estimate:
         prediction = predict(x_t, process.timestep(t).to(x_t.dtype))
-        x_0 = sample_from_target(process, target, prediction, x_t, t, STANDARD)
+        x_0 = sample_from_target(process, target, prediction, x_t, t, gaussian=STANDARD)
         if bounded and dynamic_threshold is not None:
             return Estimate(threshold(x_0, dynamic_threshold))
         # As in diffusers, what clipping takes from x_0 does not change the noise.
-        eps = None if flow else noise_from_target(process, target, prediction, x_t, t, STANDARD)
+        eps = None if flow else noise_from_target(process, target, prediction, x_t, t, gaussian=STANDARD)
         return Estimate(threshold(x_0, None) if bounded else x_0, eps)
 
     steps = process.steps(num_steps) if flow else diffusers_steps(process.num_timesteps, num_steps)

@@ -34,7 +34,7 @@ class Affine:
 
 
 def true_target(
-    process: Process, target: Target, x_0: Samples, noise: Samples, t: Times, gaussian: Gaussian
+    process: Process, target: Target, x_0: Samples, noise: Samples, t: Times, *, gaussian: Gaussian
 ) -> Samples:
     """Return what a perfect network would predict."""
     if target == "sample":
@@ -46,7 +46,7 @@ def true_target(
 
 
 def sample_from_target(
-    process: Process, target: Target, predicted: Samples, x_t: Samples, t: Times, gaussian: Gaussian
+    process: Process, target: Target, predicted: Samples, x_t: Samples, t: Times, *, gaussian: Gaussian
 ) -> Samples:
     """Return the x_0 that a prediction of the target at x_t means; t is above 0.
 
@@ -61,7 +61,7 @@ def sample_from_target(
 
 
 def noise_from_target(
-    process: Process, target: Target, predicted: Samples, x_t: Samples, t: Times, gaussian: Gaussian
+    process: Process, target: Target, predicted: Samples, x_t: Samples, t: Times, *, gaussian: Gaussian
 ) -> Samples:
     """Return the eps that a prediction of the target at x_t means; t is above 0."""
     if target == "noise":

@@ -14,6 +14,9 @@ from models.priors.text import TextFeatures
 
 STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
 
+Rows = Float[Tensor, "rows embed"]
+Captions = Float[Tensor, "captions embed"]
+Embeddings = Float[Tensor, "batch embed"]
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Takes the time as a number from 0 to T, z_t and the prediction of z_0, both [batch, embed]."""
 
@@ -29,11 +32,7 @@ class Prior(nn.Module, ABC):
 
     @classmethod
     def for_training(
-        cls,
-        spec: PriorSpec,
-        images: Float[Tensor, "rows embed"],
-        texts: Float[Tensor, "captions embed"],
-        gaussians: tuple[Tensor, Tensor] | None,
+        cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
     ) -> Self:
         """Return an untrained prior with the statistics of the training embeddings and, if it has any, its Gaussians.
 
@@ -50,9 +49,7 @@ class Prior(nn.Module, ABC):
         return {"drop_text": uniform[:, 1] < text_dropout}
 
     @abstractmethod
-    def measure(
-        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
-    ) -> None:
+    def measure(self, images: Rows, texts: Captions) -> None:
         """Take what the prior needs of the training embeddings; call it once, before training."""
 
     @abstractmethod
@@ -64,7 +61,7 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
-    ) -> Float[Tensor, "batch embed"]:
+    ) -> Embeddings:
         """Return an image embedding for each caption; it depends on the caption and its seed alone.
 
         ``on_step`` is called at every step of a process; a prior without one never calls it.
@@ -77,7 +74,7 @@ def require_seeds(text: TextFeatures, seeds: Sequence[int]) -> None:
         raise ValueError(f"prior sampling: {len(text)} captions but {len(seeds)} seeds: give one seed per caption")
 
 
-def require_width(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
+def require_width(embeddings: Rows, embed_dim: int) -> None:
     """Refuse embeddings of another CLIP."""
     if embeddings.shape[-1] != embed_dim:
         raise ValueError(
@@ -86,7 +83,7 @@ def require_width(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> No
         )
 
 
-def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
+def require_finite(embeddings: Rows) -> None:
     """Refuse embeddings that hold NaN or infinity."""
     bad = int((~embeddings.isfinite().all(-1)).sum())
     if bad:
@@ -96,7 +93,7 @@ def require_finite(embeddings: Float[Tensor, "rows embed"]) -> None:
         )
 
 
-def require_embeddings(embeddings: Float[Tensor, "rows embed"], embed_dim: int) -> None:
+def require_embeddings(embeddings: Rows, embed_dim: int) -> None:
     """Refuse embeddings of another CLIP, or that hold NaN or infinity."""
     require_width(embeddings, embed_dim)
     require_finite(embeddings)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from models.fields import read_kind
 from models.priors.autoregressive.spec import AutoregressivePriorSpec
 from models.priors.diffusion.spec import GaussianPriorSpec, ShiftedPriorSpec
 from models.priors.identity.spec import IdentityPriorSpec
@@ -18,7 +19,4 @@ SPECS: Final[dict[str, type[PriorSpec]]] = {
 
 def read_spec(values: Mapping[str, Any]) -> PriorSpec:
     """Return the spec that its ``to_dict`` wrote."""
-    kind = values.get("kind")
-    if kind not in SPECS:
-        raise ValueError(f"prior: found kind {kind!r}: expected one of {', '.join(SPECS)}")
-    return SPECS[kind].from_dict(values)
+    return read_kind("prior", SPECS, values)

@@ -50,10 +50,14 @@ def stage_sizes(config: RunConfig, plan: Plan, store: Store, num_gpus: int | Non
 
     sections = {name: section for name, section in config.stages().items() if is_trained(section)}
     images, why = _images(config, plan, store)
-    return [_size(name, section, config, images, why, num_gpus) for name, section in sections.items()]
+    return [
+        _size(name, section, config, images=images, why=why, num_gpus=num_gpus) for name, section in sections.items()
+    ]
 
 
-def _size(name: str, section: Any, config: RunConfig, images: int | None, why: str, num_gpus: int | None) -> StageSize:
+def _size(
+    name: str, section: Any, config: RunConfig, *, images: int | None, why: str, num_gpus: int | None
+) -> StageSize:
     from pipeline.sizing.modules import trained_module
 
     gpus, training = num_gpus or section.resources.num_workers or GPUS, section.training

@@ -4,18 +4,15 @@ An image depends on its own prompt and seed only, whatever is generated beside i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from models.decoders.base import from_bytes, to_bytes
-from models.decoders.sampling import DecoderSampling
-from models.decoders.spec import AnyDecoderSpec
-from models.priors.spec import PriorSampling
-from models.priors.text import TextFeatures
+from models.decoders.base import Decoder, from_bytes, to_bytes
+from models.priors.base import Prior
 from models.similarity import block_cosine
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder
@@ -26,66 +23,14 @@ Embeddings = Float[Tensor, "batch embed"]
 Images = UInt8[np.ndarray, "batch height width 3"]
 
 
-class PriorSampler(Protocol):
-    """A prior as the system uses it."""
-
-    def sample(self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling) -> Embeddings:
-        """Sample one image embedding for each text."""
-        ...
-
-
-class DecoderSampler(Protocol):
-    """A decoder as the system uses it."""
-
-    @property
-    def spec(self) -> AnyDecoderSpec:
-        """Its spec."""
-        ...
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether images depend on text embeddings too."""
-        ...
-
-    @property
-    def can_edit(self) -> bool:
-        """Whether an image can be noised to a strength, and denoised."""
-        ...
-
-    def sample(
-        self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Sample one image in [-1, 1] for each image embedding."""
-        ...
-
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Sample one for each pair of image and text embedding."""
-        ...
-
-    def edit(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        strength: float,
-        text: Embeddings | None = None,
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Noise images to a strength, and denoise them under the embeddings."""
-        ...
-
-
 class TextToImage:
     """CLIP, prior and decoder of one and the same embedding space."""
 
     def __init__(
         self,
         encoder: TextEncoder,
-        prior: PriorSampler,
-        decoder: DecoderSampler,
+        prior: Prior,
+        decoder: Decoder,
         settings: SamplingSettings,
         *,
         resolution: int,
@@ -168,10 +113,8 @@ class TextToImage:
         """Return images for image embeddings, and for text embeddings (NaN: no text) if the decoder reads any."""
 
         def sample(rows: slice, own: list[int]) -> Tensor:
-            given = embeddings[rows].to(self._device)
-            if text is None or not self._decoder.reads_text:
-                return self._decoder.sample(given, own, self.settings.decoder)
-            return self._decoder.sample_with_text(given, text[rows].to(self._device), own, self.settings.decoder)
+            given, texts = embeddings[rows].to(self._device), None if text is None else text[rows].to(self._device)
+            return self._decoder.sample(given, own, self.settings.decoder, texts)
 
         return self._decoded(sample, len(embeddings), seeds)
 

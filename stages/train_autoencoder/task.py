@@ -104,7 +104,7 @@ class AutoencoderTask(ImageTask):
             "step": torch.full((len(indices),), part.step),
         }
         if isinstance(self.config, TrainKLConfig):
-            return batch | {"noise": stream.draw(self.config.spec.latent_shape)}
+            return batch | {"noise": stream.normal(self.config.spec.latent_shape)}
         return batch | {"positions": stream.uniform((1,))[:, 0]}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:

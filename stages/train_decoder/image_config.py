@@ -58,11 +58,11 @@ def section_of(spec: type[DecoderSpec], module: str) -> type[ImageDecoderConfig]
 
 
 def _names(spec: type[DecoderSpec]) -> set[str]:
-    return {item.name for item in fields(spec)}  # type: ignore[arg-type]
+    return {item.name for item in fields(spec)}
 
 
 def _settings(spec: type[DecoderSpec]) -> dict[str, Field[Any]]:
-    return {item.name: item for item in fields(spec) if item.name not in _GIVEN}  # type: ignore[arg-type]
+    return {item.name: item for item in fields(spec) if item.name not in _GIVEN}
 
 
 def _default(item: Field[Any]) -> Any:

@@ -87,7 +87,7 @@ class TextTunedTask(DecoderTask):
             for rows in (self.data.embeddings(indices), self._texts.read(indices))
         )
         settings, seeds = self.config.samples, list(range(len(indices)))
-        return self.decoder_of(model).sample_with_text(embeddings, text, seeds, settings)
+        return self.decoder_of(model).sample(embeddings, seeds, settings, text)
 
     def _load_init_checkpoint(self, decoder: nn.Module) -> bool:
         """Give the decoder the trained one's weights; return whether that one reads texts already."""

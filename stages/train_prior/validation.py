@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.priors.base import OnStep, Prior
+from models.priors.base import Captions, OnStep, Prior
 from models.priors.spec import PriorSampling, PriorSpec
 from models.similarity import (
     FEWEST_FOR_DISTANCES,
@@ -73,11 +73,13 @@ def evaluate(
     by_steps = {}
     for steps, sampling in samplings.items():
         rows, seeds = torch.arange(len(pairs)), _seeds(seed, 0, len(pairs))
-        generated = _sample_all(prior, pairs, rows, sampling, seeds, trajectory if steps == max(samplings) else None)
+        generated = _sample_all(
+            prior, pairs, rows, sampling, seeds=seeds, trajectory=trajectory if steps == max(samplings) else None
+        )
         report = _measure(generated, pairs.image, block_dims)
         if config.samples_per_caption > 1:
             few = generated[:_DIVERSITY_CAPTIONS]
-            samples = _sample_again(prior, pairs, sampling, config.samples_per_caption, seed, few)
+            samples = _sample_again(prior, pairs, sampling, count=config.samples_per_caption, seed=seed, first=few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
     reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
@@ -127,13 +129,13 @@ def _measure(
 
 
 def _sample_again(
-    prior: Prior, pairs: Pairs, sampling: PriorSampling, count: int, seed: int, first: Float[Tensor, "captions embed"]
+    prior: Prior, pairs: Pairs, sampling: PriorSampling, *, count: int, seed: int, first: Captions
 ) -> Float[Tensor, "captions samples embed"]:
     """Return ``count`` samples for each caption, the first of which are there already."""
     captions = len(first)
     rows = torch.arange(captions).repeat(count - 1)
     seeds = [one for n in range(1, count) for one in _seeds(seed, n, captions)]
-    further = _sample_all(prior, pairs, rows, sampling, seeds).reshape(count - 1, captions, -1)
+    further = _sample_all(prior, pairs, rows, sampling, seeds=seeds).reshape(count - 1, captions, -1)
     return torch.cat([first[None], further]).transpose(0, 1)
 
 
@@ -142,6 +144,7 @@ def _sample_all(
     pairs: Pairs,
     rows: Int[Tensor, " samples"],
     sampling: PriorSampling,
+    *,
     seeds: Sequence[int],
     trajectory: _Trajectory | None = None,
 ) -> Float[Tensor, "samples embed"]:

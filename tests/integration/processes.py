@@ -18,7 +18,7 @@ def launch_in_forks(function: TrainFunction, payload: Any, group: TrainGroup, em
     context.set_forkserver_preload(["tests.integration.warm"])
     messages, port = context.Queue(), free_port()
     processes = [
-        context.Process(target=_run, args=(function, payload, rank, group.num_workers, port, messages))
+        context.Process(target=_run, args=(function, payload, (rank, group.num_workers), port, messages))
         for rank in range(group.num_workers)
     ]
     for process in processes:
@@ -38,7 +38,8 @@ def launch_in_forks(function: TrainFunction, payload: Any, group: TrainGroup, em
         raise failures[0]
 
 
-def _run(function: TrainFunction, payload: Any, rank: int, world_size: int, port: int, messages: Any) -> None:
+def _run(function: TrainFunction, payload: Any, ranks: tuple[int, int], port: int, messages: Any) -> None:
+    rank, world_size = ranks
     os.environ.update(rank_environment(rank, world_size, rank, "127.0.0.1", port))
     try:
         function(payload, lambda event: messages.put(("event", event)))

@@ -1,6 +1,5 @@
 """What `corgi inspect` shows of a store, with captions that would like to be more than text."""
 
-import html
 import html.parser
 import io
 import json

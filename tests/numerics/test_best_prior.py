@@ -44,7 +44,7 @@ class BestNetwork(nn.Module):
         z_0 = MEANS[prefix] + abar.sqrt() * (COVARIANCES[prefix] @ solved)[:, :, 0]
         noise = (gaussian.whiten(z_t) - abar.sqrt() * gaussian.whiten(z_0)) / (1 - abar).sqrt()
         affine = output_scale(process, target, time, gaussian, scale)
-        return (true_target(process, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
+        return (true_target(process, target, z_0, noise, time, gaussian=gaussian) - affine.centre) / affine.spread
 
 
 def make_best_prior(target: Target) -> DiffusionPrior:

@@ -96,7 +96,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
         noisy = (z_t - centre) / (abar * scale.std**2 + (1 - abar) * std**2).sqrt()
         answer = prior.network(noisy, t, index, scaled, torch.full((3,), drop))
         predicted = output_scale(process, target, t, gaussian, scale)(answer)  # type: ignore[arg-type]
-        return sample_from_target(process, target, predicted, z_t, t, gaussian)  # type: ignore[arg-type]
+        return sample_from_target(process, target, predicted, z_t, t, gaussian=gaussian)  # type: ignore[arg-type]
 
     def estimate(z_t: Tensor, t: Tensor) -> Estimate:
         unconditional = z_0(z_t, t, drop=True)
@@ -106,7 +106,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
     steps, sampling = process.steps(5), PriorSampling(num_steps=5, guidance_scale=2.5)
     with torch.no_grad():
         expected = run_sampler(
-            process, estimate, lambda: streams.draw((DIM,)), steps, solver=sampling, gaussian=gaussian
+            process, estimate, lambda: streams.normal((DIM,)), steps, solver=sampling, gaussian=gaussian
         )
     found = prior.sample(TextFeatures(text), [4, 5, 6], sampling)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

@@ -169,7 +169,7 @@ def test_ddim_with_full_eta_is_ancestral() -> None:
     gaussian = make_gaussian(4, tensor(3.0, -2.0), tensor(0.4, 2.5))
     z_0, z_t = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t, s = torch.tensor([1, 2, 500, 1000]), torch.tensor([0, 1, 400, 999])
-    eps = noise_from_target(process, "sample", z_0, z_t, t, gaussian)
+    eps = noise_from_target(process, "sample", z_0, z_t, t, gaussian=gaussian)
     for one, other in zip(
         process.ddim(z_0, eps, t, s, gaussian, eta=1.0), process.ancestral(z_t, z_0, t, s, gaussian), strict=True
     ):
@@ -181,7 +181,7 @@ def test_the_large_variance_is_beta() -> None:
     gaussian = make_gaussian(3, tensor(3.0, -2.0), tensor(0.4, 2.5))
     z = torch.zeros(3, 2, dtype=torch.float64)
     t, s = torch.tensor([1, 300, 1000]), torch.tensor([0, 299, 900])
-    mean, std = process.ancestral(z, z, t, s, gaussian, "large")
+    mean, std = process.ancestral(z, z, t, s, gaussian, variance="large")
     beta = 1 - process.alpha_bar[t] / process.alpha_bar[s]
     expected = beta[:, None] * gaussian.std.square()
     expected[0] = 0  # nothing is added to z_0

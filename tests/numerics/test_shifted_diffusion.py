@@ -95,9 +95,9 @@ def test_whitening_turns_it_into_ordinary_ddpm() -> None:
     close(whiten(mean), plain_mean)
     close(std / gaussian.std, plain_std)
     for eta in (0.0, 0.3, 1.0):
-        eps = noise_from_target(process, "sample", z_0, z, t, gaussian)
-        mean, std = process.ddim(z_0, eps, t, s, gaussian, eta)
-        plain_mean, plain_std = process.ddim(whiten(z_0), eps, t, s, plain, eta)
+        eps = noise_from_target(process, "sample", z_0, z, t, gaussian=gaussian)
+        mean, std = process.ddim(z_0, eps, t, s, gaussian, eta=eta)
+        plain_mean, plain_std = process.ddim(whiten(z_0), eps, t, s, plain, eta=eta)
         close(whiten(mean), plain_mean)
         close(std / gaussian.std, plain_std)
 

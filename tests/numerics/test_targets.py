@@ -32,10 +32,10 @@ def make_case() -> tuple[Tensor, Tensor, Tensor, Gaussian]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_true_target_leads_back_to_the_embedding(target: Target) -> None:
     z_0, noise, z_t, gaussian = make_case()
-    predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian)
-    found = sample_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian)
+    predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian=gaussian)
+    found = sample_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian=gaussian)
     torch.testing.assert_close(found, z_0, rtol=1e-9, atol=1e-9)
-    eps = noise_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian)
+    eps = noise_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian=gaussian)
     torch.testing.assert_close(eps, noise, rtol=1e-9, atol=1e-9)
 
 
@@ -43,10 +43,10 @@ def test_the_true_target_leads_back_to_the_embedding(target: Target) -> None:
 def test_every_loss_is_the_documented_weight_on_the_whitened_embedding(target: Target, weight: LossWeight) -> None:
     """The table of models/diffusion/loss_weights.py: the number in brackets, on the error of u_0."""
     z_0, noise, z_t, gaussian = make_case()
-    predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian)
+    predicted = true_target(PROCESS, target, z_0, noise, TIMES, gaussian=gaussian)
     predicted = predicted + torch.linspace(-1, 1, 7, dtype=torch.float64)
-    error = predicted - true_target(PROCESS, target, z_0, noise, TIMES, gaussian)
-    wrong = sample_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian)
+    error = predicted - true_target(PROCESS, target, z_0, noise, TIMES, gaussian=gaussian)
+    wrong = sample_from_target(PROCESS, target, predicted, z_t, TIMES, gaussian=gaussian)
     whitened = error if target == "sample" else gaussian.whiten(wrong) - gaussian.whiten(z_0)
     abar = PROCESS.alpha_bar[TIMES]
     snr = abar / (1 - abar)
@@ -61,7 +61,7 @@ def test_every_loss_is_the_documented_weight_on_the_whitened_embedding(target: T
 
 def test_eq_7_would_be_the_stated_weight_on_the_noise() -> None:
     z_0, noise, z_t, gaussian = make_case()
-    wrong = sample_from_target(PROCESS, "noise", noise + 0.5, z_t, TIMES, gaussian)
+    wrong = sample_from_target(PROCESS, "noise", noise + 0.5, z_t, TIMES, gaussian=gaussian)
     abar = PROCESS.alpha_bar[TIMES]
     eq_7 = loss_weight(PROCESS, "sample", "p2", TIMES, min_snr_gamma=GAMMA)
     whitened = (gaussian.whiten(wrong) - gaussian.whiten(z_0)).square().mean(-1)
@@ -87,7 +87,7 @@ def test_the_networks_output_is_standardised(target: Target) -> None:
     for t in (1, 300, 1000):
         time = torch.full((count,), t)
         affine = output_scale(PROCESS, target, time, gaussian, scale)
-        output = (true_target(PROCESS, target, z_0, noise, time, gaussian) - affine.centre) / affine.spread
+        output = (true_target(PROCESS, target, z_0, noise, time, gaussian=gaussian) - affine.centre) / affine.spread
         assert output.mean(0).abs().max() < 0.02
         assert (output.std(0) - 1).abs().max() < 0.02
 

@@ -5,12 +5,12 @@ Papers: Rombach et al. (arXiv 2112.10752), section 3.3; Peebles and Xie, DiT (ar
 """
 
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
-from models.fields import HEAD_DIM, NORM_GROUPS
+from models.decoders.unet import make_unet
 
 Latents = Float[Tensor, "batch channel row column"]
 
@@ -20,23 +20,15 @@ class UNet(nn.Module):
 
     def __init__(self, spec: LatentDiffusionSpec, shape: LatentUNet) -> None:
         super().__init__()
-        num_plain = len(shape.channels) - shape.attention_levels
-        attends = [level >= num_plain for level in range(len(shape.channels))]
-        self.unet = UNet2DConditionModel(
-            sample_size=spec.autoencoder.latent_resolution,
-            in_channels=spec.autoencoder.network.latent_channels + spec.conditioning.layout_channels,
-            out_channels=spec.autoencoder.network.latent_channels,
-            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-            mid_block_type="UNetMidBlock2DCrossAttn",
-            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-            block_out_channels=shape.channels,
-            layers_per_block=shape.blocks_per_level,
-            attention_head_dim=tuple(width // HEAD_DIM for width in shape.channels),  # diffusers means head counts
-            cross_attention_dim=spec.conditioning.token_dim,
-            norm_num_groups=NORM_GROUPS,
-            resnet_time_scale_shift="scale_shift",
-            class_embed_type="projection",
-            projection_class_embeddings_input_dim=spec.embed_dim,
+        latents = spec.autoencoder.network.latent_channels
+        self.unet = make_unet(
+            shape.channels,
+            shape.blocks_per_level,
+            side=spec.autoencoder.latent_resolution,
+            in_out=(latents + spec.conditioning.layout_channels, latents),
+            embed_dim=spec.embed_dim,
+            token_dim=spec.conditioning.token_dim,
+            attention_levels=shape.attention_levels,
         )
         if spec.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()

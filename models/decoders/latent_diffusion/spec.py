@@ -65,14 +65,11 @@ class LatentDiffusionSpec(DecoderSpec):
     has_first_stage: ClassVar[bool] = True
 
     kind: Literal["latent_diffusion"] = "latent_diffusion"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     autoencoder: AutoencoderSpec
     scale_factor: float = 1.0
     """Latents are diffused as scale_factor * (z - shift), of about unit variance; measured by encode_latents."""
     shift: float = 0.0
     text_dim: int = 0
-    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     network: LatentUNet | LatentTransformer = LatentUNet()
     conditioning: Conditioning = field(default_factory=Conditioning)
     process: ProcessConfig = field(default_factory=ProcessConfig)
@@ -80,8 +77,7 @@ class LatentDiffusionSpec(DecoderSpec):
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim")
-        require(self, "text_dim", self.text_dim >= 0, "0 or more")
+        super().__post_init__()
         side, cell = self.autoencoder.latent_resolution, self.network.cell
         require(self, "network", side % cell == 0, f"one whose grid of {cell} divides the latents' side, {side}")
         require(self, "scale_factor", self.scale_factor > 0.0, "above 0")

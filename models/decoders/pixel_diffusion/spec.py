@@ -51,17 +51,13 @@ class PixelDiffusionSpec(DecoderSpec):
     }
 
     kind: Literal["pixel_diffusion"] = "pixel_diffusion"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     resolution: int
     text_dim: int = 0
-    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     network: PixelUNet = PixelUNet()
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim")
-        require(self, "text_dim", self.text_dim >= 0, "0 or more")
+        super().__post_init__()
         cell = self.network.unshuffle * 2 ** (len(self.network.channels) - 1)
         fits = self.resolution >= 1 and self.resolution % cell == 0
         require(self, "resolution", fits, f"a multiple of {cell} (unshuffle and levels)")

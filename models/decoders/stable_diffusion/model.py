@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Embeddings, Images
+from models.decoders.base import Embeddings, Images, Init
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.denoiser import Denoiser, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
@@ -23,7 +23,7 @@ from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, Stab
 from models.decoders.training import DenoisingLoss
 from models.diffusion.guidance import Predictor
 from models.diffusion.processes import Process, make_process
-from models.diffusion.samplers import InitImage, NoiseSource, enter
+from models.diffusion.samplers import NoiseSource, enter
 from models.diffusion.schedules import diffusers_alpha_bars
 from models.diffusion.spec import ProcessConfig
 
@@ -65,9 +65,7 @@ class StableDiffusionDenoiser(Denoiser):
         """Channels, rows and columns of the latents."""
         return self.spec.latent_shape
 
-    def solve(
-        self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: InitImage | None = None
-    ) -> Latents:
+    def solve(self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: Init = None) -> Latents:
         """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
         scheduler: Any = EulerDiscreteScheduler.from_config(dict(self.spec.scheduler))
         eps = noise()

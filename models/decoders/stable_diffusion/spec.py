@@ -48,20 +48,17 @@ class StableDiffusionSpec(DecoderSpec):
     has_first_stage: ClassVar[bool] = True
 
     kind: Literal["stable_diffusion"] = "stable_diffusion"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     resolution: int
     unet: Mapping[str, Any]
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     text_dim: int = 0
-    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     conditioning: TokenConditioning = TokenConditioning()
     process: CheckpointProcess = CheckpointProcess()
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim", "resolution")
-        require(self, "text_dim", self.text_dim >= 0, "0 or more")
+        super().__post_init__()
+        require_positive(self, "resolution")
         require(self, "resolution", self.resolution % self.pixels_per_latent == 0, f"x {self.pixels_per_latent}")
         channels = (self.unet.get("in_channels", 4), self.unet.get("out_channels", 4))
         wanted = self.vae.get("latent_channels", 4)

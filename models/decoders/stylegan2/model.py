@@ -9,14 +9,13 @@ w = what the mapping network makes of both: [batch, style]; e = two layers of u:
 """
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoders.base import Decoder, Embeddings, Images, require_seeds
+from models.decoders.base import Decoder, Embeddings, Images, Init, Seeds, Text, require_seeds
 from models.decoders.sampling import DecoderSampling
 from models.decoders.stylegan2.layers import ModulatedConv, Resample, ScaledLinear, activate, recomputed
 from models.decoders.stylegan2.spec import StyleGan2Spec
@@ -57,15 +56,17 @@ class StyleGan2Generator(Decoder):
         return self.synthesis.noise_size
 
     @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+    def sample(
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
+    ) -> Images:
         """Generate one image in [-1, 1] per embedding; it depends on its own embedding and seed alone.
 
         Of `sampling` it reads the truncation: a generator takes one pass, and knows no guidance.
         """
         require_seeds(embeddings, seeds)
         stream = SeededNoise(seeds)
-        latent = stream.draw((self.spec.network.latent_dim,), embeddings.device)
-        noise = stream.draw((self.noise_size,), embeddings.device)
+        latent = stream.normal((self.spec.network.latent_dim,), embeddings.device)
+        noise = stream.normal((self.noise_size,), embeddings.device)
         u = self.standardizer.normalize(embeddings)
         w = self.mapping(latent, u)
         if sampling.truncation != 1.0:

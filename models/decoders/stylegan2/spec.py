@@ -81,13 +81,11 @@ class StyleGan2Spec(DecoderSpec):
     model: ClassVar[str] = "models.decoders.stylegan2.model:StyleGan2Generator"
 
     kind: Literal["stylegan2"] = "stylegan2"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     resolution: int
     network: GeneratorNetwork = GeneratorNetwork()
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim")
+        super().__post_init__()
         factor = self.network.factor
         fits = self.resolution % factor == 0 and self.resolution // factor >= 4
         require(self, "resolution", fits, f"a multiple of {factor} (patch_size and levels), {4 * factor} or more")

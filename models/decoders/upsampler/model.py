@@ -11,7 +11,6 @@ sigma = std of the noise on y: [batch]; u = standardized embedding [batch, embed
 from collections.abc import Mapping, Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,12 +19,12 @@ from torch.nn import functional as F
 from models.decoders.base import ConditionedModel, Embeddings, Images, from_bytes, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.sampling import DecoderSampling
+from models.decoders.unet import make_unet
 from models.decoders.upsampler.spec import UpsamplerSpec
 from models.diffusion.guidance import Predictor, guided
 from models.diffusion.loss_weights import denoising_loss
 from models.diffusion.processes import STANDARD, make_process
 from models.diffusion.samplers import sample_images
-from models.fields import HEAD_DIM, NORM_GROUPS
 from models.noise import SeededNoise
 
 RANDOM_INPUTS = ("noise", "small_noise", "blur", "time", "augmentation", "dropout")
@@ -47,7 +46,14 @@ class Upsampler(ConditionedModel):
             embedding_noise=spec.network.embedding_noise,
         )
         self.process = make_process(spec.process)
-        self.unet = _build_unet(spec)
+        shape, pixels = spec.network, 3 * spec.network.unshuffle**2
+        self.unet = make_unet(
+            shape.channels,
+            shape.blocks_per_level,
+            side=spec.resolution // shape.unshuffle,
+            in_out=(2 * pixels, pixels),
+            embed_dim=spec.embed_dim + SIGMA_DIM,
+        )
         if spec.network.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -94,10 +100,10 @@ class Upsampler(ConditionedModel):
         """Generate a large image in [-1, 1] for each small one and its embedding, by its own seed alone."""
         require_seeds(embeddings, seeds)
         side, stream = self.spec.resolution, SeededNoise(seeds)
-        noise = stream.draw((3, side, side), small.device)
+        noise = stream.normal((3, side, side), small.device)
         std = sampling.noise_augmentation * self.spec.network.max_noise
         sigma = torch.full((len(small),), std, device=small.device)
-        small = augment(small, stream.draw(small.shape[1:], small.device), sigma)
+        small = augment(small, stream.normal(small.shape[1:], small.device), sigma)
         predict = self._predictor(small, sigma, self.conditioner.standardize(embeddings), sampling.guidance_scale)
         generated = sample_images(
             self.process,
@@ -133,26 +139,6 @@ def augment(small: Images, noise: Images, sigma: Float[Tensor, "batch"]) -> Imag
     """Return sqrt(1 - sigma^2) y + sigma eps: noise of std sigma, and the variance of the whole kept."""
     std = sigma[:, None, None, None]
     return (1 - std.square()).sqrt() * small + std * noise
-
-
-def _build_unet(spec: UpsamplerSpec) -> UNet2DConditionModel:
-    network = spec.network
-    levels, pixel_channels = len(network.channels), 3 * network.unshuffle**2
-    return UNet2DConditionModel(
-        sample_size=spec.resolution // network.unshuffle,
-        in_channels=2 * pixel_channels,
-        out_channels=pixel_channels,
-        down_block_types=("DownBlock2D",) * levels,
-        mid_block_type="UNetMidBlock2D",
-        up_block_types=("UpBlock2D",) * levels,
-        block_out_channels=network.channels,
-        layers_per_block=network.blocks_per_level,
-        attention_head_dim=tuple(width // HEAD_DIM for width in network.channels),  # diffusers asks for it all the same
-        norm_num_groups=NORM_GROUPS,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=spec.embed_dim + SIGMA_DIM,
-    )
 
 
 def build_training(spec: UpsamplerSpec) -> UpsamplerLoss:

@@ -38,15 +38,14 @@ class UpsamplerSpec(DecoderSpec):
     trained: ClassVar[str] = "models.decoders.upsampler.model:build_training"
 
     kind: Literal["upsampler"] = "upsampler"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     from_resolution: int
     resolution: int
     network: UpsamplerUNet = UpsamplerUNet()
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim", "from_resolution", "resolution")
+        super().__post_init__()
+        require_positive(self, "from_resolution", "resolution")
         require(self, "resolution", self.resolution % self.cell == 0, f"a multiple of {self.cell} (unshuffle, levels)")
         larger = self.resolution > self.from_resolution and self.resolution % self.from_resolution == 0
         require(self, "resolution", larger, f"a multiple of from_resolution, {self.from_resolution}, by 2 or more")

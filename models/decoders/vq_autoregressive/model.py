@@ -8,7 +8,7 @@ The input that predicts c_i is c_{i-1} (a learned start for i = 0), the position
 before all of them stand the conditions' tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.autoencoders.model import Images, VQAutoencoder
-from models.decoders.base import Decoder, Embeddings, require_seeds
+from models.decoders.base import Decoder, Embeddings, Init, Seeds, Text, require_seeds
 from models.decoders.conditioning import EmbeddingConditioner, LayoutConfig
 from models.decoders.sampling import DecoderSampling
 from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
@@ -172,41 +172,22 @@ class VQDecoder(Decoder):
         if self.transformer.image is not None:
             self.transformer.image.set_statistics(mean, std)
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether a text embedding is a condition."""
-        return self.spec.text_dim > 0
-
     def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize text embeddings by these; they are saved with the weights."""
         if self.transformer.text is not None:
             self.transformer.text.set_statistics(mean, std)
 
     @torch.no_grad()
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
-        """Generate images in [-1, 1]; each depends on its own embedding and seed alone, up to rounding."""
-        return self._images(self.sample_codes(embeddings, seeds, sampling))
-
-    @torch.no_grad()
-    def sample_with_text(
-        self, embeddings: Embeddings, text: Embeddings, seeds: Sequence[int], sampling: DecoderSampling
+    def sample(
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
     ) -> Images:
-        """Generate images conditioned on CLIP text embeddings, too; a row of NaN counts as the learned empty one."""
-        return self._images(self.sample_codes(embeddings, seeds, sampling, text=text if self.reads_text else None))
-
-    def _images(self, codes: Codes) -> Images:
+        """Generate codes, and decode them; without a text it is conditioned on the learned empty one."""
         side = self.spec.autoencoder.latent_resolution
+        codes = self.sample_codes(embeddings, seeds, sampling, text if self.reads_text else None)
         return self.autoencoder.decode_codes(codes.view(-1, side, side)).float().clamp(-1, 1)
 
     @torch.no_grad()
-    def sample_codes(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        sampling: DecoderSampling,
-        *,
-        text: Embeddings | None = None,
-    ) -> Codes:
+    def sample_codes(self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None) -> Codes:
         """Sample the codes in reading order; a position uses one uniform number of its image's seed."""
         require_seeds(embeddings, seeds)
         num_positions, guided = self.spec.num_positions, sampling.guidance_scale != 1.0

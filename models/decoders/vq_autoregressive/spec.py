@@ -43,19 +43,15 @@ class VQAutoregressiveSpec(DecoderSpec):
     has_first_stage: ClassVar[bool] = True
 
     kind: Literal["vq_autoregressive"] = "vq_autoregressive"
-    embed_dim: int
-    """Width of the CLIP image embedding, all concatenated models together."""
     autoencoder: AutoencoderSpec
     text_dim: int = 0
-    """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
     reads_image_embedding: bool = True
     """Whether the image embedding is a condition; without it, the text is the only one."""
     network: CodeNetwork = CodeNetwork()
 
     def __post_init__(self) -> None:
-        require_positive(self, "embed_dim")
+        super().__post_init__()
         require(self, "autoencoder", self.autoencoder.kind == "vq", "one of kind vq, which has codes to predict")
-        require(self, "text_dim", self.text_dim >= 0, "0 or more")
         conditional = self.reads_image_embedding or self.text_dim > 0
         require(self, "reads_image_embedding", conditional, "true where text_dim is 0: there is no other condition")
         has_map = self.network.layout_channels > 0

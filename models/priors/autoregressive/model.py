@@ -25,7 +25,17 @@ from models.diffusion.guidance import guide
 from models.noise import SeededNoise
 from models.normalization import Normalization
 from models.priors.autoregressive.spec import AutoregressivePriorSpec
-from models.priors.base import STD_FLOOR, OnStep, Prior, require_embeddings, require_seeds, require_width
+from models.priors.base import (
+    STD_FLOOR,
+    Captions,
+    Embeddings,
+    OnStep,
+    Prior,
+    Rows,
+    require_embeddings,
+    require_seeds,
+    require_width,
+)
 from models.priors.blocks import CausalTransformer, KeyValueCache
 from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
@@ -49,13 +59,11 @@ class AutoregressivePrior(Prior):
         self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
         self.network = BucketTransformer(spec)
 
-    def measure(
-        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
-    ) -> None:
+    def measure(self, images: Rows, texts: Captions) -> None:
         """Find the principal components of the images and the scale of the captions; once, before training."""
-        self.components.measure(image_embeddings)
-        require_embeddings(text_embeddings, self.spec.embed_dim)
-        self.text_scale.measure(text_embeddings)
+        self.components.measure(images)
+        require_embeddings(texts, self.spec.embed_dim)
+        self.text_scale.measure(texts)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the cross entropy of each pair's buckets, in nats, mean over similarity and components."""
@@ -68,7 +76,7 @@ class AutoregressivePrior(Prior):
     @torch.no_grad()
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
-    ) -> Float[Tensor, "batch embed"]:
+    ) -> Embeddings:
         """Return an embedding for each caption, sampled at temperature 1; it depends on the caption and its seed alone.
 
         Of ``sampling`` only ``guidance_scale`` counts: see :func:`models.diffusion.guidance.guide`, here of
@@ -113,7 +121,7 @@ class ComponentBuckets(ExactBuffers):
         self.register_buffer("directions", torch.eye(num_components, embed_dim, dtype=torch.float64))
         self.register_buffer("stds", torch.ones(num_components, dtype=torch.float64))
 
-    def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
+    def measure(self, embeddings: Rows) -> None:
         """Find the directions of largest variance, each one's largest entry positive, in float64."""
         require_embeddings(embeddings, len(self.mean))
         rows, wanted = len(embeddings), len(self.stds)
@@ -135,12 +143,12 @@ class ComponentBuckets(ExactBuffers):
         self.directions.copy_(directions * largest.sign())
         self.stds.copy_(stds.clamp_min(floor))
 
-    def encode(self, embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch components"]:
+    def encode(self, embeddings: Embeddings) -> Int[Tensor, "batch components"]:
         """Return b = floor(num_buckets (x / (4 stds) + 1) / 2), kept within 0 ... num_buckets - 1."""
         x = (embeddings.double() - self.mean) @ self.directions.T
         return _buckets((x / (_RANGE * self.stds) + 1) / 2, self.num_buckets)
 
-    def decode(self, buckets: Int[Tensor, "batch components"]) -> Float[Tensor, "batch embed"]:
+    def decode(self, buckets: Int[Tensor, "batch components"]) -> Embeddings:
         """Return the embeddings in the middle of the buckets, float32."""
         x = (2 * (buckets.double() + 0.5) / self.num_buckets - 1) * _RANGE * self.stds
         return (self.mean + x @ self.directions).float()

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from models.diffusion.guidance import Predictor, guide
@@ -26,7 +25,17 @@ from models.diffusion.targets import output_scale, sample_from_target
 from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
 from models.noise import SeededNoise
 from models.normalization import Normalization
-from models.priors.base import STD_FLOOR, OnStep, Prior, require_embeddings, require_seeds, require_width
+from models.priors.base import (
+    STD_FLOOR,
+    Captions,
+    Embeddings,
+    OnStep,
+    Prior,
+    Rows,
+    require_embeddings,
+    require_seeds,
+    require_width,
+)
 from models.priors.diffusion.spec import DiffusionPriorSpec, GaussianPriorSpec, ShiftedPriorSpec
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
@@ -62,11 +71,7 @@ class DiffusionPrior(Prior):
 
     @classmethod
     def for_training(
-        cls,
-        spec: PriorSpec,
-        images: Float[Tensor, "rows embed"],
-        texts: Float[Tensor, "captions embed"],
-        gaussians: tuple[Tensor, Tensor] | None,
+        cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
     ) -> Self:
         """Return an untrained prior around its Gaussians: the fitted ones, widened by kappa, or the baseline's one."""
         prior = cls(cast(DiffusionPriorSpec, spec), make_bank(spec, images, gaussians))
@@ -82,17 +87,15 @@ class DiffusionPrior(Prior):
         inputs = {
             "drop_text": uniform[:, 1] < text_dropout,
             "time": uniform[:, 0].float() if flow else (uniform[:, 0] * num_timesteps).long() + 1,
-            "noise": streams.draw((spec.embed_dim,)),
+            "noise": streams.normal((spec.embed_dim,)),
         }
         if spec.learnable:
-            inputs["bank_noise"] = streams.draw((NUM_BANK_SAMPLES, spec.embed_dim))
+            inputs["bank_noise"] = streams.normal((NUM_BANK_SAMPLES, spec.embed_dim))
         return inputs
 
-    def measure(
-        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
-    ) -> None:
+    def measure(self, images: Rows, texts: Captions) -> None:
         """Fix the network's input and output scales from training data; call it once, before training."""
-        for scale, embeddings in ((self.image_scale, image_embeddings), (self.text_scale, text_embeddings)):
+        for scale, embeddings in ((self.image_scale, images), (self.text_scale, texts)):
             require_embeddings(embeddings, self.spec.embed_dim)
             scale.measure(embeddings)
 
@@ -103,40 +106,31 @@ class DiffusionPrior(Prior):
         "bank_loss", w_t L_p of method eq. 6 with the w_t of eq. 7, whose gradient reaches the Gaussians only. The batch
         holds what :func:`models.priors.training.training_batch` puts together.
         """
-        text, t = text_of(batch), batch["time"]
+        text = text_of(batch)
         require_width(text.embedding, self.spec.embed_dim)
-        z_0, noise = batch["image_embedding"].float(), batch["noise"].float()
         index, mean, std = self.bank(text.embedding)
-        denoising = self._denoising_loss(
-            z_0, noise, t, index, Gaussian(mean.detach(), std.detach()), text, batch["drop_text"]
-        )
+        denoising = self._denoising_loss(batch, text, index, Gaussian(mean.detach(), std.detach()))
         if not self.spec.learnable:
             return {"loss": denoising}
-        xi = self.spec.separation_weight
-        weight = self.process.squares(t)[1].to(z_0.dtype)
+        z_0, xi = batch["image_embedding"].float(), self.spec.separation_weight
+        weight = self.process.squares(batch["time"])[1].to(z_0.dtype)
         bank = weight * bank_loss(z_0, index, mean, std, batch["bank_noise"], separation_weight=xi)
         return {"loss": denoising + bank, "denoising_loss": denoising, "bank_loss": bank}
 
     def _denoising_loss(
-        self,
-        z_0: Tensor,
-        noise: Tensor,
-        t: Tensor,
-        index: Tensor,
-        gaussian: Gaussian,
-        text: TextFeatures,
-        drop_text: Tensor,
+        self, batch: Mapping[str, Tensor], text: TextFeatures, index: Tensor, gaussian: Gaussian
     ) -> Tensor:
-        z_t = self.process.diffuse(z_0, t, gaussian, noise)
-        time = self.process.count(t)
-        output = self.network(self._noisy_input(z_t, t, gaussian), time, index, self._text_input(text), drop_text)
+        z_0, noise, t = batch["image_embedding"].float(), batch["noise"].float(), batch["time"]
+        z_t, time = self.process.diffuse(z_0, t, gaussian, noise), self.process.count(t)
+        noisy = self._noisy_input(z_t, t, gaussian)
+        output = self.network(noisy, time, index, self._text_input(text), batch["drop_text"])
         predicted = output_scale(self.process, self.spec.target, t, gaussian, self.image_scale)(output.float())
         return denoising_loss(self.process, predicted, z_0, noise, t, gaussian=gaussian)
 
     @torch.no_grad()
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
-    ) -> Float[Tensor, "batch embed"]:
+    ) -> Embeddings:
         """Return an embedding for each caption: z_T ~ N(mu, Sigma) (method eq. 4), then down to z_0.
 
         Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is run once per
@@ -157,7 +151,7 @@ class DiffusionPrior(Prior):
             return Estimate(z_0)
 
         def noise() -> Tensor:
-            return streams.draw((self.spec.embed_dim,), mean.device)
+            return streams.normal((self.spec.embed_dim,), mean.device)
 
         return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
 
@@ -170,7 +164,7 @@ class DiffusionPrior(Prior):
 
         def z_0(output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
             predicted = output_scale(process, self.spec.target, t, gaussian, self.image_scale)(output.float())
-            return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian)
+            return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian=gaussian)
 
         if sampling.guidance_scale == 1.0:
             prefix = self.network.prefix(text, torch.zeros_like(index, dtype=torch.bool))
@@ -204,9 +198,7 @@ class DiffusionPrior(Prior):
         return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
 
 
-def make_bank(
-    spec: PriorSpec, images: Float[Tensor, "rows embed"], fitted: tuple[Tensor, Tensor] | None
-) -> GaussianBank:
+def make_bank(spec: PriorSpec, images: Rows, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
     """Return the Gaussians that a kind starts from."""
     if isinstance(spec, ShiftedPriorSpec):
         if fitted is None:

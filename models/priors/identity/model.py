@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.noise import SeededNoise
-from models.priors.base import OnStep, Prior, require_seeds, require_width
+from models.priors.base import Captions, Embeddings, OnStep, Prior, Rows, require_seeds, require_width
 from models.priors.identity.spec import IdentityPriorSpec
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
@@ -23,9 +22,7 @@ class IdentityPrior(Prior):
         """Return nothing: there is nothing random."""
         return {}
 
-    def measure(
-        self, image_embeddings: Float[Tensor, "rows embed"], text_embeddings: Float[Tensor, "captions embed"]
-    ) -> None:
+    def measure(self, images: Rows, texts: Captions) -> None:
         """Need to know nothing."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,7 +32,7 @@ class IdentityPrior(Prior):
 
     def sample(
         self, text: TextFeatures, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
-    ) -> Float[Tensor, "batch embed"]:
+    ) -> Embeddings:
         """Return the text embeddings in float32; the sampling settings have no effect."""
         require_seeds(text, seeds)
         require_width(text.embedding, self.spec.embed_dim)

@@ -84,15 +84,15 @@ class StyleGan2Task(DecoderTask):
         config, losses, side = self.config, self.config.losses, self.config.resolution
         batch = {
             "step": torch.full((part.count,), part.step),
-            "latent": stream.draw((config.generator.latent_dim,)),
-            "noise": stream.draw((self._noise_size,)),
+            "latent": stream.normal((config.generator.latent_dim,)),
+            "noise": stream.normal((self._noise_size,)),
         }
         if losses.embedding_noise > 0:
-            batch["pseudo_text"] = stream.draw((self.data.embed_dim,))
+            batch["pseudo_text"] = stream.normal((self.data.embed_dim,))
         if losses.augmentation != "none":
             batch["augmentation"] = stream.uniform((2, NUM_RANDOM_INPUTS))
         if losses.path_weight > 0:
-            batch["path"] = stream.draw((3, side, side))
+            batch["path"] = stream.normal((3, side, side))
         return batch
 
     @cached_property

@@ -69,7 +69,7 @@ class VQAutoregressiveTask(EncodedTask):
             return super().generate_samples(model, indices)
         batch = {name: tensor.to(self.rank_info.device) for name, tensor in self.read(indices).items()}
         settings, seeds = self.config.samples, list(range(len(indices)))
-        return self.decoder_of(model).sample_with_text(batch["embeddings"], batch["text"], seeds, settings)
+        return self.decoder_of(model).sample(batch["embeddings"], seeds, settings, batch["text"])
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the transformer together with the first stage."""

@@ -17,7 +17,7 @@ def make_random_inputs(wanted: Mapping[str, RandomInput], part: BatchPart, strea
     def make(random_input: RandomInput) -> Tensor:
         match random_input.source:
             case "normal":
-                return stream.draw(random_input.shape)
+                return stream.normal(random_input.shape)
             case "uniform":
                 return stream.uniform(random_input.shape)
             case purpose:

@@ -40,12 +40,12 @@ def case(process: Process, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tens
 def test_every_target_leads_back_to_data_and_noise(path: str, target: Target, shape: tuple[int, ...]) -> None:
     process = make(path, target)
     x_0, noise, x_t, gaussian, t = case(process, shape)
-    predicted = true_target(process, target, x_0, noise, t, gaussian)
+    predicted = true_target(process, target, x_0, noise, t, gaussian=gaussian)
     torch.testing.assert_close(
-        sample_from_target(process, target, predicted, x_t, t, gaussian), x_0, rtol=1e-6, atol=1e-6
+        sample_from_target(process, target, predicted, x_t, t, gaussian=gaussian), x_0, rtol=1e-6, atol=1e-6
     )
     torch.testing.assert_close(
-        noise_from_target(process, target, predicted, x_t, t, gaussian), noise, rtol=1e-5, atol=1e-5
+        noise_from_target(process, target, predicted, x_t, t, gaussian=gaussian), noise, rtol=1e-5, atol=1e-5
     )
     assert denoising_loss(process, predicted, x_0, noise, t, gaussian=gaussian).abs().max() < 1e-12
     wrong = denoising_loss(process, predicted + 1, x_0, noise, t, gaussian=gaussian)
@@ -131,7 +131,7 @@ def test_a_trained_flow_over_embeddings_finds_the_transport(target: Target) -> N
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:
         gaussian = source_of(len(x_t))
-        return Estimate(sample_from_target(process, target, predict(x_t, t, gaussian), x_t, t, gaussian))
+        return Estimate(sample_from_target(process, target, predict(x_t, t, gaussian), x_t, t, gaussian=gaussian))
 
     noise = torch.randn(4096, 2)
     with torch.no_grad():
@@ -179,8 +179,8 @@ def test_images_have_every_sampler(config: ProcessConfig, solver: SolverSpec) ->
 
     def knows(x_t: Tensor, timestep: Tensor) -> Tensor:
         t = timestep / 1000 if config.path == "flow" else timestep.long() + 1
-        eps = noise_from_target(process, "sample", images, x_t, t, STANDARD)
-        return true_target(process, config.target, images, eps, t, STANDARD)
+        eps = noise_from_target(process, "sample", images, x_t, t, gaussian=STANDARD)
+        return true_target(process, config.target, images, eps, t, gaussian=STANDARD)
 
     found = sample_images(process, knows, lambda: torch.randn(2, 3, 4, 4, generator=generator), 20, solver=solver)
     torch.testing.assert_close(found, images, rtol=0, atol=0.02)

@@ -98,7 +98,7 @@ def test_it_learns_shows_and_saves_a_decoder_that_needs_nothing_else(
     generated = decoder.sample(torch.zeros(2, DIM), [1, 2], sampling)
     assert generated.shape == (2, 3, SIDE, SIDE)
     assert torch.equal(generated, decoder.sample(torch.ones(2, DIM), [1, 2], sampling)) == (name == "codes of texts")
-    outputs = [decoder.sample_with_text(torch.zeros(2, DIM), y * torch.ones(2, DIM), [1, 2], sampling) for y in (-3, 3)]
+    outputs = [decoder.sample(torch.zeros(2, DIM), [1, 2], sampling, y * torch.ones(2, DIM)) for y in (-3, 3)]
     assert torch.equal(*outputs) != decoder.reads_text
 
 

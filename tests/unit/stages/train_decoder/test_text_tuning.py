@@ -108,7 +108,7 @@ def task_of(settings: Any, inputs: dict[str, Artifact]) -> TextTunedTask:
 
 def sample_with_text(decoder: Decoder, text: float) -> torch.Tensor:
     embeddings = torch.linspace(-1, 1, 2 * DIM).reshape(2, DIM)
-    return decoder.sample_with_text(embeddings, torch.full((2, DIM), text), [1, 2], SAMPLING)
+    return decoder.sample(embeddings, [1, 2], SAMPLING, torch.full((2, DIM), text))
 
 
 def test_at_first_it_is_the_trained_decoder_bit_for_bit(
@@ -215,5 +215,5 @@ def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_reported_bot
     theirs = draw_with_diffusers(
         Path(output.path("decoder/pipeline")), conditional, unconditional, side=SIDE, num_steps=3
     )
-    ours = decoder.sample_with_text(embeddings, text, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
+    ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0), text)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

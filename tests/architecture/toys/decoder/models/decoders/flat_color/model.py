@@ -1,12 +1,12 @@
 """The decoder to one color."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Embeddings, Images, from_bytes, require_seeds
+from models.decoders.base import Decoder, Embeddings, Images, Init, Seeds, Text, from_bytes, require_seeds
 from models.decoders.flat_color.spec import FlatColorSpec
 from models.decoders.sampling import DecoderSampling
 
@@ -37,7 +37,9 @@ class FlatColorDecoder(Decoder):
         colors: Tensor = self.network((embeddings - self.mean) / self.std)
         return colors
 
-    def sample(self, embeddings: Embeddings, seeds: Sequence[int], sampling: DecoderSampling) -> Images:
+    def sample(
+        self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
+    ) -> Images:
         """Return images of one color; seeds change nothing."""
         require_seeds(embeddings, seeds)
         side = self.spec.resolution

@@ -35,24 +35,17 @@ def format_count(count: float) -> str:
     return f"{count:.0f}"
 
 
-@dataclass(frozen=True)
-class _Row:
-    key: str
-    label: str
-    format: Callable[[float], str]
-
-
-ROWS = (
-    _Row("accuracy/color", "color right", "{:.3f}".format),
-    _Row("accuracy/shape", "shape right", "{:.3f}".format),
-    _Row("accuracy/both", "both right", "{:.3f}".format),
-    _Row("frechet_distance", "Fréchet distance", "{:.4g}".format),
-    _Row("clip_score", "CLIP score", "{:.2f}".format),
-    _Row("decoder_parameters", "parameters of the decoder", format_count),
-    _Row("prior_parameters", "parameters of the prior", format_count),
-    _Row("training_images_per_second", "decoder, training images/s", "{:.4g}".format),
-    _Row("sampling_images_per_second", "decoder, sampling images/s", "{:.4g}".format),
-)
+ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy/color": ("color right", "{:.3f}".format),
+    "accuracy/shape": ("shape right", "{:.3f}".format),
+    "accuracy/both": ("both right", "{:.3f}".format),
+    "frechet_distance": ("Fréchet distance", "{:.4g}".format),
+    "clip_score": ("CLIP score", "{:.2f}".format),
+    "decoder_parameters": ("parameters of the decoder", format_count),
+    "prior_parameters": ("parameters of the prior", format_count),
+    "training_images_per_second": ("decoder, training images/s", "{:.4g}".format),
+    "sampling_images_per_second": ("decoder, sampling images/s", "{:.4g}".format),
+}
 
 
 def figures_of(record: RunRecord, store: Store) -> dict[str, Figure]:
@@ -97,12 +90,12 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     table.add_row("kind of decoder", *(decoder_kind(record) for record in records))
     of_runs = [figures_of(record, store) for record in records]
     notes: dict[str, int] = {}
-    for row in ROWS:
-        figures = [figures[row.key] for figures in of_runs]
+    for key, (name, format) in ROWS.items():
+        figures = [figures[key] for figures in of_runs]
         about = {figure.about for figure in figures if figure.value is not None}
         shared = about.pop() if len(about) == 1 else ""
-        label = f"{row.label} ({shared})" if shared else row.label
-        table.add_row(label, *(_cell(figure, row.format, shared, notes) for figure in figures))
+        label = f"{name} ({shared})" if shared else name
+        table.add_row(label, *(_cell(figure, format, shared, notes) for figure in figures))
     return Group(table, *(Text(f"[{number}] {text}") for text, number in notes.items()))
 
 

@@ -43,11 +43,7 @@ class RunObserver:
         self.results: dict[str, StageResult] = {}
 
     def opened(self, config: dict[str, Any], text: str) -> None:
-        """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them.
-
-        Raises:
-            UsageError: the tracking server cannot be used.
-        """
+        """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them."""
         tracker = self._tracker.result()
         self._save_tracking(tracker.runs)
         with self._tracked():

@@ -116,10 +116,11 @@ def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
 def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:
     earlier = next((record for record in store.runs() if record.name == run_name), None)
     past = earlier.plan if earlier else {}
-    return {
-        name: replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *_streaming(stage))))
-        for name, stage in planned.items()
-    }
+    found = {}
+    for name, stage in planned.items():
+        streams = [f"takes the shards of {one} as they come, where there is room" for one in stage.streams_from]
+        found[name] = replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *streams)))
+    return found
 
 
 def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: PlannedEntry | None) -> str:
@@ -137,10 +138,6 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Plan
     causes = [f"{key}: {before!r} -> {after!r}" for key, before, after in keys]
     causes += [f"input {source} is {planned[source].state}" for source in changed]
     return "; ".join(causes) or "never made from these inputs"
-
-
-def _streaming(stage: PlannedStage) -> tuple[str, ...]:
-    return tuple(f"takes the shards of {source} as they come, where there is room" for source in stage.streams_from)
 
 
 def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -32,7 +32,8 @@ def _sentence(fault: Any, root: type[Any]) -> str:
         case "value_error":
             return _value_error(location, str(fault["ctx"]["error"]), list(_models_at(fault["loc"], root)))
         case kind if kind in _NO_MAPPING:
-            what = f"found {fault['input']!r}; allowed: a mapping of {', '.join(_keys_at(fault['loc'], root))}"
+            allowed = ", ".join(_keys_of_all(_models_at(fault["loc"], root)))
+            what = f"found {fault['input']!r}; allowed: a mapping of {allowed}"
         case _:
             what = f"found {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
     return f"{location}: {what}"
@@ -45,7 +46,7 @@ def _wrong_kind(fault: Any, root: type[Any]) -> str:
 
 def _unknown_key(location: str, models: list[Any]) -> str:
     above, _, name = location.rpartition(".")
-    allowed = sorted({key for model in models for key in keys_of(model)})
+    allowed = _keys_of_all(models)
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
     new = RENAMED.get(location)
     if new and (not new.startswith(f"{above}.") or _is_below(models, new.removeprefix(f"{above}."))):
@@ -61,12 +62,9 @@ def _value_error(location: str, message: str, models: list[Any]) -> str:
         return f"{location}: {message}" if location else message
     if name.endswith("Spec") or any(model.__name__ == name for model in models):
         return f"{location}.{rest}"
-    keys = [key for model in models for key, part in keys_of(model).items() if _names(part, name)]
+    parts = [part for model in models for part in keys_of(model).items()]
+    keys = [key for key, part in parts if name in {inner.__name__ for inner in models_in(part)}]
     return f"{location}.{keys[0]}.{rest}" if keys else f"{location}: {message}"
-
-
-def _names(annotation: Any, name: str) -> bool:
-    return any(model.__name__ == name for model in models_in(annotation))
 
 
 def _dotted(path: tuple[Any, ...], root: type[Any]) -> str:
@@ -87,8 +85,8 @@ def _kinds_of(models: Iterable[Any]) -> list[str]:
     return [tag for model in models for tag in get_args(keys_of(model).get("kind"))]
 
 
-def _keys_at(path: tuple[Any, ...], root: type[Any]) -> list[str]:
-    return sorted({name for model in _models_at(path, root) for name in keys_of(model)})
+def _keys_of_all(models: Iterable[Any]) -> list[str]:
+    return sorted({name for model in models for name in keys_of(model)})
 
 
 def _models_at(path: tuple[Any, ...], root: type[Any]) -> Iterator[Any]:

@@ -95,9 +95,6 @@ def _inputs(artifact: Artifact) -> dict[str, str]:
     return dict(Manifest.of(artifact).inputs)
 
 
-# ---- what is found
-
-
 def inspect(target: Target, *, max_shards: int) -> list[Findings]:
     """Return what is found in each artifact; of large ones only so many shards are read."""
     return [_inspect_one(target, artifact, max_shards) for artifact in target.artifacts]

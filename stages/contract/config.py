@@ -46,11 +46,7 @@ class ConfigModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def identity(self) -> dict[str, Any]:
-        """Return the part of the section that the result depends on, as JSON-ready data.
-
-        Raises:
-            FileNotFoundError: a file or folder named by the section is not there.
-        """
+        """Return, JSON-ready, what the result depends on; FileNotFoundError: a file that it names is not there."""
         return {
             name: _identity_of(getattr(self, name), info.metadata)
             for name, info in type(self).model_fields.items()

@@ -103,11 +103,7 @@ def _state(file: Path) -> tuple[int, int, int]:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's relative file names and contents (a README.md says nothing to us).
-
-    Raises:
-        FileNotFoundError: nothing is at the path.
-    """
+    """Return the SHA-256 of a file, or of a folder's names and contents (but README.md); or FileNotFoundError."""
     if not path.exists():
         raise FileNotFoundError(str(path))
     digest = hashlib.sha256()

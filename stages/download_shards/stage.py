@@ -19,11 +19,9 @@ from stages.download_shards.worker import (
     make_shard_worker,
     yields_enough,
 )
-from stages.formats.shards import ShardRecord
+from stages.formats.shards import ShardRecord, shard_names
 from stages.storage.artifact import UNITS, Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner
-
-_NAME_DIGITS = 5
 
 
 def run(
@@ -66,12 +64,6 @@ def _accept_poor(records: Mapping[str, ShardRecord], output: Output) -> None:
     for name in sorted(set(records) - {Path(file).stem for file in finished}):
         records[name].finish(output, name)
     output.remove(POOR)
-
-
-def shard_names(num_shards: int) -> list[str]:
-    """Return the shards' names: their numbers, all with the same number of digits."""
-    digits = max(_NAME_DIGITS, len(str(num_shards - 1)))
-    return [f"{index:0{digits}d}" for index in range(num_shards)]
 
 
 def _download(

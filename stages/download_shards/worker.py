@@ -45,23 +45,7 @@ class ShardTask:
     """One of the parts of :meth:`stages.download_shards.sources.base.Source.parts`."""
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """An entry with its resized image, or with its fault."""
-
-    index: int
-    row: dict[str, Any]
-    status: EntryStatus
-    image: Resized | None = None
-    fault: ItemFault | None = None
-
-    def measured(self) -> dict[str, Any]:
-        """Return the columns that are known only now."""
-        sizes: dict[str, Any] = dict.fromkeys(_MEASURED.names[3:])
-        if self.image is not None:
-            sizes = {name: getattr(self.image, name) for name in sizes}
-        error = None if self.fault is None else str(self.fault)
-        return {"status": self.status, "error_message": error, **sizes}
+Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
 
 
 def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], ShardRecord]:
@@ -73,15 +57,16 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         if output.exists(recorded):  # by a process that died before it could report it
             return ShardRecord.parse(output.read_json(recorded), output, recorded)
         schema, entries = source.read(task.part)
-        finished = sorted(_resize_each(entries, resize), key=lambda one: one.index)
+        finished = sorted(_resize_each(entries, resize), key=lambda one: one[0].index)
         keys = _keys(task, len(finished), config)
         made = [
-            ShardEntry(key, None if one.image is None else one.image.content, {**one.row, "key": key, **one.measured()})
-            for key, one in zip(keys, finished, strict=True)
+            _shard_entry(key, entry.row, status, found)
+            for key, (entry, status, found) in zip(keys, finished, strict=True)
         ]
         whole_schema = pa.schema([*schema, *_MEASURED])
         write_shard(output, task.name, made, schema=whole_schema, image_suffix=config.encode_format)
-        return _make_record(made, collections.Counter(one.fault.label for one in finished if one.fault is not None))
+        faults = [found.label for _, _, found in finished if isinstance(found, ItemFault)]
+        return _make_record(made, collections.Counter(faults))
 
     return make
 
@@ -119,16 +104,24 @@ def drop_duplicates(
     return record
 
 
-def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -> Iterator[_Finished]:
+def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -> Iterator[Finished]:
     """Resize each image as it comes, so that originals are not kept."""
     for entry in entries:
+        kept = dataclasses.replace(entry, content=b"")
         if isinstance(entry.content, ItemFault):
-            yield _Finished(entry.index, entry.row, EntryStatus.FAILED_TO_DOWNLOAD, fault=entry.content)
+            yield kept, EntryStatus.FAILED_TO_DOWNLOAD, entry.content
             continue
         try:
-            yield _Finished(entry.index, entry.row, EntryStatus.SUCCESS, image=resize(entry.content))
+            yield kept, EntryStatus.SUCCESS, resize(entry.content)
         except ItemFault as fault:
-            yield _Finished(entry.index, entry.row, EntryStatus.FAILED_TO_RESIZE, fault=fault)
+            yield kept, EntryStatus.FAILED_TO_RESIZE, fault
+
+
+def _shard_entry(key: str, row: dict[str, Any], status: EntryStatus, found: Resized | ItemFault) -> ShardEntry:
+    """Return the entry with the columns that are known only now."""
+    image, error = (None, str(found)) if isinstance(found, ItemFault) else (found.content, None)
+    sizes = {name: getattr(found, name, None) for name in _MEASURED.names[3:]}
+    return ShardEntry(key, image, {**row, "key": key, "status": status, "error_message": error, **sizes})
 
 
 def _make_record(entries: Sequence[ShardEntry], failures: Mapping[str, int]) -> ShardRecord:

@@ -19,12 +19,11 @@ from stages.embed_clip.existing_files import ImportedShard, Part, list_parts, ma
 from stages.encoders.config import with_trained
 from stages.formats.clips import Clips, write_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_norm_ranges
-from stages.formats.shards import index_images, read_table, shard_tar
+from stages.formats.shards import index_images, read_table, shard_names, shard_tar
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner
 
 NORM_TOLERANCE = 1e-3
-_DIGITS = 5
 
 
 def import_embeddings(
@@ -40,8 +39,7 @@ def import_embeddings(
     if existing.with_shards:
         units = list(_join(existing, parts, inputs["download_shards"], counts))
     else:
-        digits = max(_DIGITS, len(str(len(parts) - 1)))
-        units = [ImportedShard(f"{index:0{digits}d}", (part,), None) for index, part in enumerate(parts)]
+        units = [ImportedShard(name, (part,), None) for name, part in zip(shard_names(len(parts)), parts, strict=True)]
     clips = _configured_clips(config, inputs)
     runner = UnitRunner(
         output=output,

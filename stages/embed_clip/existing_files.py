@@ -135,9 +135,6 @@ def _load(address: str, num_rows: int) -> Rows:
     return values.astype(np.float32)
 
 
-# ---- one shard
-
-
 @dataclass(frozen=True)
 class ImportedShard:
     """A shard to make: its rows as (part, row) of the layout, and how many of its images have none."""

@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,15 @@ from stages.streaming.prefetch import prefetch
 PREFETCHED_BATCHES = 2
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Samples whose images could be read, prepared for the models; blank captions are left out."""
+
+    keys: list[str]
+    captions: list[tuple[str, ...]]
+    images: PreparedBatch
+
+
 def make_embed_worker(
     config: EmbedClipConfig, shards: Artifact, output: Output, *, device: str, threads: int
 ) -> Callable[[str], EmbeddingsRecord]:
@@ -34,12 +43,11 @@ def make_embed_worker(
     record_text_encoders(output, encoder.identities)
     widths = {name: identity.width for name, identity in encoder.identities.items()}
     storage = np.dtype(config.storage)
-    reader = _BatchReader(clip, batch_size=config.batch_size, threads=threads, with_captions=config.texts)
 
     def embed(name: str) -> EmbeddingsRecord:
         failures: collections.Counter[str] = collections.Counter()
         shard = ShardEmbeddings()
-        for batch in reader.batches(shard_tar(shards, name), failures):
+        for batch in _batches(shard_tar(shards, name), clip, config, threads, failures):
             _embed(batch, shard, encoder, storage)
         shard.write(name, output, storage=storage, embed_dim=clip.embed_dim, widths=widths)
         return EmbeddingsRecord(
@@ -52,7 +60,7 @@ def make_embed_worker(
     return embed
 
 
-def _embed(batch: "_Batch", shard: ShardEmbeddings, encoder: TextEncoder, storage: Storage) -> None:
+def _embed(batch: _Batch, shard: ShardEmbeddings, encoder: TextEncoder, storage: Storage) -> None:
     """Add a batch of samples to the shard; further captions go in batches of the same size."""
     start, count = len(shard.keys), len(batch.keys)
     shard.keys += batch.keys
@@ -74,65 +82,34 @@ def _add(
     captions.add(encoded.embedding.numpy(), states, rows=rows, count=count, dtype=storage)
 
 
-# ---- reading
+def _batches(
+    path: Path, clip: ClipEncoder, config: EmbedClipConfig, threads: int, failures: collections.Counter[str]
+) -> Iterator[_Batch]:
+    """Yield the samples of a shard in their order; count those without a readable image by cause.
 
+    Each image is decoded once and prepared for every model, in threads, while the models work.
+    """
 
-@dataclass(frozen=True)
-class _Batch:
-    """Samples whose images could be read, prepared for the models; blank captions are left out."""
-
-    keys: list[str]
-    captions: list[tuple[str, ...]]
-    images: PreparedBatch
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A sample with its prepared image, or the cause of its loss."""
-
-    sample: ShardSample
-    image: Prepared | None
-    cause: str = ""
-
-
-class _BatchReader:
-    """Decodes each image once and prepares it for every model, in threads, while the models work."""
-
-    def __init__(self, clip: ClipEncoder, *, batch_size: int, threads: int, with_captions: bool) -> None:
-        self._clip = clip
-        self._batch_size = batch_size
-        self._threads = threads
-        self._with_captions = with_captions
-
-    def batches(self, path: Path, failures: collections.Counter[str]) -> Iterator[_Batch]:
-        """Yield the samples of a shard in their order; count those without a readable image by cause."""
-        samples = read_shard(path, with_captions=self._with_captions)
-        window = PREFETCHED_BATCHES * self._batch_size
-        readable = _readable(prefetch(self._read, samples, threads=self._threads, most=window), failures)
-        return prefetch(self._batch, _in_batches(readable, self._batch_size), threads=1, most=1)
-
-    def _read(self, sample: ShardSample) -> _Read:
+    def prepare(sample: ShardSample) -> tuple[ShardSample, Prepared | FailureCause]:
         if sample.image is None:
-            return _Read(sample, None, FailureCause.NO_IMAGE.value)
+            return sample, FailureCause.NO_IMAGE
         try:
-            return _Read(sample, self._clip.prepare(decode_image(sample.image, where=sample.key)))
+            return sample, clip.prepare(decode_image(sample.image, where=sample.key))
         except InputFault:
-            return _Read(sample, None, FailureCause.CORRUPT_IMAGE.value)
+            return sample, FailureCause.CORRUPT_IMAGE
 
-    def _batch(self, rows: list[_Read]) -> _Batch:
-        captions = [tuple(caption for caption in row.sample.captions if caption.strip()) for row in rows]
-        images = self._clip.collate([row.image for row in rows if row.image is not None])
-        return _Batch([row.sample.key for row in rows], captions, images)
+    def readable() -> Iterator[tuple[ShardSample, Prepared]]:
+        samples = read_shard(path, with_captions=config.texts)
+        for sample, found in prefetch(prepare, samples, threads=threads, most=PREFETCHED_BATCHES * config.batch_size):
+            if isinstance(found, FailureCause):
+                failures[found.value] += 1
+            else:
+                yield sample, found
 
+    def collate(rows: list[tuple[ShardSample, Prepared]]) -> _Batch:
+        captions = [tuple(caption for caption in sample.captions if caption.strip()) for sample, _ in rows]
+        return _Batch([sample.key for sample, _ in rows], captions, clip.collate([image for _, image in rows]))
 
-def _readable(rows: Iterable[_Read], failures: collections.Counter[str]) -> Iterator[_Read]:
-    for row in rows:
-        if row.image is None:
-            failures[row.cause] += 1
-        else:
-            yield row
-
-
-def _in_batches(rows: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
-    while batch := list(itertools.islice(rows, size)):
-        yield batch
+    rows = readable()
+    batches = iter(lambda: list(itertools.islice(rows, config.batch_size)), [])
+    return prefetch(collate, batches, threads=1, most=1)

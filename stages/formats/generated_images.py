@@ -60,11 +60,7 @@ def pack_embedding(embedding: Float[np.ndarray, " embed"]) -> str:
 
 
 def unpack_embedding(packed: str) -> Float[np.ndarray, " embed"]:
-    """Return the embedding that :func:`pack_embedding` packed.
-
-    Raises:
-        ValueError: the text is something else.
-    """
+    """Return the embedding that :func:`pack_embedding` packed, or raise ValueError."""
     values: Float[np.ndarray, " embed"] = np.frombuffer(_decoded(packed), dtype=FLOATS).astype(np.float32)
     if not np.isfinite(values).all():
         raise ValueError("the embedding holds numbers that are not finite")
@@ -77,11 +73,7 @@ def pack_pixels(image: Pixels) -> str:
 
 
 def unpack_pixels(packed: str) -> Pixels:
-    """Return the image that :func:`pack_pixels` packed.
-
-    Raises:
-        ValueError: the text is something else.
-    """
+    """Return the image that :func:`pack_pixels` packed, or raise ValueError."""
     try:
         with Image.open(io.BytesIO(_decoded(packed)), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))

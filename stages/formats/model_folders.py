@@ -69,11 +69,7 @@ def missing_files(artifact: Artifact, folder: str) -> list[str]:
 
 
 def count_numbers(artifact: Artifact, folder: str) -> int:
-    """Return how many numbers a saved model holds, statistics of embeddings included, without reading them.
-
-    Raises:
-        ArtifactError: a file is not there.
-    """
+    """Return how many numbers a saved model holds, statistics included, by its headers; or raise ArtifactError."""
     return sum(_numbers_in(artifact, f"{folder}/{name}") for name in files_of(artifact, folder) if name != CONFIG)
 
 

@@ -32,6 +32,12 @@ _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)$")
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
 
+def shard_names(num_shards: int) -> list[str]:
+    """Return the shards' names: their numbers, all with the same number of digits."""
+    digits = max(5, len(str(num_shards - 1)))
+    return [f"{index:0{digits}d}" for index in range(num_shards)]
+
+
 class EntryStatus(StrEnum):
     """What became of an entry, in img2dataset's words."""
 

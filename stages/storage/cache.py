@@ -116,11 +116,7 @@ class LocalCache:
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        """Hold the lock; it is released when its process ends.
-
-        Raises:
-            FileNotFoundError: a shared lock is requested, and nothing was cached yet.
-        """
+        """Hold the lock, until this process ends at most; FileNotFoundError: a shared one, and nothing was cached."""
         flags = os.O_RDWR | (os.O_CREAT if kind == fcntl.LOCK_EX else 0)
         handle = os.open(self.folder / "lock", flags, 0o600)
         try:

@@ -5,6 +5,7 @@ the upstream stage has promised (``units_are_final``) not to change it then, so 
 read.
 """
 
+import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,11 +76,7 @@ class UpstreamUnits:
         return f"streaming from {self._source.stage}" if self._is_running else ""
 
     def without(self, done: Collection[str]) -> Items:
-        """Return the names of the units that are not done, as items of a map.
-
-        Raises:
-            InputLost: while the map runs: the upstream stage has failed.
-        """
+        """Return the names of the units that are not done; InputLost, in the map: the upstream stage has failed."""
         if self._is_running:
             return Growing(self._batches(frozenset(done)))
         return [name for name in self._names if name not in done]
@@ -123,28 +120,18 @@ def unit_name(item: Any) -> str:
     return item if isinstance(item, str) else str(item.name)
 
 
-@dataclass(frozen=True)
-class _RecordingWorker(Generic[Record]):
-    """A worker that records each unit as done, in the worker's own process, and returns name and record."""
+def _make_recording_worker(
+    make_worker: Callable[[], Callable[[Any], Record]], output: Output, finish: Finish
+) -> Callable[[Any], tuple[str, Record]]:
+    """Make a worker that records each unit as done, in its own process, and returns name and record."""
+    work = make_worker()
 
-    work: Callable[[Any], Record]
-    output: Output
-    finish: Finish
-
-    def __call__(self, item: Any) -> tuple[str, Record]:
-        record, name = self.work(item), unit_name(item)
-        self.finish(record, self.output, name)
+    def work_and_record(item: Any) -> tuple[str, Record]:
+        record, name = work(item), unit_name(item)
+        finish(record, output, name)
         return name, record
 
-
-@dataclass(frozen=True)
-class _MakeRecordingWorker(Generic[Record]):
-    make_worker: Callable[[], Callable[[Any], Record]]
-    output: Output
-    finish: Finish
-
-    def __call__(self) -> _RecordingWorker[Record]:
-        return _RecordingWorker(self.make_worker(), self.output, self.finish)
+    return work_and_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +163,7 @@ class UnitRunner(Generic[Record]):
             earlier, items = self.passes_before * total, 0 if self.passes_before else images
             return Progress(earlier + len(done), earlier + total, unit, items=items, note=self.units.note)
 
-        make = _MakeRecordingWorker(self.make_worker, self.output, self.finish)
+        make = functools.partial(_make_recording_worker, self.make_worker, self.output, self.finish)
         for name, record in map_and_report(context, make, self.units.without(done), self.resources, progress):
             done[name] = record
             images += record.counts["images"]

@@ -77,11 +77,7 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
-        """Return the file behind the address.
-
-        Raises:
-            FetchFault: there is none, or a limit was reached.
-        """
+        """Return the file behind the address, or raise FetchFault."""
         with self._watchdog.deadline(self._config.max_seconds) as deadline:
             try:
                 return self._follow(url, deadline)

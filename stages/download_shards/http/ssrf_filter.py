@@ -26,12 +26,7 @@ class AddressPolicy:
         self._allowed: list[Network] = [ipaddress.ip_network(network) for network in allowed]
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Connect to the first permitted address of the host that accepts.
-
-        Raises:
-            ForbiddenAddress: no address of the host is permitted.
-            OSError: none of those permitted accepts.
-        """
+        """Connect to the first address that accepts of those permitted; ForbiddenAddress: there are none of these."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         permitted = [entry for entry in found if self.permits(str(entry[4][0]))]
         if not permitted:

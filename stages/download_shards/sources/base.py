@@ -30,21 +30,11 @@ class Source(Protocol):
     """A source of images; the driver and every worker make their own of the stage's config."""
 
     def check(self) -> None:
-        """Check that the source can be read, by names and headers alone.
-
-        Raises:
-            InputFault: it cannot, or a configured column is missing.
-        """
+        """Check that the source can be read, by names and headers alone, or raise InputFault."""
         ...
 
     def parts(self) -> AbstractContextManager[Sequence[Any]]:
-        """Return the parts of the source, one for each shard, each of which can be pickled; called by the driver.
-
-        The parts can be read while the context is open.
-
-        Raises:
-            InputFault: the source cannot be read, or is empty.
-        """
+        """Return one part for each shard, to be pickled and read while the context is open; or raise InputFault."""
         ...
 
     def read(self, part: Any) -> Entries:

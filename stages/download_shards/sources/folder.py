@@ -116,11 +116,7 @@ def _captions_in(described: Content, text: Content) -> list[str] | ItemFault:
 
 
 def _existing(content: Content) -> bytes | None:
-    """Return the content, or None where there is no such file.
-
-    Raises:
-        OSError: the file exists and cannot be read.
-    """
+    """Return the content; None: there is no such file; OSError: it cannot be read."""
     if isinstance(content, FileNotFoundError | IsADirectoryError):
         return None
     if isinstance(content, OSError):

@@ -2,18 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.sources.base import Entries
 from stages.download_shards.sources.rows import RowPart, cut
-from stages.download_shards.sources.urls import fetch_entries
+from stages.download_shards.sources.url_list import fetch_entries
 
-
-@dataclass(frozen=True)
-class _ScenePart:
-    rows: RowPart
-    base_url: str
+ScenePart = tuple[RowPart, str]
+"""Rows, and the address of the server."""
 
 
 class Scenes:
@@ -26,13 +22,13 @@ class Scenes:
         """Everything is made here: there is nothing to check."""
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[_ScenePart]]:
+    def parts(self) -> Iterator[Sequence[ScenePart]]:
         """Yield the rows of each shard while the server runs."""
         from stages.download_shards.sources.scene_server import serve_scenes  # imports torch
 
         with serve_scenes(self._source) as (rows, base_url):
-            yield [_ScenePart(part, base_url) for part in cut(rows, self._config.rows_per_shard)]
+            yield [(part, base_url) for part in cut(rows, self._config.rows_per_shard)]
 
-    def read(self, part: _ScenePart) -> Entries:
+    def read(self, part: ScenePart) -> Entries:
         """Fetch the images."""
-        return fetch_entries(part.rows.rows(), self._config, base_url=part.base_url)
+        return fetch_entries(part[0].rows(), self._config, base_url=part[1])

@@ -5,11 +5,12 @@ StageError
 ├── YieldTooLow     the stage produced less than its configured minimum
 ├── InputLost       an upstream stage, whose units this one streams, has failed
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
-└── ItemFault       one item is lost, for a cause that is counted (:mod:`stages.contract.causes`)
+└── ItemFault       one item is lost, for a cause that is counted, and the stage goes on with the others
 """
 
 import difflib
 from collections.abc import Iterable
+from enum import StrEnum
 
 
 class StageError(Exception):
@@ -33,6 +34,80 @@ class InputLost(StageError):
 
 class ArtifactError(StageError):
     """An artifact is missing, unfinished, or does not match what reads it."""
+
+
+class FailureCause(StrEnum):
+    """The name of a cause in records, reports and on the dashboard.
+
+    ``messages`` are what a shard's table says of it, the usual one first; a detail may follow after a colon.
+    """
+
+    messages: tuple[str, ...]
+
+    def __new__(cls, name: str, *messages: str) -> "FailureCause":
+        """Make a member of its name and messages."""
+        member = str.__new__(cls, name)
+        member._value_, member.messages = name, messages
+        return member
+
+    # network
+    HTTP = "http", "HTTP Error"  # counted with the status: http_404
+    TIMEOUT = "timeout", "timed out"
+    UNKNOWN_HOST = "unknown_host", "Name or service not known"
+    CONNECTION_REFUSED = "connection_refused", "Connection refused"
+    CONNECTION_LOST = "connection_lost", "connection lost", "connection closed before the end of the file"
+    BAD_CERTIFICATE = "bad_certificate", "CERTIFICATE_VERIFY_FAILED"
+    STALLED = "stalled", "stalled"
+    # address, and limits of the download
+    INVALID_URL = "invalid_url", "invalid address", "unknown url type", "no host given"
+    PRIVATE_ADDRESS = "private_address", "private address refused"
+    TOO_MANY_REDIRECTS = "too_many_redirects", "too many redirects"
+    CONTENT_ENCODING = "content_encoding", "content encoding refused"
+    FILE_TOO_LARGE = "file_too_large", "file too large"
+    DISALLOWED = "disallowed", "Use of image disallowed by X-Robots-Tag directive"
+    # files
+    MISSING_FILE = "missing_file", "no such file"
+    UNREADABLE_FILE = "unreadable_file", "cannot be read"
+    OUTSIDE_FOLDER = "outside_folder", "the file lies outside the folder"
+    DAMAGED_TAR = "damaged_tar", "tar is damaged from here on"
+    BAD_CAPTION_FILE = "bad_caption_file", "caption file is damaged"
+    # images
+    NO_IMAGE = "no_image"
+    CORRUPT_IMAGE = "corrupt_image", "Image decoding error"
+    TRUNCATED_IMAGE = "truncated_image", "image file is truncated"
+    IMAGE_TOO_SMALL = "image_too_small", "image too small"
+    IMAGE_TOO_LARGE = "image_too_large", "image area too large"
+    # embeddings
+    NO_EMBEDDING = "no_embedding"
+    NOT_FINITE = "not_finite"
+    # left out on request
+    DUPLICATE_URL = "duplicate_url", "duplicate address"
+    DUPLICATE_CONTENT = "duplicate_content", "duplicate content"
+    LOW_CLIP_SCORE = "low_clip_score"
+    NEAR_DUPLICATE = "near_duplicate"
+
+    OTHER = "other", "network error", "no content"
+
+
+class ItemFault(StageError):
+    """One item is lost, and the stage goes on with the others; without a message, it is the cause's usual one."""
+
+    def __init__(self, cause: FailureCause, message: str = "", *, http_status: int | None = None) -> None:
+        super().__init__(cause, message or next(iter(cause.messages), cause.value))
+        self.cause, self.http_status = cause, http_status
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[1])
+
+    @property
+    def label(self) -> str:
+        """The name under which the loss is counted: the cause's, with the status of an HTTP answer (http_404)."""
+        return self.cause.value if self.http_status is None else f"{self.cause}_{self.http_status}"
+
+
+class ImageFault(InputFault, ItemFault):
+    """The bytes of an image cannot be used."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -1,8 +1,7 @@
 """What ``corgi inspect`` finds of shards: captions, sizes, lost entries, a sheet of samples."""
 
 from stages.contract.findings import Findings, InspectionContext, evenly, histogram
-from stages.formats.caption_statistics import CaptionStatistics
-from stages.formats.sample_sheets import add_sheet
+from stages.formats.sample_sheets import CaptionStatistics, add_sheet
 from stages.formats.shards import EntryStatus, failure_label, read_table
 from stages.storage.artifact import Artifact
 

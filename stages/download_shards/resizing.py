@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from stages.contract.causes import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.img2dataset_import import import_resizer
 

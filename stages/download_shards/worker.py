@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.contract.causes import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.resizing import Resized, make_resizer
 from stages.download_shards.sources.base import Entry

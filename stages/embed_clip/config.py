@@ -16,8 +16,8 @@ class ExistingEmbeddings(ConfigModel):
     """Embeddings that are there already, in the layout of clip-retrieval and LAION."""
 
     path: Address = Field(
-        description="a folder that holds img_emb/*.npy, metadata/*.parquet and, where there are captions, "
-        "text_emb/*.npy, here or at any address that fsspec knows (s3://, gs://)"
+        description="a folder of image embeddings, metadata and, where there are captions, text embeddings, here or at "
+        "any address that fsspec knows (s3://, gs://)"
     )
     key_column: str | None = Field(None, description="metadata's column of the keys; none: key, else image_path")
     caption_column: str = Field("caption", description="metadata's column of the captions")

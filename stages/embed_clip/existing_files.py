@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.embed_clip.config import ExistingEmbeddings
 from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT, EmbeddingNorms, EmbeddingsRecord
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from stages.contract.findings import QUANTILES, Findings, InspectionContext, evenly, quantiles
-from stages.formats.caption_statistics import CaptionStatistics
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import (
     load_captions,
@@ -16,7 +15,7 @@ from stages.formats.embeddings.reader import (
     shard_rows,
     unit_rows,
 )
-from stages.formats.sample_sheets import add_sheet
+from stages.formats.sample_sheets import CaptionStatistics, add_sheet
 from stages.storage.artifact import Artifact
 
 PAIRS = 12

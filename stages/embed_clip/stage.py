@@ -21,8 +21,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     device = "cuda" if resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device, resources.cpus_per_worker)
     _, totals = run_on_shards(EmbeddingsRecord, make_worker, inputs["download_shards"], output, context)
-    metrics = {"embed_dim": float(read_clips(output).embed_dim)}
-    return StageSummary(items=totals.images, counts=totals.named, metrics=metrics)
+    return StageSummary(totals.images, counts=totals.named, metrics={"embed_dim": read_clips(output).embed_dim})
 
 
 def _make_worker(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
 from stages.encoders.text import EncodedTexts, TextEncoder, make_text_encoder

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Shaped
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
 from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates
 from stages.filter_samples.heads import head_outputs, load_head

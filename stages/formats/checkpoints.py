@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from stages.contract.causes import FailureCause
 from stages.contract.documents import Document
+from stages.contract.errors import FailureCause
 from stages.storage.artifact import UNITS, Output
 
 if TYPE_CHECKING:

@@ -29,14 +29,14 @@ def image_grid(images: Images, captions: Sequence[str], *, columns: int = 6) -> 
     rows = [texts[start : start + columns] for start in range(0, len(texts), columns)]
     heights = [TILE + LINE * max(len(text) for text in row) + 2 * MARGIN for row in rows]
     sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, sum(heights) + MARGIN), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    canvas = ImageDraw.Draw(sheet)
     top = MARGIN
     for row, height in enumerate(heights):
         for column, text in enumerate(rows[row]):
             left = MARGIN + column * (TILE + MARGIN)
             sheet.paste(_tile(images[row * columns + column]), (left, top))
             for number, line in enumerate(text):
-                draw.text((left, top + TILE + 4 + number * LINE), line, font=font, fill=INK)
+                canvas.text((left, top + TILE + 4 + number * LINE), line, font=font, fill=INK)
         top += height
     return to_png(sheet)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from stages.contract.causes import FailureCause, ImageFault
+from stages.contract.errors import FailureCause, ImageFault
 
 SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _NOT_DECODED = (OSError, SyntaxError, ValueError, UnidentifiedImageError)  # PIL's own decoders raise all of them

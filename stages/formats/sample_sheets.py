@@ -1,15 +1,20 @@
-"""Sheets of samples for ``corgi inspect``: images of shards with a text under each."""
+"""For ``corgi inspect``: sheets of samples, images of shards with a text under each; and statistics of captions."""
 
+import collections
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from stages.contract.errors import InputFault
-from stages.contract.findings import Findings
+from stages.contract.findings import QUANTILES, Findings, quantiles
 from stages.formats.image_grids import TILE, image_grid
 from stages.formats.images import decode_image, square
 from stages.formats.shards import index_images, read_member, shard_tar
 from stages.storage.artifact import Artifact
+
+MOST_WORDS = 20
 
 
 def add_sheet(
@@ -48,3 +53,40 @@ def _in_tile(image: np.ndarray) -> np.ndarray:
     begin = (TILE - len(large)) // 2
     tile[begin : begin + len(large), begin : begin + len(large)] = large
     return tile
+
+
+@dataclass
+class CaptionStatistics:
+    """Captions per image, lengths and words."""
+
+    per_image: collections.Counter[int] = field(default_factory=collections.Counter)
+    letters: list[int] = field(default_factory=list)
+    words_each: list[int] = field(default_factory=list)
+    words: collections.Counter[str] = field(default_factory=collections.Counter)
+    texts: set[int] = field(default_factory=set)
+
+    def add(self, captions: Sequence[str]) -> None:
+        """Count the captions of one image."""
+        self.per_image[len(captions)] += 1
+        for caption in captions:
+            words = re.findall(r"\w+", caption.lower())
+            self.letters.append(len(caption))
+            self.words_each.append(len(words))
+            self.words.update(words)
+            self.texts.add(hash(caption))
+
+    def report(self, findings: Findings) -> None:
+        """Add the tables."""
+        total = sum(self.per_image.values())
+        rows = [(number, count, f"{count / total:.1%}") for number, count in sorted(self.per_image.items())]
+        findings.add_table("captions per image", ("captions", "images", "fraction"), rows)
+        if self.letters:
+            findings.add_table(
+                "caption lengths",
+                ("measure", *QUANTILES),
+                [("letters", *quantiles(self.letters)), ("words", *quantiles(self.words_each))],
+            )
+            findings.add_figures(
+                "caption texts", {"captions": len(self.letters), "different": len(self.texts), "words": len(self.words)}
+            )
+            findings.add_table("most frequent words", ("word", "count"), self.words.most_common(MOST_WORDS))

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.causes import FailureCause
 from stages.contract.documents import UnitRecord
+from stages.contract.errors import FailureCause
 from stages.storage.artifact import Artifact, Output
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")

@@ -9,7 +9,7 @@ import torch
 from models.priors.base import Prior
 from models.priors.spec import PriorSpec, TextStateSpec
 from models.priors.training import training_batch, training_random_inputs
-from stages.contract.causes import FailureCause
+from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.layout import TextEncoders, read_text_encoders

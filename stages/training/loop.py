@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, FailureCause
 from stages.contract.events import Event, Metrics, Progress
 from stages.formats.checkpoints import Checkpoint, TrainedRecord, checkpoint_steps, read_checkpoint, write_checkpoint
 from stages.storage.artifact import Output

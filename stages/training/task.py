@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from stages.contract.causes import FailureCause
+from stages.contract.errors import FailureCause
 from stages.contract.events import Event
 from stages.storage.artifact import Output
 

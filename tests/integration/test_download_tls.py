@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from stages.contract.causes import FailureCause
+from stages.contract.errors import FailureCause
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import Fetcher, FetchFault
 from stages.download_shards.http.ssrf_filter import AddressPolicy

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from stages.contract.causes import FailureCause
+from stages.contract.errors import FailureCause
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint

@@ -16,7 +16,7 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from stages.contract.causes import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
 from stages.download_shards.http.watchdog import Deadline, Watchdog

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from stages.contract.causes import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, host_of
 

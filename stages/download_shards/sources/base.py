@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from stages.contract.causes import ItemFault
+from stages.contract.errors import ItemFault
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.causes import FailureCause, ItemFault
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
 from stages.download_shards.sources.base import Entries, Entry
 from stages.download_shards.sources.rows import make_rows

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract.causes import FailureCause, ItemFault
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.http.fetch import Fetcher, without_credentials

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.contract.causes import FailureCause, ItemFault
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.http.fetch import without_credentials
 from stages.download_shards.sources.base import Entries, Entry

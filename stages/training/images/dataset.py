@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import load_image_rows, load_keys, open_image_rows, shard_rows
 from stages.formats.filtered import kept_rows

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.formats.image_grids import to_png
 from stages.storage.artifact import Artifact
 from stages.training.images.dataset import ImageDataset, Indices

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from stages.contract.causes import FailureCause, ImageFault
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, ImageFault, InputFault
 from stages.formats.images import decode_image, square
 from stages.formats.shards import index_images, read_member, shard_tar
 from stages.storage.artifact import Artifact

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from stages.contract.causes import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, without_credentials
 from stages.download_shards.http.worker_pool import fetch_all

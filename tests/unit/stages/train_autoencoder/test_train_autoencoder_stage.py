@@ -11,8 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.inference.autoencoder import load_autoencoder

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contract.causes import FailureCause
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Output
 from stages.train_clip.config import TrainClipConfig

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.noise import seeded_noise
-from stages.contract.causes import FailureCause
+from stages.contract.errors import FailureCause
 from stages.contract.events import Event, Metrics
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output

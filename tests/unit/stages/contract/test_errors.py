@@ -2,8 +2,7 @@ import pickle
 
 import pytest
 
-from stages.contract.causes import FailureCause, ImageFault, ItemFault
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, ImageFault, InputFault, ItemFault
 
 
 @pytest.mark.parametrize("cause", FailureCause)

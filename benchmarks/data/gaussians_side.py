@@ -15,7 +15,7 @@ import torch
 from benchmarks.data.gaussians import Case, write_shards
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.gaussians import KMeansState, Pass
+from models.gaussians.kmeans import KMeansState, Pass
 from stages.contract.stage import Allocation, StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig

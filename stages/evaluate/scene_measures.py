@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from models.scenes import COLORS, SHAPES, Scene, SceneChecker
+from models.scenes.checker import SceneChecker
+from models.scenes.scene import Scene
+from models.scenes.vocabulary import COLORS, SHAPES
 
 WORDS: Mapping[str, tuple[str, ...]] = {"color": tuple(COLORS), "shape": SHAPES}
 CHANCE = {"color": 1 / len(COLORS), "shape": 1 / len(SHAPES), "both": 1 / (len(COLORS) * len(SHAPES))}

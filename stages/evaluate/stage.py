@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from models.scenes import Scene, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene
 from models.similarity import block_cosine, embedding_report
 from stages.contract.events import LoggedImage, Progress
 from stages.contract.stage import StageContext, StageSummary

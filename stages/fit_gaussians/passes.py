@@ -13,7 +13,8 @@ from typing import TypeVar
 import torch
 
 from cluster.mapping import Mapper, WorkerResources, map_in_process
-from models.gaussians import Kind, KMeansState, Moments, Pass
+from models.gaussians.kmeans import Kind, KMeansState, Pass
+from models.gaussians.moments import Moments
 from stages.formats.embeddings.reader import RowBlock, image_row_blocks, load_image_rows
 from stages.storage.artifact import Artifact
 from stages.streaming.prefetch import prefetch

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.gaussians import Kind, KMeansState, Moments, Pass, placed
+from models.gaussians.kmeans import Kind, KMeansState, Pass, placed
+from models.gaussians.moments import Moments
 from stages.contract.errors import InputFault
 from stages.fit_gaussians.passes import add_up, give_back_freed_memory, map_blocks
 from stages.formats.embeddings.reader import RowBlock, pick_image_rows

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cluster.mapping import WorkerResources, map_in_process
-from models.gaussians import FittedGaussians, KMeansState, fit_kmeans, further_means, initialize_on_sample
+from models.gaussians.initialization import further_means, initialize_on_sample
+from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans
 from stages.contract.errors import InputFault
 from stages.contract.events import Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from models.gaussians import FittedGaussians, KMeansState
+    from models.gaussians.kmeans import FittedGaussians, KMeansState
 
 _GAUSSIANS = "gaussians.safetensors"
 _CHECKPOINTS = "checkpoints"
@@ -94,7 +94,7 @@ def read_kmeans_state(output: Output) -> "KMeansState | None":
     """Return the newest checkpoint of the fit, if there is one."""
     from safetensors.torch import load
 
-    from models.gaussians import KMeansState
+    from models.gaussians.kmeans import KMeansState
 
     if not output.exists(_STATE):
         return None

@@ -9,7 +9,7 @@ from stages.contract.errors import InputFault, nearest
 from stages.generate.config import FilePrompts, ListPrompts, ScenePrompts
 
 if TYPE_CHECKING:
-    from models.scenes import Scene
+    from models.scenes.scene import Scene
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -33,7 +33,8 @@ def make_prompts(config: ScenePrompts | ListPrompts | FilePrompts) -> list[Promp
 def _scene_prompts(config: ScenePrompts) -> list[Prompt]:
     import numpy as np
 
-    from models.scenes import caption_scene, make_scenes
+    from models.scenes.captions import caption_scene
+    from models.scenes.scene import make_scenes
 
     scenes: list[Scene] = make_scenes(config.num, config.seed, config.domain, config.split)
     rng = np.random.default_rng(config.seed)

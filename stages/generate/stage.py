@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from models.scenes import Scene, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene
 from stages.contract.events import LoggedImage, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.encoders.config import with_trained

@@ -17,7 +17,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.interpolation import slerp
-from models.scenes import Scene, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene
 from stages.formats.generated_images import unpack_embedding, unpack_pixels
 from stages.inference.requests import (
     ArithmeticRequest,

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from models.scenes import COLORS, DOMAINS, SHAPES, Scene, describe, make_scenes, render_scenes
+from models.scenes.captions import describe
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene, make_scenes
+from models.scenes.vocabulary import COLORS, DOMAINS, SHAPES
 from stages.train_clip.config import SceneProbe
 
 _FULL_TEMPLATE = "a {size} {color} {shape} at the {position} on a {background} background"

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from models.scenes import make_scenes, read_caption, render_scenes
+from models.scenes.captions import read_caption
+from models.scenes.render import render_scenes
+from models.scenes.scene import make_scenes
 from stages.contract.errors import InputFault, YieldTooLow
 from stages.contract.events import Event, Progress
 from stages.download_shards.check import check

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from models.scenes import make_scenes, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import make_scenes
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from stages.contract.documents import Manifest

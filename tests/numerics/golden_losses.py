@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.registry import SPECS
 from models.priors.spec import TransformerSpec

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from models.diffusion.processes import Gaussian
-from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
+from models.gaussians.bank import GaussianBank
+from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
 from models.priors.spec import PriorSampling
 from models.priors.training import text_of
 from tests.numerics.golden_losses import BATCH, DIM, make_batch, make_prior

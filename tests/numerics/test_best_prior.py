@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from models.diffusion.processes import Gaussian
 from models.diffusion.spec import Target
 from models.diffusion.targets import output_scale, true_target
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.diffusion.spec import ShiftedPriorSpec
 from models.priors.spec import PriorSampler, PriorSampling

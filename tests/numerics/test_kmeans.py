@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.gaussians import (
+from models.gaussians.initialization import further_means
+from models.gaussians.initialization import initialize_on_sample as start
+from models.gaussians.kmeans import (
+    MIN_MEMBERS,
+    STD_FLOOR,
     FittedGaussians,
-    Grid,
     Kind,
     KMeansState,
-    Moments,
     Pass,
     fit_kmeans,
-    further_means,
     member_stds,
+    moved_means,
     placed,
 )
-from models.gaussians import initialize_on_sample as start
-from models.gaussians.kmeans import MIN_MEMBERS, STD_FLOOR, moved_means
+from models.gaussians.moments import Grid, Moments
 from models.gaussians.nearest import Nearest, rows_at_once
 
 

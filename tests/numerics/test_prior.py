@@ -10,7 +10,7 @@ from models.diffusion.processes import Gaussian
 from models.diffusion.samplers import Estimate
 from models.diffusion.samplers import sample as run_sampler
 from models.diffusion.targets import output_scale, sample_from_target
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 from models.noise import SeededNoise
 from models.priors.base import Prior
 from models.priors.diffusion.model import DiffusionPrior
@@ -94,8 +94,8 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
         abar = process.alpha_bar[t].float()[:, None]
         centre = abar.sqrt() * scale.mean + (1 - abar.sqrt()) * mean
         noisy = (z_t - centre) / (abar * scale.std**2 + (1 - abar) * std**2).sqrt()
-        answer = prior.network(noisy, t, index, scaled, torch.full((3,), drop))
-        predicted = output_scale(process, target, t, gaussian, scale)(answer)  # type: ignore[arg-type]
+        output = prior.network(noisy, t, index, scaled, torch.full((3,), drop))
+        predicted = output_scale(process, target, t, gaussian, scale)(output)  # type: ignore[arg-type]
         return sample_from_target(process, target, predicted, z_t, t, gaussian=gaussian)  # type: ignore[arg-type]
 
     def estimate(z_t: Tensor, t: Tensor) -> Estimate:

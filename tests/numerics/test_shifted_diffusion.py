@@ -12,7 +12,7 @@ from models.diffusion.processes import Ddpm, Gaussian
 from models.diffusion.schedules import alpha_bars, respaced_timesteps
 from models.diffusion.spec import ProcessConfig, ScheduleSpec
 from models.diffusion.targets import noise_from_target
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 
 T = 20
 SHORT = ScheduleSpec(num_timesteps=T, beta_first=0.02, beta_last=0.3)

@@ -22,7 +22,8 @@ from models.diffusion.processes import Gaussian, make_process
 from models.diffusion.samplers import Estimate, sample
 from models.diffusion.schedules import alpha_bars
 from models.diffusion.targets import output_scale, sample_from_target
-from models.gaussians import NUM_BANK_SAMPLES, GaussianBank, bank_loss
+from models.gaussians.bank import GaussianBank
+from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
 from models.noise import SeededNoise
 from models.normalization import Normalization
 from models.priors.base import (

@@ -13,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from models.scenes import DOMAINS, Scene, caption_scene, make_scenes, render_scenes
+from models.scenes.captions import caption_scene
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene, make_scenes
+from models.scenes.vocabulary import DOMAINS
 from stages.download_shards.config import ScenesSource
 
 _URL_SCHEMA = pa.schema([("url", pa.string())])

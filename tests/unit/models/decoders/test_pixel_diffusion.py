@@ -74,7 +74,7 @@ def test_with_all_random_inputs_given_a_samples_loss_depends_on_nothing_else(emb
     whole = decoder.loss(images, embeddings, **given)
     torch.manual_seed(99)
     for row in range(3):
-        part = {name: draw[row : row + 1] for name, draw in given.items()}
+        part = {name: value[row : row + 1] for name, value in given.items()}
         alone = decoder.loss(images[row : row + 1], embeddings[row : row + 1], **part)
         torch.testing.assert_close(alone[0], whole[row], rtol=1e-4, atol=1e-5)
     kept = decoder.loss(images, embeddings, **given | {"dropout": torch.full((3,), 0.9)})

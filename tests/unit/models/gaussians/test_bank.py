@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 
 ONES = torch.ones(2, 3)
 

@@ -96,13 +96,13 @@ def test_no_bucket_is_predicted_from_itself_or_a_later_one() -> None:
     keep = torch.zeros(3, dtype=torch.bool)
     buckets = torch.randint(0, BUCKETS, (3, COMPONENTS + 1), generator=torch.Generator().manual_seed(0))
     before = prior.network(buckets, text, keep)
-    for place in range(COMPONENTS + 1):
+    for position in range(COMPONENTS + 1):
         changed = buckets.clone()
-        changed[:, place] = (changed[:, place] + 1) % BUCKETS
+        changed[:, position] = (changed[:, position] + 1) % BUCKETS
         after = prior.network(changed, text, keep)
-        assert_close(after[:, : place + 1], before[:, : place + 1])
-        if place < COMPONENTS:
-            assert (after[:, place + 1] - before[:, place + 1]).abs().max() > 1e-4
+        assert_close(after[:, : position + 1], before[:, : position + 1])
+        if position < COMPONENTS:
+            assert (after[:, position + 1] - before[:, position + 1]).abs().max() > 1e-4
 
 
 def test_reading_bucket_by_bucket_gives_the_same_logits() -> None:
@@ -113,9 +113,9 @@ def test_reading_bucket_by_bucket_gives_the_same_logits() -> None:
     with torch.no_grad():
         cache, logits = prior.network.read(text, guided=True)
         assert_close(logits, captioned[:, 0], rtol=0, atol=1e-5)
-        for place in range(COMPONENTS):
-            logits = prior.network.read_bucket(cache, buckets[:, place], place)
-            assert_close(logits, torch.cat([captioned[:, place + 1], plain[:, place + 1]]), rtol=0, atol=1e-5)
+        for position in range(COMPONENTS):
+            logits = prior.network.read_bucket(cache, buckets[:, position], position)
+            assert_close(logits, torch.cat([captioned[:, position + 1], plain[:, position + 1]]), rtol=0, atol=1e-5)
 
 
 def test_dropped_captions_carry_no_information() -> None:
@@ -126,8 +126,8 @@ def test_dropped_captions_carry_no_information() -> None:
         for similarity in (0, BUCKETS - 1)
     )
     assert_close(prior.network(low, text, ~keep), prior.network(high, other, ~keep))
-    for told, caption in ((high, text), (low, other)):
-        assert (prior.network(told, caption, keep) - prior.network(low, text, keep)).abs().max() > 1e-3
+    for buckets, caption in ((high, text), (low, other)):
+        assert (prior.network(buckets, caption, keep) - prior.network(low, text, keep)).abs().max() > 1e-3
 
 
 def test_dropout_of_the_random_inputs_counts() -> None:
@@ -174,8 +174,8 @@ def test_samples_have_the_distribution_of_what_was_learned() -> None:
     half_bucket = 4 * 2 / BUCKETS
     for scale, fraction in ((1.0, 3 / 4), (3.0, 27 / 28)):  # p^3 / q^2, q = 1/2 without caption: 3^3 to 1
         generated = prior.sample(text, seeds, PriorSampling(guidance_scale=scale)).unflatten(0, (300, 2))
-        told = (generated[:, :, 1] * torch.tensor([1, -1]) > 0).float().mean(0)
-        assert (told - fraction).abs().max() < 0.1
+        found = (generated[:, :, 1] * torch.tensor([1, -1]) > 0).float().mean(0)
+        assert (found - fraction).abs().max() < 0.1
         assert ((generated[:, :, 0].abs() - 2).abs() <= half_bucket + 0.05).float().mean() > 0.95
         positive = (generated[:, :, 0] > 0).float().mean(0)
         assert positive[0] > 0.95  # there it makes caption and image alike, of which the better half is asked for

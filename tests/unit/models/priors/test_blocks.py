@@ -74,11 +74,11 @@ def test_one_block_is_the_formula() -> None:
 
 
 @pytest.mark.parametrize("visible", [None, make_visible()], ids=["all seen", "padding"])
-@pytest.mark.parametrize("answers", [1, 3, COUNT])
-def test_last_outputs_are_the_tail_of_all(answers: int, visible: Tensor | None) -> None:
+@pytest.mark.parametrize("outputs", [1, 3, COUNT])
+def test_last_outputs_are_the_tail_of_all(outputs: int, visible: Tensor | None) -> None:
     body, tokens = make_body(), make_tokens()
-    few = body(tokens, visible, num_outputs=answers)
-    assert_close(few, body(tokens, visible)[:, -answers:])
+    few = body(tokens, visible, num_outputs=outputs)
+    assert_close(few, body(tokens, visible)[:, -outputs:])
 
 
 @pytest.mark.parametrize("visible", [None, make_visible()], ids=["all seen", "padding"])
@@ -86,12 +86,12 @@ def test_last_outputs_are_the_tail_of_all(answers: int, visible: Tensor | None) 
 def test_reading_in_pieces_is_reading_at_once(pieces: list[int], visible: Tensor | None) -> None:
     body, tokens = make_body(), make_tokens()
     cache = KeyValueCache(SETTINGS, BATCH, COUNT, tokens)
-    answers = []
+    outputs = []
     for size in pieces:
         piece = slice(cache.length, cache.length + size)
-        answers.append(body(tokens[:, piece], None if visible is None else visible[:, piece], cache))
+        outputs.append(body(tokens[:, piece], None if visible is None else visible[:, piece], cache))
         cache.keep(size)
-    assert_close(torch.cat(answers, dim=1), body(tokens, visible))
+    assert_close(torch.cat(outputs, dim=1), body(tokens, visible))
 
 
 def test_tokens_that_are_not_kept_leave_no_trace() -> None:
@@ -111,17 +111,17 @@ def test_tokens_that_are_not_kept_leave_no_trace() -> None:
 def test_rows_of_two_caches_below_each_other(visible: Tensor, shorter: int) -> None:
     """The lower cache has read fewer tokens; both go on with the same ones."""
     body, tokens = make_body(), make_tokens()
-    caches, answers = [], []
+    caches, outputs = [], []
     for rows, first in ((slice(0, 2), 0), (slice(2, 3), shorter)):
         cache = KeyValueCache(SETTINGS, len(tokens[rows]), COUNT, tokens)
         seen = visible[rows, first:5]
         body(tokens[rows, first:5], None if seen.all() else seen, cache, num_outputs=0)
         cache.keep(5 - first)
         caches.append(cache)
-        answers.append(body(tokens[rows, first:], visible[rows, first:])[:, 5 - first :])
+        outputs.append(body(tokens[rows, first:], visible[rows, first:])[:, 5 - first :])
     joined = caches[0].joined_with(caches[1], 2)
     order = [0, 1, 2, 2]
-    assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*answers, answers[1]]))
+    assert_close(body(tokens[order, 5:], cache=joined), torch.cat([*outputs, outputs[1]]))
 
 
 def test_full_cache_is_reported() -> None:

@@ -60,22 +60,22 @@ def test_guided_prefix_is_captioned_and_plain(lengths: dict[str, list[int]]) -> 
     network, text = make_network({name: STATES[name] for name in lengths}), make_text(lengths)
     noisy, time, index = make_inputs()
     prefix = network.guided_prefix(text)
-    answers = network.predict(prefix, noisy.repeat(2, 1), time.repeat(2), index.repeat(2))
+    outputs = network.predict(prefix, noisy.repeat(2, 1), time.repeat(2), index.repeat(2))
     captioned, plain = network(noisy, time, index, text, KEEP), network(noisy, time, index, text, ~KEEP)
     assert (captioned - plain).abs().amax(1).min() > 1e-3
-    assert_close(answers, torch.cat([captioned, plain]), rtol=0, atol=1e-5)
+    assert_close(outputs, torch.cat([captioned, plain]), rtol=0, atol=1e-5)
 
 
 def test_padding_has_no_effect_and_no_gradient() -> None:
-    answers, gradients = [], []
+    outputs, gradients = [], []
     for padding in (0.0, float("nan")):
         network = make_network(STATES)
-        answer = network(*make_inputs(), make_text(LENGTHS, padding), KEEP)
-        answer.square().sum().backward()
-        answers.append(answer)
+        output = network(*make_inputs(), make_text(LENGTHS, padding), KEEP)
+        output.square().sum().backward()
+        outputs.append(output)
         gradients.append({name: parameter.grad for name, parameter in network.named_parameters()})
-    assert answers[1].isfinite().all()
-    assert_close(answers[1], answers[0])
+    assert outputs[1].isfinite().all()
+    assert_close(outputs[1], outputs[0])
     assert_close(gradients[1], gradients[0])
 
 
@@ -96,7 +96,7 @@ def test_the_output_for_a_caption_does_not_depend_on_its_batch() -> None:
 def test_nothing_is_seen_of_a_dropped_caption(drop: list[bool]) -> None:
     network, inputs, text, dropped = make_network(STATES), make_inputs(), make_text(FULL), torch.tensor(drop)
     states = {name: TextStates(part.values + 1, part.lengths) for name, part in text.states.items()}
-    before, after = (network(*inputs, told, dropped) for told in (text, TextFeatures(text.embedding + 1, states)))
+    before, after = (network(*inputs, caption, dropped) for caption in (text, TextFeatures(text.embedding + 1, states)))
     assert_close(after[dropped], before[dropped])
     assert ((after - before)[~dropped].abs() > 1e-3).any(1).all()
     assert_close(before[dropped], network(*inputs, text, ~KEEP)[dropped], rtol=0, atol=1e-5)
@@ -120,8 +120,8 @@ def test_everything_that_is_reported_counts(part: str) -> None:
         after = network(noisy, time, index, TextFeatures(text.embedding, changed), KEEP)
     else:
         embedding = text.embedding + (part == "embedding")
-        told = (noisy + (part == "noisy"), time + 300 * (part == "time"), index + 7 * (part == "gaussian"))
-        after = network(*told, TextFeatures(embedding, text.states), KEEP)
+        changed_inputs = (noisy + (part == "noisy"), time + 300 * (part == "time"), index + 7 * (part == "gaussian"))
+        after = network(*changed_inputs, TextFeatures(embedding, text.states), KEEP)
     assert (after - before).abs().amax(1).min() > 1e-4
 
 

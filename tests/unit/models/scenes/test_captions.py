@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from models.scenes import TEMPLATES, caption_scene, describe, make_scenes, read_caption
+from models.scenes.captions import TEMPLATES, caption_scene, describe, read_caption
+from models.scenes.scene import make_scenes
 
 
 def test_every_template_names_all_attributes_but_perhaps_the_background():

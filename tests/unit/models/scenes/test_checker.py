@@ -9,15 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.scenes import (
-    COLORS,
-    DOMAINS,
-    SHAPES,
-    SceneChecker,
-    make_scenes,
-    read_caption,
-    render_scenes,
-)
+from models.scenes.captions import read_caption
+from models.scenes.checker import SceneChecker
+from models.scenes.render import render_scenes
+from models.scenes.scene import make_scenes
+from models.scenes.vocabulary import COLORS, DOMAINS, SHAPES
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from models.scenes import Scene, make_scenes, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene, make_scenes
 
 
 def test_rendering_is_deterministic_and_independent_of_the_batch():

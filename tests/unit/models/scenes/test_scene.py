@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from models.scenes import DOMAINS, NUM_COMBINATIONS, SPLITS, Scene, make_scenes, split_combinations
+from models.scenes.scene import SPLITS, Scene, make_scenes, split_combinations
+from models.scenes.vocabulary import DOMAINS, NUM_COMBINATIONS
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -4,7 +4,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from models.scenes import DOMAINS, SPLITS, make_scenes
+from models.scenes.scene import SPLITS, make_scenes
+from models.scenes.vocabulary import DOMAINS
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 
 SCENES = {"kind": "scenes", "num_images": 4}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.scenes import Scene, make_scenes, render_scenes
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene, make_scenes
 from models.similarity import frechet_distance
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources, map_in_process
-from models.gaussians import Kind, KMeansState, placed
+from models.gaussians.kmeans import Kind, KMeansState, placed
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.fit_gaussians import stage as fit_gaussians

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.scenes import read_caption
+from models.scenes.captions import read_caption
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, LoggedImage, Progress
 from stages.encoders.config import ClipConfig, FolderClip

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.scenes import COLORS, SHAPES, describe, read_caption
+from models.scenes.captions import describe, read_caption
+from models.scenes.vocabulary import COLORS, SHAPES
 from stages.train_clip.config import ClipAugmentation, SceneProbe
 from stages.train_clip.model import contrastive_loss
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval

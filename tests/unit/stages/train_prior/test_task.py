@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.diffusion.spec import DiffusionPriorSpec
 from models.priors.spec import TextStateSpec

@@ -10,7 +10,7 @@ import torch
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
 from models.diffusion.spec import ScheduleSpec
-from models.gaussians import GaussianBank
+from models.gaussians.bank import GaussianBank
 from models.priors.base import Prior
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.diffusion.spec import GaussianPriorSpec

@@ -42,4 +42,4 @@ def test_the_rate_leaves_the_evaluation_as_it_is() -> None:
     slow = make_discriminator(rate=0.5)
     fast = make_discriminator()
     images, u = torch.rand(4, 3, SIDE, SIDE), torch.randn(4, EMBED)
-    torch.testing.assert_close(slow(images, u).logits, fast(images, u).logits)  # drawn as twice as large
+    torch.testing.assert_close(slow(images, u).logits, fast(images, u).logits)  # sampled twice as large

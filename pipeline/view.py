@@ -35,12 +35,10 @@ class RunView:
         )
 
     def __enter__(self) -> "RunView":
-        """Show the progress."""
         self._live.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Leave the terminal as it was."""
         self._live.stop()
 
     def report(self, text: str) -> None:

@@ -42,7 +42,6 @@ class Case:
     iterations: int
 
     def __str__(self) -> str:
-        """Say it in a table."""
         return f"{self.rows:,} x {self.width}, k {self.num_gaussians:,}, {self.iterations} iterations"
 
 

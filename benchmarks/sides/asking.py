@@ -45,11 +45,9 @@ class Side:
         return found
 
     def __enter__(self) -> "Side":
-        """Hold the process."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()

@@ -45,7 +45,6 @@ class Stopwatch:
     """Clock and CPU time since it was made, with the device's work done."""
 
     def __init__(self, device: str) -> None:
-        """Start."""
         self._device = device
         self._settle()
         self._began, self._used = time.perf_counter(), time.process_time()

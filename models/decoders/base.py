@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import AnyDecoderSpec
 from models.diffusion.samplers import InitImage
+from models.normalization import Normalization
 
 Images = Float[Tensor, "batch 3 height width"]
 Embeddings = Float[Tensor, "batch embed"]
@@ -21,10 +22,11 @@ class ConditionedModel(nn.Module):
     """A model conditioned on image embeddings."""
 
     spec: AnyDecoderSpec
+    conditioner: Normalization
 
     def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
-        raise NotImplementedError
+        self.conditioner.set_statistics(mean, std)
 
 
 class Decoder(ConditionedModel):

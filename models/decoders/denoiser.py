@@ -41,10 +41,6 @@ class Denoiser(ConditionedModel):
         """Channels, rows and columns of x_0."""
         raise NotImplementedError
 
-    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
-        self.conditioner.set_statistics(mean, std)
-
     def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize text embeddings by these, where texts are read; they are saved with the weights."""
         if self.text is not None:

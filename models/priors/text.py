@@ -41,7 +41,6 @@ class TextFeatures:
                 )
 
     def __len__(self) -> int:
-        """Return the number of captions."""
         return len(self.embedding)
 
     def to(self, device: torch.device | str) -> "TextFeatures":

@@ -48,7 +48,6 @@ class Options:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse options that do not go together."""
         given, (asked, needed, taken) = self._given(), _MODES[self.mode]
         missing = [name for name in needed if name not in given]
         stray = [name for name in given if name not in (*needed, *taken)]

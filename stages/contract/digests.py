@@ -36,7 +36,6 @@ class DigestMemory:
         self._committed = time.monotonic()
 
     def __enter__(self) -> "DigestMemory":
-        """Begin to remember."""
         return self
 
     def __exit__(self, *error: object) -> None:

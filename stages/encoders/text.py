@@ -36,7 +36,6 @@ class TextEncoder:
     """CLIP, and encoders of text states beside it: T5, and CLIP's own text towers up to ``clip_max_length`` tokens."""
 
     def __init__(self, clip: ClipEncoder, *, t5: T5Encoder | None = None, clip_max_length: int | None = None) -> None:
-        """Combine the encoders."""
         self.clip = clip
         self._t5, self._clip_max_length = t5, clip_max_length
         self._clip_width = 0 if clip_max_length is None else clip.text_state_width()

@@ -29,7 +29,6 @@ class SampleFile:
     num_threads: int
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.reader)
 
     def map(self, function: Callable[[Float[Tensor, "rows embed"]], Tensor], size: int) -> Iterator[Tensor]:

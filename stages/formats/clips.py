@@ -41,7 +41,6 @@ class Clips:
         return cls(tuple(ClipIdentity.parse(one, artifact, name) for one in content), owner)
 
     def __iter__(self) -> Iterator[ClipIdentity]:
-        """Iterate over the models."""
         return iter(self.models)
 
     def __str__(self) -> str:

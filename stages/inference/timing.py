@@ -11,7 +11,6 @@ class SamplingClock:
     """Adds up images and seconds; the device has finished when a span ends."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start at nothing."""
         self._device = device
         self.images = 0
         self.seconds = 0.0

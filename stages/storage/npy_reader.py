@@ -28,7 +28,6 @@ class NpyReader:
         return cls(path, mapped.offset, mapped.dtype, mapped.shape)
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return self.shape[0]
 
     def read(self, first: int, count: int) -> Rows:

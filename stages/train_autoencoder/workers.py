@@ -8,7 +8,6 @@ class TrainingWorkers:
     """The process group of training; a group of one returns its own values."""
 
     def __init__(self, world_size: int) -> None:
-        """Take the number of processes."""
         self._world_size = world_size
 
     def total(self, values: Tensor) -> Tensor:

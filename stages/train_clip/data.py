@@ -13,7 +13,6 @@ class CaptionedImages(ImageDataset):
     """The captioned images of all shards, those of a shard in the order of their keys, with their first captions."""
 
     def __init__(self, shards: Artifact, *, image_size: int, threads: int = 1) -> None:
-        """List them."""
         found = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
         found = {name: captions for name, captions in found.items() if captions}
         sizes = {name: len(captions) for name, captions in found.items()}

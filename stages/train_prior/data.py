@@ -75,7 +75,6 @@ class Pairs:
     states: CaptionStates
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.image)
 
     def first(self, count: int) -> "Pairs":

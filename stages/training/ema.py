@@ -12,7 +12,6 @@ class Ema:
     """The averaged weights of a model that may be split over processes."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], rank: int) -> None:
-        """Start from the current weights."""
         self._parameters = parameters
         self._rank = rank
         self._shadow = {name: _piece(p).detach().clone() for name, p in parameters.items()}

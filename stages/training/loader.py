@@ -14,7 +14,6 @@ class Loader:
     def __init__(
         self, task: TrainTask, rank_info: RankInfo, *, batch_size: int, num_parts: int, steps: range, prefetch: int
     ) -> None:
-        """Start the background thread."""
         self.wait_seconds = 0.0
         self._task = task
         self._rank_info = rank_info

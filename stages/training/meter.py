@@ -43,7 +43,6 @@ class Meter:
     """
 
     def __init__(self, batch_size: int, rank_info: RankInfo) -> None:
-        """Start the clock."""
         self._batch_size = batch_size
         self._rank_info = rank_info
         self._sums: dict[str, Tensor] = {}

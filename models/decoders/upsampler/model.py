@@ -36,6 +36,7 @@ class Upsampler(ConditionedModel):
     """A U-Net without attention that predicts an image from a noisy one, a small one, and an embedding."""
 
     spec: UpsamplerSpec
+    conditioner: EmbeddingConditioner
 
     def __init__(self, spec: UpsamplerSpec) -> None:
         super().__init__()
@@ -56,10 +57,6 @@ class Upsampler(ConditionedModel):
         )
         if spec.network.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-
-    def set_embedding_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
-        """Standardize embeddings by the training set's mean and std; they are saved with the weights."""
-        self.conditioner.set_statistics(mean, std)
 
     def forward(
         self,

@@ -64,12 +64,10 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="download-watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop the thread."""
         self._closed.set()
         self._thread.join()
 

@@ -24,7 +24,6 @@ class AdversaryLoss(nn.Module):
     """Gives the two networks' loss the form that the loop calls."""
 
     def __init__(self, adversary: Adversary) -> None:
-        """Wrap both networks."""
         super().__init__()
         self.adversary = adversary
 

@@ -33,7 +33,6 @@ class UnreadableImages(InputFault):
         self.causes = causes
 
     def __str__(self) -> str:
-        """Return the message."""
         return str(self.args[0])
 
 

@@ -6,8 +6,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from stages.encoders.config import with_trained
-from stages.inference.loading import load_text_to_image
+from stages.generate.stage import load_system as load_stage_system
 from stages.inference.text_to_image import TextToImage
 
 
@@ -22,16 +21,7 @@ def load_system(store: Store, record: RunRecord, *, batch_size: int | None = Non
         )
     inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in config.inputs}
     on_gpu = torch.cuda.is_available() and config.resources.gpus_per_worker
-    return load_text_to_image(
-        with_trained(config.clip, inputs),
-        inputs["train_prior"],
-        inputs["train_decoder"],
-        config.sampling,
-        upsamplers=[inputs[name] for name in config.upsampler_stages],
-        t5=config.t5,
-        batch_size=batch_size or config.batch_size,
-        device="cuda" if on_gpu else "cpu",
-    )
+    return load_stage_system(config, inputs, device="cuda" if on_gpu else "cpu", batch_size=batch_size)
 
 
 def find_run_of(store: Store, name: str, where: str) -> RunRecord:

@@ -16,66 +16,40 @@ from torch import nn
 from models.autoencoders.spec import AutoencoderSpec
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
-from stages.contract.stage import StageConfig
 from stages.encoders.check import architecture_file
-from stages.encoders.config import (
-    ClipConfig,
-    FolderClip,
-    PretrainedClip,
-)
+from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip
 from stages.formats.clip_folders import CLIP_CONFIG
 
 
 def trained_module(name: str, config: RunConfig) -> nn.Module:
-    """Return what a train_ stage optimises, on the device "meta"; what is frozen there asks for no gradient.
-
-    Raises:
-        Unknown: its size depends on what the configuration does not say.
-    """
+    """Return what a train_ stage optimises, on the device "meta"; what is frozen there asks for no gradient."""
     stage = importlib.import_module(f"stages.{name}.stage")
     with torch.device("meta"):
         module: nn.Module = stage.planned_module(getattr(config, name), ExperimentShapes(config))
     return module
 
 
-def is_trained(section: StageConfig) -> bool:
-    """Return whether the stage trains a network."""
-    return section.work == "training"
-
-
 @dataclass(frozen=True)
 class ExperimentShapes:
-    """Widths as the sections of an experiment say them; see :class:`stages.contract.sizing.Shapes`."""
+    """Widths as the sections of an experiment say them; Unknown where they are another experiment's."""
 
     config: RunConfig
 
     @property
     def embed_dim(self) -> int:
-        """Width of an image embedding, all CLIP models together.
-
-        Raises:
-            Unknown: no CLIP is configured, or a trained one is another experiment's.
-        """
+        """Width of an image embedding, all CLIP models together."""
         return sum(_clip_widths(self.config, lambda model: int(model["embed_dim"])))
 
     @property
     def autoencoder(self) -> AutoencoderSpec:
-        """The first stage.
-
-        Raises:
-            Unknown: it is another experiment's.
-        """
+        """The first stage."""
         if self.config.train_autoencoder is None:
             raise Unknown("its autoencoder is another experiment's (reuse.train_autoencoder)")
         return self.config.train_autoencoder.spec
 
     @property
     def num_gaussians(self) -> int:
-        """Size of the Gaussian bank.
-
-        Raises:
-            Unknown: it is another experiment's.
-        """
+        """Size of the Gaussian bank."""
         if self.config.fit_gaussians is None:
             raise Unknown("its Gaussians are another experiment's (reuse.fit_gaussians)")
         return self.config.fit_gaussians.num_gaussians
@@ -88,7 +62,10 @@ class ExperimentShapes:
         if made is not None and (t5 := made.t5) is not None:
             states["t5"] = lambda: (_t5_width(t5), t5.max_length)
         if made is not None and (clip := made.clip) is not None:
-            states["clip"] = lambda: (sum(_clip_widths(self.config, _tower_width)), clip.max_length)
+            states["clip"] = lambda: (
+                sum(_clip_widths(self.config, lambda model: int(model["text_cfg"]["width"]))),
+                clip.max_length,
+            )
         return states
 
 
@@ -103,10 +80,6 @@ def _clip_widths(config: RunConfig, width: Callable[[Mapping[str, Any]], int]) -
     if clip is None:
         raise Unknown("no CLIP model is configured")
     return [width(_architecture(model, config)) for model in clip.models]
-
-
-def _tower_width(model: Mapping[str, Any]) -> int:
-    return int(model["text_cfg"]["width"])
 
 
 def _architecture(model: Any, config: RunConfig) -> Mapping[str, Any]:

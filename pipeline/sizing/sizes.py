@@ -1,6 +1,7 @@
 """The sizes of every stage of a plan that trains: weights, memory, epochs."""
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from rich.console import Group
@@ -46,9 +47,7 @@ def stage_sizes(config: RunConfig, plan: Plan, store: Store, num_gpus: int | Non
 
     ``num_gpus`` is what ZeRO splits over; none: the section's own number of workers, else GPUS.
     """
-    from pipeline.sizing.modules import is_trained
-
-    sections = {name: section for name, section in config.stages().items() if is_trained(section)}
+    sections = {name: section for name, section in config.stages().items() if section.work == "training"}
     images, why = _images(config, plan, store)
     return [
         _size(name, section, config, images=images, why=why, num_gpus=num_gpus) for name, section in sections.items()
@@ -69,7 +68,10 @@ def _size(
         frozen = sum(weight.numel() for weight in weights) - trained
     except Unknown as error:
         reasons.append(f"parameters: {error}")
-    memory = {} if trained is None or frozen is None else _memory(trained, frozen, gpus)
+    memory = {}
+    if trained is not None and frozen is not None:
+        kept = partial(bytes_per_gpu, trained + frozen, trained, num_gpus=gpus)
+        memory = {str(stage): kept(zero_stage=stage) / 1e9 for stage in STAGES}
     seen, unseen = _images_of(name, section, images, why)
     if unseen:
         reasons.append(f"epochs: {unseen}")
@@ -80,13 +82,6 @@ def _size(
         steps_per_epoch=None if seen is None else seen / training.batch_size,
         why=reasons,
     )  # fmt: skip
-
-
-def _memory(trained: int, frozen: int, num_gpus: int) -> dict[str, float]:
-    return {
-        str(stage): bytes_per_gpu(trained + frozen, trained, zero_stage=stage, num_gpus=num_gpus) / 1e9
-        for stage in STAGES
-    }
 
 
 def _images(config: RunConfig, plan: Plan, store: Store) -> tuple[int | None, str]:

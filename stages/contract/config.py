@@ -1,13 +1,17 @@
 """Configuration sections: frozen models whose identity is what a stage's result depends on."""
 
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, create_model
+from pydantic import Field as Key
 
 from stages.contract.digests import address_digest, content_digest
 from stages.storage.filesystems import is_remote
+
+T = TypeVar("T")
 
 
 class RuntimeOnly:
@@ -68,3 +72,34 @@ def _identity_of(value: Any, metadata: list[Any]) -> Any:
     if isinstance(value, str) and any(isinstance(mark, ByContent) for mark in metadata):
         return address_digest(value)
     return value
+
+
+def spec_from(section: ConfigModel, spec: Callable[..., T], **given: Any) -> T:
+    """Return the spec whose fields are those given, and else the section's fields of the same names."""
+    names = {item.name for item in fields(spec)} - given.keys()  # type: ignore[arg-type]
+    return spec(**given, **{name: getattr(section, name) for name in names if hasattr(section, name)})
+
+
+def section_of(spec: type[Any], settings: Mapping[str, Field[Any]], *, base: Any, module: str, **keys: Any) -> Any:
+    """Return the section of a kind whose keys are these fields of its spec, and ``keys``.
+
+    It belongs to the module, which keeps it under its name.
+    """
+    hints = get_type_hints(spec, include_extras=True)
+    given = {name: (hints[name], _default(item)) for name, item in settings.items()}
+    make: Any = create_model  # the type checker knows no keys that are given as a mapping
+    return make(
+        f"{spec.__name__.removesuffix('Spec')}Config",
+        __base__=base,
+        __module__=module,
+        __doc__=spec.__doc__,
+        kind=(hints["kind"], ...),
+        **given,
+        **keys,
+    )
+
+
+def _default(item: Field[Any]) -> Any:
+    if item.default_factory is not MISSING:
+        return Key(default_factory=item.default_factory)
+    return ... if item.default is MISSING else item.default

@@ -16,19 +16,15 @@ class Shapes(Protocol):
     @property
     def embed_dim(self) -> int:
         """Width of an image embedding, all CLIP models together."""
-        ...
 
     @property
     def autoencoder(self) -> AutoencoderSpec:
         """The first stage."""
-        ...
 
     @property
     def num_gaussians(self) -> int:
         """Size of the Gaussian bank."""
-        ...
 
     @property
     def text_states(self) -> Mapping[str, Callable[[], tuple[int, int]]]:
         """Width and largest length of the text states that are made, by encoder."""
-        ...

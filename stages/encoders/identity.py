@@ -1,16 +1,13 @@
 """The digest that tells one model's weights from another's."""
 
+import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
-
-def digest_tensors(tensors: Mapping[str, Tensor], digest: "_Hash") -> str:
+def digest_tensors(tensors: Mapping[str, Tensor], digest: "hashlib._Hash") -> str:
     """Feed the tensors' names, types, shapes and bytes to the digest, in order of name; return it as hexadecimal."""
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -38,8 +38,7 @@ class EvaluateConfig(StageConfig):
         ClipFeatures(kind="clip"), description="network under which the Fréchet distance to true images is taken"
     )
     real: ExternalPath | None = Field(
-        None,
-        description="folder of true images to take that distance to; none: the scenes that the prompts describe",
+        None, description="folder of true images to take that distance to; none: the scenes that the prompts describe"
     )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 

@@ -20,7 +20,7 @@ from stages.encoders.config import ClipConfig, with_trained
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
 from stages.evaluate.plots import confusion_plot
-from stages.evaluate.scene_measures import CHANCE, Readings, read_scenes
+from stages.evaluate.scene_measures import CHANCE, read_scenes
 from stages.formats.clips import ClipIdentity
 from stages.formats.generated_images import GeneratedRow, read_embeddings, read_images, read_rows
 from stages.storage.artifact import Artifact, Output
@@ -51,14 +51,12 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
         figures |= _evaluate_scenes(one, output, context)
     main = sets[0]
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    encoder = _BatchEncoder(ClipEncoder(with_trained(config.clip, inputs), device=device), config.batch_size)
+    encoder = _BatchEncoder(with_trained(config.clip, inputs), config.batch_size, device)
     seen = encoder.images(main.images)
     figures |= _evaluate_by_clip(main, seen, encoder, generated)
     notes = {"clip_score/conditioning": encoder.name}
     if config.independent_clip is not None:
-        encoder = _BatchEncoder(
-            ClipEncoder(with_trained(config.independent_clip, inputs), device=device), config.batch_size
-        )
+        encoder = _BatchEncoder(with_trained(config.independent_clip, inputs), config.batch_size, device)
         seen = encoder.images(main.images)
         figures["clip_score/independent"] = encoder.score(main, seen)
         notes["clip_score/independent"] = encoder.name
@@ -95,14 +93,10 @@ def _evaluate_scenes(generated: GeneratedSet, output: Output, context: StageCont
         figures |= {f"chance/{name}": value for name, value in CHANCE.items()}
         if len(generated.prompts) > 1:
             figures |= {f"{UNRELATED}/{name}": value for name, value in readings.unrelated_accuracy().items()}
-        _plot(readings, output, context)
+        plot = confusion_plot(readings)
+        output.write_bytes("confusion.png", plot)
+        context.emit(LoggedImage("confusion", plot))
     return figures
-
-
-def _plot(readings: Readings, output: Output, context: StageContext) -> None:
-    plot = confusion_plot(readings)
-    output.write_bytes("confusion.png", plot)
-    context.emit(LoggedImage("confusion", plot))
 
 
 def _distance_to_true(
@@ -153,11 +147,10 @@ def _evaluate_by_clip(
 class _BatchEncoder:
     """A CLIP encoder that takes any number of images."""
 
-    def __init__(self, encoder: ClipEncoder, batch_size: int) -> None:
-        self._encoder = encoder
-        self._batch_size = batch_size
-        self.block_dims = encoder.block_dims
-        self.name = "CLIP " + " + ".join(_format(identity) for identity in encoder.identities)
+    def __init__(self, clip: ClipConfig, batch_size: int, device: str) -> None:
+        self._encoder, self._batch_size = ClipEncoder(clip, device=device), batch_size
+        self.block_dims = self._encoder.block_dims
+        self.name = "CLIP " + " + ".join(_format(identity) for identity in self._encoder.identities)
 
     def images(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch embed"]:
         """Encode the images."""

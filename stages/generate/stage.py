@@ -59,16 +59,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     context.emit(Progress(generated, total, "images", items=generated))
     if todo:
         device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-        system = load_text_to_image(
-            with_trained(config.clip, inputs),
-            inputs["train_prior"],
-            inputs["train_decoder"],
-            config.sampling,
-            upsamplers=[inputs[name] for name in config.upsampler_stages],
-            t5=config.t5,
-            batch_size=config.batch_size,
-            device=device,
-        )
+        system = load_system(config, inputs, device=device)
         for chunk in todo:
             _generate_chunk(chunk, system, config.seed, output)
             generated += len(chunk.prompts)
@@ -77,6 +68,22 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     counts = {"prompts": len(prompts)}
     metrics, notes = _sampling_rate(chunks, config, output, context)
     return StageSummary(items=total, item_name="images", counts=counts, metrics=metrics, notes=notes)
+
+
+def load_system(
+    config: GenerateConfig, inputs: Mapping[str, Artifact], *, device: str, batch_size: int | None = None
+) -> TextToImage:
+    """Load the trained models, with the solvers and encoders of the section."""
+    return load_text_to_image(
+        with_trained(config.clip, inputs),
+        inputs["train_prior"],
+        inputs["train_decoder"],
+        config.sampling,
+        upsamplers=[inputs[name] for name in config.upsampler_stages],
+        t5=config.t5,
+        batch_size=batch_size or config.batch_size,
+        device=device,
+    )
 
 
 def _sampling_rate(

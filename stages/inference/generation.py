@@ -144,8 +144,8 @@ class _Embedder:
 
     def __init__(self, system: TextToImage) -> None:
         self._system = system
-        self._imagined = lru_cache(maxsize=KEPT_ENDS)(self._imagine)
-        self._encoded = lru_cache(maxsize=KEPT_ENDS)(self._encode)
+        self._imagined = lru_cache(maxsize=KEPT_ENDS)(lambda prompt, seed: system.imagine([prompt], [seed])[0])
+        self._encoded = lru_cache(maxsize=KEPT_ENDS)(lambda prompt: system.encode([prompt])[0])
 
     def embedding(self, request: ImageRequest) -> Row:
         """Return the image embedding that the image is generated from."""
@@ -153,7 +153,8 @@ class _Embedder:
             case TextRequest():
                 return self._imagined(request.prompt, request.seed) if request.prior else self._encoded(request.prompt)
             case SceneRequest():
-                return self._of_scene(request.scene)
+                rendered = render_scenes([Scene(**request.scene)], self._system.resolution)
+                return self._system.encoder.encode_images(rendered)[0]
             case VariationRequest():
                 return self._end(request.image, request.seed)
             case InterpolationRequest():
@@ -190,13 +191,3 @@ class _Embedder:
     def _between(self, start: Row, end: Row, fraction: float) -> Row:
         block_dims = self._system.encoder.block_dims
         return slerp(start[None], end[None], torch.tensor([fraction], dtype=start.dtype), block_dims)[0]
-
-    def _imagine(self, prompt: str, seed: int) -> Row:
-        return self._system.imagine([prompt], [seed])[0]
-
-    def _encode(self, prompt: str) -> Row:
-        return self._system.encode([prompt])[0]
-
-    def _of_scene(self, scene: dict[str, Any]) -> Row:
-        rendered = render_scenes([Scene(**scene)], self._system.resolution)
-        return self._system.encoder.encode_images(rendered)[0]

@@ -19,7 +19,8 @@ from stages.encoders.t5 import T5Encoder
 from stages.encoders.text import TextEncoder
 from stages.formats.clips import Clips, require_same_clips
 from stages.formats.embeddings.layout import TextEncoders, parse_text_encoders
-from stages.formats.model_folders import load_model_config, load_model_state
+from stages.formats.model_folders import load_model_config
+from stages.inference.autoencoder import load_model
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImage
 from stages.storage.artifact import Artifact
@@ -33,15 +34,7 @@ _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same 
 
 def load_prior(artifact: Artifact) -> tuple[Prior, Clips]:
     """Load a prior, and the identities of the CLIP models whose embeddings it makes."""
-    config = load_model_config(artifact, PRIOR)
-    try:
-        prior = read_prior_spec(config["model"]).build()
-    except (TypeError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{artifact.path(PRIOR)}: the prior's configuration cannot be read ({error}): expected one of this "
-            f"version: delete the artifact {artifact.uri} and train anew"
-        ) from error
-    _load_weights(prior, artifact, PRIOR)
+    prior, config = load_model(artifact, PRIOR, read_prior_spec)
     return prior, _clips_of(config, artifact, PRIOR)
 
 
@@ -50,15 +43,7 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
 
     With super-resolution models, the smallest first, it is a cascade that ends with them.
     """
-    config = load_model_config(artifact, DECODER)
-    try:
-        decoder = read_decoder_spec(config["model"]).build()
-    except (TypeError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{artifact.path(DECODER)}: the decoder's configuration cannot be read ({error}): expected one of this "
-            f"version: delete the artifact {artifact.uri} and train anew"
-        ) from error
-    _load_weights(decoder, artifact, DECODER)
+    decoder, config = load_model(artifact, DECODER, read_decoder_spec)
     clips = _clips_of(config, artifact, DECODER)
     if not upsamplers:
         return decoder, clips
@@ -73,11 +58,10 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
 
 
 def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
-    config = load_model_config(artifact, UPSAMPLER)
-    upsampler: Upsampler = UpsamplerSpec.from_dict(config["model"]).build()
-    _load_weights(upsampler, artifact, UPSAMPLER)
+    upsampler, config = load_model(artifact, UPSAMPLER, UpsamplerSpec.from_dict)
     require_same_clips("generate", _clips_of(config, artifact, UPSAMPLER), clips, _TRAIN_ALIKE)
-    return upsampler
+    found: Upsampler = upsampler
+    return found
 
 
 def prior_text_encoders(artifact: Artifact) -> TextEncoders:
@@ -135,17 +119,6 @@ def _text_encoder(
                 "training, or train the prior anew"
             )
     return text
-
-
-def _load_weights(model: torch.nn.Module, artifact: Artifact, folder: str) -> None:
-    try:
-        model.load_state_dict(load_model_state(artifact, folder))
-    except RuntimeError as error:
-        raise ArtifactError(
-            f"{artifact.path(folder)}: the weights do not fit the configuration beside them "
-            f"({str(error).splitlines()[0]}): delete the artifact {artifact.uri} and train anew"
-        ) from error
-    model.eval().requires_grad_(False)
 
 
 def _clips_of(config: Mapping[str, Any], artifact: Artifact, folder: str) -> Clips:

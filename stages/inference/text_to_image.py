@@ -3,7 +3,10 @@
 An image depends on its own prompt and seed only, whatever is generated beside it (up to rounding).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +17,33 @@ from torch import Tensor
 from models.decoders.base import Decoder, from_bytes, to_bytes
 from models.priors.base import Prior
 from models.similarity import block_cosine
-from stages.encoders.clip import ClipEncoder
 from stages.encoders.text import TextEncoder
 from stages.inference.sampling import SamplingSettings
-from stages.inference.timing import SamplingClock
 
 Embeddings = Float[Tensor, "batch embed"]
 Images = UInt8[np.ndarray, "batch height width 3"]
+
+
+class SamplingClock:
+    """Adds up images, and the seconds of the decoder's sampling alone; the device has finished when a span ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.images, self.seconds = 0, 0.0
+
+    @contextlib.contextmanager
+    def timing(self, images: int) -> Iterator[None]:
+        """Count the time of the block as that of so many images."""
+        self._finish()
+        begun = time.perf_counter()
+        yield
+        self._finish()
+        self.seconds += time.perf_counter() - begun
+        self.images += images
+
+    def _finish(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
 
 class TextToImage:
@@ -37,52 +60,26 @@ class TextToImage:
         batch_size: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._encoder = encoder
+        self._encoder, self.encoder = encoder, encoder.clip
         self.settings = settings
         self.resolution = resolution
         self._prior = prior
         self._decoder = decoder
-        self._batch_size = batch_size
+        self.reads_text, self.can_edit = decoder.reads_text, decoder.can_edit
+        self.batch_size = batch_size
         self._device = torch.device(device)
         self.clock = SamplingClock(self._device)
-
-    @property
-    def encoder(self) -> ClipEncoder:
-        """The CLIP models."""
-        return self._encoder.clip
-
-    @property
-    def batch_size(self) -> int:
-        """Images that are generated at a time."""
-        return self._batch_size
 
     @property
     def decoder_kind(self) -> str:
         """The kind of decoder."""
         return self._decoder.spec.kind
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether the decoder is conditioned on texts too."""
-        return self._decoder.reads_text
-
-    @property
-    def can_edit(self) -> bool:
-        """Whether the decoder can noise an image to a strength, and denoise it."""
-        return self._decoder.can_edit
-
     def with_settings(self, changes: Mapping[str, Any]) -> "TextToImage":
         """Return the same models with other settings."""
-        settings = self.settings.replaced(changes)
-        return TextToImage(
-            self._encoder,
-            self._prior,
-            self._decoder,
-            settings,
-            resolution=self.resolution,
-            batch_size=self._batch_size,
-            device=self._device,
-        )
+        other = copy.copy(self)
+        other.settings, other.clock = self.settings.replaced(changes), SamplingClock(self._device)
+        return other
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
         """Return an image for each prompt."""
@@ -90,8 +87,8 @@ class TextToImage:
 
     def encode(self, prompts: Sequence[str]) -> Embeddings:
         """Return the CLIP text embeddings."""
-        starts = range(0, len(prompts), self._batch_size)
-        parts = [self.encoder.encode_texts(prompts[start : start + self._batch_size]) for start in starts]
+        starts = range(0, len(prompts), self.batch_size)
+        parts = [self.encoder.encode_texts(prompts[start : start + self.batch_size]) for start in starts]
         return torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
 
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int]) -> Embeddings:
@@ -106,7 +103,7 @@ class TextToImage:
 
     def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Images:
         """Return images for image embeddings; a decoder that reads texts is conditioned on the prompts too."""
-        text = self.encode(prompts) if prompts is not None and self._decoder.reads_text else None
+        text = self.encode(prompts) if prompts is not None and self.reads_text else None
         return self.decode_conditional(embeddings, text, seeds)
 
     def decode_conditional(self, embeddings: Embeddings, text: Embeddings | None, seeds: Sequence[int]) -> Images:
@@ -119,13 +116,7 @@ class TextToImage:
         return self._decoded(sample, len(embeddings), seeds)
 
     def edit(
-        self,
-        images: Images,
-        embeddings: Embeddings,
-        text: Embeddings | None,
-        seeds: Sequence[int],
-        *,
-        strength: float,
+        self, images: Images, embeddings: Embeddings, text: Embeddings | None, seeds: Sequence[int], *, strength: float
     ) -> Images:
         """Noise images of the system's resolution to a strength, and denoise them under the embeddings."""
 
@@ -144,8 +135,8 @@ class TextToImage:
 
     def agreement(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
         """Return each image's cosine with its prompt, averaged over the CLIP models."""
-        starts = range(0, len(images), self._batch_size)
-        parts = [self.encoder.encode_images(images[start : start + self._batch_size]) for start in starts]
+        starts = range(0, len(images), self.batch_size)
+        parts = [self.encoder.encode_images(images[start : start + self.batch_size]) for start in starts]
         z_image = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
         return block_cosine(z_image, self.encode(prompts), self.encoder.block_dims)
 
@@ -165,5 +156,5 @@ class TextToImage:
         """Join what ``sample`` returns for each batch of rows, given its first row and the one after its last."""
         if num != len(seeds):
             raise ValueError(f"text_to_image: found {len(seeds)} seeds for {num} rows: give one seed per row")
-        starts = range(0, max(num, 1), self._batch_size)
-        return torch.cat([sample(start, start + self._batch_size).cpu() for start in starts])
+        starts = range(0, max(num, 1), self.batch_size)
+        return torch.cat([sample(start, start + self.batch_size).cpu() for start in starts])

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from models.autoencoders.spec import (
     AdversarySpec,
@@ -13,8 +13,8 @@ from models.autoencoders.spec import (
     VQAutoencoderSpec,
 )
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
-from stages.contract.stage import StageConfig
 from stages.training.config import TrainingConfig
+from stages.training.images.config import SquaresConfig
 
 
 class SlopesPerceptual(ConfigModel):
@@ -33,15 +33,12 @@ class VggPerceptual(ConfigModel):
     path: ExternalPath = Field(description="torchvision's vgg16 weights: .safetensors, or .pth as torchvision gives it")
 
 
-class TrainAutoencoderBase(StageConfig):
+class TrainAutoencoderBase(SquaresConfig):
     """The fields of both kinds."""
 
     stage: ClassVar[str] = "train_autoencoder"
-    uses_gpu: ClassVar[bool] = True
     code_version: ClassVar[int] = 2
-    work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
-    seed: int = 0
     resolution: PositiveInt = Field(256, description="side of the images in pixels")
     network: AutoencoderNetwork = AutoencoderNetwork()
     absolute_weight: NonNegativeFloat = Field(1.0, description="of the mean absolute error")
@@ -51,29 +48,13 @@ class TrainAutoencoderBase(StageConfig):
     )
     adversary: AdversarySpec | None = Field(None, description="null: none")
     training: TrainingConfig = TrainingConfig(
-        num_steps=100_000,
-        batch_size=32,
-        learning_rate=1e-4,
-        betas=(0.5, 0.9),
-        warmup_steps=1000,
-        schedule="cosine",
+        num_steps=100_000, batch_size=32, learning_rate=1e-4, betas=(0.5, 0.9), warmup_steps=1000, schedule="cosine",
         ema_decay=0.999,
-    )
+    )  # fmt: skip
     gradient_checkpointing: Annotated[bool, RuntimeOnly()] = Field(
         False, description="compute levels again in the backward pass: less memory for activations, more time"
     )
-    held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")
     grid_images: PositiveInt = Field(16, description="held-out images shown beside their reconstructions")
-    cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
-        2.0, description="memory per worker for decoded images"
-    )
-
-    @field_validator("training", mode="before")
-    @classmethod
-    def _fill_training(cls, given: object) -> object:
-        """Keep this stage's own defaults for whatever a section under `training` leaves out."""
-        defaults = cls.model_fields["training"].default
-        return {**defaults.model_dump(), **given} if isinstance(given, dict) else given
 
     @property
     def inputs(self) -> tuple[str, ...]:

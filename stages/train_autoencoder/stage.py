@@ -8,27 +8,18 @@ from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.config import TrainKLConfig, TrainVQConfig
-from stages.training.launch import train
+from stages.training.launch import make_task, train
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from stages.train_autoencoder.task import AutoencoderTask
 
 
 def run(
     config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext
 ) -> StageSummary:
     """Train, or go on training, and leave the autoencoder in autoencoder/."""
-    make = partial(make_task, config, inputs)
+    make = partial(make_task, "stages.train_autoencoder.task:AutoencoderTask", config, inputs)
     return train(make, config.training, seed=config.seed, output=output, context=context)
-
-
-def make_task(config: TrainKLConfig | TrainVQConfig, inputs: Mapping[str, Artifact]) -> "AutoencoderTask":
-    """Make the task in a training process."""
-    from stages.train_autoencoder.task import AutoencoderTask
-
-    return AutoencoderTask(config, inputs)
 
 
 def planned_module(config: TrainKLConfig | TrainVQConfig, shapes: Shapes) -> "nn.Module":

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.autoencoders.losses import (
-    AutoencoderLoss,
-    GradientDistance,
-    LossWeights,
-    VggDistance,
-)
+from models.autoencoders.losses import AutoencoderLoss, GradientDistance, LossWeights, VggDistance
 from models.autoencoders.model import KLAutoencoder, VQAutoencoder
 from models.decoders.base import from_bytes, to_bytes
 from models.noise import SeededNoise
@@ -23,8 +21,6 @@ from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import AUTOENCODER
 from stages.storage.artifact import Output
 from stages.train_autoencoder.config import SlopesPerceptual, TrainKLConfig, TrainVQConfig
-from stages.train_autoencoder.weights import read_weights
-from stages.train_autoencoder.workers import TrainingWorkers
 from stages.training.images.dataset import ImageDataset, Indices, downloaded_images
 from stages.training.images.image_task import ImageTask, stacked_rows
 from stages.training.randomness import sample_seeds
@@ -60,7 +56,7 @@ class AutoencoderTask(ImageTask):
         config = self.config
         autoencoder: KLAutoencoder | VQAutoencoder = config.spec.build()
         if isinstance(autoencoder, VQAutoencoder):
-            autoencoder.codebook.workers = TrainingWorkers(self.rank_info.world_size)
+            autoencoder.codebook.workers = ProcessGroup(self.rank_info.world_size)
         if config.gradient_checkpointing:
             autoencoder.recompute_in_backward()
         return AutoencoderLoss(
@@ -99,10 +95,7 @@ class AutoencoderTask(ImageTask):
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Read the images, and add the random numbers of the part."""
         stream = SeededNoise(sample_seeds(self.config.seed, part))
-        batch = {
-            "images": torch.from_numpy(self.data.squares(indices)),
-            "step": torch.full((len(indices),), part.step),
-        }
+        batch = {"images": torch.from_numpy(self.data.squares(indices)), "step": torch.full((len(indices),), part.step)}
         if isinstance(self.config, TrainKLConfig):
             return batch | {"noise": stream.normal(self.config.spec.latent_shape)}
         return batch | {"positions": stream.uniform((1,))[:, 0]}
@@ -136,3 +129,41 @@ class AutoencoderTask(ImageTask):
         spec = self.config.spec
         record = {"kind": spec.kind, "model": spec.to_dict()}
         save_model(output, AUTOENCODER, cast(AutoencoderLoss, model).autoencoder, record)
+
+
+class ProcessGroup:
+    """Sums over the training processes, for the codebook that they share; a group of one returns its own values."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of every process's values."""
+        if self._world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """Return every process's rows, one below the other in the order of ranks."""
+        if self._world_size == 1:
+            return rows
+        whole = rows.new_empty((self._world_size * len(rows), *rows.shape[1:]))
+        torch.distributed.all_gather_into_tensor(whole, rows)
+        return whole
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a .safetensors file, or from a .pth file that holds nothing else."""
+    if path.suffix == ".safetensors":
+        try:
+            tensors: dict[str, Tensor] = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"it is not a safetensors file: {error}") from error
+        return tensors
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many types for a damaged file
+        raise ValueError(f"torch cannot read it: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it holds more than named tensors")
+    return state

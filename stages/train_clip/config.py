@@ -5,8 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel
-from stages.contract.stage import StageConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import TrainStageConfig
 
 Color = tuple[float, float, float]
 
@@ -43,14 +42,11 @@ class SceneProbe(ConfigModel):
     seed: int = 7
 
 
-class TrainClipConfig(StageConfig):
+class TrainClipConfig(TrainStageConfig):
     """Train image and text towers on the captioned images by a contrastive loss."""
 
     stage: ClassVar[str] = "train_clip"
-    uses_gpu: ClassVar[bool] = True
-    work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
-    seed: int = 0
     architecture: ClipArchitecture
     preprocessing: ClipPreprocessing = ClipPreprocessing()
     augmentation: ClipAugmentation = ClipAugmentation()
@@ -61,7 +57,6 @@ class TrainClipConfig(StageConfig):
     )
     scene_probe: SceneProbe | None = Field(None, description="null: none, as the images are not scenes")
     store_float16: bool = Field(True, description="store the weights in half precision")
-    training: TrainingConfig
 
     @model_validator(mode="after")
     def _image_size_is_known(self) -> "TrainClipConfig":

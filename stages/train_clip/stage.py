@@ -13,12 +13,10 @@ from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.tokenizer import train_tokenizer
-from stages.training.launch import train
+from stages.training.launch import make_task, train
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from stages.train_clip.task import ClipTask
 
 
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
@@ -26,18 +24,11 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     images = CaptionedImages(inputs["download_shards"], image_size=config.image_size)
     pairs, held_out = images.split(config.validation_fraction, config.seed)
     vocab_size = _learn_tokenizer(images.captions(pairs), config, output)
-    make = partial(make_task, config, inputs, output, vocab_size)
+    make = partial(make_task, "stages.train_clip.task:ClipTask", config, inputs, output=output, vocab_size=vocab_size)
     counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     return train(
         make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
     )
-
-
-def make_task(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, vocab_size: int) -> "ClipTask":
-    """Make the task in a training process."""
-    from stages.train_clip.task import ClipTask
-
-    return ClipTask(config, inputs, output=output, vocab_size=vocab_size)
 
 
 def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:

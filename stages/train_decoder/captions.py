@@ -22,7 +22,9 @@ class CaptionRows:
         """Take the shards' names in their order; nothing is read yet. ``where`` names the option that asks for them."""
         self._embeddings, self._names, self._captions, self._where = embeddings, shards, captions, where
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._load)
-        self._rows = lru_cache(maxsize=KEPT_SHARDS)(self._usable)
+        self._rows = lru_cache(maxsize=KEPT_SHARDS)(
+            lambda shard: usable_caption_rows(embeddings, shards[shard], captions)
+        )
 
     def read(self, indices: Int[np.ndarray, "rows 2"]) -> TextRows:
         """Return the embeddings at the (shard, row) indices, in their order."""
@@ -55,10 +57,6 @@ class CaptionRows:
                 f"train_decoder.{self._where}: no image has a caption that may be used: expected some, to learn from "
                 "texts: raise captions.fraction, or train without texts"
             )
-
-    def _usable(self, shard: int) -> Int[np.ndarray, " images"]:
-        """Return the rows of a shard with a caption that may be used, ascending, as :func:`load_keys` counts them."""
-        return usable_caption_rows(self._embeddings, self._names[shard], self._captions)
 
     def _load(self, shard: int) -> TextRows:
         rows = load_text_rows(self._embeddings, self._names[shard])

@@ -4,8 +4,8 @@ from stages.contract.errors import InputFault
 from stages.contract.stage import optional_module
 from stages.formats.model_folders import missing_files
 from stages.storage.filesystems import explaining
+from stages.train_decoder.base_config import TextTunedConfig, TextTuning
 from stages.train_decoder.config import KINDS, TrainDecoderConfig
-from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 
 
 def check(config: TrainDecoderConfig) -> None:

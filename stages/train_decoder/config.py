@@ -9,7 +9,7 @@ from pydantic import Field
 
 from models.decoders.registry import SPECS
 from stages.train_decoder.base_config import DecoderConfig
-from stages.train_decoder.image_config import section_of
+from stages.train_decoder.image_config import image_section
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
@@ -37,7 +37,7 @@ _OWN: Final[dict[str, Kind]] = {
     "stylegan2": Kind(StyleGan2DecoderConfig, f"{_HERE}.stylegan2.task:StyleGan2Task"),
 }
 KINDS: Final[dict[str, Kind]] = {
-    kind: _OWN.get(kind) or Kind(section_of(spec, __name__), f"{_HERE}.task:ImageDecoderTask")
+    kind: _OWN.get(kind) or Kind(image_section(spec, __name__), f"{_HERE}.task:ImageDecoderTask")
     for kind, spec in SPECS.items()
 }
 globals().update({kind.section.__name__: kind.section for kind in KINDS.values()})  # pickle finds classes by name

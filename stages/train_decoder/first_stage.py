@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.autoencoders.model import KLAutoencoder, VQAutoencoder
 from models.decoders.base import to_bytes
 from stages.contract.errors import InputFault
+from stages.contract.sizing import Shapes
 from stages.formats.latents import Kind, LatentRows, LatentsIdentity
 from stages.inference.autoencoder import load_autoencoder
 from stages.train_decoder.base_config import DecoderConfig
@@ -28,6 +30,12 @@ class EncodedTask(DecoderTask):
 
     reads: ClassVar[Kind] = "latents"
     config: DecoderConfig
+
+    @classmethod
+    def planned_module(cls, config: Any, shapes: Shapes) -> nn.Module:
+        """Return what would be trained."""
+        module: nn.Module = config.spec(shapes.embed_dim, shapes.autoencoder).build_training()
+        return module
 
     @cached_property
     def identity(self) -> LatentsIdentity:

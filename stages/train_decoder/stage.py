@@ -32,10 +32,6 @@ def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "De
 
 
 def planned_module(config: TrainDecoderConfig, shapes: Shapes) -> "nn.Module":
-    """Return what would be trained, for its size.
-
-    Raises:
-        Unknown: the configuration alone does not say it.
-    """
+    """Return what would be trained, for its size."""
     module: nn.Module = resolve_name(KINDS[config.kind].task).planned_module(config, shapes)
     return module

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
-
 from models.decoders.spec import DecoderSpec
-from stages.contract.sizing import Shapes
 from stages.train_decoder.image_config import ImageDecoderConfig
 from stages.train_decoder.text_tuning import TextTunedTask
 
@@ -21,9 +18,3 @@ class ImageDecoderTask(TextTunedTask):
     def spec(self) -> DecoderSpec:
         """The decoder's spec."""
         return self.config.spec(self.data.embed_dim)
-
-    @classmethod
-    def planned_module(cls, config: ImageDecoderConfig, shapes: Shapes) -> nn.Module:
-        """Return what would be trained."""
-        module: nn.Module = config.spec(shapes.embed_dim).build_training()
-        return module

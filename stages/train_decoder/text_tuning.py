@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.decoders.training import denoiser_of
 from stages.contract.errors import InputFault
 from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.model_folders import load_model_config, load_model_state
+from stages.train_decoder.base_config import TextTunedConfig, TextTuning
 from stages.train_decoder.captions import CaptionRows
-from stages.train_decoder.text_config import TextTunedConfig, TextTuning
 from stages.training.images.dataset import Indices
 from stages.training.images.task import DecoderTask
 from stages.training.randomness import sample_uniform
@@ -35,12 +35,6 @@ class TextTunedTask(DecoderTask):
     """Trains from random weights on all images; with ``text``, tunes a trained decoder to read texts."""
 
     config: TextTunedConfig
-
-    @property
-    def _tuning(self) -> TextTuning:
-        if self.config.text is None:
-            raise ValueError("train_decoder.text: found null: expected the decoder that is tuned")
-        return self.config.text
 
     @cached_property
     def _texts(self) -> CaptionRows:
@@ -63,7 +57,7 @@ class TextTunedTask(DecoderTask):
         if self.config.text is None:
             return super().build_model()
         model = self.make_model()
-        known = self._load_init_checkpoint(self.decoder_of(model))
+        known = self._load_init_checkpoint(self.decoder_of(model), self.config.text)
         if not known:
             mean, std = self._text_statistics
             denoiser_of(model).set_text_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
@@ -78,21 +72,14 @@ class TextTunedTask(DecoderTask):
             batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
         return batch
 
-    def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Generate an image in [-1, 1] for the embeddings of each index."""
-        if self.config.text is None:
-            return super().generate_samples(model, indices)
-        embeddings, text = (
-            torch.from_numpy(rows).to(self.rank_info.device)
-            for rows in (self.data.embeddings(indices), self._texts.read(indices))
-        )
-        settings, seeds = self.config.samples, list(range(len(indices)))
-        return self.decoder_of(model).sample(embeddings, seeds, settings, text)
+    def texts_of(self, indices: Indices) -> np.ndarray | None:
+        """Return the embeddings of the captions."""
+        return None if self.config.text is None else self._texts.read(indices)
 
-    def _load_init_checkpoint(self, decoder: nn.Module) -> bool:
+    def _load_init_checkpoint(self, decoder: nn.Module, text: TextTuning) -> bool:
         """Give the decoder the trained one's weights; return whether that one reads texts already."""
-        source, folder = self._tuning.decoder()
-        where = f"train_decoder.text.init_checkpoint: {self._tuning.init_checkpoint}"
+        source, folder = text.decoder()
+        where = f"train_decoder.text.init_checkpoint: {text.init_checkpoint}"
         found = load_model_config(source, folder)
         clips = Clips.parse(found["clip"], source, folder, owner="the decoder")
         self._require_same(found, clips, where)

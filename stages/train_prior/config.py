@@ -1,22 +1,22 @@
 """Which prior to train, and how."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from dataclasses import Field as DataclassField
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union
 
-from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from models.priors.registry import SPECS
 from models.priors.sizes import NetworkSize, transformer_of_size
 from models.priors.spec import PriorSampling, PriorSolver, PriorSpec, TextStateSpec, TransformerSpec, prior_keys
-from stages.contract.config import ConfigModel
+from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.training.config import TrainingConfig
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 TextStates = Literal["t5", "clip"]
+_NUMBERS: Final = ("width", "num_layers", "num_heads", "feed_forward_factor")
 ANY_WIDTH: Final = 1 << 30  # of embeddings, where a section is checked before there are any
 
 
@@ -37,16 +37,10 @@ class NetworkConfig(ConfigModel):
         False, description="compute a layer again in the backward pass instead of keeping it: less memory, more time"
     )
 
-    @property
-    def given(self) -> dict[str, Any]:
-        """The numbers that are given beside the size."""
-        names = ("width", "num_layers", "num_heads", "feed_forward_factor")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
     @model_validator(mode="after")
     def _can_be_built(self) -> "NetworkConfig":
-        missing = {"width", "num_layers", "num_heads", "feed_forward_factor"} - self.given.keys()
-        if self.size is None and missing:
+        missing = set(_NUMBERS) - self._numbers.keys()
+        if missing:
             raise ValueError(
                 f"size is null and {', '.join(sorted(missing))} not given: give all numbers, or a size "
                 "(tiny, base, small, large)"
@@ -61,7 +55,9 @@ class NetworkConfig(ConfigModel):
 
     @property
     def _numbers(self) -> dict[str, Any]:
-        return ({} if self.size is None else asdict(transformer_of_size(self.size))) | self.given
+        """The numbers of the size, but for those that are given."""
+        given = {name: value for name in _NUMBERS if (value := getattr(self, name)) is not None}
+        return ({} if self.size is None else asdict(transformer_of_size(self.size))) | given
 
     def spec(self, text_states: Mapping[str, TextStateSpec] | None = None) -> TransformerSpec:
         """Return the network's spec with the text states that it is to read."""
@@ -138,11 +134,12 @@ class PriorConfig(StageConfig):
         self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
     ) -> PriorSpec:
         """Return the prior's spec, for embeddings, Gaussians and text states of these sizes."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in prior_keys(self.spec_class)}
-        values["embed_dim"] = embed_dim
+        given: dict[str, Any] = {"embed_dim": embed_dim}
         if self.spec_class.reads_gaussians:
-            values["num_gaussians"] = num_gaussians
-        return self.spec_class(**values)
+            given["num_gaussians"] = num_gaussians
+        if isinstance(self, TrainedPriorConfig):
+            given["network"] = self.network.spec(text_states)
+        return spec_from(self, self.spec_class, **given)
 
 
 class TrainedPriorConfig(PriorConfig):
@@ -164,14 +161,6 @@ class TrainedPriorConfig(PriorConfig):
         if self.text_states is not None and len(set(self.text_states)) < len(self.text_states):
             raise ValueError(f"text_states is {list(self.text_states)}: allowed is each of t5 and clip once")
         return self
-
-    def spec(
-        self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
-    ) -> PriorSpec:
-        """Return the prior's spec with its network."""
-        spec = super().spec(embed_dim=embed_dim, num_gaussians=num_gaussians)
-        changes: dict[str, Any] = {"network": self.network.spec(text_states)}
-        return replace(spec, **changes)
 
 
 class SolvedPriorConfig(TrainedPriorConfig):
@@ -199,30 +188,14 @@ class GuidedPriorConfig(TrainedPriorConfig):
 _BASES: Final = {"steps": SolvedPriorConfig, "guidance": GuidedPriorConfig, "fixed": PriorConfig}
 
 
-def section_of(spec: type[PriorSpec]) -> type[PriorConfig]:
+def _section(spec: type[PriorSpec]) -> type[PriorConfig]:
     """Return the section of a kind: its keys are the spec's fields, but those that the data or the network give."""
-    hints = get_type_hints(spec, include_extras=True)
-    keys: dict[str, Any] = {name: (hints[name], _default(item)) for name, item in prior_keys(spec).items()}
-    make: Any = create_model  # the type checker would take a class of its own for what it returns
-    section: type[PriorConfig] = make(
-        f"{spec.__name__.removesuffix('Spec')}Config",
-        __base__=_BASES[spec.sampling],
-        __module__=__name__,
-        __doc__=spec.__doc__,
-        kind=(hints["kind"], ...),
-        **keys,
-    )
+    section: type[PriorConfig] = section_of(spec, prior_keys(spec), base=_BASES[spec.sampling], module=__name__)
     section.spec_class = spec
     return section
 
 
-def _default(item: DataclassField[Any]) -> Any:
-    if item.default_factory is not MISSING:
-        return Field(default_factory=item.default_factory)
-    return ... if item.default is MISSING else item.default
-
-
-SECTIONS: Final = {kind: section_of(spec) for kind, spec in SPECS.items()}
+SECTIONS: Final = {kind: _section(spec) for kind, spec in SPECS.items()}
 globals().update({section.__name__: section for section in SECTIONS.values()})  # pickle finds classes by name
 
 if TYPE_CHECKING:

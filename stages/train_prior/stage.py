@@ -12,21 +12,21 @@ from stages.storage.artifact import Artifact, Output
 from stages.train_prior.check import check_inputs, text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
-from stages.training.launch import train
+from stages.training.launch import make_task, train
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from stages.train_prior.task import PriorTask
+    from stages.training.task import TrainTask
 
 
 def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Train the prior, going on from its newest checkpoint; the identity prior is only evaluated and written."""
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
     counts = _count_pairs(config, embeddings, gaussians)
-    make = partial(make_task, config, embeddings, gaussians, output)
+    make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, output)
     if not isinstance(config, TrainedPriorConfig):
-        return _evaluate_only(make(), output, context, counts)
+        return _evaluate_only(config, make(), output, context, counts)
     return train(
         make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
     )
@@ -40,14 +40,9 @@ def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact 
     return {"captioned": sum(counts.values())} | counts
 
 
-def make_task(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None, output: Output) -> "PriorTask":
-    """Make the task in a training process."""
-    from stages.train_prior.task import PriorTask
-
-    return PriorTask(config, embeddings, gaussians, output)
-
-
-def _evaluate_only(task: "PriorTask", output: Output, context: StageContext, counts: Mapping[str, int]) -> StageSummary:
+def _evaluate_only(
+    config: PriorConfig, task: "TrainTask", output: Output, context: StageContext, counts: Mapping[str, int]
+) -> StageSummary:
     """Evaluate and write a prior that has nothing to train, in this process."""
     import torch
 
@@ -61,15 +56,13 @@ def _evaluate_only(task: "PriorTask", output: Output, context: StageContext, cou
         if isinstance(event, Metrics):
             metrics |= event.values
     task.save(prior, output)
-    return StageSummary(len(task.state.held_out), "samples", counts=counts, metrics=metrics)
+    return StageSummary(
+        min(counts["held_out_pairs"], config.validation.max_pairs), "samples", counts=counts, metrics=metrics
+    )
 
 
 def planned_module(config: Any, shapes: Shapes) -> "nn.Module":
-    """Return what would be trained, for its size.
-
-    Raises:
-        Unknown: the configuration alone does not say it.
-    """
+    """Return what would be trained, for its size."""
     made = shapes.text_states
     wanted = made if config.text_states is None else config.text_states
     module: nn.Module = config.spec(

@@ -20,7 +20,7 @@ from stages.train_prior.check import text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs, load_pairs
 from stages.train_prior.plots import plot_by_steps, plot_by_time
-from stages.train_prior.validation import Evaluation, evaluate
+from stages.train_prior.validation import Evaluation, device_of, evaluate
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -45,7 +45,7 @@ class PriorTask:
     gaussians: Artifact | None
     output: Output
     left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
-    _state: "_State | None" = field(default=None, init=False)
+    state: "_State" = field(init=False, repr=False, compare=False)
 
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
@@ -59,7 +59,7 @@ class PriorTask:
             num_gaussians=1 if fitted is None else len(fitted.means),
             text_states={n: TextStateSpec(e.width, e.max_length) for n, e in encoders.items()},
         )
-        self._state = _State(
+        self.state = _State(
             train,
             held_out.first(self.config.validation.max_pairs),
             clips=read_clips(self.embeddings),
@@ -68,13 +68,6 @@ class PriorTask:
             gaussians=None if fitted is None else (fitted.means, fitted.stds),
             spec=spec,
         )
-
-    @property
-    def state(self) -> "_State":
-        """What :meth:`setup` opened."""
-        if self._state is None:
-            raise RuntimeError("PriorTask.setup has not been called")
-        return self._state
 
     def build_model(self) -> Prior:
         """Make the untrained prior, with its Gaussians and with the statistics of the training pairs."""
@@ -100,7 +93,7 @@ class PriorTask:
         """
         state, config = self.state, self.config
         blocks = state.clips.block_dims
-        with torch.autocast(_device_type(model), enabled=False):
+        with torch.autocast(device_of(model).type, enabled=False):
             found = evaluate(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
         self._record(found, step)
         images = []
@@ -122,11 +115,6 @@ class PriorTask:
         encoders = {name: encoder.to_json() for name, encoder in state.encoders.items()}
         config = {"model": state.spec.to_dict(), "clip": state.clips.to_json(), "text_encoders": encoders}
         save_model(output, FOLDER, model, config)
-
-
-def _device_type(model: torch.nn.Module) -> str:
-    """Return where the model computes; one without weights computes on the CPU."""
-    return next((weight.device.type for weight in model.parameters()), "cpu")
 
 
 @dataclass

@@ -152,7 +152,7 @@ def _sample_all(
     parts = []
     for first in range(0, len(rows), _CHUNK):
         chunk = rows[first : first + _CHUNK]
-        text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(_device(prior))
+        text = pairs.take(chunk, torch.zeros(len(chunk), dtype=torch.float64))[1].to(device_of(prior))
         on_step = None if trajectory is None else trajectory.recorder(first)
         parts.append(prior.sample(text, seeds[first : first + _CHUNK], sampling, on_step=on_step).cpu())
     return torch.cat(parts)
@@ -165,6 +165,6 @@ def _seeds(seed: int, sample: int, count: int) -> list[int]:
     return seeds
 
 
-def _device(prior: Prior) -> torch.device:
+def device_of(prior: torch.nn.Module) -> torch.device:
     """Return where the prior computes; one without weights computes on the CPU."""
     return next((weight.device for weight in prior.parameters()), torch.device("cpu"))

@@ -1,10 +1,20 @@
-"""Settings of the training loop, the same for every train_ stage."""
+"""Settings of the training loop, the same for every train_ stage, and what the sections of those stages share."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.stage import StageConfig
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -47,6 +57,19 @@ class TrainingConfig(ConfigModel):
     )
     prefetch_batches: Annotated[PositiveInt, RuntimeOnly()] = Field(4, description="batches prepared ahead of use")
 
+    def learning_rate_at(self, step: int) -> float:
+        """Return the rate of the step (from 0): a linear rise over the warm-up, then constant or half a cosine to 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (step - self.warmup_steps) / (self.num_steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def ema_decay_at(self, step: int) -> float:
+        """Return the decay after the step (from 0): lower at first, so that the random start is forgotten."""
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
     @model_validator(mode="after")
     def _warmup_within_steps(self) -> "TrainingConfig":
         if self.warmup_steps >= self.num_steps:
@@ -64,3 +87,22 @@ class TrainingConfig(ConfigModel):
                 "set zero_stage to 1, 2 or 3, or precision to bfloat16"
             )
         return self
+
+
+class TrainStageConfig(StageConfig):
+    """The section of a stage that trains in the loop; it may have its own defaults for ``training``."""
+
+    uses_gpu: ClassVar[bool] = True
+    work: ClassVar[Literal["shards", "training", "single"]] = "training"
+
+    seed: int = 0
+    training: TrainingConfig
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _fill_training(cls, given: object) -> object:
+        """Keep the stage's own defaults for whatever a section under `training` leaves out."""
+        field = cls.model_fields["training"]
+        if field.is_required() or not isinstance(given, dict):
+            return given
+        return {**field.default.model_dump(), **given}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from stages.contract.errors import InputFault
 from stages.training.config import TrainingConfig
 from stages.training.ema import Ema
-from stages.training.schedule import ema_decay, learning_rate
 from stages.training.task import Batch, RankInfo
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -107,7 +106,7 @@ class Engine:
     def step(self, step: int, parts: Iterable[Batch]) -> dict[str, Tensor]:
         """Take one optimiser step over the parts; return the model's outputs averaged over them, on the device."""
         averages: dict[str, Tensor] = {}
-        self._set_rate(learning_rate(self._config, step))
+        self._set_rate(self._config.learning_rate_at(step))
         for batch in parts:
             outputs = self._engine(batch)
             self._engine.backward(outputs["loss"].float().mean())
@@ -120,7 +119,7 @@ class Engine:
             self._engine.step()
         if self._config.zero_stage:
             self.grad_norm = self._engine.get_global_grad_norm()
-        self._ema.update(ema_decay(self._config, step))
+        self._ema.update(self._config.ema_decay_at(step))
         return averages
 
     def _set_rate(self, rate: float) -> None:

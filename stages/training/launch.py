@@ -1,7 +1,8 @@
 """Start training from a stage; free of torch, so that only the training processes load it."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from cluster.training import TrainGroup
 from stages.contract.errors import ArtifactError
@@ -28,8 +29,8 @@ def train(
 ) -> StageSummary:
     """Train on the allocated workers, from the newest checkpoint if there is one, and return the stage's summary.
 
-    ``make_task`` is called once in each training process; it is pickled, so it is a module's function or a partial of
-    one, and imports what it needs itself. ``counts`` are added to the summary.
+    ``make_task`` is called once in each training process; it is pickled, so it is a function of a module, or a partial
+    of one such as :func:`make_task`. ``counts`` are added to the summary.
     """
     if TrainedRecord.read(output) is None:
         allocation = context.resources
@@ -48,6 +49,12 @@ def train(
         metrics=trained.metrics,
         notes=trained.notes,
     )
+
+
+def make_task(name: str, *arguments: Any, **options: Any) -> "TrainTask":
+    """Return the task `module:class` in a training process, which alone imports it."""
+    task: TrainTask = resolve_name(name)(*arguments, **options)
+    return task
 
 
 def training_process(job: TrainJob, emit: Callable[[Event], None]) -> None:

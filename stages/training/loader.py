@@ -25,11 +25,7 @@ class Loader:
         self._thread.start()
 
     def step(self) -> Iterator[Batch]:
-        """Yield the parts of the next step, on the training device.
-
-        Raises:
-            Exception: whatever the task raised while it prepared the batch.
-        """
+        """Yield the parts of the next step, on the training device; raise what the task raised."""
         for _ in range(self._num_parts):
             start = time.perf_counter()
             prepared = self._queue.get()

@@ -40,7 +40,7 @@ class _Run:
     def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit) -> None:
         self._job, self._rank_info = job, rank_info
         self._task, self._config = job.make_task(), job.config
-        self._emit: Emit = emit if rank_info.rank == 0 else _ignore_event
+        self._emit: Emit = emit if rank_info.rank == 0 else lambda event: None
         self._task.setup(rank_info)
         self._start_engine()
         self._ema_model: nn.Module | None = None
@@ -152,10 +152,6 @@ def _load_weights(model: nn.Module, checkpoint: Checkpoint, output: Output) -> N
             f"configuration and data ({reasons}): expected the same sizes: train on the data that it was started with, "
             "or delete the folder to start anew"
         ) from error
-
-
-def _ignore_event(event: Event) -> None:
-    """Drop the events of all ranks but 0."""
 
 
 def _seed_all(*entropy: int) -> None:

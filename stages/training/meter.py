@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from stages.training.config import TrainingConfig
-from stages.training.schedule import learning_rate
 from stages.training.task import RankInfo
 
 
@@ -82,7 +81,7 @@ class Meter:
         if self._rank_info.world_size > 1:
             torch.distributed.all_reduce(means)
         values = dict(zip(self._sums, means.tolist(), strict=True))  # the host waits for the device here
-        values["learning_rate"] = learning_rate(config, step)
+        values["learning_rate"] = config.learning_rate_at(step)
         values |= self._recent.figures(self._batch_size, waited) | self._gpu()
         if self._grad_norm is not None:
             values["grad_norm"] = float(self._grad_norm)

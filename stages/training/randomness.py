@@ -1,11 +1,14 @@
-"""Random numbers of training that depend on (seed, position of the sample) only, never on workers or restarts.
+"""Random numbers of training that depend on (seed, position of the sample) only, never on workers or restarts."""
 
-A task turns the seeds into noise with :mod:`models.noise` and puts it into the batch.
-"""
+from collections.abc import Mapping
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from stages.training.task import BatchPart
+from models.decoders.spec import RandomInput
+from models.noise import SeededNoise
+from stages.training.task import Batch, BatchPart
 
 _NAMES = {"noise": 0, "times": 1, "dropout": 2, "crop": 3, "caption": 4}
 
@@ -21,6 +24,21 @@ def sample_uniform(seed: int, part: BatchPart, purpose: str) -> np.ndarray:
     Numbers of different purposes are independent.
     """
     return np.array([_mixed(seed, purpose, p) for p in part.positions], dtype=np.float64) / 2.0**63
+
+
+def make_random_inputs(wanted: Mapping[str, RandomInput], part: BatchPart, stream: SeededNoise, seed: int) -> Batch:
+    """Return the numbers that a model's spec declares; the stream holds one source of noise for each sample."""
+
+    def make(random_input: RandomInput) -> Tensor:
+        match random_input.source:
+            case "normal":
+                return stream.normal(random_input.shape)
+            case "uniform":
+                return stream.uniform(random_input.shape)
+            case purpose:
+                return torch.from_numpy(sample_uniform(seed, part, purpose)).float()
+
+    return {name: make(random_input) for name, random_input in wanted.items()}
 
 
 def _mixed(seed: int, purpose: str, position: int) -> int:

@@ -63,7 +63,6 @@ class TrainTask(Protocol):
 
     def setup(self, rank_info: RankInfo) -> None:
         """Open the data; called once per process, before everything else."""
-        ...
 
     def build_model(self) -> torch.nn.Module:
         """Make the model on the CPU in float32; the loop has seeded torch, so that weights are reproducible.
@@ -73,14 +72,12 @@ class TrainTask(Protocol):
         and the batch: random numbers it needs (noise, times) are in the batch. What it takes from torch's
         global generator (dropout) is repeatable too, but depends on the number of workers.
         """
-        ...
 
     def prepare(self, part: BatchPart) -> Batch:
         """Make the samples of the part, as CPU tensors with the sample as their first axis.
 
         Called with ascending steps, from one thread at a time; it may hold a bounded buffer.
         """
-        ...
 
     def validate(self, model: torch.nn.Module, step: int) -> Sequence[Event]:
         """Validate the averaged weights; called on rank 0, in eval mode and without gradients.
@@ -88,8 +85,6 @@ class TrainTask(Protocol):
         The returned :class:`~stages.contract.events.Metrics` and images carry ``step``; the metrics of the last
         validation also become the stage's metrics.
         """
-        ...
 
     def save(self, model: torch.nn.Module, output: Output) -> None:
         """Write the trained model, with its averaged weights, to the output; called once, on rank 0, at the end."""
-        ...

@@ -10,7 +10,7 @@ from torch.multiprocessing.spawn import spawn
 
 from models.autoencoders.codebook import Codebook
 from models.autoencoders.spec import CodebookSettings
-from stages.train_autoencoder.workers import TrainingWorkers
+from stages.train_autoencoder.task import ProcessGroup
 
 NUM_STEPS = 3
 
@@ -22,7 +22,7 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def make_codebook(world_size: int) -> Codebook:
     torch.manual_seed(0)
-    return Codebook(CodebookSettings(num_codes=16), 3, TrainingWorkers(world_size))
+    return Codebook(CodebookSettings(num_codes=16), 3, ProcessGroup(world_size))
 
 
 def train(rank: int, world_size: int, folder: str) -> None:

@@ -8,7 +8,8 @@ from models.autoencoders.spec import AutoencoderSpec
 from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
 from models.decoders.spec import Conditioning
 from models.diffusion.spec import ProcessConfig
-from stages.train_decoder.text_config import TextTunedConfig
+from stages.contract.config import spec_from
+from stages.train_decoder.base_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 
 
@@ -26,16 +27,9 @@ class LatentDiffusionConfig(TextTunedConfig):
     process: ProcessConfig = ProcessConfig()
     gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")
     training: TrainingConfig = TrainingConfig(
-        num_steps=1000,
-        batch_size=32,
-        learning_rate=1e-3,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        warmup_steps=50,
-        schedule="cosine",
-        ema_decay=0.99,
-        checkpoint_interval=200,
-    )
+        num_steps=1000, batch_size=32, learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup_steps=50,
+        schedule="cosine", ema_decay=0.99, checkpoint_interval=200,
+    )  # fmt: skip
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -46,14 +40,12 @@ class LatentDiffusionConfig(TextTunedConfig):
         self, embed_dim: int, autoencoder: AutoencoderSpec, *, scale_factor: float = 1.0, shift: float = 0.0
     ) -> LatentDiffusionSpec:
         """Return the decoder's spec, for embeddings of that width and latents of that autoencoder."""
-        return LatentDiffusionSpec(
+        return spec_from(
+            self,
+            LatentDiffusionSpec,
             embed_dim=embed_dim,
             autoencoder=autoencoder,
             text_dim=embed_dim if self.text else 0,
             scale_factor=scale_factor,
             shift=shift,
-            network=self.network,
-            conditioning=self.conditioning,
-            process=self.process,
-            gradient_checkpointing=self.gradient_checkpointing,
         )

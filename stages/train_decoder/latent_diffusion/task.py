@@ -11,7 +11,6 @@ from models.decoders.latent_diffusion.model import LatentDecoder, LatentDenoiser
 from models.decoders.latent_diffusion.spec import LatentDiffusionSpec
 from models.decoders.training import denoiser_of
 from stages.contract.errors import InputFault
-from stages.contract.sizing import Shapes
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 from stages.train_decoder.text_tuning import TextTunedTask
@@ -36,12 +35,6 @@ class LatentDiffusionTask(TextTunedTask, EncodedTask):
                 f"train_decoder: {error}; the latents are {list(found.shape)}: change train_decoder.network or "
                 "train_decoder.conditioning"
             ) from error
-
-    @classmethod
-    def planned_module(cls, config: LatentDiffusionConfig, shapes: Shapes) -> nn.Module:
-        """Return what would be trained."""
-        module: nn.Module = config.spec(shapes.embed_dim, shapes.autoencoder).build_training()
-        return module
 
     def decoder_of(self, model: nn.Module) -> Decoder:
         """Return the denoiser together with the first stage."""

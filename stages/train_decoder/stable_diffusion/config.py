@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from models.decoders.stable_diffusion.spec import CheckpointProcess, StableDiffusionSpec, TokenConditioning
-from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly, spec_from
 from stages.contract.digests import content_digest
-from stages.train_decoder.text_config import TextTunedConfig
+from stages.train_decoder.base_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 from stages.training.images.config import SamplesConfig
 
@@ -71,16 +71,8 @@ class StableDiffusionConfig(TextTunedConfig):
 
     def spec(self, embed_dim: int, parts: Mapping[str, Mapping[str, Any]]) -> StableDiffusionSpec:
         """Return the decoder's spec, for embeddings of that width and the checkpoint's unet, vae and scheduler."""
-        return StableDiffusionSpec(
-            unet=parts["unet"],
-            vae=parts["vae"],
-            scheduler=parts["scheduler"],
-            embed_dim=embed_dim,
-            resolution=self.resolution,
-            text_dim=embed_dim if self.text else 0,
-            conditioning=self.conditioning,
-            process=self.process,
-        )
+        own = {part: parts[part] for part in USED_PARTS}
+        return spec_from(self, StableDiffusionSpec, embed_dim=embed_dim, text_dim=embed_dim if self.text else 0, **own)
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: of a checkpoint's folder, the parts that are used."""

@@ -55,11 +55,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
 
     @classmethod
     def planned_module(cls, config: StableDiffusionConfig, shapes: Shapes) -> nn.Module:
-        """Return what would be trained: of a checkpoint that is here, or of a published one.
-
-        Raises:
-            Unknown: the checkpoint is neither.
-        """
+        """Return what would be trained: of a checkpoint that is here, or of a published one."""
         try:
             with torch.device("cpu"):  # a scheduler computes with its numbers
                 parts = published_parts(config.name) if config.name else read_configs(config.source)

@@ -31,16 +31,9 @@ class StyleGan2DecoderConfig(DecoderConfig):
         False, description="compute levels again in the backward pass: less memory for activations, more time"
     )
     training: TrainingConfig = TrainingConfig(
-        num_steps=1500,
-        batch_size=32,
-        learning_rate=2e-3,
-        betas=(0.0, 0.99),
-        warmup_steps=20,
-        schedule="cosine",
-        gradient_clip=None,
-        ema_decay=0.99,
-        checkpoint_interval=200,
-    )
+        num_steps=1500, batch_size=32, learning_rate=2e-3, betas=(0.0, 0.99), warmup_steps=20, schedule="cosine",
+        gradient_clip=None, ema_decay=0.99, checkpoint_interval=200,
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "StyleGan2DecoderConfig":

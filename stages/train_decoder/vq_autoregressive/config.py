@@ -29,16 +29,9 @@ class VQAutoregressiveConfig(DecoderConfig):
     captions: CaptionsConfig = Field(CaptionsConfig(), description="condition text or both: which captions are read")
     network: CodeNetwork = CodeNetwork()
     training: TrainingConfig = TrainingConfig(
-        num_steps=1000,
-        batch_size=32,
-        learning_rate=1e-3,
-        betas=(0.9, 0.96),
-        weight_decay=0.05,
-        warmup_steps=50,
-        schedule="cosine",
-        ema_decay=0.99,
-        checkpoint_interval=200,
-    )
+        num_steps=1000, batch_size=32, learning_rate=1e-3, betas=(0.9, 0.96), weight_decay=0.05, warmup_steps=50,
+        schedule="cosine", ema_decay=0.99, checkpoint_interval=200,
+    )  # fmt: skip
 
     @property
     def inputs(self) -> tuple[str, ...]:

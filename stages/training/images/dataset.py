@@ -49,7 +49,7 @@ class ImageDataset:
             shards, resolution=resolution, cache_bytes=cache_bytes, threads=threads, kept_indices=kept_indices
         )
         self._cache_bytes = cache_bytes
-        self._lock = threading.Lock()  # validation and the loader's thread read side by side
+        self._lock = threading.RLock()  # validation and the loader's thread read side by side
 
     def shard_keys(self, shard: int) -> list[str]:
         """Return the keys of a shard's images: all of its tar."""
@@ -80,22 +80,14 @@ class ImageDataset:
         return [sample_name(sample) for sample in self.samples(indices)]
 
     def squares(self, indices: Indices) -> ImageRows:
-        """Return the images as squares, in their order.
-
-        Raises:
-            UnreadableImages: some cannot be decoded.
-        """
+        """Return the images as squares, in their order."""
         with self._lock:
-            return self.images.read(self._samples(indices))
+            return self.images.read(self.samples(indices))
 
     def apply(self, function: Callable[[Image.Image], T], indices: Indices) -> list[T]:
-        """Return the function's value for each whole image; nothing is kept.
-
-        Raises:
-            UnreadableImages: some cannot be decoded.
-        """
+        """Return the function's value for each whole image; nothing is kept."""
         with self._lock:
-            return self.images.apply(function, self._samples(indices))
+            return self.images.apply(function, self.samples(indices))
 
     def unreadable(self, indices: Indices) -> dict[str, FailureCause]:
         """Decode the images and return the causes of those that cannot be, by name."""
@@ -110,10 +102,7 @@ class ImageDataset:
     def samples(self, indices: Indices) -> list[Sample]:
         """Return shard and key of each image."""
         with self._lock:
-            return self._samples(indices)
-
-    def _samples(self, indices: Indices) -> list[Sample]:
-        return [(self.names[shard], self.shard_keys(shard)[row]) for shard, row in indices.tolist()]
+            return [(self.names[shard], self.shard_keys(shard)[row]) for shard, row in indices.tolist()]
 
 
 def downloaded_images(shards: Artifact) -> dict[str, int]:
@@ -133,7 +122,7 @@ class EmbeddedImages(ImageDataset):
             shards, shard_rows(embeddings), resolution=resolution, cache_bytes=cache_bytes, threads=threads
         )
         self._embeddings = embeddings
-        self._keys = lru_cache(maxsize=KEPT_INDICES)(self._read_keys)
+        self._keys = lru_cache(maxsize=KEPT_INDICES)(lambda shard: load_keys(embeddings, self.names[shard]))
         self._rows = lru_cache(maxsize=KEPT_INDICES)(self._open_rows)
         self.embed_dim = read_clips(embeddings).embed_dim
 
@@ -168,9 +157,6 @@ class EmbeddedImages(ImageDataset):
             count, total, squares = count + len(rows), total + rows.sum(0), squares + (rows**2).sum(0)
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-
-    def _read_keys(self, shard: int) -> list[str]:
-        return load_keys(self._embeddings, self.names[shard])
 
     def _open_rows(self, shard: int) -> tuple[EmbeddingRows, Int[np.ndarray, " rows"] | None]:
         name = self.names[shard]

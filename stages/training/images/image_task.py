@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image
 from stages.contract.errors import FailureCause, InputFault
 from stages.formats.image_grids import to_png
 from stages.storage.artifact import Artifact
+from stages.training.config import TrainStageConfig
 from stages.training.images.dataset import ImageDataset, Indices
 from stages.training.images.shard_images import ImageRows, UnreadableImages
 from stages.training.order import SampleOrder
@@ -21,20 +22,6 @@ from stages.training.task import Batch, BatchPart, RankInfo
 
 VALIDATION_BATCH = 64
 Positions = Int[np.ndarray, " positions"]
-
-
-class ImageTaskConfig(Protocol):
-    """What this base reads of a stage's config."""
-
-    @property
-    def stage(self) -> str:
-        """The name of the stage."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The seed of the order."""
-        ...
 
 
 @dataclass
@@ -47,7 +34,7 @@ class ImageTask(ABC):
     skips_unreadable: ClassVar[bool] = False
     """Whether images that cannot be decoded are left out and counted, or an error."""
 
-    config: ImageTaskConfig
+    config: TrainStageConfig
     inputs: Mapping[str, Artifact]
     rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
     left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
@@ -100,11 +87,7 @@ class ImageTask(ABC):
         return self.rows_at(indices)
 
     def prepare(self, part: BatchPart) -> Batch:
-        """Make the batch of the part; a sample that is left out is replaced by the next in the order.
-
-        Raises:
-            UnreadableImages: images cannot be decoded, where the task does not leave them out.
-        """
+        """Make the batch of the part; a sample that is left out is replaced by the next in the order."""
         positions = np.array(part.positions)
         while True:
             indices = self.samples_at(positions)

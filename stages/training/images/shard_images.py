@@ -26,7 +26,7 @@ KEPT_INDICES = 256
 
 
 class UnreadableImages(InputFault):
-    """Some of the images that were asked for cannot be decoded; the message is the first one's."""
+    """Some of the images that were read cannot be decoded; the message is the first one's."""
 
     def __init__(self, message: str, causes: Mapping[str, FailureCause]) -> None:
         super().__init__(message, causes)
@@ -53,7 +53,7 @@ class ShardImages:
         self._resolution = resolution
         self._room = max(1, cache_bytes // self.image_bytes)
         self._held: OrderedDict[Sample, ImageRows] = OrderedDict()
-        self._index = lru_cache(maxsize=kept_indices)(self._read_index)
+        self._index = lru_cache(maxsize=kept_indices)(lambda shard: index_images(shard_tar(shards, shard)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="corgi-decode")
 
     @property
@@ -66,12 +66,7 @@ class ShardImages:
         return list(self._index(shard))
 
     def read(self, samples: Sequence[Sample]) -> ImageRows:
-        """Return the squares of the samples, in their order; not to be called by two threads at once.
-
-        Raises:
-            InputFault: an image is missing.
-            UnreadableImages: some cannot be decoded.
-        """
+        """Return the squares of the samples, in their order; not to be called by two threads at once."""
         missing = [sample for sample in dict.fromkeys(samples) if sample not in self._held]
         squares = self.apply(lambda image: square(image, self._resolution), missing, smallest_side=self._resolution)
         fresh = dict(zip(missing, squares, strict=True))
@@ -86,12 +81,7 @@ class ShardImages:
     def apply(
         self, function: Callable[[Image.Image], T], samples: Sequence[Sample], *, smallest_side: int | None = None
     ) -> list[T]:
-        """Return the function's value for each image; ``smallest_side`` lets JPEG be decoded at a fraction of its size.
-
-        Raises:
-            InputFault: an image is missing.
-            UnreadableImages: some cannot be decoded.
-        """
+        """Return the value for each image; ``smallest_side``: JPEG may be decoded at a fraction of its size."""
         for shard in dict.fromkeys(shard for shard, _ in samples):
             self._index(shard)  # here, so that no two threads read the same one
 
@@ -123,9 +113,6 @@ class ShardImages:
             return min(self._decode(sample, None).size)
         except ImageFault:  # reported, or counted, when training meets it
             return None
-
-    def _read_index(self, shard: str) -> dict[str, tuple[int, int]]:
-        return index_images(shard_tar(self._shards, shard))
 
     def _decode(self, sample: Sample, smallest_side: int | None) -> Image.Image:
         shard, key = sample

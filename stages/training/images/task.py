@@ -4,42 +4,26 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.decoders.base import ConditionedModel, Decoder, to_bytes
-from models.decoders.spec import RandomInput
+from models.decoders.spec import DecoderSpec
 from models.noise import SeededNoise
 from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.sizing import Shapes
 from stages.formats.clips import read_clips
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
 from stages.training.images.config import ImageTrainingConfig
 from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.image_task import ImageTask, stacked_rows
-from stages.training.images.random_inputs import make_random_inputs
 from stages.training.images.shard_images import ImageRows
-from stages.training.randomness import sample_seeds
+from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
-
-
-class TrainedSpec(Protocol):
-    """What a task asks of the spec."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, kind included, as JSON-ready values."""
-        ...
-
-    def build_training(self) -> nn.Module:
-        """Return what is trained, the model under its loss."""
-        ...
-
-    def random_inputs(self) -> Mapping[str, RandomInput]:
-        """Return the random numbers that the loss takes for each sample."""
-        ...
 
 
 @dataclass
@@ -59,12 +43,19 @@ class DecoderTask(ImageTask):
 
     @property
     @abstractmethod
-    def spec(self) -> TrainedSpec:
+    def spec(self) -> DecoderSpec:
         """The spec of what is kept, as config.json holds it."""
+
+    @classmethod
+    def planned_module(cls, config: Any, shapes: Shapes) -> nn.Module:
+        """Return what would be trained."""
+        module: nn.Module = config.spec(shapes.embed_dim).build_training()
+        return module
 
     def make_model(self) -> nn.Module:
         """Return what is trained: ``model(batch)`` returns "loss" [count] and other quantities of each sample."""
-        return self.spec.build_training()
+        model: nn.Module = self.spec.build_training()
+        return model
 
     def random_inputs(self, part: BatchPart, stream: SeededNoise) -> Batch:
         """Return the random numbers of the part; the stream holds one source of noise for each of its samples."""
@@ -121,13 +112,10 @@ class DecoderTask(ImageTask):
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Return the held-out loss, and images generated from held-out embeddings below the true ones."""
-        values = [self._values(model, batch) for batch in self.held_out_batches(0)]
-        means = {f"held_out_{name}": float(torch.cat([v[name] for v in values]).mean()) for name in values[0]}
+        outputs = [model(batch) for batch in self.held_out_batches(0)]
+        values = {name: torch.cat([output[name].detach().float().cpu() for output in outputs]) for name in outputs[0]}
+        means = {f"held_out_{name}": float(value.mean()) for name, value in values.items()}
         return [Metrics(means, step), LoggedImage("samples", self.sample_grid(model), step)]
-
-    def _values(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = model(batch)
-        return {name: value.detach().float().cpu() for name, value in values.items()}
 
     def sample_grid(self, model: nn.Module) -> bytes:
         """Return a PNG of true images, and below them those generated from their embeddings with fixed noise."""
@@ -135,11 +123,16 @@ class DecoderTask(ImageTask):
         generated = self.generate_samples(model, indices)
         return stacked_rows(self.true_images(indices), to_bytes(generated.cpu()).numpy())
 
+    def texts_of(self, indices: Indices) -> np.ndarray | None:
+        """Return the text embeddings that samples are conditioned on, too; None: on none."""
+        return None
+
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
-        """Generate an image in [-1, 1] from the embedding at each index."""
+        """Generate an image in [-1, 1] from the embeddings of each index."""
         embeddings = torch.from_numpy(self.data.embeddings(indices)).to(self.rank_info.device)
-        settings = self.config.samples
-        return self.decoder_of(model).sample(embeddings, list(range(len(indices))), settings)
+        texts, seeds = self.texts_of(indices), list(range(len(indices)))
+        text = None if texts is None else torch.from_numpy(texts).to(self.rank_info.device)
+        return self.decoder_of(model).sample(embeddings, seeds, self.config.samples, text)
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from models.decoders.upsampler.spec import UpsamplerSpec, UpsamplerUNet
 from models.diffusion.spec import ProcessConfig
+from stages.contract.config import spec_from
 from stages.training.config import TrainingConfig
 from stages.training.images.config import ImageTrainingConfig
 
@@ -28,24 +29,14 @@ class UpsamplerTrainingConfig(ImageTrainingConfig):
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
         spec = self.spec(1)
-        if self.crop is not None and (self.crop > self.resolution or self.crop % self.crop_unit(spec)):
+        unit = math.lcm(spec.cell, spec.factor)
+        if self.crop is not None and (self.crop > self.resolution or self.crop % unit):
             raise ValueError(
-                f"crop is {self.crop}: allowed is a multiple of {self.crop_unit(spec)} (network and enlargement) up "
+                f"crop is {self.crop}: allowed is a multiple of {unit} (network and enlargement) up "
                 f"to resolution, which is {self.resolution}"
             )
         return self
 
-    @staticmethod
-    def crop_unit(spec: UpsamplerSpec) -> int:
-        """Return what a crop's side must be a multiple of."""
-        return math.lcm(spec.cell, spec.factor)
-
     def spec(self, embed_dim: int) -> UpsamplerSpec:
         """Return the model's spec, for embeddings of that width."""
-        return UpsamplerSpec(
-            embed_dim=embed_dim,
-            from_resolution=self.from_resolution,
-            resolution=self.resolution,
-            network=self.network,
-            process=self.process,
-        )
+        return spec_from(self, UpsamplerSpec, embed_dim=embed_dim)

@@ -15,8 +15,8 @@ from models.decoders.upsampler.model import Upsampler, UpsamplerLoss
 from models.decoders.upsampler.spec import UpsamplerSpec
 from models.noise import SeededNoise
 from stages.training.images.dataset import Indices
-from stages.training.images.random_inputs import make_random_inputs
 from stages.training.images.task import DecoderTask
+from stages.training.randomness import make_random_inputs
 from stages.training.task import Batch, BatchPart
 from stages.training.upsampling.config import UpsamplerTrainingConfig
 

@@ -23,11 +23,11 @@ from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiff
 from stages.encode_latents.stage import run as encode
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import COMPLETE, Artifact, Output
-from stages.train_autoencoder.stage import make_task as make_autoencoder_task
+from stages.train_autoencoder.task import AutoencoderTask
 from stages.train_decoder.stage import make_task
 from stages.train_upsampler.config import TrainUpsamplerConfig
 from stages.training.task import RankInfo
-from stages.training.upsampling.launch import make_task as make_upsampler_task
+from stages.training.upsampling.task import UpsamplerTask
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.pipeline.test_report import _text
 from tests.unit.stages.encoded import DIM, SIDE, context, make_embeddings, make_shards
@@ -127,7 +127,7 @@ def test_weights_are_counted_as_the_trained_model_has_them(world: World, decoder
 def test_an_autoencoder_counts_with_its_adversary(world: World, kind: str) -> None:
     config = world.config(kind)
     assert config.train_autoencoder is not None
-    task = make_autoencoder_task(config.train_autoencoder, world.inputs)
+    task = AutoencoderTask(config.train_autoencoder, world.inputs)
     task.setup(CPU)
     assert counts(trained_module("train_autoencoder", config)) == counts(task.build_model())
 
@@ -198,6 +198,6 @@ def test_upsamplers_are_counted(world: World) -> None:
         {"from_resolution": 8, "resolution": SIDE, "training": TRAINING, "network": {"channels": [32], "unshuffle": 2}}
     )
     config = world.config("pixel_diffusion").model_copy(update={"train_upsampler": section})
-    task = make_upsampler_task(section, world.inputs)
+    task = UpsamplerTask(section, world.inputs)
     task.setup(CPU)
     assert counts(trained_module("train_upsampler", config)) == counts(task.build_model())

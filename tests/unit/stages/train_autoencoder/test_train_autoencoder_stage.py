@@ -19,8 +19,7 @@ from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.check import check
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_autoencoder.stage import run
-from stages.train_autoencoder.task import AutoencoderTask
-from stages.train_autoencoder.weights import read_weights
+from stages.train_autoencoder.task import AutoencoderTask, read_weights
 from stages.training import launch
 from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.encoded import SIDE, color_of, context, files, make_shards

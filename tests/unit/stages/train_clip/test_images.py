@@ -15,7 +15,7 @@ from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Output
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import CaptionedImages
-from stages.train_clip.stage import make_task, run
+from stages.train_clip.stage import run
 from stages.train_clip.task import ClipTask
 from stages.train_clip.tokenizer import train_tokenizer
 from stages.training.task import BatchPart, RankInfo
@@ -62,7 +62,7 @@ def open_task(folder: Path, shards: Output) -> ClipTask:
     tokenizer = folder / "clip"
     tokenizer.mkdir(parents=True)
     size = train_tokenizer(["caption 1"], vocab_size=300, context_length=16, folder=tokenizer)
-    task = make_task(config(), {"download_shards": shards}, output, size)
+    task = ClipTask(config(), {"download_shards": shards}, output=output, vocab_size=size)
     task.setup(RankInfo(0, 1, torch.device("cpu")))
     return task
 

@@ -35,16 +35,16 @@ def save_tiny_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon"
     return folder
 
 
-def draw_with_diffusers(
-    folder: Path, told: torch.Tensor, unconditional: torch.Tensor, *, side: int, num_steps: int
+def generate_with_diffusers(
+    folder: Path, conditional: torch.Tensor, unconditional: torch.Tensor, *, side: int, num_steps: int
 ) -> torch.Tensor:
-    """Draw an image in [-1, 1] by diffusers' own pipeline, from the noise of seed 3 under guidance 2."""
+    """Generate an image in [-1, 1] by diffusers' own pipeline, from the noise of seed 3 under guidance 2."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, side // 4, side // 4, generator=torch.Generator().manual_seed(3))
     generated = pipeline(
-        prompt_embeds=told, negative_prompt_embeds=unconditional, latents=noise, num_inference_steps=num_steps,
+        prompt_embeds=conditional, negative_prompt_embeds=unconditional, latents=noise, num_inference_steps=num_steps,
         guidance_scale=2.0, height=side, width=side, output_type="pt",
     ).images  # fmt: skip
     images: torch.Tensor = generated * 2 - 1

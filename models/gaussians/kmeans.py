@@ -155,8 +155,8 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
     # Below a ten-millionth of the embeddings' own length it is what rounding leaves of equal ones.
     if not scale > 1e-7 * (moments.energy / moments.counts.sum() / embed_dim).sqrt():
         raise ValueError(
-            f"every one of the {num_gaussians} Gaussians holds copies of a single embedding, so that none has a "
-            "deviation; give more images or fewer Gaussians"
+            f"every one of the {num_gaussians} Gaussians holds copies of a single embedding, so that their "
+            "standard deviation is 0; give more images or fewer Gaussians"
         )
     stds = torch.empty(num_gaussians, embed_dim)
     for part in parts(moments.first):

@@ -128,8 +128,8 @@ def test_the_slot_of_an_image_that_cannot_be_decoded_is_filled_by_the_next_in_th
     unreadable = {color_of(row) for row in (15, 16)}
     assert not unreadable & set(refilled)
     for number, color in enumerate(whole[:-2]):
-        following = [later for later in whole[number:] if later not in unreadable]
-        assert refilled[number] == (following[0] if color in unreadable else color)
+        readable = [later for later in whole[number:] if later not in unreadable]
+        assert refilled[number] == (readable[0] if color in unreadable else color)
 
 
 def test_nothing_but_images_that_cannot_be_decoded_is_an_error(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.task import BatchPart, RankInfo
-from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
+from tests.tiny_stable_diffusion import generate_with_diffusers, save_tiny_stable_diffusion
 from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
 from tests.unit.stages.train_decoder.test_encoded_stages import make_inputs
 
@@ -212,7 +212,7 @@ def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_reported_bot
     embeddings, text = torch.ones(1, DIM), torch.full((1, DIM), 2.0)
     conditional, unconditional = decoder.prompt_embeddings(embeddings, text)
     assert not torch.equal(conditional, decoder.prompt_embeddings(embeddings)[0])
-    theirs = draw_with_diffusers(
+    theirs = generate_with_diffusers(
         Path(output.path("decoder/pipeline")), conditional, unconditional, side=SIDE, num_steps=3
     )
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0), text)

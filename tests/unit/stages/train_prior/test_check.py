@@ -1,4 +1,4 @@
-"""What cannot be trained is told before any process starts: the context of these tests refuses to start one."""
+"""What cannot be trained is reported before any process starts: the context of these tests refuses to start one."""
 
 import re
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ from stages.train_decoder.check import check
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 from stages.train_decoder.stage import run
 from tests.painted_squares import DIM, make_inputs
-from tests.tiny_stable_diffusion import draw_with_diffusers, save_tiny_stable_diffusion
+from tests.tiny_stable_diffusion import generate_with_diffusers, save_tiny_stable_diffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -106,7 +106,7 @@ def test_full_tuning_learns_and_diffusers_generates_the_same_images(
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0))
     conditional, unconditional = decoder.prompt_embeddings(embeddings)
     assert conditional.shape == (1, 4, 32)
-    theirs = draw_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
+    theirs = generate_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
@@ -124,7 +124,7 @@ def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_ap
 
     decoder, _ = load_decoder(output)
     conditional, unconditional = decoder.prompt_embeddings(torch.ones(1, DIM))
-    merged = draw_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
+    merged = generate_with_diffusers(tmp_path / "decoder/pipeline", conditional, unconditional, side=16, num_steps=3)
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, use_safetensors=True)
     pipeline.load_lora_weights(tmp_path / "decoder/lora")
     pipeline.fuse_lora()

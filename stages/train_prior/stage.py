@@ -9,9 +9,9 @@ from stages.contract.events import Metrics
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.check import check_inputs, text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_pairs
+from stages.train_prior.inputs import check_inputs, text_state_names
 from stages.training.launch import make_task, train
 
 if TYPE_CHECKING:

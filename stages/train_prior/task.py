@@ -16,9 +16,9 @@ from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
 from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.check import text_state_names
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Pairs, load_pairs
+from stages.train_prior.inputs import text_state_names
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
 from stages.training.order import SampleOrder

@@ -48,6 +48,12 @@ def test_the_files_of_a_stage_have_their_fixed_names() -> None:
     assert len(misnamed) <= KNOWN_MISNAMED, misnamed
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if (ROOT / "stages" / stage / "check.py").is_file()])
+def test_check_py_has_the_check_that_runs_before_anything_starts(stage: str) -> None:
+    tree = ast.parse((ROOT / "stages" / stage / "check.py").read_text())
+    assert "check" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("fragment", PATHS)
 def test_a_path_inside_an_artifact_is_written_in_one_module(fragment: str) -> None:
     found = [path for path in SOURCES if any(re.search(fragment, text) for text in _paths(path))]

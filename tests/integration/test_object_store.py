@@ -180,7 +180,7 @@ def test_denied_access_is_reported_without_the_secret(s3, caplog):
     caplog.set_level(logging.DEBUG, logger="stages")
     s3.report("reset-auth", "0")  # from now on, the server knows who may do what, and it knows nobody
     try:
-        with pytest.raises(UsageError, match=r"store: s3://.*access is denied.*look at the credentials") as caught:
+        with pytest.raises(UsageError, match=r"store: s3://.*access is denied.*check the credentials") as caught:
             store.open_for_writing()
     finally:
         s3.report("reset-auth", "inf")

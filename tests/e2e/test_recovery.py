@@ -177,7 +177,7 @@ def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Fin
     }  # fmt: skip
     failed = next(s for s in done.document["stages"] if s["name"] == "train_prior")
     assert "gaussians.safetensors" in failed["error"]
-    assert "checks.py" in Path(failed["log"]).read_text()  # the whole stack, down to where it went wrong
+    assert "inputs.py" in Path(failed["log"]).read_text()  # the whole stack, down to where it went wrong
     assert "Traceback" not in done.err
 
 

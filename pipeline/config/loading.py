@@ -21,7 +21,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree.setdefault("name", path.stem)
     for word in overrides:
         _apply_override(tree, word)
-    _inherit_shared(tree)
+    _inherit_common_sections(tree)
     try:
         return RunConfig.model_validate(tree, context={"folders": folders})
     except ValidationError as error:
@@ -111,7 +111,7 @@ def _list_index(node: list[Any], part: str, where: str) -> int:
     return int(part)
 
 
-def _inherit_shared(tree: Tree) -> None:
+def _inherit_common_sections(tree: Tree) -> None:
     """Copy each shared top-level section into the stages that have a field of that name and do not set it."""
     for stage in STAGES:
         section = tree.get(stage)

@@ -84,7 +84,7 @@ class Engine:
         self._rank_info = rank_info
         self._dtype = autocast_dtype(config, rank_info.device)
         self.model = model.to(rank_info.device)
-        _share_buffers(self.model, rank_info)
+        _broadcast_buffers(self.model, rank_info)
         if config.compile:
             self.model.compile()  # in place: the names of the weights stay as they are
         self._optimizer = _make_optimizer(self.model, config)
@@ -195,7 +195,7 @@ class Engine:
             self._optimizer.state[parameter][key].copy_(value)
 
 
-def _share_buffers(model: nn.Module, rank_info: RankInfo) -> None:
+def _broadcast_buffers(model: nn.Module, rank_info: RankInfo) -> None:
     """Give every process rank 0's buffers, as DeepSpeed does with weights.
 
     Statistics of the data, which each process computes itself, differ by rounding between unlike machines.

@@ -134,3 +134,15 @@ def test_flow_loss_is_the_velocity_error(images):
     guess = torch.zeros_like(images)
     error = (noisy - guess) / 0.5 - (noise - images)  # v of the guess less the true v
     torch.testing.assert_close(loss(process, guess, images, noise, time), error.square().mean(dim=(1, 2, 3)))
+
+
+def test_errors_lie_in_the_layout_of_the_prediction() -> None:
+    """A mean adds in the order of memory: in another layout, losses differ in their last bit from those of before."""
+    images, noise = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16)
+    prediction = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
+    found = loss(
+        make_process(ProcessConfig(path="ddpm", loss_weight="uniform")), prediction, images, noise, torch.rand(8)
+    )
+    error = (prediction - images).square()
+    assert torch.equal(found, error.mean(dim=(1, 2, 3)))
+    assert not torch.equal(found, error.contiguous().mean(dim=(1, 2, 3)))

@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-e2e bench clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e bench clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
@@ -55,12 +55,15 @@ test-fast: setup
 test-integration: setup
 	$(BIN)/pytest tests/integration
 
+test-hostile: setup
+	$(BIN)/pytest tests/hostile
+
 test-e2e: setup
 	$(BIN)/pytest tests/e2e
 
 check: lint types imports test-fast
 
-test: check test-integration test-e2e
+test: check test-integration test-hostile test-e2e
 
 bench: setup
 ifeq ($(INSTALLER),uv)

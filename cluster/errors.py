@@ -3,7 +3,9 @@
 ClusterError
 ├── NotStarted      Ray does not start on this machine
 ├── Unreachable     no Ray cluster responds at the address
-└── TrainingLost    a training group lost processes repeatedly
+├── TrainingLost    a training group lost processes repeatedly
+├── ItemLimit       an item exceeded a limit of the process that isolates it, or ended that process
+└── IsolationFailed a process that isolates items does not start, or its handler is wrong
 """
 
 
@@ -21,3 +23,11 @@ class Unreachable(ClusterError):
 
 class TrainingLost(ClusterError):
     """A training group lost processes repeatedly."""
+
+
+class ItemLimit(ClusterError):
+    """An item exceeded a limit of the process that isolates it, or ended that process; the message says how."""
+
+
+class IsolationFailed(ClusterError):
+    """A process that isolates items does not start, or its handler is wrong."""

@@ -1,0 +1,151 @@
+"""The child's side of :mod:`cluster.isolation`: limits, and the loop that serves items.
+
+Limits of the process: memory beyond what its imports take (RLIMIT_DATA, on Linux), time of a processor for each item
+(a timer whose signal ends the process, and RLIMIT_CPU as a second line), no core dumps, no files but small ones. The
+time by the clock is kept by the parent. A child whose parent is gone reads the end of the connection and ends; one that
+is busy then ends at its limit of processor time.
+"""
+
+import importlib
+import json
+import math
+import os
+import re
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_FRAME = struct.Struct(">IQ")  # bytes of the head, bytes of the body
+_LARGEST_FILE = 1 << 20  # what a child may write to a file, its standard error included
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one item may take."""
+
+    memory_bytes: int
+    """Beyond what the process holds before the first item."""
+    cpu_seconds: float
+    wall_seconds: float
+    start_seconds: float = 180.0
+    """To import what the handler needs; on a busy machine it may take long."""
+
+
+def send(connection: socket.socket, head: bytes, body: bytes) -> None:
+    """Send a frame."""
+    connection.sendall(_FRAME.pack(len(head), len(body)) + head)
+    connection.sendall(body)
+
+
+def receive(
+    connection: socket.socket, *, deadline: float | None = None, most_head: int, most_body: int
+) -> tuple[bytes, bytes] | None:
+    """Return head and body of the next frame; None: the other side has closed the connection.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+        ValueError: the frame is too large.
+    """
+    opening = _receive_exactly(connection, _FRAME.size, deadline)
+    if opening is None:
+        return None
+    head_size, body_size = _FRAME.unpack(opening)
+    if head_size > most_head or body_size > most_body:
+        raise ValueError(f"a frame of {head_size} and {body_size} bytes")
+    head = _receive_exactly(connection, head_size, deadline)
+    body = _receive_exactly(connection, body_size, deadline)
+    return None if head is None or body is None else (head, body)
+
+
+def _receive_exactly(connection: socket.socket, size: int, deadline: float | None) -> bytes | None:
+    content = bytearray(size)
+    rest = memoryview(content)
+    while rest:
+        if deadline is not None:
+            connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+        count = connection.recv_into(rest)
+        if count == 0:
+            return None
+        rest = rest[count:]
+    return bytes(content)
+
+
+def serve() -> None:
+    """Make the handler that the parent asks for, and serve items until the parent closes the connection."""
+    connection = _take_connection()
+    _allow_little()
+    opening = receive(connection, most_head=0, most_body=1 << 30)
+    if opening is None:
+        return
+    asked = json.loads(opening[1])
+    limits = Limits(**asked["limits"])
+    try:
+        handle = getattr(importlib.import_module(asked["module"]), asked["function"])(**asked["settings"])
+    except Exception as error:  # noqa: BLE001  the parent raises it
+        _reply(connection, {"failed": f"{type(error).__name__}: {error}"}, b"")
+        return
+    _limit_memory(limits.memory_bytes)
+    _reply(connection, {}, b"")
+    while (item := receive(connection, most_head=0, most_body=1 << 40)) is not None:
+        content, item = item[1], None
+        _start_clock(limits.cpu_seconds)
+        head, body = _handle(handle, content)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _reply(connection, head, body)
+
+
+def _handle(handle: Callable[[bytes], tuple[dict[str, Any], bytes]], content: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        return handle(content)
+    except MemoryError:
+        return {"limit": "memory"}, b""
+    except Exception as error:  # noqa: BLE001  the parent raises it
+        return {"failed": f"{type(error).__name__}: {error}"}, b""
+
+
+def _reply(connection: socket.socket, head: dict[str, Any], body: bytes) -> None:
+    send(connection, json.dumps(head).encode(), body)
+
+
+def _take_connection() -> socket.socket:
+    """Return the connection, which came as standard input; what reads that now reads nothing."""
+    connection = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return connection
+
+
+def _allow_little() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ends = {signal.SIGPROF, signal.SIGXCPU, signal.SIGTERM}
+    for number in ends:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Allow so much beyond what is held now, where the system says how much that is."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            held = re.search(r"^VmData:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except FileNotFoundError:  # not Linux, whose other limits hold
+        return
+    if held is not None:
+        limit = int(held[1]) * 1024 + num_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _start_clock(cpu_seconds: float) -> None:
+    """End this process by a signal after so much time of a processor, whatever it is doing then."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = math.ceil(used + cpu_seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))

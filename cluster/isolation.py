@@ -1,0 +1,184 @@
+"""Work on one item after another in a child process with limits, so that the worst item costs itself alone.
+
+For readers in C that strangers' bytes may crash, stall or fill the memory. The child is started at the first item and
+serves many; one that dies or exceeds a limit is started again for the next item. The limits and what the child is
+allowed are set in :mod:`cluster.isolated_child`. The parent sends the name of a factory, its settings and bytes; what
+comes back is JSON and bytes, so that a child taken over by an item has no hold on the parent.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from cluster.errors import IsolationFailed, ItemLimit
+from cluster.isolated_child import Limits, receive, send
+
+Handler = Callable[[bytes], tuple[dict[str, Any], bytes]]
+"""From an item's bytes to what can be written as JSON, and bytes; it runs in the child."""
+
+_BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from cluster.isolated_child import serve; serve()"
+)
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "TZ")
+_PASSED_ON_FROM = ("LC_", "PYTHON", "COVERAGE")  # what begins so; credentials in the environment stay here
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_MOST_HEAD = 1 << 20
+_NOISE = 64 * 1024  # bytes that a child may have written to its standard error before they are thrown away
+_PATIENCE = 5.0  # seconds for a child to end after it was asked to
+
+
+@dataclass
+class _Child:
+    process: "subprocess.Popen[bytes]"
+    connection: socket.socket
+    stderr: IO[bytes]
+
+    def last_line(self) -> str:
+        """Return the end of what the child wrote to its standard error."""
+        size = os.fstat(self.stderr.fileno()).st_size
+        tail = os.pread(self.stderr.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
+        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        return _one_line(lines[-1]) if lines else ""
+
+    def drop_noise(self) -> None:
+        """Throw away what was written to standard error, where it is much."""
+        if os.fstat(self.stderr.fileno()).st_size > _NOISE:
+            os.ftruncate(self.stderr.fileno(), 0)
+
+    def end(self) -> int:
+        """End the process, by force where it does not end by itself, and return its exit status."""
+        self.connection.close()
+        try:
+            status = self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.stderr.close()
+        return status
+
+
+class Isolated:
+    """Calls a handler in a child process, where ``make`` makes it: a function of a module, given settings as JSON."""
+
+    def __init__(self, make: Callable[..., Handler], limits: Limits, settings: Mapping[str, Any] | None = None) -> None:
+        named = {"module": make.__module__, "function": make.__qualname__, "settings": dict(settings or {})}
+        self._opening = json.dumps(named | {"limits": dataclasses.asdict(limits)}).encode()
+        self._limits = limits
+        self._child: _Child | None = None
+        self._finalizer: Callable[[], Any] = lambda: None
+        self._lock = threading.Lock()
+
+    def __call__(self, content: bytes) -> tuple[dict[str, Any], bytes]:
+        """Return what the handler returns for an item.
+
+        Raises:
+            ItemLimit: the item exceeded a limit or ended its process.
+            IsolationFailed: the child cannot be started, or its handler raised what it should have handled.
+        """
+        with self._lock:
+            if self._child is not None and self._child.process.poll() is not None:
+                self.close()  # it died between two items, which none of them has caused
+            child = self._child or self._start()
+            child.drop_noise()
+            head, body = self._exchange(child, content, self._limits.wall_seconds)
+        if "failed" in head:
+            raise IsolationFailed(f"a handler in a child process failed: {_one_line(head['failed'])}")
+        if "limit" in head:
+            raise ItemLimit(f"needs more than {self._limits.memory_bytes / 1e6:,.0f} MB of memory")
+        return head, body
+
+    def close(self) -> None:
+        """End the child, if there is one; the next item starts another."""
+        self._child = None
+        self._finalizer()
+
+    def _start(self) -> _Child:
+        child = self._child = _spawn()
+        self._finalizer = weakref.finalize(self, child.end)
+        try:
+            head, _ = self._exchange(child, self._opening, self._limits.start_seconds)
+        except ItemLimit as error:
+            raise IsolationFailed(f"a child process for isolated work does not start: {error}") from error
+        if "failed" in head:
+            self.close()
+            raise IsolationFailed(f"a child process for isolated work does not start: {_one_line(head['failed'])}")
+        return child
+
+    def _exchange(self, child: _Child, content: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + seconds
+        try:
+            child.connection.settimeout(seconds)
+            send(child.connection, b"", content)
+            most = self._limits.memory_bytes
+            found = receive(child.connection, deadline=deadline, most_head=_MOST_HEAD, most_body=most)
+            if found is not None:
+                return _parse_head(found[0]), found[1]
+        except TimeoutError:
+            child.process.kill()
+            self.close()
+            raise ItemLimit(f"takes more than {seconds:g} s") from None
+        except (OSError, ValueError, RecursionError):  # the connection broke, or holds no reply
+            child.process.kill()
+        except BaseException:  # such as Ctrl-C: the next item must not get this one's reply
+            child.process.kill()
+            self.close()
+            raise
+        raise ItemLimit(self._why_it_ended(child))
+
+    def _why_it_ended(self, child: _Child) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(_PATIENCE)
+        status, last_line = child.process.poll(), child.last_line()
+        self.close()
+        if status in (-signal.SIGPROF, -signal.SIGXCPU):
+            return f"takes more than {self._limits.cpu_seconds:g} s of a processor"
+        if status is not None and status < 0:
+            return f"ended the process that read it by {signal.Signals(-status).name}"
+        return f"ended the process that read it (exit status {status}{': ' if last_line else ''}{last_line})"
+
+
+def _spawn() -> _Child:
+    ours, theirs = socket.socketpair()
+    stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115  closed with the child
+    fcntl.fcntl(stderr, fcntl.F_SETFL, os.O_APPEND)  # so that what follows on throwing away begins at its beginning
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP, json.dumps([path or os.getcwd() for path in sys.path])],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the parent, which then closes the connection
+        )
+    return _Child(process, ours, stderr)
+
+
+def _environment() -> dict[str, str]:
+    """Return what of the environment the child gets: no credentials, and one thread."""
+    kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_FROM)}
+    return kept | dict.fromkeys(_ONE_THREAD, "1") | {"MALLOC_ARENA_MAX": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+def _parse_head(head: bytes) -> dict[str, Any]:
+    found = json.loads(head)
+    if not isinstance(found, dict):
+        raise ValueError("the head of a reply is a mapping")
+    return found
+
+
+def _one_line(text: Any) -> str:
+    """Return what a child wrote as it may be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:300])

@@ -1,0 +1,165 @@
+"""A child process that serves items: each limit costs the item in hand, and nothing of the child reaches the parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.errors import IsolationFailed, ItemLimit
+from cluster.isolated_child import Limits
+from cluster.isolation import Isolated
+from tests.unit.cluster import handlers
+
+LIMITS = Limits(memory_bytes=100 << 20, cpu_seconds=0.5, wall_seconds=10.0)
+
+
+@pytest.fixture
+def isolated():
+    made = Isolated(handlers.make, LIMITS)
+    yield made
+    made.close()
+
+
+def pid_of(isolated):
+    return isolated(b"echo x")[0]["pid"]
+
+
+def test_one_child_serves_many_items(isolated):
+    text = "ä" * 1_000_000
+    assert isolated(f"echo {text}".encode()) == ({"pid": pid_of(isolated), "size": len(text)}, text.encode())
+    assert isolated(b"echo ")[1] == b""
+    assert pid_of(isolated) != os.getpid()
+
+
+def test_the_factory_gets_its_settings():
+    isolated = Isolated(handlers.make_from, LIMITS, {"word": "red"})
+    assert isolated(b"\0\xff") == ({"word": "red"}, b"\0\xff")
+    isolated.close()
+    assert isolated(b"again") == ({"word": "red"}, b"again")
+    isolated.close()
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (b"spin 30", r"takes more than 0\.5 s of a processor"),
+        (b"ignore 30", r"takes more than 0\.5 s of a processor"),
+        (b"kill 11", "ended the process that read it by SIGSEGV"),
+        (b"kill 9", "ended the process that read it by SIGKILL"),
+        (b"leave sorry", r"ended the process that read it \(exit status 7: sorry\?\[2J\)"),
+        (b"lie 1000000000000", "ended the process"),
+        (b"chatter", "ended the process"),
+    ],
+)
+def test_an_item_that_ends_the_child_costs_itself_alone(isolated, item, message):
+    first = pid_of(isolated)
+    with pytest.raises(ItemLimit, match=message):
+        isolated(item)
+    assert pid_of(isolated) != first
+
+
+def test_memory_is_limited_and_the_child_goes_on(isolated):
+    assert isolated(b"allocate 50")[0] == {"size": 50 << 20}
+    first = pid_of(isolated)
+    with pytest.raises(ItemLimit, match="needs more than 105 MB of memory"):
+        isolated(b"allocate 200")
+    assert pid_of(isolated) == first
+
+
+def test_the_time_by_the_clock_is_limited():
+    isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=5.0, wall_seconds=0.5))
+    first, begin = pid_of(isolated), time.monotonic()
+    with pytest.raises(ItemLimit, match=r"takes more than 0\.5 s"):
+        isolated(b"sleep 30")
+    assert time.monotonic() - begin < 5
+    assert pid_of(isolated) != first
+    isolated.close()
+
+
+def test_the_time_of_a_processor_is_that_of_each_item(isolated):
+    first = pid_of(isolated)
+    for _ in range(4):
+        isolated(b"spin 0.3")
+    assert pid_of(isolated) == first
+
+
+def test_a_child_killed_between_two_items_costs_none(isolated):
+    first = pid_of(isolated)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(0.2)
+    assert pid_of(isolated) != first
+
+
+def test_credentials_and_open_files_stay_with_the_parent(isolated, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t")
+    with (tmp_path / "open").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        found, _ = isolated(b"environment")
+    assert "AWS_SECRET_ACCESS_KEY" not in found["names"]
+    assert "PATH" in found["names"]
+    assert len(found["open"]) == 5  # three standard ones, the connection, the listing itself
+    assert isolated(b"stdin") == ({}, b"")
+
+
+def test_large_files_and_core_dumps_are_not_written(isolated, tmp_path):
+    with pytest.raises(IsolationFailed, match="failed: OSError"):
+        isolated(f"write {tmp_path / 'file'}".encode())
+    assert (tmp_path / "file").stat().st_size <= 1 << 20
+
+
+def test_what_a_child_writes_to_standard_error_is_not_kept_for_ever(isolated, capfd):
+    for _ in range(20):
+        isolated(b"noise")
+    with pytest.raises(ItemLimit, match="exit status 7: sorry"):
+        isolated(b"leave sorry")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (handlers.make_none, r"does not start: ModuleNotFoundError: no such reader: pip install it\?\[31m"),
+        (handlers.end_at_start, "does not start: ended the process that read it .exit status 3"),
+    ],
+)
+def test_a_child_that_does_not_start_is_no_fault_of_the_item(make, message):
+    with pytest.raises(IsolationFailed, match=message):
+        Isolated(make, LIMITS)(b"x")
+
+
+PARENT = """
+import os, sys
+from cluster.isolated_child import Limits
+from cluster.isolation import Isolated
+from tests.unit.cluster import handlers
+isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=2.0, wall_seconds=60.0))
+print(isolated(b"echo x")[0]["pid"], flush=True)
+if sys.argv[1] == "busy":
+    isolated(b"spin 60")
+elif sys.argv[1] == "killed":
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("how", ["ended", "killed", "busy"])
+def test_a_child_ends_with_its_parent(how):
+    with subprocess.Popen([sys.executable, "-c", PARENT, how], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        if how == "busy":
+            time.sleep(0.3)
+            parent.kill()
+    deadline = time.monotonic() + 20
+    while _is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(child)
+
+
+def _is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -290,13 +290,14 @@ def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
 
 
 def _report(record: "RunRecord", as_json: bool) -> None:
-    from pipeline.report import print_failures, stage_table
+    from pipeline.report import print_failures, print_skips, stage_table
 
     if as_json:
         _print_json(record.document())
         return
     console = _console(stderr=False)
     console.print(stage_table(record))
+    print_skips(console, record)
     if record.status == "failed":
         print_failures(_console(stderr=True), record)
 

@@ -75,6 +75,13 @@ def print_failures(console: Console, record: RunRecord) -> None:
     console.print("What was finished is kept; run the same command again to go on.", highlight=False)
 
 
+def print_skips(console: Console, record: RunRecord) -> None:
+    """Print what the stages skipped, with first examples."""
+    for stage in record.stages:
+        if skipped := stage.notes.get("skipped"):
+            console.print(f"{stage.name} skipped {skipped}", highlight=False, markup=False)
+
+
 def runs_table(records: Sequence[RunRecord]) -> Table:
     """Return the table of all runs, the latest first."""
     table = Table(title="runs", title_justify="left")

@@ -14,13 +14,13 @@ from stages.encoders.config import with_trained
 if TYPE_CHECKING:
     from pipeline.tracking import RunTracker
 
-FAILED = "failed_"
+FAILED, SKIPPED = "failed_", "skipped_"
 REQUIREMENTS = ["corgi-pipeline"]
 """What a process needs that loads a registered model."""
 
 
 def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], plan: Plan) -> None:
-    """Record how many images there were, how many captions the prior may use, and what was lost, by cause."""
+    """Record how many images there were, how many captions the prior may use, and what was lost or skipped."""
     download = results.get("download_shards")
     if download is None or download.summary is None:
         return
@@ -30,10 +30,15 @@ def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], pl
     tracker.log_provenance(
         images=counts["images"],
         captioned=counts["captioned"] if used is None else used,
-        failures={name.removeprefix(FAILED): count for name, count in counts.items() if name.startswith(FAILED)},
+        failures=_by_cause(counts, FAILED),
+        skips=_by_cause(counts, SKIPPED),
         source=f"artifacts/download_shards/{plan.stages['download_shards'].fingerprint}",
         digest=plan.stages["download_shards"].fingerprint,
     )
+
+
+def _by_cause(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
 
 
 def register_model(tracker: "RunTracker", experiment: RunConfig, plan: Plan, store: Store) -> None:

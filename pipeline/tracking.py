@@ -121,15 +121,23 @@ class RunTracker:
         self._client.log_text(self._parent.run_id, yaml_text, "config.yaml")
 
     def log_provenance(
-        self, *, images: int, captioned: int, failures: Mapping[str, int], source: str = "", digest: str = ""
+        self,
+        *,
+        images: int,
+        captioned: int,
+        failures: Mapping[str, int],
+        skips: Mapping[str, int] | None = None,
+        source: str = "",
+        digest: str = "",
     ) -> None:
-        """Record what the run learned from: images, captions, failures by cause, and where the data lies."""
+        """Record what the run learned from: images, captions, failures and skips by cause, and where the data lies."""
         fraction = captioned / images if images else 0.0
         counts = {"images": images, "captioned": captioned, "captioned_fraction": fraction}
         by_cause = {f"failed/{cause}": count for cause, count in failures.items()}
+        by_cause |= {f"skipped/{cause}": count for cause, count in (skips or {}).items()}
         self._parent.add({f"data/{name}": value for name, value in (counts | by_cause).items()})
         if source:
-            profile = json.dumps(counts | {"failures": dict(failures)})
+            profile = json.dumps(counts | {"failures": dict(failures), "skips": dict(skips or {})})
             data = Dataset("images", digest[:36], "folder", json.dumps({"uri": source}), profile=profile)
             self._client.log_inputs(self._parent.run_id, [DatasetInput(data)])
         self.flush()

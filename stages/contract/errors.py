@@ -3,6 +3,7 @@
 StageError
 ├── InputFault      the data or files given to the stage cannot be used
 ├── YieldTooLow     the stage produced less than its configured minimum
+├── Unaccounted     entries of a source are neither images nor counted: a fault of the stage itself
 ├── InputLost       an upstream stage, whose units this one streams, has failed
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
 └── ItemFault       one item is lost, for a cause that is counted, and the stage goes on with the others
@@ -26,6 +27,10 @@ class InputFault(StageError):
 
 class YieldTooLow(StageError):
     """The stage produced less than its configured minimum."""
+
+
+class Unaccounted(StageError):
+    """Entries of a source are neither images nor counted failures nor counted skips."""
 
 
 class InputLost(StageError):
@@ -71,6 +76,15 @@ class FailureCause(StrEnum):
     OUTSIDE_FOLDER = "outside_folder", "the file lies outside the folder"
     DAMAGED_TAR = "damaged_tar", "tar is damaged from here on"
     BAD_CAPTION_FILE = "bad_caption_file", "caption file is damaged"
+    BAD_NAME = "bad_name", "the name is no valid text"
+    NOT_A_FILE = "not_a_file", "no regular file"  # FIFO, socket, device
+    BAD_ROW = "bad_row", "the row is damaged"
+    UNMATCHED_ROW = "unmatched_row", "the row names no single file"
+    # of a source, and not to be images
+    HIDDEN_FILE = "hidden_file"
+    NO_IMAGE_FILE = "no_image_file"
+    LINKED_FOLDER = "linked_folder"
+    CAPTION_WITHOUT_IMAGE = "caption_without_image"
     # images
     NO_IMAGE = "no_image"
     CORRUPT_IMAGE = "corrupt_image", "Image decoding error"

@@ -109,7 +109,7 @@ class DownloadShardsConfig(StageConfig):
     """Turn a source of images into webdataset shards in img2dataset's layout."""
 
     stage: ClassVar[str] = "download_shards"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     source: Annotated[Source, Field(discriminator="kind")]
     rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")

@@ -2,7 +2,8 @@
 
 from stages.contract.findings import Findings, InspectionContext, evenly, histogram
 from stages.formats.sample_sheets import CaptionStatistics, add_sheet
-from stages.formats.shards import EntryStatus, failure_label, read_table
+from stages.formats.shards import EntryStatus, ShardRecord, failure_label, read_table
+from stages.formats.source_records import SourceRecord, add_up
 from stages.storage.artifact import Artifact
 
 SHOWN = 24
@@ -32,7 +33,17 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
     for kind, sides in sizes.items():
         findings.add_table(f"shorter side in pixels ({kind})", ("pixels", "images", "fraction"), histogram(sides))
     findings.add_table("lost entries (first ones)", ("key", "cause", "address"), lost[:LOST_SHOWN])
+    _add_skips(artifact, findings)
     add_sheet(findings, artifact, evenly(samples, SHOWN), "samples", "samples")
+
+
+def _add_skips(artifact: Artifact, findings: Findings) -> None:
+    """Add what the source held besides entries with a row: files of other kinds, links out of it, captions."""
+    source = SourceRecord.of(artifact) if artifact.exists(SourceRecord.file) else SourceRecord()
+    skips = add_up([source.skips, *(record.skips for record in ShardRecord.done(artifact).values())])
+    rows = [(cause, one.count, ", ".join(one.kinds), one.example) for cause, one in skips.items()]
+    findings.add_table("skipped entries of the source", ("cause", "entries", "kinds", "first one"), rows)
+    findings.add_figures("files that describe images", source.used)
 
 
 def _captions_of(row: dict[str, object]) -> list[str]:

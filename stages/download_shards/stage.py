@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.contract.documents import Totals
-from stages.contract.errors import YieldTooLow
+from stages.contract.errors import Unaccounted, YieldTooLow
+from stages.contract.events import Log
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
@@ -20,6 +21,7 @@ from stages.download_shards.worker import (
     yields_enough,
 )
 from stages.formats.shards import ShardRecord, shard_names
+from stages.formats.source_records import SourceRecord, add_up, in_words
 from stages.storage.artifact import UNITS, Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner
 
@@ -31,9 +33,13 @@ def run(
     records = _finished(config, output)
     planned = output.planned_units()
     if planned is None or len(records) < planned:
-        with make_source(config).parts() as parts:
+        with make_source(config).parts() as source:
+            parts = source.parts
+            source.record.write(output)
             tasks = [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
             records = _download(config, tasks, records, output=output, context=context)
+    source_record = SourceRecord.of(output)
+    check_accounts(records, source_record)
     _check_yield(config, records)
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
@@ -44,7 +50,10 @@ def run(
         "duplicate_urls": count_repeated_urls(output, list(records)),
         "duplicate_images": sum(map(len, repeated.values())),
     }
-    return _summarise(records, counts)
+    summary = _summarise(records, source_record, counts)
+    for what, words in summary.notes.items():
+        context.emit(Log(f"{what}: {words}", "WARNING"))
+    return summary
 
 
 def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, ShardRecord]:
@@ -112,7 +121,24 @@ def _rate(totals: Totals) -> float:
     return totals.images / wanted if wanted else 0.0
 
 
-def _summarise(records: Mapping[str, ShardRecord], further: Mapping[str, int]) -> StageSummary:
-    totals = Totals.of(records.values())
+def check_accounts(records: Mapping[str, ShardRecord], source: SourceRecord) -> None:
+    """Compare what the source holds with what became of it: images, counted failures, counted skips."""
+    totals, skips = Totals.of(records.values()), add_up([source.skips, *(record.skips for record in records.values())])
+    images, failed = totals.images, sum(totals.causes.values())
+    skipped, used = sum(one.count for one in skips.values()), sum(source.used.values())
+    found = totals.counts["rows"] + skipped + used if source.found is None else source.found
+    if found != images + failed + skipped + used:
+        raise Unaccounted(
+            f"download_shards: the source has {found - used} entries, which became {images} images, {failed} counted "
+            f"failures and {skipped} counted skips: every entry must be one of these: run again, and report it if it "
+            "comes again"
+        )
+
+
+def _summarise(records: Mapping[str, ShardRecord], source: SourceRecord, further: Mapping[str, int]) -> StageSummary:
+    totals, skips = Totals.of(records.values()), add_up([source.skips, *(record.skips for record in records.values())])
     counts = totals.named | {name: count for name, count in further.items() if count}
-    return StageSummary(items=totals.images, counts=counts, metrics={"yield": _rate(totals)})
+    counts |= {f"skipped_{cause}": one.count for cause, one in skips.items()}
+    notes = {"skipped": in_words(skips), "lost before reading": in_words(source.failures)}
+    notes = {name: words for name, words in notes.items() if words}
+    return StageSummary(items=totals.images, counts=counts, metrics={"yield": _rate(totals)}, notes=notes)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.contract.errors import FailureCause, ItemFault
+from stages.contract.errors import FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.resizing import Resized, make_resizer
-from stages.download_shards.sources.base import Entry
+from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
 from stages.formats.shards import EntryStatus, ShardEntry, ShardRecord, read_entries, write_shard
+from stages.formats.source_records import Counted, Counter
 from stages.storage.artifact import UNITS, Output
 
 POOR = "poor"
@@ -56,17 +57,18 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         recorded = f"{UNITS}/{task.name}.json"
         if output.exists(recorded):  # by a process that died before it could report it
             return ShardRecord.parse(output.read_json(recorded), output, recorded)
-        schema, entries = source.read(task.part)
-        finished = sorted(_resize_each(entries, resize), key=lambda one: one[0].index)
+        part, skips = source.read(task.part), Counter()
+        finished = sorted(_resize_each(without_skipped(part.each, skips), resize), key=lambda one: one[0].index)
+        check_count(task.name, part.count(), len(finished), skips)
         keys = _keys(task, len(finished), config)
         made = [
             _shard_entry(key, entry.row, status, found)
             for key, (entry, status, found) in zip(keys, finished, strict=True)
         ]
-        whole_schema = pa.schema([*schema, *_MEASURED])
+        whole_schema = pa.schema([*part.schema, *_MEASURED])
         write_shard(output, task.name, made, schema=whole_schema, image_suffix=config.encode_format)
         faults = [found.label for _, _, found in finished if isinstance(found, ItemFault)]
-        return _make_record(made, collections.Counter(faults))
+        return _make_record(made, collections.Counter(faults), skips.counted)
 
     return make
 
@@ -99,9 +101,28 @@ def drop_duplicates(
         entries[row] = dataclasses.replace(entries[row], image=None, row=lost)
     write_shard(output, name, entries, schema=schema, image_suffix=config.encode_format)
     failures = collections.Counter(record.failures) + collections.Counter({fault.label: len(rows)})
-    record = _make_record(entries, failures)
+    record = _make_record(entries, failures, record.skips)
     record.finish(output, name)
     return record
+
+
+def without_skipped(entries: Iterator[Entry | Skipped], skips: Counter) -> Iterator[Entry]:
+    """Yield the entries that have a row, and count the others."""
+    for entry in entries:
+        if isinstance(entry, Entry):
+            yield entry
+        else:
+            skips.add(entry.cause, entry.name, entry.kind)
+
+
+def check_count(name: str, found: int, rows: int, skips: Counter) -> None:
+    """Compare how many entries a shard's part of the source has with how many were met."""
+    skipped = sum(one.count for one in skips.counted.values())
+    if found != rows + skipped:
+        raise Unaccounted(
+            f"download_shards: shard {name}: its part of the source has {found} entries, of which {rows} were "
+            f"read and {skipped} skipped: every entry must be one of these: run again, and report it if it comes again"
+        )
 
 
 def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -> Iterator[Finished]:
@@ -124,13 +145,16 @@ def _shard_entry(key: str, row: dict[str, Any], status: EntryStatus, found: Resi
     return ShardEntry(key, image, {**row, "key": key, "status": status, "error_message": error, **sizes})
 
 
-def _make_record(entries: Sequence[ShardEntry], failures: Mapping[str, int]) -> ShardRecord:
+def _make_record(
+    entries: Sequence[ShardEntry], failures: Mapping[str, int], skips: Mapping[str, Counted]
+) -> ShardRecord:
     images = [entry for entry in entries if entry.row["status"] == EntryStatus.SUCCESS]
     return ShardRecord(
         rows=len(entries),
         images=len(images),
         captioned=sum(entry.row.get("caption") is not None for entry in images),
         failures=dict(sorted(failures.items())),
+        skips=skips,
     )
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from stages.contract.documents import UnitRecord
 from stages.contract.errors import FailureCause
+from stages.formats.source_records import Counted
 from stages.storage.artifact import Artifact, Output
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -56,6 +57,8 @@ class ShardRecord(UnitRecord):
     images: int
     captioned: int
     failures: Mapping[str, int]
+    skips: Mapping[str, Counted] = {}
+    """What the part of the source held besides ``rows``."""
 
 
 # ---- writing

@@ -163,7 +163,10 @@ def test_every_end_of_a_stage_has_its_status(uri: str) -> None:
 def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
     tracker = RunTracker.open(uri, "shapes", "run", None)
     failures = {"http_404": 3, "not an image: bad": 1}
-    tracker.log_provenance(images=200, captioned=20, failures=failures, source="/data/artifact", digest="abc")
+    tracker.log_provenance(
+        images=200, captioned=20, failures=failures, skips={"unsupported_format": 5},
+        source="/data/artifact", digest="abc",
+    )  # fmt: skip
     run = MlflowClient(uri).get_run(tracker.runs.run_id)
     assert run.data.metrics == {
         "data/images": 200,
@@ -171,6 +174,7 @@ def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
         "data/captioned_fraction": 0.1,
         "data/failed/http_404": 3,
         "data/failed/not an image_ bad": 1,
+        "data/skipped/unsupported_format": 5,
     }
     dataset = run.inputs.dataset_inputs[0].dataset
     assert (dataset.digest, "/data/artifact" in dataset.source) == ("abc", True)

@@ -1,13 +1,14 @@
 """What every kind of source does: check itself, divide itself into shards, and read the entries of a shard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from stages.contract.errors import ItemFault
+from stages.contract.errors import FailureCause, ItemFault
+from stages.formats.source_records import SourceRecord
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,36 @@ class Entry:
     """The encoded image, or why there is none."""
 
 
-Entries = tuple[pa.Schema, Iterator[Entry]]
-"""The schema of the rows, and the entries in any order, read as they are asked for."""
+@dataclass(frozen=True)
+class Skipped:
+    """An entry that was not to be an image: it has no row, and is counted by cause with the first one's name."""
+
+    cause: FailureCause
+    name: str
+    kind: str = ""
+    """What it is, where that is worth counting: the suffix of a file's name."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What one part of a source holds."""
+
+    schema: pa.Schema
+    """Of the rows."""
+    each: Iterator[Entry | Skipped]
+    """In any order, read as they are asked for."""
+    count: Callable[[], int]
+    """How many there are, counted otherwise than by handing them out; called after the last one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A source divided into shards."""
+
+    parts: Sequence[Any]
+    """One for each shard, to be pickled and read while the context of :meth:`Source.parts` is open."""
+    record: SourceRecord = field(default_factory=SourceRecord)
+    """What was found and skipped while it was divided."""
 
 
 class Source(Protocol):
@@ -33,8 +62,8 @@ class Source(Protocol):
         """Check that the source can be read, by names and headers alone, or raise InputFault."""
         ...
 
-    def parts(self) -> AbstractContextManager[Sequence[Any]]:
-        """Return one part for each shard, to be pickled and read while the context is open; or raise InputFault."""
+    def parts(self) -> AbstractContextManager[Parts]:
+        """Return one part for each shard; or raise InputFault."""
         ...
 
     def read(self, part: Any) -> Entries:

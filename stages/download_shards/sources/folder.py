@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
-from stages.download_shards.sources.base import Entries, Entry
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.rows import RESERVED, RowPart, caption_column, clean_captions, cut, make_rows
 from stages.download_shards.sources.tables import read_table, require_columns
 from stages.download_shards.sources.trees import Content, OutsideTree, Tree, leads_out, open_tree
+from stages.formats.source_records import SourceRecord
 from stages.storage.filesystems import explaining
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -37,10 +38,11 @@ class Folder:
             _read_metadata(self._source)
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[RowPart]]:
+    def parts(self) -> Iterator[Parts]:
         """Yield the rows of each shard."""
         self.check()
-        yield cut(list_folder(self._source), self._rows_per_shard)
+        rows = list_folder(self._source)
+        yield Parts(cut(rows, self._rows_per_shard), SourceRecord(found=rows.num_rows))
 
     def read(self, part: RowPart) -> Entries:
         """Read the captions of all rows, then the images one after another."""
@@ -50,7 +52,7 @@ class Folder:
         extra = rows.select([name for name in rows.column_names if name not in RESERVED])
         table = make_rows(rows["url"], captions, extra)
         faults = [one if isinstance(one, ItemFault) else None for one in found]
-        return table.schema, _entries(tree, table.to_pylist(), faults)
+        return Entries(table.schema, _entries(tree, table.to_pylist(), faults), lambda: rows.num_rows)
 
 
 def list_folder(source: FolderSource) -> pa.Table:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
-from stages.download_shards.sources.base import Entries, Entry
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
+from stages.formats.source_records import SourceRecord
 
 _ROWS_AT_A_TIME = 64
 _NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no image")
@@ -35,7 +36,7 @@ class HuggingfaceDataset:
             require_columns(source, ("image_column", "caption_column"), file.name, _schema(file).names)
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[Range]]:
+    def parts(self) -> Iterator[Parts]:
         """Yield the range of rows of each shard."""
         self.check()
         total = sum(_num_rows(file) for file in _files(self._source))
@@ -44,7 +45,8 @@ class HuggingfaceDataset:
                 f"download_shards.source.path: {self._source.path} holds no row: give a dataset with at least one"
             )
         step = self._rows_per_shard
-        yield [(start, min(step, total - start)) for start in range(0, total, step)]
+        parts = [(start, min(step, total - start)) for start in range(0, total, step)]
+        yield Parts(parts, SourceRecord(found=total))
 
     def read(self, part: Range) -> Entries:
         """Read the rows; a column of bytes or images other than the images' is left out."""
@@ -57,7 +59,7 @@ class HuggingfaceDataset:
         captions = table[source.caption_column] if source.caption_column is not None else None
         extra = table.select([name for name in names if name != source.caption_column])
         rows = make_rows(urls, captions, extra)
-        return rows.schema, _entries(source, rows.to_pylist(), part)
+        return Entries(rows.schema, _entries(source, rows.to_pylist(), part), lambda: count)
 
 
 def _entries(source: HuggingfaceSource, rows: list[dict[str, Any]], part: Range) -> Iterator[Entry]:

@@ -1,12 +1,13 @@
 """Scenes that the project renders itself, serves over loopback HTTP and downloads from there."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
-from stages.download_shards.sources.base import Entries
+from stages.download_shards.sources.base import Entries, Parts
 from stages.download_shards.sources.rows import RowPart, cut
 from stages.download_shards.sources.url_list import fetch_entries
+from stages.formats.source_records import SourceRecord
 
 ScenePart = tuple[RowPart, str]
 """Rows, and the address of the server."""
@@ -22,12 +23,13 @@ class Scenes:
         """Everything is made here: there is nothing to check."""
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[ScenePart]]:
+    def parts(self) -> Iterator[Parts]:
         """Yield the rows of each shard while the server runs."""
         from stages.download_shards.sources.scene_server import serve_scenes  # imports torch
 
         with serve_scenes(self._source) as (rows, base_url):
-            yield [(part, base_url) for part in cut(rows, self._config.rows_per_shard)]
+            parts = [(part, base_url) for part in cut(rows, self._config.rows_per_shard)]
+            yield Parts(parts, SourceRecord(found=rows.num_rows))
 
     def read(self, part: ScenePart) -> Entries:
         """Fetch the images."""

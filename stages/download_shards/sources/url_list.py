@@ -1,7 +1,7 @@
 """A list of image addresses in a file, or in a folder of files of one format."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +14,10 @@ from stages.download_shards.http.fetch import Fetcher, without_credentials
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
-from stages.download_shards.sources.base import Entries, Entry
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.rows import RowPart, cut, make_rows, on_disk
 from stages.download_shards.sources.tables import FORMATS, read_columns, read_table, require_columns
+from stages.formats.source_records import SourceRecord
 from stages.storage.filesystems import explaining, is_remote, kind_at, open_address
 
 _NO_ADDRESS = ItemFault(FailureCause.INVALID_URL, "no host given")
@@ -40,13 +41,13 @@ class UrlList:
                 require_columns(self._source, keys, file.rpartition("/")[2], found)
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[RowPart]]:
-        """Yield the rows of each shard."""
+    def parts(self) -> Iterator[Parts]:
+        """Yield the rows of each shard; every row is an entry."""
         self.check()
         rows = read_url_list(self._source)
         if self._config.drop_duplicate_urls:
             rows = mark_repeated(rows)
-        yield cut(rows, self._config.rows_per_shard)
+        yield Parts(cut(rows, self._config.rows_per_shard), SourceRecord(found=rows.num_rows))
 
     def read(self, part: RowPart) -> Entries:
         """Fetch the files."""
@@ -109,7 +110,7 @@ def fetch_entries(rows: pa.Table, config: DownloadShardsConfig, *, base_url: str
     """
     dropped = rows[IS_DUPLICATE].to_pylist() if IS_DUPLICATE in rows.column_names else [False] * rows.num_rows
     kept = rows.drop_columns([IS_DUPLICATE]) if IS_DUPLICATE in rows.column_names else rows
-    return kept.schema, _entries(kept, dropped, config, base_url)
+    return Entries(kept.schema, _entries(kept, dropped, config, base_url), lambda: rows.num_rows)
 
 
 def _entries(rows: pa.Table, dropped: list[bool], config: DownloadShardsConfig, base_url: str) -> Iterator[Entry]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.http.fetch import without_credentials
-from stages.download_shards.sources.base import Entries, Entry
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.rows import clean_captions
 from stages.storage.filesystems import explaining, open_address
 
@@ -45,13 +45,14 @@ class Webdataset:
             self._tars()
 
     @contextlib.contextmanager
-    def parts(self) -> Iterator[Sequence[str]]:
+    def parts(self) -> Iterator[Parts]:
         """Yield the addresses of the shards, in order."""
-        yield self._tars()
+        yield Parts(self._tars())
 
     def read(self, part: str) -> Entries:
         """Read one shard."""
-        return _SCHEMA, _entries(part)
+        seen: list[int] = []
+        return Entries(_SCHEMA, _noting(_entries(part), seen), lambda: len(seen))
 
     def _tars(self) -> list[str]:
         fs, root = open_address(self._path)
@@ -61,6 +62,12 @@ class Webdataset:
                 f"download_shards.source.path: {self._path}: no .tar file there: give one, or a folder of them"
             )
         return [fs.unstrip_protocol(name) for name in found]
+
+
+def _noting(entries: Iterator[Entry], seen: list[int]) -> Iterator[Entry]:
+    for entry in entries:
+        seen.append(entry.index)
+        yield entry
 
 
 def _entries(uri: str) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline.quickstart import quickstart_document, quickstart_report
 from pipeline.record import RunRecord
-from pipeline.report import print_failures, stage_table
+from pipeline.report import print_failures, print_skips, stage_table
 from tests.factories import make_entry, make_record
 
 
@@ -68,6 +68,14 @@ def test_a_failure_is_reported_with_its_cause_and_log() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for words in ("no captions [0]", "/logs/train_prior.log", "generate was not run: needs train_prior"):
         assert words in text
+
+
+def test_what_was_skipped_is_reported_as_it_is_written() -> None:
+    notes = {"skipped": "unsupported_format: 2 (.heic 2; first: [red]a.heic)"}
+    console = Console(file=io.StringIO(), width=160)
+    print_skips(console, _record(stages=[make_entry("download_shards", notes=notes), make_entry("embed_clip")]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text == "download_shards skipped unsupported_format: 2 (.heic 2; first: [red]a.heic)\n"
 
 
 def test_a_streaming_stage_is_marked_and_a_stopped_one_counts_as_run() -> None:

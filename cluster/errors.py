@@ -3,6 +3,7 @@
 ClusterError
 ├── NotStarted      Ray does not start on this machine
 ├── Unreachable     no Ray cluster responds at the address
+├── Refused         Ray's job server takes no such job
 ├── TrainingLost    a training group lost processes repeatedly
 ├── ItemLimit       an item exceeded a limit of the process that isolates it, or ended that process
 └── IsolationFailed a process that isolates items does not start, or its handler is wrong
@@ -19,6 +20,10 @@ class NotStarted(ClusterError):
 
 class Unreachable(ClusterError):
     """No Ray cluster responds at the address."""
+
+
+class Refused(ClusterError):
+    """Ray's job server takes no such job."""
 
 
 class TrainingLost(ClusterError):

@@ -6,13 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import Unreachable
+from cluster.errors import Refused, Unreachable
 
 
-def submit_job(address: str, command: Sequence[str], working_dir: Path) -> str:
-    """Submit a command with a folder's files (without those that .gitignore names) and return the job's id."""
+def submit_job(address: str, command: Sequence[str], package: Path) -> str:
+    """Submit a command that runs among the files of a zip, and return the job's id.
+
+    Raises:
+        Unreachable: there is no job server at the address, or it wants a token.
+        Refused: it takes neither the package nor the command.
+    """
     client = _client(address)
-    job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(working_dir)})
+    try:
+        job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(package)})
+    except RuntimeError as error:  # Ray's words for every status but 200
+        cause = " ".join(str(error).split())
+        remedy = "the package is too large for it: leave more files out" if "413" in cause else "see the server's log"
+        raise Refused(
+            f"--address: Ray's job server at {address!r} refused the job ({cause[:200]}): {remedy}"
+        ) from error
     return job
 
 

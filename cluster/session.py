@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,10 @@ def existing_address(configured: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def session(
-    address: str | None, num_cpus: int | None = None, *, environment: Mapping[str, str] | None = None
-) -> Iterator[Machines]:
+def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machines]:
     """Connect to Ray for the length of the block; within another session's block, that connection is used.
 
-    ``environment`` holds variables for the workers of an existing cluster; a Ray started here inherits this process's.
+    No runtime environment is given: Ray writes its variables into logs and shows them on its dashboard.
 
     Raises:
         Unreachable: nothing responds at the address.
@@ -58,8 +56,7 @@ def session(
             )
         else:
             check_reachable(address)
-            runtime = {"env_vars": dict(environment)} if environment else None
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no type of its own for a node that does not start in time
         if address is None:
             raise NotStarted(

@@ -146,14 +146,13 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the job to its end")] = True,
     as_json: Json = False,
 ) -> None:
-    """Run an experiment as a job on a Ray cluster; the current folder goes along."""
-    from cluster.jobs import follow_job, submit_job
-    from pipeline.config.loading import load_config
+    """Run an experiment as a job on a Ray cluster; the current folder goes along, without secrets, data and caches."""
+    from cluster.jobs import follow_job
+    from pipeline.submission import submit_experiment
+    from stages.contract.secrets import redact
 
-    load_config(config, overrides or ())  # a wrong config is reported here, not in a log on the cluster
-    relative = _inside_current_folder(config)
-    job = submit_job(address, ["python", "-m", "pipeline", "run", relative, *(overrides or ())], working_dir=Path.cwd())
-    typer.echo(f"job {job} submitted to {address}", err=True)
+    job = submit_experiment(config, overrides or (), address, echo=lambda text: typer.echo(redact(text), err=True))
+    typer.echo(redact(f"job {job} submitted to {address}"), err=True)
     status = follow_job(address, job, echo=lambda text: typer.echo(text, err=True, nl=False)) if wait else "SUBMITTED"
     if as_json:
         _print_json({"job": job, "status": status})
@@ -243,6 +242,11 @@ def dashboard(
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
+    from stages.contract.secrets import print_redacted_traceback, redact_logs, remember_environment
+
+    remember_environment()
+    redact_logs()
+    sys.excepthook = print_redacted_traceback
     try:
         app()
     except Exception as error:  # noqa: BLE001  only faults of our own keep their traceback
@@ -258,15 +262,17 @@ def _report_error(error: Exception) -> int:
     from cluster.errors import ClusterError
     from pipeline.errors import PipelineError, full_disk
     from stages.contract.errors import StageError
+    from stages.contract.secrets import redact
 
     if (full := full_disk(error)) is not None:
         error = PipelineError(full)
     if not isinstance(error, PipelineError | ClusterError | StageError):
         raise error
     code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError) else 2
-    typer.echo(f"corgi: {error}", err=True)
+    message = redact(str(error))
+    typer.echo(f"corgi: {message}", err=True)
     if "--json" in sys.argv:
-        _print_json({"status": "error", "error": str(error)})
+        _print_json({"status": "error", "error": message})
     return code
 
 
@@ -317,17 +323,6 @@ def _store(uri: str) -> "RunStore":
     return found
 
 
-def _inside_current_folder(config: Path) -> str:
-    from pipeline.errors import UsageError
-
-    try:
-        return config.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        raise UsageError(
-            f"{config}: lies outside the current folder, and only that goes to the cluster; go to a folder above it"
-        ) from None
-
-
 def _console(*, stderr: bool) -> Any:
     from rich.console import Console
 
@@ -343,4 +338,6 @@ def _show(content: Any) -> None:
 
 
 def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=1, default=str))
+    from stages.contract.secrets import redact_tree
+
+    typer.echo(json.dumps(redact_tree(document), indent=1, default=str))

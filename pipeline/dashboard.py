@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import IO, NoReturn
 
 from pipeline.errors import UsageError
+from pipeline.tracking_address import is_server, usable_address
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
@@ -26,7 +27,8 @@ RUNS_PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning"
 def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", port: int = 5000) -> None:
     """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is printed."""
     page = RUNS_PAGE.format(experiment=experiment)
-    if tracking_uri.startswith(("http://", "https://")):
+    tracking_uri = usable_address(tracking_uri)
+    if is_server(tracking_uri):
         _report(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
         return
     signal.signal(signal.SIGTERM, _leave)  # else the server would outlive this process
@@ -51,9 +53,9 @@ def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[s
 
 
 def _start(tracking_uri: str, host: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri  # a command line is seen by all users of the machine
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 

@@ -9,13 +9,18 @@ import errno
 import os
 from typing import ClassVar
 
+from stages.contract.secrets import redact
+
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class PipelineError(Exception):
-    """Root of the pipeline layer; the message is what the user reads."""
+    """Root of the pipeline layer; the message is what the user reads, with secrets that libraries quote masked."""
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class UsageError(PipelineError):

@@ -10,24 +10,25 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.channel import Channel, Sender
-from cluster.mapping import map_on_ray
 from cluster.session import Machines
-from cluster.training import TrainFunction, TrainGroup, use_cpus
+from cluster.training import use_cpus
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
 from pipeline.plan import Plan, PlannedStage
+from pipeline.processes import Environment, raising_no_secrets
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Event, Log, Progress
 from stages.contract.runner import run_stage
+from stages.contract.secrets import redact
 from stages.contract.stage import Allocation, InputState, StageConfig, StageContext, StageSummary
 from stages.formats.filtered import filter_inputs
 from stages.storage.artifact import Artifact, Output
@@ -45,31 +46,30 @@ class StageJob:
     output: Output
     allocation: Allocation
     upstream: tuple[str, ...] = ()
+    environment: Environment = field(default_factory=Environment)
 
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     """Run one stage in this process; ``upstream`` only orders the tasks."""
     use_cpus(job.allocation.cpus_per_worker)
+    job.environment.enter()
     handler = _ForwardLogs(emit)
     logging.getLogger().addHandler(handler)
     try:
-        module = importlib.import_module(f"stages.{job.config.stage}.stage")
-        input_state = functools.partial(_input_state, emit, job.upstream)
-        context = StageContext(emit, map_on_ray, _launch_training, job.allocation, input_state)
-        inputs = filter_inputs(job.inputs)
-        return run_stage(
-            module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity
-        )
+        with raising_no_secrets():
+            return _run_stage(job, emit)
     finally:
         logging.getLogger().removeHandler(handler)
         emit.flush()
 
 
-def _launch_training(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-    """Train under Ray Train, which takes a second to import: only stages that train pay for it."""
-    from cluster.ray_train import launch_with_ray_train
-
-    return launch_with_ray_train(function, payload, group, emit)
+def _run_stage(job: StageJob, emit: Sender) -> StageSummary:
+    module = importlib.import_module(f"stages.{job.config.stage}.stage")
+    input_state = functools.partial(_input_state, emit, job.upstream)
+    spread, train = job.environment.map_on_ray, job.environment.launch_training
+    context = StageContext(emit, spread, train, job.allocation, input_state)
+    inputs = filter_inputs(job.inputs)
+    return run_stage(module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity)
 
 
 def _input_state(emit: Sender, upstream: tuple[str, ...], name: str) -> InputState:
@@ -95,11 +95,19 @@ class _ForwardLogs(logging.Handler):
 class GraphRun:
     """One pass over a plan."""
 
-    def __init__(self, plan: Plan, store: Store, machines: Machines, observer: Observer) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        machines: Machines,
+        observer: Observer,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._observer = observer
         self._machines = machines
+        self._environment = Environment(environment or {})
         self._allocations = {
             name: allocate(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)
         }
@@ -171,7 +179,7 @@ class GraphRun:
         self._upstream[stage.name] = upstream
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
-        job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream)
+        job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream, self._environment)
         alone = stage.config.work == "single"
         task = ray.remote(run_stage_job).options(
             name=stage.name,
@@ -217,10 +225,12 @@ class GraphRun:
             if isinstance(error.cause, InputLost):
                 return StageResult(name, "blocked", seconds, startup, error=str(error.cause))
             bad_input = isinstance(error.cause, InputFault)
-            trace = "\n".join([str(error), *getattr(error.cause, "__notes__", ())])
-            return StageResult(name, "failed", seconds, startup, error=_cause(error), bad_input=bad_input, trace=trace)
+            trace = redact("\n".join([str(error), *getattr(error.cause, "__notes__", ())]))
+            cause = redact(_cause(error))
+            return StageResult(name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace)
         except RayError as error:
-            return StageResult(name, "failed", seconds, startup, error=str(error), trace=str(error))
+            message = redact(str(error))
+            return StageResult(name, "failed", seconds, startup, error=message, trace=message)
         return StageResult(name, "done", seconds, startup, summary)
 
     def _settle(self, result: StageResult) -> None:

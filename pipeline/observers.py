@@ -1,6 +1,7 @@
 """What observes a run: the terminal, the log files, and the tracker."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from pipeline.record import MlflowRuns
 from pipeline.results import StageResult
 from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
+from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class RunObserver:
         self.view.started(stage, allocation)
         tracker = self._tracker.result()
         with self._tracked():
-            tracker.stage_started(stage.name, stage.config.model_dump(mode="json"))
+            tracker.stage_started(stage.name, stage.config.shown())
         self._save_tracking(tracker.runs)
 
     def event(self, name: str, event: Event) -> None:
@@ -107,11 +109,15 @@ class RunObserver:
             raise
         except Exception as error:  # noqa: BLE001  whatever the tracking library raises
             if not self._tracking_lost:
-                self.view.report(
-                    f"tracking: warning: {type(error).__name__}: {error}; the run goes on without its record"
-                )
+                what = f"{type(error).__name__}: {redact(str(error))}"
+                self.view.report(f"tracking: warning: {what}; the run goes on without its record")
             self._tracking_lost = True
 
     def _write_log(self, name: str, text: str) -> None:
-        with (self._log_folder / f"{name}.log").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        with open(self._log_folder / f"{name}.log", "a", encoding="utf-8", opener=_private) as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redact(text)}\n")
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that its owner alone reads: logs may quote what others are not to know."""
+    return os.open(path, flags, 0o600)

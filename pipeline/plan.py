@@ -13,6 +13,7 @@ from pipeline.record import PlannedEntry
 from pipeline.store import Completion, Store
 from stages.contract.digests import remembering
 from stages.contract.errors import StageError
+from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
 
 
@@ -109,7 +110,7 @@ def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
     if other is None:
         raise UsageError(f"reuse.{name}.config: {path} has no stage {name}; name an experiment that has one")
     return PlannedStage(
-        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=str(path)
+        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=redact(str(path))
     )
 
 
@@ -137,7 +138,7 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Plan
     keys = _changed_keys(past.identity, stage.identity)
     causes = [f"{key}: {before!r} -> {after!r}" for key, before, after in keys]
     causes += [f"input {source} is {planned[source].state}" for source in changed]
-    return "; ".join(causes) or "never made from these inputs"
+    return redact("; ".join(causes)) or "never made from these inputs"
 
 
 def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:

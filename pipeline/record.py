@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UsageError
+from stages.contract.secrets import redact_tree
 
 StageState = Literal["done", "reused", "failed", "blocked"]
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -71,7 +72,7 @@ class RunRecord(_Part):
     def parse(cls, content: Any, where: str) -> Self:
         """Return the record that a file holds."""
         try:
-            return cls.model_validate(content)
+            return cls.model_validate(redact_tree(content))  # one that an earlier version wrote may hold credentials
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             raise UsageError(
@@ -80,14 +81,14 @@ class RunRecord(_Part):
             ) from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the file."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        """Return the content of the file, without credentials in addresses."""
+        content: dict[str, Any] = redact_tree(self.model_dump(by_alias=True, exclude_unset=True))
+        return content
 
     def document(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return self.model_dump(
-            by_alias=True, exclude_unset=True, include={"run", "status", "stages", "metrics", "artifacts"}
-        )
+        content = self.to_json()
+        return {name: content[name] for name in ("run", "status", "stages", "metrics", "artifacts") if name in content}
 
     def stage(self, name: str) -> StageEntry | None:
         """Return how a stage ended; None: it did not, or the run has no such stage."""

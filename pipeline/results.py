@@ -10,6 +10,7 @@ from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Sta
 from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.events import Event
+from stages.contract.secrets import redact_addresses
 from stages.contract.stage import Allocation, StageSummary
 
 
@@ -54,7 +55,7 @@ def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> Run
         for stage in plan.stages.values()
     }
     return RunRecord(
-        run=plan.run, name=plan.name, status="running", started=_now(), config_path=config_path,
+        run=plan.run, name=plan.name, status="running", started=_now(), config_path=redact_addresses(config_path),
         config=dict(resolved), plan=planned, stages=[], metrics={}, artifacts={}, mlflow=None,
     )  # fmt: skip
 

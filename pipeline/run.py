@@ -97,7 +97,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
         from pipeline.results import new_record
 
         earlier = store.read_run(plan.run)
-        record = new_record(plan, experiment.path, experiment.config.model_dump(mode="json"))
+        record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
         tracker = pool.submit(_open_tracker, experiment, record.mlflow)
         return _Session(experiment, record, tracker, console, begun).run()
@@ -147,12 +147,12 @@ class _Session:
             return self._reuse_everything()
         from cluster.session import existing_address, session
 
-        storage = self._experiment.config.storage.environment()
-        with session(existing_address(cluster.address), cluster.num_cpus, environment=storage) as machines:
+        with session(existing_address(cluster.address), cluster.num_cpus) as machines:
             from pipeline.executor import GraphRun
 
             self._open_tracking()
-            graph = GraphRun(plan, self._experiment.store, machines, self._observer)
+            storage = self._experiment.config.storage.environment()
+            graph = GraphRun(plan, self._experiment.store, machines, self._observer, storage)
             try:
                 return graph.run()
             except BaseException:

@@ -17,10 +17,12 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from stages.contract.errors import StageError
+from stages.contract.secrets import redact_addresses
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
+PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _READS_AT_ONCE = 16
 
 FORMAT = 1
@@ -72,7 +74,7 @@ class Store:
         """A folder of this machine for what is no part of a remote store: the store itself where it is local."""
         if self.local_root is not None:
             return self.local_root
-        return Path.home() / ".corgi" / hashlib.sha256(self.uri.encode()).hexdigest()[:8]
+        return Path.home() / ".corgi" / hashlib.sha256(redact_addresses(self.uri).encode()).hexdigest()[:8]
 
     # ---- the store as a whole
 
@@ -154,7 +156,7 @@ class Store:
 
     def write_run(self, record: RunRecord) -> None:
         """Replace a run's record in one step."""
-        self._write_json(_run_file(record.run), record.to_json())
+        self._write_json(_run_file(record.run), record.to_json(), mode=PRIVATE)
 
     def read_run(self, run: str) -> RunRecord | None:
         """Return a run's record, or None where there is none."""
@@ -162,6 +164,10 @@ class Store:
             return RunRecord.parse(self._read_json(_run_file(run)), f"{self.uri}/{_run_file(run)}")
         except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
             return None
+        except PermissionError:
+            if self.local_root is None:
+                raise
+            return None  # of another user of this machine
 
     def runs(self) -> Iterator[RunRecord]:
         """Yield all run records, the latest started first."""
@@ -203,10 +209,10 @@ class Store:
     def _read_json(self, name: str) -> Any:
         return json.loads(self._fs_and_root[0].cat_file(self._path(name)))
 
-    def _write_json(self, name: str, content: Any) -> None:
+    def _write_json(self, name: str, content: Any, mode: int | None = None) -> None:
         folder, _, file = name.rpartition("/")
         text = json.dumps(content, indent=1, default=str) + "\n"
-        Output(self._uri(folder) if folder else self.uri, "store", "").write_bytes(file, text.encode())
+        Output(self._uri(folder) if folder else self.uri, "store", "").write_bytes(file, text.encode(), mode=mode)
 
 
 def _run_file(run: str) -> str:

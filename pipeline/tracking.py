@@ -21,6 +21,7 @@ from urllib.parse import urlparse
 
 from pipeline.errors import UsageError
 from pipeline.record import MlflowRuns
+from pipeline.tracking_address import recorded_address, usable_address
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageSummary
 
@@ -49,7 +50,9 @@ def default_tracking_uri(workspace: Path | None) -> str:
     """Return SQLite inside the workspace, or below the home folder where the store is remote."""
     folder = workspace or Path.home() / ".corgi"
     folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder.resolve()}/mlflow.db"
+    database = folder.resolve() / "mlflow.db"
+    database.touch(0o600)  # its owner alone reads what is recorded
+    return f"sqlite:///{database}"
 
 
 @dataclass
@@ -95,16 +98,17 @@ class RunTracker:
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, run_name: str, earlier: MlflowRuns | None = None) -> "RunTracker":
         """Connect, and start the parent run or continue the one of ``earlier``."""
+        recorded, tracking_uri = recorded_address(tracking_uri), usable_address(tracking_uri)
         _require_reachable(tracking_uri)
         try:
             client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             experiment_id = _experiment_id(client, experiment, tracking_uri)
-            known = earlier if earlier is not None and earlier.tracking_uri == tracking_uri else None
+            known = earlier if earlier is not None and earlier.tracking_uri == recorded else None
             parent = _reopen(client, known.run_id) if known else None
             if parent is None or known is None:
                 tags = {"mlflow.source.name": "corgi", "mlflow.source.type": "PROJECT"}
                 parent = _TrackedRun(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
-                known = MlflowRuns(tracking_uri=tracking_uri, experiment_id=experiment_id, run_id="", stages={})
+                known = MlflowRuns(tracking_uri=recorded, experiment_id=experiment_id, run_id="", stages={})
         except MlflowException as error:
             raise UsageError(
                 f"tracking.uri: MLflow at {tracking_uri} refused ({_first_line(error)}); check the address, or leave "
@@ -300,7 +304,7 @@ def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
 
 def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
     """Return the latest image of each name that a run holds, with its step, as PNG."""
-    client = MlflowClient(tracking_uri)
+    client = MlflowClient(usable_address(tracking_uri))
     latest: dict[str, tuple[int, str]] = {}
     for file in client.list_artifacts(run_id, "images"):
         found = _image_of(file.path)

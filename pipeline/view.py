@@ -10,6 +10,7 @@ from pipeline.plan import PlannedStage
 from pipeline.results import StageResult
 from stages.contract.events import Event, Log, Metrics
 from stages.contract.events import Progress as StageProgress
+from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
 
 LINE_SECONDS = 15.0
@@ -43,7 +44,7 @@ class RunView:
 
     def report(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(redact(text), highlight=False, markup=False, soft_wrap=True)
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Open the stage's bar."""

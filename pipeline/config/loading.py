@@ -1,5 +1,6 @@
 """Read an experiment: YAML, what it extends, the command line's overrides, and the shared sections."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -7,9 +8,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.messages import describe, keys_of, models_in
+from pipeline.config.messages import describe, found, keys_of, models_in
 from pipeline.config.schema import SHARED, STAGES, RunConfig
 from pipeline.errors import UsageError
+from stages.contract.secrets import remember_secrets
 
 Tree = dict[str, Any]
 
@@ -17,10 +19,13 @@ Tree = dict[str, Any]
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge and check one experiment; ``overrides`` are ``dotted.key=value`` words."""
     path = Path(path)
-    tree, folders = _read_with_bases(path)
+    tree, files = _read_with_bases(path)
+    folders = [file.parent for file in files]
     tree.setdefault("name", path.stem)
+    remember_secrets(tree)  # before anything is checked, so that no message about it quotes them
     for word in overrides:
         _apply_override(tree, word)
+    remember_secrets(tree)
     _inherit_common_sections(tree)
     try:
         return RunConfig.model_validate(tree, context={"folders": folders})
@@ -28,8 +33,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UsageError(describe(error, RunConfig, str(path))) from None
 
 
+def files_of_config(path: Path) -> list[Path]:
+    """Return the file and all that it extends, nearest first."""
+    return _read_with_bases(path)[1]
+
+
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, list[Path]]:
-    """Return the merged tree of a file and all that it extends, and the folders of these files, nearest first."""
+    """Return the merged tree of a file and all that it extends, and these files, nearest first."""
     path = path.resolve()
     if path in chain:
         raise UsageError(
@@ -38,12 +48,12 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, li
     tree = read_yaml(path)
     base_name = tree.pop("extends", None)
     if base_name is None:
-        return tree, [path.parent]
+        return tree, [path]
     if not isinstance(base_name, str):
-        raise UsageError(f"{path}: extends: found {base_name!r}; expected the path of one YAML file")
-    base, folders = _read_with_bases(path.parent / base_name, (*chain, path))
+        raise UsageError(f"{path}: extends: found {found(base_name)}; expected the path of one YAML file")
+    base, files = _read_with_bases(path.parent / base_name, (*chain, path))
     base.pop("name", None)
-    return _merge(base, tree), [path.parent, *folders]
+    return _merge(base, tree), [path, *files]
 
 
 def read_yaml(path: Path) -> Tree:
@@ -79,13 +89,15 @@ def _merge(base: Tree, over: Tree) -> Tree:
 def _apply_override(tree: Tree, word: str) -> None:
     key, sign, text = word.partition("=")
     if not sign or not key:
+        shown = re.match(r"[\w.\-]*", word)
         raise UsageError(
-            f"{word!r}: not an override; write dotted.key=value, such as train_decoder.training.num_steps=500"
+            f"{shown[0] if shown else ''!r}: not an override; write dotted.key=value, such as "
+            "train_decoder.training.num_steps=500"
         )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"{key}: the value {text!r} is not valid YAML; quote it") from None
+        raise UsageError(f"{key}: the value of {len(text)} characters is not valid YAML; quote it") from None
     *parents, last = key.split(".")
     node: Any = tree
     for depth, part in enumerate(parents):
@@ -101,7 +113,7 @@ def _step_into(node: Any, part: str, where: str) -> Any:
     if below is None:
         below = node[part] = {}
     if not isinstance(below, dict | list):
-        raise UsageError(f"{where}: is {below!r}, a plain value, so no key below it can be set")
+        raise UsageError(f"{where}: is {found(below, where)}, a plain value, so no key below it can be set")
     return below
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ValidationError
 
 from pipeline.config.renamed import RENAMED
+from stages.contract.secrets import is_secret_name, redact
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for sections and for dataclasses
 _NO_MAPPING = ("model_type", "dataclass_type", "model_attributes_type")
@@ -33,15 +34,21 @@ def _sentence(fault: Any, root: type[Any]) -> str:
             return _value_error(location, str(fault["ctx"]["error"]), list(_models_at(fault["loc"], root)))
         case kind if kind in _NO_MAPPING:
             allowed = ", ".join(_keys_of_all(_models_at(fault["loc"], root)))
-            what = f"found {fault['input']!r}; allowed: a mapping of {allowed}"
+            what = f"found {found(fault['input'], location)}; allowed: a mapping of {allowed}"
         case _:
-            what = f"found {fault['input']!r}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+            what = f"found {found(fault['input'], location)}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
     return f"{location}: {what}"
 
 
+def found(value: Any, key: str = "") -> str:
+    """Return a value for a message; what may be a secret, as all that is given for file systems, by its type."""
+    is_secret = key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)
+    return f"a value of type {type(value).__name__}" if is_secret else redact(repr(value))
+
+
 def _wrong_kind(fault: Any, root: type[Any]) -> str:
-    found = f"found {fault['ctx']['tag']!r}" if "tag" in fault["ctx"] else "is missing"
-    return f"{found}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
+    tag = f"found {redact(repr(fault['ctx']['tag']))}" if "tag" in fault["ctx"] else "is missing"
+    return f"{tag}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
 
 
 def _unknown_key(location: str, models: list[Any]) -> str:

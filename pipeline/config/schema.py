@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
-from stages.contract.config import ConfigModel, ExternalPath
+from stages.contract.config import AnyAddress, ConfigModel, ExternalPath
 from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
@@ -33,7 +33,7 @@ SHARED = ("seed", "captions", "clip")
 class TrackingConfig(ConfigModel):
     """Where the runs are recorded with MLflow."""
 
-    uri: str | None = Field(None, description="MLflow tracking URI; none: SQLite inside the store")
+    uri: AnyAddress | None = Field(None, description="MLflow tracking URI; none: SQLite inside the store")
     experiment: str = Field("corgi", description="MLflow experiment")
     register_model: bool = Field(True, description="register the finished text-to-image model")
 
@@ -41,7 +41,7 @@ class TrackingConfig(ConfigModel):
 class ClusterConfig(ConfigModel):
     """Which Ray to use."""
 
-    address: str | None = Field(
+    address: AnyAddress | None = Field(
         None, description="an existing Ray cluster; none: RAY_ADDRESS, else Ray in this process"
     )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
@@ -60,7 +60,7 @@ class RunConfig(ConfigModel):
     """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    store: str = Field("workspace", description="folder or fsspec URI for artifacts and runs")
+    store: AnyAddress = Field("workspace", description="folder or fsspec URI for artifacts and runs")
     storage: StorageConfig = StorageConfig()
     seed: int = 0
     captions: CaptionsConfig = CaptionsConfig()

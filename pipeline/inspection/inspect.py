@@ -14,6 +14,7 @@ from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.findings import Findings, InspectionContext
+from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 
@@ -103,7 +104,7 @@ def inspect(target: Target, *, max_shards: int) -> list[Findings]:
 def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Findings:
     units = artifact.done_units()
     state = "done" if artifact.is_complete else "partial" if units else "new"
-    findings = Findings(artifact.stage, artifact.fingerprint, artifact.uri, state)
+    findings = Findings(artifact.stage, artifact.fingerprint, redact_addresses(artifact.uri), state)
     _add_summary(findings, Manifest.of(artifact).summary if artifact.is_complete else _so_far(units))
     if (own := optional_module(f"stages.{artifact.stage}", "inspect")) is not None:
         own.inspect(artifact, findings, InspectionContext(partial(target.input_of, artifact), max_shards))
@@ -130,7 +131,12 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
         return
     from pipeline.tracking import tracked_images
 
-    for (name, step), png in tracked_images(*found).items():
+    try:
+        images = tracked_images(*found)
+    except UsageError as error:  # its address is not whole without what the environment is to hold
+        findings.notes.append(f"grids: {error}")
+        return
+    for (name, step), png in images.items():
         findings.add_image(f"{name}_{step}", f"{name.replace('_', ' ')}, step {step}", png)
 
 

@@ -5,10 +5,11 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationInfo, create_model
 from pydantic import Field as Key
 
 from stages.contract.digests import address_digest, content_digest
+from stages.contract.secrets import redact_addresses, redact_tree
 from stages.storage.filesystems import is_remote
 
 T = TypeVar("T")
@@ -40,14 +41,22 @@ def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
     return value if isinstance(value, str) and is_remote(value) else str(beside_config(value, info))
 
 
+#: An address, which may hold credentials: it is used as it is, and dumped as JSON without them.
+AnyAddress = Annotated[str, PlainSerializer(redact_addresses, when_used="json")]
+
 #: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
-Address = Annotated[str, BeforeValidator(_beside_config_unless_uri), ByContent()]
+Address = Annotated[AnyAddress, BeforeValidator(_beside_config_unless_uri), ByContent()]
 
 
 class ConfigModel(BaseModel):
     """Base of every configuration section: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def shown(self) -> dict[str, Any]:
+        """Return, JSON-ready, what is recorded of the section: everything but credentials."""
+        content: dict[str, Any] = redact_tree(self.model_dump(mode="json"))
+        return content
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-ready, what the result depends on; FileNotFoundError: a file that it names is not there."""

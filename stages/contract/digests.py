@@ -31,6 +31,7 @@ class DigestMemory:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)  # it names files
         self._database = sqlite3.connect(path, timeout=30)
         self._database.execute(_TABLE)
         self._committed = time.monotonic()

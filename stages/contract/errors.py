@@ -13,12 +13,18 @@ import difflib
 from collections.abc import Iterable
 from enum import StrEnum
 
+from stages.contract.secrets import redact
+
 
 class StageError(Exception):
     """Root of the stage layer.
 
-    A message reads: where (stage and key or path): what was found: what is allowed: what to do next.
+    A message reads: where (stage and key or path): what was found: what is allowed: what to do next. Secrets in it, as
+    libraries quote them in theirs, are masked.
     """
+
+    def __init__(self, *content: object) -> None:
+        super().__init__(*(redact(part) if type(part) is str else part for part in content))
 
 
 class InputFault(StageError):

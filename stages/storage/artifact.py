@@ -154,9 +154,11 @@ class Output(Artifact):
             yield partial
             fs.put_file(str(partial), self.path(name))
 
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file in one step."""
+    def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
+        """Write a file in one step, with these permissions where the store has any; none: the process's usual ones."""
         with self.writing(name) as partial:
+            if mode is not None:
+                partial.touch(mode)
             partial.write_bytes(content)
 
     def write_json(self, name: str, content: Any) -> None:

@@ -2,7 +2,7 @@
 
 How a store is reached (endpoint, region, retries) is set by fsspec's own environment variables
 (``FSSPEC_S3={"endpoint_url": …}``), so that every process of a run has it; credentials are found by the file system's
-library where it always looks for them, and are never read by our code.
+library where it always looks for them, in these variables, or in the address.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.contract.errors import InputFault, StageError
+from stages.contract.secrets import has_password, redact_addresses, redact_logs, remember_environment
 
 #: What was found and what to do next, by the names of error classes (so that no file system's library is imported).
 _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
@@ -52,18 +53,33 @@ def is_remote(address: str) -> bool:
 def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of an address, and the path in it without a slash at its end.
 
-    Listings are not cached: other processes write, and an old listing would hide what they wrote. An address that holds
-    a password is refused, as it would end up in records and logs.
+    Listings are not cached: other processes write, and an old listing would hide what they wrote.
     """
-    protocol, mark, rest = address.partition("://")
-    if mark and ":" in rest.partition("/")[0].rpartition("@")[0]:
-        host = rest.partition("/")[0].rpartition("@")[2]
-        raise InputFault(
-            f"{protocol}://…@{host}: the address holds a user name and a password: allowed are addresses without: "
-            "put credentials into the environment (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
-        )
+    _refuse_useless_login(address)
     fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
     return fs, root.rstrip("/")
+
+
+def _refuse_useless_login(address: str) -> None:
+    """Refuse a password in an address of a file system that reads none there: it would be taken for the bucket."""
+    for part in address.split("::"):
+        protocol, mark, _ = part.partition("://")
+        if mark and has_password(part) and not _reads_login(protocol, part):
+            raise InputFault(
+                f"{redact_addresses(part)}: the address holds a user name and a password, which {protocol}:// does not "
+                "read: allowed are addresses without: put credentials into the environment (for S3 AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY), or into storage.options"
+            )
+
+
+def _reads_login(protocol: str, address: str) -> bool:
+    if protocol in {"http", "https"}:
+        return True
+    try:
+        found = fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(address)
+    except (ImportError, ValueError):  # which the caller meets too, and explains
+        return True
+    return "username" in found or "password" in found
 
 
 def kind_at(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
@@ -103,7 +119,9 @@ def explaining(address: str) -> Iterator[None]:
 
 
 def use_environment(variables: Mapping[str, str]) -> None:
-    """Set how this process, and those that it starts, reach remote file systems."""
+    """Set how this process, and those that it starts, reach remote file systems; what is secret of it is not logged."""
     if variables:
         os.environ.update(variables)
         fsspec.config.set_conf_env(fsspec.config.conf)
+    remember_environment()
+    redact_logs()

@@ -1,0 +1,69 @@
+"""What every process of a run gets beside its work: how file systems are reached, credentials included.
+
+It travels inside the arguments of tasks, which Ray keeps in memory, and never in a runtime environment, which Ray
+writes into its logs and shows on its dashboard. What a process raises leaves it without secrets: Ray logs that too.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.mapping import Items, MakeWorker, WorkerResources, map_on_ray
+from cluster.training import TrainFunction, TrainGroup
+from stages.contract.errors import StageError
+from stages.contract.secrets import redacted_error
+from stages.storage.filesystems import use_environment
+
+
+@contextlib.contextmanager
+def raising_no_secrets() -> Iterator[None]:
+    """Let errors pass without the secrets that their messages, causes and notes quote."""
+    try:
+        yield
+    except Exception as error:
+        if (clean := redacted_error(error, StageError)) is None:
+            raise
+        raise clean from None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Variables of a run; a process that has entered them reaches what its driver reaches."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def enter(self) -> None:
+        """Set them in this process."""
+        use_environment(self.variables)
+
+    def map_on_ray(self, make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+        """Map as :func:`cluster.mapping.map_on_ray` does, in workers that have entered this environment."""
+        return map_on_ray(functools.partial(_make_worker, self, make_worker), items, resources)
+
+    def launch_training(
+        self, function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]
+    ) -> Any:
+        """Train under Ray Train, which takes a second to import: only stages that train pay for it."""
+        from cluster.ray_train import launch_with_ray_train
+
+        return launch_with_ray_train(functools.partial(_train, self, function), payload, group, emit)
+
+
+def _make_worker(environment: Environment, make_worker: MakeWorker) -> Callable[[Any], Any]:
+    environment.enter()
+    with raising_no_secrets():
+        work = make_worker()
+
+    def work_in_environment(item: Any) -> Any:
+        with raising_no_secrets():
+            return work(item)
+
+    return work_in_environment
+
+
+def _train(environment: Environment, function: TrainFunction, payload: Any, emit: Callable[[Any], None]) -> Any:
+    environment.enter()
+    with raising_no_secrets():
+        return function(payload, emit)

@@ -87,7 +87,7 @@ class Packed:
                 if found:
                     yield name, found
 
-    def write(self, target: Path) -> None:
+    def write(self, target: Path, *, largest: int = LARGEST_PACKAGE) -> None:
         """Write the files as a zip; equal content is equal bytes, which a cluster that has them takes once."""
         self._require(self.bytes, LARGEST_CONTENT, "unpacked")
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
@@ -99,7 +99,7 @@ class Packed:
                     package.writestr(info, (self.root / name).read_bytes())
                 except OSError as error:
                     raise UsageError(f"submit: {_shown(name)}: cannot be read ({error}): submit again") from None
-        self._require(target.stat().st_size, LARGEST_PACKAGE, "compressed")
+        self._require(target.stat().st_size, largest, "compressed")
 
     def _require(self, size: int, limit: int, how: str) -> None:
         if size <= limit:

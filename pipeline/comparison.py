@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.decoders.registry import SPECS
+from pipeline.captions import caption_fraction, format_fraction
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
@@ -41,6 +42,8 @@ ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
     "accuracy/both": ("both right", "{:.3f}".format),
     "frechet_distance": ("Fréchet distance", "{:.4g}".format),
     "clip_score": ("CLIP score", "{:.2f}".format),
+    "captions/train_prior": ("captions that the prior reads", format_fraction),
+    "captions/train_clip": ("captions that train_clip reads", format_fraction),
     "decoder_parameters": ("parameters of the decoder", format_count),
     "prior_parameters": ("parameters of the prior", format_count),
     "training_images_per_second": ("decoder, training images/s", "{:.4g}".format),
@@ -54,6 +57,7 @@ def figures_of(record: RunRecord, store: Store) -> dict[str, Figure]:
     figures["frechet_distance"] = _measured(record, "evaluate", "frechet_distance")
     models = "independent" if "evaluate/clip_score/independent" in record.metrics else "conditioning"
     figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{models}")
+    figures |= {f"captions/{stage}": _captions(record, stage) for stage in ("train_prior", "train_clip")}
     figures["decoder_parameters"] = _decoder_parameters(record, store)
     figures["prior_parameters"] = _parameters(record, store, {"train_prior": "prior"})
     figures["training_images_per_second"] = _training_rate(record)
@@ -130,6 +134,18 @@ def _accuracy(record: RunRecord, name: str) -> Figure:
         return found
     chance = record.metrics.get(f"evaluate/chance/{name}")
     return Figure(found.value, "" if chance is None else f"chance {chance:.3f}")
+
+
+def _captions(record: RunRecord, stage: str) -> Figure:
+    """Return the fraction of the captions that a stage reads, and how many these are."""
+    planned, entry = record.plan.get(stage), record.stage(stage)
+    if planned is None:
+        return Figure(None, f"the run has no stage {stage}")
+    fraction = caption_fraction(planned.identity)
+    count = None if entry is None else entry.counts.get("captioned")
+    if fraction is None:
+        return Figure(None, f"{stage} did not record it when it made this artifact")
+    return Figure(fraction, "" if count is None else f"{count:,} captioned images")
 
 
 def _training_rate(record: RunRecord) -> Figure:

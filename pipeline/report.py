@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.captions import caption_fraction, format_fraction
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
 
@@ -15,11 +16,13 @@ def stage_table(record: RunRecord) -> Table:
     table = Table(title=f"run {record.run}: {record.status}", title_justify="left")
     table.add_column("stage")
     table.add_column("state")
-    for heading in ("seconds", "start-up", "items", "rate", "data wait"):
+    for heading in ("seconds", "start-up", "items", "rate", "data wait", "captions"):
         table.add_column(heading, justify="right")
     for stage in record.stages:
         waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
-        table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}")
+        planned = record.plan.get(stage.name)
+        captions = "" if planned is None else format_fraction(caption_fraction(planned.identity))
+        table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}", captions)
     if record.overhead_seconds is not None:
         table.add_section()
         table.add_row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
@@ -44,10 +47,11 @@ def _row(stage: StageEntry) -> tuple[str, ...]:
 def plan_table(plan: Plan) -> Table:
     """Return the table of what a run would do."""
     table = Table(title=f"plan of run {plan.run}", title_justify="left")
-    for heading in ("stage", "state", "fingerprint", "why"):
+    for heading in ("stage", "state", "fingerprint", "captions", "why"):
         table.add_column(heading, overflow="fold")
     for stage in plan.stages.values():
-        table.add_row(stage.name, stage.state, stage.fingerprint, stage.reason)
+        captions = format_fraction(caption_fraction(stage.identity))
+        table.add_row(stage.name, stage.state, stage.fingerprint, captions, stage.reason)
     return table
 
 
@@ -56,7 +60,13 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "stages": [
-            {"name": s.name, "state": s.state, "fingerprint": s.fingerprint, "reason": s.reason}
+            {
+                "name": s.name,
+                "state": s.state,
+                "fingerprint": s.fingerprint,
+                "reason": s.reason,
+                "captions_fraction": caption_fraction(s.identity),
+            }
             for s in plan.stages.values()
         ],
     }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.captions import caption_fraction
 from pipeline.config.schema import RunConfig
 from pipeline.plan import Plan
 from pipeline.results import StageResult
@@ -20,18 +21,20 @@ REQUIREMENTS = ["corgi-pipeline"]
 
 
 def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], plan: Plan) -> None:
-    """Record how many images there were, how many captions the prior may use, and what was lost or skipped."""
+    """Record images, captions that the prior may use, what other stages read of them, and what was lost or skipped."""
     download = results.get("download_shards")
     if download is None or download.summary is None:
         return
     counts = download.summary.counts
     prior = results.get("train_prior")
     used = prior.summary.counts.get("captioned") if prior is not None and prior.summary is not None else None
+    fractions = {name: caption_fraction(stage.identity) for name, stage in plan.stages.items()}
     tracker.log_provenance(
         images=counts["images"],
         captioned=counts["captioned"] if used is None else used,
         failures=_by_cause(counts, FAILED),
         skips=_by_cause(counts, SKIPPED),
+        captions={name: fraction for name, fraction in fractions.items() if fraction is not None},
         source=f"artifacts/download_shards/{plan.stages['download_shards'].fingerprint}",
         digest=plan.stages["download_shards"].fingerprint,
     )

@@ -123,6 +123,16 @@ class RunConfig(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _clip_has_captions(self) -> "RunConfig":
+        if self.train_clip is not None and self.train_clip.captions.fraction == 0:
+            raise ValueError(
+                "train_clip: captions.fraction is 0, and a CLIP learns from captions; set captions.fraction above 0, "
+                "let train_clip alone read some (train_clip.captions.fraction), or take a trained one with "
+                "`train_clip: null` and reuse.train_clip.config"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _images_are_large_enough(self) -> "RunConfig":
         download = self.download_shards
         if download is None or download.resize_mode == "no":

@@ -1,11 +1,12 @@
 """Which images to leave out of training, by their embeddings."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
+from stages.formats.captions import CaptionsConfig
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
@@ -49,8 +50,12 @@ class FilterSamplesConfig(StageConfig):
     """Leave out images by their embeddings; every later stage that reads embeddings reads the others only."""
 
     stage: ClassVar[str] = "filter_samples"
+    code_version: ClassVar[int] = 2
 
     clip_score: ClipScoreFilter | None = Field(None, description="by the cosine to the captions; none: no such filter")
+    captions: CaptionsConfig = Field(
+        CaptionsConfig(), description="clip_score: which captions are read; unset: those of the experiment"
+    )
     heads: tuple[HeadFilter, ...] = Field((), description="by the outputs of networks on the embedding")
     near_duplicates: NearDuplicateFilter | None = Field(
         None, description="by the similarity to earlier images that pass the other filters; none: no such filter"
@@ -63,6 +68,13 @@ class FilterSamplesConfig(StageConfig):
     def inputs(self) -> tuple[str, ...]:
         """The embeddings."""
         return ("embed_clip",)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; captions count where they are read."""
+        identity = super().identity()
+        if self.clip_score is None:
+            del identity["captions"]
+        return identity
 
     @model_validator(mode="after")
     def _has_a_filter(self) -> "FilterSamplesConfig":

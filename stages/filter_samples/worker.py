@@ -12,6 +12,7 @@ from stages.contract.errors import FailureCause, InputFault
 from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
 from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates
 from stages.filter_samples.heads import head_outputs, load_head
+from stages.formats.captions import select_captioned
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import (
     further_captions,
@@ -43,7 +44,9 @@ def make_scorer(config: FilterSamplesConfig, embeddings: Artifact, output: Outpu
         columns: dict[str, Values] = {}
         causes = np.full(len(image), None, dtype=object)
         if config.clip_score is not None:
-            columns["clip_score"] = caption_scores(embeddings, name, image, blocks)
+            scores = caption_scores(embeddings, name, image, blocks)
+            scores[~select_captioned(load_keys(embeddings, name), config.captions)] = np.nan
+            columns["clip_score"] = scores
             causes[columns["clip_score"] < config.clip_score.minimum] = LOW_SCORE
         for head, layers in heads:
             found = head_outputs(head, layers, image[:, ends[head.model] : ends[head.model + 1]])

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel
+from stages.formats.captions import CaptionsConfig
 from stages.training.config import TrainStageConfig
 
 Color = tuple[float, float, float]
@@ -46,7 +47,11 @@ class TrainClipConfig(TrainStageConfig):
     """Train image and text towers on the captioned images by a contrastive loss."""
 
     stage: ClassVar[str] = "train_clip"
+    code_version: ClassVar[int] = 2
 
+    captions: CaptionsConfig = Field(
+        CaptionsConfig(), description="which captions are read; unset: those of the experiment"
+    )
     architecture: ClipArchitecture
     preprocessing: ClipPreprocessing = ClipPreprocessing()
     augmentation: ClipAugmentation = ClipAugmentation()

@@ -1,5 +1,7 @@
 """Captioned images by (shard, row): held in memory are keys, captions, and where each image lies in its shard."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from stages.contract.errors import InputFault
@@ -8,12 +10,20 @@ from stages.formats.shards import ShardRecord, read_captions, shard_tar
 from stages.storage.artifact import Artifact
 from stages.training.images.dataset import ImageDataset, Indices
 
+#: So that the held-out pairs are not the first of those that captions.fraction chooses by the same seed.
+_HELD_OUT_SALT = 0x636C6970
+
 
 class CaptionedImages(ImageDataset):
-    """The captioned images of all shards, those of a shard in the order of their keys, with their first captions."""
+    """The images of all shards whose captions may be used, by shard in the order of their keys, with their first ones.
 
-    def __init__(self, shards: Artifact, *, image_size: int, threads: int = 1) -> None:
-        found = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
+    ``in_shards`` counts all captioned images of the shards.
+    """
+
+    def __init__(self, shards: Artifact, usable: CaptionsConfig, *, image_size: int, threads: int = 1) -> None:
+        captioned = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
+        self.in_shards = sum(map(len, captioned.values()))
+        found = {name: _select(captions, usable) for name, captions in captioned.items()}
         found = {name: captions for name, captions in found.items() if captions}
         sizes = {name: len(captions) for name, captions in found.items()}
         # No image is kept, and where they lie is kept of all: an epoch is one window over all shards.
@@ -22,8 +32,10 @@ class CaptionedImages(ImageDataset):
         self._captions = [list(captions.values()) for captions in found.values()]
         if sum(self.sizes) < 2:
             raise InputFault(
-                f"train_clip: the shards of download_shards hold {sum(self.sizes)} captioned images: training by "
-                "contrast needs at least two: name the caption column (download_shards.source.caption_column)"
+                f"train_clip: the shards of download_shards hold {self.in_shards} captioned images, of which "
+                f"{sum(self.sizes)} may be used (train_clip.captions.fraction {usable.fraction:g}): training "
+                "by contrast needs at least two: name the caption column (download_shards.source.caption_column), or "
+                "raise captions.fraction or train_clip.captions.fraction"
             )
 
     def shard_keys(self, shard: int) -> list[str]:
@@ -37,9 +49,14 @@ class CaptionedImages(ImageDataset):
     def split(self, fraction: float, seed: int) -> tuple[Indices, Indices]:
         """Return training and held-out images, chosen by the hash of their keys; both have at least one."""
         indices = np.array([(shard, row) for shard, size in enumerate(self.sizes) for row in range(size)])
-        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed))
+        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed ^ _HELD_OUT_SALT))
         if not chosen.any():
             chosen[-1] = True
         if chosen.all():
             chosen[0] = False
         return indices[~chosen], indices[chosen]
+
+
+def _select(captions: Mapping[str, str], usable: CaptionsConfig) -> dict[str, str]:
+    chosen = select_captioned(list(captions), usable)
+    return {key: caption for (key, caption), is_usable in zip(captions.items(), chosen, strict=True) if is_usable}

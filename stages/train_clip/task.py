@@ -45,7 +45,10 @@ class ClipTask(ImageTask):
     def open_data(self) -> CaptionedImages:
         """List the captioned images."""
         return CaptionedImages(
-            self.inputs["download_shards"], image_size=self.config.image_size, threads=torch.get_num_threads()
+            self.inputs["download_shards"],
+            self.config.captions,
+            image_size=self.config.image_size,
+            threads=torch.get_num_threads(),
         )
 
     def setup(self, rank_info: RankInfo) -> None:

@@ -165,6 +165,7 @@ def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
     failures = {"http_404": 3, "not an image: bad": 1}
     tracker.log_provenance(
         images=200, captioned=20, failures=failures, skips={"unsupported_format": 5},
+        captions={"train_clip": 1.0, "train_prior": 0.1},
         source="/data/artifact", digest="abc",
     )  # fmt: skip
     run = MlflowClient(uri).get_run(tracker.runs.run_id)
@@ -172,6 +173,8 @@ def test_provenance_names_images_captions_failures_and_source(uri: str) -> None:
         "data/images": 200,
         "data/captioned": 20,
         "data/captioned_fraction": 0.1,
+        "data/captions_fraction/train_clip": 1.0,
+        "data/captions_fraction/train_prior": 0.1,
         "data/failed/http_404": 3,
         "data/failed/not an image_ bad": 1,
         "data/skipped/unsupported_format": 5,

@@ -152,3 +152,16 @@ def test_all_metrics_are_shown_on_request() -> None:
 
 def test_counts_are_formatted_in_thousands_millions_and_billions() -> None:
     assert [format_count(n) for n in (999, 1234, 56_780_000, 1.34e9)] == ["999", "1.23 k", "56.8 M", "1.34 B"]
+
+
+def test_which_captions_were_read_is_shown(store: Store) -> None:
+    plan = {
+        "train_clip": {"fingerprint": "f", "identity": {"captions": {"fraction": 1.0, "seed": 0}}},
+        "train_prior": {"fingerprint": "f", "identity": {"kind": "a", "captions": {"fraction": 0.1, "seed": 0}}},
+    }
+    stages = [make_entry("train_clip", counts={"captioned": 5000}), make_entry("train_prior")]
+    text = show(record(plan=plan, stages=stages), record("two-2"), store=store)
+    assert "10%" in line(text, "captions that the prior reads")
+    assert "100%" in line(text, "captions that train_clip reads")
+    assert "5,000 captioned images" in text
+    assert "the run has no stage train_clip" in text

@@ -1,13 +1,16 @@
 """Fingerprints: what changes them, what does not, and what the plan says of it."""
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
+from pipeline.report import plan_document, plan_table
 from pipeline.store import Store
 from stages.storage.artifact import COMPLETE
 
@@ -115,3 +118,18 @@ def test_nobody_follows_what_is_done(store: Store) -> None:
     done = _plan(store).stages["download_shards"]
     store.output("download_shards", done.fingerprint).write_bytes(COMPLETE, b"")
     assert _plan(store).stages["embed_clip"].streams_from == ()
+
+
+def test_the_plan_shows_which_captions_each_stage_reads(store: Store) -> None:
+    plan = _plan(store, "captions.fraction=0.25", "train_clip.captions.fraction=1", name="tiny_clip.yaml")
+    document = {stage["name"]: stage["captions_fraction"] for stage in plan_document(plan)["stages"]}
+    assert document == {"download_shards": None, "train_clip": 1.0}
+    console = Console(file=io.StringIO(), width=200)
+    console.print(plan_table(_plan(store, "captions.fraction=0.25", name="tiny_clip.yaml")))
+    (line,) = [one for one in console.file.getvalue().splitlines() if "train_clip" in one]  # type: ignore[attr-defined]
+    assert "25%" in line
+
+
+def test_train_clip_depends_on_the_fraction(store: Store) -> None:
+    plans = [_plan(store, f"captions.fraction={fraction}", name="tiny_clip.yaml") for fraction in (0.1, 1)]
+    assert _changed(*plans) == {"train_clip"}

@@ -17,7 +17,7 @@ from stages.contract.runner import run_stage
 from stages.contract.stage import StageSummary
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.stage import run
-from stages.formats.captions import CaptionsConfig
+from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.embeddings.reader import load_captioned_rows, load_image_rows, load_keys, shard_rows
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.formats.filtered import FilterRecord, filter_inputs
@@ -91,6 +91,25 @@ def test_captions_that_do_not_fit_are_left_out_and_the_best_of_several_counts(tm
     assert summary.metrics["kept"] == 0.8
     scores = pq.read_table(output.local("scores/scores_00000.parquet"))["clip_score"].to_pylist()
     assert scores == pytest.approx([1, np.cos(1.4), np.nan, 1, (1 + np.cos(1.4)) / 2], abs=1e-6, nan_ok=True)
+
+
+def test_captions_beyond_the_fraction_remove_nothing(tmp_path: Path) -> None:
+    image, off = unit(0.0, 0) + unit(0.0, 2), unit(1.5, 0) + unit(1.5, 2)
+    keys = [f"0{row}" for row in range(40)]
+    source = embeddings(tmp_path / "e", [[image] * 40], {key: [off] for key in keys})
+    usable = CaptionsConfig(fraction=0.3)
+    _, output = filtered(source, tmp_path / "f", clip_score={"minimum": 0.5}, captions=usable)
+    chosen = select_captioned(keys, usable)
+    assert 0 < chosen.sum() < 40
+    assert set(removed(output)) == {key for key, is_usable in zip(keys, chosen, strict=True) if is_usable}
+
+
+def test_the_fraction_counts_where_captions_are_read() -> None:
+    few = CaptionsConfig(fraction=0.1)
+    alike = [FilterSamplesConfig(near_duplicates={"minimum": 0.9}, captions=one) for one in (few, CaptionsConfig())]
+    assert alike[0].identity() == alike[1].identity()
+    scored = FilterSamplesConfig(clip_score={"minimum": 0.5}, captions=few)
+    assert scored.identity()["captions"]["fraction"] == 0.1
 
 
 def chain() -> list[list[np.ndarray]]:

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from cluster.mapping import WorkerResources, map_in_process, map_on_ray
+from cluster.mapping import WorkerResources, map_in_process
+from cluster.pool import map_on_ray
 from cluster.session import session
 from cluster.training import launch_in_process
 from pipeline.store import Store

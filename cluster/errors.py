@@ -4,6 +4,7 @@ ClusterError
 ├── NotStarted      Ray does not start on this machine
 ├── Unreachable     no Ray cluster responds at the address
 ├── Refused         Ray's job server takes no such job
+├── WorkersLost     workers of a map were lost repeatedly, at the same items or before they were ready
 ├── TrainingLost    a training group lost processes repeatedly
 ├── ItemLimit       an item exceeded a limit of the process that isolates it, or ended that process
 └── IsolationFailed a process that isolates items does not start, or its handler is wrong
@@ -24,6 +25,10 @@ class Unreachable(ClusterError):
 
 class Refused(ClusterError):
     """Ray's job server takes no such job."""
+
+
+class WorkersLost(ClusterError):
+    """Workers of a map were lost repeatedly, at the same items or before they were ready."""
 
 
 class TrainingLost(ClusterError):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.mapping import Items, MakeWorker, WorkerResources, map_on_ray
+from cluster.mapping import Items, MakeWorker, WorkerResources
+from cluster.pool import map_on_ray
 from cluster.training import TrainFunction, TrainGroup
 from stages.contract.errors import StageError
 from stages.contract.secrets import redacted_error
@@ -39,7 +40,7 @@ class Environment:
         use_environment(self.variables)
 
     def map_on_ray(self, make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-        """Map as :func:`cluster.mapping.map_on_ray` does, in workers that have entered this environment."""
+        """Map as :func:`cluster.pool.map_on_ray` does, in workers that have entered this environment."""
         return map_on_ray(functools.partial(_make_worker, self, make_worker), items, resources)
 
     def launch_training(

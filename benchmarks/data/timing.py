@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process, map_on_ray
+from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
+from cluster.pool import map_on_ray
 
 
 class TimedMap:

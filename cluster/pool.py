@@ -1,0 +1,297 @@
+"""The map over a Ray cluster: a pool of actors, of which any may be lost at any time.
+
+Ray tells of an actor that has died and of a node that does not answer the head (RayActorError). What it does by itself
+is not used: its restarts (max_restarts, max_task_retries) count over an actor's life, bind an item to one actor, which
+may wait for a node that never comes back while others are idle, and start an item that kills its worker again and
+again. So here a lost worker's item goes to another worker, and losses are counted by item. A worker is also lost when
+it gives no sign of life (a stopped process, a node cut off from this one alone), and when it stands still at an item.
+
+ray.util.ActorPool gives items to actors that Ray has no room for yet, and cannot wait for these; Ray Data's map_batches
+keeps an idle actor while items may still arrive, and drops the exceptions of failed items.
+"""
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import WorkersLost
+from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
+
+_SIGNS = "signs"
+_TICK_SECONDS = 1.0  # between two looks at the signs of life
+_SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
+_NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
+_STACK_SECONDS = 5.0  # to wait for the stack of a worker that stands still
+_NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
+_MAX_REASON = 300  # characters
+_log = logging.getLogger(__name__)
+
+
+def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+    """Run the map on a pool of Ray actors.
+
+    Raises:
+        WorkersLost: items were set aside, as each took down several workers; or no worker lives until it is ready.
+    """
+    inbox, pool = Inbox(items), _Pool(make_worker, resources)
+    first_error: BaseException | None = None
+    try:
+        while inbox.poll() or pool.is_busy:
+            pool.enlarge(inbox)
+            pool.dispatch(inbox)
+            done = list(pool.wait(POLL_SECONDS if inbox.grows else _TICK_SECONDS, inbox))
+            pool.dispatch(inbox)  # before the results are handled, so that no actor waits for that
+            for result, error in done:
+                if error is not None:
+                    first_error = first_error or error
+                else:
+                    yield result
+    finally:
+        pool.release()
+    if first_error is not None:
+        raise first_error
+    if pool.set_aside:
+        raise _items_lost(pool.set_aside)
+
+
+@dataclass(eq=False)
+class _Member:
+    """An actor of the pool, at work on a task, idle, or getting ready."""
+
+    actor: Any
+    call: Any
+    """The reference of its present call; None while it is idle."""
+    task: Task | None = None
+    is_ready: bool = False
+    since: float = field(default_factory=time.monotonic)
+    """When the call began."""
+    last_sign: float = field(default_factory=time.monotonic)
+    ping: Any = None
+    is_noticed: bool = False
+    """Whether it was reported as slow at its present item."""
+
+
+class _Pool:
+    """The actors of a map; those that Ray has no room for yet hold no item."""
+
+    def __init__(self, make_worker: MakeWorker, resources: WorkerResources) -> None:
+        self._make_worker, self._resources = make_worker, resources
+        self._members: list[_Member] = []
+        self._is_fresh = True
+        self._failed_starts = 0
+        self._last_work = self._last_ready = time.monotonic()
+        self._next_check = 0.0
+        self.set_aside: list[Task] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has an item."""
+        return any(member.task for member in self._members)
+
+    def enlarge(self, inbox: Inbox) -> None:
+        """Start as many actors as there is work for; all at first while items may still arrive, to be ready."""
+        limit = self._resources.num_workers
+        if inbox.grows and self._resources.num_while_growing is not None:
+            limit = self._resources.num_while_growing
+        busy = sum(member.task is not None for member in self._members)
+        wanted = limit if inbox.grows and self._is_fresh else min(limit, busy + len(inbox.waiting))
+        for _ in range(wanted - len(self._members)):
+            actor = _start_actor(self._make_worker, self._resources)
+            self._members.append(_Member(actor, actor.prepare.remote()))
+
+    def dispatch(self, inbox: Inbox) -> None:
+        """Give an item to every idle actor; end all actors after a long time without items, to free their resources."""
+        now = time.monotonic()
+        for member in self._members:
+            if member.call is None and inbox.waiting:
+                member.task = inbox.waiting.popleft()
+                member.call, member.since, member.is_noticed = member.actor.work.remote(member.task.item), now, False
+        if self.is_busy:
+            self._last_work = now
+        elif inbox.grows and not inbox.waiting and now - self._last_work > self._resources.idle_seconds:
+            self._is_fresh = False
+            self.release()
+
+    def wait(self, timeout: float, inbox: Inbox) -> Iterator[tuple[Any, BaseException | None]]:
+        """Wait for an actor to be done, ready or lost; yield its result, or the item's error."""
+        import ray
+
+        calls = {member.call: member for member in self._members if member.call is not None}
+        if not calls:
+            time.sleep(timeout)
+        else:
+            for call in ray.wait(list(calls), num_returns=1, timeout=timeout)[0]:
+                yield from self._take(calls[call], inbox)
+        self._check_signs(inbox)
+
+    def _take(self, member: _Member, inbox: Inbox) -> Iterator[tuple[Any, BaseException | None]]:
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            result = ray.get(member.call)
+        except RayTaskError as error:
+            error.cause.add_note(str(error))
+            if not member.is_ready:
+                raise error.cause from None
+            yield None, error.cause
+        except RayActorError as error:
+            self._lose(member, _reason(error), inbox)
+            return
+        else:
+            if member.is_ready:
+                yield result, None
+        if not member.is_ready:
+            self._failed_starts, self._last_ready = 0, time.monotonic()
+        member.is_ready, member.call, member.task = True, None, None
+        member.last_sign = time.monotonic()
+
+    def _lose(self, member: _Member, reason: str, inbox: Inbox) -> None:
+        """Forget a worker; its item goes to another one, unless it has taken down too many."""
+        import ray
+
+        self._members.remove(member)
+        ray.kill(member.actor)  # it may live where this process cannot see it
+        if (task := member.task) is None:
+            self._failed_starts += not member.is_ready
+            _log.warning("a worker was lost while it %s: %s", "waited" if member.is_ready else "started", reason)
+            if self._failed_starts >= self._resources.max_tries:
+                raise WorkersLost(
+                    f"cluster: {self._failed_starts} workers were lost, one after another, before they were ready "
+                    f"({reason}): see the worker's log in Ray's session folder, correct that and run again"
+                )
+            return
+        task.losses.append(reason)
+        if len(task.losses) < self._resources.max_tries:
+            inbox.waiting.appendleft(task)
+            fate = "it goes to another worker"
+        else:
+            self.set_aside.append(task)
+            fate = f"it is set aside, as {len(task.losses)} workers were lost at it"
+        _log.warning("a worker was lost at %s (%s): %s", _name(task), reason, fate)
+
+    def _check_signs(self, inbox: Inbox) -> None:
+        """Ask all created actors for signs of life, and give up those that give none or stand still at an item."""
+        import ray
+
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        timeout = self._resources.heartbeat_timeout
+        self._next_check = now + min(_TICK_SECONDS, timeout / _SIGNS_PER_TIMEOUT)
+        self._report_missing_room(now)
+        asked = {member.ping: member for member in self._members if member.ping is not None}
+        for ping in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
+            asked[ping].last_sign, asked[ping].ping = now, None  # an error, too: its call tells of the loss
+        for member in list(self._members):
+            if not member.is_ready:
+                continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
+            if member.ping is None and now - member.last_sign >= timeout / _SIGNS_PER_TIMEOUT:
+                member.ping = member.actor.ping.options(concurrency_group=_SIGNS).remote()
+            elif now - member.last_sign > timeout:
+                self._lose(member, f"it gave no sign of life for {timeout:g} s", inbox)
+                continue
+            if member.task is not None:
+                self._check_pace(member, now - member.since, inbox)
+
+    def _check_pace(self, member: _Member, seconds: float, inbox: Inbox) -> None:
+        limit = self._resources.stage_timeout
+        if seconds > limit:
+            _log.warning("a worker stands still; its stack:\n%s", _stack_of(member.actor))
+            self._lose(member, f"it stood still for {limit:g} s", inbox)
+        elif seconds > _NOTICE_FRACTION * limit and not member.is_noticed:
+            member.is_noticed = True
+            assert member.task is not None
+            _log.warning("a worker is at %s for %.0f s already; its limit is %g s", _name(member.task), seconds, limit)
+
+    def _report_missing_room(self, now: float) -> None:
+        if not self._members or any(member.is_ready for member in self._members):
+            self._last_ready = now
+        elif now - self._last_ready > _NO_ROOM_SECONDS:
+            self._last_ready = now
+            _log.warning(
+                "no worker has started for %.0f s: the cluster has no room for one of %g CPUs and %g GPUs now; waiting",
+                *(_NO_ROOM_SECONDS, self._resources.num_cpus, self._resources.num_gpus),
+            )
+
+    def release(self) -> None:
+        """End all actors, whatever they are doing."""
+        import ray
+
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members = []
+
+
+def _start_actor(make_worker: MakeWorker, resources: WorkerResources) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {
+        "num_cpus": resources.num_cpus,
+        "num_gpus": resources.num_gpus,
+        "concurrency_groups": {_SIGNS: 1},  # a thread beside the one that works
+    }
+    if resources.same_node:
+        node = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(**options)(_Worker).remote(make_worker)
+
+
+class _Worker:
+    """A process of the pool: makes its worker once, then serves items."""
+
+    def __init__(self, make_worker: MakeWorker) -> None:
+        self._make_worker = make_worker
+        self._worker: Callable[[Any], Any] | None = None
+
+    def prepare(self) -> None:
+        """Make the worker; in the constructor, its errors would reach the caller without their type."""
+        self._worker = self._make_worker()
+
+    def work(self, item: Any) -> Any:
+        """Handle one item."""
+        assert self._worker is not None
+        return self._worker(item)
+
+    def ping(self) -> None:
+        """Give a sign of life."""
+
+    def stack(self) -> str:
+        """Return what every thread of the process is doing."""
+        return "\n".join("".join(traceback.format_stack(frame)) for frame in sys._current_frames().values())
+
+
+def _stack_of(actor: Any) -> str:
+    import ray
+
+    try:
+        return str(ray.get(actor.stack.options(concurrency_group=_SIGNS).remote(), timeout=_STACK_SECONDS))
+    except ray.exceptions.RayError:
+        return "(it does not answer)"
+
+
+def _reason(error: BaseException) -> str:
+    """Return why Ray lost an actor, in a line."""
+    text = " ".join(str(error).split())
+    if "memory" in text and ("OOM" in text or "memory monitor" in text.lower() or "low on memory" in text):
+        return "its machine ran out of memory: lower resources.num_workers, or give the stage more cpus_per_worker"
+    return text[:_MAX_REASON]
+
+
+def _name(task: Task) -> str:
+    return str(getattr(task.item, "name", task.item))[:_MAX_REASON]
+
+
+def _items_lost(tasks: list[Task]) -> WorkersLost:
+    first, names = tasks[0], ", ".join(_name(task) for task in tasks[:10])
+    more = f" and {len(tasks) - 10} more" if len(tasks) > 10 else ""
+    return WorkersLost(
+        f"cluster: {len(tasks)} items took down {len(first.losses)} workers each and were set aside ({names}{more}; the "
+        f"last reason: {first.losses[-1]}); all others are done and kept: remove or mend these, or give the stage more "
+        "memory, and run again"
+    )

@@ -4,6 +4,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @ray.remote(num_cpus=0)
@@ -52,10 +53,11 @@ class Sender:
 
 
 class Channel:
-    """The driver's end of the mailbox."""
+    """The driver's end of the mailbox, which lies on the driver's own node: no other node can take it down."""
 
     def __init__(self) -> None:
-        self._mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
     def sender(self, topic: str) -> Sender:
         """Return a sender for one topic."""

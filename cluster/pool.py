@@ -11,21 +11,18 @@ keeps an idle actor while items may still arrive, and drops the exceptions of fa
 """
 
 import logging
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import WorkersLost
 from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
+from cluster.pool_worker import ask_for_sign, stack_of, start_worker
 
-_SIGNS = "signs"
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
-_STACK_SECONDS = 5.0  # to wait for the stack of a worker that stands still
 _NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
 _MAX_REASON = 300  # characters
 _log = logging.getLogger(__name__)
@@ -100,7 +97,7 @@ class _Pool:
         busy = sum(member.task is not None for member in self._members)
         wanted = limit if inbox.grows and self._is_fresh else min(limit, busy + len(inbox.waiting))
         for _ in range(wanted - len(self._members)):
-            actor = _start_actor(self._make_worker, self._resources)
+            actor = start_worker(self._make_worker, self._resources)
             self._members.append(_Member(actor, actor.prepare.remote()))
 
     def dispatch(self, inbox: Inbox) -> None:
@@ -191,7 +188,7 @@ class _Pool:
             if not member.is_ready:
                 continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
             if member.ping is None and now - member.last_sign >= timeout / _SIGNS_PER_TIMEOUT:
-                member.ping = member.actor.ping.options(concurrency_group=_SIGNS).remote()
+                member.ping = ask_for_sign(member.actor)
             elif now - member.last_sign > timeout:
                 self._lose(member, f"it gave no sign of life for {timeout:g} s", inbox)
                 continue
@@ -201,7 +198,7 @@ class _Pool:
     def _check_pace(self, member: _Member, seconds: float, inbox: Inbox) -> None:
         limit = self._resources.stage_timeout
         if seconds > limit:
-            _log.warning("a worker stands still; its stack:\n%s", _stack_of(member.actor))
+            _log.warning("a worker stands still; its stack:\n%s", stack_of(member.actor))
             self._lose(member, f"it stood still for {limit:g} s", inbox)
         elif seconds > _NOTICE_FRACTION * limit and not member.is_noticed:
             member.is_noticed = True
@@ -227,54 +224,6 @@ class _Pool:
         self._members = []
 
 
-def _start_actor(make_worker: MakeWorker, resources: WorkerResources) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    options: dict[str, Any] = {
-        "num_cpus": resources.num_cpus,
-        "num_gpus": resources.num_gpus,
-        "concurrency_groups": {_SIGNS: 1},  # a thread beside the one that works
-    }
-    if resources.same_node:
-        node = ray.get_runtime_context().get_node_id()
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(**options)(_Worker).remote(make_worker)
-
-
-class _Worker:
-    """A process of the pool: makes its worker once, then serves items."""
-
-    def __init__(self, make_worker: MakeWorker) -> None:
-        self._make_worker = make_worker
-        self._worker: Callable[[Any], Any] | None = None
-
-    def prepare(self) -> None:
-        """Make the worker; in the constructor, its errors would reach the caller without their type."""
-        self._worker = self._make_worker()
-
-    def work(self, item: Any) -> Any:
-        """Handle one item."""
-        assert self._worker is not None
-        return self._worker(item)
-
-    def ping(self) -> None:
-        """Give a sign of life."""
-
-    def stack(self) -> str:
-        """Return what every thread of the process is doing."""
-        return "\n".join("".join(traceback.format_stack(frame)) for frame in sys._current_frames().values())
-
-
-def _stack_of(actor: Any) -> str:
-    import ray
-
-    try:
-        return str(ray.get(actor.stack.options(concurrency_group=_SIGNS).remote(), timeout=_STACK_SECONDS))
-    except ray.exceptions.RayError:
-        return "(it does not answer)"
-
-
 def _reason(error: BaseException) -> str:
     """Return why Ray lost an actor, in a line."""
     text = " ".join(str(error).split())
@@ -291,7 +240,7 @@ def _items_lost(tasks: list[Task]) -> WorkersLost:
     first, names = tasks[0], ", ".join(_name(task) for task in tasks[:10])
     more = f" and {len(tasks) - 10} more" if len(tasks) > 10 else ""
     return WorkersLost(
-        f"cluster: {len(tasks)} items took down {len(first.losses)} workers each and were set aside ({names}{more}; the "
-        f"last reason: {first.losses[-1]}); all others are done and kept: remove or mend these, or give the stage more "
+        f"cluster: {len(tasks)} items took down {len(first.losses)} workers each and were set aside ({names}{more}; "
+        f"last: {first.losses[-1]}); all others are done and kept: remove or mend these, or give the stage more "
         "memory, and run again"
     )

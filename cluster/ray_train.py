@@ -9,6 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,13 +20,15 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
-from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment, use_cpus
+from cluster.lost_ranks import is_communication_error, size_that_fits, wait_for_dead_nodes
+from cluster.training import TrainFunction, TrainGroup, free_port, interface_of, rank_environment, use_cpus
 
 POLL_SECONDS = 0.1
 MAX_REPORT = 400  # characters of Ray Train's own report
 _log = logging.getLogger(__name__)
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the controller sees the end of training only when it checks
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a stopped process, or one on a node that is cut off
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more actor; the health check notices a lost node as well
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
@@ -63,41 +66,62 @@ def _set_rank(address: str, port: int) -> None:
     context = get_context()
     rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
     os.environ.update(rank_environment(rank, world_size, local_rank, address, port))
+    # By the node's address, as the host's name may resolve to loopback, or to a network that others do not reach.
+    if world_size > 1 and (interface := interface_of(ray.util.get_node_ip_address())) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
-def launch_with_ray_train(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+def launch_with_ray_train(
+    function: TrainFunction,
+    payload: Any,
+    group: TrainGroup,
+    emit: Callable[[Any], None],
+    progress: Callable[[], int] = lambda: 0,
+) -> Any:
     """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
-    A group that loses a process (out of memory, a lost node) is restarted: the function is expected to go on from its
-    newest checkpoint.
+    A group that loses a process (out of memory, a lost node) is restarted, as long as each start gets further: the
+    function is expected to go on from its newest checkpoint. Where the nodes that are left have no room for all
+    workers, it goes on with fewer.
 
     Raises:
         Exception: what a worker raised, at once, with the worker's traceback as a note.
-        TrainingLost: the group lost a process more often than it may.
+        TrainingLost: the group lost a process again and again without getting further.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    restarts = 0
+    starts, in_vain, reached = 1, 0, progress()
     while True:
         outcome = _run_once(function, payload, group, emit)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
+        now = progress()
+        in_vain = 0 if now > reached else in_vain + 1
+        reached = max(now, reached)
+        reason = outcome.get("lost") or outcome["error"]
         # A group that fails to start keeps its resources in Ray Train, and the next one would wait for them.
-        if restarts == group.restarts or not outcome["had_started"]:
+        if in_vain > group.restarts or not outcome["had_started"]:
             raise TrainingLost(
-                f"training: the group lost a process (start {restarts + 1}: {outcome['error'][:MAX_REPORT]}): "
-                "check that the machines have enough memory, then run again: it goes on from the newest checkpoint"
+                f"training: the group lost a process (start {starts}: {reason[:MAX_REPORT]}): check that the machines "
+                "have enough memory, then run again: it goes on from the newest checkpoint"
             )
-        restarts += 1
-        _log.warning("a training process was lost (%s); restarting the group", outcome["error"][:MAX_REPORT])
+        starts += 1
+        _log.warning("a training process was lost (%s); starting the group again", reason[:MAX_REPORT])
+        wait_for_dead_nodes(outcome["nodes"])
+        group = replace(group, num_workers=size_that_fits(group))
 
 
 def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:
-    """Run one group to its end; the outcome holds "failure" (the function's), "error" (Ray Train's) or "result"."""
+    """Run one group to its end.
+
+    The outcome holds "failure" (the function's own), "error" (Ray Train's) or "result"; "nodes" where it ran, and
+    "lost": what a worker raised because it could not reach another one.
+    """
     channel = Channel()
-    outcome: dict[str, Any] = {}
+    outcome: dict[str, Any] = {"nodes": set()}
     with tempfile.TemporaryDirectory(prefix="corgi-train-") as scratch:
         trainer = _trainer(function, payload, group, channel.sender("worker"), scratch)
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
@@ -107,8 +131,10 @@ def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Ca
             for _, (kind, value) in channel.collect():
                 if kind == "event":
                     emit(value)
+                elif kind == "node":
+                    outcome["nodes"].add(value)
                 else:
-                    outcome.setdefault("failure", value)
+                    outcome.setdefault(kind, value)
             if not running:
                 return outcome
             fitting.join(POLL_SECONDS)
@@ -149,13 +175,17 @@ def _in_worker(config: dict[str, Any]) -> Any:
     """Run the function in a worker; its exception goes to the caller, with the worker's traceback as a note."""
     use_cpus(config["num_cpus"])
     send: Sender = config["send"]
+    send(("node", ray.get_runtime_context().get_node_id()))
     try:
         return config["function"](config["payload"], lambda event: send(("event", event)))
     except Exception as error:
         import traceback
 
-        error.add_note("In the training worker:\n" + traceback.format_exc())
-        send(("failure", error))
+        if is_communication_error(error):
+            send(("lost", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        else:
+            error.add_note("In the training worker:\n" + traceback.format_exc())
+            send(("failure", error))
         raise
     finally:
         send.flush()

@@ -12,12 +12,17 @@ TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """How many training processes to start, the resources of each, and how often to restart all when one is lost."""
+    """How many training processes to start, the resources of each, and when to give up restarting them."""
 
     num_workers: int = 1
     num_cpus: int = 1
     num_gpus: float = 0
     restarts: int = 2
+    """How often to start again, after a process was lost, without getting any further than before."""
+    smaller: tuple[int, ...] = ()
+    """Numbers of workers to go on with where the nodes that are left have no room for all, the largest first."""
+    wait_for_nodes: float = 60.0
+    """Seconds to wait for lost nodes to come back before going on with fewer."""
 
 
 class TrainLauncher(Protocol):
@@ -27,12 +32,28 @@ class TrainLauncher(Protocol):
     the process group. ``emit`` sends an event to the caller's ``emit``. The return value is rank 0's.
     """
 
-    def __call__(self, function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
-        """Return what rank 0 returned; raise what any rank raised."""
+    def __call__(
+        self,
+        function: TrainFunction,
+        payload: Any,
+        group: TrainGroup,
+        emit: Callable[[Any], None],
+        progress: Callable[[], int] = lambda: 0,
+    ) -> Any:
+        """Return what rank 0 returned; raise what any rank raised.
+
+        ``progress`` returns how far the function would start, such as the step of the newest checkpoint.
+        """
         ...
 
 
-def launch_in_process(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> Any:
+def launch_in_process(
+    function: TrainFunction,
+    payload: Any,
+    group: TrainGroup,
+    emit: Callable[[Any], None],
+    progress: Callable[[], int] = lambda: 0,
+) -> Any:
     """Train in this process, as a group of one: for unit tests and debugging."""
     if group.num_workers != 1:
         raise ValueError(
@@ -49,6 +70,14 @@ def rank_environment(rank: int, world_size: int, local_rank: int, address: str, 
         "RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": address, "MASTER_PORT": port
     }  # fmt: skip
     return {name: str(value) for name, value in values.items()}
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the network interface that has an address of this machine."""
+    import psutil
+
+    found = psutil.net_if_addrs().items()
+    return next((name for name, addresses in found if any(one.address == address for one in addresses)), None)
 
 
 def free_port() -> int:

@@ -24,7 +24,16 @@ def allocate(section: StageConfig, machines: Machines) -> Allocation:
         gpus = 1.0 if section.uses_gpu and machines.num_gpus else 0.0
     workers = asked.num_workers or _default_workers(section, machines, gpus)
     cpus = asked.cpus_per_worker or _default_cpus(section, machines, workers, gpus)
-    allocation = Allocation(workers, cpus, gpus)
+    allocation = Allocation(
+        workers,
+        cpus,
+        gpus,
+        min_workers=min(asked.min_workers, workers),
+        wait_for_nodes=asked.wait_for_nodes,
+        heartbeat_timeout=asked.heartbeat_timeout,
+        stage_timeout=asked.stage_timeout,
+        max_tries=asked.max_tries,
+    )
     _check_fits(section.stage, allocation, machines)
     return allocation
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.channel import Channel, Sender
 from cluster.session import Machines
@@ -34,6 +35,8 @@ from stages.formats.filtered import filter_inputs
 from stages.storage.artifact import Artifact, Output
 
 POLL_SECONDS = 0.2
+_RETRIES = 3
+"""Starts of a stage's process after it was lost along with its node; what it has finished is kept."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class GraphRun:
             name: allocate(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)
         }
         self._channel = Channel()
+        self._here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._results: dict[str, StageResult] = {}
         self._running: dict[ray.ObjectRef[Any], str] = {}
         self._refs: dict[str, ray.ObjectRef[Any]] = {}
@@ -185,7 +189,9 @@ class GraphRun:
             name=stage.name,
             num_cpus=allocation.cpus_per_worker if alone else 0,
             num_gpus=allocation.gpus_per_worker if alone else 0,
-            max_retries=1,
+            max_retries=_RETRIES,
+            # What only drives the workers stays with this process, so that no other node can take it down.
+            scheduling_strategy="DEFAULT" if alone else self._here,
         )
         sender: Sender = self._channel.sender(stage.name)
         done = [source for source in stage.inputs if source in self._refs and source not in upstream]

@@ -44,12 +44,17 @@ class Environment:
         return map_on_ray(functools.partial(_make_worker, self, make_worker), items, resources)
 
     def launch_training(
-        self, function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]
+        self,
+        function: TrainFunction,
+        payload: Any,
+        group: TrainGroup,
+        emit: Callable[[Any], None],
+        progress: Callable[[], int] = lambda: 0,
     ) -> Any:
         """Train under Ray Train, which takes a second to import: only stages that train pay for it."""
         from cluster.ray_train import launch_with_ray_train
 
-        return launch_with_ray_train(functools.partial(_train, self, function), payload, group, emit)
+        return launch_with_ray_train(functools.partial(_train, self, function), payload, group, emit, progress)
 
 
 def _make_worker(environment: Environment, make_worker: MakeWorker) -> Callable[[Any], Any]:

@@ -114,7 +114,7 @@ def make_context(
 ) -> StageContext:
     """Make a context that works in this process and keeps the stage's events in the list."""
 
-    def launch_training(function: Any, payload: Any, group: TrainGroup, emit: Any) -> Any:
+    def launch_training(function: Any, payload: Any, group: TrainGroup, emit: Any, progress: Any = None) -> Any:
         raise AssertionError("this stage trains nothing")
 
     keep = events.append if events is not None else lambda event: None

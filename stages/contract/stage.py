@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from cluster.mapping import Mapper, WorkerResources
 from cluster.training import TrainLauncher
@@ -33,10 +33,23 @@ class Resources(ConfigModel):
     num_workers: PositiveInt | None = Field(
         None, description="parallel workers; none: one per cpus_per_worker CPUs for data stages, one for training"
     )
+    min_workers: PositiveInt = Field(
+        1, description="fewest workers that training goes on with where lost nodes leave no room for all"
+    )
+    wait_for_nodes: NonNegativeFloat = Field(
+        60.0, description="seconds to wait for lost nodes to come back before training goes on with fewer workers"
+    )
     cpus_per_worker: PositiveInt | None = Field(None, description="CPUs per worker; none: the stage's own default")
     gpus_per_worker: NonNegativeFloat | Literal["auto"] = Field(
         "auto", description="GPUs per worker; auto: 1 where the machines have GPUs and the stage can use one, else 0"
     )
+    heartbeat_timeout: PositiveFloat = Field(
+        30.0, description="seconds without a sign of life after which a worker of a data stage counts as lost"
+    )
+    stage_timeout: PositiveFloat = Field(
+        3600.0, description="seconds at one shard after which a worker of a data stage counts as standing still"
+    )
+    max_tries: PositiveInt = Field(3, description="workers that a shard may take down before it is set aside")
 
 
 class StageConfig(ConfigModel):
@@ -78,6 +91,11 @@ class Allocation:
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
     workers_beside: int | None = None  # workers as long as an input that it follows still runs; none: num_workers
+    min_workers: int = 1
+    wait_for_nodes: float = 60.0
+    heartbeat_timeout: float = 30.0
+    stage_timeout: float = 3600.0
+    max_tries: int = 3
 
     @property
     def workers_at_first(self) -> int:
@@ -97,7 +115,14 @@ class Allocation:
     def for_shards(self, *, same_node: bool = False) -> WorkerResources:
         """Return them as what the workers of a map over shards hold."""
         return WorkerResources(
-            self.num_workers, self.cpus_per_worker, self.gpus_per_worker, same_node, self.workers_beside
+            self.num_workers,
+            self.cpus_per_worker,
+            self.gpus_per_worker,
+            same_node,
+            self.workers_beside,
+            heartbeat_timeout=self.heartbeat_timeout,
+            stage_timeout=self.stage_timeout,
+            max_tries=self.max_tries,
         )
 
 

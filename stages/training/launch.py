@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.training import TrainGroup
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event
-from stages.contract.stage import StageContext, StageSummary
-from stages.formats.checkpoints import TrainedRecord, remove_checkpoints
+from stages.contract.stage import Allocation, StageContext, StageSummary
+from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, remove_checkpoints
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.job import TrainJob
@@ -34,9 +34,15 @@ def train(
     """
     if TrainedRecord.read(output) is None:
         allocation = context.resources
-        group = TrainGroup(allocation.num_workers, allocation.cpus_per_worker, allocation.gpus_per_worker)
+        group = TrainGroup(
+            allocation.num_workers,
+            allocation.cpus_per_worker,
+            allocation.gpus_per_worker,
+            smaller=_sizes(allocation, config),
+            wait_for_nodes=allocation.wait_for_nodes,
+        )
         job = TrainJob(make_task, config, seed, output, use_gpu=allocation.gpus_per_worker > 0)
-        context.launch_training(training_process, job, group, context.emit)
+        context.launch_training(training_process, job, group, context.emit, lambda: _newest_step(output))
     remove_checkpoints(output)
     trained = TrainedRecord.read(output)
     if trained is None:
@@ -49,6 +55,16 @@ def train(
         metrics=trained.metrics,
         notes=trained.notes,
     )
+
+
+def _sizes(allocation: Allocation, config: TrainingConfig) -> tuple[int, ...]:
+    """Return the smaller numbers of workers over which the batch can be divided, the largest first."""
+    sizes = range(allocation.num_workers - 1, allocation.min_workers - 1, -1)
+    return tuple(size for size in sizes if config.batch_size % (size * config.gradient_accumulation) == 0)
+
+
+def _newest_step(output: Output) -> int:
+    return max(checkpoint_steps(output), default=0)
 
 
 def make_task(name: str, *arguments: Any, **options: Any) -> "TrainTask":

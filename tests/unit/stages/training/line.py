@@ -1,5 +1,6 @@
 """A task small enough for tests: fit a straight line, with noise that belongs to the sample."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -29,8 +30,11 @@ class Line(nn.Module):
 
 
 class LineTask:
-    def __init__(self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8) -> None:
+    def __init__(
+        self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8, pause: float = 0.0
+    ) -> None:
         self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
+        self.pause = pause  # seconds for each batch
         self.left_out: dict[str, FailureCause] = {}
 
     def setup(self, rank_info: RankInfo) -> None:
@@ -43,6 +47,7 @@ class LineTask:
         return model
 
     def prepare(self, part: BatchPart) -> Batch:
+        time.sleep(self.pause)
         if part.step == self.fail_at:
             raise ValueError(f"no data for step {part.step}")
         rows = torch.from_numpy(self.order.at(part.positions)).float()

@@ -1,0 +1,93 @@
+"""Several raylets, each a node of its own: what happens when one of them dies, or a process on it stops."""
+
+import copy
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.mapping import WorkerResources
+from cluster.pool import map_on_ray
+from cluster.ray_train import launch_with_ray_train
+from stages.contract.events import Event, Metrics
+from stages.contract.stage import Allocation, StageContext
+from stages.formats.model_folders import load_model_state
+from stages.storage.artifact import Output
+from stages.training.config import TrainingConfig
+from stages.training.launch import train
+from tests.unit.stages.training.line import LineTask
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A head without room for workers; tests add and remove the other nodes."""
+    os.environ["PYTHONPATH"] = os.getcwd()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def make_slow() -> Callable[[int], tuple[int, int, str]]:
+    def work(item: int) -> tuple[int, int, str]:
+        time.sleep(0.5)
+        return item, os.getpid(), ray.get_runtime_context().get_node_id()
+
+    return work
+
+
+def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_are_left(nodes: Cluster) -> None:
+    added = [nodes.add_node(num_cpus=1) for _ in range(3)]
+    done: list[tuple[int, int, str]] = []
+    resources = WorkerResources(num_workers=3, heartbeat_timeout=3.0)
+    stopped = removed = None
+    for result in map_on_ray(make_slow, range(24), resources):
+        done.append(result)
+        if stopped is None and len({pid for _, pid, _ in done}) == 3:
+            stopped = result[1]
+            os.kill(stopped, signal.SIGSTOP)
+            removed = next(node for node in added if node.node_id not in {result[2]})
+            nodes.remove_node(removed, allow_graceful=False)
+            lost_at = time.monotonic()
+    assert sorted(item for item, _, _ in done) == list(range(24))
+    assert time.monotonic() - lost_at < 30 + 24 * 0.5
+    assert removed is not None
+    last_five = {(pid, node) for _, pid, node in done[-5:]}
+    assert all(pid != stopped and node != removed.node_id for pid, node in last_five)
+    for node in set(added) - {removed}:
+        nodes.remove_node(node, allow_graceful=False)
+
+
+def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cluster, tmp_path: Path) -> None:
+    added = [nodes.add_node(num_cpus=1) for _ in range(2)]
+    output = Output(str(tmp_path), "train_line", "f0")
+    events: list[Event] = []
+    removed: list[Any] = []
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Metrics) and event.step >= 3 and not removed:
+            removed.append(added[1])
+            nodes.remove_node(added[1], allow_graceful=False)
+
+    settings: dict[str, Any] = {"num_steps": 8, "batch_size": 8, "learning_rate": 0.02, "log_interval": 1,
+                                "precision": "float32", "checkpoint_interval": 2}  # fmt: skip
+    allocation = Allocation(num_workers=2, wait_for_nodes=0.0)
+    context = StageContext(watch, None, launch_with_ray_train, allocation)  # type: ignore[arg-type]
+    task = partial(copy.copy, LineTask(dropout=False, pause=0.5))
+    train(task, TrainingConfig(**settings), seed=3, output=output, context=context)
+    assert removed
+    trained = [event for event in events if isinstance(event, Metrics) and "loss" in event.values]
+    losses = [(event.step, event.values["loss"]) for event in trained]
+    assert {step for step, _ in losses} == set(range(1, 9))
+    for step, loss in losses:  # those that were made again are the same but for rounding
+        assert loss == pytest.approx(dict(losses)[step], rel=1e-4)
+    assert load_model_state(output, "line")

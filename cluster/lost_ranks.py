@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.training import TrainGroup
 
-_ANSWER_SECONDS = 15.0  # for a node to run an empty task
+_REPLY_SECONDS = 15.0  # for a node to run an empty task
 _DEATH_SECONDS = 120.0  # for Ray to declare a node dead that runs no task: its own default takes up to a minute
 _NOTICE_SECONDS = 60.0  # between two notices that nodes are missing
 _POLL_SECONDS = 1.0
@@ -45,7 +45,7 @@ def wait_for_dead_nodes(nodes: Iterable[str]) -> None:
     calls = {_empty_task(node): node for node in nodes if node in _alive()}
     if not calls:
         return
-    ready, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_ANSWER_SECONDS)
+    ready, silent = ray.wait(list(calls), num_returns=len(calls), timeout=_REPLY_SECONDS)
     silent_nodes = {calls[call] for call in [*silent, *(call for call in ready if not _succeeded(call))]}
     until = time.monotonic() + _DEATH_SECONDS
     while silent_nodes & _alive() and time.monotonic() < until:

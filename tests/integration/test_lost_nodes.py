@@ -72,7 +72,7 @@ def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cl
     events: list[Event] = []
     removed: list[Any] = []
 
-    def watch(event: Event) -> None:
+    def remove_a_node(event: Event) -> None:
         events.append(event)
         if isinstance(event, Metrics) and event.step >= 3 and not removed:
             removed.append(added[1])
@@ -81,7 +81,7 @@ def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cl
     settings: dict[str, Any] = {"num_steps": 8, "batch_size": 8, "learning_rate": 0.02, "log_interval": 1,
                                 "precision": "float32", "checkpoint_interval": 2}  # fmt: skip
     allocation = Allocation(num_workers=2, wait_for_nodes=0.0)
-    context = StageContext(watch, None, launch_with_ray_train, allocation)  # type: ignore[arg-type]
+    context = StageContext(remove_a_node, None, launch_with_ray_train, allocation)  # type: ignore[arg-type]
     task = partial(copy.copy, LineTask(dropout=False, pause=0.5))
     train(task, TrainingConfig(**settings), seed=3, output=output, context=context)
     assert removed

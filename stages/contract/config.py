@@ -10,7 +10,7 @@ from pydantic import Field as Key
 
 from stages.contract.digests import address_digest, content_digest
 from stages.contract.secrets import redact_addresses, redact_tree
-from stages.storage.filesystems import is_remote
+from stages.storage.filesystems import is_remote, local_path, wraps_local_path
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
     """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
     if not isinstance(value, str | Path):
         return value
-    path = Path(value).expanduser()
+    path = Path(local_path(str(value))).expanduser()
     for folder in (info.context or {}).get("folders", ()):
         if not path.is_absolute() and (Path(folder) / path).exists():
             return (Path(folder) / path).resolve()
@@ -38,7 +38,13 @@ ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
 
 
 def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
-    return value if isinstance(value, str) and is_remote(value) else str(beside_config(value, info))
+    if isinstance(value, str) and wraps_local_path(value):
+        raise ValueError(
+            f"found {value!r}: allowed are a path of this machine as it is, and addresses of other machines"
+        )
+    if isinstance(value, str) and is_remote(local_path(value)):
+        return value
+    return str(beside_config(value, info))
 
 
 #: An address, which may hold credentials: it is used as it is, and dumped as JSON without them.

@@ -88,7 +88,7 @@ class WebdatasetSource(ConfigModel):
         """Return the content of local shards, or the names and checksums that a remote store reports."""
         if not is_remote(self.path):
             return {"kind": self.kind, "path": content_digest(Path(self.path))}
-        return {"kind": self.kind, "path": remote_checksums(self.path, "*.tar")}
+        return {"kind": self.kind, "path": remote_checksums(self.path, "*.[tT][aA][rR]")}
 
 
 class HuggingfaceSource(ConfigModel):
@@ -96,10 +96,17 @@ class HuggingfaceSource(ConfigModel):
 
     kind: Literal["huggingface"]
     path: ExternalPath
-    image_column: str = Field("image", description="column of the images, each {bytes, path} or bytes")
+    config_name: str | None = Field(None, description="which config, such as a language; none: the only one")
+    split: str | None = Field(None, description="which split, such as train; none: the only one")
+    image_column: str = Field("image", description="column of the images, each {bytes, path}, bytes or path")
     caption_column: str | None = Field(
         None, description="column of the captions, each a text or a list of texts; none: no captions"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; README.md may say which files are which config."""
+        readme = self.path / "README.md"
+        return super().identity() | ({"readme": content_digest(readme)} if readme.is_file() else {})
 
 
 Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource

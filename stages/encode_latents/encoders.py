@@ -93,7 +93,7 @@ def _load_vae(config: EncodeByStableDiffusion) -> Any:
 
     source = config.name or str(config.path)
     try:
-        model = AutoencoderKL.from_pretrained(source, subfolder=VAE, torch_dtype=torch.float32)
+        model = AutoencoderKL.from_pretrained(source, subfolder=VAE, torch_dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputFault(

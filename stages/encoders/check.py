@@ -5,6 +5,8 @@ from pathlib import Path
 
 from stages.contract.errors import InputFault, nearest
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, T5Source
+from stages.encoders.model_files import check_t5_folder, check_tokenizer
+from stages.encoders.open_clip_schema import check_open_clip_config
 from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
 
 
@@ -38,6 +40,7 @@ def check_t5(source: T5Source, *, where: str) -> None:
             f"{where}.path: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
             "save model and tokenizer there by save_pretrained of transformers"
         )
+    check_t5_folder(folder, f"{where}.path")
 
 
 def architecture_file(name: str) -> Path:
@@ -59,6 +62,8 @@ def _check_folder(path: Path, *, where: str) -> None:
         )
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
         raise InputFault(f"{where}: {path} has no weights: expected {CLIP_WEIGHTS} beside {CLIP_CONFIG}")
+    check_open_clip_config(path / CLIP_CONFIG, where)
+    check_tokenizer(path, where)
 
 
 def _check_name(name: str, *, where: str) -> None:

@@ -196,8 +196,8 @@ def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, An
     else:
         name, options = config.name, _pretrained_options(open_clip, config, where)
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(name, **options)
-        tokenizer = open_clip.get_tokenizer(name)
+        model, preprocess = open_clip.create_model_from_pretrained(name, weights_only=True, **options)
+        tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(config))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = (
@@ -221,9 +221,20 @@ def _pretrained_options(open_clip: Any, config: PretrainedClip, where: str) -> d
 
 
 def _needs_timm(config: FolderClip | PretrainedClip) -> bool:
+    return "timm_model_name" in _architecture(config)["vision_cfg"]
+
+
+def _tokenizer_options(config: FolderClip | PretrainedClip) -> dict[str, bool]:
+    """Return what keeps transformers from running code of a folder, from asking for it, and from any other place."""
+    if not _architecture(config)["text_cfg"].get("hf_tokenizer_name"):
+        return {}  # open_clip's own tokenizer
+    return {"trust_remote_code": False, "local_files_only": isinstance(config, FolderClip)}
+
+
+def _architecture(config: FolderClip | PretrainedClip) -> dict[str, Any]:
     file = config.path / CLIP_CONFIG if isinstance(config, FolderClip) else architecture_file(config.name)
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return "timm_model_name" in content.get("model_cfg", content).get("vision_cfg", {})
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content.get("model_cfg", content)  # type: ignore[no-any-return]
 
 
 def _identify(model: Any, reference: str) -> ClipIdentity:

@@ -4,32 +4,31 @@
     shards/<shard>.parquet       a row for every entry, the lost ones too
     shards/<shard>_stats.json    counts by status and message
 
-The bytes are the same every time: no times, no order of arrival. The webdataset library is imported by the functions
-that read with it, as it brings torch along.
+The bytes are the same every time: no times, no order of arrival.
 """
 
 import collections
+import functools
 import io
 import json
 import math
-import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.documents import UnitRecord
-from stages.contract.errors import FailureCause
+from stages.contract.errors import ArtifactError, FailureCause
+from stages.contract.parsing import load_json, parsing
 from stages.formats.source_records import Counted
+from stages.formats.tar_samples import Files, Span, image_suffixes, index_tar, read_file
 from stages.storage.artifact import Artifact, Output
 
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)$")
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
 
@@ -150,12 +149,11 @@ def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None
 
 def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSample]:
     """Yield the samples of one shard in their order; without captions, their texts are not read."""
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
-    with path.open("rb") as stream:
-        for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
-            image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-            yield ShardSample(sample["__key__"], image, _captions(sample) if with_captions else ())
+    with path.open("rb") as tar:
+        for key, files in _samples(path, tar).items():
+            image = _span(files, image_suffixes(files)[0])
+            captions = _captions(path, files, tar) if with_captions else ()
+            yield ShardSample(key, None if image is None else read_file(tar, image), captions)
 
 
 def failure_label(row: Mapping[str, Any]) -> str:
@@ -175,28 +173,23 @@ def read_entries(output: Output, name: str) -> tuple[list[ShardEntry], pa.Schema
     return [ShardEntry(row["key"], images.get(row["key"]), row) for row in table.to_pylist()], table.schema
 
 
-def index_images(path: Path) -> dict[str, tuple[int, int]]:
+def index_images(path: Path) -> dict[str, Span]:
     """Return where each image of a shard lies in its tar, offset and size in bytes, by key, in their order."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, suffix = _split_name(member)
-            if suffix in _IMAGE_SUFFIXES:
-                found.setdefault(key, {})[suffix] = (member.offset_data, member.size)
-    return {key: next(files[s] for s in _IMAGE_SUFFIXES if s in files) for key, files in found.items()}
+    with path.open("rb") as tar:
+        found = {key: _span(files, image_suffixes(files)[0]) for key, files in _samples(path, tar).items()}
+    return {key: span for key, span in found.items() if span is not None}
 
 
 def read_captions(path: Path) -> dict[str, str]:
     """Return the first caption of each captioned image of a shard, by key, sorted; no image is read."""
-    images, captions = set(), {}
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, suffix = _split_name(member)
-            if suffix in _IMAGE_SUFFIXES:
-                images.add(key)
-            elif suffix == "txt" and (content := tar.extractfile(member)) is not None:
-                captions[key] = content.read().decode()
-    return {key: captions[key] for key in sorted(images) if captions.get(key)}
+    captions = {}
+    with path.open("rb") as tar:
+        for key, files in sorted(_samples(path, tar).items()):
+            text = _span(files, "txt")
+            if text is not None and _span(files, image_suffixes(files)[0]) is not None:
+                with parsing(functools.partial(_damaged, path)):
+                    captions[key] = read_file(tar, text).decode()
+    return {key: caption for key, caption in captions.items() if caption}
 
 
 def read_member(path: Path, offset: int, size: int) -> bytes:
@@ -206,16 +199,31 @@ def read_member(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _split_name(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return key and suffix of a file as webdataset splits its name; no suffix where it belongs to no sample."""
-    parts = _NAME.match(member.name) if member.isfile() else None
-    return (parts[1], parts[2].lower()) if parts else (member.name, "")
+def _samples(path: Path, tar: IO[bytes]) -> Mapping[str, Files]:
+    index = index_tar(tar)
+    if index.fault is not None:
+        raise _damaged(path, str(index.fault))
+    return index.samples
 
 
-def _captions(sample: Mapping[str, Any]) -> tuple[str, ...]:
-    listed = json.loads(sample["json"]).get("captions") if "json" in sample else None
-    first = sample["txt"].decode() if "txt" in sample else ""
+def _span(files: Files, suffix: str | None) -> Span | None:
+    span = None if suffix is None else files.get(suffix)
+    return None if isinstance(span, FailureCause) else span
+
+
+def _captions(path: Path, files: Files, tar: IO[bytes]) -> tuple[str, ...]:
+    described, text = (_span(files, suffix) for suffix in ("json", "txt"))
+    with parsing(functools.partial(_damaged, path)):
+        listed = load_json(read_file(tar, described)).get("captions") if described else None
+        first = read_file(tar, text).decode() if text else ""
     return tuple(listed) if listed else (first,) if first else ()
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"download_shards: the shard {path} is damaged ({reason}): expected it as it was written: delete that artifact "
+        "and run again"
+    )
 
 
 def _tar(name: str) -> str:

@@ -45,9 +45,24 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
 )
 
 
+_LOCAL_PROTOCOLS = ("file", "local")
+
+
 def is_remote(address: str) -> bool:
     """Return whether an address names a file system; otherwise it is a path on this machine."""
     return "://" in address
+
+
+def local_path(address: str) -> str:
+    """Return the path of a ``file://`` address, so that all rules of local paths hold for it; others as they are."""
+    protocol, mark, rest = address.partition("://")
+    return rest if mark and protocol.lower() in _LOCAL_PROTOCOLS else address
+
+
+def wraps_local_path(address: str) -> bool:
+    """Return whether an address reaches this machine's files through another file system (``dir::file:///data``)."""
+    *wrappers, last = address.split("::")
+    return bool(wrappers) and last.partition("://")[0].lower() in _LOCAL_PROTOCOLS
 
 
 def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -169,7 +169,7 @@ def test_what_cannot_be_used_is_reported_before_anything_starts(tmp_path):
     with pytest.raises(InputFault, match=r"source\.image_column: a\.parquet has no column 'image'.*nearest: img"):
         check_source({"kind": "huggingface", "path": folder})
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
-    with pytest.raises(InputFault, match=r"several splits \(train, test\)"):
+    with pytest.raises(InputFault, match=r"several of split \(train, test\): .*set download_shards\.source\.split"):
         check_source({"kind": "huggingface", "path": folder})
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputFault, match=r"no \.arrow or \.parquet file"):

@@ -1,168 +1,231 @@
 """A Hugging Face dataset folder on disk: the Arrow files of ``save_to_disk``, or Parquet files, read by pyarrow."""
 
 import contextlib
-import json
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
+from stages.contract.parsing import parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
 from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
+from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
+from stages.download_shards.sources.dataset_layout import dataset_files
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
 from stages.formats.source_records import SourceRecord
 
-_ROWS_AT_A_TIME = 64
 _NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no image")
 
-Range = tuple[int, int]
-"""First row and number of rows, over all files in order."""
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one or more files, in order, with those columns of each that are kept beside its image."""
+
+    first: int
+    """The number of the first row over all files."""
+    pieces: tuple[tuple[Rows, tuple[str, ...]], ...]
+    fields: pa.Schema
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(rows.count for rows, _ in self.pieces)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    schema: pa.Schema
+    rows: int
 
 
 class HuggingfaceDataset:
     """Ranges of the rows of a dataset's files, a few images of which are in memory at a time."""
 
     def __init__(self, source: HuggingfaceSource, config: DownloadShardsConfig) -> None:
-        self._source, self._rows_per_shard = source, config.rows_per_shard
+        self._source, self._rows_per_shard, self._max_bytes = source, config.rows_per_shard, config.max_bytes
+        self._checker = FileChecker()
 
     def check(self) -> None:
-        """Check that the folder holds a dataset with the configured columns."""
-        source = self._source
-        for file in _files(source):
-            require_columns(source, ("image_column", "caption_column"), file.name, _schema(file).names)
+        """Check that the folder holds one dataset with the configured columns."""
+        self._files()
+        self._checker.close()
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
         """Yield the range of rows of each shard."""
-        self.check()
-        total = sum(_num_rows(file) for file in _files(self._source))
+        files = self._files()
+        self._checker.close()
+        total = sum(file.rows for file in files)
         if total == 0:
             raise InputFault(
                 f"download_shards.source.path: {self._source.path} holds no row: give a dataset with at least one"
             )
+        fields = _kept_fields(self._source, files)
         step = self._rows_per_shard
-        parts = [(start, min(step, total - start)) for start in range(0, total, step)]
+        parts = [
+            Part(first, _pieces(files, fields, first, min(step, total - first)), fields)
+            for first in range(0, total, step)
+        ]
         yield Parts(parts, SourceRecord(found=total))
 
-    def read(self, part: Range) -> Entries:
-        """Read the rows; a column of bytes or images other than the images' is left out."""
-        source, (first, count) = self._source, part
-        schema = _schema(_files(source)[0])
-        names = [field.name for field in schema if field.name != source.image_column and not _is_binary(field.type)]
-        fields = pa.schema([schema.field(name) for name in names])
-        table = pa.Table.from_batches(_batches(source, names, part), fields)
-        urls = pa.chunked_array([pa.array([f"row-{row}" for row in range(first, first + count)], pa.string())])
+    def read(self, part: Part) -> Entries:
+        """Read the rows; a column of bytes or images other than the images' is left out.
+
+        Rows of a file that is not valid are lost, and the others are read.
+        """
+        source = self._source
+        found = [self._beside(rows, names, part.fields) for rows, names in part.pieces]
+        faults = [one if isinstance(one, ItemFault) else None for one in found]
+        table = pa.concat_tables(
+            _nulls(part.fields, rows.count) if isinstance(one, ItemFault) else one
+            for one, (rows, _) in zip(found, part.pieces, strict=True)
+        )
         captions = table[source.caption_column] if source.caption_column is not None else None
-        extra = table.select([name for name in names if name != source.caption_column])
-        rows = make_rows(urls, captions, extra)
-        return Entries(rows.schema, _entries(source, rows.to_pylist(), part), lambda: count)
+        extra = table.select([name for name in part.fields.names if name != source.caption_column])
+        urls = [f"row-{part.first + index}" for index in range(part.count)]
+        rows = make_rows(pa.chunked_array([pa.array(urls, pa.string())]), captions, extra)
+        return Entries(rows.schema, self._entries(part, faults, rows.to_pylist()), lambda: part.count)
 
+    def _beside(self, rows: Rows, names: Sequence[str], fields: pa.Schema) -> pa.Table | ItemFault:
+        """Return the columns beside the images, or why the rows cannot be used."""
+        try:
+            self._checker.validate(rows, [*names, self._source.image_column])
+            return _table(rows, names, fields)
+        except ItemFault as fault:
+            return fault
 
-def _entries(source: HuggingfaceSource, rows: list[dict[str, Any]], part: Range) -> Iterator[Entry]:
-    images = (value for batch in _batches(source, [source.image_column], part) for value in batch.column(0))
-    for index, (row, image) in enumerate(zip(rows, images, strict=True)):
-        value = image.as_py()
-        stored: dict[str, Any] = value if isinstance(value, dict) else {"bytes": value}
+    def _files(self) -> list[_File]:
+        """Describe the files, of which no two have a column of different types."""
+        source = self._source
+        files = []
+        for path in dataset_files(source):
+            try:
+                file = _File(path, *self._checker.describe(path))
+            except ItemFault as fault:
+                raise InputFault(f"download_shards.source.path: {shown(path)} {fault}: mend or remove it") from None
+            require_columns(source, ("image_column", "caption_column"), path.name, file.schema.names)
+            _require_kinds(source, file)
+            files.append(file)
+        return files
+
+    def _entries(
+        self, part: Part, faults: Sequence[ItemFault | None], rows: Sequence[dict[str, Any]]
+    ) -> Iterator[Entry]:
+        left = iter(enumerate(rows))
+        for (piece, _), fault in zip(part.pieces, faults, strict=True):
+            images = itertools.repeat(fault, piece.count) if fault else _values(piece, self._source.image_column)
+            for (index, row), value in zip(itertools.islice(left, piece.count), images, strict=True):
+                path, content = self._image(value)
+                yield Entry(index, {**row, "url": path or row["url"]}, content)
+
+    def _image(self, value: Any) -> tuple[str | None, bytes | ItemFault]:
+        """Return the path in a row, if any, and the image: in the row, or in a file of the folder."""
+        if isinstance(value, ItemFault):
+            return None, value
+        stored = value if isinstance(value, dict) else {"path" if isinstance(value, str) else "bytes": value}
         path, content = stored.get("path"), stored.get("bytes")
         if content is None:
-            content = _read_beside(source.path, path) if path else _NO_IMAGE
-        yield Entry(index, {**row, "url": path or row["url"]}, content)
+            return path, self._read_beside(path) if path else _NO_IMAGE
+        if len(content) > self._max_bytes:
+            return path, ItemFault(FailureCause.FILE_TOO_LARGE)
+        return path, content
+
+    def _read_beside(self, name: str) -> bytes | ItemFault:
+        """Read an image that the dataset names and does not hold; only from inside its folder."""
+        try:
+            with parsing(FailureCause.UNREADABLE_FILE, name):
+                return _read_inside(self._source.path, name, self._max_bytes)
+        except ItemFault as fault:
+            return fault
 
 
-def _read_beside(root: Path, name: str) -> bytes | ItemFault:
-    """Read an image that the dataset names and does not hold; only from inside its folder."""
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        return ItemFault(FailureCause.OUTSIDE_FOLDER)
-    return path.read_bytes() if path.is_file() else ItemFault(FailureCause.MISSING_FILE)
+def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
+    path = root / name
+    if "\0" in name or not path.resolve().is_relative_to(root.resolve()):
+        raise ItemFault(FailureCause.OUTSIDE_FOLDER)
+    if not path.is_file():
+        raise ItemFault(FailureCause.NOT_A_FILE if path.exists() else FailureCause.MISSING_FILE)
+    if path.stat().st_size > max_bytes:
+        raise ItemFault(FailureCause.FILE_TOO_LARGE)
+    return path.read_bytes()
 
 
-def _files(source: HuggingfaceSource) -> list[Path]:
-    root = source.path
-    if (root / "dataset_dict.json").is_file():
-        splits = ", ".join(json.loads((root / "dataset_dict.json").read_text())["splits"])
-        raise InputFault(
-            f"download_shards.source.path: {root} holds several splits ({splits}): one is allowed: "
-            "give the folder of one split"
-        )
-    if (root / "state.json").is_file():
-        return [root / file["filename"] for file in json.loads((root / "state.json").read_text())["_data_files"]]
-    found = sorted(root.rglob("*.arrow")) or sorted(root.rglob("*.parquet"))
-    if not found:
-        raise InputFault(
-            f"download_shards.source.path: {root}: no .arrow or .parquet file in it: give the folder that "
-            "save_to_disk wrote, or one of parquet files"
-        )
-    return found
+def _table(rows: Rows, names: Sequence[str], fields: pa.Schema) -> pa.Table:
+    """Return columns of rows; those that the file lacks are null."""
+    own = pa.schema([fields.field(name) for name in names])
+    table = pa.Table.from_batches(read_batches(rows, names), own) if names else _nulls(own, rows.count)
+    columns = [table[field.name] if field.name in names else pa.nulls(rows.count, field.type) for field in fields]
+    return pa.table(columns, schema=fields)
 
 
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[Any]:
-    """Open an Arrow file in either of its two forms, memory-mapped, or a Parquet file."""
-    if file.suffix == ".parquet":
-        with pq.ParquetFile(file) as parquet:
-            yield parquet
-        return
-    with pa.memory_map(str(file)) as mapped:
-        is_file_form = mapped.read(6) == b"ARROW1"
-        mapped.seek(0)
-        with (pa.ipc.open_file if is_file_form else pa.ipc.open_stream)(mapped) as reader:
-            yield reader
+def _nulls(fields: pa.Schema, count: int) -> pa.Table:
+    return pa.table([pa.nulls(count, field.type) for field in fields], schema=fields)
 
 
-def _schema(file: Path) -> pa.Schema:
+def _values(rows: Rows, column: str) -> Iterator[Any]:
+    """Yield the values of a column; where it cannot be read any further, the reason for each row that is left."""
+    left = rows.count
     try:
-        with _reading(file) as reader:
-            return reader.schema_arrow if file.suffix == ".parquet" else reader.schema
-    except (pa.ArrowException, OSError) as error:
+        for batch in read_batches(rows, [column]):
+            for value in batch.column(0):
+                yield value.as_py()
+                left -= 1
+    except ItemFault as fault:
+        yield from itertools.repeat(fault, left)
+
+
+def _pieces(
+    files: Sequence[_File], fields: pa.Schema, first: int, count: int
+) -> tuple[tuple[Rows, tuple[str, ...]], ...]:
+    """Return the rows of each file that a range over all files covers."""
+    pieces, skip, left = [], first, count
+    for file in files:
+        taken = min(max(file.rows - skip, 0), left)
+        if taken:
+            names = tuple(name for name in fields.names if name in file.schema.names)
+            pieces.append((Rows(file.path, skip, taken), names))
+            left -= taken
+        skip = max(skip - file.rows, 0)
+    return tuple(pieces)
+
+
+def _kept_fields(source: HuggingfaceSource, files: Sequence[_File]) -> pa.Schema:
+    """Return the columns of all files that are kept beside the images; each has one type."""
+    fields: dict[str, pa.Field] = {}
+    for file in files:
+        for field in file.schema:
+            if field.name == source.image_column or holds_bytes(field.type):
+                continue
+            known = fields.setdefault(field.name, pa.field(field.name, field.type))
+            if known.type != field.type:
+                raise InputFault(
+                    f"download_shards.source.path: {file.path.name}: column {shown(field.name)} is "
+                    f"{shown(field.type)}, but {shown(known.type)} in {files[0].path.name}: expected one type: give "
+                    "files of one dataset"
+                )
+    return pa.schema(list(fields.values()))
+
+
+def _require_kinds(source: HuggingfaceSource, file: _File) -> None:
+    """Refuse columns of images or captions whose values have another shape than what is read."""
+    image = file.schema.field(source.image_column).type
+    if not is_image(image):
         raise InputFault(
-            f"download_shards.source.path: {file} cannot be read ({str(error).splitlines()[0]}): mend or remove it"
-        ) from error
-
-
-def _read_batches(file: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    with _reading(file) as reader:
-        if file.suffix == ".parquet":
-            yield from reader.iter_batches(_ROWS_AT_A_TIME, columns=columns)
-            return
-        whole = (
-            (reader.get_batch(index) for index in range(reader.num_record_batches))
-            if hasattr(reader, "num_record_batches")
-            else reader
+            f"download_shards.source.image_column: {file.path.name}: column {source.image_column!r} is "
+            f"{shown(image)}: allowed are a struct of bytes and path, bytes, or paths as text: name another column"
         )
-        for batch in whole:
-            yield batch if columns is None else batch.select(columns)
-
-
-def _num_rows(file: Path) -> int:
-    if file.suffix == ".parquet":
-        with _reading(file) as reader:
-            return int(reader.metadata.num_rows)
-    return sum(batch.num_rows for batch in _read_batches(file, None))
-
-
-def _batches(source: HuggingfaceSource, columns: Sequence[str], part: Range) -> Iterator[pa.RecordBatch]:
-    """Yield the named columns of a range of rows."""
-    skip, left = part
-    for file in _files(source):
-        if left == 0:
-            return
-        rows = _num_rows(file)
-        if skip >= rows:
-            skip -= rows
-            continue
-        for batch in _read_batches(file, columns):
-            piece = batch.slice(skip, left)
-            skip = max(0, skip - batch.num_rows)
-            left -= piece.num_rows
-            if piece.num_rows:
-                yield piece
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    """Return whether a column holds bytes or images, for which a shard has no column."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))
+    if source.caption_column is None:
+        return
+    caption = file.schema.field(source.caption_column).type
+    if not is_text_or_texts(caption):
+        raise InputFault(
+            f"download_shards.source.caption_column: {file.path.name}: column {source.caption_column!r} is "
+            f"{shown(caption)}: allowed are texts, or lists of texts: name another column"
+        )

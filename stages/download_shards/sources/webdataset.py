@@ -2,23 +2,46 @@
 
 import contextlib
 import json
-import tarfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
 
+import fsspec
 import pyarrow as pa
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
+from stages.contract.parsing import MAX_JSON_BYTES, clean_text, load_json, parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.http.fetch import without_credentials
-from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.sources.base import Entries, Entry, Parts, Skipped
 from stages.download_shards.sources.rows import clean_captions
-from stages.storage.filesystems import explaining, open_address
+from stages.formats.source_records import Counter, SourceRecord
+from stages.formats.tar_samples import (
+    Files,
+    TarIndex,
+    caption_suffix,
+    clean_key,
+    image_suffixes,
+    index_tar,
+    read_file,
+)
+from stages.storage.filesystems import explaining, is_local, open_address
+from stages.storage.tars import compression_of
 
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-_DAMAGED = ItemFault(FailureCause.DAMAGED_TAR)
-_NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the sample has no image")
-_BAD_CAPTION = ItemFault(FailureCause.BAD_CAPTION_FILE)
+_COMPRESSED_SUFFIXES = (
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tar.lz4",
+    ".tar.br",
+    ".tar.7z",
+    ".tar.zip",
+)
 _SCHEMA = pa.schema(
     [
         ("caption", pa.string()),
@@ -30,98 +53,220 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Which files of a sample are read."""
+
+    key: str
+    files: Files
+    image: str | None
+    images: tuple[str, ...]
+    """The further ones; without an image, those of which none is plain."""
+    described: str | None
+    text: str | None
+    unread: tuple[str, ...]
+    """Further texts."""
+
+    @property
+    def num_entries(self) -> int:
+        """The sample, further images, further texts."""
+        return 1 + (len(self.images) if self.image else 0) + len(self.unread)
+
+
 class Webdataset:
-    """The addresses of shards, each read as a stream.
+    """The addresses of shards, each read by its headers first, and then file by file.
 
     The rest of a sample's key.json is kept as it is in ``source_json``, its key in ``source_key``.
     """
 
     def __init__(self, source: WebdatasetSource, config: DownloadShardsConfig) -> None:
-        self._path = source.path
+        self._path, self._max_bytes = source.path, config.max_bytes
 
     def check(self) -> None:
-        """Check that there is a shard."""
+        """Check that there is a shard, and that none is compressed."""
         with explaining(self._path):
-            self._tars()
+            fs, tars = self._tars()
+            for name in tars if is_local(fs) else tars[:1]:
+                _refuse_compressed(fs, name)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
         """Yield the addresses of the shards, in order."""
-        yield Parts(self._tars())
+        fs, tars = self._tars()
+        skips = Counter()
+        for name in self._compressed(fs):
+            skips.add(FailureCause.NO_IMAGE_FILE, name.rpartition("/")[2], ".tar." + name.rpartition(".")[2])
+        yield Parts([fs.unstrip_protocol(name) for name in tars], SourceRecord(skips=skips.counted))
 
     def read(self, part: str) -> Entries:
         """Read one shard."""
-        seen: list[int] = []
-        return Entries(_SCHEMA, _noting(_entries(part), seen), lambda: len(seen))
-
-    def _tars(self) -> list[str]:
-        fs, root = open_address(self._path)
-        found = [root] if root.endswith(".tar") and fs.isfile(root) else sorted(fs.glob(f"{root}/*.tar"))
-        if not found:
-            raise InputFault(
-                f"download_shards.source.path: {self._path}: no .tar file there: give one, or a folder of them"
-            )
-        return [fs.unstrip_protocol(name) for name in found]
-
-
-def _noting(entries: Iterator[Entry], seen: list[int]) -> Iterator[Entry]:
-    for entry in entries:
-        seen.append(entry.index)
-        yield entry
-
-
-def _entries(uri: str) -> Iterator[Entry]:
-    from webdataset.tariterators import group_by_keys
-
-    index, faults = 0, list[ItemFault]()
-    fs, path = open_address(uri)
-    with fs.open(path, "rb") as stream:
         try:
-            for sample in group_by_keys(_members(uri, stream, faults)):
-                yield _make_entry(index, sample)
-                index += 1
-        except ValueError:  # two members of one name
-            faults.append(_DAMAGED)
-    if faults:
-        yield Entry(index, dict.fromkeys(_SCHEMA.names) | {"url": path.rpartition("/")[2]}, _DAMAGED)
+            tar = self._open(part)
+        except ItemFault as fault:
+            return Entries(_SCHEMA, iter([_lost(0, part, fault)]), lambda: 1)
+        index = index_tar(tar)
+        samples = [_plan(key, files) for key, files in index.samples.items()]
+        expected = sum(sample.num_entries for sample in samples) + len(index.skipped) + (index.fault is not None)
+        return Entries(_SCHEMA, self._entries(tar, part, index, samples), lambda: expected)
+
+    def _tars(self) -> tuple[fsspec.AbstractFileSystem, list[str]]:
+        fs, root = open_address(self._path)
+        if root.lower().endswith(".tar") and fs.isfile(root):
+            return fs, [root]
+        found = sorted(name for name in _names(fs, root) if name.lower().endswith(".tar"))
+        if not found:
+            packed = self._compressed(fs)
+            raise InputFault(
+                f"download_shards.source.path: {self._path}: no .tar file there"
+                f"{f', but {shown(packed[0])}, which is compressed' if packed else ''}: give one, or a folder of them"
+                f"{', unpacked (gunzip, unxz, zstd -d)' if packed else ''}"
+            )
+        return fs, found
+
+    def _compressed(self, fs: fsspec.AbstractFileSystem) -> list[str]:
+        _, root = open_address(self._path)
+        return sorted(name for name in _names(fs, root) if name.lower().endswith(_COMPRESSED_SUFFIXES))
+
+    def _open(self, part: str) -> IO[bytes]:
+        """Open a shard: here, where no link leads out of the folder, or as a copy of a remote one."""
+        fs, name = open_address(part)
+        if not is_local(fs):
+            return _fetch(fs, name)
+        path, root = Path(name), Path(open_address(self._path)[1])
+        if path != root and not path.resolve().is_relative_to(root.resolve()):
+            raise ItemFault(FailureCause.OUTSIDE_FOLDER)
+        if not path.is_file():
+            raise ItemFault(FailureCause.NOT_A_FILE if path.exists() else FailureCause.MISSING_FILE)
+        with parsing(FailureCause.UNREADABLE_FILE, path.name):
+            return path.open("rb")
+
+    def _entries(self, tar: IO[bytes], part: str, index: TarIndex, samples: list[_Sample]) -> Iterator[Entry | Skipped]:
+        number = 0
+        with tar:
+            for sample in samples:
+                if sample.image is None and not sample.images and sample.described is None and sample.text is None:
+                    suffix = next(iter(sample.files))
+                    yield Skipped(FailureCause.NO_IMAGE_FILE, f"{sample.key}.{suffix}", f".{suffix}")
+                else:
+                    yield self._entry(number, sample, tar)
+                    number += 1
+                for suffix in sample.images if sample.image else ():
+                    yield Skipped(FailureCause.REPEATED_MEMBER, f"{sample.key}.{suffix}", f".{suffix}")
+                for suffix in sample.unread:
+                    yield Skipped(FailureCause.CAPTION_WITHOUT_IMAGE, f"{sample.key}.{suffix}", f".{suffix}")
+        yield from (Skipped(cause, name) for cause, name in index.skipped)
+        if index.fault is not None:
+            yield _lost(number, part, index.fault)
+
+    def _entry(self, number: int, sample: _Sample, tar: IO[bytes]) -> Entry:
+        key = clean_key(sample.key)
+        row: dict[str, Any] = {"url": key, "source_key": key}
+        try:
+            row |= _describe(sample, tar)
+            return Entry(number, row, self._image(sample, tar))
+        except ItemFault as fault:
+            return Entry(number, row, fault)
+
+    def _image(self, sample: _Sample, tar: IO[bytes]) -> bytes:
+        if sample.image is None:
+            found = f"of several images none is plain: {', '.join(sample.images)}" if sample.images else "no image"
+            raise ItemFault(FailureCause.MISSING_FILE, f"no such file: the sample has {shown(found)}")
+        span = sample.files[sample.image]
+        if isinstance(span, FailureCause):
+            raise ItemFault(span)
+        if span[1] > self._max_bytes:
+            raise ItemFault(FailureCause.FILE_TOO_LARGE)
+        return read_file(tar, span)
 
 
-def _members(uri: str, stream: Any, faults: list[ItemFault]) -> Iterator[Any]:
-    """Yield the members of a tar as far as it can be read, so that the last whole sample of a damaged one is kept."""
-    from webdataset.tariterators import tar_file_expander
-
+def _names(fs: fsspec.AbstractFileSystem, root: str) -> list[str]:
     try:
-        yield from tar_file_expander([{"url": uri, "stream": stream}])
-    except (tarfile.TarError, EOFError):
-        faults.append(_DAMAGED)
+        return [str(name) for name in fs.ls(root, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
-def _make_entry(index: int, sample: Mapping[str, Any]) -> Entry:
-    key = sample["__key__"]
-    described, text, fault = _describe(sample)
-    captions = (
-        clean_captions(described.get("captions")) or clean_captions(text) or clean_captions(described.get("caption"))
-    )
-    row = {
-        "caption": captions[0] if captions else None,
-        "captions": captions if len(captions) > 1 else None,
-        "url": without_credentials(str(described.get("url") or key)),
-        "source_key": key,
-        "source_json": json.dumps(described, ensure_ascii=False) if described else None,
-    }
-    image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-    return Entry(index, row, fault or (_NO_IMAGE if image is None else image))
-
-
-def _describe(sample: Mapping[str, Any]) -> tuple[dict[str, Any], str | None, ItemFault | None]:
-    """Return the contents of key.json and key.txt, or that they are damaged."""
+def _refuse_compressed(fs: fsspec.AbstractFileSystem, name: str) -> None:
+    """Refuse a file whose first bytes are those of a compressed one; what cannot be read is counted later."""
+    if is_local(fs) and not Path(name).is_file():
+        return
     try:
-        described = json.loads(sample["json"]) if "json" in sample else {}
-        text = sample["txt"].decode() if "txt" in sample else None
-    except ValueError:  # neither JSON nor UTF-8
-        return {}, None, _BAD_CAPTION
-    if not isinstance(described, dict):
-        return {}, text, _BAD_CAPTION
-    if "url" in described:
-        described["url"] = without_credentials(str(described["url"]))
-    return described, text, None
+        with fs.open(name, "rb") as file:
+            compression = compression_of(file.read(8))
+    except OSError:
+        return
+    if compression is not None:
+        raise InputFault(
+            f"download_shards.source.path: {shown(name)} is compressed by {compression}: plain tars are read, as a "
+            "small compressed file may hold any amount of data: unpack it (gunzip, bunzip2, unxz, zstd -d)"
+        )
+
+
+def _fetch(fs: fsspec.AbstractFileSystem, name: str) -> IO[bytes]:
+    """Return a copy of a remote tar, which is read in two passes, in the folder for temporary files."""
+    size, free = int(fs.info(name).get("size") or 0), shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free:
+        raise InputFault(
+            f"download_shards: {shown(name)} has {size:,} bytes, and the folder for temporary files has room for "
+            f"{free:,}: a remote tar is copied there while it is read: set TMPDIR to a folder with more room"
+        )
+    copy = tempfile.TemporaryFile(prefix="corgi-tar-")  # noqa: SIM115  closed by the reader
+    with fs.open(name, "rb") as remote:
+        shutil.copyfileobj(remote, copy, 1 << 22)
+    return copy
+
+
+def _lost(number: int, part: str, fault: ItemFault) -> Entry:
+    """Return the entry that stands for a tar, or for the rest of it."""
+    return Entry(number, {"url": clean_text(part.rpartition("/")[2])}, fault)
+
+
+def _plan(key: str, files: Files) -> _Sample:
+    image, others = image_suffixes(files)
+    described, text = (caption_suffix(files, image, kind) for kind in ("json", "txt"))
+    unread = tuple(suffix for suffix in files if suffix.endswith(".txt") and suffix != text)
+    return _Sample(key, files, image, tuple(others), described, text, unread)
+
+
+def _describe(sample: _Sample, tar: IO[bytes]) -> dict[str, Any]:
+    """Return the columns that the files beside the image say."""
+    described: dict[str, Any] = {}
+    if sample.described is not None:
+        described = _parse(_content(sample, sample.described, tar), sample.key)
+    text = None
+    if sample.text is not None:
+        content = _content(sample, sample.text, tar)
+        with parsing(FailureCause.BAD_CAPTION_FILE, sample.key):
+            text = content.decode("utf-8-sig")
+    captions = _texts(described, "captions") or clean_captions(text) or _texts(described, "caption")
+    columns: dict[str, Any] = {"caption": captions[0] if captions else None}
+    columns["captions"] = captions if len(captions) > 1 else None
+    if isinstance(url := described.get("url"), str) and url:
+        described["url"] = columns["url"] = without_credentials(url)
+    columns["source_json"] = json.dumps(described, ensure_ascii=False) if described else None
+    return columns
+
+
+def _content(sample: _Sample, suffix: str, tar: IO[bytes]) -> bytes:
+    span = sample.files[suffix]
+    if isinstance(span, FailureCause) or span[1] > MAX_JSON_BYTES:
+        reason = span.value if isinstance(span, FailureCause) else f"{span[1]} bytes"
+        raise ItemFault(FailureCause.BAD_CAPTION_FILE, f"caption file is damaged: {reason}")
+    return read_file(tar, span)
+
+
+def _parse(content: bytes, key: str) -> dict[str, Any]:
+    with parsing(FailureCause.BAD_CAPTION_FILE, key):
+        described = load_json(content)
+        if not isinstance(described, dict):
+            raise ValueError("it holds no mapping")
+    return described
+
+
+def _texts(described: dict[str, Any], key: str) -> list[str]:
+    """Return the captions under a key, which are a text or a list of texts."""
+    value = described.get(key)
+    listed = value if isinstance(value, list) else [value]
+    if not all(one is None or isinstance(one, str) for one in listed):
+        raise ItemFault(FailureCause.BAD_CAPTION_FILE, f"caption file is damaged: {key} is neither text nor texts")
+    return clean_captions(value)

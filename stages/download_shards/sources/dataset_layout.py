@@ -1,0 +1,230 @@
+"""Which files of a Hugging Face folder are one dataset: those of one config and one split, never of several.
+
+Read, in this order: ``dataset_dict.json`` and ``state.json`` as ``save_to_disk`` writes them; the ``configs`` in the
+head of ``README.md``; else the names: ``[<config>/]<split>-00000-of-00002.parquet``, or a word for a split (train,
+validation, dev, test, …) in the name of a file or folder. What else a name holds, but for numbers, is its config's.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from stages.contract.errors import InputFault, nearest
+from stages.contract.parsing import load_json, parsing, shown
+from stages.download_shards.config import HuggingfaceSource
+
+_WHERE = "download_shards.source.path"
+_SUFFIXES = (".arrow", ".parquet")
+_DEFAULT = "default"  # the config without a name, as datasets calls it
+_WORDS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+_NUMBERED = re.compile(r"(.*?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+_MOST_OF_README = 1 << 20  # bytes
+_MOST_NAMES = 20  # in a message
+
+Group = tuple[str, str]
+"""Config and split; the split is empty where no name says one."""
+
+
+def dataset_files(source: HuggingfaceSource) -> list[Path]:
+    """Return the files of the dataset, in order; none leads out of the folder."""
+    root = source.path
+    if not root.is_dir():
+        raise InputFault(f"{_WHERE}: there is no folder {shown(root)}: give the folder of a dataset")
+    if (root / "dataset_dict.json").exists():
+        names = [str(name) for name in _listed(root / "dataset_dict.json", "splits")]
+        split = _choose("split", source.split, names, root)
+        return _saved_files(root, _inside(root, split), None)
+    if (root / "state.json").exists():
+        return _saved_files(root, root, source.split)
+    groups = _groups(root)
+    if not groups:
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: no .arrow or .parquet file in it: give the folder that save_to_disk wrote, or "
+            "one of parquet files"
+        )
+    config = _choose("config_name", source.config_name, sorted({config for config, _ in groups}), root)
+    splits = sorted(split for found, split in groups if found == config)
+    files = groups[config, _choose("split", source.split, splits, root)]
+    if len({file.suffix for file in files}) > 1:
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: holds .arrow and .parquet files of one split: expected one kind: give a folder "
+            "with one of them"
+        )
+    return [_inside(root, file.relative_to(root).as_posix()) for file in files]
+
+
+def _choose(key: str, wanted: str | None, found: list[str], root: Path) -> str:
+    """Return the one that is wanted, or the only one."""
+    names = [name or _DEFAULT for name in found]
+    if wanted is None and len(found) == 1:
+        return found[0]
+    if wanted in names:
+        return found[names.index(str(wanted))]
+    listed = ", ".join(shown(name, 60) for name in names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+    if wanted is None:
+        raise InputFault(
+            f"{_WHERE}: {shown(root)} holds several of {key} ({listed}): one is read at a time: set "
+            f"download_shards.source.{key} to one of them"
+        )
+    raise InputFault(
+        f"download_shards.source.{key}: found {wanted!r}{nearest(wanted, names)}: {shown(root)} holds {listed}: "
+        "set it to one of them"
+    )
+
+
+# ---- as save_to_disk writes them
+
+
+def _saved_files(root: Path, folder: Path, split: str | None) -> list[Path]:
+    state = folder / "state.json"
+    if split is not None and (saved := _read(state).get("_split")) != split:
+        raise InputFault(
+            f"download_shards.source.split: found {split!r}: {shown(root)} holds the split {shown(saved)}: set it to "
+            "that, or leave it out"
+        )
+    names = [one.get("filename") if isinstance(one, dict) else one for one in _listed(state, "_data_files")]
+    where = folder.relative_to(root).as_posix()
+    return [_inside(root, f"{where}/{name}" if where != "." else str(name), str(name)) for name in names]
+
+
+def _listed(file: Path, key: str) -> list[Any]:
+    names = _read(file).get(key)
+    if not isinstance(names, list) or not names:
+        raise InputFault(
+            f"{_WHERE}: {shown(file)}: no list {key}: expected one as save_to_disk writes it: save it again"
+        )
+    return names
+
+
+def _read(file: Path) -> dict[str, Any]:
+    def cannot(reason: str) -> InputFault:
+        return InputFault(f"{_WHERE}: {shown(file)} cannot be read ({reason}): save the dataset again (save_to_disk)")
+
+    with parsing(cannot):
+        if not file.is_file():
+            raise ValueError("it is no file")
+        content = load_json(file.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no mapping")
+    return content
+
+
+def _inside(root: Path, name: str, listed: str | None = None) -> Path:
+    """Return the path of a name in the folder; it is a file or folder there, and no link leads out."""
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts or PurePosixPath(listed or name).is_absolute()
+    if leads_out or "\0" in name or not (root / name).resolve().is_relative_to(root.resolve()):
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: {shown(listed or name)} leads out of the folder (outside_folder): allowed are "
+            "files in it: copy what a link leads to (cp -rL), or give the folder where it lies"
+        )
+    if not ((root / name).is_file() or (root / name).is_dir()):
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: {shown(listed or name)} is no file (not_a_file), or not there: expected the "
+            "files of the dataset: copy the folder again"
+        )
+    return root / name
+
+
+# ---- by names
+
+
+def _groups(root: Path) -> dict[Group, list[Path]]:
+    files = sorted(_walk(root))
+    declared = _declared(root)
+    if declared:
+        return _matching(root, files, declared)
+    groups: dict[Group, list[Path]] = {}
+    for file in files:
+        groups.setdefault(_group_of(PurePosixPath(file.relative_to(root).as_posix())), []).append(file)
+    return groups
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(_SUFFIXES):
+                yield Path(folder) / name
+
+
+def _group_of(name: PurePosixPath) -> Group:
+    numbered = _NUMBERED.fullmatch(name.stem)
+    split, rest = _take_word(numbered[1] if numbered else name.stem)
+    folders = list(name.parts[:-1])
+    if folders[:1] == ["data"]:
+        del folders[0]
+    if split is None and numbered:
+        split, rest = numbered[1], ""
+    for number in reversed(range(len(folders))):
+        if split is None:
+            split, left = _take_word(folders[number])
+            if split is not None:
+                folders[number : number + 1] = [left] if left else []
+    return "/".join([*folders, *([rest] if rest and split is not None else [])]), split or ""
+
+
+def _take_word(text: str) -> tuple[str | None, str]:
+    """Return the split that a word of a name says, and what else the name says but for numbers."""
+    words = [word for word in re.split(r"[-._ \d]+", text) if word]
+    found = next((index for index, word in enumerate(words) if word.lower() in _WORDS), None)
+    if found is None:
+        return None, "-".join(words)
+    return _WORDS[words[found].lower()], "-".join(words[:found] + words[found + 1 :])
+
+
+# ---- by README.md
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses references, by which a small text can become a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it has references (*name)")
+        return super().compose_node(parent, index)
+
+
+def _declared(root: Path) -> dict[Group, list[str]]:
+    """Return the patterns of each config and split that the head of README.md declares."""
+    readme = root / "README.md"
+    if not readme.is_file() or not readme.resolve().is_relative_to(root.resolve()):
+        return {}
+
+    def cannot(reason: str) -> InputFault:
+        return InputFault(f"{_WHERE}: {shown(readme)}: its head cannot be read ({reason}): mend it, or remove the file")
+
+    with parsing(cannot), readme.open("rb") as file:
+        text = file.read(_MOST_OF_README).decode("utf-8-sig")
+        head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        content = _PlainLoader(head[1]).get_single_data() if head else None
+        configs = content.get("configs") if isinstance(content, dict) else None
+        return dict(_patterns(configs)) if isinstance(configs, list) else {}
+
+
+def _patterns(configs: Iterable[Any]) -> Iterator[tuple[Group, list[str]]]:
+    for config in configs:
+        name = str(config.get("config_name", ""))
+        files = config.get("data_files")
+        if isinstance(files, str) or (isinstance(files, list) and all(isinstance(one, str) for one in files)):
+            files = [{"split": "train", "path": files}]
+        for one in files or []:
+            paths = one["path"]
+            yield (name if name != _DEFAULT else "", str(one["split"])), [paths] if isinstance(paths, str) else paths
+
+
+def _matching(root: Path, files: list[Path], declared: Mapping[Group, list[str]]) -> dict[Group, list[Path]]:
+    names = {file: file.relative_to(root).as_posix() for file in files}
+    found = {
+        group: [file for file in files if any(fnmatchcase(names[file], str(pattern)) for pattern in patterns)]
+        for group, patterns in declared.items()
+    }
+    return {group: matching for group, matching in found.items() if matching}

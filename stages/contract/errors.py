@@ -4,6 +4,7 @@ StageError
 ├── InputFault      the data or files given to the stage cannot be used
 ├── YieldTooLow     the stage produced less than its configured minimum
 ├── Unaccounted     entries of a source are neither images nor counted: a fault of the stage itself
+├── Diverged        training went wrong: a gradient is not finite, or jumped
 ├── InputLost       an upstream stage, whose units this one streams, has failed
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
 └── ItemFault       one item is lost, for a cause that is counted, and the stage goes on with the others
@@ -37,6 +38,10 @@ class YieldTooLow(StageError):
 
 class Unaccounted(StageError):
     """Entries of a source are neither images nor counted failures nor counted skips."""
+
+
+class Diverged(StageError):
+    """Training went wrong: a gradient is not finite, or jumped."""
 
 
 class InputLost(StageError):

@@ -27,6 +27,8 @@ class Checkpoint:
     step: int
     state: "Mapping[str, Mapping[str, Tensor]]"
     left_out: Mapping[str, FailureCause] = field(default_factory=dict)
+    skipped: int = 0
+    """Steps by which the samples are ahead of ``step``, as those of bad steps were passed over."""
 
 
 class CheckpointRecord(Document):
@@ -35,6 +37,26 @@ class CheckpointRecord(Document):
     step: int
     parts: tuple[str, ...]
     left_out: dict[str, FailureCause] = Field({})
+    skipped: int = Field(0, description="steps by which the samples are ahead")
+
+
+class BestRecord(Document):
+    """The record of the best validation so far, written after its weights."""
+
+    file = f"{_FOLDER}/best.json"
+
+    step: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def read(cls, output: Output) -> "BestRecord | None":
+        """Return the record, or None where nothing was validated yet."""
+        return cls.of(output) if output.exists(cls.file) else None
+
+    @property
+    def weights(self) -> str:
+        """The file of the averaged weights."""
+        return f"{_FOLDER}/best_{self.step:08d}.safetensors"
 
 
 class TrainedRecord(Document):
@@ -61,7 +83,10 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         with output.writing(_part(checkpoint.step, part)) as path:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     record = CheckpointRecord(
-        step=checkpoint.step, parts=tuple(sorted(checkpoint.state)), left_out=dict(checkpoint.left_out)
+        step=checkpoint.step,
+        parts=tuple(sorted(checkpoint.state)),
+        left_out=dict(checkpoint.left_out),
+        skipped=checkpoint.skipped,
     )
     output.write_json(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
@@ -80,7 +105,27 @@ def read_checkpoint(output: Output, step: int) -> Checkpoint:
 
     record = CheckpointRecord.parse(output.read_json(_record(step)), output, _record(step))
     state = {part: load_file(output.local(_part(step, part))) for part in record.parts}
-    return Checkpoint(record.step, state, record.left_out)
+    return Checkpoint(record.step, state, record.left_out, record.skipped)
+
+
+def write_best(output: Output, record: BestRecord, weights: "Mapping[str, Tensor]") -> None:
+    """Write the averaged weights of the best validation in place of those before."""
+    from safetensors.torch import save_file
+
+    old = BestRecord.read(output)
+    with output.writing(record.weights) as path:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+    record.write(output)
+    if old is not None and old.step != record.step:
+        output.remove(old.weights)
+
+
+def read_best_weights(output: Output, record: BestRecord) -> "dict[str, Tensor]":
+    """Read the averaged weights of the best validation, to the CPU."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = load_file(output.local(record.weights))
+    return state
 
 
 def remove_checkpoints(output: Output) -> None:

@@ -20,6 +20,13 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+class BestConfig(ConfigModel):
+    """Which validation's weights become the model."""
+
+    metric: str = Field(description="a metric of the validation, by the name that the dashboard shows")
+    mode: Literal["lowest", "highest"] = Field(description="which value of it is the best")
+
+
 class TrainingConfig(ConfigModel):
     """How a model is trained: steps, optimiser, precision, checkpoints and logs.
 
@@ -36,6 +43,18 @@ class TrainingConfig(ConfigModel):
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up; cosine falls to 0")
     gradient_clip: PositiveFloat | None = Field(1.0, description="largest norm of the whole gradient; null: no limit")
     ema_decay: Fraction = Field(0.999, description="decay of the averaged weights, which are saved; 0: no average")
+    bad_steps: Literal["stop", "skip", "roll_back"] = Field(
+        "stop",
+        description="what follows a step whose gradient is not finite, or jumps: stop, which keeps the newest "
+        "checkpoint; skip leaves the step out (zero_stage 0 only); roll_back goes on from the newest checkpoint with "
+        "the samples after the bad ones",
+    )
+    spike_factor: Annotated[float, Field(gt=1)] | None = Field(
+        None, description="a gradient's norm so many times the running mean of those before it counts as a jump"
+    )
+    best: BestConfig | None = Field(
+        None, description="save the averaged weights of the best validation; null: those of the last step"
+    )
     precision: Precision = Field("auto", description="of forward and backward; auto: bfloat16 where it is supported")
 
     zero_stage: Annotated[Literal[0, 1, 2, 3], RuntimeOnly()] = Field(
@@ -50,6 +69,9 @@ class TrainingConfig(ConfigModel):
     checkpoint_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(500, description="steps between checkpoints")
     max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(
         2, description="how many of the newest checkpoints are kept"
+    )
+    async_checkpoints: Annotated[bool, RuntimeOnly()] = Field(
+        True, description="write checkpoints while training goes on; takes memory for one more copy of the state"
     )
     log_interval: Annotated[PositiveInt, RuntimeOnly()] = Field(50, description="steps between metrics")
     validation_interval: Annotated[PositiveInt | None, RuntimeOnly()] = Field(
@@ -76,6 +98,15 @@ class TrainingConfig(ConfigModel):
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}: allowed is less than num_steps, which is {self.num_steps}; "
                 "lower warmup_steps or raise num_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _skips_without_zero(self) -> "TrainingConfig":
+        if self.bad_steps == "skip" and self.zero_stage:
+            raise ValueError(
+                f"bad_steps is skip and zero_stage is {self.zero_stage}: a step can be skipped with zero_stage 0 only; "
+                "set bad_steps to roll_back or stop, or zero_stage to 0"
             )
         return self
 

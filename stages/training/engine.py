@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract.errors import InputFault
+from stages.training.bad_steps import BadSteps
 from stages.training.config import TrainingConfig
 from stages.training.ema import Ema
 from stages.training.task import Batch, RankInfo
@@ -98,6 +99,7 @@ class Engine:
         self._trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         self._ema = Ema(self._parameters, rank_info.rank)
         self.grad_norm: Tensor | float | None = None
+        self.bad_steps = BadSteps(config.spike_factor, rank_info.device)
 
     def autocast(self) -> torch.autocast:
         """Return the context for calls of the model outside of training."""
@@ -116,9 +118,12 @@ class Engine:
             if self._engine.is_gradient_accumulation_boundary():
                 self._fill_gradients()
                 self._clip()
+                self._leave_out_if_bad()
             self._engine.step()
         if self._config.zero_stage:
             self.grad_norm = self._engine.get_global_grad_norm()
+            if self.grad_norm is not None:
+                self.bad_steps.note(self.grad_norm)
         self._ema.update(self._config.ema_decay_at(step))
         return averages
 
@@ -144,6 +149,14 @@ class Engine:
         if self._rank_info.device.type != "cpu" or self.grad_norm > limit:
             nn.utils.clip_grads_with_norm_(trained, limit, self.grad_norm)
 
+    def _leave_out_if_bad(self) -> None:
+        """Count a bad step; AdamW, fused, leaves one out on the device, as it does for a scaler of gradients."""
+        if self._config.zero_stage or self.grad_norm is None:
+            return
+        bad = self.bad_steps.note(self.grad_norm)
+        if self._config.bad_steps == "skip":
+            self._optimizer.found_inf = bad  # type: ignore[attr-defined]
+
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return the whole averaged weights and the buffers; every process must call it."""
         return self._ema.full() | self._buffers()
@@ -154,12 +167,12 @@ class Engine:
         return {name: buffer for name, buffer in self.model.named_buffers() if name in kept}
 
     def state(self) -> State:
-        """Return everything that training depends on, whole and on the CPU; every process must call it."""
+        """Return a copy of all that training depends on, whole and on the CPU; every process must call it."""
         moments: State = {
-            key: {name: self._moment(p, key).cpu() for name, p in self._trained.items()} for key in _MOMENTS
+            key: {name: _copy(self._moment(p, key)) for name, p in self._trained.items()} for key in _MOMENTS
         }
         weights = {name: self._ema.current(name).cpu() for name in self._parameters}
-        buffers = {name: buffer.cpu() for name, buffer in self._buffers().items()}
+        buffers = {name: _copy(buffer) for name, buffer in self._buffers().items()}
         average = {name: tensor.cpu() for name, tensor in self._ema.full().items()}
         return moments | {"weights": weights | buffers, "average": average}
 
@@ -193,6 +206,11 @@ class Engine:
             _deepspeed().utils.safe_set_full_optimizer_state(parameter, value, key)
         else:
             self._optimizer.state[parameter][key].copy_(value)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, which further steps do not change."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _broadcast_buffers(model: nn.Module, rank_info: RankInfo) -> None:

@@ -1,44 +1,94 @@
 """The one training loop: data, model, engine, steps, save. Stages start it by :mod:`stages.training.launch`."""
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from stages.contract.errors import ArtifactError, FailureCause
+from stages.contract.errors import ArtifactError, Diverged, FailureCause
 from stages.contract.events import Event, Metrics, Progress
-from stages.formats.checkpoints import Checkpoint, TrainedRecord, checkpoint_steps, read_checkpoint, write_checkpoint
+from stages.formats.checkpoints import (
+    BestRecord,
+    Checkpoint,
+    TrainedRecord,
+    checkpoint_steps,
+    read_checkpoint,
+)
 from stages.storage.artifact import Output
+from stages.training.best import keep_if_best, load_best
 from stages.training.engine import Engine, join_group, leave_group
 from stages.training.job import TrainJob
 from stages.training.loader import Loader, parts_of
 from stages.training.meter import Meter
 from stages.training.task import RankInfo
+from stages.training.writer import CheckpointWriter
 
 Emit = Callable[[Event], None]
+_MOST_ROLL_BACKS = 3
+_log = logging.getLogger(__name__)
 
 
 def run_training(job: TrainJob, emit: Emit) -> None:
-    """Train as one process of the group."""
+    """Train as one process of the group.
+
+    Raises:
+        Diverged: a step went wrong and ``training.bad_steps`` is stop, or what else it says did not help.
+    """
     rank_info = join_group(use_gpu=job.use_gpu)
     try:
-        with closing(_Run(job, rank_info, emit)) as run:
+        skipped, rolled_back = 0, Counter[int]()
+        while (bad := _train_until_bad(job, rank_info, emit, skipped)) is not None:
+            newest = max(checkpoint_steps(job.output), default=0)
+            rolled_back[newest] += 1
+            if rolled_back[newest] > _MOST_ROLL_BACKS:
+                raise _diverged(bad.step, f"and again after going back to step {newest} {_MOST_ROLL_BACKS} times")
+            skipped = bad.skipped + bad.step - newest
+            _log.warning(
+                "a step before step %d went wrong: going back to step %d, with other samples", bad.step, newest
+            )
+    finally:
+        leave_group()
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """A bad step was noticed after so many steps, with the samples so many steps ahead."""
+
+    step: int
+    skipped: int
+
+
+class _RollBack(Exception):
+    """The loop is to go on from the newest checkpoint."""
+
+
+def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int) -> _Bad | None:
+    """Train to the end and return None, or to a bad step after which the config says to roll back."""
+    with closing(_Run(job, rank_info, emit, skipped)) as run:
+        step = run.first_step
+        try:
             for step in range(run.first_step, job.config.num_steps):
                 run.step(step)
             run.finish()
-    finally:
-        leave_group()
+        except _RollBack:
+            run.close()
+            if rank_info.world_size > 1:
+                torch.distributed.barrier()  # until rank 0 has written the newest checkpoint
+            return _Bad(step + 1, run.skipped)
+    return None
 
 
 class _Run:
     """What a training process holds while it trains."""
 
-    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit) -> None:
-        self._job, self._rank_info = job, rank_info
+    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int) -> None:
+        self._job, self._rank_info, self.skipped = job, rank_info, skipped
         self._task, self._config = job.make_task(), job.config
         self._emit: Emit = emit if rank_info.rank == 0 else lambda event: None
         self._task.setup(rank_info)
@@ -47,8 +97,9 @@ class _Run:
         self._metrics: dict[str, float] = {}
         config = self._config
         self._meter = Meter(config.batch_size, rank_info)
+        self._writer = CheckpointWriter(job.output, keep=config.max_checkpoints, in_background=config.async_checkpoints)
         self._report(self.first_step)
-        steps = range(self.first_step, config.num_steps)
+        steps = range(self.first_step + self.skipped, config.num_steps + self.skipped)
         self._loader = Loader(
             self._task, rank_info, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
             steps=steps, prefetch=config.prefetch_batches,
@@ -66,6 +117,7 @@ class _Run:
             _load_weights(model, checkpoint, job.output)
         self._engine = Engine(model, config, rank_info)
         if checkpoint is not None:
+            self.skipped = max(self.skipped, checkpoint.skipped)
             self._task.left_out.update(checkpoint.left_out)
             part = next(parts_of(checkpoint.step - 1, config.batch_size, config.gradient_accumulation, rank_info))
             batch = {name: tensor.to(rank_info.device) for name, tensor in self._task.prepare(part).items()}
@@ -73,11 +125,12 @@ class _Run:
 
     def step(self, step: int) -> None:
         """Take one step, then log, validate and write the checkpoint that are due after it."""
-        _seed_all(self._job.seed, step, self._rank_info.rank)
+        _seed_all(self._job.seed, step + self.skipped, self._rank_info.rank)
         values = self._engine.step(step, self._loader.step())
         self._meter.add(values, self._engine.grad_norm, self._loader.wait_seconds)
         done, config = step + 1, self._config
         if done % config.log_interval == 0 or done == config.num_steps:
+            self._handle_bad_steps(done)
             self._emit(Metrics(self._meter.take(config, step, self._loader.wait_seconds), done))
             self._report(done)
         if config.validation_interval and done % config.validation_interval == 0 and done < config.num_steps:
@@ -85,15 +138,34 @@ class _Run:
                 self._validate(done)
         if done % config.checkpoint_interval == 0 and done < config.num_steps:
             with self._meter.paused():
+                self._handle_bad_steps(done)
                 self._checkpoint(done)
+
+    def _handle_bad_steps(self, done: int) -> None:
+        """Do what the config says about bad steps since the last look, before anything of them is kept."""
+        bad = self._engine.bad_steps.take()
+        if not bad:
+            return
+        match self._config.bad_steps:
+            case "roll_back":
+                raise _RollBack
+            case "skip" if bad < self._config.log_interval:
+                self._emit(Metrics({"skipped_steps": float(bad)}, done))
+            case "skip":
+                raise _diverged(done, f"at {bad} steps, one after another")
+            case _:
+                raise _diverged(done, "for the first time")
 
     def finish(self) -> None:
         """Validate and save the trained model."""
         rates = self._meter.whole(self._loader.wait_seconds)
+        self._writer.wait()
         self.close()
         steps, left_out = self._config.num_steps, self._left_out()
         self._validate(steps)
         if self._rank_info.rank == 0 and self._ema_model is not None:
+            if self._config.best is not None:
+                self._metrics = load_best(self._job.output, self._ema_model)
             self._task.save(self._ema_model, self._job.output)
             notes = {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
             failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
@@ -103,16 +175,17 @@ class _Run:
             record.write(self._job.output)
 
     def close(self) -> None:
-        """Stop preparing batches."""
+        """Stop preparing batches, and finish the checkpoint that is being written."""
         self._loader.close()
+        self._writer.close()
 
     def _report(self, done: int) -> None:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))
 
     def _checkpoint(self, done: int) -> None:
-        checkpoint = Checkpoint(done, self._engine.state(), self._left_out())
+        checkpoint = Checkpoint(done, self._engine.state(), self._left_out(), self.skipped)
         if self._rank_info.rank == 0:
-            write_checkpoint(self._job.output, checkpoint, keep=self._config.max_checkpoints)
+            self._writer.write(checkpoint)
 
     def _left_out(self) -> dict[str, FailureCause]:
         """Return the samples that any process has left out; every process must call it."""
@@ -133,12 +206,22 @@ class _Run:
                 if isinstance(event, Metrics):
                     self._metrics.update(event.values)
                 self._emit(event)
+            if self._config.best is not None:
+                keep_if_best(self._config.best, self._job.output, BestRecord(step=done, metrics=self._metrics), weights)
 
     def _averaged_model(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         if self._ema_model is None:
             self._ema_model = self._task.build_model().to(self._rank_info.device).eval().requires_grad_(False)
         self._ema_model.load_state_dict(weights, strict=False)  # buffers that are not saved may be missing
         return self._ema_model
+
+
+def _diverged(done: int, how: str) -> Diverged:
+    return Diverged(
+        f"training: a gradient was not finite, or jumped, {how}, before step {done}: expected finite ones: lower "
+        "training.learning_rate, raise warmup_steps or use precision: float32, or set training.bad_steps to skip or "
+        "roll_back; the newest checkpoint lies before it and is kept"
+    )
 
 
 def _load_weights(model: nn.Module, checkpoint: Checkpoint, output: Output) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from cluster.training import launch_in_process
-from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.errors import ArtifactError, Diverged, InputFault
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext, StageSummary
-from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
@@ -204,3 +205,116 @@ def test_workers_together_see_what_one_sees(world_size: int, num_parts: int) -> 
         parts = [task.prepare(part) for rank_info in rank_infos for part in parts_of(step, 8, num_parts, rank_info)]
         for name, value in whole.items():
             assert torch.equal(torch.cat([part[name] for part in parts]), value)
+
+
+class BadTask(LineTask):
+    """Has samples without a finite loss, or with a huge one, at the positions of some steps."""
+
+    def __init__(self, *, bad_at: int, factor: float = float("nan")) -> None:
+        super().__init__(dropout=False)
+        self.bad_at, self.factor = bad_at, factor
+
+    def prepare(self, part: BatchPart) -> Batch:
+        batch = dict(super().prepare(part))
+        if part.step == self.bad_at:
+            batch["y"] = batch["y"] * self.factor
+        return batch
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_training_stops_at_a_gradient_that_is_not_finite_and_keeps_the_checkpoint_before(
+    tmp_path: Path, stage: int
+) -> None:
+    with pytest.raises(Diverged, match=r"a gradient was not finite, .* before step 8: .*training\.bad_steps"):
+        run(tmp_path, config(log_interval=50, zero_stage=stage), BadTask(bad_at=6))
+    assert checkpoint_steps(output_of(tmp_path)) == [4]
+    assert all(tensor.isfinite().all() for tensor in read_checkpoint(output_of(tmp_path), 4).state["weights"].values())
+
+
+def test_a_bad_step_is_skipped_and_all_others_are_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = config(bad_steps="skip", log_interval=4, ema_decay=0.0)
+    _, events = run(tmp_path, settings, BadTask(bad_at=6))
+    skipped = [e for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values]
+    assert [(e.step, e.values["skipped_steps"]) for e in skipped] == [(8, 1.0)]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    with pytest.raises(Diverged, match="at 4 steps, one after another"):
+        run(tmp_path / "all", settings, AlwaysBadTask())
+
+
+class AlwaysBadTask(LineTask):
+    """Has no sample with a finite loss."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        return {name: tensor * float("inf") for name, tensor in super().prepare(part).items()}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_training_rolls_back_and_passes_over_the_bad_samples(tmp_path: Path, stage: int) -> None:
+    settings = config(bad_steps="roll_back", zero_stage=stage)
+    _, events = run(tmp_path, settings, BadTask(bad_at=6))
+    seen = [e.step for e in events if isinstance(e, Metrics) and "loss" in e.values]
+    assert seen == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10, 11, 12]  # the seventh is bad; back to the checkpoint at 4
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    with pytest.raises(Diverged, match="after going back to step 0 3 times"):
+        run(tmp_path / "always", settings, AlwaysBadTask())
+
+
+def test_where_samples_are_passed_over_is_kept_over_a_restart(tmp_path: Path) -> None:
+    settings, task = config(bad_steps="roll_back"), BadTask(bad_at=6)
+    task.fail_at = 13  # step 10 after the roll back, as 3 steps of samples were passed over
+    with pytest.raises(ValueError, match="no data for step 13"):
+        run(tmp_path / "cut", settings, task)
+    run(tmp_path / "cut", settings, BadTask(bad_at=6))
+    run(tmp_path / "whole", settings, BadTask(bad_at=6))
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_jump_of_the_gradient_is_bad_where_the_config_says_so(tmp_path: Path) -> None:
+    settings = config(num_steps=30, bad_steps="skip", spike_factor=50.0, log_interval=10, warmup_steps=0)
+    _, events = run(tmp_path, settings, BadTask(bad_at=25, factor=1e6))
+    assert [e.step for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values] == [28]
+    _, events = run(
+        tmp_path / "not", settings.model_copy(update={"spike_factor": None}), BadTask(bad_at=25, factor=1e6)
+    )
+    assert not [e for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values]
+
+
+def test_steps_cannot_be_skipped_under_zero() -> None:
+    with pytest.raises(ValidationError, match="bad_steps is skip and zero_stage is 1"):
+        config(bad_steps="skip", zero_stage=1)
+
+
+class WorseTask(LineTask):
+    """Is validated best after the fourth of twelve steps."""
+
+    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+        return [Metrics({"score": -abs(step - 4.0)}, step)]
+
+
+def test_the_weights_of_the_best_validation_are_saved(tmp_path: Path) -> None:
+    best = {"metric": "score", "mode": "highest"}
+    result, _ = run(tmp_path / "best", config(validation_interval=4, best=best), WorseTask())
+    assert (result.metrics["score"], result.metrics["best_step"]) == (0.0, 4.0)
+    run(tmp_path / "short", config(num_steps=12), WorseTask())
+    with pytest.raises(ValueError, match="no data for step 5"):
+        run(tmp_path / "four", config(checkpoint_interval=4), LineTask(fail_at=5))
+    average = read_checkpoint(output_of(tmp_path / "four"), 4).state["average"]
+    found = weights(tmp_path / "best")
+    assert all(torch.equal(found[name], value) for name, value in average.items())
+    assert any(not torch.equal(weights(tmp_path / "short")[name], value) for name, value in average.items())
+    with pytest.raises(InputFault, match=r"training\.best\.metric: found 'scor' \(nearest: score\)"):
+        run(tmp_path / "wrong", config(best={"metric": "scor", "mode": "highest"}), WorseTask())
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_checkpoint_holds_the_state_of_its_step_also_when_it_is_written_later(
+    tmp_path: Path, *, in_background: bool
+) -> None:
+    with pytest.raises(ValueError, match="no data for step 10"):
+        run(tmp_path, config(async_checkpoints=in_background), LineTask(fail_at=10))
+    assert checkpoint_steps(output_of(tmp_path)) == [4, 8]
+    with pytest.raises(ValueError, match="no data for step 5"):
+        run(tmp_path / "four", config(async_checkpoints=not in_background), LineTask(fail_at=5))
+    one, other = (read_checkpoint(output_of(folder), 4).state for folder in (tmp_path, tmp_path / "four"))
+    for part, tensors in one.items():
+        assert_same(dict(tensors), dict(other[part]))

@@ -1,0 +1,33 @@
+"""Keep the averaged weights of the best validation."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from stages.contract.errors import ArtifactError, InputFault, nearest
+from stages.formats.checkpoints import BestRecord, read_best_weights, write_best
+from stages.storage.artifact import Output
+from stages.training.config import BestConfig
+
+
+def keep_if_best(config: BestConfig, output: Output, found: BestRecord, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of a validation where none before was better."""
+    name = config.metric
+    if name not in found.metrics:
+        raise InputFault(
+            f"training.best.metric: found {name!r}{nearest(name, found.metrics)}: expected a metric of the validation "
+            f"({', '.join(sorted(found.metrics))}): give one of these"
+        )
+    old = BestRecord.read(output)
+    value, before = found.metrics[name], None if old is None else old.metrics.get(name)
+    if before is None or (value < before if config.mode == "lowest" else value > before):
+        write_best(output, found, weights)
+
+
+def load_best(output: Output, model: nn.Module) -> dict[str, float]:
+    """Load the best weights into the model, and return the metrics of their validation and its step."""
+    best = BestRecord.read(output)
+    if best is None:
+        raise ArtifactError(f"training: {output.uri} holds no weights of a best validation: run again")
+    model.load_state_dict(read_best_weights(output, best), strict=False)  # buffers that are not saved may be missing
+    return {**best.metrics, "best_step": float(best.step)}

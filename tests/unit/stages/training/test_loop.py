@@ -269,7 +269,7 @@ def test_where_samples_are_passed_over_is_kept_over_a_restart(tmp_path: Path) ->
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def test_a_jump_of_the_gradient_is_bad_where_the_config_says_so(tmp_path: Path) -> None:
+def test_a_jump_of_the_gradient_is_bad_where_it_is_configured(tmp_path: Path) -> None:
     settings = config(num_steps=30, bad_steps="skip", spike_factor=50.0, log_interval=10, warmup_steps=0)
     _, events = run(tmp_path, settings, BadTask(bad_at=25, factor=1e6))
     assert [e.step for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values] == [28]

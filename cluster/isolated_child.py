@@ -20,6 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+Handler = Callable[[bytes], tuple[dict[str, Any], bytes]]
+"""From an item's bytes to what can be written as JSON, and bytes; it runs in the child."""
+
 _FRAME = struct.Struct(">IQ")  # bytes of the head, bytes of the body
 _LARGEST_FILE = 1 << 20  # what a child may write to a file, its standard error included
 
@@ -76,30 +79,35 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float | Non
 
 
 def serve() -> None:
-    """Make the handler that the parent asks for, and serve items until the parent closes the connection."""
+    """Serve items until the parent closes the connection; a frame with a head asks for another handler."""
     connection = _take_connection()
     _allow_little()
-    opening = receive(connection, most_head=0, most_body=1 << 30)
-    if opening is None:
-        return
-    asked = json.loads(opening[1])
-    limits = Limits(**asked["limits"])
-    try:
-        handle = getattr(importlib.import_module(asked["module"]), asked["function"])(**asked["settings"])
-    except Exception as error:  # noqa: BLE001  the parent raises it
-        _reply(connection, {"failed": f"{type(error).__name__}: {error}"}, b"")
-        return
-    _limit_memory(limits.memory_bytes)
-    _reply(connection, {}, b"")
-    while (item := receive(connection, most_head=0, most_body=1 << 40)) is not None:
-        content, item = item[1], None
-        _start_clock(limits.cpu_seconds)
-        head, body = _handle(handle, content)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _reply(connection, head, body)
+    limits, handle = None, None
+    while (frame := receive(connection, most_head=1 << 20, most_body=1 << 40)) is not None:
+        (asked, content), frame = frame, None
+        if asked:
+            try:
+                handle = _make(json.loads(asked))
+            except Exception as error:  # noqa: BLE001  the parent raises it
+                _reply(connection, {"failed": f"{type(error).__name__}: {error}"}, b"")
+                return
+            if limits is None:
+                limits = Limits(**json.loads(asked)["limits"])
+                _limit_memory(limits.memory_bytes)
+            _reply(connection, {}, b"")
+        elif handle is not None and limits is not None:
+            _start_clock(limits.cpu_seconds)
+            head, body = _handle(handle, content)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            _reply(connection, head, body)
 
 
-def _handle(handle: Callable[[bytes], tuple[dict[str, Any], bytes]], content: bytes) -> tuple[dict[str, Any], bytes]:
+def _make(asked: dict[str, Any]) -> Handler:
+    handler: Handler = getattr(importlib.import_module(asked["module"]), asked["function"])(**asked["settings"])
+    return handler
+
+
+def _handle(handle: Handler, content: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         return handle(content)
     except MemoryError:

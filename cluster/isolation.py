@@ -6,6 +6,7 @@ allowed are set in :mod:`cluster.isolated_child`. The parent sends the name of a
 comes back is JSON and bytes, so that a child taken over by an item has no hold on the parent.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
@@ -24,10 +25,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from cluster.errors import IsolationFailed, ItemLimit
-from cluster.isolated_child import Limits, receive, send
-
-Handler = Callable[[bytes], tuple[dict[str, Any], bytes]]
-"""From an item's bytes to what can be written as JSON, and bytes; it runs in the child."""
+from cluster.isolated_child import Handler, Limits, receive, send
 
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from cluster.isolated_child import serve; serve()"
@@ -45,6 +43,8 @@ class _Child:
     process: "subprocess.Popen[bytes]"
     connection: socket.socket
     stderr: IO[bytes]
+    is_busy: bool = False
+    """Whether a reply is outstanding."""
 
     def last_line(self) -> str:
         """Return the end of what the child wrote to its standard error."""
@@ -70,12 +70,29 @@ class _Child:
         return status
 
 
+_idle: dict[bytes, _Child] = {}
+"""Of each factory and limits a child that nobody uses, so that the next to ask need not wait for its imports."""
+
+
+def _release(key: bytes, child: _Child) -> None:
+    """Keep a child for the next to ask for its like, or end it."""
+    if child.is_busy or child.process.poll() is not None or _idle.setdefault(key, child) is not child:
+        child.end()
+
+
+@atexit.register
+def _end_idle() -> None:
+    while _idle:
+        _idle.popitem()[1].end()
+
+
 class Isolated:
     """Calls a handler in a child process, where ``make`` makes it: a function of a module, given settings as JSON."""
 
     def __init__(self, make: Callable[..., Handler], limits: Limits, settings: Mapping[str, Any] | None = None) -> None:
-        named = {"module": make.__module__, "function": make.__qualname__, "settings": dict(settings or {})}
-        self._opening = json.dumps(named | {"limits": dataclasses.asdict(limits)}).encode()
+        named = {"module": make.__module__, "function": make.__qualname__, "limits": dataclasses.asdict(limits)}
+        self._key = json.dumps(named).encode()
+        self._opening = json.dumps(named | {"settings": dict(settings or {})}).encode()
         self._limits = limits
         self._child: _Child | None = None
         self._finalizer: Callable[[], Any] = lambda: None
@@ -102,14 +119,20 @@ class Isolated:
 
     def close(self) -> None:
         """End the child, if there is one; the next item starts another."""
-        self._child = None
-        self._finalizer()
+        if self._child is not None:
+            self._child.is_busy = True  # so that it is not kept
+            self._child = None
+            self._finalizer()
 
     def _start(self) -> _Child:
-        child = self._child = _spawn()
-        self._finalizer = weakref.finalize(self, child.end)
+        child = _idle.pop(self._key, None)
+        if child is not None and child.process.poll() is not None:  # it died meanwhile
+            child.end()
+            child = None
+        child = self._child = child or _spawn()
+        self._finalizer = weakref.finalize(self, _release, self._key, child)
         try:
-            head, _ = self._exchange(child, self._opening, self._limits.start_seconds)
+            head, _ = self._exchange(child, b"", self._limits.start_seconds, head=self._opening)
         except ItemLimit as error:
             raise IsolationFailed(f"a child process for isolated work does not start: {error}") from error
         if "failed" in head:
@@ -117,14 +140,18 @@ class Isolated:
             raise IsolationFailed(f"a child process for isolated work does not start: {_one_line(head['failed'])}")
         return child
 
-    def _exchange(self, child: _Child, content: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
+    def _exchange(
+        self, child: _Child, content: bytes, seconds: float, *, head: bytes = b""
+    ) -> tuple[dict[str, Any], bytes]:
         deadline = time.monotonic() + seconds
+        child.is_busy = True
         try:
             child.connection.settimeout(seconds)
-            send(child.connection, b"", content)
+            send(child.connection, head, content)
             most = self._limits.memory_bytes
             found = receive(child.connection, deadline=deadline, most_head=_MOST_HEAD, most_body=most)
             if found is not None:
+                child.is_busy = False
                 return _parse_head(found[0]), found[1]
         except TimeoutError:
             child.process.kill()

@@ -103,6 +103,8 @@ class FailureCause(StrEnum):
     TRUNCATED_IMAGE = "truncated_image", "image file is truncated"
     IMAGE_TOO_SMALL = "image_too_small", "image too small"
     IMAGE_TOO_LARGE = "image_too_large", "image area too large"
+    UNSUPPORTED_FORMAT = "unsupported_format", "unsupported image format"
+    DECODER_LIMIT = "decoder_limit", "limit of the decoder exceeded"
     # embeddings
     NO_EMBEDDING = "no_embedding"
     NOT_FINITE = "not_finite"

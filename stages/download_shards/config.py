@@ -20,6 +20,7 @@ from stages.contract.digests import content_digest, remote_checksums
 from stages.contract.stage import StageConfig
 from stages.storage.filesystems import is_remote
 
+_DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
 
@@ -134,6 +135,13 @@ class DownloadShardsConfig(StageConfig):
     max_pixels: PositiveInt = Field(
         50_000_000, le=170_000_000, description="pixels of an image above which it is refused before it is decoded"
     )
+    isolate_decoding: Annotated[bool, RuntimeOnly()] = Field(
+        True, description="decode images in a child process with the limits below; without it, there are none but sizes"
+    )
+    decoder_seconds: PositiveFloat = Field(20.0, description="seconds of a processor for one image")
+    decoder_memory: PositiveInt | None = Field(
+        None, description="bytes of memory for one image; none: 300 MB, and 16 bytes a pixel of max_pixels"
+    )
     max_bytes: PositiveInt = Field(50_000_000, description="size of a file above which it is refused")
     timeout: PositiveFloat = Field(
         10.0, description="seconds to wait for a connection and for each piece of a response"
@@ -192,6 +200,11 @@ class DownloadShardsConfig(StageConfig):
     def quality(self) -> int:
         """The encoder's quality (jpg, webp) or compression (png)."""
         return self.encode_quality if self.encode_quality is not None else 6 if self.encode_format == "png" else 95
+
+    @property
+    def memory_of_decoder(self) -> int:
+        """Bytes of memory that decoding and resizing one image may take."""
+        return self.decoder_memory or _DECODER_BYTES + _DECODER_BYTES_PER_PIXEL * self.max_pixels
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,19 +1,32 @@
-"""Resize and encode one image for a shard with img2dataset's resizer, within limits."""
+"""From the bytes of any image to one in a shard: our decoder, then img2dataset's resizer and encoder.
+
+Both run in a child process with limits (``isolate_decoding``), so that the worst image costs itself alone; the child
+imports them, and this process neither. The resizer gets the decoded image as a BMP, which costs it a copy.
+"""
 
 import hashlib
 import io
-import warnings
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from cluster.errors import ItemLimit
+from cluster.isolated_child import Handler, Limits
+from cluster.isolation import Isolated
 from stages.contract.errors import FailureCause, ItemFault
-from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.img2dataset_import import import_resizer
+from stages.contract.parsing import parsing, shown
 
-_END_OF_JPEG = b"\xff\xd9"
-_TRAILER = 64  # bytes that may follow the end of a whole JPEG before its data are decoded to see
+if TYPE_CHECKING:  # the child needs neither
+    from PIL import Image
+
+    from stages.download_shards.config import DownloadShardsConfig
+
+_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}
+_BY_LONGER_SIDE = ("border", "keep_ratio_largest")
+_ENOUGH = 4  # a large JPEG is decoded at a fraction of its size, but at so many times the size that it will have
+_WAITING = 6  # times the limit of a processor's time that may pass by the clock, on a busy machine
+_BMP = struct.Struct("<2sIHHIIiiHHIIiiII")
 
 
 @dataclass(frozen=True)
@@ -24,75 +37,118 @@ class Resized:
     width: int
     height: int
     original_width: int
+    """Of the upright original."""
     original_height: int
     sha256: str
     """Of the encoded image as it came."""
 
 
-def make_resizer(config: DownloadShardsConfig) -> Callable[[bytes], Resized]:
+@dataclass(frozen=True)
+class ResizeSettings:
+    """What the child is given of the stage's config."""
+
+    image_size: int
+    resize_mode: str
+    resize_only_if_bigger: bool
+    encode_format: str
+    quality: int
+    skip_reencode: bool
+    min_image_size: int
+    max_pixels: int
+
+    @classmethod
+    def of(cls, config: "DownloadShardsConfig") -> "ResizeSettings":
+        """Return those of a config."""
+        return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
+
+    def needs_resizing(self, width: int, height: int) -> bool:
+        """Return whether img2dataset's resizer would change the size of such an image."""
+        if self.resize_mode == "no":
+            return False
+        side = max(width, height) if self.resize_mode in _BY_LONGER_SIDE else min(width, height)
+        return not self.resize_only_if_bigger or side > self.image_size
+
+
+def make_resizer(config: "DownloadShardsConfig") -> Callable[[bytes], Resized]:
     """Return the function from an encoded image to the one in a shard; it raises ItemFault."""
-    resizer = import_resizer().Resizer(
-        image_size=config.image_size,
-        resize_mode=config.resize_mode,
-        resize_only_if_bigger=config.resize_only_if_bigger,
-        encode_quality=config.quality,
-        encode_format=config.encode_format,
-        skip_reencode=config.skip_reencode,
-    )
+    settings = ResizeSettings.of(config)
+    if not config.isolate_decoding:
+        return ImageResizer(settings)
+    limits = Limits(config.memory_of_decoder, config.decoder_seconds, _WAITING * config.decoder_seconds)
+    isolated = Isolated(make_handler, limits, asdict(settings))
 
     def resize(content: bytes) -> Resized:
-        _check_image(content, config.max_pixels)
-        image, width, height, original_width, original_height, error = resizer(io.BytesIO(content))
-        if error is not None:
-            raise ItemFault(FailureCause.CORRUPT_IMAGE, str(error))
-        if min(original_width, original_height) < config.min_image_size:
-            raise ItemFault(FailureCause.IMAGE_TOO_SMALL)
-        digest = hashlib.sha256(content).hexdigest()
-        return Resized(image, width, height, original_width, original_height, digest)
+        try:
+            head, image = isolated(content)
+        except ItemLimit as limit:
+            cause = FailureCause.DECODER_LIMIT
+            raise ItemFault(cause, f"{cause.messages[0]}: the image {limit}") from None
+        with parsing(FailureCause.DECODER_LIMIT):  # a child that the image has taken over may reply anything
+            if "cause" in head:
+                raise ItemFault(FailureCause(head["cause"]), shown(head["message"]))
+            sizes = {name: int(head[name]) for name in ("width", "height", "original_width", "original_height")}
+            return Resized(image or content, **sizes, sha256=shown(head["sha256"]))
 
     return resize
 
 
-def _check_image(content: bytes, max_pixels: int) -> None:
-    """Refuse what OpenCV must not decode.
+def make_handler(**settings: Any) -> Handler:
+    """Return what the child process does with each image; an image whose bytes stay as they are is not sent back."""
+    resizer = ImageResizer(ResizeSettings(**settings))
 
-    A small file may be an image larger than the memory; OpenCV fills the missing part of a truncated JPEG with grey;
-    and of a format that Pillow does not know, the size is not known beforehand.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > max_pixels:
-                    raise ItemFault(FailureCause.IMAGE_TOO_LARGE)
-                if image.format in ("JPEG", "MPO") and _END_OF_JPEG not in content[-_TRAILER:]:
-                    _check_end(content)
-    except Image.DecompressionBombError:
-        raise ItemFault(FailureCause.IMAGE_TOO_LARGE) from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError):  # what Pillow raises on damage
-        raise ItemFault(FailureCause.CORRUPT_IMAGE) from None
-
-
-class _Stream(io.BytesIO):
-    """A file in memory that knows whether more was asked of it than there is."""
-
-    is_exhausted = False
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return the next bytes."""
-        found = super().read(size)
-        self.is_exhausted = not found
-        return found
-
-
-def _check_end(jpeg: bytes) -> None:
-    """Refuse a JPEG that cannot be decoded to its end."""
-    stream = _Stream(jpeg)
-    with Image.open(stream) as image:
-        image.draft("RGB", (1, 1))  # the smallest scale: only the end of the data matters
-        stream.is_exhausted = False
+    def handle(content: bytes) -> tuple[dict[str, Any], bytes]:
         try:
-            image.load()
-        except OSError:
-            cause = FailureCause.TRUNCATED_IMAGE if stream.is_exhausted else FailureCause.CORRUPT_IMAGE
-            raise ItemFault(cause) from None
+            made = resizer(content)
+        except ItemFault as fault:
+            return {"cause": fault.cause.value, "message": str(fault)}, b""
+        head = asdict(made)
+        image = head.pop("content")
+        return head, b"" if image is content else image
+
+    return handle
+
+
+class ImageResizer:
+    """Decodes, resizes and encodes in this process; it raises ItemFault."""
+
+    def __init__(self, settings: ResizeSettings) -> None:
+        from stages.download_shards.img2dataset_import import import_resizer
+        from stages.formats.image_decoding.decoding import Shrink, decode
+
+        self._settings, self._decode = settings, decode
+        self._resize = import_resizer().Resizer(
+            image_size=settings.image_size,
+            resize_mode=settings.resize_mode,
+            resize_only_if_bigger=settings.resize_only_if_bigger,
+            encode_quality=settings.quality,
+            encode_format=settings.encode_format,
+        )
+        self._shrink = None
+        if settings.resize_mode != "no":
+            self._shrink = Shrink(_ENOUGH * settings.image_size, settings.resize_mode in _BY_LONGER_SIDE)
+
+    def __call__(self, content: bytes) -> Resized:
+        """Return the image as a shard holds it; its bytes as they came where nothing is to be changed."""
+        settings, found = (
+            self._settings,
+            self._decode(content, max_pixels=self._settings.max_pixels, shrink=self._shrink),
+        )
+        original, digest = (found.width, found.height), hashlib.sha256(content).hexdigest()
+        if min(original) < settings.min_image_size:
+            raise ItemFault(FailureCause.IMAGE_TOO_SMALL)
+        is_kept = settings.skip_reencode and found.is_plain and found.form == _FORMATS[settings.encode_format]
+        if is_kept and not settings.needs_resizing(*original):
+            return Resized(content, *original, *original, digest)
+        image, width, height, _, _, error = self._resize(io.BytesIO(_as_bmp(found.image)))
+        if error is not None:
+            raise ItemFault(FailureCause.CORRUPT_IMAGE, f"{FailureCause.CORRUPT_IMAGE.messages[0]}: {error}")
+        return Resized(image, width, height, *original, digest)
+
+
+def _as_bmp(image: "Image.Image") -> bytes:
+    """Return an RGB image as an uncompressed BMP whose rows come from the top."""
+    stride = -(-3 * image.width // 4) * 4
+    size, width, height = stride * image.height, image.width, -image.height
+    start = _BMP.size
+    header = _BMP.pack(b"BM", start + size, 0, 0, start, start - 14, width, height, 1, 24, 0, size, 0, 0, 0, 0)
+    return b"".join((header, image.tobytes("raw", "BGR", stride, 1)))

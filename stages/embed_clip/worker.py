@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.contract.errors import FailureCause, InputFault
+from stages.contract.errors import FailureCause, ImageFault
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
 from stages.encoders.text import EncodedTexts, TextEncoder, make_text_encoder
@@ -94,8 +94,8 @@ def _batches(
             return sample, FailureCause.NO_IMAGE
         try:
             return sample, clip.prepare(decode_image(sample.image, where=sample.key))
-        except InputFault:
-            return sample, FailureCause.CORRUPT_IMAGE
+        except ImageFault as fault:
+            return sample, fault.cause
 
     def readable() -> Iterator[tuple[ShardSample, Prepared]]:
         samples = read_shard(path, with_captions=config.texts)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.decoders.base import from_bytes
-from stages.contract.errors import ArtifactError, FailureCause, InputFault
+from stages.contract.errors import ArtifactError, FailureCause
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.encoders import ImageEncoder, make_encoder
 from stages.formats.images import RgbImage, decode_image, square
@@ -57,8 +57,8 @@ def _images(
         try:
             where = f"shard {name}, key {sample.key!r}"
             image = decode_image(sample.image, where=where, smallest_side=resolution)
-        except InputFault:
-            failures[FailureCause.CORRUPT_IMAGE.value] += 1
+        except ImageFault as fault:
+            failures[fault.cause.value] += 1
             continue
         yield sample.key, square(image, resolution)
 

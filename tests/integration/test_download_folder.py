@@ -70,7 +70,7 @@ def test_metadata_names_files_captions_and_more(images, tmp_path):
         "rows": 6,
         "images": 3,
         "captioned": 2,
-        "failed_corrupt_image": 1,
+        "failed_unsupported_format": 1,
         "failed_missing_file": 1,
         "failed_outside_folder": 1,
     }

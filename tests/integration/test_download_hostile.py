@@ -182,7 +182,7 @@ def make_list(host):
         (f"{base}/loop/x", None, "too_many_redirects"),
         (f"{base}/private", None, "private_address"),
         (f"{base}/file", None, "invalid_url"),
-        (f"{base}/html", None, "corrupt_image"),
+        (f"{base}/html", None, "unsupported_format"),
         (f"{base}/truncated", None, "truncated_image"),
         (f"{base}/bomb", None, "image_too_large"),
         (f"{base}/gzip", None, "content_encoding"),

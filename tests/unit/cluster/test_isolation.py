@@ -86,6 +86,17 @@ def test_the_time_of_a_processor_is_that_of_each_item(isolated):
     assert pid_of(isolated) == first
 
 
+def test_a_child_that_nobody_uses_serves_the_next_to_ask_for_its_like():
+    one = Isolated(handlers.make_from, LIMITS, {"word": "red"})
+    one(b"")
+    first = one._child.process.pid
+    del one
+    other = Isolated(handlers.make_from, LIMITS, {"word": "blue"})
+    assert other(b"x") == ({"word": "blue"}, b"x")
+    assert other._child.process.pid == first
+    other.close()
+
+
 def test_a_child_killed_between_two_items_costs_none(isolated):
     first = pid_of(isolated)
     os.kill(first, signal.SIGKILL)

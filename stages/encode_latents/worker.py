@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.decoders.base import from_bytes
-from stages.contract.errors import ArtifactError, FailureCause
+from stages.contract.errors import ArtifactError, FailureCause, ImageFault
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.encoders import ImageEncoder, make_encoder
 from stages.formats.images import RgbImage, decode_image, square

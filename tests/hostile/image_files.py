@@ -5,6 +5,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -81,7 +82,7 @@ def raw_png(values: np.ndarray, *, kind: int, further: Sequence[tuple[bytes, byt
 def tiff(
     values: np.ndarray,
     *,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     photometric: int | None = None,
     extra: int | None = None,
     orientation: int = 1,

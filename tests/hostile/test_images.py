@@ -23,7 +23,7 @@ from stages.formats.shards import read_shard
 from stages.storage.artifact import Output
 from tests.factories import make_context, serve_folder
 from tests.hostile import image_files as files
-from tests.hostile.image_cases import GREY, SCENE, hostile_images, odd_exif, of_pixels, of_profiles
+from tests.hostile.image_cases import GREY, SCENE, hostile_images, odd_exif, of_pixels, of_profiles, of_tiffs
 
 MAX_PIXELS = 50_000_000
 WHOLE = {"image_size": 64, "resize_mode": "no", "encode_format": "png"}

@@ -92,8 +92,8 @@ class _Directory:
             tag, kind, values = self._unpack(entry, at)
             self.counts.setdefault(tag, values)
             self._read(tag, kind, values, at + struct.calcsize("<" + entry))
-        following = content[first + number * room :][: struct.calcsize("<" + self._offset)]
-        self.is_last = not any(following)
+        next_directory = content[first + number * room :][: struct.calcsize("<" + self._offset)]
+        self.is_last = not any(next_directory)
 
     def first(self, tag: int, default: int) -> int:
         """Return the first value of a tag."""

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import ItemLimit
-from cluster.isolated_child import Limits
-from cluster.isolation import Handler, Isolated
+from cluster.isolated_child import Handler, Limits
+from cluster.isolation import Isolated
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import describe_parser_error, parsing
 

@@ -3,14 +3,17 @@
 A checkpoint depends neither on the number of workers nor on the ZeRO stage that it was written with.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from stages.contract.digests import read_digest
 from stages.contract.documents import Document
-from stages.contract.errors import FailureCause
+from stages.contract.errors import ArtifactError, FailureCause
 from stages.storage.artifact import UNITS, Output
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 _FOLDER = "checkpoints"
 _PREFIX = "checkpoint_"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class CheckpointRecord(Document):
     parts: tuple[str, ...]
     left_out: dict[str, FailureCause] = Field({})
     skipped: int = Field(0, description="steps by which the samples are ahead")
+    checksums: dict[str, str] = Field({}, description="SHA-256 of each part's file")
 
 
 class BestRecord(Document):
@@ -79,14 +84,17 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
     """Write a checkpoint, then delete all but the newest ``keep`` ones."""
     from safetensors.torch import save_file
 
+    checksums = {}
     for part, tensors in checkpoint.state.items():
         with output.writing(_part(checkpoint.step, part)) as path:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+            checksums[part] = read_digest(path).hex()
     record = CheckpointRecord(
         step=checkpoint.step,
         parts=tuple(sorted(checkpoint.state)),
         left_out=dict(checkpoint.left_out),
         skipped=checkpoint.skipped,
+        checksums=checksums,
     )
     output.write_json(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
@@ -99,13 +107,40 @@ def checkpoint_steps(output: Output) -> list[int]:
     return sorted(int(name.removesuffix(".json").rpartition(_PREFIX)[2]) for name in names)
 
 
+def read_newest_checkpoint(output: Output) -> Checkpoint | None:
+    """Read the newest whole checkpoint, to the CPU; damaged ones are passed over, with a warning."""
+    for step in reversed(checkpoint_steps(output)):
+        try:
+            return read_checkpoint(output, step)
+        except ArtifactError as error:
+            _log.warning("%s; going on from the checkpoint before it", error)
+    return None
+
+
 def read_checkpoint(output: Output, step: int) -> Checkpoint:
-    """Read the checkpoint of a step, to the CPU."""
+    """Read the checkpoint of a step, to the CPU.
+
+    Raises:
+        ArtifactError: a file of it is missing, or is not what was written.
+    """
     from safetensors.torch import load_file
 
     record = CheckpointRecord.parse(output.read_json(_record(step)), output, _record(step))
-    state = {part: load_file(output.local(_part(step, part))) for part in record.parts}
+    state = {}
+    for part in record.parts:
+        path = output.local(_part(step, part))
+        _check_sum(path, record.checksums.get(part), output.path(_part(step, part)))
+        state[part] = load_file(path)
     return Checkpoint(record.step, state, record.left_out, record.skipped)
+
+
+def _check_sum(path: Path, expected: str | None, name: str) -> None:
+    found = read_digest(path).hex() if path.is_file() else "no file"
+    if found != expected:
+        raise ArtifactError(
+            f"training: {name}: found {found[:12]}, expected the checksum {(expected or 'none')[:12]} of its record: "
+            "the file was damaged after it was written: check the disk"
+        )
 
 
 def write_best(output: Output, record: BestRecord, weights: "Mapping[str, Tensor]") -> None:

@@ -8,6 +8,7 @@ A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, w
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import uuid
@@ -29,6 +30,7 @@ MANIFEST = "manifest.json"
 UNITS = "units"
 _PLAN = "plan.json"
 _TEMPORARY = ".tmp-"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,16 @@ class Artifact:
     def read_json(self, name: str) -> Any:
         """Read a JSON file."""
         with self._expecting(name):
-            return json.loads(self._fs_and_root[0].cat_file(self.path(name)))
+            return self._parse(name, self._fs_and_root[0].cat_file(self.path(name)))
+
+    def _parse(self, name: str, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(
+                f"{self.stage}: {self.path(name)}: found damaged content ({str(error)[:80]}): expected JSON as it was "
+                f"written: restore the file, or delete {self.uri} and run again"
+            ) from error
 
     def local(self, name: str) -> Path:
         """Return a local path of the file, to be opened at once; a remote one is cached first."""
@@ -125,11 +136,23 @@ class Artifact:
 
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""
-        names = self.glob(f"{UNITS}/*.json")
+        return {Path(name).stem: self._parse(name, content) for name, content in self._unit_files().items()}
+
+    def _unit_files(self) -> dict[str, bytes]:
+        fs, names = self._fs_and_root[0], self.glob(f"{UNITS}/*.json")
         if self.is_local or not names:
-            return {Path(name).stem: self.read_json(name) for name in names}
-        contents = self._fs_and_root[0].cat([self.path(name) for name in names])
-        return {Path(name).stem: json.loads(contents[self.path(name)]) for name in names}
+            return {name: fs.cat_file(self.path(name)) for name in names}
+        contents = fs.cat([self.path(name) for name in names])
+        return {name: contents[self.path(name)] for name in names}
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Output(Artifact):
@@ -145,7 +168,9 @@ class Output(Artifact):
             partial = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
                 yield partial
+                _sync(partial)  # else a machine that goes down may leave an empty file under the name
                 os.replace(partial, target)
+                _sync(target.parent)
             finally:
                 partial.unlink(missing_ok=True)
             return
@@ -175,6 +200,17 @@ class Output(Artifact):
     def _version(self, name: str) -> str:
         """Return what identifies this version of the file; the store is asked each time, as it may be written again."""
         return str(self._fs_and_root[0].checksum(self.path(name)))
+
+    def done_units(self) -> dict[str, dict[str, Any]]:
+        """Return the records of all finished units by name; a unit whose record is damaged is to be made again."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, content in self._unit_files().items():
+            try:
+                found[Path(name).stem] = self._parse(name, content)
+            except ArtifactError as error:
+                _log.warning("%s: the unit is made again", str(error).partition(": expected")[0])
+                self.remove(name)
+        return found
 
     def write_plan(self, units: int) -> None:
         """Write how many units there will be."""

@@ -18,7 +18,7 @@ from stages.formats.checkpoints import (
     Checkpoint,
     TrainedRecord,
     checkpoint_steps,
-    read_checkpoint,
+    read_newest_checkpoint,
 )
 from stages.storage.artifact import Output
 from stages.training.best import keep_if_best, load_best
@@ -110,8 +110,7 @@ class _Run:
         job, config, rank_info = self._job, self._config, self._rank_info
         _seed_all(job.seed)
         model = self._task.build_model()
-        steps = checkpoint_steps(job.output)
-        checkpoint = read_checkpoint(job.output, steps[-1]) if steps else None
+        checkpoint = read_newest_checkpoint(job.output)
         self.first_step = checkpoint.step if checkpoint else 0
         if checkpoint is not None:
             _load_weights(model, checkpoint, job.output)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.contract.errors import ArtifactError
 from stages.storage.artifact import Artifact, Output
 
 
@@ -35,3 +36,17 @@ def test_what_is_being_written_is_no_unit_yet(tmp_path: Path) -> None:
         assert output.glob("units/*.json") == ["units/00000.json"]
         assert list(output.done_units()) == ["00000"]
     assert output.glob("units/*.json") == ["units/00000.json", "units/00001.json"]
+
+
+def test_a_unit_whose_record_is_damaged_is_made_again_but_its_readers_are_stopped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = Output(str(tmp_path), "embed_clip", "f0")
+    for name in ("00000", "00001"):
+        output.finish_unit(name, {"images": 3})
+    (tmp_path / "units/00001.json").write_text('{"images"')
+    with pytest.raises(ArtifactError, match=r"embed_clip: .*units/00001\.json: found damaged content"):
+        Artifact(str(tmp_path), "embed_clip", "f0").done_units()
+    assert output.done_units() == {"00000": {"images": 3}}
+    assert "00001.json: found damaged content" in caplog.text
+    assert not (tmp_path / "units/00001.json").exists()

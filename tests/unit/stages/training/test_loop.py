@@ -318,3 +318,29 @@ def test_a_checkpoint_holds_the_state_of_its_step_also_when_it_is_written_later(
     one, other = (read_checkpoint(output_of(folder), 4).state for folder in (tmp_path, tmp_path / "four"))
     for part, tensors in one.items():
         assert_same(dict(tensors), dict(other[part]))
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        content[-1] ^= 1
+    path.write_bytes(content[: len(content) // 2] if how == "cut" else content)
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "record"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, whole = run(tmp_path / "whole", config())
+    with pytest.raises(ValueError, match="no data for step 10"):
+        run(tmp_path / "cut", config(), LineTask(fail_at=10))
+    record = tmp_path / "cut/units/checkpoint_00000008.json"
+    if how == "record":
+        record.write_text("{")
+    else:
+        damage(tmp_path / "cut/checkpoints/00000008/exp_avg.safetensors", how)
+    _, rest = run(tmp_path / "cut", config())
+    assert losses(rest) == {step: losses(whole)[step] for step in range(5, 13)}
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert "00000008" in caplog.text
+    assert "going on from the checkpoint before it" in caplog.text

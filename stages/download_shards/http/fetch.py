@@ -17,6 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.contract.secrets import redact_parameters
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
 from stages.download_shards.http.watchdog import Deadline, Watchdog
@@ -172,6 +173,11 @@ def without_credentials(url: str) -> str:
         return url
     end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
     return f"{prefix}{mark}{rest[:end].rpartition('@')[2]}{rest[end:]}"
+
+
+def recorded_url(url: str) -> str:
+    """Return what a shard keeps of an address: all but user, password, and keys and signatures in its query."""
+    return redact_parameters(without_credentials(url))
 
 
 def host_of(url: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
-from stages.download_shards.http.fetch import Fetcher, without_credentials
+from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
@@ -117,7 +117,7 @@ def _entries(rows: pa.Table, dropped: list[bool], config: DownloadShardsConfig, 
     table = rows.to_pylist()
     listed = [row["url"] for row in table]
     for row in table:
-        row["url"] = None if row["url"] is None else without_credentials(row["url"])
+        row["url"] = None if row["url"] is None else recorded_url(row["url"])
     fetched = []
     for index, (row, url) in enumerate(zip(table, listed, strict=True)):
         if not url or dropped[index]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, clean_text, load_json, parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
-from stages.download_shards.http.fetch import without_credentials
+from stages.download_shards.http.fetch import recorded_url
 from stages.download_shards.sources.base import Entries, Entry, Parts, Skipped
 from stages.download_shards.sources.rows import clean_captions
 from stages.formats.source_records import Counter, SourceRecord
@@ -242,7 +242,7 @@ def _describe(sample: _Sample, tar: IO[bytes]) -> dict[str, Any]:
     columns: dict[str, Any] = {"caption": captions[0] if captions else None}
     columns["captions"] = captions if len(captions) > 1 else None
     if isinstance(url := described.get("url"), str) and url:
-        described["url"] = columns["url"] = without_credentials(url)
+        described["url"] = columns["url"] = recorded_url(url)
     columns["source_json"] = json.dumps(described, ensure_ascii=False) if described else None
     return columns
 

@@ -241,7 +241,6 @@ def test_a_run_with_secrets_in_every_place_works_and_leaves_none(tmp_path: Path,
         (f"store=filecache::ftp://u:{secret('p')}@127.0.0.1:9/x",),
         (f"store=simplecache::s3://key:{secret('p')}@bucket/x",),
         (f"store=nonsense://u:{secret('p')}@h/x",),
-        (f"tracking.uri={{{secret('p')}: 1}}",),
         (f"tracking.uri.http://u:{secret('p')}@h",),
         (f"storage.options={secret('p')}",),
         (f"storage.options.s3={secret('p')}", "storage.options.s3.secret.deeper=1"),
@@ -273,7 +272,6 @@ def test_no_message_about_wrong_input_quotes_a_secret(words: tuple[str, ...], tm
         f"tracking: {{uri: 'http://u:{secret('p')}@h'",
         f"extends: [http://u:{secret('p')}@h/base.yaml]",
         f"extends: s3://u:{secret('p')}@h/base.yaml",
-        f"storage:\n  options: {{s3: {{secret: {secret('p')}\n  key: 1",
         f"storage: {{options: {{s3: [{secret('p')}]}}}}",
         f"- http://u:{secret('p')}@h",
     ],
@@ -286,6 +284,7 @@ def test_no_message_about_a_wrong_file_quotes_a_secret(content: str, tmp_path: P
     assert "Traceback" not in text
 
 
+@pytest.mark.timeout(300)
 def test_records_are_for_their_owner_alone(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(
         "download_shards: {source: {kind: folder, path: gone}}\nstore: here\ncluster: {num_cpus: 1}\n"

@@ -2,11 +2,14 @@
 
 import asyncio
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import Refused, Unreachable
+
+START_SECONDS = 60.0  # a cluster that has just started takes no jobs at first
 
 
 def submit_job(address: str, command: Sequence[str], package: Path) -> str:
@@ -17,15 +20,21 @@ def submit_job(address: str, command: Sequence[str], package: Path) -> str:
         Refused: it takes neither the package nor the command.
     """
     client = _client(address)
-    try:
-        job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(package)})
-    except RuntimeError as error:  # Ray's words for every status but 200
-        cause = " ".join(str(error).split())
-        remedy = "the package is too large for it: leave more files out" if "413" in cause else "see the server's log"
-        raise Refused(
-            f"--address: Ray's job server at {address!r} refused the job ({cause[:200]}): {remedy}"
-        ) from error
-    return job
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(package)})
+            return job
+        except RuntimeError as error:  # Ray's for every status but 200
+            cause = " ".join(str(error).split())
+            if "try again later" not in cause or time.monotonic() > deadline:
+                raise _refused(address, cause) from error
+        time.sleep(1.0)
+
+
+def _refused(address: str, cause: str) -> Refused:
+    remedy = "the package is too large for it: leave more files out" if "413" in cause else "see the server's log"
+    return Refused(f"--address: Ray's job server at {address!r} refused the job ({cause[:200]}): {remedy}")
 
 
 def follow_job(address: str, job: str, echo: Callable[[str], None]) -> str:

@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CANARY = "c4naryX7"
 
 
-def secret(place: str) -> str:
-    return f"{place}-{CANARY}-{place}"
+def secret(where: str) -> str:
+    return f"{where}-{CANARY}-{where}"
 
 
 @dataclass
@@ -189,7 +189,7 @@ def ray_folder() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(400)
-def test_a_run_with_secrets_in_every_place_works_and_leaves_none(tmp_path: Path, ray_folder: Path) -> None:
+def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray_folder: Path) -> None:
     web, mlflow, home, work = (tmp_path / name for name in ("web", "mlflow", "home", "work"))
     for folder in (web, mlflow, home, work):
         folder.mkdir()
@@ -297,3 +297,26 @@ def test_records_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in private} == dict.fromkeys(
         ["run.json", "mlflow.db", "digests.db"], 0o600
     )
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"storage.options.s3.secret={secret('p')}",
+        f"storage.options={{s3: {{anon: false, foo: {secret('p')}}}}}",
+        f"tracking.uri=http://u:{secret('p')}@h",
+        f"store=ftp://u:{secret('p')}@h/x",
+    ],
+)
+def test_an_override_that_holds_a_secret_is_not_submitted(override: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("download_shards: {source: {kind: scenes, num_images: 4}}\n")
+    corgi = Corgi(os.environ | {"PYTHONPATH": str(ROOT)}, tmp_path)
+    code, text = corgi("submit", "x.yaml", override, "--address", f"http://u:{secret('a')}@127.0.0.1:9")
+    assert code == 2, text
+    assert f"{override.partition('=')[0]}: holds a secret, and overrides are part of the job's command" in text
+    assert CANARY not in text
+    harmless = "storage.options={s3: {anon: false, endpoint_url: 'http://127.0.0.1:9'}}"
+    code, text = corgi("submit", "x.yaml", harmless, "--address", f"http://u:{secret('a')}@127.0.0.1:9")
+    assert code == 2, text
+    assert "--address: no Ray job server can be used at" in text
+    assert CANARY not in text

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -17,9 +18,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+
+from tests.s3_server import serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+CANARY = "c4naryX7"
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Head:
 
     address: str
     environment: dict[str, str]
+    folder: Path
 
 
 def _free_port() -> int:
@@ -50,7 +56,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--port=0", f"--dashboard-port={port}",
         "--dashboard-host=127.0.0.1", f"--ray-client-server-port={_free_port()}", "--min-worker-port=0",
-        "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}", "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={_free_port()}", "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}",
+        "--disable-usage-stats",
     ]  # fmt: skip
     with (
         (tmp_path_factory.mktemp("head") / "log").open("w") as log,
@@ -58,7 +65,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     ):
         try:
             _wait_until_up(f"http://127.0.0.1:{port}/api/version", process)
-            yield Head(f"http://127.0.0.1:{port}", environment)
+            yield Head(f"http://127.0.0.1:{port}", environment, folder)
         finally:
             for child in [process, *psutil.Process(process.pid).children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -122,3 +129,47 @@ def test_submit_without_the_token_is_reported(head: Head) -> None:
     assert done.returncode == 2
     assert "RAY_AUTH_MODE=token" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp_path: Path) -> None:
+    """The keys of the store stand in the config alone, so they reach the workers inside the arguments of tasks."""
+    with serve_s3() as s3:
+        options = {"s3": {"endpoint_url": s3.endpoint, "key": f"key-{CANARY}", "secret": f"secret-{CANARY}"}}
+        source = {"kind": "scenes", "num_images": 8, "resolution": 16}
+        config = {
+            "store": s3.uri(),
+            "storage": {"options": options, "cache": str(tmp_path / "cache")},
+            "download_shards": {"source": source, "rows_per_shard": 4, "image_size": 16},
+        }
+        project = tmp_path / "project"
+        project.mkdir()
+        (project / "job.yaml").write_text(yaml.safe_dump(config))
+        (project / ".env").write_text(f"TOKEN=file-{CANARY}")
+        environment = head.environment | {"HOME": str(tmp_path), "AWS_SESSION_TOKEN": f"session-{CANARY}"}
+        command = [str(BIN / "corgi"), "submit", "job.yaml", "--address", head.address, "--json"]
+        done = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (record,) = [
+            json.loads(found) for name, found in s3.contents(config["store"]).items() if name.endswith("run.json")
+        ]
+        assert record["status"] == "done"
+    assert "package: 1 files, " in done.stderr
+    assert "left out, may be a secret: .env" in done.stderr
+    assert (
+        "warning: job.yaml goes along and holds secrets (storage.options.s3.key, storage.options.s3.secret)"
+        in done.stderr
+    )
+    assert re.search(r"does not get from here: .*AWS_SESSION_TOKEN", done.stderr)
+    assert CANARY not in done.stdout + done.stderr
+    headers = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        shown = reply.read().decode()
+    assert json.loads(done.stdout)["job"] in shown
+    assert CANARY not in shown
+    packages = {"runtime_resources"}  # the config itself, which its users were warned of
+    logs = [path for path in head.folder.rglob("*") if path.is_file() and not packages & set(path.parts)]
+    assert [str(path) for path in logs if CANARY.encode() in path.read_bytes()] == []
+    assert any(path.suffix == ".log" for path in logs)

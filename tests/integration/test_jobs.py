@@ -136,8 +136,9 @@ def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp
     with serve_s3() as s3:
         options = {"s3": {"endpoint_url": s3.endpoint, "key": f"key-{CANARY}", "secret": f"secret-{CANARY}"}}
         source = {"kind": "scenes", "num_images": 8, "resolution": 16}
+        store = s3.uri()
         config = {
-            "store": s3.uri(),
+            "store": store,
             "storage": {"options": options, "cache": str(tmp_path / "cache")},
             "download_shards": {"source": source, "rows_per_shard": 4, "image_size": 16},
         }
@@ -151,9 +152,7 @@ def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp
             command, cwd=project, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        (record,) = [
-            json.loads(found) for name, found in s3.contents(config["store"]).items() if name.endswith("run.json")
-        ]
+        (record,) = [json.loads(found) for name, found in s3.contents(store).items() if name.endswith("run.json")]
         assert record["status"] == "done"
     assert "package: 1 files, " in done.stderr
     assert "left out, may be a secret: .env" in done.stderr

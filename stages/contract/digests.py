@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from stages.contract.secrets import redact_addresses
 from stages.storage.filesystems import explaining, is_remote
 
 _TABLE = (
@@ -123,7 +124,11 @@ def address_digest(address: str) -> str:
 
 
 def remote_checksums(address: str, pattern: str) -> list[list[str]]:
-    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums."""
+    """List the files below a remote address (or the one there) that match, by name, with their stores' checksums.
+
+    Of an address that holds credentials, neither names nor checksums depend on these: they change, and their digests
+    are recorded.
+    """
     import fsspec
 
     with explaining(address):
@@ -134,7 +139,19 @@ def remote_checksums(address: str, pattern: str) -> list[list[str]]:
         if not found:
             fs.info(root)  # which raises where there is nothing
             found = [root] if fs.isfile(root) else []
-        return [[name[len(root) + 1 :] or name.rpartition("/")[2], str(fs.checksum(name))] for name in found]
+        if redact_addresses(address) != address:
+            plain = [(name.partition("?")[0], fs.info(name)) for name in found]
+            return [[_relative(name, root.partition("?")[0]), _content_checksum(info)] for name, info in plain]
+        return [[_relative(name, root), str(fs.checksum(name))] for name in found]
+
+
+def _relative(name: str, root: str) -> str:
+    return name[len(root) + 1 :] or name.rpartition("/")[2]
+
+
+def _content_checksum(info: Mapping[str, Any]) -> str:
+    known = {key: str(value) for key, value in info.items() if key not in {"name", "url"}}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _is_file(info: Mapping[str, Any]) -> bool:

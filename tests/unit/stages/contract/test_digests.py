@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from stages.contract.digests import content_digest, file_digest, remembering
+from stages.contract.digests import content_digest, file_digest, remembering, remote_checksums
+from tests.factories import serve_folder
 
 DAY = 86_400
 
@@ -77,3 +78,18 @@ def test_where_nothing_can_be_kept_files_are_read(tmp_path):
     file = write(tmp_path / "a.bin", b"one")
     with remembering(file / "digests.db"):
         assert file_digest(file) == hashlib.sha256(b"one").digest()
+
+
+def test_of_an_address_with_credentials_only_the_content_counts(tmp_path):
+    folder = tmp_path / "web"
+    folder.mkdir()
+    write(folder / "list.csv", b"url\n")
+    with serve_folder(folder) as base:
+        keyed = [f"{base.replace('://', f'://u:{word}@')}/list.csv?token={word}" for word in ("c4nary1", "c4nary2")]
+        first, second = (remote_checksums(address, "*") for address in keyed)
+        assert first == second
+        assert "c4nary" not in str(first)
+        assert first[0][0] == "list.csv"
+        assert remote_checksums(f"{base}/list.csv", "*")[0][0] == "list.csv"
+        write(folder / "list.csv", b"url\nanother\n")
+        assert remote_checksums(keyed[0], "*") != first

@@ -13,6 +13,7 @@ from pipeline.config.loading import read_yaml
 from pipeline.config.messages import describe
 from pipeline.errors import UsageError
 from stages.contract.config import ConfigModel
+from stages.contract.secrets import MASK, secrets_in
 
 
 class GroupConfig(ConfigModel):
@@ -77,7 +78,7 @@ class Variant:
     @property
     def label(self) -> str:
         """The variant as people read it."""
-        parts = [f"{key.rpartition('.')[2]} {_format(value)}" for key, value in self.grid.items()]
+        parts = [f"{key.rpartition('.')[2]} {_format(key, value)}" for key, value in self.grid.items()]
         return ", ".join([self.group, *parts])
 
     def overrides(self, repeat: RepeatConfig | None, repeat_value: int | None) -> list[str]:
@@ -116,5 +117,7 @@ def _as_yaml(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _format(value: Any) -> str:
+def _format(key: str, value: Any) -> str:
+    if any(secrets_in(value, key, options=key.startswith("storage.options"))):
+        return MASK
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from stages.contract.errors import FailureCause, ItemFault, StageError
+from stages.contract.secrets import redact
 
 MAX_JSON_BYTES = 16_000_000  # of one document beside an image or in a tar; a list gives its own limit
 MAX_JSON_DEPTH = 64
@@ -67,7 +68,7 @@ def describe_parser_error(error: BaseException) -> str:
 
 def shown(text: object, limit: int = _SHOWN) -> str:
     """Return a text from outside as a message may show it: on one line, without control characters, shortened."""
-    words = "".join(one if one.isprintable() else _escape(one) for one in str(text)[: 4 * limit])
+    words = "".join(one if one.isprintable() else _escape(one) for one in redact(str(text)[: 4 * limit]))
     return words if len(words) <= limit else f"{words[: limit - 1]}…"
 
 

@@ -77,6 +77,8 @@ def redact_addresses(text: str) -> str:
 def _mask_address(found: re.Match[str]) -> str:
     scheme, slashes, rest = found["scheme"], found["slashes"], found["rest"]
     login, rest = _split_login(rest)
+    if not login and rest.endswith(MASK) and not rest.partition("/")[0].partition(":")[2].rstrip(MASK).isdigit():
+        rest = MASK if ":" in rest.partition("/")[0] else rest  # a message was cut before the @
     if login and _is_login(scheme, slashes, login):
         login = MASK
     at = "@" if login else ""

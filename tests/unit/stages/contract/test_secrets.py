@@ -52,6 +52,7 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"https://h/cb#access_token={CANARY}", "https://h/cb#access_token=…"),
         (f"/here/s3:/key:{CANARY}@bucket/a", "/here/s3:/…@bucket/a"),
         (f"HTTP://U:{CANARY}@[::1]:80/", "HTTP://…@[::1]:80/"),
+        (f"http://user:{CANARY}…", "http://…"),
         (f"http://a:{CANARY}@h,http://b:{CANARY}@i", "http://…@h,http://…@i"),
     ],
 )  # fmt: skip
@@ -67,6 +68,7 @@ def test_addresses_are_shown_without_what_is_secret(address: str, shown: str) ->
         "s3://bucket/corgi/part-?.tar", "https://host:8080/a@2x.png?w=3", "abfs://container@account/x", "a.b@c.org",
         "sqlite:////home/me@x/mlflow.db", "file:///a:b/c", "http://[::1]:8265", "a sentence: that has tokens: 16",
         "a user name and a password: allowed are addresses without", "num_tokens=16", "C:/users/me@x", "key: value",
+        "http://host:8080…", "http://host/a:b…",
     ],
 )  # fmt: skip
 def test_everything_else_is_left_as_it_is(text: str) -> None:

@@ -328,13 +328,25 @@ def print_redacted_traceback(kind: type[BaseException], error: BaseException, tr
 def redacted_error(error: Exception, ours: type[Exception]) -> Exception | None:
     """Return what to raise in place of an error that quotes a secret, in itself or in what led to it.
 
-    None: it is clean. An error of our own keeps its type: its message is redacted already.
+    None: it is clean, its notes by now at least. An error of our own keeps its type: its message is redacted already.
     """
-    trace = "".join(traceback.format_exception(error))
-    clean = redact(trace)
-    if clean == trace:
+    chain = list(_shown_chain(error))
+    for one in chain:
+        if notes := getattr(one, "__notes__", None):
+            one.__notes__ = [redact(note) for note in notes]
+    if all(redact(message) == message for message in map(str, chain)):
         return None
+    trace = redact("".join(traceback.format_exception(error)))
     named = error if isinstance(error, ours) else ours(f"{type(error).__name__}: {error}")
     named.__cause__, named.__context__, named.__traceback__ = None, None, None
-    named.__notes__ = [clean]
+    named.__notes__ = [trace]
     return named
+
+
+def _shown_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, as far as a traceback shows them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -181,6 +181,10 @@ def _fail(error: Exception, cause: Exception | None) -> Exception:
 
 def test_errors_lose_secrets_and_keep_their_type_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
     assert redacted_error(_fail(OSError("no secret"), KeyError("x")), StageError) is None
+    noted = OSError("no secret")
+    noted.add_note(f"in the worker: password={CANARY}")
+    assert redacted_error(noted, StageError) is None
+    assert noted.__notes__ == ["in the worker: password=…"]
     quoting = _fail(OSError(f"530 ftp://u:{CANARY}@h"), None)
     clean = redacted_error(quoting, StageError)
     assert str(clean) == "OSError: 530 ftp://…@h"

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from stages.contract.secrets import redact_addresses
 from stages.storage.filesystems import explaining, is_remote
 
 _TABLE = (
@@ -130,6 +129,8 @@ def remote_checksums(address: str, pattern: str) -> list[list[str]]:
     are recorded.
     """
     import fsspec
+
+    from stages.contract.secrets import redact_addresses
 
     with explaining(address):
         # Of its own, so that one listing, made now, answers for all files.

@@ -2,6 +2,7 @@
 write them as our own shards.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from stages.contract.errors import FailureCause, InputFault
+from stages.contract.parsing import parsing, shown
 from stages.embed_clip.config import ExistingEmbeddings
 from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT, EmbeddingNorms, EmbeddingsRecord
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
@@ -107,8 +109,12 @@ def _first_difference(left: list[str], right: list[str]) -> str:
 
 def _metadata(part: Part) -> pa.Table:
     fs, path = open_address(part.metadata)
-    with fs.open(path, "rb") as file:
+    with fs.open(path, "rb") as file, parsing(functools.partial(_unreadable, part.metadata, "a parquet file")):
         return pq.read_table(file)
+
+
+def _unreadable(address: str, expected: str, reason: str) -> InputFault:
+    return InputFault(f"embed_clip.existing: {shown(address)} cannot be read ({reason}): expected {expected}: mend it")
 
 
 def _keys(existing: ExistingEmbeddings, part: Part, table: pa.Table) -> list[str]:
@@ -124,12 +130,12 @@ def _keys(existing: ExistingEmbeddings, part: Part, table: pa.Table) -> list[str
 
 def _load(address: str, num_rows: int) -> Rows:
     fs, path = open_address(address)
-    with fs.open(path, "rb") as file:
-        values: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
-    if values.ndim != 2 or len(values) != num_rows:
+    with fs.open(path, "rb") as file, parsing(functools.partial(_unreadable, address, "a .npy file of numbers")):
+        values: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
+    if values.ndim != 2 or len(values) != num_rows or values.dtype.kind not in "fiu":
         raise InputFault(
-            f"embed_clip.existing: {address} is {list(values.shape)}: expected [{num_rows}, dimensions], a row for "
-            "each row of its metadata: give files that belong together"
+            f"embed_clip.existing: {address} is {values.dtype} {list(values.shape)}: expected numbers "
+            f"[{num_rows}, dimensions], a row for each row of its metadata: give files that belong together"
         )
     return values.astype(np.float32)
 

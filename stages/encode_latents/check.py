@@ -2,6 +2,7 @@
 
 from stages.contract.errors import InputFault
 from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStableDiffusion
+from stages.encoders.model_files import check_diffusers_folder
 
 
 def check(config: EncodeByAutoencoder | EncodeByStableDiffusion) -> None:
@@ -13,3 +14,4 @@ def check(config: EncodeByAutoencoder | EncodeByStableDiffusion) -> None:
             f"encode_latents.path: {config.path} has no {VAE}/config.json: expected a Stable Diffusion checkpoint in "
             "the format that diffusers saves: convert it, or name another folder"
         )
+    check_diffusers_folder(config.path, "encode_latents.path")

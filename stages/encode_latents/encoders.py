@@ -13,6 +13,7 @@ from models.autoencoders.model import VQAutoencoder
 from stages.contract.errors import InputFault
 from stages.encode_latents.config import VAE, EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encoders.identity import digest_tensors
+from stages.encoders.model_files import describe_load_error
 from stages.formats.latents import EncoderIdentity, EncoderWeights
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact
@@ -94,8 +95,8 @@ def _load_vae(config: EncodeByStableDiffusion) -> Any:
     source = config.name or str(config.path)
     try:
         model = AutoencoderKL.from_pretrained(source, subfolder=VAE, torch_dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the libraries raise errors of many types
+        reason = describe_load_error(error)
         raise InputFault(
             f"encode_latents: diffusers cannot load the autoencoder of {source} ({reason}): expected a Stable "
             "Diffusion checkpoint in diffusers' format: where there is no network, copy it and give its folder (path)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.contract.errors import InputFault, nearest
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, T5Source
-from stages.encoders.model_files import check_t5_folder, check_tokenizer
+from stages.encoders.model_files import check_links, check_t5_folder, check_tokenizer
 from stages.encoders.open_clip_schema import check_open_clip_config
 from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
 
@@ -62,6 +62,7 @@ def _check_folder(path: Path, *, where: str) -> None:
         )
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in path.iterdir()):
         raise InputFault(f"{where}: {path} has no weights: expected {CLIP_WEIGHTS} beside {CLIP_CONFIG}")
+    check_links(path, where)
     check_open_clip_config(path / CLIP_CONFIG, where)
     check_tokenizer(path, where)
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from stages.encoders.check import architecture_file, check_clip
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, TrainedClip
 from stages.encoders.identity import digest_tensors
+from stages.encoders.model_files import describe_load_error
 from stages.encoders.open_clip_import import import_open_clip
 from stages.formats.clip_folders import CLIP_CONFIG
 from stages.formats.clips import ClipIdentity, Clips
@@ -198,8 +198,8 @@ def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, An
     try:
         model, preprocess = open_clip.create_model_from_pretrained(name, weights_only=True, **options)
         tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(config))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # the libraries raise errors of many types
+        reason = describe_load_error(error)
         remedy = (
             "make the folder again with the installed open_clip"
             if isinstance(config, FolderClip)

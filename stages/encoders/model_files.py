@@ -5,15 +5,15 @@ libraries would follow. So every key is known here, or the folder is refused by 
 safetensors, or by torch's loader of tensors alone.
 """
 
+import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.contract.errors import InputFault
-from stages.contract.parsing import load_json, parsing, shown
+from stages.contract.parsing import describe_parser_error, load_json, parsing, shown
 
-MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 _MOST_OF_JSON = 64_000_000  # bytes; a vocabulary of a million words has 30 MB
 _WORD = re.compile(r"[A-Za-z0-9_.\-]{0,100}")
 _FILE = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,200}")
@@ -92,6 +92,13 @@ def refuse(where: str, file: Path, found: str, allowed: str) -> InputFault:
     )
 
 
+def describe_load_error(error: Exception) -> str:
+    """Return what a library raised for a model's files; torch's own words on unpickling say how to run the code."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "its weights hold more than tensors, which could run code"
+    return describe_parser_error(error)
+
+
 def read_model_json(file: Path, where: str) -> dict[str, Any]:
     """Return the mapping in a JSON file of a model folder, in which no key names code or other places."""
 
@@ -125,9 +132,7 @@ def _refuse_forbidden(content: Any, file: Path, where: str) -> None:
 def require_keys(content: Mapping[str, Any], known: Collection[str], file: Path, where: str) -> None:
     """Refuse a mapping with a key that is not known."""
     if unknown := sorted(set(content) - set(known)):
-        raise refuse(
-            where, file, f"unknown keys {', '.join(map(shown, unknown[:5]))}", f"{', '.join(sorted(known))} alone"
-        )
+        raise refuse(where, file, f"unknown keys {', '.join(map(shown, unknown[:5]))}", "what is known of such models")
 
 
 def check_tokenizer(folder: Path, where: str) -> None:
@@ -158,8 +163,21 @@ def check_safetensors_index(folder: Path, where: str) -> None:
                 raise refuse(where, file, f"the weights {shown(name)!r}", "names of files in the same folder")
 
 
+def check_links(folder: Path, where: str) -> None:
+    """Refuse links that lead out of a model folder, whose files are copied to where models are registered.
+
+    In the cache of the Hugging Face hub, the files of ``snapshots/<revision>`` are links to ``blobs``.
+    """
+    root = folder.resolve()
+    allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    for file in folder.rglob("*"):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(top) for top in allowed):
+            raise refuse(where, file, "a link that leads out of the folder", "files in it")
+
+
 def check_t5_folder(folder: Path, where: str) -> None:
     """Check what a T5 folder says."""
+    check_links(folder, where)
     file = folder / "config.json"
     content = read_model_json(file, where)
     if content.get("model_type") == "t5":  # another model is refused by its type
@@ -170,6 +188,7 @@ def check_t5_folder(folder: Path, where: str) -> None:
 
 def check_diffusers_folder(folder: Path, where: str) -> None:
     """Check what the checkpoint of a Stable Diffusion says: its parts, and the files of each."""
+    check_links(folder, where)
     file = folder / "model_index.json"
     if file.exists():
         _check_model_index(read_model_json(file, where), file, where)

@@ -61,7 +61,7 @@ class _Attention(_Section):
 class _Vision(_Attention):
     layers: _Layers | Annotated[list[_Layers], Field(min_length=4, max_length=4)] = 1
     head_width: _Width = 64
-    patch_size: _Pixels = 16
+    patch_size: _Pixels | None = 16
     image_size: _Pixels | Annotated[list[_Pixels], Field(min_length=2, max_length=2)] = 224
     patch_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     attentional_pool: bool | _Word = False

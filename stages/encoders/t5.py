@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,6 +15,7 @@ from stages.contract.errors import InputFault
 from stages.encoders.check import check_t5
 from stages.encoders.config import T5Source
 from stages.encoders.identity import digest_tensors
+from stages.encoders.model_files import describe_load_error
 from stages.formats.embeddings.layout import TextEncoderIdentity
 
 States = Float[Tensor, "tokens width"]
@@ -84,10 +84,12 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
                 source.reference, use_safetensors=True, dtype="auto", output_loading_info=True, **options
             )
         tokenizer = AutoTokenizer.from_pretrained(source.reference, **options)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except InputFault:
+        raise
+    except Exception as error:  # the libraries raise errors of many types
         raise InputFault(
-            f"{where}: transformers cannot load {source.reference} ({_reason(error)}): weights are read as safetensors "
-            "only, and a name is downloaded the first time: without a network, give path: a folder made by "
+            f"{where}: transformers cannot load {source.reference} ({describe_load_error(error)}): weights are read as "
+            "safetensors only, and a name is downloaded the first time: without a network, give path: a folder made by "
             "save_pretrained"
         ) from error
     if missing := sorted(report["missing_keys"]):
@@ -110,10 +112,6 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if was_on:
             logging.enable_progress_bar()
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _digest(model: Any, tokenizer: Any) -> str:

@@ -4,6 +4,7 @@
 It is biased: the fewer the images, the larger, so compare equal numbers of images under the same network only.
 """
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from stages.contract.errors import InputFault
 from stages.formats.images import decode_image, square
+from stages.formats.tensor_files import read_tensors
 
 FEWEST = 2
 INCEPTION_FEATURES = 2048
@@ -41,14 +43,20 @@ def distance_of_rows(generated: Float[Tensor, "rows embed"], true: Float[Tensor,
     return float(metric.compute())
 
 
+def _inception(weights: Path) -> FrechetInceptionDistance:
+    """Load the network from a copy of the file's tensors, as torch-fidelity itself would run what the file pickles."""
+    with tempfile.TemporaryDirectory(prefix="corgi-inception-") as folder:
+        copy = Path(folder) / "inception.pth"
+        torch.save(read_tensors(weights), copy)
+        return FrechetInceptionDistance(feature=INCEPTION_FEATURES, feature_extractor_weights_path=str(copy))
+
+
 def distance_by_inception(
     generated: Iterator[Images], true: Iterator[Images], weights: Path, device: torch.device | str
 ) -> float:
     """Return the distance under Inception-v3's pool features, as published figures (FID) are measured."""
     try:
-        metric = FrechetInceptionDistance(feature=INCEPTION_FEATURES, feature_extractor_weights_path=str(weights)).to(
-            device
-        )
+        metric = _inception(weights).to(device)
     except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputFault(

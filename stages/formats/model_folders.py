@@ -4,11 +4,13 @@ Weights that lie in other files of the folder anyway, for other programs, are st
 config.json says which tensors, by the beginning of their names, are in which file (without that beginning).
 """
 
-import json
 import math
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from stages.contract.errors import ArtifactError
+from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.artifact import Artifact, Output
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PARTS = "parts"
+MAX_HEADER = 100_000_000  # bytes of a safetensors file's header; the limit of the library
 
 
 def save_model(
@@ -44,7 +47,18 @@ def save_model(
 def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
     """Read the configuration that was saved beside the weights."""
     config: dict[str, Any] = artifact.read_json(f"{folder}/{CONFIG}")
+    parts = config.get(PARTS, {}) if isinstance(config, dict) else None
+    if not isinstance(parts, dict) or not all(map(_is_inside, parts.values())):
+        raise ArtifactError(
+            f"{artifact.path(folder)}/{CONFIG}: {PARTS} is {shown(parts)}: expected a mapping to files of the folder: "
+            "take a folder as train_decoder writes it"
+        )
     return config
+
+
+def _is_inside(name: Any) -> bool:
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    return path is not None and bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
 def load_model_state(artifact: Artifact, folder: str) -> "dict[str, Tensor]":
@@ -75,6 +89,13 @@ def count_numbers(artifact: Artifact, folder: str) -> int:
 
 def _numbers_in(artifact: Artifact, name: str) -> int:
     """Add up the shapes in a safetensors file's header: its length in 8 bytes, then JSON."""
-    with artifact.open(name) as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for tensor, entry in header.items() if tensor != "__metadata__")
+
+    def damaged(reason: str) -> ArtifactError:
+        return ArtifactError(f"{artifact.path(name)}: no safetensors file ({reason}): delete that folder and run again")
+
+    with parsing(damaged), artifact.open(name) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        header = load_json(file.read(size), max_bytes=MAX_HEADER)
+        return sum(math.prod(entry["shape"]) for tensor, entry in header.items() if tensor != "__metadata__")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.storage.artifact import Artifact, Output
-from stages.storage.npy_reader import NpyReader
+from stages.storage.npy_reader import NpyReader, map_npy
 
 
 def save_array(output: Output, kind: str, shard: str, values: np.ndarray) -> None:
@@ -18,8 +18,7 @@ def save_array(output: Output, kind: str, shard: str, values: np.ndarray) -> Non
 
 def open_array(artifact: Artifact, kind: str, shard: str) -> np.ndarray:
     """Return an array, still on disk."""
-    values: np.ndarray = np.load(artifact.local(array_name(kind, shard)), mmap_mode="r", allow_pickle=False)
-    return values
+    return map_npy(artifact.local(array_name(kind, shard)))
 
 
 def array_reader(artifact: Artifact, kind: str, shard: str) -> NpyReader:

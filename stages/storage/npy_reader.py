@@ -1,11 +1,16 @@
 """Read rows of a .npy file by plain reads: mapped pages would count as this process's memory."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from stages.contract.errors import ArtifactError
+from stages.contract.parsing import parsing
 
 Rows = Float[np.ndarray, "rows width"]
 
@@ -22,9 +27,9 @@ class NpyReader:
     @classmethod
     def of(cls, path: Path) -> "NpyReader":
         """Read the header only."""
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if mapped.ndim != 2 or not mapped.flags.c_contiguous:
-            raise ValueError(f"{path}: found an array of shape {list(mapped.shape)}, or in columns: expected rows")
+        mapped = map_npy(path)
+        if mapped.ndim != 2 or not mapped.flags.c_contiguous or mapped.dtype.kind != "f":
+            raise _unusable(path, f"an array {mapped.dtype} of shape {list(mapped.shape)}, or in columns")
         return cls(path, mapped.offset, mapped.dtype, mapped.shape)
 
     def __len__(self) -> int:
@@ -44,5 +49,18 @@ class NpyReader:
         with self.path.open("rb", buffering=0) as file:
             for row, target in zip(rows, found, strict=True):
                 file.seek(self.offset + int(row) * target.nbytes)
-                file.readinto(target.view(np.uint8))
+                if file.readinto(target.view(np.uint8)) != target.nbytes:
+                    raise _unusable(self.path, f"fewer than {row + 1} rows")
         return found
+
+
+def map_npy(path: Path) -> np.memmap[Any, Any]:
+    """Return the array of a .npy file, mapped and read-only; nothing in it is unpickled."""
+    with parsing(functools.partial(_unusable, path)):
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+def _unusable(path: Path, found: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: found {found}: expected rows of numbers in a .npy file: delete that artifact and run again"
+    )

@@ -3,12 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.autoencoders.losses import AutoencoderLoss, GradientDistance, LossWeights, VggDistance
@@ -18,6 +15,7 @@ from models.noise import SeededNoise
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.model_folders import save_model
+from stages.formats.tensor_files import read_tensors
 from stages.inference.autoencoder import AUTOENCODER
 from stages.storage.artifact import Output
 from stages.train_autoencoder.config import SlopesPerceptual, TrainKLConfig, TrainVQConfig
@@ -85,7 +83,7 @@ class AutoencoderTask(ImageTask):
         if isinstance(perceptual, SlopesPerceptual):
             return GradientDistance(perceptual.num_scales)
         try:
-            return VggDistance(read_weights(perceptual.path))
+            return VggDistance(read_tensors(perceptual.path))
         except (ValueError, RuntimeError) as error:
             raise InputFault(
                 f"train_autoencoder.perceptual.path: {perceptual.path} cannot be used ({str(error).splitlines()[0]}): "
@@ -150,20 +148,3 @@ class ProcessGroup:
         whole = rows.new_empty((self._world_size * len(rows), *rows.shape[1:]))
         torch.distributed.all_gather_into_tensor(whole, rows)
         return whole
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a .safetensors file, or from a .pth file that holds nothing else."""
-    if path.suffix == ".safetensors":
-        try:
-            tensors: dict[str, Tensor] = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"it is not a safetensors file: {error}") from error
-        return tensors
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types for a damaged file
-        raise ValueError(f"torch cannot read it: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it holds more than named tensors")
-    return state

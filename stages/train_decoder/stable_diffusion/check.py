@@ -1,6 +1,7 @@
 """Check that the checkpoint is there."""
 
 from stages.contract.errors import InputFault
+from stages.encoders.model_files import check_diffusers_folder
 from stages.train_decoder.stable_diffusion.config import StableDiffusionConfig
 
 _WANTED = ("model_index.json", "scheduler/scheduler_config.json", "unet/*.safetensors", "vae/*.safetensors")
@@ -16,3 +17,4 @@ def check(config: StableDiffusionConfig) -> None:
             f"train_decoder.path: {config.path} has no {', no '.join(missing)}: expected a Stable Diffusion "
             "checkpoint as diffusers saves it with safe_serialization: convert it, or name another folder"
         )
+    check_diffusers_folder(config.path, "train_decoder.path")

@@ -12,9 +12,8 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from stages.contract.errors import InputFault
+from stages.encoders.model_files import describe_load_error
 from stages.storage.artifact import Output
-
-_NOT_LOADED = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 
 
 def load_unet(source: str) -> Any:
@@ -77,8 +76,8 @@ def _read_config(source: str, part: str, maker: Any) -> dict[str, Any]:
 def _loading(source: str, part: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except _NOT_LOADED as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the libraries raise errors of many types
+        reason = describe_load_error(error)
         raise InputFault(
             f"train_decoder: diffusers cannot load the {part} of {source} ({reason}): expected a Stable Diffusion "
             "checkpoint in diffusers' format, with safetensors: where there is no network, copy it and give its folder "

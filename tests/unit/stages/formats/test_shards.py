@@ -1,10 +1,14 @@
 """Shards are read as they were written, and written anew with the same bytes."""
 
+import contextlib
 import io
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from stages.contract.errors import ArtifactError
@@ -12,6 +16,7 @@ from stages.formats.shards import (
     ShardEntry,
     ShardRecord,
     index_images,
+    read_captions,
     read_entries,
     read_member,
     read_shard,
@@ -79,3 +84,40 @@ def test_a_record_that_lacks_a_field_is_refused(tmp_path: Path) -> None:
     output.finish_unit("00000", {"rows": 3, "images": 2, "failures": {"timeout": 1}})
     with pytest.raises(ArtifactError, match=r"download_shards: .*units/00000\.json: captioned: Field required"):
         ShardRecord.done(output)
+
+
+bounded = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@bounded
+@given(st.permutations(["a.txt", "a.png", "a.json", "b.png", "c.txt", "b.txt", "d.png", "a.png"]))
+def test_the_order_of_members_is_of_no_consequence(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "x.tar"
+    contents = {"a.json": b'{"captions": ["a", "b"]}', "a.txt": b"a", "b.txt": b"of b", "c.txt": b"of c"}
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(contents.get(name, b"image"))
+            tar.addfile(info, io.BytesIO(contents.get(name, b"image")))
+    found = {sample.key: (sample.image, sample.captions) for sample in read_shard(path)}
+    assert found == {
+        "a": (b"image", ("a", "b")), "b": (b"image", ("of b",)), "c": (None, ("of c",)), "d": (b"image", ()),
+    }  # fmt: skip
+    assert read_captions(path) == {"a": "a", "b": "of b"}
+    assert set(index_images(path)) == {"a", "b", "d"}
+
+
+@bounded
+@given(st.data())
+def test_a_damaged_shard_is_an_error_of_the_artifact_or_read(tmp_path: Path, data: st.DataObject) -> None:
+    path = shard_tar(written(tmp_path / "made"), "00000")
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, 5000))] = data.draw(st.integers(0, 255))
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    for read in (read_shard, index_images, read_captions):
+        with contextlib.suppress(ArtifactError):
+            list(read(damaged))

@@ -14,12 +14,13 @@ from torchvision.models.vgg import cfgs, make_layers
 from stages.contract.errors import FailureCause, InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
+from stages.formats.tensor_files import read_tensors
 from stages.inference.autoencoder import load_autoencoder
 from stages.storage.artifact import Artifact, Output
 from stages.train_autoencoder.check import check
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_autoencoder.stage import run
-from stages.train_autoencoder.task import AutoencoderTask, read_weights
+from stages.train_autoencoder.task import AutoencoderTask
 from stages.training import launch
 from stages.training.task import Batch, BatchPart, RankInfo
 from tests.unit.stages.encoded import SIDE, color_of, context, files, make_shards
@@ -178,7 +179,7 @@ def test_only_tensors_are_read(tmp_path: Path, name: str, content: bytes | None)
     path = tmp_path / name
     path.write_bytes(content) if content is not None else torch.save({"a": print}, path)
     with pytest.raises(ValueError, match=r"not a safetensors file|cannot read it"):
-        read_weights(path)
+        read_tensors(path)
 
 
 @pytest.mark.parametrize(

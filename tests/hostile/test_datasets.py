@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageSummary
@@ -250,3 +251,15 @@ def test_checking_needs_no_torch() -> None:
     code = "import sys, stages.download_shards.sources.huggingface; print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset", "url_list", "huggingface"])
+def test_file_addresses_are_paths_of_this_machine(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    given = {"kind": kind, "path": f"file://{tmp_path}/in"}
+    source = DownloadShardsConfig.model_validate({"source": given}).source
+    assert str(source.path) == f"{tmp_path}/in"  # type: ignore[union-attr]
+    if kind != "huggingface":
+        for address in (f"dir::file://{tmp_path}/in", f"simplecache::file://{tmp_path}/in", "zip://a::local:///b.zip"):
+            with pytest.raises(ValidationError, match="allowed are a path of this machine as it is, or an address"):
+                DownloadShardsConfig.model_validate({"source": given | {"path": address}})

@@ -258,7 +258,7 @@ def test_file_addresses_are_paths_of_this_machine(tmp_path: Path, kind: str) -> 
     (tmp_path / "in").mkdir()
     given = {"kind": kind, "path": f"file://{tmp_path}/in"}
     source = DownloadShardsConfig.model_validate({"source": given}).source
-    assert str(source.path) == f"{tmp_path}/in"  # type: ignore[union-attr]
+    assert str(source.path) == f"{tmp_path}/in"
     if kind != "huggingface":
         for address in (f"dir::file://{tmp_path}/in", f"simplecache::file://{tmp_path}/in", "zip://a::local:///b.zip"):
             with pytest.raises(ValidationError, match="allowed are a path of this machine as it is, or an address"):

@@ -199,7 +199,8 @@ def test_a_decoder_folder_reads_its_own_files(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "made"), "train_decoder", "f")
     save_model(output, "decoder", {"weight": torch.zeros(3)}, {"model": {}})
     save_file({"x": torch.zeros(1)}, tmp_path / "outside.safetensors")
-    for parts in ({"a.": "../../outside.safetensors"}, {"a.": str(tmp_path / "outside.safetensors")}, [], {"a.": 3}):
+    outside: list[Any] = [{"a.": "../../outside.safetensors"}, {"a.": str(tmp_path / "outside.safetensors")}]
+    for parts in (*outside, [], {"a.": 3}):
         change_json(tmp_path / "made/decoder/config.json", parts=parts)
         with pytest.raises(ArtifactError, match=r"parts is .*: expected a mapping to files of the folder"):
             load_model_state(output, "decoder")
@@ -245,7 +246,7 @@ def test_what_open_clip_itself_describes_is_accepted(tmp_path: Path) -> None:
     assert accepted > 100
 
 
-def test_what_published_t5_models_say_is_accepted(t5: Path, tmp_path: Path) -> None:
+def test_published_t5_models_are_accepted(t5: Path, tmp_path: Path) -> None:
     folder = copied(t5, tmp_path / "t5")
     change_json(
         folder / "tokenizer_config.json", extra_ids=100, name_or_path="google/t5-v1_1-base", sp_model_kwargs={},

@@ -193,6 +193,15 @@ SHAPES = {
 }
 
 
+def test_names_of_files_are_shown_as_text(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/a\x1b[31m b.parquet", [20])
+    convert(tmp_path / "in", tmp_path / "out")
+    assert reds(tmp_path / "out") == [20]
+    write_parquet(tmp_path / "x.parquet", [10]).rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.parquet"))
+    with pytest.raises(InputFault, match=r"in/caf\\udce9\.parquet cannot be read: .*: mend or remove it"):
+        check(config_of(tmp_path / "in"))
+
+
 @pytest.mark.parametrize("kind", SHAPES)
 def test_columns_of_other_shape_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     name, column = SHAPES[kind]
@@ -261,5 +270,5 @@ def test_file_addresses_are_paths_of_this_machine(tmp_path: Path, kind: str) -> 
     assert str(source.path) == f"{tmp_path}/in"
     if kind != "huggingface":
         for address in (f"dir::file://{tmp_path}/in", f"simplecache::file://{tmp_path}/in", "zip://a::local:///b.zip"):
-            with pytest.raises(ValidationError, match="allowed are a path of this machine as it is, or an address"):
+            with pytest.raises(ValidationError, match="allowed are a path of this machine as it is"):
                 DownloadShardsConfig.model_validate({"source": given | {"path": address}})

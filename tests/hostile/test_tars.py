@@ -246,11 +246,12 @@ def test_what_is_no_tar_of_the_folder_is_not_opened(tmp_path: Path) -> None:
     (folder / "d.tar").mkdir()
     (folder / "f.TAR").write_bytes(tar_of([("f.png", png(20))]))
     (folder / "g.tar").symlink_to(folder / "a.tar")
+    (folder / os.fsdecode(b"caf\xe9.tar")).write_bytes(tar_of([("h.png", png(30))]) + b"more")
     begun = time.monotonic()
     summary = convert(folder, tmp_path / "out")
     assert time.monotonic() - begun < 20
-    assert counts(summary) == {"failed_damaged_tar": 1, "failed_not_a_file": 2, "failed_outside_folder": 1}
-    assert sorted(reds(tmp_path / "out")) == [10, 10, 20]
+    assert counts(summary) == {"failed_damaged_tar": 2, "failed_not_a_file": 2, "failed_outside_folder": 1}
+    assert sorted(reds(tmp_path / "out")) == [10, 10, 20, 30]
     by_address = convert(Path(), tmp_path / "again", source={"kind": "webdataset", "path": folder.as_uri()})
     assert counts(by_address) == counts(summary)
 

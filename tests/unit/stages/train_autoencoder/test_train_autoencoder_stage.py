@@ -178,7 +178,7 @@ def test_another_file_is_no_perceptual_network(tmp_path: Path) -> None:
 def test_only_tensors_are_read(tmp_path: Path, name: str, content: bytes | None) -> None:
     path = tmp_path / name
     path.write_bytes(content) if content is not None else torch.save({"a": print}, path)
-    with pytest.raises(ValueError, match=r"not a safetensors file|cannot read it"):
+    with pytest.raises(ValueError, match=r"not a safetensors file|more than named tensors, which could run code"):
         read_tensors(path)
 
 

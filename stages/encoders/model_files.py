@@ -15,6 +15,7 @@ from stages.contract.errors import InputFault
 from stages.contract.parsing import describe_parser_error, load_json, parsing, shown
 
 _MOST_OF_JSON = 64_000_000  # bytes; a vocabulary of a million words has 30 MB
+_MOST = 10_000_000  # of any size in a configuration
 _WORD = re.compile(r"[A-Za-z0-9_.\-]{0,100}")
 _FILE = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,200}")
 
@@ -175,6 +176,14 @@ def check_links(folder: Path, where: str) -> None:
             raise refuse(where, file, "a link that leads out of the folder", "files in it")
 
 
+def require_weights(folder: Path, at_least: float, file: Path, where: str) -> None:
+    """Refuse a model that is larger than its weights can be, before so much memory is taken for it."""
+    held = sum(one.stat().st_size for one in folder.iterdir() if one.suffix in (".safetensors", ".bin", ".pth"))
+    if at_least > held:
+        allowed = f"what {held:,} bytes of weights beside it can hold"
+        raise refuse(where, file, f"a model of {at_least:.3g} numbers or more", allowed)
+
+
 def check_t5_folder(folder: Path, where: str) -> None:
     """Check what a T5 folder says."""
     check_links(folder, where)
@@ -182,8 +191,20 @@ def check_t5_folder(folder: Path, where: str) -> None:
     content = read_model_json(file, where)
     if content.get("model_type") == "t5":  # another model is refused by its type
         require_keys(content, _T5_KEYS | _TRANSFORMERS_KEYS, file, where)
+        require_weights(folder, _t5_numbers(content, file, where), file, where)
     check_tokenizer(folder, where)
     check_safetensors_index(folder, where)
+
+
+def _t5_numbers(content: Mapping[str, Any], file: Path, where: str) -> float:
+    """Return how many numbers the encoder's layers hold at least."""
+    keys = ("num_layers", "d_model", "d_kv", "num_heads", "d_ff")
+    sizes = {key: content.get(key, 1) for key in keys}
+    for key, value in sizes.items():
+        if not (isinstance(value, int) and 0 < value < _MOST):
+            raise refuse(where, file, f"{key} is {shown(value)}", f"a number from 1 to {_MOST}")
+    attention = 4 * sizes["d_model"] * sizes["d_kv"] * sizes["num_heads"]
+    return float(sizes["num_layers"] * (attention + 2 * sizes["d_model"] * sizes["d_ff"]))
 
 
 def check_diffusers_folder(folder: Path, where: str) -> None:

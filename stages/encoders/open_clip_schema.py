@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.contract.errors import InputFault
 from stages.contract.parsing import shown
-from stages.encoders.model_files import read_model_json, refuse
+from stages.encoders.model_files import read_model_json, refuse, require_weights
 
 _Count = Annotated[int, Field(ge=0, le=10_000_000)]
 _Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -83,7 +83,7 @@ class _Text(_Attention):
     layers: _Layers = 1
     heads: _Width = 8
     context_length: Annotated[int, Field(ge=1, le=65_536)] = 77
-    vocab_size: _Count = 49408
+    vocab_size: _Count = 1
     # any name: for a folder, open_clip reads the tokenizer from the folder itself
     hf_tokenizer_name: Annotated[str, Field(max_length=200)] | None = None
     tokenizer_mode: Literal["clips"] | None = None
@@ -133,9 +133,23 @@ def check_open_clip_config(file: Path, where: str) -> None:
     """Refuse a config that says more than open_clip's own fields, or other values than theirs."""
     content = read_model_json(file, where)
     try:
-        _Folder.model_validate(content)
+        model = _Folder.model_validate(content).model_cfg
     except ValidationError as error:
         raise _refuse(file, where, error) from None
+    require_weights(file.parent, _num_weights(model), file, where)
+
+
+def _num_weights(model: _Model) -> float:
+    """Return how many numbers the transformers of the model hold at least."""
+    text, vision = model.text_cfg, model.vision_cfg
+    found = text.vocab_size * text.width + _num_in_layers(text, text.layers)
+    if isinstance(vision.layers, int) and vision.timm_model_name is None:
+        found += _num_in_layers(vision, vision.layers)
+    return found
+
+
+def _num_in_layers(tower: _Attention, layers: int) -> float:
+    return layers * tower.width**2 * (4 + 2 * tower.mlp_ratio)
 
 
 def _refuse(file: Path, where: str, error: ValidationError) -> InputFault:

@@ -71,7 +71,7 @@ def distance_by_inception(
 
 def read_folder(folder: Path, resolution: int, batch_size: int) -> Iterator[Images]:
     """Yield all images of a folder, and of those in it, as middle squares of one resolution."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if len(files) < FEWEST:
         raise InputFault(
             f"evaluate.real: {folder} holds {len(files)} images ({', '.join(IMAGE_SUFFIXES)}): allowed are "

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from stages.contract.errors import InputFault
+from stages.contract.parsing import parsing, shown
 from stages.filter_samples.config import HeadFilter
 
+_NAME = re.compile(r".*?(?<!\d)\d{1,9}(\D*)\.(weight|bias)", re.DOTALL)  # the last number is the layer's
 Layer = tuple[np.ndarray, np.ndarray]
 
 
@@ -58,17 +59,17 @@ def _layer(tensors: dict[str, np.ndarray], number: int, width: int, where: str) 
 
 
 def _read(path: Path, where: str) -> dict[str, np.ndarray]:
-    try:
+
+    def unreadable(reason: str) -> InputFault:
+        return InputFault(f"{where}: {path} cannot be read ({reason}): expected a safetensors file: give its path")
+
+    with parsing(unreadable):
         tensors: dict[str, np.ndarray] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputFault(
-            f"{where}: {path} cannot be read ({error}): expected a safetensors file: give its path"
-        ) from error
-    odd = [name for name in tensors if not re.search(r"\d", name) or not name.endswith((".weight", ".bias"))]
+    odd = [name for name in tensors if not _NAME.fullmatch(name)]
     if odd:
         raise InputFault(
-            f"{where}: {path} holds {', '.join(odd)}: expected names such as 0.weight and 0.bias, with the number of "
-            "their layer: rename them"
+            f"{where}: {path} holds {', '.join(map(shown, odd[:5]))}: expected names such as 0.weight and 0.bias, with "
+            "the number of their layer: rename them"
         )
     return tensors
 

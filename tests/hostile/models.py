@@ -21,13 +21,13 @@ def write_pickle(path: Path, marker: Path) -> Path:
     """Write weights that run code, as torch.save writes any object."""
     import torch
 
-    torch.save({"weight": torch.zeros(2), "more": Payload(marker)}, path)
+    torch.save({"weight": torch.zeros(30_000), "more": Payload(marker)}, path)
     return path
 
 
 def write_old_pickle(path: Path, marker: Path) -> Path:
     """Write a plain pickle that runs code."""
-    path.write_bytes(pickle.dumps(Payload(marker)))
+    path.write_bytes(pickle.dumps(Payload(marker)) + b"\0" * 100_000)
     return path
 
 

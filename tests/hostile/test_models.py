@@ -72,6 +72,20 @@ CLIP_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_model_larger_than_its_weights_is_not_built(clip: Path, t5: Path, tmp_path: Path) -> None:
+    for name, original, file, changes in (
+        ("clip", clip, CLIP_CONFIG, {TEXT + "layers": 900, VISION + "width": 4096}),
+        ("t5", t5, "config.json", {"d_ff": 1_000_000, "num_layers": 1000}),
+    ):
+        folder = copied(original, tmp_path / name)
+        change_json(folder / file, **changes)
+        with pytest.raises(InputFault, match=rf"{file}: a model of .* numbers or more: .* bytes of weights beside it"):
+            ClipEncoder(clip_of(folder)) if name == "clip" else T5Encoder(T5Source(path=folder), max_length=8)
+    change_json(tmp_path / "t5/config.json", d_ff="many")
+    with pytest.raises(InputFault, match="d_ff is many"):
+        check_t5(T5Source(path=tmp_path / "t5"), where="t5")
+
+
 @pytest.mark.parametrize("kind", CLIP_CONFIGS)
 def test_a_clip_config_is_refused_by_the_name_of_its_key(clip: Path, tmp_path: Path, kind: str) -> None:
     folder, marker = copied(clip, tmp_path / "clip"), tmp_path / "marker"
@@ -188,7 +202,14 @@ def test_a_checkpoint_of_stable_diffusion_is_data_alone(diffusion: Path, tmp_pat
 
 
 def test_heads_that_are_no_safetensors_are_named(tmp_path: Path) -> None:
-    for content in (b"", b"\xff" * 100, (1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"):
+    half = torch.zeros(1, 4, dtype=torch.bfloat16)
+    save_file({"0.weight": half, "0.bias": half[0, :1].clone()}, tmp_path / "half")
+    numbers = {"9" * 5000 + ".weight": torch.zeros(1, 4)}
+    save_file(numbers, tmp_path / "numbers")
+    with pytest.raises(InputFault, match="expected names such as"):
+        load_head(HeadFilter.model_validate({"name": "a", "path": tmp_path / "numbers", "minimum": 0}), 4)
+    lengths = [(1 << 60).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]"]
+    for content in ((tmp_path / "half").read_bytes(), b"", b"\xff" * 100, *lengths):
         (tmp_path / "head").write_bytes(content)
         head = HeadFilter.model_validate({"name": "a", "path": tmp_path / "head", "minimum": 0})
         with pytest.raises(InputFault, match="expected a safetensors file"):
@@ -237,6 +258,8 @@ def test_what_open_clip_itself_describes_is_accepted(tmp_path: Path) -> None:
     for file in sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json")):
         model = json.loads(file.read_text())
         (tmp_path / CLIP_CONFIG).write_text(json.dumps({"model_cfg": model}))
+        with (tmp_path / "open_clip_model.safetensors").open("wb") as weights:
+            weights.truncate(10**10)  # of which nothing is on the disk
         if "hf_model_name" in model["text_cfg"]:
             with pytest.raises(InputFault, match="hf_model_name"):
                 check_open_clip_config(tmp_path / CLIP_CONFIG, "clip")

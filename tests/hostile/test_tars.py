@@ -79,12 +79,13 @@ def test_names_with_several_dots_are_split_at_the_first(tmp_path: Path) -> None:
     members = [
         ("d.1/a.v2.png", png(10)), ("d.1/a.v2.txt", b"of a"),  # the only image of its sample
         ("b.mask.png", png(99)), ("b.png", png(20)), ("b.txt", b"of b"), ("b.en.txt", b"further text"),
+        ("b.caption", b"under another name"),
         ("c.left.png", png(98)), ("c.right.png", png(97)), ("c.txt", b"of c"),  # of which none is the image
         ("archive.tar.png", png(30)),
     ]  # fmt: skip
     summary = convert(write(tmp_path / "in", x=tar_of(members)), tmp_path / "out")
     assert (summary.counts["rows"], summary.counts["images"]) == (4, 3)
-    assert counts(summary) == {"failed_missing_file": 1, "skipped_caption_without_image": 1}
+    assert counts(summary) == {"failed_missing_file": 1, "skipped_caption_without_image": 2}
     assert reds(tmp_path / "out") == [10, 20, 30]
     assert [sample.captions for sample in samples(tmp_path / "out")] == [("of a",), ("of b",), ()]
     assert keys(tmp_path / "out") == ["d.1/a", "b", "c", "archive"]

@@ -42,6 +42,7 @@ _COMPRESSED_SUFFIXES = (
     ".tar.7z",
     ".tar.zip",
 )
+_TEXTS = ("txt", "text", "caption", "captions", "cap")  # of which txt is read
 _SCHEMA = pa.schema(
     [
         ("caption", pa.string()),
@@ -224,7 +225,7 @@ def _lost(number: int, part: str, fault: ItemFault) -> Entry:
 def _plan(key: str, files: Files) -> _Sample:
     image, others = image_suffixes(files)
     described, text = (caption_suffix(files, image, kind) for kind in ("json", "txt"))
-    unread = tuple(suffix for suffix in files if suffix.endswith(".txt") and suffix != text)
+    unread = tuple(suffix for suffix in files if suffix.rpartition(".")[2] in _TEXTS and suffix != text)
     return _Sample(key, files, image, tuple(others), described, text, unread)
 
 

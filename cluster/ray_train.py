@@ -21,7 +21,15 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
 from cluster.lost_ranks import is_communication_error, size_that_fits, wait_for_dead_nodes
-from cluster.training import TrainFunction, TrainGroup, free_port, interface_of, rank_environment, use_cpus
+from cluster.training import (
+    TrainFunction,
+    TrainGroup,
+    forget_launchers,
+    free_port,
+    interface_of,
+    rank_environment,
+    use_cpus,
+)
 
 POLL_SECONDS = 0.1
 MAX_REPORT = 400  # characters of Ray Train's own report
@@ -59,10 +67,12 @@ class GroupBackend(Backend):  # type: ignore[misc]
 
 
 def _address_and_port() -> tuple[str, int]:
-    return ray.util.get_node_ip_address(), free_port()
+    address = ray.util.get_node_ip_address()
+    return address, free_port(address)
 
 
 def _set_rank(address: str, port: int) -> None:
+    forget_launchers()
     context = get_context()
     rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
     os.environ.update(rank_environment(rank, world_size, local_rank, address, port))

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import NotStarted, Unreachable
+from cluster.embedded import embedded_ray
+from cluster.errors import Unreachable
+from cluster.training import forget_launchers
 
 
 @dataclass(frozen=True)
@@ -37,34 +38,20 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
         NotStarted: Ray does not start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None and "ray" not in sys.modules:  # Ray reads it at import, and warns where its default is not set
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    forget_launchers()
+    if address is None:
+        with embedded_ray(num_cpus):
+            yield _machines()
+        return
     import ray
 
     if ray.is_initialized():
         yield _machines()
         return
     try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
-        else:
-            check_reachable(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray has no type of its own for a node that does not start in time
-        if address is None:
-            raise NotStarted(
-                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
-                "free memory and disk, and run the same command again; finished work is kept"
-            ) from error
-        if not isinstance(error, ConnectionError | RuntimeError | ValueError):
-            raise
+        check_reachable(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address, str(error)) from error
     try:
         yield _machines()

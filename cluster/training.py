@@ -7,6 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+_LAUNCHED = frozenset(
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
+     "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "NODE_RANK", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT",
+     "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_STEP_NUM_TASKS")
+)  # fmt: skip
+_LAUNCHERS = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MPI_LOCAL", "MV2_COMM_WORLD_", "TORCHELASTIC_", "AZUREML_", "SM_")
+
 TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
 
 
@@ -60,6 +67,7 @@ def launch_in_process(
             f"cluster.training: found {group.num_workers} workers: training in this process allows 1: "
             "start the group with cluster.ray_train.launch_with_ray_train instead"
         )
+    forget_launchers()
     os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
     return function(payload, emit)
 
@@ -80,11 +88,20 @@ def interface_of(address: str) -> str | None:
     return next((name for name, addresses in found if any(one.address == address for one in addresses)), None)
 
 
-def free_port() -> int:
-    """Return a free TCP port."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a free TCP port of an address of this machine."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def forget_launchers() -> None:
+    """Take out of the environment what another launcher (MPI, SLURM, torchrun) says of this process and its group.
+
+    DeepSpeed, torch and others would believe it, though Ray starts the processes of a group and numbers them.
+    """
+    for name in [name for name in os.environ if name in _LAUNCHED or name.startswith(_LAUNCHERS)]:
+        del os.environ[name]
 
 
 def use_cpus(count: int) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad usage or config, 3 a stage failed, 130 interrupted.
 
 import json
 import sys
+import traceback
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,8 +14,11 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.generation.command import generate
+from pipeline.terminal import echo, indented, protect_standard_streams
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipeline.record import RunRecord
     from pipeline.run import Experiment
     from pipeline.store import Store as RunStore
@@ -61,7 +65,7 @@ def validate(config: Config, overrides: Overrides = None, as_json: Json = False)
     if as_json:
         _print_json({"status": "valid", "name": loaded.name, "stages": stages})
     else:
-        typer.echo(f"{config}: valid; stages: {', '.join(stages)}")
+        echo(f"{config}: valid; stages: {', '.join(stages)}")
 
 
 @app.command()
@@ -133,7 +137,7 @@ def sweep(
     with redirect_stdout(sys.stderr):
         outcome = do_sweep(config, overrides or (), _console(stderr=True), groups or ())
     _show(outcome.document if as_json else outcome.table)
-    typer.echo(f"table and plots: {outcome.folder}", err=True)
+    echo(f"table and plots: {outcome.folder}", err=True)
     if outcome.failed:
         raise typer.Exit(3)
 
@@ -151,13 +155,13 @@ def submit(
     from pipeline.submission import submit_experiment
     from stages.contract.secrets import redact
 
-    job = submit_experiment(config, overrides or (), address, echo=lambda text: typer.echo(redact(text), err=True))
-    typer.echo(redact(f"job {job} submitted to {address}"), err=True)
-    status = follow_job(address, job, echo=lambda text: typer.echo(text, err=True, nl=False)) if wait else "SUBMITTED"
+    job = submit_experiment(config, overrides or (), address, echo=lambda text: echo(redact(text), err=True))
+    echo(redact(f"job {job} submitted to {address}"), err=True)
+    status = follow_job(address, job, echo=lambda text: echo(text, err=True, nl=False)) if wait else "SUBMITTED"
     if as_json:
         _print_json({"job": job, "status": status})
     else:
-        typer.echo(f"job {job}: {status}")
+        echo(f"job {job}: {status}")
     if status not in {"SUBMITTED", "SUCCEEDED"}:
         raise typer.Exit(3)
 
@@ -221,7 +225,7 @@ def inspect(
     else:
         print_findings(_console(stderr=False), found)
     if out is not None:
-        typer.echo(f"page and images: {out / PAGE}", err=True)
+        echo(f"page and images: {out / PAGE}", err=True)
 
 
 @app.command()
@@ -247,6 +251,7 @@ def main() -> NoReturn:
     remember_environment()
     redact_logs()
     sys.excepthook = print_redacted_traceback
+    protect_standard_streams()
     try:
         app()
     except Exception as error:  # noqa: BLE001  only faults of our own keep their traceback
@@ -258,7 +263,7 @@ def main() -> NoReturn:
 
 
 def _report_error(error: Exception) -> int:
-    """Print a known error as a paragraph and return its exit code; raise any other."""
+    """Print a known error as a paragraph, any other with its traceback, and return the exit code."""
     from cluster.errors import ClusterError
     from pipeline.errors import PipelineError, full_disk
     from stages.contract.errors import StageError
@@ -267,10 +272,11 @@ def _report_error(error: Exception) -> int:
     if (full := full_disk(error)) is not None:
         error = PipelineError(full)
     if not isinstance(error, PipelineError | ClusterError | StageError):
-        raise error
+        echo(indented(redact("".join(traceback.format_exception(error)).rstrip())), err=True)
+        return 1
     code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError) else 2
     message = redact(str(error))
-    typer.echo(f"corgi: {message}", err=True)
+    echo(indented(f"corgi: {message}"), err=True)
     if "--json" in sys.argv:
         _print_json({"status": "error", "error": message})
     return code
@@ -289,7 +295,7 @@ def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
     experiment = _open(config, overrides)
     finished = experiment.finished_record()
     if finished is not None:
-        typer.echo(f"run {finished.run}: everything is done; nothing to run", err=True)
+        echo(f"run {finished.run}: everything is done; nothing to run", err=True)
         return finished
     with redirect_stdout(sys.stderr):  # where Ray prints warnings to standard output, they would break the JSON
         return run_experiment(experiment, _console(stderr=True))
@@ -323,11 +329,10 @@ def _store(uri: str) -> "RunStore":
     return found
 
 
-def _console(*, stderr: bool) -> Any:
-    from rich.console import Console
+def _console(*, stderr: bool) -> "Console":
+    from pipeline.console import Terminal
 
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 120)
+    return Terminal(stderr=stderr)
 
 
 def _show(content: Any) -> None:
@@ -340,4 +345,4 @@ def _show(content: Any) -> None:
 def _print_json(document: Any) -> None:
     from stages.contract.secrets import redact_tree
 
-    typer.echo(json.dumps(redact_tree(document), indent=1, default=str))
+    echo(json.dumps(redact_tree(document), indent=1, default=str))

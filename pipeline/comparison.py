@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from models.decoders.registry import SPECS
 from pipeline.captions import caption_fraction, format_fraction
+from pipeline.console import PlainTable, plain
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
@@ -91,7 +91,7 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
 def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     """Return the figures, one run a column, and below them what does not fit into the cells."""
     table = _empty_table(records)
-    table.add_row("kind of decoder", *(decoder_kind(record) for record in records))
+    table.row("kind of decoder", *(decoder_kind(record) for record in records))
     of_runs = [figures_of(record, store) for record in records]
     notes: dict[str, int] = {}
     for key, (name, format) in ROWS.items():
@@ -99,24 +99,24 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
         about = {figure.about for figure in figures if figure.value is not None}
         shared = about.pop() if len(about) == 1 else ""
         label = f"{name} ({shared})" if shared else name
-        table.add_row(label, *(_cell(figure, format, shared, notes) for figure in figures))
-    return Group(table, *(Text(f"[{number}] {text}") for text, number in notes.items()))
+        table.row(label, *(_cell(figure, format, shared, notes) for figure in figures))
+    return Group(table, *(plain(f"[{number}] {text}") for text, number in notes.items()))
 
 
-def metrics_table(records: Sequence[RunRecord]) -> Table:
+def metrics_table(records: Sequence[RunRecord]) -> PlainTable:
     """Return every metric that at least one run has, one run a column."""
     table = _empty_table(records)
     for name in sorted({name for record in records for name in record.metrics}):
         values = [record.metrics.get(name) for record in records]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+        table.row(name, *("" if value is None else f"{value:.4g}" for value in values))
     return table
 
 
-def _empty_table(records: Sequence[RunRecord]) -> Table:
-    table = Table(title="comparison", title_justify="left")
-    table.add_column("figure")
+def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
+    table = PlainTable(title="comparison")
+    table.heading("figure")
     for record in records:
-        table.add_column(record.run, justify="right", overflow="fold")
+        table.heading(record.run, justify="right", overflow="fold")
     return table
 
 

@@ -1,7 +1,11 @@
-"""Open MLflow's own user interface on the runs of a store."""
+"""Open MLflow's own user interface on the runs of a store, for this user alone.
+
+Its address holds a token, which :mod:`pipeline.dashboard_app` asks of every request.
+"""
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,10 +15,25 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, NoReturn
 
+from pipeline.dashboard_app import ARTIFACTS, HOSTS, STORE, TOKEN, address
 from pipeline.errors import UsageError
+from pipeline.terminal import echo
 from pipeline.tracking_address import is_server, usable_address
+from stages.contract.texts import printable
+
+_ROOT = Path(__file__).resolve().parent.parent  # modules come from here, never from the current folder
+_SQLITE = "sqlite:///"
+_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # all interfaces, and how this machine reaches them
+_OFF = {  # whatever the environment says: checked here instead, or not needed
+    "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+    "MLFLOW_ENABLE_WORKSPACES": "false",
+    "_MLFLOW_IN_JOB_EXECUTOR": "false",
+}
 
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
@@ -29,45 +48,76 @@ def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", 
     page = RUNS_PAGE.format(experiment=experiment)
     tracking_uri = usable_address(tracking_uri)
     if is_server(tracking_uri):
-        _report(f"dashboard: {tracking_uri.rstrip('/')}/{page}")
+        echo(f"dashboard: {tracking_uri.rstrip('/')}/{page}", err=True)
         return
     signal.signal(signal.SIGTERM, _leave)  # else the server would outlive this process
     with serve_dashboard(tracking_uri, host, port) as (url, process):
-        _report(f"dashboard: {url}/{page} (Ctrl-C ends it)")
+        echo(f"dashboard: {url}/{page} (for you alone: the address is the key; Ctrl-C ends it)", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             process.wait()
 
 
 @contextlib.contextmanager
 def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Yield the address once the server answers there, and its process; at the end stop both it and its children."""
+    """Yield the address with its token once the server answers there, and its process; at the end stop all of it."""
     _require_free(host, port)
+    token = secrets.token_urlsafe(24)
     with tempfile.TemporaryFile() as log:
-        process = _start(tracking_uri, host, port, log)
+        process = _start(tracking_uri, host, port, token, log)
         try:
-            url = f"http://{host}:{port}"
-            _wait_for_server(url, process, log)
-            yield url, process
+            base = f"http://{address(_reached_at(host), port)}"
+            _wait_for_server(base, process, log)
+            yield f"{base}/{token}", process
         finally:
             _stop(process)
 
 
-def _start(tracking_uri: str, host: str, port: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
-    environment["MLFLOW_BACKEND_STORE_URI"] = tracking_uri  # a command line is seen by all users of the machine
+def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "pipeline.dashboard_app:create_app"]
+    command += [
+        "--app-dir",
+        str(_ROOT),
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--no-server-header",
+        "--no-proxy-headers",
+    ]
+    files = Path(tracking_uri.removeprefix(_SQLITE)).parent / "mlartifacts" if tracking_uri.startswith(_SQLITE) else ""
+    ours = {STORE: tracking_uri, ARTIFACTS: str(files), TOKEN: token, HOSTS: ",".join(_hosts(host, port))}
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | _OFF | ours
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
+def _hosts(host: str, port: int) -> list[str]:
+    """Return what may stand in Host; the numeric address that a request came to may always."""
+    names = {host, _reached_at(host)} | (set() if _is_loopback(host) else {socket.gethostname(), socket.getfqdn()})
+    names |= {"localhost", "127.0.0.1"} if _is_loopback(host) or host in _ALL else set()
+    return sorted(address(name, port) for name in names - set(_ALL))
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _reached_at(host: str) -> str:
+    """Return a host's own address; of all interfaces, this machine's loopback one."""
+    return _ALL.get(host, host)
+
+
 def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(
-                f"dashboard: cannot listen on {host}:{port} ({error.strerror}); give another with --port"
-            ) from None
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+    except (OSError, OverflowError, UnicodeError) as error:
+        found = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"dashboard: cannot listen on {address(host, port)} ({found}); give another with --port or --host"
+        ) from None
 
 
 def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
@@ -79,7 +129,7 @@ def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes
         time.sleep(0.2)
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    reason = "\n".join(lines[-5:]) or "no output"
+    reason = printable("\n".join(lines[-5:])) or "no output"
     raise UsageError(f"dashboard: MLflow's server did not start; its last output:\n{reason}")
 
 
@@ -97,8 +147,3 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def _leave(number: int, _frame: object) -> NoReturn:
     """End this process as the signal would, but with everything cleared up."""
     sys.exit(128 + number)
-
-
-def _report(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -14,10 +14,12 @@ from pipeline.errors import UsageError
 from pipeline.plan import PlannedStage
 from pipeline.record import MlflowRuns
 from pipeline.results import StageResult
+from pipeline.terminal import indented
 from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
+from stages.contract.texts import one_line, printable
 
 if TYPE_CHECKING:
     from pipeline.tracking import RunTracker
@@ -109,13 +111,13 @@ class RunObserver:
             raise
         except Exception as error:  # noqa: BLE001  whatever the tracking library raises
             if not self._tracking_lost:
-                what = f"{type(error).__name__}: {redact(str(error))}"
+                what = f"{type(error).__name__}: {redact(one_line(error))}"
                 self.view.report(f"tracking: warning: {what}; the run goes on without its record")
             self._tracking_lost = True
 
     def _write_log(self, name: str, text: str) -> None:
         with open(self._log_folder / f"{name}.log", "a", encoding="utf-8", opener=_private) as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redact(text)}\n")
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {indented(printable(redact(text)))}\n")
 
 
 def _private(path: str, flags: int) -> int:

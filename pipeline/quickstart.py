@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from pipeline.console import PlainTable, plain
 from pipeline.record import RunRecord
 
 ROWS = {
@@ -20,18 +20,18 @@ ROWS = {
 COLUMNS = ("color", "shape", "both")
 
 
-def accuracy_table(record: RunRecord) -> Table:
+def accuracy_table(record: RunRecord) -> PlainTable:
     """Return the accuracies that the scene checker (a rule, not a learned model) read off the images."""
     measured = record.figures("evaluate/")
     evaluated = record.stage("evaluate")
     images = None if evaluated is None else evaluated.items
-    table = Table(title=f"read off the images by the scene checker ({images} images)", title_justify="left")
-    table.add_column("images")
+    table = PlainTable(title=f"read off the images by the scene checker ({images} images)")
+    table.heading("images")
     for heading in COLUMNS:
-        table.add_column(heading, justify="right")
+        table.heading(heading, justify="right")
     for prefix, label in ROWS.items():
         values = [measured.get(f"{prefix}/{column}") for column in COLUMNS]
-        table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
+        table.row(label, *("" if value is None else f"{value:.3f}" for value in values))
     return table
 
 
@@ -55,7 +55,7 @@ def quickstart_report(console: Console, record: RunRecord) -> None:
         ("dashboard", f"{corgi} dashboard{where}"),
         ("generate your own", f"{corgi} generate {record.run}{where} {prompt}"),
     ):
-        console.print(f"{label}: {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(plain(f"{label}: {text}"), soft_wrap=True)
 
 
 def _command() -> str:

@@ -4,29 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from pipeline.captions import caption_fraction, format_fraction
+from pipeline.console import PlainTable, plain
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
 
 
-def stage_table(record: RunRecord) -> Table:
+def stage_table(record: RunRecord) -> PlainTable:
     """Return the table of stages, seconds, items and rate."""
-    table = Table(title=f"run {record.run}: {record.status}", title_justify="left")
-    table.add_column("stage")
-    table.add_column("state")
+    table = PlainTable(title=f"run {record.run}: {record.status}")
+    table.heading("stage")
+    table.heading("state")
     for heading in ("seconds", "start-up", "items", "rate", "data wait", "captions"):
-        table.add_column(heading, justify="right")
+        table.heading(heading, justify="right")
     for stage in record.stages:
         waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
         planned = record.plan.get(stage.name)
         captions = "" if planned is None else format_fraction(caption_fraction(planned.identity))
-        table.add_row(*_row(stage), "" if waited is None else f"{waited:.1%}", captions)
+        table.row(*_row(stage), "" if waited is None else f"{waited:.1%}", captions)
     if record.overhead_seconds is not None:
         table.add_section()
-        table.add_row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
-        table.add_row("all", "", f"{record.seconds:.1f}")
+        table.row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
+        table.row("all", "", f"{record.seconds:.1f}")
     return table
 
 
@@ -44,14 +44,14 @@ def _row(stage: StageEntry) -> tuple[str, ...]:
     )
 
 
-def plan_table(plan: Plan) -> Table:
+def plan_table(plan: Plan) -> PlainTable:
     """Return the table of what a run would do."""
-    table = Table(title=f"plan of run {plan.run}", title_justify="left")
+    table = PlainTable(title=f"plan of run {plan.run}")
     for heading in ("stage", "state", "fingerprint", "captions", "why"):
-        table.add_column(heading, overflow="fold")
+        table.heading(heading, overflow="fold")
     for stage in plan.stages.values():
         captions = format_fraction(caption_fraction(stage.identity))
-        table.add_row(stage.name, stage.state, stage.fingerprint, captions, stage.reason)
+        table.row(stage.name, stage.state, stage.fingerprint, captions, stage.reason)
     return table
 
 
@@ -76,12 +76,13 @@ def print_failures(console: Console, record: RunRecord) -> None:
     """Print what failed, why, what was not run for it, and where the log is."""
     for stage in record.stages:
         if stage.state == "failed":
-            console.print(f"\n[bold red]{stage.name} failed[/]", highlight=False)
-            console.print(stage.error, highlight=False, markup=False)
-            console.print(f"log: {stage.log}", highlight=False, markup=False, soft_wrap=True)
+            console.print()
+            console.print(plain(f"{stage.name} failed", "bold red"))
+            console.print(plain(stage.error))
+            console.print(plain(f"log: {stage.log}"), soft_wrap=True)
         elif stage.state == "blocked":
             how = "was stopped" if stage.seconds else "was not run"
-            console.print(f"{stage.name} {how}: {stage.error}", highlight=False)
+            console.print(plain(f"{stage.name} {how}: {stage.error}"))
     console.print("What was finished is kept; run the same command again to go on.", highlight=False)
 
 
@@ -89,14 +90,14 @@ def print_skips(console: Console, record: RunRecord) -> None:
     """Print what the stages skipped, with first examples."""
     for stage in record.stages:
         if skipped := stage.notes.get("skipped"):
-            console.print(f"{stage.name} skipped {skipped}", highlight=False, markup=False)
+            console.print(plain(f"{stage.name} skipped {skipped}"))
 
 
-def runs_table(records: Sequence[RunRecord]) -> Table:
+def runs_table(records: Sequence[RunRecord]) -> PlainTable:
     """Return the table of all runs, the latest first."""
-    table = Table(title="runs", title_justify="left")
+    table = PlainTable(title="runs")
     for heading in ("run", "status", "started", "config"):
-        table.add_column(heading, overflow="fold")
+        table.heading(heading, overflow="fold")
     for record in records:
-        table.add_row(record.run, record.status, record.started, record.config_path)
+        table.row(record.run, record.status, record.started, record.config_path)
     return table

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from pipeline.console import plain
 from pipeline.plan import PlannedStage
 from pipeline.results import StageResult
 from stages.contract.events import Event, Log, Metrics
@@ -25,10 +26,10 @@ class RunView:
         self._bars: dict[str, TaskID] = {}
         self._live = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -43,8 +44,8 @@ class RunView:
         self._live.stop()
 
     def report(self, text: str) -> None:
-        """Print one line above the bars."""
-        self._console.print(redact(text), highlight=False, markup=False, soft_wrap=True)
+        """Print one line above the bars; further lines of the text are indented."""
+        self._console.print(plain(redact(text)), soft_wrap=True)
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Open the stage's bar."""

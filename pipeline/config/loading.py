@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from pipeline.config.messages import describe, found, keys_of, models_in
 from pipeline.config.schema import SHARED, STAGES, RunConfig
+from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
 from pipeline.errors import UsageError
 from stages.contract.secrets import remember_secrets
+from stages.contract.texts import one_line
 
 Tree = dict[str, Any]
+LONGEST_CHAIN = 32  # files that extend one another
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -30,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(tree, context={"folders": folders})
     except ValidationError as error:
-        raise UsageError(describe(error, RunConfig, str(path))) from None
+        raise UsageError(describe(error, RunConfig, one_line(path))) from None
 
 
 def files_of_config(path: Path) -> list[Path]:
@@ -40,39 +42,24 @@ def files_of_config(path: Path) -> list[Path]:
 
 def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, list[Path]]:
     """Return the merged tree of a file and all that it extends, and these files, nearest first."""
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
+        raise UsageError(f"{one_line(path)}: is no path ({one_line(error, 200)}); give that of a YAML config") from None
     if path in chain:
-        raise UsageError(
-            f"{path}: extends itself through {' -> '.join(p.name for p in (*chain, path))}; break the loop"
-        )
+        names = one_line(" -> ".join(p.name for p in (*chain, path)))
+        raise UsageError(f"{one_line(path)}: extends itself through {names}; break the loop")
+    if len(chain) == LONGEST_CHAIN:
+        raise UsageError(f"{one_line(path)}: extends more than {LONGEST_CHAIN} files in a row; put some together")
     tree = read_yaml(path)
     base_name = tree.pop("extends", None)
     if base_name is None:
         return tree, [path]
     if not isinstance(base_name, str):
-        raise UsageError(f"{path}: extends: found {found(base_name)}; expected the path of one YAML file")
+        raise UsageError(f"{one_line(path)}: extends: found {found(base_name)}; expected the path of one YAML file")
     base, files = _read_with_bases(path.parent / base_name, (*chain, path))
     base.pop("name", None)
     return _merge(base, tree), [path, *files]
-
-
-def read_yaml(path: Path) -> Tree:
-    """Read a YAML file whose top level is a mapping."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path}: no such file; give the path of a YAML config, such as configs/quickstart.yaml"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; give the path of a YAML config") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not valid YAML: {' '.join(str(error).split())}; correct it there") from None
-    if not isinstance(tree, dict):
-        raise UsageError(
-            f"{path}: found {type(tree).__name__}; expected a mapping of sections such as `download_shards:`"
-        )
-    return tree
 
 
 def _merge(base: Tree, over: Tree) -> Tree:
@@ -94,11 +81,14 @@ def _apply_override(tree: Tree, word: str) -> None:
             f"{shown[0] if shown else ''!r}: not an override; write dotted.key=value, such as "
             "train_decoder.training.num_steps=500"
         )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"{key}: the value of {len(text)} characters is not valid YAML; quote it") from None
-    *parents, last = key.split(".")
+    where, parts = one_line(key, 200), key.split(".")
+    if len(text) > LARGEST_OVERRIDE or len(parts) > DEEPEST or not all(parts):
+        raise UsageError(
+            f"{where}: not an override; a key has 1 to {DEEPEST} names between dots, and a value at most "
+            f"{LARGEST_OVERRIDE:,} characters; put what is longer into a file"
+        )
+    value = parse_yaml(text, where)
+    *parents, last = parts
     node: Any = tree
     for depth, part in enumerate(parents):
         node = _step_into(node, part, where=".".join(parents[: depth + 1]))
@@ -113,13 +103,16 @@ def _step_into(node: Any, part: str, where: str) -> Any:
     if below is None:
         below = node[part] = {}
     if not isinstance(below, dict | list):
-        raise UsageError(f"{where}: is {found(below, where)}, a plain value, so no key below it can be set")
+        shown = one_line(where, 200)
+        raise UsageError(f"{shown}: is {found(below, where)}, a plain value, so no key below it can be set")
     return below
 
 
 def _list_index(node: list[Any], part: str, where: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
-        raise UsageError(f"{where}: {part!r} is not an index of this list; allowed: 0 to {len(node) - 1}")
+    if not (part.isdecimal() and len(part) < 10 and int(part) < len(node)):
+        raise UsageError(
+            f"{one_line(where, 200)}: {show_value(part)} is not an index of this list; allowed: 0 to {len(node) - 1}"
+        )
     return int(part)
 
 

@@ -8,16 +8,20 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ValidationError
 
 from pipeline.config.renamed import RENAMED
-from stages.contract.secrets import is_secret_name, redact
+from stages.contract.secrets import is_secret_name
+from stages.contract.texts import one_line, show_value
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's words for sections and for dataclasses
+MOST_FAULTS = 20
+LONGEST_FAULT = 2000  # characters; the longest list of allowed keys has 1,200
 _NO_MAPPING = ("model_type", "dataclass_type", "model_attributes_type")
 
 
 def describe(error: ValidationError, root: type[Any], where: str) -> str:
     """Return one line per fault; ``where`` is the file that the reader has to open."""
-    lines = [f"{where}: {_sentence(fault, root)}" for fault in error.errors(include_url=False)]
-    return "\n".join(dict.fromkeys(lines))
+    lines = dict.fromkeys(f"{where}: {_sentence(fault, root)}" for fault in error.errors(include_url=False))
+    further = [f"{where}: and {len(lines) - MOST_FAULTS} more"] if len(lines) > MOST_FAULTS else []
+    return "\n".join([one_line(line, LONGEST_FAULT) for line in lines][:MOST_FAULTS] + further)
 
 
 def _sentence(fault: Any, root: type[Any]) -> str:
@@ -43,11 +47,11 @@ def _sentence(fault: Any, root: type[Any]) -> str:
 def found(value: Any, key: str = "") -> str:
     """Return a value for a message; what may be a secret, as all that is given for file systems, by its type."""
     is_secret = key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)
-    return f"a value of type {type(value).__name__}" if is_secret else redact(repr(value))
+    return f"a value of type {type(value).__name__}" if is_secret else show_value(value)
 
 
 def _wrong_kind(fault: Any, root: type[Any]) -> str:
-    tag = f"found {redact(repr(fault['ctx']['tag']))}" if "tag" in fault["ctx"] else "is missing"
+    tag = f"found {found(fault['ctx']['tag'])}" if "tag" in fault["ctx"] else "is missing"
     return f"{tag}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
 
 

@@ -6,7 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.terminal import echo
+from stages.contract.texts import one_line
+
 LARGEST_SEED = 2**53
+LONGEST_LINE = 2000  # characters of path and prompt
+MOST_IMAGES = 1_000_000
 
 
 def generate(  # noqa: PLR0913  each option is one of the command line
@@ -16,12 +21,16 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="an image to make variations of, or to edit")] = None,
-    variations: Annotated[int | None, typer.Option("--variations", min=1, help="of --image: how many; 1")] = None,
+    variations: Annotated[
+        int | None, typer.Option("--variations", min=1, max=MOST_IMAGES, help="of --image: how many; 1")
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="an image file or text: where a trajectory begins")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="where it ends: an image file or a text")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=2, help="images from end to end; 8")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=2, max=MOST_IMAGES, help="images from end to end; 8")
+    ] = None,
     edit: Annotated[str | None, typer.Option("--edit", help="what --image is to show")] = None,
     instead_of: Annotated[
         str | None, typer.Option("--instead-of", help="what it shows now: moves its embedding by the texts' difference")
@@ -30,9 +39,14 @@ def generate(  # noqa: PLR0913  each option is one of the command line
         float | None, typer.Option("--strength", help="of --edit: 0 to 1, 0.6; with --instead-of: any number, 1")
     ] = None,
     candidates: Annotated[
-        int | None, typer.Option("--candidates", min=1, help="make so many for each prompt, and keep the best by CLIP")
+        int | None,
+        typer.Option(
+            "--candidates", min=1, max=MOST_IMAGES, help="make so many for each prompt, and keep the best by CLIP"
+        ),
     ] = None,
-    keep: Annotated[int | None, typer.Option("--keep", min=1, help="of --candidates: how many; 1")] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=1, max=MOST_IMAGES, help="of --candidates: how many; 1")
+    ] = None,
     again: Annotated[
         Path | None, typer.Option("--again", help="an image that corgi generated, to make it again from its own file")
     ] = None,
@@ -64,14 +78,14 @@ def generate(  # noqa: PLR0913  each option is one of the command line
 
     written = generate_for_options(found, options, out)
     if as_json:
-        typer.echo(json.dumps({"images": written}, indent=1))
+        echo(json.dumps({"images": written}, indent=1))
     else:
         for entry in written:
-            typer.echo(_line(entry))
+            echo(_line(entry))
 
 
 def _line(entry: dict[str, Any]) -> str:
-    line = f"{entry['path']}  {entry['prompt']}"
+    line = one_line(f"{entry['path']}  {entry['prompt']}", LONGEST_LINE)
     if "clip_score" in entry:
         line += f"  (CLIP score {entry['clip_score']:.2f})"
     if "pixel_equal" in entry:

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from pipeline.config.schema import STAGES, is_trained
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
@@ -17,6 +15,7 @@ from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
+from stages.storage.filesystems import open_address
 
 LOSSES = ("failed_", "removed_", "duplicate_")
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
@@ -71,7 +70,7 @@ def find_target(name: str, store: str) -> Target:
 def _artifact_at(name: str) -> Artifact | None:
     """Return the artifact if the name is the address of a folder that holds one."""
     uri = name.rstrip("/") if "://" in name else str(Path(name).expanduser().resolve())
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = open_address(uri)
     if not fs.isdir(root):
         return None
     parts = uri.split("/")

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
+from pipeline.console import PlainTable, plain
 from stages.contract.findings import Findings, Image, Table
 from stages.storage.artifact import Output
 
@@ -31,22 +30,22 @@ img { max-width: 100%; border: 1px solid #e4e4e4 } nav a { margin-right: 1rem }
 def print_findings(console: Console, found: Sequence[Findings]) -> None:
     """Print everything but the images."""
     for one in found:
-        console.rule(Text(f"{one.stage} {one.fingerprint} ({one.state})"), align="left")
-        console.print(Text(one.uri, style="dim"), soft_wrap=True)
+        console.rule(plain(f"{one.stage} {one.fingerprint} ({one.state})"), align="left")
+        console.print(plain(one.uri, "dim"), soft_wrap=True)
         for block in one.blocks:
             if isinstance(block, Table):
                 console.print(_rich_table(block))
         for note in one.notes:
-            console.print(Text(note, style="dim"))
+            console.print(plain(note, "dim"))
 
 
-def _rich_table(block: Table) -> RichTable:
-    table = RichTable(title=Text(block.title), title_justify="left", box=box.SIMPLE_HEAD)
+def _rich_table(block: Table) -> PlainTable:
+    table = PlainTable(title=block.title, box=box.SIMPLE_HEAD)
     for index, heading in enumerate(block.headings):
         numbers = all(_is_number(row[index]) for row in block.rows)
-        table.add_column(Text(heading), justify="right" if numbers else "left", overflow="fold")
+        table.heading(heading, justify="right" if numbers else "left", overflow="fold")
     for row in block.rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.row(*(_cell(value) for value in row))
     return table
 
 

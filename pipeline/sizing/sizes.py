@@ -5,11 +5,10 @@ from functools import partial
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.comparison import ABSENT, format_count
 from pipeline.config.schema import RunConfig
+from pipeline.console import PlainTable, plain
 from pipeline.plan import Plan
 from pipeline.sizing.memory import STAGES, bytes_per_gpu
 from pipeline.store import Store
@@ -112,13 +111,13 @@ def sizes_document(sizes: list[StageSize]) -> list[dict[str, Any]]:
 def sizes_table(sizes: list[StageSize]) -> Group:
     """Return the sizes for the terminal, and below them what is not known; the configured ZeRO stage is marked."""
     title = "sizes (GB per GPU of weights, gradients, optimiser and average; activations left out; * as configured)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("stage")
+    table = PlainTable(title=title)
+    table.heading("stage")
     for heading in ("trained", "frozen", "GPUs", *(f"ZeRO {stage}" for stage in STAGES), "images", "epochs"):
-        table.add_column(heading, justify="right")
+        table.heading(heading, justify="right")
     for size in sizes:
-        table.add_row(*_row(size))
-    return Group(table, *(Text(f"{size.stage}: {reason}") for size in sizes for reason in size.why))
+        table.row(*_row(size))
+    return Group(table, *(plain(f"{size.stage}: {reason}") for size in sizes for reason in size.why))
 
 
 def _row(size: StageSize) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from pipeline.console import PlainTable, plain
 from pipeline.sweep.config import load_sweep
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import by_variant, sweep_document, sweep_table, write_tables
@@ -18,7 +18,7 @@ from pipeline.sweep.run import SweepRun, open_sweep, run_sweep, sweep_folder
 class SweepOutcome:
     """What a sweep gives: for the terminal, for programs, and whether every run ended well."""
 
-    table: Table
+    table: PlainTable
     document: dict[str, Any]
     folder: Path
     failed: int
@@ -40,7 +40,7 @@ def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Seq
     write_tables(sweep, rows, folder)
     for name, plot in sweep.plots.items():
         if not write_plot(plot, rows, folder / f"{name}.png"):
-            console.print(f"plots.{name}: no run has the figure {plot.figure}", highlight=False, markup=False)
+            console.print(plain(f"plots.{name}: no run has the figure {plot.figure}"))
     failed = sum(result.record.status != "done" for result in results)
     document = {"sweep": sweep.name, "folder": str(folder), **sweep_document(rows, results)}
     return SweepOutcome(sweep_table(sweep, rows), document, folder, failed)

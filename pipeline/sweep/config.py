@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.loading import read_yaml
 from pipeline.config.messages import describe
+from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import MASK, secrets_in

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from pipeline.console import PlainTable
 from pipeline.sweep.config import SweepConfig, Variant
 from pipeline.sweep.run import SweepResult
 
@@ -44,15 +43,15 @@ def _gather(results: Sequence[SweepResult]) -> VariantFigures:
     return VariantFigures(results[0].run.variant, values, sum(not r.figures for r in results))
 
 
-def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> Table:
+def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTable:
     """Return the table for the terminal."""
     repeats = "" if sweep.repeat is None else f" (mean ± standard deviation of {len(sweep.repeat.values)})"
-    table = Table(title=f"sweep {sweep.name}{repeats}", title_justify="left")
-    table.add_column("variant")
+    table = PlainTable(title=f"sweep {sweep.name}{repeats}")
+    table.heading("variant")
     for heading in sweep.table:
-        table.add_column(heading, justify="right")
+        table.heading(heading, justify="right")
     for row in rows:
-        table.add_row(row.variant.label, *(row.cell(figure) for figure in sweep.table.values()))
+        table.row(row.variant.label, *(row.cell(figure) for figure in sweep.table.values()))
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config.loading import load_config
+from pipeline.console import plain
 from pipeline.record import RunRecord
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
@@ -78,7 +79,7 @@ def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: C
     cluster = todo[0].config.cluster
     with session(existing_address(cluster.address), cluster.num_cpus):
         for number, run in enumerate(runs, 1):
-            console.print(f"[{number}/{len(runs)}] {_title(run)}", highlight=False, markup=False)
+            console.print(plain(f"[{number}/{len(runs)}] {_title(run)}"))
             experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts
             record = experiment.finished_record() or run_experiment(experiment, console)
             yield result_of(run, record, documents)

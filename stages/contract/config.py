@@ -10,6 +10,7 @@ from pydantic import Field as Key
 
 from stages.contract.digests import address_digest, content_digest
 from stages.contract.secrets import redact_addresses, redact_tree
+from stages.contract.texts import one_line, show_value
 from stages.storage.filesystems import is_remote, local_path, wraps_local_path
 
 T = TypeVar("T")
@@ -27,11 +28,14 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
     """Resolve a relative path beside the YAML file or one that it extends, else in the current folder."""
     if not isinstance(value, str | Path):
         return value
-    path = Path(local_path(str(value))).expanduser()
-    for folder in (info.context or {}).get("folders", ()):
-        if not path.is_absolute() and (Path(folder) / path).exists():
-            return (Path(folder) / path).resolve()
-    return path.resolve()
+    try:
+        path = Path(local_path(str(value))).expanduser()
+        for folder in (info.context or {}).get("folders", ()):
+            if not path.is_absolute() and (Path(folder) / path).exists():
+                return (Path(folder) / path).resolve()
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # no home folder, links in a circle, a folder that may not be entered
+        raise ValueError(f"found {show_value(str(value))}, which is no path here: {one_line(error, 200)}") from None
 
 
 ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from stages.storage.filesystems import explaining, is_remote
+from stages.storage.filesystems import explaining, is_remote, web_options
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS digests "
@@ -134,7 +134,7 @@ def remote_checksums(address: str, pattern: str) -> list[list[str]]:
 
     with explaining(address):
         # Of its own, so that one listing, made now, answers for all files.
-        fs, root = fsspec.core.url_to_fs(address, skip_instance_cache=True)
+        fs, root = fsspec.core.url_to_fs(address, skip_instance_cache=True, **web_options(address))
         root = root.rstrip("/")
         found = sorted(str(name) for name, info in fs.glob(f"{root}/{pattern}", detail=True).items() if _is_file(info))
         if not found:

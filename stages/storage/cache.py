@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,13 +27,22 @@ from pathlib import Path
 
 import fsspec
 
+from stages.storage.private_folders import folder_in_temporary, private_folder
+
 FOLDER = "CORGI_CACHE"  # environment variables that carry storage.cache to all processes of a run…
 GIGABYTES = "CORGI_CACHE_GIGABYTES"  # …and storage.cache_gigabytes
 
+_KEY = "storage.cache"
 _FRACTION_OF_DISK = 0.25  # the limit where none is set
 _LEFT = 0.9  # fraction of the limit that stays after deleting, so that not every fetch has to delete
 _USED_LATELY = 60  # seconds after a request within which a file is not deleted
 _ABANDONED = 3600  # seconds after which a fetch that wrote nothing more counts as killed
+
+
+def cache_folder() -> Path:
+    """Return the cache's folder, made and checked as one of this user alone; looked at each time, as it may go away."""
+    named = os.environ.get(FOLDER)
+    return private_folder(Path(named), _KEY) if named else folder_in_temporary("corgi-cache", _KEY)
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,9 @@ class LocalCache:
 
     @classmethod
     def of_this_machine(cls) -> "LocalCache":
-        """Return the cache that the environment names, or the one in the temporary folder."""
-        folder = os.environ.get(FOLDER) or f"{tempfile.gettempdir()}/corgi-cache-{os.getuid()}"
+        """Return the cache that the environment names, or this user's in the temporary folder; InputFault: not safe."""
         gigabytes = os.environ.get(GIGABYTES)
-        return cls(Path(folder), int(float(gigabytes) * 1e9) if gigabytes else None)
+        return cls(cache_folder(), int(float(gigabytes) * 1e9) if gigabytes else None)
 
     def get(self, fs: fsspec.AbstractFileSystem, path: str, *, root: str, name: str, version: str) -> Path:
         """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once."""
@@ -117,7 +124,7 @@ class LocalCache:
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
         """Hold the lock, until this process ends at most; FileNotFoundError: a shared one, and nothing was cached."""
-        flags = os.O_RDWR | (os.O_CREAT if kind == fcntl.LOCK_EX else 0)
+        flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if kind == fcntl.LOCK_EX else 0)
         handle = os.open(self.folder / "lock", flags, 0o600)
         try:
             fcntl.flock(handle, kind)

@@ -6,6 +6,7 @@ library where it always looks for them, in these variables, or in the address.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 
@@ -14,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.contract.errors import InputFault, StageError
 from stages.contract.secrets import has_password, redact_addresses, redact_logs, remember_environment
+from stages.contract.texts import one_line
 
 #: What was found and what to do next, by the names of error classes (so that no file system's library is imported).
 _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
@@ -71,8 +73,37 @@ def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Listings are not cached: other processes write, and an old listing would hide what they wrote.
     """
     _refuse_useless_login(address)
-    fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+    fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False, **web_options(address))
     return fs, root.rstrip("/")
+
+
+def web_options(address: str) -> dict[str, Any]:
+    """Return what keeps fsspec's HTTP at the host that an address names: a redirect may lead into any network."""
+    protocols = [part.partition("://")[0].lower() for part in address.split("::")]
+    if not {"http", "https"} & set(protocols):
+        return {}
+    configured = {name: fsspec.config.conf.get(name, {}).get("client_kwargs", {}) for name in ("http", "https")}
+    options = {
+        name: {"client_kwargs": given | {"trace_configs": [_redirect_check()]}} for name, given in configured.items()
+    }
+    return options if len(protocols) > 1 else options[protocols[0]]
+
+
+@functools.cache
+def _redirect_check() -> Any:
+    import aiohttp  # which fsspec's HTTP uses; others need not have it
+
+    async def check(_session: Any, _context: Any, asked: Any) -> None:
+        target = asked.url.join(type(asked.url)(asked.response.headers.get("Location", "")))
+        if (target.scheme, target.host, target.port) != (asked.url.scheme, asked.url.host, asked.url.port):
+            raise InputFault(
+                f"{asked.url.scheme}://{one_line(asked.url.host)}: redirects to {one_line(target.host, 80)}: allowed "
+                "are addresses that are answered by the host that they name: download the file, and give its path"
+            )
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(check)
+    return trace
 
 
 def _refuse_useless_login(address: str) -> None:

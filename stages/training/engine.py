@@ -4,8 +4,10 @@ Weights are float32; forward and backward run under autocast in the configured p
 here (weights, averages, optimiser state) is whole, whatever the ZeRO stage, so checkpoints fit any number of workers.
 """
 
+import ipaddress
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from stages.contract.errors import InputFault
 from stages.training.bad_steps import BadSteps
@@ -52,9 +55,33 @@ def join_group(*, use_gpu: bool) -> RankInfo:
     device = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
+    rank_info = RankInfo(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
     if not torch.distributed.is_initialized():
-        _deepspeed().init_distributed(dist_backend="nccl" if use_gpu else "gloo", verbose=False)
-    return RankInfo(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+        backend = "nccl" if use_gpu else "gloo"
+        _form_group(backend, rank_info)
+        _deepspeed().init_distributed(dist_backend=backend, verbose=False)
+    return rank_info
+
+
+def _form_group(backend: str, rank_info: RankInfo) -> None:
+    """Form torch's process group on the address of rank 0 alone; torch itself would listen on all of the machine's.
+
+    A group of one needs no port. On one machine, whose address is loopback, gloo and NCCL use that interface too.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if ipaddress.ip_address(address).is_loopback:
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    store: Store
+    if rank_info.world_size == 1:
+        store = HashStore()
+    elif rank_info.rank == 0:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family)
+        store = TCPStore(address, port, rank_info.world_size, is_master=True, master_listen_fd=listening.detach())
+    else:
+        store = TCPStore(address, port, rank_info.world_size, is_master=False)
+    torch.distributed.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size)
 
 
 def leave_group() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.loading import load_config, read_yaml
+from pipeline.config.loading import load_config
+from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
 from pipeline.plan import make_plan
 from pipeline.store import Store

@@ -1,0 +1,113 @@
+"""Start Ray inside this process: on loopback alone, in a folder of this user alone, with a token of its own.
+
+What Ray leaves open: its ports answer every user of the machine, and the token keeps them out of its services; the
+workers' own gRPC ports, the object store in /dev/shm and the agents' metrics have no other protection than the address.
+"""
+
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.errors import NotStarted
+
+LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
+_SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
+MOST_FOLDER = LONGEST_SOCKET - _SESSION
+WANTED_FILES = 4096  # open files: a raylet takes some hundred, and a few for each worker
+FEWEST_FILES = 512
+_TOKEN = "RAY_AUTH_TOKEN"
+
+
+@contextlib.contextmanager
+def embedded_ray(num_cpus: int | None) -> Iterator[None]:
+    """Run Ray for the length of the block; within another block, that Ray is used.
+
+    Raises:
+        NotStarted: Ray does not start on this machine.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield
+        return
+    _set_environment()
+    import ray
+
+    _raise_file_limit()
+    with _session_folder() as folder:
+        try:
+            _start(num_cpus, folder)
+        except Exception as error:  # Ray has no type of its own for a node that does not start in time
+            raise NotStarted(
+                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
+                "free memory and disk, and run the same command again; finished work is kept"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _set_environment() -> None:
+    """Set what Ray reads at import and in all of its processes."""
+    if "ray" not in sys.modules:  # it warns where its default is not set
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Without a token here, Ray would write one for all sessions into the home folder, which need not be there.
+    if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
+        os.environ[_TOKEN] = secrets.token_hex(32)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: a node's address is the loopback one
+
+
+def _start(num_cpus: int | None, folder: Path) -> None:
+    import ray
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the variable was set
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+    )
+
+
+@contextlib.contextmanager
+def _session_folder() -> Iterator[Path]:
+    """Yield a folder of mode 0700 and a random name for sockets and logs; it is removed at the end."""
+    tried = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
+    random = len("/corgi-ray-12345678")
+    short = [Path(name) for name in tried if name and len(os.path.abspath(name).encode()) + random <= MOST_FOLDER]
+    usable = next((folder.absolute() for folder in short if os.access(folder, os.W_OK | os.X_OK)), None)
+    if usable is None:
+        raise NotStarted(
+            f"cluster: Ray's sockets need a temporary folder whose path has at most {MOST_FOLDER - random} bytes, and "
+            f"found none among {', '.join(name for name in tried if name)} that can be written: set RAY_TMPDIR to one"
+        )
+    folder = Path(tempfile.mkdtemp(prefix="corgi-ray-", dir=usable))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _raise_file_limit() -> None:
+    """Let this process and its children open as many files as Ray takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= WANTED_FILES:
+        return
+    if allowed < FEWEST_FILES:
+        raise NotStarted(
+            f"cluster: a process may open {allowed} files here: Ray needs {FEWEST_FILES} at least: raise the limit "
+            "(`ulimit -n 4096`, or /etc/security/limits.conf) and run the same command again"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -1,0 +1,197 @@
+"""YAML from anybody: bounded in size, depth and repetition; whatever it holds is a mapping or one sentence."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config.loading import load_config
+from pipeline.config.yaml_files import DEEPEST, LARGEST_FILE, MOST_VALUES, parse_yaml, read_yaml
+from pipeline.errors import UsageError
+from stages.contract.texts import printable
+
+SECRET = "s3cr3t-" * 40
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGED = "a: &a {p: [1, 2, 3]}\n" + "".join(
+    f"{name}: &{name} {{<<: *{before}, l: *{before}, r: *{before}}}\n"
+    for before, name in zip("abcdefghijklmnopq", "bcdefghijklmnopqr", strict=True)
+)
+CHAIN = "k0: &k0 [[[[[[[[1]]]]]]]]\n" + "".join(f"k{n}: &k{n} [[[[[[[[*k{n - 1}]]]]]]]]\n" for n in range(1, 50))
+
+REFUSED = {
+    "billion laughs": (LAUGHS, "more than 100,000 values"),
+    "merged laughs": (MERGED, "more than 100,000 values"),
+    "depth": (f"a: {'[' * 5000}{']' * 5000}", "nested deeper than"),
+    "depth by aliases": (CHAIN, "nested deeper than"),
+    "inside itself": ("a: &a [*a]", "holds it"),
+    "inside itself, mapping": ("a: &a {b: *a}", "holds it"),
+    "key twice": ("seed: 1\nname: x\nseed: 2\n", "line 3, column 1: the key 'seed' is given twice"),
+    "key twice, below": ("a: {b: 1, b: 2}", "the key 'b' is given twice"),
+    "two documents": ("a: 1\n---\nb: 2\n", "line 2"),
+    "a python object": ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
+    "a date that is none": ("a: 2001-13-45", "a value cannot be read"),
+    "a date by tag": ("a: !!timestamp x", "a value cannot be read"),
+    "a truth by tag": ("a: !!bool x", "a value cannot be read"),
+    "a number by tag": ("a: !!int x", "a value cannot be read"),
+    "too many digits": (f"a: {'9' * 10_000}", "a value cannot be read"),
+    "a key that is a list": ("? [1, 2]\n: 3\n", "a value cannot be read"),
+    "a number as section": ("1: 2", "found the key 1"),
+    "an unknown alias": ("a: *b", "undefined alias"),
+    "control characters": ("a: \x1b[31m", "special characters are not allowed"),
+    "no end": ('a: "' + SECRET, "line 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_out_of_bounds_is_one_sentence(name: str, tmp_path: Path) -> None:
+    text, words = REFUSED[name]
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(UsageError) as caught:
+        read_yaml(path)
+    assert time.monotonic() - begun < 5
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert SECRET[:30] not in str(caught.value)
+
+
+def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}\ne: [*a, *a]\n")
+    assert read_yaml(path) == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}, "e": [{"b": 1, "c": 2}] * 2}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 3\n")
+    assert read_yaml(path) == {"seed": 3}
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b"#" * (LARGEST_FILE + 1))
+    (tmp_path / "latin").write_bytes("name: caf\u00e9".encode("latin-1"))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, words in {
+        "fifo": "is no file", "large": "is larger than", "latin": "is not UTF-8 (byte 9)", "loop": "is no path",
+        "none": "no such file", "a\0b": "is no path", ".": "is no file", "x" * 300: "too long",
+    }.items():  # fmt: skip
+        with pytest.raises(UsageError) as caught:
+            load_config(tmp_path / name)
+        assert words in str(caught.value), name
+        assert "\0" not in str(caught.value)
+    with pytest.raises(UsageError, match="is no file"):
+        read_yaml(Path("/dev/zero"))
+
+
+def test_a_long_chain_of_bases_is_refused(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {number + 1}.yaml\n")
+    with pytest.raises(UsageError, match="extends more than 32 files"):
+        load_config(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("a" * 100_000, "not an override"),
+        ("seed=" + "1" * 70_000, "a value at most 65,536 characters"),
+        ("seed=" + "1" * 5000, "a value cannot be read"),
+        (".".join("a" * 40) + "=1", "a key has 1 to 32 names"),
+        ("a..b=1", "a key has 1 to 32 names"),
+        (".=1", "a key has 1 to 32 names"),
+        ("seed=[[[", "seed: is not valid YAML"),
+        ("seed=" + "[" * 500, "nested deeper"),
+        ("seed=!!python/name:os.system", "could not determine a constructor"),
+        ("clip.models.99999999999999999999=1", "is not an index"),
+        ("clip.models.\u0663=1", "is not an index"),
+        ("\x1b[31mname=1", "\N{SYMBOL FOR ESCAPE}[31mname: unknown key"),
+        ("tracking.uri=[http://user:hunter2@host]", "tracking.uri: found ['http://…@host']"),
+        (f"name={SECRET}!", "name: found 's3cr3t-"),
+    ],
+)
+def test_an_override_that_cannot_be_used_is_one_sentence(word: str, words: str) -> None:
+    quickstart = Path(__file__).resolve().parents[4] / "configs" / "quickstart.yaml"
+    with pytest.raises(UsageError) as caught:
+        load_config(quickstart, [word])
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 2200
+    assert SECRET not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def sentence(read: Callable[[], object]) -> str:
+    """Return the error of what reads, which a terminal may show; nothing where it is read."""
+    try:
+        read()
+    except UsageError as error:
+        found = str(error)
+    else:
+        found = ""
+    assert printable(found) == found
+    return found
+
+
+TEXTS = st.one_of(
+    st.text(max_size=200),
+    st.lists(st.sampled_from(["a", ":", " ", "\n", "-", "[", "]", "{", "}", "&a", "*a", "!!int", "'", '"', "#", "|",
+                              ">", "<<", "? ", "1", "e9", "0x", "2001-01-01", "~", "%", "@", "\t", "\x00", "\ud800", ","]),
+             max_size=60).map("".join),
+)  # fmt: skip
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(TEXTS)
+def test_any_text_is_a_value_or_a_sentence(text: str) -> None:
+    found = sentence(lambda: parse_yaml(text, "x"))
+    assert found.startswith("x: is not valid YAML: " if found else "")
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(word=st.text(max_size=60))
+def test_any_override_is_taken_or_a_sentence(word: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "small.yaml"
+    path.write_text("download_shards: {source: {kind: folder, path: .}}")
+    sentence(lambda: load_config(path, [word]))
+
+
+TREES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["kind", "name", "seed", "clip", "models", "path", "training", "x"]), inner,
+                        max_size=4),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+SECTIONS = ["seed", "captions", "clip", "reuse", "storage", "tracking", "cluster", "download_shards", "embed_clip", "fit_gaussians",
+            "train_prior", "train_decoder", "generate", "evaluate", "extends", "name", "store"]  # fmt: skip
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(tree=st.dictionaries(st.sampled_from(SECTIONS), TREES, min_size=1, max_size=4))
+def test_any_tree_is_an_experiment_or_a_sentence(
+    tree: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import yaml
+
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    found = sentence(lambda: load_config(path))
+    assert found.startswith(str(path.parent) if found else "")
+    assert len(found) < 50_000
+
+
+def test_the_bounds_are_wide_enough_for_what_the_project_ships() -> None:
+    for path in (Path(__file__).resolve().parents[4] / "configs").rglob("*.yaml"):
+        assert read_yaml(path)
+    assert DEEPEST >= 32
+    assert MOST_VALUES >= 100_000

@@ -82,9 +82,12 @@ def _start(num_cpus: int | None, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _session_folder() -> Iterator[Path]:
-    """Yield a folder of mode 0700 and a random name for sockets and logs; it is removed at the end."""
+    """Yield a folder for sockets and logs inside one of mode 0700 and a random name; both are removed at the end.
+
+    Ray opens its own folder to everybody (0777), so that one around it has to be closed.
+    """
     tried = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
-    random = len("/corgi-ray-12345678")
+    random = len("/corgi-ray-12345678/r")
     short = [Path(name) for name in tried if name and len(os.path.abspath(name).encode()) + random <= MOST_FOLDER]
     usable = next((folder.absolute() for folder in short if os.access(folder, os.W_OK | os.X_OK)), None)
     if usable is None:
@@ -94,7 +97,7 @@ def _session_folder() -> Iterator[Path]:
         )
     folder = Path(tempfile.mkdtemp(prefix="corgi-ray-", dir=usable))
     try:
-        yield folder
+        yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

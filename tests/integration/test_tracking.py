@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import shutil
 import signal
 import socket
@@ -272,7 +273,7 @@ def test_a_dashboard_that_is_ended_takes_its_server_along(uri: str, tmp_path: Pa
         command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            assert f"http://127.0.0.1:{port}/#/experiments/" in process.stderr.readline()
+            assert re.search(rf"http://127\.0\.0\.1:{port}/[\w-]{{32}}/#/experiments/", process.stderr.readline())
             process.terminate()
             assert process.wait(30) == 128 + signal.SIGTERM
         with pytest.raises(urllib.error.URLError):

@@ -76,7 +76,7 @@ def _merge(base: Tree, over: Tree) -> Tree:
 def _apply_override(tree: Tree, word: str) -> None:
     key, sign, text = word.partition("=")
     if not sign or not key:
-        shown = re.match(r"[\w.\-]*", word)
+        shown = re.match(r"[\w.\-]{0,80}", word)
         raise UsageError(
             f"{shown[0] if shown else ''!r}: not an override; write dotted.key=value, such as "
             "train_decoder.training.num_steps=500"
@@ -111,7 +111,7 @@ def _step_into(node: Any, part: str, where: str) -> Any:
 def _list_index(node: list[Any], part: str, where: str) -> int:
     if not (part.isdecimal() and len(part) < 10 and int(part) < len(node)):
         raise UsageError(
-            f"{one_line(where, 200)}: {show_value(part)} is not an index of this list; allowed: 0 to {len(node) - 1}"
+            f"{one_line(where, 200)}: {found(part)} is not an index of this list; allowed: 0 to {len(node) - 1}"
         )
     return int(part)
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem

@@ -12,7 +12,13 @@ from typing import Any
 from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
 
 
-def launch_in_forks(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> None:
+def launch_in_forks(
+    function: TrainFunction,
+    payload: Any,
+    group: TrainGroup,
+    emit: Callable[[Any], None],
+    progress: Callable[[], int] = lambda: 0,
+) -> None:
     """Run the function once in every process of the group; raise what any of them raised."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.integration.warm"])

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def test_the_address_that_was_printed_shows_the_runs(served: Served) -> None:
     ["", "/", "/x/", "/api/2.0/mlflow/experiments/search", "/get-artifact", "/version", "//", "/%2e%2e/", "/\xe9/"],
 )
 def test_who_has_no_token_can_neither_read_nor_write(served: Served, path: str) -> None:
-    path = urllib.request.quote(path, safe="/%")
+    path = urllib.parse.quote(path, safe="/%")
     assert ask(f"{served.base}{path}")[0] == 403
     assert ask(f"{served.base}{path}", method="POST", body={"name": "mine"})[0] == 403
     assert ask(f"{served.url[:-1]}{path}/", method="POST", body={})[0] == 403

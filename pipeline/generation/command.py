@@ -14,6 +14,10 @@ LONGEST_LINE = 2000  # characters of path and prompt
 MOST_IMAGES = 1_000_000
 
 
+def _count(name: str, lowest: int, about: str) -> Any:
+    return typer.Option(name, min=lowest, max=MOST_IMAGES, help=about)
+
+
 def generate(  # noqa: PLR0913  each option is one of the command line
     run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="a run's id or its beginning")] = None,
     *,
@@ -21,16 +25,12 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="an image to make variations of, or to edit")] = None,
-    variations: Annotated[
-        int | None, typer.Option("--variations", min=1, max=MOST_IMAGES, help="of --image: how many; 1")
-    ] = None,
+    variations: Annotated[int | None, _count("--variations", 1, "of --image: how many; 1")] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="an image file or text: where a trajectory begins")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="where it ends: an image file or a text")] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=2, max=MOST_IMAGES, help="images from end to end; 8")
-    ] = None,
+    steps: Annotated[int | None, _count("--steps", 2, "images from end to end; 8")] = None,
     edit: Annotated[str | None, typer.Option("--edit", help="what --image is to show")] = None,
     instead_of: Annotated[
         str | None, typer.Option("--instead-of", help="what it shows now: moves its embedding by the texts' difference")
@@ -40,13 +40,9 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     ] = None,
     candidates: Annotated[
         int | None,
-        typer.Option(
-            "--candidates", min=1, max=MOST_IMAGES, help="make so many for each prompt, and keep the best by CLIP"
-        ),
+        _count("--candidates", 1, "make so many for each prompt, and keep the best by CLIP"),
     ] = None,
-    keep: Annotated[
-        int | None, typer.Option("--keep", min=1, max=MOST_IMAGES, help="of --candidates: how many; 1")
-    ] = None,
+    keep: Annotated[int | None, _count("--keep", 1, "of --candidates: how many; 1")] = None,
     again: Annotated[
         Path | None, typer.Option("--again", help="an image that corgi generated, to make it again from its own file")
     ] = None,

@@ -68,20 +68,20 @@ class Gate:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         host = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
         if host not in self._hosts | _addressed(scope):
-            await _answer(send, 403, "this host is not served here")
+            await _respond(send, 403, "this host is not served here")
             return
         if scope["path"] == _HEALTH and scope["method"] == "GET":
-            await _answer(send, 200, "OK")
+            await _respond(send, 200, "OK")
             return
         first, slash, rest = scope["path"].lstrip("/").partition("/")
         if not hmac.compare_digest(first.encode("utf-8", "replace"), self._token):
-            await _answer(send, 403, "open the address that `corgi dashboard` printed, with all that follows the port")
+            await _respond(send, 403, "open the address that `corgi dashboard` printed, with all that follows the port")
         elif not slash:
-            await _answer(send, 307, "", location=f"/{first}/")
+            await _respond(send, 307, "", location=f"/{first}/")
         elif not _is_open(scope["method"], f"/{rest}"):
-            await _answer(send, 404, "this part of MLflow is off in corgi's dashboard")
+            await _respond(send, 404, "this part of MLflow is off in corgi's dashboard")
         elif any(name == b"origin" and value != f"http://{host}".encode() for name, value in scope["headers"]):
-            await _answer(send, 403, "pages of other sites may not ask here")
+            await _respond(send, 403, "pages of other sites may not ask here")
         else:
             headers = [pair for pair in scope["headers"] if pair[0] != b"origin"]
             inner = scope | {"path": f"/{rest}", "raw_path": f"/{rest}".encode("utf-8", "replace"), "headers": headers}
@@ -116,7 +116,7 @@ def _without_referrer(send: Send) -> Send:
     return sending
 
 
-async def _answer(send: Send, status: int, text: str, *, location: str = "") -> None:
+async def _respond(send: Send, status: int, text: str, *, location: str = "") -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"referrer-policy", b"no-referrer")]
     headers += [(b"location", location.encode())] if location else []
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -73,11 +73,11 @@ def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, 
 def parse_yaml(text: str, where: str) -> Any:
     """Return the value of one YAML document; an error names the line, and shows nothing of the text around it."""
     try:
-        return yaml.load(text, Loader=_BoundedLoader)  # a SafeLoader
+        return _BoundedLoader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        found = f"{place}{error.problem or error.context or 'it cannot be read'}"
+        position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        found = f"{position}{error.problem or error.context or 'it cannot be read'}"
     except yaml.YAMLError as error:
         found = str(error)
     except Exception as error:  # noqa: BLE001  dates, numbers and tags raise whatever their conversion does

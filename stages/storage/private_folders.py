@@ -88,9 +88,9 @@ def _follow_own_links(path: Path, key: str) -> Path:
         owner = step.lstat().st_uid
         if owner not in _trusted() or links > _MOST_LINKS:
             raise _refused(step, key, f"is a link that belongs to {_user(owner)}")
-        followed = Path(target)
-        done = Path(followed.anchor) if followed.is_absolute() else done
-        parts[:0] = followed.parts[1:] if followed.is_absolute() else followed.parts
+        lead = Path(target)
+        done = Path(lead.anchor) if lead.is_absolute() else done
+        parts[:0] = lead.parts[1:] if lead.is_absolute() else lead.parts
     return done
 
 

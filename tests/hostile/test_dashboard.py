@@ -46,8 +46,8 @@ def ask(
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, dict(headers), method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read().decode(errors="replace"), dict(response.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace"), dict(error.headers)
 
@@ -115,7 +115,7 @@ def test_no_host_and_two_hosts_are_refused(served: Served, hosts: str) -> None:
     assert raw(served.port, head).split(" ")[1] in {"400", "403"}
 
 
-def test_both_names_of_this_machine_are_answered(served: Served) -> None:
+def test_both_names_of_this_machine_are_served(served: Served) -> None:
     for host in (f"localhost:{served.port}", f"127.0.0.1:{served.port}"):
         head = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
         assert raw(served.port, head) == "HTTP/1.1 200 OK"

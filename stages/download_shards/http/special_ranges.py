@@ -35,7 +35,7 @@ SPECIAL_IPV4 = tuple(
 #: All that IANA has given out as global unicast; whatever lies outside is special, local, multicast or unassigned.
 GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 
-#: Inside the global unicast space; 6to4 (2002::/16) is not here, as it is judged by the IPv4 address in it.
+#: Inside the global unicast space; 6to4 (2002::/16) is not here, as it is decided by the IPv4 address in it.
 SPECIAL_IPV6 = tuple(
     ipaddress.IPv6Network(text)
     for text in (
@@ -48,4 +48,4 @@ SPECIAL_IPV6 = tuple(
 """Outside of it lie, among others: ::/128 and ::1/128; IPv4-compatible ::/96; IPv4-translated ::ffff:0:0:0/96
 (RFC 2765); the local NAT64 64:ff9b:1::/48 (RFC 8215); discard-only 100::/64 and dummy 100:0:0:1::/64; SRv6 5f00::/16;
 unique local fc00::/7 with the metadata servers fd00:ec2::254 and fd20:ce::254; link local fe80::/10; site local
-fec0::/10; multicast ff00::/8. IPv4-mapped ::ffff:0:0/96 and NAT64 64:ff9b::/96 are judged by the IPv4 address."""
+fec0::/10; multicast ff00::/8. IPv4-mapped ::ffff:0:0/96 and NAT64 64:ff9b::/96 are decided by the IPv4 address."""

@@ -93,7 +93,7 @@ def test_a_named_folder_is_made_with_those_above_it(tmp_path: Path, monkeypatch:
     assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o700
 
 
-def test_a_link_of_this_user_is_followed_once_to_where_it_leads(tmp_path: Path) -> None:
+def test_a_link_of_this_user_leads_to_its_target(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to("real")
     assert private_folder(tmp_path / "link" / "x", "key") == tmp_path / "real" / "x"
@@ -102,7 +102,7 @@ def test_a_link_of_this_user_is_followed_once_to_where_it_leads(tmp_path: Path) 
         private_folder(tmp_path / "circle", "key")
 
 
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputFault, match="file"):

@@ -21,11 +21,10 @@ from typing import IO, NoReturn
 from pipeline.dashboard_app import ARTIFACTS, HOSTS, STORE, TOKEN, address
 from pipeline.errors import UsageError
 from pipeline.terminal import echo
-from pipeline.tracking_address import is_server, usable_address
+from pipeline.tracking_address import is_server, sqlite_path, usable_address
 from stages.contract.texts import printable
 
 _ROOT = Path(__file__).resolve().parent.parent  # modules come from here, never from the current folder
-_SQLITE = "sqlite:///"
 _ALL = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # all interfaces, and how this machine reaches them
 _OFF = {  # whatever the environment says: checked here instead, or not needed
     "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
@@ -85,7 +84,8 @@ def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) 
         "--no-server-header",
         "--no-proxy-headers",
     ]
-    files = Path(tracking_uri.removeprefix(_SQLITE)).parent / "mlartifacts" if tracking_uri.startswith(_SQLITE) else ""
+    database = sqlite_path(tracking_uri)
+    files = "" if database is None else database.parent / "mlartifacts"
     ours = {STORE: tracking_uri, ARTIFACTS: str(files), TOKEN: token, HOSTS: ",".join(_hosts(host, port))}
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | _OFF | ours
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)

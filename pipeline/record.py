@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UsageError
 from stages.contract.secrets import redact_tree
+from stages.contract.texts import one_line
 
 StageState = Literal["done", "reused", "failed", "blocked"]
+MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
 
 
@@ -18,7 +20,7 @@ class _Part(BaseModel):
 class PlannedEntry(_Part):
     """A stage as it was planned."""
 
-    fingerprint: str
+    fingerprint: str = Field(pattern=r"^[\w-]{1,64}$", description="a part of paths")
     identity: dict[str, Any]
 
 
@@ -74,7 +76,9 @@ class RunRecord(_Part):
         try:
             return cls.model_validate(redact_tree(content))  # one that an earlier version wrote may hold credentials
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            found = "; ".join(
+                one_line(f"{'.'.join(map(str, one['loc']))}: {one['msg']}", 200) for one in error.errors()[:MOST_FAULTS]
+            )
             raise UsageError(
                 f"{where}: {found}: expected the record of a run as this version writes it; use the version of corgi "
                 "that wrote it, or remove its folder"

@@ -17,16 +17,24 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from stages.contract.errors import StageError
+from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
+from stages.contract.texts import one_line
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
+from stages.storage.private_folders import user_folder
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _READS_AT_ONCE = 16
+LARGEST_DOCUMENT = 64 << 20  # bytes
 
 FORMAT = 1
 """Raised whenever an older corgi could not read what this one writes."""
+
+
+class _Unreadable(StageError):
+    """A document of the store is no JSON within bounds."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,11 @@ class Store:
     """Names and finds artifacts and run records below one URI."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
+        try:
+            self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle
+            found = f"{one_line(uri, 200)} is no path here ({one_line(error, 200)})"
+            raise UsageError(f"store: {found}; give a folder or an fsspec URI") from None
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -74,7 +86,10 @@ class Store:
         """A folder of this machine for what is no part of a remote store: the store itself where it is local."""
         if self.local_root is not None:
             return self.local_root
-        return Path.home() / ".corgi" / hashlib.sha256(redact_addresses(self.uri).encode()).hexdigest()[:8]
+        try:
+            return user_folder() / hashlib.sha256(redact_addresses(self.uri).encode()).hexdigest()[:8]
+        except StageError as error:
+            raise UsageError(f"store: {error}") from None
 
     # ---- the store as a whole
 
@@ -98,8 +113,8 @@ class Store:
             if "bucket does not exist" in str(error):  # S3's words; elsewhere it shows when the store is opened
                 raise self._unusable(error, "cannot be read") from error
             return
-        except ValueError as error:
-            raise UsageError(f"store: {self.uri}/store.json cannot be read ({error}); is this a corgi store?") from None
+        except _Unreadable as error:
+            raise UsageError(f"store: {error}: cannot be read; is this a corgi store?") from None
         except Exception as error:
             raise self._unusable(error, "cannot be read") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -164,6 +179,8 @@ class Store:
             return RunRecord.parse(self._read_json(_run_file(run)), f"{self.uri}/{_run_file(run)}")
         except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
             return None
+        except _Unreadable as error:
+            raise UsageError(f"{error}: is not the record of a run; remove its folder") from None
         except PermissionError:
             if self.local_root is None:
                 raise
@@ -207,7 +224,9 @@ class Store:
         return bool(self._fs_and_root[0].exists(self._path(name)))
 
     def _read_json(self, name: str) -> Any:
-        return json.loads(self._fs_and_root[0].cat_file(self._path(name)))
+        content = self._fs_and_root[0].cat_file(self._path(name))
+        with parsing(lambda reason: _Unreadable(f"{one_line(self.uri)}/{one_line(name)}: {reason}")):
+            return load_json(content, max_bytes=LARGEST_DOCUMENT)
 
     def _write_json(self, name: str, content: Any, mode: int | None = None) -> None:
         folder, _, file = name.rpartition("/")

@@ -21,9 +21,10 @@ from urllib.parse import urlparse
 
 from pipeline.errors import UsageError
 from pipeline.record import MlflowRuns
-from pipeline.tracking_address import recorded_address, usable_address
+from pipeline.tracking_address import explain_refusal, recorded_address, sqlite_address, sqlite_path, usable_address
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageSummary
+from stages.storage.private_folders import user_folder
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -51,11 +52,11 @@ Serving = Mapping[str, tuple[str, float | int | str | None]]
 
 def default_tracking_uri(workspace: Path | None) -> str:
     """Return SQLite inside the workspace, or below the home folder where the store is remote."""
-    folder = workspace or Path.home() / ".corgi"
+    folder = workspace or user_folder()
     folder.mkdir(parents=True, exist_ok=True)
     database = folder.resolve() / "mlflow.db"
     database.touch(0o600)  # its owner alone reads what is recorded
-    return f"sqlite:///{database}"
+    return sqlite_address(database)
 
 
 @dataclass
@@ -112,11 +113,10 @@ class RunTracker:
                 tags = {"mlflow.source.name": "corgi", "mlflow.source.type": "PROJECT"}
                 parent = _TrackedRun(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
                 known = MlflowRuns(tracking_uri=recorded, experiment_id=experiment_id, run_id="", stages={})
-        except MlflowException as error:
-            raise UsageError(
-                f"tracking.uri: MLflow at {tracking_uri} refused ({_first_line(error)}); check the address, or leave "
-                "tracking.uri out to use SQLite in the store"
-            ) from error
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a server that is no MLflow makes the client raise
+            raise UsageError(explain_refusal(error, tracking_uri)) from error
         return cls(client, known.model_copy(update={"run_id": parent.run_id}, deep=True), parent, run_name)
 
     def log_config(self, config: Mapping[str, Any], yaml_text: str) -> None:
@@ -289,10 +289,8 @@ def _experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
 
 def _artifact_folder(tracking_uri: str) -> str | None:
     """Return the folder beside an SQLite file; None lets a server choose its own."""
-    prefix = "sqlite:///"
-    if not tracking_uri.startswith(prefix):
-        return None
-    return (Path(tracking_uri.removeprefix(prefix)).resolve().parent / "mlartifacts").as_uri()
+    database = sqlite_path(tracking_uri)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
 def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
@@ -363,7 +361,3 @@ def _signature(settings: Serving) -> Any:
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
         params=ParamSchema(params),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -5,10 +5,20 @@ takes them from the experiment, or from MLflow's own variables.
 """
 
 import os
+import urllib.parse
+from pathlib import Path
 
 from pipeline.errors import UsageError
-from stages.contract.secrets import MASK, redact_addresses, remember_environment, without_login
+from stages.contract.secrets import MASK, redact, redact_addresses, remember_environment, without_login
+from stages.contract.texts import one_line
 
+_SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
+_REMEDIES = (
+    (("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"),
+     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to an account that may "
+     "write there"),
+    (("ENDPOINT_NOT_FOUND",), "add the path below which the server has MLflow (https://host/mlflow)"),
+)  # fmt: skip
 _WHOLE = "MLFLOW_TRACKING_URI"
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
@@ -16,6 +26,23 @@ _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 def is_server(address: str) -> bool:
     """Return whether it is the address of a tracking server, not of a database or folder."""
     return address.startswith(("http://", "https://"))
+
+
+def sqlite_address(database: Path) -> str:
+    """Return the address of an SQLite file, whatever its name holds: SQLAlchemy decodes it, and ends it at a ``?``.
+
+    Of an address that begins with ``sqlite:`` alone, MLflow would make the folder under its encoded name as well.
+    """
+    encoded = str(database).replace("%", "%25").replace("?", "%3F")
+    return f"{_SQLITE[encoded != str(database)]}{encoded}"
+
+
+def sqlite_path(address: str) -> Path | None:
+    """Return the file of such an address; None: it is of another kind."""
+    for prefix in _SQLITE:
+        if address.startswith(prefix):
+            return Path(urllib.parse.unquote(address.removeprefix(prefix).partition("?")[0]))
+    return None
 
 
 def recorded_address(address: str) -> str:
@@ -42,3 +69,14 @@ def usable_address(address: str) -> str:
             f"{_WHOLE} to the whole address"
         )
     return address
+
+
+def explain_refusal(error: Exception, address: str) -> str:
+    """Return what an answer of a tracking server means, in a sentence that quotes little of it."""
+    code = str(getattr(error, "error_code", ""))
+    remedy = next((words for names, words in _REMEDIES if code in names), "check the address")
+    found = one_line(redact(str(error)) or type(error).__name__, 200)
+    return (
+        f"tracking.uri: MLflow at {redact_addresses(address)} refused ({code or type(error).__name__}: {found}); "
+        f"{remedy}, or leave tracking.uri out to use SQLite in the store"
+    )

@@ -5,6 +5,9 @@ from typing import Any, ClassVar
 
 from models.fields import require
 
+MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
+MOST_GUIDANCE = 1_000
+
 
 @dataclass(frozen=True)
 class DecoderSampling:
@@ -32,11 +35,12 @@ class DecoderSampling:
 
     def __post_init__(self) -> None:
         threshold = self.dynamic_threshold
-        require(self, "num_steps", self.num_steps >= 1, "1 or more")
-        require(self, "guidance_scale", self.guidance_scale >= 0.0, "0 or more")
+        require(self, "num_steps", 1 <= self.num_steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
+        require(self, "guidance_scale", 0.0 <= self.guidance_scale <= MOST_GUIDANCE, f"0 to {MOST_GUIDANCE}")
         require(self, "dynamic_threshold", threshold is None or 0.0 < threshold <= 1.0, "above 0 up to 1, or none")
-        require(self, "temperature", self.temperature > 0.0, "above 0")
+        require(self, "temperature", 0.0 < self.temperature <= MOST_GUIDANCE, f"above 0 up to {MOST_GUIDANCE}")
         require(self, "top_k", self.top_k is None or self.top_k >= 1, "1 or more, or none")
-        require(self, "truncation", self.truncation >= 0.0, "0 or more")
-        require(self, "upsampling_steps", self.upsampling_steps is None or self.upsampling_steps >= 1, "1 or more")
+        require(self, "truncation", 0.0 <= self.truncation <= MOST_GUIDANCE, f"0 to {MOST_GUIDANCE}")
+        steps = self.upsampling_steps
+        require(self, "upsampling_steps", steps is None or 1 <= steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
         require(self, "noise_augmentation", 0.0 <= self.noise_augmentation <= 1.0, "0 to 1")

@@ -10,6 +10,8 @@ from models.diffusion.spec import SolverSpec
 from models.fields import Settings, Spec, require, require_positive
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
+MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
+MOST_GUIDANCE = 1_000
 TEXT_ENCODERS = ("t5", "clip")
 
 
@@ -30,7 +32,7 @@ class PriorSolver(SolverSpec):
     def __post_init__(self) -> None:
         require(self, "sampler", self.sampler in get_args(PriorSampler), f"one of {', '.join(get_args(PriorSampler))}")
         super().__post_init__()
-        require(self, "guidance_scale", self.guidance_scale >= 0, "0 or more")
+        require(self, "guidance_scale", 0 <= self.guidance_scale <= MOST_GUIDANCE, f"0 to {MOST_GUIDANCE}")
         require(self, "guidance_rescale", 0 <= self.guidance_rescale <= 1, "0 to 1")
 
 
@@ -43,7 +45,7 @@ class PriorSampling(PriorSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "num_steps", self.num_steps >= 1, "1 or more")
+        require(self, "num_steps", 1 <= self.num_steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
 
 
 @dataclass(frozen=True)

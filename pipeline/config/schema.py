@@ -62,7 +62,7 @@ class RunConfig(ConfigModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     store: AnyAddress = Field("workspace", description="folder or fsspec URI for artifacts and runs")
     storage: StorageConfig = StorageConfig()
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**53)
     captions: CaptionsConfig = CaptionsConfig()
     clip: ClipConfig | None = None
     reuse: dict[str, ReuseConfig] = Field(default_factory=dict)

@@ -1,14 +1,23 @@
 """How remote stores and sources are reached, and how much of them is kept on a machine; no part of any fingerprint."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainSerializer, PositiveFloat
+from pydantic import AfterValidator, Field, PlainSerializer, PositiveFloat
 
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import redact_options
+from stages.contract.texts import one_line
 from stages.storage.cache import FOLDER, GIGABYTES
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path.expanduser()))  # links in it are checked where it is used
+    except RuntimeError as error:
+        raise ValueError(f"found {one_line(path, 200)}, which is no path here: {error}") from None
 
 
 class StorageConfig(ConfigModel):
@@ -20,7 +29,7 @@ class StorageConfig(ConfigModel):
         description="by protocol, such as {s3: {endpoint_url: https://…, config_kwargs: {connect_timeout: 20}}}; "
         "values that may be secret are neither recorded nor shown",
     )
-    cache: Path | None = Field(
+    cache: Annotated[Path, AfterValidator(_absolute)] | None = Field(
         None, description="folder for copies of remote files; none: one in the machine's temporary folder"
     )
     cache_gigabytes: PositiveFloat | None = Field(
@@ -31,7 +40,7 @@ class StorageConfig(ConfigModel):
         """Return the variables by which fsspec and :mod:`stages.storage.cache` learn of this section."""
         variables = {f"FSSPEC_{protocol.upper()}": json.dumps(options) for protocol, options in self.options.items()}
         if self.cache is not None:
-            variables[FOLDER] = str(self.cache.expanduser().resolve())
+            variables[FOLDER] = str(self.cache)
         if self.cache_gigabytes is not None:
             variables[GIGABYTES] = str(self.cache_gigabytes)
         return variables

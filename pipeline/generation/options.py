@@ -1,15 +1,17 @@
 """The options of ``corgi generate``: which mode they ask for, and which go together."""
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import UsageError
+from stages.contract.parsing import is_text, shown
 
 Mode = Literal["text", "variation", "interpolation", "edit", "arithmetic", "again"]
 
 DEFAULT_STEPS = 8
+LONGEST_TEXT = 10_000  # characters
+MOST_STRENGTH = 1_000.0
 DEFAULT_STRENGTH = {"edit": 0.6, "arithmetic": 1.0}
 
 #: How each mode is asked for, which options it needs, and which it takes.
@@ -60,6 +62,7 @@ class Options:
             raise UsageError("generate: found --prompt and --prompts; give one of them")
         if self.mode != "again" and self.run is None:
             raise UsageError("generate: no RUN was named; give a run's id or its beginning (corgi status shows all)")
+        self._check_texts()
         self._check_numbers()
 
     @property
@@ -91,6 +94,13 @@ class Options:
         held = {names.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         return [name for name, value in held.items() if value is not None and value != ()]
 
+    def _check_texts(self) -> None:
+        for text in (*self.prompt, self.edit, self.instead_of, self.start, self.end):
+            if text is not None and not (is_text(text) and len(text) <= LONGEST_TEXT):
+                raise UsageError(
+                    f"generate: found {shown(text)!r}; give texts of at most {LONGEST_TEXT} characters in UTF-8"
+                )
+
     def _check_numbers(self) -> None:
         kept, made = self.keep or 1, self.candidates or 1
         if kept > made:
@@ -100,7 +110,7 @@ class Options:
         fraction = 0.0 <= self.strength <= 1.0
         if self.mode == "edit" and not fraction:
             raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (a new image)")
-        if not math.isfinite(self.strength):
+        if not abs(self.strength) <= MOST_STRENGTH:
             raise UsageError(f"--strength: found {self.strength}; give a finite number, such as 1")
 
 

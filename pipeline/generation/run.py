@@ -11,6 +11,7 @@ from pipeline.generation.models import find_run_of, load_system
 from pipeline.generation.options import DEFAULT_STEPS, Options
 from pipeline.store import Store
 from stages.contract.errors import InputFault
+from stages.contract.parsing import shown
 from stages.formats.generated_images import encode_png, read_png
 from stages.generate.config import FilePrompts
 from stages.generate.prompts import read_prompts
@@ -94,19 +95,19 @@ def _groups(options: Options, sources: Sources, system: TextToImage) -> Iterator
 
 def _again(store: Store, file: Path, out: Path) -> Entry:
     """Generate an image again from its own file, and compare the two."""
-    where = f"--again {file}"
+    where = f"--again {shown(file)}"
     fields, before = read_png(file)
     request = request_from(fields, where)
-    record = find_run_of(store, fields.get("run", ""), str(file))
+    record = find_run_of(store, fields.get("run", ""), shown(file))
     try:
         batch_row, settings = batch_row_from(fields), settings_from(fields)
         system = load_system(store, record, batch_size=batch_row.size).with_settings(settings)
         if isinstance(request, EditRequest):
             _require_edits(system, record.run)
         image = regenerate(system, request, batch_row)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"{where}: cannot be generated again ({error}); use the version of corgi that made it"
+            f"{where}: cannot be generated again ({shown(error)}); use the version of corgi that made it"
         ) from error
     path = out / f"{file.stem}_again.png"
     _write(path, image, fields)

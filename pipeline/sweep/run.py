@@ -13,6 +13,7 @@ from pipeline.record import RunRecord
 from pipeline.run import Experiment, check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
 from stages.storage.artifact import Artifact
+from stages.storage.private_folders import user_folder
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _title(run: SweepRun) -> str:
 
 def sweep_folder(runs: Sequence[SweepRun], name: str) -> Path:
     """Return the local folder for the sweep's table and plots, below the store where that is local."""
-    root = runs[0].experiment.store.local_root or Path.home() / ".corgi"
+    root = runs[0].experiment.store.local_root or user_folder()
     folder = root / "sweeps" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

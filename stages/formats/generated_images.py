@@ -22,10 +22,17 @@ from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 
 from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.parsing import describe_parser_error, is_text, parsing, shown
 from stages.formats.image_grids import image_grid, to_png
 from stages.storage.artifact import Artifact, Output
 
 GRID = "grid.png"
+FIELDS = frozenset(
+    ("prompt", "seed", "run", "settings", "recipe", "batch", "clip_score", "set", "index", "file", "scene")
+)
+LARGEST_PNG = 256 << 20  # bytes
+LONGEST_FIELD = 64 << 20  # characters; an edit holds the pixels that it began with
+MOST_PIXELS = 1 << 26
 FLOATS = np.dtype("<f4")
 _ROWS = "samples.jsonl"
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -45,13 +52,31 @@ def encode_png(image: Pixels, fields: Mapping[str, Any]) -> bytes:
 
 
 def read_png(path: Path) -> tuple[dict[str, str], Pixels]:
-    """Return the text fields and the pixels of a PNG."""
-    try:
+    """Return the pixels of a PNG and those of its text fields that images are generated from; others are left out."""
+
+    def fault(reason: str) -> InputFault:
+        return InputFault(f"{shown(path)} cannot be read as a PNG ({reason}); give an image that corgi generated")
+
+    with parsing(fault):
+        if path.exists() and not path.is_file():
+            raise fault("it is no file")
+        if path.stat().st_size > LARGEST_PNG:
+            raise fault(f"it is larger than {LARGEST_PNG:,} bytes")
         with Image.open(path, formats=["PNG"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
-            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}, pixels
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputFault(f"{path} cannot be read as a PNG ({error}); give an image that corgi generated") from None
+            pixels = _pixels_of(image)
+            return {key: str(value) for key, value in image.info.items() if key in FIELDS and is_field(value)}, pixels
+
+
+def is_field(value: object) -> bool:
+    """Whether a value is a text of a length that a field may have, and one that can be written."""
+    return isinstance(value, str) and len(value) <= LONGEST_FIELD and is_text(value)
+
+
+def _pixels_of(image: Image.Image) -> Pixels:
+    """Decode an image whose header promises a size within bounds."""
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels: at most {MOST_PIXELS:,} are read")
+    return np.asarray(image.convert("RGB"))
 
 
 def pack_embedding(embedding: Float[np.ndarray, " embed"]) -> str:
@@ -76,9 +101,9 @@ def unpack_pixels(packed: str) -> Pixels:
     """Return the image that :func:`pack_pixels` packed, or raise ValueError."""
     try:
         with Image.open(io.BytesIO(_decoded(packed)), formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image cannot be decoded ({error})") from None
+            return _pixels_of(image)
+    except Exception as error:  # noqa: BLE001  a foreign parser's
+        raise ValueError(f"the image cannot be decoded ({describe_parser_error(error)})") from None
 
 
 def _decoded(packed: str) -> bytes:

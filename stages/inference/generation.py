@@ -5,7 +5,6 @@ works in batches; a row of a batch depends on its own inputs and, by rounding, o
 same size and at the same row, an image comes out the same to the last bit.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from torch import Tensor
 from models.interpolation import slerp
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
+from stages.contract.parsing import load_json
 from stages.formats.generated_images import unpack_embedding, unpack_pixels
 from stages.inference.requests import (
     ArithmeticRequest,
@@ -109,7 +109,9 @@ def settings_from(fields: Mapping[str, str]) -> dict[str, Any]:
         KeyError: there are none.
         ValueError: the field holds something else.
     """
-    settings: dict[str, Any] = json.loads(fields["settings"])
+    settings = load_json(fields["settings"])
+    if not isinstance(settings, dict):
+        raise ValueError("settings are no mapping")
     return settings
 
 

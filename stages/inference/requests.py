@@ -4,7 +4,6 @@ An image that the user gave is held as its embedding or, where it is denoised, a
 generated again from its own file.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -13,9 +12,15 @@ from pydantic import AfterValidator, Field, NonNegativeInt, TypeAdapter, Validat
 
 from stages.contract.config import ConfigModel
 from stages.contract.errors import InputFault
+from stages.contract.parsing import load_json, shown
 from stages.formats.generated_images import unpack_embedding, unpack_pixels
 
-LARGEST_BATCH = 4096  # a file may say anything
+# A file may say anything.
+LARGEST_BATCH = 4096
+LARGEST_SEED = 2**63 - 1  # of torch's generators
+LONGEST_TEXT = 10_000  # characters of a prompt or name
+MOST_STRENGTH = 1_000.0
+Words = Annotated[str, Field(max_length=LONGEST_TEXT)]
 
 
 def _embedding(packed: str) -> str:
@@ -32,7 +37,7 @@ class ImageEnd(ConfigModel):
     """An image of the user's, by its CLIP embedding."""
 
     kind: Literal["image"] = "image"
-    name: str = Field(description="what the user called it")
+    name: Words = Field(description="what the user called it")
     embedding: Annotated[str, AfterValidator(_embedding)]
 
 
@@ -40,18 +45,18 @@ class TextEnd(ConfigModel):
     """A prompt, whose embedding the prior samples."""
 
     kind: Literal["text"] = "text"
-    name: str = Field(description="the prompt")
+    name: Words = Field(description="the prompt")
 
 
 End = Annotated[ImageEnd | TextEnd, Field(discriminator="kind")]
 
 
 class _Request(ConfigModel):
-    seed: NonNegativeInt
+    seed: NonNegativeInt = Field(le=LARGEST_SEED)
 
 
 class _PromptRequest(_Request):
-    prompt: str
+    prompt: Words
 
     @property
     def title(self) -> str:
@@ -103,7 +108,7 @@ class EditRequest(_PromptRequest):
     """An image noised to a strength, and denoised under a text's embedding."""
 
     mode: Literal["edit"] = "edit"
-    name: str = Field(description="what the user called the image")
+    name: Words = Field(description="what the user called the image")
     pixels: Annotated[str, AfterValidator(_pixels)]
     strength: float = Field(ge=0.0, le=1.0)
 
@@ -112,9 +117,9 @@ class ArithmeticRequest(_PromptRequest):
     """An image's embedding, moved by the difference of two texts': z_image + strength (z_target - z_source)."""
 
     mode: Literal["arithmetic"] = "arithmetic"
-    instead_of: str
+    instead_of: Words
     image: ImageEnd
-    strength: float = Field(allow_inf_nan=False)
+    strength: float = Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)
 
 
 ImageRequest = TextRequest | SceneRequest | VariationRequest | InterpolationRequest | EditRequest | ArithmeticRequest
@@ -144,13 +149,13 @@ def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
     """Return the request in an image's text fields; one without the field was generated from its prompt."""
     try:
         if "recipe" in fields:
-            return _ANY.validate_python(json.loads(fields["recipe"]))
+            return _ANY.validate_python(load_json(fields["recipe"]))
         seed, prompt, generated_from = int(fields["seed"]), fields["prompt"], fields.get("set", "prior")
         if generated_from == "reconstruction":
-            return SceneRequest(seed=seed, prompt=prompt, scene=json.loads(fields["scene"]))
+            return SceneRequest(seed=seed, prompt=prompt, scene=load_json(fields["scene"]))
         return TextRequest(seed=seed, prompt=prompt, prior=generated_from == "prior")
     except (KeyError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = shown(error.errors()[0]["msg"] if isinstance(error, ValidationError) else error)
         raise InputFault(
             f"{where}: has no text fields that say how it was made ({reason}): expected a PNG that this version of "
             "corgi made, with the fields prompt, seed, run and settings: give the file as it was written"
@@ -159,7 +164,7 @@ def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
 
 def batch_row_from(fields: Mapping[str, str]) -> BatchRow:
     """Return an image's row in its batch; images of the generate stage and of a served model have none written."""
-    size, row = json.loads(fields.get("batch", "[1, 0]"))
-    if not (isinstance(size, int) and isinstance(row, int) and 0 <= row < size <= LARGEST_BATCH):
-        raise ValueError(f"batch {fields['batch']}")
+    size, row = load_json(fields.get("batch", "[1, 0]"))
+    if not (type(size) is type(row) is int and 0 <= row < size <= LARGEST_BATCH):
+        raise ValueError(f"batch {shown(fields['batch'])}")
     return BatchRow(size, row)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from stages.contract.errors import InputFault
+from stages.contract.parsing import clean_text
 from stages.formats.generated_images import pack_embedding, pack_pixels
 from stages.formats.images import decode_image, square
 from stages.inference.requests import (
@@ -54,7 +55,7 @@ def read_image(path: Path, option: str) -> ImageSource:
             f"{where}: the image has {image.width} x {image.height} pixels; allowed are sides of at most "
             f"{LONGEST_SIDES} to 1; cut out the part that matters"
         )
-    return ImageSource(str(path), image)
+    return ImageSource(clean_text(str(path)), image)
 
 
 def read_end(text: str, option: str) -> ImageSource | str:

@@ -44,6 +44,21 @@ def private_folder(path: Path, key: str) -> Path:
     return real
 
 
+def user_folder() -> Path:
+    """Return ``~/.corgi``, where what belongs to no store of this machine is kept; closed to others, if it was not."""
+    try:
+        folder = Path.home() / ".corgi"
+    except RuntimeError:
+        raise InputFault(
+            "HOME: this user has no home folder, and logs, locks and records of a remote store are kept there: "
+            "set HOME to a folder that you may write"
+        ) from None
+    with contextlib.suppress(OSError):
+        if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():
+            folder.chmod(0o700)  # earlier versions left it open
+    return private_folder(folder, "HOME")
+
+
 def folder_in_temporary(prefix: str, key: str) -> Path:
     """Return this user's folder of this prefix in the machine's temporary folder, made where there is none.
 

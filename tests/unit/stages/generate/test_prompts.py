@@ -1,11 +1,14 @@
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stages.contract.errors import InputFault
 from stages.generate.config import FilePrompts, GenerateConfig, ListPrompts, ScenePrompts
-from stages.generate.prompts import make_prompts, read_prompts
+from stages.generate.prompts import LONGEST_PROMPT, make_prompts, read_prompts
 
 
 def write(path: Path, text: str) -> FilePrompts:
@@ -38,6 +41,60 @@ def test_csv_with_another_column_and_a_limit(tmp_path: Path) -> None:
 def test_a_wrong_file_is_reported(tmp_path: Path, name: str, content: str, words: str) -> None:
     with pytest.raises(InputFault, match=words):
         read_prompts(write(tmp_path / name, content))
+
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "latin.txt": ("caf\u00e9".encode("latin-1"), "UnicodeDecodeError"),
+    "utf16.txt": ("a star".encode("utf-16"), "UnicodeDecodeError"),
+    "long.csv": (b"Prompt\n" + b"x" * 200_000 + b"\n", "line 2.*field larger than field limit"),
+    "long.txt": (b"x" * 20_000, "the longest of 20,000 characters"),
+    "open.csv": (b'Prompt,id\n"a star,1\na ring,2\n', "line 3.*unexpected end of data"),
+    "open.tsv": (b'Prompt\tid\n"a star\t1\na "ring"\t2\n', "line 3"),
+    "swallowed.tsv": (b'Prompt\tid\n"a star\t1\na ring"\t2\n', "several lines"),
+    "twice.csv": (b"Prompt,Prompt\na,b\n", "has 2 columns 'Prompt'"),
+    "\x1b[31m.txt": (b"\xff", "UnicodeDecodeError"),
+    "empty.csv": (b"", "its columns are none"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str) -> None:
+    content, words = HOSTILE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputFault, match=words) as caught:
+        read_prompts(FilePrompts(kind="file", path=tmp_path / name))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.txt")
+    (tmp_path / "folder.txt").mkdir()
+    for path in (tmp_path / "fifo.txt", tmp_path / "folder.txt"):
+        with pytest.raises(InputFault, match="it is no file"):
+            read_prompts(FilePrompts(kind="file", path=path))
+
+
+def test_lines_end_where_editors_end_them_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("\ufeffa\r\nb\x0bc\u2028d\x85e\rf".encode())
+    assert read_prompts(FilePrompts(kind="file", path=tmp_path / "p.txt")) == ["a", "b\x0bc\u2028d\x85e", "f"]
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(
+    content=st.one_of(st.binary(max_size=80), st.text(max_size=40).map(str.encode)),
+    head=st.sampled_from([("txt", b""), ("csv", b"Prompt,x\n"), ("tsv", b"Prompt\tx\n")]),
+)
+def test_any_file_gives_prompts_or_a_sentence(
+    content: bytes, head: tuple[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any.{head[0]}"
+    path.write_bytes(head[1] + content)
+    try:
+        found = read_prompts(FilePrompts(kind="file", path=path))
+    except InputFault as error:
+        found = [str(error)]
+    assert all(one.strip() and len(one) <= LONGEST_PROMPT for one in found)
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:

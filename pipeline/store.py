@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,12 @@ from pipeline.record import RunRecord
 from stages.contract.errors import StageError
 from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
-from stages.contract.texts import one_line
+from stages.contract.texts import one_line, show_value
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
 from stages.storage.private_folders import user_folder
+
+_log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
@@ -118,9 +121,10 @@ class Store:
         except Exception as error:
             raise self._unusable(error, "cannot be read") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
+            other = show_value(found.get("format") if isinstance(found, dict) else found)
             raise UsageError(
-                f"store: {self.uri} has format {found.get('format') if isinstance(found, dict) else found!r}, and this "
-                f"version reads and writes format {FORMAT}; use another store=… or the version that made it"
+                f"store: {self.uri} has format {other}, and this version reads and writes format {FORMAT}; use another "
+                "store=… or the version that made it"
             )
 
     def _unusable(self, error: Exception, what: str) -> UsageError:
@@ -175,8 +179,9 @@ class Store:
 
     def read_run(self, run: str) -> RunRecord | None:
         """Return a run's record, or None where there is none."""
+        where = one_line(f"{self.uri}/{_run_file(run)}")
         try:
-            return RunRecord.parse(self._read_json(_run_file(run)), f"{self.uri}/{_run_file(run)}")
+            return RunRecord.parse(self._read_json(_run_file(run)), where)
         except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
             return None
         except _Unreadable as error:
@@ -185,17 +190,33 @@ class Store:
             if self.local_root is None:
                 raise
             return None  # of another user of this machine
+        except ValueError as error:
+            reason = describe_parser_error(error)
+            raise UsageError(
+                f"{where} cannot be read ({reason}): expected the record of a run; remove its folder"
+            ) from None
 
     def runs(self) -> Iterator[RunRecord]:
-        """Yield all run records, the latest started first."""
+        """Yield all run records that can be read, the latest started first; others are named in the log."""
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
+            found = list(pool.map(self._try_run, self._run_names()))
+        for error in (one for one in found if isinstance(one, UsageError)):
+            _log.warning("%s", error)
+        records = [one for one in found if isinstance(one, RunRecord)]
+        yield from sorted(records, key=lambda record: record.started, reverse=True)
+
+    def _run_names(self) -> list[str]:
         try:
             folders = self._fs_and_root[0].ls(self._path("runs"), detail=False)
         except FileNotFoundError:
-            return
-        names = [str(folder).rstrip("/").rpartition("/")[2] for folder in folders]
-        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
-            records = [record for record in pool.map(self.read_run, names) if record is not None]
-        yield from sorted(records, key=lambda record: record.started, reverse=True)
+            return []
+        return sorted(str(folder).rstrip("/").rpartition("/")[2] for folder in folders)
+
+    def _try_run(self, run: str) -> RunRecord | UsageError | None:
+        try:
+            return self.read_run(run)
+        except UsageError as error:
+            return error
 
     def find_run(self, name: str | None) -> RunRecord:
         """Return the latest run, or the latest whose id starts with ``name``."""
@@ -203,6 +224,9 @@ class Store:
         for record in records:
             if name is None or record.run.startswith(name):
                 return record
+        for run in self._run_names():
+            if name is not None and run.startswith(name):
+                self.read_run(run)  # which says why it cannot be read
         known = ", ".join(record.run for record in records[:5]) or "none yet"
         raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}")
 

@@ -8,8 +8,19 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contract.errors import ArtifactError
+from stages.contract.parsing import shown
 from stages.contract.stage import StageSummary
 from stages.storage.artifact import MANIFEST, UNITS, Artifact, Output
+
+_FAULTS_SHOWN = 5
+
+
+def describe_faults(error: ValidationError) -> str:
+    """Return what is wrong with a document: key and fault of the first ones."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    found = [f"{shown('.'.join(map(str, one['loc'])))}: {shown(one['msg'])}" for one in faults[:_FAULTS_SHOWN]]
+    more = len(faults) - len(found)
+    return "; ".join([*found, *([f"and {more} more"] if more else [])])
 
 
 class Document(BaseModel):
@@ -34,7 +45,7 @@ class Document(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            found = describe_faults(error)
             raise ArtifactError(
                 f"{artifact.stage}: {artifact.path(name)}: {found}: expected the fields {', '.join(cls.model_fields)}: "
                 f"another version wrote this file: delete {artifact.uri} and run again"

@@ -22,6 +22,7 @@ from typing import IO, Any
 import fsspec
 
 from stages.contract.errors import ArtifactError
+from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
 from stages.storage.filesystems import is_local, open_address
 
@@ -30,6 +31,7 @@ MANIFEST = "manifest.json"
 UNITS = "units"
 _PLAN = "plan.json"
 _TEMPORARY = ".tmp-"
+_SHOWN_PATH = 400
 _log = logging.getLogger(__name__)
 
 
@@ -88,13 +90,15 @@ class Artifact:
             return self._parse(name, self._fs_and_root[0].cat_file(self.path(name)))
 
     def _parse(self, name: str, content: bytes) -> Any:
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(
-                f"{self.stage}: {self.path(name)}: found damaged content ({str(error)[:80]}): expected JSON as it was "
-                f"written: restore the file, or delete {self.uri} and run again"
-            ) from error
+        with parsing(lambda reason: self._damaged(name, reason)):
+            return load_json(content)
+
+    def _damaged(self, name: str, reason: str) -> ArtifactError:
+        where = shown(self.path(name), _SHOWN_PATH)
+        return ArtifactError(
+            f"{self.stage}: {where}: found damaged content ({reason}): expected JSON as it was written: restore the "
+            f"file, or delete {self.uri} and run again"
+        )
 
     def local(self, name: str) -> Path:
         """Return a local path of the file, to be opened at once; a remote one is cached first."""
@@ -132,7 +136,13 @@ class Artifact:
 
     def planned_units(self) -> int | None:
         """Return how many units the artifact will have; None where that is not known yet."""
-        return int(self.read_json(_PLAN)["units"]) if self.exists(_PLAN) else None
+        if not self.exists(_PLAN):
+            return None
+        plan = self.read_json(_PLAN)
+        units = plan.get("units") if isinstance(plan, dict) else None
+        if not isinstance(units, int) or units < 0:
+            raise self._damaged(_PLAN, shown(repr(plan)))
+        return units
 
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""

@@ -4,6 +4,8 @@
 #   make check       format, lint, types, imports and the fast tests
 #   make test        every test
 #   make bench       the benchmarks
+#   make fuzz        ten minutes of hostile input for every parser of outside data
+#   make lock        pin the dependencies of pyproject.toml anew, with hashes
 # PYTHON chooses the interpreter (3.11 or newer); INSTALLER=pip installs with pip instead of uv.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -12,24 +14,33 @@ INSTALLER ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ifeq ($(INSTALLER),uv)
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-build-isolation
+else
+INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation
+endif
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e bench clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz fuzz bench lock clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
 
 setup: $(STAMP)
 
+# Every package is pinned by version and hash. The tools come first: they install the rest, and build what has no wheel.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11 or newer found; install one, or name it with PYTHON=…"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifeq ($(INSTALLER),uv)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
-else
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-endif
+	@sed -nE '/^(setuptools|uv)==/,/[^\\]$$/p' constraints.txt > $(VENV)/tools.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(VENV)/tools.txt
+	$(INSTALL) --require-hashes --requirement constraints.txt
+	$(INSTALL) --no-deps --editable .
 	@touch $@
+
+# Newer versions: make lock UPGRADE=--upgrade
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links $(UPGRADE) --output-file constraints.txt pyproject.toml
 
 quickstart: setup
 	@$(BIN)/corgi quickstart
@@ -72,15 +83,17 @@ test-e2e: setup
 
 check: lint types imports test-fast
 
-test: check test-integration test-hostile test-e2e
+test-fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds 60
+
+test: check test-integration test-hostile test-e2e test-fuzz
 
 bench: setup
-ifeq ($(INSTALLER),uv)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
-else
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
-endif
 	$(BIN)/python -m benchmarks
+
+# Every parser of outside data against damaged and hostile input; another SEED tries other inputs.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,195 @@
+"""Arrays, tensors, and the documents of model folders."""
+
+import json
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from tests.fuzz import seeds
+from tests.fuzz.formats import mutate_columns, mutate_npy, mutate_safetensors
+from tests.fuzz.mutations import mutate_bytes
+from tests.fuzz.structures import mutate_files, mutate_json, pack_files, unpack_files
+from tests.fuzz.target import Broken, Run, Target
+from tests.fuzz.targets.lists import write_tree
+
+ASSETS = Path(__file__).resolve().parents[3] / "configs" / "assets"
+ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def _arrays() -> list[bytes]:
+    return [
+        seeds.npy(ROWS),
+        seeds.npy(ROWS.astype(np.float16)),
+        seeds.npy(ROWS[:0]),
+        seeds.npy(np.asfortranarray(ROWS)),
+    ]
+
+
+def _prepare_array() -> Run:
+    from stages.storage.npy_reader import NpyReader
+
+    def run(data: bytes, folder: Path) -> object:
+        (folder / "a.npy").write_bytes(data)
+        reader = NpyReader.of(folder / "a.npy")
+        first = reader.read(0, 100)
+        picked = reader.pick(range(min(3, len(reader))))
+        if len(first) != min(100, len(reader)) or not np.array_equal(first[:3], picked, equal_nan=True):
+            raise Broken(f"{first.shape} and {picked.shape} of {reader.shape}")
+        return first.astype(np.float32)
+
+    return run
+
+
+def _existing() -> list[bytes]:
+    import pyarrow as pa
+
+    metadata = pa.table({"key": ["a", "b", "c"], "caption": ["x", None, " "]})
+    both = {"img_emb/img_emb_0000.npy": seeds.npy(ROWS), "metadata/metadata_0000.parquet": seeds.to_parquet(metadata)}
+    return [pack_files(both), pack_files(both | {"text_emb/text_emb_0000.npy": seeds.npy(ROWS)})]
+
+
+def _prepare_existing() -> Run:
+    from stages.embed_clip.config import ExistingEmbeddings
+    from stages.embed_clip.existing_files import list_parts, read_keys, read_part
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "laion", unpack_files(data))
+        existing = ExistingEmbeddings(path=str(folder / "laion"))
+        return [(read_keys(existing, part), read_part(existing, part)) for part in list_parts(existing)]
+
+    return run
+
+
+def _mutate_existing(rng: Random, data: bytes) -> bytes:
+    return mutate_files(lambda name: mutate_npy if name.endswith("npy") else mutate_columns)(rng, data)
+
+
+def _heads() -> list[bytes]:
+    layers = {"0.weight": np.ones((2, 4), np.float32), "0.bias": np.zeros(2, np.float32),
+              "2.weight": np.ones((1, 2), np.float32), "2.bias": np.zeros(1, np.float32)}  # fmt: skip
+    return [seeds.tensors(**layers)]
+
+
+def _prepare_head() -> Run:
+    from stages.filter_samples.config import HeadFilter
+    from stages.filter_samples.heads import head_outputs, load_head
+
+    def run(data: bytes, folder: Path) -> object:
+        (folder / "h.safetensors").write_bytes(data)
+        head = HeadFilter(name="head", path=folder / "h.safetensors", minimum=0.0)
+        return head_outputs(head, load_head(head, 4), ROWS)
+
+    return run
+
+
+def _gaussians() -> list[bytes]:
+    return [seeds.tensors(means=ROWS, stds=ROWS + 1, counts=np.ones(3, np.int64))]
+
+
+def _prepare_gaussians() -> Run:
+    from stages.formats.gaussians import gaussians_shape, read_gaussians
+    from stages.storage.artifact import Artifact
+
+    def run(data: bytes, folder: Path) -> object:
+        (folder / "gaussians.safetensors").write_bytes(data)
+        artifact = Artifact(str(folder), "fit_gaussians", "fuzz")
+        return gaussians_shape(artifact), read_gaussians(artifact)
+
+    return run
+
+
+# ---- model folders
+
+
+def _clips() -> list[bytes]:
+    names = ("open_clip_config.json", "tokenizer_config.json", "tokenizer.json")
+    return [pack_files({name: (ASSETS / "tiny_clip" / name).read_bytes() for name in names})]
+
+
+def _prepare_clip() -> Run:
+    from stages.encoders.clip import ClipEncoder
+    from stages.encoders.config import ClipConfig, FolderClip
+
+    def run(data: bytes, folder: Path) -> object:
+        clip = folder / "clip"
+        clip.mkdir()
+        (clip / "open_clip_model.safetensors").symlink_to(ASSETS / "tiny_clip" / "open_clip_model.safetensors")
+        write_tree(clip, unpack_files(data))
+        return ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)), device="cpu").identities
+
+    return run
+
+
+def _t5s() -> list[bytes]:
+    import tempfile
+
+    from tests.factories import save_tiny_t5
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = save_tiny_t5(Path(name) / "t5")
+        return [pack_files({file.name: file.read_bytes() for file in sorted(folder.iterdir())})]
+
+
+def _prepare_t5() -> Run:
+    from stages.encoders.config import T5Source
+    from stages.encoders.t5 import T5Encoder
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "t5", unpack_files(data))
+        return T5Encoder(T5Source(path=folder / "t5"), max_length=8).encode(["a star"])
+
+    return run
+
+
+def _mutate_model_folder(rng: Random, data: bytes) -> bytes:
+    small = {"tokenizer.json", "spiece.model"}
+
+    def by_name(name: str) -> Any:
+        if name.endswith(".safetensors"):
+            return mutate_safetensors
+        return mutate_json if name.endswith(".json") and name not in small else mutate_bytes
+
+    return mutate_files(by_name)(rng, data)
+
+
+def _our_models(kind: str) -> list[bytes]:
+    import tempfile
+
+    from tests.factories import save_tiny_decoder, save_tiny_prior
+
+    save = save_tiny_prior if kind == "prior" else save_tiny_decoder
+    with tempfile.TemporaryDirectory() as name:
+        save(Path(name), ASSETS / "tiny_clip")
+        files = {file.name: file.read_bytes() for file in (Path(name) / kind).iterdir()}
+    return [pack_files(files)]
+
+
+def _prepare_our_model(kind: str) -> Run:
+    from stages.inference.loading import load_decoder, load_prior
+    from stages.storage.artifact import Artifact
+
+    load = load_prior if kind == "prior" else load_decoder
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / kind, unpack_files(data))
+        load(Artifact(str(folder), f"train_{kind}", "fuzz"))
+        return json
+
+    return run
+
+
+TARGETS = (
+    Target("npy", _arrays, _prepare_array, (mutate_npy,)),
+    Target("existing_embeddings", _existing, _prepare_existing, (_mutate_existing,)),
+    Target("head", _heads, _prepare_head, (mutate_safetensors,)),
+    Target("gaussians", _gaussians, _prepare_gaussians, (mutate_safetensors,)),
+    Target("clip_folder", _clips, _prepare_clip, (_mutate_model_folder,), weight=2),
+    Target("t5_folder", _t5s, _prepare_t5, (_mutate_model_folder,), weight=2),
+    *(
+        Target(kind, partial(_our_models, kind), partial(_prepare_our_model, kind), (_mutate_model_folder,))
+        for kind in ("prior", "decoder")
+    ),
+)

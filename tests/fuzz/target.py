@@ -8,7 +8,7 @@ from random import Random
 
 from cluster.errors import ClusterError
 from pipeline.errors import PipelineError
-from stages.contract.errors import StageError
+from stages.contract.errors import StageError, Unaccounted
 from tests.fuzz.mutations import Mutation, mutate_bytes, mutate_often
 from tests.fuzz.sentry import Trespass, on_guard
 
@@ -66,6 +66,8 @@ def try_input(run: Run, data: bytes, folder: Path) -> Outcome:
     try:
         with on_guard():
             run(data, folder)
+    except Unaccounted as error:  # an entry is neither an image nor counted
+        return Outcome("unaccounted", str(error), "unaccounted")
     except OWN as error:
         fault = fault_of_message(str(error))
         return Outcome("refused") if fault is None else Outcome("message", f"{fault}: {error!r:.2000}", _origin(error))

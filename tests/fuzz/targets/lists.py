@@ -1,6 +1,5 @@
 """Lists of addresses, folders of images with captions, metadata files."""
 
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +45,29 @@ def check_row(row: dict[str, Any]) -> None:
         raise Broken("a byte order mark")
 
 
+def read_source(config: Any) -> int:
+    """Read a source whole, as the stage and its workers do; return the number of entries."""
+    from stages.contract.errors import ItemFault
+    from stages.download_shards.sources.base import Entry
+    from stages.download_shards.sources.registry import make_source
+
+    source, number = make_source(config), 0
+    source.check()
+    with source.parts() as found:
+        for part in found.parts:
+            entries = source.read(part)
+            held = list(entries.each)
+            if len(held) != entries.count():
+                raise Broken(f"{len(held)} entries, and {entries.count()} were counted")
+            for entry in held:
+                if isinstance(entry, Entry):
+                    check_row(entry.row)
+                    if not isinstance(entry.content, bytes | ItemFault):
+                        raise Broken(f"the content is {entry.content!r:.100}")
+            number += len(held)
+    return number
+
+
 def _prepare_list(suffix: str, caption_column: str | None = "caption") -> Run:
     from stages.download_shards.sources.registry import make_source
 
@@ -54,8 +76,8 @@ def _prepare_list(suffix: str, caption_column: str | None = "caption") -> Run:
         file.write_bytes(data)
         source = make_source(_config(kind="url_list", path=str(file), caption_column=caption_column))
         source.check()
-        with source.parts() as parts:
-            tables = [part.rows() for part in itertools.islice(parts, MOST_ROWS // 1000)]
+        with source.parts() as found:
+            tables = [part.rows() for part in found.parts[: MOST_ROWS // 1000]]
         rows = pa.concat_tables(tables).to_pylist()
         for row in rows:
             check_row(row)
@@ -122,20 +144,11 @@ def write_tree(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _prepare_folder() -> Run:
-    from stages.contract.errors import ItemFault
-    from stages.download_shards.sources.registry import make_source
+    from stages.download_shards.sources import registry  # noqa: F401  imported before memory is limited
 
     def run(data: bytes, folder: Path) -> object:
         write_tree(folder / "images", unpack_files(data))
-        source = make_source(_config(kind="folder", path=str(folder / "images")))
-        source.check()
-        with source.parts() as parts:
-            entries = [entry for part in parts for entry in source.read(part)[1]]
-        for entry in entries:
-            check_row(entry.row)
-            if not isinstance(entry.content, bytes | ItemFault):
-                raise Broken(f"the content is {entry.content!r:.100}")
-        return len(entries)
+        return read_source(_config(kind="folder", path=str(folder / "images")))
 
     return run
 

@@ -89,18 +89,18 @@ def run_child(job: Job) -> None:
     numbers = list(job.numbers)
     prepared: dict[int, tuple[Run, Sequence[bytes]]] = {}
     while time.time() < job.deadline:
-        for place, target in enumerate(job.targets):
+        for position, target in enumerate(job.targets):
             if time.time() >= job.deadline:
                 break
-            if place not in prepared:
-                state.write(0.0, place, numbers[place])
-                prepared[place] = _prepare(target, job.folder / "scratch")
-            run, seeds = prepared[place]
+            if position not in prepared:
+                state.write(0.0, position, numbers[position])
+                prepared[position] = _prepare(target, job.folder / "scratch")
+            run, seeds = prepared[position]
             end = min(job.deadline, time.time() + SLICE_SECONDS * target.weight)
             with _BoundedMemory() as used:
                 while time.time() < end:
-                    _try_one(job, state, place, numbers[place], (run, seeds, tallies[target.name], used))
-                    numbers[place] += 1
+                    _try_one(job, state, position, numbers[position], (run, seeds, tallies[target.name], used))
+                    numbers[position] += 1
             _write_tallies(job, tallies, numbers)
 
 
@@ -117,20 +117,20 @@ def _prepare(target: Target, scratch: Path) -> tuple[Run, Sequence[bytes]]:
 
 
 def _try_one(
-    job: Job, state: State, place: int, number: int, with_what: tuple[Run, Sequence[bytes], Tally, int]
+    job: Job, state: State, position: int, number: int, with_what: tuple[Run, Sequence[bytes], Tally, int]
 ) -> None:
     run, seeds, tally, baseline = with_what
-    target = job.targets[place]
+    target = job.targets[position]
     data = target.input(seeds, job.seed, number)
     current = job.folder / "current"
     current.write_bytes(data)
     scratch = job.folder / "scratch"
     scratch.mkdir(exist_ok=True)
     begun = time.time()
-    state.write(begun, place, number)
+    state.write(begun, position, number)
     outcome = try_input(run, data, scratch)
     seconds = time.time() - begun
-    state.write(0.0, place, number)
+    state.write(0.0, position, number)
     shutil.rmtree(scratch, ignore_errors=True)
     taken = _peak() - baseline
     if taken > MOST_MEMORY:

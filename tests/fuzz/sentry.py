@@ -29,7 +29,7 @@ def install() -> None:
 
 
 @contextmanager
-def on_guard() -> Iterator[None]:
+def on_duty() -> Iterator[None]:
     """Raise Trespass at the end where anything was noticed, even if the parser went on."""
     _Sentry.is_on, _Sentry.seen = True, None
     try:

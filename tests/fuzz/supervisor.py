@@ -114,16 +114,16 @@ def _go_on(worker: Worker, seed: int, deadline: float, findings: Path) -> bool:
         return True
     worker.process.join()
     code = worker.process.exitcode
-    begun, _, place, number = State(worker.folder / "state").read()
+    begun, _, position, number = State(worker.folder / "state").read()
     worker.collect()
     if over or code not in (0, 3):
         outcome = _outcome(worker, over, code)
-        _count_death(worker, place, outcome, findings)
-        if begun == 0.0 and number == worker.numbers[place] and worker.numbers[place] == 0:
-            raise SystemExit(f"{worker.targets[place].name} does not start: {outcome.detail}")
+        _count_death(worker, position, outcome, findings)
+        if begun == 0.0 and number == worker.numbers[position] and worker.numbers[position] == 0:
+            raise SystemExit(f"{worker.targets[position].name} does not start: {outcome.detail}")
     if code == 0 and not over:
         return False
-    worker.numbers[place] = number + 1
+    worker.numbers[position] = number + 1
     if time.time() >= deadline:
         return False
     worker.start(seed, deadline, findings)
@@ -152,8 +152,8 @@ def _outcome(worker: Worker, over: bool, code: int | None) -> Outcome:
     return Outcome("crash", f"{name}\n{said}", name)
 
 
-def _count_death(worker: Worker, place: int, outcome: Outcome, findings: Path) -> None:
-    target, current = worker.targets[place], worker.folder / "current"
+def _count_death(worker: Worker, position: int, outcome: Outcome, findings: Path) -> None:
+    target, current = worker.targets[position], worker.folder / "current"
     tally = worker.tallies.setdefault(target.name, Tally())
     count(tally, outcome, 0.0, 0)
     data = current.read_bytes() if current.exists() else b""

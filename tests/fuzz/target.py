@@ -10,7 +10,7 @@ from cluster.errors import ClusterError
 from pipeline.errors import PipelineError
 from stages.contract.errors import StageError, Unaccounted
 from tests.fuzz.mutations import Mutation, mutate_bytes, mutate_often
-from tests.fuzz.sentry import Trespass, on_guard
+from tests.fuzz.sentry import Trespass, on_duty
 
 OWN = (StageError, PipelineError, ClusterError)
 LONGEST_MESSAGE = 3000
@@ -64,7 +64,7 @@ class Outcome:
 def try_input(run: Run, data: bytes, folder: Path) -> Outcome:
     """Give the parser an input."""
     try:
-        with on_guard():
+        with on_duty():
             run(data, folder)
     except Unaccounted as error:  # an entry is neither an image nor counted
         return Outcome("unaccounted", str(error), "unaccounted")

@@ -190,11 +190,6 @@ class Store:
             if self.local_root is None:
                 raise
             return None  # of another user of this machine
-        except ValueError as error:
-            reason = describe_parser_error(error)
-            raise UsageError(
-                f"{where} cannot be read ({reason}): expected the record of a run; remove its folder"
-            ) from None
 
     def runs(self) -> Iterator[RunRecord]:
         """Yield all run records that can be read, the latest started first; others are named in the log."""

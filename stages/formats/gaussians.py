@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.contract.documents import Document
+from stages.contract.errors import ArtifactError
+from stages.contract.parsing import parsing
 from stages.formats.clips import ClipIdentity, Clips
 from stages.storage.artifact import Artifact, Output
 
@@ -63,16 +65,32 @@ def read_gaussians(artifact: Artifact) -> StoredGaussians:
     """Return the Gaussians, on the CPU."""
     from safetensors.torch import load_file
 
-    return StoredGaussians(**load_file(artifact.local(_GAUSSIANS)))
+    with parsing(lambda reason: _unreadable(artifact, reason)):
+        found = load_file(artifact.local(_GAUSSIANS))
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        means = shapes.get("means", ())
+        if len(means) != 2 or shapes != {"means": means, "stds": means, "counts": means[:1]}:
+            raise ValueError(f"tensors {shapes}")
+        return StoredGaussians(**found)
 
 
 def gaussians_shape(artifact: Artifact) -> tuple[int, int]:
     """Return the number of Gaussians and their dimensions."""
     from safetensors import safe_open
 
-    with safe_open(artifact.local(_GAUSSIANS), framework="np") as file:
+    with (
+        parsing(lambda reason: _unreadable(artifact, reason)),
+        safe_open(artifact.local(_GAUSSIANS), framework="np") as file,
+    ):
         num_gaussians, embed_dim = file.get_slice("means").get_shape()
-    return num_gaussians, embed_dim
+        return num_gaussians, embed_dim
+
+
+def _unreadable(artifact: Artifact, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"fit_gaussians: {artifact.path(_GAUSSIANS)} cannot be read ({reason}): expected means and stds [Gaussians, "
+        f"dimensions] and counts [Gaussians]: delete {artifact.uri} and run again"
+    )
 
 
 def gaussians_clips(artifact: Artifact) -> Clips:

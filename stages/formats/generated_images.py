@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
+from pydantic import TypeAdapter
 
 from stages.contract.errors import ArtifactError, InputFault
-from stages.contract.parsing import describe_parser_error, is_text, parsing, shown
+from stages.contract.parsing import describe_parser_error, is_text, load_json, parsing, shown
 from stages.formats.image_grids import image_grid, to_png
 from stages.storage.artifact import Artifact, Output
 
@@ -129,6 +130,9 @@ class GeneratedRow:
     scene: Mapping[str, Any] | None
 
 
+_ROW = TypeAdapter(GeneratedRow)
+
+
 def image_file(set_name: str, index: int) -> str:
     """Return the path of an image in the artifact."""
     return f"images/{set_name}/{index:05d}.png"
@@ -156,14 +160,18 @@ def write_rows(output: Output, rows: Iterable[GeneratedRow]) -> None:
 
 def read_rows(artifact: Artifact) -> list[GeneratedRow]:
     """Return the list of all images, in the order in which they were generated."""
-    with artifact.open(_ROWS) as file:
-        try:
-            return [GeneratedRow(**json.loads(line)) for line in file]
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{artifact.path(_ROWS)}: a row cannot be read ({error}): expected the rows that this version writes: "
-                f"delete {artifact.uri} and run again"
-            ) from error
+    with artifact.open(_ROWS) as file, parsing(lambda reason: _unreadable(artifact, reason)):
+        rows = [_ROW.validate_python(load_json(line)) for line in file]
+        if odd := [row.file for row in rows if row.file != image_file(row.set, row.index) or "/" in row.set]:
+            raise ValueError(f"the file of an image is {odd[0]!r}")
+    return rows
+
+
+def _unreadable(artifact: Artifact, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path(_ROWS)}: a row cannot be read ({reason}): expected the rows that this version writes: delete "
+        f"{artifact.uri} and run again"
+    )
 
 
 def write_embeddings(output: Output, set_name: str, first: int, embeddings: Float[np.ndarray, "batch embed"]) -> None:

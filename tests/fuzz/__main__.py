@@ -15,6 +15,7 @@ from tests.fuzz.target import try_input
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
+ENOUGH = 20  # inputs, the valid ones among them
 MEMORY = Path("/dev/shm")  # every input is a file, and disks are slow
 
 
@@ -77,7 +78,7 @@ def _report(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
         shown = Path(file).relative_to(ROOT) if Path(file).is_relative_to(ROOT) else file
         print(f"{number} times: {where[0] if where else ''}\n  python -m tests.fuzz --repeat {shown}")
     total = sum(tally.inputs for tally in tallies.values())
-    idle = [name for name in tallies if not tallies[name].kinds.get("value")]
+    idle = [name for name, tally in tallies.items() if tally.inputs > ENOUGH and not tally.kinds.get("value")]
     if idle:
         print(f"no input was accepted by {', '.join(idle)}: its valid inputs are not valid any more")
     print(f"{total} inputs in {seconds:.0f} s with seed {seed}: {sum(files.values())} findings of {len(files)} sorts")

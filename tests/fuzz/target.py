@@ -14,6 +14,8 @@ from tests.fuzz.sentry import Trespass, on_duty
 
 OWN = (StageError, PipelineError, ClusterError)
 LONGEST_MESSAGE = 3000
+_ROOT = Path(__file__).resolve().parents[2]
+_OURS = tuple(str(_ROOT / folder) for folder in ("pipeline", "stages", "cluster", "models"))
 Run = Callable[[bytes, Path], object]
 
 
@@ -91,6 +93,6 @@ def fault_of_message(message: str) -> str | None:
 
 def _origin(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in frame.filename and "/tests/" not in frame.filename]
+    ours = [frame for frame in frames if frame.filename.startswith(_OURS)]
     frame = (ours or list(frames))[-1]
     return f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno} {frame.name}"

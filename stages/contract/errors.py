@@ -138,8 +138,11 @@ class ImageFault(InputFault, ItemFault):
     """The bytes of an image cannot be used."""
 
 
+_LONGEST_NAME = 100
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ' (nearest: ...)' with the choices that look most like the word, for a message; or nothing."""
-    lowered = {choice.lower(): choice for choice in choices}
+    lowered = {choice.lower(): choice for choice in choices if choice.isprintable() and len(choice) < _LONGEST_NAME}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=3, cutoff=0.5)
     return f" (nearest: {', '.join(lowered[name] for name in near)})" if near else ""

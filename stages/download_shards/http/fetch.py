@@ -17,6 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.contract.parsing import shown
 from stages.contract.secrets import redact_parameters
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.ssrf_filter import AddressPolicy, ForbiddenAddress
@@ -139,7 +140,7 @@ class Fetcher:
         if not 200 <= response.status < 300:
             raise FetchFault(
                 FailureCause.HTTP,
-                f"HTTP Error {response.status}: {response.reason}",
+                f"HTTP Error {response.status}: {shown(response.reason)}",
                 http_status=response.status,
                 transient=response.status in _TRANSIENT_STATUS,
             )

@@ -1,6 +1,7 @@
 """Arrays, tensors, and the documents of model folders."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from tests.fuzz.target import Broken, Run, Target
 from tests.fuzz.targets.lists import write_tree
 
 ASSETS = Path(__file__).resolve().parents[3] / "configs" / "assets"
+WEIGHTS = "open_clip_model.safetensors"
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -116,7 +118,7 @@ def _prepare_clip() -> Run:
     def run(data: bytes, folder: Path) -> object:
         clip = folder / "clip"
         clip.mkdir()
-        (clip / "open_clip_model.safetensors").symlink_to(ASSETS / "tiny_clip" / "open_clip_model.safetensors")
+        shutil.copyfile(ASSETS / "tiny_clip" / WEIGHTS, clip / WEIGHTS)
         write_tree(clip, unpack_files(data))
         return ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip),)), device="cpu").identities
 

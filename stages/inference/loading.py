@@ -13,6 +13,7 @@ from models.decoders.upsampler.spec import UpsamplerSpec
 from models.priors.base import Prior
 from models.priors.registry import read_spec as read_prior_spec
 from stages.contract.errors import ArtifactError
+from stages.contract.parsing import parsing
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, T5Source
 from stages.encoders.t5 import T5Encoder
@@ -123,7 +124,15 @@ def _text_encoder(
 
 def _clips_of(config: Mapping[str, Any], artifact: Artifact, folder: str) -> Clips:
     """Return the CLIP models that a saved model's configuration names."""
-    return Clips.parse(config["clip"], artifact, folder, owner=f"the {folder} in {artifact.uri}")
+    with parsing(lambda reason: _nameless(artifact, folder, reason)):
+        return Clips.parse(config["clip"], artifact, folder, owner=f"the {folder} in {artifact.uri}")
+
+
+def _nameless(artifact: Artifact, folder: str, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path(folder)}: the {folder}'s configuration names no CLIP models ({reason}): expected those of its "
+        f"training: delete the artifact {artifact.uri} and train anew"
+    )
 
 
 def _require_same_lengths(prior: Clips, decoder: Clips) -> None:

@@ -1,6 +1,7 @@
 """Addresses and what servers respond: over a real socket, on loopback."""
 
 import ipaddress
+import re
 import socket
 import struct
 import threading
@@ -30,7 +31,7 @@ def _prepare_address() -> Run:
         host_of(url)
         plain = without_credentials(url)
         target = _parse(url)
-        if target.authorization is not None and "@" in plain.partition("//")[2].partition("/")[0]:
+        if target.authorization is not None and "@" in re.split("[/?#]", plain.partition("//")[2])[0]:
             raise Broken(f"credentials stay in {plain!r}")
         for text in (target.path, target.host, *_headers(target).values()):
             if any(sign in text for sign in "\r\n"):

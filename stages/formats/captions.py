@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool
 
+#: Added to the seed that holds pairs out, whose choice is then independent of the choice of captions by the same seed;
+#: of one seed, the pairs that train_clip holds out are among those that the prior does, or the other way around.
+HELD_OUT_SALT = 0x5EED
 _MANTISSA_BITS = 53
 
 

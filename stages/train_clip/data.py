@@ -5,13 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from stages.contract.errors import InputFault
-from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.captions import HELD_OUT_SALT, CaptionsConfig, select_captioned
 from stages.formats.shards import ShardRecord, read_captions, shard_tar
 from stages.storage.artifact import Artifact
 from stages.training.images.dataset import ImageDataset, Indices
-
-#: So that the held-out pairs are not the first of those that captions.fraction chooses by the same seed.
-_HELD_OUT_SALT = 0x636C6970
 
 
 class CaptionedImages(ImageDataset):
@@ -49,7 +46,7 @@ class CaptionedImages(ImageDataset):
     def split(self, fraction: float, seed: int) -> tuple[Indices, Indices]:
         """Return training and held-out images, chosen by the hash of their keys; both have at least one."""
         indices = np.array([(shard, row) for shard, size in enumerate(self.sizes) for row in range(size)])
-        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed ^ _HELD_OUT_SALT))
+        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed ^ HELD_OUT_SALT))
         if not chosen.any():
             chosen[-1] = True
         if chosen.all():

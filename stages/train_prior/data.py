@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
 from stages.contract.errors import InputFault
-from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.captions import HELD_OUT_SALT, CaptionsConfig, select_captioned
 from stages.formats.embeddings.layout import read_text_encoders
 from stages.formats.embeddings.reader import (
     CaptionedRows,
@@ -22,8 +22,6 @@ from stages.formats.embeddings.reader import (
 )
 from stages.storage.artifact import Artifact
 from stages.train_prior.config import PriorConfig
-
-_HELD_OUT_SALT = 0x5EED  # keeps the choice of held-out pairs independent of the choice of captions
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def _starts(counts: Int[Tensor, " images"]) -> Int[Tensor, " images+1"]:
 
 
 def _held_out(config: PriorConfig, keys: list[str]) -> np.ndarray:
-    choice = CaptionsConfig(fraction=config.validation.fraction, seed=config.seed ^ _HELD_OUT_SALT)
+    choice = CaptionsConfig(fraction=config.validation.fraction, seed=config.seed ^ HELD_OUT_SALT)
     return select_captioned(keys, choice)
 
 

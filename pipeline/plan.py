@@ -13,6 +13,7 @@ from pipeline.record import PlannedEntry
 from pipeline.store import Completion, Store
 from stages.contract.digests import remembering
 from stages.contract.errors import StageError
+from stages.contract.parsing import shown
 from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
 
@@ -101,6 +102,11 @@ def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
         raise UsageError(f"{name}: no file or folder at {error.filename or error}; correct the path") from None
     except StageError as error:
         raise UsageError(f"{name}: {error}") from None
+    except OSError as error:
+        raise UsageError(
+            f"{name}: {shown(error.filename or 'a file that it names')} cannot be read ({error.strerror or error}): "
+            "allow it, or correct the path"
+        ) from None
 
 
 def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.storage.filesystems import explaining, is_remote, web_options
+from stages.storage.walking import Kind, walk
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS digests "
@@ -46,18 +48,16 @@ class DigestMemory:
 
     def digest(self, file: Path) -> bytes:
         """Return the SHA-256 of a file, from memory where it has not changed since."""
-        before = _state(file)
+        before, key = _state(file), os.path.realpath(file)
         known = self._database.execute(
             "SELECT sha256 FROM digests WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
-            (str(file.resolve()), *before),
+            (key, *before),
         ).fetchone()
         if known is not None:
             return bytes(known[0])
         found = read_digest(file)
         if _state(file) == before and time.time_ns() - before[1] > _TOO_NEW_NS:
-            self._database.execute(
-                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (str(file.resolve()), *before, found)
-            )
+            self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (key, *before, found))
             if time.monotonic() - self._committed > _COMMIT_SECONDS:
                 self._database.commit()
                 self._committed = time.monotonic()
@@ -109,8 +109,28 @@ def content_digest(path: Path) -> str:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
     for file in files:
-        digest.update(file.relative_to(path).as_posix().encode() + b"\0" if file != path else b"")
+        digest.update(
+            file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0" if file != path else b""
+        )
         digest.update(file_digest(file))
+    return digest.hexdigest()
+
+
+def tree_digest(root: Path) -> str:
+    """Return the SHA-256 of a folder as a stranger made it; or FileNotFoundError.
+
+    It is that of names and of what they stand for; of files that lie in the folder and may be read, of their contents.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(str(root))
+    digest = hashlib.sha256()
+    for found in sorted(walk(root), key=lambda found: found.name):
+        if found.name.rpartition("/")[2] == "README.md":
+            continue
+        digest.update(os.fsencode(found.name) + b"\0" + found.kind.name.encode() + b"\0")
+        if found.kind is Kind.FILE:
+            with contextlib.suppress(OSError):  # it is counted when it is read
+                digest.update(file_digest(root / found.name))
     return digest.hexdigest()
 
 

@@ -129,6 +129,12 @@ class ItemFault(StageError):
         return str(self.args[1])
 
     @property
+    def detail(self) -> str:
+        """The message without the usual one of its cause."""
+        usual = next(iter(self.cause.messages), self.cause.value)
+        return str(self).removeprefix(usual).removeprefix(": ")
+
+    @property
     def label(self) -> str:
         """The name under which the loss is counted: the cause's, with the status of an HTTP answer (http_404)."""
         return self.cause.value if self.http_status is None else f"{self.cause}_{self.http_status}"

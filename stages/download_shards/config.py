@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
-from stages.contract.digests import content_digest, remote_checksums
+from stages.contract.digests import address_digest, content_digest, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
 from stages.storage.filesystems import is_remote
 
@@ -27,6 +28,17 @@ ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 def _no_is_a_word(value: Any) -> Any:
     """Return "no" for false, which is what YAML 1.1 makes of an unquoted no."""
     return "no" if value is False else value
+
+
+def _is_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"found {name!r}: no encoding of texts has this name: try utf-8, latin-1 or cp1252") from None
+    return name
+
+
+Encoding = Annotated[str, AfterValidator(_is_encoding)]
 
 
 class ScenesSource(ConfigModel):
@@ -57,6 +69,9 @@ class UrlListSource(ConfigModel):
     caption_column: str | None = Field(
         None, description="column of the captions, each a text or a list of texts; none: no captions"
     )
+    encoding: Encoding = Field(
+        "utf-8", description="of csv, tsv, json, jsonl and txt files that do not begin with a byte order mark"
+    )
 
     @model_validator(mode="after")
     def _text_lists_have_no_captions(self) -> "UrlListSource":
@@ -69,12 +84,19 @@ class UrlListSource(ConfigModel):
 
 
 class FolderSource(ConfigModel):
-    """A folder tree of images, with captions in key.txt or key.json beside them or in one metadata.csv or .jsonl."""
+    """A folder tree of images, with captions in key.txt or key.json beside them, or in a metadata file."""
 
     kind: Literal["folder"]
     path: Address = Field(description="the folder, here or at any address that fsspec knows (s3://, gs://)")
     file_column: str = Field("file_name", description="column of the metadata file with the relative paths")
     caption_column: str = Field("caption", description="column of the metadata file with the captions")
+    encoding: Encoding = Field("utf-8", description="of caption and metadata files without a byte order mark")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the names and contents of a local tree as a stranger's, or a remote one's names and checksums."""
+        path = address_digest(self.path) if is_remote(self.path) else tree_digest(Path(self.path))
+        kept = ("kind", "file_column", "caption_column", "encoding")
+        return {"path": path} | {name: getattr(self, name) for name in kept}
 
 
 class WebdatasetSource(ConfigModel):

@@ -32,7 +32,7 @@ def make_rows(urls: pa.ChunkedArray, captions: pa.ChunkedArray | None, extra: pa
         )
     columns["url"] = urls.cast(pa.string())
     taken = set(extra.column_names)
-    for name in extra.column_names:
+    for name in extra.column_names:  # the column of faults among them, as it is
         kept = name
         while kept in RESERVED or (kept != name and kept in taken):
             kept = f"source_{kept}"

@@ -1,30 +1,37 @@
 """Tables in files of several formats, here or at a remote address: their rows, or only the names of their columns."""
 
-import contextlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any, TypeVar, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
-from pyarrow import json as arrow_json
 
 from stages.contract.errors import InputFault, nearest
+from stages.contract.parsing import parsing, shown
 from stages.download_shards.config import ListFormat
-from stages.storage.filesystems import is_remote, open_address
+from stages.download_shards.sources.column_types import join, with_plain_types
+from stages.download_shards.sources.columns import FAULT, Wanted, refuse_repeated, with_texts
+from stages.download_shards.sources.delimited import read_delimited, read_header
+from stages.download_shards.sources.json_lists import as_table, read_json, read_json_lines
+from stages.download_shards.sources.parquet_lists import ParquetRows, read_names
+from stages.download_shards.sources.text_files import Unreadable, open_text, read_lines
 
 Result = TypeVar("Result")
 FORMATS: tuple[str, ...] = get_args(ListFormat)
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_LINE_BY_LINE = {"jsonl", "txt"}
+"""Formats in which a line of another encoding costs that line alone."""
+_COMMENT = "#"
 
-_TableFile = Path | IO[bytes]
-"""A file on this machine by its path, which the readers may map into memory; a remote one as a stream."""
 
+def read_table(file: str, file_format: str, wanted: Wanted, parquet: ParquetRows) -> pa.Table:
+    """Read a file of the given format: addresses and captions as texts, lost rows with a column FAULT."""
 
-def read_table(file: str, file_format: str) -> pa.Table:
-    """Read a file of the given format."""
-    return _reading(file, file_format, _table)
+    def read() -> pa.Table:
+        if file_format == "parquet":
+            return join(list(parquet.tables(file, wanted)))
+        return with_plain_types(with_texts(_table(file, file_format, wanted), wanted), wanted.texts)
+
+    return _reading(file, file_format, read)
 
 
 def require_columns(source: Any, keys: Iterable[str], file: str, found: Sequence[str]) -> None:
@@ -32,72 +39,57 @@ def require_columns(source: Any, keys: Iterable[str], file: str, found: Sequence
     for key in keys:
         name = getattr(source, key)
         if name is not None and name not in found:
+            columns = ", ".join(shown(column, 40) for column in found) or "none"
             raise InputFault(
                 f"download_shards.source.{key}: {file} has no column {name!r}{nearest(name, found)}: "
-                f"its columns are {', '.join(found) or 'none'}: set download_shards.source.{key} to one of them"
+                f"its columns are {columns}: set download_shards.source.{key} to one of them"
             )
 
 
-def read_columns(file: str, file_format: str) -> list[str]:
+def read_columns(file: str, file_format: str, wanted: Wanted) -> list[str]:
     """Read the names of a file's columns, from its header where the format has one."""
-    return _reading(file, file_format, _columns)
+    return _reading(file, file_format, lambda: _columns(file, file_format, wanted))
 
 
-def _reading(file: str, file_format: str, read: Callable[[_TableFile, str], Result]) -> Result:
-    try:
-        with _open(file) as opened:
-            return read(opened, file_format)
-    except (pa.ArrowException, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputFault(
-            f"download_shards.source.path: {file} cannot be read as {file_format} ({reason}): "
-            "mend the file or set download_shards.source.format to what it is"
-        ) from error
+def _reading(file: str, file_format: str, read: Callable[[], Result]) -> Result:
+    def fault(reason: str, remedy: str = "") -> InputFault:
+        usual = "mend the file or set download_shards.source.format to what it is"
+        return InputFault(
+            f"download_shards.source.path: {shown(file)} cannot be read as {file_format} ({reason}): {remedy or usual}"
+        )
+
+    with parsing(fault):
+        try:
+            return read()
+        except Unreadable as error:
+            raise fault(str(error), error.remedy) from error
 
 
-@contextlib.contextmanager
-def _open(file: str) -> Iterator[_TableFile]:
-    if is_remote(file):
-        fs, path = open_address(file)
-        with fs.open(path, "rb") as stream:
-            yield stream
-    else:
-        yield Path(file)
+def _table(file: str, file_format: str, wanted: Wanted) -> pa.Table:
+    with open_text(file, wanted.encoding, keep_undecoded=file_format in _LINE_BY_LINE) as text:
+        match file_format:
+            case "csv" | "tsv":
+                return read_delimited(read_lines(text), _DELIMITERS[file_format], wanted)
+            case "json":
+                return read_json(text, wanted)
+            case "jsonl":
+                return read_json_lines(text, wanted)
+            case _:
+                lines = ((number, line.strip()) for number, line in enumerate(read_lines(text), 1))
+                listed = [(number, {"url": line}) for number, line in lines if line and not line.startswith(_COMMENT)]
+                return as_table(listed, wanted, "line") if listed else pa.table({"url": pa.nulls(0, pa.string())})
 
 
-def _table(file: _TableFile, file_format: str) -> pa.Table:
+def _columns(file: str, file_format: str, wanted: Wanted) -> list[str]:
     match file_format:
         case "parquet":
-            return pq.read_table(file, memory_map=isinstance(file, Path))
+            return read_names(file)
         case "csv" | "tsv":
-            convert = csv.ConvertOptions(strings_can_be_null=True, null_values=[""])
-            return csv.read_csv(file, parse_options=_quoting(file_format), convert_options=convert)
-        case "json":
-            content = json.loads(_text(file))  # {column: [values]}, or rows
-            return pa.table(content) if isinstance(content, dict) else pa.Table.from_pylist(content)
-        case "jsonl":
-            return arrow_json.read_json(file)
-        case _:
-            lines = (line.strip() for line in _text(file).splitlines())
-            return pa.table({"url": pa.array([line for line in lines if line], pa.string())})
-
-
-def _columns(file: _TableFile, file_format: str) -> list[str]:
-    match file_format:
-        case "parquet":
-            return list(pq.read_schema(file).names)
-        case "csv" | "tsv":
-            with csv.open_csv(file, parse_options=_quoting(file_format)) as reader:
-                return list(reader.schema.names)
+            with open_text(file, wanted.encoding) as text:
+                names = read_header(read_lines(text), _DELIMITERS[file_format], wanted)
+                refuse_repeated(names)
+                return names
         case "txt":
             return ["url"]
         case _:
-            return list(_table(file, file_format).column_names)
-
-
-def _quoting(file_format: str) -> csv.ParseOptions:
-    return csv.ParseOptions(delimiter="," if file_format == "csv" else "\t", newlines_in_values=True)
-
-
-def _text(file: _TableFile) -> str:
-    return file.read_text(encoding="utf-8") if isinstance(file, Path) else file.read().decode()
+            return [name for name in _table(file, file_format, wanted).column_names if name != FAULT]

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from stages.storage.filesystems import is_remote, kind_at, open_address
+from stages.storage.filesystems import is_local, kind_at, open_address
+from stages.storage.walking import Found, Kind, TooLarge, is_hidden, is_inside, read_file, walk
 
 _READS_AT_ONCE = 32  # from a remote store, where a request spends its time waiting
 _BATCH = 64  # files in memory
@@ -27,45 +28,43 @@ def leads_out(name: str) -> bool:
 
 
 class LocalTree:
-    """A folder of this machine; links out of it are not followed."""
+    """A folder of this machine; links out of it are not followed, and nothing but regular files is opened."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._resolved = root, root.resolve()
+        self._root, self._resolved = root, os.path.realpath(root)
+        self.tops = tuple(dict.fromkeys((str(root.absolute()), self._resolved)))
+        """The absolute paths of the top."""
 
     def exists(self) -> bool:
         """Return whether the top is a folder."""
         return self._root.is_dir()
 
-    def has(self, name: str) -> bool:
-        """Return whether there is such a file."""
-        return (self._root / name).is_file()
-
     def address(self, name: str) -> str:
         """Return the address of a file."""
         return str(self._root / name)
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files, in any order."""
-        for folder, _, files in os.walk(self._root):
-            for name in files:
-                yield (Path(folder) / name).relative_to(self._root).as_posix()
+    def walk(self) -> Iterator[Found]:
+        """Yield everything in it, in any order."""
+        return walk(self._root)
 
-    def read(self, names: Iterable[str]) -> Iterator[Content]:
+    def read(self, names: Iterable[str], max_bytes: int) -> Iterator[Content]:
         """Yield the content of each file, in order, as it is asked for."""
-        return map(self._read, names)
+        return (self._read(name, max_bytes) for name in names)
 
-    def _read(self, name: str) -> Content:
-        path = self._root / name
+    def _read(self, name: str, max_bytes: int) -> Content:
+        path = f"{self._resolved}/{name}"
         try:
-            if not path.resolve().is_relative_to(self._resolved):
-                return OutsideTree(name)
-            return path.read_bytes()
+            return read_file(path, max_bytes) if is_inside(path, self._resolved) else OutsideTree(name)
+        except ValueError:  # a name that no file can have
+            return FileNotFoundError(name)
         except OSError as error:
             return error
 
 
 class RemoteTree:
     """A folder at an address that fsspec knows; errors that may pass are raised."""
+
+    tops: tuple[str, ...] = ()
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
@@ -75,30 +74,31 @@ class RemoteTree:
         """Return whether the top is a folder."""
         return kind_at(self._fs, self._root) == "directory"
 
-    def has(self, name: str) -> bool:
-        """Return whether there is such a file."""
-        return kind_at(self._fs, f"{self._root}/{name}") == "file"
-
     def address(self, name: str) -> str:
         """Return the address of a file."""
         return f"{self._address}/{name}"
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files, in any order."""
-        return (str(found)[len(self._root) + 1 :] for found in self._fs.find(self._root))
+    def walk(self) -> Iterator[Found]:
+        """Yield all files, in any order."""
+        for path in self._fs.find(self._root):
+            name = str(path)[len(self._root) + 1 :]
+            yield Found(name, Kind.HIDDEN if any(map(is_hidden, name.split("/"))) else Kind.FILE)
 
-    def read(self, names: Iterable[str]) -> Iterator[Content]:
+    def read(self, names: Iterable[str], max_bytes: int) -> Iterator[Content]:
         """Yield the content of each file, in order; some are prefetched."""
         left = iter(names)
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             while batch := list(itertools.islice(left, _BATCH)):
-                yield from pool.map(self._read, batch)
+                yield from pool.map(lambda name: self._read(name, max_bytes), batch)
 
-    def _read(self, name: str) -> Content:
+    def _read(self, name: str, max_bytes: int) -> Content:
         if leads_out(name):
             return OutsideTree(name)
+        path = f"{self._root}/{name}"
         try:
-            content: bytes = self._fs.cat_file(f"{self._root}/{name}")
+            if (self._fs.size(path) or 0) > max_bytes:
+                return TooLarge(name)
+            content: bytes = self._fs.cat_file(path)
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             return error
         return content
@@ -110,4 +110,5 @@ Tree = LocalTree | RemoteTree
 
 def open_tree(path: str) -> Tree:
     """Return the tree at a local path or a remote address."""
-    return RemoteTree(path) if is_remote(path) else LocalTree(Path(path))
+    fs, root = open_address(path)
+    return LocalTree(Path(root)) if is_local(fs) else RemoteTree(path)

@@ -1,0 +1,105 @@
+"""Further columns of tables: in types that Parquet can hold and Python can read, the same in all tables of a list."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.contract.parsing import clean_text
+from stages.download_shards.sources.columns import FAULT, is_bytes, is_list, is_list_view, is_texts, without_wrapping
+
+
+def as_texts(values: Iterable[Any]) -> pa.Array:
+    """Return any values as texts: those that are none as JSON writes them."""
+    return pa.array([None if value is None else _as_text(value) for value in values], pa.string())
+
+
+def _as_text(value: Any) -> str:
+    return clean_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def with_plain_types(table: pa.Table, texts: Iterable[str]) -> pa.Table:
+    """Return the table with its further columns in such types."""
+    kept = {*texts, FAULT}
+    for name in table.column_names:
+        if name not in kept:
+            table = _with(table, name, plain(table[name]))
+    return table
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a further column in a type that Parquet can hold and Python can read, else as texts."""
+    kind = _plain_type(column.type)
+    try:
+        made = _cast(column, kind)
+        made.validate(full=True)
+        if pa.types.is_temporal(kind):  # Python knows the years 1 to 9999 alone
+            pc.min_max(made).as_py()
+        return made
+    except (pa.ArrowException, ValueError, OverflowError, KeyError):
+        return _texts_of_any(column)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if kind == column.type:
+        return column
+    return pa.chunked_array([pa.array(column.to_pylist(), kind)]) if is_list_view(column.type) else column.cast(kind)
+
+
+def _texts_of_any(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        made = column.cast(pa.string())
+        made.validate(full=True)
+        return made
+    except pa.ArrowException:
+        return pa.chunked_array([as_texts(_readable(column))])
+
+
+def _readable(column: pa.ChunkedArray) -> Iterable[Any]:
+    for value in column:
+        try:
+            yield value.as_py()
+        except (ValueError, OverflowError, KeyError):
+            yield None
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    kind = without_wrapping(kind)
+    if is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    if pa.types.is_struct(kind) and kind.num_fields:  # Parquet has none without
+        return pa.struct([pa.field(field.name, _plain_type(field.type)) for field in kind])
+    if is_bytes(kind):
+        return pa.binary()
+    if pa.types.is_null(kind):
+        return kind
+    types = pa.types
+    tests = (types.is_map, types.is_union, types.is_interval, types.is_duration, types.is_struct, is_texts)
+    return pa.string() if any(test(kind) for test in tests) else kind
+
+
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """Join tables whose columns may differ: one that is absent is null, one of several types is as texts."""
+    names = dict.fromkeys(name for table in tables for name in table.column_names)
+    for name in names:
+        kinds = {table.schema.field(name).type for table in tables if name in table.column_names}
+        if not _have_common_type(kinds):
+            tables = [
+                _with(table, name, _texts_of_any(table[name])) if name in table.column_names else table
+                for table in tables
+            ]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _have_common_type(kinds: Iterable[pa.DataType]) -> bool:
+    try:
+        pa.unify_schemas([pa.schema([("x", kind)]) for kind in kinds], promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)

@@ -28,12 +28,14 @@ from cluster.errors import IsolationFailed, ItemLimit
 from cluster.isolated_child import Handler, Limits, receive, send
 
 _BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from cluster.isolated_child import serve; serve()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from cluster.isolated_child import serve; "
+    "serve(int(sys.argv[2]))"
 )
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "TZ")
 _PASSED_ON_FROM = ("LC_", "PYTHON", "COVERAGE")  # what begins so; credentials in the environment stay here
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MOST_HEAD = 1 << 20
+_LARGE = 8 << 20  # bytes of an item, for which no memory is kept
 _NOISE = 64 * 1024  # bytes that a child may have written to its standard error before they are thrown away
 _PATIENCE = 5.0  # seconds for a child to end after it was asked to
 
@@ -43,6 +45,8 @@ class _Child:
     process: "subprocess.Popen[bytes]"
     connection: socket.socket
     stderr: IO[bytes]
+    items: IO[bytes]
+    """The file through which the child gets the bytes of an item."""
     is_busy: bool = False
     """Whether a reply is outstanding."""
 
@@ -58,6 +62,17 @@ class _Child:
         if os.fstat(self.stderr.fileno()).st_size > _NOISE:
             os.ftruncate(self.stderr.fileno(), 0)
 
+    def put(self, content: bytes) -> None:
+        """Write the bytes of an item where the child reads them."""
+        written = os.pwrite(self.items.fileno(), content, 0)
+        while written < len(content):
+            written += os.pwrite(self.items.fileno(), content[written:], written)
+
+    def drop_item(self, size: int) -> None:
+        """Give the memory back that a large item took."""
+        if size > _LARGE:
+            os.ftruncate(self.items.fileno(), 0)
+
     def end(self) -> int:
         """End the process, by force where it does not end by itself, and return its exit status."""
         self.connection.close()
@@ -67,6 +82,7 @@ class _Child:
             self.process.kill()
             status = self.process.wait()
         self.stderr.close()
+        self.items.close()
         return status
 
 
@@ -147,10 +163,12 @@ class Isolated:
         child.is_busy = True
         try:
             child.connection.settimeout(seconds)
-            send(child.connection, head, content)
+            child.put(content)
+            send(child.connection, head, str(len(content)).encode())
             most = self._limits.memory_bytes
             found = receive(child.connection, deadline=deadline, most_head=_MOST_HEAD, most_body=most)
             if found is not None:
+                child.drop_item(len(content))
                 child.is_busy = False
                 return _parse_head(found[0]), found[1]
         except TimeoutError:
@@ -181,16 +199,30 @@ def _spawn() -> _Child:
     ours, theirs = socket.socketpair()
     stderr = tempfile.TemporaryFile("w+b")  # noqa: SIM115  closed with the child
     fcntl.fcntl(stderr, fcntl.F_SETFL, os.O_APPEND)  # so that what follows on throwing away begins at its beginning
+    items = _file_in_memory()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, json.dumps([path or os.getcwd() for path in sys.path])],
+            [
+                sys.executable,
+                "-c",
+                _BOOTSTRAP,
+                json.dumps([path or os.getcwd() for path in sys.path]),
+                str(items.fileno()),
+            ],
             stdin=theirs.fileno(),
+            pass_fds=(items.fileno(),),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env=_environment(),
             start_new_session=True,  # Ctrl-C is for the parent, which then closes the connection
         )
-    return _Child(process, ours, stderr)
+    return _Child(process, ours, stderr, items)
+
+
+def _file_in_memory() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("items"), "r+b")
+    return tempfile.TemporaryFile("r+b")
 
 
 def _environment() -> dict[str, str]:

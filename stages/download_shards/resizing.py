@@ -1,7 +1,8 @@
 """From the bytes of any image to one in a shard: our decoder, then img2dataset's resizer and encoder.
 
 Both run in a child process with limits (``isolate_decoding``), so that the worst image costs itself alone; the child
-imports them, and this process neither. The resizer gets the decoded image as a BMP, which costs it a copy.
+imports them, and this process neither. The resizer gets the decoded image as a BMP, which costs it a copy; or a plain
+JPEG as it is, without what applications keep in it.
 """
 
 import hashlib
@@ -113,9 +114,9 @@ class ImageResizer:
 
     def __init__(self, settings: ResizeSettings) -> None:
         from stages.download_shards.img2dataset_import import import_resizer
-        from stages.formats.image_decoding.decoding import Shrink, decode
+        from stages.formats.image_decoding.decoding import Shrink, check
 
-        self._settings, self._decode = settings, decode
+        self._settings, self._check = settings, check
         self._resize = import_resizer().Resizer(
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
@@ -129,20 +130,28 @@ class ImageResizer:
 
     def __call__(self, content: bytes) -> Resized:
         """Return the image as a shard holds it; its bytes as they came where nothing is to be changed."""
-        settings, found = (
-            self._settings,
-            self._decode(content, max_pixels=self._settings.max_pixels, shrink=self._shrink),
-        )
-        original, digest = (found.width, found.height), hashlib.sha256(content).hexdigest()
+        settings, found = self._settings, self._check(content, max_pixels=self._settings.max_pixels)
+        width, height = original = found.header.upright_size
         if min(original) < settings.min_image_size:
             raise ItemFault(FailureCause.IMAGE_TOO_SMALL)
-        is_kept = settings.skip_reencode and found.is_plain and found.form == _FORMATS[settings.encode_format]
-        if is_kept and not settings.needs_resizing(*original):
-            return Resized(content, *original, *original, digest)
-        image, width, height, _, _, error = self._resize(io.BytesIO(_as_bmp(found.image)))
+        digest = hashlib.sha256(content).hexdigest()
+        needs_resizing = settings.needs_resizing(width, height)
+        if found.is_plain_jpeg and needs_resizing and not self._may_shrink(width, height):
+            source = found.header.content  # the resizer decodes it to the same pixels, and saves a copy
+        else:
+            decoded = found.decode(self._shrink)
+            is_kept = settings.skip_reencode and decoded.is_plain and found.form == _FORMATS[settings.encode_format]
+            if is_kept and not needs_resizing:
+                return Resized(content, *original, *original, digest)
+            source = _as_bmp(decoded.image)
+        image, width, height, _, _, error = self._resize(io.BytesIO(source))
         if error is not None:
             raise ItemFault(FailureCause.CORRUPT_IMAGE, f"{FailureCause.CORRUPT_IMAGE.messages[0]}: {error}")
         return Resized(image, width, height, *original, digest)
+
+    def _may_shrink(self, width: int, height: int) -> bool:
+        """Return whether a JPEG of such a size is decoded at a fraction of it."""
+        return self._shrink is not None and self._shrink.least_size(width, height)[0] * 2 <= width
 
 
 def _as_bmp(image: "Image.Image") -> bytes:

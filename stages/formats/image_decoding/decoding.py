@@ -31,7 +31,7 @@ from stages.formats.image_decoding.header import (
     truncated,
     unsupported,
 )
-from stages.formats.image_decoding.jpeg import read_jpeg
+from stages.formats.image_decoding.jpeg import JpegHeader, read_jpeg
 from stages.formats.image_decoding.pixels import to_rgb, upright
 from stages.formats.image_decoding.png import read_png
 from stages.formats.image_decoding.recognition import DECODED, recognise
@@ -86,11 +86,38 @@ class Decoded:
     """Whether every reader sees the same in the original bytes: one image of 8 bits, upright, opaque, in sRGB."""
 
 
-def decode(content: bytes, *, max_pixels: int, shrink: Shrink | None = None) -> Decoded:
-    """Decode an image.
+@dataclass(frozen=True)
+class Checked:
+    """An image that may be decoded, by what its header says."""
+
+    form: str
+    header: Header
+
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """Whether it is a JPEG of three colours, upright and in sRGB, that ends as a whole one does.
+
+        OpenCV decodes such a one to the same pixels as we do, by the same library.
+        """
+        header = self.header
+        if not isinstance(header, JpegHeader) or header.components != 3 or header.orientation != 1:
+            return False
+        return header.is_ended and (header.profile is None or is_srgb(header.profile, "RGB"))
+
+    def decode(self, shrink: Shrink | None = None) -> Decoded:
+        """Decode the image, or raise ItemFault."""
+        with parsing(FailureCause.CORRUPT_IMAGE):
+            try:
+                return _decode(self.form, self.header, shrink)
+            except MemoryError:
+                raise over_limit("more memory than there is") from None
+
+
+def check(content: bytes, *, max_pixels: int) -> Checked:
+    """Recognise an image and check its header.
 
     Raises:
-        ItemFault: the bytes are no whole image of a format that is read, or exceed a limit.
+        ItemFault: it is of no format that is read, is cut off, or exceeds a limit.
     """
     form = recognise(content)
     if form not in DECODED:
@@ -100,14 +127,20 @@ def decode(content: bytes, *, max_pixels: int, shrink: Shrink | None = None) -> 
             header = _READERS[form](content)
         except (struct.error, IndexError):  # a field lies beyond the end
             raise truncated() from None
-        if header.width * header.height > max_pixels:
-            raise too_large(header.width, header.height)
-        if header.is_truncated:
-            raise truncated()
-        try:
-            return _decode(form, header, shrink)
-        except MemoryError:
-            raise over_limit("more memory than there is") from None
+    if header.width * header.height > max_pixels:
+        raise too_large(header.width, header.height)
+    if header.is_truncated:
+        raise truncated()
+    return Checked(form, header)
+
+
+def decode(content: bytes, *, max_pixels: int, shrink: Shrink | None = None) -> Decoded:
+    """Decode an image.
+
+    Raises:
+        ItemFault: the bytes are no whole image of a format that is read, or exceed a limit.
+    """
+    return check(content, max_pixels=max_pixels).decode(shrink)
 
 
 class _Stream(io.BytesIO):

@@ -1,6 +1,7 @@
 """Read the segments of a JPEG: size, orientation, colour profile, and how many scans its decoder has to make."""
 
 import re
+from dataclasses import dataclass
 
 from stages.formats.image_decoding.header import (
     MAX_PARTS,
@@ -17,23 +18,34 @@ MAX_SCANS = 64  # of one image: progressive files have about ten
 MAX_SCANNED = 1_600_000_000  # pixels of an image times its scans
 _EXIF, _PROFILE, _ADOBE, _JFIF = b"Exif\0\0", b"ICC_PROFILE\0", b"Adobe", b"JFIF\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _LOSSLESS = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))
+_TRAILER = 64  # bytes that may follow the end of an image
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SCAN, _END = 0xDA, 0xD9
 
 
-def read_jpeg(content: bytes) -> Header:
+@dataclass(frozen=True)
+class JpegHeader(Header):
+    """What the segments of a JPEG say."""
+
+    components: int = 3
+    is_ended: bool = True
+    """Whether the file ends as a whole JPEG does."""
+
+
+def read_jpeg(content: bytes) -> JpegHeader:
     """Return what the segments before the pixels say; what the decoder gets has none but those it needs."""
     kept, frame, exif, parts = [b"\xff\xd8"], b"", b"", list[bytes]()
-    position, is_whole = 2, True
+    position, is_whole, is_progressive = 2, True, False
     for _ in range(MAX_PARTS):
         marker, start, end = _next_segment(content, position)
         body = content[start:end]
         if marker == _SCAN:
             break
         if marker in _FRAMES and not frame:
-            frame = body
+            frame, is_progressive = body, marker in _PROGRESSIVE
             if marker in _LOSSLESS or body[2] != 8:
                 raise unsupported(f"JPEG of {'lossless form' if marker in _LOSSLESS else f'{body[2]} bits'}")
         if marker == 0xE1 and body[2:].startswith(_EXIF) and not exif:
@@ -50,9 +62,13 @@ def read_jpeg(content: bytes) -> Header:
     if not frame:
         raise corrupt("a JPEG without a frame")
     height, width = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[5:7], "big")
-    _check_scans(content, start - 2, width * height)
+    if is_progressive or body[2] < frame[7]:  # a scan of all components is the only one that is decoded
+        _check_scans(content, start - 2, width * height)
     reduced = content if is_whole else b"".join((*kept, memoryview(content)[start - 2 :]))
-    return Header(width, height, reduced, orientation_in(exif), _assemble(parts))
+    is_ended = b"\xff\xd9" in content[-_TRAILER:]
+    return JpegHeader(
+        width, height, reduced, orientation_in(exif), _assemble(parts), components=frame[7], is_ended=is_ended
+    )
 
 
 def _next_segment(content: bytes, position: int) -> tuple[int, int, int]:

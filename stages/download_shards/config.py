@@ -135,6 +135,18 @@ class HuggingfaceSource(ConfigModel):
 Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource
 
 
+class Img2datasetOptions(ConfigModel):
+    """What img2dataset's own shard downloader is told (engine: img2dataset), in its words."""
+
+    thread_count: PositiveInt = Field(32, description="addresses at a time in each worker")
+    timeout: PositiveFloat = Field(10.0, description="seconds to wait for each step of a connection")
+    retries: NonNegativeInt = Field(0, description="further attempts at an address that fails for whatever reason")
+    user_agent_token: str | None = Field(None, description="added to the name that servers are told")
+    disallowed_header_directives: tuple[str, ...] = Field(
+        ("noai", "noimageai", "noindex", "noimageindex"), description="values of X-Robots-Tag that leave an image out"
+    )
+
+
 class DownloadShardsConfig(StageConfig):
     """Turn a source of images into webdataset shards in img2dataset's layout."""
 
@@ -142,6 +154,12 @@ class DownloadShardsConfig(StageConfig):
     code_version: ClassVar[int] = 3
 
     source: Annotated[Source, Field(discriminator="kind")]
+    engine: Literal["guarded", "img2dataset"] = Field(
+        "guarded",
+        description="what fetches addresses: ours, with an address policy and limits, or img2dataset's own shard "
+        "downloader without them, for a url_list and networks that you trust",
+    )
+    img2dataset: Img2datasetOptions = Field(Img2datasetOptions(), description="engine: img2dataset")
     rows_per_shard: PositiveInt = Field(1000, description="entries of the list per shard; a shard is built in memory")
     image_size: PositiveInt = Field(256, description="pixels; which side this is depends on resize_mode")
     resize_mode: Annotated[
@@ -216,6 +234,19 @@ class DownloadShardsConfig(StageConfig):
     def _png_compression(self) -> "DownloadShardsConfig":
         if self.encode_format == "png" and (self.encode_quality or 0) > 9:
             raise ValueError(f"encode_quality: found {self.encode_quality}: png takes a compression from 0 to 9")
+        return self
+
+    @model_validator(mode="after")
+    def _img2dataset_fetches_lists(self) -> "DownloadShardsConfig":
+        if self.engine == "img2dataset" and self.source.kind != "url_list":
+            raise ValueError(
+                f"engine: found img2dataset with a source of kind {self.source.kind}: it fetches a url_list alone; "
+                "leave engine out"
+            )
+        if self.engine == "guarded" and self.img2dataset != Img2datasetOptions():
+            raise ValueError(
+                "img2dataset: found options, but engine is guarded: set engine: img2dataset, or remove them"
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
+from stages.download_shards import img2dataset_engine
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.http.fetch import Fetcher, recorded_url
@@ -189,8 +190,11 @@ def _entries(
             fetched.append(index)
     allowed = [*config.allowed_networks, *([_OWN_SERVER] if base_url else [])]
     pool = config.model_copy(update={"per_host": config.threads}) if base_url else config
+    urls = [base_url + listed[index] for index in fetched]
     with Watchdog() as watchdog:
-        fetch = Fetcher(config, AddressPolicy(allowed), watchdog)
-        urls = [base_url + listed[index] for index in fetched]
-        for position, content in fetch_all(fetch, urls, pool):
+        if config.engine == "img2dataset":
+            found = img2dataset_engine.fetch_all(urls, config)
+        else:
+            found = fetch_all(Fetcher(config, AddressPolicy(allowed), watchdog), urls, pool)
+        for position, content in found:
             yield Entry(fetched[position], table[fetched[position]], content)

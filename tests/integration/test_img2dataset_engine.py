@@ -111,7 +111,8 @@ def test_both_engines_give_the_same_images_captions_and_counts(both):
         pd.concat(pd.read_parquet(path) for path in sorted((folder / engine / "shards").glob("*.parquet")))
         for engine in ("guarded", "img2dataset")
     ]
-    pd.testing.assert_frame_equal(*(one.drop(columns="error_message") for one in rows))
+    ours, theirs = (one.drop(columns="error_message") for one in rows)
+    pd.testing.assert_frame_equal(ours, theirs)
 
 
 def test_a_stopped_run_of_img2dataset_continues(both, listed, tmp_path):

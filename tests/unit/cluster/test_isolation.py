@@ -111,7 +111,7 @@ def test_credentials_and_open_files_stay_with_the_parent(isolated, monkeypatch, 
         found, _ = isolated(b"environment")
     assert "AWS_SECRET_ACCESS_KEY" not in found["names"]
     assert "PATH" in found["names"]
-    assert len(found["open"]) == 5  # three standard ones, the connection, the listing itself
+    assert len(found["open"]) == 6  # three standard ones, the connection, the items, the listing itself
     assert isolated(b"stdin") == ({}, b"")
 
 

@@ -173,7 +173,7 @@ def hostile_images():
     yield "bomb.png", files.png_bomb(), "image_too_large"
     yield "wide.png", files.png_bomb(2**31 - 1, 1), "image_too_large"
     for kind in (b"iCCP", b"zTXt", b"IDAT", b"eXIf", b"tEXt"):
-        yield f"claims-{kind.decode()}.png", files.png_of_claimed_chunk(kind), "truncated_image"
+        yield f"claims-{kind.decode()}.png", files.png_of_claimed_chunk(kind), "corrupt_image"
     yield "ztxt.png", files.text_bomb(b"zTXt", 50_000_000), "decoder_limit"
     yield "itxt.png", files.text_bomb(b"iTXt", 50_000_000), "decoder_limit"
     yield "many-ztxt.png", files.text_bomb(b"zTXt", 1_000_000, repeats=60), "decoder_limit"

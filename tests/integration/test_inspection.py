@@ -121,7 +121,9 @@ def shown(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[
 def test_shards_show_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any], Path]) -> None:
     tables = shown[0]["download_shards"]["tables"]
     assert tables["counts"] == {"images": 8, "captioned": 7, "rows": 9}
-    assert tables["losses by cause"] == [{"cause": "failed_corrupt_image", "count": 1, "fraction of losses": "100.0%"}]
+    assert tables["losses by cause"] == [
+        {"cause": "failed_unsupported_format", "count": 1, "fraction of losses": "100.0%"}
+    ]
     assert tables["captions per image"] == [
         {"captions": 0, "images": 1, "fraction": "12.5%"}, {"captions": 1, "images": 7, "fraction": "87.5%"},
     ]  # fmt: skip
@@ -132,7 +134,7 @@ def test_shards_show_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any
     assert (lengths["smallest"], lengths["largest"]) == (min(map(len, filter(None, CAPTIONS))), max(map(len, CAPTIONS)))
     sides = {row["pixels"]: row["images"] for row in tables["shorter side in pixels (original)"]}
     assert sides == {"16 to 31": 8}
-    assert [row["cause"] for row in tables["lost entries (first ones)"]] == ["corrupt_image"]
+    assert [row["cause"] for row in tables["lost entries (first ones)"]] == ["unsupported_format"]
 
 
 def test_embeddings_show_the_captions_nearest_and_farthest(shown: tuple[dict[str, Any], Path]) -> None:

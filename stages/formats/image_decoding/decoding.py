@@ -1,10 +1,11 @@
 """Decode bytes within limits: the format by content, the header checked before its decoder sees anything."""
 
+import contextlib
 import dataclasses
 import io
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from PIL import Image, ImageFile
@@ -106,7 +107,7 @@ class Checked:
 
     def decode(self, shrink: Shrink | None = None) -> Decoded:
         """Decode the image, or raise ItemFault."""
-        with parsing(FailureCause.CORRUPT_IMAGE):
+        with _parsing(self.form):
             try:
                 return _decode(self.form, self.header, shrink)
             except MemoryError:
@@ -122,16 +123,28 @@ def check(content: bytes, *, max_pixels: int) -> Checked:
     form = recognise(content)
     if form not in DECODED:
         raise unsupported(form) if form else corrupt("" if content else "the file is empty")
-    with parsing(FailureCause.CORRUPT_IMAGE):
+    with _parsing(form):
         try:
             header = _READERS[form](content)
         except (struct.error, IndexError):  # a field lies beyond the end
             raise truncated() from None
-    if header.width * header.height > max_pixels:
-        raise too_large(header.width, header.height)
-    if header.is_truncated:
-        raise truncated()
-    return Checked(form, header)
+        if header.width * header.height > max_pixels:
+            raise too_large(header.width, header.height)
+        if header.is_truncated:
+            raise truncated()
+        return Checked(form, header)
+
+
+@contextlib.contextmanager
+def _parsing(form: str) -> Iterator[None]:
+    """Raise what a decoder raises as an ItemFault; what ends too early is a cause of its own for JPEG alone."""
+    try:
+        with parsing(FailureCause.CORRUPT_IMAGE):
+            yield
+    except ItemFault as fault:
+        if fault.cause is FailureCause.TRUNCATED_IMAGE and form != "JPEG":
+            raise corrupt("the file ends too early") from None
+        raise
 
 
 def decode(content: bytes, *, max_pixels: int, shrink: Shrink | None = None) -> Decoded:

@@ -136,12 +136,12 @@ Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | Huggin
 
 
 class Img2datasetOptions(ConfigModel):
-    """What img2dataset's own shard downloader is told (engine: img2dataset), in its words."""
+    """What img2dataset's own shard downloader gets (engine: img2dataset), in its words."""
 
     thread_count: PositiveInt = Field(32, description="addresses at a time in each worker")
     timeout: PositiveFloat = Field(10.0, description="seconds to wait for each step of a connection")
     retries: NonNegativeInt = Field(0, description="further attempts at an address that fails for whatever reason")
-    user_agent_token: str | None = Field(None, description="added to the name that servers are told")
+    user_agent_token: str | None = Field(None, description="added to the name under which servers know it")
     disallowed_header_directives: tuple[str, ...] = Field(
         ("noai", "noimageai", "noindex", "noimageindex"), description="values of X-Robots-Tag that leave an image out"
     )

@@ -3,6 +3,7 @@
 ClusterError
 ├── NotStarted      Ray does not start on this machine
 ├── Unreachable     no Ray cluster responds at the address
+├── Unauthenticated the cluster takes commands from anyone who reaches it
 ├── Refused         Ray's job server takes no such job
 ├── WorkersLost     workers of a map were lost repeatedly, at the same items or before they were ready
 ├── TrainingLost    a training group lost processes repeatedly
@@ -21,6 +22,10 @@ class NotStarted(ClusterError):
 
 class Unreachable(ClusterError):
     """No Ray cluster responds at the address."""
+
+
+class Unauthenticated(ClusterError):
+    """The cluster takes commands from anyone who reaches it, which the user has not allowed."""
 
 
 class Refused(ClusterError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.authentication import check_authentication, host_of
 from cluster.embedded import embedded_ray
 from cluster.errors import Unreachable
 from cluster.training import forget_launchers
@@ -28,7 +29,9 @@ def existing_address(configured: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machines]:
+def session(
+    address: str | None, num_cpus: int | None = None, allow_unauthenticated: bool = False
+) -> Iterator[Machines]:
     """Connect to Ray for the length of the block; within another session's block, that connection is used.
 
     No runtime environment is given: Ray writes its variables into logs and shows them on its dashboard.
@@ -36,6 +39,7 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
     Raises:
         Unreachable: nothing responds at the address.
         NotStarted: Ray does not start on this machine.
+        Unauthenticated: the cluster at the address takes commands from anyone.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     forget_launchers()
@@ -54,6 +58,8 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Machin
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address, str(error)) from error
     try:
+        named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
+        check_cluster(named, allow_unauthenticated)
         yield _machines()
     finally:
         ray.shutdown()
@@ -85,6 +91,12 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise _unreachable(address, str(error)) from error
+
+
+def check_cluster(address: str, allow_unauthenticated: bool) -> None:
+    """Refuse a cluster that anyone may use, unless the user allows it."""
+    option = "cluster.allow_unauthenticated: true"
+    check_authentication(address, allowed=allow_unauthenticated, where="cluster.address", option=option)
 
 
 def _unreachable(address: str, cause: str) -> Unreachable:

@@ -147,7 +147,11 @@ def submit(
     config: Config,
     address: Annotated[str, typer.Option("--address", help="the cluster's job server, such as http://head:8265")],
     overrides: Overrides = None,
+    *,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="follow the job to its end")] = True,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="use a cluster that asks for no token")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment as a job on a Ray cluster; the current folder goes along, without secrets, data and caches."""
@@ -155,7 +159,13 @@ def submit(
     from pipeline.submission import submit_experiment
     from stages.contract.secrets import redact
 
-    job = submit_experiment(config, overrides or (), address, echo=lambda text: echo(redact(text), err=True))
+    job = submit_experiment(
+        config,
+        overrides or (),
+        address,
+        echo=lambda text: echo(redact(text), err=True),
+        allow_unauthenticated=allow_unauthenticated,
+    )
     echo(redact(f"job {job} submitted to {address}"), err=True)
     status = follow_job(address, job, echo=lambda text: echo(text, err=True, nl=False)) if wait else "SUBMITTED"
     if as_json:

@@ -48,7 +48,7 @@ class Experiment:
 
 def check_experiment(experiment: Experiment) -> None:
     """Check everything that can be wrong before anything is started."""
-    from cluster.session import check_reachable, existing_address, this_machine
+    from cluster.session import check_cluster, check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate
 
     _check_sections(experiment.config)
@@ -63,6 +63,7 @@ def check_experiment(experiment: Experiment) -> None:
     machine = None if address else this_machine(cluster.num_cpus)
     if address and not experiment.plan.is_done:
         check_reachable(address)
+        check_cluster(address, cluster.allow_unauthenticated)
     if machine is not None:
         for section in experiment.config.stages().values():
             allocate(section, machine)
@@ -147,7 +148,8 @@ class _Session:
             return self._reuse_everything()
         from cluster.session import existing_address, session
 
-        with session(existing_address(cluster.address), cluster.num_cpus) as machines:
+        address = existing_address(cluster.address)
+        with session(address, cluster.num_cpus, cluster.allow_unauthenticated) as machines:
             from pipeline.executor import GraphRun
 
             self._open_tracking()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from cluster.authentication import check_authentication
 from cluster.jobs import submit_job
 from pipeline.config.loading import files_of_config, load_config
 from pipeline.config.schema import RunConfig
@@ -18,10 +19,17 @@ from stages.storage.filesystems import is_remote
 _USED_BY_RUNS = ("AWS_", "FSSPEC_", "MLFLOW_TRACKING_", "GOOGLE_APPLICATION_", "AZURE_", "HF_")
 
 
-def submit_experiment(config: Path, overrides: Sequence[str], address: str, echo: Callable[[str], None]) -> str:
+def submit_experiment(
+    config: Path,
+    overrides: Sequence[str],
+    address: str,
+    echo: Callable[[str], None],
+    allow_unauthenticated: bool = False,
+) -> str:
     """Pack the current folder, submit the run of a config in it, and return the job's id."""
     loaded = load_config(config, overrides)  # a wrong config is reported here, not in a log on the cluster
     _refuse_secrets(config, overrides)
+    overrides = [*overrides, *_permission(address, allow_unauthenticated or loaded.cluster.allow_unauthenticated, echo)]
     folder = Path.cwd()
     needed = [_inside(folder, file) for file in files_of_config(config)]
     store = None if is_remote(loaded.store) else Path(loaded.store).expanduser().resolve()
@@ -39,6 +47,17 @@ def submit_experiment(config: Path, overrides: Sequence[str], address: str, echo
         package = Path(temporary) / "package.zip"
         packed.write(package)
         return submit_job(address, command, package)
+
+
+def _permission(address: str, allowed: bool, echo: Callable[[str], None]) -> list[str]:
+    """Return what the job's run is given to use the cluster too, where it asks for no token and may be used so."""
+    if not check_authentication(address, allowed=allowed, where="--address", option="--allow-unauthenticated"):
+        return []
+    echo(
+        "warning: the cluster asks for no token, so that anyone who reaches one of its ports can run commands there: "
+        "start it again after `ray get-auth-token --generate` and with RAY_AUTH_MODE=token (docs/cluster.md)"
+    )
+    return ["cluster.allow_unauthenticated=true"]
 
 
 def _refuse_secrets(config: Path, overrides: Sequence[str]) -> None:

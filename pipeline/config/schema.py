@@ -44,6 +44,9 @@ class ClusterConfig(ConfigModel):
     address: AnyAddress | None = Field(
         None, description="an existing Ray cluster; none: RAY_ADDRESS, else Ray in this process"
     )
+    allow_unauthenticated: bool = Field(
+        False, description="use a cluster that asks for no token: anyone who reaches it can run commands on it"
+    )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
     overlap: bool = Field(
         True, description="work on a shard as soon as it is there, beside the stage that makes it, where there is room"

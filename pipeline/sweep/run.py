@@ -78,7 +78,7 @@ def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: C
     from cluster.session import existing_address, session
 
     cluster = todo[0].config.cluster
-    with session(existing_address(cluster.address), cluster.num_cpus):
+    with session(existing_address(cluster.address), cluster.num_cpus, cluster.allow_unauthenticated):
         for number, run in enumerate(runs, 1):
             console.print(plain(f"[{number}/{len(runs)}] {_title(run)}"))
             experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts

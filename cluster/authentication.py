@@ -1,0 +1,104 @@
+"""Whether a Ray cluster asks for a token, and refusal of one that takes commands from anyone who reaches it.
+
+Each of Ray's servers is asked something harmless without a token: the job server for its version, the cluster's control
+service whether it lives, the server of Ray clients for a ping.
+"""
+
+import http.client
+import ipaddress
+import socket
+import urllib.error
+import urllib.request
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from cluster.errors import Unauthenticated
+
+#: "unknown": nothing responds, or something that is not Ray or speaks TLS; whoever connects reports what is wrong.
+Authentication = Literal["required", "open", "unknown"]
+SECONDS = 5.0
+_MAX_REPLY = 10_000  # bytes of a version
+
+
+def check_authentication(address: str, *, allowed: bool, where: str, option: str) -> bool:
+    """Return whether the cluster takes commands without a token; on loopback, and where it is allowed, it may.
+
+    ``address`` is that of a job server (http://…), of a server of Ray clients (ray://…) or of a cluster (host:port);
+    one that names no host is not asked. ``where`` and ``option`` are what the user sets: address and permission.
+
+    Raises:
+        Unauthenticated: anyone who reaches the cluster may run commands on it.
+    """
+    if host_of(address) is None or authentication_at(address) != "open":
+        return False
+    if not allowed and not is_loopback(host_of(address) or ""):
+        raise Unauthenticated(
+            f"{where}: the Ray cluster at {address!r} asks for no token, so that anyone who reaches it can run "
+            "commands there and read its data: allowed are clusters with token authentication, and those on loopback: "
+            "start it again after `ray get-auth-token --generate` and with RAY_AUTH_MODE=token (docs/cluster.md), or "
+            f"set {option}"
+        )
+    return True
+
+
+def authentication_at(address: str) -> Authentication:
+    """Return what the server at an address does with a request that has no token."""
+    if "://" not in address:
+        return _ask_control_service(address)
+    if address.startswith("ray://"):
+        return _ask_client_server(address.removeprefix("ray://"))
+    return _ask_job_server(address)
+
+
+def host_of(address: str) -> str | None:
+    """Return the host that an address names; None: it names none ("auto")."""
+    if "://" in address:
+        return urlsplit(address).hostname
+    return urlsplit(f"//{address}").hostname if address.rpartition(":")[2].isdigit() else None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine's loopback, under whichever of its names."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
+
+
+def _ask_job_server(address: str) -> Authentication:
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=SECONDS) as reply:
+            is_ray = b'"ray_version"' in reply.read(_MAX_REPLY)
+    except urllib.error.HTTPError as error:
+        return "required" if error.code in {401, 403} else "unknown"
+    except (OSError, ValueError, http.client.HTTPException):
+        return "unknown"
+    return "open" if is_ray else "unknown"
+
+
+def _ask_control_service(address: str) -> Authentication:
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    return _ask(address, lambda channel: NodeInfoGcsServiceStub(channel).CheckAlive, CheckAliveRequest())
+
+
+def _ask_client_server(address: str) -> Authentication:
+    from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
+    from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+
+    request = ClusterInfoRequest(type=ClusterInfoType.PING)
+    return _ask(address, lambda channel: RayletDriverStub(channel).ClusterInfo, request)
+
+
+def _ask(address: str, method: Any, request: Any) -> Authentication:
+    import grpc
+
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:  # Ray uses none either
+        try:
+            method(channel)(request, timeout=SECONDS)
+        except grpc.RpcError as error:
+            closed = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+            return "required" if error.code() in closed else "unknown"
+    return "open"

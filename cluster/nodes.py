@@ -1,0 +1,49 @@
+"""Wait for the nodes of a Ray cluster: ``python -m cluster.nodes COUNT``, with the cluster's address in RAY_ADDRESS."""
+
+import os
+import sys
+import time
+
+from cluster.errors import ClusterError, NotStarted
+
+SECONDS = 600.0
+_POLL_SECONDS = 1.0
+
+
+def wait_for_nodes(address: str, count: int, seconds: float = SECONDS) -> None:
+    """Return once a cluster has so many living nodes.
+
+    Raises:
+        NotStarted: it does not in time; the message holds the last that was seen of it.
+    """
+    deadline = time.monotonic() + seconds
+    seen = "nothing responds"
+    while time.monotonic() < deadline:
+        alive = _count_nodes(address)
+        if isinstance(alive, int) and alive >= count:
+            return
+        seen = f"{alive} of {count} nodes are there" if isinstance(alive, int) else alive
+        time.sleep(_POLL_SECONDS)
+    raise NotStarted(
+        f"cluster: the Ray cluster at {address!r} is not complete after {seconds:.0f} s ({seen}): "
+        "read the nodes' own output for why they did not join, and start it again"
+    )
+
+
+def _count_nodes(address: str) -> int | str:
+    """Return the number of living nodes, or why nothing is known of them."""
+    from ray._raylet import GcsClient
+    from ray.exceptions import RayError
+
+    try:
+        found = GcsClient(address=address).get_all_node_info(timeout=5)
+    except (RayError, OSError, RuntimeError) as error:
+        return str(error).strip().partition("\n")[0]
+    return sum(node.state == 0 for node in found.values())  # GcsNodeInfo's ALIVE
+
+
+if __name__ == "__main__":
+    try:
+        wait_for_nodes(os.environ["RAY_ADDRESS"], int(sys.argv[1]))
+    except ClusterError as error:
+        sys.exit(f"cluster.nodes: {error}")

@@ -32,14 +32,14 @@ def wait_for_nodes(address: str, count: int, seconds: float = SECONDS) -> None:
 
 def _count_nodes(address: str) -> int | str:
     """Return the number of living nodes, or why nothing is known of them."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.exceptions import RayError
 
     try:
         found = GcsClient(address=address).get_all_node_info(timeout=5)
     except (RayError, OSError, RuntimeError) as error:
         return str(error).strip().partition("\n")[0]
-    return sum(node.state == 0 for node in found.values())  # GcsNodeInfo's ALIVE
+    return sum(int(node.state == 0) for node in found.values())  # GcsNodeInfo's ALIVE
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_the_slurm_script_passes_shellcheck() -> None:
 
 
 def test_the_dockerfile_passes_hadolint() -> None:
-    command = [BIN / "hadolint", "--no-color", "--failure-threshold", "style", MANIFESTS / "Dockerfile"]
+    command = [str(BIN / "hadolint"), "--failure-threshold", "style", str(MANIFESTS / "Dockerfile")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
@@ -164,7 +164,8 @@ STANDINS = {
     "ray": 'echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN ray $*" >> "$RECORD"; exec sleep 300',
     "corgi": 'echo "$RAY_AUTH_TOKEN corgi $* at $RAY_ADDRESS" >> "$RECORD"; trap \'echo ended >> "$RECORD"; exit 143\''
     ' TERM; [ "$2" != fails ] || exit 3; [ "$2" != waits ] || { sleep 300 & wait; }',
-    "python": 'if [ "$2" = cluster.nodes ]; then echo "waited for $3" >> "$RECORD"; exit; fi\n'
+    "python": 'if [ "$2" = cluster.nodes ]; then echo "waited for $3" >> "$RECORD"\n'
+    'until [ "$(grep -c " ray start" "$RECORD")" -ge "$3" ]; do sleep 0.05; done; exit; fi\n'
     f'exec {sys.executable} "$@"',
 }
 
@@ -181,7 +182,7 @@ def _start_script(folder: Path, nodes: int, *arguments: str) -> "subprocess.Pope
         "SLURM_CPUS_ON_NODE": "4",
     }  # fmt: skip
     return subprocess.Popen(
-        ["bash", MANIFESTS / "slurm.sh", *arguments], env=environment, text=True, stderr=subprocess.PIPE
+        ["bash", str(MANIFESTS / "slurm.sh"), *arguments], env=environment, text=True, stderr=subprocess.PIPE
     )
 
 

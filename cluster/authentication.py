@@ -6,9 +6,11 @@ service whether it lives, the server of Ray clients for a ping.
 
 import http.client
 import ipaddress
+import os
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -41,13 +43,25 @@ def check_authentication(address: str, *, allowed: bool, where: str, option: str
     return True
 
 
-def authentication_at(address: str) -> Authentication:
-    """Return what the server at an address does with a request that has no token."""
+def authentication_at(address: str, token: str | None = None) -> Authentication:
+    """Return what the server at an address does with a request that has no token, or with one that has this token."""
     if "://" not in address:
-        return _ask_control_service(address)
+        return _ask_control_service(address, token)
     if address.startswith("ray://"):
-        return _ask_client_server(address.removeprefix("ray://"))
-    return _ask_job_server(address)
+        return _ask_client_server(address.removeprefix("ray://"), token)
+    return _ask_job_server(address, token)
+
+
+def find_token() -> tuple[str, str] | None:
+    """Return the token that Ray would send from here, and where it is from; None: there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token, "RAY_AUTH_TOKEN"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (token, str(path)) if token else None
 
 
 def host_of(address: str) -> str | None:
@@ -66,9 +80,14 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
 
 
-def _ask_job_server(address: str) -> Authentication:
+def _headers(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+def _ask_job_server(address: str, token: str | None) -> Authentication:
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=dict(_headers(token)))
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=SECONDS) as reply:
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
             is_ray = b'"ray_version"' in reply.read(_MAX_REPLY)
     except urllib.error.HTTPError as error:
         return "required" if error.code in {401, 403} else "unknown"
@@ -77,27 +96,27 @@ def _ask_job_server(address: str) -> Authentication:
     return "open" if is_ray else "unknown"
 
 
-def _ask_control_service(address: str) -> Authentication:
+def _ask_control_service(address: str, token: str | None) -> Authentication:
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-    return _ask(address, lambda channel: NodeInfoGcsServiceStub(channel).CheckAlive, CheckAliveRequest())
+    return _ask(address, lambda channel: NodeInfoGcsServiceStub(channel).CheckAlive, CheckAliveRequest(), token)
 
 
-def _ask_client_server(address: str) -> Authentication:
+def _ask_client_server(address: str, token: str | None) -> Authentication:
     from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
     from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 
     request = ClusterInfoRequest(type=ClusterInfoType.PING)
-    return _ask(address, lambda channel: RayletDriverStub(channel).ClusterInfo, request)
+    return _ask(address, lambda channel: RayletDriverStub(channel).ClusterInfo, request, token)
 
 
-def _ask(address: str, method: Any, request: Any) -> Authentication:
+def _ask(address: str, method: Any, request: Any, token: str | None) -> Authentication:
     import grpc
 
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:  # Ray uses none either
         try:
-            method(channel)(request, timeout=SECONDS)
+            method(channel)(request, timeout=SECONDS, metadata=_headers(token))
         except grpc.RpcError as error:
             closed = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
             return "required" if error.code() in closed else "unknown"

@@ -1,6 +1,6 @@
 """The command line. Heavy imports are inside the commands, so that ``--help`` answers at once.
 
-Exit codes: 0 done, 2 bad usage or config, 3 a stage failed, 130 interrupted.
+Exit codes: 0 done, 1 `doctor` found an error, 2 bad usage or config, 3 a stage failed, 130 interrupted.
 """
 
 import json
@@ -174,6 +174,21 @@ def submit(
         echo(f"job {job}: {status}")
     if status not in {"SUBMITTED", "SUCCEEDED"}:
         raise typer.Exit(3)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="an experiment, to check its store and cluster too")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Look this machine over, without starting anything: what is wrong, and what to do; exit code 1 for an error."""
+    from pipeline.doctor.command import doctor_document, doctor_table, examine, worst
+
+    findings = examine(config, overrides or ())
+    _show(doctor_document(findings) if as_json else doctor_table(findings))
+    if worst(findings) == "error":
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -54,7 +54,8 @@ def _names(path: Path, text: str) -> Iterator[tuple[str, int]]:
         for node in ast.walk(ast.parse(text)):
             yield from _defined(node)
     elif path.suffix == ".yaml":
-        yield from _keys(yaml.compose(text))
+        for document in yaml.compose_all(text):
+            yield from _keys(document)
 
 
 def _defined(node: ast.AST) -> Iterator[tuple[str, int]]:

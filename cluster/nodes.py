@@ -1,9 +1,13 @@
-"""Wait for the nodes of a Ray cluster: ``python -m cluster.nodes COUNT``, with the cluster's address in RAY_ADDRESS."""
+"""Wait for the nodes of a Ray cluster, then run a command: ``python -m cluster.nodes COUNT [COMMAND…]``.
+
+The cluster's address is that of RAY_ADDRESS, which Ray sets in its jobs.
+"""
 
 import os
 import sys
 import time
 
+from cluster.authentication import authentication_at, find_token
 from cluster.errors import ClusterError, NotStarted
 
 SECONDS = 600.0
@@ -32,6 +36,10 @@ def wait_for_nodes(address: str, count: int, seconds: float = SECONDS) -> None:
 
 def _count_nodes(address: str) -> int | str:
     """Return the number of living nodes, or why nothing is known of them."""
+    token = find_token()
+    state = authentication_at(address, token[0] if token else None)
+    if state != "open":  # Ray's own client would try for most of a minute
+        return "nothing responds" if state == "unknown" else "it asks for another token than there is here"
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.exceptions import RayError
 
@@ -42,8 +50,21 @@ def _count_nodes(address: str) -> int | str:
     return sum(int(node.state == 0) for node in found.values())  # GcsNodeInfo's ALIVE
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Wait, then become the command, where there is one."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not arguments or not arguments[0].isdigit() or not address:
+        sys.stderr.write(
+            "cluster.nodes: give the number of nodes to wait for, and the cluster's address in RAY_ADDRESS\n"
+        )
+        sys.exit(2)
     try:
-        wait_for_nodes(os.environ["RAY_ADDRESS"], int(sys.argv[1]))
+        wait_for_nodes(address, int(arguments[0]))
     except ClusterError as error:
         sys.exit(f"cluster.nodes: {error}")
+    if command := arguments[1:]:
+        os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -29,7 +29,10 @@ def submit_experiment(
     """Pack the current folder, submit the run of a config in it, and return the job's id."""
     loaded = load_config(config, overrides)  # a wrong config is reported here, not in a log on the cluster
     _refuse_secrets(config, overrides)
-    overrides = [*overrides, *_permission(address, allow_unauthenticated or loaded.cluster.allow_unauthenticated, echo)]
+    overrides = [
+        *overrides,
+        *permission_for(address, allow_unauthenticated or loaded.cluster.allow_unauthenticated, echo),
+    ]
     folder = Path.cwd()
     needed = [_inside(folder, file) for file in files_of_config(config)]
     store = None if is_remote(loaded.store) else Path(loaded.store).expanduser().resolve()
@@ -49,7 +52,7 @@ def submit_experiment(
         return submit_job(address, command, package)
 
 
-def _permission(address: str, allowed: bool, echo: Callable[[str], None]) -> list[str]:
+def permission_for(address: str, allowed: bool, echo: Callable[[str], None]) -> list[str]:
     """Return what the job's run is given to use the cluster too, where it asks for no token and may be used so."""
     if not check_authentication(address, allowed=allowed, where="--address", option="--allow-unauthenticated"):
         return []

@@ -33,7 +33,8 @@ download_shards:
 """
 #: `ray start` as documented, but in the background and apart from others: the test ends it by the ids in $PIDS.
 RAY = """#!/bin/bash
-if [ "$1" = start ] && [[ " $* " == *" --head "* ]]; then set -- "$@" $HEAD_OPTIONS; fi
+if [ "$1" = start ] && [[ " $* " == *" --head "* ]]; then set -- "$@" $HEAD_OPTIONS;
+elif [ "$1" = start ]; then set -- "$@" $NODE_OPTIONS; fi
 if [ "$1" = start ]; then
     {real} "$@" --block --min-worker-port=0 --max-worker-port=0 --num-cpus=2 --disable-usage-stats >> "$LOG" 2>&1 &
     echo $! >> "$PIDS"
@@ -61,7 +62,9 @@ class Shell:
             "HOME": str(self.folder / "home"), "PATH": f"{self.folder}/bin:{BIN}:{os.environ['PATH']}",
             "LOG": str(self.folder / "log"), "PIDS": str(self.folder / "pids"), "PYTHONPATH": str(ROOT),
             "HEAD_OPTIONS": f"--port={self.ports['6379']} --dashboard-port={self.ports['8265']} "
-            f"--ray-client-server-port={_free_port()} --temp-dir=/tmp/corgi-docs-{os.getpid()}",
+            f"--ray-client-server-port={_free_port()} --dashboard-agent-listen-port={_free_port()} "
+            f"--temp-dir=/tmp/corgi-docs-{os.getpid()}",
+            "NODE_OPTIONS": f"--dashboard-agent-listen-port={_free_port()}",
         } | self.exported  # fmt: skip
         return subprocess.run(
             ["bash", "-c", self._localized(command)], cwd=self.folder, env=environment, capture_output=True, text=True,
@@ -122,8 +125,8 @@ def test_the_documented_commands_make_a_protected_cluster_and_run_on_it(shell: S
     _expect(shell, head)
     _expect_until(shell, ask, "401\n")
     _expect(shell, join)
-    waited = shell.run(f"RAY_ADDRESS=127.0.0.1:{shell.ports['6379']} {BIN}/python -m cluster.nodes 2")
-    assert waited.returncode == 0, waited.stderr
+    waited = shell.run(f"RAY_ADDRESS=127.0.0.1:{shell.ports['6379']} {BIN}/python -m cluster.nodes 2 echo all there")
+    assert (waited.returncode, waited.stdout) == (0, "all there\n"), waited.stderr
 
     for command in _commands("docs/cluster.md", "Submitting"):
         _expect_job(shell, command)

@@ -2,17 +2,23 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import grpc
 import pytest
 
 from cluster.authentication import authentication_at, check_authentication, host_of, is_loopback
 from cluster.errors import Unauthenticated
+from pipeline.submission import permission_for
 
+ROOT = Path(__file__).resolve().parents[3]
 VERSION = json.dumps({"version": "4", "ray_version": "2.60.0"})
 WORDS = {"where": "--address", "option": "--allow-unauthenticated"}
 
@@ -132,3 +138,43 @@ def test_the_host_of_an_address(address: str, host: str | None) -> None:
 )
 def test_which_hosts_are_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def _refusal(*command: str) -> tuple[int, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def test_submit_refuses_an_open_cluster() -> None:
+    with _job_server(200, VERSION) as port:
+        code, words = _refusal("submit", "configs/smoke.yaml", "--address", f"http://0.0.0.0:{port}")
+    assert code == 2
+    assert f"corgi: --address: the Ray cluster at 'http://0.0.0.0:{port}' asks for no token" in words
+    assert "package:" not in words, "nothing is packed for it"
+
+
+def test_run_refuses_an_open_cluster(tmp_path: Path) -> None:
+    with _control_service(None) as port:
+        address = f"cluster.address=0.0.0.0:{port}"
+        code, words = _refusal("run", "configs/smoke.yaml", f"store={tmp_path}/store", address)
+    assert code == 2
+    assert f"cluster.address: the Ray cluster at '0.0.0.0:{port}' asks for no token" in words
+    assert "cluster.allow_unauthenticated: true" in words
+
+
+def test_the_job_of_an_open_cluster_that_may_be_used_gets_the_permission() -> None:
+    said: list[str] = []
+    with _job_server(200, VERSION) as port:
+        assert permission_for(f"http://127.0.0.1:{port}", False, said.append) == ["cluster.allow_unauthenticated=true"]
+    with _job_server(401, "") as port:
+        assert permission_for(f"http://127.0.0.1:{port}", False, said.append) == []
+    (warning,) = said
+    assert warning.startswith("warning: the cluster asks for no token")

@@ -87,7 +87,9 @@ def test_the_cluster_asks_for_a_token_and_its_head_does_no_work() -> None:
     head, cpu, gpu = _groups(cluster)
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert head["serviceType"] == "ClusterIP"
-    assert cpu["minReplicas"] == gpu["minReplicas"] == 0
+    assert (cpu["minReplicas"], gpu["minReplicas"]) == (1, 0)
+    job = _load("rayjob.yaml")["spec"]["entrypoint"]
+    assert job.startswith(f"python -m cluster.nodes {1 + cpu['minReplicas'] + gpu['minReplicas']} corgi run ")
     assert gpu["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 

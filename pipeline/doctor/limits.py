@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.embedded import LONGEST_SOCKET
 from pipeline.doctor.finding import Finding, Subject, error, ok, warning
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -15,7 +16,6 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 _FILES, _FEW_FILES = 65_536, 1_024
 _SHARED = 2**30
 _MEMORY, _LITTLE_MEMORY = 4 * 2**30, 2**30
-_LONGEST_SOCKET = 107  # bytes of a socket's path on Linux
 _SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # with the longest process id
 
 
@@ -65,13 +65,16 @@ def _check_memory() -> Finding:
 
 
 def check_temporary_folder(folder: str) -> Finding:
-    """Return whether the paths of Ray's sockets below a temporary folder are short enough."""
+    """Return whether the paths of sockets below a temporary folder are short enough for `ray start`.
+
+    A Ray that a run starts itself finds a folder that is short enough.
+    """
     length = len(os.fsencode(f"{folder.rstrip('/')}/{_SOCKET}"))
-    if length > _LONGEST_SOCKET:
-        return error(
+    if length > LONGEST_SOCKET:
+        return warning(
             "limits",
-            f"temporary folder {folder!r}: the paths of Ray's sockets in it take {length} bytes, and "
-            f"{_LONGEST_SOCKET} are allowed",
+            f"temporary folder {folder!r}: the paths of sockets in it take {length} bytes, and {LONGEST_SOCKET} are "
+            "allowed, so that `ray start` fails",
             "set RAY_TMPDIR or TMPDIR to a short path, such as /tmp",
         )
     return ok("limits", f"temporary folder {folder!r}: short enough for Ray's sockets")

@@ -136,7 +136,7 @@ def test_a_temporary_folder_must_leave_room_for_the_paths_of_sockets() -> None:
     assert limits.check_temporary_folder("/tmp").status == "ok"
     long = f"/tmp/{'x' * 60}"
     found = limits.check_temporary_folder(long)
-    assert (found.status, found.remedy) == ("error", "set RAY_TMPDIR or TMPDIR to a short path, such as /tmp")
+    assert (found.status, found.remedy) == ("warning", "set RAY_TMPDIR or TMPDIR to a short path, such as /tmp")
     session = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
     longest = "/" + "x" * (107 - len(session) - 2)
     with socket.socket(socket.AF_UNIX) as probe:  # the kernel itself draws the line there
@@ -145,7 +145,7 @@ def test_a_temporary_folder_must_leave_room_for_the_paths_of_sockets() -> None:
         with pytest.raises(OSError, match="path too long"):
             probe.bind(f"{longest}x/{session}")
     assert limits.check_temporary_folder(longest).status == "ok"
-    assert limits.check_temporary_folder(longest + "x").status == "error"
+    assert limits.check_temporary_folder(longest + "x").status == "warning"
 
 
 # ---- Ray and the network
@@ -253,16 +253,14 @@ def test_a_check_that_fails_or_hangs_leaves_the_others() -> None:
 
 def test_the_command_prints_one_document_and_ends_with_1_where_there_is_an_error(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / ("x" * 80))}
-    (tmp_path / ("x" * 80)).mkdir()
-    command = [sys.executable, "-m", "pipeline", "doctor", "configs/smoke.yaml", f"store={tmp_path}/store", "--json"]
+    environment["HOME"] = str(tmp_path)
+    command = [sys.executable, "-m", "pipeline", "doctor", "configs/smoke.yaml", "store=/sys/corgi", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     assert document["status"] == "error"
     names = {one["check"] for one in document["checks"]}
-    assert names == {"versions", "ray", "token", "gpu", "communication", "network", "store", "clock", "disk", "limits"}
+    assert names >= {"versions", "ray", "token", "gpu", "communication", "network", "store", "disk", "limits"}
     errors = [one for one in document["checks"] if one["status"] == "error"]
-    assert any("the paths of Ray's sockets" in one["found"] for one in errors)
+    assert any(one["found"].startswith("/sys/corgi: ") for one in errors)
     assert all(one["remedy"] for one in document["checks"] if one["status"] != "ok")
-    assert not (tmp_path / "store").exists()

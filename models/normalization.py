@@ -31,6 +31,8 @@ class Normalization(ExactBuffers):
 
     def measure(self, embeddings: Float[Tensor, "rows embed"]) -> None:
         """Take the statistics of these embeddings, computed in float64."""
+        if not len(embeddings):
+            raise ValueError("training embeddings: found none: expected at least one, whose mean is taken: give some")
         parts = torch.split(embeddings, _ROWS_AT_ONCE)  # float64 of all rows might not fit
         mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(embeddings)
         variance = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / len(embeddings)

@@ -101,7 +101,7 @@ def sample(
         elif solver.sampler == "euler":
             x_t = x_t + column(s - t, x_t) * ((x_t - found.x_0) / column(t, x_t))
         elif solver.sampler == "ancestral":
-            x_t, std = process.ancestral(x_t, found.x_0, t, s, gaussian, variance=solver.variance)
+            x_t, std = process.ancestral(x_t, found.x_0, t, s, gaussian, variance=solver.step_variance)
         else:
             eps = found.noise
             eps = noise_from_target(process, "sample", found.x_0, x_t, t, gaussian=gaussian) if eps is None else eps
@@ -125,19 +125,20 @@ def sample_images(
     """Return images or latents; ``predict`` takes time steps as diffusers' U-Nets count them.
 
     ``bounded`` holds predicted images in [-1, 1], for pixels, not for latents: by clipping, or, with a
-    ``dynamic_threshold`` p, by :func:`models.diffusion.guidance.threshold`. Without a solver the steps are
-    deterministic, by DDIM or Euler's method.
+    ``dynamic_threshold`` p, by :func:`models.diffusion.guidance.threshold`. The noise of a step is then the one that
+    the bounded image implies (diffusers' ``use_clipped_model_output``): with that of the prediction, x_t would be no
+    mixture of an image and noise. Without a solver the steps are deterministic, by DDIM or Euler's method.
     """
     flow, target = process.spec.path == "flow", process.spec.target
 
     def estimate(x_t: Samples, t: Times) -> Estimate:
         prediction = predict(x_t, process.timestep(t).to(x_t.dtype))
         x_0 = sample_from_target(process, target, prediction, x_t, t, gaussian=STANDARD)
-        if bounded and dynamic_threshold is not None:
+        if bounded:
             return Estimate(threshold(x_0, dynamic_threshold))
-        # As in diffusers, what clipping takes from x_0 does not change the noise.
-        eps = None if flow else noise_from_target(process, target, prediction, x_t, t, gaussian=STANDARD)
-        return Estimate(threshold(x_0, None) if bounded else x_0, eps)
+        return Estimate(
+            x_0, None if flow else noise_from_target(process, target, prediction, x_t, t, gaussian=STANDARD)
+        )
 
     steps = process.steps(num_steps) if flow else diffusers_steps(process.num_timesteps, num_steps)
     solver = solver or SolverSpec(sampler="euler" if flow else "ddim")

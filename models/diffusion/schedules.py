@@ -8,7 +8,6 @@ Symbols: t = 1 ... T; alpha_t = 1 - beta_t; abar_t = product of alpha_1 ... alph
 """
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,20 +20,11 @@ from models.diffusion.spec import ScheduleKind, ScheduleSpec
 
 NUM_TIMESTEPS: Final = 1000
 DIFFUSERS_SCHEDULES: Final[Mapping[ScheduleKind, str]] = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-_COSINE_OFFSET = 0.008
-_COSINE_MAX_BETA = 0.999
 
 
 def alpha_bars(schedule: ScheduleSpec, *, zero_terminal_snr: bool = False) -> Float[Tensor, "timesteps_and_zero"]:
     """Return abar_t for t = 0 ... T, float64: [T + 1]; for a terminal SNR of zero sqrt(abar) is shifted and scaled."""
-    t = torch.arange(schedule.num_timesteps + 1, dtype=torch.float64)
-    if schedule.kind == "linear":
-        beta = torch.linspace(schedule.beta_first, schedule.beta_last, schedule.num_timesteps, dtype=torch.float64)
-    else:
-        angle = (t / schedule.num_timesteps + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2
-        f = angle.cos().square()  # f(t) = cos^2((t/T + s)/(1 + s) pi/2)
-        beta = (1 - f[1:] / f[:-1]).clamp_max(_COSINE_MAX_BETA)
-    abar = (1 - beta).cumprod(0)
+    abar = (1 - torch.tensor(schedule.betas(), dtype=torch.float64)).cumprod(0)
     if zero_terminal_snr:
         root = abar.sqrt()
         abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()

@@ -1,7 +1,9 @@
 """The settings of a noise process, its schedule and its solver, as plain data: it imports no torch."""
 
+import itertools
+import math
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 from models.fields import Settings, require
 
@@ -12,11 +14,22 @@ ScheduleKind = Literal["linear", "cosine"]
 Sampler = Literal["ancestral", "ddim", "dpm_solver", "euler"]
 Variance = Literal["posterior", "large"]
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+MAX_LAST_ALPHA_BAR: Final = (
+    1e-3  # of abar_T: a process that ends with more of the data does not start from its Gaussian
+)
+_BETAS_ARE_FOR: Final = 1000  # steps, as published; with T of them they are 1000 / T times as large
+_MAX_BETA: Final = 0.999
+_COSINE_OFFSET: Final = 0.008
 
 
 @dataclass(frozen=True)
 class ScheduleSpec(Settings):
-    """How abar_t falls over the time steps of the path ddpm; the betas are read by kind linear only."""
+    """How abar_t falls over the time steps of the path ddpm; the betas are read by kind linear only.
+
+    The betas are those of 1000 steps; with T of them they are multiplied by 1000 / T (Dhariwal and Nichol, arXiv
+    2105.05233) and held at 0.999, so that abar_T hardly depends on T. Where abar_T is above MAX_LAST_ALPHA_BAR the
+    settings are refused: sampling starts from the Gaussian alone, so its mean and variance would come out wrong.
+    """
 
     kind: ScheduleKind = "linear"
     num_timesteps: int = 1000
@@ -29,6 +42,28 @@ class ScheduleSpec(Settings):
         require(self, "num_timesteps", self.num_timesteps >= 1, "1 or more")
         for name in ("beta_first", "beta_last"):
             require(self, name, 0.0 < getattr(self, name) < 1.0, "above 0 and below 1")
+        if self.last_alpha_bar > MAX_LAST_ALPHA_BAR:
+            raise ValueError(
+                f"ScheduleSpec: {self.kind} with num_timesteps {self.num_timesteps}, beta_first {self.beta_first} and "
+                f"beta_last {self.beta_last} leaves abar_T = {self.last_alpha_bar:.3g} of the data: expected at most "
+                f"{MAX_LAST_ALPHA_BAR}: raise num_timesteps or beta_last"
+            )
+
+    def betas(self) -> list[float]:
+        """Return beta_t for t = 1 ... T; cosine: 1 - f(t) / f(t - 1), f(t) = cos^2((t/T + s)/(1 + s) pi/2)."""
+        count = self.num_timesteps
+        if self.kind == "linear":
+            step = (self.beta_last - self.beta_first) / max(1, count - 1)
+            betas = [self.beta_first + step * t for t in range(count)]
+            return [min(_MAX_BETA, beta * _BETAS_ARE_FOR / count) for beta in betas]
+        angles = [(t / count + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2 for t in range(count + 1)]
+        f = [math.cos(angle) ** 2 for angle in angles]
+        return [min(_MAX_BETA, 1 - after / before) for before, after in itertools.pairwise(f)]
+
+    @property
+    def last_alpha_bar(self) -> float:
+        """abar_T: what the end of the process holds of the data, as a fraction of its variance."""
+        return math.exp(math.fsum(math.log1p(-beta) for beta in self.betas()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +101,26 @@ class ProcessConfig(Settings):
 class SolverSpec(Settings):
     """How a process is run backwards, from noise to data."""
 
+    default_variance: ClassVar[Variance] = "posterior"
+
     sampler: Sampler = "ancestral"
     """euler: of the path flow."""
-    variance: Variance = "posterior"
-    """Sampler ancestral: variance of a step's noise; large: beta_t Sigma, as the paper's code has."""
+    variance: Variance | None = None
+    """Sampler ancestral: variance of a step's noise, that of the posterior or beta_t Sigma (large); null: large for
+    priors, posterior for images."""
     eta: float = 0.0
     """Sampler ddim: 0 is deterministic, 1 as random as ancestral."""
 
     def __post_init__(self) -> None:
         require(self, "sampler", self.sampler in get_args(Sampler), f"one of {', '.join(get_args(Sampler))}")
-        require(self, "variance", self.variance in get_args(Variance), f"one of {', '.join(get_args(Variance))}")
+        known = self.variance is None or self.variance in get_args(Variance)
+        require(self, "variance", known, f"null or one of {', '.join(get_args(Variance))}")
         require(self, "eta", 0.0 <= self.eta <= 1.0, "0 to 1")
         require(self, "eta", not self.eta or self.sampler == "ddim", f"0 with sampler {self.sampler}, or sampler ddim")
-        fits = self.variance == "posterior" or self.sampler == "ancestral"
-        require(self, "variance", fits, f"posterior with sampler {self.sampler}, or sampler ancestral")
+        fits = self.variance != "large" or self.sampler == "ancestral"
+        require(self, "variance", fits, f"null with sampler {self.sampler}, or sampler ancestral")
+
+    @property
+    def step_variance(self) -> Variance:
+        """The variance of a step's noise, chosen or by default."""
+        return self.variance or self.default_variance

@@ -21,7 +21,7 @@ from models.diffusion.spec import Target
 from models.normalization import Normalization
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # with ==, torch.compile would compare tensors
 class Affine:
     """A rescaling of the network's output F: prediction = centre + spread F."""
 

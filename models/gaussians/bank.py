@@ -27,6 +27,7 @@ from models.buffers import ExactBuffers
 Selection = Literal["means", "samples"]
 
 NUM_SELECTION_SAMPLES = 16
+KAPPAS = (0.1, 100.0)
 _SELECTION_SEED = 20221115
 
 
@@ -104,10 +105,10 @@ class GaussianBank(ExactBuffers):
         """Return c_y, and mu and Sigma^(1/2) of the Gaussians chosen; float32, in whatever precision one trains.
 
         Training goes through here, and not through the parts below: sharded parameters (ZeRO 3) are whole only while
-        their module runs.
+        their module runs. Whoever calls it has looked at the embeddings; to look again would make a GPU wait.
         """
         with torch.autocast(self.means.device.type, enabled=False):
-            index = self.select(text_embeddings)
+            index = self._nearest(text_embeddings)
             return index, *self.moments(index)
 
     def select(self, text_embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch"]:
@@ -116,7 +117,19 @@ class GaussianBank(ExactBuffers):
         With selection by samples, the cosine is averaged over 16 samples of N(mu_j, diag(sigma_j^2)), which are always
         the same ones (the same standard normal numbers for all j, in the state). They are taken without kappa, which
         widens the noise of the process and not the embeddings' spread.
+
+        Raises:
+            ValueError: an embedding is not finite, or so long that float32 has no number for its length.
         """
+        bad = int((~text_embeddings.float().norm(dim=-1).isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"GaussianBank.select: {bad} of {len(text_embeddings)} text embeddings hold numbers that are not "
+                "finite, or too large for their length in float32: expected finite ones: embed the captions again"
+            )
+        return self._nearest(text_embeddings)
+
+    def _nearest(self, text_embeddings: Float[Tensor, "batch embed"]) -> Int[Tensor, "batch"]:
         with torch.autocast(self.means.device.type, enabled=False), torch.no_grad():
             text = F.normalize(text_embeddings.float(), dim=-1)
             return (text @ self._directions().T).argmax(-1)
@@ -150,9 +163,15 @@ def _require_gaussians(means: Tensor, stds: Tensor, kappa: float) -> None:
         )
     if means.is_meta:
         return  # shapes alone, to count
-    finite = bool(torch.isfinite(means).all() and torch.isfinite(stds).all())
-    if not (finite and (stds > 0).all() and 0 < kappa < float("inf")):
+    if not KAPPAS[0] <= kappa <= KAPPAS[1]:
         raise ValueError(
-            f"GaussianBank: means must be finite, stds and kappa positive; smallest std "
-            f"{float(stds.min())}, kappa {kappa}; fit the Gaussians again on finite embeddings"
+            f"GaussianBank: found kappa {kappa}: expected {KAPPAS[0]} to {KAPPAS[1]}, beyond which sampling starts "
+            "without noise or in noise alone: choose another"
+        )
+    finite = bool(torch.isfinite(means.float().norm(dim=1)).all() and torch.isfinite(stds.float()).all())
+    if not (finite and (stds > 0).all()):
+        raise ValueError(
+            "GaussianBank: found means or stds that are not finite (or means too large for their length in float32), "
+            f"or a smallest std, {float(stds.min())}, that is not above 0: expected finite means and positive stds: "
+            "fit the Gaussians again on finite embeddings"
         )

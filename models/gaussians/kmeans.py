@@ -27,7 +27,8 @@ from models.gaussians.nearest import Nearest, rows_at_once
 Kind = Literal["euclidean", "spherical"]
 
 MIN_MEMBERS = 8  # a Gaussian with fewer members borrows variance from the pooled one
-STD_FLOOR = 1e-4  # smallest std, as a fraction of the root mean square of the stds over all dimensions
+STD_FLOOR = 0.1  # smallest std in a dimension, as a fraction of the std pooled over all Gaussians there
+_CONSTANT = 1e-4  # the same, where that is 0, as a fraction of its root mean square over all dimensions
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
     """Return the standard deviation of each Gaussian's members in each dimension (divided by n, as numpy does).
 
     With v_j the members' variance and v the variance pooled over all Gaussians, fewer than m = MIN_MEMBERS members
-    give the blend (n_j v_j + (m - n_j) v) / m. No std falls below STD_FLOOR of the pooled root mean square.
+    give the blend (n_j v_j + (m - n_j) v) / m. No std falls below STD_FLOOR of the pooled one: a process that ends in a
+    Gaussian much narrower than sqrt(abar_T) |z_0 - mu| starts with less noise than there is signal left, and so
+    returns mu whatever the caption. Nor does any fall below a ten-thousandth of the pooled root mean square.
     """
     num_gaussians, embed_dim = moments.first.shape
     of_parts = torch.stack([_scatter(moments, part).sum(0) for part in parts(moments.first)])
@@ -158,11 +161,12 @@ def member_stds(moments: Moments) -> Float[Tensor, "gauss embed"]:
             f"every one of the {num_gaussians} Gaussians holds copies of a single embedding, so that their "
             "standard deviation is 0; give more images or fewer Gaussians"
         )
+    floor = torch.maximum(STD_FLOOR * pooled.sqrt(), _CONSTANT * scale)  # [embed]
     stds = torch.empty(num_gaussians, embed_dim)
     for part in parts(moments.first):
         counts = moments.counts[part, None]
         blended = _scatter(moments, part) + (MIN_MEMBERS - counts).clamp_min(0) * pooled
-        stds[part] = (blended / counts.clamp_min(MIN_MEMBERS)).sqrt().clamp_min(STD_FLOOR * scale)
+        stds[part] = (blended / counts.clamp_min(MIN_MEMBERS)).sqrt().maximum(floor)
     return stds
 
 

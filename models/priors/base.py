@@ -84,12 +84,12 @@ def require_width(embeddings: Rows, embed_dim: int) -> None:
 
 
 def require_finite(embeddings: Rows) -> None:
-    """Refuse embeddings that hold NaN or infinity."""
-    bad = int((~embeddings.isfinite().all(-1)).sum())
+    """Refuse embeddings that hold NaN or infinity, or whose length float32 has no number for."""
+    bad = int((~embeddings.float().norm(dim=-1).isfinite()).sum())
     if bad:
         raise ValueError(
-            f"prior: {bad} of {len(embeddings)} embeddings hold numbers that are not finite: only finite ones are "
-            "allowed: leave them out, or embed again in float32"
+            f"prior: {bad} of {len(embeddings)} embeddings hold numbers that are not finite, or too large for their "
+            "length in float32: only finite ones are allowed: leave them out, or embed again in float32"
         )
 
 

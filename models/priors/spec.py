@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, field, fields
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, get_args
 
-from models.diffusion.spec import SolverSpec
+from models.diffusion.spec import SolverSpec, Variance
 from models.fields import Settings, Spec, require, require_positive
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
@@ -23,6 +23,8 @@ class PriorSolver(SolverSpec):
     ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that
     much of the inflation that guidance causes (arXiv 2305.08891, section 3.4).
     """
+
+    default_variance: ClassVar[Variance] = "large"
 
     sampler: PriorSampler = "ancestral"
     guidance_scale: float = 1.0

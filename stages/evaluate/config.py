@@ -26,7 +26,7 @@ class EvaluateConfig(StageConfig):
     """Evaluate the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     uses_gpu: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
@@ -35,10 +35,10 @@ class EvaluateConfig(StageConfig):
         None, description="other CLIP models for a CLIP score that the models were not trained towards"
     )
     features: Annotated[ClipFeatures | InceptionFeatures, Field(discriminator="kind")] = Field(
-        ClipFeatures(kind="clip"), description="network under which the Fréchet distance to true images is taken"
+        ClipFeatures(kind="clip"), description="network under which the distances to true images are taken"
     )
     real: ExternalPath | None = Field(
-        None, description="folder of true images to take that distance to; none: the scenes that the prompts describe"
+        None, description="folder of true images to take those distances to; none: the scenes that the prompts describe"
     )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 

@@ -1,7 +1,8 @@
-"""Fréchet distances between generated and true images, by torchmetrics, under features whose network is named.
+"""Fréchet and kernel distances between generated and true images, under features whose network is named.
 
 |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), both sets taken as Gaussian (Heusel et al., arXiv 1706.08500, eq. 6).
-It is biased: the fewer the images, the larger, so compare equal numbers of images under the same network only.
+It is biased: the fewer the images, the larger, so compare equal numbers of images under the same network only; what
+two halves of the true images have stands beside it. The kernel distance (KID) has no such bias.
 """
 
 import tempfile
@@ -14,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from models.similarity import kid
 from stages.contract.errors import InputFault
 from stages.formats.images import decode_image, square
 from stages.formats.tensor_files import read_tensors
@@ -51,22 +53,37 @@ def _inception(weights: Path) -> FrechetInceptionDistance:
         return FrechetInceptionDistance(feature=INCEPTION_FEATURES, feature_extractor_weights_path=str(copy))
 
 
-def distance_by_inception(
-    generated: Iterator[Images], true: Iterator[Images], weights: Path, device: torch.device | str
-) -> float:
-    """Return the distance under Inception-v3's pool features, as published figures (FID) are measured."""
-    try:
-        metric = _inception(weights).to(device)
-    except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputFault(
-            f"evaluate.features.path: {weights} cannot be used ({reason}): expected the weights that torch-fidelity "
-            "publishes, pt_inception-2015-12-05-6726825d.pth: give that file, or choose kind: clip"
-        ) from error
-    for batches, real in ((generated, False), (true, True)):
+def distances(generated: Float[Tensor, "rows embed"], true: Float[Tensor, "others embed"]) -> dict[str, float]:
+    """Return the Fréchet distance, what two halves of the true rows have (its bias), and the unbiased kernel one."""
+    figures = {"frechet_distance": distance_of_rows(generated, true), "kernel_distance": float(kid(generated, true))}
+    if len(true) >= 2 * FEWEST:
+        even = len(true) // 2 * 2
+        figures["frechet_distance/true_halves"] = distance_of_rows(true[0:even:2], true[1:even:2])
+    return figures
+
+
+class Inception:
+    """Inception-v3's pool features, under which published figures (FID, KID) are measured."""
+
+    def __init__(self, weights: Path, device: torch.device | str) -> None:
+        try:
+            metric = _inception(weights).to(device)
+        except Exception as error:  # whatever is wrong with the file, torch has a kind of error of its own for it
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputFault(
+                f"evaluate.features.path: {weights} cannot be used ({reason}): expected the weights that "
+                "torch-fidelity publishes, pt_inception-2015-12-05-6726825d.pth: give that file, or choose kind: clip"
+            ) from error
+        self._network, self._device = metric.inception, device
+
+    @torch.no_grad()
+    def __call__(self, batches: Iterator[Images]) -> Float[Tensor, "rows embed"]:
+        """Return the features of all images."""
+        rows = []
         for images in batches:
-            metric.update(torch.from_numpy(images).permute(0, 3, 1, 2).to(device), real=real)
-    return float(metric.compute())
+            features: Tensor = self._network(torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device))
+            rows.append(features.cpu())
+        return torch.cat(rows)
 
 
 def read_folder(folder: Path, resolution: int, batch_size: int) -> Iterator[Images]:

@@ -18,7 +18,7 @@ from stages.contract.stage import StageContext, StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, with_trained
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
-from stages.evaluate.frechet import FEWEST, batches_of, distance_by_inception, distance_of_rows, read_folder
+from stages.evaluate.frechet import FEWEST, Inception, batches_of, distances, read_folder
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.scene_measures import CHANCE, read_scenes
 from stages.formats.clips import ClipIdentity
@@ -60,9 +60,8 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
         seen = encoder.images(main.images)
         figures["clip_score/independent"] = encoder.score(main, seen)
         notes["clip_score/independent"] = encoder.name
-    distance, notes["frechet_distance"] = _distance_to_true(main, seen, encoder, config, device)
-    if distance is not None:
-        figures["frechet_distance"] = distance
+    found, notes["frechet_distance"] = _distances_to_true(main, seen, encoder, config, device)
+    figures |= found
     output.write_json("metrics.json", _document(config, sets, figures) | {"notes": notes})
     context.emit(Progress(total, total, "images", items=total))
     return StageSummary(items=len(main.prompts), item_name="images", metrics=figures, notes=notes)
@@ -99,28 +98,30 @@ def _evaluate_scenes(generated: GeneratedSet, output: Output, context: StageCont
     return figures
 
 
-def _distance_to_true(
+def _distances_to_true(
     generated: GeneratedSet,
     seen: Float[Tensor, "batch embed"],
     encoder: "_BatchEncoder",
     config: EvaluateConfig,
     device: str,
-) -> tuple[float | None, str]:
-    """Return the Fréchet distance to the true images, and under which features it is; none, and why it is not known."""
+) -> tuple[Figures, str]:
+    """Return the distances to the true images, and under which features; none, and why they are not known."""
     count, resolution = len(generated.prompts), generated.images.shape[1]
     if count < FEWEST:
-        return None, f"{count} image generated: {FEWEST} or more have a distribution"
+        return {}, f"{count} image generated: {FEWEST} or more have a distribution"
     if config.real is not None:
         true = read_folder(config.real, resolution, config.batch_size)
     elif generated.scenes is not None:
         true = batches_of(render_scenes(generated.scenes, resolution).numpy(), config.batch_size)
     else:
-        return None, "the prompts have no true images: set evaluate.real"
+        return {}, "the prompts have no true images: set evaluate.real"
     if isinstance(config.features, InceptionFeatures):
-        batches = batches_of(generated.images, config.batch_size)
-        return distance_by_inception(batches, true, config.features.path, device), f"Inception-v3, {count} images"
-    rows = torch.cat([encoder.images(images) for images in true])
-    return distance_of_rows(seen, rows), f"{encoder.name}, {count} images"
+        inception = Inception(config.features.path, device)
+        seen, rows = inception(batches_of(generated.images, config.batch_size)), inception(true)
+        name = "Inception-v3"
+    else:
+        rows, name = torch.cat([encoder.images(images) for images in true]), encoder.name
+    return distances(seen, rows), f"{name}, {count} images, {len(rows)} true ones"
 
 
 def _evaluate_by_clip(

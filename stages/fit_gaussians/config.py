@@ -14,7 +14,7 @@ class FitGaussiansConfig(StageConfig):
     """Fit Gaussians with diagonal covariances to all image embeddings, captioned or not, by k-means."""
 
     stage: ClassVar[str] = "fit_gaussians"
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     seed: int = 0

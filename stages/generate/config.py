@@ -46,7 +46,7 @@ class GenerateConfig(StageConfig):
     """Generate images from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     uses_gpu: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 

@@ -111,7 +111,7 @@ class PriorConfig(StageConfig):
     """Train a prior on the captioned embeddings; a kind adds the settings of its spec."""
 
     stage: ClassVar[str] = "train_prior"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
     spec_class: ClassVar[type[PriorSpec]]
 

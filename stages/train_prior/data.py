@@ -189,9 +189,10 @@ def _require_one_width(shards: Sequence[str], parts: Sequence[CaptionedRows]) ->
 
 def _require_finite(pairs: Pairs) -> None:
     for name, rows in (("image", pairs.image), ("text", pairs.text)):
-        bad = int((~rows.isfinite().all(1)).sum())
+        bad = int((~rows.norm(dim=1).isfinite()).sum())
         if bad:
             raise InputFault(
-                f"train_prior: {bad} of {len(rows)} {name} embeddings hold numbers that are not finite: "
-                "expected finite embeddings: embed again with embed_clip.storage: float32"
+                f"train_prior: {bad} of {len(rows)} {name} embeddings hold numbers that are not finite, or "
+                "too large for their length in float32: expected finite embeddings: "
+                "embed again with embed_clip.storage: float32"
             )

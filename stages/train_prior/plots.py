@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from stages.train_prior.validation import Evaluation, Report
 
 _BY_STEPS = {
-    "cosine": ("cosine_true", "cosine_unrelated"),
+    "cosine": ("cosine_true", "cosine_centred", "cosine_unrelated"),
     "ratio to true embeddings": ("norm_ratio", "variance_ratio"),
     "retrieval": ("retrieval_at_1", "retrieval_at_5", "retrieval_at_10"),
     "Fréchet distance": ("frechet",),

@@ -290,7 +290,16 @@ def test_a_constant_dimension_keeps_a_small_std() -> None:
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 3.1
     stds = member_stds(moments_of(x, x.double().mean(0, keepdim=True), last=True))
-    assert stds[0, 1] == pytest.approx(STD_FLOOR * float(stds[0, 0]) / 2**0.5, rel=1e-3)
+    assert stds[0, 1] == pytest.approx(1e-4 * float(stds[0, 0]) / 2**0.5, rel=1e-3)
+
+
+def test_equal_members_keep_a_part_of_the_pooled_std() -> None:
+    """Their Gaussian would else be so narrow that a process ending in it returns its mean whatever the caption."""
+    many, equal = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.full((20, 3), 90.0)
+    means = torch.tensor([[0.0] * 3, [90.0] * 3], dtype=torch.float64)
+    stds = member_stds(moments_of(torch.cat([many, equal]), means, last=True)).numpy()
+    pooled = many.double().numpy().var(0) * 50 / 70
+    np.testing.assert_allclose(stds[1], STD_FLOOR * np.sqrt(pooled), rtol=1e-6)
 
 
 def test_too_few_different_rows_are_an_error() -> None:

@@ -16,8 +16,8 @@ from models.diffusion.targets import noise_from_target
 from models.priors.spec import PriorSampling
 
 SAMPLINGS = {
-    "ancestral": PriorSampling(num_steps=120),
-    "ancestral_large": PriorSampling(num_steps=120, variance="large"),
+    "ancestral": PriorSampling(num_steps=120, variance="posterior"),
+    "ancestral_large": PriorSampling(num_steps=120),
     "ddim": PriorSampling(num_steps=120, sampler="ddim"),
     "ddim_half": PriorSampling(num_steps=120, sampler="ddim", eta=0.5),
     "dpm_solver": PriorSampling(num_steps=40, sampler="dpm_solver"),

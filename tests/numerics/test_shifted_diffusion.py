@@ -15,7 +15,7 @@ from models.diffusion.targets import noise_from_target
 from models.gaussians.bank import GaussianBank
 
 T = 20
-SHORT = ScheduleSpec(num_timesteps=T, beta_first=0.02, beta_last=0.3)
+SHORT = ScheduleSpec(num_timesteps=T, beta_first=0.0004, beta_last=0.018)  # times 1000 / T: 0.02 to 0.9
 LONG = ScheduleSpec()
 
 

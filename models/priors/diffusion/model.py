@@ -43,6 +43,9 @@ from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import PriorTransformer
 
+_ROWS_AT_ONCE = 65_536
+_SMALLEST_STD = 1e-2  # of a Gaussian, where the velocity is predicted; as a fraction of the training embeddings' std
+
 
 class DiffusionPrior(Prior):
     """A prior by shifted diffusion over any bank of Gaussians; its Gaussians and statistics are in its state."""
@@ -75,7 +78,7 @@ class DiffusionPrior(Prior):
         cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
     ) -> Self:
         """Return an untrained prior around its Gaussians: the fitted ones, widened by kappa, or the baseline's one."""
-        prior = cls(cast(DiffusionPriorSpec, spec), make_bank(spec, images, gaussians))
+        prior = cls(cast(DiffusionPriorSpec, spec), make_bank(spec, images, texts, gaussians))
         prior.measure(images, texts)
         return prior
 
@@ -99,6 +102,19 @@ class DiffusionPrior(Prior):
         for scale, embeddings in ((self.image_scale, images), (self.text_scale, texts)):
             require_embeddings(embeddings, self.spec.embed_dim)
             scale.measure(embeddings)
+        self._require_velocities()
+
+    def _require_velocities(self) -> None:
+        """Refuse a velocity, a_t eps - b_t Sigma^(-1/2) (z_0 - mu), that a narrow Gaussian makes too large to learn."""
+        if self.spec.target != "velocity":
+            return
+        smallest = float((self.bank.kappa * self.bank.gaussians()[1] / self.image_scale.std).min())
+        if smallest < _SMALLEST_STD:
+            raise ValueError(
+                f"prior with target velocity: found a Gaussian whose std is {smallest:.3g} of the training embeddings' "
+                f"in one dimension: expected at least {_SMALLEST_STD}: raise kappa or noise_scale, or choose target "
+                "sample"
+            )
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return "loss", w |target - prediction|^2 / d of each pair; for z_0 with weight p2 it is method eq. 7.
@@ -199,13 +215,30 @@ class DiffusionPrior(Prior):
         return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
 
 
-def make_bank(spec: PriorSpec, images: Rows, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
+def make_bank(spec: PriorSpec, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
     """Return the Gaussians that a kind starts from."""
     if isinstance(spec, ShiftedPriorSpec):
         if fitted is None:
             raise ValueError("prior of kind shifted: found no fitted Gaussians: expected means and stds: fit them")
-        return GaussianBank(*fitted, kappa=spec.kappa)
+        bank = GaussianBank(*fitted, kappa=spec.kappa, selection=spec.selection)
+        if spec.noise_scale is None:
+            return bank
+        kappa = spec.noise_scale * rms_std(images) / _rms_std_of_chosen(bank, texts)
+        return GaussianBank(*fitted, kappa=kappa)
     if not isinstance(spec, GaussianPriorSpec) or spec.noise_scale is None:
         return GaussianBank.standard(spec.embed_dim)
-    std = float(images.double().var(0, correction=0).mean().sqrt())  # root mean square over all
-    return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * std)
+    return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * rms_std(images))
+
+
+def rms_std(images: Rows) -> float:
+    """Return the root mean square, over the dimensions, of the standard deviations of the training embeddings."""
+    return float(images.double().var(0, correction=0).mean().sqrt())
+
+
+def _rms_std_of_chosen(bank: GaussianBank, texts: Captions) -> float:
+    """Return the same of the Gaussians that the captions choose, each caption counting once."""
+    counts = torch.zeros(bank.num_gaussians, dtype=torch.float64)
+    for part in torch.split(texts, _ROWS_AT_ONCE):
+        counts += torch.bincount(bank.select(part), minlength=len(counts))
+    squares = bank.gaussians()[1].double().square().mean(1)
+    return float((counts @ squares / counts.sum()).sqrt())

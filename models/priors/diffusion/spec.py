@@ -77,6 +77,10 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
     kind: Literal["shifted"] = field(default="shifted", kw_only=True)
     kappa: float = 5.0
     """Factor on the standard deviations of the Gaussians; the paper: 5."""
+    noise_scale: float | None = None
+    """A number takes the place of kappa: the noise's std (root mean square over the training captions' Gaussians and
+    the dimensions) as a multiple of that of the training embeddings, so that it is as strong as the baseline's of the
+    same noise_scale, however narrow the Gaussians are; null: kappa."""
     selection: Selection = "means"
     """A caption's Gaussian: by cosine to the means (method eq. 5), or to samples of each."""
     learnable: bool = False
@@ -87,7 +91,9 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "kappa", self.kappa > 0, "above 0")
+        allowed = "0.1 to 100: sampling starts without noise below that, and in noise alone above"
+        require(self, "kappa", 0.1 <= self.kappa <= 100, allowed)
+        _require_noise_scale(self, self.noise_scale)
         require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
 
 
@@ -102,4 +108,8 @@ class GaussianPriorSpec(DiffusionPriorSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, "noise_scale", self.noise_scale is None or self.noise_scale > 0, "above 0, or null")
+        _require_noise_scale(self, self.noise_scale)
+
+
+def _require_noise_scale(spec: PriorSpec, scale: float | None) -> None:
+    require(spec, "noise_scale", scale is None or 0.01 <= scale <= 100, "0.01 to 100, or null")

@@ -4,10 +4,12 @@ from torch.nn import functional as F
 
 from models.similarity import (
     block_cosine,
+    centred_cosine,
     distance_report,
     diversity,
     embedding_report,
     frechet_distance,
+    kid,
     mmd,
     reference_report,
     retrieval_ranks,
@@ -117,6 +119,42 @@ def test_only_the_narrow_kernel_sees_a_lost_spread() -> None:
     centre, spread = torch.full((6,), 2.0, dtype=torch.float64), normal(400, 6, 0)
     near, far = (float(mmd(centre + 0.2 * spread, centre + normal(400, 6, 1), [6], sigma=s)) for s in (None, 10.0))
     assert near > 50 * abs(far)
+
+
+def test_kid_is_the_unbiased_mean_of_the_polynomial_kernel() -> None:
+    a, b = normal(7, 3, 0), normal(5, 3, 1) + 1
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float((x @ y / 3 + 1) ** 3)
+
+    within = [sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1)) for x, n in
+              ((a, 7), (b, 5))]  # fmt: skip
+    across = sum(kernel(x, y) for x in a for y in b) / 35
+    assert float(kid(a, b)) == pytest.approx(sum(within) - 2 * across)
+    with pytest.raises(ValueError, match="at least 2 rows in each set, got 1 and 5"):
+        kid(a[:1], b)
+
+
+def test_kid_of_one_distribution_is_zero_on_average_where_frechet_is_not() -> None:
+    """Over 200 pairs of sets, within four standard errors of the mean."""
+    values = torch.tensor([float(kid(normal(20, 8, s), normal(20, 8, s + 1000))) for s in range(200)])
+    assert abs(values.mean()) < 4 * values.std() / 200**0.5
+    assert min(float(frechet_distance(normal(20, 8, s), normal(20, 8, s + 1000))) for s in range(20)) > 1
+
+
+def test_the_mean_has_no_centred_cosine() -> None:
+    b = normal(200, 6, 0) + 10
+    assert float(block_cosine(b.mean(0).expand_as(b) + 1e-3 * normal(200, 6, 1), b, [6]).mean()) > 0.9
+    assert abs(float(centred_cosine(b.mean(0).expand_as(b) + 1e-3 * normal(200, 6, 1), b, [6]).mean())) < 0.15
+    assert float(centred_cosine(b, b, [2, 4]).mean()) == pytest.approx(1)
+
+
+def test_rows_that_are_not_finite_are_refused() -> None:
+    a, b = normal(8, 4, 0), normal(8, 4, 1)
+    a[3, 1] = float("nan")
+    for report in (embedding_report, distance_report):
+        with pytest.raises(ValueError, match="1 of 8 generated embeddings hold numbers that are not finite"):
+            report(a, b, [4])
 
 
 def test_diversity_is_the_mean_distance_of_one_captions_samples() -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from models.diffusion.guidance import guide, guided
@@ -189,6 +190,22 @@ def test_images_have_every_sampler(config: ProcessConfig, solver: SolverSpec) ->
         start=InitImage(images, 0.5), dynamic_threshold=0.9,
     )  # fmt: skip
     torch.testing.assert_close(edited, images, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("target", ["noise", "velocity", "sample"])
+def test_clipping_is_that_of_diffusers_with_the_clipped_output(target: Target) -> None:
+    """DDIM with ``use_clipped_model_output``: the noise of a step is the one that the clipped image implies."""
+    process = make_process(ProcessConfig(path="ddpm", target=target))
+    kinds = {"noise": "epsilon", "velocity": "v_prediction", "sample": "sample"}
+    theirs = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", clip_sample=True, prediction_type=kinds[target], timestep_spacing="trailing"
+    )
+    theirs.set_timesteps(10)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = sample_images(process, lambda x_t, t: 0.7 * x_t.tanh() + 0.8, x.clone, 10)
+    for t in theirs.timesteps:
+        x = theirs.step(0.7 * x.tanh() + 0.8, t, x, use_clipped_model_output=True).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-4)
 
 
 def test_euler_needs_a_flow() -> None:

@@ -13,10 +13,12 @@ ONES = torch.ones(2, 3)
     [
         (torch.zeros(2, 3), torch.ones(3, 2), 1.0, r"means \[2, 3\] and stds \[3, 2\]"),
         (torch.zeros(0, 3), torch.ones(0, 3), 1.0, "k >= 1"),
-        (torch.zeros(2, 3), torch.zeros(2, 3), 1.0, "stds and kappa positive"),
-        (ONES * float("nan"), ONES, 1.0, "means must be finite"),
-        (ONES, ONES * float("inf"), 1.0, "means must be finite"),
-        (ONES, ONES, 0.0, "kappa 0"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), 1.0, "positive stds"),
+        (ONES * float("nan"), ONES, 1.0, "expected finite means"),
+        (ONES, ONES * float("inf"), 1.0, "expected finite means"),
+        (ONES * 1e30, ONES, 1.0, "too large for their length"),
+        (ONES, ONES, 1e-60, "kappa 1e-60: expected 0.1 to 100"),
+        (ONES, ONES, 1e39, r"kappa 1e\+39: expected 0.1 to 100"),
         (ONES, ONES, float("inf"), "kappa inf"),
     ],
 )

@@ -42,12 +42,12 @@ def test_an_unknown_kind_is_refused() -> None:
     ("change", "words"),
     [
         ({"sampler": "euler"}, "sampler: found 'euler': expected one of ancestral, ddim, dpm_solver"),
-        ({"variance": "learned"}, "variance: found 'learned': expected one of posterior, large"),
+        ({"variance": "learned"}, "variance: found 'learned': expected null or one of posterior, large"),
         ({"eta": 1.5}, "eta: found 1.5: expected 0 to 1"),
         ({"guidance_rescale": -0.1}, "guidance_rescale: found -0.1: expected 0 to 1"),
         ({"num_steps": 0}, "num_steps: found 0: expected 1 or more"),
         ({"eta": 0.5}, "eta: found 0.5: expected 0 with sampler ancestral"),
-        ({"sampler": "ddim", "variance": "large"}, "variance: found 'large': expected posterior with sampler ddim"),
+        ({"sampler": "ddim", "variance": "large"}, "variance: found 'large': expected null with sampler ddim"),
     ],
 )
 def test_impossible_sampling_is_refused(change: dict[str, object], words: str) -> None:

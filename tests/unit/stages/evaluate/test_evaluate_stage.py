@@ -118,11 +118,13 @@ def test_the_distance_to_true_images_is_small_for_true_ones_and_names_its_featur
     )
     assert near.metrics["frechet_distance"] == pytest.approx(0, abs=1e-3)
     assert far.metrics["frechet_distance"] > 0.1
+    assert abs(near.metrics["kernel_distance"]) < 0.1 * far.metrics["kernel_distance"]
+    assert far.metrics["frechet_distance/true_halves"] == near.metrics["frechet_distance/true_halves"] > 0
     encoder = ClipEncoder(clip)
     expected = frechet_distance(encoder.encode_images(noise(SCENES)), encoder.encode_images(true_images(SCENES)))
     assert far.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
     name = f"CLIP {Path(clip.models[0].reference).name} ({encoder.identities.models[0].digest[:8]})"
-    assert far.notes == {"frechet_distance": f"{name}, {NUM} images", "clip_score/conditioning": name}
+    assert far.notes == {"frechet_distance": f"{name}, {NUM} images, {NUM} true ones", "clip_score/conditioning": name}
     assert json.loads((tmp_path / "e-noise/metrics.json").read_text())["notes"] == far.notes
 
 

@@ -190,7 +190,7 @@ def distance_report(
     (a_1, a_2), (b_1, b_2) = _halves(a), _halves(b)
     values = {
         "frechet": (frechet_distance(a_1, b_2) + frechet_distance(a_2, b_1)) / 2,
-        "frechet_rows": len(a_1),
+        "frechet_rows": torch.tensor(float(len(a_1))),
         "frechet_bias": frechet_distance(b_1, b_2),
         "cmmd": mmd(a, b, block_dims, sigma=CMMD_SIGMA),
         "mmd": mmd(a, b, block_dims, sigma=None),

@@ -54,8 +54,8 @@ def test_a_schedule_that_keeps_too_much_of_the_data_is_refused(settings: dict[st
         ScheduleSpec(**settings)  # type: ignore[arg-type]
 
 
-def drawn_fraction(ratio: float, num_steps: int, variance: str) -> float:
-    """Return the fraction of the conditional variance that a perfect network draws: an exact recursion.
+def sampled_fraction(ratio: float, num_steps: int, variance: str) -> float:
+    """Return the fraction of the conditional variance that the samples of a perfect network have: an exact recursion.
 
     u_0 has the standard deviation ``ratio``, that of the data over that of the noise; u_T ~ N(0, 1).
     """
@@ -72,11 +72,11 @@ def drawn_fraction(ratio: float, num_steps: int, variance: str) -> float:
 
 
 @pytest.mark.parametrize(("ratio", "posterior", "large"), [(1.0, 0.88, 1.0), (0.35, 0.78, 1.06), (0.1, 0.53, 1.08)])
-def test_the_default_variance_draws_what_the_data_have(ratio: float, posterior: float, large: float) -> None:
+def test_the_default_variance_is_that_of_the_data(ratio: float, posterior: float, large: float) -> None:
     """The table of docs/prior.md (64 steps, linear schedule); the sampler agrees with it, by Monte Carlo."""
     assert PriorSampling().step_variance == "large"
-    assert drawn_fraction(ratio, 64, "posterior") == pytest.approx(posterior, abs=0.01)
-    assert drawn_fraction(ratio, 64, "large") == pytest.approx(large, abs=0.01)
+    assert sampled_fraction(ratio, 64, "posterior") == pytest.approx(posterior, abs=0.01)
+    assert sampled_fraction(ratio, 64, "large") == pytest.approx(large, abs=0.01)
     found = generated(ScheduleSpec(), PriorSampling(), sigma=STD / ratio)
     assert float(found.var()) / STD**2 == pytest.approx(large, abs=0.01 + 5 * (2 / ROWS) ** 0.5)
 

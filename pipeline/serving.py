@@ -102,7 +102,7 @@ def _mlflow_type(annotation: Any) -> str:
     if annotation in _MLFLOW_TYPES:
         return _MLFLOW_TYPES[annotation]
     inner = get_args(annotation)[0]
-    return _mlflow_type(inner if isinstance(inner, type) else type(inner))
+    return _mlflow_type(type(inner) if isinstance(inner, int | float | str) else inner)
 
 
 def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]:

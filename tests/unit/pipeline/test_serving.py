@@ -139,7 +139,7 @@ def save_random(folder: Path, model: torch.nn.Module, document: dict[str, object
         ("pixel_diffusion", {}, {"prior_steps": 5}),
         ("pixel_diffusion", {}, {"prior_guidance": 3.0}),
         ("pixel_diffusion", {"prior_steps": 4}, {"prior_sampler": "ddim"}),
-        ("pixel_diffusion", {"prior_steps": 4}, {"prior_variance": "large"}),
+        ("pixel_diffusion", {"prior_steps": 4}, {"prior_variance": "posterior"}),
         ("pixel_diffusion", {"prior_steps": 4, "prior_sampler": "ddim"}, {"prior_eta": 1.0}),
         ("pixel_diffusion", {"prior_guidance": 3.0}, {"prior_guidance_rescale": 1.0}),
         ("pixel_diffusion", {}, {"decoder_steps": 5}),

@@ -63,7 +63,7 @@ def test_images_come_of_all_prompts(world: World) -> None:
         {"prior_sampler": "ddim"},
         {"prior_sampler": "ddim", "prior_eta": 0.5},
         {"prior_sampler": "dpm_solver"},
-        {"prior_variance": "large"},
+        {"prior_variance": "posterior"},
         {"prior_guidance": 3.0},
         {"prior_guidance": 3.0, "prior_guidance_rescale": 0.7},
     ],

@@ -33,6 +33,7 @@ from models.diffusion.schedules import (
     diffusers_alpha_bars,
     flow_steps,
     respaced_timesteps,
+    shifted_times,
 )
 from models.diffusion.spec import ProcessConfig, Variance
 
@@ -230,15 +231,20 @@ class Ddpm(Process):
 
 
 class Flow(Process):
-    """Rectified flow: a straight line from data to the Gaussian."""
+    """Rectified flow: a straight line from data to the Gaussian.
 
-    def __init__(self, spec: ProcessConfig, num_timesteps: int = NUM_TIMESTEPS) -> None:
+    A ``shift`` moves times, in training and in sampling, towards the noise (above 1) or the data (below);
+    see :func:`models.diffusion.schedules.shifted_times`.
+    """
+
+    def __init__(self, spec: ProcessConfig, num_timesteps: int = NUM_TIMESTEPS, *, shift: float = 1.0) -> None:
         super().__init__(spec)
         self.num_timesteps = num_timesteps
+        self._shift = shift
 
     def time(self, uniform: Float[Tensor, " batch"]) -> Times:
-        """Return the numbers themselves."""
-        return uniform
+        """Return the numbers themselves, shifted."""
+        return shifted_times(uniform, self._shift)
 
     def count(self, t: Times) -> Times:
         """Return T t."""
@@ -249,8 +255,8 @@ class Flow(Process):
         return self.count(t)
 
     def steps(self, num_steps: int) -> Steps:
-        """Return steps of equal length."""
-        return flow_steps(num_steps)
+        """Return steps of equal length before the shift."""
+        return [(shifted_times(t, self._shift), shifted_times(s, self._shift)) for t, s in flow_steps(num_steps)]
 
     def squares(self, t: Times) -> Pair:
         """Return (1 - t)^2 and t^2, float64."""

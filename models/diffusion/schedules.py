@@ -8,8 +8,9 @@ Symbols: t = 1 ... T; alpha_t = 1 - beta_t; abar_t = product of alpha_1 ... alph
 """
 
 import itertools
+import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from diffusers import DDIMScheduler
@@ -58,3 +59,22 @@ def diffusers_steps(num_timesteps: int, num_steps: int) -> list[tuple[int, int]]
 def flow_steps(num_steps: int) -> list[tuple[float, float]]:
     """Return each step's first and last time on the path flow, in equal steps from 1 down to 0."""
     return list(itertools.pairwise([*torch.linspace(1.0, 1.0 / num_steps, num_steps, device="cpu").tolist(), 0.0]))
+
+
+Number = TypeVar("Number", float, Tensor)
+
+
+def shifted_times(t: Number, shift: float) -> Number:
+    """Return shift t / (1 + (shift - 1) t) for times of the path flow (arXiv 2403.03206, eq. 23)."""
+    return t if shift == 1.0 else shift * t / (1 + (shift - 1) * t)
+
+
+def dimension_shift(num_dims: int, base_dims: int) -> float:
+    """Return sqrt(m / n), the shift for data of m dimensions where n need none (RAE, arXiv 2510.11690; n = 4096)."""
+    return math.sqrt(num_dims / base_dims)
+
+
+def logit_normal_times(uniform: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return sigmoid(n), n ~ N(0, 1), for numbers uniform in [0, 1) (arXiv 2403.03206, eq. 19)."""
+    times: Tensor = torch.special.ndtri(uniform.double()).sigmoid()
+    return times

@@ -11,7 +11,7 @@ Path = Literal["flow", "ddpm"]
 Target = Literal["sample", "noise", "velocity"]
 LossWeight = Literal["min_snr", "uniform", "p2"]
 ScheduleKind = Literal["linear", "cosine"]
-Sampler = Literal["ancestral", "ddim", "dpm_solver", "euler"]
+Sampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 Variance = Literal["posterior", "large"]
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
 MAX_LAST_ALPHA_BAR: Final = (
@@ -103,8 +103,8 @@ class SolverSpec(Settings):
 
     default_variance: ClassVar[Variance] = "posterior"
 
-    sampler: Sampler = "ancestral"
-    """euler: of the path flow."""
+    sampler: Sampler | None = None
+    """euler, heun: of the path flow; null: ancestral, or what the kind of model says."""
     variance: Variance | None = None
     """Sampler ancestral: variance of a step's noise, that of the posterior or beta_t Sigma (large); null: large for
     priors, posterior for images."""
@@ -112,13 +112,15 @@ class SolverSpec(Settings):
     """Sampler ddim: 0 is deterministic, 1 as random as ancestral."""
 
     def __post_init__(self) -> None:
-        require(self, "sampler", self.sampler in get_args(Sampler), f"one of {', '.join(get_args(Sampler))}")
+        known = self.sampler is None or self.sampler in get_args(Sampler)
+        require(self, "sampler", known, f"null or one of {', '.join(get_args(Sampler))}")
         known = self.variance is None or self.variance in get_args(Variance)
         require(self, "variance", known, f"null or one of {', '.join(get_args(Variance))}")
+        name = self.sampler or "null"
         require(self, "eta", 0.0 <= self.eta <= 1.0, "0 to 1")
-        require(self, "eta", not self.eta or self.sampler == "ddim", f"0 with sampler {self.sampler}, or sampler ddim")
-        fits = self.variance != "large" or self.sampler == "ancestral"
-        require(self, "variance", fits, f"null with sampler {self.sampler}, or sampler ancestral")
+        require(self, "eta", not self.eta or self.sampler == "ddim", f"0 with sampler {name}, or sampler ddim")
+        fits = self.variance != "large" or self.sampler in (None, "ancestral")
+        require(self, "variance", fits, f"null with sampler {name}, or sampler ancestral")
 
     @property
     def step_variance(self) -> Variance:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models.diffusion.processes import Gaussian, Process, Samples, Times
 from models.diffusion.spec import Target
-from models.normalization import Normalization
 
 
 @dataclass(frozen=True, eq=False)  # with ==, torch.compile would compare tensors
@@ -73,14 +72,19 @@ def noise_from_target(
 
 
 def output_scale(
-    process: Process, target: Target, t: Times, gaussian: Gaussian, normalization: Normalization
+    process: Process,
+    target: Target,
+    t: Times,
+    gaussian: Gaussian,
+    *,
+    m: Float[Tensor, "*batch embed"],
+    s: Float[Tensor, "*batch embed"],
 ) -> Affine:
     """Return the rescaling by which the network's own output has mean 0 and variance about 1.
 
-    With m, s the mean and standard deviation of training embeddings: x_0 = m + s F and eps = F; the velocity has, in
+    With m, s the mean and standard deviation of embeddings: x_0 = m + s F and eps = F; the velocity has, in
     each dimension, the mean -m' u(m) and the variance n^2 + (m' s / Sigma^(1/2))^2, where m' is the factor of u_0.
     """
-    m, s = normalization.mean, normalization.std
     if target == "sample":
         return Affine(m, s)
     if target == "noise":

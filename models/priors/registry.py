@@ -6,12 +6,16 @@ from typing import Any, Final
 from models.fields import read_kind
 from models.priors.autoregressive.spec import AutoregressivePriorSpec
 from models.priors.diffusion.spec import GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.flow.spec import FlowPriorSpec
 from models.priors.identity.spec import IdentityPriorSpec
+from models.priors.projection.spec import ProjectionPriorSpec
 from models.priors.spec import PriorSpec
 
 SPECS: Final[dict[str, type[PriorSpec]]] = {
     "shifted": ShiftedPriorSpec,
     "gaussian": GaussianPriorSpec,
+    "flow": FlowPriorSpec,
+    "projection": ProjectionPriorSpec,
     "autoregressive": AutoregressivePriorSpec,
     "identity": IdentityPriorSpec,
 }

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from models.diffusion.spec import SolverSpec, Variance
 from models.fields import Settings, Spec, require, require_positive
 
-PriorSampler = Literal["ancestral", "ddim", "dpm_solver"]
+PriorSampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
 MOST_GUIDANCE = 1_000
 TEXT_ENCODERS = ("t5", "clip")
@@ -20,21 +20,25 @@ class PriorSolver(SolverSpec):
     """How embeddings are sampled from a trained prior, but for the number of steps.
 
     A prior reads those settings that it has a use for: ``sampler`` ancestral is method eq. 3, ddim is random as far as
-    ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++. ``guidance_rescale`` takes back that
-    much of the inflation that guidance causes (arXiv 2305.08891, section 3.4).
+    ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++, euler and heun are for kind flow;
+    null is ancestral, and euler for kind flow. ``guidance_rescale`` takes back that much of the inflation that guidance
+    causes (arXiv 2305.08891, section 3.4). Guidance holds between the times ``guidance_start`` and ``guidance_end``
+    alone, as fractions of the way from data (0) to noise (1) (arXiv 2404.07724).
     """
 
     default_variance: ClassVar[Variance] = "large"
 
-    sampler: PriorSampler = "ancestral"
+    sampler: PriorSampler | None = None
     guidance_scale: float = 1.0
     """Classifier-free guidance; 1: none."""
     guidance_rescale: float = 0.0
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self, "sampler", self.sampler in get_args(PriorSampler), f"one of {', '.join(get_args(PriorSampler))}")
         super().__post_init__()
         require(self, "guidance_scale", 0 <= self.guidance_scale <= MOST_GUIDANCE, f"0 to {MOST_GUIDANCE}")
+        require(self, "guidance_end", 0 <= self.guidance_start < self.guidance_end <= 1, "0 to 1, above guidance_start")
         require(self, "guidance_rescale", 0 <= self.guidance_rescale <= 1, "0 to 1")
 
 
@@ -96,16 +100,21 @@ class PriorSpec(Spec):
 
     from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "network"})
     is_trained: ClassVar[bool] = True
-    sampling: ClassVar[Literal["steps", "guidance", "fixed"]]
-    """What of PriorSampling is read: all, guidance_scale alone, or nothing."""
+    sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]]
+    """What of PriorSampling is read: all, guidance_scale alone, or nothing (fixed: nor is anything trained)."""
     reads_gaussians: ClassVar[bool] = False
-    """Whether the fitted Gaussians are an input of its training."""
+    """Whether the fitted Gaussians are an input of its training; see :meth:`uses_gaussians`."""
 
     embed_dim: int
     kind: str = field(kw_only=True)
 
     def __post_init__(self) -> None:
         require_positive(self, "embed_dim")
+
+    @classmethod
+    def uses_gaussians(cls, section: Any) -> bool:
+        """Return whether they are with these settings (the section of the kind, or a spec)."""
+        return cls.reads_gaussians
 
     @property
     def num_sampling_steps(self) -> int:
@@ -116,6 +125,11 @@ class PriorSpec(Spec):
     def max_sampling_steps(self) -> float:
         """How many steps PriorSampling may ask for."""
         return math.inf
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is sampled along a flow, for which there are solvers of their own."""
+        return False
 
     @property
     def model_class(self) -> Any:

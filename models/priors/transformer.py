@@ -11,7 +11,7 @@ The text tokens come first and see nothing of the rest, so their keys and values
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,7 +53,7 @@ class PriorTransformer(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "batch embed"],
-        time: Int[Tensor, "batch"],
+        time: Real[Tensor, "batch"],
         gaussian_index: Int[Tensor, "batch"],
         text: TextFeatures,
         drop_text: Bool[Tensor, "batch"],
@@ -92,7 +92,7 @@ class PriorTransformer(nn.Module):
         self,
         prefix: KeyValueCache,
         noisy: Float[Tensor, "batch embed"],
-        time: Int[Tensor, "batch"],
+        time: Real[Tensor, "batch"],
         gaussian_index: Int[Tensor, "batch"],
     ) -> Float[Tensor, "batch embed"]:
         """Return the standardised prediction of z_0 for captions read before; the prefix is left as it was."""
@@ -187,14 +187,14 @@ def _trimmed(states: TextStates, drop_text: Bool[Tensor, "batch"]) -> TextStates
 
 
 class _NumberEmbedding(nn.Module):
-    """An integer (time step, Gaussian index) as sines and cosines, then an MLP."""
+    """A number (time, Gaussian index) as sines and cosines, then an MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, number: Int[Tensor, "batch"], dtype: torch.dtype) -> Float[Tensor, "batch width"]:
+    def forward(self, number: Real[Tensor, "batch"], dtype: torch.dtype) -> Float[Tensor, "batch width"]:
         half = self.width // 2
         exponent = torch.arange(half, device=number.device, dtype=torch.float32) / half
         angle = number.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponent)

@@ -123,7 +123,7 @@ class PriorConfig(StageConfig):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The embeddings, and the Gaussians if the kind reads them."""
-        return ("embed_clip", "fit_gaussians") if self.spec_class.reads_gaussians else ("embed_clip",)
+        return ("embed_clip", "fit_gaussians") if self.spec_class.uses_gaussians(self) else ("embed_clip",)
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "PriorConfig":
@@ -135,7 +135,7 @@ class PriorConfig(StageConfig):
     ) -> PriorSpec:
         """Return the prior's spec, for embeddings, Gaussians and text states of these sizes."""
         given: dict[str, Any] = {"embed_dim": embed_dim}
-        if self.spec_class.reads_gaussians:
+        if self.spec_class.uses_gaussians(self):
             given["num_gaussians"] = num_gaussians
         if isinstance(self, TrainedPriorConfig):
             given["network"] = self.network.spec(text_states)
@@ -170,7 +170,13 @@ class SolvedPriorConfig(TrainedPriorConfig):
 
     @model_validator(mode="after")
     def _steps_within_schedule(self) -> "SolvedPriorConfig":
-        most, allowed = self.validation.num_steps[-1], self.spec(embed_dim=ANY_WIDTH).max_sampling_steps
+        spec, sampler = self.spec(embed_dim=ANY_WIDTH), self.validation.sampler
+        if sampler in ("euler", "heun") and not spec.is_flow:
+            raise ValueError(
+                f"validation.sampler is {sampler} with kind {self.kind}: allowed are ancestral, ddim and dpm_solver, "
+                "or kind flow"
+            )
+        most, allowed = self.validation.num_steps[-1], spec.max_sampling_steps
         if most > allowed:
             raise ValueError(
                 f"validation.num_steps asks for {most} sampling steps: allowed is at most schedule.num_timesteps, "
@@ -185,7 +191,12 @@ class GuidedPriorConfig(TrainedPriorConfig):
     validation: AutoregressiveValidationConfig = AutoregressiveValidationConfig()
 
 
-_BASES: Final = {"steps": SolvedPriorConfig, "guidance": GuidedPriorConfig, "fixed": PriorConfig}
+_BASES: Final = {
+    "steps": SolvedPriorConfig,
+    "guidance": GuidedPriorConfig,
+    "one_step": TrainedPriorConfig,
+    "fixed": PriorConfig,
+}
 
 
 def _section(spec: type[PriorSpec]) -> type[PriorConfig]:

@@ -43,7 +43,7 @@ class BestNetwork(nn.Module):
         solved = torch.linalg.solve(seen, rest[:, :, None])
         z_0 = MEANS[prefix] + abar.sqrt() * (COVARIANCES[prefix] @ solved)[:, :, 0]
         noise = (gaussian.whiten(z_t) - abar.sqrt() * gaussian.whiten(z_0)) / (1 - abar).sqrt()
-        affine = output_scale(process, target, time, gaussian, scale)
+        affine = output_scale(process, target, time, gaussian, m=scale.mean, s=scale.std)
         return (true_target(process, target, z_0, noise, time, gaussian=gaussian) - affine.centre) / affine.spread
 
 

@@ -95,7 +95,7 @@ def test_sampling_is_the_samplers_over_the_networks_own_forward(target: str) -> 
         centre = abar.sqrt() * scale.mean + (1 - abar.sqrt()) * mean
         noisy = (z_t - centre) / (abar * scale.std**2 + (1 - abar) * std**2).sqrt()
         output = prior.network(noisy, t, index, scaled, torch.full((3,), drop))
-        predicted = output_scale(process, target, t, gaussian, scale)(output)  # type: ignore[arg-type]
+        predicted = output_scale(process, target, t, gaussian, m=scale.mean, s=scale.std)(output)  # type: ignore[arg-type]
         return sample_from_target(process, target, predicted, z_t, t, gaussian=gaussian)  # type: ignore[arg-type]
 
     def estimate(z_t: Tensor, t: Tensor) -> Estimate:

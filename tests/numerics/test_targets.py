@@ -86,7 +86,7 @@ def test_the_networks_output_is_standardised(target: Target) -> None:
     gaussian = Gaussian(torch.tensor([[1.0, 2.0]]).expand(count, 2), torch.tensor([[0.5, 3.0]]).expand(count, 2))
     for t in (1, 300, 1000):
         time = torch.full((count,), t)
-        affine = output_scale(PROCESS, target, time, gaussian, scale)
+        affine = output_scale(PROCESS, target, time, gaussian, m=scale.mean, s=scale.std)
         output = (true_target(PROCESS, target, z_0, noise, time, gaussian=gaussian) - affine.centre) / affine.spread
         assert output.mean(0).abs().max() < 0.02
         assert (output.std(0) - 1).abs().max() < 0.02

@@ -12,7 +12,7 @@ class AutoregressivePriorSpec(PriorSpec):
     """DALL-E 2's other prior: principal components of the embedding, quantised, predicted one by one."""
 
     model: ClassVar[str] = "models.priors.autoregressive.model:AutoregressivePrior"
-    sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "guidance"
+    sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "guidance"
 
     num_components: int
     """Principal components that are kept; DALL-E 2: 319 of 1024; fewer than the training pairs, and no more than the

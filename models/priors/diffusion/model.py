@@ -7,21 +7,24 @@ The process and the loss work on raw embeddings. Only the network's own input an
 fixed before training: with m, s the mean and standard deviation of the training embeddings, z_t has about
 mean sqrt(abar_t) m + (1 - sqrt(abar_t)) mu and variance abar_t s^2 + (1 - abar_t) Sigma, which are taken out on the
 input side; the output is put back by :func:`models.diffusion.targets.output_scale`. This changes no equation: it is a
-parametrisation of the prediction.
+parametrisation of the prediction. With ``standardise: gaussian`` m, s are those of the caption's Gaussian (without
+kappa), which leaves u_t = Sigma^(-1/2) (z_t - mu) but for a factor; with ``none`` nothing is rescaled.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from models.diffusion.guidance import Predictor, guide
 from models.diffusion.loss_weights import denoising_loss
-from models.diffusion.processes import Gaussian, make_process
+from models.diffusion.processes import Gaussian, Process, make_process
 from models.diffusion.samplers import Estimate, sample
 from models.diffusion.schedules import alpha_bars
-from models.diffusion.targets import output_scale, sample_from_target
+from models.diffusion.targets import Affine, output_scale, sample_from_target
 from models.gaussians.bank import GaussianBank
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
 from models.noise import SeededNoise
@@ -37,7 +40,7 @@ from models.priors.base import (
     require_seeds,
     require_width,
 )
-from models.priors.diffusion.spec import DiffusionPriorSpec, GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.diffusion.spec import GaussianPriorSpec, ProcessPriorSpec, ShiftedPriorSpec
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
@@ -50,9 +53,9 @@ _SMALLEST_STD = 1e-2  # of a Gaussian, where the velocity is predicted; as a fra
 class DiffusionPrior(Prior):
     """A prior by shifted diffusion over any bank of Gaussians; its Gaussians and statistics are in its state."""
 
-    spec: DiffusionPriorSpec
+    spec: ProcessPriorSpec
 
-    def __init__(self, spec: DiffusionPriorSpec, bank: GaussianBank | None = None) -> None:
+    def __init__(self, spec: ProcessPriorSpec, bank: GaussianBank | None = None) -> None:
         """Build an untrained prior around the Gaussians of the bank, learnable and chosen as the spec says.
 
         Without a bank it has blank Gaussians, to load a saved state into.
@@ -68,7 +71,7 @@ class DiffusionPrior(Prior):
             self.bank = GaussianBank.blank(spec.num_gaussians, spec.embed_dim, **options)
         else:
             self.bank = bank.variant(**options)
-        self.process = make_process(spec.process, alpha_bars(spec.schedule))
+        self.process = self.make_process(spec)
         self.network = PriorTransformer(spec.network, spec.embed_dim)
         self.image_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
         self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
@@ -78,19 +81,34 @@ class DiffusionPrior(Prior):
         cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
     ) -> Self:
         """Return an untrained prior around its Gaussians: the fitted ones, widened by kappa, or the baseline's one."""
-        prior = cls(cast(DiffusionPriorSpec, spec), make_bank(spec, images, texts, gaussians))
+        prior = cls(cast(ProcessPriorSpec, spec), cls.make_bank(spec, images, texts, gaussians))
         prior.measure(images, texts)
         return prior
+
+    @staticmethod
+    def make_process(spec: Any) -> Process:
+        """Return the noise process of a spec."""
+        return make_process(spec.process, alpha_bars(spec.schedule))
+
+    @staticmethod
+    def make_bank(spec: Any, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
+        """Return the Gaussians that training starts with."""
+        return make_bank(spec, images, texts, fitted)
+
+    @staticmethod
+    def sample_times(spec: Any, uniform: Float[Tensor, " batch"]) -> Tensor:
+        """Return the times of training for uniform numbers in [0, 1)."""
+        times: Tensor = (uniform * spec.schedule.num_timesteps).long() + 1
+        return times
 
     @classmethod
     def random_inputs(cls, spec: PriorSpec, streams: SeededNoise, *, text_dropout: float) -> dict[str, Tensor]:
         """Return dropped captions, times and noise, and noise for the Gaussians if they are learned."""
-        spec = cast(DiffusionPriorSpec, spec)
+        spec = cast(ProcessPriorSpec, spec)
         uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]
-        flow, num_timesteps = spec.path == "flow", spec.schedule.num_timesteps
         inputs = {
             "drop_text": uniform[:, 1] < text_dropout,
-            "time": uniform[:, 0].float() if flow else (uniform[:, 0] * num_timesteps).long() + 1,
+            "time": cls.sample_times(spec, uniform[:, 0]),
             "noise": streams.normal((spec.embed_dim,)),
         }
         if spec.learnable:
@@ -125,7 +143,7 @@ class DiffusionPrior(Prior):
         """
         text = text_of(batch)
         require_width(text.embedding, self.spec.embed_dim)
-        index, mean, std = self.bank(text.embedding)
+        index, mean, std = self.source(text)
         denoising = self._denoising_loss(batch, text, index, Gaussian(mean.detach(), std.detach()))
         if not self.spec.learnable:
             return {"loss": denoising}
@@ -141,8 +159,13 @@ class DiffusionPrior(Prior):
         z_t, time = self.process.diffuse(z_0, t, gaussian, noise), self.process.count(t)
         noisy = self._noisy_input(z_t, t, gaussian)
         output = self.network(noisy, time, index, self._text_input(text), batch["drop_text"])
-        predicted = output_scale(self.process, self.spec.target, t, gaussian, self.image_scale)(output.float())
+        predicted = self._output_scale(t, gaussian)(output.float())
         return denoising_loss(self.process, predicted, z_0, noise, t, gaussian=gaussian)
+
+    def source(self, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
+        """Return c_y, mu and Sigma^(1/2) of the Gaussian that each caption's process ends in."""
+        index, mean, std = self.bank(text.embedding)
+        return index, mean, std
 
     @torch.no_grad()
     def sample(
@@ -157,7 +180,7 @@ class DiffusionPrior(Prior):
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
         steps = self.process.steps(sampling.num_steps)
-        index, mean, std = self.bank(text.embedding)
+        index, mean, std = self.source(text)
         gaussian, streams = Gaussian(mean, std), SeededNoise(seeds)
         predict = self._predictor(text, index, gaussian, sampling)
 
@@ -170,7 +193,8 @@ class DiffusionPrior(Prior):
         def noise() -> Tensor:
             return streams.normal((self.spec.embed_dim,), mean.device)
 
-        return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
+        solver = replace(sampling, sampler=sampling.sampler or self.spec.default_sampler)
+        return sample(self.process, estimate, noise, steps, solver=solver, gaussian=gaussian)
 
     def _predictor(self, text: TextFeatures, index: Tensor, gaussian: Gaussian, sampling: PriorSampling) -> Predictor:
         """Return z0_hat(z_t, t, y, c_y) as a function of z_t and t; the captions are read once, here.
@@ -180,7 +204,7 @@ class DiffusionPrior(Prior):
         text, process = self._text_input(text), self.process
 
         def z_0(output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-            predicted = output_scale(process, self.spec.target, t, gaussian, self.image_scale)(output.float())
+            predicted = self._output_scale(t, gaussian)(output.float())
             return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian=gaussian)
 
         if sampling.guidance_scale == 1.0:
@@ -197,21 +221,43 @@ class DiffusionPrior(Prior):
             noisy = self._noisy_input(z_t, t, gaussian).repeat(2, 1)
             outputs = self.network.predict(both, noisy, process.count(t).repeat(2), index.repeat(2)).chunk(2)
             conditional, unconditional = (z_0(output, z_t, t) for output in outputs)
-            scale, rescale = sampling.guidance_scale, sampling.guidance_rescale
-            return guide(conditional, unconditional, scale=scale, rescale=rescale, normalization=self.image_scale)
+            rescale, fraction = sampling.guidance_rescale, (process.count(t) / process.num_timesteps)[:, None]
+            guided = guide(
+                conditional, unconditional, scale=sampling.guidance_scale, rescale=rescale,
+                normalization=self.image_scale,
+            )  # fmt: skip
+            within = (sampling.guidance_start <= fraction) & (fraction <= sampling.guidance_end)
+            return torch.where(within, guided, conditional)
 
         return predict_guided
 
     def _noisy_input(self, z_t: Tensor, t: Tensor, gaussian: Gaussian) -> Tensor:
         """Return z_t with mean 0 and variance about 1, over all training embeddings: [batch, embed]."""
-        m, s = self.image_scale.mean, self.image_scale.std
+        if self.spec.standardise == "none":
+            return z_t
+        m, s = self._statistics(gaussian)
         signal, noise = self.process.variances(t, z_t)
         centre = signal.sqrt() * m + (1 - signal.sqrt()) * gaussian.mean
         spread = (signal * s.square() + noise * torch.as_tensor(gaussian.std).square()).sqrt()
         return (z_t - centre) / spread
 
+    def _statistics(self, gaussian: Gaussian) -> tuple[Tensor, Tensor]:
+        """Return m, s: the mean and standard deviation that embeddings are taken to have."""
+        if self.spec.standardise == "global":
+            return self.image_scale.mean, self.image_scale.std
+        return torch.as_tensor(gaussian.mean), torch.as_tensor(gaussian.std) / self.bank.kappa
+
+    def _output_scale(self, t: Tensor, gaussian: Gaussian) -> Affine:
+        """Return how the network's output becomes a prediction of the target."""
+        if self.spec.standardise == "none":
+            return Affine(0.0, 1.0)
+        m, s = self._statistics(gaussian)
+        return output_scale(self.process, self.spec.target, t, gaussian, m=m, s=s)
+
     def _text_input(self, text: TextFeatures) -> TextFeatures:
-        """Return the captions with standardised CLIP text embeddings."""
+        """Return the captions with standardised CLIP text embeddings, or raw ones."""
+        if self.spec.standardise == "none":
+            return text
         return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
 
 
@@ -221,13 +267,16 @@ def make_bank(spec: PriorSpec, images: Rows, texts: Captions, fitted: tuple[Tens
         if fitted is None:
             raise ValueError("prior of kind shifted: found no fitted Gaussians: expected means and stds: fit them")
         bank = GaussianBank(*fitted, kappa=spec.kappa, selection=spec.selection)
-        if spec.noise_scale is None:
-            return bank
-        kappa = spec.noise_scale * rms_std(images) / _rms_std_of_chosen(bank, texts)
-        return GaussianBank(*fitted, kappa=kappa)
+        return bank if spec.noise_scale is None else scaled_bank(bank, spec.noise_scale, images, texts)
     if not isinstance(spec, GaussianPriorSpec) or spec.noise_scale is None:
         return GaussianBank.standard(spec.embed_dim)
     return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * rms_std(images))
+
+
+def scaled_bank(bank: GaussianBank, noise_scale: float, images: Rows, texts: Captions) -> GaussianBank:
+    """Return the Gaussians with the kappa that makes their noise so strong; see ``noise_scale`` of kind shifted."""
+    kappa = noise_scale * rms_std(images) / _rms_std_of_chosen(bank, texts)
+    return GaussianBank(bank.means, bank.stds, kappa=kappa)
 
 
 def rms_std(images: Rows) -> float:

@@ -4,40 +4,38 @@ Papers: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15
 Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125) for gaussian.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-from models.diffusion.spec import LossWeight, Path, ProcessConfig, ScheduleSpec, Target
+from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
 from models.fields import require, require_positive
-from models.priors.spec import PriorSpec, TransformerSpec
+from models.priors.spec import PriorSampler, PriorSpec, TransformerSpec
 
 Selection = Literal["means", "samples"]
 
 
-@dataclass(frozen=True)
-class DiffusionPriorSpec(PriorSpec):
-    """What both diffusion priors have in common; :mod:`models.diffusion.loss_weights` has a table of the losses."""
+Standardise = Literal["none", "global", "gaussian"]
 
-    model: ClassVar[str] = "models.priors.diffusion.model:DiffusionPrior"
+
+@dataclass(frozen=True)
+class ProcessPriorSpec(PriorSpec):
+    """What all priors have in common that learn a process from a Gaussian to the embeddings."""
+
     from_data: ClassVar[frozenset[str]] = PriorSpec.from_data | {"num_gaussians"}
-    sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "steps"
+    sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "steps"
+    default_sampler: ClassVar[PriorSampler] = "ancestral"
     num_gaussians: int = 1
-    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     network: TransformerSpec = field(default_factory=TransformerSpec)
-    path: Path = "ddpm"
-    """ddpm: the paper's; flow: a straight line from embedding to Gaussian, of which schedule says num_timesteps."""
     target: Target = "sample"
     """What the network predicts; the paper: the clean embedding."""
-    loss_weight: LossWeight = "p2"
-    """ddpm: weight by time step; p2: 1 / (1 + SNR), the paper's (method eq. 7)."""
-    min_snr_gamma: float = 5.0
-    """loss_weight min_snr: where the weight stops to rise."""
+    standardise: Standardise = "global"
+    """Scale of the network's input and output: global, by the training embeddings' mean and standard deviation;
+    gaussian, by those of the caption's Gaussian; none, raw embeddings (and texts), as the paper's code has it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "num_gaussians")
-        require(self, "min_snr_gamma", self.min_snr_gamma > 0, "above 0")
+        require(self, "standardise", self.standardise in get_args(Standardise), "none, global or gaussian")
         _ = self.process
 
     @property
@@ -56,15 +54,36 @@ class DiffusionPriorSpec(PriorSpec):
         return 0.0
 
     @property
+    def process(self) -> ProcessConfig:
+        """The noise process, around the Gaussians."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DiffusionPriorSpec(ProcessPriorSpec):
+    """What both diffusion priors have in common; :mod:`models.diffusion.loss_weights` has a table of the losses."""
+
+    model: ClassVar[str] = "models.priors.diffusion.model:DiffusionPrior"
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    loss_weight: LossWeight = "p2"
+    """Weight by time step; p2: 1 / (1 + SNR), the paper's (method eq. 7)."""
+    min_snr_gamma: float = 5.0
+    """loss_weight min_snr: where the weight stops to rise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "min_snr_gamma", self.min_snr_gamma > 0, "above 0")
+
+    @property
     def max_sampling_steps(self) -> float:
-        """T on the path ddpm, whose times are whole numbers."""
-        return self.schedule.num_timesteps if self.path == "ddpm" else math.inf
+        """T: times are whole numbers."""
+        return self.schedule.num_timesteps
 
     @property
     def process(self) -> ProcessConfig:
         """The noise process, around the Gaussians; its schedule is the spec's own."""
         return ProcessConfig(
-            path=self.path, target=self.target, loss_weight=self.loss_weight, min_snr_gamma=self.min_snr_gamma
+            path="ddpm", target=self.target, loss_weight=self.loss_weight, min_snr_gamma=self.min_snr_gamma
         )
 
 
@@ -93,7 +112,7 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
         super().__post_init__()
         allowed = "0.1 to 100: sampling starts without noise below that, and in noise alone above"
         require(self, "kappa", 0.1 <= self.kappa <= 100, allowed)
-        _require_noise_scale(self, self.noise_scale)
+        require_noise_scale(self, self.noise_scale)
         require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
 
 
@@ -108,8 +127,9 @@ class GaussianPriorSpec(DiffusionPriorSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_noise_scale(self, self.noise_scale)
+        require_noise_scale(self, self.noise_scale)
 
 
-def _require_noise_scale(spec: PriorSpec, scale: float | None) -> None:
+def require_noise_scale(spec: PriorSpec, scale: float | None) -> None:
+    """Refuse a scale with which sampling would start without noise, or in noise alone."""
     require(spec, "noise_scale", scale is None or 0.01 <= scale <= 100, "0.01 to 100, or null")

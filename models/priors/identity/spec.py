@@ -12,6 +12,6 @@ class IdentityPriorSpec(PriorSpec):
 
     model: ClassVar[str] = "models.priors.identity.model:IdentityPrior"
     is_trained: ClassVar[bool] = False
-    sampling: ClassVar[Literal["steps", "guidance", "fixed"]] = "fixed"
+    sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "fixed"
 
     kind: Literal["identity"] = field(default="identity", kw_only=True)

@@ -114,7 +114,7 @@ def test_a_trained_flow_over_embeddings_finds_the_transport(target: Target) -> N
     def predict(x_t: Tensor, t: Tensor, source: Gaussian) -> Tensor:
         number = (t * bins).round().long() - 1
         output = gain[number] * source.whiten(x_t) + bias[number]
-        return output_scale(process, target, t, source, scale)(output)
+        return output_scale(process, target, t, source, m=scale.mean, s=scale.std)(output)
 
     def source_of(count: int) -> Gaussian:
         return Gaussian(SOURCE_MEAN.expand(count, 2), SOURCE_STD.expand(count, 2))

@@ -17,7 +17,7 @@ NETWORK = TransformerSpec(width=32, text_states={"t5": TextStateSpec(64, 20), "c
 @pytest.mark.parametrize(
     "settings",
     [
-        ShiftedPriorSpec(8, 16, ScheduleSpec("cosine"), NETWORK, target="velocity", learnable=True),
+        ShiftedPriorSpec(8, 16, schedule=ScheduleSpec("cosine"), network=NETWORK, target="velocity", learnable=True),
         GaussianPriorSpec(8),
         AutoregressivePriorSpec(8, 4, NETWORK),
         IdentityPriorSpec(8),
@@ -34,19 +34,19 @@ def test_settings_survive_json(settings: PriorSpec) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"found kind .gan.: expected one of shifted, gaussian, autoregressive"):
+    with pytest.raises(ValueError, match=r"found kind .gan.: expected one of shifted, gaussian, flow, projection"):
         read_spec({"kind": "gan"})
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sampler": "euler"}, "sampler: found 'euler': expected one of ancestral, ddim, dpm_solver"),
+        ({"sampler": "midpoint"}, "sampler: found 'midpoint': expected null or one of ancestral, ddim"),
         ({"variance": "learned"}, "variance: found 'learned': expected null or one of posterior, large"),
         ({"eta": 1.5}, "eta: found 1.5: expected 0 to 1"),
         ({"guidance_rescale": -0.1}, "guidance_rescale: found -0.1: expected 0 to 1"),
         ({"num_steps": 0}, "num_steps: found 0: expected 1 or more"),
-        ({"eta": 0.5}, "eta: found 0.5: expected 0 with sampler ancestral"),
+        ({"eta": 0.5}, "eta: found 0.5: expected 0 with sampler null"),
         ({"sampler": "ddim", "variance": "large"}, "variance: found 'large': expected null with sampler ddim"),
     ],
 )

@@ -83,7 +83,7 @@ def prior_config(kind: str = "shifted", **changes: Any) -> Any:
     if kind != "identity":
         section["network"] = {"width": 16, "num_layers": 1, "num_heads": 2}
         section["training"] = {"num_steps": 8, "batch_size": 16, "log_interval": 4, "precision": "float32"}
-    if kind in ("shifted", "gaussian"):
+    if kind in ("shifted", "gaussian", "flow"):
         section["validation"] |= {"num_steps": [1, 4]}
     if kind == "autoregressive":
         section |= {"num_components": 4, "num_buckets": 16}
@@ -93,6 +93,6 @@ def prior_config(kind: str = "shifted", **changes: Any) -> Any:
 def inputs_for(kind: str, folder: Path, **changes: Any) -> dict[str, Artifact]:
     """Make what a prior of the kind is trained on."""
     inputs: dict[str, Artifact] = {"embed_clip": make_embeddings(folder, **changes)}
-    if kind == "shifted":
+    if kind in ("shifted", "flow"):
         inputs["fit_gaussians"] = fit(folder / "g", inputs["embed_clip"])
     return inputs

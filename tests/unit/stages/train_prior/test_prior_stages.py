@@ -82,7 +82,10 @@ def test_more_gaussians_than_images_is_an_error(tmp_path: Path) -> None:
         fit(tmp_path / "g", embeddings, num_gaussians=7)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("shifted", 4), ("gaussian", 4), ("autoregressive", 4), ("identity", 0)])
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [("shifted", 4), ("gaussian", 4), ("flow", 4), ("projection", 1), ("autoregressive", 4), ("identity", 0)],
+)
 def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int) -> None:
     inputs = inputs_for(kind, tmp_path)
     output = Output(str(tmp_path / "p"), "train_prior", "p0")
@@ -102,7 +105,7 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int)
     assert by_steps[f"steps_{steps}"]["cosine_true"] == summary.metrics["cosine_true"]
     assert summary.metrics[f"diversity/steps_{steps}"] == by_steps[f"steps_{steps}"]["diversity"]
     images = {event.name for event in events if isinstance(event, LoggedImage) and event.png.startswith(b"\x89PNG")}
-    diffusion = kind in ("shifted", "gaussian")
+    diffusion = kind in ("shifted", "gaussian", "flow")
     assert images == ({"held_out_by_sampling_steps", "held_out_by_time_step"} if diffusion else set())
 
 

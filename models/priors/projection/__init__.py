@@ -1,0 +1,1 @@
+"""The one-step prior: a projection trained by squared error and contrast."""

@@ -70,7 +70,8 @@ def test_the_loss_is_squared_error_and_contrast(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["mlp", "transformer"])
 def test_it_begins_at_the_mean_and_learns(form: str) -> None:
-    prior = make_prior(form=form)
+    """Without contrast, since these captions lie elsewhere than their images; on pairs that it has not seen."""
+    prior = make_prior(form=form, contrastive_weight=0.0)
     image, text = make_pairs(200)
     first = prior.sample(TextFeatures(text), range(200), PriorSampling())
     torch.testing.assert_close(first, image.mean(0).expand_as(first))
@@ -81,8 +82,8 @@ def test_it_begins_at_the_mean_and_learns(form: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    held_out = torch.randn(50, DIM, generator=torch.Generator().manual_seed(7)) + 1
-    last = prior.eval().sample(TextFeatures(held_out.flip(1)), range(50), PriorSampling())
+    held_out, captions = (rows[200:] for rows in make_pairs(300))
+    last = prior.eval().sample(TextFeatures(captions), range(100), PriorSampling())
     assert float((last - held_out).square().mean()) < 0.3 * float((image.mean(0) - held_out).square().mean())
 
 

@@ -126,7 +126,7 @@ class DiffusionPrior(Prior):
         """Refuse a velocity, a_t eps - b_t Sigma^(-1/2) (z_0 - mu), that a narrow Gaussian makes too large to learn."""
         if self.spec.target != "velocity":
             return
-        smallest = float((self.bank.kappa * self.bank.gaussians()[1] / self.image_scale.std).min())
+        smallest = float((self.bank.kappa * self.bank.gaussians()[1].detach() / self.image_scale.std).min())
         if smallest < _SMALLEST_STD:
             raise ValueError(
                 f"prior with target velocity: found a Gaussian whose std is {smallest:.3g} of the training embeddings' "

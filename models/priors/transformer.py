@@ -143,8 +143,8 @@ class TextTokens(nn.Module):
             return tokens, None
         valid = torch.cat([part.valid for part in states.values()], dim=1)
         visible = F.pad(valid & ~drop_text[:, None], (0, 1), value=True)
-        # Attention without a mask is faster, but to look at values makes a GPU wait for the host.
-        if _may_look(visible) and bool(visible.all()):
+        # Attention without a mask is faster, but to read values makes a GPU wait for the host.
+        if _may_read(visible) and bool(visible.all()):
             return tokens, None
         return tokens, visible
 
@@ -183,13 +183,13 @@ def _trimmed(states: TextStates, drop_text: Bool[Tensor, "batch"]) -> TextStates
 
     Elsewhere only those are left that padding to the longest caption of the batch has brought.
     """
-    if not _may_look(drop_text) or len(drop_text) == 0:
+    if not _may_read(drop_text) or len(drop_text) == 0:
         return states
     longest = int(torch.where(drop_text, 0, states.lengths).max())
     return TextStates(states.values[:, :longest], states.lengths)
 
 
-def _may_look(values: Tensor) -> bool:
+def _may_read(values: Tensor) -> bool:
     """Return whether Python may branch on values: a GPU would wait, and a compiled network has to keep its shapes."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 

@@ -53,7 +53,7 @@ def test_images_of_one_caption_are_no_negatives_of_one_another() -> None:
 @pytest.mark.parametrize("form", ["mlp", "transformer"])
 def test_the_loss_is_squared_error_and_contrast(form: str) -> None:
     prior = make_prior(form=form, contrastive_weight=0.3, temperature=0.2)
-    torch.nn.init.normal_(prior.network.answer.weight)
+    torch.nn.init.normal_(prior.network.output.weight)
     image, text = make_pairs()
     inputs = {"drop_text": torch.arange(12) == 5}
     found = prior(training_batch(image, TextFeatures(text), inputs))

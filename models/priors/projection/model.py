@@ -107,14 +107,14 @@ class _TransformerProjection(nn.Module):
         self.text_tokens = TextTokens(spec.network, spec.embed_dim)
         self.query_token = nn.Parameter(torch.randn(spec.network.width) * _INIT_STD)
         self.body = CausalTransformer(spec.network)
-        self.answer = _zero_linear(spec.network.width, spec.embed_dim)
+        self.output = _zero_linear(spec.network.width, spec.embed_dim)
 
     def forward(self, text: TextFeatures, drop_text: Bool[Tensor, " batch"]) -> Float[Tensor, "batch embed"]:
         tokens, visible = self.text_tokens(text, drop_text)
         tokens = torch.cat([tokens, self.query_token.expand(len(tokens), 1, -1)], dim=1)
         if visible is not None:
             visible = F.pad(visible, (0, 1), value=True)
-        output: Tensor = self.answer(self.body(tokens, visible, num_outputs=1)[:, 0])
+        output: Tensor = self.output(self.body(tokens, visible, num_outputs=1)[:, 0])
         return output
 
 
@@ -132,14 +132,14 @@ class _MlpProjection(nn.Module):
             for _ in range(spec.network.num_layers)
         )
         self.norm = nn.RMSNorm(width)
-        self.answer = _zero_linear(width, spec.embed_dim)
+        self.output = _zero_linear(width, spec.embed_dim)
 
     def forward(self, text: TextFeatures, drop_text: Bool[Tensor, " batch"]) -> Float[Tensor, "batch embed"]:
         read = self.read(text.embedding.to(self.no_text.dtype))
         hidden = torch.where(drop_text[:, None], self.no_text.to(read.dtype), read)
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        output: Tensor = self.answer(self.norm(hidden))
+        output: Tensor = self.output(self.norm(hidden))
         return output
 
 

@@ -190,9 +190,9 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImag
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prior_steps": 0}, r"PriorSampling\.num_steps: found 0: expected 1 or more"),
-        ({"prior_sampler": "euler"}, "sampler: found 'euler': expected one of ancestral, ddim, dpm_solver"),
-        ({"prior_eta": 0.5}, "eta: found 0.5: expected 0 with sampler ancestral"),
+        ({"prior_steps": 0}, r"PriorSampling\.num_steps: found 0: expected 1 to 10000"),
+        ({"prior_sampler": "midpoint"}, "sampler: found 'midpoint': expected null or one of ancestral, ddim"),
+        ({"prior_eta": 0.5}, "eta: found 0.5: expected 0 with sampler null"),
         ({"decoder_top_k": 0}, "top_k: found 0: expected 1 or more, or none"),
         ({"decoder_noise_augmentation": 1.5}, "noise_augmentation: found 1.5: expected 0 to 1"),
         ({"decoder_stepz": 1}, "found decoder_stepz: allowed are prior_"),

@@ -188,7 +188,7 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(560)
 def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray_folder: Path) -> None:
     web, mlflow, home, work = (tmp_path / name for name in ("web", "mlflow", "home", "work"))
     for folder in (web, mlflow, home, work):

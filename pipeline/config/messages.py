@@ -45,8 +45,8 @@ def _sentence(fault: Any, root: type[Any]) -> str:
 
 
 def found(value: Any, key: str = "") -> str:
-    """Return a value for a message; what may be a secret, as all that is given for file systems, by its type."""
-    is_secret = key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)
+    """Return a value for a message; what may hold a secret, as all that is given for file systems, by its type."""
+    is_secret = isinstance(value, dict) or key.split(".", maxsplit=1)[0] == "storage" or is_secret_name(key)
     return f"a value of type {type(value).__name__}" if is_secret else show_value(value)
 
 

@@ -241,6 +241,7 @@ def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray
         (f"store=filecache::ftp://u:{secret('p')}@127.0.0.1:9/x",),
         (f"store=simplecache::s3://key:{secret('p')}@bucket/x",),
         (f"store=nonsense://u:{secret('p')}@h/x",),
+        (f"tracking.uri={{{secret('p')}: 1}}",),
         (f"tracking.uri.http://u:{secret('p')}@h",),
         (f"storage.options={secret('p')}",),
         (f"storage.options.s3={secret('p')}", "storage.options.s3.secret.deeper=1"),
@@ -273,6 +274,7 @@ def test_no_message_about_wrong_input_quotes_a_secret(words: tuple[str, ...], tm
         f"extends: [http://u:{secret('p')}@h/base.yaml]",
         f"extends: s3://u:{secret('p')}@h/base.yaml",
         f"storage: {{options: {{s3: [{secret('p')}]}}}}",
+        f"storage:\n  options: {{s3: {{secret: {secret('p')}\n  key: 1",
         f"- http://u:{secret('p')}@h",
     ],
 )

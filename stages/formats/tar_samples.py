@@ -4,8 +4,9 @@ A file's key is its name up to the first dot after the last slash, its suffix wh
 files of one sample may lie anywhere in the tar. Of a repeated file the first counts, as of several images of a sample.
 """
 
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -19,7 +20,6 @@ IMAGE_SUFFIXES = (
 )
 MOST_MEMBERS = 1_000_000  # and as many times 256 bytes of names: what is held in memory of one tar
 _BYTES_OF_MEMBER = 256
-_NAME = re.compile(r"((?:.*/|)[^./]+)[.]([^/]+)", re.DOTALL)
 _META = re.compile(r"__[^/]*__(?:$|/)")
 
 Span = tuple[int, int]
@@ -77,8 +77,18 @@ def _cause_of(name: str) -> FailureCause:
 
 def split_name(name: str) -> tuple[str, str]:
     """Return key and suffix of a file; a hidden file and one without a suffix belong to no sample: the suffix is ""."""
-    parts = None if _META.match(name) else _NAME.fullmatch(name)
-    return (parts[1], parts[2].lower()) if parts else (name, "")
+    key, suffix = (None, None) if _META.match(name) else _rule()(name)
+    if not key or not suffix or key.endswith("/"):
+        return name, ""
+    return key, suffix.lower()
+
+
+@functools.cache
+def _rule() -> Callable[[str], tuple[str, str] | tuple[None, None]]:
+    """Import webdataset where a tar is read: it brings torch along."""
+    from webdataset.tariterators import base_plus_ext
+
+    return base_plus_ext  # type: ignore[no-any-return]
 
 
 def image_suffixes(files: Files) -> tuple[str | None, list[str]]:

@@ -5,7 +5,6 @@ RENAMED = {
     "train_autoencoder.codebook.dead_share": "train_autoencoder.codebook.dead_fraction",
     "train_decoder.discriminator.deviation_group": "train_decoder.discriminator.std_group",
     "train_decoder.text.start": "train_decoder.text.init_checkpoint",
-    "train_prior.path": "train_prior.kind (flow)",
     # of kind stable_diffusion
     "train_decoder.num_tokens": "train_decoder.conditioning.num_tokens",
     "train_decoder.empty_probability": "train_decoder.conditioning.empty_probability",

@@ -72,5 +72,5 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, kind: str) -> N
     rows[0, 3] = np.inf
     with embeddings.writing(f"{kind}/{kind}_00001.npy") as path, path.open("wb") as file:
         np.save(file, rows)
-    with pytest.raises(InputFault, match=r"1 of \d+ .*not finite: expected finite embeddings"):
+    with pytest.raises(InputFault, match=r"1 of \d+ .*not finite, or too large for .*: expected finite embeddings"):
         run(tmp_path, prior_config("gaussian"), {"embed_clip": embeddings})

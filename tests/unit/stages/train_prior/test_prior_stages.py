@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from models.priors.diffusion.spec import GaussianPriorSpec, ShiftedPriorSpec
+from models.priors.flow.spec import FlowPriorSpec
 from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from stages.contract.errors import InputFault
@@ -109,20 +109,20 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int)
     assert images == ({"held_out_by_sampling_steps", "held_out_by_time_step"} if diffusion else set())
 
 
-@pytest.mark.parametrize(("kind", "target"), [("shifted", "sample"), ("shifted", "velocity"), ("gaussian", "velocity")])
-def test_flow_matching_is_a_matter_of_configuration(tmp_path: Path, kind: str, target: str) -> None:
+@pytest.mark.parametrize(("source", "target"), [("gaussian", "sample"), ("noise", "velocity"), ("text", "velocity")])
+def test_flow_matching_is_a_matter_of_configuration(tmp_path: Path, source: str, target: str) -> None:
     training = {"num_steps": 60, "batch_size": 32, "log_interval": 10, "precision": "float32", "learning_rate": 0.01}
     validation = {"fraction": 0.3, "num_steps": [1, 4], "sampler": "ddim"}
-    config = prior_config(kind, path="flow", target=target, training=training, validation=validation)
+    config = prior_config("flow", source=source, target=target, training=training, validation=validation)
     output, events = Output(str(tmp_path / "p"), "train_prior", "p0"), list[Event]()
-    summary = train_prior.run(config, inputs_for(kind, tmp_path), output, context(events))
+    summary = train_prior.run(config, inputs_for("flow", tmp_path), output, context(events))
     losses = [event.values["loss"] for event in events if isinstance(event, Metrics) and "loss" in event.values]
     assert losses[-1] < losses[0] / 2
     assert summary.metrics["cosine_true"] > summary.metrics["cosine_unrelated"] + 0.4
 
     prior, _ = load_prior(output)
-    assert isinstance(prior.spec, ShiftedPriorSpec | GaussianPriorSpec)
-    assert (prior.spec.path, prior.spec.target) == ("flow", target)
+    assert isinstance(prior.spec, FlowPriorSpec)
+    assert (prior.spec.source, prior.spec.target) == (source, target)
     text, seeds = TextFeatures(torch.arange(4 * DIM).reshape(4, DIM).float()), [1, 2, 3, 4]
     euler = PriorSampling(num_steps=4, sampler="ddim")
     generated = prior.sample(text, seeds, euler)

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -120,6 +120,8 @@ def _decoded(packed: str) -> bytes:
 @dataclass(frozen=True)
 class GeneratedRow:
     """What is known of an image; ``scene`` holds the fields of the scene that its prompt describes, if it does."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     set: str
     index: int

@@ -14,6 +14,7 @@ from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import MASK, secrets_in
+from stages.contract.texts import show_value
 
 
 class GroupConfig(ConfigModel):
@@ -100,7 +101,13 @@ def load_sweep(path: Path, groups: Sequence[str] = ()) -> SweepConfig:
     if unknown:
         raise UsageError(f"{path}: has no group {', '.join(unknown)}; allowed: {', '.join(sweep.groups)}")
     chosen = {name: group for name, group in sweep.groups.items() if not groups or name in groups}
-    return sweep.model_copy(update={"base": (path.parent / sweep.base).resolve(), "groups": chosen})
+    try:
+        base = (path.parent / sweep.base).resolve()
+    except (OSError, RuntimeError, ValueError):  # a null byte, links in a circle
+        raise UsageError(
+            f"{path}: base: found {show_value(str(sweep.base))}; expected the path of a YAML file"
+        ) from None
+    return sweep.model_copy(update={"base": base, "groups": chosen})
 
 
 def variants_of(sweep: SweepConfig) -> Iterator[Variant]:

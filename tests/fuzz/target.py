@@ -1,5 +1,6 @@
 """A parser under test, and what one input made of it."""
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.fuzz.sentry import Trespass, on_duty
 
 OWN = (StageError, PipelineError, ClusterError)
 LONGEST_MESSAGE = 3000
+_ATTEMPTS = 5
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(str(_ROOT / folder) for folder in ("pipeline", "stages", "cluster", "models"))
 Run = Callable[[bytes, Path], object]
@@ -42,10 +44,10 @@ class Target:
             return seeds[number]
         rng = Random(f"{seed}/{self.name}/{number}")
         chosen = rng.choice(seeds)
-        try:
-            return mutate_often(rng, chosen, rng.choice(self.mutations))
-        except Exception:  # noqa: BLE001  what was mutated before may have no structure any more
-            return mutate_often(rng, chosen)
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(Exception):  # what was mutated before may have no structure any more
+                return mutate_often(rng, chosen, rng.choice(self.mutations))
+        return chosen
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,13 @@ def run_child(job: Job) -> None:
             end = min(job.deadline, time.time() + SLICE_SECONDS * target.weight)
             with _BoundedMemory() as used:
                 while time.time() < end:
-                    _try_one(job, state, position, numbers[position], (run, seeds, tallies[target.name], used))
+                    in_bounds = _try_one(
+                        job, state, position, numbers[position], (run, seeds, tallies[target.name], used)
+                    )
                     numbers[position] += 1
+                    if not in_bounds:
+                        _write_tallies(job, tallies, numbers)
+                        os._exit(3)  # to go on with little memory again
             _write_tallies(job, tallies, numbers)
 
 
@@ -118,7 +123,8 @@ def _prepare(target: Target, scratch: Path) -> tuple[Run, Sequence[bytes]]:
 
 def _try_one(
     job: Job, state: State, position: int, number: int, with_what: tuple[Run, Sequence[bytes], Tally, int]
-) -> None:
+) -> bool:
+    """Try one input; return whether its memory was in bounds."""
     run, seeds, tally, baseline = with_what
     target = job.targets[position]
     data = target.input(seeds, job.seed, number)
@@ -138,9 +144,7 @@ def _try_one(
     count(tally, outcome, seconds, taken)
     if outcome.is_finding:
         keep_finding(job.findings, target.name, data, outcome, tally)
-    if taken > MOST_MEMORY:
-        _write_tallies(job, {target.name: tally}, [])
-        os._exit(3)  # with less memory again
+    return taken <= MOST_MEMORY
 
 
 def count(tally: Tally, outcome: Outcome, seconds: float, taken: int) -> None:

@@ -123,7 +123,7 @@ def _go_on(worker: Worker, seed: int, deadline: float, findings: Path) -> bool:
             raise SystemExit(f"{worker.targets[position].name} does not start: {outcome.detail}")
     if code == 0 and not over:
         return False
-    worker.numbers[position] = number + 1
+    worker.numbers[position] = max(worker.numbers[position], number + 1)
     if time.time() >= deadline:
         return False
     worker.start(seed, deadline, findings)

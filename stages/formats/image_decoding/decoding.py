@@ -34,7 +34,7 @@ from stages.formats.image_decoding.header import (
 )
 from stages.formats.image_decoding.jpeg import JpegHeader, read_jpeg
 from stages.formats.image_decoding.pixels import to_rgb, upright
-from stages.formats.image_decoding.png import read_png
+from stages.formats.image_decoding.png import ends_early, read_png
 from stages.formats.image_decoding.recognition import DECODED, recognise
 from stages.formats.image_decoding.tiff import TiffHeader, read_tiff
 from stages.formats.image_decoding.tiff_samples import read_by_opencv
@@ -130,7 +130,7 @@ def check(content: bytes, *, max_pixels: int) -> Checked:
             raise truncated() from None
         if header.width * header.height > max_pixels:
             raise too_large(header.width, header.height)
-        if header.is_truncated:
+        if header.is_truncated or (form == "PNG" and ends_early(header.content)):
             raise truncated()
         return Checked(form, header)
 

@@ -14,6 +14,10 @@ from stages.formats.image_decoding.header import (
 )
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_ONE_PASS = ((0, 0, 1, 1),)
+_PIECE = 1 << 20  # bytes of pixels that are counted at a time
 _PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 
 
@@ -60,6 +64,33 @@ def _header(found: dict[bytes, bytes], content: bytes, is_truncated: bool) -> He
         depth=depth,
         is_truncated=is_truncated,
     )
+
+
+def ends_early(content: bytes) -> bool:
+    """Return whether a PNG of allowed size has fewer pixels than it says; Pillow would leave the others black."""
+    left, inflater = _bytes_of_pixels(content), zlib.decompressobj()
+    position = len(_SIGNATURE)
+    try:
+        while left > 0 and not inflater.eof and position + 12 <= len(content):
+            length, kind = struct.unpack_from(">I4s", content, position)
+            rest = content[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
+            while rest and left > 0 and not inflater.eof:
+                left -= len(inflater.decompress(rest, _PIECE))
+                rest = inflater.unconsumed_tail
+            position += 12 + length
+    except zlib.error:
+        return False  # the decoder says so
+    return left > 0
+
+
+def _bytes_of_pixels(content: bytes) -> int:
+    """Return how many bytes the pixels take uncompressed (PNG specification, W3C, third edition, 7.2 and 8.1)."""
+    width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", content, len(_SIGNATURE) + 8)
+    total = 0
+    for left, top, right, down in _ADAM7 if interlace else _ONE_PASS:
+        columns, rows = -(-max(0, width - left) // right), -(-max(0, height - top) // down)
+        total += rows * (1 + -(-columns * depth * _SAMPLES.get(colour, 1) // 8)) if columns else 0
+    return total
 
 
 def _inflated(kind: bytes, data: bytes) -> int:

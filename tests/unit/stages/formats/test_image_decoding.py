@@ -1,13 +1,14 @@
 """The decoder on bytes that were changed anywhere: an image of the size that the header names, or a counted fault."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.contract.errors import ItemFault
+from stages.contract.errors import FailureCause, ItemFault
 from stages.formats.image_decoding.decoding import check, decode
 from stages.formats.image_decoding.header import orientation_in
 from stages.formats.image_decoding.recognition import DECODED, recognise
@@ -150,3 +151,29 @@ def test_segments_beside_the_pixels_are_kept_from_the_decoder():
     plain = files.encode(SCENE, "JPEG")
     found = check(plain[:2] + comment * 50 + plain[2:], max_pixels=MAX_PIXELS)
     assert found.header.content == plain
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize(
+    ("mode", "depth", "colour"), [("1", 1, 0), ("L", 8, 0), ("P", 8, 3), ("RGB", 8, 2), ("RGBA", 8, 6)]
+)
+def test_a_png_with_fewer_pixels_than_it_says_is_damaged(depth: int, colour: int, interlace: int) -> None:
+    width, height, samples = 13, 9, {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    rows = b""
+    for left, top, right, down in passes if interlace else [(0, 0, 1, 1)]:
+        columns, count = len(range(left, width, right)), len(range(top, height, down))
+        rows += (b"\0" + bytes((columns * depth * samples + 7) // 8)) * count if columns else b""
+
+    def png(pixels: bytes) -> bytes:
+        head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+        chunks = [(b"IHDR", head), (b"PLTE", bytes(6)), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+        if colour in (0, 2, 6):
+            del chunks[1]
+        packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+    assert decode(png(rows), max_pixels=MAX_PIXELS).image.size == (width, height)
+    with pytest.raises(ItemFault) as caught:
+        decode(png(rows[:-1]), max_pixels=MAX_PIXELS)
+    assert caught.value.cause is FailureCause.CORRUPT_IMAGE

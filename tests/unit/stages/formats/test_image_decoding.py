@@ -155,7 +155,7 @@ def test_segments_beside_the_pixels_are_kept_from_the_decoder():
 
 @pytest.mark.parametrize("interlace", [0, 1])
 @pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 0), (8, 3), (8, 2), (8, 6)])
-def test_a_png_with_fewer_pixels_than_it_says_is_damaged(depth: int, colour: int, interlace: int) -> None:
+def test_a_png_with_fewer_pixels_than_its_header_names_is_damaged(depth: int, colour: int, interlace: int) -> None:
     width, height, samples = 13, 9, {0: 1, 2: 3, 3: 1, 6: 4}[colour]
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     rows = b""

@@ -5,11 +5,13 @@ belongs to this user or to the machine's administrator, and nobody else may rena
 """
 
 import contextlib
+import fcntl
 import grp
 import os
 import pwd
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from stages.contract.errors import InputFault
 from stages.contract.texts import one_line
 
 _MOST_LINKS = 40
+_LOCK_SECONDS, _LOCK_PAUSE = 5.0, 0.01
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -67,14 +70,29 @@ def folder_in_temporary(prefix: str, key: str) -> Path:
     """
     temporary = Path(tempfile.gettempdir())
     prefix = f"{prefix}-{os.geteuid()}-"
-    with _explained(temporary, key):
-        if not _own_folders(temporary, prefix):
-            made = Path(tempfile.mkdtemp(prefix=prefix, dir=temporary))
-            first = _own_folders(temporary, prefix)[0]
-            if first != made:  # another process was making one at the same time
-                with contextlib.suppress(OSError):
-                    made.rmdir()
-        return private_folder(_own_folders(temporary, prefix)[0], key)
+    with _explained(temporary, key), _one_at_a_time(temporary):
+        found = _own_folders(temporary, prefix) or [Path(tempfile.mkdtemp(prefix=prefix, dir=temporary))]
+        return private_folder(found[0], key)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Keep other processes of ours from making a folder in it; not for ever, as any user may hold this lock."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+            except OSError:  # the file system has no locks
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def _own_folders(folder: Path, prefix: str) -> list[Path]:
@@ -82,7 +100,10 @@ def _own_folders(folder: Path, prefix: str) -> list[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
-                state = entry.stat(follow_symlinks=False)
+                try:
+                    state = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # another process has just removed it
+                    continue
                 if state.st_uid == os.geteuid() and not state.st_mode & _OTHERS:
                     found.append(folder / entry.name)
     return sorted(found)

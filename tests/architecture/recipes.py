@@ -68,7 +68,10 @@ def copy_house(target: Path) -> None:
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         if source.stat().st_size > 100_000:
-            copy.symlink_to(source)
+            if "assets" in source.parts:  # models, in whose folders no links that lead out are allowed
+                shutil.copyfile(source, copy)
+            else:
+                copy.symlink_to(source)
         else:
             shutil.copyfile(source, copy)
 

@@ -39,7 +39,8 @@ _CACHES = _words(
     ".git .hg .svn .jj __pycache__ .cache .*_cache node_modules .ipynb_checkpoints .tox .nox .hypothesis *.egg-info",
     "mlruns mlartifacts wandb lightning_logs",
 )
-_DATA = _words("*.tar *.tar.gz *.tgz *.ckpt *.pt *.pth *.safetensors *.npy *.npz *.h5 *.arrow *.db *.sqlite *.pyc")
+# Small weights go along, as configs name them by their path; large ones stay as all large files do.
+_DATA = _words("*.tar *.tar.gz *.tgz *.ckpt *.pt *.pth *.npy *.npz *.h5 *.arrow *.db *.sqlite *.pyc")
 
 
 class Reason(StrEnum):
@@ -48,7 +49,7 @@ class Reason(StrEnum):
     SECRET = "may be a secret"
     LINK = "a link that leads elsewhere"
     LARGE = f"larger than {LARGEST_FILE // MIB} MiB"
-    DATA = "data or weights"
+    DATA = "data"
     STORE = "a store"
     CACHE = "a cache or an environment"
     IGNORED = "ignored by .gitignore"

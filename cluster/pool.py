@@ -159,7 +159,7 @@ class _Pool:
             if self._failed_starts >= self._resources.max_tries:
                 raise WorkersLost(
                     f"cluster: {self._failed_starts} workers were lost, one after another, before they were ready "
-                    f"({reason}): see the worker's log in Ray's session folder, correct that and run again"
+                    f"({reason}): correct that, or give the stage more memory, and run again"
                 )
             return
         task.losses.append(reason)

@@ -100,10 +100,15 @@ def serve_mlflow(folder: Path) -> Iterator[int]:
 
 @dataclass
 class Corgi:
-    """Runs commands as a user does, and keeps what they print and every command line below them."""
+    """Runs commands as a user does, and keeps what they print, every command line below them, and Ray's files.
+
+    Ray's folder goes with the run: a further name for each of its files, made meanwhile, keeps all that is written.
+    """
 
     environment: dict[str, str]
     folder: Path
+    ray_folder: Path | None = None
+    kept: Path | None = None
     printed: list[str] = field(default_factory=list)
     command_lines: set[str] = field(default_factory=set)
 
@@ -117,6 +122,7 @@ class Corgi:
         ):
             while process.poll() is None:
                 self._note_command_lines(process.pid)
+                self._keep_files()
                 time.sleep(0.2)
         text = out.read_text() + err.read_text()
         self.printed.append(text)
@@ -127,6 +133,15 @@ class Corgi:
             for child in psutil.Process(pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     self.command_lines.add(" ".join(child.cmdline()))
+
+    def _keep_files(self) -> None:
+        if self.ray_folder is None or self.kept is None:
+            return
+        for path in self.ray_folder.rglob("*"):
+            copy = self.kept / str(path.relative_to(self.ray_folder)).replace("/", "~")
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and not copy.exists():
+                    copy.hardlink_to(path)
 
 
 def write_sources(folder: Path, port: int) -> str:
@@ -191,18 +206,19 @@ def ray_folder() -> Iterator[Path]:
 @pytest.mark.timeout(560)
 def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray_folder: Path) -> None:
     web, mlflow, home, work = (tmp_path / name for name in ("web", "mlflow", "home", "work"))
-    for folder in (web, mlflow, home, work):
+    live, kept = ray_folder / "live", ray_folder / "kept"
+    for folder in (web, mlflow, home, work, live, kept):
         folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     environment |= {
-        "PYTHONPATH": str(ROOT), "HOME": str(home), "RAY_TMPDIR": str(ray_folder), "AWS_DEFAULT_REGION": "us-east-1",
+        "PYTHONPATH": str(ROOT), "HOME": str(home), "RAY_TMPDIR": str(live), "AWS_DEFAULT_REGION": "us-east-1",
         "SOME_API_KEY": secret("environment"),
     }  # fmt: skip
     with serve_s3() as s3, serve_web(web) as server, serve_mlflow(mlflow) as port:
         store = s3.uri("canary")
         tracking = f"http://tracker:{secret('tracking')}@127.0.0.1:{port}"
         config = write_config(work, s3, store, write_sources(web, server.port), tracking)
-        corgi = Corgi(environment, work)
+        corgi = Corgi(environment, work, live, kept)
         code, text = corgi("run", config.name, "--json")
         assert code == 0, text
         (record,) = [json.loads(c) for name, c in s3.contents(store).items() if name.endswith("run.json")]
@@ -225,13 +241,14 @@ def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray
         assert corgi("run", config.name, "download_shards.image_size=9")[0] == 2
         wrong = f"download_shards.source.path=http://reader:{secret('wrong')}@127.0.0.1:{server.port}/l.csv?sig=1"
         assert corgi("plan", config.name, wrong)[0] == 2
-        kept = {name: content for name, content in s3.contents(store).items() if CANARY.encode() in content}
-    assert kept == {}
+        stored = {name: content for name, content in s3.contents(store).items() if CANARY.encode() in content}
+    assert stored == {}
     assert CANARY not in "".join(corgi.printed)
     assert CANARY not in "\n".join(corgi.command_lines)
     config.unlink()
     assert files_with_canary(mlflow, home, work, ray_folder) == []
-    assert list(ray_folder.rglob("*.log")), "Ray left no logs to search"
+    assert list(kept.glob("*~logs~raylet*")), "none of Ray's logs were searched"
+    assert list(kept.glob("*~logs~*worker*")), "none of its workers' logs were searched"
 
 
 @pytest.mark.parametrize(

@@ -198,16 +198,20 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show a run, or all runs of the store."""
-    from pipeline.report import runs_table, stage_table
+    from pipeline.heartbeat import life_of
+    from pipeline.report import runs_table, stage_table, status_document
     from pipeline.store import Store as RunStore
 
     found = RunStore(store)
     if run_id is None:
         records = list(found.runs())
-        _show({"runs": [record.document() for record in records]} if as_json else runs_table(records))
+        lives = [life_of(record, found) for record in records]
+        documents = [status_document(*one) for one in zip(records, lives, strict=True)]
+        _show({"runs": documents} if as_json else runs_table(records, lives))
         return
     record = found.find_run(run_id)
-    _show(record.document() if as_json else stage_table(record))
+    life = life_of(record, found)
+    _show(status_document(record, life) if as_json else stage_table(record, life))
 
 
 app.command()(generate)
@@ -262,10 +266,14 @@ def dashboard(
     """Open the MLflow dashboard of a store's runs, on this machine only."""
     from pipeline.dashboard import open_dashboard
     from pipeline.errors import UsageError
+    from pipeline.heartbeat import life_of
 
-    record = _store(store).find_run(None)
+    found = _store(store)
+    record = found.find_run(None)
     if record.mlflow is None:
         raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again")
+    if (life := life_of(record, found)).words:
+        echo(f"run {record.run}: {life.shown}, though MLflow shows it as running: {life.words}", err=True)
     open_dashboard(record.mlflow.tracking_uri, record.mlflow.experiment_id, host=host, port=port)
 
 

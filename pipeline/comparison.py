@@ -10,6 +10,7 @@ from rich.text import Text
 from models.decoders.registry import SPECS
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
+from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
@@ -79,6 +80,7 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
     return {
         "runs": {
             record.run: {
+                "status": life_of(record, store).status,
                 "decoder": decoder_kind(record),
                 "figures": {name: asdict(figure) for name, figure in figures_of(record, store).items()},
                 "metrics": record.metrics,
@@ -93,6 +95,7 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     table = _empty_table(records)
     table.row("kind of decoder", *(decoder_kind(record) for record in records))
     of_runs = [figures_of(record, store) for record in records]
+    lost = [(record.run, life) for record in records if (life := life_of(record, store)).status == "lost"]
     notes: dict[str, int] = {}
     for key, (name, format) in ROWS.items():
         figures = [figures[key] for figures in of_runs]
@@ -100,7 +103,9 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
         shared = about.pop() if len(about) == 1 else ""
         label = f"{name} ({shared})" if shared else name
         table.row(label, *(_cell(figure, format, shared, notes) for figure in figures))
-    return Group(table, *(plain(f"[{number}] {text}") for text, number in notes.items()))
+    words = [f"[{number}] {text}" for text, number in notes.items()]
+    words += [f"{run}: {life.shown}: {life.words}" for run, life in lost]
+    return Group(table, *map(plain, words))
 
 
 def metrics_table(records: Sequence[RunRecord]) -> PlainTable:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.errors import UsageError
 from pipeline.plan import PlannedStage
-from pipeline.record import MlflowRuns
+from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult
 from pipeline.terminal import indented
 from pipeline.view import RunView
@@ -45,6 +45,7 @@ class RunObserver:
         self._tracking_lost = False
         self._intervals: list[tuple[float, float]] = []
         self.results: dict[str, StageResult] = {}
+        self._running: dict[str, float] = {}
 
     def opened(self, config: dict[str, Any], text: str) -> None:
         """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them."""
@@ -55,6 +56,7 @@ class RunObserver:
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Pass on that a stage starts."""
+        self._running[stage.name] = time.monotonic()
         self.view.started(stage, allocation)
         tracker = self._tracker.result()
         with self._tracked():
@@ -73,12 +75,15 @@ class RunObserver:
     def finished(self, result: StageResult) -> None:
         """Pass on how a stage ended."""
         self.results[result.name] = result
+        self._running.pop(result.name, None)
         if result.seconds:
             now = time.monotonic()
             self._intervals.append((now - result.seconds, now))
         if result.trace:
             self._write_log(result.name, f"ERROR {result.trace}")
         self.view.finished(result)
+        if result.seconds:
+            self._save_tracking(self._tracker.result().runs)
         with self._tracked():
             self._tracker.result().stage_finished(result.name, result.state, result.seconds, result.summary)
 
@@ -93,6 +98,12 @@ class RunObserver:
             tracker = self._tracker.result()
             tracker.finish(status)
             self._save_tracking(tracker.runs)
+
+    def results_so_far(self, state: StageState) -> dict[str, StageResult]:
+        """Return how the stages ended, and those that run, in this state."""
+        now = time.monotonic()
+        running = {name: StageResult(name, state, now - begun) for name, begun in self._running.items()}
+        return self.results | running
 
     def busy_seconds(self) -> float:
         """Return for how long at least one stage was running."""

@@ -8,7 +8,7 @@ from pipeline.errors import UsageError
 from stages.contract.secrets import redact_tree
 from stages.contract.texts import one_line
 
-StageState = Literal["done", "reused", "failed", "blocked"]
+StageState = Literal["done", "reused", "failed", "blocked", "running", "interrupted"]
 MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
 
@@ -25,7 +25,7 @@ class PlannedEntry(_Part):
 
 
 class StageEntry(_Part):
-    """How a stage ended; a stage that failed has an error, one that ended well counts and notes."""
+    """How a stage ended, or that it runs; one that failed has an error, one that ended well counts and notes."""
 
     name: str
     state: StageState

@@ -7,13 +7,16 @@ from rich.console import Console
 
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
+from pipeline.heartbeat import Life
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
 
 
-def stage_table(record: RunRecord) -> PlainTable:
-    """Return the table of stages, seconds, items and rate."""
-    table = PlainTable(title=f"run {record.run}: {record.status}")
+def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
+    """Return the table of stages, seconds, items and rate; of a lost run, also what to do."""
+    table = PlainTable(title=f"run {record.run}: {record.status if life is None else life.shown}")
+    if life is not None and life.words:
+        table.caption, table.caption_justify = plain(life.words), "left"
     table.heading("stage")
     table.heading("state")
     for heading in ("seconds", "start-up", "items", "rate", "data wait", "captions"):
@@ -93,11 +96,19 @@ def print_skips(console: Console, record: RunRecord) -> None:
             console.print(plain(f"{stage.name} skipped {skipped}"))
 
 
-def runs_table(records: Sequence[RunRecord]) -> PlainTable:
+def runs_table(records: Sequence[RunRecord], lives: Sequence[Life]) -> PlainTable:
     """Return the table of all runs, the latest first."""
     table = PlainTable(title="runs")
     for heading in ("run", "status", "started", "config"):
         table.heading(heading, overflow="fold")
-    for record in records:
-        table.row(record.run, record.status, record.started, record.config_path)
+    for record, life in zip(records, lives, strict=True):
+        table.row(record.run, life.shown, record.started, record.config_path)
     return table
+
+
+def status_document(record: RunRecord, life: Life) -> dict[str, Any]:
+    """Return the run as JSON-ready data, with its last sign of life where nobody has closed its record."""
+    document = record.document() | {"status": life.status}
+    if record.status == "running":
+        document["last_sign_of_life"] = None if life.last_sign is None else life.last_sign.isoformat()
+    return document

@@ -64,11 +64,14 @@ def close_record(
     record: RunRecord, results: Mapping[str, StageResult], plan: Plan, store: Store, *, status: Status
 ) -> RunRecord:
     """Return the record with how every stage ended."""
+    return update_record(record, results, plan, store).model_copy(update={"status": status, "finished": _now()})
+
+
+def update_record(record: RunRecord, results: Mapping[str, StageResult], plan: Plan, store: Store) -> RunRecord:
+    """Return the record with how far the stages are."""
     folder = store.log_folder(plan.run)
     finished = {name for name, result in results.items() if result.state in {"done", "reused"}}
-    ended = {
-        "status": status,
-        "finished": _now(),
+    found = {
         "stages": [
             _stage_entry(result, plan.stages[name].fingerprint, str(folder / f"{name}.log"))
             for name, result in results.items()
@@ -81,7 +84,7 @@ def close_record(
         },
         "artifacts": {name: store.artifact(name, plan.stages[name].fingerprint).uri for name in finished},
     }
-    return record.model_copy(update=ended)
+    return record.model_copy(update=found)
 
 
 def _stage_entry(result: StageResult, fingerprint: str, log: str) -> StageEntry:

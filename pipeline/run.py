@@ -94,9 +94,10 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     begun = time.monotonic()
     store, plan = experiment.store, experiment.plan
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
-    with store.lock(to_make), ThreadPoolExecutor(1) as pool:
-        from pipeline.results import new_record
+    from pipeline.heartbeat import beating
+    from pipeline.results import new_record
 
+    with store.lock(to_make), beating(store, plan.run), ThreadPoolExecutor(1) as pool:
         earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
@@ -139,7 +140,7 @@ class _Session:
             raise
         finally:
             self._observer.close(status)
-            record = self._close(status, results or self._observer.results)
+            record = self._close(status, results or self._observer.results_so_far("interrupted"))
         return record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
@@ -185,8 +186,13 @@ class _Session:
             self._observer.track(lambda tracker: register_model(tracker, config, plan, store))
 
     def _save(self, mlflow: MlflowRuns) -> None:
+        """Write how far the run is: a run that is killed keeps the stages in hand."""
+        from pipeline.results import update_record
+
         self._record.mlflow = mlflow
-        self._experiment.store.write_run(self._record)
+        so_far = self._observer.results_so_far("running")
+        plan, store = self._experiment.plan, self._experiment.store
+        store.write_run(update_record(self._record, so_far, plan, store))
 
     def _close(self, status: Status, results: "Mapping[str, StageResult]") -> RunRecord:
         from pipeline.results import close_record

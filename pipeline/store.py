@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
+_HEARTBEAT = "heartbeat.json"
 _READS_AT_ONCE = 16
 LARGEST_DOCUMENT = 64 << 20  # bytes
 
@@ -190,6 +191,17 @@ class Store:
             if self.local_root is None:
                 raise
             return None  # of another user of this machine
+
+    def write_heartbeat(self, run: str, content: Mapping[str, Any]) -> None:
+        """Replace a run's sign of life."""
+        self._write_json(f"runs/{run}/{_HEARTBEAT}", content)
+
+    def read_heartbeat(self, run: str) -> Any:
+        """Return the content of a run's sign of life, or None where there is none that can be read."""
+        try:
+            return self._read_json(f"runs/{run}/{_HEARTBEAT}")
+        except (FileNotFoundError, NotADirectoryError, PermissionError, _Unreadable):
+            return None
 
     def runs(self) -> Iterator[RunRecord]:
         """Yield all run records that can be read, the latest started first; others are named in the log."""

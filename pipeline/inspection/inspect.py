@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.config.schema import STAGES, is_trained
 from pipeline.errors import UsageError
+from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.documents import Manifest
@@ -64,7 +65,7 @@ def find_target(name: str, store: str) -> Target:
     plan = record.plan
     planned = [found.artifact(stage, plan[stage].fingerprint) for stage in STAGES if stage in plan]
     artifacts = tuple(artifact for artifact in planned if _has_content(artifact))
-    return Target(f"run {record.run}: {record.status}", found, artifacts, record)
+    return Target(f"run {record.run}: {life_of(record, found).shown}", found, artifacts, record)
 
 
 def _artifact_at(name: str) -> Artifact | None:

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from pipeline.cli import _report_error, main
 from pipeline.comparison import comparison_table, metrics_table
 from pipeline.console import Terminal
+from pipeline.heartbeat import Life
 from pipeline.inspection.show import print_findings
 from pipeline.observers import RunObserver
 from pipeline.quickstart import accuracy_table
@@ -60,7 +61,9 @@ def hostile_record() -> Any:
     )
 
 
-@pytest.mark.parametrize("make", [stage_table, accuracy_table, lambda r: runs_table([r]), lambda r: metrics_table([r])])
+@pytest.mark.parametrize(
+    "make", [stage_table, accuracy_table, lambda r: runs_table([r], [Life(r.status)]), lambda r: metrics_table([r])]
+)
 def test_tables_show_a_record_as_text(make: Any) -> None:
     assert_is_text(shown_by(lambda console: console.print(make(hostile_record()))), literal=make is not accuracy_table)
 

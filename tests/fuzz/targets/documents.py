@@ -31,7 +31,8 @@ def _runs() -> list[bytes]:
 
 
 def _prepare_runs() -> Run:
-    from pipeline.report import runs_table, stage_table
+    from pipeline.heartbeat import Life
+from pipeline.report import runs_table, stage_table
     from pipeline.store import Store
 
     def run(data: bytes, folder: Path) -> object:
@@ -40,7 +41,7 @@ def _prepare_runs() -> Run:
         store = Store(str(folder))
         record = store.find_run(None)
         json.dumps(record.document())
-        return runs_table([record]), stage_table(record)
+        return runs_table([record], [Life(record.status)]), stage_table(record)
 
     return run
 

@@ -1,0 +1,164 @@
+"""The sign of life of a run: runs/<run>/heartbeat.json, renewed by the process that drives the run.
+
+A record says ``running`` also after its driver was killed. So the driver renews a small file of its own beside it, and
+a run whose file is old, or whose process is gone from this machine, is lost.
+"""
+
+import datetime
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+from pipeline.record import RunRecord
+from pipeline.store import Store
+from stages.contract.texts import one_line
+
+BEAT_SECONDS = 15.0
+_LAST_SECONDS = 5.0  # to wait for a beat that is being written when the run ends
+_MISSED_BEATS = 6  # after which a run is lost: a busy machine, or a store that is away for a moment, costs some
+_MOST_SKEW = datetime.timedelta(minutes=5)  # of two machines' clocks; a beat from further ahead says nothing
+_DAY = 86_400.0
+_SAME_START = 2.0  # seconds by which two readings of a process's start may differ
+_log = logging.getLogger(__name__)
+
+
+class Heartbeat(BaseModel):
+    """One sign of life: which process gave it, where, when, and how many it has given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str
+    machine: str
+    """Where its process id counts: this boot of this machine, and the container."""
+    pid: int = Field(gt=0, lt=2**31)
+    process_started: float
+    time: AwareDatetime
+    count: NonNegativeInt
+    interval: float = Field(gt=0, le=_DAY)
+
+    @classmethod
+    def now(cls, count: int) -> "Heartbeat":
+        """Return this process's present one."""
+        return cls(
+            host=socket.gethostname(),
+            machine=this_machine(),
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+            time=datetime.datetime.now(datetime.UTC),
+            count=count,
+            interval=BEAT_SECONDS,
+        )
+
+
+def this_machine() -> str:
+    """Return what two processes have in common that see each other's ids; empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+@contextmanager
+def beating(store: Store, run: str) -> Iterator[None]:
+    """Renew the run's sign of life for the length of the block."""
+    over = threading.Event()
+    count = 0
+
+    def beat() -> None:
+        nonlocal count
+        while True:
+            try:
+                store.write_heartbeat(run, Heartbeat.now(count).model_dump(mode="json"))
+            except Exception as error:  # noqa: BLE001  whatever the file system raises: the store may come back
+                _log.warning("run %s: its sign of life could not be written (%s)", run, one_line(error))
+            count += 1
+            if over.wait(BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="corgi-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_LAST_SECONDS)
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is known of a run beside its record."""
+
+    status: str
+    """As its record has it, or ``lost`` where nobody drives it any more."""
+    last_sign: datetime.datetime | None = None
+    age: str = ""
+    """Of a lost run: since when."""
+    words: str = ""
+    """Of a lost run: why, and what to do."""
+
+    @property
+    def shown(self) -> str:
+        """Return the status, and since when a run is lost."""
+        return f"{self.status} ({self.age})" if self.age else self.status
+
+
+def life_of(record: RunRecord, store: Store) -> Life:
+    """Return whether a run whose record says that it runs does so."""
+    if record.status != "running":
+        return Life(record.status)
+    try:
+        heartbeat = Heartbeat.model_validate(store.read_heartbeat(record.run))
+    except ValidationError:  # there is none, or it is damaged
+        heartbeat = None
+    return life_by(record, heartbeat, _now())
+
+
+def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.datetime) -> Life:
+    """Return whether a run is alive, by its newest heartbeat and, on its own machine, by its process."""
+    remedy = "run the same command again to go on: what was finished is kept"
+    if heartbeat is None:
+        return Life("lost", None, "no sign of life", f"the run gave no sign of life, so nobody drives it: {remedy}")
+    where = f"process {heartbeat.pid} on {one_line(heartbeat.host, 80)}"
+    age = _age(heartbeat.time, now)
+    is_here = bool(heartbeat.machine) and heartbeat.machine == this_machine()
+    if is_here and not _is_process(heartbeat):
+        return Life("lost", heartbeat.time, age, f"{where}, which drove the run, is gone ({age}): {remedy}")
+    late = now - heartbeat.time
+    if -_MOST_SKEW <= late <= datetime.timedelta(seconds=_MISSED_BEATS * heartbeat.interval):
+        return Life(record.status, heartbeat.time)
+    if is_here:
+        reason = f"{where} is there, but has stopped, or cannot write to the store ({age})"
+        resume = f"let it go on (kill -CONT {heartbeat.pid}), or end it and {remedy}"
+        return Life("lost", heartbeat.time, age, f"{reason}: {resume}")
+    return Life("lost", heartbeat.time, age, f"{where} drove the run ({age}): if it is gone, {remedy}")
+
+
+def _is_process(heartbeat: Heartbeat) -> bool:
+    """Return whether the process is on this machine; another one may have its id by now."""
+    try:
+        process = psutil.Process(heartbeat.pid)
+        is_same = abs(process.create_time() - heartbeat.process_started) < _SAME_START
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _age(last: datetime.datetime, now: datetime.datetime) -> str:
+    seconds = (now - last).total_seconds()
+    for unit, length in (("d", _DAY), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"last sign of life {seconds / length:.0f} {unit} ago"
+    return f"last sign of life {seconds:.0f} s ago" if seconds >= 0 else "last sign of life in the future"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,101 @@
+"""Dead runs are known from running ones by their sign of life."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.heartbeat import BEAT_SECONDS, Heartbeat, beating, life_by, life_of
+from pipeline.store import Store
+from tests.factories import make_entry, make_record
+
+NOW = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
+
+
+def _beat(seconds_ago: float, **changes: Any) -> Heartbeat:
+    elsewhere = {"host": "node7", "machine": "boot-2/pid:[1]", "pid": 1, "process_started": 0.0, "count": 3}
+    time = NOW - datetime.timedelta(seconds=seconds_ago)
+    return Heartbeat.model_validate(elsewhere | {"interval": BEAT_SECONDS, "time": time} | changes)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, "running"), (80, "running"), (100, "lost"), (-60, "running"),
+                                                 (-3600, "lost")])  # fmt: skip
+def test_a_run_elsewhere_is_lost_when_it_misses_its_beats(seconds: float, status: str) -> None:
+    assert life_by(make_record(status="running"), _beat(seconds), NOW).status == status
+
+
+def test_a_lost_run_says_since_when_and_what_to_do() -> None:
+    life = life_by(make_record(status="running"), _beat(7300), NOW)
+    assert "2 h ago" in life.shown
+    assert "process 1 on node7" in life.words
+    assert "run the same command again" in life.words
+    assert life_by(make_record(status="running"), None, NOW).status == "lost"
+
+
+def test_on_this_machine_the_process_counts_as_well() -> None:
+    own = Heartbeat.now(0)
+    record = make_record(status="running")
+    assert life_by(record, own, own.time).status == "running"
+    reused = own.model_copy(update={"process_started": own.process_started - 100})  # another process has its id
+    assert life_by(record, reused, own.time).status == "lost"
+    late = life_by(record, own, own.time + datetime.timedelta(hours=1))
+    assert f"kill -CONT {os.getpid()}" in late.words
+
+
+def test_a_killed_driver_is_noticed_at_once(tmp_path: Path) -> None:
+    script = f"""
+import os, signal, time
+from pipeline.heartbeat import beating
+from pipeline.store import Store
+with beating(Store({str(tmp_path)!r}), "tiny-1"):
+    while Store({str(tmp_path)!r}).read_heartbeat("tiny-1") is None:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == -9
+    store = Store(str(tmp_path))
+    store.write_run(make_record(status="running", stages=[make_entry("embed_clip", "running")]))
+    life = life_of(make_record(status="running"), store)
+    assert (life.status, "is gone" in life.words) == ("lost", True)
+    printed = CliRunner().invoke(app, ["status", "--store", str(tmp_path)]).output
+    assert "lost (last sign of life" in " ".join(printed.split())
+    printed = " ".join(CliRunner().invoke(app, ["status", "tiny", "--store", str(tmp_path)]).output.split())
+    assert "run the same command again" in printed
+    assert "running" in printed  # the stage in hand
+    document = json.loads(CliRunner().invoke(app, ["status", "--store", str(tmp_path), "--json"]).output)
+    assert (document["runs"][0]["status"], document["runs"][0]["last_sign_of_life"] is None) == ("lost", False)
+
+
+def test_only_a_running_record_needs_a_sign_of_life(tmp_path: Path) -> None:
+    assert life_of(make_record(status="interrupted"), Store(str(tmp_path))).shown == "interrupted"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"host": 1}', '{"time": "never"}', "\x00" * 10, "[" * 100_000])
+def test_a_damaged_sign_of_life_is_none(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "runs" / "tiny-1" / "heartbeat.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert life_of(make_record(status="running"), Store(str(tmp_path))).status == "lost"
+
+
+def test_a_store_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "runs").write_text("a file where a folder is expected")
+    with beating(Store(str(tmp_path)), "tiny-1"):
+        pass
+    assert "sign of life could not be written" in caplog.text
+
+
+def test_it_holds_no_more_than_where_and_when(tmp_path: Path) -> None:
+    with beating(Store(str(tmp_path)), "tiny-1"):
+        pass
+    found = json.loads((tmp_path / "runs" / "tiny-1" / "heartbeat.json").read_text())
+    assert set(found) == {"host", "machine", "pid", "process_started", "time", "count", "interval"}
+    assert found["process_started"] == pytest.approx(psutil.Process().create_time())

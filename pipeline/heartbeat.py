@@ -147,7 +147,7 @@ def _is_process(heartbeat: Heartbeat) -> bool:
     try:
         process = psutil.Process(heartbeat.pid)
         is_same = abs(process.create_time() - heartbeat.process_started) < _SAME_START
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
+        return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

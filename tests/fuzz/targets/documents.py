@@ -32,7 +32,7 @@ def _runs() -> list[bytes]:
 
 def _prepare_runs() -> Run:
     from pipeline.heartbeat import Life
-from pipeline.report import runs_table, stage_table
+    from pipeline.report import runs_table, stage_table
     from pipeline.store import Store
 
     def run(data: bytes, folder: Path) -> object:

@@ -32,7 +32,7 @@ def test_a_run_elsewhere_is_lost_when_it_misses_its_beats(seconds: float, status
     assert life_by(make_record(status="running"), _beat(seconds), NOW).status == status
 
 
-def test_a_lost_run_says_since_when_and_what_to_do() -> None:
+def test_a_lost_run_is_shown_with_its_age_and_what_to_do() -> None:
     life = life_by(make_record(status="running"), _beat(7300), NOW)
     assert "2 h ago" in life.shown
     assert "process 1 on node7" in life.words

@@ -117,12 +117,12 @@ def content_digest(path: Path) -> str:
 
 
 def tree_digest(root: Path) -> str:
-    """Return the SHA-256 of a folder as a stranger made it; or FileNotFoundError.
+    """Return the SHA-256 of a file, or of a folder as a stranger made it; or FileNotFoundError.
 
-    It is that of names and of what they stand for; of files that lie in the folder and may be read, of their contents.
+    A folder's is that of names and of what they stand for; of files that lie in it and may be read, of their contents.
     """
     if not root.is_dir():
-        raise FileNotFoundError(str(root))
+        return content_digest(root)
     digest = hashlib.sha256()
     for found in sorted(walk(root), key=lambda found: found.name):
         if found.name.rpartition("/")[2] == "README.md":

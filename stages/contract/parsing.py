@@ -32,6 +32,14 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory: another 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # escaped or as it is
 
 
+class Unreadable(ValueError):
+    """A file that cannot be read: what was found, and what to do next where it is not to mend the file."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
 @contextlib.contextmanager
 def parsing(fault: FailureCause | Callable[[str], StageError], name: str = "") -> Iterator[None]:
     """Raise what a parser raises as an ItemFault of the cause, or as the error made of the reason.

@@ -82,6 +82,12 @@ class UrlListSource(ConfigModel):
             )
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """Return the content of a local list, or the names and checksums that a remote store reports."""
+        content = address_digest(self.path) if is_remote(self.path) else tree_digest(Path(self.path))
+        kept = ("kind", "format", "url_column", "caption_column", "encoding")
+        return {"path": content} | {name: getattr(self, name) for name in kept}
+
 
 class FolderSource(ConfigModel):
     """A folder tree of images, with captions in key.txt or key.json beside them, or in a metadata file."""
@@ -110,7 +116,7 @@ class WebdatasetSource(ConfigModel):
     def identity(self) -> dict[str, Any]:
         """Return the content of local shards, or the names and checksums that a remote store reports."""
         if not is_remote(self.path):
-            return {"kind": self.kind, "path": content_digest(Path(self.path))}
+            return {"kind": self.kind, "path": tree_digest(Path(self.path))}
         return {"kind": self.kind, "path": remote_checksums(self.path, "*.[tT][aA][rR]")}
 
 
@@ -129,7 +135,11 @@ class HuggingfaceSource(ConfigModel):
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; README.md may say which files are which config."""
         readme = self.path / "README.md"
-        return super().identity() | ({"readme": content_digest(readme)} if readme.is_file() else {})
+        kept = {
+            name: getattr(self, name) for name in ("kind", "config_name", "split", "image_column", "caption_column")
+        }
+        kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
+        return kept | {"path": tree_digest(self.path)}
 
 
 Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource

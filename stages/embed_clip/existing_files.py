@@ -3,21 +3,22 @@ write them as our own shards.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
+from cluster.isolated_child import Handler
 from stages.contract.errors import FailureCause, InputFault
-from stages.contract.parsing import parsing, shown
+from stages.contract.parsing import Unreadable, parsing, shown
 from stages.embed_clip.config import ExistingEmbeddings
 from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT, EmbeddingNorms, EmbeddingsRecord
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
+from stages.formats.foreign_parquet import ParquetReader, handler, on_this_machine
 from stages.storage.artifact import Output
 from stages.storage.filesystems import open_address
 
@@ -70,13 +71,13 @@ def list_parts(existing: ExistingEmbeddings) -> list[Part]:
 
 def read_keys(existing: ExistingEmbeddings, part: Part) -> list[str]:
     """Return the keys of a part's rows."""
-    return _keys(existing, part, _metadata(part))
+    return _read_metadata(existing, part, captions=False).keys
 
 
 def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
     """Read a part whole; a caption counts where it is not blank and has an embedding."""
-    table = _metadata(part)
-    keys = _keys(existing, part, table)
+    metadata = _read_metadata(existing, part, captions=True)
+    keys = metadata.keys
     image = _load(part.image, len(keys))
     text = np.full(image.shape, np.nan, dtype=np.float32) if part.text is None else _load(part.text, len(keys))
     if text.shape != image.shape:
@@ -85,13 +86,10 @@ def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
             "expected the same width of both: give embeddings of one CLIP (or several, side by side)"
         )
     embedded: Bool[np.ndarray, " rows"] = np.asarray(np.isfinite(text).all(axis=1))
-    captions: list[str | None] = [None] * len(keys)
-    if existing.caption_column in table.column_names:
-        texts = table[existing.caption_column].to_pylist()
-        captions = [
-            str(caption) if caption and str(caption).strip() and there else None
-            for caption, there in zip(texts, embedded, strict=True)
-        ]
+    captions = [
+        caption if caption and caption.strip() and there else None
+        for caption, there in zip(metadata.captions, embedded, strict=True)
+    ]
     rows = PartRows(keys, captions, image, np.where(embedded[:, None], text, np.nan))
     rows.text[~rows.has_caption] = np.nan
     return rows
@@ -107,25 +105,67 @@ def _first_difference(left: list[str], right: list[str]) -> str:
     return f" (number {odd[0]} is not on both sides)" if odd else ""
 
 
-def _metadata(part: Part) -> pa.Table:
-    fs, path = open_address(part.metadata)
-    with fs.open(path, "rb") as file, parsing(functools.partial(_unreadable, part.metadata, "a parquet file")):
-        return pq.read_table(file)
+@dataclass(frozen=True)
+class _Metadata:
+    keys: list[str]
+    captions: list[str | None]
+
+
+def _read_metadata(existing: ExistingEmbeddings, part: Part, *, captions: bool) -> _Metadata:
+    """Read the keys of a part's rows, and their captions where these are asked for and there are any."""
+    expected = functools.partial(_unreadable, part.metadata, "a parquet file of keys and captions")
+    with parsing(expected), ParquetReader(make_handler) as reader, on_this_machine(part.metadata) as path:
+        footer = reader.footer(path)
+        key = _key_column(existing, part, footer.names)
+        caption = existing.caption_column if captions and existing.caption_column in footer.names else None
+        columns = {"key": key} | ({} if caption is None else {"caption": caption})
+        rows = pa.concat_tables(reader.groups(path, footer, columns, sorted(set(columns.values()))))
+    keys = rows["key"].to_pylist()
+    if None in keys:
+        raise InputFault(
+            f"embed_clip.existing: row {keys.index(None)} of {shown(part.metadata)} has no {shown(key, 40)!r}: "
+            "expected a key in every row: complete them, or name another column by key_column"
+        )
+    return _Metadata(keys, [None] * len(keys) if caption is None else rows["caption"].to_pylist())
+
+
+def make_handler() -> Handler:
+    """Return what the child does with a question about metadata."""
+    return handler(_as_texts)
+
+
+def _as_texts(table: pa.Table, asked: Mapping[str, Any]) -> pa.Table:
+    """Return columns as texts, by what they are for; keys may be whole numbers."""
+    return pa.table({purpose: _texts(table[name], name, purpose) for purpose, name in asked.items()})
+
+
+def _texts(column: pa.ChunkedArray, name: str, purpose: str) -> pa.ChunkedArray:
+    types = pa.types
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
+    if not any(test(kind) for test in (*texts, types.is_null, *((types.is_integer,) if purpose == "key" else ()))):
+        allowed = "texts or whole numbers" if purpose == "key" else "texts"
+        raise Unreadable(
+            f"column {shown(name, 40)!r} holds {shown(kind, 60)}, where each {purpose} is one of {allowed}"
+        )
+    made = column.cast(kind).cast(pa.string())
+    made.validate(full=True)  # bytes may be no texts
+    return made
 
 
 def _unreadable(address: str, expected: str, reason: str) -> InputFault:
     return InputFault(f"embed_clip.existing: {shown(address)} cannot be read ({reason}): expected {expected}: mend it")
 
 
-def _keys(existing: ExistingEmbeddings, part: Part, table: pa.Table) -> list[str]:
+def _key_column(existing: ExistingEmbeddings, part: Part, names: Sequence[str]) -> str:
     wanted = _KEY_COLUMNS if existing.key_column is None else (existing.key_column,)
-    column = next((name for name in wanted if name in table.column_names), None)
+    column = next((name for name in wanted if name in names), None)
     if column is None:
         raise InputFault(
-            f"embed_clip.existing.key_column: {part.metadata} has no column {' or '.join(wanted)}: allowed are its "
-            f"columns {', '.join(table.column_names)}: name the one of the keys"
+            f"embed_clip.existing.key_column: {shown(part.metadata)} has no column {shown(' or '.join(wanted))}: "
+            f"allowed are its columns {shown(', '.join(names))}: name the one of the keys"
         )
-    return [str(key) for key in table[column].to_pylist()]
+    return column
 
 
 def _load(address: str, num_rows: int) -> Rows:

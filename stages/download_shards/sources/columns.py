@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.contract.errors import FailureCause, ItemFault
-from stages.contract.parsing import is_text, shown
-from stages.download_shards.sources.text_files import MARK, Unreadable
+from stages.contract.parsing import Unreadable, is_text, shown
+from stages.download_shards.sources.text_files import MARK
 from stages.formats.source_records import Counted, Counter
 
 FAULT = "__fault__"

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from stages.contract.parsing import shown
+from stages.contract.parsing import Unreadable, shown
 from stages.download_shards.sources.columns import BAD_ROW, FAULT, Wanted, refuse_own
-from stages.download_shards.sources.text_files import MAX_LINE, Unreadable
+from stages.download_shards.sources.text_files import MAX_LINE
 
 csv.field_size_limit(MAX_LINE)
 

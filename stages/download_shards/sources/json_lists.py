@@ -7,10 +7,10 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from stages.contract.errors import FailureCause
-from stages.contract.parsing import clean_text, is_text, load_json, shown
+from stages.contract.parsing import Unreadable, clean_text, is_text, load_json, shown
 from stages.download_shards.sources.column_types import as_texts, join
 from stages.download_shards.sources.columns import FAULT, Wanted, as_fault, refuse_own, text_of
-from stages.download_shards.sources.text_files import MARK, Unreadable, read_lines
+from stages.download_shards.sources.text_files import MARK, read_lines
 
 MAX_DOCUMENT = 1_000_000_000  # bytes; a longer list is one of JSON lines
 _ROWS_AT_ONCE = 65_536

@@ -6,14 +6,14 @@ from typing import Any, TypeVar, get_args
 import pyarrow as pa
 
 from stages.contract.errors import InputFault, nearest
-from stages.contract.parsing import parsing, shown
+from stages.contract.parsing import Unreadable, parsing, shown
 from stages.download_shards.config import ListFormat
 from stages.download_shards.sources.column_types import join, with_plain_types
 from stages.download_shards.sources.columns import FAULT, Wanted, refuse_repeated, with_texts
 from stages.download_shards.sources.delimited import read_delimited, read_header
 from stages.download_shards.sources.json_lists import as_table, read_json, read_json_lines
-from stages.download_shards.sources.parquet_lists import ParquetRows, read_names
-from stages.download_shards.sources.text_files import Unreadable, open_text, read_lines
+from stages.download_shards.sources.parquet_lists import ParquetRows
+from stages.download_shards.sources.text_files import open_text, read_lines
 
 Result = TypeVar("Result")
 FORMATS: tuple[str, ...] = get_args(ListFormat)
@@ -83,7 +83,8 @@ def _table(file: str, file_format: str, wanted: Wanted) -> pa.Table:
 def _columns(file: str, file_format: str, wanted: Wanted) -> list[str]:
     match file_format:
         case "parquet":
-            return read_names(file)
+            with ParquetRows() as parquet:
+                return parquet.names(file)
         case "csv" | "tsv":
             with open_text(file, wanted.encoding) as text:
                 names = read_header(read_lines(text), _DELIMITERS[file_format], wanted)

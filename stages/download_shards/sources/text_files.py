@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
+from stages.contract.parsing import Unreadable
 from stages.storage.filesystems import is_remote, open_address
 
 MAX_LINE = 16_000_000  # characters
@@ -19,14 +20,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MARK = "\ufeff"
-
-
-class Unreadable(ValueError):
-    """A file that cannot be read: what was found, and what to do next where it is not to mend the file."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from stages.contract.digests import content_digest, file_digest, remembering, remote_checksums
+from stages.download_shards.config import FolderSource, HuggingfaceSource, UrlListSource, WebdatasetSource
 from tests.factories import serve_folder
 
 DAY = 86_400
@@ -93,3 +94,38 @@ def test_of_an_address_with_credentials_only_the_content_counts(tmp_path):
         assert remote_checksums(f"{base}/list.csv", "*")[0][0] == "list.csv"
         write(folder / "list.csv", b"url\nanother\n")
         assert remote_checksums(keyed[0], "*") != first
+
+
+def sources(folder):
+    path = str(folder)
+    return [
+        UrlListSource(kind="url_list", path=path, format="csv"),
+        WebdatasetSource(kind="webdataset", path=path),
+        HuggingfaceSource(kind="huggingface", path=folder),
+        FolderSource(kind="folder", path=path),
+    ]
+
+
+def test_a_source_that_is_a_folder_counts_by_what_lies_in_it(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.csv").write_text("url\n")
+    (tmp_path / "outside").write_text("one")
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "fifo.csv")
+    (folder / os.fsdecode(b"\xff.csv")).touch()
+    before = [source.identity() for source in sources(folder)]
+    (tmp_path / "outside").write_text("two")
+    assert [source.identity() for source in sources(folder)] == before
+    (folder / "a.csv").write_text("url\nhttp://a/1\n")
+    changed = [source.identity() for source in sources(folder)]
+    assert all(one != other for one, other in zip(before, changed, strict=True))
+
+
+def test_a_list_or_a_shard_alone_counts_by_its_content(tmp_path):
+    (tmp_path / "a.csv").write_text("url\n")
+    expected = hashlib.sha256(hashlib.sha256(b"url\n").digest()).hexdigest()
+    for source in (UrlListSource(kind="url_list", path=str(tmp_path / "a.csv")),
+                   WebdatasetSource(kind="webdataset", path=str(tmp_path / "a.csv"))):  # fmt: skip
+        assert source.identity()["path"] == expected

@@ -13,6 +13,8 @@ from cluster.embedded import embedded_ray
 from cluster.errors import Unreachable
 from cluster.training import forget_launchers
 
+_JOB_FOLDERS = "working_dir_files"  # Ray's name for the folder of the folders of jobs
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -74,6 +76,12 @@ def _machines() -> Machines:
         num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
         node_cpus=int(max((node.get("CPU", 0) for node in nodes), default=0)),
     )
+
+
+def job_folder() -> Path | None:
+    """Return the folder of the files that came with this process's Ray job, which lives no longer than the job."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if folder.parent.name == _JOB_FOLDERS), None)
 
 
 def this_machine(num_cpus: int | None = None) -> Machines | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cluster.session import job_folder
 from pipeline.plan import Plan, PlannedStage
 from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
 from pipeline.store import Store
@@ -54,10 +55,21 @@ def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> Run
         stage.name: PlannedEntry(fingerprint=stage.fingerprint, identity=dict(stage.identity))
         for stage in plan.stages.values()
     }
+    folder = job_folder()
+    config = dict(resolved) if folder is None else _without_folder(resolved, f"{folder}/")
     return RunRecord(
         run=plan.run, name=plan.name, status="running", started=_now(), config_path=redact_addresses(config_path),
-        config=dict(resolved), plan=planned, stages=[], metrics={}, artifacts={}, mlflow=None,
+        config=config, plan=planned, stages=[], metrics={}, artifacts={}, mlflow=None,
     )  # fmt: skip
+
+
+def _without_folder(tree: Any, folder: str) -> Any:
+    """Return a configuration whose paths in a job's own folder are relative: it is gone when the record is read."""
+    if isinstance(tree, str):
+        return tree.removeprefix(folder)
+    if isinstance(tree, Mapping):
+        return {key: _without_folder(value, folder) for key, value in tree.items()}
+    return [_without_folder(value, folder) for value in tree] if isinstance(tree, list) else tree
 
 
 def close_record(

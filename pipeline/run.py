@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import yaml
@@ -14,6 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.record import MlflowRuns, RunRecord, Status
 from pipeline.store import Store
+from pipeline.stored_models import with_stored_models
 
 if TYPE_CHECKING:
     from pipeline.results import StageResult
@@ -92,7 +93,9 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     """
     check_experiment(experiment)
     begun = time.monotonic()
-    store, plan = experiment.store, experiment.plan
+    store = experiment.store
+    plan = with_stored_models(experiment.plan, store)
+    experiment = replace(experiment, plan=plan)
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
     from pipeline.heartbeat import beating
     from pipeline.results import new_record

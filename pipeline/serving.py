@@ -15,10 +15,10 @@ import pandas as pd
 
 from stages.contract.errors import ArtifactError
 from stages.encoders.check import check_t5
-from stages.encoders.config import ClipConfig, FolderClip, T5Source
+from stages.encoders.config import UNUSED_BY_T5, ClipConfig, FolderClip, T5Source
 from stages.formats.generated_images import encode_png
 from stages.formats.model_folders import files_of
-from stages.inference.loading import DECODER, PRIOR, UPSAMPLER, load_text_to_image, prior_text_encoders
+from stages.inference.loading import DECODER, PRIOR, T5, UPSAMPLER, find_t5, load_text_to_image
 from stages.inference.sampling import SamplingSettings, flat_types
 from stages.inference.text_to_image import TextToImage
 from stages.storage.artifact import Artifact
@@ -26,7 +26,6 @@ from stages.storage.artifact import Artifact
 BUNDLE: Final = "bundle.json"
 LEVELS: Final = "upsamplers"
 FORMAT: Final = 3
-T5: Final = "t5"
 
 _MLFLOW_TYPES: Final = {int: "long", float: "double", str: "string"}
 
@@ -80,14 +79,14 @@ def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
 
 def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[str, Any] | None:
     """Copy the T5 that the prior reads, but for weights in formats that are never loaded; none if it reads none."""
-    encoders = prior_text_encoders(prior)
-    if T5 not in encoders:
+    source = find_t5(prior, moved)
+    if source is None:
         return None
-    source = moved or T5Source.model_validate(encoders[T5].source)
+    source = source.local()
     if source.path is None:
         return source.model_dump(mode="json")
     check_t5(source, where="generate.t5")
-    shutil.copytree(source.path, folder / T5, ignore=shutil.ignore_patterns("*.bin", "*.h5", "*.msgpack", "*.ot"))
+    shutil.copytree(source.path, folder / T5, ignore=shutil.ignore_patterns(*UNUSED_BY_T5))
     return {"path": T5}
 
 

@@ -3,14 +3,15 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.captions import caption_fraction
 from pipeline.config.schema import RunConfig
 from pipeline.plan import Plan
 from pipeline.results import StageResult
 from pipeline.store import Store
-from stages.encoders.config import with_trained
+from stages.encoders.config import local_clips
+from stages.generate.config import GenerateConfig
 
 if TYPE_CHECKING:
     from pipeline.tracking import RunTracker
@@ -46,13 +47,13 @@ def _by_cause(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
 
 def register_model(tracker: "RunTracker", experiment: RunConfig, plan: Plan, store: Store) -> None:
     """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` generates images."""
-    config = experiment.generate
-    if config is None:
+    if experiment.generate is None:
         return
     from pipeline.serving import serving_settings, write_bundle
 
+    config = cast(GenerateConfig, plan.stages["generate"].config)
     inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
-    clip, prior, decoder = with_trained(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
+    clip, prior, decoder = local_clips(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
     upsamplers = [inputs[name] for name in config.upsampler_stages]
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"

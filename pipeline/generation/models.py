@@ -1,5 +1,7 @@
 """The models of a finished run, put together to a text-to-image system."""
 
+from typing import cast
+
 import torch
 from pydantic import ValidationError
 
@@ -8,7 +10,9 @@ from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.store import Store
+from pipeline.stored_models import find_stored_models
 from stages.contract.parsing import shown
+from stages.generate.config import GenerateConfig
 from stages.generate.stage import load_system as load_stage_system
 from stages.inference.text_to_image import TextToImage
 
@@ -28,6 +32,7 @@ def load_system(store: Store, record: RunRecord, *, batch_size: int | None = Non
     if batch_size is not None and batch_size > most:
         raise UsageError(f"--again: found a batch of {batch_size} images: allowed are {most}; generate it anew")
     inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in config.inputs}
+    config = cast(GenerateConfig, find_stored_models(config, record.plan["generate"].identity, store))
     on_gpu = torch.cuda.is_available() and config.resources.gpus_per_worker
     return load_stage_system(config, inputs, device="cuda" if on_gpu else "cpu", batch_size=batch_size)
 

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.storage.filesystems import explaining, is_remote, web_options
@@ -106,13 +106,22 @@ def content_digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's names and contents (but README.md); or FileNotFoundError."""
     if not path.exists():
         raise FileNotFoundError(str(path))
+    if path.is_file():
+        return hashlib.sha256(file_digest(path)).hexdigest()
+    return folder_digest({name: file_digest(file).hex() for name, file in folder_files(path).items()})
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that count (all but README.md), by their names in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
+    return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """Return the digest of a folder whose files have these SHA-256, by their names."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md")
-    for file in files:
-        digest.update(
-            file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0" if file != path else b""
-        )
-        digest.update(file_digest(file))
+    for name in sorted(files, key=PurePosixPath):
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(files[name]))
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
 from stages.embed_clip.existing_files import ImportedShard, Part, list_parts, make_import_worker, read_keys
-from stages.encoders.config import with_trained
+from stages.encoders.config import local_clips
 from stages.formats.clips import Clips, write_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_norm_ranges
 from stages.formats.shards import index_images, read_table, shard_names, shard_tar
@@ -59,7 +59,7 @@ def _configured_clips(config: EmbedClipConfig, inputs: Mapping[str, Artifact]) -
     """Load the models that the configuration names, since the layout names none, for their digests and widths."""
     from stages.encoders.clip import ClipEncoder
 
-    return ClipEncoder(with_trained(config.clip, inputs), device="cpu").identities
+    return ClipEncoder(local_clips(config.clip, inputs), device="cpu").identities
 
 
 def _join(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.existing import import_embeddings
-from stages.encoders.config import with_trained
+from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.storage.artifact import Artifact, Output
@@ -30,5 +30,5 @@ def _make_worker(
     """Make the worker in its own process: torch and open_clip are imported there only, and models lie there."""
     from stages.embed_clip.worker import make_embed_worker
 
-    placed = config.model_copy(update={"clip": with_trained(config.clip, inputs)})
+    placed = config.model_copy(update={"clip": local_clips(config.clip, inputs)})
     return make_embed_worker(placed, inputs["download_shards"], output, device=device, threads=threads)

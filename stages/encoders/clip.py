@@ -146,7 +146,7 @@ class ClipEncoder:
 
 def _require_path(model: FolderClip | PretrainedClip | TrainedClip) -> FolderClip | PretrainedClip:
     if isinstance(model, TrainedClip):
-        raise ValueError("ClipEncoder: a trained model has no path of its own: call with_trained first")
+        raise ValueError("ClipEncoder: a trained model has no path of its own: call local_clips first")
     return model
 
 

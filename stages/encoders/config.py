@@ -5,11 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from stages.contract.config import ConfigModel, ExternalPath
+from stages.contract.config import AnyAddress, ConfigModel, ExternalPath
 from stages.formats.clip_folders import local_clip
+from stages.formats.stored_models import local_model, model_in
 from stages.storage.artifact import Artifact
 
 TRAIN_CLIP = "train_clip"
+#: Files of weights that are never loaded.
+UNUSED_BY_T5 = ("*.bin", "*.h5", "*.msgpack", "*.ot")
+_DIGEST = Field(pattern=r"^[0-9a-f]{64}$", description="a part of paths")
 
 
 class FolderClip(ConfigModel):
@@ -48,8 +52,25 @@ class TrainedClip(ConfigModel):
         return TRAIN_CLIP
 
 
+class StoredClip(FolderClip):
+    """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
+
+    store: AnyAddress
+    digest: str = _DIGEST
+    label: str
+
+    @property
+    def reference(self) -> str:
+        """The name of its folder: where that was holds for one machine only, or for one job."""
+        return self.label
+
+    def local(self) -> "StoredClip":
+        """Return it on this machine, to be opened at once."""
+        return self.model_copy(update={"path": local_model(model_in(self.store, self.digest))})
+
+
 class TrainedClipFolder(FolderClip):
-    """What :func:`with_trained` makes of a :class:`TrainedClip`; it is named by content, not by path."""
+    """What :func:`local_clips` makes of a :class:`TrainedClip`; it is named by content, not by path."""
 
     fingerprint: str
 
@@ -73,14 +94,18 @@ class ClipConfig(ConfigModel):
         return (TRAIN_CLIP,) if any(isinstance(model, TrainedClip) for model in self.models) else ()
 
 
-def with_trained(config: ClipConfig, inputs: Mapping[str, Artifact]) -> ClipConfig:
-    """Return the models with the trained one as a folder on this machine; ``inputs`` holds train_clip's artifact."""
-    if TRAIN_CLIP not in config.inputs:
-        return config
-    artifact = inputs[TRAIN_CLIP]
-    folder = TrainedClipFolder(kind="folder", path=local_clip(artifact), fingerprint=artifact.fingerprint)
-    models = tuple(folder if isinstance(model, TrainedClip) else model for model in config.models)
-    return config.model_copy(update={"models": models})
+def local_clips(config: ClipConfig, inputs: Mapping[str, Artifact]) -> ClipConfig:
+    """Return the models of the store as folders on this machine; ``inputs`` holds train_clip's artifact."""
+
+    def local(model: OneClip) -> OneClip:
+        if isinstance(model, StoredClip):
+            return model.local()
+        if not isinstance(model, TrainedClip):
+            return model
+        artifact = inputs[TRAIN_CLIP]
+        return TrainedClipFolder(kind="folder", path=local_clip(artifact), fingerprint=artifact.fingerprint)
+
+    return config.model_copy(update={"models": tuple(map(local, config.models))})
 
 
 class T5Source(ConfigModel):
@@ -99,15 +124,49 @@ class T5Source(ConfigModel):
         return self
 
     @property
-    def reference(self) -> str:
-        """The model as configured, for people."""
+    def location(self) -> str:
+        """Where transformers finds the model."""
         return str(self.path or self.name)
+
+    @property
+    def reference(self) -> str:
+        """The model, for people."""
+        return self.location
+
+    def local(self) -> "T5Source":
+        """Return it as it is to be opened at once on this machine."""
+        return self
+
+    def found_by(self) -> dict[str, str]:
+        """Return what is recorded of it, to find it again."""
+        return {"path": str(self.path)} if self.path else {"name": str(self.name)}
 
 
 class T5StatesConfig(T5Source):
     """Token states of a T5 encoder."""
 
     max_length: PositiveInt = Field(80, description="most tokens of a caption, including its end token; the paper: 80")
+
+
+class StoredT5(T5StatesConfig):
+    """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
+
+    store: AnyAddress
+    digest: str = _DIGEST
+    label: str
+
+    @property
+    def reference(self) -> str:
+        """The name of its folder: where that was holds for one machine only, or for one job."""
+        return self.label
+
+    def local(self) -> T5Source:
+        """Return it on this machine."""
+        return self.model_copy(update={"path": local_model(model_in(self.store, self.digest))})
+
+    def found_by(self) -> dict[str, str]:
+        """Return name and digest."""
+        return {"label": self.label, "digest": self.digest}
 
 
 class ClipStatesConfig(ConfigModel):

@@ -37,6 +37,7 @@ class T5Encoder:
         batch_size: int = 64,
         where: str = "text_states.t5",
     ) -> None:
+        source = source.local()
         check_t5(source, where=where)
         self._device, self._batch_size = torch.device(device), batch_size
         self._model, self._tokenizer = _load(source, where)
@@ -45,7 +46,7 @@ class T5Encoder:
             digest=_digest(self._model, self._tokenizer),
             width=int(self._model.config.d_model),
             max_length=max_length,
-            source={"path": str(source.path)} if source.path else {"name": str(source.name)},
+            source=source.found_by(),
         )
         dtype = torch.float32 if self._device.type == "cpu" else torch.bfloat16
         self._model.to(device=self._device, dtype=dtype)
@@ -76,14 +77,14 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
 
     options = {"local_files_only": source.path is not None, "trust_remote_code": False}
     try:
-        kind = AutoConfig.from_pretrained(source.reference, **options).model_type
+        kind = AutoConfig.from_pretrained(source.location, **options).model_type
         if kind != "t5":
             raise InputFault(f"{where}: {source.reference} is a model of type {kind!r}: allowed is t5: give a T5 model")
         with _no_progress_bar():
             model, report = T5EncoderModel.from_pretrained(
-                source.reference, use_safetensors=True, dtype="auto", output_loading_info=True, **options
+                source.location, use_safetensors=True, dtype="auto", output_loading_info=True, **options
             )
-        tokenizer = AutoTokenizer.from_pretrained(source.reference, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     except InputFault:
         raise
     except Exception as error:  # the libraries raise errors of many types

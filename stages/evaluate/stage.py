@@ -16,7 +16,7 @@ from models.similarity import block_cosine, embedding_report
 from stages.contract.events import LoggedImage, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, with_trained
+from stages.encoders.config import ClipConfig, local_clips
 from stages.evaluate.config import EvaluateConfig, InceptionFeatures
 from stages.evaluate.frechet import FEWEST, Inception, batches_of, distances, read_folder
 from stages.evaluate.plots import confusion_plot
@@ -51,12 +51,12 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
         figures |= _evaluate_scenes(one, output, context)
     main = sets[0]
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
-    encoder = _BatchEncoder(with_trained(config.clip, inputs), config.batch_size, device)
+    encoder = _BatchEncoder(local_clips(config.clip, inputs), config.batch_size, device)
     seen = encoder.images(main.images)
     figures |= _evaluate_by_clip(main, seen, encoder, generated)
     notes = {"clip_score/conditioning": encoder.name}
     if config.independent_clip is not None:
-        encoder = _BatchEncoder(with_trained(config.independent_clip, inputs), config.batch_size, device)
+        encoder = _BatchEncoder(local_clips(config.independent_clip, inputs), config.batch_size, device)
         seen = encoder.images(main.images)
         figures["clip_score/independent"] = encoder.score(main, seen)
         notes["clip_score/independent"] = encoder.name

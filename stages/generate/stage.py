@@ -10,7 +10,7 @@ from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
 from stages.contract.events import LoggedImage, Progress
 from stages.contract.stage import StageContext, StageSummary
-from stages.encoders.config import with_trained
+from stages.encoders.config import local_clips
 from stages.formats.generated_images import (
     GRID,
     GeneratedRow,
@@ -75,7 +75,7 @@ def load_system(
 ) -> TextToImage:
     """Load the trained models, with the solvers and encoders of the section."""
     return load_text_to_image(
-        with_trained(config.clip, inputs),
+        local_clips(config.clip, inputs),
         inputs["train_prior"],
         inputs["train_decoder"],
         config.sampling,

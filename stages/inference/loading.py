@@ -13,14 +13,15 @@ from models.decoders.upsampler.spec import UpsamplerSpec
 from models.priors.base import Prior
 from models.priors.registry import read_spec as read_prior_spec
 from stages.contract.errors import ArtifactError
-from stages.contract.parsing import parsing
+from stages.contract.parsing import parsing, shown
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, T5Source
+from stages.encoders.config import ClipConfig, StoredT5, T5Source
 from stages.encoders.t5 import T5Encoder
 from stages.encoders.text import TextEncoder
 from stages.formats.clips import Clips, require_same_clips
-from stages.formats.embeddings.layout import TextEncoders, parse_text_encoders
+from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, parse_text_encoders
 from stages.formats.model_folders import load_model_config
+from stages.formats.stored_models import is_stored, model_in, store_of
 from stages.inference.autoencoder import load_model
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImage
@@ -28,6 +29,7 @@ from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
 DECODER = "decoder"
+T5 = "t5"
 UPSAMPLER = "upsampler"
 
 _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same clip.models"
@@ -70,6 +72,29 @@ def prior_text_encoders(artifact: Artifact) -> TextEncoders:
     return parse_text_encoders(load_model_config(artifact, PRIOR).get("text_encoders", {}), artifact, PRIOR)
 
 
+def find_t5(prior: Artifact, moved: T5Source | None) -> T5Source | None:
+    """Return the T5 whose states the prior reads (None: none): where it lies now, as configured, else in the store."""
+    identity = prior_text_encoders(prior).get(T5)
+    if identity is None:
+        return None
+    if moved is not None and (moved.path is None or moved.path.exists()):
+        return moved
+    with parsing(lambda reason: _lost_t5(identity, prior, reason)):
+        if "digest" not in identity.source:  # of a hub, or of a folder that an earlier version left where it was
+            return moved or T5Source.model_validate(identity.source)
+        found = StoredT5.model_validate({"store": store_of(prior), "path": identity.reference, **identity.source})
+        if not is_stored(model_in(found.store, found.digest)):
+            raise _lost_t5(identity, prior, f"its store holds no models/{found.digest}")
+    return found
+
+
+def _lost_t5(identity: TextEncoderIdentity, prior: Artifact, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"generate: the T5 {shown(str(identity))} of the prior in {prior.uri} is not found ({reason}): expected the "
+        "one of its training: set generate.t5.path to its folder"
+    )
+
+
 def load_text_to_image(
     clip: ClipConfig,
     prior_artifact: Artifact,
@@ -92,7 +117,7 @@ def load_text_to_image(
     encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
     require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
     return TextToImage(
-        _text_encoder(encoder, prior_text_encoders(prior_artifact), t5, device),
+        _text_encoder(encoder, prior_text_encoders(prior_artifact), find_t5(prior_artifact, t5), device),
         prior.to(device),
         decoder.to(device),
         settings,
@@ -107,9 +132,8 @@ def _text_encoder(
 ) -> TextEncoder:
     """Load the encoders that the prior was trained with."""
     encoder = None
-    if "t5" in wanted:
-        source = t5 or T5Source.model_validate(wanted["t5"].source)
-        encoder = T5Encoder(source, max_length=wanted["t5"].max_length, device=device, where="generate.t5")
+    if t5 is not None:
+        encoder = T5Encoder(t5, max_length=wanted[T5].max_length, device=device, where="generate.t5")
     clip_max_length = wanted["clip"].max_length if "clip" in wanted else None
     text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
     for name, found in text.identities.items():

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.factories import save_tiny_t5
 from tests.s3_server import serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,14 @@ class Head:
     address: str
     environment: dict[str, str]
     folder: Path
+    process: "subprocess.Popen[bytes]"
+
+    def end(self) -> None:
+        """End Ray's processes (its own way down takes half a minute), and remove its folder."""
+        for child in [self.process, *psutil.Process(self.process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _free_port() -> int:
@@ -65,14 +74,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         (tmp_path_factory.mktemp("head") / "log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT) as process,
     ):
+        found = Head(f"http://127.0.0.1:{port}", environment, folder, process)
         try:
             _wait_until_up(f"http://127.0.0.1:{port}/api/version", process)
-            yield Head(f"http://127.0.0.1:{port}", environment, folder)
+            yield found
         finally:
-            for child in [process, *psutil.Process(process.pid).children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()  # Ray's own way down takes half a minute
-            shutil.rmtree(folder, ignore_errors=True)
+            found.end()
 
 
 def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
@@ -89,38 +96,44 @@ def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise AssertionError("the head node did not come up in 90 s")
 
 
-def _run(command: list[str], environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def _run(command: list[str], environment: dict[str, str], cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it goes along with a job: the smoke experiment, and the models that it names by their folders."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs" / "assets" / "tiny_clip", folder / "assets" / "tiny_clip")
+    save_tiny_t5(folder / "t5")
+    for name in ("smoke.yaml", "quickstart.yaml"):
+        shutil.copyfile(ROOT / "configs" / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the smoke experiment's job."""
+    return tmp_path_factory.mktemp("store")
 
 
 @pytest.mark.timeout(2 * LONGEST)  # the whole graph, twice, on a machine that may be busy
-def test_ray_job_submit_runs_the_smoke_experiment(head: Head, tmp_path: Path) -> None:
+def test_ray_job_submit_runs_the_smoke_experiment(head: Head, project: Path, store: Path) -> None:
+    overrides = [f"store={store}", "embed_clip.text_states.t5.path=t5", "embed_clip.text_states.t5.max_length=8"]
     command = [
-        str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", ".", "--",
-        "python", "-m", "pipeline", "run", "configs/smoke.yaml", f"store={tmp_path}",
+        str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", str(project), "--",
+        "python", "-m", "pipeline", "run", "smoke.yaml", *overrides,
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=head.environment, capture_output=True, text=True, check=False, timeout=LONGEST
-    )
+    done = _run(command, head.environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    (record,) = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/run.json")]
+    (record,) = [json.loads(p.read_text()) for p in store.glob("runs/*/run.json")]
     assert record["status"] == "done"
 
     # The same experiment again through `corgi submit`: the job finds everything done.
-    again = [
-        str(BIN / "corgi"),
-        "submit",
-        "configs/smoke.yaml",
-        f"store={tmp_path}",
-        "--address",
-        head.address,
-        "--json",
-    ]
-    done = subprocess.run(
-        again, cwd=ROOT, env=head.environment, capture_output=True, text=True, check=False, timeout=120
-    )
+    again = [str(BIN / "corgi"), "submit", "smoke.yaml", *overrides, "--address", head.address, "--json"]
+    done = _run(again, head.environment, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["status"] == "SUCCEEDED"
     assert "everything is done" in done.stderr
@@ -177,3 +190,18 @@ def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp
     logs = [path for path in head.folder.rglob("*") if path.is_file() and not packages & set(path.parts)]
     assert [str(path) for path in logs if CANARY.encode() in path.read_bytes()] == []
     assert any(path.suffix == ".log" for path in logs)
+
+
+def test_a_model_that_a_job_made_outlives_ray_and_its_folder(head: Head, project: Path, store: Path) -> None:
+    """After the first test; CLIP and T5 were among the job's own files, and the prior reads the states of both."""
+    head.end()
+    shutil.rmtree(project)
+    kept = [path for path in store.rglob("*") if path.is_file() and path.suffix != ".log" and path.name != "digests.db"]
+    assert [str(path) for path in kept if str(head.folder).encode() in path.read_bytes()] == []
+    (generated,) = store.glob("artifacts/generate/*")
+    image = min(generated.glob("**/prior/*.png"))
+    words = [str(BIN / "corgi"), "generate", "--again", str(image), "--out", str(store / "out"), "--json"]
+    done = _run([*words, "--store", str(store)], head.environment)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["images"]
+    assert found["pixel_equal"]

@@ -13,7 +13,7 @@ from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.noise import SeededNoise
 from stages.contract.sizing import Shapes
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import with_trained
+from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips, require_same_clips
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.training.images.task import DecoderTask
@@ -97,7 +97,7 @@ class StyleGan2Task(DecoderTask):
     @cached_property
     def _clip(self) -> ClipEncoder:
         """The frozen CLIP models, loaded once however many models are made."""
-        encoder = ClipEncoder(with_trained(self.config.clip, self.inputs), device=self.rank_info.device)
+        encoder = ClipEncoder(local_clips(self.config.clip, self.inputs), device=self.rank_info.device)
         remedy = "leave train_decoder.clip out, so that the experiment's own holds"
         require_same_clips("train_decoder.clip", encoder.identities, read_clips(self.inputs["embed_clip"]), remedy)
         return encoder

@@ -1,0 +1,68 @@
+"""Models in the store: complete or not there, the same bytes, found from any artifact beside them."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.contract.digests import content_digest
+from stages.contract.errors import ArtifactError, InputFault
+from stages.formats.stored_models import is_stored, local_model, model_in, store_model, store_of
+from stages.storage.artifact import Artifact
+
+FILES = {"config.json": b"{}", "weights.safetensors": b"\x01\x02", "part/a.txt": b"a", "part.b": b"b"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_bytes(content)
+    (tmp_path / "model" / "README.md").write_text("no part of the model")
+    return tmp_path / "model"
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_stored_model_has_the_bytes_of_its_folder(folder: Path, tmp_path: Path, remote: bool) -> None:
+    store, digest = (f"memory://{tmp_path.name}" if remote else str(tmp_path / "store")), content_digest(folder)
+    model = model_in(store, digest)
+    assert not is_stored(model)
+    store_model(store, folder, digest)
+    assert is_stored(model)
+    assert read(local_model(model)) == FILES
+    assert content_digest(local_model(model)) == digest
+
+
+def test_what_is_never_loaded_is_left_out_but_counts_in_the_digest(folder: Path, tmp_path: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"pickled")
+    digest = content_digest(folder)
+    store_model(str(tmp_path / "store"), folder, digest, without=("*.bin",))
+    assert read(local_model(model_in(str(tmp_path / "store"), digest))) == FILES
+
+
+def test_a_folder_that_changes_meanwhile_is_not_stored(folder: Path, tmp_path: Path) -> None:
+    digest = content_digest(folder)
+    (folder / "config.json").write_bytes(b"[]")
+    with pytest.raises(InputFault, match="changed while they were copied"):
+        store_model(str(tmp_path / "store"), folder, digest)
+    assert not is_stored(model_in(str(tmp_path / "store"), digest))
+
+
+@pytest.mark.parametrize(("name", "found"), [("files/weights.safetensors", b"\x01\x03"), ("model.json", None)])
+def test_a_rotten_byte_names_its_file(folder: Path, tmp_path: Path, name: str, found: bytes | None) -> None:
+    store, digest = str(tmp_path / "store"), content_digest(folder)
+    store_model(store, folder, digest)
+    rotten = tmp_path / "store" / "models" / digest / name
+    rotten.write_bytes(found or rotten.read_bytes().replace(b'"part.b"', b'"part.c"'))
+    with pytest.raises(ArtifactError, match=f"models/{digest}/{name}: its bytes are not those"):
+        local_model(model_in(store, digest))
+    store_model(store, folder, digest)
+    assert read(local_model(model_in(store, digest))) == FILES
+
+
+def test_an_artifact_knows_its_store() -> None:
+    assert store_of(Artifact("s3://bucket/x/artifacts/train_prior/f0", "train_prior", "f0")) == "s3://bucket/x"
+    assert store_of(Artifact("/some/bundle", "bundle", "f0")) is None

@@ -5,6 +5,7 @@
 #   make test        every test
 #   make bench       the benchmarks
 #   make fuzz        ten minutes of hostile input for every parser of outside data
+#   make chaos       up to 25 minutes of runs that are broken at random moments
 #   make lock        pin the dependencies of pyproject.toml anew, with hashes
 # PYTHON chooses the interpreter (3.11 or newer); INSTALLER=pip installs with pip instead of uv.
 
@@ -20,7 +21,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation
 endif
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz fuzz bench lock clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz fuzz chaos bench lock clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
@@ -94,6 +95,10 @@ bench: setup
 # Every parser of outside data against damaged and hostile input; another SEED tries other inputs.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
+
+# Runs under faults: killed processes, lost nodes and servers, rotten bytes; another SEED strikes at other moments.
+chaos: setup
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),1080) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,118 @@
+"""``python -m tests.chaos``: see :mod:`tests.chaos`."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+
+from tests.chaos.fault import Fault, NotHere
+from tests.chaos.faults import FAULTS
+from tests.chaos.leftovers import shared_memory
+from tests.chaos.report import document, show
+from tests.chaos.trial import Outcome, run_trial
+from tests.chaos.world import ISOLATED, World, make_world
+
+#: Those that the short part tries first, one after another.
+SHORT = ("kill a shard worker", "rot in image embeddings", "kill the driver and all below", "rot in shard tars")
+_LONGEST_TRIAL = 420.0
+
+
+def main() -> int:
+    """Run trials until the time is over, print what came of them, and return the exit code."""
+    words = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break runs at random moments.")
+    words.add_argument("--seconds", type=float, default=150.0, help="no trial starts after so long")
+    words.add_argument("--seed", type=int, default=0, help="another seed strikes at other moments")
+    words.add_argument("--only", action="append", default=[], metavar="FAULT", help="a beginning will do; repeatable")
+    words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    words.add_argument("--jobs", type=int, default=2, help="trials at a time")
+    words.add_argument("--list", action="store_true", help="list the faults")
+    given = words.parse_args()
+    chosen = [fault for name, fault in FAULTS.items() if not given.only or name.startswith(tuple(given.only))]
+    if given.list or not chosen:
+        Console().print("\n".join(FAULTS), markup=False, highlight=False)
+        return int(not given.list)
+    if os.geteuid() == 0 and ISOLATED not in os.environ:
+        return _run_apart()
+    begun = time.monotonic()
+    outcomes, not_here = _run_trials(_ordered(chosen), given.seed, given.jobs, begun + given.seconds)
+    seconds = time.monotonic() - begun
+    total = sum(one.injections for one in outcomes)
+    title = f"{total} injections in {len(outcomes)} trials, {seconds:.0f} s, seed {given.seed}"
+    show(Console(width=150), outcomes, not_here, title)
+    if given.json:
+        given.json.write_text(json.dumps(document(outcomes, not_here, given.seed), indent=1) + "\n")
+    return int(not all(one.holds for one in outcomes))
+
+
+def _run_apart() -> int:
+    """Run in mounts of its own, with an empty /dev/shm, so that what is left there can be seen."""
+    script = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
+    return subprocess.run(command, env=os.environ | {ISOLATED: "1"}, check=False).returncode
+
+
+def _ordered(chosen: Sequence[Fault]) -> list[Fault]:
+    """Return the faults in the order in which they are tried: in a short time, the usual ones first."""
+    names = [fault.name for fault in chosen]
+    first = [FAULTS[name] for name in SHORT if name in names]
+    return [*first, *(fault for fault in chosen if fault.name not in SHORT)]
+
+
+def _run_trials(faults: list[Fault], seed: int, jobs: int, until: float) -> tuple[list[Outcome], dict[str, str]]:
+    suite = _Suite(faults, seed, until)
+    training = any(name.startswith("train_") for fault in faults for name in fault.makes)
+    with make_world(training=training) as world, ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(suite.work, world) for _ in range(jobs)]:
+            done.result()
+        if world.isolated and (left := shared_memory()):
+            suite.outcomes.append(Outcome("all together", finished=True, leftovers=left))
+    return suite.outcomes, suite.not_here
+
+
+class _Suite:
+    """The faults, how often each was tried, and what came of it."""
+
+    def __init__(self, faults: list[Fault], seed: int, until: float) -> None:
+        self._faults, self._seed, self._until = faults, seed, until
+        self._turns: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self.outcomes: list[Outcome] = []
+        self.not_here: dict[str, str] = {}
+
+    def work(self, world: World) -> None:
+        """Run one trial after another until the time is over."""
+        while (turn := self._next()) is not None:
+            fault, rng = turn
+            begun = time.monotonic()
+            try:
+                outcome = run_trial(fault, world, rng, deadline=begun + _LONGEST_TRIAL)
+            except NotHere as error:
+                self.not_here[fault.name] = str(error)
+                continue
+            self.outcomes.append(outcome)
+            state = "holds" if outcome.holds else "DOES NOT HOLD"
+            sys.stderr.write(f"{fault.name}: {outcome.injections} times in {time.monotonic() - begun:.0f} s: {state}\n")
+
+    def _next(self) -> tuple[Fault, Random] | None:
+        """Return a fault that was tried least often, and the chance of its trial."""
+        with self._lock:
+            left = [one for one in self._faults if one.name not in self.not_here]
+            if not left or time.monotonic() >= self._until:
+                return None
+            fault = min(left, key=lambda one: self._turns[one.name])
+            self._turns[fault.name] += 1
+            return fault, Random(f"{self._seed}/{fault.name}/{self._turns[fault.name]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -102,6 +102,10 @@ def _end_idle() -> None:
         _idle.popitem()[1].end()
 
 
+class _Killed(ItemLimit):
+    """Somebody has killed the child: the system, which is short of memory, or an administrator."""
+
+
 class Isolated:
     """Calls a handler in a child process, where ``make`` makes it: a function of a module, given settings as JSON."""
 
@@ -115,23 +119,29 @@ class Isolated:
         self._lock = threading.Lock()
 
     def __call__(self, content: bytes) -> tuple[dict[str, Any], bytes]:
-        """Return what the handler returns for an item.
+        """Return what the handler returns for an item; one whose child was killed is tried again, once.
 
         Raises:
             ItemLimit: the item exceeded a limit or ended its process.
             IsolationFailed: the child cannot be started, or its handler raised what it should have handled.
         """
         with self._lock:
-            if self._child is not None and self._child.process.poll() is not None:
-                self.close()  # it died between two items, which none of them has caused
-            child = self._child or self._start()
-            child.drop_noise()
-            head, body = self._exchange(child, content, self._limits.wall_seconds)
+            try:
+                head, body = self._ask(content)
+            except _Killed:
+                head, body = self._ask(content)
         if "failed" in head:
             raise IsolationFailed(f"a handler in a child process failed: {_one_line(head['failed'])}")
         if "limit" in head:
             raise ItemLimit(f"needs more than {self._limits.memory_bytes / 1e6:,.0f} MB of memory")
         return head, body
+
+    def _ask(self, content: bytes) -> tuple[dict[str, Any], bytes]:
+        if self._child is not None and self._child.process.poll() is not None:
+            self.close()  # it died between two items, which none of them has caused
+        child = self._child or self._start()
+        child.drop_noise()
+        return self._exchange(child, content, self._limits.wall_seconds)
 
     def close(self) -> None:
         """End the child, if there is one; the next item starts another."""
@@ -149,6 +159,8 @@ class Isolated:
         self._finalizer = weakref.finalize(self, _release, self._key, child)
         try:
             head, _ = self._exchange(child, b"", self._limits.start_seconds, head=self._opening)
+        except _Killed:
+            raise
         except ItemLimit as error:
             raise IsolationFailed(f"a child process for isolated work does not start: {error}") from error
         if "failed" in head:
@@ -175,13 +187,17 @@ class Isolated:
             child.process.kill()
             self.close()
             raise ItemLimit(f"takes more than {seconds:g} s") from None
-        except (OSError, ValueError, RecursionError):  # the connection broke, or holds no reply
+        except OSError:  # the connection broke
+            pass
+        except (ValueError, RecursionError):  # it holds no reply
             child.process.kill()
+            raise ItemLimit(self._why_it_ended(child)) from None
         except BaseException:  # such as Ctrl-C: the next item must not get this one's reply
             child.process.kill()
             self.close()
             raise
-        raise ItemLimit(self._why_it_ended(child))
+        why = self._why_it_ended(child)
+        raise _Killed(why) if child.process.poll() == -signal.SIGKILL else ItemLimit(why)
 
     def _why_it_ended(self, child: _Child) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -30,7 +30,7 @@ _LONGEST_TRIAL = 420.0
 def main() -> int:
     """Run trials until the time is over, print what came of them, and return the exit code."""
     words = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break runs at random moments.")
-    words.add_argument("--seconds", type=float, default=150.0, help="no trial starts after so long")
+    words.add_argument("--seconds", type=float, default=150.0, help="after so long beyond the undisturbed run, no trial starts")
     words.add_argument("--seed", type=int, default=0, help="another seed strikes at other moments")
     words.add_argument("--only", action="append", default=[], metavar="FAULT", help="a beginning will do; repeatable")
     words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
@@ -44,7 +44,7 @@ def main() -> int:
     if os.geteuid() == 0 and ISOLATED not in os.environ:
         return _run_apart()
     begun = time.monotonic()
-    outcomes, not_here = _run_trials(_ordered(chosen), given.seed, given.jobs, begun + given.seconds)
+    outcomes, not_here = _run_trials(_ordered(chosen), given.seed, given.jobs, given.seconds)
     seconds = time.monotonic() - begun
     total = sum(one.injections for one in outcomes)
     title = f"{total} injections in {len(outcomes)} trials, {seconds:.0f} s, seed {given.seed}"
@@ -68,10 +68,10 @@ def _ordered(chosen: Sequence[Fault]) -> list[Fault]:
     return [*first, *(fault for fault in chosen if fault.name not in SHORT)]
 
 
-def _run_trials(faults: list[Fault], seed: int, jobs: int, until: float) -> tuple[list[Outcome], dict[str, str]]:
-    suite = _Suite(faults, seed, until)
+def _run_trials(faults: list[Fault], seed: int, jobs: int, seconds: float) -> tuple[list[Outcome], dict[str, str]]:
     training = any(name.startswith("train_") for fault in faults for name in fault.makes)
     with make_world(training=training) as world, ThreadPoolExecutor(jobs) as pool:
+        suite = _Suite(faults, seed, time.monotonic() + seconds)
         for done in [pool.submit(suite.work, world) for _ in range(jobs)]:
             done.result()
         if world.isolated and (left := shared_memory()):

@@ -54,6 +54,13 @@ def kill(number):
     return {}, b""
 
 
+def kill_first(path):
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}, b"read"
+
+
 def write(path):
     with open(path, "wb") as file:
         file.write(b"x" * (2 << 20))
@@ -108,5 +115,5 @@ def ignore(seconds):
 
 ORDERS = {
     function.__name__: function
-    for function in (echo, allocate, spin, sleep, kill, write, leave, environment, stdin, lie, chatter, noise, ignore)
+    for function in (echo, allocate, spin, sleep, kill, kill_first, write, leave, environment, stdin, lie, chatter, noise, ignore)
 }

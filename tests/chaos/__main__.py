@@ -30,7 +30,9 @@ _LONGEST_TRIAL = 420.0
 def main() -> int:
     """Run trials until the time is over, print what came of them, and return the exit code."""
     words = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break runs at random moments.")
-    words.add_argument("--seconds", type=float, default=150.0, help="after so long beyond the undisturbed run, no trial starts")
+    words.add_argument(
+        "--seconds", type=float, default=150.0, help="after so long beyond the undisturbed run, no trial starts"
+    )
     words.add_argument("--seed", type=int, default=0, help="another seed strikes at other moments")
     words.add_argument("--only", action="append", default=[], metavar="FAULT", help="a beginning will do; repeatable")
     words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")

@@ -115,5 +115,20 @@ def ignore(seconds):
 
 ORDERS = {
     function.__name__: function
-    for function in (echo, allocate, spin, sleep, kill, kill_first, write, leave, environment, stdin, lie, chatter, noise, ignore)
+    for function in (
+        echo,
+        allocate,
+        spin,
+        sleep,
+        kill,
+        kill_first,
+        write,
+        leave,
+        environment,
+        stdin,
+        lie,
+        chatter,
+        noise,
+        ignore,
+    )
 }

@@ -1,0 +1,1 @@
+"""What benchmarks.recovery puts into the processes of a run."""

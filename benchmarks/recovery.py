@@ -28,7 +28,7 @@ _MOST_OF_RUN, _MOST_OF_SHARD = 0.02, 0.01
 
 @dataclass
 class Cost:
-    """Calls of one part, and their seconds; ``aside``: of them those of threads beside the one that works."""
+    """Calls of one part, and their seconds; ``aside``: of them those of our threads beside the one that works."""
 
     calls: int = 0
     clock: float = 0.0
@@ -45,7 +45,7 @@ def read_costs(file: Path) -> dict[str, Cost]:
         cost.calls += 1
         cost.clock += clock
         cost.processor += processor
-        cost.aside += clock * (thread != "MainThread" and not thread.startswith("Thread"))
+        cost.aside += clock * thread.startswith("corgi-")
     return dict(costs)
 
 

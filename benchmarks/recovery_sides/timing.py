@@ -19,7 +19,10 @@ from typing import Any
 
 #: Part, and the functions in it, by module.
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "heartbeats": {"pipeline.heartbeat": ("_beat",), "cluster.pool": ("_Pool._check_signs",)},
+    "heartbeats": {
+        "pipeline.heartbeat": ("Heartbeat.now",), "pipeline.store": ("Store.write_heartbeat",),
+        "cluster.pool": ("_Pool._check_signs",),
+    },
     "checksums": {
         "stages.storage.checksums": (
             "FileSum.of", "FileSum.of_bytes", "FileSum.difference", "FileSum.difference_of_bytes", "sealed", "unsealed",

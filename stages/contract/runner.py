@@ -23,6 +23,7 @@ def run_stage(
     """
     output.sweep()
     summary = function(config, inputs, output, context)
+    output.sweep()  # what workers that were lost meanwhile had begun to write
     Manifest(
         stage=output.stage,
         fingerprint=output.fingerprint,

@@ -60,7 +60,7 @@ def run_trial(fault: Fault, world: World, rng: Random, *, deadline: float) -> Ou
         trial.run()
         undisturbed = world.seconds["train_prior" if "train_prior" in fault.makes else "data"]
         outcome.seconds_lost = time.monotonic() - begun - undisturbed
-        outcome.redone = trial.watch.redone
+        outcome.redone = trial.ledger.redone
         _compare(setting, fault, outcome)
         outcome.leftovers += [f"a partial file {name}" for name in setting.view.partial_files()]
     return outcome
@@ -72,7 +72,7 @@ class _Trial:
     def __init__(self, fault: Fault, setting: Setting, rng: Random, outcome: Outcome, *, deadline: float) -> None:
         self._fault, self._setting, self._rng, self._outcome = fault, setting, rng, outcome
         self._deadline = deadline
-        self.watch = _Watch(setting)
+        self.ledger = _Ledger(setting)
 
     def run(self) -> None:
         """Start runs until all drivers end well."""
@@ -117,11 +117,11 @@ class _Trial:
     def _strike_at_random(self) -> None:
         """Strike whenever a random part of what is left to do is done, until the drivers have ended."""
         stages, rng = self._fault.makes, self._rng
-        begun = self.watch.progress(stages)
+        begun = self.ledger.progress(stages)
         left = self._left if self._fault.when == "during" else 0
         marks = sorted(begun + rng.random() * (1 - begun) for _ in range(left))
         while any(run.is_running for run in self._setting.runs):
-            now = self.watch.progress(stages)
+            now = self.ledger.progress(stages)
             for run in self._setting.runs:
                 run.tree()
             if marks and now >= marks[0]:
@@ -133,7 +133,7 @@ class _Trial:
                 for run in self._setting.runs:
                     run.end()
             time.sleep(_POLL)
-        self.watch.progress(stages)
+        self.ledger.progress(stages)
 
     def _strike(self) -> Injection | None:
         injection = self._fault.inject(self._setting, self._rng)
@@ -141,12 +141,12 @@ class _Trial:
             self._outcome.injections += 1
             self._outcome.destroyed += injection.destroyed
             self._outcome.what.append(injection.what)
-            self.watch.progress(self._fault.makes)
+            self.ledger.progress(self._fault.makes)
         return injection
 
 
 def _note_words(log: Path, codes: list[int], outcome: Outcome) -> None:
-    """Look at what the runs said: a fault is told in a sentence, never by a traceback."""
+    """Look at what the runs said: a fault is reported in a sentence, never by a traceback."""
     text = log.read_text(errors="replace")
     if "Traceback (most recent call last)" in text:
         outcome.complaints.append(f"a traceback at the user: {text.strip().splitlines()[-1][:200]}")
@@ -155,7 +155,7 @@ def _note_words(log: Path, codes: list[int], outcome: Outcome) -> None:
         outcome.what += [line[:300] for line in lines[-2:]]
 
 
-class _Watch:
+class _Ledger:
     """How far the runs of a trial are, and which finished units were made again."""
 
     def __init__(self, setting: Setting) -> None:

@@ -54,11 +54,11 @@ class Nodes:
 
     def start_node(self, node: int) -> None:
         """Start Ray on a node, and wait until it has joined."""
-        place = (
+        joining = (
             ["--head", f"--port={_PORT}", "--include-dashboard=false"] if node == 0 else [f"--address={self.address}"]
         )
         command = [
-            *self.within(node), str(Path(sys.executable).with_name("ray")), "start", *place, "--block",
+            *self.within(node), str(Path(sys.executable).with_name("ray")), "start", *joining, "--block",
             f"--node-ip-address={_ADDRESSES[node]}", "--num-cpus=2", "--disable-usage-stats",
             *([f"--temp-dir={self._folder}"] if node == 0 else []),
         ]  # fmt: skip

@@ -91,6 +91,8 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
         UsageError: nothing was started, for the reason given.
         KeyboardInterrupt: after everything was stopped and the record was closed as interrupted.
     """
+    from stages.storage.patience import waiting_for
+
     check_experiment(experiment)
     begun = time.monotonic()
     store = experiment.store
@@ -100,7 +102,8 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     from pipeline.heartbeat import beating
     from pipeline.results import new_record
 
-    with store.lock(to_make), beating(store, plan.run), ThreadPoolExecutor(1) as pool:
+    waiting = waiting_for(experiment.config.storage.patience)
+    with store.lock(to_make), waiting, beating(store, plan.run), ThreadPoolExecutor(1) as pool:
         earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
@@ -157,7 +160,7 @@ class _Session:
             from pipeline.executor import GraphRun
 
             self._open_tracking()
-            storage = self._experiment.config.storage.environment()
+            storage = self._experiment.config.storage.worker_environment()
             graph = GraphRun(plan, self._experiment.store, machines, self._observer, storage)
             try:
                 return graph.run()

@@ -13,14 +13,18 @@ from typing import Any
 import fsspec
 
 _SERVE = """
-import logging, sys
+import itertools, logging, sys
 from moto.server import ThreadedMotoServer
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-server.stop()
+port = 0
+for order in itertools.chain(["start"], sys.stdin):
+    if order.strip() == "start":
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        server.start()
+        port = server.get_host_and_port()[1]
+    else:
+        server.stop()
+    print(port, flush=True)
 """
 
 
@@ -30,6 +34,24 @@ class S3Server:
 
     endpoint: str
     bucket: str
+    process: "subprocess.Popen[str]"
+
+    def order(self, word: str) -> str:
+        """Let the server stop listening, or start again with all that it holds; return its port."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Do not listen for the length of the block."""
+        self.order("stop")
+        try:
+            yield
+        finally:
+            self.order("start")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,7 +93,8 @@ def serve_s3() -> Iterator[S3Server]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            server = S3Server(f"http://127.0.0.1:{process.stdout.readline().strip()}", f"bucket-{uuid.uuid4().hex[:8]}")
+            endpoint = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+            server = S3Server(endpoint, f"bucket-{uuid.uuid4().hex[:8]}", process)
             server.file_system().mkdir(server.bucket)
             yield server
         finally:

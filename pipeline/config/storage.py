@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainSerializer, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PlainSerializer, PositiveFloat
 
 from stages.contract.config import ConfigModel
 from stages.contract.secrets import redact_options
 from stages.contract.texts import one_line
 from stages.storage.cache import FOLDER, GIGABYTES
+from stages.storage.patience import PATIENCE
 
 
 def _absolute(path: Path) -> Path:
@@ -36,6 +37,10 @@ class StorageConfig(ConfigModel):
         None, description="most that the copies on a machine take; none: a quarter of the disk"
     )
 
+    patience: NonNegativeFloat = Field(
+        10.0, description="minutes for which reads and writes are tried again while a store or source is away"
+    )
+
     def environment(self) -> dict[str, str]:
         """Return the variables by which fsspec and :mod:`stages.storage.cache` learn of this section."""
         variables = {f"FSSPEC_{protocol.upper()}": json.dumps(options) for protocol, options in self.options.items()}
@@ -44,3 +49,7 @@ class StorageConfig(ConfigModel):
         if self.cache_gigabytes is not None:
             variables[GIGABYTES] = str(self.cache_gigabytes)
         return variables
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return these variables, and for how long a worker waits for what is away; a driver waits only at work."""
+        return self.environment() | {PATIENCE: str(self.patience)}

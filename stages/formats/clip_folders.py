@@ -33,7 +33,6 @@ def write_clip(output: Output, weights: "Mapping[str, Tensor]", config: Mapping[
 
     with output.writing(f"{_FOLDER}/{CLIP_WEIGHTS}") as path:
         save_file(dict(weights), path)
-        path.chmod(0o644)
     output.write_json(f"{_FOLDER}/{CLIP_CONFIG}", config)
 
 

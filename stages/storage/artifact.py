@@ -9,7 +9,6 @@ A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, w
 import contextlib
 import json
 import logging
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
 from stages.storage.filesystems import is_local, open_address
+from stages.storage.patience import patiently
+from stages.storage.publishing import publish
 
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
@@ -156,31 +157,25 @@ class Artifact:
         return {name: contents[self.path(name)] for name in names}
 
 
-def _sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Output(Artifact):
     """Write access to the artifact that a stage is making."""
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """Yield a local temporary path; on a clean exit the whole file appears under its name."""
+    def writing(self, name: str, *, mode: int | None = None) -> Iterator[Path]:
+        """Yield a local temporary path; on a clean exit the whole file appears under its name.
+
+        It has these permissions, where the store has any; none: the process's usual ones, whichever library wrote it.
+        """
         fs, _ = self._fs_and_root
         if self.is_local:
             target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            patiently(self.uri, lambda: target.parent.mkdir(parents=True, exist_ok=True))
             partial = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
+                if mode is not None:
+                    partial.touch(mode)
                 yield partial
-                _sync(partial)  # else a machine that goes down may leave an empty file under the name
-                os.replace(partial, target)
-                _sync(target.parent)
+                publish(partial, target, is_private=mode is not None)
             finally:
                 partial.unlink(missing_ok=True)
             return
@@ -191,9 +186,7 @@ class Output(Artifact):
 
     def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
         """Write a file in one step, with these permissions where the store has any; none: the process's usual ones."""
-        with self.writing(name) as partial:
-            if mode is not None:
-                partial.touch(mode)
+        with self.writing(name, mode=mode) as partial:
             partial.write_bytes(content)
 
     def write_json(self, name: str, content: Any) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 import fsspec
 
 from stages.storage.private_folders import folder_in_temporary, private_folder
+from stages.storage.publishing import sync
 
 FOLDER = "CORGI_CACHE"  # environment variables that carry storage.cache to all processes of a run…
 GIGABYTES = "CORGI_CACHE_GIGABYTES"  # …and storage.cache_gigabytes
@@ -88,6 +89,7 @@ class LocalCache:
         try:
             fs.get_file(path, str(partial))
             size = partial.stat().st_size
+            sync(partial)  # else a machine that goes down may leave an empty file that counts as cached
             with self._lock(fcntl.LOCK_EX):
                 os.utime(partial)
                 partial.replace(target)

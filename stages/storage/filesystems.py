@@ -1,4 +1,4 @@
-"""Remote and local addresses: the only use of fsspec, and explanations of its file systems' errors.
+"""Remote and local addresses: the one way to fsspec, and explanations of its file systems' errors.
 
 How a store is reached (endpoint, region, retries) is set by fsspec's own environment variables
 (``FSSPEC_S3={"endpoint_url": …}``), so that every process of a run has it; credentials are found by the file system's
@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from stages.contract.errors import InputFault, StageError
 from stages.contract.secrets import has_password, redact_addresses, redact_logs, remember_environment
 from stages.contract.texts import one_line
+from stages.storage.patience import PatientFileSystem
 
 #: What was found and what to do next, by the names of error classes (so that no file system's library is imported).
 _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
@@ -49,6 +50,7 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
 
 
 _LOCAL_PROTOCOLS = ("file", "local")
+_SHOWN = 200  # characters of an address in messages
 
 
 def is_remote(address: str) -> bool:
@@ -71,11 +73,12 @@ def wraps_local_path(address: str) -> bool:
 def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of an address, and the path in it without a slash at its end.
 
-    Listings are not cached: other processes write, and an old listing would hide what they wrote.
+    Listings are not cached: other processes write, and an old listing would hide what they wrote. What is away is
+    waited for (:mod:`stages.storage.patience`).
     """
     _refuse_useless_login(address)
     fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False, **web_options(address))
-    return fs, root.rstrip("/")
+    return PatientFileSystem(fs, one_line(redact_addresses(address), _SHOWN)), root.rstrip("/")
 
 
 def web_options(address: str) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def kind_at(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     """Return whether a file system is this machine's own."""
-    return isinstance(fs, LocalFileSystem)
+    return isinstance(getattr(fs, "wrapped", fs), LocalFileSystem)
 
 
 def describe_error(error: BaseException) -> str:

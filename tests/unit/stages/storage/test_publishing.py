@@ -1,0 +1,38 @@
+"""Who may read a file, and that it is on the disk before it has its name."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stages.storage.artifact import Output
+from stages.storage.publishing import umask
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o002, 0o077], ids=oct)
+def mask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_other_users_of_a_shared_folder_read_what_the_umask_lets_them(tmp_path: Path, mask: int) -> None:
+    assert umask() == mask
+    output = Output(str(tmp_path / "store/a"), "train_prior", "f0")
+    output.write_json("plain.json", {})
+    with output.writing("weights.safetensors") as path:
+        save_file({"a": torch.zeros(2)}, path)
+    with output.writing("by-rename.bin") as path, tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as own:
+        os.replace(own.name, path)  # as libraries do, whose temporary files only their owner reads
+    output.write_bytes("secret.json", b"{}", mode=0o600)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "store/a").iterdir()}
+    usual = 0o666 & ~mask
+    assert modes == {
+        "plain.json": usual, "weights.safetensors": usual, "by-rename.bin": usual, "secret.json": 0o600 & ~mask
+    }  # fmt: skip
+    assert stat.S_IMODE((tmp_path / "store/a").stat().st_mode) == 0o777 & ~mask

@@ -73,6 +73,10 @@ class Manifest(Document):
         content = {name: getattr(self, name) for name in type(self).model_fields}
         return content | {"summary": asdict(self.summary)}
 
+    def write(self, output: Output) -> None:
+        """Write it, with the checksums of the files that belong to no unit."""
+        output.finish_artifact(self.to_json())
+
 
 class UnitRecord(Document):
     """What a finished unit of work says of itself; ``units/<unit>.json``."""

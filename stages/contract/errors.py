@@ -7,6 +7,7 @@ StageError
 ├── Diverged        training went wrong: a gradient is not finite, or jumped
 ├── InputLost       an upstream stage, whose units this one streams, has failed
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
+│   └── DamagedFile a file of an artifact is not what was written
 └── ItemFault       one item is lost, for a cause that is counted, and the stage goes on with the others
 """
 
@@ -50,6 +51,15 @@ class InputLost(StageError):
 
 class ArtifactError(StageError):
     """An artifact is missing, unfinished, or does not match what reads it."""
+
+
+class DamagedFile(ArtifactError):
+    """A file of an artifact is not what was written; ``stage`` and ``unit`` say what is to be made again."""
+
+    stage = ""
+    fingerprint = ""
+    name = ""
+    unit: str | None = None  # none: it belongs to no unit
 
 
 class FailureCause(StrEnum):

@@ -22,7 +22,7 @@ from stages.download_shards.worker import (
 )
 from stages.formats.shards import ShardRecord, shard_names
 from stages.formats.source_records import SourceRecord, add_up, in_words
-from stages.storage.artifact import UNITS, Artifact, Output
+from stages.storage.artifact import UNITS, Artifact, Output, unit_record
 from stages.streaming.runner import UnitList, UnitRunner
 
 
@@ -62,7 +62,7 @@ def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, ShardRe
     for file in output.glob(f"{POOR}/*.json"):
         name, record = Path(file).stem, ShardRecord.parse(output.read_json(file), output, file)
         if name not in records and yields_enough(record, config):
-            record.finish(output, name)
+            output.copy(file, unit_record(name))
             records[name] = record
     return records
 
@@ -71,7 +71,7 @@ def _accept_poor(records: Mapping[str, ShardRecord], output: Output) -> None:
     """Record shards that yielded too little as done, because all shards together yielded enough."""
     finished = output.glob(f"{UNITS}/*.json")
     for name in sorted(set(records) - {Path(file).stem for file in finished}):
-        records[name].finish(output, name)
+        output.copy(f"{POOR}/{name}.json", unit_record(name))
     output.remove(POOR)
 
 

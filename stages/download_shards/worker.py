@@ -81,7 +81,7 @@ def finish_shard(config: DownloadShardsConfig, record: ShardRecord, output: Outp
     if yields_enough(record, config):
         record.finish(output, name)
     else:
-        output.write_json(f"{POOR}/{name}.json", record.to_json())
+        output.write_record(f"{POOR}/{name}.json", record.to_json())
 
 
 def yields_enough(record: ShardRecord, config: DownloadShardsConfig) -> bool:
@@ -99,10 +99,11 @@ def drop_duplicates(
     for row in rows:
         lost = {**entries[row].row, "status": EntryStatus.FAILED_TO_DOWNLOAD, "error_message": str(fault)}
         entries[row] = dataclasses.replace(entries[row], image=None, row=lost)
-    write_shard(output, name, entries, schema=schema, image_suffix=config.encode_format)
     failures = collections.Counter(record.failures) + collections.Counter({fault.label: len(rows)})
     record = _make_record(entries, failures, record.skips)
-    record.finish(output, name)
+    with output.collecting():
+        write_shard(output, name, entries, schema=schema, image_suffix=config.encode_format)
+        record.finish(output, name)
     return record
 
 

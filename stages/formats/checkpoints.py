@@ -79,6 +79,10 @@ class TrainedRecord(Document):
         """Return the record, or None while training is not finished."""
         return cls.of(output) if output.exists(cls.file) else None
 
+    def write(self, output: Output) -> None:
+        """Write it, with the checksums of the model's files."""
+        output.write_record(self.file, self.to_json())
+
 
 def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> None:
     """Write a checkpoint, then delete all but the newest ``keep`` ones."""

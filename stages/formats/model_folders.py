@@ -93,7 +93,7 @@ def _numbers_in(artifact: Artifact, name: str) -> int:
     def damaged(reason: str) -> ArtifactError:
         return ArtifactError(f"{artifact.path(name)}: no safetensors file ({reason}): delete that folder and run again")
 
-    with parsing(damaged), artifact.open(name) as file:
+    with parsing(damaged), artifact.open_part(name) as file:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER:
             raise ValueError(f"a header of {size} bytes")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.npy_reader import NpyReader, map_npy
 
 
@@ -18,12 +18,12 @@ def save_array(output: Output, kind: str, shard: str, values: np.ndarray) -> Non
 
 def open_array(artifact: Artifact, kind: str, shard: str) -> np.ndarray:
     """Return an array, still on disk."""
-    return map_npy(artifact.local(array_name(kind, shard)))
+    return map_npy(artifact.local(array_name(kind, shard), record=unit_record(shard)))
 
 
 def array_reader(artifact: Artifact, kind: str, shard: str) -> NpyReader:
     """Return a reader of the array's rows."""
-    return NpyReader.of(artifact.local(array_name(kind, shard)))
+    return NpyReader.of(artifact.local(array_name(kind, shard), record=unit_record(shard)))
 
 
 def save_table(output: Output, kind: str, shard: str, table: pa.Table) -> None:
@@ -39,7 +39,7 @@ def has_table(artifact: Artifact, kind: str, shard: str) -> bool:
 
 def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table, or some columns of it."""
-    return pq.read_table(artifact.local(_table(kind, shard)), columns=columns)
+    return pq.read_table(artifact.local(_table(kind, shard), record=unit_record(shard)), columns=columns)
 
 
 def array_name(kind: str, shard: str) -> str:

@@ -27,7 +27,7 @@ from stages.contract.errors import ArtifactError, FailureCause
 from stages.contract.parsing import load_json, parsing
 from stages.formats.source_records import Counted
 from stages.formats.tar_samples import Files, Span, image_suffixes, index_tar, read_file
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Artifact, Output, unit_record
 
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
@@ -138,12 +138,12 @@ class ShardSample:
 
 def shard_tar(shards: Artifact, name: str) -> Path:
     """Return a local path of a shard's tar, to be opened at once."""
-    return shards.local(_tar(name))
+    return shards.local(_tar(name), record=unit_record(name))
 
 
 def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a shard's parquet file, or those of the columns that it has."""
-    with shards.open(_table(name)) as file:
+    with shards.open(_table(name), record=unit_record(name)) as file:
         return pq.ParquetFile(file).read(columns=columns)
 
 

@@ -112,11 +112,12 @@ def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output
     images = system.decode(embeddings, seeds, prompts)
     seconds = system.clock.seconds - begun
     rows = [_row(chunk, number, seeds[number], system.settings) for number in range(len(seeds))]
-    for row, image in zip(rows, images, strict=True):
-        write_image(output, row, image)
-    write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
-    write_timing(output, chunk.unit, len(rows), seconds)
-    output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
+    with output.collecting():
+        for row, image in zip(rows, images, strict=True):
+            write_image(output, row, image)
+        write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
+        write_timing(output, chunk.unit, len(rows), seconds)
+        output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 
 def _embeddings(chunk: Chunk, system: TextToImage, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:

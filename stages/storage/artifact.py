@@ -4,117 +4,177 @@ Every file is written under a temporary name and then renamed; on an object stor
 parts that become an object together when the last one is there.
 A finished unit of work (a shard, a checkpoint) leaves a record in ``units/``, written after its files.
 ``manifest.json`` and then the marker ``_COMPLETE`` are written last, by :mod:`stages.contract.runner`.
+
+The record of a unit holds the checksums of its files, the manifest those of all others, and each its own. A file is
+compared with its checksum when it is first read on a machine; one that an earlier version wrote has none.
 """
 
 import contextlib
+import io
 import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
-from stages.storage.filesystems import is_local, open_address
+from stages.storage.checksums import BLOCK, FileSum, sealed, unsealed
+from stages.storage.folder import COMPLETE, DAMAGED, MANIFEST, PLAN, TEMPORARY, UNITS, Folder, unit_of, unit_record
 from stages.storage.patience import patiently
 from stages.storage.publishing import publish
+from stages.storage.verified import VerifiedFiles
 
-COMPLETE = "_COMPLETE"
-MANIFEST = "manifest.json"
-UNITS = "units"
-_PLAN = "plan.json"
-_TEMPORARY = ".tmp-"
+__all__ = ["COMPLETE", "DAMAGED", "MANIFEST", "UNITS", "Artifact", "Output", "unit_of", "unit_record"]
+
 _SHOWN_PATH = 400
+_READ_OF_EARLIER = 1 << 20  # bytes of a file that an earlier version may have made
+_collected: ContextVar[tuple[str, dict[str, FileSum]] | None] = ContextVar("collected", default=None)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Folder):
     """Read access to one artifact folder; cheap to pickle, so that it is sent to workers as it is."""
 
-    uri: str
-    stage: str
-    fingerprint: str
+    def open(self, name: str, *, record: str | None = None) -> IO[bytes]:
+        """Open a file for reading bytes; DamagedFile: it is not what was written, as the unit's record says.
 
-    @cached_property
-    def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return open_address(self.uri)
-
-    def __getstate__(self) -> dict[str, str]:
-        """Leave the file system handle behind: it may hold sockets and locks."""
-        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the folder is on this machine's own file system."""
-        return is_local(self._fs_and_root[0])
-
-    def path(self, name: str) -> str:
-        """Return the full address of a file in the artifact."""
-        return f"{self._fs_and_root[1]}/{name}"
-
-    def exists(self, name: str) -> bool:
-        """Return whether the file exists."""
-        return bool(self._fs_and_root[0].exists(self.path(name)))
-
-    def glob(self, pattern: str) -> list[str]:
-        """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
-
-        A listing that fails is an error here; fsspec's own glob would treat it as an empty one, and work would be lost.
-        Files under temporary names are left out: another stage may be writing them now.
+        ``record`` names the record that holds its checksum, where the caller knows it; else it is looked for.
         """
-        folder, slash, names = pattern.rpartition("/")
-        try:
-            listed = self._fs_and_root[0].ls(self.path(folder) if slash else self._fs_and_root[1], detail=False)
-        except FileNotFoundError:
-            return []
-        found = (str(path).rstrip("/").rpartition("/")[2] for path in listed)
-        matching = (name for name in found if fnmatchcase(name, names) and not name.startswith(_TEMPORARY))
-        return sorted(f"{folder}{slash}{name}" for name in matching)
+        fs = self._fs_and_root[0]
+        with self._expecting(name):
+            if self.is_local:
+                return fs.open(str(self.local(name, record=record)), "rb")  # type: ignore[no-any-return]
+            expected = self._expected(name, record)
+            if expected is None:
+                return fs.open(self.path(name), "rb")  # type: ignore[no-any-return]
+            if expected.size > BLOCK:
+                return self.local(name, record=record).open("rb")
+            return io.BytesIO(self._read_whole(name, record, expected))
 
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading bytes."""
+    def open_part(self, name: str) -> IO[bytes]:
+        """Open a file of which only a part is read, which is not compared with its checksum."""
         with self._expecting(name):
             return self._fs_and_root[0].open(self.path(name), "rb")  # type: ignore[no-any-return]
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file."""
-        with self._expecting(name):
-            return self._parse(name, self._fs_and_root[0].cat_file(self.path(name)))
+        """Read a JSON file; of a record, what was recorded, without the checksums."""
+        return self._read_record(name)[0]
 
-    def _parse(self, name: str, content: bytes) -> Any:
+    def _read_record(self, name: str) -> "tuple[Any, dict[str, FileSum] | None]":
+        holds_its_own = name in (MANIFEST, PLAN) or name.startswith(f"{UNITS}/")
+        with self._expecting(name):
+            expected = None if holds_its_own else self._expected(name, None)
+            return self._parse(name, self._read_whole(name, None, expected))
+
+    def _read_whole(self, name: str, record: str | None, expected: FileSum | None) -> bytes:
+        content: bytes = self._fs_and_root[0].cat_file(self.path(name))
+        if expected is not None and (found := expected.difference_of_bytes(content)) is not None:
+            raise self.damaged_file(name, record, found)
+        return content
+
+    def _parse(self, name: str, content: bytes) -> "tuple[Any, dict[str, FileSum] | None]":
         with parsing(lambda reason: self._damaged(name, reason)):
-            return load_json(content)
+            return unsealed(load_json(content))
 
-    def _damaged(self, name: str, reason: str) -> ArtifactError:
-        where = shown(self.path(name), _SHOWN_PATH)
-        return ArtifactError(
-            f"{self.stage}: {where}: found damaged content ({reason}): expected JSON as it was written: restore the "
-            f"file, or delete {self.uri} and run again"
+    def _damaged(self, name: str, reason: str) -> DamagedFile:
+        return self.damaged_file(name, name, f"damaged content ({reason})")
+
+    def damaged_file(self, name: str, record: str | None, found: str) -> DamagedFile:
+        """Return the error of a file that is not what was written; its record says to which unit it belongs."""
+        unit = unit_of(record)
+        what = "the artifact" if unit is None else f"unit {shown(unit)}"
+        error = DamagedFile(
+            f"{self.stage}: {shown(self.path(name), _SHOWN_PATH)}: found {found}: expected what was written: "
+            f"set {what} aside by `corgi verify {self.uri} --set-aside`; the next `corgi run` makes it again"
         )
+        error.stage, error.fingerprint, error.name, error.unit = self.stage, self.fingerprint, name, unit
+        return error
 
-    def local(self, name: str) -> Path:
-        """Return a local path of the file, to be opened at once; a remote one is cached first."""
-        if self.is_local:
-            return Path(self.path(name))
+    def local(self, name: str, *, record: str | None = None) -> Path:
+        """Return a local path of the file, to be opened at once; a remote one is cached first.
+
+        The first time on this machine, it is compared with its checksum; ``record`` is that of :meth:`open`.
+        """
         with self._expecting(name):
+            if self.is_local:
+                self._verify(name, record)
+                return Path(self.path(name))
             cache = LocalCache.of_this_machine()
-            version = self._version(name)
-            return cache.get(self._fs_and_root[0], self.path(name), root=self.uri, name=name, version=version)
+            version = self._version(name, record)
 
-    def _version(self, name: str) -> str:
+            def check(fetched: Path) -> None:
+                self._compare(name, record, fetched, may_sample=False)
+
+            fs, path = self._fs_and_root[0], self.path(name)
+            return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
+
+    def _verify(self, name: str, record: str | None) -> None:
+        path, verified = Path(self.path(name)), VerifiedFiles.of(self.uri)
+        if not verified.holds(name, path) and self._compare(name, record, path, may_sample=True):
+            verified.add(name, path)
+
+    def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
+        """Compare a file with its checksum, and return whether there is one."""
+        expected = self._expected(name, record)
+        found = None if expected is None else expected.difference(path, may_sample=may_sample)
+        if found is not None:
+            raise self.damaged_file(name, record, found)
+        return expected is not None
+
+    def _expected(self, name: str, record: str | None) -> FileSum | None:
+        """Return a file's checksum; None: there is none."""
+        if record is not None:
+            return (self._sums_in(record) or {}).get(name)
+        others = self._sums_in(MANIFEST)
+        return None if others is None else others.get(name) or self._sums_of_all_units.get(name)
+
+    def _sums_in(self, record: str) -> Mapping[str, FileSum] | None:
+        """Return the checksums in a record, which is read once; None: it is not there, or has none."""
+        if record not in self._sums and (found := self._read_sums(record)) is not None:
+            self._sums[record] = found
+        return self._sums.get(record)
+
+    def _read_sums(self, record: str) -> Mapping[str, FileSum] | None:
+        try:
+            return self._read_record(record)[1]
+        except ArtifactError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # it may be written yet
+                return None
+            raise
+
+    @cached_property
+    def _sums(self) -> dict[str, Mapping[str, FileSum]]:
+        return {}
+
+    @cached_property
+    def _sums_of_all_units(self) -> Mapping[str, FileSum]:
+        return {name: found for sums in self.unit_sums().values() for name, found in (sums or {}).items()}
+
+    def unit_sums(self) -> dict[str, dict[str, FileSum] | None]:
+        """Return the checksums of the files of each unit; None: its record has none."""
+        return {Path(name).stem: self._parse(name, content)[1] for name, content in self._unit_files().items()}
+
+    def _version(self, name: str, record: str | None) -> str:
         """Return what identifies this version of the file; the store is asked once, as finished files do not change."""
         if name not in self._versions:
-            self._versions[name] = str(self._fs_and_root[0].checksum(self.path(name)))
+            self._versions[name] = self._ask_version(name, record)
         return self._versions[name]
+
+    def _ask_version(self, name: str, record: str | None) -> str:
+        try:
+            return str(self._fs_and_root[0].checksum(self.path(name)))
+        except FileNotFoundError as error:
+            if self._expected(name, record) is None:
+                raise
+            raise self.damaged_file(name, record, "no file") from error
 
     @cached_property
     def _versions(self) -> dict[str, str]:
@@ -137,17 +197,21 @@ class Artifact:
 
     def planned_units(self) -> int | None:
         """Return how many units the artifact will have; None where that is not known yet."""
-        if not self.exists(_PLAN):
+        if not self.exists(PLAN):
             return None
-        plan = self.read_json(_PLAN)
+        try:
+            plan = self.read_json(PLAN)
+        except DamagedFile as error:  # the stage writes it again
+            _log.warning("%s: how many units there will be is not known", str(error).partition(": expected")[0])
+            return None
         units = plan.get("units") if isinstance(plan, dict) else None
         if not isinstance(units, int) or units < 0:
-            raise self._damaged(_PLAN, shown(repr(plan)))
+            raise self._damaged(PLAN, shown(repr(plan)))
         return units
 
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""
-        return {Path(name).stem: self._parse(name, content) for name, content in self._unit_files().items()}
+        return {Path(name).stem: self._parse(name, content)[0] for name, content in self._unit_files().items()}
 
     def _unit_files(self) -> dict[str, bytes]:
         fs, names = self._fs_and_root[0], self.glob(f"{UNITS}/*.json")
@@ -170,11 +234,12 @@ class Output(Artifact):
         if self.is_local:
             target = Path(self.path(name))
             patiently(self.uri, lambda: target.parent.mkdir(parents=True, exist_ok=True))
-            partial = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+            partial = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
                 if mode is not None:
                     partial.touch(mode)
                 yield partial
+                self._collect(name, partial)
                 publish(partial, target, is_private=mode is not None)
             finally:
                 partial.unlink(missing_ok=True)
@@ -182,6 +247,7 @@ class Output(Artifact):
         with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
             partial = Path(folder) / Path(name).name
             yield partial
+            self._collect(name, partial)
             fs.put_file(str(partial), self.path(name))
 
     def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
@@ -197,31 +263,124 @@ class Output(Artifact):
     def sweep(self) -> None:
         """Delete what a killed writer left under temporary names; no other process may be writing."""
         if self.is_local:
-            for leftover in Path(self._fs_and_root[1]).rglob(f"{_TEMPORARY}*"):
+            for leftover in Path(self._fs_and_root[1]).rglob(f"{TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
 
-    def _version(self, name: str) -> str:
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Take the checksums of the files that this thread writes meanwhile into the record of a unit, at its end."""
+        token = _collected.set((self.uri, {}))
+        try:
+            yield
+        finally:
+            _collected.reset(token)
+
+    def _collect(self, name: str, partial: Path) -> None:
+        """Take a file's checksum, while it is still in memory."""
+        if (collected := self._collected()) is not None and not name.startswith(f"{UNITS}/"):
+            collected[name] = FileSum.of(partial)
+
+    def _collected(self) -> dict[str, FileSum] | None:
+        uri, files = _collected.get() or ("", {})
+        return files if uri == self.uri else None
+
+    def _version(self, name: str, record: str | None) -> str:
         """Return what identifies this version of the file; the store is asked each time, as it may be written again."""
-        return str(self._fs_and_root[0].checksum(self.path(name)))
+        return self._ask_version(name, record)
+
+    def _sums_in(self, record: str) -> Mapping[str, FileSum] | None:
+        """Return the checksums in a record, which is read each time, as it may be written again."""
+        return self._read_sums(record)
 
     def done_units(self) -> dict[str, dict[str, Any]]:
-        """Return the records of all finished units by name; a unit whose record is damaged is to be made again."""
-        found: dict[str, dict[str, Any]] = {}
+        """Return the records of all finished units by name.
+
+        A unit whose record is damaged, or of which a file is gone or has another size, is set aside, to be made again.
+        """
+        records: dict[str, dict[str, Any]] = {}
+        files: dict[str, Mapping[str, FileSum]] = {}
         for name, content in self._unit_files().items():
+            unit = Path(name).stem
             try:
-                found[Path(name).stem] = self._parse(name, content)
+                records[unit], found = self._parse(name, content)
+                files[unit] = found or {}
             except ArtifactError as error:
-                _log.warning("%s: the unit is made again", str(error).partition(": expected")[0])
-                self.remove(name)
-        return found
+                self._set_unit_aside(unit, str(error), {})
+        for unit, fault in self._cut_units(files).items():
+            self._set_unit_aside(unit, fault, files[unit])
+            del records[unit]
+        return records
+
+    def _cut_units(self, files: Mapping[str, Mapping[str, FileSum]]) -> dict[str, str]:
+        """Return what is wrong with units of which a file is gone or has another size; no content is read."""
+        sizes = self.sizes() if any(files.values()) else {}
+        cut = {}
+        for unit, sums in files.items():
+            for name, expected in sums.items():
+                if (size := sizes.get(name)) != expected.size:
+                    found = "no file" if size is None else f"{size} bytes"
+                    cut[unit] = str(self.damaged_file(name, unit_record(unit), found))
+        return cut
+
+    def _set_unit_aside(self, unit: str, fault: str, files: Iterable[str]) -> None:
+        _log.warning(
+            "%s: the unit is made again; what was found is kept in %s/", fault.partition(": expected")[0], DAMAGED
+        )
+        self.set_aside([unit_record(unit), *files])
+
+    def set_aside(self, names: Iterable[str]) -> None:
+        """Move files to the folder of damaged ones, so that the next run makes them again; the record comes first."""
+        fs, _ = self._fs_and_root
+        for marker in (COMPLETE, MANIFEST):
+            self.remove(marker)
+        for name in names:
+            if fs.exists(self.path(name)):
+                target = self.path(f"{DAMAGED}/{name}")
+                if self.is_local:
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
+                fs.mv(self.path(name), target)
 
     def write_plan(self, units: int) -> None:
         """Write how many units there will be."""
-        self.write_json(_PLAN, {"units": units})
+        self.write_json(PLAN, sealed({"units": units}, {}))
 
     def finish_unit(self, unit: str, record: dict[str, Any]) -> None:
-        """Record that a unit of work is done; call it after the unit's files are written."""
-        self.write_json(f"{UNITS}/{unit}.json", record)
+        """Record that a unit of work is done; call it after the unit's files are written.
+
+        It holds the checksums of the files that were written since :meth:`collecting` began, or else those that it had.
+        """
+        self.write_record(unit_record(unit), record)
+
+    def write_record(self, name: str, record: dict[str, Any]) -> None:
+        """Write a record of files, as :meth:`finish_unit` does for a unit."""
+        self.write_json(name, sealed(record, self._collected() or self._sums_in(name) or {}))
+
+    def copy(self, name: str, target: str) -> None:
+        """Copy a small file within the artifact."""
+        self.write_bytes(target, self._fs_and_root[0].cat_file(self.path(name)))
+
+    def finish_artifact(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, with the checksums of all files that belong to no unit."""
+        self.write_json(MANIFEST, sealed(manifest, self._sums_of_others()))
+
+    def _sums_of_others(self) -> dict[str, FileSum]:
+        """Read all files that belong to no unit: the few that describe the artifact as a whole."""
+        sums = self.unit_sums()
+        in_units = {name for files in sums.values() for name in files or ()}
+        # The files of a unit without checksums, which an earlier version made, cannot be told from those of none.
+        limit = None if all(files is not None for files in sums.values()) else _READ_OF_EARLIER
+        found = {}
+        for name, size in self.sizes().items():
+            if name not in in_units and (limit is None or size <= limit):
+                found[name] = self._sum(name)
+        return found
+
+    def _sum(self, name: str) -> FileSum:
+        if self.is_local:
+            return FileSum.of(Path(self.path(name)))
+        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
+            self._fs_and_root[0].get_file(self.path(name), f"{folder}/file")
+            return FileSum.of(Path(folder) / "file")
 
     def remove(self, name: str) -> None:
         """Delete a file or folder, if it exists."""

@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,23 @@ class LocalCache:
         gigabytes = os.environ.get(GIGABYTES)
         return cls(cache_folder(), int(float(gigabytes) * 1e9) if gigabytes else None)
 
-    def get(self, fs: fsspec.AbstractFileSystem, path: str, *, root: str, name: str, version: str) -> Path:
-        """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once."""
+    def get(
+        self,
+        fs: fsspec.AbstractFileSystem,
+        path: str,
+        *,
+        root: str,
+        name: str,
+        version: str,
+        check: Callable[[Path], None] = lambda fetched: None,
+    ) -> Path:
+        """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once.
+
+        ``check`` raises an error where what was fetched is not to be used.
+        """
         key = f"{hashlib.sha256(root.encode()).hexdigest()[:16]}/{name}"
         if not self._use(key, version):
-            self._fetch(fs, path, key, version)
+            self._fetch(fs, path, key, version, check)
         return self._file(key)
 
     def _file(self, key: str) -> Path:
@@ -80,7 +92,9 @@ class LocalCache:
                 return True
         return False
 
-    def _fetch(self, fs: fsspec.AbstractFileSystem, path: str, key: str, version: str) -> None:
+    def _fetch(
+        self, fs: fsspec.AbstractFileSystem, path: str, key: str, version: str, check: Callable[[Path], None]
+    ) -> None:
         target, version_file = self._file(key), self._version_file(key)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self.folder / "partial" / uuid.uuid4().hex
@@ -88,6 +102,7 @@ class LocalCache:
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
             fs.get_file(path, str(partial))
+            check(partial)
             size = partial.stat().st_size
             sync(partial)  # else a machine that goes down may leave an empty file that counts as cached
             with self._lock(fcntl.LOCK_EX):

@@ -127,8 +127,9 @@ def _make_recording_worker(
     work = make_worker()
 
     def work_and_record(item: Any) -> tuple[str, Record]:
-        record, name = work(item), unit_name(item)
-        finish(record, output, name)
+        with output.collecting():
+            record, name = work(item), unit_name(item)
+            finish(record, output, name)
         return name, record
 
     return work_and_record

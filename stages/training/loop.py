@@ -165,13 +165,14 @@ class _Run:
         if self._rank_info.rank == 0 and self._ema_model is not None:
             if self._config.best is not None:
                 self._metrics = load_best(self._job.output, self._ema_model)
-            self._task.save(self._ema_model, self._job.output)
             notes = {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
             failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
             record = TrainedRecord(
                 step=steps, metrics=self._metrics | rates, notes=notes if rates else {}, failures=dict(failures)
             )
-            record.write(self._job.output)
+            with self._job.output.collecting():
+                self._task.save(self._ema_model, self._job.output)
+                record.write(self._job.output)
 
     def close(self) -> None:
         """Stop preparing batches, and finish the checkpoint that is being written."""

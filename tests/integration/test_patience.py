@@ -39,7 +39,12 @@ def s3(server, monkeypatch, tmp_path):
 def back_soon(s3):
     """Stop the server, which starts again a moment later."""
     s3.order("stop")
-    thread = threading.Thread(target=lambda: (time.sleep(AWAY), s3.order("start")))
+
+    def come_back() -> None:
+        time.sleep(AWAY)
+        s3.order("start")
+
+    thread = threading.Thread(target=come_back)
     thread.start()
     return thread
 
@@ -98,7 +103,8 @@ def test_a_stage_whose_source_and_store_are_away_makes_the_same_shards(s3, tmp_p
     s3.file_system().put(str(tmp_path / "images"), source, recursive=True)
     options = {"rows_per_shard": 2, "image_size": 24, "retries": 0}
     config = DownloadShardsConfig(source={"kind": "folder", "path": source}, **options)
-    output, gone = Output(f"{source}-out", "download_shards", "f0"), []
+    output = Output(f"{source}-out", "download_shards", "f0")
+    gone: list[threading.Thread] = []
 
     def go_away(event):
         if not gone and ShardRecord.done(output):

@@ -1,0 +1,93 @@
+"""The folder of an artifact on any fsspec file system: what lies in it, under which names."""
+
+import os
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+import fsspec
+
+from stages.storage.filesystems import is_local, open_address
+
+COMPLETE = "_COMPLETE"
+MANIFEST = "manifest.json"
+UNITS = "units"
+DAMAGED = "damaged"
+"""The folder in an artifact to which damaged files are moved."""
+PLAN = "plan.json"
+TEMPORARY = ".tmp-"
+
+
+def unit_record(unit: str) -> str:
+    """Return the name of a unit's record."""
+    return f"{UNITS}/{unit}.json"
+
+
+def unit_of(record: str | None) -> str | None:
+    """Return the unit whose record has this name, or None."""
+    is_unit = record is not None and record.startswith(f"{UNITS}/")
+    return Path(record).stem if record is not None and is_unit else None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of one artifact."""
+
+    uri: str
+    stage: str
+    fingerprint: str
+
+    @cached_property
+    def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return open_address(self.uri)
+
+    def __getstate__(self) -> dict[str, str]:
+        """Leave the file system handle behind: it may hold sockets and locks."""
+        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's own file system."""
+        return is_local(self._fs_and_root[0])
+
+    def path(self, name: str) -> str:
+        """Return the full address of a file in the artifact."""
+        return f"{self._fs_and_root[1]}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Return whether the file exists."""
+        return bool(self._fs_and_root[0].exists(self.path(name)))
+
+    def glob(self, pattern: str) -> list[str]:
+        """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
+
+        A listing that fails is an error here; fsspec's own glob would treat it as an empty one, and work would be lost.
+        Files under temporary names are left out: another stage may be writing them now.
+        """
+        folder, slash, names = pattern.rpartition("/")
+        try:
+            listed = self._fs_and_root[0].ls(self.path(folder) if slash else self._fs_and_root[1], detail=False)
+        except FileNotFoundError:
+            return []
+        found = (str(path).rstrip("/").rpartition("/")[2] for path in listed)
+        matching = (name for name in found if fnmatchcase(name, names) and not name.startswith(TEMPORARY))
+        return sorted(f"{folder}{slash}{name}" for name in matching)
+
+    def sizes(self) -> dict[str, int]:
+        """List all files but records and what is being written or was set aside, with their sizes in bytes."""
+        fs, root = self._fs_and_root
+        if self.is_local:
+            paths = (f"{folder}/{file}" for folder, _, files in os.walk(root) for file in files)
+            found = ((path, os.stat(path).st_size) for path in paths if not _is_apart(path[len(root) + 1 :]))
+        else:
+            found = ((str(path), info["size"]) for path, info in fs.find(root, detail=True).items())
+        sizes = {path[len(root) + 1 :]: int(size) for path, size in found}
+        return {name: sizes[name] for name in sorted(sizes) if not _is_apart(name)}
+
+
+def _is_apart(name: str) -> bool:
+    """Return whether a file is a record, which has its own checksum, or no part of the artifact."""
+    folder, _, file = name.rpartition("/")
+    top = folder.partition("/")[0]
+    return top in (UNITS, DAMAGED) or name in (MANIFEST, PLAN, COMPLETE) or file.startswith(TEMPORARY)

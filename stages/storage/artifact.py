@@ -66,9 +66,10 @@ class Artifact(Folder):
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file; of a record, what was recorded, without the checksums."""
-        return self._read_record(name)[0]
+        return self.read_record(name)[0]
 
-    def _read_record(self, name: str) -> "tuple[Any, dict[str, FileSum] | None]":
+    def read_record(self, name: str) -> "tuple[Any, dict[str, FileSum] | None]":
+        """Read a record: what was recorded, and the checksums of its files (None: an earlier version wrote it)."""
         holds_its_own = name in (MANIFEST, PLAN) or name.startswith(f"{UNITS}/")
         with self._expecting(name):
             expected = None if holds_its_own else self._expected(name, None)
@@ -129,6 +130,17 @@ class Artifact(Folder):
             raise self.damaged_file(name, record, found)
         return expected is not None
 
+    def difference(self, name: str, expected: FileSum) -> str | None:
+        """Read a file in the store to its end, and return how it differs from what was written; None: it does not."""
+        if self.is_local:
+            return expected.difference(Path(self.path(name)), may_sample=False)
+        fs, path = self._fs_and_root[0], self.path(name)
+        try:
+            size = int(fs.info(path)["size"])
+        except FileNotFoundError:
+            return "no file"
+        return expected.difference_of_parts(size, lambda start, end: fs.cat_file(path, start=start, end=end))
+
     def _expected(self, name: str, record: str | None) -> FileSum | None:
         """Return a file's checksum; None: there is none."""
         if record is not None:
@@ -144,7 +156,7 @@ class Artifact(Folder):
 
     def _read_sums(self, record: str) -> Mapping[str, FileSum] | None:
         try:
-            return self._read_record(record)[1]
+            return self.read_record(record)[1]
         except ArtifactError as error:
             if isinstance(error.__cause__, FileNotFoundError):  # it may be written yet
                 return None

@@ -6,7 +6,7 @@ models and sources are known, is ten times as slow.
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,15 @@ class FileSum:
 
     def difference_of_bytes(self, content: bytes) -> str | None:
         """Return how the content of a file differs, in words; None: it does not."""
-        if len(content) != self.size:
-            return f"{len(content)} bytes"
-        return self._differing(enumerate(FileSum.of_bytes(content, self.block).blocks))
+        return self.difference_of_parts(len(content), lambda start, end: content[start:end])
+
+    def difference_of_parts(self, size: int, read: Callable[[int, int], bytes]) -> str | None:
+        """Return how a file of this size differs, of which ``read`` returns the bytes from start to end."""
+        if size != self.size:
+            return f"{size} bytes"
+        starts = range(0, max(size, 1), self.block)
+        parts = (read(start, min(start + self.block, size)) if size else b"" for start in starts)
+        return self._differing(enumerate(map(xxhash.xxh3_128_hexdigest, parts)))
 
     def _differing(self, found: Iterator[tuple[int, str]]) -> str | None:
         for number, checksum in found:

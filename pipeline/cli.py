@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from pipeline.generation.command import generate
 from pipeline.terminal import echo, indented, protect_standard_streams
+from pipeline.verification.command import verify
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -255,6 +256,9 @@ def inspect(
         print_findings(_console(stderr=False), found)
     if out is not None:
         echo(f"page and images: {out / PAGE}", err=True)
+
+
+app.command()(verify)
 
 
 @app.command()

@@ -147,6 +147,12 @@ class Store:
         """Return read access to an artifact's folder."""
         return Artifact(self._uri("artifacts", stage, fingerprint), stage, fingerprint)
 
+    def artifacts(self, stages: Iterable[str]) -> Iterator[Artifact]:
+        """Yield all artifacts of these stages, whether they are complete or not."""
+        for stage in stages:
+            for fingerprint in self._names_in(f"artifacts/{stage}"):
+                yield self.artifact(stage, fingerprint)
+
     def completion(self, stage: str, fingerprint: str) -> Completion:
         """Return how far an artifact is."""
         artifact = self.artifact(stage, fingerprint)
@@ -206,18 +212,22 @@ class Store:
     def runs(self) -> Iterator[RunRecord]:
         """Yield all run records that can be read, the latest started first; others are named in the log."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
-            found = list(pool.map(self._try_run, self._run_names()))
+            found = list(pool.map(self._try_run, self.run_names()))
         for error in (one for one in found if isinstance(one, UsageError)):
             _log.warning("%s", error)
         records = [one for one in found if isinstance(one, RunRecord)]
         yield from sorted(records, key=lambda record: record.started, reverse=True)
 
-    def _run_names(self) -> list[str]:
+    def run_names(self) -> list[str]:
+        """List the ids of all runs, whether their records can be read or not."""
+        return self._names_in("runs")
+
+    def _names_in(self, folder: str) -> list[str]:
         try:
-            folders = self._fs_and_root[0].ls(self._path("runs"), detail=False)
-        except FileNotFoundError:
+            found = self._fs_and_root[0].ls(self._path(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(str(folder).rstrip("/").rpartition("/")[2] for folder in folders)
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
     def _try_run(self, run: str) -> RunRecord | UsageError | None:
         try:
@@ -231,7 +241,7 @@ class Store:
         for record in records:
             if name is None or record.run.startswith(name):
                 return record
-        for run in self._run_names():
+        for run in self.run_names():
             if name is not None and run.startswith(name):
                 self.read_run(run)  # which says why it cannot be read
         known = ", ".join(record.run for record in records[:5]) or "none yet"

@@ -53,9 +53,9 @@ class Target:
         return None
 
 
-def find_target(name: str, store: str) -> Target:
-    """Return the artifact at a path or URI, or else the run of this id or beginning of one."""
-    artifact = _artifact_at(name)
+def find_target(name: str | None, store: str) -> Target:
+    """Return the artifact at a path or URI, or else the run of this id or beginning of one; None: the latest run."""
+    artifact = None if name is None else _artifact_at(name)
     if artifact is not None:
         root = artifact.uri.rstrip("/").rsplit("/", FEWEST_PARTS)[0]
         return Target(f"{artifact.stage} {artifact.fingerprint}", Store(root), (artifact,))

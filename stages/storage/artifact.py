@@ -130,17 +130,6 @@ class Artifact(Folder):
             raise self.damaged_file(name, record, found)
         return expected is not None
 
-    def difference(self, name: str, expected: FileSum) -> str | None:
-        """Read a file in the store to its end, and return how it differs from what was written; None: it does not."""
-        if self.is_local:
-            return expected.difference(Path(self.path(name)), may_sample=False)
-        fs, path = self._fs_and_root[0], self.path(name)
-        try:
-            size = int(fs.info(path)["size"])
-        except FileNotFoundError:
-            return "no file"
-        return expected.difference_of_parts(size, lambda start, end: fs.cat_file(path, start=start, end=end))
-
     def _expected(self, name: str, record: str | None) -> FileSum | None:
         """Return a file's checksum; None: there is none."""
         if record is not None:

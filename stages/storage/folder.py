@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 
+from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
 
 COMPLETE = "_COMPLETE"
@@ -84,6 +85,17 @@ class Folder:
             found = ((str(path), info["size"]) for path, info in fs.find(root, detail=True).items())
         sizes = {path[len(root) + 1 :]: int(size) for path, size in found}
         return {name: sizes[name] for name in sorted(sizes) if not _is_apart(name)}
+
+    def difference(self, name: str, expected: FileSum) -> str | None:
+        """Read a file in the store to its end, and return how it differs from what was written; None: it does not."""
+        if self.is_local:
+            return expected.difference(Path(self.path(name)), may_sample=False)
+        fs, path = self._fs_and_root[0], self.path(name)
+        try:
+            size = int(fs.info(path)["size"])
+        except FileNotFoundError:
+            return "no file"
+        return expected.difference_of_parts(size, lambda start, end: fs.cat_file(path, start=start, end=end))
 
 
 def _is_apart(name: str) -> bool:

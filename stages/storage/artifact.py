@@ -368,7 +368,7 @@ class Output(Artifact):
         """Read all files that belong to no unit: the few that describe the artifact as a whole."""
         sums = self.unit_sums()
         in_units = {name for files in sums.values() for name in files or ()}
-        # The files of a unit without checksums, which an earlier version made, cannot be told from those of none.
+        # The files of a unit without checksums, which an earlier version made, look like those of none.
         limit = None if all(files is not None for files in sums.values()) else _READ_OF_EARLIER
         found = {}
         for name, size in self.sizes().items():

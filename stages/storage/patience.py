@@ -20,7 +20,7 @@ from stages.contract.texts import one_line
 
 PATIENCE = "CORGI_PATIENCE"  # environment variable that carries storage.patience, in minutes, to a run's workers
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds
-_TOLD_EVERY = 60.0  # seconds between two lines about the same wait
+_REPORTED_EVERY = 60.0  # seconds between two lines about the same wait
 _SHOWN = 200
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def may_pass(error: BaseException) -> bool:
         link = link.__cause__
     if any(isinstance(one, StageError) for one in chain):
         return False
-    for status, code in filter(None, map(_answer, chain)):
+    for status, code in filter(None, map(_reply, chain)):
         return status in _PASSING_STATUS or code in _PASSING_CODES
     names = {kind.__name__ for one in chain for kind in type(one).__mro__}
     if names & _LASTING_NAMES or isinstance(error, PermissionError):
@@ -72,7 +72,7 @@ def may_pass(error: BaseException) -> bool:
     )
 
 
-def _answer(error: BaseException) -> tuple[int, str] | None:
+def _reply(error: BaseException) -> tuple[int, str] | None:
     """Return HTTP status and S3's code of a server's answer, where the error holds one."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore's
@@ -89,7 +89,7 @@ _own_patience: float | None = None
 def waiting_for(minutes: float) -> Iterator[None]:
     """Wait for what is away for so long, in all threads of this process, while the context is open.
 
-    A driver does so from the moment when all is checked: a mistake in an address is to be told at once.
+    A driver does so from the moment when all is checked: a mistake in an address is to be reported at once.
     """
     global _own_patience  # noqa: PLW0603  it holds for all threads of the process
     before, _own_patience = _own_patience, minutes
@@ -111,7 +111,7 @@ def patiently(what: str, function: Callable[[], Result]) -> Result:
     Raises:
         StorageAway: it did not pass in time.
     """
-    began, told, pause = time.monotonic(), float("-inf"), _FIRST_PAUSE
+    began, reported, pause = time.monotonic(), float("-inf"), _FIRST_PAUSE
     while True:
         try:
             return function()
@@ -123,8 +123,8 @@ def patiently(what: str, function: Callable[[], Result]) -> Result:
             left = began + patience - now
             if left <= 0:
                 raise _away(what, error, patience) from error
-            if now - told >= _TOLD_EVERY:
-                told = now
+            if now - reported >= _REPORTED_EVERY:
+                reported = now
                 until = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
                 _log.warning(
                     "%s: is away (%s); waiting, until %s at most (storage.patience: %g minutes)",

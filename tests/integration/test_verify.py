@@ -75,7 +75,7 @@ def test_a_whole_store_is_whole_and_each_damage_is_named(tmp_path: Path, images:
     assert found["status"] == "damaged"
 
 
-def test_the_command_ends_with_1_and_says_what_to_do_and_sets_aside(tmp_path: Path, images: Path) -> None:
+def test_the_command_ends_with_1_and_names_the_remedy_and_sets_aside(tmp_path: Path, images: Path) -> None:
     store = make_store(str(tmp_path / "store"), images)
     folder = tmp_path / "store/artifacts/download_shards" / FINGERPRINT
     assert corgi("verify", "--store", store.uri).code == 0
@@ -115,7 +115,7 @@ def test_a_store_behind_s3_is_verified_likewise(tmp_path: Path, images: Path, mo
 
 
 @pytest.mark.parametrize("damage", ["cut", "no-database", "empty"])
-def test_a_damaged_database_is_told_from_a_whole_one(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_database_is_recognised(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.db"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE notes (text)")

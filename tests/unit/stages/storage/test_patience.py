@@ -12,7 +12,7 @@ from stages.storage.patience import StorageAway, may_pass, patiently, waiting_fo
 SECOND = 1 / 60  # minutes
 
 
-class Answer(Exception):
+class Reply(Exception):
     """An error as botocore makes it of a server's answer."""
 
     def __init__(self, status: int, code: str) -> None:
@@ -31,9 +31,9 @@ def wrapped(error: Exception, cause: Exception) -> Exception:
         ConnectionRefusedError(), ConnectionResetError(), BrokenPipeError(), TimeoutError("timed out"),
         socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
         OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error"),
-        OSError(errno.EHOSTUNREACH, "No route to host"), Answer(503, "SlowDown"), Answer(500, "InternalError"),
-        Answer(400, "RequestTimeout"), Answer(429, "TooMany"),
-        wrapped(OSError(errno.EBUSY, ""), Answer(503, "SlowDown")),
+        OSError(errno.EHOSTUNREACH, "No route to host"), Reply(503, "SlowDown"), Reply(500, "InternalError"),
+        Reply(400, "RequestTimeout"), Reply(429, "TooMany"),
+        wrapped(OSError(errno.EBUSY, ""), Reply(503, "SlowDown")),
         wrapped(FileNotFoundError("http://host/list.csv"), ConnectionRefusedError()),  # as fsspec's HTTP says it
     ],
     ids=repr,
@@ -47,8 +47,8 @@ def test_what_may_pass(error: Exception) -> None:
     [
         FileNotFoundError("a"), PermissionError("a"), OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EROFS, "Read-only file system"), OSError(errno.EDQUOT, "Disk quota exceeded"), ValueError("a"),
-        Answer(403, "AccessDenied"), Answer(404, "NoSuchBucket"), Answer(400, "InvalidRequest"),
-        wrapped(FileNotFoundError("a"), Answer(404, "NoSuchKey")), wrapped(OSError(errno.EIO, ""), Answer(400, "Odd")),
+        Reply(403, "AccessDenied"), Reply(404, "NoSuchBucket"), Reply(400, "InvalidRequest"),
+        wrapped(FileNotFoundError("a"), Reply(404, "NoSuchKey")), wrapped(OSError(errno.EIO, ""), Reply(400, "Odd")),
         InputFault("it redirects"), wrapped(OSError(errno.EIO, ""), InputFault("it redirects")),
     ],
     ids=repr,

@@ -1,13 +1,21 @@
-"""A mailbox that any process on the cluster sends to, and a board of the driver that any process reads."""
+"""A mailbox that any process on the cluster sends to, and a board of the driver that any process reads.
 
+Where the mailbox's process is lost, Ray starts another one and repeats the calls that were under way. What it held is
+lost: the messages since the last collection, and the board, which the driver posts again.
+"""
+
+import logging
+import os
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+_log = logging.getLogger(__name__)
 
-@ray.remote(num_cpus=0)
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Mailbox:
     """Holds messages until they are collected, and the newest notice of each topic."""
 
@@ -21,9 +29,9 @@ class _Mailbox:
     def hold(self) -> None:
         """Do nothing; calls of one process are served in order, so its messages are in when this returns."""
 
-    def take(self) -> list[tuple[str, Any]]:
+    def take(self) -> tuple[int, list[tuple[str, Any]]]:
         held, self._held = self._held, []
-        return held
+        return os.getpid(), held
 
     def post(self, topic: str, notice: Any) -> None:
         self._board[topic] = notice
@@ -58,6 +66,8 @@ class Channel:
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._process: int | None = None
+        self._board: dict[str, Any] = {}
 
     def sender(self, topic: str) -> Sender:
         """Return a sender for one topic."""
@@ -65,9 +75,15 @@ class Channel:
 
     def collect(self) -> list[tuple[str, Any]]:
         """Return all (topic, message) pairs since the last call, in order of arrival."""
-        collected: list[tuple[str, Any]] = ray.get(self._mailbox.take.remote())
-        return collected
+        process, collected = ray.get(self._mailbox.take.remote())
+        if self._process not in (None, process):
+            _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
+            for topic, notice in self._board.items():
+                self.post(topic, notice)
+        self._process = process
+        return list(collected)
 
     def post(self, topic: str, notice: Any) -> None:
         """Set a topic's notice, which every process with a sender can read."""
+        self._board[topic] = notice
         ray.get(self._mailbox.post.remote(topic, notice))

@@ -13,6 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from cluster.channel import Channel
 from cluster.mapping import WorkerResources
 from cluster.pool import map_on_ray
 from cluster.ray_train import launch_with_ray_train
@@ -64,6 +65,21 @@ def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_ar
     assert all(pid != stopped and node != removed.node_id for pid, node in last_five)
     for node in set(added) - {removed}:
         nodes.remove_node(node, allow_graceful=False)
+
+
+def test_a_mailbox_whose_process_is_lost_is_replaced_with_its_board(nodes: Cluster) -> None:
+    channel = Channel()
+    sender = channel.sender("embed_clip")
+    channel.post("download_shards", "done")
+    sender("before")
+    sender.flush()
+    assert channel.collect() == [("embed_clip", "before")]
+    assert channel._process is not None
+    os.kill(channel._process, signal.SIGKILL)
+    sender("after")
+    sender.flush()
+    assert channel.collect() == [("embed_clip", "after")]
+    assert sender.poll("download_shards") == "done"
 
 
 def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cluster, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The record of a run, runs/<run>/run.json: parsed and written here, and what ``--json`` prints of it."""
 
+import uuid
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,13 +44,24 @@ class StageEntry(_Part):
 
 
 class MlflowRuns(_Part):
-    """Where a run is recorded with MLflow, so that a resumed run continues the same MLflow runs."""
+    """Where a run is recorded with MLflow, so that a resumed run continues the same MLflow runs.
+
+    The ids are empty until the server gave them; ``identity``, a tag of them all, is known before.
+    """
 
     tracking_uri: str
-    experiment_id: str
-    run_id: str
+    experiment_id: str = ""
+    run_id: str = ""
+    identity: str = Field("", pattern=r"^[0-9a-f]*$")
     stages: dict[str, str] = Field(default_factory=dict, description="MLflow's run id by stage")
     model_uri: str | None = None
+
+    @classmethod
+    def at(cls, address: str, earlier: "MlflowRuns | None" = None) -> "MlflowRuns":
+        """Return those of an earlier start where they are recorded at the same address, else new ones."""
+        if earlier is None or earlier.tracking_uri != address:
+            return cls(tracking_uri=address, identity=uuid.uuid4().hex)
+        return earlier.model_copy(update={"identity": earlier.identity or uuid.uuid4().hex}, deep=True)
 
 
 class RunRecord(_Part):

@@ -5,125 +5,135 @@ import this module only where a run starts, and open the tracker beside other wo
 Everything goes through ``MlflowClient`` and explicit run ids, so that no hidden "active run" is shared.
 """
 
+import contextlib
 import io
 import json
 import logging
 import os
-import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
+from typing import Any, Literal
 
 from pipeline.errors import UsageError
+from pipeline.outbox.operations import now_ms
 from pipeline.record import MlflowRuns
-from pipeline.tracking_address import explain_refusal, recorded_address, sqlite_address, sqlite_path, usable_address
+from pipeline.tracking_address import (
+    TrackingAway,
+    explain_refusal,
+    is_server,
+    recorded_address,
+    require_response,
+    sqlite_path,
+    usable_address,
+)
+from pipeline.tracking_state import TrackedRun, flatten, image_file, image_of
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageSummary
-from stages.storage.private_folders import user_folder
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault(
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-)  # it would print names and addresses as they are
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print addresses as they are
+# MLflow itself would wait two minutes for a reply, and try a call eight times. Its asynchronous mode is of no use here:
+# its queue has no bound, it drops a batch whose call fails, and at the end the process waits for all calls. What waits
+# for the server is in pipeline/outbox/ instead.
+os.environ.setdefault(_TIMEOUT := "MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.multimedia import compress_image_size
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 FLUSH_SECONDS = 1.0
-REACH_SECONDS = 5.0
+UPLOAD_SECONDS = 120
 _MOST_METRICS = 1000  # MLflow's limit for one batch
 _MOST_PARAMS = 100
-_LONGEST_PARAM = 6000
 _STATE_TAG = "corgi.state"
+_IDENTITY_TAG = "corgi.id"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
+_AWAY = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED",
+    "ABORTED", "CANCELLED", "INVALID_STATE",
+}  # fmt: skip
+_DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 
 Serving = Mapping[str, tuple[str, float | int | str | None]]
 
 
-def default_tracking_uri(workspace: Path | None) -> str:
-    """Return SQLite inside the workspace, or below the home folder where the store is remote."""
-    folder = workspace or user_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    database = folder.resolve() / "mlflow.db"
-    database.touch(0o600)  # its owner alone reads what is recorded
-    return sqlite_address(database)
-
-
-@dataclass
-class _TrackedRun:
-    """One MLflow run, what it holds already, and what is still to be sent."""
-
-    run_id: str
-    params: dict[str, str] = field(default_factory=dict)
-    steps: set[tuple[str, int]] = field(default_factory=set)
-    images: set[tuple[str, int]] = field(default_factory=set)
-    waiting: list[Metric] = field(default_factory=list)
-    open: bool = True
-
-    def add(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Queue numbers; a (name, step) that was recorded before a resume is not recorded twice."""
-        now = time.time_ns() // 1_000_000
-        for name, value in values.items():
-            key = _clean(name)
-            if (key, step) not in self.steps:
-                self.steps.add((key, step))
-                self.waiting.append(Metric(key, float(value), now, step))
-
-    def without_curves(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Leave out the numbers that have a curve already: a point at step 0 would be a false one in it."""
-        curves = {name for name, step in self.steps if step > 0}
-        return {name: value for name, value in values.items() if _clean(name) not in curves}
+def reason_of(error: Exception) -> Literal["away", "denied", "refused"]:
+    """Return whether a call may work later, with other credentials, or never."""
+    if isinstance(error, MlflowException):
+        code = str(error.error_code)
+        return "away" if code in _AWAY else "denied" if code in _DENIED else "refused"
+    return "away" if isinstance(error, TrackingAway | OSError) else "refused"
 
 
 class RunTracker:
-    """The MLflow side of one pipeline run; used by the driver process alone, from one thread at a time.
+    """The MLflow side of one pipeline run, used from one thread at a time.
 
     ``runs`` is stored with the run: given to :meth:`open` again, it makes a resumed run continue the same MLflow runs.
+    Whatever is recorded twice counts once, also where the first call was carried out and its reply never came.
     """
 
-    def __init__(self, client: MlflowClient, runs: MlflowRuns, parent: _TrackedRun, run_name: str) -> None:
+    def __init__(self, client: MlflowClient, runs: MlflowRuns, run_name: str, experiment_id: str) -> None:
         self._client = client
-        self._parent = parent
         self._run_name = run_name
-        self._stages: dict[str, _TrackedRun] = {}
+        self._stages: dict[str, TrackedRun] = {}
         self._flushed = time.monotonic()
+        self._at: int | None = None
         self.runs = runs
+        parent = _reopen(client, runs.run_id) if runs.run_id else None
+        if parent is None:
+            runs.experiment_id, runs.model_uri = experiment_id, None
+            parent = self._find_or_create("", "")
+            runs.run_id = parent.run_id
+        self._parent = parent
 
     @classmethod
     def open(cls, tracking_uri: str, experiment: str, run_name: str, earlier: MlflowRuns | None = None) -> "RunTracker":
-        """Connect, and start the parent run or continue the one of ``earlier``."""
+        """Connect, and start the parent run or continue the one of ``earlier``.
+
+        Raises:
+            UsageError: the address is wrong, or no one who may write there.
+            TrackingAway: no server answers now.
+        """
         recorded, tracking_uri = recorded_address(tracking_uri), usable_address(tracking_uri)
-        _require_reachable(tracking_uri)
         try:
+            require_response(tracking_uri)
             client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             experiment_id = _experiment_id(client, experiment, tracking_uri)
-            known = earlier if earlier is not None and earlier.tracking_uri == recorded else None
-            parent = _reopen(client, known.run_id) if known else None
-            if parent is None or known is None:
-                tags = {"mlflow.source.name": "corgi", "mlflow.source.type": "PROJECT"}
-                parent = _TrackedRun(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
-                known = MlflowRuns(tracking_uri=recorded, experiment_id=experiment_id, run_id="", stages={})
-        except UsageError:
+            tracker = cls(client, MlflowRuns.at(recorded, earlier), run_name, experiment_id)
+        except (UsageError, TrackingAway):
             raise
         except Exception as error:  # whatever a server that is no MLflow makes the client raise
+            if is_server(tracking_uri) and reason_of(error) == "away":
+                raise TrackingAway.by(error, tracking_uri) from error
             raise UsageError(explain_refusal(error, tracking_uri)) from error
-        return cls(client, known.model_copy(update={"run_id": parent.run_id}, deep=True), parent, run_name)
+        return tracker
+
+    @contextlib.contextmanager
+    def as_of(self, time_ms: int) -> Iterator[None]:
+        """Record what is called inside as of that time; numbers wait for :meth:`flush`."""
+        self._at = time_ms
+        try:
+            yield
+        finally:
+            self._at = None
+
+    def _time(self) -> int:
+        return self._at if self._at is not None else now_ms()
 
     def log_config(self, config: Mapping[str, Any], yaml_text: str) -> None:
         """Keep the resolved config: as parameters with dotted names, and as the file config.yaml.
 
         Parameters of MLflow never change: after a resume with other runtime settings, config.yaml is the latest.
         """
+        self._open_again(self._parent)
         self._log_params(self._parent, config)
         self._client.log_text(self._parent.run_id, yaml_text, "config.yaml")
 
@@ -147,7 +157,7 @@ class RunTracker:
         counts |= {f"captions_fraction/{stage}": read for stage, read in (captions or {}).items()}
         by_cause = {f"failed/{cause}": count for cause, count in failures.items()}
         by_cause |= {f"skipped/{cause}": count for cause, count in (skips or {}).items()}
-        self._parent.add({f"data/{name}": value for name, value in (counts | by_cause).items()})
+        self._parent.add({f"data/{name}": value for name, value in (counts | by_cause).items()}, self._time())
         if source:
             profile = json.dumps(counts | {"failures": dict(failures), "skips": dict(skips or {})})
             data = Dataset("images", digest[:36], "folder", json.dumps({"uri": source}), profile=profile)
@@ -156,33 +166,46 @@ class RunTracker:
 
     def stage_started(self, name: str, config: Mapping[str, Any]) -> None:
         """Start the stage's nested run, or go on in the one of an earlier start."""
-        self._log_params(self._stage(name), config)
+        run = self._stage(name)
+        self._open_again(run)
+        self._log_params(run, config)
 
     def stage_event(self, name: str, event: Event) -> None:
         """Record numbers and images; numbers are sent about once a second. Other events are not for MLflow."""
         run = self._stage(name)
         if isinstance(event, Metrics):
-            run.add(event.values, event.step)
+            run.add(event.values, self._time(), event.step)
             if time.monotonic() - self._flushed >= FLUSH_SECONDS:
                 self.flush()
         elif isinstance(event, LoggedImage) and (event.name, event.step) not in run.images:
-            from PIL import Image
+            self._log_image(run, event)
 
-            run.images.add((event.name, event.step))
-            with Image.open(io.BytesIO(event.png)) as image:
-                self._client.log_image(run.run_id, image, key=event.name, step=event.step, synchronous=True)
+    def _log_image(self, run: TrackedRun, event: LoggedImage) -> None:
+        """Do what ``MlflowClient.log_image`` does, under a file name that is the same when it is done again."""
+        from PIL import Image
+
+        file = image_file(run.run_id, event.name, event.step, self._time())
+        with tempfile.TemporaryDirectory(prefix="corgi-images-") as folder, Image.open(io.BytesIO(event.png)) as image:
+            png, small = (Path(folder) / Path(f"{file}{ending}").name for ending in (".png", "+compressed.webp"))
+            png.write_bytes(event.png)
+            compress_image_size(image).save(small)
+            for path in (png, small):
+                self._client.log_artifact(run.run_id, str(path), "images")
+        self._client.set_tag(run.run_id, "mlflow.loggedImages", True)
+        run.images.add((event.name, event.step))
 
     def stage_finished(self, name: str, state: str, seconds: float, summary: StageSummary | None) -> None:
         """Close the stage's run: ``state`` is done, reused, failed or blocked."""
         run = self._stage(name)
         measured = {} if summary is None else summary.metrics
         counts = {} if summary is None else summary.counts
-        run.add(run.without_curves(measured) | {f"counts/{key}": value for key, value in counts.items()})
+        now = self._time()
+        run.add(run.without_curves(measured) | {f"counts/{key}": value for key, value in counts.items()}, now)
         if state == "done":
             rate = {"items_per_second": summary.items / seconds} if seconds and summary is not None else {}
-            run.add({"seconds": seconds, **rate})
-            self._parent.add({f"{name}/seconds": seconds})
-        self._parent.add({f"{name}/{key}": value for key, value in measured.items()})
+            run.add({"seconds": seconds, **rate}, now)
+            self._parent.add({f"{name}/seconds": seconds}, now)
+        self._parent.add({f"{name}/{key}": value for key, value in measured.items()}, now)
         self.flush()
         self._close(run, state)
 
@@ -194,11 +217,19 @@ class RunTracker:
         """
         from mlflow.pyfunc import save_model
 
+        experiment, run_id = self.runs.experiment_id, self._parent.run_id
+        versions = self._client.search_model_versions(f"run_id = '{run_id}'")
+        if (known := next((one for one in versions if one.name == name), None)) is not None:
+            self.runs.model_uri = f"models:/{name}/{known.version}"
         if self.runs.model_uri is not None:
             return self.runs.model_uri
-        experiment, run_id = self.runs.experiment_id, self._parent.run_id
-        model = self._client.create_logged_model(
-            experiment, name=name, source_run_id=run_id, model_type="text-to-image"
+        begun = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{name}'")
+        model = (
+            begun[0]
+            if begun
+            else self._client.create_logged_model(
+                experiment, name=name, source_run_id=run_id, model_type="text-to-image"
+            )
         )
         with tempfile.TemporaryDirectory(prefix="corgi-model-") as folder:
             path = Path(folder) / "model"
@@ -210,7 +241,8 @@ class RunTracker:
                 input_example=["a large red star in the center"],
                 pip_requirements=requirements,
             )
-            self._client.log_model_artifacts(model.model_id, str(path))
+            with _long_calls():
+                self._client.log_model_artifacts(model.model_id, str(path))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         if not self._client.search_registered_models(f"name = '{name}'"):
@@ -221,8 +253,9 @@ class RunTracker:
         return self.runs.model_uri
 
     def finish(self, status: str) -> None:
-        """Close every run that is still open; ``status`` is done, failed or interrupted."""
+        """Close every run that is still open, also one of an earlier process; ``status``: done, failed, interrupted."""
         self.flush()
+        self._remove_doubles()
         for run in [*self._stages.values(), self._parent]:
             if run.open:
                 self._close(run, status)
@@ -231,48 +264,78 @@ class RunTracker:
         """Send what waits."""
         for run in [self._parent, *self._stages.values()]:
             while run.waiting:
-                self._client.log_batch(run.run_id, metrics=run.waiting[:_MOST_METRICS])
-                del run.waiting[:_MOST_METRICS]
+                batch = list(run.waiting)[:_MOST_METRICS]
+                self._client.log_batch(run.run_id, metrics=[Metric(key[0], *run.waiting[key], key[1]) for key in batch])
+                run.steps.update(batch)
+                for key in batch:
+                    del run.waiting[key]
         self._flushed = time.monotonic()
 
-    def _stage(self, name: str) -> _TrackedRun:
+    def forget_waiting(self) -> None:
+        """Leave out the numbers that could not be sent: whoever gave them gives them again."""
+        for run in [self._parent, *self._stages.values()]:
+            run.waiting.clear()
+
+    def _stage(self, name: str) -> TrackedRun:
         if name not in self._stages:
-            known = self.runs.stages.get(name)
-            run = _reopen(self._client, known) if known else None
-            self._stages[name] = run or self._new_stage(name)
+            self._stages[name] = self._find_or_create(name, self.runs.stages.get(name, ""))
             self.runs.stages[name] = self._stages[name].run_id
         return self._stages[name]
 
-    def _new_stage(self, name: str) -> _TrackedRun:
-        tags = {"mlflow.parentRunId": self._parent.run_id, "corgi.stage": name, "corgi.run": self._run_name}
-        return _TrackedRun(self._client.create_run(self.runs.experiment_id, tags=tags, run_name=name).info.run_id)
+    def _find_or_create(self, stage: str, known: str) -> TrackedRun:
+        """Return the run of a stage, or of the whole: one that was made is found even where its id never came back."""
+        run = _reopen(self._client, known) if known else None
+        if run is not None:
+            return run
+        identity = f"{self.runs.identity}/{stage}" if stage else self.runs.identity
+        for found in self._client.search_runs([self.runs.experiment_id], f"tags.{_IDENTITY_TAG} = '{identity}'"):
+            if (run := _reopen(self._client, found.info.run_id)) is not None:
+                return run
+        tags = {"mlflow.source.name": "corgi", "mlflow.source.type": "PROJECT", _IDENTITY_TAG: identity}
+        if stage:
+            tags |= {"mlflow.parentRunId": self.runs.run_id, "corgi.stage": stage, "corgi.run": self._run_name}
+        made = self._client.create_run(self.runs.experiment_id, self._time(), tags, stage or self._run_name)
+        return TrackedRun(made.info.run_id)
 
-    def _log_params(self, run: _TrackedRun, config: Mapping[str, Any]) -> None:
-        new = {key: value for key, value in _flatten(config) if key not in run.params}
-        run.params.update(new)
+    def _remove_doubles(self) -> None:
+        """Delete runs that a stalled server made after all, and adopt those that only an earlier process knew."""
+        identity = self.runs.identity
+        found = self._client.search_runs([self.runs.experiment_id], f"tags.{_IDENTITY_TAG} LIKE '{identity}%'")
+        for run in found:
+            stage = run.data.tags[_IDENTITY_TAG].partition("/")[2]
+            ours = self._stage(stage) if stage else self._parent
+            if run.info.run_id != ours.run_id:
+                self._client.delete_run(run.info.run_id)
+
+    def _open_again(self, run: TrackedRun) -> None:
+        """Let a resumed run be one that runs; what is recorded belatedly of an ended one does not."""
+        if not run.open and self._time() > run.ended:
+            self._client.update_run(run.run_id, status="RUNNING")
+            run.open = True
+
+    def _log_params(self, run: TrackedRun, config: Mapping[str, Any]) -> None:
+        new = {key: value for key, value in flatten(config) if key not in run.params}
         params = [Param(key, value) for key, value in new.items()]
         for start in range(0, len(params), _MOST_PARAMS):
             self._client.log_batch(run.run_id, params=params[start : start + _MOST_PARAMS])
+        run.params.update(new)
 
-    def _close(self, run: _TrackedRun, state: str) -> None:
+    def _close(self, run: TrackedRun, state: str) -> None:
+        run.ended = self._time()
         self._client.log_batch(run.run_id, tags=[RunTag(_STATE_TAG, state)])
-        self._client.set_terminated(run.run_id, _STATUS[state])
+        self._client.set_terminated(run.run_id, _STATUS[state], end_time=run.ended)
         run.open = False
 
 
-def _require_reachable(uri: str) -> None:
-    """Fail within seconds where no server listens: MLflow itself would try again for minutes."""
-    address = urlparse(uri)
-    if address.scheme not in {"http", "https"}:
-        return
-    port = address.port or (443 if address.scheme == "https" else 80)
+@contextlib.contextmanager
+def _long_calls() -> Iterator[None]:
+    """Give a server time to store a large file before it replies."""
+    usual = os.environ[_TIMEOUT]
+    os.environ[_TIMEOUT] = str(max(int(usual), UPLOAD_SECONDS))
     try:
-        socket.create_connection((address.hostname or "", port), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise UsageError(
-            f"tracking.uri: no MLflow server answers at {uri} ({error}); start it, give another address, or leave "
-            "tracking.uri out to use SQLite in the store"
-        ) from error
+        yield
+    finally:
+        os.environ[_TIMEOUT] = usual
 
 
 def _experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
@@ -293,7 +356,7 @@ def _artifact_folder(tracking_uri: str) -> str | None:
     return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
-def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
+def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
     """Go on in a run, knowing what it holds; None where it was deleted."""
     try:
         found = client.get_run(run_id)
@@ -303,9 +366,9 @@ def _reopen(client: MlflowClient, run_id: str) -> _TrackedRun | None:
         raise
     if found.info.lifecycle_stage != "active":
         return None
-    client.update_run(run_id, status="RUNNING")
-    images = (_image_of(file.path) for file in client.list_artifacts(run_id, "images"))
-    return _TrackedRun(run_id, dict(found.data.params), _steps_of(client, found), {image for image in images if image})
+    images = {image for file in client.list_artifacts(run_id, "images") if (image := image_of(file.path))}
+    is_open, ended = found.info.status == "RUNNING", found.info.end_time or 0
+    return TrackedRun(run_id, dict(found.data.params), _steps_of(client, found), images, open=is_open, ended=ended)
 
 
 def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
@@ -313,7 +376,7 @@ def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], byte
     client = MlflowClient(usable_address(tracking_uri))
     latest: dict[str, tuple[int, str]] = {}
     for file in client.list_artifacts(run_id, "images"):
-        found = _image_of(file.path)
+        found = image_of(file.path)
         if found is not None and file.path.endswith(".png"):
             latest[found[0]] = max(latest.get(found[0], (*found[1:], "")), (found[1], file.path))
     with tempfile.TemporaryDirectory(prefix="corgi-images-") as folder:
@@ -326,28 +389,6 @@ def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], byte
 def _steps_of(client: MlflowClient, run: Run) -> set[tuple[str, int]]:
     histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
     return {(entry.key, entry.step) for history in histories for entry in history}
-
-
-def _image_of(path: str) -> tuple[str, int] | None:
-    """Read name and step off the file name that ``log_image`` gives."""
-    match = re.search(r"images/(.+)\+step\+(\d+)\+", path)
-    return (match[1], int(match[2])) if match else None
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield a nested config as dotted keys; lists stay whole, as JSON."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            yield _clean(name), text[:_LONGEST_PARAM]
-
-
-def _clean(name: str) -> str:
-    """Replace what MLflow does not allow in names."""
-    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)
 
 
 def _signature(settings: Serving) -> Any:

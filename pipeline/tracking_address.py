@@ -4,13 +4,20 @@ A record holds the address without them. Whoever goes on from a record (a resume
 takes them from the experiment, or from MLflow's own variables.
 """
 
+import contextlib
+import http.client
 import os
+import ssl
+import urllib.error
 import urllib.parse
+import urllib.request
 from pathlib import Path
+from typing import Self
 
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 from stages.contract.secrets import MASK, redact, redact_addresses, remember_environment, without_login
 from stages.contract.texts import one_line
+from stages.storage.private_folders import user_folder
 
 _SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
 _REMEDIES = (
@@ -19,8 +26,38 @@ _REMEDIES = (
      "write there"),
     (("ENDPOINT_NOT_FOUND",), "add the path below which the server has MLflow (https://host/mlflow)"),
 )  # fmt: skip
+RESPONSE_SECONDS = 3.0
 _WHOLE = "MLFLOW_TRACKING_URI"
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+
+
+class TrackingAway(PipelineError):
+    """No tracking server answers at the address now; it may do so later."""
+
+    @classmethod
+    def by(cls, error: Exception, address: str) -> Self:
+        """Return the error for what a call raised."""
+        found = one_line(redact(str(error)) or type(error).__name__, 200)
+        return cls(f"no MLflow server answers at {redact_addresses(address)} ({found})")
+
+
+def require_response(address: str, seconds: float = RESPONSE_SECONDS) -> None:
+    """Raise TrackingAway within seconds where a server accepts no connection, or sends nothing on it.
+
+    Whatever it sends is a response. Nothing is sent to it but the request for a page that everyone may see.
+    """
+    if not is_server(address):
+        return
+    anyone = ssl._create_unverified_context()  # who it is, MLflow's own client checks
+    try:
+        with contextlib.suppress(urllib.error.HTTPError, ssl.SSLError):
+            urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=seconds, context=anyone).close()
+    except http.client.InvalidURL:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):
+            raise TrackingAway.by(reason if isinstance(reason, Exception) else error, address) from None
 
 
 def is_server(address: str) -> bool:
@@ -43,6 +80,15 @@ def sqlite_path(address: str) -> Path | None:
         if address.startswith(prefix):
             return Path(urllib.parse.unquote(address.removeprefix(prefix).partition("?")[0]))
     return None
+
+
+def default_tracking_uri(workspace: Path | None) -> str:
+    """Return SQLite inside the workspace, or below the home folder where the store is remote."""
+    folder = workspace or user_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder.resolve() / "mlflow.db"
+    database.touch(0o600)  # its owner alone reads what is recorded
+    return sqlite_address(database)
 
 
 def recorded_address(address: str) -> str:

@@ -1,0 +1,172 @@
+"""What a run records with MLflow, as plain data that is sent now, or kept in the store and sent later.
+
+Each is one line of JSON. Applying one twice is the same as applying it once (:class:`pipeline.tracking.RunTracker`), so
+that whoever is not sure whether it was sent sends it again.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stages.contract.events import LoggedImage, Metrics
+from stages.contract.parsing import load_json
+from stages.contract.secrets import redact_tree
+from stages.contract.stage import StageSummary
+
+LARGEST_LINE = 64 << 20  # bytes
+StageEnd = Literal["done", "reused", "failed", "blocked"]
+RunEnd = Literal["done", "failed", "interrupted"]
+
+
+def now_ms() -> int:
+    """Return the time as MLflow counts it."""
+    return time.time_ns() // 1_000_000
+
+
+class _Operation(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: int = Field(default_factory=now_ms, description="in milliseconds: when it was, not when it is sent")
+
+    @property
+    def writes_files(self) -> bool:
+        """Whether it needs the server's store of files as well as its database."""
+        return False
+
+
+class ConfigLogged(_Operation):
+    """The resolved config, as parameters and as a file."""
+
+    kind: Literal["config"] = "config"
+    config: dict[str, Any]
+    text: str
+
+    @property
+    def writes_files(self) -> bool:
+        """It does: config.yaml."""
+        return True
+
+
+class Provenance(_Operation):
+    """What the run learned from: images, captions, failures and skips by cause, and where the data lies."""
+
+    kind: Literal["provenance"] = "provenance"
+    images: int
+    captioned: int
+    failures: dict[str, int] = Field(default_factory=dict)
+    skips: dict[str, int] = Field(default_factory=dict)
+    captions: dict[str, float] = Field(default_factory=dict)
+    source: str = ""
+    digest: str = ""
+
+
+class StageBegun(_Operation):
+    """A stage starts."""
+
+    kind: Literal["begun"] = "begun"
+    stage: str
+    config: dict[str, Any]
+
+
+class MetricsLogged(_Operation):
+    """Numbers at a step of a stage."""
+
+    kind: Literal["metrics"] = "metrics"
+    stage: str
+    step: int
+    values: dict[str, float]
+
+    @classmethod
+    def of(cls, stage: str, event: Metrics) -> "MetricsLogged":
+        """Return what a stage's event asks for."""
+        return cls(stage=stage, step=event.step, values=event.values)
+
+    def event(self) -> Metrics:
+        """Return the event again."""
+        return Metrics(dict(self.values), self.step)
+
+
+class ImageLogged(_Operation):
+    """An image of a stage."""
+
+    kind: Literal["image"] = "image"
+    stage: str
+    name: str
+    step: int
+    png: str = Field(repr=False, description="base64")
+
+    @classmethod
+    def of(cls, stage: str, event: LoggedImage) -> "ImageLogged":
+        """Return what a stage's event asks for."""
+        return cls(stage=stage, name=event.name, step=event.step, png=base64.b64encode(event.png).decode())
+
+    def event(self) -> LoggedImage:
+        """Return the event again."""
+        return LoggedImage(self.name, base64.b64decode(self.png), self.step)
+
+    @property
+    def writes_files(self) -> bool:
+        """It does."""
+        return True
+
+
+class StageEnded(_Operation):
+    """How a stage ended."""
+
+    kind: Literal["ended"] = "ended"
+    stage: str
+    state: StageEnd
+    seconds: float
+    summary: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, stage: str, state: StageEnd, seconds: float, summary: StageSummary | None) -> "StageEnded":
+        """Return what the end of a stage asks for."""
+        return cls(stage=stage, state=state, seconds=seconds, summary=None if summary is None else asdict(summary))
+
+    def stage_summary(self) -> StageSummary | None:
+        """Return the stage's summary."""
+        return None if self.summary is None else StageSummary(**self.summary)
+
+
+class ModelFinished(_Operation):
+    """The run's model is in the store, and is to be registered from there."""
+
+    kind: Literal["model"] = "model"
+
+    @property
+    def writes_files(self) -> bool:
+        """It does: the model's weights."""
+        return True
+
+
+class RunEnded(_Operation):
+    """How the whole run ended."""
+
+    kind: Literal["run_ended"] = "run_ended"
+    status: RunEnd
+
+
+Operation = ConfigLogged | Provenance | StageBegun | MetricsLogged | ImageLogged | StageEnded | ModelFinished | RunEnded
+_ADAPTER: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="kind")])
+
+
+def to_line(operation: Operation) -> bytes:
+    """Return it as a line of JSON, without credentials."""
+    content = operation.model_dump()
+    image: Mapping[str, Any] = {"png": content.pop("png")} if "png" in content else {}
+    return json.dumps(redact_tree(content) | image, default=str).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Operation:
+    """Return what a line holds; ValueError: it is damaged."""
+    try:
+        return _ADAPTER.validate_python(load_json(line, max_bytes=LARGEST_LINE))
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, found['loc']))}: {found['msg']}") from None

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.generation.command import generate
+from pipeline.outbox.command import track
 from pipeline.terminal import echo, indented, protect_standard_streams
 from pipeline.verification.command import verify
 
@@ -216,6 +217,7 @@ def status(
 
 
 app.command()(generate)
+app.command()(track)
 
 
 @app.command()
@@ -327,12 +329,13 @@ def _open(config: Path, overrides: list[str] | None) -> "Experiment":
 
 
 def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
-    from pipeline.run import run_experiment
+    from pipeline.run import run_experiment, send_left_over
 
     experiment = _open(config, overrides)
     finished = experiment.finished_record()
     if finished is not None:
         echo(f"run {finished.run}: everything is done; nothing to run", err=True)
+        send_left_over(experiment, finished.run, lambda text: echo(text, err=True))
         return finished
     with redirect_stdout(sys.stderr):  # where Ray prints warnings to standard output, they would break the JSON
         return run_experiment(experiment, _console(stderr=True))

@@ -1,16 +1,22 @@
 """What observes a run: the terminal, the log files, and the tracker."""
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
-
-from pipeline.errors import UsageError
+from pipeline.outbox.delivery import Delivery
+from pipeline.outbox.operations import (
+    ConfigLogged,
+    ImageLogged,
+    MetricsLogged,
+    Operation,
+    RunEnd,
+    RunEnded,
+    StageBegun,
+    StageEnded,
+)
 from pipeline.plan import PlannedStage
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult
@@ -19,58 +25,45 @@ from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
-from stages.contract.texts import one_line, printable
-
-if TYPE_CHECKING:
-    from pipeline.tracking import RunTracker
+from stages.contract.texts import printable
 
 
 class RunObserver:
-    """Passes every report on; the tracker opens in the background while Ray starts.
-
-    A tracking server that disappears during a run costs its records and nothing else: one warning, and the run goes on.
-    """
+    """Passes every report on: to the terminal, to the log files, and to MLflow, for which nothing here waits."""
 
     def __init__(
-        self,
-        console: Console,
-        log_folder: Path,
-        tracker: "Future[RunTracker]",
-        save_tracking: Callable[[MlflowRuns], None],
+        self, view: RunView, log_folder: Path, delivery: Delivery, save_tracking: Callable[[MlflowRuns], None]
     ) -> None:
-        self.view = RunView(console)
+        self.view = view
         self._log_folder = log_folder
-        self._tracker = tracker
+        self._delivery = delivery
         self._save_tracking = save_tracking
-        self._tracking_lost = False
         self._intervals: list[tuple[float, float]] = []
         self.results: dict[str, StageResult] = {}
         self._running: dict[str, float] = {}
 
     def opened(self, config: dict[str, Any], text: str) -> None:
-        """Wait for the tracker and keep its run ids before anything runs, so that a killed run goes on in them."""
-        tracker = self._tracker.result()
-        self._save_tracking(tracker.runs)
-        with self._tracked():
-            tracker.log_config(config, text)
+        """Record the config before anything runs; UsageError: the tracking server's address is wrong."""
+        self._delivery.await_first()
+        self._delivery.put(ConfigLogged(config=config, text=text))
+        self._save_tracking(self._delivery.runs)
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Pass on that a stage starts."""
         self._running[stage.name] = time.monotonic()
         self.view.started(stage, allocation)
-        tracker = self._tracker.result()
-        with self._tracked():
-            tracker.stage_started(stage.name, stage.config.shown())
-        self._save_tracking(tracker.runs)
+        self._delivery.put(StageBegun(stage=stage.name, config=stage.config.shown()))
+        self._save_tracking(self._delivery.runs)
 
     def event(self, name: str, event: Event) -> None:
         """Pass on what a running stage reported."""
         self.view.event(name, event)
         if isinstance(event, Log):
             self._write_log(name, f"{event.level} {event.message}")
-        elif isinstance(event, Metrics | LoggedImage):
-            with self._tracked():
-                self._tracker.result().stage_event(name, event)
+        elif isinstance(event, Metrics):
+            self._delivery.put(MetricsLogged.of(name, event))
+        elif isinstance(event, LoggedImage):
+            self._delivery.put(ImageLogged.of(name, event))
 
     def finished(self, result: StageResult) -> None:
         """Pass on how a stage ended."""
@@ -83,21 +76,19 @@ class RunObserver:
             self._write_log(result.name, f"ERROR {result.trace}")
         self.view.finished(result)
         if result.seconds:
-            self._save_tracking(self._tracker.result().runs)
-        with self._tracked():
-            self._tracker.result().stage_finished(result.name, result.state, result.seconds, result.summary)
+            self._save_tracking(self._delivery.runs)
+        self._delivery.put(StageEnded.of(result.name, result.state, result.seconds, result.summary))
 
-    def track(self, log: "Callable[[RunTracker], None]") -> None:
-        """Let the caller record something of the whole run."""
-        with self._tracked():
-            log(self._tracker.result())
+    def track(self, operation: Operation) -> None:
+        """Record something of the whole run."""
+        self._delivery.put(operation)
 
-    def close(self, status: str) -> None:
-        """Close the tracker's run."""
-        with self._tracked(), contextlib.suppress(UsageError):  # it never opened, which was reported already
-            tracker = self._tracker.result()
-            tracker.finish(status)
-            self._save_tracking(tracker.runs)
+    def close(self, status: RunEnd, patience: float) -> tuple[MlflowRuns, int]:
+        """Close the run in MLflow; return its runs there, and how many records could not be sent and are kept."""
+        if self._delivery.wrong is None:
+            self._delivery.put(RunEnded(status=status))
+        left = self._delivery.close(patience)
+        return self._delivery.runs, left
 
     def results_so_far(self, state: StageState) -> dict[str, StageResult]:
         """Return how the stages ended, and those that run, in this state."""
@@ -112,19 +103,6 @@ class RunObserver:
             total += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
         return total
-
-    @contextlib.contextmanager
-    def _tracked(self) -> Iterator[None]:
-        """Survive a tracking server that fails: the models matter more than their record."""
-        try:
-            yield
-        except UsageError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever the tracking library raises
-            if not self._tracking_lost:
-                what = f"{type(error).__name__}: {redact(one_line(error))}"
-                self.view.report(f"tracking: warning: {what}; the run goes on without its record")
-            self._tracking_lost = True
 
     def _write_log(self, name: str, text: str) -> None:
         with open(self._log_folder / f"{name}.log", "a", encoding="utf-8", opener=_private) as file:

@@ -1,8 +1,7 @@
 """Run one experiment: plan it, start Ray and the tracker side by side, run the graph, keep the record."""
 
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,11 @@ from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
 
 if TYPE_CHECKING:
+    from pipeline.outbox.operations import RunEnd
     from pipeline.results import StageResult
-    from pipeline.tracking import RunTracker
+
+HURRIED_SECONDS = 3.0
+"""Of an interrupted run: whoever ended it waits."""
 
 
 @dataclass(frozen=True)
@@ -100,37 +102,44 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     experiment = replace(experiment, plan=plan)
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
     from pipeline.heartbeat import beating
+    from pipeline.outbox.kept import sole_sender
     from pipeline.results import new_record
 
     waiting = waiting_for(experiment.config.storage.patience)
-    with store.lock(to_make), waiting, beating(store, plan.run), ThreadPoolExecutor(1) as pool:
+    with store.lock(to_make), waiting, beating(store, plan.run), sole_sender(store, plan.run):
         earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
-        tracker = pool.submit(_open_tracker, experiment, record.mlflow)
-        return _Session(experiment, record, tracker, console, begun).run()
+        return _Session(experiment, record, console, begun).run()
 
 
-def _open_tracker(experiment: Experiment, earlier: MlflowRuns | None) -> "RunTracker":
-    from pipeline.tracking import RunTracker, default_tracking_uri
+def send_left_over(experiment: Experiment, run: str, report: Callable[[str], None]) -> None:
+    """Send what an earlier start of a run that is done could not."""
+    from pipeline.outbox.kept import describe_kept, has_kept, send_kept
 
-    tracking = experiment.config.tracking
-    uri = tracking.uri or default_tracking_uri(experiment.store.local_root)
-    return RunTracker.open(uri, tracking.experiment, experiment.plan.run, earlier)
+    store, tracking = experiment.store, experiment.config.tracking
+    record = store.read_run(run) if has_kept(store, run) else None
+    if record is not None:
+        _, left = send_kept(record, store, tracking.uri, tracking.patience, report)
+        report(describe_kept(left, record, store) if left else f"tracking: what was kept of run {run} is sent")
 
 
 class _Session:
     """A run in progress: who observes it, and how its record is closed."""
 
-    def __init__(
-        self, experiment: Experiment, record: RunRecord, tracker: "Future[RunTracker]", console: Console, begun: float
-    ) -> None:
+    def __init__(self, experiment: Experiment, record: RunRecord, console: Console, begun: float) -> None:
         from pipeline.observers import RunObserver
+        from pipeline.outbox.kept import start_delivery
+        from pipeline.tracking_address import default_tracking_uri
+        from pipeline.view import RunView
 
+        store, config, view = experiment.store, experiment.config, RunView(console)
         self._experiment = experiment
         self._record = record
         self._begun = begun
-        self._observer = RunObserver(console, experiment.store.log_folder(experiment.plan.run), tracker, self._save)
+        uri = config.tracking.uri or default_tracking_uri(store.local_root)
+        delivery = start_delivery(record, store, uri, config, view.report)  # it connects while Ray starts
+        self._observer = RunObserver(view, store.log_folder(record.run), delivery, self._save)
 
     def run(self) -> RunRecord:
         """Run the graph; whatever happens, the record says how it ended."""
@@ -145,8 +154,8 @@ class _Session:
             status = "failed"
             raise
         finally:
-            self._observer.close(status)
             record = self._close(status, results or self._observer.results_so_far("interrupted"))
+            self._close_tracking(record)
         return record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
@@ -184,12 +193,14 @@ class _Session:
 
     def _track_whole(self, results: "Mapping[str, StageResult]", status: str) -> None:
         """Record what belongs to the run as a whole: what it learned from, and the model that came of it."""
-        from pipeline.summary import log_provenance, register_model
+        from pipeline.outbox.operations import ModelFinished
+        from pipeline.summary import provenance
 
-        self._observer.track(lambda tracker: log_provenance(tracker, results, self._experiment.plan))
-        if status == "done" and self._experiment.config.tracking.register_model:
-            config, plan, store = self._experiment.config, self._experiment.plan, self._experiment.store
-            self._observer.track(lambda tracker: register_model(tracker, config, plan, store))
+        if (found := provenance(results, self._experiment.plan)) is not None:
+            self._observer.track(found)
+        config = self._experiment.config
+        if status == "done" and config.tracking.register_model and config.generate is not None:
+            self._observer.track(ModelFinished())
 
     def _save(self, mlflow: MlflowRuns) -> None:
         """Write how far the run is: a run that is killed keeps the stages in hand."""
@@ -210,3 +221,15 @@ class _Session:
         record.overhead_seconds = round(seconds - self._observer.busy_seconds(), 2)
         store.write_run(record)
         return record
+
+    def _close_tracking(self, record: RunRecord) -> None:
+        """Wait a little for what MLflow is still to be sent; what it does not take stays in the store."""
+        from pipeline.outbox.kept import describe_kept
+
+        patience = self._experiment.config.tracking.patience
+        hurried = record.status == "interrupted"
+        ended: RunEnd = "interrupted" if record.status == "running" else record.status
+        record.mlflow, left = self._observer.close(ended, min(patience, HURRIED_SECONDS) if hurried else patience)
+        if left:
+            self._observer.view.report(describe_kept(left, record, self._experiment.store))
+        self._experiment.store.write_run(record)

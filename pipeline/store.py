@@ -209,6 +209,10 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, PermissionError, _Unreadable):
             return None
 
+    def tracking_folder(self, run: str) -> Output:
+        """Return the folder of what a run recorded and its tracking server has not taken yet."""
+        return Output(self._uri("runs", run, "tracking"), "store", "")
+
     def runs(self) -> Iterator[RunRecord]:
         """Yield all run records that can be read, the latest started first; others are named in the log."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 from pipeline.captions import caption_fraction
 from pipeline.config.schema import RunConfig
+from pipeline.outbox.operations import Provenance
 from pipeline.plan import Plan
+from pipeline.record import RunRecord
 from pipeline.results import StageResult
 from pipeline.store import Store
+from pipeline.stored_models import find_stored_models
 from stages.encoders.config import local_clips
 from stages.generate.config import GenerateConfig
 
@@ -21,16 +24,16 @@ REQUIREMENTS = ["corgi-pipeline"]
 """What a process needs that loads a registered model."""
 
 
-def log_provenance(tracker: "RunTracker", results: Mapping[str, StageResult], plan: Plan) -> None:
-    """Record images, captions that the prior may use, what other stages read of them, and what was lost or skipped."""
+def provenance(results: Mapping[str, StageResult], plan: Plan) -> Provenance | None:
+    """Return images, captions that the prior may use, what other stages read of them, and what was lost or skipped."""
     download = results.get("download_shards")
     if download is None or download.summary is None:
-        return
+        return None
     counts = download.summary.counts
     prior = results.get("train_prior")
     used = prior.summary.counts.get("captioned") if prior is not None and prior.summary is not None else None
     fractions = {name: caption_fraction(stage.identity) for name, stage in plan.stages.items()}
-    tracker.log_provenance(
+    return Provenance(
         images=counts["images"],
         captioned=counts["captioned"] if used is None else used,
         failures=_by_cause(counts, FAILED),
@@ -45,17 +48,17 @@ def _by_cause(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
     return {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
 
 
-def register_model(tracker: "RunTracker", experiment: RunConfig, plan: Plan, store: Store) -> None:
+def register_model(tracker: "RunTracker", experiment: RunConfig, record: RunRecord, store: Store) -> None:
     """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` generates images."""
     if experiment.generate is None:
         return
     from pipeline.serving import serving_settings, write_bundle
 
-    config = cast(GenerateConfig, plan.stages["generate"].config)
-    inputs = {name: store.artifact(name, plan.stages[name].fingerprint) for name in config.inputs}
+    config = cast(GenerateConfig, find_stored_models(experiment.generate, record.plan["generate"].identity, store))
+    inputs = {name: store.artifact(name, record.plan[name].fingerprint) for name in config.inputs}
     clip, prior, decoder = local_clips(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
     upsamplers = [inputs[name] for name in config.upsampler_stages]
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(bundle, clip, prior, decoder, config.sampling, run=plan.run, upsamplers=upsamplers, t5=config.t5)
-        tracker.register_model(f"corgi-{plan.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))
+        write_bundle(bundle, clip, prior, decoder, config.sampling, run=record.run, upsamplers=upsamplers, t5=config.t5)
+        tracker.register_model(f"corgi-{record.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))

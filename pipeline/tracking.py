@@ -11,21 +11,21 @@ import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.outbox.operations import now_ms
 from pipeline.record import MlflowRuns
 from pipeline.tracking_address import (
     TrackingAway,
+    artifact_folder,
     explain_refusal,
+    is_outage,
     is_server,
     recorded_address,
     require_response,
-    sqlite_path,
     usable_address,
 )
 from pipeline.tracking_state import TrackedRun, flatten, image_file, image_of
@@ -49,28 +49,13 @@ from mlflow.tracking.multimedia import compress_image_size
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
-FLUSH_SECONDS = 1.0
 UPLOAD_SECONDS = 120
 _MOST_METRICS = 1000  # MLflow's limit for one batch
 _MOST_PARAMS = 100
 _STATE_TAG = "corgi.state"
 _IDENTITY_TAG = "corgi.id"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
-_AWAY = {
-    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED",
-    "ABORTED", "CANCELLED", "INVALID_STATE",
-}  # fmt: skip
-_DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
-
 Serving = Mapping[str, tuple[str, float | int | str | None]]
-
-
-def reason_of(error: Exception) -> Literal["away", "denied", "refused"]:
-    """Return whether a call may work later, with other credentials, or never."""
-    if isinstance(error, MlflowException):
-        code = str(error.error_code)
-        return "away" if code in _AWAY else "denied" if code in _DENIED else "refused"
-    return "away" if isinstance(error, TrackingAway | OSError) else "refused"
 
 
 class RunTracker:
@@ -84,7 +69,6 @@ class RunTracker:
         self._client = client
         self._run_name = run_name
         self._stages: dict[str, TrackedRun] = {}
-        self._flushed = time.monotonic()
         self._at: int | None = None
         self.runs = runs
         parent = _reopen(client, runs.run_id) if runs.run_id else None
@@ -111,7 +95,7 @@ class RunTracker:
         except (UsageError, TrackingAway):
             raise
         except Exception as error:  # whatever a server that is no MLflow makes the client raise
-            if is_server(tracking_uri) and reason_of(error) == "away":
+            if is_server(tracking_uri) and is_outage(error):
                 raise TrackingAway.by(error, tracking_uri) from error
             raise UsageError(explain_refusal(error, tracking_uri)) from error
         return tracker
@@ -171,12 +155,10 @@ class RunTracker:
         self._log_params(run, config)
 
     def stage_event(self, name: str, event: Event) -> None:
-        """Record numbers and images; numbers are sent about once a second. Other events are not for MLflow."""
+        """Record numbers, which wait for :meth:`flush`, and images. Other events are not for MLflow."""
         run = self._stage(name)
         if isinstance(event, Metrics):
             run.add(event.values, self._time(), event.step)
-            if time.monotonic() - self._flushed >= FLUSH_SECONDS:
-                self.flush()
         elif isinstance(event, LoggedImage) and (event.name, event.step) not in run.images:
             self._log_image(run, event)
 
@@ -269,7 +251,6 @@ class RunTracker:
                 run.steps.update(batch)
                 for key in batch:
                     del run.waiting[key]
-        self._flushed = time.monotonic()
 
     def forget_waiting(self) -> None:
         """Leave out the numbers that could not be sent: whoever gave them gives them again."""
@@ -341,19 +322,13 @@ def _long_calls() -> Iterator[None]:
 def _experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=_artifact_folder(tracking_uri)))
+        return str(client.create_experiment(name, artifact_location=artifact_folder(tracking_uri)))
     if found.lifecycle_stage != "active":
         raise UsageError(
             f"tracking.experiment: {name!r} was deleted at {tracking_uri}; restore it there "
             f"(mlflow experiments restore -x {found.experiment_id}), or give another name"
         )
     return str(found.experiment_id)
-
-
-def _artifact_folder(tracking_uri: str) -> str | None:
-    """Return the folder beside an SQLite file; None lets a server choose its own."""
-    database = sqlite_path(tracking_uri)
-    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
 
 
 def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
@@ -372,8 +347,20 @@ def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
 
 
 def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
-    """Return the latest image of each name that a run holds, with its step, as PNG."""
-    client = MlflowClient(usable_address(tracking_uri))
+    """Return the latest image of each name that a run holds, with its step, as PNG.
+
+    Raises:
+        TrackingAway: the server does not answer, or does not have them.
+    """
+    address = usable_address(tracking_uri)
+    require_response(address)
+    try:
+        return _download_images(MlflowClient(address), run_id)
+    except Exception as error:  # whatever the client, or a store of artifacts, raises
+        raise TrackingAway.by(error, address) from error
+
+
+def _download_images(client: MlflowClient, run_id: str) -> dict[tuple[str, int], bytes]:
     latest: dict[str, tuple[int, str]] = {}
     for file in client.list_artifacts(run_id, "images"):
         found = image_of(file.path)

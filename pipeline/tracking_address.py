@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pipeline.errors import PipelineError, UsageError
 from stages.contract.secrets import MASK, redact, redact_addresses, remember_environment, without_login
@@ -26,6 +26,11 @@ _REMEDIES = (
      "write there"),
     (("ENDPOINT_NOT_FOUND",), "add the path below which the server has MLflow (https://host/mlflow)"),
 )  # fmt: skip
+_AWAY = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED",
+    "ABORTED", "CANCELLED", "INVALID_STATE",
+}  # fmt: skip
+_DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 RESPONSE_SECONDS = 3.0
 _WHOLE = "MLFLOW_TRACKING_URI"
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
@@ -91,6 +96,12 @@ def default_tracking_uri(workspace: Path | None) -> str:
     return sqlite_address(database)
 
 
+def artifact_folder(address: str) -> str | None:
+    """Return the folder beside an SQLite file; None lets a server choose its own."""
+    database = sqlite_path(address)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
+
+
 def recorded_address(address: str) -> str:
     """Return what a record holds of the address."""
     return without_login(address)[0] if is_server(address) else redact_addresses(address)
@@ -115,6 +126,19 @@ def usable_address(address: str) -> str:
             f"{_WHOLE} to the whole address"
         )
     return address
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether a call got no reply of a server that works; a page that is none of MLflow's is a reply."""
+    code = getattr(error, "error_code", "")
+    return isinstance(error.__cause__ or error.__context__, OSError) or (code in _AWAY and code != "INTERNAL_ERROR")
+
+
+def reason_of(error: Exception) -> Literal["away", "denied", "refused"]:
+    """Return whether a call of MLflow's client may work later, with other credentials, or never."""
+    if (code := getattr(error, "error_code", None)) is not None:
+        return "away" if code in _AWAY else "denied" if code in _DENIED else "refused"
+    return "away" if isinstance(error, TrackingAway | OSError) else "refused"
 
 
 def explain_refusal(error: Exception, address: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
@@ -36,6 +36,10 @@ class TrackingConfig(ConfigModel):
     uri: AnyAddress | None = Field(None, description="MLflow tracking URI; none: SQLite inside the store")
     experiment: str = Field("corgi", description="MLflow experiment")
     register_model: bool = Field(True, description="register the finished text-to-image model")
+    patience: NonNegativeFloat = Field(
+        10.0,
+        description="seconds that the end of a run waits for the server; what it did not take is kept and sent later",
+    )
 
 
 class ClusterConfig(ConfigModel):

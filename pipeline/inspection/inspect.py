@@ -130,10 +130,11 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
         findings.notes.append("grids: no run of this store says that it made the artifact")
         return
     from pipeline.tracking import tracked_images
+    from pipeline.tracking_address import TrackingAway
 
     try:
         images = tracked_images(*found)
-    except UsageError as error:  # its address is not whole without what the environment is to hold
+    except (UsageError, TrackingAway) as error:  # the address lacks what the environment is to hold; no server is there
         findings.notes.append(f"grids: {error}")
         return
     for (name, step), png in images.items():

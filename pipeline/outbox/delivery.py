@@ -32,7 +32,7 @@ from pipeline.outbox.operations import (
 )
 from pipeline.outbox.spool import Spool
 from pipeline.record import MlflowRuns
-from pipeline.tracking_address import TrackingAway, explain_refusal, is_server, require_response
+from pipeline.tracking_address import TrackingAway, explain_refusal, is_server, reason_of, require_response
 from stages.contract.secrets import redact, redact_addresses
 from stages.contract.texts import one_line
 
@@ -48,7 +48,7 @@ START_SECONDS = 5.0
 DATABASE_SECONDS = 90.0
 """A database is opened in this process, where the first start makes its tables."""
 BATCH = 200
-TRIES = 3
+TRIES = 5
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Delivery:
         self._tries = 0
         self._failures = 0
         self._pause = IDLE_SECONDS
-        self._last_reply = 0.0
+        self._last_reply = time.monotonic()
         self._opening: dict[str, Operation] = {}
         self.wrong: UsageError | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._keep)]
@@ -186,7 +186,7 @@ class Delivery:
             self._apply(tracker, line)
         tracker.flush()
         self._spool.sent(len(lines))
-        self._careful = max(0, self._careful - 1)
+        self._careful, self._tries = max(0, self._careful - 1), 0
         self._reached()
         return True
 
@@ -243,7 +243,7 @@ class Delivery:
 
     def _reached(self) -> None:
         self._last_reply = time.monotonic()
-        self._pause, self._tries = IDLE_SECONDS, 0
+        self._pause = IDLE_SECONDS
         self._decided.set()
         if self._away:
             self._away = ""
@@ -264,8 +264,6 @@ class Delivery:
 
     def _decide(self, error: Exception) -> None:
         """Decide what becomes of a failed call: no server takes it now, or it refuses this one alone."""
-        from pipeline.tracking import reason_of
-
         address, reason = self._target.uri, reason_of(error)
         if reason == "denied":
             self._note_away(explain_refusal(error, address))

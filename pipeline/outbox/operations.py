@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from pipeline.record import StageState
 from stages.contract.events import LoggedImage, Metrics
 from stages.contract.parsing import load_json
 from stages.contract.secrets import redact_tree
 from stages.contract.stage import StageSummary
 
 LARGEST_LINE = 64 << 20  # bytes
-StageEnd = Literal["done", "reused", "failed", "blocked"]
 RunEnd = Literal["done", "failed", "interrupted"]
 
 
@@ -120,12 +120,12 @@ class StageEnded(_Operation):
 
     kind: Literal["ended"] = "ended"
     stage: str
-    state: StageEnd
+    state: StageState
     seconds: float
     summary: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, stage: str, state: StageEnd, seconds: float, summary: StageSummary | None) -> "StageEnded":
+    def of(cls, stage: str, state: StageState, seconds: float, summary: StageSummary | None) -> "StageEnded":
         """Return what the end of a stage asks for."""
         return cls(stage=stage, state=state, seconds=seconds, summary=None if summary is None else asdict(summary))
 

@@ -4,7 +4,8 @@ The files ``NNNNNN.jsonl`` hold the oldest lines first. Each is written whole, u
 grows is written again, so that any file system will do. A file goes when all of its lines are sent. Whoever was killed
 in between leaves lines that were sent already, which do no harm (:mod:`pipeline.outbox.operations`).
 
-One thread puts lines, one takes them, and one calls :meth:`Spool.keep`, which alone writes to the store.
+One thread puts lines, one takes them, and one calls :meth:`Spool.keep`, which alone writes to the store: a store that is
+away keeps neither of the others.
 """
 
 import threading
@@ -51,6 +52,7 @@ class Spool:
     def __init__(self, folder: Output) -> None:
         self._folder = folder
         self._lock = threading.RLock()
+        self._writing = threading.Lock()
         earlier = [name for name in folder.glob("*.jsonl") if name[:6].isdigit()]
         self._segments = deque(_Segment(name, None) for name in earlier)
         self._number = max((int(name[:6]) for name in earlier), default=0)
@@ -148,12 +150,13 @@ class Spool:
 
     def keep(self, seconds: float) -> None:
         """Write what has waited for so long to the store, and remove there what is sent."""
-        for segment in self._due(seconds):
-            self._write(segment)
-        with self._lock:
-            done, self._done = self._done, []
-        for name in done:
-            self._folder.remove(name)
+        with self._writing:  # an older state must not replace a newer one
+            for segment in self._due(seconds):
+                self._write(segment)
+            with self._lock:
+                done, self._done = self._done, []
+            for name in done:
+                self._folder.remove(name)
         self._trim()
 
     def _due(self, seconds: float) -> list[_Segment]:
@@ -181,7 +184,7 @@ class Spool:
 
     def close(self) -> int:
         """Write all that is not sent to the store, without what is, and return how many lines that is."""
-        with self._lock:
+        with self._writing, self._lock:
             self._frozen = True
             first = self._segments[0] if self._segments else None
             if first is not None and first.lines is not None and self._taken:

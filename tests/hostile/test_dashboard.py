@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.dashboard import serve_dashboard
-from pipeline.tracking import RunTracker, default_tracking_uri
+from pipeline.tracking import RunTracker
+from pipeline.tracking_address import default_tracking_uri
 
 JSON = {"Content-Type": "application/json"}
 

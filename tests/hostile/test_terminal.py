@@ -92,7 +92,7 @@ def test_log_lines_and_log_files_are_text_and_cannot_be_forged(tmp_path: Path) -
     shown = shown_by(report)
     assert_is_text(shown)
     assert "\ncorgi:" not in shown
-    observer = RunObserver(Terminal(file=io.StringIO()), tmp_path, None, lambda runs: None)  # type: ignore[arg-type]
+    observer = RunObserver(RunView(Terminal(file=io.StringIO())), tmp_path, None, lambda runs: None)  # type: ignore[arg-type]
     observer.view.started = lambda *_: None  # type: ignore[method-assign]
     observer._write_log("generate", f"WARNING {HOSTILE} {FORGED}")
     written = (tmp_path / "generate.log").read_text()

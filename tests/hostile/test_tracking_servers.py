@@ -10,8 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.errors import UsageError
-from pipeline.tracking import RunTracker, default_tracking_uri
-from pipeline.tracking_address import sqlite_address, sqlite_path
+from pipeline.tracking import RunTracker
+from pipeline.tracking_address import default_tracking_uri, sqlite_address, sqlite_path
 
 REPLIES: dict[str, tuple[int, bytes, str]] = {
     "unauthorized": (401, b"<html>login \x1b[31m</html>", "MLFLOW_TRACKING_USERNAME"),

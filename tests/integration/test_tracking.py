@@ -27,7 +27,8 @@ from pipeline.errors import UsageError
 from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings, write_bundle
 from pipeline.store import Store
-from pipeline.tracking import RunTracker, default_tracking_uri
+from pipeline.tracking import RunTracker
+from pipeline.tracking_address import TrackingAway, default_tracking_uri
 from stages.contract.events import Log, LoggedImage, Metrics
 from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
@@ -207,7 +208,7 @@ def test_a_deleted_experiment_is_reported(uri: str) -> None:
 
 
 def test_an_unreachable_server_is_reported_at_once() -> None:
-    with free_port() as port, pytest.raises(UsageError, match="no MLflow server answers"):
+    with free_port() as port, pytest.raises(TrackingAway, match="no MLflow server answers"):
         RunTracker.open(f"http://127.0.0.1:{port}", "shapes", "run", None)
 
 

@@ -17,7 +17,7 @@ from tests.e2e.conftest import SMOKE, corgi
         (["clip.models.0.path=/nowhere"], "no file or folder at /nowhere"),
         (["cluster.address=127.0.0.1:1"], "no Ray cluster responds at '127.0.0.1:1'"),
         (["train_decoder.resources.num_workers=512"], "512 workers"),
-        (["tracking.uri=http://127.0.0.1:1"], "tracking.uri"),
+        (["tracking.uri=nowhere://server"], "tracking.uri"),
     ],
 )
 def test_a_wrong_key_is_reported(words: list[str], expected: str, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What a run records, as lines: whole again when read, without secrets, and damaged lines are refused."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.outbox.operations import (
+    ConfigLogged,
+    ImageLogged,
+    MetricsLogged,
+    ModelFinished,
+    Operation,
+    Provenance,
+    RunEnded,
+    StageBegun,
+    StageEnded,
+    from_line,
+    to_line,
+)
+from stages.contract.events import LoggedImage, Metrics
+from stages.contract.stage import StageSummary
+
+SUMMARY = StageSummary(3, counts={"bad": 1}, metrics={"cosine": 0.5}, notes={"device": "cpu"})
+ALL: list[Operation] = [
+    ConfigLogged(config={"a": {"b": [1, 2]}}, text="a: 1\n"),
+    Provenance(images=3, captioned=1, failures={"http_404": 2}),
+    StageBegun(stage="train_prior", config={"lr": 0.1}),
+    MetricsLogged.of("train_prior", Metrics({"loss": 0.5}, 3)),
+    ImageLogged.of("train_prior", LoggedImage("samples", b"\x89PNG\r\n", 3)),
+    StageEnded.of("train_prior", "done", 2.0, SUMMARY),
+    StageEnded.of("generate", "blocked", 0.0, None),
+    ModelFinished(),
+    RunEnded(status="done"),
+]
+
+
+@pytest.mark.parametrize("operation", ALL, ids=lambda one: one.kind)
+def test_a_line_is_read_as_it_was_written(operation: Operation) -> None:
+    line = to_line(operation)
+    assert line.count(b"\n") == 1
+    assert from_line(line) == operation
+    assert from_line(line).time == operation.time
+
+
+def test_events_and_summaries_come_back_whole() -> None:
+    image, ended = ALL[4], ALL[5]
+    assert isinstance(image, ImageLogged)
+    assert isinstance(ended, StageEnded)
+    assert image.event() == LoggedImage("samples", b"\x89PNG\r\n", 3)
+    assert ended.stage_summary() == SUMMARY
+
+
+def test_numbers_that_are_none_are_kept() -> None:
+    found = from_line(to_line(MetricsLogged(stage="x", step=1, values={"a": math.nan, "b": -math.inf})))
+    assert isinstance(found, MetricsLogged)
+    assert math.isnan(found.values["a"])
+    assert found.values["b"] == -math.inf
+
+
+def test_no_line_holds_a_password() -> None:
+    config = {"store": "s3://key:hidden-word@bucket/x", "token": "hidden-word"}
+    for operation in (ConfigLogged(config=config, text=""), StageBegun(stage="x", config=config)):
+        assert b"hidden-word" not in to_line(operation)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b"\xff", b'{"kind": "other"}', b'{"kind": "model", "x": 1}', b"[" * 999]
+)
+def test_a_damaged_line_is_an_error_of_one_kind(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_line(line)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(0, len(ALL) - 1), st.data())
+def test_a_line_of_which_a_byte_changed_is_read_or_refused(index: int, data: st.DataObject) -> None:
+    line = bytearray(to_line(ALL[index]))
+    line[data.draw(st.integers(0, len(line) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = from_line(bytes(line))
+    except ValueError:
+        return
+    assert json.loads(to_line(found))["kind"]

@@ -4,8 +4,8 @@ The files ``NNNNNN.jsonl`` hold the oldest lines first. Each is written whole, u
 grows is written again, so that any file system will do. A file goes when all of its lines are sent. Whoever was killed
 in between leaves lines that were sent already, which do no harm (:mod:`pipeline.outbox.operations`).
 
-One thread puts lines, one takes them, and one calls :meth:`Spool.keep`, which alone writes to the store: a store that is
-away keeps neither of the others.
+One thread puts lines, one takes them, and one calls :meth:`Spool.keep`, which alone writes to the store: one that is
+away holds up neither of the others.
 """
 
 import threading

@@ -8,7 +8,6 @@ import http.client
 import http.server
 import io
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,7 +37,6 @@ from pipeline.outbox.operations import (
 from pipeline.outbox.spool import Spool
 from pipeline.record import MlflowRuns
 from pipeline.store import Store
-from pipeline.tracking_address import default_tracking_uri
 from stages.contract.events import LoggedImage, Metrics
 from stages.contract.stage import StageSummary
 
@@ -124,21 +122,9 @@ def serve_mlflow(folder: Path, port: int) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(default_tracking_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    if given := os.environ.get("TRACK_PORT"):
-        yield int(given)
-        return
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
     port = free_port()
-    with serve_mlflow(folder, port):
+    with serve_mlflow(tmp_path_factory.mktemp("server"), port):
         yield port
 
 
@@ -329,7 +315,7 @@ def test_a_stopped_server_costs_nobody_any_time(gateway: Gateway, tmp_path: Path
 
 
 def test_a_slow_server_is_waited_for_only_so_long(gateway: Gateway, tmp_path: Path) -> None:
-    gateway.fault = lambda handler: bool(time.sleep(0.7))
+    gateway.fault = lambda handler: threading.Event().wait(0.7)
     run = Recorded(tmp_path, gateway.url)
     run.begin()
     run.train()

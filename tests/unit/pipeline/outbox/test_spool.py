@@ -133,7 +133,8 @@ def test_a_file_that_was_removed_by_hand_is_no_error(tmp_path: Path) -> None:
 
 
 def test_three_threads_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    spool, over, found = open_spool(tmp_path), threading.Event(), []
+    spool, over = open_spool(tmp_path), threading.Event()
+    found: list[bytes] = []
     total = lines(2000)
 
     def send() -> None:

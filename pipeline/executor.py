@@ -22,11 +22,12 @@ from cluster.session import Machines
 from cluster.training import use_cpus
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
+from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment, raising_no_secrets
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
-from stages.contract.errors import InputFault, InputLost
+from stages.contract.errors import DamagedFile, InputFault, InputLost
 from stages.contract.events import Event, Log, Progress
 from stages.contract.runner import run_stage
 from stages.contract.secrets import redact
@@ -122,16 +123,26 @@ class GraphRun:
         self._started: dict[str, float] = {}
         self._first_progress: dict[str, float] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
+        self._mending = Mending(plan, store)
+        self._alone: set[str] = set()  # stages that wait for their inputs, as they met damage while streaming from one
 
     def run(self) -> dict[str, StageResult]:
         """Run all that is to be run and return every stage's result, in running order."""
-        for stage in self._plan.stages.values():
-            if not _to_do(stage):
-                self._settle(reused_result(stage, self._store))
-        while len(self._results) < len(self._plan.stages):
-            self._start_what_can_start()
-            self._wait()
+        with self._mending:
+            for stage in self._plan.stages.values():
+                if not _to_do(stage):
+                    self._reuse(stage)
+            while len(self._results) < len(self._plan.stages):
+                self._start_what_can_start()
+                self._wait()
         return {name: self._results[name] for name in self._plan.stages}
+
+    def _reuse(self, stage: PlannedStage) -> None:
+        try:
+            self._settle(reused_result(stage, self._store))
+        except DamagedFile as damage:
+            if not self._make_again(damage):
+                raise
 
     def cancel(self) -> None:
         """Stop what runs; finished units stay in the store."""
@@ -154,7 +165,8 @@ class GraphRun:
         allocation, free = self._allocations[stage.name], self._free()
         missing = self._missing(stage)
         if missing:
-            can_stream = set(missing) <= set(stage.streams_from) and set(missing) <= set(self._running.values())
+            running = set() if stage.name in self._alone else set(self._running.values())
+            can_stream = set(missing) <= set(stage.streams_from) and set(missing) <= running
             return allocate_beside(stage.config, allocation, free) if can_stream else None
         if not self._running:
             waiting = [other for other in self._plan.stages.values() if stage.name in other.streams_from]
@@ -213,8 +225,32 @@ class GraphRun:
         for ref in ready:
             name = self._running.pop(ref)
             result = replace(self._result_of(ref, name), upstream=self._upstream[name])
+            if result.damage is not None and self._make_again(result.damage):
+                self._forget(name)
+                self._alone.add(name)
+                continue
+            if result.state == "done":
+                self._mending.compare(name)
             self._channel.post(name, result.state)
             self._settle(result)
+
+    def _make_again(self, damage: DamagedFile) -> bool:
+        """Let the stage that made a damaged file make it again, before those go on that read it."""
+        name = damage.stage
+        if name in self._running.values():
+            return True  # whoever met it waits for the end of that stage, and looks again
+        if not self._mending.set_aside(damage):
+            return False
+        self._observer.event(name, Log(f"{damage}".partition(": expected")[0] + ": it is made again", "WARNING"))
+        self._allocations.setdefault(name, allocate(self._plan.stages[name].config, self._machines))
+        self._forget(name)
+        return True
+
+    def _forget(self, name: str) -> None:
+        """Let a stage start again."""
+        self._channel.post(name, None)
+        for known in (self._results, self._refs, self._started, self._first_progress):
+            known.pop(name, None)
 
     def _dispatch_events(self) -> None:
         for name, event in self._channel.collect():
@@ -231,9 +267,12 @@ class GraphRun:
             if isinstance(error.cause, InputLost):
                 return StageResult(name, "blocked", seconds, startup, error=str(error.cause))
             bad_input = isinstance(error.cause, InputFault)
+            damage = error.cause if isinstance(error.cause, DamagedFile) else None
             trace = redact("\n".join([str(error), *getattr(error.cause, "__notes__", ())]))
             cause = redact(_cause(error))
-            return StageResult(name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace)
+            return StageResult(
+                name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace, damage=damage
+            )
         except RayError as error:
             message = redact(str(error))
             return StageResult(name, "failed", seconds, startup, error=message, trace=message)

@@ -10,6 +10,7 @@ from pipeline.plan import Plan, PlannedStage
 from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
 from pipeline.store import Store
 from stages.contract.documents import Manifest
+from stages.contract.errors import DamagedFile
 from stages.contract.events import Event
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import Allocation, StageSummary
@@ -27,6 +28,7 @@ class StageResult:
     error: str = ""
     bad_input: bool = False  # the stage refused its input; nothing is wrong with the machines or the code
     trace: str = ""
+    damage: DamagedFile | None = None  # what it failed of, where it is a file of an artifact
     upstream: tuple[str, ...] = ()  # inputs that were still being made when it started
 
 

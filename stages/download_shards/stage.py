@@ -32,7 +32,7 @@ def run(
     """Make every shard that is not done yet."""
     records = _finished(config, output)
     planned = output.planned_units()
-    if planned is None or len(records) < planned:
+    if planned is None or len(records) < planned or not output.exists(SourceRecord.file):
         with make_source(config).parts() as source:
             parts = source.parts
             source.record.write(output)

@@ -42,7 +42,7 @@ class CheckpointRecord(Document):
     parts: tuple[str, ...]
     left_out: dict[str, FailureCause] = Field({})
     skipped: int = Field(0, description="steps by which the samples are ahead")
-    checksums: dict[str, str] = Field({}, description="SHA-256 of each part's file")
+    checksums: dict[str, str] = Field({}, description="SHA-256 of each part's file, of earlier versions")
 
 
 class BestRecord(Document):
@@ -88,19 +88,17 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
     """Write a checkpoint, then delete all but the newest ``keep`` ones."""
     from safetensors.torch import save_file
 
-    checksums = {}
-    for part, tensors in checkpoint.state.items():
-        with output.writing(_part(checkpoint.step, part)) as path:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-            checksums[part] = read_digest(path).hex()
     record = CheckpointRecord(
         step=checkpoint.step,
         parts=tuple(sorted(checkpoint.state)),
         left_out=dict(checkpoint.left_out),
         skipped=checkpoint.skipped,
-        checksums=checksums,
     )
-    output.write_json(_record(checkpoint.step), record.to_json())
+    with output.collecting():
+        for part, tensors in checkpoint.state.items():
+            with output.writing(_part(checkpoint.step, part)) as path:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        output.write_record(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
         _delete(output, old)
 
@@ -129,11 +127,14 @@ def read_checkpoint(output: Output, step: int) -> Checkpoint:
     """
     from safetensors.torch import load_file
 
-    record = CheckpointRecord.parse(output.read_json(_record(step)), output, _record(step))
+    content, sums = output.read_record(_record(step))
+    record = CheckpointRecord.parse(content, output, _record(step))
     state = {}
     for part in record.parts:
-        path = output.local(_part(step, part))
-        _check_sum(path, record.checksums.get(part), output.path(_part(step, part)))
+        name = _part(step, part)
+        path = output.local(name, record=_record(step), may_sample=False)
+        if sums is None:
+            _check_sum(path, record.checksums.get(part), output.path(name))
         state[part] = load_file(path)
     return Checkpoint(record.step, state, record.left_out, record.skipped)
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from stages.contract.documents import Manifest, UnitRecord
 from stages.contract.errors import ArtifactError
-from stages.formats.per_shard import load_table, open_array, save_array, save_table
+from stages.formats.per_shard import load_table, open_array, save_array, save_table, table_name
 from stages.storage.artifact import Artifact, Output
 
 SCORES = "scores"
@@ -67,6 +67,7 @@ def write_filtered(
     """Write the rows to keep and, for each removed key, cause, value and the key of which it is a near-duplicate."""
     save_array(output, "kept", shard, kept)
     save_table(output, "removed", shard, pa.Table.from_pylist(list(removed), schema=_REMOVED))
+    output.collect(table_name(SCORES, shard))  # which the first pass wrote
 
 
 def read_removed(artifact: Artifact, shard: str) -> list[dict[str, Any]]:

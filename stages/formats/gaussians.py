@@ -1,11 +1,12 @@
 """The Gaussians that fit_gaussians makes, and how they were fitted; writer and readers."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.contract.documents import Document
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import parsing
 from stages.formats.clips import ClipIdentity, Clips
 from stages.storage.artifact import Artifact, Output
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 _GAUSSIANS = "gaussians.safetensors"
 _CHECKPOINTS = "checkpoints"
-_STATE = f"{_CHECKPOINTS}/state.safetensors"
+_STATE = f"{_CHECKPOINTS}/state.json"
+_log = logging.getLogger(__name__)
 
 
 class GaussianFit(Document):
@@ -99,23 +101,35 @@ def gaussians_clips(artifact: Artifact) -> Clips:
 
 
 def write_kmeans_state(output: Output, state: "KMeansState") -> None:
-    """Write a checkpoint of the fit."""
+    """Write a checkpoint of the fit under a name of its own, then its record, and delete the one before."""
     import torch
     from safetensors.torch import save_file
 
-    with output.writing(_STATE) as path:
-        inertias = torch.tensor(state.inertias, dtype=torch.float64)
-        save_file({"means": state.means, "scale": state.scale, "inertias": inertias}, path)
+    before = output.glob(f"{_CHECKPOINTS}/*.safetensors")
+    name = f"{_CHECKPOINTS}/state_{len(state.inertias):06d}.safetensors"
+    with output.collecting():
+        with output.writing(name) as path:
+            inertias = torch.tensor(state.inertias, dtype=torch.float64)
+            save_file({"means": state.means, "scale": state.scale, "inertias": inertias}, path)
+        output.write_record(_STATE, {"file": name})
+    for old in before:
+        if old != name:
+            output.remove(old)
 
 
 def read_kmeans_state(output: Output) -> "KMeansState | None":
-    """Return the newest checkpoint of the fit, if there is one."""
+    """Return the newest checkpoint of the fit, if there is one; a damaged one is passed over, with a warning."""
     from safetensors.torch import load
 
     from models.gaussians.kmeans import KMeansState
 
     if not output.exists(_STATE):
         return None
-    with output.open(_STATE) as file:  # read whole: it is used once, and needs no copy in the local cache
-        saved = load(file.read())
+    try:
+        record = output.read_json(_STATE)
+        with output.open(record["file"], record=_STATE) as file:  # read whole: it is used once, and needs no copy
+            saved = load(file.read())
+    except DamagedFile as error:
+        _log.warning("%s: the fit begins anew", str(error).partition(": expected")[0])
+        return None
     return KMeansState(saved["means"], saved["scale"], tuple(saved["inertias"].tolist()))

@@ -28,18 +28,18 @@ def array_reader(artifact: Artifact, kind: str, shard: str) -> NpyReader:
 
 def save_table(output: Output, kind: str, shard: str, table: pa.Table) -> None:
     """Write a table."""
-    with output.writing(_table(kind, shard)) as path:
+    with output.writing(table_name(kind, shard)) as path:
         pq.write_table(table, path)
 
 
 def has_table(artifact: Artifact, kind: str, shard: str) -> bool:
     """Tell whether the table is there."""
-    return artifact.exists(_table(kind, shard))
+    return artifact.exists(table_name(kind, shard))
 
 
 def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table, or some columns of it."""
-    return pq.read_table(artifact.local(_table(kind, shard), record=unit_record(shard)), columns=columns)
+    return pq.read_table(artifact.local(table_name(kind, shard), record=unit_record(shard)), columns=columns)
 
 
 def array_name(kind: str, shard: str) -> str:
@@ -47,5 +47,6 @@ def array_name(kind: str, shard: str) -> str:
     return f"{kind}/{kind}_{shard}.npy"
 
 
-def _table(kind: str, shard: str) -> str:
+def table_name(kind: str, shard: str) -> str:
+    """Return the name of the table's file in the artifact."""
     return f"{kind}/{kind}_{shard}.parquet"

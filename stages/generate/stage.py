@@ -112,11 +112,11 @@ def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output
     images = system.decode(embeddings, seeds, prompts)
     seconds = system.clock.seconds - begun
     rows = [_row(chunk, number, seeds[number], system.settings) for number in range(len(seeds))]
+    write_timing(output, chunk.unit, len(rows), seconds)  # of no unit's record: it differs from run to run
     with output.collecting():
         for row, image in zip(rows, images, strict=True):
             write_image(output, row, image)
         write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
-        write_timing(output, chunk.unit, len(rows), seconds)
         output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 

@@ -99,14 +99,15 @@ class Artifact(Folder):
         error.stage, error.fingerprint, error.name, error.unit = self.stage, self.fingerprint, name, unit
         return error
 
-    def local(self, name: str, *, record: str | None = None) -> Path:
+    def local(self, name: str, *, record: str | None = None, may_sample: bool = True) -> Path:
         """Return a local path of the file, to be opened at once; a remote one is cached first.
 
-        The first time on this machine, it is compared with its checksum; ``record`` is that of :meth:`open`.
+        The first time on this machine, it is compared with its checksum; ``record`` is that of :meth:`open`. Of huge
+        ones, some blocks are where it ``may_sample``, else all.
         """
         with self._expecting(name):
             if self.is_local:
-                self._verify(name, record)
+                self._verify(name, record, may_sample=may_sample)
                 return Path(self.path(name))
             cache = LocalCache.of_this_machine()
             version = self._version(name, record)
@@ -117,9 +118,9 @@ class Artifact(Folder):
             fs, path = self._fs_and_root[0], self.path(name)
             return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
 
-    def _verify(self, name: str, record: str | None) -> None:
+    def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
         path, verified = Path(self.path(name)), VerifiedFiles.of(self.uri)
-        if not verified.holds(name, path) and self._compare(name, record, path, may_sample=True):
+        if not verified.holds(name, path) and self._compare(name, record, path, may_sample=may_sample):
             verified.add(name, path)
 
     def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
@@ -186,6 +187,8 @@ class Artifact(Folder):
         try:
             yield
         except FileNotFoundError as error:
+            if name == MANIFEST and self.exists(COMPLETE):
+                raise self.damaged_file(name, None, "no file") from error
             raise ArtifactError(
                 f"{self.stage}: the artifact has no file {name!r} (looked in {self.uri}); "
                 "delete that folder and run again"
@@ -275,6 +278,11 @@ class Output(Artifact):
             yield
         finally:
             _collected.reset(token)
+
+    def collect(self, name: str) -> None:
+        """Take the checksum of a file that was written before, too, into the record."""
+        if (collected := self._collected()) is not None:
+            collected[name] = self._sum(name)
 
     def _collect(self, name: str, partial: Path) -> None:
         """Take a file's checksum, while it is still in memory."""

@@ -64,6 +64,20 @@ def _compare(artifact: Artifact, name: str, record: str, expected: FileSum) -> D
     return None if difference is None else artifact.damaged_file(name, record, difference)
 
 
+def compare_again(artifact: Artifact, damage: DamagedFile) -> list[DamagedFile]:
+    """Read a file that was found damaged once more, with the other files of its unit; return what is damaged."""
+    record = MANIFEST if damage.unit is None else unit_record(damage.unit)
+    try:
+        sums = artifact.read_record(record)[1] or {}
+    except DamagedFile as error:
+        return [error]
+    except ArtifactError:  # it has no record any more
+        return [damage]
+    names = [damage.name] if damage.unit is None else list(sums)
+    found = [_compare(artifact, name, record, sums[name]) for name in names if name in sums]
+    return [one for one in found if one is not None]
+
+
 def set_damage_aside(output: Output, damaged: Iterable[DamagedFile], *, is_trained: bool) -> list[str]:
     """Move damaged files, and all that belongs to their units, to the artifact's folder of damaged ones.
 

@@ -61,7 +61,7 @@ def _progress(store: Path, num_passes: int) -> float:
     """Return how far the three data stages are, each from 0 to 1, added up."""
     shards = sum(len(list((store / "artifacts").glob(f"{stage}/*/units/*.json"))) for stage in DATA_STAGES)
     passes = 0
-    for state in store.glob("artifacts/fit_gaussians/*/checkpoints/state.safetensors"):
+    for state in store.glob("artifacts/fit_gaussians/*/checkpoints/state_*.safetensors"):
         with contextlib.suppress(FileNotFoundError):
             passes = len(load_file(state)["inertias"])
     return shards / NUM_SHARDS + passes / num_passes

@@ -66,7 +66,7 @@ def test_dead_and_corrupt_entries_are_counted_exactly(scenes_folder):
     assert [unit["rows"] for unit in units] == [16, 16, 15]
     failures = sum((collections.Counter(unit["failures"]) for unit in units), collections.Counter())
     assert failures == {"http_404": 3, "corrupt_image": 4}
-    assert json.loads((folder / "plan.json").read_text()) == {"units": 3}
+    assert json.loads((folder / "plan.json").read_text())["units"] == 3
 
 
 def test_progress_counts_shards_and_images(scenes_folder):

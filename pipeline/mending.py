@@ -1,0 +1,74 @@
+"""Damage that a stage meets in what was made before: set aside, and made again by the same run."""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+from pipeline.config.schema import is_trained
+from pipeline.plan import Plan
+from pipeline.store import Store
+from stages.contract.errors import ArtifactError, DamagedFile
+from stages.storage.artifact import unit_record
+from stages.storage.checksums import FileSum
+from stages.storage.verification import compare_again, set_damage_aside
+
+_MOST_TIMES = 2  # that a file is made again: a disk that damages it each time is to be seen to
+_log = logging.getLogger(__name__)
+
+
+class Mending:
+    """Sets damaged units of a run's artifacts aside; a context, which holds the locks of what it changes."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._times: Counter[tuple[str, str]] = Counter()
+        self._held = {name for name, stage in plan.stages.items() if stage.state != "done"}
+        self._before: dict[tuple[str, str], Mapping[str, FileSum]] = {}
+        self._locks = contextlib.ExitStack()
+
+    def __enter__(self) -> "Mending":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Release the locks."""
+        self._locks.close()
+
+    def set_aside(self, damage: DamagedFile) -> bool:
+        """Set the unit of a damaged file aside; False: this run does not make it, or has done so too often.
+
+        The file is read again first: what only one machine reads wrongly stays where it is.
+        """
+        stage = self._plan.stages.get(damage.stage)
+        if stage is None or stage.fingerprint != damage.fingerprint or stage.reused_from is not None:
+            return False
+        self._times[damage.stage, damage.name] += 1
+        if self._times[damage.stage, damage.name] > _MOST_TIMES:
+            return False
+        artifact = self._store.artifact(stage.name, stage.fingerprint)
+        if stage.name not in self._held:
+            self._locks.enter_context(self._store.lock([artifact]))
+            self._held.add(stage.name)
+        damaged = compare_again(artifact, damage)
+        what = str(damage).partition(": expected")[0]
+        if not damaged:
+            _log.warning("%s: it is whole when it is read here: it is read again", what)
+            return True
+        output = self._store.output(stage.name, stage.fingerprint)
+        for unit in {one.unit for one in damaged if one.unit is not None}:
+            with contextlib.suppress(ArtifactError):
+                self._before[stage.name, unit] = output.read_record(unit_record(unit))[1] or {}
+        again = set_damage_aside(output, damaged, is_trained=is_trained(stage.name))
+        _log.warning("%s: it is set aside, and made again: %s", what, ", ".join(again))
+        return True
+
+    def compare(self, name: str) -> None:
+        """Say which units of a stage, now that they are made again, are not what they were before."""
+        output = self._store.output(name, self._plan.stages[name].fingerprint)
+        for stage, unit in [key for key in self._before if key[0] == name]:
+            before = self._before.pop((stage, unit))
+            if before and output.read_record(unit_record(unit))[1] != before:
+                _log.warning(
+                    "%s: unit %s was made again with other content than before, as its source has changed: what was "
+                    "made of it earlier keeps the earlier content", stage, unit,
+                )  # fmt: skip

@@ -1,0 +1,123 @@
+"""A run that meets damage in what earlier stages made: it makes the damaged unit again, and goes on."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.session import Machines, session
+from pipeline.config.schema import RunConfig
+from pipeline.executor import GraphRun
+from pipeline.mending import Mending
+from pipeline.plan import PlannedStage, make_plan
+from pipeline.results import StageResult
+from pipeline.store import Store
+from stages.contract.errors import DamagedFile
+from stages.contract.events import Event, Log
+from stages.contract.stage import Allocation
+from stages.formats.shards import shard_tar
+from stages.storage.artifact import Artifact
+from tests.factories import folder_digests, save_image, save_tiny_clip
+
+SHARDS = 3
+DATA_STAGES = ("download_shards", "embed_clip")
+
+
+class Experiment:
+    """A download and its embedding in one store."""
+
+    def __init__(self, base: Path) -> None:
+        for index in range(2 * SHARDS):
+            save_image(base / "images" / f"{index}.png", color=(40 * index, 10, 10))
+        clip = {"models": [{"kind": "folder", "path": save_tiny_clip(base / "clip")}]}
+        source = {"kind": "folder", "path": base / "images"}
+        download = {"source": source, "rows_per_shard": 2, "image_size": 32, "encode_format": "png"}
+        config = {"name": "mending", "store": str(base / "store"), "download_shards": download}
+        self.config = RunConfig.model_validate(config | {"embed_clip": {"clip": clip}})
+        self.store = Store(self.config.store)
+        self.store.open_for_writing()
+        self.events: list[tuple[str, Event]] = []
+
+    def run(self) -> dict[str, str]:
+        """Run the graph on Ray; return the states of its stages."""
+        self.events.clear()
+        machines = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
+        results = GraphRun(make_plan(self.config, self.store), self.store, machines, self).run()
+        return {name: result.state for name, result in results.items()}
+
+    def artifact(self, stage: str) -> Artifact:
+        return self.store.artifact(stage, make_plan(self.config, self.store).stages[stage].fingerprint)
+
+    def folder(self, stage: str) -> Path:
+        return Path(self.artifact(stage).uri)
+
+    def digests(self) -> dict[str, dict[str, str]]:
+        """Return the digests of all files but those that were set aside."""
+        found = {stage: folder_digests(self.folder(stage)) for stage in DATA_STAGES}
+        return {
+            stage: {name: one for name, one in digests.items() if not name.startswith("damaged/")}
+            for stage, digests in found.items()
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.message for _, event in self.events if isinstance(event, Log) and event.level == "WARNING"]
+
+    def started(self, stage: PlannedStage, allocation: Allocation) -> None:
+        pass
+
+    def event(self, name: str, event: Event) -> None:
+        self.events.append((name, event))
+
+    def finished(self, result: StageResult) -> None:
+        pass
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = os.getcwd()
+    with session(None, num_cpus=2):
+        yield
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORGI_CACHE", str(tmp_path / "cache"))
+    experiment = Experiment(tmp_path)
+    assert experiment.run() == {"download_shards": "done", "embed_clip": "done"}
+    whole, shards = experiment.digests(), experiment.folder("download_shards")
+
+    shutil.rmtree(experiment.folder("embed_clip"))  # to be made of what is damaged now
+    flip(shards / "shards/00001.tar")
+    flip(shards / "manifest.json")
+    assert experiment.run() == {"download_shards": "done", "embed_clip": "done"}
+    assert experiment.digests() == whole
+    assert (shards / "damaged/shards/00001.tar").is_file()
+    assert any("shards/00001.tar: found other bytes: it is made again" in line for line in experiment.warnings)
+    assert experiment.run() == {"download_shards": "reused", "embed_clip": "reused"}
+
+
+def test_damage_that_comes_back_and_that_of_others_is_not_mended(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    plan = make_plan(experiment.config, experiment.store)
+    output = experiment.store.output("download_shards", plan.stages["download_shards"].fingerprint)
+    with Mending(plan, experiment.store) as mending:
+        for is_set_aside in (True, True, False):
+            with output.collecting():
+                output.write_bytes("shards/00000.tar", b"content")
+                output.finish_unit("00000", {})
+            flip(Path(output.path("shards/00000.tar")))
+            with pytest.raises(DamagedFile) as caught:
+                shard_tar(Artifact(output.uri, output.stage, output.fingerprint), "00000")
+            assert mending.set_aside(caught.value) == is_set_aside
+            assert output.exists("units/00000.json") != is_set_aside
+        other = experiment.store.artifact("download_shards", "another")
+        assert not mending.set_aside(other.damaged_file("shards/00000.tar", "units/00000.json", "no file"))

@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
@@ -20,8 +21,9 @@ from stages.storage.filesystems import explaining, is_remote, web_options
 from stages.storage.walking import Kind, walk
 
 _TABLE = (
-    "CREATE TABLE IF NOT EXISTS digests "
-    "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 BLOB) WITHOUT ROWID"
+    "CREATE TABLE IF NOT EXISTS checked_digests "
+    "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 BLOB, checksum INTEGER) "
+    "WITHOUT ROWID"
 )
 _TOO_NEW_NS = 2_000_000_000  # a file changed so lately may change again without its time showing it
 _COMMIT_SECONDS = 5.0  # what a kill may cost
@@ -29,39 +31,80 @@ _log = logging.getLogger(__name__)
 
 
 class DigestMemory:
-    """Digests of files in an SQLite database; open as a context."""
+    """Digests of files in an SQLite database; open as a context. One that is damaged is moved away, and begun anew."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(0o600)  # it names files
-        self._database = sqlite3.connect(path, timeout=30)
-        self._database.execute(_TABLE)
+        self._path = path
+        try:
+            self._database: sqlite3.Connection | None = self._connect()
+        except sqlite3.DatabaseError as error:
+            if not self._move_away(error):
+                raise
+            self._database = self._connect()
         self._committed = time.monotonic()
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.touch(0o600)  # it names files
+        database = sqlite3.connect(self._path, timeout=30)
+        try:
+            database.execute(_TABLE)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _move_away(self, error: sqlite3.DatabaseError) -> bool:
+        """Move a damaged database away; False: something else is wrong, such as a disk that may not be written."""
+        if isinstance(error, sqlite3.OperationalError):
+            return False
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        self._path.replace(aside)
+        _log.warning("%s: found damage (%s): it is moved to %s, and files are read anew", self._path, error, aside)
+        return True
 
     def __enter__(self) -> "DigestMemory":
         return self
 
     def __exit__(self, *error: object) -> None:
         """Keep what was learned."""
-        self._database.commit()
-        self._database.close()
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.DatabaseError):  # it is read anew
+                self._database.commit()
+            self._database.close()
 
     def digest(self, file: Path) -> bytes:
         """Return the SHA-256 of a file, from memory where it has not changed since."""
+        if self._database is None:
+            return read_digest(file)
+        try:
+            return self._digest(file, self._database)
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            self._database = self._connect() if self._move_away(error) else None
+            return read_digest(file)
+
+    def _digest(self, file: Path, database: sqlite3.Connection) -> bytes:
         before, key = _state(file), os.path.realpath(file)
-        known = self._database.execute(
-            "SELECT sha256 FROM digests WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
+        known = database.execute(
+            "SELECT sha256, checksum FROM checked_digests WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
             (key, *before),
         ).fetchone()
-        if known is not None:
+        if known is not None and known[1] == _checksum(key, before, known[0]):
             return bytes(known[0])
         found = read_digest(file)
         if _state(file) == before and time.time_ns() - before[1] > _TOO_NEW_NS:
-            self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (key, *before, found))
+            row = (key, *before, found, _checksum(key, before, found))
+            database.execute("INSERT OR REPLACE INTO checked_digests VALUES (?, ?, ?, ?, ?, ?)", row)
             if time.monotonic() - self._committed > _COMMIT_SECONDS:
-                self._database.commit()
+                database.commit()
                 self._committed = time.monotonic()
         return found
+
+
+def _checksum(key: str, state: tuple[int, int, int], sha256: bytes) -> int:
+    """Return the checksum of a row: a digest with a flipped bit would make everything anew, as of another source."""
+    return zlib.crc32(f"{key}\n{state}\n".encode("utf-8", "surrogateescape") + bytes(sha256))
 
 
 _memory: ContextVar[DigestMemory | None] = ContextVar("digest_memory", default=None)

@@ -23,7 +23,7 @@ def write(path, content, age=DAY):
 
 def remembered(memory):
     with sqlite3.connect(memory) as database:
-        return dict(database.execute("SELECT path, sha256 FROM digests"))
+        return dict(database.execute("SELECT path, sha256 FROM checked_digests"))
 
 
 def test_a_file_is_read_once(tmp_path):
@@ -32,11 +32,42 @@ def test_a_file_is_read_once(tmp_path):
         first = file_digest(file)
     assert first == hashlib.sha256(b"one").digest()
     assert remembered(memory) == {str(file): first}
-    with sqlite3.connect(memory) as database:  # a mark that only the memory knows
-        database.execute("UPDATE digests SET sha256 = ?", (b"from memory",))
+    stat = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if nobody had touched it
     with remembering(memory):
-        assert file_digest(file) == b"from memory"
-    assert file_digest(file) == first  # without a memory it is read
+        assert file_digest(file) == first
+    assert file_digest(file) == hashlib.sha256(b"two").digest()  # without a memory it is read
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit in a digest", "no database", "cut", "a page of zeros", "empty"])
+def test_a_damaged_memory_costs_reading_anew_and_never_gives_another_digest(tmp_path, damage, caplog):
+    memory = tmp_path / "digests.db"
+    files = [write(tmp_path / f"{number}.bin", b"%d" % number) for number in range(200)]
+    expected = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+    with remembering(memory):
+        assert [file_digest(file) for file in files] == expected
+    content = bytearray(memory.read_bytes())
+    match damage:
+        case "a flipped bit in a digest":
+            at = content.index(expected[7])
+            content[at] ^= 1
+        case "no database":
+            content = bytearray(b"no database" * 1000)
+        case "cut":
+            content = content[: len(content) // 2]
+        case "a page of zeros":
+            content[4096:8192] = bytes(4096)
+        case "empty":
+            content = bytearray()
+    memory.write_bytes(content)
+    for _ in range(2):
+        with remembering(memory):
+            assert [file_digest(file) for file in files] == expected
+    is_set_aside = damage in ("no database", "cut", "a page of zeros")
+    assert (tmp_path / "digests.db.damaged").exists() == is_set_aside
+    assert ("digests.db: found damage" in caplog.text) == is_set_aside
+    assert len(remembered(memory)) == len(files)
 
 
 @pytest.mark.parametrize("change", ["content", "time", "another file"])

@@ -1,21 +1,29 @@
 """A mailbox that any process on the cluster sends to, and a board of the driver that any process reads.
 
-Where the mailbox's process is lost, Ray starts another one and repeats the calls that were under way. What it held is
-lost: the messages since the last collection, and the board, which the driver posts again.
+Where the mailbox's process is lost, the driver starts another one under its name, posts the board again, and senders
+find it by the name. What it held is lost: the messages since the last collection.
+
+Ray could start it again by itself (max_restarts). But of the processes on a machine that is out of memory, Ray's
+monitor takes those first that may be started again; of the others the youngest, and the mailbox is the oldest.
 """
 
+import contextlib
 import logging
-import os
+import time
+import uuid
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+_REPLACED_SECONDS = 60.0  # for a lost mailbox to be there again
+_POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(num_cpus=0)
 class _Mailbox:
     """Holds messages until they are collected, and the newest notice of each topic."""
 
@@ -29,61 +37,117 @@ class _Mailbox:
     def hold(self) -> None:
         """Do nothing; calls of one process are served in order, so its messages are in when this returns."""
 
-    def take(self) -> tuple[int, list[tuple[str, Any]]]:
+    def take(self) -> list[tuple[str, Any]]:
         held, self._held = self._held, []
-        return os.getpid(), held
+        return held
 
-    def post(self, topic: str, notice: Any) -> None:
-        self._board[topic] = notice
+    def post(self, notices: dict[str, Any]) -> None:
+        self._board |= notices
 
-    def poll(self, topic: str) -> Any:
-        return self._board.get(topic)
+    def poll(self, topics: tuple[str, ...]) -> dict[str, Any]:
+        return {topic: self._board.get(topic) for topic in topics}
 
 
 class Sender:
     """Sends messages under one topic; may be pickled into any task or actor of the cluster."""
 
-    def __init__(self, mailbox: "ActorHandle[_Mailbox]", topic: str) -> None:
+    def __init__(self, name: str, mailbox: "ActorHandle[_Mailbox]", topic: str) -> None:
+        self._name = name
         self._mailbox = mailbox
         self._topic = topic
+        self._last: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        return self.__dict__ | {"_last": None}
 
     def __call__(self, message: Any) -> None:
-        """Send without waiting for the mailbox."""
-        self._mailbox.put.remote(self._topic, message)
+        """Send without waiting for the mailbox; the message before is sent again where it did not arrive."""
+        if self._is_last_lost():
+            self._renew()
+        self._last = self._mailbox.put.remote(self._topic, message), message
 
     def flush(self) -> None:
         """Wait until the mailbox holds all messages of this process."""
-        ray.get(self._mailbox.hold.remote())
+        self._call("hold")
 
     def poll(self, topic: str) -> Any:
         """Return what the driver has posted under the topic, or None."""
-        return ray.get(self._mailbox.poll.remote(topic))
+        return self.poll_all((topic,))[topic]
+
+    def poll_all(self, topics: tuple[str, ...]) -> dict[str, Any]:
+        """Return what the driver has posted under each of the topics, or None."""
+        found: dict[str, Any] = self._call("poll", topics)
+        return found
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        until = time.monotonic() + _REPLACED_SECONDS
+        while True:
+            try:
+                return ray.get(getattr(self._mailbox, method).remote(*arguments))
+            except RayActorError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_POLL_SECONDS)
+            self._renew()
+
+    def _renew(self) -> None:
+        """Use the mailbox that is there now, and send it the last message, where that was lost."""
+        is_lost = self._is_last_lost()
+        with contextlib.suppress(ValueError):  # there is none yet
+            self._mailbox = ray.get_actor(self._name)
+            if is_lost and self._last is not None:
+                message = self._last[1]
+                self._last = self._mailbox.put.remote(self._topic, message), message
+
+    def _is_last_lost(self) -> bool:
+        if self._last is None or not ray.wait([self._last[0]], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._last[0])
+        except RayActorError:
+            return True
+        return False
 
 
 class Channel:
     """The driver's end of the mailbox, which lies on the driver's own node: no other node can take it down."""
 
     def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self._process: int | None = None
+        self._name = f"corgi-mailbox-{uuid.uuid4().hex}"
         self._board: dict[str, Any] = {}
+        self._start()
 
     def sender(self, topic: str) -> Sender:
         """Return a sender for one topic."""
-        return Sender(self._mailbox, topic)
+        return Sender(self._name, self._mailbox, topic)
 
     def collect(self) -> list[tuple[str, Any]]:
         """Return all (topic, message) pairs since the last call, in order of arrival."""
-        process, collected = ray.get(self._mailbox.take.remote())
-        if self._process not in (None, process):
-            _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
-            for topic, notice in self._board.items():
-                self.post(topic, notice)
-        self._process = process
-        return list(collected)
+        collected: list[tuple[str, Any]] = self._call("take")
+        return collected
 
     def post(self, topic: str, notice: Any) -> None:
         """Set a topic's notice, which every process with a sender can read."""
         self._board[topic] = notice
-        ray.get(self._mailbox.post.remote(topic, notice))
+        self._call("post", {topic: notice})
+
+    def _start(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = _Mailbox.options(name=self._name, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return ray.get(getattr(self._mailbox, method).remote(*arguments))
+        except RayActorError:
+            _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
+        until = time.monotonic() + _REPLACED_SECONDS
+        while True:
+            try:
+                self._start()
+                ray.get(self._mailbox.post.remote(self._board))
+                return ray.get(getattr(self._mailbox, method).remote(*arguments))
+            except (RayActorError, ValueError):  # the name is free only when Ray knows of the loss
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_POLL_SECONDS)

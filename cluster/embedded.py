@@ -5,6 +5,7 @@ workers' own gRPC ports, the object store in /dev/shm and the agents' metrics ha
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import resource
@@ -14,8 +15,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from cluster.errors import NotStarted
+from cluster.signals import keeping_handlers, signals_held_back
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -23,6 +26,8 @@ MOST_FOLDER = LONGEST_SOCKET - _SESSION
 WANTED_FILES = 4096  # open files: a raylet takes some hundred, and a few for each worker
 FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
+_PREFIX, _OWNER = "corgi-ray-", "owner"
+_END_SECONDS = 5.0  # for killed processes to be gone
 
 
 @contextlib.contextmanager
@@ -36,21 +41,15 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
         yield
         return
     _set_environment()
-    import ray
-
     _raise_file_limit()
     with _session_folder() as folder:
         try:
-            _start(num_cpus, folder)
-        except Exception as error:  # Ray has no type of its own for a node that does not start in time
-            raise NotStarted(
-                f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
-                "free memory and disk, and run the same command again; finished work is kept"
-            ) from error
-        try:
+            with signals_held_back(), keeping_handlers():
+                _start(num_cpus, folder)
             yield
         finally:
-            ray.shutdown()
+            with signals_held_back():
+                _end()
 
 
 def _set_environment() -> None:
@@ -68,16 +67,48 @@ def _start(num_cpus: int | None, folder: Path) -> None:
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the variable was set
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # Ray has no type of its own for a node that does not start in time
+        raise NotStarted(
+            f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
+            "free memory and disk, and run the same command again; finished work is kept"
+        ) from error
+
+
+def _end() -> None:
+    """End Ray with every process that it has started; what runs is stopped.
+
+    Ray's own way sends SIGTERM and waits for a second each: these processes were started with that held back.
+    """
+    import psutil
+    import ray
+    from ray._private import worker
+
+    node, worker._global_node = worker._global_node, None
+    ray.shutdown()
+    if node is None:
+        return
+    started: list[psutil.Process] = []
+    for info in (info for infos in node.all_processes.values() for info in infos):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(info.process.pid)
+            process.suspend()  # so that it starts no others while these are listed
+            started += [process, *process.children(recursive=True)]
+    node.kill_all_processes(check_alive=False)
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # psutil looks whether another process has its id by now
+    psutil.wait_procs(started, timeout=_END_SECONDS)
 
 
 @contextlib.contextmanager
@@ -87,7 +118,7 @@ def _session_folder() -> Iterator[Path]:
     Ray opens its own folder to everybody (0777), so that one around it has to be closed.
     """
     tried = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
-    random = len("/corgi-ray-12345678/r")
+    random = len(f"/{_PREFIX}12345678/r")
     short = [Path(name) for name in tried if name and len(os.path.abspath(name).encode()) + random <= MOST_FOLDER]
     usable = next((folder.absolute() for folder in short if os.access(folder, os.W_OK | os.X_OK)), None)
     if usable is None:
@@ -95,11 +126,30 @@ def _session_folder() -> Iterator[Path]:
             f"cluster: Ray's sockets need a temporary folder whose path has at most {MOST_FOLDER - random} bytes, and "
             f"found none among {', '.join(name for name in tried if name)} that can be written: set RAY_TMPDIR to one"
         )
-    folder = Path(tempfile.mkdtemp(prefix="corgi-ray-", dir=usable))
+    _sweep(usable)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=usable))
     try:
-        yield folder / "r"
+        with (folder / _OWNER).open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(where: Path) -> None:
+    """Remove the folders that drivers of this user left behind which were killed: nobody holds their lock."""
+    for folder in where.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
+            if os.fstat(owner.fileno()).st_uid == os.getuid() and not folder.is_symlink() and _is_free(owner):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_free(owner: IO[str]) -> bool:
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _raise_file_limit() -> None:

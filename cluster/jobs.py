@@ -1,6 +1,7 @@
 """Submit a command to a Ray cluster as a job, and stream its output."""
 
 import asyncio
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -12,18 +13,22 @@ from cluster.errors import Refused, Unreachable
 START_SECONDS = 60.0  # a cluster that has just started takes no jobs at first
 
 
-def submit_job(address: str, command: Sequence[str], package: Path) -> str:
+def submit_job(address: str, command: Sequence[str], package: Path, grace_seconds: float) -> str:
     """Submit a command that runs among the files of a zip, and return the job's id.
+
+    ``grace_seconds`` pass between SIGTERM and SIGKILL where the job is stopped: Ray's default is 3.
 
     Raises:
         Unreachable: there is no job server at the address, or it wants a token.
         Refused: it takes neither the package nor the command.
     """
     client = _client(address)
+    variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(math.ceil(grace_seconds))}
+    environment = {"working_dir": str(package), "env_vars": variables}
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env={"working_dir": str(package)})
+            job: str = client.submit_job(entrypoint=shlex.join(command), runtime_env=environment)
             return job
         except RuntimeError as error:  # Ray's for every status but 200
             cause = " ".join(str(error).split())
@@ -38,14 +43,24 @@ def _refused(address: str, cause: str) -> Refused:
 
 
 def follow_job(address: str, job: str, echo: Callable[[str], None]) -> str:
-    """Echo the job's output until it ends, and return its final status."""
+    """Echo the job's output until it ends, and return its final status.
+
+    Raises:
+        KeyboardInterrupt: with words on the job, which goes on without this process.
+    """
     client = _client(address)
 
     async def follow() -> None:
         async for text in client.tail_job_logs(job):
             echo(text)
 
-    asyncio.run(follow())
+    try:
+        asyncio.run(follow())
+    except KeyboardInterrupt:
+        options = f"--address {shlex.quote(address)} {job}"
+        raise KeyboardInterrupt(
+            f"job {job} goes on: follow it by `ray job logs --follow {options}`, stop it by `ray job stop {options}`"
+        ) from None
     return str(client.get_job_status(job).value)
 
 

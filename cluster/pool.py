@@ -10,6 +10,7 @@ ray.util.ActorPool gives items to actors that Ray has no room for yet, and canno
 keeps an idle actor while items may still arrive, and drops the exceptions of failed items.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import WorkersLost
+from cluster.losses import MemoryKills, describe_loss
 from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
 from cluster.pool_worker import ask_for_sign, stack_of, start_worker
 
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
+_START_PATIENCE = 10  # times the heartbeat timeout: loading a model may hold up a whole process for a while
 _NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
 _MAX_REASON = 300  # characters
 _log = logging.getLogger(__name__)
@@ -66,8 +69,10 @@ class _Member:
     is_ready: bool = False
     since: float = field(default_factory=time.monotonic)
     """When the call began."""
-    last_sign: float = field(default_factory=time.monotonic)
+    last_sign: float | None = None
+    """None: it has given none yet, as Ray may still have no room for it."""
     ping: Any = None
+    node: str = ""
     is_noticed: bool = False
     """Whether it was reported as slow at its present item."""
 
@@ -76,12 +81,15 @@ class _Pool:
     """The actors of a map; those that Ray has no room for yet hold no item."""
 
     def __init__(self, make_worker: MakeWorker, resources: WorkerResources) -> None:
+        import ray
+
         self._make_worker, self._resources = make_worker, resources
         self._members: list[_Member] = []
         self._is_fresh = True
         self._failed_starts = 0
         self._last_work = self._last_ready = time.monotonic()
         self._next_check = 0.0
+        self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
         self.set_aside: list[Task] = []
 
     @property
@@ -137,7 +145,7 @@ class _Pool:
                 raise error.cause from None
             yield None, error.cause
         except RayActorError as error:
-            self._lose(member, _reason(error), inbox)
+            self._lose(member, describe_loss(error, is_memory=self._memory.has_killed(member.node)), inbox)
             return
         else:
             if member.is_ready:
@@ -145,7 +153,7 @@ class _Pool:
         if not member.is_ready:
             self._failed_starts, self._last_ready = 0, time.monotonic()
         member.is_ready, member.call, member.task = True, None, None
-        member.last_sign = time.monotonic()
+        member.last_sign, member.is_noticed = time.monotonic(), False
 
     def _lose(self, member: _Member, reason: str, inbox: Inbox) -> None:
         """Forget a worker; its item goes to another one, unless it has taken down too many."""
@@ -172,41 +180,52 @@ class _Pool:
         _log.warning("a worker was lost at %s (%s): %s", _name(task), reason, fate)
 
     def _check_signs(self, inbox: Inbox) -> None:
-        """Ask all created actors for signs of life, and give up those that give none or stand still at an item."""
-        import ray
-
-        now = time.monotonic()
+        """Ask all actors for signs of life, and give up those that give none or stand still."""
+        now, timeout = time.monotonic(), self._resources.heartbeat_timeout
         if now < self._next_check:
             return
-        timeout = self._resources.heartbeat_timeout
         self._next_check = now + min(_TICK_SECONDS, timeout / _SIGNS_PER_TIMEOUT)
         self._report_missing_room(now)
+        self._take_signs(now)
+        for member in list(self._members):
+            if member.ping is None and now - (member.last_sign or 0.0) >= timeout / _SIGNS_PER_TIMEOUT:
+                member.ping = ask_for_sign(member.actor)
+            if member.last_sign is None:
+                continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
+            patience = timeout if member.is_ready else timeout * _START_PATIENCE
+            if now - member.last_sign > patience:
+                self._lose(member, f"it gave no sign of life for {patience:g} s", inbox)
+            elif member.call is not None:
+                self._check_pace(member, now - member.since, inbox)
+
+    def _take_signs(self, now: float) -> None:
+        """Take in the signs of life that have arrived."""
+        import ray
+
         asked = {member.ping: member for member in self._members if member.ping is not None}
         for ping in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
-            asked[ping].last_sign, asked[ping].ping = now, None  # an error, too: its call tells of the loss
-        for member in list(self._members):
-            if not member.is_ready:
-                continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
-            if member.ping is None and now - member.last_sign >= timeout / _SIGNS_PER_TIMEOUT:
-                member.ping = ask_for_sign(member.actor)
-            elif now - member.last_sign > timeout:
-                self._lose(member, f"it gave no sign of life for {timeout:g} s", inbox)
-                continue
-            if member.task is not None:
-                self._check_pace(member, now - member.since, inbox)
+            member = asked[ping]
+            member.ping = None
+            with contextlib.suppress(ray.exceptions.RayError):  # its call tells of the loss
+                member.node, kills = ray.get(ping)
+                self._memory.note(member.node, kills)
+                if member.last_sign is None:
+                    member.since = now  # so long it may have waited for room
+            member.last_sign = now
 
     def _check_pace(self, member: _Member, seconds: float, inbox: Inbox) -> None:
         limit = self._resources.stage_timeout
         if seconds > limit:
-            _log.warning("a worker stands still; its stack:\n%s", stack_of(member.actor))
+            where = f"at {_name(member.task)}" if member.task else "while it starts"
+            _log.warning("a worker stands still %s", where, extra={"attachment": stack_of(member.actor)})
             self._lose(member, f"it stood still for {limit:g} s", inbox)
         elif seconds > _NOTICE_FRACTION * limit and not member.is_noticed:
             member.is_noticed = True
-            assert member.task is not None
-            _log.warning("a worker is at %s for %.0f s already; its limit is %g s", _name(member.task), seconds, limit)
+            what = f"is at {_name(member.task)}" if member.task else "has been starting"
+            _log.warning("a worker %s for %.0f s already; its limit is %g s", what, seconds, limit)
 
     def _report_missing_room(self, now: float) -> None:
-        if not self._members or any(member.is_ready for member in self._members):
+        if not self._members or any(member.last_sign is not None for member in self._members):
             self._last_ready = now
         elif now - self._last_ready > _NO_ROOM_SECONDS:
             self._last_ready = now
@@ -222,14 +241,6 @@ class _Pool:
         for member in self._members:
             ray.kill(member.actor)
         self._members = []
-
-
-def _reason(error: BaseException) -> str:
-    """Return why Ray lost an actor, in a line."""
-    text = " ".join(str(error).split())
-    if "memory" in text and ("OOM" in text or "memory monitor" in text.lower() or "low on memory" in text):
-        return "its machine ran out of memory: lower resources.num_workers, or give the stage more cpus_per_worker"
-    return text[:_MAX_REASON]
 
 
 def _name(task: Task) -> str:

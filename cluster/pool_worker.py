@@ -1,11 +1,11 @@
 """One process of a pool: an actor that works in one thread and gives signs of life in another."""
 
-import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
+from cluster.losses import memory_kills
 from cluster.mapping import MakeWorker, WorkerResources
+from cluster.rank_link import process_stack
 
 _SIGNS = "signs"
 _STACK_SECONDS = 5.0  # to wait for the stack of a worker that stands still
@@ -43,12 +43,15 @@ class _Worker:
         assert self._worker is not None
         return self._worker(item)
 
-    def ping(self) -> None:
-        """Give a sign of life."""
+    def ping(self) -> tuple[str, int]:
+        """Give a sign of life: the node, and how many processes the system has killed for memory there."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), memory_kills()
 
     def stack(self) -> str:
         """Return what every thread of the process is doing."""
-        return "\n".join("".join(traceback.format_stack(frame)) for frame in sys._current_frames().values())
+        return process_stack()
 
 
 def ask_for_sign(actor: Any) -> Any:

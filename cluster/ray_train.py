@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,10 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
+from cluster.losses import MemoryKills, describe_loss
 from cluster.lost_ranks import is_communication_error, size_that_fits, wait_for_dead_nodes
+from cluster.rank_link import END, linked, note_step
+from cluster.rank_signs import RankSigns
 from cluster.training import (
     TrainFunction,
     TrainGroup,
@@ -32,6 +36,7 @@ from cluster.training import (
 )
 
 POLL_SECONDS = 0.1
+CHECK_SECONDS = 0.5  # between two looks at what the ranks say of themselves
 MAX_REPORT = 400  # characters of Ray Train's own report
 _log = logging.getLogger(__name__)
 _QUIET = {
@@ -88,12 +93,14 @@ def launch_with_ray_train(
     group: TrainGroup,
     emit: Callable[[Any], None],
     progress: Callable[[], int] = lambda: 0,
+    *,
+    ending: Callable[[], bool] = lambda: False,
 ) -> Any:
     """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
     A group that loses a process (out of memory, a lost node) is restarted, as long as each start gets further: the
     function is expected to go on from its newest checkpoint. Where the nodes that are left have no room for all
-    workers, it goes on with fewer.
+    workers, it goes on with fewer. Once ``ending`` returns true, the function is asked to end early.
 
     Raises:
         Exception: what a worker raised, at once, with the worker's traceback as a note.
@@ -103,7 +110,7 @@ def launch_with_ray_train(
         os.environ.setdefault(name, value)
     starts, in_vain, reached, size = 1, 0, progress(), group.num_workers
     while True:
-        outcome = _run_once(function, payload, replace(group, num_workers=size), emit)
+        outcome = _run_once(function, payload, replace(group, num_workers=size), emit, ending)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
@@ -111,7 +118,7 @@ def launch_with_ray_train(
         now = progress()
         in_vain = 0 if now > reached else in_vain + 1
         reached = max(now, reached)
-        reason = outcome.get("lost") or outcome["error"]
+        reason = describe_loss(outcome.get("lost") or outcome["error"], is_memory=outcome["is_memory"])
         # A group that fails to start keeps its resources in Ray Train, and the next one would wait for them.
         if in_vain > group.restarts or not outcome["had_started"]:
             raise TrainingLost(
@@ -124,30 +131,62 @@ def launch_with_ray_train(
         size = size_that_fits(group)  # all of them, where nodes have come back since
 
 
-def _run_once(function: TrainFunction, payload: Any, group: TrainGroup, emit: Callable[[Any], None]) -> dict[str, Any]:
+def _run_once(
+    function: TrainFunction,
+    payload: Any,
+    group: TrainGroup,
+    emit: Callable[[Any], None],
+    ending: Callable[[], bool],
+) -> dict[str, Any]:
     """Run one group to its end.
 
     The outcome holds "failure" (the function's own), "error" (Ray Train's) or "result"; "nodes" where it ran, and
     "lost": what a worker raised because it could not reach another one.
     """
     channel = Channel()
+    signs = RankSigns(group, channel, MemoryKills(ray.get_runtime_context().get_node_id()))
     outcome: dict[str, Any] = {"nodes": set()}
-    with tempfile.TemporaryDirectory(prefix="corgi-train-") as scratch:
+    next_check = 0.0
+    # Among Ray's own files, so that it goes with them where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="corgi-train-", dir=node_folder()) as scratch:
         trainer = _trainer(function, payload, group, channel.sender("worker"), scratch)
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
         fitting.start()
         while True:
             running = fitting.is_alive()  # before collecting, so that the last messages are not missed
             for _, (kind, value) in channel.collect():
-                if kind == "event":
-                    emit(value)
-                elif kind == "node":
-                    outcome["nodes"].add(value)
-                else:
-                    outcome.setdefault(kind, value)
+                _take_in(kind, value, outcome, signs, emit)
             if not running:
+                outcome["is_memory"] = any([signs.memory.has_killed(node) for node in outcome["nodes"]])
                 return outcome
+            if time.monotonic() >= next_check:
+                next_check = time.monotonic() + CHECK_SECONDS
+                signs.check()
+                if ending():
+                    channel.post(END, True)
             fitting.join(POLL_SECONDS)
+
+
+def node_folder() -> str:
+    """Return the folder of Ray's files on this node."""
+    from ray._private.worker import global_worker
+
+    return str(global_worker.node.get_session_dir_path())
+
+
+def _take_in(kind: str, value: Any, outcome: dict[str, Any], signs: RankSigns, emit: Callable[[Any], None]) -> None:
+    """Take in a message of a worker."""
+    match kind:
+        case "event":
+            emit(value)
+        case "node":
+            outcome["nodes"].add(value)
+        case "sign":
+            signs.note(value)
+        case "stack":
+            signs.note_stack(*value)
+        case _:
+            outcome.setdefault(kind, value)
 
 
 def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
@@ -185,9 +224,16 @@ def _in_worker(config: dict[str, Any]) -> Any:
     """Run the function in a worker; its exception goes to the caller, with the worker's traceback as a note."""
     use_cpus(config["num_cpus"])
     send: Sender = config["send"]
-    send(("node", ray.get_runtime_context().get_node_id()))
+    node = ray.get_runtime_context().get_node_id()
+    send(("node", node))
+
+    def emit(event: Any) -> None:
+        note_step()  # what reports gets on
+        send(("event", event))
+
     try:
-        return config["function"](config["payload"], lambda event: send(("event", event)))
+        with linked(send, get_context().get_world_rank(), node):
+            return config["function"](config["payload"], emit)
     except Exception as error:
         import traceback
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.authentication import check_authentication, host_of
 from cluster.embedded import embedded_ray
 from cluster.errors import Unreachable
+from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import forget_launchers
 
 _JOB_FOLDERS = "working_dir_files"  # Ray's name for the folder of the folders of jobs
@@ -55,16 +56,23 @@ def session(
         yield _machines()
         return
     try:
-        check_reachable(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _unreachable(address, str(error)) from error
-    try:
+        _connect(address)
         named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
         check_cluster(named, allow_unauthenticated)
         yield _machines()
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        check_reachable(address)
+        with signals_held_back(), keeping_handlers():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _unreachable(address, str(error)) from error
 
 
 def _machines() -> Machines:

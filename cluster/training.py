@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cluster.rank_link import forget_requests
+
 _LAUNCHED = frozenset(
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
      "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "NODE_RANK", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT",
@@ -30,6 +32,10 @@ class TrainGroup:
     """Numbers of workers to go on with where the nodes that are left have no room for all, the largest first."""
     wait_for_nodes: float = 60.0
     """Seconds to wait for lost nodes to come back before going on with fewer."""
+    heartbeat_timeout: float = 30.0
+    """Seconds without a sign of life after which a process is reported."""
+    stage_timeout: float = 3600.0
+    """Seconds without a step or report after which the processes are replaced."""
 
 
 class TrainLauncher(Protocol):
@@ -49,7 +55,8 @@ class TrainLauncher(Protocol):
     ) -> Any:
         """Return what rank 0 returned; raise what any rank raised.
 
-        ``progress`` returns how far the function would start, such as the step of the newest checkpoint.
+        ``progress`` returns how far the function would start, such as the step of the newest checkpoint. The function
+        is expected to end early where :func:`cluster.rank_link.end_is_requested`.
         """
         ...
 
@@ -68,6 +75,7 @@ def launch_in_process(
             "start the group with cluster.ray_train.launch_with_ray_train instead"
         )
     forget_launchers()
+    forget_requests()
     os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
     return function(payload, emit)
 

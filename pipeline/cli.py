@@ -1,6 +1,7 @@
 """The command line. Heavy imports are inside the commands, so that ``--help`` answers at once.
 
-Exit codes: 0 done, 1 `doctor` found an error, 2 bad usage or config, 3 a stage failed, 130 interrupted.
+Exit codes: 0 done, 1 `doctor` found an error, 2 bad usage or config, 3 a stage failed, 130 interrupted (Ctrl-C), 143
+ended by SIGTERM, 129 by SIGHUP (a closed terminal).
 """
 
 import json
@@ -14,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.generation.command import generate
+from pipeline.logs.command import logs
 from pipeline.outbox.command import track
 from pipeline.terminal import echo, indented, protect_standard_streams
 from pipeline.verification.command import verify
@@ -27,16 +29,14 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """All commands: Ctrl-C ends any of them with the same words and exit code."""
+    """All commands: Ctrl-C, SIGTERM and SIGHUP end any of them with the same words."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            from pipeline.errors import Interrupted
+        from pipeline.ends import heeding_signals
 
-            raise Interrupted("interrupted; what was finished is kept: run the same command again to go on") from None
+        with heeding_signals():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -216,6 +216,7 @@ def status(
     _show(status_document(record, life) if as_json else stage_table(record, life))
 
 
+app.command()(logs)
 app.command()(generate)
 app.command()(track)
 

@@ -2,12 +2,11 @@
 
 PipelineError       exit 3
 ├── UsageError      exit 2  a wrong config, argument, path or address: nothing was started
-└── Interrupted     exit 130  the user ended it; what was finished is kept
+└── Interrupted     exit 130  Ctrl-C ended it; 143: SIGTERM; 129: SIGHUP; what was finished is kept
 """
 
 import errno
 import os
-from typing import ClassVar
 
 from stages.contract.secrets import redact
 
@@ -17,7 +16,7 @@ _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 class PipelineError(Exception):
     """Root of the pipeline layer; the message is what the user reads, with secrets that libraries quote masked."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code: int = 3
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
@@ -26,13 +25,15 @@ class PipelineError(Exception):
 class UsageError(PipelineError):
     """A wrong config, argument, path or address: nothing was started."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class Interrupted(PipelineError):
-    """The user ended it; what was finished is kept."""
+    """A signal ended it; what was finished is kept."""
 
-    exit_code: ClassVar[int] = 130
+    def __init__(self, message: str, *, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def full_disk(error: BaseException) -> str | None:

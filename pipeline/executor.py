@@ -7,28 +7,30 @@ both. A stage that fails takes down only the stages that need it.
 
 import functools
 import importlib
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.channel import Channel, Sender
+from cluster.losses import MemoryKills, describe_loss, memory_kills
 from cluster.session import Machines
 from cluster.training import use_cpus
 from pipeline.allocation import allocate, allocate_beside, leave_room
 from pipeline.errors import full_disk
+from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment, raising_no_secrets
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
-from stages.contract.errors import DamagedFile, InputFault, InputLost
-from stages.contract.events import Event, Log, Progress
+from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputLost
+from stages.contract.events import Log, Progress
 from stages.contract.runner import run_stage
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation, InputState, StageConfig, StageContext, StageSummary
@@ -36,6 +38,8 @@ from stages.formats.filtered import filter_inputs
 from stages.storage.artifact import Artifact, Output
 
 POLL_SECONDS = 0.2
+_END = "end of the run"
+"""The notice on the driver's board that asks training to end with a checkpoint; no stage has this name."""
 _RETRIES = 3
 """Starts of a stage's process after it was lost along with its node; what it has finished is kept."""
 
@@ -57,20 +61,18 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     """Run one stage in this process; ``upstream`` only orders the tasks."""
     use_cpus(job.allocation.cpus_per_worker)
     job.environment.enter()
-    handler = _ForwardLogs(emit)
-    logging.getLogger().addHandler(handler)
     try:
-        with raising_no_secrets():
+        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets():
             return _run_stage(job, emit)
     finally:
-        logging.getLogger().removeHandler(handler)
         emit.flush()
 
 
 def _run_stage(job: StageJob, emit: Sender) -> StageSummary:
     module = importlib.import_module(f"stages.{job.config.stage}.stage")
     input_state = functools.partial(_input_state, emit, job.upstream)
-    spread, train = job.environment.map_on_ray, job.environment.launch_training
+    spread = functools.partial(job.environment.map_on_ray, emit=emit)
+    train = functools.partial(job.environment.launch_training, ending=lambda: bool(emit.poll(_END)))
     context = StageContext(emit, spread, train, job.allocation, input_state)
     inputs = filter_inputs(job.inputs)
     return run_stage(module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity)
@@ -80,20 +82,6 @@ def _input_state(emit: Sender, upstream: tuple[str, ...], name: str) -> InputSta
     """Ask the driver's board how far an input is; those that are not followed were done before the stage started."""
     ended = emit.poll(name) if name in upstream else "done"
     return "running" if ended is None else "done" if ended == "done" else "failed"
-
-
-class _ForwardLogs(logging.Handler):
-    """Sends the log records of a stage's process to the driver."""
-
-    def __init__(self, emit: Callable[[Event], None]) -> None:
-        super().__init__(logging.INFO)
-        self._emit = emit
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Forward our own records from INFO on, and others' from WARNING on."""
-        ours = record.name.split(".")[0] in {"stages", "cluster", "models"}
-        if ours or record.levelno >= logging.WARNING:
-            self._emit(Log(f"{record.name}: {record.getMessage()}", record.levelname))
 
 
 class GraphRun:
@@ -116,7 +104,8 @@ class GraphRun:
             name: allocate(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)
         }
         self._channel = Channel()
-        self._here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._node = ray.get_runtime_context().get_node_id()
+        self._here = NodeAffinitySchedulingStrategy(self._node, soft=False)
         self._results: dict[str, StageResult] = {}
         self._running: dict[ray.ObjectRef[Any], str] = {}
         self._refs: dict[str, ray.ObjectRef[Any]] = {}
@@ -125,6 +114,10 @@ class GraphRun:
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._mending = Mending(plan, store)
         self._alone: set[str] = set()  # stages that wait for their inputs, as they met damage while streaming from one
+        self._losses: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._is_ending = False
+        self._memory = MemoryKills(self._node)
 
     def run(self) -> dict[str, StageResult]:
         """Run all that is to be run and return every stage's result, in running order."""
@@ -143,6 +136,24 @@ class GraphRun:
         except DamagedFile as damage:
             if not self._make_again(damage):
                 raise
+
+    @property
+    def trains(self) -> list[str]:
+        """The names of the training stages that run."""
+        return [name for name in self._running.values() if self._plan.stages[name].config.work == "training"]
+
+    def wind_down(self, seconds: float) -> None:
+        """Stop what runs, and let training write a checkpoint before, within the time."""
+        self._is_ending = True
+        trains, until = self.trains, time.monotonic() + seconds
+        self._channel.post(_END, True)
+        for ref, name in list(self._running.items()):
+            if name not in trains:
+                ray.cancel(ref, force=True)
+                del self._running[ref]
+        while self._running and time.monotonic() < until:
+            self._wait()
+        self.cancel()
 
     def cancel(self) -> None:
         """Stop what runs; finished units stay in the store."""
@@ -191,8 +202,20 @@ class GraphRun:
 
     def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
         self._allocations[stage.name] = allocation
-        upstream = tuple(self._missing(stage))
-        self._upstream[stage.name] = upstream
+        self._upstream[stage.name] = tuple(self._missing(stage))
+        self._started[stage.name] = time.monotonic()
+        self._observer.started(stage, allocation)
+        self._submit(stage)
+
+    def _submit(self, stage: PlannedStage) -> None:
+        """Submit the stage's task; where its process is lost, this is called again.
+
+        Ray does not do that itself (max_retries): of processes on a machine that is out of memory, its monitor kills
+        those first that it may start again, and then the youngest. So the workers, which hold the memory, go before
+        the task that drives them, and the channel's mailbox, which is older than both, last.
+        """
+        self._memory.note(self._node, memory_kills())
+        allocation, upstream = self._allocations[stage.name], self._upstream[stage.name]
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
         job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream, self._environment)
@@ -201,15 +224,13 @@ class GraphRun:
             name=stage.name,
             num_cpus=allocation.cpus_per_worker if alone else 0,
             num_gpus=allocation.gpus_per_worker if alone else 0,
-            max_retries=_RETRIES,
+            max_retries=0,
             # What only drives the workers stays with this process, so that no other node can take it down.
             scheduling_strategy="DEFAULT" if alone else self._here,
         )
         sender: Sender = self._channel.sender(stage.name)
         done = [source for source in stage.inputs if source in self._refs and source not in upstream]
         finished = [self._refs[source] for source in done]
-        self._started[stage.name] = time.monotonic()
-        self._observer.started(stage, allocation)
         ref = task.remote(job, sender, *finished)
         self._refs[stage.name] = ref
         self._running[ref] = stage.name
@@ -224,6 +245,8 @@ class GraphRun:
         self._dispatch_events()
         for ref in ready:
             name = self._running.pop(ref)
+            if self._is_restarted(ref, name):
+                continue
             result = replace(self._result_of(ref, name), upstream=self._upstream[name])
             if result.damage is not None and self._make_again(result.damage):
                 self._forget(name)
@@ -252,6 +275,22 @@ class GraphRun:
         for known in (self._results, self._refs, self._started, self._first_progress):
             known.pop(name, None)
 
+    def _is_restarted(self, ref: "ray.ObjectRef[Any]", name: str) -> bool:
+        """Start a stage again whose process was lost, and return whether that was done."""
+        try:
+            ray.get(ref)
+        except (RayTaskError, TaskCancelledError):
+            return False  # its own error, or nobody wants it any more
+        except RayError as error:
+            self._losses[name] += 1
+            self._reasons[name] = reason = redact(describe_loss(error, is_memory=self._memory.has_killed(self._node)))
+            if self._is_ending or self._losses[name] > _RETRIES:
+                return False
+            self._observer.event(name, Log(f"its process was lost ({reason}): it is started again", "WARNING"))
+            self._submit(self._plan.stages[name])
+            return True
+        return False
+
     def _dispatch_events(self) -> None:
         for name, event in self._channel.collect():
             if isinstance(event, Progress):
@@ -266,6 +305,8 @@ class GraphRun:
         except RayTaskError as error:
             if isinstance(error.cause, InputLost):
                 return StageResult(name, "blocked", seconds, startup, error=str(error.cause))
+            if isinstance(error.cause, EndRequested):
+                return StageResult(name, "interrupted", seconds, startup)
             bad_input = isinstance(error.cause, InputFault)
             damage = error.cause if isinstance(error.cause, DamagedFile) else None
             trace = redact("\n".join([str(error), *getattr(error.cause, "__notes__", ())]))
@@ -274,8 +315,9 @@ class GraphRun:
                 name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace, damage=damage
             )
         except RayError as error:
-            message = redact(str(error))
-            return StageResult(name, "failed", seconds, startup, error=message, trace=message)
+            times, reason = self._losses[name], self._reasons.get(name, "cancelled")
+            lost = f"{name}: its process was lost {times} times ({reason}): run again to go on"
+            return StageResult(name, "failed", seconds, startup, error=lost, trace=redact(str(error)))
         return StageResult(name, "done", seconds, startup, summary)
 
     def _settle(self, result: StageResult) -> None:

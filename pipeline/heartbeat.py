@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
+from cluster.signals import signals_held_back
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.texts import one_line
@@ -85,7 +86,8 @@ def beating(store: Store, run: str) -> Iterator[None]:
                 return
 
     thread = threading.Thread(target=beat, name="corgi-heartbeat", daemon=True)
-    thread.start()
+    with signals_held_back():  # from the thread, so that they reach this one
+        thread.start()
     try:
         yield
     finally:

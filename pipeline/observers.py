@@ -1,11 +1,10 @@
 """What observes a run: the terminal, the log files, and the tracker."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from pipeline.logs.writer import RunLogs
 from pipeline.outbox.delivery import Delivery
 from pipeline.outbox.operations import (
     ConfigLogged,
@@ -20,22 +19,19 @@ from pipeline.outbox.operations import (
 from pipeline.plan import PlannedStage
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult
-from pipeline.terminal import indented
 from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
-from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
-from stages.contract.texts import printable
 
 
 class RunObserver:
     """Passes every report on: to the terminal, to the log files, and to MLflow, for which nothing here waits."""
 
     def __init__(
-        self, view: RunView, log_folder: Path, delivery: Delivery, save_tracking: Callable[[MlflowRuns], None]
+        self, view: RunView, logs: RunLogs, delivery: Delivery, save_tracking: Callable[[MlflowRuns], None]
     ) -> None:
         self.view = view
-        self._log_folder = log_folder
+        self._logs = logs
         self._delivery = delivery
         self._save_tracking = save_tracking
         self._intervals: list[tuple[float, float]] = []
@@ -51,16 +47,17 @@ class RunObserver:
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Pass on that a stage starts."""
         self._running[stage.name] = time.monotonic()
+        self._logs.write(stage.name, Log(f"started: {stage.reason}"))
         self.view.started(stage, allocation)
         self._delivery.put(StageBegun(stage=stage.name, config=stage.config.shown()))
         self._save_tracking(self._delivery.runs)
 
     def event(self, name: str, event: Event) -> None:
         """Pass on what a running stage reported."""
-        self.view.event(name, event)
         if isinstance(event, Log):
-            self._write_log(name, f"{event.level} {event.message}")
-        elif isinstance(event, Metrics):
+            event = self._logs.write(name, event)
+        self.view.event(name, event)
+        if isinstance(event, Metrics):
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):
             self._delivery.put(ImageLogged.of(name, event))
@@ -72,8 +69,9 @@ class RunObserver:
         if result.seconds:
             now = time.monotonic()
             self._intervals.append((now - result.seconds, now))
+            self._logs.write(result.name, Log(f"{result.state} in {result.seconds:.1f} s"))
         if result.trace:
-            self._write_log(result.name, f"ERROR {result.trace}")
+            self._logs.write(result.name, Log(result.trace, "ERROR"))
         self.view.finished(result)
         if result.seconds:
             self._save_tracking(self._delivery.runs)
@@ -88,6 +86,7 @@ class RunObserver:
         if self._delivery.wrong is None:
             self._delivery.put(RunEnded(status=status))
         left = self._delivery.close(patience)
+        self._logs.close()
         return self._delivery.runs, left
 
     def results_so_far(self, state: StageState) -> dict[str, StageResult]:
@@ -103,12 +102,3 @@ class RunObserver:
             total += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
         return total
-
-    def _write_log(self, name: str, text: str) -> None:
-        with open(self._log_folder / f"{name}.log", "a", encoding="utf-8", opener=_private) as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {indented(printable(redact(text)))}\n")
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that its owner alone reads: logs may quote what others are not to know."""
-    return os.open(path, flags, 0o600)

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.mapping import Items, MakeWorker, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.training import TrainFunction, TrainGroup
+from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from stages.contract.errors import StageError
 from stages.contract.secrets import redacted_error
 from stages.storage.filesystems import use_environment
@@ -39,9 +40,14 @@ class Environment:
         """Set them in this process."""
         use_environment(self.variables)
 
-    def map_on_ray(self, make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-        """Map as :func:`cluster.pool.map_on_ray` does, in workers that have entered this environment."""
-        return map_on_ray(functools.partial(_make_worker, self, make_worker), items, resources)
+    def map_on_ray(
+        self, make_worker: MakeWorker, items: Items, resources: WorkerResources, *, emit: Callable[[Any], None]
+    ) -> Iterator[Any]:
+        """Map as :func:`cluster.pool.map_on_ray` does, in workers that have entered this environment.
+
+        Their log records go to ``emit``.
+        """
+        return map_on_ray(functools.partial(_make_worker, self, emit, make_worker), items, resources)
 
     def launch_training(
         self,
@@ -50,20 +56,27 @@ class Environment:
         group: TrainGroup,
         emit: Callable[[Any], None],
         progress: Callable[[], int] = lambda: 0,
+        *,
+        ending: Callable[[], bool] = lambda: False,
     ) -> Any:
         """Train under Ray Train, which takes a second to import: only stages that train pay for it."""
         from cluster.ray_train import launch_with_ray_train
 
-        return launch_with_ray_train(functools.partial(_train, self, function), payload, group, emit, progress)
+        work = functools.partial(_train, self, function)
+        return launch_with_ray_train(work, payload, group, emit, progress, ending=ending)
 
 
-def _make_worker(environment: Environment, make_worker: MakeWorker) -> Callable[[Any], Any]:
+def _make_worker(
+    environment: Environment, emit: Callable[[Any], None], make_worker: MakeWorker
+) -> Callable[[Any], Any]:
     environment.enter()
-    with raising_no_secrets():
+    logs = ForwardLogs(emit)
+    with forwarding_logs(logs), raising_no_secrets():
         work = make_worker()
 
     def work_in_environment(item: Any) -> Any:
-        with raising_no_secrets():
+        logs.shard = str(getattr(item, "name", item))
+        with forwarding_logs(logs), raising_no_secrets():
             return work(item)
 
     return work_in_environment
@@ -71,5 +84,5 @@ def _make_worker(environment: Environment, make_worker: MakeWorker) -> Callable[
 
 def _train(environment: Environment, function: TrainFunction, payload: Any, emit: Callable[[Any], None]) -> Any:
     environment.enter()
-    with raising_no_secrets():
+    with forwarding_logs(ForwardLogs(emit)), raising_no_secrets():
         return function(payload, emit)

@@ -83,11 +83,10 @@ def close_record(
 
 def update_record(record: RunRecord, results: Mapping[str, StageResult], plan: Plan, store: Store) -> RunRecord:
     """Return the record with how far the stages are."""
-    folder = store.log_folder(plan.run)
     finished = {name for name, result in results.items() if result.state in {"done", "reused"}}
     found = {
         "stages": [
-            _stage_entry(result, plan.stages[name].fingerprint, str(folder / f"{name}.log"))
+            _stage_entry(result, plan.stages[name].fingerprint, store.log_address(plan.run, f"{name}.jsonl"))
             for name, result in results.items()
         ],
         "metrics": {

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.console import Console
 
+from cluster.signals import signals_held_back
 from pipeline.config.schema import RunConfig
+from pipeline.ends import wind_down
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
-from pipeline.record import MlflowRuns, RunRecord, Status
+from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
 
 if TYPE_CHECKING:
+    from pipeline.executor import GraphRun
     from pipeline.outbox.operations import RunEnd
     from pipeline.results import StageResult
 
@@ -93,6 +96,9 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
         UsageError: nothing was started, for the reason given.
         KeyboardInterrupt: after everything was stopped and the record was closed as interrupted.
     """
+    from pipeline.heartbeat import beating
+    from pipeline.outbox.kept import sole_sender
+    from pipeline.results import new_record
     from stages.storage.patience import waiting_for
 
     check_experiment(experiment)
@@ -101,10 +107,6 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     plan = with_stored_models(experiment.plan, store)
     experiment = replace(experiment, plan=plan)
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
-    from pipeline.heartbeat import beating
-    from pipeline.outbox.kept import sole_sender
-    from pipeline.results import new_record
-
     waiting = waiting_for(experiment.config.storage.patience)
     with store.lock(to_make), waiting, beating(store, plan.run), sole_sender(store, plan.run):
         earlier = store.read_run(plan.run)
@@ -128,6 +130,7 @@ class _Session:
     """A run in progress: who observes it, and how its record is closed."""
 
     def __init__(self, experiment: Experiment, record: RunRecord, console: Console, begun: float) -> None:
+        from pipeline.logs.writer import RunLogs
         from pipeline.observers import RunObserver
         from pipeline.outbox.kept import start_delivery
         from pipeline.tracking_address import default_tracking_uri
@@ -138,8 +141,9 @@ class _Session:
         self._record = record
         self._begun = begun
         uri = config.tracking.uri or default_tracking_uri(store.local_root)
-        delivery = start_delivery(record, store, uri, config, view.report)  # it connects while Ray starts
-        self._observer = RunObserver(view, store.log_folder(record.run), delivery, self._save)
+        with signals_held_back():  # from its threads, so that they reach this one
+            delivery = start_delivery(record, store, uri, config, view.report)  # it connects while Ray starts
+        self._observer = RunObserver(view, RunLogs(store, record.run), delivery, self._save)
 
     def run(self) -> RunRecord:
         """Run the graph; whatever happens, the record says how it ended."""
@@ -154,9 +158,10 @@ class _Session:
             status = "failed"
             raise
         finally:
-            record = self._close(status, results or self._observer.results_so_far("interrupted"))
-            self._close_tracking(record)
-        return record
+            with signals_held_back():  # a second one shall not leave the record open; the tracker may take long
+                self._close(status, results or self._observer.results_so_far("interrupted"))
+            self._close_tracking()
+        return self._record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
         plan, cluster = self._experiment.plan, self._experiment.config.cluster
@@ -173,9 +178,16 @@ class _Session:
             graph = GraphRun(plan, self._experiment.store, machines, self._observer, storage)
             try:
                 return graph.run()
-            except BaseException:
-                graph.cancel()
+            except KeyboardInterrupt:
+                self._wind_down(graph)
                 raise
+            finally:
+                graph.cancel()
+
+    def _wind_down(self, graph: "GraphRun") -> None:
+        with signals_held_back():  # the record first: this process may be killed before the end
+            self._close("interrupted", self._observer.results_so_far("interrupted"))
+        wind_down(graph, self._experiment.config.cluster.grace_seconds, self._observer.view.report)
 
     def _reuse_everything(self) -> "Mapping[str, StageResult]":
         from pipeline.results import reused_result
@@ -207,26 +219,26 @@ class _Session:
         from pipeline.results import update_record
 
         self._record.mlflow = mlflow
-        so_far = self._observer.results_so_far("running")
         plan, store = self._experiment.plan, self._experiment.store
-        store.write_run(update_record(self._record, so_far, plan, store))
+        state: StageState = "running" if self._record.status == "running" else "interrupted"
+        self._record = update_record(self._record, self._observer.results_so_far(state), plan, store)
+        store.write_run(self._record)
 
-    def _close(self, status: Status, results: "Mapping[str, StageResult]") -> RunRecord:
+    def _close(self, status: Status, results: "Mapping[str, StageResult]") -> None:
         from pipeline.results import close_record
 
         plan, store = self._experiment.plan, self._experiment.store
         seconds = time.monotonic() - self._begun
-        record = close_record(self._record, results, plan, store, status=status)
-        record.seconds = round(seconds, 2)
-        record.overhead_seconds = round(seconds - self._observer.busy_seconds(), 2)
-        store.write_run(record)
-        return record
+        self._record = close_record(self._record, results, plan, store, status=status)
+        self._record.seconds = round(seconds, 2)
+        self._record.overhead_seconds = round(seconds - self._observer.busy_seconds(), 2)
+        store.write_run(self._record)
 
-    def _close_tracking(self, record: RunRecord) -> None:
+    def _close_tracking(self) -> None:
         """Wait a little for what MLflow is still to be sent; what it does not take stays in the store."""
         from pipeline.outbox.kept import describe_kept
 
-        patience = self._experiment.config.tracking.patience
+        record, patience = self._record, self._experiment.config.tracking.patience
         hurried = record.status == "interrupted"
         ended: RunEnd = "interrupted" if record.status == "running" else record.status
         record.mlflow, left = self._observer.close(ended, min(patience, HURRIED_SECONDS) if hurried else patience)

@@ -257,6 +257,21 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def log_address(self, run: str, name: str) -> str:
+        """Return the address of a file of a run's logs in the store."""
+        return self._uri("runs", run, "logs", name)
+
+    def write_log(self, run: str, name: str, content: bytes) -> None:
+        """Replace a file of a run's logs."""
+        Output(self._uri("runs", run, "logs"), "store", "").write_bytes(name, content, mode=PRIVATE)
+
+    def read_log(self, run: str, name: str) -> bytes:
+        """Return a file of a run's logs; empty where there is none."""
+        try:
+            return bytes(self._fs_and_root[0].cat_file(self._path(f"runs/{run}/logs/{name}")))
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
     # ---- files
 
     def _uri(self, *parts: str) -> str:

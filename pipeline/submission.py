@@ -49,7 +49,7 @@ def submit_experiment(
     with tempfile.TemporaryDirectory(prefix="corgi-submit-") as temporary:
         package = Path(temporary) / "package.zip"
         packed.write(package)
-        return submit_job(address, command, package)
+        return submit_job(address, command, package, loaded.cluster.grace_seconds)
 
 
 def permission_for(address: str, allowed: bool, echo: Callable[[str], None]) -> list[str]:

@@ -52,6 +52,11 @@ class ClusterConfig(ConfigModel):
         False, description="use a cluster that asks for no token: anyone who reaches it can run commands on it"
     )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of the Ray in this process; none: all")
+    grace_seconds: NonNegativeFloat = Field(
+        30.0,
+        description="seconds from SIGTERM or Ctrl-C to the kill that may follow, as Kubernetes waits: training writes "
+        "a checkpoint of the step in hand within",
+    )
     overlap: bool = Field(
         True, description="work on a shard as soon as it is there, beside the stage that makes it, where there is room"
     )

@@ -5,6 +5,7 @@ StageError
 ├── YieldTooLow     the stage produced less than its configured minimum
 ├── Unaccounted     entries of a source are neither images nor counted: a fault of the stage itself
 ├── Diverged        training went wrong: a gradient is not finite, or jumped
+├── EndRequested    the stage was asked to end before it was done
 ├── InputLost       an upstream stage, whose units this one streams, has failed
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
 │   └── DamagedFile a file of an artifact is not what was written
@@ -43,6 +44,10 @@ class Unaccounted(StageError):
 
 class Diverged(StageError):
     """Training went wrong: a gradient is not finite, or jumped."""
+
+
+class EndRequested(StageError):
+    """The stage was asked to end before it was done; what it has done is kept."""
 
 
 class InputLost(StageError):

@@ -33,10 +33,18 @@ class LoggedImage:
 
 @dataclass(frozen=True)
 class Log:
-    """One line for the stage's log; ``level`` as in :mod:`logging` ('INFO', 'WARNING', ...)."""
+    """One line for the stage's log; ``level`` as in :mod:`logging` ('INFO', 'WARNING', ...).
+
+    ``time``: seconds since 1970, 0: now; ``node`` and ``shard``: where it comes from, where that is known;
+    ``attachment``: a text that is kept in a file of its own, such as a stack.
+    """
 
     message: str
     level: str = "INFO"
+    time: float = 0.0
+    node: str = ""
+    shard: str = ""
+    attachment: str = field(default="", repr=False)
 
 
 Event = Progress | Metrics | LoggedImage | Log

@@ -44,10 +44,14 @@ class Resources(ConfigModel):
         "auto", description="GPUs per worker; auto: 1 where the machines have GPUs and the stage can use one, else 0"
     )
     heartbeat_timeout: PositiveFloat = Field(
-        30.0, description="seconds without a sign of life after which a worker of a data stage counts as lost"
+        30.0,
+        description="seconds without a sign of life after which a worker of a data stage counts as lost, and one of "
+        "training is reported",
     )
     stage_timeout: PositiveFloat = Field(
-        3600.0, description="seconds at one shard after which a worker of a data stage counts as standing still"
+        3600.0,
+        description="seconds at one shard, or in training without a step or report, after which a worker counts as "
+        "standing still, and is replaced",
     )
     max_tries: PositiveInt = Field(3, description="workers that a shard may take down before it is set aside")
 

@@ -40,6 +40,8 @@ def train(
             allocation.gpus_per_worker,
             smaller=_sizes(allocation, config),
             wait_for_nodes=allocation.wait_for_nodes,
+            heartbeat_timeout=allocation.heartbeat_timeout,
+            stage_timeout=allocation.stage_timeout,
         )
         job = TrainJob(make_task, config, seed, output, use_gpu=allocation.gpus_per_worker > 0)
         context.launch_training(training_process, job, group, context.emit, lambda: _newest_step(output))

@@ -2,16 +2,18 @@
 
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
-from stages.contract.errors import ArtifactError, Diverged, FailureCause
+from stages.contract.errors import ArtifactError, Diverged, EndRequested, FailureCause
 from stages.contract.events import Event, Metrics, Progress
 from stages.formats.checkpoints import (
     BestRecord,
@@ -22,6 +24,7 @@ from stages.formats.checkpoints import (
 )
 from stages.storage.artifact import Output
 from stages.training.best import keep_if_best, load_best
+from stages.training.ending import EndVote
 from stages.training.engine import Engine, join_group, leave_group
 from stages.training.job import TrainJob
 from stages.training.loader import Loader, parts_of
@@ -39,11 +42,13 @@ def run_training(job: TrainJob, emit: Emit) -> None:
 
     Raises:
         Diverged: a step went wrong and ``training.bad_steps`` is stop, or what else it says did not help.
+        EndRequested: the group was asked to end; a checkpoint holds all steps that it has taken.
     """
     rank_info = join_group(use_gpu=job.use_gpu)
     try:
+        vote = EndVote(rank_info)
         skipped, rolled_back = 0, Counter[int]()
-        while (bad := _train_until_bad(job, rank_info, emit, skipped)) is not None:
+        while (bad := _train_until_bad(job, rank_info, emit, skipped, vote)) is not None:
             newest = max(checkpoint_steps(job.output), default=0)
             rolled_back[newest] += 1
             if rolled_back[newest] > _MOST_ROLL_BACKS:
@@ -68,13 +73,17 @@ class _RollBack(Exception):
     """The loop is to go on from the newest checkpoint."""
 
 
-def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int) -> _Bad | None:
+def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int, vote: EndVote) -> _Bad | None:
     """Train to the end and return None, or to a bad step after which the config says to roll back."""
     with closing(_Run(job, rank_info, emit, skipped)) as run:
-        step = run.first_step
+        step, seconds = run.first_step, 0.0
         try:
             for step in range(run.first_step, job.config.num_steps):
+                if vote.poll(seconds):
+                    run.end(step)
+                begun = time.monotonic()
                 run.step(step)
+                seconds = time.monotonic() - begun
             run.finish()
         except _RollBack:
             run.close()
@@ -154,6 +163,14 @@ class _Run:
                 raise _diverged(done, f"at {bad} steps, one after another")
             case _:
                 raise _diverged(done, "for the first time")
+
+    def end(self, done: int) -> NoReturn:
+        """Write a checkpoint of the steps taken so far, and raise EndRequested."""
+        if done > self.first_step and done % self._config.checkpoint_interval:
+            self._handle_bad_steps(done)
+            self._checkpoint(done)
+        self._writer.wait()
+        raise EndRequested(f"training: ended on request after step {done}, of which a checkpoint is kept: run again")
 
     def finish(self) -> None:
         """Validate and save the trained model."""

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
-from pipeline.cli import _report_error, main
+from pipeline.cli import _report_error, app, main
 from pipeline.comparison import comparison_table, metrics_table
 from pipeline.console import Terminal
 from pipeline.heartbeat import Life
 from pipeline.inspection.show import print_findings
-from pipeline.observers import RunObserver
+from pipeline.logs.writer import RunLogs
 from pipeline.quickstart import accuracy_table
 from pipeline.report import print_failures, runs_table, stage_table
 from pipeline.results import StageResult
@@ -92,13 +93,15 @@ def test_log_lines_and_log_files_are_text_and_cannot_be_forged(tmp_path: Path) -
     shown = shown_by(report)
     assert_is_text(shown)
     assert "\ncorgi:" not in shown
-    observer = RunObserver(RunView(Terminal(file=io.StringIO())), tmp_path, None, lambda runs: None)  # type: ignore[arg-type]
-    observer.view.started = lambda *_: None  # type: ignore[method-assign]
-    observer._write_log("generate", f"WARNING {HOSTILE} {FORGED}")
-    written = (tmp_path / "generate.log").read_text()
-    assert_is_text(written)
-    assert len([line for line in written.splitlines() if not line.startswith("  ")]) == 1
-    assert isinstance(Log(HOSTILE), Log)
+    store = Store(str(tmp_path))
+    store.write_run(make_record(plan={"generate": {"fingerprint": "f", "identity": {}}}))
+    RunLogs(store, "tiny-1").write("generate", Log(f"{HOSTILE} {FORGED}", "WARNING", 0.0, HOSTILE, HOSTILE))
+    (line,) = (tmp_path / "runs/tiny-1/logs/generate.jsonl").read_text().splitlines()
+    assert_is_text(json.loads(line)["message"])
+    for words in (["logs", "tiny-1"], ["logs", "tiny-1", "--follow"]):
+        written = CliRunner().invoke(app, [*words, "--store", str(tmp_path)]).output
+        assert_is_text(written, literal=False)
+        assert "\ncorgi:" not in written
 
 
 @pytest.fixture

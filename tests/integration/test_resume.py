@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from torch import nn
 
-from stages.contract.errors import FailureCause
+from cluster.rank_link import request_end
+from stages.contract.errors import EndRequested, FailureCause
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
@@ -128,6 +130,30 @@ def test_training_goes_on_as_if_undisturbed(
         assert losses == pytest.approx({step: expected[step] for step in losses}, rel=1e-5)
         for name, values in weights(undisturbed).items():
             assert weights(folder)[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
+
+
+class EndingTask(RecordingTask):
+    """Asks its own process, which is rank 0, to end when it has validated for the first time."""
+
+    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+        request_end()
+        return super().validate(model, step)
+
+
+def test_two_workers_end_after_the_same_step(tmp_path: Path, whole: dict[int, tuple[Path, Losses, Order]]) -> None:
+    config = TrainingConfig(
+        num_steps=STEPS, batch_size=BATCH, learning_rate=0.02, warmup_steps=2, schedule="cosine", ema_decay=0.9,
+        precision="float32", checkpoint_interval=STEPS, validation_interval=2, log_interval=1, zero_stage=2,
+    )  # fmt: skip
+    context = StageContext(lambda event: None, None, launch_in_forks, Allocation(num_workers=2))  # type: ignore[arg-type]
+    output = Output(str(tmp_path / "ended"), "train_line", "f0")
+    with pytest.raises(EndRequested, match="of which a checkpoint is kept"):
+        train(partial(EndingTask, tmp_path / "log", None), config, seed=3, output=output, context=context)
+    (reached,) = checkpoint_steps(output)
+    assert reached in {2, 3}  # slow steps end sooner
+    losses, _ = run(tmp_path / "ended", 2)
+    assert sorted(losses) == list(range(reached + 1, STEPS + 1))
+    assert weights(tmp_path / "ended") == weights(whole[2][0])
 
 
 class LeavingOutTask(RecordingTask):

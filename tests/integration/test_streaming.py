@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,21 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
     assert set(came) == set("abcde")
     assert came["a"] == came["b"] != came["c"]
     assert came["d"] != came["e"]
+
+
+def _start_slowly_once(flag: Path) -> Callable[[int], int]:
+    """Make a worker; the first process never gets there."""
+    if not flag.exists():
+        flag.touch()
+        time.sleep(1000)
+    return abs
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_worker_that_stands_still_while_it_starts_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resources = WorkerResources(stage_timeout=2.0)
+    assert list(map_on_ray(partial(_start_slowly_once, tmp_path / "flag"), [-3], resources)) == [3]
+    (record,) = [one for one in caplog.records if "stands still while it starts" in one.getMessage()]
+    assert "_start_slowly_once" in record.attachment  # type: ignore[attr-defined]

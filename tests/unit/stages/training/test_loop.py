@@ -11,9 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from cluster.rank_link import request_end
 from cluster.training import launch_in_process
-from stages.contract.errors import ArtifactError, Diverged, InputFault
-from stages.contract.events import Event, Metrics
+from stages.contract.errors import ArtifactError, Diverged, EndRequested, InputFault
+from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.formats.model_folders import load_model_config, load_model_state
@@ -86,6 +87,35 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path, stage: int) -> None
     expected = losses(whole)
     assert losses(rest) == {step: expected[step] for step in range(9, 13)}
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_training_that_is_asked_to_end_keeps_every_step(tmp_path: Path, stage: int) -> None:
+    run(tmp_path / "whole", config(zero_stage=stage))
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 6:
+            request_end()
+
+    context = StageContext(emit, None, launch_in_process, Allocation())  # type: ignore[arg-type]
+    with pytest.raises(EndRequested, match="after step 6"):
+        train(LineTask, config(zero_stage=stage), seed=3, output=output_of(tmp_path / "cut"), context=context)
+    assert checkpoint_steps(output_of(tmp_path / "cut")) == [4, 6]
+    _, rest = run(tmp_path / "cut", config(zero_stage=stage))
+    assert list(losses(rest)) == list(range(7, 13))  # no step is taken twice
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_an_end_without_new_steps_writes_no_checkpoint(tmp_path: Path, at: int) -> None:
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == at:
+            request_end()
+
+    context = StageContext(emit, None, launch_in_process, Allocation())  # type: ignore[arg-type]
+    with pytest.raises(EndRequested, match=f"after step {at}"):
+        train(LineTask, config(), seed=3, output=output_of(tmp_path), context=context)
+    assert checkpoint_steps(output_of(tmp_path)) == ([4] if at else [])
 
 
 def test_a_checkpoint_fits_another_zero_stage(tmp_path: Path) -> None:

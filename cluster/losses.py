@@ -1,0 +1,64 @@
+"""Why Ray lost a process, in a sentence; one that was killed for memory is reported as that, with what to change."""
+
+from pathlib import Path
+
+_MOST = 300  # characters
+_COUNTERS = (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill"))
+MEMORY = (
+    "lower resources.num_workers, which run side by side, or raise resources.cpus_per_worker, so that fewer fit on a "
+    "machine; in training, a smaller batch_size per worker (gradient_accumulation) takes less"
+)
+
+
+def describe_loss(error: BaseException | str, *, is_memory: bool = False) -> str:
+    """Return the reason in a line.
+
+    ``is_memory``: the system has killed a process for memory on that machine meanwhile. It leaves no word for Ray,
+    which then tells of a closed connection.
+    """
+    from ray.exceptions import OutOfMemoryError
+
+    text = " ".join(str(error).split())
+    of_ray = isinstance(error, OutOfMemoryError) or any(
+        words in text for words in ("OutOfMemory", "NODE_OUT_OF_MEMORY", "memory monitor", "running low on memory")
+    )
+    if of_ray:
+        return f"its machine ran out of memory, and Ray ended the process: {MEMORY}"
+    if is_memory:
+        return f"the system ended a process for memory meanwhile, probably this one: {MEMORY}"
+    return text[:_MOST]
+
+
+def memory_kills() -> int:
+    """Return how many processes the system has killed for memory: in this container, else on this machine."""
+    for path, name in _COUNTERS:
+        try:
+            lines = Path(path).read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            key, _, value = line.partition(" ")
+            if key == name:
+                return int(value)
+    return 0
+
+
+class MemoryKills:
+    """How many processes the system has killed for memory on each node, as far as their signs of life tell."""
+
+    def __init__(self, here: str) -> None:
+        self._here = here
+        self._before: dict[str, int] = {}
+        self._now: dict[str, int] = {}
+
+    def note(self, node: str, kills: int) -> None:
+        """Take in what a process on the node has counted."""
+        self._before.setdefault(node, kills)
+        self._now[node] = kills
+
+    def has_killed(self, node: str) -> bool:
+        """Return whether there were any since the last call; this machine is asked once more."""
+        if node == self._here:
+            self.note(node, memory_kills())
+        before, self._before[node] = self._before.get(node, 0), self._now.get(node, 0)
+        return self._now.get(node, 0) > before

@@ -1,0 +1,94 @@
+"""What a training process and the process that started its group have to say to each other beside the work.
+
+The process gives signs of life and says how many steps it has taken; it learns that it is to end early, or that it
+stands still and is to show its stack and go. A thread does that, so that the steps wait for nothing.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.losses import memory_kills
+
+if TYPE_CHECKING:
+    from cluster.channel import Sender
+
+LINK_SECONDS = 1.0  # between two signs of life
+END, REPLACE = "end", "replace"  # notices on the group's board
+_MOST_STACK = 60_000  # characters
+_end = threading.Event()
+_steps = 0
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of life of one rank."""
+
+    rank: int
+    node: str
+    pid: int
+    steps: int
+    memory_kills: int
+
+
+def end_is_requested() -> bool:
+    """Return whether this process is to end early, keeping what it has done."""
+    return _end.is_set()
+
+
+def request_end() -> None:
+    """Ask this process to end early."""
+    _end.set()
+
+
+def note_step() -> None:
+    """Count a step, as a sign that this process gets on."""
+    global _steps  # noqa: PLW0603  a property of the process
+    _steps += 1
+
+
+def forget_requests() -> None:
+    """Begin anew, in a process that has trained before."""
+    global _steps  # noqa: PLW0603
+    _steps = 0
+    _end.clear()
+
+
+@contextmanager
+def linked(send: "Sender", rank: int, node: str) -> Iterator[None]:
+    """Keep in touch for the length of the block."""
+    forget_requests()
+    over = threading.Event()
+    thread = threading.Thread(target=_keep_in_touch, args=(send, rank, node, over), name="corgi-link", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _keep_in_touch(send: "Sender", rank: int, node: str, over: threading.Event) -> None:
+    while not over.wait(LINK_SECONDS):
+        send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills())))
+        notices = send.poll_all((END, REPLACE))
+        if notices[END]:
+            _end.set()
+        if notices[REPLACE]:
+            send(("stack", (rank, process_stack())))
+            send.flush()
+            os._exit(1)  # the group is started again without it; what holds it up may not be interrupted
+
+
+def process_stack() -> str:
+    """Return what every thread of this process is doing."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = [
+        f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    ]
+    return "\n".join(parts)[-_MOST_STACK:]

@@ -277,8 +277,8 @@ def dashboard(
 
     found = _store(store)
     record = found.find_run(None)
-    if record.mlflow is None:
-        raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again")
+    if record.mlflow is None or not record.mlflow.experiment_id:
+        raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again, or `corgi track {record.run}`")
     if (life := life_of(record, found)).words:
         echo(f"run {record.run}: {life.shown}, though MLflow shows it as running: {life.words}", err=True)
     open_dashboard(record.mlflow.tracking_uri, record.mlflow.experiment_id, host=host, port=port)

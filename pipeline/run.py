@@ -1,5 +1,7 @@
 """Run one experiment: plan it, start Ray and the tracker side by side, run the graph, keep the record."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
+from stages.contract.secrets import NOTIFY_VARIABLE
 
 if TYPE_CHECKING:
     from pipeline.executor import GraphRun
@@ -161,6 +164,7 @@ class _Session:
             with signals_held_back():  # a second one shall not leave the record open; the tracker may take long
                 self._close(status, results or self._observer.results_so_far("interrupted"))
             self._close_tracking()
+            self._notify(sys.exception())
         return self._record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
@@ -245,3 +249,11 @@ class _Session:
         if left:
             self._observer.view.report(describe_kept(left, record, self._experiment.store))
         self._experiment.store.write_run(record)
+
+    def _notify(self, error: BaseException | None) -> None:
+        """Post how the run ended to where the config asks for it."""
+        from pipeline.notification import end_document, notify
+
+        url = self._experiment.config.notify.url or os.environ.get(NOTIFY_VARIABLE)
+        if url:
+            notify(url, end_document(self._record, self._experiment.store.uri, error), self._observer.view.report)

@@ -56,7 +56,9 @@ def require_response(address: str, seconds: float = RESPONSE_SECONDS) -> None:
     anyone = ssl._create_unverified_context()  # who it is, MLflow's own client checks
     try:
         with contextlib.suppress(urllib.error.HTTPError, ssl.SSLError):
-            urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=seconds, context=anyone).close()
+            urllib.request.urlopen(
+                f"{without_login(address)[0].rstrip('/')}/health", timeout=seconds, context=anyone
+            ).close()
     except http.client.InvalidURL:
         raise
     except (OSError, http.client.HTTPException) as error:

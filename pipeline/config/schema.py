@@ -1,13 +1,16 @@
 """The schema of an experiment: shared sections, and one section per stage under the stage's own name."""
 
+import urllib.parse
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
-from stages.contract.config import AnyAddress, ConfigModel, ExternalPath
+from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, SecretAddress
+from stages.contract.secrets import NOTIFY_VARIABLE, redact_path
 from stages.contract.stage import StageConfig
+from stages.contract.texts import show_value
 from stages.download_shards.config import DownloadShardsConfig
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encode_latents.config import EncodeLatentsConfig
@@ -68,6 +71,27 @@ class ReuseConfig(ConfigModel):
     config: ExternalPath = Field(description="the experiment (a YAML file) whose artifact is used")
 
 
+def _is_web_address(value: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(value)
+        if parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0):
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"found {show_value(redact_path(value))}: allowed is a web address, http://… or https://…")
+
+
+class NotifyConfig(ConfigModel):
+    """Whom to notify when a run ends."""
+
+    url: Annotated[SecretAddress, AfterValidator(_is_web_address)] | None = Field(
+        None,
+        repr=False,
+        description="web address that gets a small JSON document by POST when the run is done, failed or interrupted; "
+        f"none: that of {NOTIFY_VARIABLE}, if it is set",
+    )
+
+
 class RunConfig(ConfigModel):
     """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
 
@@ -79,6 +103,7 @@ class RunConfig(ConfigModel):
     clip: ClipConfig | None = None
     reuse: dict[str, ReuseConfig] = Field(default_factory=dict)
     tracking: TrackingConfig = TrackingConfig()
+    notify: NotifyConfig = NotifyConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     # The stages, in an order in which each comes after its inputs.

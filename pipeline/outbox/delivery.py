@@ -78,6 +78,7 @@ class Delivery:
         self._tracker: RunTracker | None = None
         self._runs = runs
         self._decided = threading.Event()  # the first attempt is over
+        self._imported = threading.Event()  # MLflow, which takes seconds of this machine's own
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._idle = threading.Event()
@@ -115,6 +116,7 @@ class Delivery:
 
     def await_first(self) -> None:
         """Wait until it is known whether the address is right; UsageError: it is wrong, so that nothing should run."""
+        self._imported.wait(DATABASE_SECONDS)
         if not self._decided.wait(START_SECONDS if is_server(self._target.uri) else DATABASE_SECONDS):
             self._note_away(f"MLflow at {self._target.shown} has not answered yet")
             self._decided.set()
@@ -191,8 +193,10 @@ class Delivery:
         return True
 
     def _connect(self) -> "RunTracker":
+        require_response(self._target.uri)
         from pipeline.tracking import RunTracker
 
+        self._imported.set()
         target, known = self._target, self._runs.run_id
         tracker = RunTracker.open(target.uri, target.experiment, target.run, self._runs)
         self._runs = tracker.runs
@@ -253,6 +257,7 @@ class Delivery:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
+        self._imported.set()
         if self._tracker is None:
             if isinstance(error, UsageError) and not self._decided.is_set():
                 self.wrong = error

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from pydantic import Field as Key
 
 from stages.contract.digests import address_digest, content_digest
-from stages.contract.secrets import redact_addresses, redact_tree
+from stages.contract.secrets import redact_addresses, redact_path, redact_tree
 from stages.contract.texts import one_line, show_value
 from stages.storage.filesystems import is_remote, local_path, wraps_local_path
 
@@ -53,6 +53,9 @@ def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
 
 #: An address, which may hold credentials: it is used as it is, and dumped as JSON without them.
 AnyAddress = Annotated[str, PlainSerializer(redact_addresses, when_used="json")]
+
+#: An address that is a secret as a whole, but for its host; its key is listed in :mod:`stages.contract.secrets`.
+SecretAddress = Annotated[str, PlainSerializer(redact_path, when_used="json")]
 
 #: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
 Address = Annotated[AnyAddress, BeforeValidator(_beside_config_unless_uri), ByContent()]

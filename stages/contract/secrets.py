@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final
 
 MASK: Final = "…"
+NOTIFY_VARIABLE: Final = "CORGI_NOTIFY_URL"  # in place of notify.url
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -51,6 +52,7 @@ _SECRET_PARTS: Final = _words(
 _SECRET_NAMES: Final = frozenset(("sig", "sas", "auth", "key"))
 _USER_NAMES: Final = frozenset(("user", "username", "login", "account_name", "client_id", "tenant_id"))
 _NO_VALUE: Final = ("file", "path", "dir", "mode", "url", "uri")  # endings of variables that say where a secret is
+_SECRET_ADDRESSES: Final = frozenset(("notify.url",))  # of services whose addresses are passwords, path and all
 _SHORTEST, _LONG_ENOUGH = 4, 8  # a short one is recognised only where it stands alone
 
 _ADDRESS = re.compile(
@@ -112,6 +114,16 @@ def _mask_parameter(found: re.Match[str], scheme: str) -> str:
         is_bare_secret = mark == "?" and name and scheme.lower() in {"http", "https"}
         return f"{mark}{MASK}" if is_bare_secret else found[0]
     return found[0] if _normal(name) in _PUBLIC_PARAMETERS else f"{mark}{name}={MASK}"
+
+
+def redact_path(address: str) -> str:
+    """Return scheme and host of an address; the rest is a secret too, as it is of many services that take messages."""
+    found = _ADDRESS.match(address)
+    if found is None:
+        return MASK
+    _, rest = _split_login(found["rest"])
+    end = min((rest.find(mark) for mark in "/?#" if mark in rest), default=len(rest))
+    return f"{found['scheme']}:{found['slashes']}{rest[:end]}/{MASK if rest[end:].strip('/') else ''}"
 
 
 def has_password(address: str) -> bool:
@@ -190,7 +202,7 @@ def _holds_secret(value: Any, name: str, *, options: bool) -> bool:
     last = _normal(name.rpartition(".")[2])
     if value is None or isinstance(value, bool) or value == "":
         return False
-    if options and last not in PUBLIC_OPTIONS:
+    if (options and last not in PUBLIC_OPTIONS) or name in _SECRET_ADDRESSES:
         return True
     if isinstance(value, str) and redact_addresses(value) != value:
         return True
@@ -243,6 +255,8 @@ def remember_secrets(tree: Any) -> None:
         if last in _USER_NAMES:
             continue
         in_address = list(_secrets_of_address(value))
+        if name in _SECRET_ADDRESSES:
+            in_address += [value, *(one for one in value.split("/")[3:] if len(one) >= _LONG_ENOUGH)]
         scheme, _, token = value.partition(" ")
         header = [token] if scheme in {"Bearer", "Basic", "Token"} else []
         if in_address:
@@ -257,6 +271,8 @@ def remember_environment(variables: Mapping[str, str] | None = None) -> None:
         if name.startswith("FSSPEC_") and value.startswith("{"):
             with contextlib.suppress(ValueError):
                 remember_secrets({"storage": {"options": json.loads(value)}})
+        elif name == NOTIFY_VARIABLE:
+            remember_secrets({"notify": {"url": value}})
         elif "://" in value:
             _known.add(_secrets_of_address(value))
         elif is_secret_name(name) and not name.lower().endswith(_NO_VALUE) and len(value) >= _LONG_ENOUGH:

@@ -40,6 +40,7 @@ from pipeline.store import Store
 from stages.contract.events import LoggedImage, Metrics
 from stages.contract.stage import StageSummary
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = range(10, 70, 10)
 
 
@@ -215,7 +216,7 @@ def assert_whole(port: int, runs: MlflowRuns, steps: range = STEPS) -> None:
 
 
 def test_a_server_that_is_there_leaves_nothing_in_the_store(gateway: Gateway, tmp_path: Path) -> None:
-    run = Recorded(tmp_path, gateway.url)
+    run = Recorded(tmp_path, gateway.url.replace("//", "//me:hidden@"), MlflowRuns.at(gateway.url))
     run.delivery.await_first()
     run.begin()
     run.train()
@@ -414,3 +415,60 @@ def test_damaged_records_are_named_and_left_out(gateway: Gateway, tmp_path: Path
     assert all("tracking/000001.jsonl: a damaged record is left out" in words for words in run.words)
     assert kept_files(tmp_path) == []
     assert_whole(gateway.target, run.delivery.runs)
+
+
+TINY = """
+name: tiny
+download_shards:
+  source: {kind: scenes, num_images: 12, num_corrupt: 4}
+  rows_per_shard: 8
+  image_size: 16
+  min_yield: 0.9
+cluster: {num_cpus: 2}
+"""
+
+
+def corgi(*words: str | Path, folder: Path) -> tuple[int, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    command = [sys.executable, "-m", "pipeline", *map(str, words), "--json"]
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_run_beside_no_server_ends_as_ever_and_is_sent_by_the_next_command(mlflow: int, tmp_path: Path) -> None:
+    """It fails, which is a final status like another; whom the config names is notified."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    posted: list[str] = []
+
+    def take(handler: _Handler) -> bool:
+        posted.append(handler.path)
+        return handler.reply(200)
+
+    hook = Gateway(mlflow)
+    hook.fault = take
+    login = f"http://me:hidden-word@127.0.0.1:{free_port()}"
+    keys = (f"store={tmp_path}/store", f"tracking.uri={login}", f"notify.url={hook.url}/hidden-path")
+    code, text = corgi("run", tmp_path / "tiny.yaml", *keys, folder=tmp_path)
+    assert code == 3, text
+    assert "no MLflow server answers" in text
+    assert "records could not be sent" in text
+    assert "Traceback" not in text
+    assert posted == ["/hidden-path"]
+    record = next(Store(f"{tmp_path}/store").runs())
+    assert (record.status, record.mlflow is not None and record.mlflow.run_id) == ("failed", "")
+    kept = "".join(file.read_text() for file in (tmp_path / "store" / "runs").rglob("*") if file.is_file())
+    assert "min_yield" in kept
+    assert "hidden" not in kept + text
+
+    code, text = corgi(
+        "track", "tiny", "--store", f"{tmp_path}/store", "--uri", f"http://127.0.0.1:{mlflow}", folder=tmp_path
+    )
+    assert code == 0, text
+    record = next(Store(f"{tmp_path}/store").runs())
+    assert record.mlflow is not None
+    found = MlflowClient(f"http://127.0.0.1:{mlflow}").get_run(record.mlflow.run_id)
+    assert (found.info.status, found.info.run_name) == ("FAILED", record.run)
+    assert not list((tmp_path / "store" / "runs").rglob("*.jsonl"))
+    hook.shutdown()
+    hook.server_close()

@@ -226,6 +226,10 @@ class Store:
         """List the ids of all runs, whether their records can be read or not."""
         return self._names_in("runs")
 
+    def model_digests(self) -> list[str]:
+        """List the digests of the models from outside that the store keeps."""
+        return self._names_in("models")
+
     def _names_in(self, folder: str) -> list[str]:
         try:
             found = self._fs_and_root[0].ls(self._path(folder), detail=False)

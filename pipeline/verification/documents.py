@@ -1,4 +1,4 @@
-"""The store's own documents: store.json, the records of runs, and its SQLite databases."""
+"""What a store holds beside artifacts: store.json, the records of runs, models from outside, SQLite databases."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.store import Store
+from stages.contract.errors import StageError
 from stages.contract.texts import one_line
+from stages.formats.stored_models import local_model, model_in
 
 _SHOWN = 200
 _DATABASES = {
@@ -38,6 +40,12 @@ def check_documents(store: Store, runs: list[str]) -> Iterator[DocumentFault | N
             yield None
         except UsageError as error:
             yield DocumentFault(f"runs/{run}/run.json", str(error))
+    for digest in store.model_digests():
+        try:
+            local_model(model_in(store.uri, digest))
+            yield None
+        except StageError as error:
+            yield DocumentFault(f"models/{digest}", str(error))
     for name, remedy in _DATABASES.items():
         path = store.local_base / name
         if path.is_file():

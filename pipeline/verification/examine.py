@@ -92,7 +92,7 @@ def verification_table(found: Verification) -> PlainTable:
     for one in found.artifacts:
         numbers = (one.files, one.bytes, len(one.damaged), one.without)
         table.row(_title(one.artifact), *(f"{number:,}" for number in numbers))
-    table.row("store, runs and databases", f"{found.documents:,}", "", f"{len(found.faults):,}", "")
+    table.row("store, runs, models, databases", f"{found.documents:,}", "", f"{len(found.faults):,}", "")
     return table
 
 

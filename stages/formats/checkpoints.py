@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stages.contract.digests import read_digest
 from stages.contract.documents import Document
-from stages.contract.errors import ArtifactError, FailureCause
+from stages.contract.errors import ArtifactError, DamagedFile, FailureCause
 from stages.storage.artifact import UNITS, Output
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ class BestRecord(Document):
 
     @classmethod
     def read(cls, output: Output) -> "BestRecord | None":
-        """Return the record, or None where nothing was validated yet."""
-        return cls.of(output) if output.exists(cls.file) else None
+        """Return the record, or None where nothing was validated yet, or it is damaged."""
+        try:
+            return cls.of(output) if output.exists(cls.file) else None
+        except DamagedFile as error:
+            _log.warning("%s: the best validation is looked for anew", str(error).partition(": expected")[0])
+            return None
 
     @property
     def weights(self) -> str:
@@ -153,18 +157,27 @@ def write_best(output: Output, record: BestRecord, weights: "Mapping[str, Tensor
     from safetensors.torch import save_file
 
     old = BestRecord.read(output)
-    with output.writing(record.weights) as path:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
-    record.write(output)
+    with output.collecting():
+        with output.writing(record.weights) as path:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+        output.write_record(record.file, record.to_json())
     if old is not None and old.step != record.step:
         output.remove(old.weights)
 
 
 def read_best_weights(output: Output, record: BestRecord) -> "dict[str, Tensor]":
-    """Read the averaged weights of the best validation, to the CPU."""
+    """Read the averaged weights of the best validation, to the CPU.
+
+    Raises:
+        DamagedFile: they are not what was written; they are set aside, so that the next start looks for others.
+    """
     from safetensors.torch import load_file
 
-    state: dict[str, Tensor] = load_file(output.local(record.weights))
+    try:
+        state: dict[str, Tensor] = load_file(output.local(record.weights, record=record.file, may_sample=False))
+    except DamagedFile:
+        output.set_aside([record.file, record.weights])
+        raise
     return state
 
 

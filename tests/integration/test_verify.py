@@ -10,9 +10,11 @@ import pytest
 from pipeline.store import Store
 from pipeline.verification.documents import check_database
 from pipeline.verification.examine import examine, verification_document, verification_lines
+from stages.contract.digests import content_digest
 from stages.contract.runner import run_stage
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
+from stages.formats.stored_models import store_model
 from tests.e2e.conftest import corgi
 from tests.factories import make_context, make_record, save_image
 from tests.s3_server import serve_s3
@@ -48,9 +50,13 @@ def test_a_whole_store_is_whole_and_each_damage_is_named(tmp_path: Path, images:
             database.execute("CREATE TABLE notes (text)")
             database.executemany("INSERT INTO notes VALUES (?)", [(f"note {number}" * 50,) for number in range(200)])
         database.close()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights.bin").write_bytes(bytes(1000))
+    digest = content_digest(tmp_path / "model")
+    store_model(store.uri, tmp_path / "model", digest)
     whole = examine(None, store.uri, everything=False, set_aside=False)
     assert whole.is_whole
-    assert (whole.artifacts[0].files, whole.artifacts[0].without, whole.documents) == (FILES, 0, 4)
+    assert (whole.artifacts[0].files, whole.artifacts[0].without, whole.documents) == (FILES, 0, 5)
     assert list(verification_lines(whole)) == []
 
     folder = tmp_path / "store/artifacts/download_shards" / FINGERPRINT
@@ -62,6 +68,7 @@ def test_a_whole_store_is_whole_and_each_damage_is_named(tmp_path: Path, images:
     with (tmp_path / "store/mlflow.db").open("r+b") as file:
         file.seek(8192)
         file.write(bytes(4096))
+    (tmp_path / f"store/models/{digest}/files/weights.bin").write_bytes(bytes(999) + b"x")
     (tmp_path / "store/runs/two-2").mkdir()
     (tmp_path / "store/runs/two-2/run.json").write_bytes(b"")
     found = verification_document(examine(None, store.uri, everything=True, set_aside=False))
@@ -71,7 +78,11 @@ def test_a_whole_store_is_whole_and_each_damage_is_named(tmp_path: Path, images:
     expected = {name: name.partition("/")[2][:5] or None for name in names if name != "shards/00001.parquet"}
     assert damaged == expected | {"source.json": None}
     assert artifact["without_checksum"] == 3
-    assert [one["file"] for one in found["damaged_documents"]] == ["runs/two-2/run.json", "mlflow.db"]
+    assert [one["file"] for one in found["damaged_documents"]] == [
+        "runs/two-2/run.json",
+        f"models/{digest}",
+        "mlflow.db",
+    ]
     assert found["status"] == "damaged"
 
 

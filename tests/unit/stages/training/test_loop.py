@@ -13,7 +13,7 @@ from torch import nn
 
 from cluster.rank_link import request_end
 from cluster.training import launch_in_process
-from stages.contract.errors import ArtifactError, Diverged, EndRequested, InputFault
+from stages.contract.errors import ArtifactError, DamagedFile, Diverged, EndRequested, InputFault
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
@@ -374,3 +374,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert "00000008" in caplog.text
     assert "going on from the checkpoint before it" in caplog.text
+
+
+def test_damaged_weights_of_the_best_validation_are_set_aside_and_others_are_found(tmp_path: Path) -> None:
+    best = {"metric": "score", "mode": "highest"}
+    options = config(validation_interval=4, best=best, checkpoint_interval=4)
+    task = WorseTask(fail_at=10)
+    with pytest.raises(ValueError, match="no data for step 10"):
+        run(tmp_path / "cut", options, task)
+    damage(tmp_path / "cut/checkpoints/best_00000004.safetensors", "flipped")
+    with pytest.raises(DamagedFile, match=r"best_00000004\.safetensors: found other bytes"):
+        run(tmp_path / "cut", options, WorseTask())
+    result, _ = run(tmp_path / "cut", options, WorseTask())
+    assert result.metrics["best_step"] > 4

@@ -1,7 +1,7 @@
 """The command line. Heavy imports are inside the commands, so that ``--help`` answers at once.
 
-Exit codes: 0 done, 1 `doctor` found an error, 2 bad usage or config, 3 a stage failed, 130 interrupted (Ctrl-C), 143
-ended by SIGTERM, 129 by SIGHUP (a closed terminal).
+Exit codes: 0 done, 1 `doctor` found an error, 2 bad usage or config, 3 a stage failed, 4 another driver took over, 130
+interrupted (Ctrl-C), 143 ended by SIGTERM, 129 by SIGHUP (a closed terminal).
 """
 
 import json

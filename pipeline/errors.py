@@ -2,6 +2,7 @@
 
 PipelineError       exit 3
 ├── UsageError      exit 2  a wrong config, argument, path or address: nothing was started
+├── Superseded      exit 4  another driver has taken over what this one was making
 └── Interrupted     exit 130  Ctrl-C ended it; 143: SIGTERM; 129: SIGHUP; what was finished is kept
 """
 
@@ -26,6 +27,12 @@ class UsageError(PipelineError):
     """A wrong config, argument, path or address: nothing was started."""
 
     exit_code: int = 2
+
+
+class Superseded(PipelineError):
+    """Another driver has taken over what this one was making."""
+
+    exit_code: int = 4
 
 
 class Interrupted(PipelineError):

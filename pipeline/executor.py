@@ -126,6 +126,7 @@ class GraphRun:
                 if not _to_do(stage):
                     self._reuse(stage)
             while len(self._results) < len(self._plan.stages):
+                self._store.check_leases()
                 self._start_what_can_start()
                 self._wait()
         return {name: self._results[name] for name in self._plan.stages}
@@ -254,6 +255,9 @@ class GraphRun:
                 continue
             if result.state == "done":
                 self._mending.compare(name)
+                self._store.release(name, self._plan.stages[name].fingerprint)
+            else:
+                self._store.check_leases(fresh=True)  # which may be why it has failed
             self._channel.post(name, result.state)
             self._settle(result)
 

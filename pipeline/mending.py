@@ -23,7 +23,6 @@ class Mending:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
         self._times: Counter[tuple[str, str]] = Counter()
-        self._held = {name for name, stage in plan.stages.items() if stage.state != "done"}
         self._before: dict[tuple[str, str], Mapping[str, FileSum]] = {}
         self._locks = contextlib.ExitStack()
 
@@ -46,9 +45,7 @@ class Mending:
         if self._times[damage.stage, damage.name] > _MOST_TIMES:
             return False
         artifact = self._store.artifact(stage.name, stage.fingerprint)
-        if stage.name not in self._held:
-            self._locks.enter_context(self._store.lock([artifact]))
-            self._held.add(stage.name)
+        self._locks.enter_context(self._store.lock([artifact]))
         damaged = compare_again(artifact, damage)
         what = str(damage).partition(": expected")[0]
         if not damaged:

@@ -14,6 +14,7 @@ from cluster.signals import signals_held_back
 from pipeline.config.schema import RunConfig
 from pipeline.ends import wind_down
 from pipeline.errors import UsageError
+from pipeline.leases import LeaseTimes
 from pipeline.plan import Plan, make_plan
 from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
@@ -53,6 +54,22 @@ class Experiment:
             return None
         record = self.store.read_run(self.plan.run)
         return record.as_reused() if record is not None and record.status == "done" else None
+
+    def planned_again(self) -> "Experiment":
+        """Return it with what is done now, as another driver may have made some of it."""
+        plan = with_stored_models(make_plan(self.config, self.store), self.store)
+        if plan.run != self.plan.run:
+            raise UsageError(
+                f"run {self.plan.run}: its sources changed while another driver was waited for, which makes it "
+                f"{plan.run}: run the same command again"
+            )
+        return replace(self, plan=plan)
+
+
+def _report(text: str) -> None:
+    from pipeline.terminal import echo
+
+    echo(text, err=True)
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -110,8 +127,15 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     plan = with_stored_models(experiment.plan, store)
     experiment = replace(experiment, plan=plan)
     to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
+    times = LeaseTimes(experiment.config.storage.lease_timeout, experiment.config.storage.lease_wait)
+    leasing = store.leasing(plan.run, to_make, times, _report)
     waiting = waiting_for(experiment.config.storage.patience)
-    with store.lock(to_make), waiting, beating(store, plan.run), sole_sender(store, plan.run):
+    with leasing as leases, waiting, beating(store, plan.run), sole_sender(store, plan.run):
+        if leases.has_waited or any(artifact.is_complete for artifact in to_make):
+            experiment = experiment.planned_again()
+            plan = experiment.plan
+            for stage in (one for one in plan.stages.values() if one.state == "done"):
+                store.release(stage.name, stage.fingerprint)
         earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None

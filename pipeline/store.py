@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock, Timeout
 
 from pipeline.errors import UsageError
+from pipeline.leases import Leases, LeaseTimes
 from pipeline.record import RunRecord
-from stages.contract.errors import StageError
+from stages.contract.errors import LeaseLost, StageError
 from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
 from stages.contract.texts import one_line, show_value
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
+from stages.storage.leases import Fence
 from stages.storage.private_folders import user_folder
 
 _log = logging.getLogger(__name__)
 
-LOCK_SECONDS = 10  # a driver that was just killed may hold its locks for a moment longer
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _HEARTBEAT = "heartbeat.json"
 _READS_AT_ONCE = 16
@@ -61,6 +61,7 @@ class Store:
     """Names and finds artifacts and run records below one URI."""
 
     def __init__(self, uri: str) -> None:
+        self._leases: Leases | None = None
         try:
             self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
         except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle
@@ -141,7 +142,12 @@ class Store:
 
     def output(self, stage: str, fingerprint: str) -> Output:
         """Return write access to an artifact's folder."""
-        return Output(self._uri("artifacts", stage, fingerprint), stage, fingerprint)
+        return Output(
+            self._uri("artifacts", stage, fingerprint),
+            stage,
+            fingerprint,
+            fence=self._fence(_lease(stage, fingerprint)),
+        )
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
         """Return read access to an artifact's folder."""
@@ -163,26 +169,54 @@ class Store:
         return Completion(complete=False, units_done=units, units_planned=planned)
 
     @contextlib.contextmanager
+    def leasing(
+        self, run: str, artifacts: Iterable[Artifact], times: LeaseTimes, report: Callable[[str], None]
+    ) -> Iterator[Leases]:
+        """Keep other drivers, on any machine, from this run and from making these artifacts; wait for those that do.
+
+        Without a ``run`` no record of one is written meanwhile.
+        """
+        leases = Leases(self.uri, self.local_base / "locks", run=run, times=times, report=report)
+        names = [_lease(one.stage, one.fingerprint) for one in artifacts]
+        with leases.holding([_run_lease(run), *names] if run else names):
+            self._leases = leases
+            try:
+                yield leases
+            finally:
+                self._leases = None
+
+    @contextlib.contextmanager
     def lock(self, artifacts: Iterable[Artifact]) -> Iterator[None]:
-        """Keep a second driver on this machine from making these artifacts (a killed driver's lock is released)."""
-        with contextlib.ExitStack() as held:
+        """Hold the leases of artifacts that are mended, in a run to its end; UsageError where another is at it."""
+        if self._leases is None:
+            with self.leasing("", artifacts, LeaseTimes(wait=0), _log.warning):
+                yield
+        else:
             for artifact in artifacts:
-                path = self.local_base / "locks" / f"{artifact.stage}-{artifact.fingerprint}.lock"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    held.enter_context(FileLock(path, timeout=LOCK_SECONDS))
-                except Timeout:
-                    raise UsageError(
-                        f"{artifact.stage}: another corgi process is making this artifact ({path} is locked); "
-                        "wait for it, or end it"
-                    ) from None
+                self._leases.take(_lease(artifact.stage, artifact.fingerprint))
             yield
+
+    def check_leases(self, *, fresh: bool = False) -> None:
+        """Return while this driver holds all leases that it took; raise Superseded when another has taken over."""
+        if self._leases is not None:
+            self._leases.check(fresh=fresh)
+
+    def release(self, stage: str, fingerprint: str) -> None:
+        """Let other drivers have an artifact that is done."""
+        if self._leases is not None:
+            self._leases.release(_lease(stage, fingerprint))
+
+    def _fence(self, name: str) -> Fence | None:
+        return None if self._leases is None else self._leases.fence(name)
 
     # ---- runs
 
     def write_run(self, record: RunRecord) -> None:
-        """Replace a run's record in one step."""
-        self._write_json(_run_file(record.run), record.to_json(), mode=PRIVATE)
+        """Replace a run's record in one step; of a run that another driver has taken over it is that one's to write."""
+        try:
+            self._write_json(_run_file(record.run), record.to_json(), PRIVATE, self._fence(_run_lease(record.run)))
+        except LeaseLost as error:
+            _log.warning("the record of the run is not written: %s", error)
 
     def read_run(self, run: str) -> RunRecord | None:
         """Return a run's record, or None where there is none."""
@@ -292,10 +326,20 @@ class Store:
         with parsing(lambda reason: _Unreadable(f"{one_line(self.uri)}/{one_line(name)}: {reason}")):
             return load_json(content, max_bytes=LARGEST_DOCUMENT)
 
-    def _write_json(self, name: str, content: Any, mode: int | None = None) -> None:
+    def _write_json(self, name: str, content: Any, mode: int | None = None, fence: Fence | None = None) -> None:
         folder, _, file = name.rpartition("/")
         text = json.dumps(content, indent=1, default=str) + "\n"
-        Output(self._uri(folder) if folder else self.uri, "store", "").write_bytes(file, text.encode(), mode=mode)
+        output = Output(self._uri(folder) if folder else self.uri, "store", "", fence=fence)
+        output.check_lease()
+        output.write_bytes(file, text.encode(), mode=mode)
+
+
+def _lease(stage: str, fingerprint: str) -> str:
+    return f"{stage}-{fingerprint}"
+
+
+def _run_lease(run: str) -> str:
+    return f"run-{run}"
 
 
 def _run_file(run: str) -> str:

@@ -36,6 +36,15 @@ class StorageConfig(ConfigModel):
     cache_gigabytes: PositiveFloat | None = Field(
         None, description="most that the copies on a machine take; none: a quarter of the disk"
     )
+    lease_timeout: float = Field(
+        60.0,
+        ge=1,
+        le=3600,
+        description="seconds without a sign of life of its driver after which another may take over",
+    )
+    lease_wait: NonNegativeFloat = Field(
+        86_400.0, description="seconds to wait for another driver that makes the same; 0: refuse where it is alive"
+    )
 
     patience: NonNegativeFloat = Field(
         10.0, description="minutes for which reads and writes are tried again while a store or source is away"

@@ -56,8 +56,8 @@ def examine(target: str | None, store: str, *, everything: bool, set_aside: bool
 def _set_aside(found: Verification) -> None:
     for one in (one for one in found.artifacts if one.damaged):
         artifact = one.artifact
-        output = found.store.output(artifact.stage, artifact.fingerprint)
         with found.store.lock([artifact]):
+            output = found.store.output(artifact.stage, artifact.fingerprint)
             again = set_damage_aside(output, one.damaged, is_trained=is_trained(artifact.stage))
         found.aside[artifact.uri] = again
 

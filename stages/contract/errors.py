@@ -7,6 +7,7 @@ StageError
 ├── Diverged        training went wrong: a gradient is not finite, or jumped
 ├── EndRequested    the stage was asked to end before it was done
 ├── InputLost       an upstream stage, whose units this one streams, has failed
+├── LeaseLost       another driver has taken over what this one was making
 ├── ArtifactError   an artifact is missing, unfinished, or does not match
 │   └── DamagedFile a file of an artifact is not what was written
 └── ItemFault       one item is lost, for a cause that is counted, and the stage goes on with the others
@@ -52,6 +53,10 @@ class EndRequested(StageError):
 
 class InputLost(StageError):
     """An upstream stage, whose units this one streams, has failed."""
+
+
+class LeaseLost(StageError):
+    """Another driver has taken over what this one was making."""
 
 
 class ArtifactError(StageError):

@@ -32,5 +32,6 @@ def run_stage(
         inputs={name: artifact.fingerprint for name, artifact in sorted(inputs.items())},
         summary=summary,
     ).write(output)
+    output.check_lease()
     output.write_bytes(COMPLETE, b"")
     return summary

@@ -84,7 +84,8 @@ class TrainedRecord(Document):
         return cls.of(output) if output.exists(cls.file) else None
 
     def write(self, output: Output) -> None:
-        """Write it, with the checksums of the model's files."""
+        """Write it, with the checksums of the model's files: from now on the training is finished."""
+        output.check_lease()
         output.write_record(self.file, self.to_json())
 
 
@@ -102,6 +103,7 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         for part, tensors in checkpoint.state.items():
             with output.writing(_part(checkpoint.step, part)) as path:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        output.check_lease()
         output.write_record(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
         _delete(output, old)

@@ -11,7 +11,6 @@ compared with its checksum when it is first read on a machine; one that an earli
 
 import contextlib
 import io
-import json
 import logging
 import tempfile
 import uuid
@@ -26,7 +25,18 @@ from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
 from stages.storage.checksums import BLOCK, FileSum, sealed, unsealed
-from stages.storage.folder import COMPLETE, DAMAGED, MANIFEST, PLAN, TEMPORARY, UNITS, Folder, unit_of, unit_record
+from stages.storage.folder import (
+    COMPLETE,
+    DAMAGED,
+    MANIFEST,
+    PLAN,
+    TEMPORARY,
+    UNITS,
+    Folder,
+    to_json,
+    unit_of,
+    unit_record,
+)
 from stages.storage.patience import patiently
 from stages.storage.publishing import publish
 from stages.storage.verified import VerifiedFiles
@@ -226,13 +236,14 @@ class Artifact(Folder):
 
 
 class Output(Artifact):
-    """Write access to the artifact that a stage is making."""
+    """Write access to the artifact that a stage is making, as long as its driver holds the lease."""
 
     @contextlib.contextmanager
     def writing(self, name: str, *, mode: int | None = None) -> Iterator[Path]:
         """Yield a local temporary path; on a clean exit the whole file appears under its name.
 
         It has these permissions, where the store has any; none: the process's usual ones, whichever library wrote it.
+        The lease is checked when it is whole: who takes over sweeps temporary files away before reading anything.
         """
         fs, _ = self._fs_and_root
         if self.is_local:
@@ -244,7 +255,7 @@ class Output(Artifact):
                     partial.touch(mode)
                 yield partial
                 self._collect(name, partial)
-                publish(partial, target, is_private=mode is not None)
+                publish(partial, target, is_private=mode is not None, check=self.check_lease)
             finally:
                 partial.unlink(missing_ok=True)
             return
@@ -252,6 +263,7 @@ class Output(Artifact):
             partial = Path(folder) / Path(name).name
             yield partial
             self._collect(name, partial)
+            self.check_lease(fresh=False)
             fs.put_file(str(partial), self.path(name))
 
     def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
@@ -260,15 +272,8 @@ class Output(Artifact):
             partial.write_bytes(content)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file with sorted keys, so that equal content is equal bytes."""
-        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        self.write_bytes(name, text.encode())
-
-    def sweep(self) -> None:
-        """Delete what a killed writer left under temporary names; no other process may be writing."""
-        if self.is_local:
-            for leftover in Path(self._fs_and_root[1]).rglob(f"{TEMPORARY}*"):
-                leftover.unlink(missing_ok=True)
+        """Write a JSON file."""
+        self.write_bytes(name, to_json(content))
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
@@ -282,7 +287,7 @@ class Output(Artifact):
     def collect(self, name: str) -> None:
         """Take the checksum of a file that was written before, too, into the record."""
         if (collected := self._collected()) is not None:
-            collected[name] = self._sum(name)
+            collected[name] = self.checksum(name)
 
     def _collect(self, name: str, partial: Path) -> None:
         """Take a file's checksum, while it is still in memory."""
@@ -362,7 +367,14 @@ class Output(Artifact):
 
     def write_record(self, name: str, record: dict[str, Any]) -> None:
         """Write a record of files, as :meth:`finish_unit` does for a unit."""
-        self.write_json(name, sealed(record, self._collected() or self._sums_in(name) or {}))
+        self.put_json(name, sealed(record, self._collected() or self._sums_in(name) or {}))
+
+    def put_json(self, name: str, content: Any) -> None:
+        """Write a JSON file that makes others count; it replaces none of a later holder of the lease."""
+        if self.fence is None or self.is_local:
+            self.write_json(name, content)
+        else:
+            self.fence.put_record(self._fs_and_root[0], self.path(name), to_json(content))
 
     def copy(self, name: str, target: str) -> None:
         """Copy a small file within the artifact."""
@@ -381,18 +393,12 @@ class Output(Artifact):
         found = {}
         for name, size in self.sizes().items():
             if name not in in_units and (limit is None or size <= limit):
-                found[name] = self._sum(name)
+                found[name] = self.checksum(name)
         return found
-
-    def _sum(self, name: str) -> FileSum:
-        if self.is_local:
-            return FileSum.of(Path(self.path(name)))
-        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
-            self._fs_and_root[0].get_file(self.path(name), f"{folder}/file")
-            return FileSum.of(Path(folder) / "file")
 
     def remove(self, name: str) -> None:
         """Delete a file or folder, if it exists."""
         fs, _ = self._fs_and_root
+        self.check_lease()
         if fs.exists(self.path(name)):
             fs.rm(self.path(name), recursive=True)

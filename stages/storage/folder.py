@@ -1,15 +1,19 @@
 """The folder of an artifact on any fsspec file system: what lies in it, under which names."""
 
+import json
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
+from stages.storage.leases import Fence
 
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
@@ -18,6 +22,11 @@ DAMAGED = "damaged"
 """The folder in an artifact to which damaged files are moved."""
 PLAN = "plan.json"
 TEMPORARY = ".tmp-"
+
+
+def to_json(content: Any) -> bytes:
+    """Return JSON with sorted keys, so that equal content is equal bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def unit_record(unit: str) -> str:
@@ -38,14 +47,21 @@ class Folder:
     uri: str
     stage: str
     fingerprint: str
+    fence: Fence | None = field(default=None, kw_only=True)
+    """What makes writes to it count; none: no other driver can know of it."""
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:
         return open_address(self.uri)
 
-    def __getstate__(self) -> dict[str, str]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the file system handle behind: it may hold sockets and locks."""
-        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint}
+        return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint, "fence": self.fence}
+
+    def check_lease(self, *, fresh: bool = True) -> None:
+        """Return while this driver may write here; raise LeaseLost when another has taken over."""
+        if self.fence is not None:
+            self.fence.check(fresh=fresh)
 
     @property
     def is_local(self) -> bool:
@@ -85,6 +101,21 @@ class Folder:
             found = ((str(path), info["size"]) for path, info in fs.find(root, detail=True).items())
         sizes = {path[len(root) + 1 :]: int(size) for path, size in found}
         return {name: sizes[name] for name in sorted(sizes) if not _is_apart(name)}
+
+    def sweep(self) -> None:
+        """Delete what a killed writer left under temporary names; no other process may be writing."""
+        self.check_lease()
+        if self.is_local:
+            for leftover in Path(self._fs_and_root[1]).rglob(f"{TEMPORARY}*"):
+                leftover.unlink(missing_ok=True)
+
+    def checksum(self, name: str) -> FileSum:
+        """Read a file in the store to its end, and return its checksum."""
+        if self.is_local:
+            return FileSum.of(Path(self.path(name)))
+        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
+            self._fs_and_root[0].get_file(self.path(name), f"{folder}/file")
+            return FileSum.of(Path(folder) / "file")
 
     def difference(self, name: str, expected: FileSum) -> str | None:
         """Read a file in the store to its end, and return how it differs from what was written; None: it does not."""

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from stages.storage.patience import patiently
@@ -11,16 +12,25 @@ _UMASK = re.compile(r"^Umask:\s*([0-7]+)$", re.MULTILINE)
 _STATUS = Path("/proc/self/status")
 
 
-def publish(partial: Path, target: Path, *, is_private: bool = False) -> None:
+def publish(partial: Path, target: Path, *, is_private: bool = False, check: Callable[[], None] = lambda: None) -> None:
     """Have the system write a finished file to the disk, and only then let it appear under its name.
 
     Libraries that write by temporary files of their own leave these to their owner alone; others may read the file as
-    the umask says, unless it ``is_private``.
+    the umask says, unless it ``is_private``. ``check`` is called just before; what it raises keeps the file away.
     """
+    try:
+        _publish(partial, target, is_private=is_private, check=check)
+    except FileNotFoundError:
+        check()  # whoever has taken over has deleted the temporary file
+        raise
+
+
+def _publish(partial: Path, target: Path, *, is_private: bool, check: Callable[[], None]) -> None:
     if not is_private and not partial.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         partial.chmod(0o666 & ~umask())
     where = str(target.parent)
     patiently(where, lambda: sync(partial))  # else a machine that goes down may leave an empty file under the name
+    check()
     patiently(where, lambda: os.replace(partial, target))
     patiently(where, lambda: sync(target.parent))
 

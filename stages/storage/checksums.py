@@ -109,6 +109,11 @@ def _block_sums(path: Path, numbers: Sequence[int], block: int) -> Iterator[str]
 # ---- records, which hold the checksums of files, and their own
 
 
+def to_json(content: Any) -> bytes:
+    """Return JSON with sorted keys, so that equal content is equal bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 def sealed(record: Mapping[str, Any], files: Mapping[str, FileSum]) -> dict[str, Any]:
     """Return a record with the checksums of its files, and its own."""
     seal: dict[str, Any] = {"files": {name: str(files[name]) for name in sorted(files)}} if files else {}

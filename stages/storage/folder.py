@@ -1,6 +1,5 @@
 """The folder of an artifact on any fsspec file system: what lies in it, under which names."""
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -22,11 +21,6 @@ DAMAGED = "damaged"
 """The folder in an artifact to which damaged files are moved."""
 PLAN = "plan.json"
 TEMPORARY = ".tmp-"
-
-
-def to_json(content: Any) -> bytes:
-    """Return JSON with sorted keys, so that equal content is equal bytes."""
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def unit_record(unit: str) -> str:

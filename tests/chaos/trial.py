@@ -1,6 +1,7 @@
 """One trial: a run under several injections of one fault, started again until it is done, and what came of it."""
 
 import contextlib
+import re
 import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
@@ -107,12 +108,19 @@ class _Trial:
             codes = [run.process.wait() for run in setting.runs]
             self._outcome.what.append(" and ".join(_ENDS.get(code, f"exit {code}") for code in codes))
             _note_words(setting.world.log, codes, self._outcome)
+            self._set_damage_aside()
             self._outcome.leftovers += find_leftovers(setting, killed=any(code < 0 for code in codes))
         finally:
             for run in setting.runs:
                 run.end()
             setting.runs = []
         return codes
+
+    def _set_damage_aside(self) -> None:
+        """Do what the run asks its user to."""
+        said = re.findall(r"`corgi verify (\S+) --set-aside`", self._setting.world.log.read_text(errors="replace"))
+        for address in sorted(set(said)):
+            self._outcome.what.append(f"corgi verify --set-aside: exit {self._setting.world.verify(address)}")
 
     def _strike_at_random(self) -> None:
         """Strike whenever a random part of what is left to do is done, until the drivers have ended."""

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -90,7 +92,7 @@ class World:
     def environment(self, more: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "CORGI_"))}
         own = {"PYTHONPATH": os.getcwd(), "TMPDIR": str(self.temporary), "HOME": str(self.scratch / "home")}
-        return kept | own | {"OMP_NUM_THREADS": "1"} | dict(more)
+        return kept | own | {"OMP_NUM_THREADS": "1", "COLUMNS": "2000"} | dict(more)
 
     def words(self, uri: str, stages: Sequence[str]) -> list[str]:
         """Return the words of a run over a store that ends with the last of these stages."""
@@ -106,6 +108,11 @@ class World:
             [*self.words(uri, stages), *words],
             environment=self.environment(environment), within=within, log=self.log,
         )  # fmt: skip
+
+    def verify(self, address: str) -> int:
+        """Set what is damaged of an artifact aside; return the exit code."""
+        command = [sys.executable, "-m", "pipeline", "verify", address, "--set-aside"]
+        return subprocess.run(command, env=self.environment({}), capture_output=True, check=False).returncode
 
     @contextlib.contextmanager
     def store(self, *, without: Sequence[str]) -> Iterator[FolderView]:

@@ -84,7 +84,7 @@ def _run_trials(
         for done in [pool.submit(suite.work, world) for _ in range(jobs)]:
             done.result()
         if world.isolated and (left := shared_memory()):
-            suite.outcomes.append(Outcome("all together", finished=True, leftovers=left))
+            suite.outcomes.append(Outcome("all together", injections=1, finished=True, leftovers=left))
     return suite.outcomes, suite.not_here
 
 

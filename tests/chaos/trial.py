@@ -16,6 +16,7 @@ from tests.chaos.leftovers import find_leftovers
 from tests.chaos.world import IMAGES, IMAGES_PER_SHARD, STAGES, STEPS, World
 
 _POLL = 0.02
+_LATEST = 0.8  # of what is left to do, so that there is something left to break
 _LOSS_TOLERANCE = 1e-3
 _ENDS = {0: "done", 2: "refused", 3: "failed", 130: "interrupted", 143: "terminated"}
 SHARDS = IMAGES // IMAGES_PER_SHARD
@@ -42,7 +43,12 @@ class Outcome:
     @property
     def holds(self) -> bool:
         """Whether the fault's promise held."""
-        return self.finished and not (self.differing or self.leftovers or self.complaints) and not self.redone_in_vain
+        return (
+            self.finished
+            and self.injections > 0
+            and not (self.differing or self.leftovers or self.complaints)
+            and not self.redone_in_vain
+        )
 
     @property
     def redone_in_vain(self) -> int:
@@ -127,7 +133,7 @@ class _Trial:
         stages, rng = self._fault.makes, self._rng
         begun = self.ledger.progress(stages)
         left = self._left if self._fault.when == "during" else 0
-        marks = sorted(begun + rng.random() * (1 - begun) for _ in range(left))
+        marks = sorted(begun + _LATEST * rng.random() * (1 - begun) for _ in range(left))
         while any(run.is_running for run in self._setting.runs):
             now = self.ledger.progress(stages)
             for run in self._setting.runs:

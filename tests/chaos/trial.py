@@ -124,7 +124,8 @@ class _Trial:
 
     def _set_damage_aside(self) -> None:
         """Do what the run asks its user to."""
-        said = re.findall(r"`corgi verify (\S+) --set-aside`", self._setting.world.log.read_text(errors="replace"))
+        words = " ".join(self._setting.world.log.read_text(errors="replace").split())  # lines are wrapped
+        said = re.findall(r"`corgi verify (\S+) --set-aside`", words)
         for address in sorted(set(said)):
             self._outcome.what.append(f"corgi verify --set-aside: exit {self._setting.world.verify(address)}")
 

@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recovery_sides import timing
+from stages.storage.checksums import FileSum
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHARD_BYTES = 220_000_000
+_REPEATS = 5
 _MOST_OF_RUN, _MOST_OF_SHARD = 0.02, 0.01
 
 
@@ -78,27 +80,39 @@ def measure_shards(num_shards: int) -> tuple[dict[str, Cost], float]:
 
 
 def _checksum_seconds(size: int) -> tuple[float, float]:
-    from stages.storage.checksums import FileSum
-
     with tempfile.NamedTemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
         file.write(os.urandom(size))
         file.flush()
-        begun, used = time.perf_counter(), time.process_time()
-        FileSum.of(Path(file.name))
-        return time.perf_counter() - begun, time.process_time() - used
+        return min(_timed_checksum(Path(file.name)) for _ in range(_REPEATS))
+
+
+def _timed_checksum(path: Path) -> tuple[float, float]:
+    begun, used = time.perf_counter(), time.process_time()
+    FileSum.of(path)
+    return time.perf_counter() - begun, time.process_time() - used
 
 
 def table_of(title: str, costs: dict[str, Cost], seconds: float, most: float) -> Table:
     """Return the costs as a table, with their sum and what it may be."""
     table = Table(title=title, title_justify="left")
-    for heading in ("", "calls", "seconds", "CPU seconds", "of these aside", "of all"):
+    for heading in ("", "calls", "seconds", "CPU seconds", "of these aside", "of all", "CPU, of all"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, cost in costs.items():
         row = (str(cost.calls), f"{cost.clock:.3f}", f"{cost.processor:.3f}", f"{cost.aside:.3f}")
-        table.add_row(name, *row, f"{cost.clock / seconds:.3%}")
+        table.add_row(name, *row, f"{cost.clock / seconds:.3%}", f"{cost.processor / seconds:.3%}")
     total = sum(cost.clock for cost in costs.values())
+    used = sum(cost.processor for cost in costs.values())
     table.add_section()
-    table.add_row(f"all of {seconds:,.0f} s", "", f"{total:.3f}", "", "", f"{total / seconds:.3%} (at most {most:.0%})")
+    table.add_row(
+        f"all of {seconds:,.0f} s",
+        "",
+        f"{total:.3f}",
+        f"{used:.3f}",
+        "",
+        f"{total / seconds:.3%}",
+        f"{used / seconds:.3%}",
+    )
+    table.caption = f"at most {most:.0%}; on a busy machine, the clock counts the work of others as well"
     return table
 
 

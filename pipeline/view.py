@@ -56,11 +56,12 @@ class RunView:
         self.report(
             f"{stage.name}: started ({first} x {allocation.cpus_per_worker} CPU{gpus}{growing}; {stage.reason})"
         )
+        self._close_bar(stage.name)  # of a start before this one
         self._bars[stage.name] = self._live.add_task(stage.name, total=None, note="")
 
     def event(self, name: str, event: Event) -> None:
         """Move the stage's bar, or say a line."""
-        line = self._lines[name]
+        line = self._lines.setdefault(name, _Line(name))  # what was made before may be found damaged, and then starts
         if isinstance(event, StageProgress):
             line.progress(event)
             self._live.update(self._bars[name], completed=event.done, total=event.total, note=line.note())
@@ -73,10 +74,13 @@ class RunView:
 
     def finished(self, result: StageResult) -> None:
         """Close the stage's bar."""
-        if result.name in self._bars:
-            self._live.remove_task(self._bars[result.name])
+        self._close_bar(result.name)
         took = f" in {result.seconds:.1f} s" if result.seconds else ""
         self.report(f"{result.name}: {result.state}{took}{': ' + result.error if result.state == 'blocked' else ''}")
+
+    def _close_bar(self, name: str) -> None:
+        if name in self._bars:
+            self._live.remove_task(self._bars.pop(name))
 
 
 class _Line:

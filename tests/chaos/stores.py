@@ -49,8 +49,8 @@ class FolderView:
         folders = [path.parent for path in self.folder.glob(f"artifacts/{stage}/*/_COMPLETE")]
         if len(folders) != 1:
             return {}
-        files = sorted(path for path in folders[0].rglob("*") if path.is_file())
-        return {str(path.relative_to(folders[0])): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        files = {str(path.relative_to(folders[0])): path for path in folders[0].rglob("*") if path.is_file()}
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if _counts(name)}
 
     def partial_files(self) -> list[str]:
         return [str(path.relative_to(self.folder)) for path in self.folder.rglob(".tmp-*")]
@@ -71,9 +71,8 @@ class BucketView:
         contents = self.server.contents(f"{self.uri}/artifacts/{stage}")
         if sum(name.endswith("/_COMPLETE") for name in contents) != 1:
             return {}
-        return {
-            name.partition("/")[2]: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())
-        }
+        files = {name.partition("/")[2]: content for name, content in contents.items()}
+        return {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if _counts(name)}
 
     def partial_files(self) -> list[str]:
         return list(self._listing("/.tmp-"))
@@ -81,3 +80,8 @@ class BucketView:
     def _listing(self, part: str) -> dict[str, dict[str, object]]:
         found = self.server.file_system().find(f"{self.uri}/artifacts", detail=True)
         return {name: one for name, one in found.items() if part in name}
+
+
+def _counts(name: str) -> bool:
+    """Whether a file is part of the artifact's data: what was found damaged is kept beside it."""
+    return not name.startswith("damaged/")

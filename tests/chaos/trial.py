@@ -39,6 +39,8 @@ class Outcome:
     complaints: list[str] = field(default_factory=list)
     what: list[str] = field(default_factory=list)
     """What was done, and how each run ended."""
+    logs: list[str] = field(default_factory=list)
+    """Tracebacks."""
 
     @property
     def holds(self) -> bool:
@@ -163,8 +165,10 @@ class _Trial:
 def _note_words(log: Path, codes: list[int], outcome: Outcome) -> None:
     """Look at what the runs said: a fault is reported in a sentence, never by a traceback."""
     text = log.read_text(errors="replace")
-    if "Traceback (most recent call last)" in text:
-        outcome.complaints.append(f"a traceback at the user: {text.strip().splitlines()[-1][:200]}")
+    if (at := text.find("Traceback (most recent call last)")) >= 0:
+        ends = [line for line in text[at:].splitlines()[1:] if line[:1].strip()]
+        outcome.complaints.append(f"a traceback at the user: {(ends or [''])[0][:200]}")
+        outcome.logs.append(text[at : at + 6000])
     if any(code not in (0, -9) for code in codes):
         lines = [line for line in text.splitlines() if line.startswith("corgi:") or ": failed" in line]
         outcome.what += [line[:300] for line in lines[-2:]]

@@ -34,6 +34,7 @@ class WorkerResources:
     heartbeat_timeout: float = 30.0  # seconds without a sign of life after which a worker counts as lost
     stage_timeout: float = 3600.0  # seconds at one item after which a worker counts as standing still
     max_tries: int = 3  # workers that an item may take down before it is set aside
+    grows: bool = False  # whether nodes that come while it runs get further workers
 
 
 class Mapper(Protocol):

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.errors import WorkersLost
+from cluster.growth import Growth
 from cluster.losses import MemoryKills, describe_loss
 from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
+from cluster.metrics import count
 from cluster.pool_worker import ask_for_sign, stack_of, start_worker
 
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
@@ -90,6 +92,7 @@ class _Pool:
         self._last_work = self._last_ready = time.monotonic()
         self._next_check = 0.0
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
+        self._growth = Growth(resources)
         self.set_aside: list[Task] = []
 
     @property
@@ -102,6 +105,8 @@ class _Pool:
         limit = self._resources.num_workers
         if inbox.grows and self._resources.num_while_growing is not None:
             limit = self._resources.num_while_growing
+        ready = sum(member.is_ready for member in self._members)
+        limit += self._growth.more(ready, len(self._members))
         busy = sum(member.task is not None for member in self._members)
         wanted = limit if inbox.grows and self._is_fresh else min(limit, busy + len(inbox.waiting))
         for _ in range(wanted - len(self._members)):
@@ -159,6 +164,7 @@ class _Pool:
         """Forget a worker; its item goes to another one, unless it has taken down too many."""
         import ray
 
+        count("corgi_workers_lost")
         self._members.remove(member)
         ray.kill(member.actor)  # it may live where this process cannot see it
         if (task := member.task) is None:
@@ -172,9 +178,11 @@ class _Pool:
             return
         task.losses.append(reason)
         if len(task.losses) < self._resources.max_tries:
+            count("corgi_items_retried")
             inbox.waiting.appendleft(task)
             fate = "it goes to another worker"
         else:
+            count("corgi_items_set_aside")
             self.set_aside.append(task)
             fate = f"it is set aside, as {len(task.losses)} workers were lost at it"
         _log.warning("a worker was lost at %s (%s): %s", _name(task), reason, fate)

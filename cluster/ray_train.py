@@ -23,6 +23,7 @@ from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
 from cluster.losses import MemoryKills, describe_loss
 from cluster.lost_ranks import is_communication_error, size_that_fits, wait_for_dead_nodes
+from cluster.metrics import count
 from cluster.rank_link import END, linked, note_step
 from cluster.rank_signs import RankSigns
 from cluster.training import (
@@ -126,6 +127,7 @@ def launch_with_ray_train(
                 "have enough memory, then run again: it goes on from the newest checkpoint"
             )
         starts += 1
+        count("corgi_training_restarts")
         _log.warning("a training process was lost (%s); starting the group again", reason[:MAX_REPORT])
         wait_for_dead_nodes(outcome["nodes"])
         size = size_that_fits(group)  # all of them, where nodes have come back since

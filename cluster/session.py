@@ -5,25 +5,16 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.authentication import check_authentication, host_of
 from cluster.embedded import embedded_ray
 from cluster.errors import Unreachable
+from cluster.machines import Machines, machines_now
 from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import forget_launchers
 
 _JOB_FOLDERS = "working_dir_files"  # Ray's name for the folder of the folders of jobs
-
-
-@dataclass(frozen=True)
-class Machines:
-    """The resources of the connected cluster in all, and of its largest node."""
-
-    num_cpus: int
-    num_gpus: float
-    node_cpus: int
 
 
 def existing_address(configured: str | None) -> str | None:
@@ -48,18 +39,18 @@ def session(
     forget_launchers()
     if address is None:
         with embedded_ray(num_cpus):
-            yield _machines()
+            yield machines_now()
         return
     import ray
 
     if ray.is_initialized():
-        yield _machines()
+        yield machines_now()
         return
     try:
         _connect(address)
         named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
         check_cluster(named, allow_unauthenticated)
-        yield _machines()
+        yield machines_now()
     finally:
         ray.shutdown()
 
@@ -73,17 +64,6 @@ def _connect(address: str) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address, str(error)) from error
-
-
-def _machines() -> Machines:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Machines(
-        num_cpus=int(sum(node.get("CPU", 0) for node in nodes)),
-        num_gpus=int(sum(node.get("GPU", 0) for node in nodes)),
-        node_cpus=int(max((node.get("CPU", 0) for node in nodes), default=0)),
-    )
 
 
 def job_folder() -> Path | None:

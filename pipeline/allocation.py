@@ -8,7 +8,7 @@ CPUs are busy), on GPUs all of its workers, for up to half of the CPUs. Where th
 import dataclasses
 from collections.abc import Sequence
 
-from cluster.session import Machines
+from cluster.machines import Machines
 from pipeline.errors import UsageError
 from stages.contract.stage import Allocation, StageConfig
 
@@ -16,13 +16,16 @@ ENOUGH_CPUS = 8
 """A single process, or one that feeds a GPU, does not profit from more CPUs than this."""
 
 
-def allocate(section: StageConfig, machines: Machines) -> Allocation:
-    """Resolve every open or automatic number of the stage's ``resources``."""
+def allocate(section: StageConfig, machines: Machines, *, spare_gpu_nodes: bool = False) -> Allocation:
+    """Resolve every open or automatic number of the stage's ``resources``.
+
+    ``spare_gpu_nodes``: the nodes that have GPUs are left to other stages, where there are nodes without.
+    """
     asked = section.resources
     gpus = asked.gpus_per_worker
     if gpus == "auto":
         gpus = 1.0 if section.uses_gpu and machines.num_gpus else 0.0
-    workers = asked.num_workers or _default_workers(section, machines, gpus)
+    workers = asked.num_workers or _default_workers(section, machines, gpus, spare_gpu_nodes)
     cpus = asked.cpus_per_worker or _default_cpus(section, machines, workers, gpus)
     allocation = Allocation(
         workers,
@@ -33,9 +36,18 @@ def allocate(section: StageConfig, machines: Machines) -> Allocation:
         heartbeat_timeout=asked.heartbeat_timeout,
         stage_timeout=asked.stage_timeout,
         max_tries=asked.max_tries,
+        grows=asked.num_workers is None and section.work == "shards",
     )
     _check_fits(section.stage, allocation, machines)
     return allocation
+
+
+def allocate_all(sections: Sequence[StageConfig], machines: Machines) -> dict[str, Allocation]:
+    """Return what each of the stages of one run gets; those without a GPU leave GPU nodes to those with one."""
+    first = {section.stage: allocate(section, machines) for section in sections}
+    if not any(allocation.gpus_per_worker for allocation in first.values()):
+        return first
+    return {section.stage: allocate(section, machines, spare_gpu_nodes=True) for section in sections}
 
 
 def leave_room(
@@ -77,34 +89,49 @@ def _room_of(section: StageConfig, allocation: Allocation, machines: Machines) -
     return beside.cpus if beside else 0
 
 
-def _default_workers(section: StageConfig, machines: Machines, gpus: float) -> int:
+def _default_workers(section: StageConfig, machines: Machines, gpus: float, spare_gpu_nodes: bool) -> int:
     if section.work == "single":
         return 1
     if gpus:
         return max(1, int(machines.num_gpus / gpus))
     if section.work == "training":
         return 1
-    return max(1, machines.num_cpus // (section.resources.cpus_per_worker or 1))
+    cpus = machines.cpus_without_gpus if spare_gpu_nodes else machines.num_cpus
+    return max(1, cpus // (section.resources.cpus_per_worker or 1))
 
 
 def _default_cpus(section: StageConfig, machines: Machines, workers: int, gpus: float) -> int:
     if section.work == "shards" and not gpus:
         return 1
-    fraction = min(machines.num_cpus // workers, machines.node_cpus)
+    fraction = min(machines.num_cpus // workers, machines.cpus_beside(gpus) if gpus else machines.node_cpus)
     return max(1, min(fraction, ENOUGH_CPUS) if gpus or section.work == "single" else fraction)
+
+
+def describe_demand(allocation: Allocation) -> str:
+    """Return what a stage asks of the cluster, in words."""
+    gpus = f" + {allocation.gpus_per_worker:g} GPU" if allocation.gpus_per_worker else ""
+    return f"{allocation.num_workers} x {allocation.cpus_per_worker} CPU{gpus}"
 
 
 def _check_fits(stage: str, allocation: Allocation, machines: Machines) -> None:
     cpus = allocation.num_workers * allocation.cpus_per_worker
-    if cpus > machines.num_cpus or allocation.cpus_per_worker > machines.node_cpus:
+    scaled = " at most, with all that its autoscaler may bring" if machines.declared else ""
+    if cpus > machines.cpus_in_the_end or not machines.holds(allocation.cpus_per_worker, 0):
         raise UsageError(
             f"{stage}.resources: {allocation.num_workers} workers x {allocation.cpus_per_worker} CPUs asked for, and "
-            f"the machines have {machines.num_cpus} CPUs ({machines.node_cpus} on the largest); lower num_workers or "
-            "cpus_per_worker, or add machines"
+            f"the machines have {machines.cpus_in_the_end} CPUs ({machines.node_cpus} on the largest){scaled}; lower "
+            "num_workers or cpus_per_worker, or add machines"
         )
     gpus = allocation.num_workers * allocation.gpus_per_worker
-    if gpus > machines.num_gpus:
+    if gpus > machines.gpus_in_the_end:
         raise UsageError(
             f"{stage}.resources: {allocation.num_workers} workers x {allocation.gpus_per_worker:g} GPUs asked for, and "
-            f"the machines have {machines.num_gpus} GPUs; lower num_workers or gpus_per_worker, or add machines"
+            f"the machines have {machines.gpus_in_the_end:g} GPUs{scaled}; lower num_workers or gpus_per_worker, or "
+            "add machines"
+        )
+    room = machines.holds(allocation.cpus_per_worker, allocation.gpus_per_worker)
+    if room < allocation.num_workers:
+        raise UsageError(
+            f"{stage}.resources: {describe_demand(allocation)} asked for, and the nodes have room for {room} such "
+            f"workers, each on one node{scaled}; lower num_workers, cpus_per_worker or gpus_per_worker, or add machines"
         )

@@ -78,20 +78,25 @@ def plan(
     gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="with --sizes: GPUs that ZeRO splits over")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do: each stage done, partial or new, and why."""
+    """Show what a run would do: each stage done, partial or new, and why; what it asks of the machines."""
+    from pipeline.demands import demands_of
     from pipeline.report import plan_document, plan_table
 
     experiment = _open(config, overrides)
+    with redirect_stdout(sys.stderr):  # where Ray prints warnings
+        demands = demands_of(experiment.plan, experiment.config.cluster)
     found = None
     if sizes:
         from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 
         found = stage_sizes(experiment.config, experiment.plan, experiment.store, gpus)
     if as_json:
-        document = plan_document(experiment.plan)
+        document = plan_document(experiment.plan, demands)
         _print_json(document if found is None else document | {"sizes": sizes_document(found)})
         return
-    _console(stderr=False).print(plan_table(experiment.plan))
+    _console(stderr=False).print(plan_table(experiment.plan, demands))
+    if demands.stages:
+        echo(f"machines: {demands.machines}")
     if found is not None:
         _console(stderr=False).print(sizes_table(found))
 
@@ -208,8 +213,10 @@ def status(
     if run_id is None:
         records = list(found.runs())
         lives = [life_of(record, found) for record in records]
-        documents = [status_document(*one) for one in zip(records, lives, strict=True)]
-        _show({"runs": documents} if as_json else runs_table(records, lives))
+        if as_json:
+            _print_json({"runs": [status_document(*one) for one in zip(records, lives, strict=True)]})
+        else:
+            _show(runs_table(records, lives))
         return
     record = found.find_run(run_id)
     life = life_of(record, found)

@@ -7,6 +7,7 @@ both. A stage that fails takes down only the stages that need it.
 
 import functools
 import importlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,10 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.channel import Channel, Sender
 from cluster.losses import MemoryKills, describe_loss, memory_kills
-from cluster.session import Machines
+from cluster.machines import Machines, machines_now
+from cluster.metrics import label_process
 from cluster.training import use_cpus
-from pipeline.allocation import allocate, allocate_beside, leave_room
-from pipeline.errors import full_disk
+from pipeline.allocation import allocate_all, allocate_beside, leave_room
+from pipeline.errors import UsageError, full_disk
 from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
@@ -40,8 +42,10 @@ from stages.storage.artifact import Artifact, Output
 POLL_SECONDS = 0.2
 _END = "end of the run"
 """The notice on the driver's board that asks training to end with a checkpoint; no stage has this name."""
+_RECOUNT_SECONDS = 5.0  # between two looks at the nodes
 _RETRIES = 3
 """Starts of a stage's process after it was lost along with its node; what it has finished is kept."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,14 @@ class StageJob:
     allocation: Allocation
     upstream: tuple[str, ...] = ()
     environment: Environment = field(default_factory=Environment)
+    run: str = ""
 
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     """Run one stage in this process; ``upstream`` only orders the tasks."""
     use_cpus(job.allocation.cpus_per_worker)
     job.environment.enter()
+    label_process(job.run, job.config.stage)
     try:
         with forwarding_logs(ForwardLogs(emit)), raising_no_secrets():
             return _run_stage(job, emit)
@@ -100,9 +106,8 @@ class GraphRun:
         self._observer = observer
         self._machines = machines
         self._environment = Environment(environment or {})
-        self._allocations = {
-            name: allocate(stage.config, machines) for name, stage in plan.stages.items() if _to_do(stage)
-        }
+        self._allocations = allocate_all([s.config for s in plan.stages.values() if _to_do(s)], machines)
+        self._next_count = time.monotonic() + _RECOUNT_SECONDS
         self._channel = Channel()
         self._node = ray.get_runtime_context().get_node_id()
         self._here = NodeAffinitySchedulingStrategy(self._node, soft=False)
@@ -127,6 +132,7 @@ class GraphRun:
                     self._reuse(stage)
             while len(self._results) < len(self._plan.stages):
                 self._store.check_leases()
+                self._count_machines()
                 self._start_what_can_start()
                 self._wait()
         return {name: self._results[name] for name in self._plan.stages}
@@ -161,9 +167,27 @@ class GraphRun:
         for ref in self._running:
             ray.cancel(ref, force=True)
 
+    def _count_machines(self) -> None:
+        """Look at times which nodes have come or gone; stages that have not started yet are sized by those there."""
+        if time.monotonic() < self._next_count:
+            return
+        self._next_count = time.monotonic() + _RECOUNT_SECONDS
+        machines = machines_now()
+        if machines == self._machines:
+            return
+        self._machines = machines
+        waiting = [stage.config for stage in self._plan.stages.values() if _to_do(stage) and self._is_waiting(stage)]
+        try:
+            self._allocations |= allocate_all(waiting, machines)
+        except UsageError as error:  # nodes were lost: what was to start is started all the same, with fewer workers
+            _log.warning("%s", error)
+
+    def _is_waiting(self, stage: PlannedStage) -> bool:
+        return stage.name not in self._results and stage.name not in self._started
+
     def _start_what_can_start(self) -> None:
         for name, stage in self._plan.stages.items():
-            if name in self._results or name in self._started:
+            if not self._is_waiting(stage):
                 continue
             states = {source: self._results[source].state for source in stage.inputs if source in self._results}
             lost = [source for source, state in states.items() if state in {"failed", "blocked"}]
@@ -185,20 +209,24 @@ class GraphRun:
             downstream = [o for o in waiting if o.name not in self._results and self._missing(o) == [stage.name]]
             wanted = [(other.config, self._allocations[other.name]) for other in downstream]
             allocation = leave_room(stage.config, allocation, wanted, free)
-        return allocation if allocation.cpus <= free.num_cpus and allocation.gpus <= free.num_gpus else None
+        fits = allocation.cpus <= free.num_cpus and allocation.gpus <= free.num_gpus
+        return allocation if fits or not self._running else None  # alone, it waits for nodes by itself
 
     def _missing(self, stage: PlannedStage) -> list[str]:
         return [source for source in stage.inputs if source not in self._results]
 
     def _free(self) -> Machines:
-        """Return the machines without what runs; a stage whose followed inputs are done takes all it was granted."""
+        """Return the machines, with those that may come, without what runs.
+
+        A stage whose followed inputs are done takes all it was granted.
+        """
         busy = [
             allocation if {*self._upstream[name]} - self._results.keys() else replace(allocation, workers_beside=None)
             for name in self._running.values()
             if (allocation := self._allocations[name])
         ]
-        cpus = self._machines.num_cpus - sum(allocation.cpus for allocation in busy)
-        gpus = self._machines.num_gpus - sum(allocation.gpus for allocation in busy)
+        cpus = self._machines.cpus_in_the_end - sum(allocation.cpus for allocation in busy)
+        gpus = self._machines.gpus_in_the_end - sum(allocation.gpus for allocation in busy)
         return replace(self._machines, num_cpus=cpus, num_gpus=gpus)
 
     def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
@@ -219,7 +247,9 @@ class GraphRun:
         allocation, upstream = self._allocations[stage.name], self._upstream[stage.name]
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
-        job = StageJob(stage.config, stage.identity, inputs, output, allocation, upstream, self._environment)
+        job = StageJob(
+            stage.config, stage.identity, inputs, output, allocation, upstream, self._environment, self._plan.run
+        )
         alone = stage.config.work == "single"
         task = ray.remote(run_stage_job).options(
             name=stage.name,
@@ -269,7 +299,8 @@ class GraphRun:
         if not self._mending.set_aside(damage):
             return False
         self._observer.event(name, Log(f"{damage}".partition(": expected")[0] + ": it is made again", "WARNING"))
-        self._allocations.setdefault(name, allocate(self._plan.stages[name].config, self._machines))
+        if name not in self._allocations:
+            self._allocations |= allocate_all([self._plan.stages[name].config], self._machines)
         self._forget(name)
         return True
 

@@ -66,15 +66,22 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
 
 def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
+    identities = {name: _identity(name, section) for name, section in config.stages().items()}
+    fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
     for name, section in config.stages().items():
-        identity = _identity(name, section)
-        sources = config.inputs_of(section)
-        inputs = {source: planned[source].fingerprint for source in sources}
-        fingerprint = fingerprint_of(section, identity, inputs)
-        completion = store.completion(name, fingerprint)
-        streams_from = _upstream(section, planned) if config.cluster.overlap and not completion.complete else ()
+        inputs = {source: fingerprints[source] for source in config.inputs_of(section)}
+        fingerprints[name] = fingerprint_of(section, identities[name], inputs)
+    completions = store.completions({name: fingerprints[name] for name in identities})
+    for name, section in config.stages().items():
+        overlaps = config.cluster.overlap and not completions[name].complete
         planned[name] = PlannedStage(
-            name, fingerprint, completion, sources, identity, section, streams_from=streams_from
+            name,
+            fingerprints[name],
+            completions[name],
+            config.inputs_of(section),
+            identities[name],
+            section,
+            streams_from=_upstream(section, planned) if overlaps else (),
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
@@ -121,7 +128,7 @@ def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
 
 
 def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Store) -> dict[str, PlannedStage]:
-    earlier = next((record for record in store.runs() if record.name == run_name), None)
+    earlier = next((record for record in store.runs(f"{run_name}-") if record.name == run_name), None)
     past = earlier.plan if earlier else {}
     found = {}
     for name, stage in planned.items():

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
+from pipeline.demands import Demands
 from pipeline.heartbeat import Life
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
@@ -47,21 +48,23 @@ def _row(stage: StageEntry) -> tuple[str, ...]:
     )
 
 
-def plan_table(plan: Plan) -> PlainTable:
+def plan_table(plan: Plan, demands: Demands) -> PlainTable:
     """Return the table of what a run would do."""
     table = PlainTable(title=f"plan of run {plan.run}")
-    for heading in ("stage", "state", "fingerprint", "captions", "why"):
+    for heading in ("stage", "state", "fingerprint", "captions", "asks for", "why"):
         table.heading(heading, overflow="fold")
     for stage in plan.stages.values():
         captions = format_fraction(caption_fraction(stage.identity))
-        table.row(stage.name, stage.state, stage.fingerprint, captions, stage.reason)
+        asked = demands.stages.get(stage.name, "")
+        table.row(stage.name, stage.state, stage.fingerprint, captions, asked, stage.reason)
     return table
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
+def plan_document(plan: Plan, demands: Demands) -> dict[str, Any]:
     """Return the plan as JSON-ready data."""
     return {
         "run": plan.run,
+        "machines": demands.machines,
         "stages": [
             {
                 "name": s.name,
@@ -69,6 +72,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
                 "fingerprint": s.fingerprint,
                 "reason": s.reason,
                 "captions_fraction": caption_fraction(s.identity),
+                "asks_for": demands.stages.get(s.name, ""),
             }
             for s in plan.stages.values()
         ],

@@ -200,10 +200,13 @@ class _Session:
         address = existing_address(cluster.address)
         with session(address, cluster.num_cpus, cluster.allow_unauthenticated) as machines:
             from pipeline.executor import GraphRun
+            from pipeline.measured import MeasuredObserver
 
             self._open_tracking()
             storage = self._experiment.config.storage.worker_environment()
-            graph = GraphRun(plan, self._experiment.store, machines, self._observer, storage)
+            # The endpoint of a Ray that goes with the run is read by nobody.
+            observer = self._observer if address is None else MeasuredObserver(self._observer, plan.run)
+            graph = GraphRun(plan, self._experiment.store, machines, observer, storage)
             try:
                 return graph.run()
             except KeyboardInterrupt:

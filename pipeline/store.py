@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import uuid
@@ -17,6 +18,7 @@ import fsspec
 from pipeline.errors import UsageError
 from pipeline.leases import Leases, LeaseTimes
 from pipeline.record import RunRecord
+from pipeline.record_cache import RecordCache, version_of
 from stages.contract.errors import LeaseLost, StageError
 from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _HEARTBEAT = "heartbeat.json"
+RECORD = "run.json"
 _READS_AT_ONCE = 16
 LARGEST_DOCUMENT = 64 << 20  # bytes
 
@@ -168,6 +171,11 @@ class Store:
         planned = artifact.planned_units() if units else None
         return Completion(complete=False, units_done=units, units_planned=planned)
 
+    def completions(self, artifacts: Mapping[str, str]) -> dict[str, Completion]:
+        """Return how far these artifacts are, by the names of their stages; they are asked for at once."""
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            return dict(zip(artifacts, pool.map(lambda one: self.completion(*one), artifacts.items()), strict=True))
+
     @contextlib.contextmanager
     def leasing(
         self, run: str, artifacts: Iterable[Artifact], times: LeaseTimes, report: Callable[[str], None]
@@ -220,17 +228,21 @@ class Store:
 
     def read_run(self, run: str) -> RunRecord | None:
         """Return a run's record, or None where there is none."""
-        where = one_line(f"{self.uri}/{_run_file(run)}")
         try:
-            return RunRecord.parse(self._read_json(_run_file(run)), where)
-        except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
-            return None
-        except _Unreadable as error:
-            raise UsageError(f"{error}: is not the record of a run; remove its folder") from None
+            return self._parse_run(run, self._fs_and_root[0].cat_file(self._path(_run_file(run))))
         except PermissionError:
             if self.local_root is None:
                 raise
             return None  # of another user of this machine
+        except (FileNotFoundError, NotADirectoryError):  # or a file among the folders of the runs
+            return None
+
+    def _parse_run(self, run: str, content: bytes) -> RunRecord:
+        where = one_line(f"{self.uri}/{_run_file(run)}")
+        try:
+            return RunRecord.parse(self._parse(_run_file(run), content), where)
+        except _Unreadable as error:
+            raise UsageError(f"{error}: is not the record of a run; remove its folder") from None
 
     def write_heartbeat(self, run: str, content: Mapping[str, Any]) -> None:
         """Replace a run's sign of life."""
@@ -247,14 +259,54 @@ class Store:
         """Return the folder of what a run recorded and its tracking server has not taken yet."""
         return Output(self._uri("runs", run, "tracking"), "store", "")
 
-    def runs(self) -> Iterator[RunRecord]:
-        """Yield all run records that can be read, the latest started first; others are named in the log."""
-        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # a request to a remote store is mostly waiting
-            found = list(pool.map(self._try_run, self.run_names()))
-        for error in (one for one in found if isinstance(one, UsageError)):
-            _log.warning("%s", error)
-        records = [one for one in found if isinstance(one, RunRecord)]
+    def runs(self, prefix: str = "") -> Iterator[RunRecord]:
+        """Yield the records that can be read of the runs with such an id, the latest started first.
+
+        Those that cannot be read are named in the log.
+        """
+        records = []
+        for run, content in self._contents_of_runs(prefix).items():
+            try:
+                records.append(self._parse_run(run, content))
+            except UsageError as error:
+                _log.warning("%s", error)
         yield from sorted(records, key=lambda record: record.started, reverse=True)
+
+    def _contents_of_runs(self, prefix: str) -> dict[str, bytes]:
+        """Read the records of these runs, by their ids; those of another user of this machine are left out."""
+        fs = self._fs_and_root[0]
+        if self.local_root is None:
+            return self._remote_contents(prefix)
+
+        def read(run: str) -> bytes | None:
+            try:
+                return bytes(fs.cat_file(self._path(_run_file(run))))
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                return None
+
+        runs = [run for run in self.run_names() if run.startswith(prefix)]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # the folder may lie on another machine
+            return {run: found for run, found in zip(runs, pool.map(read, runs), strict=True) if found is not None}
+
+    def _remote_contents(self, prefix: str) -> dict[str, bytes]:
+        """List all records at once, and request only those that this machine does not know in the same version."""
+        fs, end = self._fs_and_root[0], f"/{RECORD}"
+        listed = fs.find(self._path("runs"), detail=True)
+        versions = {str(path): version_of(info) for path, info in listed.items() if str(path).endswith(end)}
+        runs = {path: path.removesuffix(end).rpartition("/")[2] for path in versions}
+        wanted = {path: run for path, run in runs.items() if run.startswith(prefix)}
+        cache = RecordCache(self.local_base / "records.db")
+        contents = {path: content for path, content in cache.get(versions).items() if path in wanted}
+        missing = [path for path in wanted if path not in contents]
+        if missing:
+            found = fs.cat(missing, on_error="return")
+            for error in (one for one in found.values() if isinstance(one, Exception)):
+                if not isinstance(error, FileNotFoundError):  # it was removed meanwhile
+                    raise error
+            read = {path: bytes(one) for path, one in found.items() if not isinstance(one, Exception)}
+            cache.put(read, versions)
+            contents |= read
+        return {wanted[path]: content for path, content in contents.items()}
 
     def run_names(self) -> list[str]:
         """List the ids of all runs, whether their records can be read or not."""
@@ -271,22 +323,14 @@ class Store:
             return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
 
-    def _try_run(self, run: str) -> RunRecord | UsageError | None:
-        try:
-            return self.read_run(run)
-        except UsageError as error:
-            return error
-
     def find_run(self, name: str | None) -> RunRecord:
         """Return the latest run, or the latest whose id starts with ``name``."""
-        records = list(self.runs())
-        for record in records:
-            if name is None or record.run.startswith(name):
-                return record
+        for record in self.runs(name or ""):
+            return record
         for run in self.run_names():
             if name is not None and run.startswith(name):
                 self.read_run(run)  # which says why it cannot be read
-        known = ", ".join(record.run for record in records[:5]) or "none yet"
+        known = ", ".join(record.run for record in itertools.islice(self.runs(), 5)) or "none yet"
         raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}")
 
     def log_folder(self, run: str) -> Path:
@@ -322,7 +366,9 @@ class Store:
         return bool(self._fs_and_root[0].exists(self._path(name)))
 
     def _read_json(self, name: str) -> Any:
-        content = self._fs_and_root[0].cat_file(self._path(name))
+        return self._parse(name, self._fs_and_root[0].cat_file(self._path(name)))
+
+    def _parse(self, name: str, content: bytes) -> Any:
         with parsing(lambda reason: _Unreadable(f"{one_line(self.uri)}/{one_line(name)}: {reason}")):
             return load_json(content, max_bytes=LARGEST_DOCUMENT)
 
@@ -343,4 +389,4 @@ def _run_lease(run: str) -> str:
 
 
 def _run_file(run: str) -> str:
-    return f"runs/{run}/run.json"
+    return f"runs/{run}/{RECORD}"

@@ -10,6 +10,7 @@ by the environment. They work where they are used; whatever is recorded, shown o
 
 import base64
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -156,6 +157,7 @@ def redact_parameters(url: str) -> str:
 # ---- names and options
 
 
+@functools.lru_cache(4096)
 def is_secret_name(name: str) -> bool:
     """Return whether a variable, header, parameter or key of this name holds a secret."""
     plain = re.sub(r"[\W_]", "", name.rpartition(".")[2]).lower()
@@ -173,11 +175,13 @@ def redact_options(options: Any, name: str = "") -> Any:
 
 def redact_tree(content: Any) -> Any:
     """Return JSON-ready data with the credentials of all addresses in it masked, and the values of secret names."""
-    if isinstance(content, Mapping):
+    if isinstance(content, str):
+        return redact_addresses(content)
+    if content is None or isinstance(content, int | float):  # most of a record: looked at before what takes longer
+        return content
+    if isinstance(content, dict | Mapping):
         return {key: _redact_named(str(key), value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [redact_tree(item) for item in content]
-    return redact_addresses(content) if isinstance(content, str) else content
+    return [redact_tree(item) for item in content] if isinstance(content, list | tuple) else content
 
 
 def _redact_named(name: str, value: Any) -> Any:

@@ -100,6 +100,7 @@ class Allocation:
     heartbeat_timeout: float = 30.0
     stage_timeout: float = 3600.0
     max_tries: int = 3
+    grows: bool = False  # whether nodes that come while it runs get further workers
 
     @property
     def workers_at_first(self) -> int:
@@ -127,6 +128,7 @@ class Allocation:
             heartbeat_timeout=self.heartbeat_timeout,
             stage_timeout=self.stage_timeout,
             max_tries=self.max_tries,
+            grows=self.grows and not same_node,
         )
 
 

@@ -7,10 +7,10 @@ alike. So all norms are measured, and the models' identities say what was found.
 import collections
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
-from cluster.mapping import WorkerResources
 from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
@@ -46,7 +46,7 @@ def import_embeddings(
         units=UnitList(units),
         records=EmbeddingsRecord.done(output),
         make_worker=functools.partial(make_import_worker, existing, clips.block_dims, config.storage, output),
-        resources=WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker),
+        resources=replace(context.resources.for_shards(), num_gpus=0),
     )
     records = runner.run(context)
     norms = _write_norms(records, output)

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 
-from cluster.mapping import WorkerResources
 from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.events import Progress
@@ -24,7 +23,7 @@ def run(
     embeddings = inputs["embed_clip"]
     names = list(shard_rows(embeddings))
     records = FilterRecord.done(output)
-    resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
+    resources = context.resources.for_shards()
     units = UnitList(names)
     units.write_plan(output)
     to_score = [name for name in names if not has_table(output, SCORES, name)]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cluster.mapping import WorkerResources, map_in_process
+from cluster.mapping import map_in_process
 from models.gaussians.initialization import further_means, initialize_on_sample
 from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans
 from stages.contract.errors import InputFault
@@ -91,7 +91,7 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
     width = open_image_rows(embeddings, next(iter(rows))).shape[1]
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
-    resources = WorkerResources(context.resources.num_workers, context.resources.cpus_per_worker)
+    resources = context.resources.for_shards()
     return Passes(embeddings, rows, config.kind, mapper, resources)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import Machines, session
+from cluster.machines import Machines
+from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.mending import Mending

@@ -95,6 +95,13 @@ def test_runs_and_records_are_found(s3):
     assert [record.run for record in store.runs()] == ["two-2", "one-1"]
     assert store.find_run("one").run == "one-1"
     assert store.read_run("none") is None
+    store.write_run(make_record("two-2", started="2025-12-31"))  # what is kept of the first one is out of date
+    assert [(record.run, record.started) for record in store.runs()] == [
+        ("one-1", "2026-01-01"),
+        ("two-2", "2025-12-31"),
+    ]
+    s3.file_system().rm(f"{store.uri}/runs/one-1", recursive=True)
+    assert [record.run for record in store.runs()] == ["two-2"]
 
 
 @pytest.fixture

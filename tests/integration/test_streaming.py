@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from cluster.errors import WorkersLost
+from cluster.machines import Machines
 from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.pool import map_on_ray
-from cluster.session import Machines, session
+from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.plan import Plan, PlannedStage, make_plan

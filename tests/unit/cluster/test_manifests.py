@@ -253,3 +253,11 @@ def test_the_slurm_script_passes_sigterm_on_and_waits_for_the_run(tmp_path: Path
 def test_the_schemas_are_schemas() -> None:
     for name in ("RayCluster", "RayJob"):
         jsonschema.Draft202012Validator.check_schema(SCHEMAS[name] | {"definitions": SCHEMAS["definitions"]})
+
+
+def test_the_option_for_a_head_that_may_die_matches_the_schema() -> None:
+    text = (MANIFESTS / "raycluster.yaml").read_text()
+    assert text.count("# gcsFaultToleranceOptions:") == 1
+    document = yaml.safe_load(text.replace("# gcsFaultToleranceOptions:", "gcsFaultToleranceOptions:"))
+    assert document["spec"]["gcsFaultToleranceOptions"]["redisAddress"]
+    _validate(document)

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from cluster.session import Machines
-from pipeline.allocation import allocate, allocate_beside, leave_room
+from cluster.machines import Machines, Node
+from pipeline.allocation import allocate, allocate_all, allocate_beside, leave_room
 from pipeline.errors import UsageError
 from stages.contract.stage import Allocation, Resources, StageConfig
 
@@ -43,13 +43,13 @@ class SingleConfig(StageConfig):
 @pytest.mark.parametrize(
     ("config", "machines", "allocation"),
     [
-        (ShardsConfig(), LAPTOP, Allocation(4, 1, 0)),
+        (ShardsConfig(), LAPTOP, Allocation(4, 1, 0, grows=True)),
         (TrainingConfig(), LAPTOP, Allocation(1, 4, 0)),
         (SingleConfig(), LAPTOP, Allocation(1, 4, 0)),
-        (ShardsConfig(), GPU_CLUSTER, Allocation(16, 8, 1)),
+        (ShardsConfig(), GPU_CLUSTER, Allocation(16, 8, 1, grows=True)),
         (TrainingConfig(), GPU_CLUSTER, Allocation(16, 8, 1)),
         (SingleConfig(), GPU_CLUSTER, Allocation(1, 8, 0)),
-        (ShardsConfig(resources=Resources(gpus_per_worker=0.5)), GPU_CLUSTER, Allocation(32, 4, 0.5)),
+        (ShardsConfig(resources=Resources(gpus_per_worker=0.5)), GPU_CLUSTER, Allocation(32, 4, 0.5, grows=True)),
         (TrainingConfig(resources=Resources(num_workers=2)), LAPTOP, Allocation(2, 2, 0)),
         (TrainingConfig(resources=Resources(gpus_per_worker=0)), GPU_CLUSTER, Allocation(1, 64, 0)),
     ],
@@ -118,3 +118,43 @@ def test_a_second_streaming_stage_takes_no_room_that_its_source_needs() -> None:
     wanted = allocate(ShardsConfig(), machines)
     pair = [(ShardsConfig(), wanted)] * 2
     assert leave_room(LoadConfig(), allocate(LoadConfig(), machines), pair, machines).num_workers == 1
+
+
+MIXED = Machines.of([Node(0), Node(16), Node(16), Node(4, 1), Node(4, 1)], [])
+
+
+def test_stages_without_gpu_leave_gpu_nodes_to_those_with_one() -> None:
+    allocations = allocate_all([LoadConfig(), ShardsConfig()], MIXED)
+    assert allocations["download_shards"] == Allocation(32, 1, 0, grows=True)
+    assert allocations["embed_clip"] == Allocation(2, 4, 1, grows=True)
+    left = Machines(MIXED.num_cpus - 32, MIXED.num_gpus, MIXED.node_cpus)
+    beside = allocate_beside(ShardsConfig(), allocations["embed_clip"], left)
+    assert beside is not None
+    assert (beside.workers_at_first, beside.cpus_per_worker) == (2, 4)
+
+
+def test_where_no_stage_uses_a_gpu_all_nodes_are_used() -> None:
+    assert allocate_all([LoadConfig()], MIXED)["download_shards"].num_workers == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_workers": 2, "cpus_per_worker": 8, "gpus_per_worker": 1}, "2 x 8 CPU .* have room for 0 such workers"),
+        ({"num_workers": 3, "cpus_per_worker": 9, "gpus_per_worker": 0}, "3 x 9 CPU .* have room for 2 such workers"),
+        ({"num_workers": 1, "cpus_per_worker": 17, "gpus_per_worker": 0}, r"have 40 CPUs \(16 on the largest\)"),
+    ],
+)
+def test_what_fits_in_sum_but_on_no_node_is_refused(asked: dict[str, int], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        allocate(TrainingConfig(resources=Resources(**asked)), MIXED)
+
+
+def test_an_autoscaler_counts_with_its_declared_maximum() -> None:
+    scaled = Machines.of([Node(0)], [Node(16, count=10), Node(8, 1, count=4)])
+    assert allocate(TrainingConfig(), scaled) == Allocation(1, 8, 1)
+    four = Resources(num_workers=4)
+    assert allocate(TrainingConfig(resources=four), scaled).num_workers == 4
+    with pytest.raises(UsageError, match=r"5 workers x 1 GPUs .* have 4 GPUs at most, with all that its autoscaler"):
+        allocate(TrainingConfig(resources=Resources(num_workers=5)), scaled)
+    assert allocate_all([LoadConfig(), TrainingConfig()], scaled)["download_shards"].num_workers == 8

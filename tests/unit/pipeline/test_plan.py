@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cluster.session import this_machine
 from pipeline.config.loading import load_config
-from pipeline.config.schema import RunConfig
+from pipeline.config.schema import ClusterConfig, RunConfig
+from pipeline.demands import Demands, demands_of
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.report import plan_document, plan_table
@@ -122,10 +124,10 @@ def test_nobody_follows_what_is_done(store: Store) -> None:
 
 def test_the_plan_shows_which_captions_each_stage_reads(store: Store) -> None:
     plan = _plan(store, "captions.fraction=0.25", "train_clip.captions.fraction=1", name="tiny_clip.yaml")
-    document = {stage["name"]: stage["captions_fraction"] for stage in plan_document(plan)["stages"]}
+    document = {stage["name"]: stage["captions_fraction"] for stage in plan_document(plan, Demands())["stages"]}
     assert document == {"download_shards": None, "train_clip": 1.0}
     console = Console(file=io.StringIO(), width=200)
-    console.print(plan_table(_plan(store, "captions.fraction=0.25", name="tiny_clip.yaml")))
+    console.print(plan_table(_plan(store, "captions.fraction=0.25", name="tiny_clip.yaml"), Demands()))
     (line,) = [one for one in console.file.getvalue().splitlines() if "train_clip" in one]  # type: ignore[attr-defined]
     assert "25%" in line
 
@@ -133,3 +135,25 @@ def test_the_plan_shows_which_captions_each_stage_reads(store: Store) -> None:
 def test_train_clip_depends_on_the_fraction(store: Store) -> None:
     plans = [_plan(store, f"captions.fraction={fraction}", name="tiny_clip.yaml") for fraction in (0.1, 1)]
     assert _changed(*plans) == {"train_clip"}
+
+
+@pytest.mark.skipif(this_machine(4) is None, reason="on a machine with GPUs, Ray finds out what there is")
+def test_the_plan_shows_what_stages_ask_for_and_refuses_what_the_machine_can_never_give(store: Store) -> None:
+    plan = _plan(store)
+    demands = demands_of(plan, ClusterConfig(num_cpus=4))
+    assert demands.stages["embed_clip"] == "4 x 1 CPU"
+    assert demands.stages["train_decoder"] == "1 x 4 CPU"
+    assert demands.machines.startswith("4 CPUs")
+    assert plan_document(plan, demands)["stages"][0]["asks_for"] == "4 x 1 CPU"
+    with pytest.raises(
+        UsageError, match=r"train_prior\.resources: 1 workers x 5 CPUs asked for, and the machines have 4"
+    ):
+        demands_of(_plan(store, "train_prior.resources.cpus_per_worker=5"), ClusterConfig(num_cpus=4))
+
+
+def test_a_cluster_that_is_not_reached_is_no_reason_not_to_plan(store: Store) -> None:
+    cluster = ClusterConfig(address="127.0.0.1:1")
+    demands = demands_of(_plan(store, "train_prior.resources.num_workers=500"), cluster)
+    assert demands.machines.startswith("not known: cluster.address: no Ray cluster responds at '127.0.0.1:1'")
+    assert demands.stages["train_prior"] == "500 x some CPU"
+    assert demands.stages["embed_clip"] == "as many as fit x some CPU"

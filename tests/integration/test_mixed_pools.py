@@ -1,0 +1,104 @@
+"""Nodes of different kinds, and nodes that come while a stage runs."""
+
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.machines import Node, machines_now
+from cluster.mapping import WorkerResources
+from cluster.metrics import count, label_process
+from cluster.pool import map_on_ray
+from pipeline.measured import MeasuredObserver
+from pipeline.results import StageResult
+from stages.contract.events import Event, Metrics, Progress
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A head without room for workers."""
+    os.environ["PYTHONPATH"] = os.getcwd()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def make_slow() -> Callable[[int], str]:
+    def work(item: int) -> str:
+        time.sleep(0.4)
+        return str(ray.get_runtime_context().get_node_id())
+
+    return work
+
+
+def test_a_map_uses_the_nodes_that_come_and_leaves_gpu_nodes_to_gpu_work(nodes: Cluster) -> None:
+    first = nodes.add_node(num_cpus=1)
+    with_gpu = nodes.add_node(num_cpus=2, num_gpus=1)
+    nodes.wait_for_nodes()
+    machines = machines_now()
+    assert sorted(machines.nodes, key=lambda node: (node.cpus, node.gpus)) == [Node(0), Node(1), Node(2, 1)]
+    assert machines.cpus_without_gpus == 1
+    resources = WorkerResources(num_workers=machines.cpus_without_gpus, grows=True)
+    came = None
+    seen: list[str] = []
+    for node in map_on_ray(make_slow, range(50), resources):
+        seen.append(node)
+        if came is None:
+            came = nodes.add_node(num_cpus=2)
+            # All of the GPU node is there for what uses the GPU, while the map runs on.
+            gpu_work = map_on_ray(make_slow, range(2), WorkerResources(num_cpus=2, num_gpus=1))
+            assert set(gpu_work) == {with_gpu.node_id}
+    assert came is not None
+    assert set(seen) == {first.node_id, came.node_id}
+    assert seen.count(came.node_id) > 10
+
+
+class Nobody:
+    """An observer that keeps what it is given to itself."""
+
+    def started(self, *_: object) -> None: ...
+
+    def event(self, name: str, event: Event) -> None: ...
+
+    def finished(self, result: StageResult) -> None: ...
+
+
+def test_measurements_are_on_ray_s_endpoint(nodes: Cluster) -> None:
+    observer = MeasuredObserver(Nobody(), "run-1")
+    observer.event("embed_clip", Progress(2, 8, "shards", items=200))
+    observer.event("train_prior", Metrics({"loss": 0.25, "learning_rate": 1.0}, step=40))
+    observer.event("train_prior", Metrics({"loss": float("nan")}, step=41))
+    label_process("run-1", "embed_clip")
+    count("corgi_workers_lost")
+    expected = {
+        'ray_corgi_units_done{stage="embed_clip"} 2.0',
+        'ray_corgi_items_done{stage="embed_clip"} 200.0',
+        'ray_corgi_loss{stage="train_prior"} 0.25',
+        'ray_corgi_step{stage="train_prior"} 41.0',
+        'ray_corgi_workers_lost_total{stage="embed_clip"} 1.0',
+    }
+    deadline = time.monotonic() + 60
+    while not expected <= (found := _measured("run-1")):
+        assert time.monotonic() < deadline, (expected - found, found)
+        time.sleep(1)
+
+
+def _measured(run: str) -> set[str]:
+    """Return our own measurements at the endpoints of all nodes, with no labels but the stage."""
+    found = set()
+    for node in ray.nodes():
+        if node["Alive"]:
+            url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                lines = reply.read().decode().splitlines()
+            for line in (one for one in lines if one.startswith("ray_corgi") and f'run="{run}"' in one):
+                name, _, rest = line.partition("{")
+                stage = rest.partition('stage="')[2].partition('"')[0]
+                found.add(f'{name}{{stage="{stage}"}} {rest.rpartition(" ")[2]}')
+    return found

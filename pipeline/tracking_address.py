@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError, UsageError
 from stages.contract.secrets import MASK, redact, redact_addresses, remember_environment, without_login
 from stages.contract.texts import one_line
 from stages.storage.private_folders import user_folder
+from stages.storage.walking import is_inside
 
 _SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
 _REMEDIES = (
@@ -33,6 +34,7 @@ _AWAY = {
 _DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 RESPONSE_SECONDS = 3.0
 _WHOLE = "MLFLOW_TRACKING_URI"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
@@ -102,6 +104,21 @@ def artifact_folder(address: str) -> str | None:
     """Return the folder beside an SQLite file; None lets a server choose its own."""
     database = sqlite_path(address)
     return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
+
+
+def is_at_hand(address: str, store: Path | None) -> bool:
+    """Return whether an address from a record is of this machine, or the one that the environment names.
+
+    A record may be another's: what it names gets no request, and none of the user's credentials, unless the user named
+    it too. ``store`` is the folder of the record's store, in which its own database lies; none: it is remote.
+    """
+    whole = os.environ.get(_WHOLE, "")
+    if whole and recorded_address(whole) == recorded_address(address):
+        return True
+    if is_server(address):
+        return (urllib.parse.urlsplit(address).hostname or "") in _LOOPBACK
+    database = sqlite_path(address)
+    return database is not None and is_inside(database, store or user_folder())
 
 
 def recorded_address(address: str) -> str:

@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
+from pipeline.tracking_address import is_at_hand
 from stages.contract.documents import Manifest
 from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
@@ -128,6 +129,9 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
     found = target.tracked_run(artifact)
     if found is None:
         findings.notes.append("grids: no run of this store says that it made the artifact")
+        return
+    if not is_at_hand(found[0], target.store.local_root):
+        findings.notes.append(f"grids: set MLFLOW_TRACKING_URI to {found[0]} to see those that are kept there")
         return
     from pipeline.tracking import tracked_images
     from pipeline.tracking_address import TrackingAway

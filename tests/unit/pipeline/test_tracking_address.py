@@ -1,11 +1,12 @@
 """The address of MLflow: its credentials are used, and no record holds them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.tracking_address import recorded_address, usable_address
+from pipeline.tracking_address import default_tracking_uri, is_at_hand, recorded_address, sqlite_address, usable_address
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 DATABASE = "postgresql://me:hidden-word@db/mlflow"
@@ -39,3 +40,37 @@ def test_a_recorded_address_is_completed_from_the_environment(monkeypatch: pytes
         usable_address("postgresql://…@db/mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DATABASE)
     assert usable_address("postgresql://…@db/mlflow") == DATABASE
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://127.0.0.1:5000", True),
+        ("http://localhost:5000/mlflow", True),
+        ("http://[::1]:5000", True),
+        ("https://tracking.example.com", False),
+        ("https://127.0.0.1.example.com", False),
+        ("http://127.0.0.1@example.com", False),
+        ("postgresql://example.com/mlflow", False),
+        ("databricks", False),
+        ("file:///etc", False),
+    ],
+)
+def test_only_what_is_of_this_machine_is_contacted_for_a_record(tmp_path: Path, address: str, expected: bool) -> None:
+    assert is_at_hand(address, tmp_path) is expected
+
+
+def test_a_database_of_the_record_is_that_of_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    store = tmp_path / "store"
+    assert is_at_hand(sqlite_address(store / "mlflow.db"), store)
+    assert not is_at_hand(sqlite_address(tmp_path / "mlflow.db"), store)
+    assert not is_at_hand(sqlite_address(store / "mlflow.db"), None)
+    assert is_at_hand(default_tracking_uri(None), None)
+
+
+def test_a_server_that_the_environment_names_may_be_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@tracking.example.com")
+    assert is_at_hand("https://tracking.example.com", None)
+    assert not is_at_hand("https://tracking.example.com.evil", None)

@@ -61,26 +61,28 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
+# As many tests at a time as there are processors, those of one file one after another. Each computes in one thread.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --dist loadfile
 # `make test` measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
-UNIT = $(BIN)/pytest
+UNIT = $(PYTEST)
 HOLD = @true
-test: UNIT = $(BIN)/coverage erase && $(BIN)/coverage run -m pytest
+test: UNIT = $(BIN)/coverage erase && OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses logical --dist loadfile
 test: HOLD = $(BIN)/coverage combine -q && $(BIN)/coverage report --include='models/*' --fail-under=98 \
 	&& $(BIN)/coverage report --omit='models/*' --fail-under=74
 
 test-fast: setup
-	$(BIN)/pytest tests/architecture
+	$(PYTEST) tests/architecture
 	$(UNIT) tests/unit tests/numerics
 	$(HOLD)
 
 test-integration: setup
-	$(BIN)/pytest tests/integration
+	$(PYTEST) tests/integration
 
 test-hostile: setup
-	$(BIN)/pytest tests/hostile
+	$(PYTEST) tests/hostile
 
 test-e2e: setup
-	$(BIN)/pytest tests/e2e
+	$(PYTEST) tests/e2e
 
 check: lint types imports test-fast
 

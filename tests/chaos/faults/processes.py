@@ -73,8 +73,8 @@ def _continue(process: psutil.Process) -> None:
 
 
 FAULTS = (
-    Kill("kill a shard worker", "shard worker", times=6),
-    Kill("kill the child that decodes", "decoder", times=5),
+    Kill("kill a shard worker", "shard worker", times=8),
+    Kill("kill the child that decodes", "decoder", times=8),
     Kill("kill the driver", "driver", times=3),
     Kill("kill the driver and all below", "driver", times=3, whole=True),
     Kill("interrupt the driver", "driver", times=3, sign=signal.SIGINT),
@@ -87,10 +87,12 @@ FAULTS = (
     Kill("kill the training controller", "training controller", times=2, makes=TRAINING),
     Kill("kill the driver in training", "driver", times=2, makes=TRAINING),
     Stop("stop a shard worker for good", "shard worker", None, times=3),
-    Stop("stop a shard worker for 2 s", "shard worker", 2.0, times=6),
+    Stop("stop a shard worker for 2 s", "shard worker", 2.0, times=10),
     Stop("stop a shard worker for 60 s", "shard worker", 60.0, times=2),
     Stop("stop the driver for 60 s", "driver", 60.0, times=1),
-    Stop("stop the raylet for 2 s", "raylet", 2.0, times=4),
-    Stop("stop the mailbox for 2 s", "mailbox", 2.0, times=4),
+    Stop("stop the driver for 2 s", "driver", 2.0, times=8),
+    Stop("stop the raylet for 2 s", "raylet", 2.0, times=8),
+    Stop("stop the head's GCS for 2 s", "gcs_server", 2.0, times=8),
+    Stop("stop the mailbox for 2 s", "mailbox", 2.0, times=8),
     Stop("stop a training worker for 60 s", "training worker", 60.0, times=1, makes=TRAINING),
 )

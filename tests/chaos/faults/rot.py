@@ -55,7 +55,7 @@ class Rot(InFolder):
     makes: tuple[str, ...]
     destroys: int = 1
     """Units that are to be made again for each damaged file."""
-    times: int = 4
+    times: int = 6
     when: Literal["before", "during"] = "before"
 
     @contextlib.contextmanager
@@ -106,7 +106,7 @@ FAULTS = (
     Rot("rot in shard tars", ("artifacts/download_shards/*/shards/*.tar",), _LATER),
     Rot("rot in shard tables", ("artifacts/download_shards/*/shards/*.parquet",), _LATER),
     Rot("rot in image embeddings", ("artifacts/embed_clip/*/img_emb/*.npy",), ("fit_gaussians",)),
-    Rot("rot in unit records", ("artifacts/embed_clip/*/units/*.json",), ("fit_gaussians",), times=3),
+    Rot("rot in unit records", ("artifacts/embed_clip/*/units/*.json",), ("fit_gaussians",), times=5),
     Rot("rot in manifests", ("artifacts/*/*/manifest.json",), ("fit_gaussians",), destroys=0, times=2),
     Rot("rot in run.json", ("runs/*/run.json",), ("fit_gaussians",), destroys=0, times=1),
     Rot("rot in the digests", ("digests.db",), ("fit_gaussians",), destroys=0, times=2),

@@ -120,6 +120,8 @@ def _wait_for(port: int, seconds: float = 120.0) -> None:
 
 
 FAULTS = (
+    ServerAway("S3 server away for 1 s", 1.0, times=8),
+    ServerAway("tracking server away for 1 s", 1.0, tracking=True, times=8),
     ServerAway("S3 server away for 10 s", 10.0, times=3),
     ServerAway("S3 server away for 60 s", 60.0, times=1),
     ServerAway("S3 server away for 5 min", 300.0, times=1),

@@ -21,7 +21,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation
 endif
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz fuzz chaos bench lock clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz test-chaos fuzz chaos bench lock clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
@@ -97,6 +97,10 @@ bench: setup
 # Every parser of outside data against damaged and hostile input; another SEED tries other inputs.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
+
+# A few faults, once each, in about four minutes.
+test-chaos: setup
+	$(BIN)/python -m tests.chaos --short --seconds 150
 
 # Runs under faults: killed processes, lost nodes and servers, rotten bytes; another SEED strikes at other moments.
 chaos: setup

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,6 +80,10 @@ def _does(process: psutil.Process, role: str) -> bool:
     return first.startswith(ROLES[role])
 
 
-def stop(process: psutil.Process) -> None:
-    """Stop a process until it is continued."""
-    process.send_signal(signal.SIGSTOP)
+def kill_tree(pid: int) -> None:
+    """Kill a process that was started here, and all below it."""
+    with contextlib.suppress(psutil.Error):
+        own = psutil.Process(pid)
+        for one in [own, *own.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                one.kill()

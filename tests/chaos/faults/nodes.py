@@ -15,9 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-import psutil
-
 from tests.chaos.fault import DATA, InFolder, Injection, NotHere, Setting
+from tests.chaos.run import kill_tree
 from tests.chaos.world import World
 
 _ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -75,7 +74,7 @@ class Nodes:
 
     def kill_node(self) -> None:
         """Kill all processes of the second node."""
-        _kill_tree(self._started[-1].pid)
+        kill_tree(self._started[-1].pid)
 
     def cut(self, seconds: float) -> None:
         """Cut the network between the nodes for some seconds."""
@@ -87,7 +86,7 @@ class Nodes:
 
     def end(self) -> None:
         for one in self._started:
-            _kill_tree(one.pid)
+            kill_tree(one.pid)
             one.wait()
         for node in (0, 1):
             _ip("netns", "delete", f"{self._name}{node}", check=False)
@@ -96,14 +95,6 @@ class Nodes:
 
 def _ip(*words: str, check: bool = True) -> None:
     subprocess.run(["ip", *words], check=check, capture_output=True)
-
-
-def _kill_tree(pid: int) -> None:
-    with contextlib.suppress(psutil.Error):
-        own = psutil.Process(pid)
-        for one in [own, *own.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
 
 
 @dataclass(frozen=True)

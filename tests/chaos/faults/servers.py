@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from tests.chaos.door import Door, door_to
 from tests.chaos.fault import DATA, InFolder, Injection, Setting
+from tests.chaos.run import kill_tree
 from tests.chaos.stores import BucketView
 from tests.chaos.world import World
 from tests.s3_server import serve_s3
@@ -103,10 +104,7 @@ def _mlflow(world: World) -> Iterator[int]:
             _wait_for(port)
             yield port
         finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
+            kill_tree(process.pid)
 
 
 def _wait_for(port: int, seconds: float = 120.0) -> None:

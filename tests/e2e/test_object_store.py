@@ -44,7 +44,7 @@ def test_killed_and_resumed_on_s3_gives_the_bytes_of_a_local_run(
     assert done.code == 0, done.err
     for stage in DATA_STAGES:
         assert remote_checksums(s3, uri, stage) == checksums(undisturbed[0], stage)
-    reported = done.out + done.err + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    reported = done.out + done.err + "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))
     kept = b"".join(s3.contents(uri).values())
     assert "test-secret-key" not in reported
     assert b"test-secret-key" not in kept

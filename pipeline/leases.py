@@ -75,6 +75,7 @@ class Leases:
         self._mutex = threading.Lock()
         self._is_closed = threading.Event()
         self._error: LeaseLost | None = None
+        self._rest_until = 0.0
         self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
         self.has_waited = False
         """Whether another driver had to be waited for: what is done may not be what it was."""
@@ -91,6 +92,7 @@ class Leases:
         try:
             for name in names:
                 self._take(name, self._times)
+            self._rest()
             yield self
         finally:
             self._is_closed.set()
@@ -135,6 +137,11 @@ class Leases:
         """Take one more lease, if it is not held; UsageError: another driver is alive that holds it."""
         if name not in self._held:
             self._take(name, dataclasses.replace(self._times, wait=0))
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait, once for all leases that were taken over, until no writer goes by an old reading of them."""
+        time.sleep(max(0.0, self._rest_until - time.monotonic()))
 
     def _take(self, name: str, times: LeaseTimes) -> None:
         lock = FileLock(self._locks / f"{name}.lock", thread_local=False)
@@ -166,7 +173,7 @@ class Leases:
         if not is_free:
             why = "which is gone" if is_gone else "whose lease has expired"
             self._report(f"{name}: taken over from {_words(holder)}, {why}")
-            time.sleep(_GRACE_BEATS * beat if files.is_remote else 0)
+            self._rest_until = time.monotonic() + (_GRACE_BEATS * beat if files.is_remote else 0)
 
     def _make(self, files: LeaseFiles, number: int) -> bool:
         """Make the file of a number, and delete those below; False: another driver was first."""

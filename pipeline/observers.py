@@ -18,7 +18,7 @@ from pipeline.outbox.operations import (
 )
 from pipeline.plan import PlannedStage
 from pipeline.record import MlflowRuns, StageState
-from pipeline.results import StageResult
+from pipeline.results import StageResult, without_job_folder
 from pipeline.view import RunView
 from stages.contract.events import Event, Log, LoggedImage, Metrics
 from stages.contract.stage import Allocation
@@ -49,7 +49,7 @@ class RunObserver:
         self._running[stage.name] = time.monotonic()
         self._logs.write(stage.name, Log(f"started: {stage.reason}"))
         self.view.started(stage, allocation)
-        self._delivery.put(StageBegun(stage=stage.name, config=stage.config.shown()))
+        self._delivery.put(StageBegun(stage=stage.name, config=without_job_folder(stage.config.shown())))
         self._save_tracking(self._delivery.runs)
 
     def event(self, name: str, event: Event) -> None:

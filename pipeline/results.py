@@ -57,21 +57,25 @@ def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> Run
         stage.name: PlannedEntry(fingerprint=stage.fingerprint, identity=dict(stage.identity))
         for stage in plan.stages.values()
     }
-    folder = job_folder()
-    config = dict(resolved) if folder is None else _without_folder(resolved, f"{folder}/")
+    config = without_job_folder(resolved)
     return RunRecord(
         run=plan.run, name=plan.name, status="running", started=_now(), config_path=redact_addresses(config_path),
         config=config, plan=planned, stages=[], metrics={}, artifacts={}, mlflow=None,
     )  # fmt: skip
 
 
-def _without_folder(tree: Any, folder: str) -> Any:
+def without_job_folder(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration whose paths in a job's own folder are relative: it is gone when the record is read."""
+    folder = job_folder()
+    return dict(config) if folder is None else {key: _relative(one, f"{folder}/") for key, one in config.items()}
+
+
+def _relative(tree: Any, folder: str) -> Any:
     if isinstance(tree, str):
         return tree.removeprefix(folder)
     if isinstance(tree, Mapping):
-        return {key: _without_folder(value, folder) for key, value in tree.items()}
-    return [_without_folder(value, folder) for value in tree] if isinstance(tree, list) else tree
+        return {key: _relative(value, folder) for key, value in tree.items()}
+    return [_relative(value, folder) for value in tree] if isinstance(tree, list) else tree
 
 
 def close_record(

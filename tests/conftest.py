@@ -2,13 +2,22 @@
 
 import operator
 import random
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 SLOW = {"integration", "e2e"}  # Ray is started, and each of its processes imports torch
 SLOW_TIMEOUT = 300  # seconds
+
+
+def pytest_configure() -> None:
+    """Heed the signals that tests send to what they start, where this process was started to ignore them (nohup, &)."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,8 @@ from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
 from stages.formats.shards import read_shard
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Artifact, Output, unit_record
+from stages.storage.checksums import FileSum, sealed
 from tests.factories import folder_digests, interrupt_after, make_context, save_tiny_clip
 
 
@@ -61,7 +62,10 @@ def embedded(shards, clips, tmp_path_factory):
 
 
 def rewrite_shard(source, target, change):
-    """Copy a shards folder with members of the first shard changed: (name, content) to content or None."""
+    """Copy a shards folder with members of the first shard changed: (name, content) to content or None.
+
+    It is as if they had been so when the shard was made: the records hold its checksum.
+    """
     for path in source.rglob("*"):
         if path.is_file():
             copy = target / path.relative_to(source)
@@ -73,6 +77,10 @@ def rewrite_shard(source, target, change):
             if content is not None:
                 member.size = len(content)
                 new.addfile(member, io.BytesIO(content))
+    name = unit_record("00000")
+    record, files = Artifact(str(target), "download_shards", "0").read_record(name)
+    files = (files or {}) | {"shards/00000.tar": FileSum.of(target / "shards/00000.tar")}
+    (target / name).write_text(json.dumps(sealed(record, files)))
     return target
 
 

@@ -17,6 +17,7 @@ from cluster.channel import Channel
 from cluster.mapping import WorkerResources
 from cluster.pool import map_on_ray
 from cluster.ray_train import launch_with_ray_train
+from cluster.training import free_port
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.model_folders import load_model_state
@@ -30,7 +31,7 @@ from tests.unit.stages.training.line import LineTask
 def nodes() -> Iterator[Cluster]:
     """A head without room for workers; tests add and remove the other nodes."""
     os.environ["PYTHONPATH"] = os.getcwd()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

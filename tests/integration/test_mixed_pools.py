@@ -13,6 +13,7 @@ from cluster.machines import Node, machines_now
 from cluster.mapping import WorkerResources
 from cluster.metrics import count, label_process
 from cluster.pool import map_on_ray
+from cluster.training import free_port
 from pipeline.measured import MeasuredObserver
 from pipeline.results import StageResult
 from stages.contract.events import Event, Metrics, Progress
@@ -22,7 +23,7 @@ from stages.contract.events import Event, Metrics, Progress
 def nodes() -> Iterator[Cluster]:
     """A head without room for workers."""
     os.environ["PYTHONPATH"] = os.getcwd()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

@@ -468,6 +468,6 @@ def test_a_run_beside_no_server_ends_as_ever_and_is_sent_by_the_next_command(mlf
     assert record.mlflow is not None
     found = MlflowClient(f"http://127.0.0.1:{mlflow}").get_run(record.mlflow.run_id)
     assert (found.info.status, found.info.run_name) == ("FAILED", record.run)
-    assert not list((tmp_path / "store" / "runs").rglob("*.jsonl"))
+    assert not list((tmp_path / "store" / "runs").glob("*/tracking/*"))
     hook.shutdown()
     hook.server_close()

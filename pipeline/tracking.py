@@ -260,7 +260,7 @@ class RunTracker:
     def _stage(self, name: str) -> TrackedRun:
         if name not in self._stages:
             self._stages[name] = self._find_or_create(name, self.runs.stages.get(name, ""))
-            self.runs.stages[name] = self._stages[name].run_id
+            self.runs.stages = self.runs.stages | {name: self._stages[name].run_id}  # set, and so written
         return self._stages[name]
 
     def _find_or_create(self, stage: str, known: str) -> TrackedRun:

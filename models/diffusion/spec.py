@@ -14,6 +14,7 @@ ScheduleKind = Literal["linear", "cosine"]
 Sampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 Variance = Literal["posterior", "large"]
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+MAX_TIMESTEPS: Final = 100_000  # a hundred times as many as published; tables of that length are made
 MAX_LAST_ALPHA_BAR: Final = (
     1e-3  # of abar_T: a process that ends with more of the data does not start from its Gaussian
 )
@@ -39,7 +40,7 @@ class ScheduleSpec(Settings):
 
     def __post_init__(self) -> None:
         require(self, "kind", self.kind in get_args(ScheduleKind), "linear or cosine")
-        require(self, "num_timesteps", self.num_timesteps >= 1, "1 or more")
+        require(self, "num_timesteps", 1 <= self.num_timesteps <= MAX_TIMESTEPS, f"1 to {MAX_TIMESTEPS}")
         for name in ("beta_first", "beta_last"):
             require(self, name, 0.0 < getattr(self, name) < 1.0, "above 0 and below 1")
         if self.last_alpha_bar > MAX_LAST_ALPHA_BAR:

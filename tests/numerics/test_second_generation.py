@@ -54,6 +54,12 @@ def test_a_schedule_that_keeps_too_much_of_the_data_is_refused(settings: dict[st
         ScheduleSpec(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("found", [0, -1, 100_001, 2**31])
+def test_a_number_of_time_steps_without_end_is_refused(found: int) -> None:
+    with pytest.raises(ValueError, match=f"num_timesteps: found {found}: expected 1 to 100000"):
+        ScheduleSpec(num_timesteps=found)
+
+
 def sampled_fraction(ratio: float, num_steps: int, variance: str) -> float:
     """Return the fraction of the conditional variance that the samples of a perfect network have: an exact recursion.
 

@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from cluster.channel import Channel
-from cluster.mapping import WorkerResources
+from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.ray_train import launch_with_ray_train
 from cluster.training import free_port
@@ -49,9 +49,21 @@ def make_slow() -> Callable[[int], tuple[int, int, str]]:
 def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_are_left(nodes: Cluster) -> None:
     added = [nodes.add_node(num_cpus=1) for _ in range(3)]
     done: list[tuple[int, int, str]] = []
-    resources = WorkerResources(num_workers=3, heartbeat_timeout=3.0)
+    num_given = 0
     stopped = removed = None
-    for result in map_on_ray(make_slow, range(24), resources):
+
+    def arriving() -> Iterator[list[int]]:
+        """Items without end until the two workers are lost, however late the last worker starts; then 15 more."""
+        nonlocal num_given
+        while removed is None:
+            num_new = max(0, len(done) + 6 - num_given)
+            num_given += num_new
+            yield list(range(num_given - num_new, num_given))
+        yield list(range(num_given, num_given + 15))
+        num_given += 15
+
+    resources = WorkerResources(num_workers=3, heartbeat_timeout=3.0)
+    for result in map_on_ray(make_slow, Growing(arriving()), resources):
         done.append(result)
         if stopped is None and len({pid for _, pid, _ in done}) == 3:
             stopped = result[1]
@@ -59,8 +71,8 @@ def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_ar
             removed = next(node for node in added if node.node_id not in {result[2]})
             nodes.remove_node(removed, allow_graceful=False)
             lost_at = time.monotonic()
-    assert sorted(item for item, _, _ in done) == list(range(24))
-    assert time.monotonic() - lost_at < 30 + 24 * 0.5
+    assert sorted(item for item, _, _ in done) == list(range(num_given))
+    assert time.monotonic() - lost_at < 30 + (6 + 15) * 0.5
     assert removed is not None
     last_five = {(pid, node) for _, pid, node in done[-5:]}
     assert all(pid != stopped and node != removed.node_id for pid, node in last_five)

@@ -60,6 +60,7 @@ def _set_environment() -> None:
     if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
         os.environ[_TOKEN] = secrets.token_hex(32)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: a node's address is the loopback one
+    os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
 
 
 def _start(num_cpus: int | None, folder: Path) -> None:

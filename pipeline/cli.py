@@ -7,6 +7,7 @@ interrupted (Ctrl-C), 143 ended by SIGTERM, 129 by SIGHUP (a closed terminal).
 import json
 import sys
 import traceback
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -299,6 +300,8 @@ def main() -> NoReturn:
     redact_logs()
     sys.excepthook = print_redacted_traceback
     protect_standard_streams()
+    if any(option.startswith("error") for option in sys.warnoptions):  # the libraries below us warn, and would end
+        warnings.simplefilter("default")
     try:
         app()
     except Exception as error:  # noqa: BLE001  only faults of our own keep their traceback

@@ -7,6 +7,7 @@ the work to every process (:class:`Fence`), and each write that counts asks firs
 """
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -62,7 +63,8 @@ class Holder:
 
 
 def _checked_type(kind: Any, value: Any) -> Any:
-    if type(value) is kind or (kind is float and type(value) is int):
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if fits and (kind is not float or abs(value) < math.inf):  # NaN is not, and no timeout ever passes it
         return value
     raise TypeError(f"expected {kind}")
 

@@ -1,7 +1,7 @@
 """A run in an environment that other programs have left behind: it works, on loopback alone, and leaves nothing.
 
 One start of Ray for all of it: what other launchers say of ranks, a store whose name holds signs of addresses, a
-temporary folder of 100 characters, few open files, no home folder, an old locale, no GPU.
+temporary folder of 100 characters, few open files, no home folder, an old locale, warnings as errors, no GPU.
 """
 
 import json
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_RANK": "3", "SLURM_PROCID": "2", "SLURM_NTASKS": "4",
     "PMI_RANK": "1", "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1",
-    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONWARNINGS": "error",
 }  # fmt: skip
 SHORT = [
     "download_shards.source.num_images=40", "train_decoder=null", "generate=null", "evaluate=null",

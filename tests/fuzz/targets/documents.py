@@ -1,6 +1,7 @@
 """The store's own documents, damaged or by another hand."""
 
 import json
+import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -86,6 +87,25 @@ def _prepare_artifact() -> Run:
     return run
 
 
+def _leases() -> list[bytes]:
+    from stages.storage.leases import Holder
+
+    return [Holder("t", "night-7", 41, "smoke-1", "yesterday", lock="boot", beat=5).to_bytes()]
+
+
+def _prepare_lease() -> Run:
+    from stages.storage.leases import Holder
+
+    def run(data: bytes, folder: Path) -> object:
+        holder = Holder.parse(data)
+        if holder is None:
+            return None
+        assert abs(holder.timeout) < math.inf  # one that is no number never passes
+        return holder.words, Holder.parse(holder.to_bytes())
+
+    return run
+
+
 def _generated_rows() -> list[bytes]:
     row = {
         "set": "prior",
@@ -117,6 +137,7 @@ def _mutate_documents(rng: Random, data: bytes) -> bytes:
 TARGETS = (
     Target("run_record", _runs, _prepare_runs, (mutate_json,)),
     Target("store_format", _stores, _prepare_store, (mutate_json,), weight=0.3),
+    Target("lease", _leases, _prepare_lease, (mutate_json,), weight=0.3),
     Target("artifact_documents", _artifacts, _prepare_artifact, (_mutate_documents,)),
     Target("generated_rows", _generated_rows, _prepare_generated_rows, (mutate_json_lines,), weight=0.5),
 )

@@ -118,7 +118,12 @@ def test_a_driver_that_lives_keeps_its_lock(driver, tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00{", b"[]", b'{"token": 3}', b'{"token": "t", "host": ["x"]}'])
+NEVER_OVER = Holder("t", timeout=float("nan")).to_bytes()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00{", b"[]", b'{"token": 3}', b'{"token": "t", "host": ["x"]}', NEVER_OVER]
+)
 def test_a_damaged_lease_expires_too(driver, tmp_path: Path, content: bytes) -> None:
     assert lease_files(f"{tmp_path}/leases/{NAME}").create(4, content)
     second = driver("b")

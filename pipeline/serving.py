@@ -20,7 +20,7 @@ from stages.formats.generated_images import encode_png
 from stages.formats.model_folders import files_of
 from stages.inference.loading import DECODER, PRIOR, T5, UPSAMPLER, find_t5, load_text_to_image
 from stages.inference.sampling import SamplingSettings, flat_types
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact
 
 BUNDLE: Final = "bundle.json"
@@ -104,7 +104,7 @@ def _mlflow_type(annotation: Any) -> str:
     return _mlflow_type(type(inner) if isinstance(inner, int | float | str) else inner)
 
 
-def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImage, str]:
+def load_bundle(folder: Path, *, device: str = "cpu") -> tuple[TextToImageSystem, str]:
     """Load the system of a bundle and the name of the run that made it."""
     document = _read_bundle(folder)
     models = [_below(folder, model) for model in document["clip"]["models"]]
@@ -145,7 +145,7 @@ def _below(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
 class TextToImagePredictor:
     """What ``mlflow.pyfunc.load_model`` returns the inside of."""
 
-    def __init__(self, system: TextToImage, run: str) -> None:
+    def __init__(self, system: TextToImageSystem, run: str) -> None:
         self._system = system
         self._run = run
 

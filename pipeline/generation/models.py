@@ -14,12 +14,12 @@ from pipeline.stored_models import find_stored_models
 from stages.contract.parsing import shown
 from stages.generate.config import GenerateConfig
 from stages.generate.stage import load_system as load_stage_system
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 
 LARGEST_BATCH = 256  # that a file may ask for, beyond what the run itself uses
 
 
-def load_system(store: Store, record: RunRecord, *, batch_size: int | None = None) -> TextToImage:
+def load_system(store: Store, record: RunRecord, *, batch_size: int | None = None) -> TextToImageSystem:
     """Load the models of a run, with the solvers and encoders of its own ``generate`` section."""
     missing = [stage for stage in ("train_prior", "train_decoder") if stage not in record.artifacts]
     config = _config_of(record).generate

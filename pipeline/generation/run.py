@@ -28,7 +28,7 @@ from stages.inference.sources import (
     text_groups,
     variation_groups,
 )
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 
 Entry = dict[str, Any]
 Sources = list[str] | ImageSource | tuple[ImageSource | str, ImageSource | str]
@@ -74,7 +74,7 @@ def _read_sources(options: Options) -> Sources:
             return read_image(Path(str(options.image)), "image")
 
 
-def _groups(options: Options, sources: Sources, system: TextToImage) -> Iterator[Group]:
+def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> Iterator[Group]:
     """Yield what is to be generated; images are numbered in this order, and each has the first seed plus its number."""
     seed, made, kept = options.seed or 0, options.candidates or 1, options.keep or 1
     seeds = range(seed, seed + made)
@@ -116,7 +116,7 @@ def _again(store: Store, file: Path, out: Path) -> Entry:
     return {**entry, "pixel_equal": largest == 0, "largest_difference": largest}
 
 
-def _require_edits(system: TextToImage, run: str) -> None:
+def _require_edits(system: TextToImageSystem, run: str) -> None:
     if not system.can_edit:
         raise UsageError(
             f"--edit: the decoder of run {run} is of kind {system.decoder_kind}, which generates no image by "

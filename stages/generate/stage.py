@@ -26,7 +26,7 @@ from stages.generate.config import GenerateConfig, SetName
 from stages.generate.prompts import Prompt, make_prompts
 from stages.inference.loading import load_text_to_image
 from stages.inference.sampling import SamplingSettings
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
 
 CHUNK = 64
@@ -72,7 +72,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
 
 def load_system(
     config: GenerateConfig, inputs: Mapping[str, Artifact], *, device: str, batch_size: int | None = None
-) -> TextToImage:
+) -> TextToImageSystem:
     """Load the trained models, with the solvers and encoders of the section."""
     return load_text_to_image(
         local_clips(config.clip, inputs),
@@ -103,7 +103,7 @@ def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chun
             yield Chunk(name, first, prompts[first : first + CHUNK])
 
 
-def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output) -> None:
+def _generate_chunk(chunk: Chunk, system: TextToImageSystem, seed: int, output: Output) -> None:
     """Write the chunk's images and the embeddings that they were generated from, then its record."""
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
     embeddings = _embeddings(chunk, system, seeds)
@@ -120,7 +120,7 @@ def _generate_chunk(chunk: Chunk, system: TextToImage, seed: int, output: Output
         output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 
-def _embeddings(chunk: Chunk, system: TextToImage, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
+def _embeddings(chunk: Chunk, system: TextToImageSystem, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
     if chunk.set == "reconstruction":
         scenes = [Scene(**prompt.scene) for prompt in chunk.prompts if prompt.scene is not None]
         return system.encoder.encode_images(render_scenes(scenes, system.resolution))

@@ -33,7 +33,7 @@ from stages.inference.requests import (
     VariationRequest,
 )
 from stages.inference.sources import Group
-from stages.inference.text_to_image import Images, TextToImage
+from stages.inference.text_to_image import Images, TextToImageSystem
 
 KEPT_ENDS = 64
 Row = Float[Tensor, "embed"]
@@ -49,7 +49,7 @@ class Generated:
     clip_score: float | None = None
 
 
-def generate_groups(system: TextToImage, groups: Iterable[Group]) -> Iterator[Generated]:
+def generate_groups(system: TextToImageSystem, groups: Iterable[Group]) -> Iterator[Generated]:
     """Yield the images that are kept of each group, the best first, batch by batch."""
     for chunk in _chunks(groups, system.batch_size):
         generated = iter(generate_images(system, [request for group in chunk for request in group.requests]))
@@ -69,7 +69,7 @@ def _chunks(groups: Iterable[Group], batch_size: int) -> Iterator[list[Group]]:
         yield chunk
 
 
-def _best(system: TextToImage, candidates: Sequence[Generated], kept: int) -> Iterator[Generated]:
+def _best(system: TextToImageSystem, candidates: Sequence[Generated], kept: int) -> Iterator[Generated]:
     """Yield the candidates with the highest CLIP scores by the run's own models; a single one gets no score."""
     if len(candidates) == 1:
         yield candidates[0]
@@ -82,7 +82,7 @@ def _best(system: TextToImage, candidates: Sequence[Generated], kept: int) -> It
         yield Generated(one.request, one.image, one.batch_row, score)
 
 
-def generate_images(system: TextToImage, requests: Sequence[ImageRequest]) -> list[Generated]:
+def generate_images(system: TextToImageSystem, requests: Sequence[ImageRequest]) -> list[Generated]:
     """Return an image for each request; edits have to be all to the same strength."""
     if not requests:
         return []
@@ -94,10 +94,12 @@ def generate_images(system: TextToImage, requests: Sequence[ImageRequest]) -> li
     return [Generated(request, image, row) for request, image, row in zip(requests, images, rows, strict=True)]
 
 
-def regenerate(system: TextToImage, request: ImageRequest, batch_row: BatchRow) -> UInt8[np.ndarray, "height width 3"]:
+def regenerate(
+    system: TextToImageSystem, request: ImageRequest, batch_row: BatchRow
+) -> UInt8[np.ndarray, "height width 3"]:
     """Return the image of a request at the row where it was generated first, in a batch of nothing but itself.
 
-    The system's batches have to be as large (``TextToImage.batch_size``).
+    The system's batches have to be as large (``TextToImageSystem.batch_size``).
     """
     return generate_images(system, [request] * batch_row.size)[batch_row.row].image
 
@@ -115,7 +117,9 @@ def settings_from(fields: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def _decode(system: TextToImage, requests: Sequence[ImageRequest], embeddings: Tensor, text: Tensor | None) -> Images:
+def _decode(
+    system: TextToImageSystem, requests: Sequence[ImageRequest], embeddings: Tensor, text: Tensor | None
+) -> Images:
     seeds = [request.seed for request in requests]
     edits = [request for request in requests if isinstance(request, EditRequest)]
     if not edits:
@@ -144,7 +148,7 @@ def _batch_rows(num: int, batch_size: int) -> Iterator[BatchRow]:
 class _Embedder:
     """Makes the embeddings of requests, one at a time; what several requests share is made once."""
 
-    def __init__(self, system: TextToImage) -> None:
+    def __init__(self, system: TextToImageSystem) -> None:
         self._system = system
         self._imagined = lru_cache(maxsize=KEPT_ENDS)(lambda prompt, seed: system.imagine([prompt], [seed])[0])
         self._encoded = lru_cache(maxsize=KEPT_ENDS)(lambda prompt: system.encode([prompt])[0])

@@ -24,7 +24,7 @@ from stages.formats.model_folders import load_model_config
 from stages.formats.stored_models import is_stored, model_in, store_of
 from stages.inference.autoencoder import load_model
 from stages.inference.sampling import SamplingSettings
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
@@ -105,7 +105,7 @@ def load_text_to_image(
     t5: T5Source | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-) -> TextToImage:
+) -> TextToImageSystem:
     """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
 
     ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
@@ -116,7 +116,7 @@ def load_text_to_image(
     _require_same_lengths(prior_clips, decoder_clips)
     encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
     require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
-    return TextToImage(
+    return TextToImageSystem(
         _text_encoder(encoder, prior_text_encoders(prior_artifact), find_t5(prior_artifact, t5), device),
         prior.to(device),
         decoder.to(device),

@@ -21,7 +21,7 @@ from stages.inference.requests import (
     TextRequest,
     VariationRequest,
 )
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 
 LONGEST_SIDES = 32
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -77,7 +77,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def image_end(system: TextToImage, image: Image.Image, name: str) -> ImageEnd:
+def image_end(system: TextToImageSystem, image: Image.Image, name: str) -> ImageEnd:
     """Return an image as requests hold it: by its embedding."""
     embedding = system.encoder.encode_images([image])[0]
     return ImageEnd(name=name, embedding=pack_embedding(embedding.numpy()))
@@ -90,7 +90,7 @@ def text_groups(prompts: Sequence[str], seed: int, candidates: int, kept: int) -
         seed += candidates
 
 
-def variation_groups(system: TextToImage, source: ImageSource, seeds: range) -> Iterator[Group]:
+def variation_groups(system: TextToImageSystem, source: ImageSource, seeds: range) -> Iterator[Group]:
     """Yield a variation for each seed."""
     end = image_end(system, source.image, source.name)
     for seed in seeds:
@@ -98,7 +98,7 @@ def variation_groups(system: TextToImage, source: ImageSource, seeds: range) -> 
 
 
 def interpolation_groups(
-    system: TextToImage, ends: tuple[ImageSource | str, ImageSource | str], steps: int, seed: int
+    system: TextToImageSystem, ends: tuple[ImageSource | str, ImageSource | str], steps: int, seed: int
 ) -> Iterator[Group]:
     """Yield the trajectory between two ends; all have one noise, so that what changes is what the embedding says."""
     start, end = (_end(system, source) for source in ends)
@@ -107,7 +107,7 @@ def interpolation_groups(
 
 
 def edit_requests(
-    system: TextToImage, source: ImageSource, prompt: str, seeds: range, *, strength: float
+    system: TextToImageSystem, source: ImageSource, prompt: str, seeds: range, *, strength: float
 ) -> list[ImageRequest]:
     """Return edits by noise: of the image's middle square, at the decoder's resolution."""
     pixels = pack_pixels(square(source.image, system.resolution))
@@ -115,7 +115,7 @@ def edit_requests(
 
 
 def arithmetic_requests(
-    system: TextToImage, source: ImageSource, texts: tuple[str, str], seeds: range, *, strength: float
+    system: TextToImageSystem, source: ImageSource, texts: tuple[str, str], seeds: range, *, strength: float
 ) -> list[ImageRequest]:
     """Return edits by the embedding, from what the first text says to what the second one does."""
     end, (instead_of, prompt) = image_end(system, source.image, source.name), texts
@@ -125,5 +125,5 @@ def arithmetic_requests(
     ]
 
 
-def _end(system: TextToImage, source: ImageSource | str) -> End:
+def _end(system: TextToImageSystem, source: ImageSource | str) -> End:
     return TextEnd(name=source) if isinstance(source, str) else image_end(system, source.image, source.name)

@@ -46,7 +46,7 @@ class SamplingClock:
             torch.cuda.synchronize(self._device)
 
 
-class TextToImage:
+class TextToImageSystem:
     """CLIP, prior and decoder of one and the same embedding space."""
 
     def __init__(
@@ -75,7 +75,7 @@ class TextToImage:
         """The kind of decoder."""
         return self._decoder.spec.kind
 
-    def with_settings(self, changes: Mapping[str, Any]) -> "TextToImage":
+    def with_settings(self, changes: Mapping[str, Any]) -> "TextToImageSystem":
         """Return the same models with other settings."""
         other = copy.copy(self)
         other.settings, other.clock = self.settings.replaced(changes), SamplingClock(self._device)

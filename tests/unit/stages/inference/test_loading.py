@@ -16,7 +16,7 @@ from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import load_model_config, load_model_state, save_model
 from stages.inference.loading import load_decoder, load_prior, load_text_to_image
 from stages.inference.sampling import SamplingSettings
-from stages.inference.text_to_image import TextToImage
+from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
 
@@ -34,7 +34,7 @@ class World:
         self.decoder = save_tiny_decoder(folder / "decoder", self.clip)
         self.clips = ClipConfig(models=(FolderClip(kind="folder", path=self.clip),))
 
-    def load(self, t5: Path | None = None, settings: SamplingSettings = SETTINGS) -> TextToImage:
+    def load(self, t5: Path | None = None, settings: SamplingSettings = SETTINGS) -> TextToImageSystem:
         source = None if t5 is None else T5Source(path=t5)
         return load_text_to_image(self.clips, self.prior, self.decoder, settings, t5=source, batch_size=2)
 

@@ -13,7 +13,6 @@ from pipeline.record import RunRecord
 from pipeline.results import StageResult
 from pipeline.store import Store
 from pipeline.stored_models import find_stored_models
-from stages.encoders.config import local_clips
 from stages.generate.config import GenerateConfig
 
 if TYPE_CHECKING:
@@ -52,13 +51,12 @@ def register_model(tracker: "RunTracker", experiment: RunConfig, record: RunReco
     """Register the run's text-to-image model, so that ``mlflow.pyfunc.load_model`` generates images."""
     if experiment.generate is None:
         return
-    from pipeline.serving import serving_settings, write_bundle
+    from pipeline.export.bundle import write_run
+    from pipeline.serving import serving_settings
 
     config = cast(GenerateConfig, find_stored_models(experiment.generate, record.plan["generate"].identity, store))
     inputs = {name: store.artifact(name, record.plan[name].fingerprint) for name in config.inputs}
-    clip, prior, decoder = local_clips(config.clip, inputs), inputs["train_prior"], inputs["train_decoder"]
-    upsamplers = [inputs[name] for name in config.upsampler_stages]
     with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
         bundle = Path(folder) / "bundle"
-        write_bundle(bundle, clip, prior, decoder, config.sampling, run=record.run, upsamplers=upsamplers, t5=config.t5)
+        write_run(bundle, config, inputs, run=record.run)
         tracker.register_model(f"corgi-{record.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))

@@ -48,7 +48,7 @@ def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
     """Read the configuration that was saved beside the weights."""
     config: dict[str, Any] = artifact.read_json(f"{folder}/{CONFIG}")
     parts = config.get(PARTS, {}) if isinstance(config, dict) else None
-    if not isinstance(parts, dict) or not all(map(_is_inside, parts.values())):
+    if not isinstance(parts, dict) or not all(map(is_inside, parts.values())):
         raise ArtifactError(
             f"{artifact.path(folder)}/{CONFIG}: {PARTS} is {shown(parts)}: expected a mapping to files of the folder: "
             "take a folder as train_decoder writes it"
@@ -56,7 +56,8 @@ def load_model_config(artifact: Artifact, folder: str) -> dict[str, Any]:
     return config
 
 
-def _is_inside(name: Any) -> bool:
+def is_inside(name: Any) -> bool:
+    """Return whether a name in a document is that of a file below its folder."""
     path = PurePosixPath(name) if isinstance(name, str) else None
     return path is not None and bool(path.name) and not path.is_absolute() and ".." not in path.parts
 

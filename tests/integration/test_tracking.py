@@ -24,8 +24,9 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from pipeline.dashboard import serve_dashboard
 from pipeline.errors import UsageError
+from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import MlflowRuns
-from pipeline.serving import serving_settings, write_bundle
+from pipeline.serving import serving_settings
 from pipeline.store import Store
 from pipeline.tracking import RunTracker
 from pipeline.tracking_address import TrackingAway, default_tracking_uri
@@ -242,7 +243,7 @@ def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: s
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
     settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
-    write_bundle(tmp_path / "bundle", models, prior, decoder, settings, run="run")
+    write_bundle(tmp_path / "bundle", Parts(models, prior, decoder), settings, run="run")
 
     tracker = RunTracker.open(uri, "shapes", "run", None)
     registered = tracker.register_model("shapes", tmp_path / "bundle", ["corgi-pipeline"], serving_settings(settings))

@@ -16,7 +16,8 @@ from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.decoders.upsampler.spec import UpsamplerSpec, UpsamplerUNet
 from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
 from models.priors.spec import PriorSampling
-from pipeline.serving import TextToImagePredictor, load_bundle, serving_settings, write_bundle
+from pipeline.export.bundle import Parts, load_bundle, write_bundle
+from pipeline.serving import TextToImagePredictor, serving_settings
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
@@ -40,7 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prior = save_tiny_prior(folder / "p", clip, text_states=states)
     decoder = save_tiny_decoder(folder / "d", clip)
     target = tmp_path_factory.mktemp("moved") / "bundle"
-    write_bundle(target, config, prior, decoder, SETTINGS, run="quickstart-1")
+    write_bundle(target, Parts(config, prior, decoder), SETTINGS, run="quickstart-1")
     shutil.rmtree(folder)
     return target
 
@@ -182,7 +183,7 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImag
     made = {}
     for kind in ("pixel_diffusion", "vq_autoregressive", "stylegan2", "cascade"):
         decoder, bundle = Artifact(str(folder / kind), "train_decoder", "tiny"), folder / f"{kind}-bundle"
-        write_bundle(bundle, config, prior, decoder, SETTINGS, run="kinds-1", upsamplers=levels.get(kind, ()))
+        write_bundle(bundle, Parts(config, prior, decoder, levels.get(kind, ())), SETTINGS, run="kinds-1")
         made[kind] = TextToImagePredictor(*load_bundle(bundle))
     return made
 
@@ -232,6 +233,6 @@ def test_a_cascade_comes_whole(tmp_path: Path) -> None:
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip, resolution=32)
     levels = [save_tiny_upsampler(tmp_path / str(side), clip, side) for side in (32, 64)]
-    write_bundle(tmp_path / "bundle", config, prior, decoder, SETTINGS, run="cascade-1", upsamplers=levels)
+    write_bundle(tmp_path / "bundle", Parts(config, prior, decoder, levels), SETTINGS, run="cascade-1")
     predictor = TextToImagePredictor(*load_bundle(tmp_path / "bundle"))
     assert pixels(predictor.predict("a red star")["image"][0]).shape == (128, 128, 3)

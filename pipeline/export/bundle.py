@@ -1,0 +1,181 @@
+"""A run's models in one folder that can be moved anywhere: what is exported, and what MLflow registers.
+
+The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its images,
+clip/<number>/ for each CLIP model that came from a folder, and t5/ where the prior reads the states of a T5 that did.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from stages.contract.config import ConfigModel
+from stages.contract.errors import ArtifactError
+from stages.contract.parsing import load_json, parsing, shown
+from stages.encoders.check import check_t5
+from stages.encoders.config import UNUSED_BY_T5, ClipConfig, FolderClip, T5Source, local_clips
+from stages.formats.model_folders import files_of, is_inside
+from stages.generate.config import GenerateConfig
+from stages.inference.loading import DECODER, PRIOR, T5, UPSAMPLER, find_t5, load_text_to_image
+from stages.inference.requests import LARGEST_BATCH
+from stages.inference.sampling import SamplingSettings
+from stages.inference.text_to_image import TextToImageSystem
+from stages.storage.artifact import Artifact
+
+BUNDLE: Final = "bundle.json"
+LEVELS: Final = "upsamplers"
+FORMAT: Final = 3
+DEFAULT_BATCH: Final = 64
+MOST_LEVELS: Final = 2
+MOST_NAME: Final = 200  # characters
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The models of a bundle; ``t5`` says where the prior's T5 lies now, if not where it was in training."""
+
+    clip: ClipConfig
+    prior: Artifact
+    decoder: Artifact
+    upsamplers: Sequence[Artifact] = ()
+    t5: T5Source | None = None
+
+
+def write_bundle(
+    folder: Path, parts: Parts, settings: SamplingSettings, *, run: str, batch_size: int = DEFAULT_BATCH
+) -> None:
+    """Gather a run's models in a folder that can be moved anywhere.
+
+    A CLIP or T5 model from a folder is copied; one that open_clip or transformers knows by name stays a name.
+    """
+    _gather_model(parts.prior, PRIOR, folder)
+    _gather_model(parts.decoder, DECODER, folder)
+    for number, upsampler in enumerate(parts.upsamplers):
+        _gather_model(upsampler, UPSAMPLER, folder / LEVELS / str(number))
+    models = [_gather_clip(folder, number, model) for number, model in enumerate(parts.clip.models)]
+    document = {
+        "format": FORMAT,
+        "run": run,
+        "clip": {"models": models},
+        "upsamplers": len(parts.upsamplers),
+        "t5": _gather_t5(folder, parts.prior, parts.t5),
+        "settings": settings.flat(),
+        "batch_size": batch_size,
+    }
+    (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def write_run(folder: Path, config: GenerateConfig, inputs: Mapping[str, Artifact], *, run: str) -> None:
+    """Gather the models of a run, whose generate section says which and how they are sampled."""
+    parts = Parts(
+        local_clips(config.clip, inputs),
+        inputs["train_prior"],
+        inputs["train_decoder"],
+        [inputs[name] for name in config.upsampler_stages],
+        config.t5,
+    )
+    write_bundle(folder, parts, config.sampling, run=run, batch_size=config.batch_size)
+
+
+def _gather_model(artifact: Artifact, name: str, folder: Path) -> None:
+    for file in files_of(artifact, name):
+        (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact.local(f"{name}/{file}"), folder / name / file)
+
+
+def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
+    if not isinstance(model, FolderClip):
+        description: dict[str, Any] = model.model_dump(mode="json")
+        return description
+    name = f"clip/{number}"
+    shutil.copytree(model.path, folder / name)
+    return {"kind": "folder", "path": name}
+
+
+def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[str, Any] | None:
+    """Copy the T5 that the prior reads, but for weights in formats that are never loaded; none if it reads none."""
+    source = find_t5(prior, moved)
+    if source is None:
+        return None
+    source = source.local()
+    if source.path is None:
+        return source.model_dump(mode="json")
+    check_t5(source, where="generate.t5")
+    shutil.copytree(source.path, folder / T5, ignore=shutil.ignore_patterns(*UNUSED_BY_T5))
+    return {"path": T5}
+
+
+class _Bundle(ConfigModel):
+    """bundle.json, which a stranger may have written."""
+
+    format: Literal[3]
+    run: str = Field(max_length=MOST_NAME)
+    clip: dict[Literal["models"], list[dict[str, Any]]]
+    upsamplers: int = Field(ge=0, le=MOST_LEVELS)
+    t5: dict[str, Any] | None
+    settings: dict[str, Any]
+    batch_size: int = Field(DEFAULT_BATCH, ge=1, le=LARGEST_BATCH)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder holds a bundle."""
+    return (folder / BUNDLE).is_file()
+
+
+def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = None) -> tuple[TextToImageSystem, str]:
+    """Load the system of a bundle and the name of the run that made it.
+
+    Raises:
+        ArtifactError: it is damaged, of another version, or names files outside the folder.
+    """
+    document = _read_bundle(folder)
+    with parsing(lambda reason: _damaged(folder, reason)):
+        clip = ClipConfig.model_validate({"models": [_below(folder, model) for model in document.clip["models"]]})
+        t5 = None if document.t5 is None else T5Source.model_validate(_below(folder, document.t5))
+        settings = SamplingSettings.from_flat(document.settings)
+    source = Artifact(str(folder), "bundle", document.run)
+    levels = [Artifact(str(folder / LEVELS / str(n)), "bundle", document.run) for n in range(document.upsamplers)]
+    system = load_text_to_image(
+        clip, source, source, settings, upsamplers=levels, t5=t5, device=device,
+        batch_size=batch_size or document.batch_size,
+    )  # fmt: skip
+    return system, document.run
+
+
+def _read_bundle(folder: Path) -> _Bundle:
+    try:
+        content = (folder / BUNDLE).read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: cannot read {BUNDLE} ({error.strerror}): give a folder that `corgi export` wrote, or that of a "
+            "registered model"
+        ) from None
+    with parsing(lambda reason: _damaged(folder, reason)):
+        document = load_json(content)
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != FORMAT:
+            raise ArtifactError(
+                f"{folder}: has bundle format {shown(found)}, and this version reads {FORMAT}: "
+                "use the version of corgi-pipeline that made it"
+            )
+        return _Bundle.model_validate(document)
+
+
+def _damaged(folder: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{folder}/{BUNDLE}: {reason}: expected the bundle as `corgi export` writes it: export the run anew"
+    )
+
+
+def _below(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model with its path, if it has one, in the bundle's folder."""
+    name = model.get("path")
+    if name is None:
+        return dict(model)
+    if not isinstance(name, str) or not is_inside(name):
+        raise ValueError(f"the path {shown(name)} leaves the folder")
+    return {**model, "path": str(folder / name)}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from pipeline.dashboard.command import dashboard
+from pipeline.export.command import export
 from pipeline.generation.command import generate
 from pipeline.logs.command import logs
 from pipeline.outbox.command import track
@@ -226,6 +228,7 @@ def status(
 
 app.command()(logs)
 app.command()(generate)
+app.command()(export)
 app.command()(track)
 
 
@@ -272,24 +275,7 @@ def inspect(
 app.command()(verify)
 
 
-@app.command()
-def dashboard(
-    store: Store = "workspace",
-    host: Annotated[str, typer.Option("--host", help="address to bind to")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="port to bind to")] = 5000,
-) -> None:
-    """Open the MLflow dashboard of a store's runs, on this machine only."""
-    from pipeline.dashboard import open_dashboard
-    from pipeline.errors import UsageError
-    from pipeline.heartbeat import life_of
-
-    found = _store(store)
-    record = found.find_run(None)
-    if record.mlflow is None or not record.mlflow.experiment_id:
-        raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again, or `corgi track {record.run}`")
-    if (life := life_of(record, found)).words:
-        echo(f"run {record.run}: {life.shown}, though MLflow shows it as running: {life.words}", err=True)
-    open_dashboard(record.mlflow.tracking_uri, record.mlflow.experiment_id, host=host, port=port)
+app.command()(dashboard)
 
 
 def main() -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from pipeline.export.names import BUNDLE
 from stages.contract.config import ConfigModel
 from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
@@ -26,7 +27,6 @@ from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact
 
-BUNDLE: Final = "bundle.json"
 LEVELS: Final = "upsamplers"
 FORMAT: Final = 3
 DEFAULT_BATCH: Final = 64
@@ -119,11 +119,6 @@ class _Bundle(ConfigModel):
     t5: dict[str, Any] | None
     settings: dict[str, Any]
     batch_size: int = Field(DEFAULT_BATCH, ge=1, le=LARGEST_BATCH)
-
-
-def is_bundle(folder: Path) -> bool:
-    """Return whether a folder holds a bundle."""
-    return (folder / BUNDLE).is_file()
 
 
 def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = None) -> tuple[TextToImageSystem, str]:

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.generation.options import LARGEST_SEED, MOST_IMAGES
 from pipeline.terminal import echo
 from stages.contract.texts import one_line
 
-LARGEST_SEED = 2**53
 LONGEST_LINE = 2000  # characters of path and prompt
-MOST_IMAGES = 1_000_000
 
 
 def _count(name: str, lowest: int, about: str) -> Any:
@@ -19,7 +18,7 @@ def _count(name: str, lowest: int, about: str) -> Any:
 
 
 def generate(  # noqa: PLR0913  each option is one of the command line
-    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="a run's id or its beginning")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="a run, or an exported folder")] = None,
     *,
     out: Annotated[Path, typer.Option("--out", help="folder for the images")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
@@ -57,6 +56,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     From texts (--prompt, --prompts), as variations of an image (--image), along the trajectory from one image or text
     to another (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
     """
+    from pipeline.export.names import is_bundle
     from pipeline.generation.options import Options
     from pipeline.store import Store
 
@@ -67,7 +67,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     )  # fmt: skip
     found = Store(store)
     found.check_format()
-    if again is None:
+    if run_id is not None and not is_bundle(Path(run_id)):
         found.find_run(run_id)  # a wrong name is reported before torch is loaded
 
     from pipeline.generation.run import generate_for_options

@@ -1,5 +1,6 @@
 """The models of a finished run, put together to a text-to-image system."""
 
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -8,6 +9,8 @@ from pydantic import ValidationError
 from pipeline.config.messages import describe
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
+from pipeline.export.bundle import load_bundle
+from pipeline.export.names import is_bundle
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.stored_models import find_stored_models
@@ -15,12 +18,36 @@ from stages.contract.parsing import shown
 from stages.generate.config import GenerateConfig
 from stages.generate.stage import load_system as load_stage_system
 from stages.inference.text_to_image import TextToImageSystem
+from stages.storage.artifact import Artifact
 
 LARGEST_BATCH = 256  # that a file may ask for, beyond what the run itself uses
 
 
-def load_system(store: Store, record: RunRecord, *, batch_size: int | None = None) -> TextToImageSystem:
+def open_system(
+    store: Store, name: str, *, batch_size: int | None = None, device: str | None = None
+) -> tuple[TextToImageSystem, str]:
+    """Load the models of an exported folder, or of a run in the store; return them and the run that made them."""
+    if is_bundle(Path(name)):
+        on_gpu = torch.cuda.is_available()
+        return load_bundle(Path(name), device=device or ("cuda" if on_gpu else "cpu"), batch_size=batch_size)
+    record = store.find_run(name)
+    return load_system(store, record, batch_size=batch_size, device=device), record.run
+
+
+def load_system(
+    store: Store, record: RunRecord, *, batch_size: int | None = None, device: str | None = None
+) -> TextToImageSystem:
     """Load the models of a run, with the solvers and encoders of its own ``generate`` section."""
+    config, inputs = generate_section(store, record)
+    most = max(LARGEST_BATCH, config.batch_size)
+    if batch_size is not None and batch_size > most:
+        raise UsageError(f"--again: found a batch of {batch_size} images: allowed are {most}; generate it anew")
+    on_gpu = torch.cuda.is_available() and config.resources.gpus_per_worker
+    return load_stage_system(config, inputs, device=device or ("cuda" if on_gpu else "cpu"), batch_size=batch_size)
+
+
+def generate_section(store: Store, record: RunRecord) -> tuple[GenerateConfig, dict[str, Artifact]]:
+    """Return the ``generate`` section of a finished run, which finds outside models in the store, and its inputs."""
     missing = [stage for stage in ("train_prior", "train_decoder") if stage not in record.artifacts]
     config = _config_of(record).generate
     if missing or config is None:
@@ -28,13 +55,8 @@ def load_system(store: Store, record: RunRecord, *, batch_size: int | None = Non
             f"run {record.run}: has no finished {' and '.join(missing) or 'generate section'}; "
             f"finish it with `corgi run {record.config_path}`, or name another run (corgi status shows all)"
         )
-    most = max(LARGEST_BATCH, config.batch_size)
-    if batch_size is not None and batch_size > most:
-        raise UsageError(f"--again: found a batch of {batch_size} images: allowed are {most}; generate it anew")
     inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in config.inputs}
-    config = cast(GenerateConfig, find_stored_models(config, record.plan["generate"].identity, store))
-    on_gpu = torch.cuda.is_available() and config.resources.gpus_per_worker
-    return load_stage_system(config, inputs, device="cuda" if on_gpu else "cpu", batch_size=batch_size)
+    return cast(GenerateConfig, find_stored_models(config, record.plan["generate"].identity, store)), inputs
 
 
 def _config_of(record: RunRecord) -> RunConfig:

@@ -10,6 +10,8 @@ from stages.contract.parsing import is_text, shown
 Mode = Literal["text", "variation", "interpolation", "edit", "arithmetic", "again"]
 
 DEFAULT_STEPS = 8
+LARGEST_SEED = 2**53
+MOST_IMAGES = 1_000_000
 LONGEST_TEXT = 10_000  # characters
 MOST_STRENGTH = 1_000.0
 DEFAULT_STRENGTH = {"edit": 0.6, "arithmetic": 1.0}
@@ -25,7 +27,7 @@ _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("image", "edit", "instead_of"),
         ("strength", "candidates", "keep", "seed", "run"),
     ),
-    "again": ("--again FILE", ("again",), ()),
+    "again": ("--again FILE", ("again",), ("run",)),
 }
 
 
@@ -61,7 +63,10 @@ class Options:
         if self.prompt and self.prompts:
             raise UsageError("generate: found --prompt and --prompts; give one of them")
         if self.mode != "again" and self.run is None:
-            raise UsageError("generate: no RUN was named; give a run's id or its beginning (corgi status shows all)")
+            raise UsageError(
+                "generate: no RUN was named; give a run's id or its beginning (corgi status shows all), or the folder "
+                "of an exported one"
+            )
         self._check_texts()
         self._check_numbers()
 
@@ -105,13 +110,20 @@ class Options:
         kept, made = self.keep or 1, self.candidates or 1
         if kept > made:
             raise UsageError(f"--keep: found {kept} of {made} candidates; give at most that, or more with --candidates")
-        if self.strength is None:
-            return
-        fraction = 0.0 <= self.strength <= 1.0
-        if self.mode == "edit" and not fraction:
-            raise UsageError(f"--strength: found {self.strength}; allowed is 0 (the image as it is) to 1 (a new image)")
-        if not abs(self.strength) <= MOST_STRENGTH:
-            raise UsageError(f"--strength: found {self.strength}; give a finite number, such as 1")
+        if self.strength is not None:
+            require_strength(self.strength, "--strength", is_noise=self.mode == "edit")
+
+
+def require_strength(strength: float, where: str, *, is_noise: bool) -> None:
+    """Check how strong an edit is to be, by noise or by the embedding.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if is_noise and not 0.0 <= strength <= 1.0:
+        raise UsageError(f"{where}: found {strength}; allowed is 0 (the image as it is) to 1 (a new image)")
+    if not abs(strength) <= MOST_STRENGTH:
+        raise UsageError(f"{where}: found {strength}; give a finite number, such as 1")
 
 
 def _words(names: tuple[str, ...] | list[str]) -> str:

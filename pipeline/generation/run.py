@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.generation.models import find_run_of, load_system
+from pipeline.generation.models import find_run_of, open_system
 from pipeline.generation.options import DEFAULT_STEPS, Options
 from pipeline.store import Store
 from stages.contract.errors import InputFault
@@ -37,24 +37,23 @@ Sources = list[str] | ImageSource | tuple[ImageSource | str, ImageSource | str]
 def generate_for_options(store: Store, options: Options, out: Path) -> list[Entry]:
     """Generate what is asked for, one PNG each; return path, prompt, seed and mode of every image."""
     try:
-        return [_again(store, options.again, out)] if options.again is not None else _generate(store, options, out)
+        return [_again(store, options, out)] if options.again is not None else _generate(store, options, out)
     except InputFault as error:
         raise UsageError(str(error)) from error
 
 
 def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
     sources = _read_sources(options)
-    record = store.find_run(options.run)
-    system = load_system(store, record)
+    system, run = open_system(store, str(options.run))
     if options.mode == "edit":
-        _require_edits(system, record.run)
+        _require_edits(system, run)
     written: list[Entry] = []
     try:
         for one in generate_groups(system, _groups(options, sources, system)):
             fields = fields_of(one.request, one.batch_row)
             fields |= {} if one.clip_score is None else {"clip_score": one.clip_score}
             path = out / f"{len(written):05d}.png"
-            _write(path, one.image, {**fields, "run": record.run, "settings": system.settings.flat()})
+            _write(path, one.image, {**fields, "run": run, "settings": system.settings.flat()})
             written.append(_entry(path, fields))
     except ValueError as error:
         raise UsageError(f"generate: {error}") from error
@@ -71,7 +70,8 @@ def _read_sources(options: Options) -> Sources:
         case "interpolation":
             return read_end(options.start or "", "from"), read_end(options.end or "", "to")
         case _:
-            return read_image(Path(str(options.image)), "image")
+            path = Path(str(options.image))
+            return read_image(path, f"--image {path}")
 
 
 def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> Iterator[Group]:
@@ -93,17 +93,19 @@ def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> It
         yield Group(moved, kept)
 
 
-def _again(store: Store, file: Path, out: Path) -> Entry:
+def _again(store: Store, options: Options, out: Path) -> Entry:
     """Generate an image again from its own file, and compare the two."""
+    file = Path(str(options.again))
     where = f"--again {shown(file)}"
     fields, before = read_png(file)
     request = request_from(fields, where)
-    record = find_run_of(store, fields.get("run", ""), shown(file))
+    name = options.run or find_run_of(store, fields.get("run", ""), shown(file)).run
     try:
         batch_row, settings = batch_row_from(fields), settings_from(fields)
-        system = load_system(store, record, batch_size=batch_row.size).with_settings(settings)
+        system, run = open_system(store, name, batch_size=batch_row.size)
+        system = system.with_settings(settings)
         if isinstance(request, EditRequest):
-            _require_edits(system, record.run)
+            _require_edits(system, run)
         image = regenerate(system, request, batch_row)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(

@@ -43,26 +43,31 @@ class Group:
     kept: int = 1
 
 
-def read_image(path: Path, option: str) -> ImageSource:
-    """Read an image of any sort that Pillow knows."""
-    where = f"--{option} {path}"
+def read_image(path: Path, where: str) -> ImageSource:
+    """Read an image file of any sort that is decoded; ``where`` begins the messages of errors."""
     try:
-        image = decode_image(path.read_bytes(), where=where)
+        content = path.read_bytes()
     except OSError as error:
         raise InputFault(f"{where}: cannot be read ({error.strerror}); give an image file") from None
+    return source_from(content, str(path), where)
+
+
+def source_from(content: bytes, name: str, where: str) -> ImageSource:
+    """Return the image that a file of this content holds."""
+    image = decode_image(content, where=where)
     if max(image.size) > LONGEST_SIDES * min(image.size):
         raise InputFault(
             f"{where}: the image has {image.width} x {image.height} pixels; allowed are sides of at most "
             f"{LONGEST_SIDES} to 1; cut out the part that matters"
         )
-    return ImageSource(clean_text(str(path)), image)
+    return ImageSource(clean_text(name), image)
 
 
 def read_end(text: str, option: str) -> ImageSource | str:
     """Return an image where the text names a file, and the text itself everywhere else."""
     path = Path(text)
     if _is_file(path):
-        return read_image(path, option)
+        return read_image(path, f"--{option} {path}")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise InputFault(
             f"--{option}: there is no file {text}; correct the path, or give a text without such an ending"

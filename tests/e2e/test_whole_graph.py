@@ -3,11 +3,13 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from pipeline.config.loading import load_config
-from tests.e2e.conftest import SMOKE, Finished, corgi
+from tests.e2e.conftest import ROOT, SMOKE, Finished, clean_environment, corgi
 
 SMOKE_STAGES = list(load_config(SMOKE).stages())
 
@@ -110,6 +112,47 @@ def test_generate_makes_signed_images(undisturbed: tuple[Path, Finished], tmp_pa
     wrong = corgi("generate", run, "--prompt", "a star", "--steps", "3", "--store", undisturbed[0], "--out", tmp_path)
     assert (wrong.code, wrong.out) == (2, "")
     assert "--steps has no use with --prompt" in wrong.err
+
+
+def test_an_export_needs_no_store_and_makes_the_run_s_images(
+    undisturbed: tuple[Path, Finished], tmp_path: Path
+) -> None:
+    store, done = undisturbed
+    run, generated = done.document["run"], Path(done.document["artifacts"]["generate"])
+    exported = corgi("export", run, tmp_path / "given", "--store", store, "--licence", "MIT", "--json")
+    assert exported.code == 0, exported.err
+    assert {"README.md", "bundle.json", "samples.png", "decoder/model.safetensors"} <= set(exported.document["files"])
+    assert "license: MIT" in (tmp_path / "given/README.md").read_text()
+    rows = [json.loads(line) for line in (generated / "samples.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["set"] == "prior"]
+    (tmp_path / "use.py").write_text(USE)
+    for name in ("prompts", "files"):
+        found = [row["prompt"] if name == "prompts" else str(generated / row["file"]) for row in rows]
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    words = [sys.executable, "use.py", str(rows[0]["seed"])]
+    used = subprocess.run(
+        words, cwd=tmp_path, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False, timeout=200,
+    )  # fmt: skip
+    assert used.stdout.split() == ["12", "equal"], used.stderr
+    shown = corgi("generate", tmp_path / "given", "--prompt", "a red star", "--out", tmp_path / "out", "--json")
+    assert shown.code == 0, shown.err
+    image = shown.document["images"][0]["path"]
+    again = corgi("generate", tmp_path / "given", "--again", image, "--out", tmp_path / "again", "--json")
+    assert again.document["images"][0]["pixel_equal"]
+
+
+USE = """
+import json, sys
+import numpy as np
+from PIL import Image
+from pipeline import TextToImage
+
+prompts, files = (json.load(open(f"{name}.json")) for name in ("prompts", "files"))
+images = TextToImage.load("given", device="cpu").generate(prompts, seed=int(sys.argv[1]))
+equal = all(np.array_equal(image, Image.open(file)) for image, file in zip(images, files, strict=True))
+print(len(images), "equal" if equal else "different")
+"""
 
 
 def test_inspect_shows_what_each_stage_produced(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

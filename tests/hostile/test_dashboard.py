@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dashboard import serve_dashboard
+from pipeline.dashboard.server import serve_dashboard
 from pipeline.tracking import RunTracker
 from pipeline.tracking_address import default_tracking_uri
 
@@ -88,7 +88,7 @@ def test_the_token_is_seen_by_nobody_else(served: Served) -> None:
     token = served.url.rpartition("/")[2]
     assert len(token) >= 32
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "pipeline.dashboard_app" in listed
+    assert "pipeline.dashboard.app" in listed
     assert token not in listed
     assert os.stat(f"/proc/{served.process}/environ").st_mode & 0o077 == 0
 

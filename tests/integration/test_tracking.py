@@ -22,7 +22,7 @@ from PIL import Image
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
-from pipeline.dashboard import serve_dashboard
+from pipeline.dashboard.server import serve_dashboard
 from pipeline.errors import UsageError
 from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import MlflowRuns

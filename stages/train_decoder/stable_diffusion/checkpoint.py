@@ -48,12 +48,19 @@ def save_pipeline(source: str, unet: nn.Module, output: Output, folder: str) -> 
         _copy(Path(made), output, folder)
 
 
-def save_lora(unet: nn.Module, output: Output, folder: str) -> None:
-    """Write the low-rank additions as diffusers' pipelines load them (load_lora_weights)."""
+def save_lora(unet: Any, output: Output, folder: str) -> None:
+    """Write the low-rank additions as diffusers' pipelines load them (load_lora_weights).
+
+    Their strength alpha / rank goes into the weights: without a word of it, loaders take it to be 1.
+    """
+    (adapter,) = unet.peft_config.values()
+    strength = adapter.lora_alpha / adapter.r
+    additions = {
+        name: weight * strength if ".lora_B." in name else weight
+        for name, weight in get_peft_model_state_dict(unet).items()
+    }
     with tempfile.TemporaryDirectory(prefix="corgi-lora-") as made:
-        StableDiffusionPipeline.save_lora_weights(
-            made, unet_lora_layers=get_peft_model_state_dict(unet), safe_serialization=True
-        )
+        StableDiffusionPipeline.save_lora_weights(made, unet_lora_layers=additions, safe_serialization=True)
         _copy(Path(made), output, folder)
 
 

@@ -35,7 +35,7 @@ class LoraTuning(ConfigModel):
 class StableDiffusionConfig(TextTunedConfig):
     """Fine-tune a Stable Diffusion 1.x or 2.x checkpoint on all images."""
 
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     kind: Literal["stable_diffusion"]
     path: Annotated[ExternalPath | None, RuntimeOnly()] = Field(

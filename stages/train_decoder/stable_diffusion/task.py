@@ -116,7 +116,7 @@ class StableDiffusionTask(TextTunedTask, EncodedTask):
     def save(self, model: nn.Module, output: Output) -> None:
         """Write what diffusers loads, a whole pipeline and the additions, and the rest of the decoder."""
         if isinstance(self.config.tuning, LoraTuning):
-            save_lora(cast(nn.Module, _denoiser(model).unet), output, LORA)
+            save_lora(_denoiser(model).unet, output, LORA)
             model = _merged(model)
         save_pipeline(self.config.source, _denoiser(model).unet, output, PIPELINE)
         super().save(model, output)

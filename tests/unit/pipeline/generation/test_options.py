@@ -40,7 +40,7 @@ def test_each_request_has_its_own_options(mode: Mode, options: dict[str, Any]) -
         ({"end": "a", "image": FILE}, "without --from"),
         ({"image": FILE, "candidates": 3}, "--candidates has no use"),
         ({"image": FILE, "edit": "a", "variations": 3}, "--variations has no use"),
-        ({"again": FILE}, "RUN has no use with --again FILE; leave it out"),
+        ({"again": FILE, "prompt": ("a",)}, "--prompt has no use with --again FILE"),
         ({"prompt": ("a",), "candidates": 2, "keep": 3}, "--keep: found 3 of 2 candidates"),
         ({"prompt": ("a",), "keep": 2}, "--keep: found 2 of 1 candidates"),
         ({"image": FILE, "edit": "a", "strength": 1.2}, r"--strength: found 1.2; allowed is 0 .* to 1"),

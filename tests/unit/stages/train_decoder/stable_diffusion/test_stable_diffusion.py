@@ -113,7 +113,7 @@ def test_full_tuning_learns_and_diffusers_generates_the_same_images(
 def test_low_rank_tuning_trains_the_additions_alone_and_saves_them_merged_and_apart(
     checkpoint: Path, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    settings = config(checkpoint, tuning={"kind": "lora", "rank": 2})
+    settings = config(checkpoint, tuning={"kind": "lora", "rank": 2, "alpha": 6})
     output, loss = train(settings, inputs, tmp_path)
     assert loss < untrained_loss(checkpoint, inputs, tmp_path)
     before, after = weights(checkpoint), weights(tmp_path / "decoder/pipeline")

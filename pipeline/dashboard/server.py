@@ -1,6 +1,6 @@
 """Open MLflow's own user interface on the runs of a store, for this user alone.
 
-Its address holds a token, which :mod:`pipeline.dashboard_app` asks of every request.
+Its address holds a token, which :mod:`pipeline.dashboard.app` asks of every request.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pipeline.dashboard_app import ARTIFACTS, HOSTS, STORE, TOKEN, address
+from pipeline.dashboard.app import ARTIFACTS, HOSTS, STORE, TOKEN, address
 from pipeline.errors import UsageError
 from pipeline.terminal import echo
 from pipeline.tracking_address import is_server, sqlite_path, usable_address
@@ -72,7 +72,7 @@ def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[s
 
 
 def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "pipeline.dashboard_app:create_app"]
+    command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "pipeline.dashboard.app:create_app"]
     command += [
         "--app-dir",
         str(_ROOT),

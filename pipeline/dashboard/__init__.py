@@ -1,0 +1,1 @@
+"""``corgi dashboard``: the runs of a store in a browser."""

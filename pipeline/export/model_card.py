@@ -1,0 +1,118 @@
+"""The card of an exported model, README.md: what it is, how good, what it learned from, how to use it."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from huggingface_hub import ModelCardData
+
+from pipeline.captions import caption_fraction, format_fraction
+from pipeline.comparison import ROWS, decoder_kind, figures_of
+from pipeline.record import RunRecord
+from pipeline.store import Store
+from pipeline.summary import FAILED, SKIPPED
+from stages.contract.texts import one_line
+
+_LONGEST: Final = 300  # characters of a value from the record
+_NOT_STATED: Final = "not stated: whoever passes the model on has to say"
+_STEPS: Final = ("train_clip", "train_prior", "train_decoder", "train_upsampler", "train_second_upsampler")
+
+
+def write_card(record: RunRecord, store: Store, *, licence: str | None, others: Sequence[str], has_grid: bool) -> str:
+    """Return the card's Markdown; ``others`` are the parts that other programs load."""
+    front = ModelCardData(
+        license=licence or "unknown", library_name="corgi-pipeline", pipeline_tag="text-to-image",
+        tags=_kinds(record),
+    )  # fmt: skip
+    paragraphs = [
+        f"---\n{front.to_yaml()}\n---",
+        f"# {_safe(record.name)}",
+        f"A text-to-image model: CLIP, a prior (caption to CLIP image embedding) and a decoder of kind "
+        f"{decoder_kind(record)} (embedding to image), made by the run {_safe(record.run)} of Corgi Pipeline. "
+        f"{_setting(record)}",
+        *(["![Prompts and the images made of them](samples.png)"] if has_grid else []),
+        "## Use\n\n"
+        "```python\nfrom pipeline import TextToImage  # pip install corgi-pipeline\n\n"
+        'model = TextToImage.load("this folder")\nimages = model.generate(["a prompt"], seed=0)\n```\n\n'
+        '```bash\ncorgi generate "this folder" --prompt "a prompt" --out images\n```',
+        *([_others(others)] if others else []),
+        "## How good\n\n" + _table(("figure", "value", "measured on"), _quality(record, store)),
+        "## What it learned from\n\n" + _table(("", ""), _data(record)),
+        "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
+        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. Of the images and captions: {_NOT_STATED}.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _kinds(record: RunRecord) -> list[str]:
+    planned = [record.plan[name].identity.get("kind") for name in ("train_prior", "train_decoder")]
+    return [str(kind).replace("_", "-") for kind in planned if kind]
+
+
+def _setting(record: RunRecord) -> str:
+    """Say which of the captions taught it."""
+    fractions = {name: caption_fraction(entry.identity) for name, entry in record.plan.items()}
+    read = {name: fraction for name, fraction in fractions.items() if fraction is not None}
+    words = ", ".join(f"{name} {format_fraction(fraction)}" for name, fraction in read.items())
+    return f"Of the captions, its stages read: {words}." if words else "None of its stages reads captions."
+
+
+def _others(names: Sequence[str]) -> str:
+    lines = "\n".join(f"- `{name}`" for name in names)
+    return (
+        "diffusers (`from_pretrained`) and loaders of LoRA load these parts; the networks take CLIP image embeddings "
+        f"in place of texts, which such a program has to supply:\n\n{lines}"
+    )
+
+
+def _quality(record: RunRecord, store: Store) -> list[tuple[str, str, str]]:
+    figures = figures_of(record, store)
+    return [
+        (name, format(figure.value), _safe(figure.about))
+        for key, (name, format) in ROWS.items()
+        if (figure := figures[key]).value is not None
+    ]
+
+
+def _data(record: RunRecord) -> list[tuple[str, str]]:
+    """Return where images and captions come from, how many, and what was lost or skipped."""
+    planned, entry = record.plan.get("download_shards"), record.stage("download_shards")
+    if planned is None:
+        return [("source", "embeddings that were there before")]
+    source = planned.identity.get("source", {})
+    rows = [("source", _safe(source.get("kind", "?"))), ("data, by fingerprint", f"`{planned.fingerprint}`")]
+    counts = {} if entry is None else entry.counts
+    rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
+    if (prior := record.stage("train_prior")) is not None and "captioned" in prior.counts:
+        rows.append(("captioned images that the prior learned from", f"{prior.counts['captioned']:,}"))
+    for prefix, words in ((FAILED, "lost"), (SKIPPED, "skipped")):
+        rows += [
+            (f"{words}: {name.removeprefix(prefix).replace('_', ' ')}", f"{count:,}")
+            for name, count in sorted(counts.items())
+            if name.startswith(prefix)
+        ]
+    return rows
+
+
+def _training(record: RunRecord) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name in _STEPS:
+        section = record.config.get(name)
+        if not isinstance(section, dict) or name not in record.plan:
+            continue
+        training = section.get("training") or {}
+        known = {"kind": section.get("kind"), "resolution": section.get("resolution")}
+        known |= {key: training.get(key) for key in ("num_steps", "batch_size", "learning_rate", "precision")}
+        words = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+        rows.append((name, _safe(f"{words}; fingerprint {record.plan[name].fingerprint}")))
+    return rows
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) or "Nothing was measured."
+
+
+def _safe(text: object) -> str:
+    """Return a value from a record as plain Markdown text on one line."""
+    shown = one_line(str(text), _LONGEST)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in shown)

@@ -19,6 +19,7 @@ from pydantic import (
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import address_digest, content_digest, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
+from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS, Package, SetName
 from stages.storage.filesystems import is_remote
 
 _DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16
@@ -142,7 +143,54 @@ class HuggingfaceSource(ConfigModel):
         return kept | {"path": tree_digest(self.path)}
 
 
-Source = ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource
+class DrawingsSource(ConfigModel):
+    """Drawings of the same concepts by several artists, from packages of the npm registry, rendered on white."""
+
+    kind: Literal["drawings"]
+    sets: tuple[SetName, ...] = Field(SETS, min_length=1, description="the artists")
+    captions: Literal["names", "names_and_keywords", "none"] = Field(
+        "names", description="names of the drawings; with the names and keywords of CLDR; or none"
+    )
+    concepts: Literal["all", "seen", "held_out"] = Field(
+        "all", description="all that an artist drew; without, or only, those held out by the hash of the concept"
+    )
+    held_out: float = Field(0.1, gt=0.0, lt=1.0, description="fraction of the concepts that are held out")
+    seed: int = Field(0, description="which concepts are held out")
+    only_common: bool = Field(False, description="only concepts that all four artists drew")
+    resolution: int = Field(64, ge=8, le=1024, description="pixels on a side")
+    path: ExternalPath | None = Field(
+        None, description="folder in which `npm install` has put the packages; none: fetched from the registry"
+    )
+
+    @field_validator("sets")
+    @classmethod
+    def _each_set_once(cls, sets: tuple[SetName, ...]) -> tuple[SetName, ...]:
+        if len(set(sets)) < len(sets):
+            raise ValueError(f"found {list(sets)}: expected one or more sets, each once")
+        return sets
+
+    @property
+    def drawing_packages(self) -> tuple[Package, ...]:
+        """The packages of the artists."""
+        return tuple(DRAWINGS[name] for name in self.sets)
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """The packages that are shown: those of the artists, then that of the further captions."""
+        return (*self.drawing_packages, *([KEYWORDS] if self.captions == "names_and_keywords" else []))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on: the options, and the content of the packages."""
+        kept = ("kind", "sets", "captions", "concepts", "only_common", "resolution")
+        split = {} if self.concepts == "all" else {"held_out": self.held_out, "seed": self.seed}
+        read = [*self.packages, *(DRAWINGS.values() if self.only_common else ())]
+        content: Any = sorted({package.integrity for package in read})
+        if self.path is not None:
+            content = tree_digest(self.path)
+        return {"content": content} | split | {name: getattr(self, name) for name in kept}
+
+
+Source = DrawingsSource | ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource
 
 
 class Img2datasetOptions(ConfigModel):

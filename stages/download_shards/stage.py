@@ -36,6 +36,8 @@ def run(
         with make_source(config).parts() as source:
             parts = source.parts
             source.record.write(output)
+            if source.attributions.works:
+                source.attributions.write(output)
             tasks = [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
             records = _download(config, tasks, records, output=output, context=context)
     source_record = SourceRecord.of(output)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.formats.attributions import Attributions
 from stages.formats.source_records import SourceRecord
 
 
@@ -53,6 +54,8 @@ class Parts:
     """One for each shard, to be pickled and read while the context of :meth:`Source.parts` is open."""
     record: SourceRecord = field(default_factory=SourceRecord)
     """What was found and skipped while it was divided."""
+    attributions: Attributions = field(default_factory=Attributions)
+    """Whose works these are, where the source knows."""
 
 
 class Source(Protocol):

@@ -5,6 +5,7 @@ from typing import Any
 
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.sources.base import Source
+from stages.download_shards.sources.drawings import Drawings
 from stages.download_shards.sources.folder import Folder
 from stages.download_shards.sources.huggingface import HuggingfaceDataset
 from stages.download_shards.sources.scenes import Scenes
@@ -17,6 +18,7 @@ _SOURCES: dict[str, Callable[[Any, DownloadShardsConfig], Source]] = {
     "webdataset": Webdataset,
     "huggingface": HuggingfaceDataset,
     "scenes": Scenes,
+    "drawings": Drawings,
 }
 
 

@@ -1,0 +1,137 @@
+"""What icon sets and annotations hold: drawings by concept, and captions.
+
+A concept is a sequence of Unicode code points (``1f642-200d-2195``), the variation selector U+FE0F left out. Artists'
+drawings are matched by it, for names differ. Left out are drawings without code points, which a set keeps only for
+users of their old names and most of which repeat another drawing, and variants of skin tone (a concept with one of the
+modifiers U+1F3FB to U+1F3FF).
+"""
+
+import collections
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.contract.documents import describe_faults
+from stages.contract.errors import InputFault
+from stages.contract.parsing import is_text, parsing
+
+_TONES = frozenset(f"{code:x}" for code in range(0x1F3FB, 0x1F400))
+_VARIATION_SELECTOR = "\ufe0f"
+_LONGEST_NAME = 200
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Icon(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    body: str
+    left: float = 0
+    top: float = 0
+    width: float | None = Field(None, gt=0)
+    height: float | None = Field(None, gt=0)
+    hidden: bool = False
+
+
+class _IconSet(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    icons: dict[str, _Icon]
+    left: float = 0
+    top: float = 0
+    width: float = Field(16, gt=0)
+    height: float = Field(16, gt=0)
+
+
+class _Characters(BaseModel):
+    characters: dict[str, str]
+
+
+class _Texts(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    default: tuple[str, ...] = ()
+    tts: tuple[str, ...] = ()
+
+
+class _Annotations(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    annotations: dict[str, _Texts]
+
+
+class _AnnotationsFile(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    annotations: _Annotations
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One artist's drawing of a concept."""
+
+    concept: str
+    name: str
+    """Its caption: 'thumbs up'."""
+    svg: str
+
+
+def read_drawings(icons: bytes, characters: bytes, where: str) -> list[Drawing]:
+    """Return the drawings of icons.json and chars.json in the order of their concepts, without variants of skin tone.
+
+    Raises:
+        InputFault: a file is not what such a set has.
+    """
+    icon_set = _parse(_IconSet, icons, f"{where}/icons.json")
+    names = _parse(_Characters, b'{"characters":' + characters + b"}", f"{where}/chars.json").characters
+    found = []
+    for concept, name in sorted(names.items()):
+        icon = icon_set.icons.get(name)
+        if icon is None or icon.hidden or len(name) > _LONGEST_NAME or _TONES & set(concept.split("-")):
+            continue
+        found.append(Drawing(concept, name.replace("-", " "), _svg(icon, icon_set)))
+    return _once(found)
+
+
+def _once(drawings: list[Drawing]) -> list[Drawing]:
+    """Keep of a drawing that several code points name the first."""
+    by_name: dict[str, Drawing] = {}
+    for drawing in drawings:
+        by_name.setdefault(drawing.name, drawing)
+    return list(by_name.values())
+
+
+def read_annotations(content: bytes, where: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the further captions of each concept: its name, then its keywords."""
+    annotations = _parse(_AnnotationsFile, content, where).annotations.annotations
+    found: dict[str, tuple[str, ...]] = {}
+    for character, texts in annotations.items():
+        found[concept_of(character)] = tuple(text for text in (*texts.tts, *texts.default) if is_text(text))
+    return collections.defaultdict(tuple, found)
+
+
+def concept_of(character: str) -> str:
+    """Return the concept of an emoji: its code points in hexadecimal."""
+    return "-".join(f"{ord(letter):x}" for letter in character if letter != _VARIATION_SELECTOR)
+
+
+def _svg(icon: _Icon, icon_set: _IconSet) -> str:
+    left, top = icon.left or icon_set.left, icon.top or icon_set.top
+    width, height = icon.width or icon_set.width, icon.height or icon_set.height
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left:g} {top:g} {width:g} {height:g}">{icon.body}</svg>'
+    )
+
+
+def _parse(model: type[T], content: bytes, where: str) -> T:
+    def fault(reason: str) -> InputFault:
+        return InputFault(f"download_shards.source: {where}: {reason}: give the package as its registry has it")
+
+    with parsing(fault):
+        try:
+            return model.model_validate_json(content)
+        except ValidationError as error:
+            raise fault(describe_faults(error)) from error

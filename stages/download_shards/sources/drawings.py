@@ -1,0 +1,129 @@
+"""Drawings of the same concepts by several artists, with their names as captions."""
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.contract.errors import InputFault, ItemFault
+from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
+from stages.download_shards.drawings.icons import Drawing, read_annotations, read_drawings
+from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
+from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS, SetName
+from stages.download_shards.drawings.svg import render_svg
+from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.sources.rows import RowPart, cut
+from stages.formats.attributions import Attributions
+from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.source_records import SourceRecord
+
+_SVG = "__svg__"
+_ANNOTATIONS = "annotations/en/annotations.json"
+
+
+class Drawings:
+    """The driver reads the packages; a worker renders its part of the drawings."""
+
+    def __init__(self, source: DrawingsSource, config: DownloadShardsConfig) -> None:
+        self._source, self._config = source, config
+
+    def check(self) -> None:
+        """Check that the packages are here or can be fetched, and that the renderer is installed."""
+        if importlib.util.find_spec("resvg_py") is None:
+            raise InputFault(
+                "download_shards.source: drawings are rendered by the package resvg_py, which is not installed: "
+                "install corgi-pipeline with the extra drawings"
+            )
+        for package in self._source.packages:
+            check_package(package, self._source.path)
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Parts]:
+        """Yield the drawings of each shard, artist by artist in the order of the concepts."""
+        source = self._source
+        rows = [row for name in source.sets for row in _rows(source, name)]
+        if not rows:
+            raise InputFault("download_shards.source: no drawing is left: name other sets, concepts or held_out")
+        changes = f"rendered at {source.resolution} x {source.resolution} pixels on white"
+        works = [package.attribution.model_copy(update={"changes": changes}) for package in source.drawing_packages]
+        works += [package.attribution for package in source.packages[len(works) :]]
+        parts = cut(pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard)
+        yield Parts(parts, SourceRecord(found=len(rows)), Attributions(works=tuple(works)))
+
+    def read(self, part: RowPart) -> Entries:
+        """Render the drawings one after another."""
+        rows = part.rows()
+        entries = _render(rows, self._source.resolution)
+        return Entries(rows.schema.remove(rows.schema.get_field_index(_SVG)), entries, lambda: rows.num_rows)
+
+
+def _render(rows: pa.Table, resolution: int) -> Iterator[Entry]:
+    for index, row in enumerate(rows.to_pylist()):
+        svg = row.pop(_SVG)
+        try:
+            yield Entry(index, row, render_svg(svg, resolution))
+        except ItemFault as fault:
+            yield Entry(index, row, fault)
+
+
+def _schema(source: DrawingsSource) -> pa.Schema:
+    texts = ["caption"] if source.captions != "none" else []
+    fields = [(name, pa.string()) for name in texts]
+    if source.captions == "names_and_keywords":
+        fields.append(("captions", pa.list_(pa.string())))
+    return pa.schema([*fields, *((name, pa.string()) for name in ("url", "artist", "concept", "license", _SVG))])
+
+
+def _rows(source: DrawingsSource, name: SetName) -> list[dict[str, object]]:
+    drawings, license = chosen_drawings(source, name), DRAWINGS[name].attribution.license
+    further = _further_captions(source)
+    return [
+        {
+            "caption": drawing.name,
+            "captions": list(dict.fromkeys([drawing.name, *further.get(drawing.concept, ())])),
+            "url": f"{name}/{drawing.concept}",
+            "artist": name,
+            "concept": drawing.concept,
+            "license": license,
+            _SVG: drawing.svg,
+        }
+        for drawing in drawings
+    ]
+
+
+def chosen_drawings(source: DrawingsSource, name: SetName) -> list[Drawing]:
+    """Return an artist's drawings of the chosen concepts, in their order."""
+    found = read_set(source, name)
+    concepts = [drawing.concept for drawing in found]
+    if source.only_common:
+        shared = set.intersection(*({one.concept for one in read_set(source, artist)} for artist in SETS))
+        found = [drawing for drawing in found if drawing.concept in shared]
+        concepts = [drawing.concept for drawing in found]
+    if source.concepts == "all":
+        return found
+    held_out = select_captioned(concepts, CaptionsConfig(fraction=source.held_out, seed=source.seed))
+    wanted = held_out if source.concepts == "held_out" else ~held_out
+    return [drawing for drawing, is_wanted in zip(found, wanted, strict=True) if is_wanted]
+
+
+def read_set(source: DrawingsSource, name: SetName) -> list[Drawing]:
+    """Return all drawings of an artist."""
+    return _read_set(name, source.path)
+
+
+@functools.lru_cache(maxsize=len(SETS))
+def _read_set(name: SetName, folder: Path | None) -> list[Drawing]:
+    package = DRAWINGS[name]
+    read_license(package, folder)
+    icons, characters = (read_package_file(package, file, folder) for file in ("icons.json", "chars.json"))
+    return read_drawings(icons, characters, package.name)
+
+
+def _further_captions(source: DrawingsSource) -> Mapping[str, tuple[str, ...]]:
+    if source.captions != "names_and_keywords":
+        return {}
+    read_license(KEYWORDS, source.path)
+    return read_annotations(read_package_file(KEYWORDS, _ANNOTATIONS, source.path), KEYWORDS.name)

@@ -170,14 +170,14 @@ class DrawingsSource(ConfigModel):
         return sets
 
     @property
-    def drawing_packages(self) -> tuple[Package, ...]:
+    def set_packages(self) -> tuple[Package, ...]:
         """The packages of the artists."""
         return tuple(DRAWINGS[name] for name in self.sets)
 
     @property
     def packages(self) -> tuple[Package, ...]:
         """The packages that are shown: those of the artists, then that of the further captions."""
-        return (*self.drawing_packages, *([KEYWORDS] if self.captions == "names_and_keywords" else []))
+        return (*self.set_packages, *([KEYWORDS] if self.captions == "names_and_keywords" else []))
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: the options, and the content of the packages."""

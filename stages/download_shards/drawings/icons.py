@@ -69,7 +69,7 @@ class _AnnotationsFile(BaseModel):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Icon:
     """One artist's drawing of a concept."""
 
     concept: str
@@ -78,7 +78,7 @@ class Drawing:
     svg: str
 
 
-def read_drawings(icons: bytes, characters: bytes, where: str) -> list[Drawing]:
+def read_drawings(icons: bytes, characters: bytes, where: str) -> list[Icon]:
     """Return the drawings of icons.json and chars.json in the order of their concepts, without variants of skin tone.
 
     Raises:
@@ -91,15 +91,15 @@ def read_drawings(icons: bytes, characters: bytes, where: str) -> list[Drawing]:
         icon = icon_set.icons.get(name)
         if icon is None or icon.hidden or len(name) > _LONGEST_NAME or _TONES & set(concept.split("-")):
             continue
-        found.append(Drawing(concept, name.replace("-", " "), _svg(icon, icon_set)))
+        found.append(Icon(concept, name.replace("-", " "), _svg(icon, icon_set)))
     return _once(found)
 
 
-def _once(drawings: list[Drawing]) -> list[Drawing]:
+def _once(icons: list[Icon]) -> list[Icon]:
     """Keep of a drawing that several code points name the first."""
-    by_name: dict[str, Drawing] = {}
-    for drawing in drawings:
-        by_name.setdefault(drawing.name, drawing)
+    by_name: dict[str, Icon] = {}
+    for icon in icons:
+        by_name.setdefault(icon.name, icon)
     return list(by_name.values())
 
 

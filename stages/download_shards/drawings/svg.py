@@ -69,7 +69,7 @@ def _references(root: ElementTree.Element) -> dict[ElementTree.Element, list[str
 
 
 def _check_size(root: ElementTree.Element, references: dict[ElementTree.Element, list[str]]) -> None:
-    """Count what is drawn with all references followed; one in a circle is never followed to its end."""
+    """Count what is rendered with all references followed; one in a circle is never followed to its end."""
     by_id = {name: element for element in root.iter() if (name := element.get("id"))}
     counts: dict[ElementTree.Element, int] = {}
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stages.contract.errors import InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
-from stages.download_shards.drawings.icons import Drawing, read_annotations, read_drawings
+from stages.download_shards.drawings.icons import Icon, read_annotations, read_drawings
 from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
 from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS, SetName
 from stages.download_shards.drawings.svg import render_svg
@@ -48,7 +48,7 @@ class Drawings:
         if not rows:
             raise InputFault("download_shards.source: no drawing is left: name other sets, concepts or held_out")
         changes = f"rendered at {source.resolution} x {source.resolution} pixels on white"
-        works = [package.attribution.model_copy(update={"changes": changes}) for package in source.drawing_packages]
+        works = [package.attribution.model_copy(update={"changes": changes}) for package in source.set_packages]
         works += [package.attribution for package in source.packages[len(works) :]]
         parts = cut(pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard)
         yield Parts(parts, SourceRecord(found=len(rows)), Attributions(works=tuple(works)))
@@ -78,44 +78,44 @@ def _schema(source: DrawingsSource) -> pa.Schema:
 
 
 def _rows(source: DrawingsSource, name: SetName) -> list[dict[str, object]]:
-    drawings, license = chosen_drawings(source, name), DRAWINGS[name].attribution.license
+    icons, license = chosen_drawings(source, name), DRAWINGS[name].attribution.license
     further = _further_captions(source)
     return [
         {
-            "caption": drawing.name,
-            "captions": list(dict.fromkeys([drawing.name, *further.get(drawing.concept, ())])),
-            "url": f"{name}/{drawing.concept}",
+            "caption": icon.name,
+            "captions": list(dict.fromkeys([icon.name, *further.get(icon.concept, ())])),
+            "url": f"{name}/{icon.concept}",
             "artist": name,
-            "concept": drawing.concept,
+            "concept": icon.concept,
             "license": license,
-            _SVG: drawing.svg,
+            _SVG: icon.svg,
         }
-        for drawing in drawings
+        for icon in icons
     ]
 
 
-def chosen_drawings(source: DrawingsSource, name: SetName) -> list[Drawing]:
+def chosen_drawings(source: DrawingsSource, name: SetName) -> list[Icon]:
     """Return an artist's drawings of the chosen concepts, in their order."""
     found = read_set(source, name)
-    concepts = [drawing.concept for drawing in found]
+    concepts = [icon.concept for icon in found]
     if source.only_common:
         shared = set.intersection(*({one.concept for one in read_set(source, artist)} for artist in SETS))
-        found = [drawing for drawing in found if drawing.concept in shared]
-        concepts = [drawing.concept for drawing in found]
+        found = [icon for icon in found if icon.concept in shared]
+        concepts = [icon.concept for icon in found]
     if source.concepts == "all":
         return found
     held_out = select_captioned(concepts, CaptionsConfig(fraction=source.held_out, seed=source.seed))
     wanted = held_out if source.concepts == "held_out" else ~held_out
-    return [drawing for drawing, is_wanted in zip(found, wanted, strict=True) if is_wanted]
+    return [icon for icon, is_wanted in zip(found, wanted, strict=True) if is_wanted]
 
 
-def read_set(source: DrawingsSource, name: SetName) -> list[Drawing]:
+def read_set(source: DrawingsSource, name: SetName) -> list[Icon]:
     """Return all drawings of an artist."""
     return _read_set(name, source.path)
 
 
 @functools.lru_cache(maxsize=len(SETS))
-def _read_set(name: SetName, folder: Path | None) -> list[Drawing]:
+def _read_set(name: SetName, folder: Path | None) -> list[Icon]:
     package = DRAWINGS[name]
     read_license(package, folder)
     icons, characters = (read_package_file(package, file, folder) for file in ("icons.json", "chars.json"))

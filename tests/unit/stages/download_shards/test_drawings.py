@@ -17,8 +17,8 @@ from stages.download_shards.stage import run
 from stages.formats.attributions import read_attributions
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Artifact, Output
-from tests.drawing_packages import body, concept, write_packages
 from tests.factories import make_context
+from tests.icon_packages import body, concept, write_packages
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_keywords_are_further_captions(packages, tmp_path):
 def test_held_out_concepts_are_chosen_by_hash_alike_for_all_artists_and_lengths(tmp_path):
     def held_out(packages, name, **options):
         source = DrawingsSource(kind="drawings", path=packages, concepts="held_out", held_out=0.3, **options)
-        return {drawing.concept for drawing in chosen_drawings(source, name)}
+        return {icon.concept for icon in chosen_drawings(source, name)}
 
     few, many = (write_packages(tmp_path / str(number), number) for number in (20, 60))
     chosen = held_out(many, "twemoji")
@@ -87,7 +87,7 @@ def test_a_concept_is_its_code_points_without_the_variation_selector():
     assert concept_of("\u2764\ufe0f\u200d\U0001f525") == "2764-200d-1f525"
 
 
-def test_the_fingerprint_knows_content_and_choice_and_not_the_place(packages, tmp_path):
+def test_the_fingerprint_knows_content_and_choice_and_not_the_path(packages, tmp_path):
     def identity(**options):
         return DrawingsSource(**({"kind": "drawings", "path": packages} | options)).identity()
 
@@ -170,7 +170,7 @@ _DOUBLING = "".join(f'<g id="a{n}"><use href="#a{n + 1}"/><use href="#a{n + 1}"/
         (f"<g>{'x' * 1_000_000}</g>", "file too large"),
     ],
 )
-def test_a_drawing_that_reaches_out_or_grows_is_refused(content, reason):
+def test_svg_that_reaches_out_or_grows_is_refused(content, reason):
     with pytest.raises(ItemFault, match=reason):
         render_svg(svg(content), 16)
 
@@ -184,7 +184,7 @@ def test_what_is_refused_is_counted_and_the_others_are_kept(tmp_path):
     ]
 
 
-def test_paints_and_references_inside_a_drawing_are_rendered():
+def test_paints_and_references_inside_are_rendered():
     paint = '<defs><linearGradient id="p"><stop stop-color="#0f0"/></linearGradient></defs>'
     image = Image.open(io.BytesIO(render_svg(svg(f'{paint}<rect width="36" height="36" fill="url(#p)"/>'), 16)))
     assert image.size == (16, 16)

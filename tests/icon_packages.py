@@ -23,7 +23,9 @@ def body(artist: int, index: int) -> str:
 def write_packages(folder: Path, num_concepts: int = 8, bodies: Mapping[str, str] | None = None) -> Path:
     """Write all packages: concepts that everyone drew, a skin tone, a hidden repetition; ``bodies`` replaces some."""
     for artist, name in enumerate(SETS):
-        icons = {f"thing-{index}": {"body": body(artist, index)} for index in range(num_concepts)}
+        icons: dict[str, dict[str, object]] = {
+            f"thing-{index}": {"body": body(artist, index)} for index in range(num_concepts)
+        }
         characters = {concept(index): f"thing-{index}" for index in range(num_concepts)}
         icons |= {name: {"body": text} for name, text in (bodies or {}).items()}
         icons |= {
@@ -31,7 +33,7 @@ def write_packages(folder: Path, num_concepts: int = 8, bodies: Mapping[str, str
             "old-thing": {"body": body(artist, 1), "hidden": True},
         }
         characters |= {"1f44b-1f3ff": "wave-dark-skin-tone"}
-        own = {"own-thing": {"body": body(artist, 2)}} if name == "openmoji" else {}
+        own: dict[str, dict[str, object]] = {"own-thing": {"body": body(artist, 2)}} if name == "openmoji" else {}
         icons, characters = icons | own, characters | dict.fromkeys(["e000", "e001"][: 2 * len(own)], "own-thing")
         files = {"icons.json": {"icons": icons, "width": 36, "height": 36}, "chars.json": characters}
         _write(folder / DRAWINGS[name].name, files | {"package.json": {"license": DRAWINGS[name].spdx}})

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS
+from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS
 
 COLORS = ("#d00", "#0a0", "#00d", "#dd0", "#0dd", "#d0d", "#888", "#000")
 BODY = '<path fill="{color}" d="M{corner} {corner}h20v20z"/>'

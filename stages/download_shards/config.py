@@ -19,7 +19,7 @@ from pydantic import (
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.digests import address_digest, content_digest, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
-from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS, Package, SetName
+from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
 from stages.storage.filesystems import is_remote
 
 _DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16

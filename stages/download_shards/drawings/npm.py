@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stages.contract.errors import InputFault
 from stages.contract.parsing import parsing, shown
-from stages.download_shards.drawings.packages import Package
+from stages.download_shards.drawings.package_config import Package
 from stages.storage.private_folders import private_folder, user_folder
 
 _SECONDS = 300

@@ -12,11 +12,11 @@ from stages.contract.errors import InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
 from stages.download_shards.drawings.icons import Icon, read_annotations, read_drawings
 from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
-from stages.download_shards.drawings.packages import DRAWINGS, KEYWORDS, SETS, SetName
+from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
 from stages.download_shards.drawings.svg import render_svg
 from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.rows import RowPart, cut
-from stages.formats.attributions import Attributions
+from stages.formats.attributions import Attribution, Attributions
 from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.source_records import SourceRecord
 
@@ -48,8 +48,8 @@ class Drawings:
         if not rows:
             raise InputFault("download_shards.source: no drawing is left: name other sets, concepts or held_out")
         changes = f"rendered at {source.resolution} x {source.resolution} pixels on white"
-        works = [package.attribution.model_copy(update={"changes": changes}) for package in source.set_packages]
-        works += [package.attribution for package in source.packages[len(works) :]]
+        works = [_attribution(package, changes) for package in source.set_packages]
+        works += [_attribution(package) for package in source.packages[len(works) :]]
         parts = cut(pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard)
         yield Parts(parts, SourceRecord(found=len(rows)), Attributions(works=tuple(works)))
 
@@ -58,6 +58,17 @@ class Drawings:
         rows = part.rows()
         entries = _render(rows, self._source.resolution)
         return Entries(rows.schema.remove(rows.schema.get_field_index(_SVG)), entries, lambda: rows.num_rows)
+
+
+def _attribution(package: Package, changes: str = "") -> Attribution:
+    return Attribution(
+        work=package.work,
+        author=package.author,
+        license=package.license,
+        license_url=package.license_url,
+        source=f"npm package {package.name} {package.version}",
+        changes=changes,
+    )
 
 
 def _render(rows: pa.Table, resolution: int) -> Iterator[Entry]:
@@ -78,7 +89,7 @@ def _schema(source: DrawingsSource) -> pa.Schema:
 
 
 def _rows(source: DrawingsSource, name: SetName) -> list[dict[str, object]]:
-    icons, license = chosen_drawings(source, name), DRAWINGS[name].attribution.license
+    icons, license = chosen_drawings(source, name), DRAWINGS[name].license
     further = _further_captions(source)
     return [
         {

@@ -10,7 +10,7 @@ from stages.contract.errors import InputFault, ItemFault
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
 from stages.download_shards.drawings.icons import concept_of
 from stages.download_shards.drawings.npm import read_package_file
-from stages.download_shards.drawings.packages import DRAWINGS, SETS
+from stages.download_shards.drawings.package_config import DRAWINGS, SETS
 from stages.download_shards.drawings.svg import MOST_ELEMENTS, render_svg
 from stages.download_shards.sources.drawings import Drawings, chosen_drawings
 from stages.download_shards.stage import run

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.formats.attributions import Attribution
-
 SetName = Literal["twemoji", "noto", "openmoji", "fluent-emoji-flat"]
 SETS: tuple[SetName, ...] = ("twemoji", "noto", "openmoji", "fluent-emoji-flat")
 
@@ -19,24 +17,15 @@ class Package:
     """The SHA-512 of its archive in base64, as npm writes it."""
     spdx: str
     """Its licence, as its package.json must say it."""
-    attribution: Attribution
+    work: str
+    author: str
+    license: str
+    """As it is shown."""
+    license_url: str
 
 
-def _package(name: str, version: str, integrity: str, spdx: str, attribution: tuple[str, str, str, str]) -> Package:
-    work, author, license, license_url = attribution
-    return Package(
-        name,
-        version,
-        integrity,
-        spdx,
-        Attribution(
-            work=work,
-            author=author,
-            license=license,
-            license_url=license_url,
-            source=f"npm package {name} {version}",
-        ),
-    )
+def _package(name: str, version: str, integrity: str, spdx: str, work: tuple[str, str, str, str]) -> Package:
+    return Package(name, version, integrity, spdx, *work)
 
 
 DRAWINGS: dict[SetName, Package] = {

@@ -52,9 +52,9 @@ def test_images_are_varied_interpolated_and_edited(model: TextToImage, tmp_path:
         of_path, of_image = model.vary(path, 2), model.vary(opened.copy(), 2)
     assert all(same(one, other) for one, other in zip(of_path, of_image, strict=True))
     assert not same(*of_path)
-    way = model.interpolate(path, "a blue ring", 3)
-    assert len(way) == 3
-    assert same(way[0], of_path[0])  # the start itself
+    trajectory = model.interpolate(path, "a blue ring", 3)
+    assert len(trajectory) == 3
+    assert same(trajectory[0], of_path[0])  # the start itself
     assert same(model.edit(path, "a blue ring", strength=0.5), model.edit(str(path), "a blue ring", strength=0.5))
     moved = model.edit(path, "a blue ring", instead_of="a red star")
     assert not same(moved, model.edit(path, "a blue ring", instead_of="a red star", strength=-4.0))

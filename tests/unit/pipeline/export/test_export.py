@@ -54,7 +54,7 @@ def test_low_rank_additions_have_the_keys_that_others_load(tmp_path: Path) -> No
     assert torch.equal(kohya[up], additions[f"unet.{LAYER}.to_q.lora_B.weight"])
 
 
-def test_the_card_says_what_is_known_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
+def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
     planned = {
         "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "folder"}}},
         "train_prior": {"fingerprint": "f2", "identity": {"kind": "flow", "captions": {"fraction": 0.017}}},

@@ -18,7 +18,7 @@ def truth(tmp_path):
     return read_truth(DrawingsSource(**source, captions="none", concepts="seen", held_out=0.3))
 
 
-def test_ranks_are_those_of_the_true_drawing_and_ties_score_nothing():
+def test_ranks_are_those_of_the_truth_and_ties_score_nothing():
     gallery = torch.eye(4) + 0.1
     found = torch.stack([gallery[2], gallery[2], gallery.mean(0), 2 * gallery[0] + gallery[1]])
     assert ranks_of(found, gallery, [2, 0, 1, 1]).tolist() == [1, 4, 4, 2]
@@ -34,7 +34,7 @@ def test_the_truth_is_all_common_concepts_of_the_artist_seen_or_held_out(truth):
     assert [work.license for work in truth.works] == ["CC BY-SA 4.0"]
 
 
-def test_the_sheet_names_works_and_licences_in_the_picture_and_in_its_text(truth, tmp_path):
+def test_the_sheet_names_works_and_licences_in_the_image_and_in_its_text(truth, tmp_path):
     sets = {name: truth.images[:3] for name in ("ours", "no prior")}
     write_sheet(tmp_path / "sheet.png", truth, [([0, 1, 2], sets), ([3, 4, 5], sets)])
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -42,7 +42,7 @@ def test_the_sheet_names_works_and_licences_in_the_picture_and_in_its_text(truth
         assert "CC BY-SA 4.0" in sheet.text["Copyright"]
 
 
-def test_features_of_efficientnet_tell_drawings_apart_and_know_the_same_one(truth):
+def test_features_of_efficientnet_distinguish_icons(truth):
     features = EfficientNetFeatures()
     found = features(truth.images[:4])
     assert found.shape == (4, 1280)

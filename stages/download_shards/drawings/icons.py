@@ -6,12 +6,11 @@ users of their old names and most of which repeat another drawing, and variants 
 modifiers U+1F3FB to U+1F3FF).
 """
 
-import collections
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stages.contract.documents import describe_faults
 from stages.contract.errors import InputFault
@@ -21,11 +20,11 @@ _TONES = frozenset(f"{code:x}" for code in range(0x1F3FB, 0x1F400))
 _VARIATION_SELECTOR = "\ufe0f"
 _LONGEST_NAME = 200
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
 
 
 class _Icon(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     body: str
     left: float = 0
@@ -36,7 +35,7 @@ class _Icon(BaseModel):
 
 
 class _IconSet(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     icons: dict[str, _Icon]
     left: float = 0
@@ -45,25 +44,21 @@ class _IconSet(BaseModel):
     height: float = Field(16, gt=0)
 
 
-class _Characters(BaseModel):
-    characters: dict[str, str]
-
-
 class _Texts(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     default: tuple[str, ...] = ()
     tts: tuple[str, ...] = ()
 
 
 class _Annotations(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     annotations: dict[str, _Texts]
 
 
 class _AnnotationsFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     annotations: _Annotations
 
@@ -85,13 +80,15 @@ def read_drawings(icons: bytes, characters: bytes, where: str) -> list[Icon]:
         InputFault: a file is not what such a set has.
     """
     icon_set = _parse(_IconSet, icons, f"{where}/icons.json")
-    names = _parse(_Characters, b'{"characters":' + characters + b"}", f"{where}/chars.json").characters
+    names = _parse(dict[str, str], characters, f"{where}/chars.json")
     found = []
     for concept, name in sorted(names.items()):
         icon = icon_set.icons.get(name)
-        if icon is None or icon.hidden or len(name) > _LONGEST_NAME or _TONES & set(concept.split("-")):
+        caption = name.replace("-", " ").strip()
+        is_variant = bool(_TONES & set(concept.split("-")))
+        if icon is None or icon.hidden or is_variant or not caption or len(caption) > _LONGEST_NAME:
             continue
-        found.append(Icon(concept, name.replace("-", " "), _svg(icon, icon_set)))
+        found.append(Icon(concept, caption, _svg(icon, icon_set)))
     return _once(found)
 
 
@@ -108,8 +105,10 @@ def read_annotations(content: bytes, where: str) -> Mapping[str, tuple[str, ...]
     annotations = _parse(_AnnotationsFile, content, where).annotations.annotations
     found: dict[str, tuple[str, ...]] = {}
     for character, texts in annotations.items():
-        found[concept_of(character)] = tuple(text for text in (*texts.tts, *texts.default) if is_text(text))
-    return collections.defaultdict(tuple, found)
+        found[concept_of(character)] = tuple(
+            text for text in (*texts.tts, *texts.default) if is_text(text) and text.strip()
+        )
+    return found
 
 
 def concept_of(character: str) -> str:
@@ -126,12 +125,12 @@ def _svg(icon: _Icon, icon_set: _IconSet) -> str:
     )
 
 
-def _parse(model: type[T], content: bytes, where: str) -> T:
+def _parse(kind: type[T], content: bytes, where: str) -> T:
     def fault(reason: str) -> InputFault:
         return InputFault(f"download_shards.source: {where}: {reason}: give the package as its registry has it")
 
     with parsing(fault):
         try:
-            return model.model_validate_json(content)
+            return TypeAdapter(kind).validate_json(content)
         except ValidationError as error:
             raise fault(describe_faults(error)) from error

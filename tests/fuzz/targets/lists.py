@@ -25,7 +25,8 @@ from tests.fuzz.target import Broken, Run, Target
 MOST_ROWS = 20_000
 
 
-def _config(**source: Any) -> Any:
+def configure(**source: Any) -> Any:
+    """Return the section of a source."""
     from stages.download_shards.config import DownloadShardsConfig
 
     return DownloadShardsConfig(source=source, rows_per_shard=1000, image_size=8, encode_format="png")
@@ -74,7 +75,7 @@ def _prepare_list(suffix: str, caption_column: str | None = "caption") -> Run:
     def run(data: bytes, folder: Path) -> object:
         file = folder / f"list.{suffix}"
         file.write_bytes(data)
-        source = make_source(_config(kind="url_list", path=str(file), caption_column=caption_column))
+        source = make_source(configure(kind="url_list", path=str(file), caption_column=caption_column))
         source.check()
         with source.parts() as found:
             tables = [part.rows() for part in found.parts[: MOST_ROWS // 1000]]
@@ -148,7 +149,7 @@ def _prepare_folder() -> Run:
 
     def run(data: bytes, folder: Path) -> object:
         write_tree(folder / "images", unpack_files(data))
-        return read_source(_config(kind="folder", path=str(folder / "images")))
+        return read_source(configure(kind="folder", path=str(folder / "images")))
 
     return run
 
@@ -187,7 +188,7 @@ def _prepare_stage(kind: str, write: Callable[[Path, bytes], None]) -> Run:
 
     def run(data: bytes, folder: Path) -> object:
         write(folder / "source", data)
-        config = _config(kind=kind, path=str(folder / "source")).model_copy(update={"min_yield": 0.0})
+        config = configure(kind=kind, path=str(folder / "source")).model_copy(update={"min_yield": 0.0})
         output = Output(str(folder / "out"), "download_shards", "fuzz")
         summary = download(config, {}, output, make_context())
         failed = sum(number for name, number in summary.counts.items() if name.startswith("failed_"))

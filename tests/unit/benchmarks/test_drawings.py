@@ -39,7 +39,7 @@ def test_the_sheet_names_works_and_licences_in_the_image_and_in_its_text(truth, 
     write_sheet(tmp_path / "sheet.png", truth, [([0, 1, 2], sets), ([3, 4, 5], sets)])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 6 * 192
-        assert "CC BY-SA 4.0" in sheet.text["Copyright"]
+        assert "CC BY-SA 4.0" in sheet.info["Copyright"]
 
 
 def test_features_of_efficientnet_distinguish_icons(truth):

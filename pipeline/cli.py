@@ -19,6 +19,7 @@ from pipeline.dashboard.command import dashboard
 from pipeline.export.command import export
 from pipeline.generation.command import generate
 from pipeline.logs.command import logs
+from pipeline.options import StoreOption
 from pipeline.outbox.command import track
 from pipeline.terminal import echo, indented, protect_standard_streams
 from pipeline.verification.command import verify
@@ -57,15 +58,16 @@ QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart.ya
 Config = Annotated[Path, typer.Argument(help="the experiment: a YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="override config keys")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")]
-Store = Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")]
 
 
 @app.command()
 def validate(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check an experiment without touching its data."""
+    """Check an experiment without reading its data: keys, types, and whether the files that it names are there."""
     from pipeline.config.loading import load_config
+    from pipeline.config.paths import require_files
 
     loaded = load_config(config, overrides or ())
+    require_files(loaded, str(config))
     stages = list(loaded.stages())
     if as_json:
         _print_json({"status": "valid", "name": loaded.name, "stages": stages})
@@ -84,8 +86,10 @@ def plan(
     """Show what a run would do: each stage done, partial or new, and why; what it asks of the machines."""
     from pipeline.demands import demands_of
     from pipeline.report import plan_document, plan_table
+    from pipeline.run import check_sections
 
     experiment = _open(config, overrides)
+    check_sections(experiment)
     with redirect_stdout(sys.stderr):  # where Ray prints warnings
         demands = demands_of(experiment.plan, experiment.config.cluster)
     found = None
@@ -204,7 +208,7 @@ def doctor(
 @app.command()
 def status(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's id or its beginning")] = None,
-    store: Store = "workspace",
+    store: StoreOption = "workspace",
     as_json: Json = False,
 ) -> None:
     """Show a run, or all runs of the store."""
@@ -236,7 +240,7 @@ app.command()(track)
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="runs, by id or its beginning")],
     everything: Annotated[bool, typer.Option("--all", help="every metric that a stage reported")] = False,
-    store: Store = "workspace",
+    store: StoreOption = "workspace",
     as_json: Json = False,
 ) -> None:
     """Show several runs side by side: how good their images, how large their models, how fast they are."""
@@ -253,7 +257,7 @@ def inspect(
     target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
     out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its images")] = None,
     shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to read")] = 16,
-    store: Store = "workspace",
+    store: StoreOption = "workspace",
     as_json: Json = False,
 ) -> None:
     """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, evaluations."""

@@ -14,6 +14,7 @@ from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
+from stages.contract.texts import by_number
 from stages.formats.model_folders import count_numbers
 
 MODELS = {"train_decoder": "decoder", "train_upsampler": "upsampler", "train_second_upsampler": "upsampler"}
@@ -111,7 +112,7 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
 def metrics_table(records: Sequence[RunRecord]) -> PlainTable:
     """Return every metric that at least one run has, one run a column."""
     table = _empty_table(records)
-    for name in sorted({name for record in records for name in record.metrics}):
+    for name in sorted({name for record in records for name in record.metrics}, key=by_number):
         values = [record.metrics.get(name) for record in records]
         table.row(name, *("" if value is None else f"{value:.4g}" for value in values))
     return table

@@ -77,7 +77,7 @@ def check_experiment(experiment: Experiment) -> None:
     from cluster.session import check_cluster, check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate
 
-    _check_sections(experiment.config)
+    check_sections(experiment)
     for stage in experiment.plan.stages.values():
         if stage.reused_from and stage.state != "done":
             raise UsageError(
@@ -96,13 +96,18 @@ def check_experiment(experiment: Experiment) -> None:
     experiment.store.open_for_writing()
 
 
-def _check_sections(config: RunConfig) -> None:
-    """Let every stage check what its section names outside the store."""
+def check_sections(experiment: Experiment) -> None:
+    """Let every stage that is to run check what its section names outside the store.
+
+    Raises:
+        UsageError: something of it is missing or wrong.
+    """
     from stages.contract.errors import StageError
     from stages.contract.stage import optional_module
 
-    for name, section in config.stages().items():
-        if (own := optional_module(f"stages.{name}", "check")) is not None:
+    for name, section in experiment.config.stages().items():
+        is_done = experiment.plan.stages[name].state == "done"
+        if not is_done and (own := optional_module(f"stages.{name}", "check")) is not None:
             try:
                 own.check(section)
             except StageError as error:

@@ -12,6 +12,7 @@ from cluster.jobs import submit_job
 from pipeline.config.loading import files_of_config, load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
+from pipeline.options import STORE_VARIABLE
 from pipeline.packing import pack
 from stages.contract.secrets import is_secret_name, redact, secrets_in
 from stages.storage.filesystems import is_remote
@@ -28,6 +29,8 @@ def submit_experiment(
 ) -> str:
     """Pack the current folder, submit the run of a config in it, and return the job's id."""
     loaded = load_config(config, overrides)  # a wrong config is reported here, not in a log on the cluster
+    if "store" not in loaded.model_fields_set and STORE_VARIABLE in os.environ:
+        overrides = [*overrides, f"store={loaded.store}"]  # the job has another environment
     _refuse_secrets(config, overrides)
     overrides = [
         *overrides,

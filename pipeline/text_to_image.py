@@ -17,6 +17,7 @@ from pipeline.generation.options import (
     MOST_IMAGES,
     require_strength,
 )
+from pipeline.options import default_store
 from pipeline.store import Store
 from stages.contract.parsing import is_text, shown
 from stages.inference.generation import generate_images
@@ -49,9 +50,10 @@ class TextToImage:
         self._system, self.run = system, run
 
     @classmethod
-    def load(cls, source: str | Path, *, store: str = "workspace", device: str | None = None) -> Self:
+    def load(cls, source: str | Path, *, store: str | None = None, device: str | None = None) -> Self:
         """Load a model from the folder of ``corgi export``, or from a run in a store, by its id or its beginning.
 
+        ``store`` is a folder or fsspec URI; None: that of the variable CORGI_STORE, else ./workspace.
         ``device`` is one of torch's, such as "cpu" or "cuda"; None takes a GPU where there is one.
 
         Raises:
@@ -59,7 +61,7 @@ class TextToImage:
             StageError: the models are damaged, or of another version.
         """
         name = source if isinstance(source, str) else str(source)
-        return cls(*open_system(Store(store), name, device=device))
+        return cls(*open_system(Store(store or default_store()), name, device=device))
 
     @property
     def resolution(self) -> int:

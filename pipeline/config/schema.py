@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model
 
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
+from pipeline.options import STORE_VARIABLE, default_store
 from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, SecretAddress
 from stages.contract.secrets import NOTIFY_VARIABLE, redact_path
 from stages.contract.stage import StageConfig
@@ -96,7 +97,10 @@ class RunConfig(ConfigModel):
     """One experiment. A stage runs where its section is present; ``null`` takes it out of the graph."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    store: AnyAddress = Field("workspace", description="folder or fsspec URI for artifacts and runs")
+    store: AnyAddress = Field(
+        default_factory=default_store,
+        description=f"folder or fsspec URI for artifacts and runs; none: that of {STORE_VARIABLE}, else workspace",
+    )
     storage: StorageConfig = StorageConfig()
     seed: int = Field(0, ge=0, le=2**53)
     captions: CaptionsConfig = CaptionsConfig()

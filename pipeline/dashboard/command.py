@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 
 
 def dashboard(
     *,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     host: Annotated[str, typer.Option("--host", help="address to bind to")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="port to bind to")] = 5000,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 
 
@@ -16,7 +17,7 @@ def export(
     licence: Annotated[
         str | None, typer.Option("--licence", help="of the model, for its card: a name or SPDX id")
     ] = None,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
     """Write a finished run's model into a folder that needs no store: weights, configs, model card.

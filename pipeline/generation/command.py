@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.generation.options import LARGEST_SEED, MOST_IMAGES
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 from stages.contract.texts import one_line
 
@@ -23,6 +24,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     out: Annotated[Path, typer.Option("--out", help="folder for the images")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
+    column: Annotated[str | None, typer.Option("--column", help="of a csv or tsv of prompts; Prompt")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="an image to make variations of, or to edit")] = None,
     variations: Annotated[int | None, _count("--variations", 1, "of --image: how many; 1")] = None,
     start: Annotated[
@@ -48,7 +50,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another image; 0")
     ] = None,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
     """Generate images with a finished run's model.
@@ -61,9 +63,9 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     from pipeline.store import Store
 
     options = Options(
-        run=run_id, prompt=tuple(prompt or ()), prompts=prompts, image=image, variations=variations, start=start,
-        end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates, keep=keep,
-        again=again, seed=seed,
+        run=run_id, prompt=tuple(prompt or ()), prompts=prompts, column=column, image=image, variations=variations,
+        start=start, end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates,
+        keep=keep, again=again, seed=seed,
     )  # fmt: skip
     found = Store(store)
     found.check_format()

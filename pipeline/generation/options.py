@@ -18,7 +18,11 @@ DEFAULT_STRENGTH = {"edit": 0.6, "arithmetic": 1.0}
 
 #: How each mode is asked for, which options it needs, and which it takes.
 _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "text": ("--prompt TEXT or --prompts FILE", (), ("prompt", "prompts", "candidates", "keep", "seed", "run")),
+    "text": (
+        "--prompt TEXT or --prompts FILE",
+        (),
+        ("prompt", "prompts", "column", "candidates", "keep", "seed", "run"),
+    ),
     "variation": ("--image FILE", ("image",), ("variations", "seed", "run")),
     "interpolation": ("--from X --to Y", ("from", "to"), ("steps", "seed", "run")),
     "edit": ("--image FILE --edit TEXT", ("image", "edit"), ("strength", "candidates", "keep", "seed", "run")),
@@ -38,6 +42,7 @@ class Options:
     run: str | None = None
     prompt: tuple[str, ...] = ()
     prompts: Path | None = None
+    column: str | None = None
     image: Path | None = None
     variations: int | None = None
     start: str | None = None
@@ -62,6 +67,8 @@ class Options:
             raise UsageError(f"generate: {_words(stray)} has no use with {asked}{also}; leave it out")
         if self.prompt and self.prompts:
             raise UsageError("generate: found --prompt and --prompts; give one of them")
+        if self.column is not None and self.prompts is None:
+            raise UsageError("generate: found --column without --prompts; give the file that has the column")
         if self.mode != "again" and self.run is None:
             raise UsageError(
                 "generate: no RUN was named; give a run's id or its beginning (corgi status shows all), or the folder "

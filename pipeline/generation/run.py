@@ -1,5 +1,6 @@
 """Generate what ``corgi generate`` asks for, and write it with everything that it takes to generate it again."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,12 @@ def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
     if options.mode == "edit":
         _require_edits(system, run)
     written: list[Entry] = []
+    number, settings = _first_free(out), system.settings.flat()
     try:
         for one in generate_groups(system, _groups(options, sources, system)):
             fields = fields_of(one.request, one.batch_row)
             fields |= {} if one.clip_score is None else {"clip_score": one.clip_score}
-            path = out / f"{len(written):05d}.png"
-            _write(path, one.image, {**fields, "run": run, "settings": system.settings.flat()})
+            number, path = _write_next(out, number, one.image, {**fields, "run": run, "settings": settings})
             written.append(_entry(path, fields))
     except ValueError as error:
         raise UsageError(f"generate: {error}") from error
@@ -64,7 +65,8 @@ def _read_sources(options: Options) -> Sources:
     """Read the user's texts and images, before any model is loaded."""
     match options.mode:
         case "text" if options.prompts is not None:
-            return read_prompts(FilePrompts(kind="file", path=options.prompts))
+            column = {} if options.column is None else {"column": options.column}
+            return read_prompts(FilePrompts(kind="file", path=options.prompts, **column))
         case "text":
             return list(options.prompt)
         case "interpolation":
@@ -111,8 +113,7 @@ def _again(store: Store, options: Options, out: Path) -> Entry:
         raise UsageError(
             f"{where}: cannot be generated again ({shown(error)}); use the version of corgi that made it"
         ) from error
-    path = out / f"{file.stem}_again.png"
-    _write(path, image, fields)
+    path = _write_beside(out, f"{file.stem}_again", image, fields)
     largest = int(np.abs(image.astype(int) - before.astype(int)).max()) if image.shape == before.shape else 255
     entry = _entry(path, fields_of(request, batch_row) | {"prompt": fields["prompt"]})
     return {**entry, "pixel_equal": largest == 0, "largest_difference": largest}
@@ -137,11 +138,37 @@ def _entry(path: Path, fields: Mapping[str, Any]) -> Entry:
     return entry | ({"clip_score": fields["clip_score"]} if "clip_score" in fields else {})
 
 
-def _write(path: Path, image: np.ndarray, fields: Mapping[str, Any]) -> None:
+def _first_free(out: Path) -> int:
+    """Return the number after the highest that an image in the folder has: nothing is written over."""
+    numbers = [int(path.stem) for path in out.glob("[0-9]*.png") if path.stem.isdecimal() and len(path.stem) < 10]
+    return max(numbers, default=-1) + 1
+
+
+def _write_next(out: Path, number: int, image: np.ndarray, fields: Mapping[str, Any]) -> tuple[int, Path]:
+    """Write an image under the first number from this one that is free; return the next number and the path."""
+    while not _write(path := out / f"{number:05d}.png", image, fields):
+        number += 1
+    return number + 1, path
+
+
+def _write_beside(out: Path, stem: str, image: np.ndarray, fields: Mapping[str, Any]) -> Path:
+    """Write an image under the name, or with the first number after it that is free; return the path."""
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    return next(path for name in names if _write(path := out / f"{name}.png", image, fields))
+
+
+def _write(path: Path, image: np.ndarray, fields: Mapping[str, Any]) -> bool:
+    """Write a file that is not there; return whether that was so."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(image, fields))
+        with path.open("xb") as file:
+            file.write(encode_png(image, fields))
+    except FileExistsError:
+        if path.parent.is_dir():
+            return False
+        raise UsageError(f"--out: {path.parent} is no folder; give one that you may write") from None
     except OSError as error:
         raise UsageError(
             f"--out: {path.parent} cannot be written ({error}); give a folder that you may write"
         ) from None
+    return True

@@ -16,10 +16,11 @@ from stages.contract.documents import Manifest
 from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageSummary, optional_module
+from stages.contract.texts import by_number
 from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 from stages.storage.filesystems import open_address
 
-LOSSES = ("failed_", "removed_", "duplicate_")
+LOSSES = ("failed_", "removed_")
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
 
 
@@ -162,10 +163,11 @@ def _add_summary(findings: Findings, summary: StageSummary) -> None:
     lost = {name: count for name, count in counts.items() if name.startswith(LOSSES)}
     kept = {name: count for name, count in counts.items() if name not in lost}
     findings.add_figures("counts", {summary.item_name: summary.items, **kept})
-    total = sum(lost.values())
+    total = counts.get("rows", summary.items + sum(lost.values()))
     rows = [
-        (name, count, f"{count / total:.1%}")
+        (name, count, f"{count / total:.2%}")
         for name, count in sorted(lost.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
-    findings.add_table("losses by cause", ("cause", "count", "fraction of losses"), rows)
-    findings.add_figures("figures", {name: f"{value:.6g}" for name, value in summary.metrics.items()})
+    findings.add_table("losses by cause", ("cause", "count", "fraction of rows"), rows)
+    figures = {name: f"{summary.metrics[name]:.6g}" for name in sorted(summary.metrics, key=by_number)}
+    findings.add_figures("figures", figures)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 
 
@@ -13,7 +14,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="go on with what is added, until the run is over")] = False,
     tail: Annotated[int, typer.Option("--tail", min=1, help="how many of the newest lines to begin with")] = 1000,
     *,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document a line")] = False,
 ) -> None:
     """Show what the stages of a run have logged, on whichever machine."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 
 
@@ -16,7 +17,7 @@ def track(
         str | None, typer.Option("--uri", help="the server, where it has another address than the run recorded")
     ] = None,
     patience: Annotated[float, typer.Option("--patience", min=0, help="seconds to wait for the server's replies")] = 60,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
     """Send the records of runs that their tracking server did not take, and that the store keeps."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.options import StoreOption
 from pipeline.terminal import echo
 
 
@@ -17,7 +18,7 @@ def verify(
     set_aside: Annotated[
         bool, typer.Option("--set-aside", help="move what is damaged away, so that the next run makes it again")
     ] = False,
-    store: Annotated[str, typer.Option("--store", help="the store: a folder or fsspec URI")] = "workspace",
+    store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
     """Read all files of a run (the latest), and compare them with their checksums; exit code 1 where one differs."""

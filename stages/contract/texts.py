@@ -1,5 +1,6 @@
 """Text from outside as people may read it: without control characters, and in messages on one line and short."""
 
+import re
 import reprlib
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ def one_line(text: object, longest: int = 400) -> str:
     """Return the text printable, on one line, and cut where it is longer."""
     line = printable(str(text)[: longest + 1]).translate(_BREAKS)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names by the numbers in them as numbers: steps_2 before steps_16."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d{1,18})", name)]
 
 
 def show_value(value: Any, longest: int = LONGEST_VALUE) -> str:

@@ -5,6 +5,8 @@ The fields are those of open_clip's CLIPVisionCfg, CLIPTextCfg, MultimodalCfg an
 would take as an option of loading.
 """
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,6 +139,26 @@ def check_open_clip_config(file: Path, where: str) -> None:
     except ValidationError as error:
         raise _refuse(file, where, error) from None
     require_weights(file.parent, _num_weights(model), file, where)
+
+
+def check_towers(embed_dim: int, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """Refuse towers of a config of ours that say more than open_clip's own fields, or other values than theirs.
+
+    Raises:
+        ValueError: with the key, and what is allowed.
+    """
+    try:
+        _Model.model_validate({"embed_dim": embed_dim, "vision_cfg": dict(vision), "text_cfg": dict(text)})
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+        name, *inner = map(str, first["loc"])
+        if first["type"] != "extra_forbidden":
+            raise ValueError(f"{'.'.join([name, *inner])}: {shown(first['msg'])}") from None
+        towers: dict[str, type[_Section]] = {"vision_cfg": _Vision, "text_cfg": _Text}
+        tower = towers.get(name, _Model)
+        close = difflib.get_close_matches(inner[0], tower.model_fields, 1) if inner else []
+        hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(tower.model_fields)}"
+        raise ValueError(f"{'.'.join([name, *inner])}: unknown key; {hint}") from None
 
 
 def _num_weights(model: _Model) -> float:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from stages.contract.config import ConfigModel
+from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
 from stages.training.config import TrainStageConfig
 
@@ -17,6 +18,11 @@ class ClipArchitecture(ConfigModel):
     embed_dim: PositiveInt
     vision_cfg: dict[str, Any] = Field(description="as in open_clip's model configs; image_size is the side in pixels")
     text_cfg: dict[str, Any] = Field(description="as in open_clip's model configs, without vocabulary and tokenizer")
+
+    @model_validator(mode="after")
+    def _known_to_open_clip(self) -> "ClipArchitecture":
+        check_towers(self.embed_dim, self.vision_cfg, self.text_cfg)
+        return self
 
 
 class ClipPreprocessing(ConfigModel):

@@ -122,7 +122,7 @@ def test_shards_show_counts_losses_captions_and_sizes(shown: tuple[dict[str, Any
     tables = shown[0]["download_shards"]["tables"]
     assert tables["counts"] == {"images": 8, "captioned": 7, "rows": 9}
     assert tables["losses by cause"] == [
-        {"cause": "failed_unsupported_format", "count": 1, "fraction of losses": "100.0%"}
+        {"cause": "failed_unsupported_format", "count": 1, "fraction of rows": "11.11%"}
     ]
     assert tables["captions per image"] == [
         {"captions": 0, "images": 1, "fraction": "12.5%"}, {"captions": 1, "images": 7, "fraction": "87.5%"},

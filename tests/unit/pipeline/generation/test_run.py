@@ -1,6 +1,7 @@
 """Every mode of generation with a tiny run: what comes out, and that it can be made again from its own file."""
 
 import json
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.generation.models import load_system
 from pipeline.generation.options import Options
 from pipeline.generation.run import generate_for_options
+from pipeline.options import STORE_VARIABLE
 from pipeline.store import Store
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
@@ -105,6 +107,34 @@ def test_each_request_generates_signed_images_that_can_be_made_again(
     assert np.array_equal(pixels(Path(again["path"])), images[-1])
     with Image.open(again["path"]) as image:
         assert image.info == about
+
+
+def test_nothing_in_the_folder_is_written_over(store: Store, tmp_path: Path) -> None:
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("*.png"))
+
+    (first,) = generate(store, tmp_path, prompt=("a red star",))[0]
+    content = Path(first["path"]).read_bytes()
+    generate(store, tmp_path, prompt=("a blue ring", "a small cross"))
+    (tmp_path / "00007.png").write_bytes(b"mine")
+    generate(store, tmp_path, prompt=("green",))
+    assert names() == ["00000.png", "00001.png", "00002.png", "00007.png", "00008.png"]
+    for _ in range(2):
+        generate_for_options(store, Options(again=Path(first["path"])), tmp_path)
+    assert names()[:3] == ["00000.png", "00000_again.png", "00000_again_2.png"]
+    assert Path(first["path"]).read_bytes() == content
+    assert (tmp_path / "00007.png").read_bytes() == b"mine"
+
+
+def test_prompts_come_from_the_named_column(store: Store, tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text("text,other\na red star,x\na blue ring,y\n")
+    entries, _ = generate(store, tmp_path / "out", prompts=table, column="text")
+    assert [entry["prompt"] for entry in entries] == ["a red star", "a blue ring"]
+    with pytest.raises(UsageError, match="column"):
+        generate(store, tmp_path / "out", prompts=table)
+    with pytest.raises(UsageError, match="--column without --prompts"):
+        Options(run="tiny", prompt=("a",), column="text")
 
 
 def test_a_trajectory_begins_and_ends_at_its_ends(store: Store, cat: Path, tmp_path: Path) -> None:
@@ -227,16 +257,19 @@ def test_regenerating_needs_an_image_of_an_existing_run(store: Store, cat: Path,
         generate_for_options(other, Options(again=Path(entries[0]["path"])), tmp_path)
 
 
-def test_the_example_in_the_documentation_runs(store: Store, cat: Path) -> None:
-    text = (Path(__file__).parents[4] / "docs/generation.md").read_text()
-    code = text.partition("```python\n")[2].partition("```")[0]
-    for name, path in (('"workspace"', store.uri), ('"cat.png"', str(cat))):
-        assert name in code
-        code = code.replace(name, repr(path))
+@pytest.mark.parametrize("page", ["README.md", "docs/generation.md"])
+def test_the_example_in_the_documentation_runs(
+    store: Store, cat: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[4] / page).read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace('"quickstart"', '"tiny"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(STORE_VARIABLE, store.uri)
+    shutil.copy(cat, "cat.png")
     found: dict[str, Any] = {}
-    exec(code.replace('"quickstart"', '"tiny"'), found)
-    assert found["star"].image.shape == (SIDE, SIDE, 3)
-    assert len(found["trajectory"]) == 9
+    exec(code.replace('"workspace"', repr(store.uri)), found)
+    assert found["model"].resolution == SIDE
+    assert {image.size for image in found["trajectory"]} == {(SIDE, SIDE)}
 
 
 def make_store_without_runs(folder: Path) -> Store:

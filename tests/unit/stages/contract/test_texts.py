@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contract.texts import one_line, printable, show_value
+from stages.contract.texts import by_number, one_line, printable, show_value
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=200)
 JOINERS = "\u200c\u200d"  # letters of Persian, and emoji, are joined by them
@@ -42,3 +42,10 @@ def test_nothing_that_is_no_text_is_left(text: str) -> None:
     assert not [c for c in shown if unicodedata.bidirectional(c) in {"RLO", "LRO", "RLE", "LRE", "RLI", "LRI", "FSI"}]
     assert printable(shown) == shown
     assert "\n" not in one_line(text)
+
+
+def test_names_are_sorted_by_their_numbers() -> None:
+    names = ["mmd/steps_16", "mmd/steps_2", "mmd", "cosine/time_1000", "cosine/time_62", "mmd/steps_2/b", "2", "10"]
+    assert sorted(names, key=by_number) == [
+        "2", "10", "cosine/time_62", "cosine/time_1000", "mmd", "mmd/steps_2", "mmd/steps_2/b", "mmd/steps_16",
+    ]  # fmt: skip

@@ -1,0 +1,27 @@
+"""What the architecture of a CLIP model to train may say."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from stages.train_clip.config import ClipArchitecture
+
+VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8}
+TEXT = {"layers": 2, "width": 64, "heads": 2, "context_length": 24}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vision_cfg": VISION | {"widht": 64}}, r"vision_cfg\.widht: unknown key; did you mean width\?"),
+        ({"text_cfg": TEXT | {"sorcery": 1}}, r"text_cfg\.sorcery: unknown key; allowed are .*layers"),
+        ({"text_cfg": TEXT | {"layers": "two"}}, r"text_cfg\.layers: "),
+        ({"text_cfg": TEXT | {"hf_model_name": "of/somebody"}}, r"text_cfg\.hf_model_name: unknown key"),
+    ],
+)
+def test_a_tower_says_nothing_that_open_clip_does_not_know(changes: dict[str, Any], words: str) -> None:
+    towers: dict[str, Any] = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
+    assert ClipArchitecture.model_validate(towers).vision_cfg == VISION
+    with pytest.raises(ValidationError, match=words):
+        ClipArchitecture.model_validate(towers | changes)

@@ -38,7 +38,7 @@ def main() -> int:
     )
     words.add_argument("--seed", type=int, default=0, help="another seed strikes at other moments")
     words.add_argument("--only", action="append", default=[], metavar="FAULT", help="a beginning will do; repeatable")
-    words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found, trial by trial")
     words.add_argument("--jobs", type=int, default=2, help="trials at a time")
     words.add_argument("--short", action="store_true", help="only a few faults, once each")
     words.add_argument("--list", action="store_true", help="list the faults")
@@ -51,14 +51,13 @@ def main() -> int:
     if os.geteuid() == 0 and ISOLATED not in os.environ:
         return _run_apart()
     begun = time.monotonic()
-    outcomes, not_here = _run_trials(_ordered(chosen), given.seed, given.jobs, given.seconds, once=given.short)
+    suite = _Suite(_ordered(chosen), given.seed, once=given.short, file=given.json)
+    _run_trials(suite, given.jobs, given.seconds)
     seconds = time.monotonic() - begun
-    total = sum(one.injections for one in outcomes)
-    title = f"{total} injections in {len(outcomes)} trials, {seconds:.0f} s, seed {given.seed}"
-    show(Console(width=150), outcomes, not_here, title)
-    if given.json:
-        given.json.write_text(json.dumps(document(outcomes, not_here, given.seed), indent=1) + "\n")
-    return int(not all(one.holds for one in outcomes))
+    total = sum(one.injections for one in suite.outcomes)
+    title = f"{total} injections in {len(suite.outcomes)} trials, {seconds:.0f} s, seed {given.seed}"
+    show(Console(width=150), suite.outcomes, suite.not_here, title)
+    return int(not all(one.holds for one in suite.outcomes))
 
 
 def _run_apart() -> int:
@@ -75,29 +74,34 @@ def _ordered(chosen: Sequence[Fault]) -> list[Fault]:
     return [*first, *(fault for fault in chosen if fault.name not in SHORT)]
 
 
-def _run_trials(
-    faults: list[Fault], seed: int, jobs: int, seconds: float, *, once: bool
-) -> tuple[list[Outcome], dict[str, str]]:
-    training = any(name.startswith("train_") for fault in faults for name in fault.makes)
+def _run_trials(suite: "_Suite", jobs: int, seconds: float) -> None:
+    training = any(name.startswith("train_") for fault in suite.faults for name in fault.makes)
     with make_world(training=training) as world, ThreadPoolExecutor(jobs) as pool:
-        suite = _Suite(faults, seed, time.monotonic() + seconds, once=once)
+        suite.until = time.monotonic() + seconds
         for done in [pool.submit(suite.work, world) for _ in range(jobs)]:
             done.result()
         if world.isolated and (left := shared_memory()):
-            suite.outcomes.append(Outcome("all together", injections=1, finished=True, leftovers=left))
-    return suite.outcomes, suite.not_here
+            suite.add(Outcome("all together", injections=1, finished=True, leftovers=left))
 
 
 class _Suite:
     """The faults, how often each was tried, and what came of it."""
 
-    def __init__(self, faults: list[Fault], seed: int, until: float, *, once: bool) -> None:
-        self._faults, self._seed, self._until = faults, seed, until
-        self._once = once
+    def __init__(self, faults: list[Fault], seed: int, *, once: bool, file: Path | None) -> None:
+        self.faults, self.until = faults, 0.0
+        self._seed, self._once, self._file = seed, once, file
         self._turns: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.outcomes: list[Outcome] = []
         self.not_here: dict[str, str] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Add what a trial came to, and write all that was found so far."""
+        with self._lock:
+            self.outcomes.append(outcome)
+            if self._file is not None:
+                found = document(self.outcomes, self.not_here, self._seed)
+                self._file.write_text(json.dumps(found, indent=1) + "\n")
 
     def work(self, world: World) -> None:
         """Run one trial after another until the time is over."""
@@ -109,16 +113,16 @@ class _Suite:
             except NotHere as error:
                 self.not_here[fault.name] = str(error)
                 continue
-            self.outcomes.append(outcome)
+            self.add(outcome)
             state = "holds" if outcome.holds else "DOES NOT HOLD"
             sys.stderr.write(f"{fault.name}: {outcome.injections} times in {time.monotonic() - begun:.0f} s: {state}\n")
 
     def _next(self) -> tuple[Fault, Random] | None:
         """Return a fault that was tried least often, and the chance of its trial."""
         with self._lock:
-            left = [one for one in self._faults if one.name not in self.not_here]
+            left = [one for one in self.faults if one.name not in self.not_here]
             left = [one for one in left if not (self._once and self._turns[one.name])]
-            if not left or time.monotonic() >= self._until:
+            if not left or time.monotonic() >= self.until:
                 return None
             fault = min(left, key=lambda one: self._turns[one.name])
             self._turns[fault.name] += 1

@@ -18,6 +18,7 @@ from tests.chaos.world import IMAGES, IMAGES_PER_SHARD, STAGES, STEPS, World
 _POLL = 0.02
 _LATEST = 0.8  # of what is left to do, so that there is something left to break
 _LOSS_TOLERANCE = 1e-3
+_KEPT = 6000  # characters
 _ENDS = {0: "done", 2: "refused", 3: "failed", 130: "interrupted", 143: "terminated"}
 SHARDS = IMAGES // IMAGES_PER_SHARD
 
@@ -40,7 +41,7 @@ class Outcome:
     what: list[str] = field(default_factory=list)
     """What was done, and how each run ended."""
     logs: list[str] = field(default_factory=list)
-    """Tracebacks."""
+    """What each run said, or the end of it."""
 
     @property
     def holds(self) -> bool:
@@ -57,7 +58,8 @@ class Outcome:
         return max(0, self.redone - self.destroyed)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"holds": self.holds}
+        """Return all of it; what was said only where the promise was broken."""
+        return asdict(self) | {"holds": self.holds, "logs": [] if self.holds else self.logs}
 
 
 def run_trial(fault: Fault, world: World, rng: Random, *, deadline: float) -> Outcome:
@@ -165,10 +167,11 @@ class _Trial:
 def _note_words(log: Path, codes: list[int], outcome: Outcome) -> None:
     """Look at what the runs said: a fault is reported in a sentence, never by a traceback."""
     text = log.read_text(errors="replace")
+    outcome.logs.append(text[-_KEPT:])
     if (at := text.find("Traceback (most recent call last)")) >= 0:
         ends = [line for line in text[at:].splitlines()[1:] if line[:1].strip()]
         outcome.complaints.append(f"a traceback at the user: {(ends or [''])[0][:200]}")
-        outcome.logs.append(text[at : at + 6000])
+        outcome.logs.append(text[at : at + _KEPT])
     if any(code not in (0, -9) for code in codes):
         lines = [line for line in text.splitlines() if line.startswith("corgi:") or ": failed" in line]
         outcome.what += [line[:300] for line in lines[-2:]]

@@ -15,7 +15,7 @@ from tests.chaos.fault import Fault, Injection, Setting
 from tests.chaos.leftovers import find_leftovers
 from tests.chaos.world import IMAGES, IMAGES_PER_SHARD, STAGES, STEPS, World
 
-_POLL = 0.02
+_POLL = 0.1
 _LATEST = 0.8  # of what is left to do, so that there is something left to break
 _LOSS_TOLERANCE = 1e-3
 _KEPT = 6000  # characters

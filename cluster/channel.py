@@ -141,13 +141,14 @@ class Channel:
             return ray.get(getattr(self._mailbox, method).remote(*arguments))
         except RayActorError:
             _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
+        ray.kill(self._mailbox)  # else Ray keeps the name of an actor whose process is gone, as there are handles of it
         until = time.monotonic() + _REPLACED_SECONDS
         while True:
             try:
                 self._start()
                 ray.get(self._mailbox.post.remote(self._board))
                 return ray.get(getattr(self._mailbox, method).remote(*arguments))
-            except (RayActorError, ValueError):  # the name is free only when Ray knows of the loss
+            except (RayActorError, ValueError):  # the name is free only a moment after
                 if time.monotonic() > until:
                     raise
             time.sleep(_POLL_SECONDS)

@@ -11,14 +11,20 @@ import os
 import resource
 import secrets
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
-from cluster.errors import NotStarted
+from cluster.errors import HeadLost, NotStarted
 from cluster.signals import keeping_handlers, signals_held_back
+
+if TYPE_CHECKING:
+    import psutil
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -28,6 +34,8 @@ FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
 _PREFIX, _OWNER = "corgi-ray-", "owner"
 _END_SECONDS = 5.0  # for killed processes to be gone
+_HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
+_LOOK_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -36,6 +44,7 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
 
     Raises:
         NotStarted: Ray does not start on this machine.
+        HeadLost: a process is gone without which this Ray cannot go on; the block was interrupted.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
@@ -46,10 +55,66 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
         try:
             with signals_held_back(), keeping_handlers():
                 _start(num_cpus, folder)
-            yield
+            with _head_watched():
+                yield
+        except KeyboardInterrupt:
+            check_head()
+            raise
         finally:
             with signals_held_back():
                 _end()
+
+
+def check_head() -> None:
+    """Raise where a process is gone without which the Ray of this process cannot go on.
+
+    Its loss interrupts the main thread as Ctrl-C does: whoever takes care of a KeyboardInterrupt by calls of Ray asks
+    here first.
+
+    Raises:
+        HeadLost: it is gone.
+    """
+    for name, processes in _head_processes().items():
+        if any(one.poll() is not None for one in processes):
+            raise HeadLost(
+                f"cluster: Ray's {name} on this machine was lost; it was killed, or has crashed for want of memory: "
+                "look at `dmesg` and at the machine's free memory, and run the same command again; finished work is "
+                "kept"
+            )
+
+
+def _head_processes() -> "dict[str, list[subprocess.Popen[bytes]]]":
+    worker = sys.modules.get("ray._private.worker")
+    node = worker._global_node if worker is not None else None
+    if node is None:
+        return {}
+    return {name: [info.process for info in node.all_processes.get(name, ())] for name in _HEAD}
+
+
+@contextlib.contextmanager
+def _head_watched() -> Iterator[None]:
+    """Interrupt the main thread, if it is in the block, when a process of Ray's head is gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_over = threading.Event()
+
+    def watch(main: int = threading.get_ident()) -> None:
+        while not is_over.wait(_LOOK_SECONDS):
+            try:
+                check_head()
+            except HeadLost:
+                signal.pthread_kill(main, signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    with signals_held_back():  # from the thread, so that they reach this one
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _set_environment() -> None:
@@ -105,11 +170,25 @@ def _end() -> None:
             process = psutil.Process(info.process.pid)
             process.suspend()  # so that it starts no others while these are listed
             started += [process, *process.children(recursive=True)]
+    started += _orphans(node)
     node.kill_all_processes(check_alive=False)
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()  # psutil looks whether another process has its id by now
     psutil.wait_procs(started, timeout=_END_SECONDS)
+
+
+def _orphans(node: Any) -> "list[psutil.Process]":
+    """Return the workers of a raylet that was killed: some live on for minutes, and are nobody's children."""
+    import psutil
+
+    lost = {str(info.process.pid) for info in node.all_processes.get("raylet", ()) if info.process.poll() is not None}
+    found = []
+    for process in psutil.process_iter() if lost else ():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("RAY_RAYLET_PID") in lost:
+                found.append(process)
+    return found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 ClusterError
 ├── NotStarted      Ray does not start on this machine
+├── HeadLost        a process of the Ray on this machine is gone without which it cannot go on
 ├── Unreachable     no Ray cluster responds at the address
 ├── Unauthenticated the cluster takes commands from anyone who reaches it
 ├── Refused         Ray's job server takes no such job
@@ -18,6 +19,10 @@ class ClusterError(Exception):
 
 class NotStarted(ClusterError):
     """Ray does not start on this machine."""
+
+
+class HeadLost(ClusterError):
+    """A process of the Ray on this machine is gone without which it cannot go on."""
 
 
 class Unreachable(ClusterError):

@@ -37,6 +37,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MOST_HEAD = 1 << 20
 _LARGE = 8 << 20  # bytes of an item, for which no memory is kept
 _NOISE = 64 * 1024  # bytes that a child may have written to its standard error before they are thrown away
+_PAUSES = (0.0, 0.5, 2.0)  # seconds before an item is tried again whose child was killed
 _PATIENCE = 5.0  # seconds for a child to end after it was asked to
 
 
@@ -119,22 +120,27 @@ class Isolated:
         self._lock = threading.Lock()
 
     def __call__(self, content: bytes) -> tuple[dict[str, Any], bytes]:
-        """Return what the handler returns for an item; one whose child was killed is tried again, once.
+        """Return what the handler returns for an item; one whose child was killed is tried again, a few times.
 
         Raises:
             ItemLimit: the item exceeded a limit or ended its process.
             IsolationFailed: the child cannot be started, or its handler raised what it should have handled.
         """
         with self._lock:
-            try:
-                head, body = self._ask(content)
-            except _Killed:
-                head, body = self._ask(content)
+            head, body = self._ask_again(content)
         if "failed" in head:
             raise IsolationFailed(f"a handler in a child process failed: {_one_line(head['failed'])}")
         if "limit" in head:
             raise ItemLimit(f"needs more than {self._limits.memory_bytes / 1e6:,.0f} MB of memory")
         return head, body
+
+    def _ask_again(self, content: bytes) -> tuple[dict[str, Any], bytes]:
+        for seconds in _PAUSES:
+            try:
+                return self._ask(content)
+            except _Killed:  # no fault of the item's, which has limits of its own
+                time.sleep(seconds)
+        return self._ask(content)
 
     def _ask(self, content: bytes) -> tuple[dict[str, Any], bytes]:
         if self._child is not None and self._child.process.poll() is not None:

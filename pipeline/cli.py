@@ -304,7 +304,7 @@ def main() -> NoReturn:
 
 def _report_error(error: Exception) -> int:
     """Print a known error as a paragraph, any other with its traceback, and return the exit code."""
-    from cluster.errors import ClusterError
+    from cluster.errors import ClusterError, HeadLost
     from pipeline.errors import PipelineError, full_disk
     from stages.contract.errors import StageError
     from stages.contract.secrets import redact
@@ -314,7 +314,7 @@ def _report_error(error: Exception) -> int:
     if not isinstance(error, PipelineError | ClusterError | StageError):
         echo(indented(redact("".join(traceback.format_exception(error)).rstrip())), err=True)
         return 1
-    code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError) else 2
+    code = error.exit_code if isinstance(error, PipelineError) else 3 if isinstance(error, StageError | HeadLost) else 2
     message = redact(str(error))
     echo(indented(f"corgi: {message}"), err=True)
     if "--json" in sys.argv:

@@ -204,6 +204,7 @@ class _Session:
 
         address = existing_address(cluster.address)
         with session(address, cluster.num_cpus, cluster.allow_unauthenticated) as machines:
+            from cluster.embedded import check_head
             from pipeline.executor import GraphRun
             from pipeline.measured import MeasuredObserver
 
@@ -215,6 +216,7 @@ class _Session:
             try:
                 return graph.run()
             except KeyboardInterrupt:
+                check_head()  # nothing can be wound down without it
                 self._wind_down(graph)
                 raise
             finally:

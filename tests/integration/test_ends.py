@@ -33,6 +33,7 @@ tracking: {register_model: false}
 """
 START_RAY = """
 import sys, time
+from cluster.errors import HeadLost
 from cluster.session import session
 from pipeline.ends import heeding_signals
 from pipeline.errors import Interrupted
@@ -44,6 +45,8 @@ try:
             time.sleep(60)
 except Interrupted as error:
     sys.exit(error.exit_code)
+except HeadLost as error:
+    sys.exit(str(error))
 """
 
 
@@ -133,4 +136,22 @@ def test_a_signal_while_ray_starts_or_runs_leaves_nothing_of_it(temporary: Path,
             wait_until(lambda: len(psutil.Process(process.pid).children()) > 0, process)  # in the middle of it
         code, text = signal_group(process, signal.Signals[sign])
     assert code == 128 + signal.Signals[sign], text
+    assert list(temporary.glob("corgi-ray-*")) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_ray_that_has_lost_its_head_is_named_and_waited_for_by_nobody(temporary: Path, name: str) -> None:
+    with started(["-c", START_RAY], temporary) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "started":
+            assert process.poll() is None
+        processes = tree(process)
+        next(one for one in processes if one.name() == name).kill()
+        text = process.communicate(timeout=100)[0]
+        _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+    assert process.returncode == 1
+    assert f"cluster: Ray's {name} on this machine was lost" in text
+    assert "Traceback" not in text
     assert list(temporary.glob("corgi-ray-*")) == []

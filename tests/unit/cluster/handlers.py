@@ -54,9 +54,10 @@ def kill(number):
     return {}, b""
 
 
-def kill_first(path):
-    if not os.path.exists(path):
-        open(path, "w").close()
+def kill_twice(path):
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) < 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return {}, b"read"
 
@@ -121,7 +122,7 @@ ORDERS = {
         spin,
         sleep,
         kill,
-        kill_first,
+        kill_twice,
         write,
         leave,
         environment,

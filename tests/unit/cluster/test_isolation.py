@@ -122,7 +122,7 @@ def test_large_files_and_core_dumps_are_not_written(isolated, tmp_path):
 
 
 def test_an_item_whose_child_is_killed_from_outside_is_read_by_another(isolated, tmp_path):
-    assert isolated(f"kill_first {tmp_path}/tried".encode()) == ({}, b"read")
+    assert isolated(f"kill_twice {tmp_path}/tried".encode()) == ({}, b"read")
 
 
 def test_what_a_child_writes_to_standard_error_is_not_kept_for_ever(isolated, capfd):

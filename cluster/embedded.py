@@ -35,7 +35,7 @@ _TOKEN = "RAY_AUTH_TOKEN"
 _PREFIX, _OWNER = "corgi-ray-", "owner"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -99,15 +99,15 @@ def _head_watched() -> Iterator[None]:
         return
     is_over = threading.Event()
 
-    def watch(main: int = threading.get_ident()) -> None:
-        while not is_over.wait(_LOOK_SECONDS):
+    def poll(main: int = threading.get_ident()) -> None:
+        while not is_over.wait(_POLL_SECONDS):
             try:
                 check_head()
             except HeadLost:
                 signal.pthread_kill(main, signal.SIGINT)
                 return
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     with signals_held_back():  # from the thread, so that they reach this one
         thread.start()
     try:

@@ -1,11 +1,9 @@
 """Nodes of different kinds, and nodes that come while a stage runs."""
 
-import os
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 import ray
 from ray.cluster_utils import Cluster
 
@@ -13,21 +11,9 @@ from cluster.machines import Node, machines_now
 from cluster.mapping import WorkerResources
 from cluster.metrics import count, label_process
 from cluster.pool import map_on_ray
-from cluster.training import free_port
 from pipeline.measured import MeasuredObserver
 from pipeline.results import StageResult
 from stages.contract.events import Event, Metrics, Progress
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    """A head without room for workers."""
-    os.environ["PYTHONPATH"] = os.getcwd()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 def make_slow() -> Callable[[int], str]:

@@ -40,8 +40,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
         float | None, typer.Option("--strength", help="of --edit: 0 to 1, 0.6; with --instead-of: any number, 1")
     ] = None,
     candidates: Annotated[
-        int | None,
-        _count("--candidates", 1, "make so many for each prompt, and keep the best by CLIP"),
+        int | None, _count("--candidates", 1, "make so many for each prompt, and keep the best by CLIP")
     ] = None,
     keep: Annotated[int | None, _count("--keep", 1, "of --candidates: how many; 1")] = None,
     again: Annotated[

@@ -20,7 +20,7 @@ TEXT = {"layers": 2, "width": 64, "heads": 2, "context_length": 24}
         ({"text_cfg": TEXT | {"hf_model_name": "of/somebody"}}, r"text_cfg\.hf_model_name: unknown key"),
     ],
 )
-def test_a_tower_says_nothing_that_open_clip_does_not_know(changes: dict[str, Any], words: str) -> None:
+def test_a_tower_holds_nothing_that_open_clip_does_not_know(changes: dict[str, Any], words: str) -> None:
     towers: dict[str, Any] = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
     assert ClipArchitecture.model_validate(towers).vision_cfg == VISION
     with pytest.raises(ValidationError, match=words):

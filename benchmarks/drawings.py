@@ -39,18 +39,22 @@ from pipeline.generation.models import load_system
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.errors import StageError
+from stages.download_shards.config import DrawingsSource
 from stages.inference.text_to_image import TextToImageSystem
 
 SETS = ("ours", "no prior", "unrelated", "ceiling")
+SHOWN = 12  # concepts of each kind on the grid
 HEADINGS = ("R@1", "R@5", "R@10", "median rank")
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The concepts of one row of the table, as indices of the true drawings."""
+class Options:
+    """What is generated, and where the grid goes."""
 
-    name: str
-    rows: list[int]
+    out: Path
+    prompts: int = 300
+    """Concepts of each kind at most."""
+    seed: int = 0
 
 
 def generate_sets(system: TextToImageSystem, truth: Truth, rows: Sequence[int], seed: int) -> dict[str, np.ndarray]:
@@ -69,14 +73,34 @@ def generate_sets(system: TextToImageSystem, truth: Truth, rows: Sequence[int], 
 
 
 def evaluate(
-    sets: Mapping[str, np.ndarray], truth: Truth, rows: Sequence[int], features: Features, gallery: torch.Tensor
+    sets: Mapping[str, np.ndarray], rows: Sequence[int], features: Features, gallery: torch.Tensor
 ) -> dict[str, dict[str, float]]:
     """Return the figures of each set under one kind of features; ``gallery`` holds those of all true drawings."""
     return {name: figures_of(ranks_of(features(images), gallery, rows)) for name, images in sets.items()}
 
 
-def measure(store: Store, record: RunRecord, arguments: argparse.Namespace) -> dict[str, object]:
-    """Return the figures of one run by features, prompts and set, and write its grid."""
+def measure(
+    system: TextToImageSystem, source: DrawingsSource, name: str, evaluators: Mapping[str, Features], options: Options
+) -> dict[str, object]:
+    """Return the figures of one system by features, concepts and set, and write its grid, ``<name>.png``."""
+    truth = read_truth(source)
+    galleries = {kind: features(truth.images) for kind, features in evaluators.items()}
+    works = [str(one) for one in truth.works]
+    found: dict[str, object] = {"run": name, "drawings": len(truth.names), "works": works}
+    shown: list[tuple[Sequence[int], Mapping[str, np.ndarray]]] = []
+    for part, all_rows in {"seen without captions": truth.seen, "held out": truth.held_out}.items():
+        rows = all_rows[: options.prompts]
+        sets = generate_sets(system, truth, rows, options.seed)
+        shown.append((rows[:SHOWN], {kind: images[:SHOWN] for kind, images in sets.items()}))
+        found[part] = {"prompts": len(rows)} | {
+            kind: evaluate(sets, rows, features, galleries[kind]) for kind, features in evaluators.items()
+        }
+    write_sheet(options.out / f"{name}.png", truth, shown)
+    return found
+
+
+def source_of(record: RunRecord) -> DrawingsSource:
+    """Return which drawings a run's decoder learned from."""
     section = RunConfig.model_validate(record.config).download_shards
     source = section.source if section is not None else None
     if source is None or source.kind != "drawings" or len(source.sets) != 1 or source.concepts != "seen":
@@ -84,26 +108,7 @@ def measure(store: Store, record: RunRecord, arguments: argparse.Namespace) -> d
             f"run {record.run}: expected a run on one artist's drawings, without the held-out concepts: name a "
             "run of configs/drawings/twemoji.yaml or openmoji.yaml"
         )
-    system, truth = load_system(store, record), read_truth(source)
-    parts = [
-        Prompts("seen without captions", truth.seen[: arguments.prompts]),
-        Prompts("held out", truth.held_out[: arguments.prompts]),
-    ]
-    evaluators: dict[str, Features] = {"EfficientNet-Lite0": EfficientNetFeatures()}
-    if arguments.clip is not None:
-        evaluators["CLIP trained apart"] = clip_features(store, store.find_run(arguments.clip))
-    galleries = {name: features(truth.images) for name, features in evaluators.items()}
-    works = [str(one) for one in truth.works]
-    found: dict[str, object] = {"run": record.run, "drawings": len(truth.names), "works": works}
-    shown: list[tuple[Sequence[int], Mapping[str, np.ndarray]]] = []
-    for part in parts:
-        sets = generate_sets(system, truth, part.rows, arguments.seed)
-        shown.append((part.rows[:12], {name: images[:12] for name, images in sets.items()}))
-        found[part.name] = {"prompts": len(part.rows)} | {
-            name: evaluate(sets, truth, part.rows, features, galleries[name]) for name, features in evaluators.items()
-        }
-    write_sheet(arguments.out / f"{record.run}.png", truth, shown)
-    return found
+    return source
 
 
 def table_of(results: Sequence[Mapping[str, object]]) -> Table:
@@ -138,9 +143,17 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(words)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    options = Options(arguments.out, arguments.prompts, arguments.seed)
     try:
         store = Store(arguments.store)
-        results = [measure(store, store.find_run(name), arguments) for name in arguments.runs]
+        evaluators: dict[str, Features] = {"EfficientNet-Lite0": EfficientNetFeatures()}
+        if arguments.clip is not None:
+            evaluators["CLIP trained apart"] = clip_features(store, store.find_run(arguments.clip))
+        records = [store.find_run(name) for name in arguments.runs]
+        results = [
+            measure(load_system(store, record), source_of(record), record.run, evaluators, options)
+            for record in records
+        ]
     except (UsageError, StageError) as error:
         sys.exit(f"benchmarks.drawings: {error}")
     (arguments.out / "drawings.json").write_text(json.dumps(results, indent=1))

@@ -1,6 +1,7 @@
 """What ``corgi inspect`` finds of shards: captions, sizes, lost entries, a sheet of samples."""
 
 from stages.contract.findings import Findings, InspectionContext, evenly, histogram
+from stages.formats.attributions import read_attributions
 from stages.formats.sample_sheets import CaptionStatistics, add_sheet
 from stages.formats.shards import EntryStatus, ShardRecord, failure_label, read_table
 from stages.formats.source_records import SourceRecord, add_up
@@ -34,6 +35,8 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
         findings.add_table(f"shorter side in pixels ({kind})", ("pixels", "images", "fraction"), histogram(sides))
     findings.add_table("lost entries (first ones)", ("key", "cause", "address"), lost[:LOST_SHOWN])
     _add_skips(artifact, findings)
+    works = [(one.work, one.author, one.license, one.source, one.changes) for one in read_attributions(artifact).works]
+    findings.add_table("works shown", ("work", "author", "license", "source", "changes"), works)
     add_sheet(findings, artifact, evenly(samples, SHOWN), "samples", "samples")
 
 

@@ -7,11 +7,13 @@ from PIL import Image
 
 from pipeline.config.schema import RunConfig
 from stages.contract.errors import InputFault, ItemFault
+from stages.contract.findings import Findings, InspectionContext
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
 from stages.download_shards.drawings.icons import concept_of
 from stages.download_shards.drawings.npm import read_package_file
 from stages.download_shards.drawings.package_config import DRAWINGS, SETS
 from stages.download_shards.drawings.svg import MOST_ELEMENTS, render_svg
+from stages.download_shards.inspect import inspect
 from stages.download_shards.sources.drawings import Drawings, chosen_drawings
 from stages.download_shards.stage import run
 from stages.formats.attributions import read_attributions
@@ -56,6 +58,11 @@ def test_attributions_travel_with_the_artifact(packages, tmp_path):
     assert [work.license for work in works] == ["CC BY 4.0", "Apache-2.0", "CC BY-SA 4.0", "MIT", "Unicode-3.0"]
     assert "rendered at 16 x 16 pixels" in str(works[0])
     assert not works[-1].changes
+    findings = Findings("download_shards", "test", "", "done")
+    artifact = Artifact(str(tmp_path / "out"), "download_shards", "test")
+    inspect(artifact, findings, InspectionContext(lambda name: None, 4))
+    shown = next(block for block in findings.blocks if block.title == "works shown")
+    assert [row[2] for row in shown.rows] == [work.license for work in works]
 
 
 def test_keywords_are_further_captions(packages, tmp_path):

@@ -11,6 +11,7 @@ from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
 from stages.contract.texts import one_line
+from stages.formats.attributions import read_attributions
 
 _LONGEST: Final = 300  # characters of a value from the record
 _NOT_STATED: Final = "not stated: whoever passes the model on has to say"
@@ -38,7 +39,7 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         "## How good\n\n" + _table(("figure", "value", "measured on"), _quality(record, store)),
         "## What it learned from\n\n" + _table(("", ""), _data(record)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
-        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. Of the images and captions: {_NOT_STATED}.",
+        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. Of the images and captions: {_works(record, store)}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -91,6 +92,14 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
             if name.startswith(prefix)
         ]
     return rows
+
+
+def _works(record: RunRecord, store: Store) -> str:
+    """Return whose works the images are, and their licences, where their source knew."""
+    planned = record.plan.get("download_shards")
+    artifact = None if planned is None else store.artifact("download_shards", planned.fingerprint)
+    works = read_attributions(artifact).works if artifact is not None else ()
+    return "; ".join(map(_safe, works)) or _NOT_STATED
 
 
 def _training(record: RunRecord) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pipeline.export.diffusers_parts import KOHYA, write_diffusers_parts
 from pipeline.export.export import export_run
 from pipeline.export.model_card import write_card
 from pipeline.store import Store
+from stages.formats.attributions import Attribution, Attributions
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Output
 from tests.factories import make_entry, make_record, save_tiny_clip, save_tiny_decoder
@@ -79,6 +80,21 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
     assert "kind flow, num\\_steps 30; fingerprint f2" in body
     assert "<b>" not in body
     assert "samples.png" not in body
+
+
+def test_the_card_names_the_works_of_the_images_and_their_licences(tmp_path: Path) -> None:
+    work = Attribution(
+        work="A", author="<b>", license="CC BY 4.0", license_url="https://example.org/by", source="npm package a 1"
+    )
+    store = Store(str(tmp_path))
+    uri = store.artifact("download_shards", "f1").uri
+    Attributions(works=(work,)).write(Output(uri, "download_shards", "f1"))
+    planned = {
+        "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "drawings"}}},
+        "train_decoder": {"fingerprint": "f3", "identity": {"kind": "pixel_diffusion"}},
+    }
+    card = write_card(make_record(plan=planned), store, licence=None, others=[], has_grid=False)
+    assert "Of the images and captions: A by \\<b\\>, CC BY 4.0" in card
 
 
 @pytest.mark.parametrize("what", ["file", "full folder"])

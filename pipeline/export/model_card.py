@@ -39,7 +39,8 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         "## How good\n\n" + _table(("figure", "value", "measured on"), _quality(record, store)),
         "## What it learned from\n\n" + _table(("", ""), _data(record)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
-        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. Of the images and captions: {_works(record, store)}.",
+        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. "
+        f"Of the images and captions: {_works(record, store)}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 

@@ -91,6 +91,7 @@ def test_the_card_names_the_works_of_the_images_and_their_licences(tmp_path: Pat
     Attributions(works=(work,)).write(Output(uri, "download_shards", "f1"))
     planned = {
         "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "drawings"}}},
+        "train_prior": {"fingerprint": "f2", "identity": {"kind": "projection"}},
         "train_decoder": {"fingerprint": "f3", "identity": {"kind": "pixel_diffusion"}},
     }
     card = write_card(make_record(plan=planned), store, licence=None, others=[], has_grid=False)

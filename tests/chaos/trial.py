@@ -198,7 +198,7 @@ class _Ledger:
 def _fraction(stage: str, records: Any) -> float:
     own = [name.partition("/")[2] for name in records if name.startswith(f"{stage}/")]
     if stage.startswith("train_"):
-        steps = [int(name.rpartition("-")[2]) for name in own if name.rpartition("-")[2].isdigit()]
+        steps = [int(name.rpartition("_")[2]) for name in own if name.rpartition("_")[2].isdigit()]
         return 1.0 if "model" in own else max(steps, default=0) / STEPS
     return min(1.0, len(own) / SHARDS) if own else 0.0
 

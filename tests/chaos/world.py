@@ -19,7 +19,7 @@ from tests.chaos.run import Run
 from tests.chaos.stores import FolderView
 
 IMAGES, IMAGES_PER_SHARD, SIDE = 96, 4, 32
-STEPS, CHECKPOINT_INTERVAL = 60, 5
+STEPS, CHECKPOINT_INTERVAL = 200, 10
 ISOLATED = "CORGI_CHAOS_APART"
 STAGES = ("download_shards", "embed_clip", "fit_gaussians", "train_prior", "train_decoder")
 _STARTS = 3  # of the undisturbed run: Ray does not start on a machine that is too busy

@@ -18,10 +18,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from cluster.errors import HeadLost, NotStarted
-from cluster.signals import keeping_handlers, signals_held_back
+from cluster.signals import LOSS, keeping_handlers, signals_held_back
 
 if TYPE_CHECKING:
     import psutil
@@ -104,10 +105,11 @@ def _head_watched() -> Iterator[None]:
             try:
                 check_head()
             except HeadLost:
-                signal.pthread_kill(main, signal.SIGINT)
+                signal.pthread_kill(main, LOSS)
                 return
 
     thread = threading.Thread(target=poll, daemon=True)
+    before = signal.signal(LOSS, _interrupt)
     with signals_held_back():  # from the thread, so that they reach this one
         thread.start()
     try:
@@ -115,6 +117,11 @@ def _head_watched() -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
+        signal.signal(LOSS, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _set_environment() -> None:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOSS = signal.SIGUSR2
+"""By which a thread interrupts the main one; SIGINT is ignored in what a shell starts in the background."""
 
 
 @contextlib.contextmanager
@@ -15,7 +17,7 @@ def signals_held_back() -> Iterator[None]:
     A group of processes is signalled as a whole (by Slurm, systemd, ``timeout``, a terminal that is closed): what this
     process has started must not end before it does.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, LOSS))
     try:
         yield
     finally:

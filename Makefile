@@ -98,7 +98,7 @@ bench: setup
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
-# A few faults, once each, in about four minutes.
+# A few faults, once each.
 test-chaos: setup
 	$(BIN)/python -m tests.chaos --short --seconds 150
 

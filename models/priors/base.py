@@ -67,11 +67,41 @@ class Prior(nn.Module, ABC):
         ``on_step`` is called at every step of a process; a prior without one never calls it.
         """
 
+    def sample_unconditional(
+        self, seeds: Sequence[int], sampling: PriorSampling, *, on_step: OnStep | None = None
+    ) -> Embeddings:
+        """Return an image embedding for each seed, without a caption; there is nothing that guidance could do.
+
+        Raises:
+            ValueError: the prior has not learned without captions.
+        """
+        if not self.spec.is_unconditional:
+            raise ValueError(
+                f"prior of kind {self.spec.kind}: was trained on captioned images alone: expected one that learned "
+                "without captions: train it with train_prior.pretraining, or with text_dropout: 1"
+            )
+        return self._sample_unconditional(seeds, sampling, on_step)
+
+    def _sample_unconditional(
+        self, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
+    ) -> Embeddings:
+        """Sample without a caption; a kind whose spec ``learns_from_images`` has it."""
+        raise NotImplementedError
+
 
 def require_seeds(text: TextFeatures, seeds: Sequence[int]) -> None:
     """Refuse a number of seeds that is not the number of captions."""
     if len(seeds) != len(text):
         raise ValueError(f"prior sampling: {len(text)} captions but {len(seeds)} seeds: give one seed per caption")
+
+
+def require_captions(spec: PriorSpec) -> None:
+    """Refuse to sample for captions from a prior that has never seen one."""
+    if spec.learned_from == "images":
+        raise ValueError(
+            f"prior of kind {spec.kind}: was trained without captions (text_dropout: 1): expected no prompts: sample "
+            "without them, or train it on captioned images"
+        )
 
 
 def require_width(embeddings: Rows, embed_dim: int) -> None:

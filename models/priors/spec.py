@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import SolverSpec, Variance
 from models.fields import Settings, Spec, require, require_positive
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
+LearnedFrom = Literal["pairs", "images", "images_then_pairs"]
 MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
 MOST_GUIDANCE = 1_000
 TEXT_ENCODERS = ("t5", "clip")
@@ -98,7 +99,7 @@ class PriorSpec(Spec):
     Fields in ``from_data`` come from the training data; all others are keys of the kind's section.
     """
 
-    from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "network"})
+    from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "network", "learned_from"})
     is_trained: ClassVar[bool] = True
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]]
     """What of PriorSampling is read: all, guidance_scale alone, or nothing (fixed: nor is anything trained)."""
@@ -107,9 +108,23 @@ class PriorSpec(Spec):
 
     embed_dim: int
     kind: str = field(kw_only=True)
+    learned_from: LearnedFrom = field(default="pairs", kw_only=True)
+    """pairs: images with their captions; images: images alone, every caption left out, so that it samples without one
+    only; images_then_pairs: first the one, then the other, so that it does both."""
 
     def __post_init__(self) -> None:
         require_positive(self, "embed_dim")
+        require(self, "learned_from", self.learned_from in get_args(LearnedFrom), f"one of {get_args(LearnedFrom)}")
+
+    @classmethod
+    def learns_from_images(cls, section: Any) -> bool:
+        """Return whether it can learn without captions with these settings (the section of the kind, or a spec)."""
+        return False
+
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether it samples embeddings without a caption."""
+        return self.learned_from != "pairs"
 
     @classmethod
     def uses_gaussians(cls, section: Any) -> bool:

@@ -43,6 +43,19 @@ class TextFeatures:
     def __len__(self) -> int:
         return len(self.embedding)
 
+    @classmethod
+    def missing(cls, stand_in: Float[Tensor, "batch embed"], widths: Mapping[str, int]) -> "TextFeatures":
+        """Return captions that are to be left out, with token states of no length; ``widths`` are those of the states.
+
+        ``stand_in`` is what a process takes for the text embedding: an image's own chooses the Gaussian it belongs to.
+        """
+        count, device = len(stand_in), stand_in.device
+        lengths = torch.zeros(count, dtype=torch.int64, device=device)
+        states = {
+            name: TextStates(torch.zeros(count, 0, width, device=device), lengths) for name, width in widths.items()
+        }
+        return cls(stand_in, states)
+
     def to(self, device: torch.device | str) -> "TextFeatures":
         """Return the same captions on a device."""
         return TextFeatures(

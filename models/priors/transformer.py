@@ -35,11 +35,11 @@ class PriorTransformer(nn.Module):
     which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
     """
 
-    def __init__(self, spec: TransformerSpec, embed_dim: int) -> None:
+    def __init__(self, spec: TransformerSpec, embed_dim: int, *, captions_added: bool = False) -> None:
         super().__init__()
         width = spec.width
         self.spec = spec
-        self.text_tokens = TextTokens(spec, embed_dim)
+        self.text_tokens = TextTokens(spec, embed_dim, captions_added=captions_added)
         self.time_token = _NumberEmbedding(width)
         self.gaussian_token = _NumberEmbedding(width)
         self.noisy_token = nn.Linear(embed_dim, width)
@@ -116,13 +116,21 @@ class PriorTransformer(nn.Module):
 
 
 class TextTokens(nn.Module):
-    """A caption as tokens: the states of its encoders, in the settings' order, then its CLIP text embedding."""
+    """A caption as tokens: the states of its encoders, in the settings' order, then its CLIP text embedding.
 
-    def __init__(self, spec: TransformerSpec, embed_dim: int) -> None:
+    With ``captions_added`` what a caption says is added to the token of no caption, and is nothing at first: a network
+    that has learned without captions begins with them as it was (but for token states, which attention cannot pass by).
+    """
+
+    def __init__(self, spec: TransformerSpec, embed_dim: int, *, captions_added: bool = False) -> None:
         super().__init__()
         width, kinds = spec.width, spec.text_states
         self.spec = spec
+        self.captions_added = captions_added
         self.embedding = nn.Linear(embed_dim, width)
+        if captions_added:
+            nn.init.zeros_(self.embedding.weight)
+            nn.init.zeros_(self.embedding.bias)
         self.no_text = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.position = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.states = nn.ModuleDict({name: nn.Linear(kind.width, width) for name, kind in kinds.items()})
@@ -137,6 +145,7 @@ class TextTokens(nn.Module):
         self._require_states(text)
         states = {name: _trimmed(text.states[name], drop_text) for name in self.spec.text_states}
         embedded = self.embedding(text.embedding.to(self.no_text.dtype)).to(self.no_text.dtype)
+        embedded = self.no_text + embedded if self.captions_added else embedded
         token = torch.where(drop_text[:, None], self.no_text, embedded) + self.position
         tokens = torch.cat([*(self._tokens_of(*part) for part in states.items()), token[:, None]], dim=1)
         if not states:

@@ -156,10 +156,12 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _prior_has_captions(self) -> "RunConfig":
-        if self.train_prior is not None and self.train_prior.captions.fraction == 0:
+        prior = self.train_prior
+        if prior is not None and prior.captions.fraction == 0 and prior.learned_from != "images":
             raise ValueError(
                 "train_prior: captions.fraction is 0, and a prior learns from captions; set captions.fraction above 0, "
-                "or take a trained prior with `train_prior: null` and reuse.train_prior.config"
+                "take a trained prior with `train_prior: null` and reuse.train_prior.config, or set "
+                "train_prior.text_dropout to 1 for a prior that generates without prompts"
             )
         return self
 

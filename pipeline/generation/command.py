@@ -25,6 +25,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="a text to show; may be repeated")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="a file of prompts")] = None,
     column: Annotated[str | None, typer.Option("--column", help="of a csv or tsv of prompts; Prompt")] = None,
+    unconditional: Annotated[int | None, _count("--unconditional", 1, "so many images of no prompt")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="an image to make variations of, or to edit")] = None,
     variations: Annotated[int | None, _count("--variations", 1, "of --image: how many; 1")] = None,
     start: Annotated[
@@ -39,9 +40,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     strength: Annotated[
         float | None, typer.Option("--strength", help="of --edit: 0 to 1, 0.6; with --instead-of: any number, 1")
     ] = None,
-    candidates: Annotated[
-        int | None, _count("--candidates", 1, "make so many for each prompt, and keep the best by CLIP")
-    ] = None,
+    candidates: Annotated[int | None, _count("--candidates", 1, "of each prompt; the best by CLIP are kept")] = None,
     keep: Annotated[int | None, _count("--keep", 1, "of --candidates: how many; 1")] = None,
     again: Annotated[
         Path | None, typer.Option("--again", help="an image that corgi generated, to make it again from its own file")
@@ -54,17 +53,17 @@ def generate(  # noqa: PLR0913  each option is one of the command line
 ) -> None:
     """Generate images with a finished run's model.
 
-    From texts (--prompt, --prompts), as variations of an image (--image), along the trajectory from one image or text
-    to another (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
+    From texts (--prompt, --prompts) or none (--unconditional), as variations of an image (--image), along a trajectory
+    (--from, --to), or as an edit of an image (--image, --edit); and any such image once more (--again).
     """
     from pipeline.export.names import is_bundle
     from pipeline.generation.options import Options
     from pipeline.store import Store
 
     options = Options(
-        run=run_id, prompt=tuple(prompt or ()), prompts=prompts, column=column, image=image, variations=variations,
-        start=start, end=end, steps=steps, edit=edit, instead_of=instead_of, strength=strength, candidates=candidates,
-        keep=keep, again=again, seed=seed,
+        run=run_id, prompt=tuple(prompt or ()), prompts=prompts, column=column, unconditional=unconditional,
+        image=image, variations=variations, start=start, end=end, steps=steps, edit=edit, instead_of=instead_of,
+        strength=strength, candidates=candidates, keep=keep, again=again, seed=seed,
     )  # fmt: skip
     found = Store(store)
     found.check_format()

@@ -7,7 +7,7 @@ from typing import Literal
 from pipeline.errors import UsageError
 from stages.contract.parsing import is_text, shown
 
-Mode = Literal["text", "variation", "interpolation", "edit", "arithmetic", "again"]
+Mode = Literal["text", "unconditional", "variation", "interpolation", "edit", "arithmetic", "again"]
 
 DEFAULT_STEPS = 8
 LARGEST_SEED = 2**53
@@ -23,6 +23,7 @@ _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         (),
         ("prompt", "prompts", "column", "candidates", "keep", "seed", "run"),
     ),
+    "unconditional": ("--unconditional N", ("unconditional",), ("seed", "run")),
     "variation": ("--image FILE", ("image",), ("variations", "seed", "run")),
     "interpolation": ("--from X --to Y", ("from", "to"), ("steps", "seed", "run")),
     "edit": ("--image FILE --edit TEXT", ("image", "edit"), ("strength", "candidates", "keep", "seed", "run")),
@@ -43,6 +44,7 @@ class Options:
     prompt: tuple[str, ...] = ()
     prompts: Path | None = None
     column: str | None = None
+    unconditional: int | None = None
     image: Path | None = None
     variations: int | None = None
     start: str | None = None
@@ -90,8 +92,8 @@ class Options:
             return "edit"
         if self.image is not None:
             return "variation"
-        if self.prompt or self.prompts is not None:
-            return "text"
+        if self.unconditional is not None or self.prompt or self.prompts is not None:
+            return "text" if self.unconditional is None else "unconditional"
         raise UsageError(
             f"generate: nothing to generate; give one of {', '.join(asked for asked, _, _ in _MODES.values())}"
         )

@@ -27,12 +27,13 @@ from stages.inference.sources import (
     read_end,
     read_image,
     text_groups,
+    unconditional_groups,
     variation_groups,
 )
 from stages.inference.text_to_image import TextToImageSystem
 
 Entry = dict[str, Any]
-Sources = list[str] | ImageSource | tuple[ImageSource | str, ImageSource | str]
+Sources = list[str] | int | ImageSource | tuple[ImageSource | str, ImageSource | str]
 
 
 def generate_for_options(store: Store, options: Options, out: Path) -> list[Entry]:
@@ -69,6 +70,8 @@ def _read_sources(options: Options) -> Sources:
             return read_prompts(FilePrompts(kind="file", path=options.prompts, **column))
         case "text":
             return list(options.prompt)
+        case "unconditional":
+            return options.unconditional or 0
         case "interpolation":
             return read_end(options.start or "", "from"), read_end(options.end or "", "to")
         case _:
@@ -82,6 +85,8 @@ def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> It
     seeds = range(seed, seed + made)
     if isinstance(sources, list):
         yield from text_groups(sources, seed, made, kept)
+    elif isinstance(sources, int):
+        yield from unconditional_groups(range(seed, seed + sources))
     elif isinstance(sources, tuple):
         yield from interpolation_groups(system, sources, options.steps or DEFAULT_STEPS, seed)
     elif options.edit is None:

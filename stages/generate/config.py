@@ -11,7 +11,7 @@ from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, T5Source
 from stages.inference.sampling import SamplingSettings
 
-SetName = Literal["prior", "text_embedding", "reconstruction"]
+SetName = Literal["prior", "text_embedding", "reconstruction", "unconditional"]
 UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
 SETS: tuple[SetName, ...] = ("prior", "text_embedding", "reconstruction")
 
@@ -33,6 +33,13 @@ class ListPrompts(ConfigModel):
     texts: tuple[str, ...] = Field(min_length=1)
 
 
+class NoPrompts(ConfigModel):
+    """Images of no prompt, by a prior that has learned without captions."""
+
+    kind: Literal["unconditional"]
+    num: PositiveInt
+
+
 class FilePrompts(ConfigModel):
     """Prompts from a file: txt with one a line, or csv or tsv with a column of them (as PartiPrompts has)."""
 
@@ -51,11 +58,12 @@ class GenerateConfig(StageConfig):
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
     clip: ClipConfig
-    prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts, Field(discriminator="kind")]
+    prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts | NoPrompts, Field(discriminator="kind")]
     sets: tuple[SetName, ...] | None = Field(
         None,
         description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
-        "from the embedding of the true one (kind scenes only); none: all that the prompts allow",
+        "from the embedding of the true one (kind scenes only); unconditional: of no prompt (that kind only); none: "
+        "all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
@@ -86,6 +94,8 @@ class GenerateConfig(StageConfig):
     @property
     def chosen_sets(self) -> tuple[SetName, ...]:
         """The sets to generate, in a fixed order."""
+        if isinstance(self.prompts, NoPrompts):
+            return ("unconditional",)
         possible = SETS if isinstance(self.prompts, ScenePrompts) else SETS[:2]
         return tuple(name for name in possible if self.sets is None or name in self.sets)
 
@@ -95,6 +105,16 @@ class GenerateConfig(StageConfig):
         if sets is not None and (not sets or len(set(sets)) < len(sets)):
             raise ValueError(f"found {list(sets)}: expected one or more sets, each once")
         return sets
+
+    @model_validator(mode="after")
+    def _prior_alone_needs_no_prompt(self) -> "GenerateConfig":
+        without = isinstance(self.prompts, NoPrompts)
+        if any((name == "unconditional") is not without for name in self.sets or ()):
+            raise ValueError(
+                f"sets: found {list(self.sets or ())} with prompts of kind {self.prompts.kind}: the set unconditional "
+                "goes with that kind of prompts, and only it; leave sets out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reconstruction_needs_images(self) -> "GenerateConfig":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import parsing, shown
-from stages.generate.config import FilePrompts, ListPrompts, ScenePrompts
+from stages.generate.config import FilePrompts, ListPrompts, NoPrompts, ScenePrompts
 
 if TYPE_CHECKING:
     from models.scenes.scene import Scene
@@ -28,8 +28,10 @@ class Prompt:
     scene: Mapping[str, Any] | None = None
 
 
-def make_prompts(config: ScenePrompts | ListPrompts | FilePrompts) -> list[Prompt]:
-    """Return all prompts."""
+def make_prompts(config: ScenePrompts | ListPrompts | FilePrompts | NoPrompts) -> list[Prompt]:
+    """Return all prompts; of kind unconditional they are empty."""
+    if isinstance(config, NoPrompts):
+        return [Prompt("")] * config.num
     if isinstance(config, ScenePrompts):
         return _scene_prompts(config)
     texts = config.texts if isinstance(config, ListPrompts) else read_prompts(config)

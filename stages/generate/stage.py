@@ -107,7 +107,7 @@ def _generate_chunk(chunk: Chunk, system: TextToImageSystem, seed: int, output: 
     """Write the chunk's images and the embeddings that they were generated from, then its record."""
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
     embeddings = _embeddings(chunk, system, seeds)
-    prompts = None if chunk.set == "reconstruction" else [prompt.text for prompt in chunk.prompts]
+    prompts = None if chunk.set in ("reconstruction", "unconditional") else [prompt.text for prompt in chunk.prompts]
     begun = system.clock.seconds
     images = system.decode(embeddings, seeds, prompts)
     seconds = system.clock.seconds - begun
@@ -124,6 +124,8 @@ def _embeddings(chunk: Chunk, system: TextToImageSystem, seeds: Sequence[int]) -
     if chunk.set == "reconstruction":
         scenes = [Scene(**prompt.scene) for prompt in chunk.prompts if prompt.scene is not None]
         return system.encoder.encode_images(render_scenes(scenes, system.resolution))
+    if chunk.set == "unconditional":
+        return system.imagine_without_prompts(seeds)
     texts = [prompt.text for prompt in chunk.prompts]
     return system.imagine(texts, seeds) if chunk.set == "prior" else system.encode(texts)
 

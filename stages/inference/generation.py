@@ -30,6 +30,7 @@ from stages.inference.requests import (
     InterpolationRequest,
     SceneRequest,
     TextRequest,
+    UnconditionalRequest,
     VariationRequest,
 )
 from stages.inference.sources import Group
@@ -158,9 +159,8 @@ class _Embedder:
         match request:
             case TextRequest():
                 return self._imagined(request.prompt, request.seed) if request.prior else self._encoded(request.prompt)
-            case SceneRequest():
-                rendered = render_scenes([Scene(**request.scene)], self._system.resolution)
-                return self._system.encoder.encode_images(rendered)[0]
+            case UnconditionalRequest() | SceneRequest():
+                return self._without_prompt(request)
             case VariationRequest():
                 return self._end(request.image, request.seed)
             case InterpolationRequest():
@@ -171,6 +171,12 @@ class _Embedder:
             case ArithmeticRequest():
                 image = self._end(request.image, request.seed)
                 return self._system.move(image[None], [request.instead_of], [request.prompt], request.strength)[0]
+
+    def _without_prompt(self, request: UnconditionalRequest | SceneRequest) -> Row:
+        if isinstance(request, UnconditionalRequest):
+            return self._system.imagine_without_prompts([request.seed])[0]
+        rendered = render_scenes([Scene(**request.scene)], self._system.resolution)
+        return self._system.encoder.encode_images(rendered)[0]
 
     def text(self, request: ImageRequest) -> Row:
         """Return the text embedding for a decoder that reads texts; NaN: none."""

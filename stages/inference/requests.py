@@ -71,6 +71,17 @@ class TextRequest(_PromptRequest):
     prior: bool = Field(True, description="false: the text's own embedding stands for an image's")
 
 
+class UnconditionalRequest(_Request):
+    """An image of no prompt, by a prior that has learned without captions."""
+
+    mode: Literal["unconditional"] = "unconditional"
+
+    @property
+    def title(self) -> str:
+        """What the image shows, for people: nobody said."""
+        return ""
+
+
 class SceneRequest(_PromptRequest):
     """A rendered scene generated again from its embedding, as evaluation's control set is."""
 
@@ -122,7 +133,15 @@ class ArithmeticRequest(_PromptRequest):
     strength: float = Field(ge=-MOST_STRENGTH, le=MOST_STRENGTH)
 
 
-ImageRequest = TextRequest | SceneRequest | VariationRequest | InterpolationRequest | EditRequest | ArithmeticRequest
+ImageRequest = (
+    TextRequest
+    | UnconditionalRequest
+    | SceneRequest
+    | VariationRequest
+    | InterpolationRequest
+    | EditRequest
+    | ArithmeticRequest
+)
 
 _ANY: TypeAdapter[ImageRequest] = TypeAdapter(Annotated[ImageRequest, Field(discriminator="mode")])
 
@@ -153,6 +172,8 @@ def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
         seed, prompt, generated_from = int(fields["seed"]), fields["prompt"], fields.get("set", "prior")
         if generated_from == "reconstruction":
             return SceneRequest(seed=seed, prompt=prompt, scene=load_json(fields["scene"]))
+        if generated_from == "unconditional":
+            return UnconditionalRequest(seed=seed)
         return TextRequest(seed=seed, prompt=prompt, prior=generated_from == "prior")
     except (KeyError, ValueError) as error:
         reason = shown(error.errors()[0]["msg"] if isinstance(error, ValidationError) else error)

@@ -19,6 +19,7 @@ from stages.inference.requests import (
     InterpolationRequest,
     TextEnd,
     TextRequest,
+    UnconditionalRequest,
     VariationRequest,
 )
 from stages.inference.text_to_image import TextToImageSystem
@@ -93,6 +94,12 @@ def text_groups(prompts: Sequence[str], seed: int, candidates: int, kept: int) -
     for prompt in prompts:
         yield Group([TextRequest(seed=seed + number, prompt=prompt) for number in range(candidates)], kept)
         seed += candidates
+
+
+def unconditional_groups(seeds: range) -> Iterator[Group]:
+    """Yield an image of no prompt for each seed."""
+    for seed in seeds:
+        yield Group([UnconditionalRequest(seed=seed)])
 
 
 def variation_groups(system: TextToImageSystem, source: ImageSource, seeds: range) -> Iterator[Group]:

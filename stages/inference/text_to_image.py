@@ -101,6 +101,14 @@ class TextToImageSystem:
 
         return self._in_batches(sample, len(prompts), seeds)
 
+    def imagine_without_prompts(self, seeds: Sequence[int]) -> Embeddings:
+        """Return image embeddings that the prior samples without prompts; ValueError: it has not learned to."""
+
+        def sample(start: int, end: int) -> Tensor:
+            return self._prior.sample_unconditional([2 * seed for seed in seeds[start:end]], self.settings.prior)
+
+        return self._in_batches(sample, len(seeds), seeds)
+
     def decode(self, embeddings: Embeddings, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> Images:
         """Return images for image embeddings; a decoder that reads texts is conditioned on the prompts too."""
         text = self.encode(prompts) if prompts is not None and self.reads_text else None

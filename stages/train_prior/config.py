@@ -4,17 +4,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from models.priors.registry import SPECS
 from models.priors.sizes import NetworkSize, transformer_of_size
-from models.priors.spec import PriorSampling, PriorSolver, PriorSpec, TextStateSpec, TransformerSpec, prior_keys
+from models.priors.spec import (
+    LearnedFrom,
+    PriorSampling,
+    PriorSolver,
+    PriorSpec,
+    TextStateSpec,
+    TransformerSpec,
+    prior_keys,
+)
 from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import PhasedTrainingConfig, TrainingConfig
 
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "clip"]
 _NUMBERS: Final = ("width", "num_layers", "num_heads", "feed_forward_factor")
 ANY_WIDTH: Final = 1 << 30  # of embeddings, where a section is checked before there are any
@@ -107,11 +115,24 @@ class AutoregressiveValidationConfig(ValidationConfig):
     guidance_scale: Annotated[float, Field(ge=0.0, description="classifier-free guidance; 1: none")] = 1.0
 
 
+class PretrainingConfig(ConfigModel):
+    """Steps before ``training``: on the embeddings of ALL images, captioned or not, with every caption left out."""
+
+    num_steps: PositiveInt = Field(description="optimiser steps; those of training.num_steps follow them")
+    learning_rate: PositiveFloat | None = Field(None, description="null: training.learning_rate")
+    warmup_steps: NonNegativeInt | None = Field(None, description="null: training.warmup_steps")
+
+    def before(self, training: TrainingConfig) -> PhasedTrainingConfig:
+        """Return both trainings as one; batch, optimiser and schedule are those of ``training``."""
+        given = {name: value for name, value in self if value is not None}
+        return PhasedTrainingConfig.of(TrainingConfig(**dict(training) | given), training)
+
+
 class PriorConfig(StageConfig):
     """Train a prior on the captioned embeddings; a kind adds the settings of its spec."""
 
     stage: ClassVar[str] = "train_prior"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
     spec_class: ClassVar[type[PriorSpec]]
 
@@ -125,6 +146,11 @@ class PriorConfig(StageConfig):
         """The embeddings, and the Gaussians if the kind reads them."""
         return ("embed_clip", "fit_gaussians") if self.spec_class.uses_gaussians(self) else ("embed_clip",)
 
+    @property
+    def learned_from(self) -> LearnedFrom:
+        """Whether it learns from captions, from images alone, or from both."""
+        return "pairs"
+
     @model_validator(mode="after")
     def _can_be_built(self) -> "PriorConfig":
         self.spec(embed_dim=ANY_WIDTH)
@@ -134,7 +160,7 @@ class PriorConfig(StageConfig):
         self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
     ) -> PriorSpec:
         """Return the prior's spec, for embeddings, Gaussians and text states of these sizes."""
-        given: dict[str, Any] = {"embed_dim": embed_dim}
+        given: dict[str, Any] = {"embed_dim": embed_dim, "learned_from": self.learned_from}
         if self.spec_class.uses_gaussians(self):
             given["num_gaussians"] = num_gaussians
         if isinstance(self, TrainedPriorConfig):
@@ -153,8 +179,43 @@ class TrainedPriorConfig(PriorConfig):
         None, description="token states that the network reads beside the CLIP text embedding: t5, clip; null: all "
         "that embed_clip made; []: none",
     )  # fmt: skip
-    text_dropout: Probability = Field(0.1, description="fraction of captions left out in training, for guidance")
+    text_dropout: Probability = Field(
+        0.1, description="fraction of captions left out in training, for guidance; 1: learn from the embeddings of all "
+        "images, and no caption, a prior that generates without prompts",
+    )  # fmt: skip
+    pretraining: PretrainingConfig | None = Field(
+        None, description="steps on all images without captions before those on the captioned ones; null: none"
+    )
     training: TrainingConfig
+
+    @property
+    def learned_from(self) -> LearnedFrom:
+        """Whether it learns from captions, from images alone, or from the one after the other."""
+        if self.text_dropout == 1.0:
+            return "images"
+        return "pairs" if self.pretraining is None else "images_then_pairs"
+
+    @property
+    def all_training(self) -> TrainingConfig:
+        """The training, with what comes before it."""
+        return self.training if self.pretraining is None else self.pretraining.before(self.training)
+
+    @model_validator(mode="after")
+    def _can_leave_captions_out(self) -> "TrainedPriorConfig":
+        if self.pretraining is not None:
+            if self.text_dropout == 1.0:
+                raise ValueError(
+                    "pretraining is given with text_dropout 1, which learns from no caption afterwards: "
+                    "leave pretraining out, or lower text_dropout"
+                )
+            _ = self.all_training
+        if self.learned_from != "pairs" and not self.spec_class.learns_from_images(self):
+            key = "text_dropout is 1" if self.pretraining is None else "pretraining is given"
+            raise ValueError(
+                f"{key} with kind {self.kind}, which has nothing to learn from images without captions: allowed are "
+                "kinds shifted, gaussian, flow (not from source text) and autoregressive: choose one, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _states_once(self) -> "TrainedPriorConfig":

@@ -17,6 +17,8 @@ from stages.formats.embeddings.reader import (
     ShardStates,
     count_captioned,
     load_captioned_rows,
+    load_image_rows,
+    load_keys,
     open_text_states,
     shard_rows,
 )
@@ -127,6 +129,27 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
             "change the fraction, or give more captions"
         )
     return pairs.split(held_out)
+
+
+def load_images(config: PriorConfig, embeddings: Artifact) -> tuple[Pairs, Pairs]:
+    """Return all images, captioned or not, to train on, and the held-out ones, to whom those of held-out pairs belong.
+
+    Each image stands for its own caption: what a process takes of a caption (:meth:`TextFeatures.missing`) is then the
+    Gaussian that the image belongs to. One number per dimension is held for each image.
+    """
+    rows = {shard: load_image_rows(embeddings, shard) for shard in shard_rows(embeddings)}
+    keys = [key for shard in rows for key in load_keys(embeddings, shard)]
+    image = torch.from_numpy(np.concatenate(list(rows.values())))
+    held_out = torch.from_numpy(_held_out(config, keys))
+    if int(held_out.sum()) < 2 or int((~held_out).sum()) < 2:
+        raise InputFault(
+            f"train_prior.validation.fraction: {config.validation.fraction} of {len(keys)} images holds out "
+            f"{int(held_out.sum())}: allowed are at least 2 held out and 2 to train on: "
+            "change the fraction, or give more images"
+        )
+    number = torch.arange(len(image) + 1)
+    images = Pairs(image, image, number, CaptionStates({}, number[:-1], number[:-1]))
+    return images.split(held_out)
 
 
 def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:

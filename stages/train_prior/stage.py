@@ -10,7 +10,7 @@ from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
-from stages.train_prior.data import load_pairs
+from stages.train_prior.data import load_images, load_pairs
 from stages.train_prior.inputs import check_inputs, text_state_names
 from stages.training.launch import make_task, train
 
@@ -28,12 +28,16 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
     if not isinstance(config, TrainedPriorConfig):
         return _evaluate_only(config, make(), output, context, counts)
     return train(
-        make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
+        make, config.all_training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
     )
 
 
 def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> dict[str, int]:
     """Read all pairs before any process starts, so that what cannot be trained fails at once; none stay in memory."""
+    if config.learned_from == "images":
+        images, others = load_images(config, embeddings)
+        check_inputs(config, images, embeddings, gaussians)
+        return {"training_images": len(images), "held_out_images": len(others)}
     pairs, held_out = load_pairs(config, embeddings, text_state_names(config, embeddings))
     check_inputs(config, pairs, embeddings, gaussians)
     counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out)}

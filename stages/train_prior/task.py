@@ -8,6 +8,7 @@ import torch
 
 from models.priors.base import Prior
 from models.priors.spec import PriorSpec, TextStateSpec
+from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
@@ -17,7 +18,7 @@ from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
-from stages.train_prior.data import Pairs, load_pairs
+from stages.train_prior.data import Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
@@ -32,7 +33,7 @@ STEP = "validation_"
 
 @dataclass
 class PriorTask:
-    """Training of a prior on captioned embeddings; ``gaussians`` is there for kind shifted only.
+    """Training of a prior: on captioned embeddings, on those of images alone, or on the one after the other.
 
     Everything but one term is the same for any number of workers: where the Gaussians are learnable, the separation
     of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select (and of one
@@ -50,7 +51,11 @@ class PriorTask:
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
         names = text_state_names(self.config, self.embeddings)
-        train, held_out = load_pairs(self.config, self.embeddings, names)
+        learned_from = self.config.learned_from
+        images = None if learned_from == "pairs" else load_images(self.config, self.embeddings)
+        train, held_out = (
+            images if learned_from == "images" and images else load_pairs(self.config, self.embeddings, names)
+        )
         identities = read_text_encoders(self.embeddings)
         encoders = {name: identities[name] for name in names}
         fitted = None if self.gaussians is None else read_gaussians(self.gaussians)
@@ -64,25 +69,49 @@ class PriorTask:
             held_out.first(self.config.validation.max_pairs),
             clips=read_clips(self.embeddings),
             encoders=encoders,
-            order=SampleOrder([len(train)], window_size=len(train), seed=self.config.seed),
+            order=self._order_of(train),
+            images=None if images is None else images[0],
+            images_order=None if images is None else self._order_of(images[0]),
             gaussians=None if fitted is None else (fitted.means, fitted.stds),
             spec=spec,
         )
 
+    def _order_of(self, pairs: Pairs) -> SampleOrder:
+        return SampleOrder([len(pairs)], window_size=len(pairs), seed=self.config.seed)
+
     def build_model(self) -> Prior:
-        """Make the untrained prior, with its Gaussians and with the statistics of the training pairs."""
+        """Make the untrained prior, with its Gaussians and with the statistics of what it learns from."""
         state = self.state
         prior: type[Prior] = state.spec.model_class
-        return prior.for_training(state.spec, state.train.image, state.train.text, state.gaussians)
+        images = state.train if state.images is None else state.images
+        return prior.for_training(state.spec, images.image, state.train.text, state.gaussians)
 
     def prepare(self, part: BatchPart) -> Batch:
         """Take the pairs of the part, each with one of its captions, and sample times, noise and dropped captions."""
+        if self._is_without_captions(part.step):
+            return self._prepare_images(part)
         seed, state = self.config.seed, self.state
         rows = torch.from_numpy(state.order.at(part.positions)[:, 1])
         image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
         dropout = self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
         return training_batch(
             image, text, training_random_inputs(state.spec, sample_seeds(seed, part), text_dropout=dropout)
+        )
+
+    def _is_without_captions(self, step: int) -> bool:
+        """Tell whether a step learns from images alone."""
+        before = self.config.pretraining if isinstance(self.config, TrainedPriorConfig) else None
+        return self.config.learned_from == "images" or (before is not None and step < before.num_steps)
+
+    def _prepare_images(self, part: BatchPart) -> Batch:
+        """Take the images of the part, every caption left out, whether there is one or not."""
+        seed, state = self.config.seed, self.state
+        assert state.images is not None
+        assert state.images_order is not None
+        image = state.images.image[torch.from_numpy(state.images_order.at(part.positions)[:, 1])]
+        text = TextFeatures.missing(image, {name: encoder.width for name, encoder in state.encoders.items()})
+        return training_batch(
+            image, text, training_random_inputs(state.spec, sample_seeds(seed, part), text_dropout=1.0)
         )
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
@@ -97,7 +126,7 @@ class PriorTask:
             found = evaluate(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
         self._record(found, step)
         images = []
-        if len(found.by_steps) > 1:
+        if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
             images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
         if found.by_time:
             images.append(LoggedImage("held_out_by_time_step", plot_by_time(found), step))
@@ -128,3 +157,6 @@ class _State:
     order: SampleOrder
     gaussians: tuple[torch.Tensor, torch.Tensor] | None
     spec: PriorSpec
+    images: Pairs | None
+    """All images to train on, where some steps learn without captions."""
+    images_order: SampleOrder | None

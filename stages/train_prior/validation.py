@@ -66,9 +66,14 @@ def evaluate(
 ) -> Evaluation:
     """Sample an embedding for the first caption of each pair, with every number of steps, and measure them.
 
-    The seeds of the samples are the same for any number of steps, kind of prior and step of training.
+    The seeds of the samples are the same for any number of steps, kind of prior and step of training. A prior that has
+    learned from images alone samples without captions, and its samples are compared with the others as a set.
     """
     samplings = samplings_of(config, prior.spec)
+    reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
+    if prior.spec.learned_from == "images":
+        found = {steps: _measure_set(prior, pairs, how, block_dims, seed) for steps, how in samplings.items()}
+        return Evaluation(found, reference=reference)
     trajectory = _Trajectory(pairs.image, block_dims)
     by_steps = {}
     for steps, sampling in samplings.items():
@@ -82,7 +87,6 @@ def evaluate(
             samples = _sample_again(prior, pairs, sampling, count=config.samples_per_caption, seed=seed, first=few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
-    reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
     return Evaluation(by_steps, trajectory.report(), reference)
 
 
@@ -126,6 +130,14 @@ def _measure(
     if len(true) >= FEWEST_FOR_DISTANCES:
         report |= distance_report(generated, true, block_dims)
     return report
+
+
+def _measure_set(prior: Prior, images: Pairs, how: PriorSampling, block_dims: Sequence[int], seed: int) -> Report:
+    """Return what can be said of as many samples without a caption as there are images: nothing of single ones."""
+    seeds = _seeds(seed, 0, len(images))
+    parts = [prior.sample_unconditional(seeds[n : n + _CHUNK], how).cpu() for n in range(0, len(seeds), _CHUNK)]
+    report = _measure(torch.cat(parts), images.image, block_dims)
+    return {name: value for name, value in report.items() if not name.startswith(("cosine", "retrieval"))}
 
 
 def _sample_again(

@@ -120,6 +120,35 @@ class TrainingConfig(ConfigModel):
         return self
 
 
+class PhasedTrainingConfig(TrainingConfig):
+    """Two trainings of the same weights, one after the other, as one: a single row of steps and of checkpoints.
+
+    Rate and averaging begin anew with the second, so that the saved average is of its weights; the optimiser's moments
+    go on.
+    """
+
+    phases: tuple[TrainingConfig, TrainingConfig]
+
+    @classmethod
+    def of(cls, first: TrainingConfig, then: TrainingConfig) -> "PhasedTrainingConfig":
+        """Return both as one; everything but steps, rate, warm-up and averaging is the second one's."""
+        return cls(**dict(then) | {"num_steps": first.num_steps + then.num_steps, "phases": (first, then)})
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the rate of the step in its own phase."""
+        phase, own = self._phase(step)
+        return phase.learning_rate_at(own)
+
+    def ema_decay_at(self, step: int) -> float:
+        """Return the decay after the step in its own phase."""
+        phase, own = self._phase(step)
+        return phase.ema_decay_at(own)
+
+    def _phase(self, step: int) -> tuple[TrainingConfig, int]:
+        first, then = self.phases
+        return (first, step) if step < first.num_steps else (then, step - first.num_steps)
+
+
 class TrainStageConfig(StageConfig):
     """The section of a stage that trains in the loop; it may have its own defaults for ``training``."""
 

@@ -32,6 +32,7 @@ from models.priors.base import (
     OnStep,
     Prior,
     Rows,
+    require_captions,
     require_embeddings,
     require_seeds,
     require_width,
@@ -82,17 +83,35 @@ class AutoregressivePrior(Prior):
         Of ``sampling`` only ``guidance_scale`` counts: see :func:`models.diffusion.guidance.guide`, here of
         logits; the similarity is sampled without guidance.
         """
+        require_captions(self.spec)
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
         scale = sampling.guidance_scale
+        cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
+        return self._run(cache, logits, seeds, scale)
+
+    @torch.no_grad()
+    def _sample_unconditional(
+        self, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
+    ) -> Embeddings:
+        """Sample the components with caption and similarity hidden, as in training without captions."""
+        nowhere = torch.zeros(len(seeds), self.spec.embed_dim, device=self.text_scale.mean.device)
+        widths = {name: states.width for name, states in self.spec.network.text_states.items()}
+        cache, logits = self.network.read_nothing(TextFeatures.missing(nowhere, widths))
+        return self._run(cache, logits, seeds, 1.0, hide_similarity=True)
+
+    def _run(
+        self, cache: KeyValueCache, logits: Tensor, seeds: Sequence[int], scale: float, *, hide_similarity: bool = False
+    ) -> Embeddings:
+        """Sample the similarity from its logits and then one component after the other."""
         streams = SeededNoise(seeds)
-        uniform = streams.uniform((self.spec.num_components + 1,), text.embedding.device, torch.float64)
+        uniform = streams.uniform((self.spec.num_components + 1,), logits.device, torch.float64)
         uniform[:, 0] = (1 + uniform[:, 0]) / 2  # the upper half
         choices = [column.contiguous() for column in uniform.T[:, :, None]]  # one for each token: [batch, 1]
-        cache, logits = self.network.read(self._scaled(text), guided=scale != 1.0)
         generated = [_inverse_cdf(logits, choices[0])]
         for position in range(self.spec.num_components):
-            logits = self.network.read_bucket(cache, generated[-1], position)
+            hidden = hide_similarity and position == 0
+            logits = self.network.read_bucket(cache, generated[-1], position, hidden=hidden)
             if scale != 1.0:
                 conditional, unconditional = logits.chunk(2)
                 logits = guide(conditional, unconditional, scale=scale)
@@ -161,10 +180,12 @@ class BucketTransformer(nn.Module):
         super().__init__()
         width = spec.network.width
         self.spec = spec
-        self.text_tokens = TextTokens(spec.network, spec.embed_dim)
+        self.text_tokens = TextTokens(spec.network, spec.embed_dim, captions_added=spec.is_unconditional)
         self.bucket_token = nn.Embedding(spec.num_buckets, width)
         nn.init.normal_(self.bucket_token.weight, std=_INIT_STD)
         self.no_similarity = nn.Parameter(torch.randn(width) * _INIT_STD)
+        if spec.is_unconditional:  # what a similarity says is added to the token of none, and is nothing at first
+            self.similarity_gain = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.randn(spec.num_components, width) * _INIT_STD)
         self.body = CausalTransformer(spec.network)
         self.logits = nn.Linear(width, spec.num_buckets)
@@ -175,7 +196,7 @@ class BucketTransformer(nn.Module):
         """Return the logits of each bucket, given the true ones before it."""
         text_tokens, visible = self.text_tokens(text, drop_text)
         known = self.bucket_token(buckets[:, :-1])
-        similarity = torch.where(drop_text[:, None], self.no_similarity, known[:, 0])
+        similarity = torch.where(drop_text[:, None], self.no_similarity, self._similarity_token(known[:, 0]))
         known = torch.cat([similarity[:, None], known[:, 1:]], dim=1) + self.positions
         if visible is not None:
             visible = F.pad(visible, (0, known.shape[1]), value=True)
@@ -192,18 +213,30 @@ class BucketTransformer(nn.Module):
             cache = cache.joined_with(plain, len(text))
         return cache, logits
 
+    def read_nothing(self, text: TextFeatures) -> tuple[KeyValueCache, Float[Tensor, "batch buckets"]]:
+        """Read captions that are left out."""
+        return self._read(text, torch.ones(len(text), dtype=torch.bool, device=text.embedding.device))
+
     def read_bucket(
-        self, cache: KeyValueCache, bucket: Int[Tensor, "batch"], position: int
+        self, cache: KeyValueCache, bucket: Int[Tensor, "batch"], position: int, *, hidden: bool = False
     ) -> Float[Tensor, "rows buckets"]:
-        """Read the bucket at this position of every row and return the logits of the next; rows as in :meth:`read`."""
+        """Read the bucket at this position of every row and return the logits of the next; rows as in :meth:`read`.
+
+        The similarity, at position 0, is ``hidden`` where captions are left out.
+        """
         token = self.bucket_token(bucket)
+        nothing = self.no_similarity.expand_as(token)
+        if position == 0:
+            token = nothing if hidden else self._similarity_token(token)
         if cache.num_rows > len(bucket):
-            plain = token if position else self.no_similarity.expand_as(token)
-            token = torch.cat([token, plain])
+            token = torch.cat([token, token if position else nothing])
         outputs = self.body((token + self.positions[position])[:, None], cache=cache)
         cache.keep(1)
         logits: Tensor = self.logits(outputs[:, 0])
         return logits
+
+    def _similarity_token(self, token: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
+        return self.no_similarity + self.similarity_gain * token if self.spec.is_unconditional else token
 
     def _read(self, text: TextFeatures, drop_text: Tensor) -> tuple[KeyValueCache, Tensor]:
         tokens, visible = self.text_tokens(text, drop_text)

@@ -1,7 +1,7 @@
 """The spec of the autoregressive prior; no torch."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from models.fields import require
 from models.priors.spec import PriorSpec, TransformerSpec
@@ -27,6 +27,11 @@ class AutoregressivePriorSpec(PriorSpec):
         fits = 1 <= self.num_components <= self.embed_dim
         require(self, "num_components", fits, f"1 to {self.embed_dim}, the width of the embeddings: lower it")
         require(self, "num_buckets", self.num_buckets >= 2, "2 or more")
+
+    @classmethod
+    def learns_from_images(cls, section: Any) -> bool:
+        """It can: the similarity is hidden with the caption."""
+        return True
 
     @property
     def num_sampling_steps(self) -> int:

@@ -36,6 +36,7 @@ from models.priors.base import (
     OnStep,
     Prior,
     Rows,
+    require_captions,
     require_embeddings,
     require_seeds,
     require_width,
@@ -54,6 +55,8 @@ class DiffusionPrior(Prior):
     """A prior by shifted diffusion over any bank of Gaussians; its Gaussians and statistics are in its state."""
 
     spec: ProcessPriorSpec
+    gaussian_weights: Tensor
+    """How many training images chose each Gaussian, float64: [gauss]; of priors that sample without captions."""
 
     def __init__(self, spec: ProcessPriorSpec, bank: GaussianBank | None = None) -> None:
         """Build an untrained prior around the Gaussians of the bank, learnable and chosen as the spec says.
@@ -72,7 +75,9 @@ class DiffusionPrior(Prior):
         else:
             self.bank = bank.variant(**options)
         self.process = self.make_process(spec)
-        self.network = PriorTransformer(spec.network, spec.embed_dim)
+        self.network = PriorTransformer(spec.network, spec.embed_dim, captions_added=spec.is_unconditional)
+        if spec.is_unconditional:
+            self.register_buffer("gaussian_weights", torch.ones(spec.num_gaussians, dtype=torch.float64))
         self.image_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
         self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
 
@@ -120,6 +125,10 @@ class DiffusionPrior(Prior):
         for scale, embeddings in ((self.image_scale, images), (self.text_scale, texts)):
             require_embeddings(embeddings, self.spec.embed_dim)
             scale.measure(embeddings)
+        if self.spec.is_unconditional:
+            for part in torch.split(images, _ROWS_AT_ONCE):
+                self.gaussian_weights += torch.bincount(self.bank.select(part), minlength=self.spec.num_gaussians)
+            self.gaussian_weights -= 1  # of the blank ones
         self._require_velocities()
 
     def _require_velocities(self) -> None:
@@ -177,12 +186,41 @@ class DiffusionPrior(Prior):
         step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given every
         time t that is visited, z_t and the (guided) prediction of z_0 made from it.
         """
+        require_captions(self.spec)
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
-        steps = self.process.steps(sampling.num_steps)
         index, mean, std = self.source(text)
-        gaussian, streams = Gaussian(mean, std), SeededNoise(seeds)
+        gaussian = Gaussian(mean, std)
         predict = self._predictor(text, index, gaussian, sampling)
+        return self._run(predict, gaussian, SeededNoise(seeds), sampling, on_step)
+
+    @torch.no_grad()
+    def _sample_unconditional(
+        self, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
+    ) -> Embeddings:
+        """Choose each sample's Gaussian as often as the training images did, then run the process without a caption."""
+        streams, weights = SeededNoise(seeds), self.gaussian_weights
+        index = torch.zeros(len(seeds), dtype=torch.long, device=weights.device)
+        if len(weights) > 1:
+            cumulated = (weights / weights.sum()).cumsum(0)
+            chosen = torch.searchsorted(cumulated, streams.uniform((), weights.device, torch.float64), right=True)
+            index = chosen.clamp_max(len(weights) - 1)  # the sum may round to less than 1
+        gaussian = Gaussian(*self.bank.moments(index))
+        widths = {name: states.width for name, states in self.spec.network.text_states.items()}
+        nothing = TextFeatures.missing(torch.zeros(len(seeds), self.spec.embed_dim, device=weights.device), widths)
+        predict = self._predictor(nothing, index, gaussian, replace(sampling, guidance_scale=1.0), drop_text=True)
+        return self._run(predict, gaussian, streams, sampling, on_step)
+
+    def _run(
+        self,
+        predict: Predictor,
+        gaussian: Gaussian,
+        streams: SeededNoise,
+        sampling: PriorSampling,
+        on_step: OnStep | None,
+    ) -> Embeddings:
+        """Run the process backwards with a predictor of z_0."""
+        steps, device = self.process.steps(sampling.num_steps), self.image_scale.mean.device
 
         def estimate(z_t: Tensor, t: Tensor) -> Estimate:
             z_0 = predict(z_t, t)
@@ -191,13 +229,21 @@ class DiffusionPrior(Prior):
             return Estimate(z_0)
 
         def noise() -> Tensor:
-            return streams.normal((self.spec.embed_dim,), mean.device)
+            return streams.normal((self.spec.embed_dim,), device)
 
         solver = replace(sampling, sampler=sampling.sampler or self.spec.default_sampler)
         return sample(self.process, estimate, noise, steps, solver=solver, gaussian=gaussian)
 
-    def _predictor(self, text: TextFeatures, index: Tensor, gaussian: Gaussian, sampling: PriorSampling) -> Predictor:
-        """Return z0_hat(z_t, t, y, c_y) as a function of z_t and t; the captions are read once, here.
+    def _predictor(
+        self,
+        text: TextFeatures,
+        index: Tensor,
+        gaussian: Gaussian,
+        sampling: PriorSampling,
+        *,
+        drop_text: bool = False,
+    ) -> Predictor:
+        """Return z0_hat(z_t, t, y, c_y) as a function of z_t and t; the captions are read once, here, or dropped.
 
         The Gaussian is part of the process: guidance leaves out the caption, never the Gaussian.
         """
@@ -208,7 +254,7 @@ class DiffusionPrior(Prior):
             return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian=gaussian)
 
         if sampling.guidance_scale == 1.0:
-            prefix = self.network.prefix(text, torch.zeros_like(index, dtype=torch.bool))
+            prefix = self.network.prefix(text, torch.full_like(index, drop_text, dtype=torch.bool))
 
             def predict(z_t: Tensor, t: Tensor) -> Tensor:
                 noisy = self._noisy_input(z_t, t, gaussian)

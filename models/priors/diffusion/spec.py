@@ -5,7 +5,7 @@ Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125)
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
 from models.fields import require, require_positive
@@ -37,6 +37,11 @@ class ProcessPriorSpec(PriorSpec):
         require_positive(self, "num_gaussians")
         require(self, "standardise", self.standardise in get_args(Standardise), "none, global or gaussian")
         _ = self.process
+
+    @classmethod
+    def learns_from_images(cls, section: Any) -> bool:
+        """It can: an image itself says which Gaussian it belongs to."""
+        return True
 
     @property
     def selection(self) -> Selection:

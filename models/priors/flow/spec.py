@@ -43,6 +43,13 @@ class FlowPriorSpec(ProcessPriorSpec):
         require(self, "times", self.times in get_args(TimeDistribution), "uniform or logit_normal")
         require(self, "base_dims", self.base_dims is None or self.base_dims >= 1, "1 or more, or null")
         require_noise_scale(self, self.noise_scale)
+        sourced = self.source != "text" or not self.is_unconditional
+        require(self, "source", sourced, "noise or gaussian where the prior learns without captions")
+
+    @classmethod
+    def learns_from_images(cls, section: Any) -> bool:
+        """It can where its source is no text."""
+        return bool(section.source != "text")
 
     @classmethod
     def uses_gaussians(cls, section: Any) -> bool:

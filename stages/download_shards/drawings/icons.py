@@ -117,11 +117,14 @@ def concept_of(character: str) -> str:
 
 
 def _svg(icon: _Icon, icon_set: _IconSet) -> str:
+    """Return the icon in the middle of a square, for some are wider or higher than that."""
     left, top = icon.left or icon_set.left, icon.top or icon_set.top
     width, height = icon.width or icon_set.width, icon.height or icon_set.height
+    side = max(width, height)
+    left, top = left - (side - width) / 2, top - (side - height) / 2
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left:g} {top:g} {width:g} {height:g}">{icon.body}</svg>'
+        f'viewBox="{left:g} {top:g} {side:g} {side:g}">{icon.body}</svg>'
     )
 
 

@@ -9,7 +9,7 @@ from pipeline.config.schema import RunConfig
 from stages.contract.errors import InputFault, ItemFault
 from stages.contract.findings import Findings, InspectionContext
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
-from stages.download_shards.drawings.icons import concept_of
+from stages.download_shards.drawings.icons import concept_of, read_drawings
 from stages.download_shards.drawings.npm import read_package_file
 from stages.download_shards.drawings.package_config import DRAWINGS, SETS
 from stages.download_shards.drawings.svg import MOST_ELEMENTS, render_svg
@@ -197,3 +197,12 @@ def test_paints_and_references_inside_are_rendered():
     assert image.size == (16, 16)
     assert image.convert("RGB").getpixel((8, 8)) == (0, 255, 0)
     assert body(0, 0) != body(1, 0)
+
+
+def test_an_icon_that_is_no_square_stands_in_the_middle_of_one():
+    icon = {"body": '<rect width="36" height="18" fill="#00f"/>', "height": 18}
+    content = json.dumps({"icons": {"wide": icon}, "width": 36, "height": 36}).encode()
+    [found] = read_drawings(content, b'{"1f600": "wide"}', "test")
+    image = Image.open(io.BytesIO(render_svg(found.svg, 16))).convert("RGB")
+    assert image.size == (16, 16)
+    assert [image.getpixel((8, row)) for row in (1, 8, 14)] == [(255, 255, 255), (0, 0, 255), (255, 255, 255)]

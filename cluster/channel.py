@@ -141,10 +141,11 @@ class Channel:
             return ray.get(getattr(self._mailbox, method).remote(*arguments))
         except RayActorError:
             _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
-        ray.kill(self._mailbox)  # else Ray keeps the name of an actor whose process is gone, as there are handles of it
         until = time.monotonic() + _REPLACED_SECONDS
         while True:
             try:
+                # Else Ray keeps the name of an actor whose process is gone, this one's or that of its replacement.
+                ray.kill(self._mailbox)
                 self._start()
                 ray.get(self._mailbox.post.remote(self._board))
                 return ray.get(getattr(self._mailbox, method).remote(*arguments))

@@ -29,6 +29,7 @@ from stages.inference.sources import (
     interpolation_groups,
     read_image,
     source_from,
+    unconditional_groups,
     variation_groups,
 )
 from stages.inference.text_to_image import TextToImageSystem
@@ -81,8 +82,15 @@ class TextToImage:
         texts = [_text(text) for text in ([prompts] if isinstance(prompts, str) else prompts)]
         if not texts:
             return []
-        images = self._with(settings).generate(texts, _seeds(seed, len(texts)))
-        return [Image.fromarray(image) for image in images]
+        system, seeds = self._with(settings), _seeds(seed, len(texts))
+        try:
+            return [Image.fromarray(image) for image in system.generate(texts, seeds)]
+        except ValueError as error:  # the prior knows no captions
+            raise UsageError(str(error)) from None
+
+    def generate_unconditional(self, num: int = 1, *, seed: int = 0, **settings: Any) -> list[Image.Image]:
+        """Return images of no prompt, by a prior that learned without captions."""
+        return _images(self._with(settings), unconditional_groups(_seeds(seed, num)))
 
     def vary(self, image: AnyImage, num: int = 1, *, seed: int = 0, **settings: Any) -> list[Image.Image]:
         """Return variations of an image: others with its CLIP embedding."""

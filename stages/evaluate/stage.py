@@ -27,6 +27,8 @@ from stages.storage.artifact import Artifact, Output
 
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
 UNRELATED = "control/unrelated"
+WITHOUT_PROMPTS = "unconditional"
+_NO_PROMPTS = "the images were generated from no prompts"
 Figures = dict[str, float]
 
 
@@ -53,13 +55,15 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     encoder = _BatchEncoder(local_clips(config.clip, inputs), config.batch_size, device)
     seen = encoder.images(main.images)
-    figures |= _evaluate_by_clip(main, seen, encoder, generated)
-    notes = {"clip_score/conditioning": encoder.name}
+    has_prompts = main.name != WITHOUT_PROMPTS
+    if has_prompts:
+        figures |= _evaluate_by_clip(main, seen, encoder, generated)
+    notes = {"clip_score/conditioning": encoder.name if has_prompts else _NO_PROMPTS}
     if config.independent_clip is not None:
         encoder = _BatchEncoder(local_clips(config.independent_clip, inputs), config.batch_size, device)
         seen = encoder.images(main.images)
-        figures["clip_score/independent"] = encoder.score(main, seen)
-        notes["clip_score/independent"] = encoder.name
+        figures |= {"clip_score/independent": encoder.score(main, seen)} if has_prompts else {}
+        notes["clip_score/independent"] = encoder.name if has_prompts else _NO_PROMPTS
     found, notes["frechet_distance"] = _distances_to_true(main, seen, encoder, config, device)
     figures |= found
     output.write_json("metrics.json", _document(config, sets, figures) | {"notes": notes})

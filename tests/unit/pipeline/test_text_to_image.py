@@ -90,6 +90,7 @@ def test_images_of_pillows_may_have_any_mode(model: TextToImage, mode: str) -> N
         (lambda model: model.vary(Image.new("RGB", (8, 800))), InputFault, "at most 32 to 1"),
         (lambda model: model.interpolate("a", "b", 1), UsageError, "expected 2 or more"),
         (lambda model: model.edit(Image.new("RGB", (8, 8)), "a", strength=1.5), UsageError, "strength: found 1.5"),
+        (lambda model: model.generate_unconditional(2), UsageError, "prior"),
         (lambda model: TextToImage.load("nowhere", store="none"), UsageError, "run nowhere: not found in the store"),
     ],
 )

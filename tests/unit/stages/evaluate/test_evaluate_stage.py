@@ -100,6 +100,14 @@ def test_perfect_embeddings_have_cosine_one(clip: ClipConfig, tmp_path: Path) ->
     assert metrics["embedding/retrieval_at_1"] == 1.0
 
 
+def test_images_of_no_prompt_get_no_clip_score(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"unconditional": true_images}, clip, with_scenes=False)
+    summary = evaluate(tmp_path / "e", clip, source, independent_clip=clip)
+    assert summary.metrics == {}
+    assert summary.notes["clip_score/conditioning"] == "the images were generated from no prompts"
+    assert summary.notes["clip_score/independent"] == "the images were generated from no prompts"
+
+
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:
     source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False)
     other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "other", seed=5)),))

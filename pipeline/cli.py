@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from pipeline.dashboard.command import dashboard
 from pipeline.export.command import export
+from pipeline.gc.command import gc
 from pipeline.generation.command import generate
 from pipeline.logs.command import logs
 from pipeline.options import StoreOption
@@ -277,6 +278,7 @@ def inspect(
 
 
 app.command()(verify)
+app.command()(gc)
 
 
 app.command()(dashboard)

@@ -1,0 +1,1 @@
+"""``corgi gc``: what a store holds that no kept run needs."""

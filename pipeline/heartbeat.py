@@ -9,30 +9,46 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from cluster.signals import signals_held_back
+from pipeline.progress import RunningStages
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.texts import one_line
 
-BEAT_SECONDS = 15.0
+BEAT_SECONDS = 10.0
 _LAST_SECONDS = 5.0  # to wait for a beat that is being written when the run ends
-_MISSED_BEATS = 6  # after which a run is lost: a busy machine, or a store that is away for a moment, costs some
+_MISSED_BEATS = 9  # after which a run is lost: a busy machine, or a store that is away for a moment, costs some
 _MOST_SKEW = datetime.timedelta(minutes=5)  # of two machines' clocks; a beat from further ahead says nothing
 _DAY = 86_400.0
 _SAME_START = 2.0  # seconds by which two readings of a process's start may differ
+_LONGEST_WORDS = 100  # characters of a unit or a note
+_MOST_STAGES = 100
 _log = logging.getLogger(__name__)
 
 
+class StageProgress(BaseModel):
+    """How far a running stage was at a sign of life."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    done: NonNegativeInt
+    total: NonNegativeInt
+    unit: str = Field(max_length=_LONGEST_WORDS)
+    note: str = Field("", max_length=_LONGEST_WORDS)
+    per_second: FiniteFloat | None = None
+    seconds_left: FiniteFloat | None = None
+
+
 class Heartbeat(BaseModel):
-    """One sign of life: which process gave it, where, when, and how many it has given."""
+    """One sign of life: which process gave it, where, when, how many it has given, and how far the stages are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,9 +60,10 @@ class Heartbeat(BaseModel):
     time: AwareDatetime
     count: NonNegativeInt
     interval: float = Field(gt=0, le=_DAY)
+    progress: dict[str, StageProgress] = Field(default_factory=dict, max_length=_MOST_STAGES)
 
     @classmethod
-    def now(cls, count: int) -> "Heartbeat":
+    def now(cls, count: int, stages: RunningStages | None = None) -> "Heartbeat":
         """Return this process's present one."""
         return cls(
             host=socket.gethostname(),
@@ -56,7 +73,22 @@ class Heartbeat(BaseModel):
             time=datetime.datetime.now(datetime.UTC),
             count=count,
             interval=BEAT_SECONDS,
+            progress={} if stages is None else _progress_of(stages),
         )
+
+
+def _progress_of(stages: RunningStages) -> dict[str, StageProgress]:
+    return {
+        name: StageProgress(
+            done=latest.done,
+            total=latest.total,
+            unit=one_line(latest.unit, _LONGEST_WORDS),
+            note=one_line(latest.note, _LONGEST_WORDS),
+            per_second=rate,
+            seconds_left=left,
+        )
+        for name, (latest, rate, left) in stages.snapshot().items()
+    }
 
 
 def this_machine() -> str:
@@ -69,16 +101,16 @@ def this_machine() -> str:
 
 
 @contextmanager
-def beating(store: Store, run: str) -> Iterator[None]:
-    """Renew the run's sign of life for the length of the block."""
-    over = threading.Event()
+def beating(store: Store, run: str) -> Iterator[RunningStages]:
+    """Renew the run's sign of life for the length of the block, with how far the stages are that are noted."""
+    over, stages = threading.Event(), RunningStages()
     count = 0
 
     def beat() -> None:
         nonlocal count
         while True:
             try:
-                store.write_heartbeat(run, Heartbeat.now(count).model_dump(mode="json"))
+                store.write_heartbeat(run, Heartbeat.now(count, stages).model_dump(mode="json"))
             except Exception as error:  # noqa: BLE001  whatever the file system raises: the store may come back
                 _log.warning("run %s: its sign of life could not be written (%s)", run, one_line(error))
             count += 1
@@ -89,7 +121,7 @@ def beating(store: Store, run: str) -> Iterator[None]:
     with signals_held_back():  # from the thread, so that they reach this one
         thread.start()
     try:
-        yield
+        yield stages
     finally:
         over.set()
         thread.join(_LAST_SECONDS)
@@ -106,6 +138,8 @@ class Life:
     """Of a lost run: since when."""
     words: str = ""
     """Of a lost run: why, and what to do."""
+    progress: Mapping[str, StageProgress] = field(default_factory=dict)
+    """Of one that runs: how far its stages are."""
 
     @property
     def shown(self) -> str:
@@ -136,7 +170,7 @@ def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.dateti
         return Life("lost", heartbeat.time, age, f"{where}, which drove the run, is gone ({age}): {remedy}")
     late = now - heartbeat.time
     if -_MOST_SKEW <= late <= datetime.timedelta(seconds=_MISSED_BEATS * heartbeat.interval):
-        return Life(record.status, heartbeat.time)
+        return Life(record.status, heartbeat.time, progress=heartbeat.progress)
     if is_here:
         reason = f"{where} is there, but has stopped, or cannot write to the store ({age})"
         resume = f"let it go on (kill -CONT {heartbeat.pid}), or end it and {remedy}"

@@ -1,4 +1,4 @@
-"""What observes a run: the terminal, the log files, and the tracker."""
+"""What observes a run: the terminal, the log files, the tracker, and the sign of life."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from pipeline.outbox.operations import (
     StageEnded,
 )
 from pipeline.plan import PlannedStage
+from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult, without_job_folder
 from pipeline.view import RunView
-from stages.contract.events import Event, Log, LoggedImage, Metrics
+from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import Allocation
 
 
@@ -28,7 +29,12 @@ class RunObserver:
     """Passes every report on: to the terminal, to the log files, and to MLflow, for which nothing here waits."""
 
     def __init__(
-        self, view: RunView, logs: RunLogs, delivery: Delivery, save_tracking: Callable[[MlflowRuns], None]
+        self,
+        view: RunView,
+        logs: RunLogs,
+        delivery: Delivery,
+        save_tracking: Callable[[MlflowRuns], None],
+        stages: RunningStages,
     ) -> None:
         self.view = view
         self._logs = logs
@@ -37,6 +43,7 @@ class RunObserver:
         self._intervals: list[tuple[float, float]] = []
         self.results: dict[str, StageResult] = {}
         self._running: dict[str, float] = {}
+        self._stages = stages
 
     def opened(self, config: dict[str, Any], text: str) -> None:
         """Record the config before anything runs; UsageError: the tracking server's address is wrong."""
@@ -47,6 +54,7 @@ class RunObserver:
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Pass on that a stage starts."""
         self._running[stage.name] = time.monotonic()
+        self._stages.started(stage.name)
         self._logs.write(stage.name, Log(f"started: {stage.reason}"))
         self.view.started(stage, allocation)
         self._delivery.put(StageBegun(stage=stage.name, config=without_job_folder(stage.config.shown())))
@@ -57,6 +65,8 @@ class RunObserver:
         if isinstance(event, Log):
             event = self._logs.write(name, event)
         self.view.event(name, event)
+        if isinstance(event, Progress):
+            self._stages.note(name, event)
         if isinstance(event, Metrics):
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):
@@ -66,6 +76,7 @@ class RunObserver:
         """Pass on how a stage ended."""
         self.results[result.name] = result
         self._running.pop(result.name, None)
+        self._stages.ended(result.name)
         if result.seconds:
             now = time.monotonic()
             self._intervals.append((now - result.seconds, now))

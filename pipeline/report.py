@@ -8,9 +8,10 @@ from rich.console import Console
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
 from pipeline.demands import Demands
-from pipeline.heartbeat import Life
+from pipeline.heartbeat import Life, StageProgress
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
+from stages.contract.texts import one_line
 
 
 def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
@@ -26,7 +27,9 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
         waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
         planned = record.plan.get(stage.name)
         captions = "" if planned is None else format_fraction(caption_fraction(planned.identity))
-        table.row(*_row(stage), "" if waited is None else f"{waited:.1%}", captions)
+        progress = None if life is None else life.progress.get(stage.name)
+        row = _row(stage) if progress is None else (*_row(stage)[:4], *_progress(progress))
+        table.row(*row, "" if waited is None else f"{waited:.1%}", captions)
     if record.overhead_seconds is not None:
         table.add_section()
         table.row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
@@ -46,6 +49,14 @@ def _row(stage: StageEntry) -> tuple[str, ...]:
         f"{items:,} {stage.item_name}" if items is not None else "",
         rate,
     )
+
+
+def _progress(progress: StageProgress) -> tuple[str, str]:
+    """Return how far a running stage is, and its rate with the time left."""
+    done = one_line(f"{progress.done:,} of {progress.total:,} {progress.unit} {progress.note}".rstrip())
+    if progress.per_second is None or progress.seconds_left is None:
+        return done, ""
+    return done, f"{progress.per_second:,.2f}/s, {progress.seconds_left:,.0f} s left"
 
 
 def plan_table(plan: Plan, demands: Demands) -> PlainTable:
@@ -115,4 +126,5 @@ def status_document(record: RunRecord, life: Life) -> dict[str, Any]:
     document = record.document() | {"status": life.status}
     if record.status == "running":
         document["last_sign_of_life"] = None if life.last_sign is None else life.last_sign.isoformat()
+        document["progress"] = {name: one.model_dump() for name, one in life.progress.items()}
     return document

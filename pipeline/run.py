@@ -16,6 +16,7 @@ from pipeline.ends import wind_down
 from pipeline.errors import UsageError
 from pipeline.leases import LeaseTimes
 from pipeline.plan import Plan, make_plan
+from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
@@ -135,7 +136,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     times = LeaseTimes(experiment.config.storage.lease_timeout, experiment.config.storage.lease_wait)
     leasing = store.leasing(plan.run, to_make, times, _report)
     waiting = waiting_for(experiment.config.storage.patience)
-    with leasing as leases, waiting, beating(store, plan.run), sole_sender(store, plan.run):
+    with leasing as leases, waiting, beating(store, plan.run) as running, sole_sender(store, plan.run):
         if leases.has_waited or any(artifact.is_complete for artifact in to_make):
             experiment = experiment.planned_again()
             plan = experiment.plan
@@ -144,7 +145,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
         earlier = store.read_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
-        return _Session(experiment, record, console, begun).run()
+        return _Session(experiment, record, console, begun, running).run()
 
 
 def send_left_over(experiment: Experiment, run: str, report: Callable[[str], None]) -> None:
@@ -161,7 +162,9 @@ def send_left_over(experiment: Experiment, run: str, report: Callable[[str], Non
 class _Session:
     """A run in progress: who observes it, and how its record is closed."""
 
-    def __init__(self, experiment: Experiment, record: RunRecord, console: Console, begun: float) -> None:
+    def __init__(
+        self, experiment: Experiment, record: RunRecord, console: Console, begun: float, running: RunningStages
+    ) -> None:
         from pipeline.logs.writer import RunLogs
         from pipeline.observers import RunObserver
         from pipeline.outbox.kept import start_delivery
@@ -175,7 +178,7 @@ class _Session:
         uri = config.tracking.uri or default_tracking_uri(store.local_root)
         with signals_held_back():  # from its threads, so that they reach this one
             delivery = start_delivery(record, store, uri, config, view.report)  # it connects while Ray starts
-        self._observer = RunObserver(view, RunLogs(store, record.run), delivery, self._save)
+        self._observer = RunObserver(view, RunLogs(store, record.run), delivery, self._save, running)
 
     def run(self) -> RunRecord:
         """Run the graph; whatever happens, the record says how it ended."""

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pipeline.console import plain
 from pipeline.plan import PlannedStage
+from pipeline.progress import Pace
 from pipeline.results import StageResult
 from stages.contract.events import Event, Log, Metrics
 from stages.contract.events import Progress as StageProgress
@@ -88,31 +89,28 @@ class _Line:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._begun: tuple[float, int] | None = None
-        self._latest: StageProgress | None = None
+        self._pace = Pace()
         self._printed = time.monotonic()
         self.values: dict[str, float] = {}
 
     def progress(self, event: StageProgress) -> None:
-        """Take in a report; the rate counts from the first one, so that start-up does not blur it."""
-        self._begun = self._begun or (time.monotonic(), event.done)
-        self._latest = event
+        """Take in a report."""
+        self._pace.note(event)
 
     def note(self) -> str:
         """Return unit, rate and time left."""
-        if self._latest is None or self._begun is None:
+        latest, rate, left = self._pace.latest, self._pace.rate, self._pace.seconds_left
+        if latest is None:
             return ""
-        seconds, done = time.monotonic() - self._begun[0], self._latest.done - self._begun[1]
-        if done <= 0 or seconds <= 0:
-            return f"{self._latest.unit} {self._latest.note}".rstrip()
-        rate = done / seconds
-        left = (self._latest.total - self._latest.done) / rate
-        return f"{self._latest.unit} · {rate:.2f}/s · {left:.0f} s left {self._latest.note}".rstrip()
+        if rate is None or left is None:
+            return f"{latest.unit} {latest.note}".rstrip()
+        return f"{latest.unit} · {rate:.2f}/s · {left:.0f} s left {latest.note}".rstrip()
 
     def text(self) -> str:
         """Return the whole line and count it as printed."""
         self._printed = time.monotonic()
-        done = f"{self._latest.done}/{self._latest.total} {self.note()}" if self._latest else "starting"
+        latest = self._pace.latest
+        done = f"{latest.done}/{latest.total} {self.note()}" if latest else "starting"
         values = ", ".join(f"{key}={value:.4g}" for key, value in list(self.values.items())[:3])
         return f"{done}; {values}" if values else done
 

@@ -1,20 +1,26 @@
 """Dead runs are known from running ones by their sign of life."""
 
 import datetime
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.heartbeat import BEAT_SECONDS, Heartbeat, beating, life_by, life_of
+from pipeline.progress import RunningStages
+from pipeline.report import stage_table, status_document
 from pipeline.store import Store
+from stages.contract.events import Progress
 from tests.factories import make_entry, make_record
 
 NOW = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
@@ -97,5 +103,36 @@ def test_it_holds_no_more_than_where_and_when(tmp_path: Path) -> None:
     with beating(Store(str(tmp_path)), "tiny-1"):
         pass
     found = json.loads((tmp_path / "runs" / "tiny-1" / "heartbeat.json").read_text())
-    assert set(found) == {"host", "machine", "pid", "process_started", "time", "count", "interval"}
+    assert set(found) == {"host", "machine", "pid", "process_started", "time", "count", "interval", "progress"}
     assert found["process_started"] == pytest.approx(psutil.Process().create_time())
+
+
+def test_a_running_run_shows_how_far_its_stages_are_and_a_lost_one_does_not(tmp_path: Path) -> None:
+    stages = RunningStages()
+    stages.started("train_prior")
+    stages.started("train_decoder")
+    for done in (100, 300):
+        stages.note("train_decoder", Progress(done, 1000, "steps", note="of\x1b[31m phase 1"))
+        time.sleep(0.05)
+    stages.note("embed_clip", Progress(1, 2, "shards"))
+    stages.ended("embed_clip")
+    own = Heartbeat.now(0, stages)
+    assert set(own.progress) == {"train_decoder"}  # of the prior nothing is known yet
+    assert Heartbeat.model_validate(own.model_dump(mode="json")) == own
+    record = make_record(status="running", stages=[make_entry("train_decoder", "running")])
+    document = status_document(record, life_by(record, own, own.time))
+    found = document["progress"]["train_decoder"]
+    assert (found["done"], found["total"], found["unit"]) == (300, 1000, "steps")
+    assert found["seconds_left"] == pytest.approx(700 / found["per_second"], rel=1e-3)
+    shown = render(stage_table(record, life_by(record, own, own.time)))
+    assert "300 of 1,000 steps" in shown
+    assert "s left" in shown
+    assert "\x1b[31m" not in shown
+    lost = life_by(record, own, own.time + datetime.timedelta(hours=1))
+    assert "300 of" not in render(stage_table(record, lost))
+
+
+def render(table: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]

@@ -1,0 +1,63 @@
+"""How far running stages are: rate and time left, for the terminal and for the run's sign of life."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from stages.contract.events import Progress
+
+
+@dataclass
+class Pace:
+    """What is known of a stage's progress; the rate counts from the first report, so that start-up does not blur it."""
+
+    latest: Progress | None = None
+    _first: tuple[float, int] | None = None
+
+    def note(self, progress: Progress) -> None:
+        """Take in a report."""
+        self._first = self._first or (time.monotonic(), progress.done)
+        self.latest = progress
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second; None: not known yet."""
+        if self.latest is None or self._first is None:
+            return None
+        seconds, done = time.monotonic() - self._first[0], self.latest.done - self._first[1]
+        return done / seconds if done > 0 and seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None: not known yet."""
+        rate = self.rate
+        return None if rate is None or self.latest is None else (self.latest.total - self.latest.done) / rate
+
+
+class RunningStages:
+    """The pace of every stage that runs now; noted by one thread, read by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._paces: dict[str, Pace] = {}
+
+    def started(self, stage: str) -> None:
+        """Note that a stage starts."""
+        with self._lock:
+            self._paces[stage] = Pace()
+
+    def note(self, stage: str, progress: Progress) -> None:
+        """Take in a report of a stage."""
+        with self._lock:
+            self._paces.setdefault(stage, Pace()).note(progress)
+
+    def ended(self, stage: str) -> None:
+        """Note that a stage ended."""
+        with self._lock:
+            self._paces.pop(stage, None)
+
+    def snapshot(self) -> dict[str, tuple[Progress, float | None, float | None]]:
+        """Return progress, rate and seconds left of those that have reported."""
+        with self._lock:
+            known = ((name, pace) for name, pace in self._paces.items())
+            return {name: (pace.latest, pace.rate, pace.seconds_left) for name, pace in known if pace.latest}

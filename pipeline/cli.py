@@ -126,9 +126,9 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(quickstart_document(record))
     else:
-        _report(record, as_json=False)
         if record.status == "done":
             quickstart_report(_console(stderr=False), record)
+        _report(record, as_json=False)
     _exit_by(record)
 
 
@@ -345,6 +345,8 @@ def _run(config: Path, overrides: list[str] | None) -> "RunRecord":
 
 
 def _report(record: "RunRecord", as_json: bool) -> None:
+    from pipeline.console import plain
+    from pipeline.end_report import end_lines
     from pipeline.report import print_failures, print_skips, stage_table
 
     if as_json:
@@ -353,6 +355,9 @@ def _report(record: "RunRecord", as_json: bool) -> None:
     console = _console(stderr=False)
     console.print(stage_table(record))
     print_skips(console, record)
+    if record.status == "done":
+        for line in end_lines(record):
+            console.print(plain(line), soft_wrap=True)
     if record.status == "failed":
         print_failures(_console(stderr=True), record)
 

@@ -1,14 +1,11 @@
 """The report of the quickstart: how often the images show what was asked, beside chance and a control."""
 
-import os
-import shutil
-import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from pipeline.console import PlainTable, plain
+from pipeline.console import PlainTable
+from pipeline.end_report import grid_path
 from pipeline.record import RunRecord
 
 ROWS = {
@@ -35,34 +32,9 @@ def accuracy_table(record: RunRecord) -> PlainTable:
     return table
 
 
-def grid_path(record: RunRecord) -> str:
-    """Return where the grid of sample images lies."""
-    return f"{record.artifacts['generate']}/grid.png"
-
-
 def quickstart_report(console: Console, record: RunRecord) -> None:
-    """Print the accuracies, the grid's path and the next commands."""
+    """Print the accuracies."""
     console.print(accuracy_table(record))
-    measured = record.figures("evaluate/")
-    true, unrelated = measured.get("cosine/true"), measured.get("cosine/unrelated")
-    if true is not None and unrelated is not None:
-        console.print(f"prior's embedding, cosine to the true one {true:.3f}, to unrelated ones {unrelated:.3f}")
-    corgi, store = _command(), record.config["store"]
-    where = "" if store == "workspace" else f" --store {store}"
-    prompt = "--prompt 'a large red star in the center' --out images"
-    for label, text in (
-        ("sample grid", grid_path(record)),
-        ("dashboard", f"{corgi} dashboard{where}"),
-        ("generate your own", f"{corgi} generate {record.run}{where} {prompt}"),
-    ):
-        console.print(plain(f"{label}: {text}"), soft_wrap=True)
-
-
-def _command() -> str:
-    """Return how to call corgi from here: by its name where the shell finds it, else by its path."""
-    found = shutil.which("corgi")
-    installed = Path(sys.executable).with_name("corgi")
-    return "corgi" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
 
 
 def quickstart_document(record: RunRecord) -> dict[str, Any]:

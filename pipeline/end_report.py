@@ -1,0 +1,144 @@
+"""What ``corgi run`` says at the end: what was used, what the models are worth, where everything lies, what is next."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.captions import caption_fraction, format_fraction
+from pipeline.record import RunRecord
+from pipeline.summary import FAILED, SKIPPED
+
+FEWEST_PAIRS = 200
+"""Held-out pairs below which the figures of a prior say little."""
+_UNRELATED = "control/unrelated"
+
+
+def end_lines(record: RunRecord) -> list[str]:
+    """Return the lines, each of a subject; of a run that is done."""
+    lines = [
+        ("used", _used(record)),
+        ("prior", _prior(record)),
+        ("images", _images(record)),
+        *(("take care", warning) for warning in _warnings(record)),
+        *_places(record),
+        *_next_commands(record),
+    ]
+    return [f"{label}: {text}" for label, text in lines if text]
+
+
+def grid_path(record: RunRecord) -> str:
+    """Return where the grid of generated images lies."""
+    return f"{record.artifacts['generate']}/grid.png"
+
+
+def _used(record: RunRecord) -> str:
+    """Say how many images, how many captions there were and how many each stage read, and what was lost and why."""
+    download, counts = record.stage("download_shards"), _counts(record, "download_shards")
+    if download is None:
+        return ""
+    parts = [f"{counts.get('images', 0):,} images, {counts.get('captioned', 0):,} of them captioned"]
+    for name, entry in record.plan.items():
+        if (fraction := caption_fraction(entry.identity)) is not None:
+            read = _counts(record, name).get("captioned")
+            of = "" if read is None else f" ({read:,} captioned images)"
+            parts.append(f"{name} read {format_fraction(fraction)} of the captions{of}")
+    for prefix, verb in ((FAILED, "lost"), (SKIPPED, "skipped")):
+        causes = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
+        if causes:
+            parts.append(f"{verb}: {', '.join(f'{count:,} {cause}' for cause, count in causes.items())}")
+    return "; ".join(parts)
+
+
+def _prior(record: RunRecord) -> str:
+    figures, pairs = record.figures("train_prior/"), _counts(record, "train_prior").get("held_out_pairs")
+    if "cosine_true" not in figures or pairs is None:
+        return ""
+    found = f"cosine to the true embedding {figures['cosine_true']:.3f}"
+    if "cosine_unrelated" in figures:
+        found += f", to others' {figures['cosine_unrelated']:.3f}"
+    if "retrieval_at_1" in figures:
+        found += f"; finds its image among {pairs:,} first in {figures['retrieval_at_1']:.1%}"
+    return f"{found} ({pairs:,} held-out pairs)"
+
+
+def _images(record: RunRecord) -> str:
+    """Say how good they are, each figure with what it is to be compared with."""
+    figures, notes = record.figures("evaluate/"), _notes(record)
+    parts = []
+    if "accuracy/both" in figures:
+        against = {
+            "unrelated captions": figures.get(f"{_UNRELATED}/both"),
+            "without the prior": figures.get("control/text_embedding/both"),
+            "from true embeddings": figures.get("reconstruction/both"),
+        }
+        parts.append(f"as asked {figures['accuracy/both']:.1%}{_beside(against, '.1%')}")
+    if "cosine/image_true" in figures:
+        unrelated = {"unrelated": figures.get("cosine/image_unrelated")}
+        parts.append(f"cosine to the true image {figures['cosine/image_true']:.3f}{_beside(unrelated, '.3f')}")
+    for name in ("independent", "conditioning"):
+        if (score := figures.get(f"clip_score/{name}")) is not None:
+            parts.append(f"CLIP score {score:.1f} by {notes.get(f'clip_score/{name}', 'CLIP')}")
+            break
+    if "frechet_distance" in figures:
+        halves = {"true halves": figures.get("frechet_distance/true_halves")}
+        about = notes.get("frechet_distance", "")
+        parts.append(f"Fréchet distance {figures['frechet_distance']:.1f}{_beside(halves, '.1f')} by {about}")
+    return "; ".join(parts)
+
+
+def _beside(others: Mapping[str, float | None], how: str) -> str:
+    known = [f"{name} {value:{how}}" for name, value in others.items() if value is not None]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _warnings(record: RunRecord) -> Iterator[str]:
+    """Yield where figures mislead."""
+    pairs = _counts(record, "train_prior").get("held_out_pairs")
+    if pairs is not None and pairs < FEWEST_PAIRS:
+        yield f"{pairs} held-out pairs say little of a prior: from {FEWEST_PAIRS} on its figures can be compared"
+    if "train_clip" in record.plan and pairs is not None:
+        yield "train_clip may have learned from the prior's held-out pairs, whose figures are then too good"
+    figures = record.figures("evaluate/")
+    with_prior, without = figures.get("accuracy/both"), figures.get("control/text_embedding/both")
+    if with_prior is not None and without is not None and with_prior <= without:
+        yield (
+            "images are as good from the text's own embedding as from the prior's: the prior adds nothing, or the "
+            "decoder shows nothing of its embeddings"
+        )
+
+
+def _places(record: RunRecord) -> list[tuple[str, str]]:
+    grid = grid_path(record) if "generate" in record.artifacts else ""
+    model = record.mlflow.model_uri if record.mlflow is not None else None
+    return [("images lie in", grid), ("model with MLflow", model or "")]
+
+
+def _next_commands(record: RunRecord) -> list[tuple[str, str]]:
+    corgi, store = _command(), str(record.config.get("store", "workspace"))
+    where = "" if store == "workspace" else f" --store {store}"
+    if not {"train_prior", "train_decoder"} <= set(record.artifacts) or record.config.get("generate") is None:
+        return [("look at it", f"{corgi} inspect {record.run}{where}")]
+    return [
+        ("generate", f'{corgi} generate {record.run}{where} --prompt "…" --out images'),
+        ("give it away", f"{corgi} export {record.run} my-model{where}"),
+        ("dashboard", f"{corgi} dashboard{where}"),
+    ]
+
+
+def _command() -> str:
+    """Return how to call corgi from here: by its name where the shell finds it, else by its path."""
+    found = shutil.which("corgi")
+    installed = Path(sys.executable).with_name("corgi")
+    return "corgi" if found and Path(found).resolve() == installed.resolve() else os.path.relpath(installed)
+
+
+def _counts(record: RunRecord, stage: str) -> Mapping[str, int]:
+    entry = record.stage(stage)
+    return {} if entry is None else entry.counts
+
+
+def _notes(record: RunRecord) -> Mapping[str, str]:
+    entry = record.stage("evaluate")
+    return {} if entry is None else entry.notes

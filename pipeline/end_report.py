@@ -22,7 +22,7 @@ def end_lines(record: RunRecord) -> list[str]:
         ("prior", _prior(record)),
         ("images", _images(record)),
         *(("take care", warning) for warning in _warnings(record)),
-        *_places(record),
+        *_locations(record),
         *_next_commands(record),
     ]
     return [f"{label}: {text}" for label, text in lines if text]
@@ -109,7 +109,7 @@ def _warnings(record: RunRecord) -> Iterator[str]:
         )
 
 
-def _places(record: RunRecord) -> list[tuple[str, str]]:
+def _locations(record: RunRecord) -> list[tuple[str, str]]:
     grid = grid_path(record) if "generate" in record.artifacts else ""
     model = record.mlflow.model_uri if record.mlflow is not None else None
     return [("images lie in", grid), ("model with MLflow", model or "")]

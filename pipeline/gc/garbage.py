@@ -112,12 +112,12 @@ def run_folder(store: Store, run: str) -> Artifact:
 
 def _identities(records: Collection[RunRecord], store: Store) -> str:
     """Return all that may name models by their content, as one text: plans, and the T5 of a prior that was reused."""
-    told: list[object] = [entry.identity for record in records for entry in record.plan.values()]
+    found: list[object] = [entry.identity for record in records for entry in record.plan.values()]
     priors = {record.plan[_PRIOR].fingerprint for record in records if _PRIOR in record.plan}
     for prior in (store.artifact(_PRIOR, fingerprint) for fingerprint in sorted(priors)):
         if prior.is_complete:
-            told.append(load_model_config(prior, "prior"))
-    return json.dumps(told)
+            found.append(load_model_config(prior, "prior"))
+    return json.dumps(found)
 
 
 def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> set[str]:

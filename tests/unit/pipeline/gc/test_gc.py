@@ -117,7 +117,7 @@ def test_what_another_driver_makes_is_left(store: Store, tmp_path: Path) -> None
     assert (tmp_path / "store/artifacts/embed_clip/stray/content").exists()
 
 
-def test_the_command_shows_first_and_deletes_when_told(store: Store) -> None:
+def test_the_command_shows_first_and_deletes_when_asked(store: Store) -> None:
     shown = CliRunner().invoke(app, ["gc", "--store", store.uri])
     assert shown.exit_code == 0
     assert "embed_clip/stray" in shown.stdout

@@ -107,9 +107,9 @@ class RunObserver:
         return self.results | running
 
     def busy_seconds(self) -> float:
-        """Return for how long at least one stage was running."""
-        total, reached = 0.0, 0.0
-        for begin, end in sorted(self._intervals):
+        """Return for how long at least one stage was running, those that run now included."""
+        total, reached, now = 0.0, 0.0, time.monotonic()
+        for begin, end in sorted([*self._intervals, *((begun, now) for begun in self._running.values())]):
             total += max(0.0, end - max(begin, reached))
             reached = max(reached, end)
         return total

@@ -10,6 +10,7 @@ from stages.contract.events import Log
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
+from stages.download_shards.remedies import remedy_of
 from stages.download_shards.sources.registry import make_source
 from stages.download_shards.worker import (
     DROPPED,
@@ -113,8 +114,8 @@ def _check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord
         causes = ", ".join(f"{cause} {count}" for cause, count in ordered)
         raise YieldTooLow(
             f"download_shards: {totals.images} of {totals.counts['rows']} entries became images ({_rate(totals):.1%}), "
-            f"below download_shards.min_yield = {config.min_yield:.1%}: failures by cause: {causes}: mend the list or "
-            "the network and run again (shards that yielded too little are downloaded again), or lower min_yield"
+            f"below download_shards.min_yield = {config.min_yield:.1%}: failures by cause: {causes}: "
+            f"{remedy_of(totals.causes)} (shards that yielded too little are downloaded again), or lower min_yield"
         )
 
 

@@ -162,6 +162,9 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
     code = run_and_kill(_has(tmp_path, "download_shards", "units/*.json"), *words, sign=signal.SIGINT)
     assert code == 130
     assert corgi("status", "--store", tmp_path, "--json").document["runs"][0]["status"] == "interrupted"
+    record = json.loads(next((tmp_path / "runs").glob("*/run.json")).read_text())
+    in_hand = max(stage["seconds"] for stage in record["stages"] if stage["state"] == "interrupted")
+    assert 0 < in_hand <= record["seconds"] - record["overhead_seconds"] + 1  # its time is not that of scheduling
 
 
 def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from stages.contract.documents import Manifest
 from stages.contract.sizing import Unknown
 from stages.contract.stage import StageConfig
 
-GPUS = 8
 READERS_OF_CAPTIONS = ("train_prior", "train_clip")
 
 
@@ -44,7 +43,8 @@ class StageSize:
 def stage_sizes(config: RunConfig, plan: Plan, store: Store, num_gpus: int | None = None) -> list[StageSize]:
     """Return the sizes of all stages that train here.
 
-    ``num_gpus`` is what ZeRO splits over; none: the section's own number of workers, else GPUS.
+    ``num_gpus`` is what ZeRO splits over; none: the section's own number of workers, else the GPUs of this machine (1
+    where it has none).
     """
     sections = {name: section for name, section in config.stages().items() if section.work == "training"}
     images, why = _images(config, plan, store)
@@ -58,7 +58,7 @@ def _size(
 ) -> StageSize:
     from pipeline.sizing.modules import trained_module
 
-    gpus, training = num_gpus or section.resources.num_workers or GPUS, section.training
+    gpus, training = num_gpus or section.resources.num_workers or _gpus_here(), section.training
     reasons: list[str] = []
     trained = frozen = None
     try:
@@ -81,6 +81,12 @@ def _size(
         steps_per_epoch=None if seen is None else seen / training.batch_size,
         why=reasons,
     )  # fmt: skip
+
+
+def _gpus_here() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def _images(config: RunConfig, plan: Plan, store: Store) -> tuple[int | None, str]:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_RANK": "3", "SLURM_PROCID": "2", "SLURM_NTASKS": "4",
     "PMI_RANK": "1", "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1",
-    "TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONWARNINGS": "error",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
 }  # fmt: skip
 SHORT = [
     "download_shards.source.num_images=40", "train_decoder=null", "generate=null", "evaluate=null",
@@ -57,7 +57,8 @@ def test_a_run_works_among_the_leftovers_of_others(tmp_path: Path) -> None:
     temporary = Path(str(tmp_path) + "/" + "t" * max(1, 100 - len(str(tmp_path)) - 1))
     temporary.mkdir()
     environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "LANG": "C",
-                   "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | LAUNCHERS  # fmt: skip
+                   "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+                   "PYTHONWARNINGS": "error"} | LAUNCHERS  # fmt: skip
     words = [sys.executable, "-m", "pipeline", "run", str(ROOT / "configs/smoke.yaml"), f"store={tmp_path / STORE}"]
     heard: set[str] = set()
     with (tmp_path / "log").open("wb") as log, (tmp_path / "out").open("wb") as out:

@@ -18,7 +18,7 @@ from stages.encoders.check import architecture_file, check_clip
 from stages.encoders.clip_states import TextTower, common_lengths, require_one_tokenizer
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, TrainedClip
 from stages.encoders.identity import digest_tensors
-from stages.encoders.model_files import describe_load_error
+from stages.encoders.model_files import describe_load_error, require_token_range
 from stages.encoders.open_clip_import import import_open_clip
 from stages.formats.clip_folders import CLIP_CONFIG
 from stages.formats.clips import ClipIdentity, Clips
@@ -206,6 +206,8 @@ def _load(config: FolderClip | PretrainedClip, where: str) -> tuple[Any, Any, An
             else "weights are downloaded the first time: without a network, copy them and give their folder"
         )
         raise InputFault(f"{where}: open_clip cannot load {config.reference} ({reason}): {remedy}") from error
+    if (inner := getattr(tokenizer, "tokenizer", None)) is not None:  # one of transformers'
+        require_token_range(inner, _architecture(config)["text_cfg"].get("vocab_size", 49_408), config.reference, where)
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 

@@ -184,6 +184,16 @@ def require_weights(folder: Path, at_least: float, file: Path, where: str) -> No
         raise refuse(where, file, f"a model of {at_least:.3g} numbers or more", allowed)
 
 
+def require_token_range(tokenizer: Any, num_tokens: int, reference: str, where: str) -> None:
+    """Refuse a tokenizer that knows tokens of which the model has no embedding: it would be read beyond its end."""
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= num_tokens:
+        raise InputFault(
+            f"{where}: {shown(reference)} has embeddings of {num_tokens:,} tokens, and its tokenizer numbers them up "
+            f"to {highest:,}: expected fewer: give model and tokenizer that belong together"
+        )
+
+
 def check_t5_folder(folder: Path, where: str) -> None:
     """Check what a T5 folder says."""
     check_links(folder, where)
@@ -198,8 +208,8 @@ def check_t5_folder(folder: Path, where: str) -> None:
 
 def _t5_numbers(content: Mapping[str, Any], file: Path, where: str) -> float:
     """Return how many numbers the encoder's layers hold at least."""
-    keys = ("num_layers", "d_model", "d_kv", "num_heads", "d_ff")
-    sizes = {key: content.get(key, 1) for key in keys}
+    usual = {"num_layers": 6, "d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048}  # of transformers' T5Config
+    sizes = {key: content.get(key, value) for key, value in usual.items()}
     for key, value in sizes.items():
         if not (isinstance(value, int) and 0 < value < _MOST):
             raise refuse(where, file, f"{key} is {shown(value)}", f"a number from 1 to {_MOST}")

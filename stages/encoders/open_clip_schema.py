@@ -1,6 +1,7 @@
 """What an ``open_clip_config.json`` may say: open_clip's own fields, of bounded values, and no name of another place.
 
-The fields are those of open_clip's CLIPVisionCfg, CLIPTextCfg, MultimodalCfg and PreprocessCfg. Left out are
+The fields are those of open_clip's CLIPVisionCfg, CLIPTextCfg, MultimodalCfg and PreprocessCfg; sizes that are not
+given are its own, by which it would build the model. Left out are
 ``hf_model_name``, for a text tower that transformers would fetch, and of ``tokenizer_kwargs`` all that transformers
 would take as an option of loading.
 """
@@ -22,6 +23,7 @@ _Layers = Annotated[int, Field(ge=1, le=1_000)]
 _Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{0,64}$")]
 _Pixels = Annotated[int, Field(ge=1, le=16_384)]
+_RESNET_GROWTH = 32  # channels at the end of open_clip's ResNet by those at its beginning
 _Color = Annotated[list[_Number], Field(min_length=3, max_length=3)]
 
 
@@ -43,7 +45,7 @@ class _TokenizerOptions(_Section):
 
 
 class _Attention(_Section):
-    width: _Width = 1
+    width: _Width
     mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
     ls_init_value: _Number | None = None
     final_ln_after_pool: bool = False
@@ -61,7 +63,8 @@ class _Attention(_Section):
 
 
 class _Vision(_Attention):
-    layers: _Layers | Annotated[list[_Layers], Field(min_length=4, max_length=4)] = 1
+    width: _Width = 768
+    layers: _Layers | Annotated[list[_Layers], Field(min_length=4, max_length=4)] = 12
     head_width: _Width = 64
     patch_size: _Pixels | None = 16
     image_size: _Pixels | Annotated[list[_Pixels], Field(min_length=2, max_length=2)] = 224
@@ -82,10 +85,11 @@ class _Vision(_Attention):
 
 
 class _Text(_Attention):
-    layers: _Layers = 1
+    width: _Width = 512
+    layers: _Layers = 12
     heads: _Width = 8
     context_length: Annotated[int, Field(ge=1, le=65_536)] = 77
-    vocab_size: _Count = 1
+    vocab_size: _Count = 49_408
     # any name: for a folder, open_clip reads the tokenizer from the folder itself
     hf_tokenizer_name: Annotated[str, Field(max_length=200)] | None = None
     tokenizer_mode: Literal["clips"] | None = None
@@ -162,12 +166,14 @@ def check_towers(embed_dim: int, vision: Mapping[str, Any], text: Mapping[str, A
 
 
 def _num_weights(model: _Model) -> float:
-    """Return how many numbers the transformers of the model hold at least."""
+    """Return how many numbers the towers of the model hold at least."""
     text, vision = model.text_cfg, model.vision_cfg
     found = text.vocab_size * text.width + _num_in_layers(text, text.layers)
-    if isinstance(vision.layers, int) and vision.timm_model_name is None:
-        found += _num_in_layers(vision, vision.layers)
-    return found
+    if vision.timm_model_name is not None:
+        return found
+    if isinstance(vision.layers, int):
+        return found + _num_in_layers(vision, vision.layers)
+    return found + 3 * (_RESNET_GROWTH * vision.width) ** 2  # of its attention pooling alone
 
 
 def _num_in_layers(tower: _Attention, layers: int) -> float:

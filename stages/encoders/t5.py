@@ -15,7 +15,7 @@ from stages.contract.errors import InputFault
 from stages.encoders.check import check_t5
 from stages.encoders.config import T5Source
 from stages.encoders.identity import digest_tensors
-from stages.encoders.model_files import describe_load_error
+from stages.encoders.model_files import describe_load_error, require_token_range
 from stages.formats.embeddings.layout import TextEncoderIdentity
 
 States = Float[Tensor, "tokens width"]
@@ -98,6 +98,7 @@ def _load(source: T5Source, where: str) -> tuple[Any, Any]:
             f"{where}: {source.reference} lacks {len(missing)} weights of a T5 encoder ({', '.join(missing[:3])}): "
             "expected all of them: save the model again"
         )
+    require_token_range(tokenizer, int(model.config.vocab_size), source.reference, where)
     return model.eval().requires_grad_(False), tokenizer
 
 

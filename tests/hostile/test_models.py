@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,37 @@ def test_a_model_larger_than_its_weights_is_not_built(clip: Path, t5: Path, tmp_
     change_json(tmp_path / "t5/config.json", d_ff="many")
     with pytest.raises(InputFault, match="d_ff is many"):
         check_t5(T5Source(path=tmp_path / "t5"), where="t5")
+
+
+def test_sizes_that_are_not_given_are_those_that_would_be_built(clip: Path, t5: Path, tmp_path: Path) -> None:
+    for name, original, file, keys in (
+        ("clip", clip, CLIP_CONFIG, ("width",)),  # of its vision tower: open_clip's own is 768
+        ("t5", t5, "config.json", ("d_model", "d_ff", "num_layers")),
+    ):
+        folder = copied(original, tmp_path / name)
+        document = json.loads((folder / file).read_text())
+        section = document["model_cfg"]["vision_cfg"] if name == "clip" else document
+        for key in keys:
+            section.pop(key, None)
+        (folder / file).write_text(json.dumps(document))
+        begun = time.process_time()
+        with pytest.raises(InputFault, match=r"a model of .* numbers or more"):
+            ClipEncoder(clip_of(folder)) if name == "clip" else T5Encoder(T5Source(path=folder), max_length=8)
+        assert time.process_time() - begun < 5
+
+
+def test_tokens_without_an_embedding_are_refused(clip: Path, t5: Path, tmp_path: Path) -> None:
+    for name, original in (("clip", clip), ("t5", t5)):
+        folder = copied(original, tmp_path / name)
+        document = json.loads((folder / "tokenizer.json").read_text())
+        vocabulary = document["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            vocabulary[max(vocabulary, key=lambda token: vocabulary[token])] = 1_000_000
+        else:
+            vocabulary += [[f"more{number}", -1.0] for number in range(10_000)]
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+        with pytest.raises(InputFault, match=r"has embeddings of .* tokens, and its tokenizer numbers them up to"):
+            ClipEncoder(clip_of(folder)) if name == "clip" else T5Encoder(T5Source(path=folder), max_length=8)
 
 
 @pytest.mark.parametrize("kind", CLIP_CONFIGS)

@@ -33,7 +33,7 @@ FIELDS = frozenset(
 )
 LARGEST_PNG = 256 << 20  # bytes
 LONGEST_FIELD = 64 << 20  # characters; an edit holds the pixels that it began with
-MOST_PIXELS = 1 << 26
+MOST_PIXELS = 1 << 24
 FLOATS = np.dtype("<f4")
 _ROWS = "samples.jsonl"
 Pixels = UInt8[np.ndarray, "height width 3"]

@@ -119,3 +119,9 @@ def test_no_image_is_written_with_a_format_of_another_name(tmp_path: Path) -> No
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     with pytest.raises(InputFault, match="cannot be read as a PNG"):
         read_png(tmp_path / "a.png")
+
+
+def test_a_png_of_more_pixels_than_any_decoder_makes_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (4097, 4096)).save(tmp_path / "large.png")
+    with pytest.raises(InputFault, match=r"4097 x 4096 pixels: at most 16,777,216 are read"):
+        read_png(tmp_path / "large.png")

@@ -15,7 +15,7 @@ from stages.download_shards.remedies import remedy_of
         ({}, "correct the list or the network"),
     ],
 )
-def test_the_most_frequent_cause_says_what_to_do(causes: dict[str, int], words: str) -> None:
+def test_the_most_frequent_cause_has_its_remedy(causes: dict[str, int], words: str) -> None:
     assert words in remedy_of(causes)
     assert remedy_of(causes).endswith(", and run again")
 

@@ -120,14 +120,14 @@ def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> N
 @app.command()
 def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
     """Make a text-to-image model of rendered scenes on this machine, in minutes."""
-    from pipeline.quickstart import quickstart_document, quickstart_report
+    from pipeline.quickstart import accuracy_table, quickstart_document
 
     record = _run(QUICKSTART, overrides)
     if as_json:
         _print_json(quickstart_document(record))
     else:
         if record.status == "done":
-            quickstart_report(_console(stderr=False), record)
+            _show(accuracy_table(record))
         _report(record, as_json=False)
     _exit_by(record)
 

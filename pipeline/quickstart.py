@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rich.console import Console
-
 from pipeline.console import PlainTable
 from pipeline.end_report import grid_path
 from pipeline.record import RunRecord
@@ -30,11 +28,6 @@ def accuracy_table(record: RunRecord) -> PlainTable:
         values = [measured.get(f"{prefix}/{column}") for column in COLUMNS]
         table.row(label, *("" if value is None else f"{value:.3f}" for value in values))
     return table
-
-
-def quickstart_report(console: Console, record: RunRecord) -> None:
-    """Print the accuracies."""
-    console.print(accuracy_table(record))
 
 
 def quickstart_document(record: RunRecord) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cluster.mapping import Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.training import TrainGroup
+from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import RunRecord
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
@@ -23,6 +24,7 @@ from stages.encoders.config import ClipConfig, FolderClip, TextStatesConfig
 from stages.encoders.open_clip_import import import_open_clip
 from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import save_model
+from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 
 WORDS = (
@@ -208,6 +210,15 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
     output = Output(str(folder), "train_decoder", "tiny")
     save_model(output, "decoder", spec.build(), {"model": spec.to_dict(), "clip": encoder.identities.to_json()})
     return output
+
+
+def save_tiny_bundle(folder: Path, settings: SamplingSettings, **options: Any) -> Path:
+    """Write the models of a run "tiny-1" as an exported folder, and return it."""
+    clip = save_tiny_clip(folder / "clip")
+    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
+    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
+    write_bundle(folder / "bundle", Parts(config, prior, decoder), settings, run="tiny-1", **options)
+    return folder / "bundle"
 
 
 def make_record(run: str = "tiny-1", **changes: Any) -> RunRecord:

@@ -69,17 +69,17 @@ def find_garbage(store: Store, choice: Choice) -> Garbage:
     records = read_records(store)
     forgotten = _forgotten(store, records, choice)
     kept = [record for record in records if record.run not in forgotten]
-    needed, texts = needs_of(kept), _identities(kept, store)
+    needed, named = needs_of(kept), identities_of(kept, store)
     last = needs_of([record for record in records if record.run in forgotten])
     items = [
-        _item(artifact, "artifact", "only forgotten runs need it" if _name(artifact) in last else "no run needs it")
+        _item(artifact, "artifact", "only forgotten runs need it" if name_of(artifact) in last else "no run needs it")
         for artifact in store.artifacts(STAGES)
-        if _name(artifact) not in needed
+        if name_of(artifact) not in needed
     ]
     items += [
         _item(model_in(store.uri, digest), "model", "no kept run names it")
         for digest in store.model_digests()
-        if digest not in texts
+        if digest not in named
     ]
     items += [_item(run_folder(store, run), "run", "to be forgotten") for run in sorted(forgotten)]
     return Garbage(items, len(kept), sorted(forgotten))
@@ -110,7 +110,7 @@ def run_folder(store: Store, run: str) -> Artifact:
     return Artifact(f"{store.uri}/runs/{run}", "runs", run)
 
 
-def _identities(records: Collection[RunRecord], store: Store) -> str:
+def identities_of(records: Collection[RunRecord], store: Store) -> str:
     """Return all that may name models by their content, as one text: plans, and the T5 of a prior that was reused."""
     found: list[object] = [entry.identity for record in records for entry in record.plan.values()]
     priors = {record.plan[_PRIOR].fingerprint for record in records if _PRIOR in record.plan}
@@ -123,7 +123,8 @@ def _identities(records: Collection[RunRecord], store: Store) -> str:
 def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> set[str]:
     found: dict[str, RunRecord] = {}
     for name in choice.runs:
-        matching = [record for record in records if record.run.startswith(name)]
+        matching = [record for record in records if record.run == name]
+        matching = matching or [record for record in records if record.run.startswith(name)]
         if len(matching) != 1:
             known = ", ".join(record.run for record in (matching or records)[:_MOST_NAMED]) or "none"
             raise UsageError(f"gc: --forget {name}: is the beginning of {len(matching)} runs ({known}): give one's id")
@@ -139,7 +140,8 @@ def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> se
     return set(found) - alive
 
 
-def _name(artifact: Artifact) -> str:
+def name_of(artifact: Artifact) -> str:
+    """Return an artifact's name among the needs of runs."""
     return f"{artifact.stage}/{artifact.fingerprint}"
 
 

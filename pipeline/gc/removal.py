@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from pipeline.errors import UsageError
-from pipeline.gc.garbage import Garbage, Item, needs_of, read_records
+from pipeline.gc.garbage import Garbage, Item, identities_of, name_of, needs_of, read_records
 from pipeline.leases import LeaseTimes
 from pipeline.store import Store
 from stages.storage.artifact import COMPLETE
@@ -21,10 +21,9 @@ def remove(store: Store, garbage: Garbage) -> Iterator[tuple[Item, str]]:
     """
     order = {"run": 0, "artifact": 1, "model": 2}
     for item in sorted(garbage.items, key=lambda one: order[one.what]):
-        is_artifact = item.what == "artifact"
         try:
             with _held(store, item):
-                if is_artifact and f"{item.folder.stage}/{item.folder.fingerprint}" in needs_of(read_records(store)):
+                if _is_needed(store, item):
                     yield item, "a run needs it that has begun since"
                     continue
                 _delete(item)
@@ -34,6 +33,16 @@ def remove(store: Store, garbage: Garbage) -> Iterator[tuple[Item, str]]:
             yield item, f"cannot be deleted ({error.strerror or error})"
         else:
             yield item, ""
+
+
+def _is_needed(store: Store, item: Item) -> bool:
+    """Return whether a run needs an artifact or a model, by the records as they are now."""
+    if item.what == "run":
+        return False
+    records = read_records(store)
+    if item.what == "model":
+        return item.folder.fingerprint in identities_of(records, store)
+    return name_of(item.folder) in needs_of(records)
 
 
 def _held(store: Store, item: Item) -> AbstractContextManager[object]:

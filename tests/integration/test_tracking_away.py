@@ -3,13 +3,8 @@
 The server is MLflow's own, on SQLite, behind a gateway of this process that a test lets fail in the ways of networks.
 """
 
-import contextlib
-import http.client
-import http.server
 import io
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -39,87 +34,10 @@ from pipeline.record import MlflowRuns
 from pipeline.store import Store
 from stages.contract.events import LoggedImage, Metrics
 from stages.contract.stage import StageSummary
+from tests.mlflow_server import Gateway, Handler, free_port, serve_mlflow
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = range(10, 70, 10)
-
-
-class Gateway(http.server.ThreadingHTTPServer):
-    """Passes requests on to the server; ``fault`` looks at each of them first."""
-
-    daemon_threads = True
-
-    def __init__(self, target: int, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.target = target
-        self.fault: Callable[[_Handler], bool] = lambda handler: False
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: Gateway
-    has_reply = True
-
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.fault(self):
-            return
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=30)) as connection:
-            connection.request(self.command, self.path, body, dict(self.headers))
-            reply = connection.getresponse()
-            self.reply(reply.status, reply.read(), reply.getheader("Content-Type", ""))
-
-    def reply(self, status: int, body: bytes = b"{}", kind: str = "application/json") -> bool:
-        if not self.has_reply:
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return True
-        with contextlib.suppress(OSError):  # whoever asked may have gone
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        return True
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def serve_mlflow(folder: Path, port: int) -> Iterator[int]:
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "files"), "--host", "127.0.0.1", "--port", str(port)]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen(
-            [*command, "--workers", "1"], stdout=log, stderr=log, cwd=folder, start_new_session=True
-        ) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 120
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            yield process.pid
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +187,10 @@ def test_what_a_run_could_not_send_the_next_one_sends(mlflow: int, tmp_path: Pat
     assert_whole(mlflow, second.delivery.runs)
 
 
-def losing_replies(kinds: list[str]) -> Callable[[_Handler], bool]:
+def losing_replies(kinds: list[str]) -> Callable[[Handler], bool]:
     """Carry out the first call of each kind that writes, and break the connection in place of its reply."""
 
-    def fault(handler: _Handler) -> bool:
+    def fault(handler: Handler) -> bool:
         kind = handler.path.partition("?")[0].rpartition("/")[2]
         if handler.command != "GET" and kind not in kinds and kind != "search":
             kinds.append(kind)
@@ -440,7 +358,7 @@ def test_a_run_beside_no_server_ends_as_ever_and_is_sent_by_the_next_command(mlf
     (tmp_path / "tiny.yaml").write_text(TINY)
     posted: list[str] = []
 
-    def take(handler: _Handler) -> bool:
+    def take(handler: Handler) -> bool:
         posted.append(handler.path)
         return handler.reply(200)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.numerics.recovery_model import Broken, Mutation, Protocol, Store, Work, late_taker, search
+from tests.numerics.recovery_model import Broken, Mutation, Protocol, Store, Work, late_taker
+from tests.numerics.recovery_search import search
 
 
 @pytest.mark.parametrize("work", ["units", "checkpoints"])

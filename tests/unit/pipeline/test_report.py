@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.quickstart import quickstart_document, quickstart_report
+from pipeline.quickstart import accuracy_table, quickstart_document
 from pipeline.record import RunRecord
 from pipeline.report import print_failures, print_skips, stage_table
 from tests.factories import make_entry, make_record
@@ -43,9 +43,7 @@ def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
 
 
 def test_the_quickstart_shows_its_figures_beside_controls() -> None:
-    console = Console(file=io.StringIO(), width=160)
-    quickstart_report(console, _record())
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = _text(accuracy_table(_record()))
     for words in ("0.900", "0.020", "0.600", "0.970"):
         assert words in text
 

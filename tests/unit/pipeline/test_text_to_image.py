@@ -13,22 +13,15 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from pipeline import TextToImage
 from pipeline.errors import UsageError
-from pipeline.export.bundle import Parts, write_bundle
 from stages.contract.errors import InputFault
-from stages.encoders.config import ClipConfig, FolderClip
 from stages.inference.sampling import SamplingSettings
-from tests.factories import save_image, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import save_image, save_tiny_bundle
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TextToImage:
-    folder = tmp_path_factory.mktemp("made")
-    clip = save_tiny_clip(folder / "clip")
-    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
-    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=3))
-    write_bundle(folder / "bundle", Parts(config, prior, decoder), settings, run="tiny-1")
-    return TextToImage.load(folder / "bundle", device="cpu")
+    return TextToImage.load(save_tiny_bundle(tmp_path_factory.mktemp("made"), settings), device="cpu")
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:

@@ -9,24 +9,18 @@ import pytest
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
-from pipeline.export.bundle import Parts, load_bundle, write_bundle
+from pipeline.export.bundle import load_bundle
 from pipeline.export.names import BUNDLE, is_bundle
 from stages.contract.errors import ArtifactError
-from stages.encoders.config import ClipConfig, FolderClip
 from stages.inference.sampling import SamplingSettings
-from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import save_tiny_bundle
 
 SETTINGS = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    clip = save_tiny_clip(folder / "clip")
-    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
-    config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
-    write_bundle(folder / "bundle", Parts(config, prior, decoder), SETTINGS, run="tiny-1", batch_size=5)
-    return folder / "bundle"
+    return save_tiny_bundle(tmp_path_factory.mktemp("made"), SETTINGS, batch_size=5)
 
 
 def test_what_was_written_is_read_back(bundle: Path) -> None:

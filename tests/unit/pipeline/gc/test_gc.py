@@ -102,10 +102,17 @@ def test_what_is_deleted_is_gone_and_the_rest_is_whole(store: Store, tmp_path: P
 
 def test_what_a_run_needs_that_has_begun_since_is_left(store: Store, tmp_path: Path) -> None:
     garbage = find_garbage(store, Choice())
-    write(store, "c-1", "2026-03-01T00:00:00+00:00", {"embed_clip": "stray"})
+    named = {"clip": {"models": [{"path": "cd" * 16}]}}
+    write(store, "c-1", "2026-03-01T00:00:00+00:00", {"embed_clip": "stray"}, identity=named)
     found = {item.what: why for item, why in remove(store, garbage)}
-    assert found == {"artifact": "a run needs it that has begun since", "model": ""}
+    assert found == dict.fromkeys(("artifact", "model"), "a run needs it that has begun since")
     assert (tmp_path / "store/artifacts/embed_clip/stray/_COMPLETE").exists()
+    assert "cd" * 16 in store.model_digests()
+
+
+def test_a_whole_id_is_one_run_s_though_others_begin_with_it(store: Store) -> None:
+    write(store, "a-12", "2026-03-01T00:00:00+00:00", {"embed_clip": "stray"})
+    assert list(find_garbage(store, Choice(runs=("a-1",))).forgotten) == ["a-1"]
 
 
 def test_what_another_driver_makes_is_left(store: Store, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -
     assert "everything is done" in again.err
     table = corgi("run", SMOKE, f"store={store}").out
     assert "reused" in table
+    assert "used: 90 images" in table
+    assert f"export {first.document['run']} my-model" in table
     assert "scheduling" not in table  # what the first run took is not shown again
 
 

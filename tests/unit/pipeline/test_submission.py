@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.options import STORE_VARIABLE
 from pipeline.submission import submit_experiment
 
 NOBODY = "http://127.0.0.1:9"
@@ -39,4 +40,10 @@ def test_a_config_that_extends_one_outside_the_folder_is_refused(config: Path) -
     (config.parent.parent / "base.yaml").write_text(config.read_text())
     config.write_text("extends: ../base.yaml\n")
     with pytest.raises(UsageError, match=r"base\.yaml: lies outside the current folder"):
+        submit_experiment(config, [], NOBODY, lambda text: None)
+
+
+def test_a_job_gets_the_store_of_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORE_VARIABLE, "s3://somebody:secret@bucket/corgi")  # refused, as it would be an override
+    with pytest.raises(UsageError, match="store: holds a secret"):
         submit_experiment(config, [], NOBODY, lambda text: None)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.config.loading import load_config
 from pipeline.config.paths import require_files
 from pipeline.errors import UsageError
@@ -46,3 +48,18 @@ def test_a_store_is_that_of_the_config_else_of_the_environment(monkeypatch: pyte
     monkeypatch.setenv(STORE_VARIABLE, "s3://bucket/corgi")
     assert load_config(SMOKE).store == "s3://bucket/corgi"
     assert load_config(SMOKE, ["store=here"]).store == "here"
+
+
+def test_validate_and_plan_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
+    (tmp_path / "list.csv").write_text("address,words\nhttp://127.0.0.1:9/a.png,a star\n")
+    source = {"kind": "url_list", "path": "list.csv", "url_column": "url", "caption_column": "words"}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"extends": str(SMOKE), "download_shards": {"source": source}}))
+    found = CliRunner().invoke(app, ["plan", str(tmp_path / "my.yaml")])
+    assert isinstance(found.exception, UsageError)
+    assert "download_shards" in str(found.exception)
+    assert "address" in str(found.exception)  # the columns that there are
+    (tmp_path / "list.csv").unlink()
+    found = CliRunner().invoke(app, ["validate", str(tmp_path / "my.yaml")])
+    assert isinstance(found.exception, UsageError)
+    assert "download_shards.source.path: there is no" in str(found.exception)

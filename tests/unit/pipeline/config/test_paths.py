@@ -50,7 +50,7 @@ def test_a_store_is_that_of_the_config_else_of_the_environment(monkeypatch: pyte
     assert load_config(SMOKE, ["store=here"]).store == "here"
 
 
-def test_validate_and_plan_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_and_plan_report_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
     (tmp_path / "list.csv").write_text("address,words\nhttp://127.0.0.1:9/a.png,a star\n")
     source = {"kind": "url_list", "path": "list.csv", "url_column": "url", "caption_column": "words"}

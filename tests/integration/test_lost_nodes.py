@@ -4,14 +4,13 @@ import copy
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from cluster.channel import Channel
@@ -24,15 +23,8 @@ from stages.formats.model_folders import load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
+from tests.pool_workers import make_slow
 from tests.unit.stages.training.line import LineTask
-
-
-def make_slow() -> Callable[[int], tuple[int, int, str]]:
-    def work(item: int) -> tuple[int, int, str]:
-        time.sleep(0.5)
-        return item, os.getpid(), ray.get_runtime_context().get_node_id()
-
-    return work
 
 
 def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_are_left(nodes: Cluster) -> None:
@@ -52,7 +44,7 @@ def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_ar
         num_given += 15
 
     resources = WorkerResources(num_workers=3, heartbeat_timeout=3.0)
-    for result in map_on_ray(make_slow, Growing(arriving()), resources):
+    for result in map_on_ray(partial(make_slow, 0.5), Growing(arriving()), resources):
         done.append(result)
         if stopped is None and len({pid for _, pid, _ in done}) == 3:
             stopped = result[1]

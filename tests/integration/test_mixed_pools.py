@@ -2,7 +2,7 @@
 
 import time
 import urllib.request
-from collections.abc import Callable
+from functools import partial
 
 import ray
 from ray.cluster_utils import Cluster
@@ -14,14 +14,7 @@ from cluster.pool import map_on_ray
 from pipeline.measured import MeasuredObserver
 from pipeline.results import StageResult
 from stages.contract.events import Event, Metrics, Progress
-
-
-def make_slow() -> Callable[[int], str]:
-    def work(item: int) -> str:
-        time.sleep(0.4)
-        return str(ray.get_runtime_context().get_node_id())
-
-    return work
+from tests.pool_workers import make_slow
 
 
 def test_a_map_uses_the_nodes_that_come_and_leaves_gpu_nodes_to_gpu_work(nodes: Cluster) -> None:
@@ -31,16 +24,16 @@ def test_a_map_uses_the_nodes_that_come_and_leaves_gpu_nodes_to_gpu_work(nodes: 
     machines = machines_now()
     assert sorted(machines.nodes, key=lambda node: (node.cpus, node.gpus)) == [Node(0), Node(1), Node(2, 1)]
     assert machines.cpus_without_gpus == 1
-    resources = WorkerResources(num_workers=machines.cpus_without_gpus, grows=True)
+    resources, make_work = WorkerResources(num_workers=machines.cpus_without_gpus, grows=True), partial(make_slow, 0.4)
     came = None
     seen: list[str] = []
-    for node in map_on_ray(make_slow, range(50), resources):
+    for _, _, node in map_on_ray(make_work, range(50), resources):
         seen.append(node)
         if came is None:
             came = nodes.add_node(num_cpus=2)
             # All of the GPU node is there for what uses the GPU, while the map runs on.
-            gpu_work = map_on_ray(make_slow, range(2), WorkerResources(num_cpus=2, num_gpus=1))
-            assert set(gpu_work) == {with_gpu.node_id}
+            gpu_work = map_on_ray(make_work, range(2), WorkerResources(num_cpus=2, num_gpus=1))
+            assert {node for _, _, node in gpu_work} == {with_gpu.node_id}
     assert came is not None
     assert set(seen) == {first.node_id, came.node_id}
     assert seen.count(came.node_id) > 10

@@ -33,6 +33,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
+from tests.pool_workers import die, name_process, start_slowly_once
 
 SHARDS, ROWS = 3, 4
 TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
@@ -306,27 +307,11 @@ def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server:
     assert experiment.artifact("download_shards").exists(COMPLETE)
 
 
-def _work(item: tuple[str, Path | None]) -> tuple[str, int]:
-    """Say who works on it; where there is a folder, wait there for a second worker."""
-    name, folder = item
-    if folder is not None:
-        (folder / str(os.getpid())).touch()
-        wait_until(lambda: len(list(folder.iterdir())) == 2)
-    return name, os.getpid()
-
-
-def _die(item: int) -> int:
-    """Take the worker's process down by one of the items."""
-    if item == 1:
-        os._exit(1)
-    return item
-
-
 @pytest.mark.usefixtures("_ray")
 def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:
     done: list[int] = []
     with pytest.raises(WorkersLost, match=r"1 items took down 3 workers each .* \(1; "):
-        done.extend(map_on_ray(lambda: _die, range(5), WorkerResources()))
+        done.extend(map_on_ray(lambda: die, range(5), WorkerResources()))
     assert sorted(done) == [0, 2, 3, 4]
 
 
@@ -347,19 +332,11 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
         yield [("d", tmp_path), ("e", tmp_path)]
 
     resources = WorkerResources(num_workers=2, num_while_growing=1, idle_seconds=0.3)
-    for name, worker in map_on_ray(lambda: _work, Growing(come()), resources):
+    for name, worker in map_on_ray(lambda: name_process, Growing(come()), resources):
         came[name] = worker
     assert set(came) == set("abcde")
     assert came["a"] == came["b"] != came["c"]
     assert came["d"] != came["e"]
-
-
-def _start_slowly_once(flag: Path) -> Callable[[int], int]:
-    """Make a worker; the first process never gets there."""
-    if not flag.exists():
-        flag.touch()
-        time.sleep(1000)
-    return abs
 
 
 @pytest.mark.usefixtures("_ray")
@@ -367,6 +344,6 @@ def test_a_worker_that_stands_still_while_it_starts_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     resources = WorkerResources(stage_timeout=2.0)
-    assert list(map_on_ray(partial(_start_slowly_once, tmp_path / "flag"), [-3], resources)) == [3]
+    assert list(map_on_ray(partial(start_slowly_once, tmp_path / "flag"), [-3], resources)) == [3]
     (record,) = [one for one in caplog.records if "stands still while it starts" in one.getMessage()]
-    assert "_start_slowly_once" in record.attachment  # type: ignore[attr-defined]
+    assert "start_slowly_once" in record.attachment  # type: ignore[attr-defined]

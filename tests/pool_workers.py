@@ -1,0 +1,44 @@
+"""Workers of maps over Ray, in a module of their own: each of their processes imports it, and little else."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+
+def make_slow(seconds: float) -> Callable[[int], tuple[int, int, str]]:
+    """Make one that takes its time, and returns the item, its process and its node."""
+
+    def work(item: int) -> tuple[int, int, str]:
+        time.sleep(seconds)
+        return item, os.getpid(), ray.get_runtime_context().get_node_id()
+
+    return work
+
+
+def name_process(item: tuple[str, Path | None]) -> tuple[str, int]:
+    """Return who works on an item; where there is a folder, wait there for a second worker, a minute at most."""
+    name, folder = item
+    if folder is not None:
+        (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    return name, os.getpid()
+
+
+def die(item: int) -> int:
+    """Take the worker's process down by one of the items."""
+    if item == 1:
+        os._exit(1)
+    return item
+
+
+def start_slowly_once(flag: Path) -> Callable[[int], int]:
+    """Make a worker; the first process never gets there."""
+    if not flag.exists():
+        flag.touch()
+        time.sleep(1000)
+    return abs

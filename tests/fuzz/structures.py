@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -50,6 +51,8 @@ def mutate_yaml(rng: Random, data: bytes) -> bytes:
     if rng.random() < 0.3:
         at = rng.randrange(len(data) + 1)
         return data[:at] + rng.choice(_YAML) + data[at:]
+    if re.search(rb"&k\d+ \[", data):  # of an earlier mutation: its tree has more nodes than there is memory
+        return mutate_bytes(rng, data)
     try:
         tree = yaml.safe_load(data)
     except Exception:  # noqa: BLE001  whatever it is, it was mutated before

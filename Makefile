@@ -62,11 +62,12 @@ imports: setup
 	$(BIN)/lint-imports
 
 # As many tests at a time as there are processors, those of one file one after another. Each computes in one thread.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --dist loadfile
+PARALLEL = --numprocesses logical --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
 # `make test` measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
 UNIT = $(PYTEST)
 HOLD = @true
-test: UNIT = $(BIN)/coverage erase && OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses logical --dist loadfile
+test: UNIT = $(BIN)/coverage erase && OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PARALLEL)
 test: HOLD = $(BIN)/coverage combine -q && $(BIN)/coverage report --include='models/*' --fail-under=98 \
 	&& $(BIN)/coverage report --omit='models/*' --fail-under=74
 

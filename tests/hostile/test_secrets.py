@@ -9,13 +9,11 @@ import http.server
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ import pytest
 import yaml
 
 from tests.factories import save_image
+from tests.mlflow_server import free_port, serve_mlflow
 from tests.s3_server import S3Server, serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,34 +67,6 @@ def serve_web(folder: Path) -> Iterator[WebServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield found
         server.shutdown()
-
-
-@contextlib.contextmanager
-def serve_mlflow(folder: Path) -> Iterator[int]:
-    """A real tracking server; it lets everyone in, and its log shows what it was asked."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    with (
-        (folder / "server.log").open("w") as log,
-        subprocess.Popen([*command, "--workers", "1"], stdout=log, stderr=log, cwd=folder) as process,
-    ):
-        try:
-            deadline = time.monotonic() + 120
-            while True:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                    break
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < deadline, "the server did not come up"
-                time.sleep(0.5)
-            yield port
-        finally:
-            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
 
 
 @dataclass
@@ -214,7 +185,8 @@ def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray
         "PYTHONPATH": str(ROOT), "HOME": str(home), "RAY_TMPDIR": str(live), "AWS_DEFAULT_REGION": "us-east-1",
         "SOME_API_KEY": secret("environment"),
     }  # fmt: skip
-    with serve_s3() as s3, serve_web(web) as server, serve_mlflow(mlflow) as port:
+    port = free_port()
+    with serve_s3() as s3, serve_web(web) as server, serve_mlflow(mlflow, port):
         store = s3.uri("canary")
         tracking = f"http://tracker:{secret('tracking')}@127.0.0.1:{port}"
         config = write_config(work, s3, store, write_sources(web, server.port), tracking)

@@ -99,7 +99,8 @@ def _mlflow(world: World) -> Iterator[int]:
         "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", str(folder),
     ]  # fmt: skip
     log = (folder / "log").open("wb")
-    with subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOME": str(folder)}) as process:
+    environment = os.environ | {"HOME": str(folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
         try:
             _wait_for(port)
             yield port

@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -203,13 +205,21 @@ def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
         outcome["had_started"] = isinstance(error, WorkerGroupError)
 
 
+class _Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray Train without the actor that hands out Ray's own datasets, whose imports would slow down the workers'."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+
 def _trainer(
     function: TrainFunction, payload: Any, group: TrainGroup, send: Sender, scratch: str
 ) -> DataParallelTrainer:
     resources = {"CPU": float(group.num_cpus)} | ({"GPU": float(group.num_gpus)} if group.num_gpus else {})
-    return DataParallelTrainer(
+    work = cloudpickle.dumps((function, payload))  # bytes: the controller reads its arguments too, and needs no torch
+    return _Trainer(
         _in_worker,
-        train_loop_config={"function": function, "payload": payload, "num_cpus": group.num_cpus, "send": send},
+        train_loop_config={"work": work, "num_cpus": group.num_cpus, "send": send},
         backend_config=GroupBackendConfig(),
         scaling_config=ScalingConfig(
             num_workers=group.num_workers, use_gpu=group.num_gpus > 0, resources_per_worker=resources
@@ -235,7 +245,8 @@ def _in_worker(config: dict[str, Any]) -> Any:
 
     try:
         with linked(send, get_context().get_world_rank(), node):
-            return config["function"](config["payload"], emit)
+            function, payload = cloudpickle.loads(config["work"])
+            return function(payload, emit)
     except Exception as error:
         import traceback
 

@@ -20,11 +20,12 @@ TEXT_ENCODERS = ("t5", "clip")
 class PriorSolver(SolverSpec):
     """How embeddings are sampled from a trained prior, but for the number of steps.
 
-    A prior reads those settings that it has a use for: ``sampler`` ancestral is method eq. 3, ddim is random as far as
-    ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++, euler and heun are for kind flow;
-    null is ancestral, and euler for kind flow. ``guidance_rescale`` takes back that much of the inflation that guidance
-    causes (arXiv 2305.08891, section 3.4). Guidance holds between the times ``guidance_start`` and ``guidance_end``
-    alone, as fractions of the way from data (0) to noise (1) (arXiv 2404.07724).
+    A prior reads those settings that it has a use for, a distilled one none of them: ``sampler`` ancestral is method
+    eq. 3, ddim is random as far as ``eta`` says (0 on the path flow: Euler's method), dpm_solver is DPM-Solver++, euler
+    and heun are for kind flow; null is ancestral, and euler for kind flow. ``guidance_rescale`` takes back that much of
+    the inflation that guidance causes (arXiv 2305.08891, section 3.4). Guidance holds between the times
+    ``guidance_start`` and ``guidance_end`` alone, as fractions of the way from data (0) to noise (1) (arXiv
+    2404.07724).
     """
 
     default_variance: ClassVar[Variance] = "large"

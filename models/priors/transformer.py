@@ -29,7 +29,7 @@ class PriorTransformer(nn.Module):
 
     In sampling, read the captions once and ask at every step::
 
-        prefix = network.prefix(text, drop_text)  # or network.guided_prefix(text)
+        prefix = network.prefix(text, drop_text)  # or network.guided_prefix(text, drop_text)
         output = network.predict(prefix, noisy, time, gaussian_index)
 
     which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
@@ -77,15 +77,14 @@ class PriorTransformer(nn.Module):
         return cache
 
     @torch.no_grad()
-    def guided_prefix(self, text: TextFeatures) -> KeyValueCache:
+    def guided_prefix(self, text: TextFeatures, drop_text: Bool[Tensor, "batch"]) -> KeyValueCache:
         """Read the captions for classifier-free guidance: 2 x batch rows, the captions', then the empty captions'.
 
         The rows without a caption are all alike, so they are computed once. :meth:`predict` then wants its other
         inputs twice, one after the other (``noisy.repeat(2, 1)``), and gives both outputs likewise.
         """
-        drop = torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device)
-        unconditional = self.prefix(first_caption(text), ~drop[:1])
-        return self.prefix(text, drop).joined_with(unconditional, len(text))
+        unconditional = self.prefix(first_caption(text), torch.ones_like(drop_text[:1]))
+        return self.prefix(text, drop_text).joined_with(unconditional, len(text))
 
     @torch.no_grad()
     def predict(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationInfo, create_model
 from pydantic import Field as Key
@@ -74,10 +74,15 @@ class ConfigModel(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return, JSON-ready, what the result depends on; FileNotFoundError: a file that it names is not there."""
         return {
-            name: _identity_of(getattr(self, name), info.metadata)
+            name: _identity_of(getattr(self, name), [*info.metadata, *_marks_within(info.annotation)])
             for name, info in type(self).model_fields.items()
             if not any(isinstance(mark, RuntimeOnly) for mark in info.metadata)
         }
+
+
+def _marks_within(annotation: Any) -> list[Any]:
+    """Return the marks of the alternatives of a union, which pydantic leaves inside it (``Address | None``)."""
+    return [mark for option in get_args(annotation) for mark in getattr(option, "__metadata__", ())]
 
 
 def _identity_of(value: Any, metadata: list[Any]) -> Any:

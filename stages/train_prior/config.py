@@ -1,10 +1,10 @@
 """Which prior to train, and how."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from models.priors.registry import SPECS
 from models.priors.sizes import NetworkSize, transformer_of_size
@@ -20,7 +20,8 @@ from models.priors.spec import (
 from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
-from stages.training.config import PhasedTrainingConfig, TrainingConfig
+from stages.train_prior.phases import DistillationConfig, PretrainingConfig
+from stages.training.config import TrainingConfig
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "clip"]
@@ -113,19 +114,6 @@ class AutoregressiveValidationConfig(ValidationConfig):
     """How an autoregressive prior is sampled and evaluated."""
 
     guidance_scale: Annotated[float, Field(ge=0.0, description="classifier-free guidance; 1: none")] = 1.0
-
-
-class PretrainingConfig(ConfigModel):
-    """Steps before ``training``: on the embeddings of ALL images, captioned or not, with every caption left out."""
-
-    num_steps: PositiveInt = Field(description="optimiser steps; those of training.num_steps follow them")
-    learning_rate: PositiveFloat | None = Field(None, description="null: training.learning_rate")
-    warmup_steps: NonNegativeInt | None = Field(None, description="null: training.warmup_steps")
-
-    def before(self, training: TrainingConfig) -> PhasedTrainingConfig:
-        """Return both trainings as one; batch, optimiser and schedule are those of ``training``."""
-        given = {name: value for name, value in self if value is not None}
-        return PhasedTrainingConfig.of(TrainingConfig(**dict(training) | given), training)
 
 
 class PriorConfig(StageConfig):
@@ -228,6 +216,32 @@ class SolvedPriorConfig(TrainedPriorConfig):
     """What all priors have in common that are sampled step by step."""
 
     validation: DiffusionValidationConfig = DiffusionValidationConfig()
+    distillation: DistillationConfig | None = Field(
+        None, description="then make a prior of few steps of the trained one; null: do not"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; a distillation counts where there is one."""
+        identity = super().identity()
+        if self.distillation is None:
+            del identity["distillation"]
+        return identity
+
+    @model_validator(mode="after")
+    def _can_be_distilled(self) -> "SolvedPriorConfig":
+        if self.distillation is None:
+            return self
+        _ = self.distillation.own(self.training)
+        if self.distillation.teacher is not None and self.pretraining is not None:
+            raise ValueError(
+                "pretraining is given with distillation.teacher, which is trained already: leave one of them out"
+            )
+        try:
+            undistilled: Any = self.spec(embed_dim=ANY_WIDTH)
+            replace(undistilled, distilled=self.distillation.spec)
+        except ValueError as error:
+            raise ValueError(f"distillation (sampling_steps is num_steps there): {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _steps_within_schedule(self) -> "SolvedPriorConfig":

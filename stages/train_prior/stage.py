@@ -1,5 +1,6 @@
 """Train the prior on the captioned embeddings, and evaluate it."""
 
+import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from stages.contract.events import Metrics
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.config import PriorConfig, TrainedPriorConfig
+from stages.train_prior.config import PriorConfig, SolvedPriorConfig, TrainedPriorConfig
 from stages.train_prior.data import load_images, load_pairs
+from stages.train_prior.distillation import run_distillation
 from stages.train_prior.inputs import check_inputs, text_state_names
 from stages.training.launch import make_task, train
 
@@ -27,6 +29,8 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
     make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, output)
     if not isinstance(config, TrainedPriorConfig):
         return _evaluate_only(config, make(), output, context, counts)
+    if isinstance(config, SolvedPriorConfig) and config.distillation is not None:
+        return run_distillation(config, inputs, output, context, counts)
     return train(
         make, config.all_training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
     )
@@ -74,4 +78,8 @@ def planned_module(config: Any, shapes: Shapes) -> "nn.Module":
         num_gaussians=shapes.num_gaussians if config.spec_class.uses_gaussians(config) else 1,
         text_states={name: TextStateSpec(*made[name]()) for name in wanted if name in made},
     ).build()
-    return module
+    if not isinstance(config, SolvedPriorConfig) or config.distillation is None:
+        return module
+    from torch.nn import ModuleList
+
+    return ModuleList([module, copy.deepcopy(module).requires_grad_(False)])  # the teacher is there, too

@@ -88,17 +88,23 @@ class PriorTask:
 
     def prepare(self, part: BatchPart) -> Batch:
         """Take the pairs of the part, each with one of its captions, and sample times, noise and dropped captions."""
-        if self._is_without_captions(part.step):
+        if self.is_without_captions(part.step):
             return self._prepare_images(part)
         seed, state = self.config.seed, self.state
         rows = torch.from_numpy(state.order.at(part.positions)[:, 1])
         image, text = state.train.take(rows, torch.from_numpy(sample_uniform(seed, part, "caption")))
-        dropout = self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
-        return training_batch(
-            image, text, training_random_inputs(state.spec, sample_seeds(seed, part), text_dropout=dropout)
-        )
+        return training_batch(image, text, self.random_inputs(sample_seeds(seed, part), text_dropout=self.text_dropout))
 
-    def _is_without_captions(self, step: int) -> bool:
+    @property
+    def text_dropout(self) -> float:
+        """Fraction of the captions that are left out."""
+        return self.config.text_dropout if isinstance(self.config, TrainedPriorConfig) else 0.0
+
+    def random_inputs(self, seeds: Sequence[int], *, text_dropout: float) -> dict[str, torch.Tensor]:
+        """Sample what a training pass takes beside the pairs."""
+        return training_random_inputs(self.state.spec, seeds, text_dropout=text_dropout)
+
+    def is_without_captions(self, step: int) -> bool:
         """Tell whether a step learns from images alone."""
         before = self.config.pretraining if isinstance(self.config, TrainedPriorConfig) else None
         return self.config.learned_from == "images" or (before is not None and step < before.num_steps)
@@ -110,9 +116,7 @@ class PriorTask:
         assert state.images_order is not None
         image = state.images.image[torch.from_numpy(state.images_order.at(part.positions)[:, 1])]
         text = TextFeatures.missing(image, {name: encoder.width for name, encoder in state.encoders.items()})
-        return training_batch(
-            image, text, training_random_inputs(state.spec, sample_seeds(seed, part), text_dropout=1.0)
-        )
+        return training_batch(image, text, self.random_inputs(sample_seeds(seed, part), text_dropout=1.0))
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:
         """Evaluate the prior on held-out pairs, in the precision of later use, and write down what was found.
@@ -140,10 +144,13 @@ class PriorTask:
 
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
+        save_model(output, FOLDER, model, self.description())
+
+    def description(self) -> dict[str, Any]:
+        """Return what is written beside the weights."""
         state = self.state
         encoders = {name: encoder.to_json() for name, encoder in state.encoders.items()}
-        config = {"model": state.spec.to_dict(), "clip": state.clips.to_json(), "text_encoders": encoders}
-        save_model(output, FOLDER, model, config)
+        return {"model": state.spec.to_dict(), "clip": state.clips.to_json(), "text_encoders": encoders}
 
 
 @dataclass

@@ -91,8 +91,8 @@ def evaluate(
 
 
 def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSampling]:
-    """Return how the prior is to be sampled, by the number of steps that this takes."""
-    if isinstance(config, DiffusionValidationConfig):
+    """Return how the prior is to be sampled, by the number of steps that this takes; a distilled one knows its own."""
+    if isinstance(config, DiffusionValidationConfig) and not spec.num_sampling_steps:
         return {steps: config.with_steps(steps) for steps in config.num_steps}
     guidance = config.guidance_scale if isinstance(config, AutoregressiveValidationConfig) else 1.0
     return {spec.num_sampling_steps: PriorSampling(guidance_scale=guidance)}

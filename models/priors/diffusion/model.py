@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from models.diffusion.guidance import Predictor, guide
@@ -153,7 +153,7 @@ class DiffusionPrior(Prior):
         text = text_of(batch)
         require_width(text.embedding, self.spec.embed_dim)
         index, mean, std = self.source(text)
-        denoising = self._denoising_loss(batch, text, index, Gaussian(mean.detach(), std.detach()))
+        denoising = self.denoising_loss(batch, text, index, Gaussian(mean.detach(), std.detach()))
         if not self.spec.learnable:
             return {"loss": denoising}
         z_0, xi = batch["image_embedding"].float(), self.spec.separation_weight
@@ -161,15 +161,21 @@ class DiffusionPrior(Prior):
         bank = weight * bank_loss(z_0, index, mean, std, batch["bank_noise"], separation_weight=xi)
         return {"loss": denoising + bank, "denoising_loss": denoising, "bank_loss": bank}
 
-    def _denoising_loss(
+    def denoising_loss(
         self, batch: Mapping[str, Tensor], text: TextFeatures, index: Tensor, gaussian: Gaussian
-    ) -> Tensor:
+    ) -> Float[Tensor, " batch"]:
+        """Return the weighted error of each sample's prediction, of captions whose Gaussian is known."""
         z_0, noise, t = batch["image_embedding"].float(), batch["noise"].float(), batch["time"]
         z_t, time = self.process.diffuse(z_0, t, gaussian, noise), self.process.count(t)
         noisy = self._noisy_input(z_t, t, gaussian)
         output = self.network(noisy, time, index, self._text_input(text), batch["drop_text"])
         predicted = self._output_scale(t, gaussian)(output.float())
         return denoising_loss(self.process, predicted, z_0, noise, t, gaussian=gaussian)
+
+    def _sample_of(self, output: Tensor, z_t: Embeddings, t: Tensor, gaussian: Gaussian) -> Embeddings:
+        """Return the z_0 that an output of the network means."""
+        predicted = self._output_scale(t, gaussian)(output.float())
+        return sample_from_target(self.process, self.spec.target, predicted, z_t, t, gaussian=gaussian)
 
     def source(self, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Return c_y, mu and Sigma^(1/2) of the Gaussian that each caption's process ends in."""
@@ -184,14 +190,16 @@ class DiffusionPrior(Prior):
 
         Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is run once per
         step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given every
-        time t that is visited, z_t and the (guided) prediction of z_0 made from it.
+        time t that is visited, z_t and the (guided) prediction of z_0 made from it. A distilled prior takes the steps
+        that it was made for, by DDIM and without guidance, whatever ``sampling`` says.
         """
+        sampling = self.spec.sampling_of(sampling)
         require_captions(self.spec)
         require_seeds(text, seeds)
         require_embeddings(text.embedding, self.spec.embed_dim)
         index, mean, std = self.source(text)
         gaussian = Gaussian(mean, std)
-        predict = self._predictor(text, index, gaussian, sampling)
+        predict = self.predictor(text, index, gaussian, sampling)
         return self._run(predict, gaussian, SeededNoise(seeds), sampling, on_step)
 
     @torch.no_grad()
@@ -199,7 +207,7 @@ class DiffusionPrior(Prior):
         self, seeds: Sequence[int], sampling: PriorSampling, on_step: OnStep | None
     ) -> Embeddings:
         """Choose each sample's Gaussian as often as the training images did, then run the process without a caption."""
-        streams, weights = SeededNoise(seeds), self.gaussian_weights
+        sampling, streams, weights = self.spec.sampling_of(sampling), SeededNoise(seeds), self.gaussian_weights
         index = torch.zeros(len(seeds), dtype=torch.long, device=weights.device)
         if len(weights) > 1:
             cumulated = (weights / weights.sum()).cumsum(0)
@@ -208,7 +216,8 @@ class DiffusionPrior(Prior):
         gaussian = Gaussian(*self.bank.moments(index))
         widths = {name: states.width for name, states in self.spec.network.text_states.items()}
         nothing = TextFeatures.missing(torch.zeros(len(seeds), self.spec.embed_dim, device=weights.device), widths)
-        predict = self._predictor(nothing, index, gaussian, replace(sampling, guidance_scale=1.0), drop_text=True)
+        drop_text = torch.ones_like(index, dtype=torch.bool)
+        predict = self.predictor(nothing, index, gaussian, replace(sampling, guidance_scale=1.0), drop_text=drop_text)
         return self._run(predict, gaussian, streams, sampling, on_step)
 
     def _run(
@@ -231,42 +240,37 @@ class DiffusionPrior(Prior):
         def noise() -> Tensor:
             return streams.normal((self.spec.embed_dim,), device)
 
-        solver = replace(sampling, sampler=sampling.sampler or self.spec.default_sampler)
-        return sample(self.process, estimate, noise, steps, solver=solver, gaussian=gaussian)
+        return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
 
-    def _predictor(
+    def predictor(
         self,
         text: TextFeatures,
         index: Tensor,
         gaussian: Gaussian,
         sampling: PriorSampling,
         *,
-        drop_text: bool = False,
+        drop_text: Bool[Tensor, " batch"] | None = None,
     ) -> Predictor:
         """Return z0_hat(z_t, t, y, c_y) as a function of z_t and t; the captions are read once, here, or dropped.
 
         The Gaussian is part of the process: guidance leaves out the caption, never the Gaussian.
         """
         text, process = self._text_input(text), self.process
-
-        def z_0(output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-            predicted = self._output_scale(t, gaussian)(output.float())
-            return sample_from_target(process, self.spec.target, predicted, z_t, t, gaussian=gaussian)
-
+        drop_text = torch.zeros_like(index, dtype=torch.bool) if drop_text is None else drop_text
         if sampling.guidance_scale == 1.0:
-            prefix = self.network.prefix(text, torch.full_like(index, drop_text, dtype=torch.bool))
+            prefix = self.network.prefix(text, drop_text)
 
             def predict(z_t: Tensor, t: Tensor) -> Tensor:
                 noisy = self._noisy_input(z_t, t, gaussian)
-                return z_0(self.network.predict(prefix, noisy, process.count(t), index), z_t, t)
+                return self._sample_of(self.network.predict(prefix, noisy, process.count(t), index), z_t, t, gaussian)
 
             return predict
-        both = self.network.guided_prefix(text)  # [2 batch] rows: conditional, then unconditional
+        both = self.network.guided_prefix(text, drop_text)  # [2 batch] rows: conditional, then unconditional
 
         def predict_guided(z_t: Tensor, t: Tensor) -> Tensor:
             noisy = self._noisy_input(z_t, t, gaussian).repeat(2, 1)
             outputs = self.network.predict(both, noisy, process.count(t).repeat(2), index.repeat(2)).chunk(2)
-            conditional, unconditional = (z_0(output, z_t, t) for output in outputs)
+            conditional, unconditional = (self._sample_of(output, z_t, t, gaussian) for output in outputs)
             rescale, fraction = sampling.guidance_rescale, (process.count(t) / process.num_timesteps)[:, None]
             guided = guide(
                 conditional, unconditional, scale=sampling.guidance_scale, rescale=rescale,

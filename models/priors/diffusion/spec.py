@@ -4,12 +4,12 @@ Papers: Shifted Diffusion for Text-to-image Generation (CVPR 2023, arXiv 2211.15
 Text-Conditional Image Generation with CLIP Latents (DALL-E 2, arXiv 2204.06125) for gaussian.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
-from models.fields import require, require_positive
-from models.priors.spec import PriorSampler, PriorSpec, TransformerSpec
+from models.fields import Settings, require, require_positive
+from models.priors.spec import MOST_GUIDANCE, MOST_STEPS, PriorSampler, PriorSampling, PriorSpec, TransformerSpec
 
 Selection = Literal["means", "samples"]
 
@@ -17,11 +17,31 @@ Selection = Literal["means", "samples"]
 Standardise = Literal["none", "global", "gaussian"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistilledSpec(Settings):
+    """How a prior of few steps was distilled from one of many; see :mod:`models.priors.diffusion.distillation`."""
+
+    num_steps: int = 4
+    """Steps of sampling, always so many."""
+    teacher_steps: int = 64
+    """Steps of the deterministic sampler that they stand for; a multiple of num_steps."""
+    guidance_scale: float = 1.0
+    """The guidance that is baked in: sampling itself uses none; 1: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse steps that do not divide."""
+        require_positive(self, "num_steps")
+        require(self, "teacher_steps", self.teacher_steps <= MOST_STEPS, f"at most {MOST_STEPS}")
+        divides = self.teacher_steps > self.num_steps and self.teacher_steps % self.num_steps == 0
+        require(self, "teacher_steps", divides, f"a multiple of num_steps, {self.num_steps}, and more than it")
+        require(self, "guidance_scale", 0 <= self.guidance_scale <= MOST_GUIDANCE, f"0 to {MOST_GUIDANCE}")
+
+
 @dataclass(frozen=True)
 class ProcessPriorSpec(PriorSpec):
     """What all priors have in common that learn a process from a Gaussian to the embeddings."""
 
-    from_data: ClassVar[frozenset[str]] = PriorSpec.from_data | {"num_gaussians"}
+    from_data: ClassVar[frozenset[str]] = PriorSpec.from_data | {"num_gaussians", "distilled"}
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "steps"
     default_sampler: ClassVar[PriorSampler] = "ancestral"
     num_gaussians: int = 1
@@ -31,12 +51,36 @@ class ProcessPriorSpec(PriorSpec):
     standardise: Standardise = "global"
     """Scale of the network's input and output: global, by the training embeddings' mean and standard deviation;
     gaussian, by those of the caption's Gaussian; none, raw embeddings (and texts), as the paper's code has it."""
+    distilled: DistilledSpec | None = field(default=None, kw_only=True)
+    """How it was made of another prior of the same spec; null: it was not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "num_gaussians")
         require(self, "standardise", self.standardise in get_args(Standardise), "none, global or gaussian")
         _ = self.process
+        if self.distilled is not None:
+            require(self, "target", self.target != "noise", "sample or velocity where the prior is distilled")
+            most = self.max_sampling_steps
+            require(self.distilled, "teacher_steps", self.distilled.teacher_steps <= most, f"at most {most}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values; of a prior that was not distilled nothing is said of it."""
+        values = super().to_dict()
+        if self.distilled is None:
+            del values["distilled"]
+        return values
+
+    def sampling_of(self, wanted: PriorSampling) -> PriorSampling:
+        """Return how the prior is sampled where this is wanted; a distilled one knows one way alone."""
+        if self.distilled is not None:
+            return PriorSampling(num_steps=self.distilled.num_steps, sampler="ddim")
+        return replace(wanted, sampler=wanted.sampler or self.default_sampler)
+
+    @property
+    def num_sampling_steps(self) -> int:
+        """Those of a distilled prior."""
+        return 0 if self.distilled is None else self.distilled.num_steps
 
     @classmethod
     def learns_from_images(cls, section: Any) -> bool:

@@ -59,7 +59,7 @@ def test_prefix_reuse_is_no_reuse(lengths: dict[str, list[int]], drop: list[bool
 def test_guided_prefix_is_captioned_and_plain(lengths: dict[str, list[int]]) -> None:
     network, text = make_network({name: STATES[name] for name in lengths}), make_text(lengths)
     noisy, time, index = make_inputs()
-    prefix = network.guided_prefix(text)
+    prefix = network.guided_prefix(text, KEEP)
     outputs = network.predict(prefix, noisy.repeat(2, 1), time.repeat(2), index.repeat(2))
     captioned, plain = network(noisy, time, index, text, KEEP), network(noisy, time, index, text, ~KEEP)
     assert (captioned - plain).abs().amax(1).min() > 1e-3

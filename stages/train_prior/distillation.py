@@ -1,0 +1,62 @@
+"""Make a prior of few steps: train its teacher, unless it comes from elsewhere, and then the student, each to its end.
+
+The teacher lies in ``teacher/`` of the same artifact, with checkpoints, weights and evaluation of its own, so that
+either training goes on where it was cut.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from stages.contract.events import Event, LoggedImage, Metrics, Progress
+from stages.contract.stage import StageContext, StageSummary
+from stages.storage.artifact import Artifact, Output
+from stages.train_prior.config import SolvedPriorConfig
+from stages.training.launch import make_task, train
+
+TEACHER = "teacher"
+
+
+def run_distillation(
+    config: SolvedPriorConfig,
+    inputs: Mapping[str, Artifact],
+    output: Output,
+    context: StageContext,
+    counts: Mapping[str, int],
+) -> StageSummary:
+    """Train both priors, and return a summary with the student's metrics."""
+    assert config.distillation is not None
+    embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
+    training, before = config.distillation.own(config.training), config.all_training
+    first = before.num_steps if config.distillation.teacher is None else 0
+    steps, metrics = first + training.num_steps, dict[str, int | float]()
+    if first:
+        below = Output(f"{output.uri}/{TEACHER}", output.stage, output.fingerprint, fence=output.fence)
+        make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, below)
+        said = replace(context, emit=_of_phase(context.emit, 0, steps, name=f"{TEACHER}_"))
+        found = train(make, before, seed=config.seed, output=below, context=said)
+        metrics = {f"{TEACHER}_{name}": value for name, value in found.metrics.items()}
+    make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
+    said = replace(context, emit=_of_phase(context.emit, first, steps))
+    summary = train(make, training, seed=config.seed, output=output, context=said, item_name="samples", counts=counts)
+    return replace(summary, items=steps * training.batch_size, metrics=metrics | dict(summary.metrics))
+
+
+def _of_phase(emit: Callable[[Event], None], first: int, total: int, *, name: str = "") -> Callable[[Event], None]:
+    """Return what reports a training as one part of a longer one, under names of its own."""
+
+    def report(event: Event) -> None:
+        match event:
+            case Progress() if event.done:
+                items = event.items // event.done * (first + event.done)
+                emit(replace(event, done=first + event.done, total=total, items=items))
+            case Metrics():
+                emit(Metrics({f"{name}{key}": value for key, value in event.values.items()}, first + event.step))
+            case LoggedImage():
+                emit(replace(event, name=f"{name}{event.name}", step=first + event.step))
+            case Progress():  # where a training begins or goes on
+                emit(replace(event, done=first, total=total))
+            case _:
+                emit(event)
+
+    return report

@@ -23,7 +23,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests that start Ray more time than the default, unless they say themselves; begin with the longest files."""
+    """Give tests that start Ray more time, unless they say themselves; begin with the longest files."""
     items.sort(key=lambda item: LONGEST_FILES.index(stem) if (stem := Path(item.path).stem) in LONGEST_FILES else 99)
     for item in items:
         if SLOW & set(Path(item.path).parts) and item.get_closest_marker("timeout") is None:

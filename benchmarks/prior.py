@@ -7,6 +7,9 @@ batch, precision, threads, optimiser (fused AdamW), text dropout, passes through
 The package is installed into a cache folder the first time, without its own dependencies on torch and the like;
 ``--peer`` names another folder with it. With ``--device cuda --sizes small --precision bfloat16`` the last line is
 the model FLOP utilisation of a GPU.
+
+``--kinds`` trains the fast kinds of priors (flow, projection, distilled) beside the diffusion prior instead, and
+compares their time per caption, and what they retrieve, with 64-step diffusion: :mod:`benchmarks.prior_sides.kinds`.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.prior_sides.case import LONGEST, SHORTEST, Case
+from benchmarks.prior_sides.kinds import KindsCase, compare_kinds
 from benchmarks.sides.asking import Side
 from benchmarks.sides.serving import Timing
 from models.priors.sizes import NetworkSize, transformer_of_size
@@ -138,12 +142,19 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peer", type=Path, help="folder with dalle2-pytorch; none: install it into the cache")
+    parser.add_argument("--kinds", action="store_true", help="compare the fast kinds with 64-step diffusion")
+    parser.add_argument("--train-steps", type=int, default=600, help="--kinds: steps of each training")
     return parser.parse_args()
 
 
 def main() -> None:
     """Compare every size that is asked for."""
-    options, console = parse_options(), Console()
+    options, console = parse_options(), Console(width=max(120, Console().width))
+    if options.kinds:
+        torch.set_num_threads(options.threads)
+        for size in options.sizes:
+            compare_kinds(KindsCase(size=size, steps=options.train_steps, device=options.device), console)
+        return
     peer = peer_folder(options.peer)
     for size in options.sizes:
         network = transformer_of_size(size)

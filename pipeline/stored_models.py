@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.plan import Plan
@@ -10,18 +9,19 @@ from pipeline.store import Store
 from stages.contract.config import ConfigModel
 from stages.contract.digests import content_digest, remembering
 from stages.contract.stage import StageConfig
-from stages.encoders.config import UNUSED_BY_T5, FolderClip, StoredClip, StoredT5, T5Source
+from stages.encoders.config import FolderModel
 from stages.formats.stored_models import is_stored, model_in, store_model
 
-_Find = Callable[[FolderClip | T5Source, str], FolderClip | T5Source]
+_Find = Callable[[FolderModel, str], FolderModel]
 
 
 def with_stored_models(plan: Plan, store: Store) -> Plan:
     """Copy the models that the plan's stages name by folders into the store; return the plan that reads them there."""
 
-    def keep(model: FolderClip | T5Source, digest: str) -> FolderClip | T5Source:
-        store_model(store.uri, _folder(model), digest, without=UNUSED_BY_T5 if isinstance(model, T5Source) else ())
-        return _in_store(model, store, digest)
+    def keep(model: FolderModel, digest: str) -> FolderModel:
+        assert model.folder is not None
+        store_model(store.uri, model.folder, digest, without=model.unused_files)
+        return model.stored(store.uri, digest)
 
     with remembering(store.local_base / "digests.db"):
         stages = {
@@ -37,8 +37,8 @@ def find_stored_models(section: StageConfig, identity: Mapping[str, Any], store:
     ``identity`` is that of the section when it ran: it names these models by their content.
     """
 
-    def find(model: FolderClip | T5Source, digest: str) -> FolderClip | T5Source:
-        return _in_store(model, store, digest) if is_stored(model_in(store.uri, digest)) else model
+    def find(model: FolderModel, digest: str) -> FolderModel:
+        return model.stored(store.uri, digest) if is_stored(model_in(store.uri, digest)) else model
 
     found: StageConfig = _replaced(section, identity, find)
     return found
@@ -46,11 +46,11 @@ def find_stored_models(section: StageConfig, identity: Mapping[str, Any], store:
 
 def _replaced(value: Any, identity: Any, find: _Find) -> Any:
     """Return a section with its models replaced; it is walked side by side with its identity."""
-    if isinstance(value, FolderClip | T5Source) and value.path is not None:
+    if isinstance(value, FolderModel) and (folder := value.folder) is not None:
         known = identity.get("path") if isinstance(identity, Mapping) else None
-        if known is None and not value.path.exists():
+        if known is None and not folder.exists():
             return value
-        return find(value, known or content_digest(value.path))
+        return find(value, known or content_digest(folder))
     if isinstance(value, tuple):
         parts = identity if isinstance(identity, list) and len(identity) == len(value) else [None] * len(value)
         return tuple(_replaced(one, part, find) for one, part in zip(value, parts, strict=True))
@@ -61,14 +61,3 @@ def _replaced(value: Any, identity: Any, find: _Find) -> Any:
     changed = {name: _replaced(field, of_fields.get(name), find) for name, field in fields.items()}
     changes = {name: new for name, new in changed.items() if new is not fields[name] and new != fields[name]}
     return value.model_copy(update=changes) if changes else value
-
-
-def _folder(model: FolderClip | T5Source) -> Path:
-    assert model.path is not None
-    return model.path
-
-
-def _in_store(model: FolderClip | T5Source, store: Store, digest: str) -> FolderClip | T5Source:
-    kept = {"store": store.uri, "digest": digest, "label": _folder(model).name}
-    fields = {name: getattr(model, name) for name in type(model).model_fields}
-    return StoredT5(**fields, **kept) if isinstance(model, T5Source) else StoredClip(**fields, **kept)

@@ -42,6 +42,7 @@ def save_tiny_clip(
     image_size: int = 32,
     context_length: int = 24,
     text: Mapping[str, Any] | None = None,
+    keeps_case: bool = False,
 ) -> Path:
     """Save a random CLIP model of a few thousand weights in open_clip's own folder format, tokenizer included."""
     import torch
@@ -51,7 +52,7 @@ def save_tiny_clip(
     from open_clip.tokenizer import HFTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocab_size = _save_tokenizer(folder)
+    vocab_size = _save_tokenizer(folder, keeps_case=keeps_case)
     config = {
         "embed_dim": embed_dim,
         "vision_cfg": {"image_size": image_size, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
@@ -80,14 +81,14 @@ def _preprocessing(image_size: int) -> dict[str, object]:
     return {"size": image_size, "mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", **mean_and_std}
 
 
-def _save_tokenizer(folder: Path) -> int:
+def _save_tokenizer(folder: Path, *, keeps_case: bool = False) -> int:
     """Save a tokenizer with one token per word; the end token has the highest number, as CLIP's pooling expects."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", *WORDS.split(), "<start>", "<end>"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = None if keeps_case else normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(token, vocabulary[token]) for token in ("<start>", "<end>")]
     tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
@@ -108,6 +109,31 @@ def save_tiny_t5(folder: Path, *, seed: int = 0, width: int = 12) -> Path:
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(T5Config(**size, feed_forward_proj="gated-gelu", decoder_start_token_id=0))
     model.save_pretrained(folder)
+    return folder
+
+
+TINY_LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
+    "distilbert": {"dim": 12, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+    "gpt2": {"n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 64},
+}
+
+
+def save_tiny_language_model(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """Save a random language model of a few thousand weights as transformers does, tokenizer included."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    usual = TINY_LANGUAGE_MODELS["bert"] | {"num_key_value_heads": 1, "head_dim": 6}
+    size = TINY_LANGUAGE_MODELS.get(kind, usual if kind not in ("roberta", "xlm-roberta", "mpnet") else {})
+    size = size or TINY_LANGUAGE_MODELS["bert"]
+    if kind in ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert"):
+        size = size | {"max_position_embeddings": 64}
+    vocab_size = _save_tokenizer(folder)
+    torch.manual_seed(seed)
+    ends = {"pad_token_id": 0, "bos_token_id": vocab_size - 2, "eos_token_id": vocab_size - 1}
+    AutoModel.from_config(AutoConfig.for_model(kind, **size, vocab_size=vocab_size, **ends)).save_pretrained(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ PriorSampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 LearnedFrom = Literal["pairs", "images", "images_then_pairs"]
 MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
 MOST_GUIDANCE = 1_000
-TEXT_ENCODERS = ("t5", "clip")
+TEXT_ENCODERS = ("t5", "language_model", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,14 @@
 """A run's models in one folder that can be moved anywhere: what is exported, and what MLflow registers.
 
 The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its images,
-clip/<number>/ for each CLIP model that came from a folder, and t5/ where the prior reads the states of a T5 that did.
+clip/<number>/ for each CLIP model that came from a folder, and t5/ or language_model/ where the prior reads the states
+of one that did.
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,11 +18,11 @@ from pipeline.export.names import BUNDLE
 from stages.contract.config import ConfigModel
 from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
-from stages.encoders.check import check_t5
-from stages.encoders.config import UNUSED_BY_T5, ClipConfig, FolderClip, T5Source, local_clips
+from stages.encoders.check import check_text_model
+from stages.encoders.config import ClipConfig, FolderClip, TextModel, local_clips
 from stages.formats.model_folders import files_of, is_inside
 from stages.generate.config import GenerateConfig
-from stages.inference.loading import DECODER, PRIOR, T5, UPSAMPLER, find_t5, load_text_to_image
+from stages.inference.loading import DECODER, PRIOR, TEXT_MODELS, UPSAMPLER, find_text_models, load_text_to_image
 from stages.inference.requests import LARGEST_BATCH
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
@@ -36,13 +37,13 @@ MOST_NAME: Final = 200  # characters
 
 @dataclass(frozen=True)
 class Parts:
-    """The models of a bundle; ``t5`` says where the prior's T5 lies now, if not where it was in training."""
+    """The models of a bundle; ``text_models`` says where those of the prior lie now, if they have moved."""
 
     clip: ClipConfig
     prior: Artifact
     decoder: Artifact
     upsamplers: Sequence[Artifact] = ()
-    t5: T5Source | None = None
+    text_models: Mapping[str, TextModel] = field(default_factory=dict)
 
 
 def write_bundle(
@@ -50,7 +51,7 @@ def write_bundle(
 ) -> None:
     """Gather a run's models in a folder that can be moved anywhere.
 
-    A CLIP or T5 model from a folder is copied; one that open_clip or transformers knows by name stays a name.
+    A CLIP or text model from a folder is copied; one that open_clip or transformers knows by name stays a name.
     """
     _gather_model(parts.prior, PRIOR, folder)
     _gather_model(parts.decoder, DECODER, folder)
@@ -62,7 +63,8 @@ def write_bundle(
         "run": run,
         "clip": {"models": models},
         "upsamplers": len(parts.upsamplers),
-        "t5": _gather_t5(folder, parts.prior, parts.t5),
+        **{name: None for name in TEXT_MODELS},
+        **_gather_text_models(folder, parts.prior, parts.text_models),
         "settings": settings.flat(),
         "batch_size": batch_size,
     }
@@ -76,7 +78,7 @@ def write_run(folder: Path, config: GenerateConfig, inputs: Mapping[str, Artifac
         inputs["train_prior"],
         inputs["train_decoder"],
         [inputs[name] for name in config.upsampler_stages],
-        config.t5,
+        config.text_models,
     )
     write_bundle(folder, parts, config.sampling, run=run, batch_size=config.batch_size)
 
@@ -96,17 +98,18 @@ def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
     return {"kind": "folder", "path": name}
 
 
-def _gather_t5(folder: Path, prior: Artifact, moved: T5Source | None) -> dict[str, Any] | None:
-    """Copy the T5 that the prior reads, but for weights in formats that are never loaded; none if it reads none."""
-    source = find_t5(prior, moved)
-    if source is None:
-        return None
-    source = source.local()
-    if source.path is None:
-        return source.model_dump(mode="json")
-    check_t5(source, where="generate.t5")
-    shutil.copytree(source.path, folder / T5, ignore=shutil.ignore_patterns(*UNUSED_BY_T5))
-    return {"path": T5}
+def _gather_text_models(folder: Path, prior: Artifact, moved: Mapping[str, TextModel]) -> dict[str, dict[str, Any]]:
+    """Copy the models of the token states that the prior reads, but for weights in formats that are never loaded."""
+    gathered = {}
+    for name, found in find_text_models(prior, moved).items():
+        source = found.local()
+        if source.folder is None:
+            gathered[name] = source.model_dump(mode="json")
+            continue
+        check_text_model(source, where=f"generate.{name}")
+        shutil.copytree(source.folder, folder / name, ignore=shutil.ignore_patterns(*source.unused_files))
+        gathered[name] = {"path": name}
+    return gathered
 
 
 class _Bundle(ConfigModel):
@@ -117,6 +120,7 @@ class _Bundle(ConfigModel):
     clip: dict[Literal["models"], list[dict[str, Any]]]
     upsamplers: int = Field(ge=0, le=MOST_LEVELS)
     t5: dict[str, Any] | None
+    language_model: dict[str, Any] | None = None
     settings: dict[str, Any]
     batch_size: int = Field(DEFAULT_BATCH, ge=1, le=LARGEST_BATCH)
 
@@ -130,12 +134,17 @@ def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = N
     document = _read_bundle(folder)
     with parsing(lambda reason: _damaged(folder, reason)):
         clip = ClipConfig.model_validate({"models": [_below(folder, model) for model in document.clip["models"]]})
-        t5 = None if document.t5 is None else T5Source.model_validate(_below(folder, document.t5))
+        given = {name: getattr(document, name) for name in TEXT_MODELS}
+        text_models = {
+            name: TEXT_MODELS[name][0].model_validate(_below(folder, model))
+            for name, model in given.items()
+            if model is not None
+        }
         settings = SamplingSettings.from_flat(document.settings)
     source = Artifact(str(folder), "bundle", document.run)
     levels = [Artifact(str(folder / LEVELS / str(n)), "bundle", document.run) for n in range(document.upsamplers)]
     system = load_text_to_image(
-        clip, source, source, settings, upsamplers=levels, t5=t5, device=device,
+        clip, source, source, settings, upsamplers=levels, text_models=text_models, device=device,
         batch_size=batch_size or document.batch_size,
     )  # fmt: skip
     return system, document.run

@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
 from stages.encoders.check import architecture_file
 from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip
+from stages.encoders.language_model_files import read_width
 from stages.formats.clip_folders import CLIP_CONFIG
 
 
@@ -59,8 +61,8 @@ class ExperimentShapes:
         """Width and largest length of the text states that embed_clip makes, by encoder."""
         made = self.config.embed_clip.text_states if self.config.embed_clip is not None else None
         states: dict[str, Callable[[], tuple[int, int]]] = {}
-        if made is not None and (t5 := made.t5) is not None:
-            states["t5"] = lambda: (_t5_width(t5), t5.max_length)
+        for name, model in ({} if made is None else made.text_models).items():
+            states[name] = partial(_text_model_size, name, model)
         if made is not None and (clip := made.clip) is not None:
             states["clip"] = lambda: (
                 sum(_clip_widths(self.config, lambda model: int(model["text_cfg"]["width"]))),
@@ -69,10 +71,14 @@ class ExperimentShapes:
         return states
 
 
-def _t5_width(source: Any) -> int:
+def _text_model_size(name: str, source: Any) -> tuple[int, int]:
+    """Return the width and the largest length of a text model's states."""
     if source.path is None:
         raise Unknown(f"the width of {source.name} is not known here: give its folder (embed_clip.text_states.t5.path)")
-    return int(json.loads((source.path / "config.json").read_text(encoding="utf-8"))["d_model"])
+    if name == "language_model":
+        return read_width(source.path, f"embed_clip.text_states.{name}.path"), source.max_length
+    content = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
+    return int(content["d_model"]), source.max_length
 
 
 def _clip_widths(config: RunConfig, width: Callable[[Mapping[str, Any]], int]) -> list[int]:

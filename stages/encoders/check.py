@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.contract.errors import InputFault, nearest
-from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip, T5Source
+from stages.encoders.config import ClipConfig, FolderClip, LanguageModelSource, PretrainedClip, T5Source, TextModel
+from stages.encoders.language_model_files import check_language_model_folder
 from stages.encoders.model_files import check_links, check_t5_folder, check_tokenizer
 from stages.encoders.open_clip_schema import check_open_clip_config
 from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
@@ -23,16 +24,37 @@ def check_t5(source: T5Source, *, where: str) -> None:
     """Check that a T5 folder is complete, as far as possible without importing transformers."""
     if (folder := source.path) is None:
         return
+    _require_whole(folder, where, {"tokenizer.json", "spiece.model"}, ", or a name")
+    check_t5_folder(folder, f"{where}.path")
+
+
+def check_language_model(source: LanguageModelSource, *, where: str, max_length: int) -> None:
+    """Check that the folder of a language model is complete and known, without importing transformers."""
+    _require_whole(source.path, where, {"tokenizer.json"}, "")
+    check_language_model_folder(source.path, f"{where}.path", max_length=max_length)
+
+
+def check_text_model(source: TextModel, *, where: str) -> None:
+    """Check the folder of any encoder of token states."""
+    if isinstance(source, LanguageModelSource):
+        check_language_model(source, where=where, max_length=getattr(source, "max_length", 1))
+    else:
+        assert isinstance(source, T5Source)
+        check_t5(source, where=where)
+
+
+def _require_whole(folder: Path, where: str, tokenizers: set[str], otherwise: str) -> None:
+    """Refuse a folder in the format of transformers that lacks a part."""
     if not folder.is_dir():
         raise InputFault(
             f"{where}.path: there is no folder {folder}: give a folder in the format of transformers "
-            "(config.json, weights as safetensors, tokenizer), or a name"
+            f"(config.json, weights as safetensors, tokenizer){otherwise}"
         )
     held = sorted(entry.name for entry in folder.iterdir())
     present = {
         "config.json": "config.json" in held,
         "weights as .safetensors": any(name.endswith(".safetensors") for name in held),
-        "tokenizer.json or spiece.model": bool({"tokenizer.json", "spiece.model"} & set(held)),
+        " or ".join(sorted(tokenizers, reverse=True)): bool(tokenizers & set(held)),
     }
     missing = [what for what, is_present in present.items() if not is_present]
     if missing:
@@ -40,7 +62,6 @@ def check_t5(source: T5Source, *, where: str) -> None:
             f"{where}.path: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
             "save model and tokenizer there by save_pretrained of transformers"
         )
-    check_t5_folder(folder, f"{where}.path")
 
 
 def architecture_file(name: str) -> Path:

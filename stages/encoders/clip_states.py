@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.contract.errors import InputFault
 
+_BY_PADDING = ("first", "last")  # poolings
 _PROBE = ("A photo of 2 dogs, one in the snow.",)  # tokenizers with the same tokens for this are taken to be the same
 
 
@@ -22,11 +23,14 @@ class TextTower:
         self._pooling = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
         self._end: Any = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
         self._norm: Any = getattr(tower, "ln_final", None)
-        if self._norm is None or self._pooling not in ("argmax", "eos") or getattr(tower, "cls_emb", None) is not None:
+        self._padding: Any = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None)
+        known = self._pooling in ("argmax", "eos") or (self._pooling in _BY_PADDING and self._padding is not None)
+        if self._norm is None or not known or getattr(tower, "cls_emb", None) is not None:
             raise InputFault(
                 f"text_states.clip: {where} has a text tower {type(tower).__name__} with pooling {self._pooling!r}: "
-                "allowed are open_clip's own transformers that read a text at its end token (argmax or eos): "
-                "leave text_states.clip out, or use another CLIP"
+                "allowed are open_clip's own transformers that read a text at its end token (argmax or eos), or at the "
+                "first or last position (as SigLIP does) with a tokenizer that names its padding: leave "
+                "text_states.clip out, or use another CLIP"
             )
 
     @property
@@ -40,7 +44,15 @@ class TextTower:
         return tokens
 
     def lengths(self, tokens: Int[Tensor, "batch tokens"]) -> list[int]:
-        """Return the number of tokens of each text up to and including its end token."""
+        """Return the number of tokens of each text, its end token included; one at least.
+
+        A tower that reads a text at the first or last position tells by the padding where it ends. SigLIP's sees its
+        padding, as it was trained; an end token that is the padding token, too, counts as padding.
+        """
+        if self._pooling in _BY_PADDING:
+            kept = tokens != self._padding
+            numbers = torch.arange(1, tokens.shape[1] + 1) * kept
+            return [max(1, int(length)) for length in numbers.amax(dim=-1)]
         ends = tokens if self._pooling == "argmax" else torch.eq(tokens, self._end).int()
         return [int(end) + 1 for end in ends.argmax(dim=-1)]
 

@@ -1,7 +1,8 @@
 """Which models encode images and texts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
@@ -11,16 +12,68 @@ from stages.formats.stored_models import local_model, model_in
 from stages.storage.artifact import Artifact
 
 TRAIN_CLIP = "train_clip"
-#: Files of weights that are never loaded.
-UNUSED_BY_T5 = ("*.bin", "*.h5", "*.msgpack", "*.ot")
-_DIGEST = Field(pattern=r"^[0-9a-f]{64}$", description="a part of paths")
+#: Files of weights that are never loaded of a folder in the format of transformers.
+UNUSED_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.ot")
 
 
-class FolderClip(ConfigModel):
+class FolderModel(ConfigModel):
+    """A model that may be a folder on this machine, under its key ``path``; a store keeps it by its content.
+
+    A new one is a subclass, and one of that and of :class:`Stored`, which it names ``in_store``.
+    """
+
+    unused_files: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the files that nothing loads, and no store keeps."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder; None: the model is found by a name."""
+        found: Path | None = getattr(self, "path")  # noqa: B009  # the field of the subclass
+        return found
+
+    @classmethod
+    def in_store(cls) -> type["Stored"]:
+        """Return the class of such a model in a store."""
+        raise NotImplementedError
+
+    def stored(self, store: str, digest: str) -> "Stored":
+        """Return the model as the store has it."""
+        assert self.folder is not None
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return self.in_store()(**fields | {"store": store, "digest": digest, "label": self.folder.name})
+
+
+class Stored(FolderModel):
+    """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
+
+    store: AnyAddress
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="a part of paths")
+    label: str
+
+    @property
+    def reference(self) -> str:
+        """The name of its folder: where that was holds for one machine only, or for one job."""
+        return self.label
+
+    def local(self) -> Self:
+        """Return it on this machine, to be opened at once."""
+        return self.model_copy(update={"path": local_model(model_in(self.store, self.digest))})
+
+    def found_by(self) -> dict[str, str]:
+        """Return name and digest."""
+        return {"label": self.label, "digest": self.digest}
+
+
+class FolderClip(FolderModel):
     """A CLIP model in a folder of open_clip's own format: open_clip_config.json, weights, tokenizer."""
 
     kind: Literal["folder"]
     path: ExternalPath
+
+    @classmethod
+    def in_store(cls) -> type[Stored]:
+        """Return its class there."""
+        return StoredClip
 
     @property
     def reference(self) -> str:
@@ -52,21 +105,8 @@ class TrainedClip(ConfigModel):
         return TRAIN_CLIP
 
 
-class StoredClip(FolderClip):
-    """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
-
-    store: AnyAddress
-    digest: str = _DIGEST
-    label: str
-
-    @property
-    def reference(self) -> str:
-        """The name of its folder: where that was holds for one machine only, or for one job."""
-        return self.label
-
-    def local(self) -> "StoredClip":
-        """Return it on this machine, to be opened at once."""
-        return self.model_copy(update={"path": local_model(model_in(self.store, self.digest))})
+class StoredClip(Stored, FolderClip):
+    """A CLIP model in the store."""
 
 
 class TrainedClipFolder(FolderClip):
@@ -108,7 +148,31 @@ def local_clips(config: ClipConfig, inputs: Mapping[str, Artifact]) -> ClipConfi
     return config.model_copy(update={"models": tuple(map(local, config.models))})
 
 
-class T5Source(ConfigModel):
+class TextModel(FolderModel):
+    """A text encoder whose token states a prior reads; found again by what it is known by."""
+
+    unused_files: ClassVar[tuple[str, ...]] = UNUSED_WEIGHTS
+
+    @property
+    def location(self) -> str:
+        """Where transformers finds the model."""
+        return str(self.folder)
+
+    @property
+    def reference(self) -> str:
+        """The model, for people."""
+        return self.location
+
+    def local(self) -> Self:
+        """Return it as it is to be opened at once on this machine."""
+        return self
+
+    def found_by(self) -> dict[str, str]:
+        """Return what is recorded of it, to find it again."""
+        return {"path": self.location}
+
+
+class T5Source(TextModel):
     """A T5 model: a folder in the format of transformers, or a name on the hub, downloaded once and kept."""
 
     path: ExternalPath | None = Field(
@@ -123,19 +187,15 @@ class T5Source(ConfigModel):
             raise ValueError(f"found {found} of path and name: give one of them")
         return self
 
+    @classmethod
+    def in_store(cls) -> type[Stored]:
+        """Return its class there."""
+        return StoredT5
+
     @property
     def location(self) -> str:
         """Where transformers finds the model."""
         return str(self.path or self.name)
-
-    @property
-    def reference(self) -> str:
-        """The model, for people."""
-        return self.location
-
-    def local(self) -> "T5Source":
-        """Return it as it is to be opened at once on this machine."""
-        return self
 
     def found_by(self) -> dict[str, str]:
         """Return what is recorded of it, to find it again."""
@@ -148,25 +208,29 @@ class T5StatesConfig(T5Source):
     max_length: PositiveInt = Field(80, description="most tokens of a caption, including its end token; the paper: 80")
 
 
-class StoredT5(T5StatesConfig):
-    """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
+class StoredT5(Stored, T5StatesConfig):
+    """A T5 model in the store."""
 
-    store: AnyAddress
-    digest: str = _DIGEST
-    label: str
 
-    @property
-    def reference(self) -> str:
-        """The name of its folder: where that was holds for one machine only, or for one job."""
-        return self.label
+class LanguageModelSource(TextModel):
+    """A language model, an encoder or a decoder: a folder in the format of transformers."""
 
-    def local(self) -> T5Source:
-        """Return it on this machine."""
-        return self.model_copy(update={"path": local_model(model_in(self.store, self.digest))})
+    path: ExternalPath = Field(description="folder with config.json, weights (safetensors) and tokenizer.json")
 
-    def found_by(self) -> dict[str, str]:
-        """Return name and digest."""
-        return {"label": self.label, "digest": self.digest}
+    @classmethod
+    def in_store(cls) -> type[Stored]:
+        """Return its class there."""
+        return StoredLanguageModel
+
+
+class LanguageModelStatesConfig(LanguageModelSource):
+    """Token states of the last layer of a language model."""
+
+    max_length: PositiveInt = Field(80, description="most tokens of a caption, with those that its tokenizer adds")
+
+
+class StoredLanguageModel(Stored, LanguageModelStatesConfig):
+    """A language model in the store."""
 
 
 class ClipStatesConfig(ConfigModel):
@@ -183,6 +247,22 @@ class TextStatesConfig(ConfigModel):
     """Which token states of the captions are stored beside their CLIP embeddings."""
 
     t5: T5StatesConfig | None = Field(None, description="of a T5 encoder; none: not made")
+    language_model: LanguageModelStatesConfig | None = Field(
+        None, description="of the last layer of another language model (docs/prior.md lists the types); none: not made"
+    )
     clip: Annotated[ClipStatesConfig | None, BeforeValidator(_true_is_all_defaults)] = Field(
         None, description="of the text towers of clip.models (true: up to 77 tokens), side by side; none: not made"
     )
+
+    @property
+    def text_models(self) -> dict[str, T5StatesConfig | LanguageModelStatesConfig]:
+        """The encoders beside CLIP, by name."""
+        found = {"t5": self.t5, "language_model": self.language_model}
+        return {name: model for name, model in found.items() if model is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; a language model is named where there is one."""
+        identity = super().identity()
+        if self.language_model is None:
+            del identity["language_model"]
+        return identity

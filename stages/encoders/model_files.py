@@ -15,7 +15,7 @@ from stages.contract.errors import InputFault
 from stages.contract.parsing import describe_parser_error, load_json, parsing, shown
 
 _MOST_OF_JSON = 64_000_000  # bytes; a vocabulary of a million words has 30 MB
-_MOST = 10_000_000  # of any size in a configuration
+MOST_OF_A_SIZE = 10_000_000  # of any size in a configuration
 _WORD = re.compile(r"[A-Za-z0-9_.\-]{0,100}")
 _FILE = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,200}")
 
@@ -48,7 +48,7 @@ _TOKENIZER_KEYS = frozenset(
 #: Whose files are data alone: tokenizer.json, vocabularies, merges, sentencepiece models.
 _TOKENIZER_CLASS = re.compile(
     r"TokenizersBackend|PythonBackend|PreTrainedTokenizer(Fast)?|"
-    r"(CLIP|T5|MT5|Bert|DistilBert|Roberta|XLMRoberta|Gemma|Llama|GPT2|Siglip2?|MPNet|Nllb|Albert|Camembert|Electra)"
+    r"(CLIP|T5|MT5|Bert|DistilBert|Roberta|XLMRoberta|Gemma|Llama|GPT2|Qwen2|Siglip2?|MPNet|Nllb|Albert|Camembert|Electra)"
     r"Tokenizer(Fast)?"
 )
 _T5_KEYS = frozenset(
@@ -66,7 +66,7 @@ _CLIP_TEXT_KEYS = frozenset(
         *("initializer_factor", "projection_dim", "vocab_size"),
     )
 )
-_TRANSFORMERS_KEYS = frozenset(
+TRANSFORMERS_KEYS = frozenset(
     (
         *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache"),
         *("is_encoder_decoder", "is_decoder", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id"),
@@ -200,7 +200,7 @@ def check_t5_folder(folder: Path, where: str) -> None:
     file = folder / "config.json"
     content = read_model_json(file, where)
     if content.get("model_type") == "t5":  # another model is refused by its type
-        require_keys(content, _T5_KEYS | _TRANSFORMERS_KEYS, file, where)
+        require_keys(content, _T5_KEYS | TRANSFORMERS_KEYS, file, where)
         require_weights(folder, _t5_numbers(content, file, where), file, where)
     check_tokenizer(folder, where)
     check_safetensors_index(folder, where)
@@ -211,8 +211,8 @@ def _t5_numbers(content: Mapping[str, Any], file: Path, where: str) -> float:
     usual = {"num_layers": 6, "d_model": 512, "d_kv": 64, "num_heads": 8, "d_ff": 2048}  # of transformers' T5Config
     sizes = {key: content.get(key, value) for key, value in usual.items()}
     for key, value in sizes.items():
-        if not (isinstance(value, int) and 0 < value < _MOST):
-            raise refuse(where, file, f"{key} is {shown(value)}", f"a number from 1 to {_MOST}")
+        if not (isinstance(value, int) and 0 < value < MOST_OF_A_SIZE):
+            raise refuse(where, file, f"{key} is {shown(value)}", f"a number from 1 to {MOST_OF_A_SIZE}")
     attention = 4 * sizes["d_model"] * sizes["d_kv"] * sizes["num_heads"]
     return float(sizes["num_layers"] * (attention + 2 * sizes["d_model"] * sizes["d_ff"]))
 
@@ -230,7 +230,7 @@ def check_diffusers_folder(folder: Path, where: str) -> None:
             if (folder / part / config).exists():
                 content = read_model_json(folder / part / config, where)
                 if part == "text_encoder":
-                    require_keys(content, _CLIP_TEXT_KEYS | _TRANSFORMERS_KEYS, folder / part / config, where)
+                    require_keys(content, _CLIP_TEXT_KEYS | TRANSFORMERS_KEYS, folder / part / config, where)
         check_tokenizer(folder / part, where)
         check_safetensors_index(folder / part, where)
 

@@ -8,7 +8,7 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
-from stages.encoders.config import ClipConfig, T5Source
+from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source, TextModel
 from stages.inference.sampling import SamplingSettings
 
 SetName = Literal["prior", "text_embedding", "reconstruction", "unconditional"]
@@ -74,12 +74,21 @@ class GenerateConfig(StageConfig):
     t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
         None, description="where the T5 of the prior's training lies now, if it has moved; its weights are compared"
     )
+    language_model: Annotated[LanguageModelSource | None, RuntimeOnly()] = Field(
+        None, description="the same of its language model"
+    )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The trained models, and the CLIP model that they belong to where that is trained too."""
         return ("train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+
+    @property
+    def text_models(self) -> dict[str, TextModel]:
+        """Where the encoders of token states lie now, by name, as far as that is said."""
+        found: dict[str, TextModel | None] = {"t5": self.t5, "language_model": self.language_model}
+        return {name: model for name, model in found.items() if model is not None}
 
     @property
     def sampling(self) -> SamplingSettings:

@@ -80,7 +80,7 @@ def load_system(
         inputs["train_decoder"],
         config.sampling,
         upsamplers=[inputs[name] for name in config.upsampler_stages],
-        t5=config.t5,
+        text_models=config.text_models,
         batch_size=batch_size or config.batch_size,
         device=device,
     )

@@ -15,9 +15,16 @@ from models.priors.registry import read_spec as read_prior_spec
 from stages.contract.errors import ArtifactError
 from stages.contract.parsing import parsing, shown
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, StoredT5, T5Source
-from stages.encoders.t5 import T5Encoder
-from stages.encoders.text import TextEncoder
+from stages.encoders.config import (
+    ClipConfig,
+    LanguageModelSource,
+    Stored,
+    StoredLanguageModel,
+    StoredT5,
+    T5Source,
+    TextModel,
+)
+from stages.encoders.text import STATE_ENCODERS, TextEncoder
 from stages.formats.clips import Clips, require_same_clips
 from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, parse_text_encoders
 from stages.formats.model_folders import load_model_config
@@ -29,7 +36,11 @@ from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
 DECODER = "decoder"
-T5 = "t5"
+#: What the encoders of token states are read as, by name: a folder or name, and a folder in a store.
+TEXT_MODELS: Mapping[str, tuple[type[TextModel], type[Stored]]] = {
+    "t5": (T5Source, StoredT5),
+    "language_model": (LanguageModelSource, StoredLanguageModel),
+}
 UPSAMPLER = "upsampler"
 
 _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same clip.models"
@@ -68,30 +79,39 @@ def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:
 
 
 def prior_text_encoders(artifact: Artifact) -> TextEncoders:
-    """Return the identities of the encoders whose text states the prior reads, by name (t5, clip)."""
+    """Return the identities of the encoders whose text states the prior reads, by name."""
     return parse_text_encoders(load_model_config(artifact, PRIOR).get("text_encoders", {}), artifact, PRIOR)
 
 
-def find_t5(prior: Artifact, moved: T5Source | None) -> T5Source | None:
-    """Return the T5 whose states the prior reads (None: none): where it lies now, as configured, else in the store."""
-    identity = prior_text_encoders(prior).get(T5)
-    if identity is None:
-        return None
-    if moved is not None and (moved.path is None or moved.path.exists()):
+def find_text_models(prior: Artifact, moved: Mapping[str, TextModel]) -> dict[str, TextModel]:
+    """Return the models whose states the prior reads, by name: where they lie now, as configured, else in the store."""
+    identities = prior_text_encoders(prior)
+    return {
+        name: _find_text_model(name, identities[name], prior, moved.get(name))
+        for name in TEXT_MODELS
+        if name in identities
+    }
+
+
+def _find_text_model(name: str, identity: TextEncoderIdentity, prior: Artifact, moved: TextModel | None) -> TextModel:
+    if moved is not None and (moved.folder is None or moved.folder.exists()):
         return moved
-    with parsing(lambda reason: _lost_t5(identity, prior, reason)):
+    outside, stored = TEXT_MODELS[name]
+    with parsing(lambda reason: _lost(name, identity, prior, reason)):
         if "digest" not in identity.source:  # of a hub, or of a folder that an earlier version left where it was
-            return moved or T5Source.model_validate(identity.source)
-        found = StoredT5.model_validate({"store": store_of(prior), "path": identity.reference, **identity.source})
+            return moved or outside.model_validate(identity.source)
+        found: Any = stored.model_validate({"store": store_of(prior), "path": identity.reference, **identity.source})
         if not is_stored(model_in(found.store, found.digest)):
-            raise _lost_t5(identity, prior, f"its store holds no models/{found.digest}")
-    return found
+            raise _lost(name, identity, prior, f"its store holds no models/{found.digest}")
+        kept: TextModel = found
+    return kept
 
 
-def _lost_t5(identity: TextEncoderIdentity, prior: Artifact, reason: str) -> ArtifactError:
+def _lost(name: str, identity: TextEncoderIdentity, prior: Artifact, reason: str) -> ArtifactError:
+    what = {"t5": "T5", "language_model": "language model"}[name]
     return ArtifactError(
-        f"generate: the T5 {shown(str(identity))} of the prior in {prior.uri} is not found ({reason}): expected the "
-        "one of its training: set generate.t5.path to its folder"
+        f"generate: the {what} {shown(str(identity))} of the prior in {prior.uri} is not found ({reason}): expected "
+        f"the one of its training: set generate.{name}.path to its folder"
     )
 
 
@@ -102,11 +122,11 @@ def load_text_to_image(
     settings: SamplingSettings,
     *,
     upsamplers: Sequence[Artifact] = (),
-    t5: T5Source | None = None,
+    text_models: Mapping[str, TextModel] | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> TextToImageSystem:
-    """Load the whole system; ``t5`` says where the prior's T5 is to be found now, if not where it was in training.
+    """Load the whole system; ``text_models`` says where those of the prior are now, if not where they were in training.
 
     ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
     """
@@ -117,7 +137,9 @@ def load_text_to_image(
     encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
     require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
     return TextToImageSystem(
-        _text_encoder(encoder, prior_text_encoders(prior_artifact), find_t5(prior_artifact, t5), device),
+        _text_encoder(
+            encoder, prior_text_encoders(prior_artifact), find_text_models(prior_artifact, text_models or {}), device
+        ),
         prior.to(device),
         decoder.to(device),
         settings,
@@ -128,19 +150,20 @@ def load_text_to_image(
 
 
 def _text_encoder(
-    clip: ClipEncoder, wanted: TextEncoders, t5: T5Source | None, device: torch.device | str
+    clip: ClipEncoder, wanted: TextEncoders, models: Mapping[str, TextModel], device: torch.device | str
 ) -> TextEncoder:
     """Load the encoders that the prior was trained with."""
-    encoder = None
-    if t5 is not None:
-        encoder = T5Encoder(t5, max_length=wanted[T5].max_length, device=device, where="generate.t5")
+    encoders = {
+        name: STATE_ENCODERS[name](model, max_length=wanted[name].max_length, device=device, where=f"generate.{name}")
+        for name, model in models.items()
+    }
     clip_max_length = wanted["clip"].max_length if "clip" in wanted else None
-    text = TextEncoder(clip, t5=encoder, clip_max_length=clip_max_length)
+    text = TextEncoder(clip, encoders=encoders, clip_max_length=clip_max_length)
     for name, found in text.identities.items():
         if (found.digest, found.width) != (wanted[name].digest, wanted[name].width):
             raise ArtifactError(
                 f"generate: the prior was trained on text states of {name} {wanted[name]}, but "
-                f"{found} is there now: expected the same weights: set generate.t5 to the T5 of its "
+                f"{found} is there now: expected the same weights: set generate.{name} to the model of its "
                 "training, or train the prior anew"
             )
     return text

@@ -24,7 +24,7 @@ from stages.train_prior.phases import DistillationConfig, PretrainingConfig
 from stages.training.config import TrainingConfig
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-TextStates = Literal["t5", "clip"]
+TextStates = Literal["t5", "language_model", "clip"]
 _NUMBERS: Final = ("width", "num_layers", "num_heads", "feed_forward_factor")
 ANY_WIDTH: Final = 1 << 30  # of embeddings, where a section is checked before there are any
 
@@ -164,8 +164,8 @@ class TrainedPriorConfig(PriorConfig):
 
     network: NetworkConfig = NetworkConfig()
     text_states: tuple[TextStates, ...] | None = Field(
-        None, description="token states that the network reads beside the CLIP text embedding: t5, clip; null: all "
-        "that embed_clip made; []: none",
+        None, description="token states that the network reads beside the CLIP text embedding: t5, language_model, "
+        "clip; null: all that embed_clip made; []: none",
     )  # fmt: skip
     text_dropout: Probability = Field(
         0.1, description="fraction of captions left out in training, for guidance; 1: learn from the embeddings of all "
@@ -208,7 +208,9 @@ class TrainedPriorConfig(PriorConfig):
     @model_validator(mode="after")
     def _states_once(self) -> "TrainedPriorConfig":
         if self.text_states is not None and len(set(self.text_states)) < len(self.text_states):
-            raise ValueError(f"text_states is {list(self.text_states)}: allowed is each of t5 and clip once")
+            raise ValueError(
+                f"text_states is {list(self.text_states)}: allowed is each of t5, language_model and clip once"
+            )
         return self
 
 

@@ -11,6 +11,7 @@ extra_captions         key, row, caption of each of them, in the order of the ro
 from collections.abc import Mapping
 from typing import ClassVar
 
+from models.priors.spec import TEXT_ENCODERS
 from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.storage.artifact import Artifact, Output
@@ -74,7 +75,7 @@ class TextEncoderIdentity(Document):
     width: int
     max_length: int
     source: Mapping[str, str]
-    """The fields of a T5Source that find the model again; none for CLIP, which is configured wherever it is used."""
+    """The fields of a TextModel that find the model again; none for CLIP, which is configured wherever it is used."""
 
     def __str__(self) -> str:
         """Return the reference, the beginning of the digest and the width."""
@@ -85,7 +86,7 @@ TextEncoders = Mapping[str, TextEncoderIdentity]
 
 
 def read_text_encoders(embeddings: Artifact) -> TextEncoders:
-    """Return which encoders the text states are of, by name in the order t5, clip; empty where there are none."""
+    """Return which encoders the text states are of, in the order of TEXT_ENCODERS; empty where there are none."""
     if not embeddings.exists(_TEXT_ENCODERS):
         return {}
     content = embeddings.read_json(_TEXT_ENCODERS)
@@ -94,7 +95,7 @@ def read_text_encoders(embeddings: Artifact) -> TextEncoders:
 
 def parse_text_encoders(content: Mapping[str, object], artifact: Artifact, file: str) -> TextEncoders:
     """Return the encoders described in the artifact's file."""
-    names = [name for name in ("t5", "clip") if name in content]
+    names = [name for name in TEXT_ENCODERS if name in content]
     return {name: TextEncoderIdentity.parse(content[name], artifact, file) for name in names}
 
 

@@ -9,6 +9,13 @@ from stages.encoders.text import TextEncoder, make_text_encoder
 from tests.factories import save_tiny_clip, save_tiny_t5
 
 TEXTS = ["a small red circle at the top left", "blue star", ""]
+SIGLIP = {
+    "pool_type": "last",
+    "no_causal_mask": True,
+    "proj_bias": True,
+    "norm_kwargs": {"eps": 1e-6},
+    "act_kwargs": {"approximate": "tanh"},
+}
 LENGTHS = [10, 4, 2]  # words, start and end
 
 
@@ -85,10 +92,38 @@ def test_models_with_other_tokens_cannot_stand_side_by_side(folders, tmp_path):
     TextEncoder(make_clip(folders[0], other))  # without states they can
 
 
-def test_a_tower_that_has_no_end_token_is_refused(tmp_path):
-    folder = save_tiny_clip(tmp_path / "last", text={"pool_type": "last"})
-    with pytest.raises(InputFault, match=r"has a text tower CLIP with pooling 'last': allowed are"):
+def test_a_tower_of_unknown_pooling_is_refused(tmp_path):
+    folder = save_tiny_clip(tmp_path / "none", text={"pool_type": "none"})
+    with pytest.raises(InputFault, match=r"has a text tower CLIP with pooling 'none': allowed are"):
         TextEncoder(make_clip(folder), clip_max_length=77)
+
+
+@pytest.mark.parametrize("pooling", ["last", "first"])
+def test_a_tower_like_siglip_s_tells_by_its_padding_where_a_text_ends(tmp_path, pooling):
+    folder = save_tiny_clip(tmp_path / pooling, text=SIGLIP | {"pool_type": pooling})
+    encoder = TextEncoder(make_clip(folder), clip_max_length=77)
+    encoded = encoder.encode(TEXTS)
+    assert [len(states) for states in encoded.states["clip"]] == LENGTHS
+    alone = encoder.encode(TEXTS[1:2])
+    torch.testing.assert_close(encoded.states["clip"][1], alone.states["clip"][0])
+
+
+@pytest.mark.parametrize("clean", ["canonicalize", "whitespace"])
+@pytest.mark.parametrize("context_length", [24, 8])
+def test_texts_of_a_siglip2_are_read_as_open_clip_reads_them(tmp_path, clean, context_length):
+    """Pooling, mask, biases, context length and lower-casing are the folder's own."""
+    import open_clip
+
+    text = SIGLIP | {"tokenizer_kwargs": {"clean": clean}}
+    folder = save_tiny_clip(tmp_path / "siglip2", text=text, context_length=context_length, keeps_case=True)
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    texts = ["a SMALL red, circle", "a small red circle", "blue star " * 20]
+    with torch.no_grad():
+        expected = model.eval().encode_text(tokenizer(texts))
+    found = make_clip(folder).encode_texts(texts)
+    torch.testing.assert_close(found, expected)
+    assert torch.allclose(found[0], found[1]) == (clean == "canonicalize")
 
 
 def test_nothing_gives_an_empty_batch(folders):

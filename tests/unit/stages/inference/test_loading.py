@@ -35,8 +35,8 @@ class World:
         self.clips = ClipConfig(models=(FolderClip(kind="folder", path=self.clip),))
 
     def load(self, t5: Path | None = None, settings: SamplingSettings = SETTINGS) -> TextToImageSystem:
-        source = None if t5 is None else T5Source(path=t5)
-        return load_text_to_image(self.clips, self.prior, self.decoder, settings, t5=source, batch_size=2)
+        source = {} if t5 is None else {"t5": T5Source(path=t5)}
+        return load_text_to_image(self.clips, self.prior, self.decoder, settings, text_models=source, batch_size=2)
 
 
 @pytest.fixture(scope="module")

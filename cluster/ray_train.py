@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray import cloudpickle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -216,7 +215,7 @@ def _trainer(
     function: TrainFunction, payload: Any, group: TrainGroup, send: Sender, scratch: str
 ) -> DataParallelTrainer:
     resources = {"CPU": float(group.num_cpus)} | ({"GPU": float(group.num_gpus)} if group.num_gpus else {})
-    work = cloudpickle.dumps((function, payload))  # bytes: the controller reads its arguments too, and needs no torch
+    work = ray.put((function, payload))  # a reference: the controller reads its arguments too, and needs no torch
     return _Trainer(
         _in_worker,
         train_loop_config={"work": work, "num_cpus": group.num_cpus, "send": send},
@@ -245,7 +244,7 @@ def _in_worker(config: dict[str, Any]) -> Any:
 
     try:
         with linked(send, get_context().get_world_rank(), node):
-            function, payload = cloudpickle.loads(config["work"])
+            function, payload = ray.get(config["work"])
             return function(payload, emit)
     except Exception as error:
         import traceback

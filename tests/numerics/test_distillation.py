@@ -101,7 +101,7 @@ def distilled_to_the_end(kind: str, num_steps: int, teacher_steps: int) -> tuple
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["shifted", "flow"])
-def test_a_student_takes_the_flow_s_own_way_in_few_steps(kind: str, num_steps: int) -> None:
+def test_a_student_follows_the_flow_in_few_steps(kind: str, num_steps: int) -> None:
     """From the same noise the student comes where 64 steps of its teacher do, near the exact flow; as few of its
     teacher's steps do not. What is asked of sampling besides (more steps, guidance) has no effect.
     """
@@ -183,7 +183,7 @@ def test_a_student_begins_as_its_teacher_and_trains_its_network_alone() -> None:
     assert trained == {name for name, _ in distillation.named_parameters() if not name.startswith("student.bank.")}
 
 
-def test_only_what_was_distilled_says_so() -> None:
+def test_only_a_distilled_prior_is_named_so() -> None:
     spec = make_prior("flow").spec
     assert "distilled" not in spec.to_dict()
     assert read_spec(spec.to_dict()) == spec

@@ -146,6 +146,27 @@ def _prepare_t5() -> Run:
     return run
 
 
+def _language_models() -> list[bytes]:
+    import tempfile
+
+    from tests.factories import save_tiny_language_model
+
+    with tempfile.TemporaryDirectory() as name:
+        folders = [save_tiny_language_model(Path(name) / kind, kind) for kind in ("bert", "gpt2", "qwen3")]
+        return [pack_files({file.name: file.read_bytes() for file in sorted(one.iterdir())}) for one in folders]
+
+
+def _prepare_language_model() -> Run:
+    from stages.encoders.config import LanguageModelSource
+    from stages.encoders.language_model import LanguageModelEncoder
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "lm", unpack_files(data))
+        return LanguageModelEncoder(LanguageModelSource(path=folder / "lm"), max_length=8).encode(["a star"])
+
+    return run
+
+
 def _mutate_model_folder(rng: Random, data: bytes) -> bytes:
     small = {"tokenizer.json", "spiece.model"}
 
@@ -190,6 +211,7 @@ TARGETS = (
     Target("gaussians", _gaussians, _prepare_gaussians, (mutate_safetensors,)),
     Target("clip_folder", _clips, _prepare_clip, (_mutate_model_folder,), weight=2),
     Target("t5_folder", _t5s, _prepare_t5, (_mutate_model_folder,), weight=2),
+    Target("language_model_folder", _language_models, _prepare_language_model, (_mutate_model_folder,), weight=2),
     *(
         Target(kind, partial(_our_models, kind), partial(_prepare_our_model, kind), (_mutate_model_folder,))
         for kind in ("prior", "decoder")

@@ -92,7 +92,7 @@ def test_sections_without_one_are_what_they_were() -> None:
         ({"hidden_act": "__import__('os')"}, "cannot load"),
     ],
 )
-def test_a_folder_is_refused_by_what_it_says(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_folder_is_refused_by_the_name_of_its_key(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     folder = save_tiny_language_model(tmp_path / "bert", "bert")
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | changes))

@@ -99,7 +99,7 @@ def test_a_tower_of_unknown_pooling_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["last", "first"])
-def test_a_tower_like_siglip_s_tells_by_its_padding_where_a_text_ends(tmp_path, pooling):
+def test_texts_end_at_the_padding_where_the_pooling_is_of_a_position(tmp_path, pooling):
     folder = save_tiny_clip(tmp_path / pooling, text=SIGLIP | {"pool_type": pooling})
     encoder = TextEncoder(make_clip(folder), clip_max_length=77)
     encoded = encoder.encode(TEXTS)

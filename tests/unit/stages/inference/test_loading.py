@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
+from pipeline.export.bundle import Parts, load_bundle, write_bundle
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, FolderClip, T5Source, TextStatesConfig
+from stages.encoders.config import ClipConfig, FolderClip, LanguageModelSource, T5Source, TextModel, TextStatesConfig
 from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import load_model_config, load_model_state, save_model
-from stages.inference.loading import load_decoder, load_prior, load_text_to_image
+from stages.inference.loading import load_decoder, load_prior, load_text_to_image, prior_text_encoders
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
-from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
+from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_language_model, save_tiny_prior, save_tiny_t5
 
 SETTINGS = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=1))
 PROMPTS = ["a red star", "a small blue ring at the top left", "green"]
@@ -97,6 +99,32 @@ def test_a_missing_t5_names_the_key_to_set(tmp_path: Path) -> None:
     shutil.rmtree(world.t5)
     with pytest.raises(InputFault, match=r"generate\.t5\.path: there is no folder"):
         world.load()
+
+
+def test_a_language_model_is_loaded_where_it_was_or_lies_now(world: World, tmp_path: Path) -> None:
+    folder = save_tiny_language_model(tmp_path / "gpt2", "gpt2")
+    states = TextStatesConfig.model_validate({"language_model": {"path": folder, "max_length": 6}, "clip": True})
+    prior = save_tiny_prior(tmp_path / "prior", world.clip, text_states=states)
+    assert list(prior_text_encoders(prior)) == ["language_model", "clip"]
+
+    def embeddings(**text_models: TextModel) -> Tensor:
+        system = load_text_to_image(world.clips, prior, world.decoder, SETTINGS, text_models=text_models)
+        return system.imagine(PROMPTS, [0, 1, 2])
+
+    here = embeddings()
+    text = make_text_encoder(ClipEncoder(world.clips), states, device="cpu").encode(PROMPTS).features()
+    torch.testing.assert_close(here, load_prior(prior)[0].sample(text, [0, 2, 4], SETTINGS.prior), rtol=1e-4, atol=1e-4)
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert torch.equal(embeddings(language_model=LanguageModelSource(path=moved)), here)
+    with pytest.raises(InputFault, match=r"generate\.language_model\.path: there is no folder"):
+        embeddings()
+    other = save_tiny_language_model(tmp_path / "other", "gpt2", seed=1)
+    with pytest.raises(ArtifactError, match=r"set generate\.language_model to the model of its training"):
+        embeddings(language_model=LanguageModelSource(path=other))
+    parts = Parts(world.clips, prior, world.decoder, text_models={"language_model": LanguageModelSource(path=moved)})
+    write_bundle(tmp_path / "bundle", parts, SETTINGS, run="r")
+    shutil.rmtree(moved)
+    assert torch.equal(load_bundle(tmp_path / "bundle")[0].imagine(PROMPTS, [0, 1, 2]), here)
 
 
 def test_a_configuration_of_another_version_is_reported(world: World, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from models.priors.spec import (
 from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
-from stages.train_prior.phases import DistillationConfig, PretrainingConfig
+from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
 from stages.training.config import TrainingConfig
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]

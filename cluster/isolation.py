@@ -34,6 +34,11 @@ _BOOTSTRAP = (
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "TZ")
 _PASSED_ON_FROM = ("LC_", "PYTHON", "COVERAGE")  # what begins so; credentials in the environment stay here
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ALLOCATOR = {  # glibc's: an image's megabytes are kept for the next one, and need not be mapped anew
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 _MOST_HEAD = 1 << 20
 _LARGE = 8 << 20  # bytes of an item, for which no memory is kept
 _NOISE = 64 * 1024  # bytes that a child may have written to its standard error before they are thrown away
@@ -250,7 +255,7 @@ def _file_in_memory() -> IO[bytes]:
 def _environment() -> dict[str, str]:
     """Return what of the environment the child gets: no credentials, and one thread."""
     kept = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_FROM)}
-    return kept | dict.fromkeys(_ONE_THREAD, "1") | {"MALLOC_ARENA_MAX": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    return kept | dict.fromkeys(_ONE_THREAD, "1") | _ALLOCATOR | {"NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
 def _parse_head(head: bytes) -> dict[str, Any]:

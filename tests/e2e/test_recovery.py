@@ -88,8 +88,8 @@ def _run_and_kill_all(when: Callable[[], bool], *overrides: str) -> bool:
         for one in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-        assert process.wait(timeout=60) == -signal.SIGKILL
-        _, alive = psutil.wait_procs(tree, timeout=60)
+        assert process.wait(timeout=300) == -signal.SIGKILL
+        _, alive = psutil.wait_procs(tree, timeout=300)
         assert not alive
     return True
 

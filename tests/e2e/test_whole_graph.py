@@ -38,7 +38,7 @@ def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -
     began = time.monotonic()
     again = corgi("run", SMOKE, f"store={store}", "--json")
     assert again.code == 0
-    assert time.monotonic() - began < 10  # no Ray, no torch; the figure itself is measured by the benchmarks
+    assert time.monotonic() - began < 30  # no Ray, no torch; the figure itself is measured by the benchmarks
     assert set(again.states.values()) == {"reused"}
     assert again.document["metrics"] == first.document["metrics"]
     assert "everything is done" in again.err
@@ -134,7 +134,7 @@ def test_an_export_needs_no_store_and_makes_the_run_s_images(
     words = [sys.executable, "use.py", str(rows[0]["seed"])]
     used = subprocess.run(
         words, cwd=tmp_path, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False, timeout=200,
+        check=False, timeout=500,
     )  # fmt: skip
     assert used.stdout.split() == ["12", "equal"], used.stderr
     shown = corgi("generate", tmp_path / "given", "--prompt", "a red star", "--out", tmp_path / "out", "--json")

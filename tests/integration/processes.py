@@ -32,7 +32,7 @@ def launch_in_forks(
     failures: list[Exception] = []
     running = len(processes)
     while running:
-        kind, value = messages.get(timeout=100)
+        kind, value = messages.get(timeout=300)
         running -= kind == "end"
         if kind == "event":
             emit(value)

@@ -68,7 +68,7 @@ class Shell:
         } | self.exported  # fmt: skip
         return subprocess.run(
             ["bash", "-c", self._localized(command)], cwd=self.folder, env=environment, capture_output=True, text=True,
-            timeout=200, check=False,
+            timeout=500, check=False,
         )  # fmt: skip
 
     def _localized(self, command: str) -> str:
@@ -155,7 +155,7 @@ def _expect(shell: Shell, command: str) -> None:
 
 def _expect_job(shell: Shell, command: str) -> None:
     """A head takes jobs only some seconds after it gives its version."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while (done := shell.run(command)).returncode and "No available agent" in done.stdout + done.stderr:
         assert time.monotonic() < deadline, (shell.folder / "log").read_text()
         time.sleep(1)
@@ -163,7 +163,7 @@ def _expect_job(shell: Shell, command: str) -> None:
 
 
 def _expect_until(shell: Shell, command: str, output: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while (done := shell.run(command)).stdout != output:
         assert time.monotonic() < deadline, f"{command}: {done.stdout!r}\n{(shell.folder / 'log').read_text()}"
         time.sleep(1)

@@ -95,8 +95,8 @@ def signal_group(process: "subprocess.Popen[str]", number: int) -> tuple[int, st
     """Signal all processes of the group, as Slurm, systemd and `timeout` do; nothing of them may be left."""
     processes = tree(process)
     os.killpg(process.pid, number)
-    text = process.communicate(timeout=100)[0]  # none of them holds the pipe any more
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    text = process.communicate(timeout=300)[0]  # none of them holds the pipe any more
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     return process.returncode, text
 
@@ -149,8 +149,8 @@ def test_a_ray_that_has_lost_its_head_is_named_and_waited_for_by_nobody(temporar
             assert process.poll() is None
         processes = tree(process)
         next(one for one in processes if one.name() == name).kill()
-        text = process.communicate(timeout=100)[0]
-        _, alive = psutil.wait_procs(processes, timeout=10)
+        text = process.communicate(timeout=300)[0]
+        _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     assert process.returncode == 1
     assert f"cluster: Ray's {name} on this machine was lost" in text

@@ -24,7 +24,7 @@ finally:
 
 def measure(tmp_path: Path, *words: str) -> tuple[int, str, dict[str, list[dict[str, object]]]]:
     command = [sys.executable, "-c", CODE, "--device", "cpu", "--quick", "--json", str(tmp_path / "found.json"), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     return done.returncode, done.stdout, json.loads((tmp_path / "found.json").read_text())
 
 

@@ -71,7 +71,7 @@ def test_plain_webdataset_reads_our_shards(shards):
 
 def test_img2dataset_makes_a_second_pass_over_our_shards(shards, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", SECOND_PASS, str(shards), str(tmp_path / "again")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     again = [sample for path in sorted((tmp_path / "again").glob("*.tar")) for sample in read_shard(path)]
     assert len(list((tmp_path / "again").glob("*.tar"))) == 2

@@ -84,7 +84,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "the head node ended at once"
         try:
@@ -94,7 +94,7 @@ def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
             return  # it answers, and asks for the token
         except OSError:
             time.sleep(0.5)
-    raise AssertionError("the head node did not come up in 90 s")
+    raise AssertionError("the head node did not come up in 300 s")
 
 
 def _run(command: list[str], environment: dict[str, str], cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":

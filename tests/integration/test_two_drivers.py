@@ -55,7 +55,7 @@ def test_the_second_takes_over_and_nothing_of_the_first_counts_any_more(
     with _start(store, tmp_path, "a", 2.0, s3) as first, _start_after(first, store, tmp_path, s3) as second:
         try:
             first.send_signal(sign)
-            said, _ = second.communicate(timeout=100)
+            said, _ = second.communicate(timeout=300)
             assert second.returncode == 0, said
             lines = said.splitlines()
             assert "is being made by corgi on " in lines[0]
@@ -66,7 +66,7 @@ def test_the_second_takes_over_and_nothing_of_the_first_counts_any_more(
             assert len(before) >= 2 * len(UNITS) + 2
             if sign == signal.SIGSTOP:
                 first.send_signal(signal.SIGCONT)
-                said, _ = first.communicate(timeout=60)
+                said, _ = first.communicate(timeout=300)
                 assert first.returncode == 4, said
                 assert "was taken over by corgi on " in said
                 assert "done 00001" not in said

@@ -12,6 +12,7 @@ from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
 from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord, StageEntry
+from pipeline.splits import format_split, split_of
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
 from stages.contract.texts import by_number
@@ -46,6 +47,7 @@ ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
     "clip_score": ("CLIP score", "{:.2f}".format),
     "captions/train_prior": ("captions that the prior reads", format_fraction),
     "captions/train_clip": ("captions that train_clip reads", format_fraction),
+    "split": ("images put aside", format_fraction),
     "decoder_parameters": ("parameters of the decoder", format_count),
     "prior_parameters": ("parameters of the prior", format_count),
     "training_images_per_second": ("decoder, training images/s", "{:.4g}".format),
@@ -60,6 +62,7 @@ def figures_of(record: RunRecord, store: Store) -> dict[str, Figure]:
     models = "independent" if "evaluate/clip_score/independent" in record.metrics else "conditioning"
     figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{models}")
     figures |= {f"captions/{stage}": _captions(record, stage) for stage in ("train_prior", "train_clip")}
+    figures["split"] = _split(record)
     figures["decoder_parameters"] = _decoder_parameters(record, store)
     figures["prior_parameters"] = _parameters(record, store, {"train_prior": "prior"})
     figures["training_images_per_second"] = _training_rate(record)
@@ -152,6 +155,15 @@ def _captions(record: RunRecord, stage: str) -> Figure:
     if fraction is None:
         return Figure(None, f"{stage} did not record it when it made this artifact")
     return Figure(fraction, "" if count is None else f"{count:,} captioned images")
+
+
+def _split(record: RunRecord) -> Figure:
+    """Return the fraction of the images that no stage is trained on, and how it is split further."""
+    splits = [split_of(planned.identity) for planned in record.plan.values()]
+    found = next((split for split in splits if split is not None), None)
+    if found is None:
+        return Figure(None, "no stage of the run recorded a split when it was made")
+    return Figure(found.validation + found.test, format_split(found))
 
 
 def _training_rate(record: RunRecord) -> Figure:

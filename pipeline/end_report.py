@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.record import RunRecord
+from pipeline.splits import may_have_seen
 from pipeline.summary import FAILED, SKIPPED
 
 FEWEST_PAIRS = 200
@@ -98,7 +99,8 @@ def _warnings(record: RunRecord) -> Iterator[str]:
     pairs = _counts(record, "train_prior").get("held_out_pairs")
     if pairs is not None and pairs < FEWEST_PAIRS:
         yield f"{pairs} held-out pairs say little of a prior: from {FEWEST_PAIRS} on its figures can be compared"
-    if "train_clip" in record.plan and pairs is not None:
+    clip, prior = record.plan.get("train_clip"), record.plan.get("train_prior")
+    if clip and prior and pairs is not None and may_have_seen(clip.identity, prior.identity):
         yield "train_clip may have learned from the prior's held-out pairs, whose figures are then too good"
     figures = record.figures("evaluate/")
     with_prior, without = figures.get("accuracy/both"), figures.get("control/text_embedding/both")

@@ -10,12 +10,14 @@ from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import PlannedEntry
+from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
 from stages.contract.digests import remembering
 from stages.contract.errors import StageError
 from stages.contract.parsing import shown
 from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
+from stages.formats.splits import SplitConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Plan:
 
     name: str
     stages: Mapping[str, PlannedStage] = field(default_factory=dict)
+
+    @property
+    def split(self) -> SplitConfig | None:
+        """The split that the stages keep to; None: no stage reads it."""
+        found = (split_of(stage.identity) for stage in self.stages.values() if stage.reused_from is None)
+        return next((split for split in found if split is not None), None)
 
     @property
     def run(self) -> str:
@@ -133,8 +141,19 @@ def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Sto
     found = {}
     for name, stage in planned.items():
         streams = [f"takes the shards of {one} as they come, where there is room" for one in stage.streams_from]
-        found[name] = replace(stage, reason="; ".join((_reason(stage, planned, past.get(name)), *streams)))
+        reasons = (_reason(stage, planned, past.get(name)), *streams, *_other_split(stage, planned))
+        found[name] = replace(stage, reason="; ".join(reasons))
     return found
+
+
+def _other_split(stage: PlannedStage, planned: Mapping[str, PlannedStage]) -> list[str]:
+    """Say where a model of another experiment may know what this one validates on."""
+    validated = [one for one in planned.values() if not one.reused_from and split_of(one.identity) is not None]
+    if not stage.reused_from or split_of(stage.identity) is None or not validated:
+        return []
+    if not may_have_seen(stage.identity, validated[0].identity):
+        return []
+    return [f"its split is another's: it may have trained on images that {validated[0].name} validates on"]
 
 
 def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: PlannedEntry | None) -> str:

@@ -11,6 +11,7 @@ from pipeline.demands import Demands
 from pipeline.heartbeat import Life, StageProgress
 from pipeline.plan import Plan
 from pipeline.record import RunRecord, StageEntry
+from pipeline.splits import format_split
 from stages.contract.texts import one_line
 
 
@@ -68,6 +69,8 @@ def plan_table(plan: Plan, demands: Demands) -> PlainTable:
         captions = format_fraction(caption_fraction(stage.identity))
         asked = demands.stages.get(stage.name, "")
         table.row(stage.name, stage.state, stage.fingerprint, captions, asked, stage.reason)
+    if plan.split is not None:
+        table.caption, table.caption_justify = plain(f"images: {format_split(plan.split)}"), "left"
     return table
 
 
@@ -76,6 +79,7 @@ def plan_document(plan: Plan, demands: Demands) -> dict[str, Any]:
     return {
         "run": plan.run,
         "machines": demands.machines,
+        "split": None if plan.split is None else plan.split.model_dump(),
         "stages": [
             {
                 "name": s.name,

@@ -20,6 +20,7 @@ from stages.evaluate.config import EvaluateConfig
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.formats.captions import CaptionsConfig
+from stages.formats.splits import SplitConfig
 from stages.generate.config import GenerateConfig
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_clip.config import TrainClipConfig
@@ -31,7 +32,7 @@ from stages.training.images.config import ImageTrainingConfig
 from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 #: Top-level keys that a stage section takes over where it has a field of the same name and does not set it.
-SHARED = ("seed", "captions", "clip")
+SHARED = ("seed", "captions", "split", "clip")
 
 
 class TrackingConfig(ConfigModel):
@@ -104,6 +105,7 @@ class RunConfig(ConfigModel):
     storage: StorageConfig = StorageConfig()
     seed: int = Field(0, ge=0, le=2**53)
     captions: CaptionsConfig = CaptionsConfig()
+    split: SplitConfig = SplitConfig()
     clip: ClipConfig | None = None
     reuse: dict[str, ReuseConfig] = Field(default_factory=dict)
     tracking: TrackingConfig = TrackingConfig()
@@ -152,6 +154,18 @@ class RunConfig(ConfigModel):
                     raise ValueError(
                         f"{name}: needs the stage {source}, which has no section; add `{source}:` or `reuse.{source}`"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _one_split(self) -> "RunConfig":
+        for name, section in self.stages().items():
+            own = getattr(section, "split", self.split)
+            if own != self.split:
+                raise ValueError(
+                    f"{name}.split is {own.model_dump()}: allowed is that of the experiment, "
+                    f"{self.split.model_dump()}, as no stage may train on what another validates on; set split at the "
+                    "top, and leave this out"
+                )
         return self
 
     @model_validator(mode="after")

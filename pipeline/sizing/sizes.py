@@ -101,12 +101,13 @@ def _images(config: RunConfig, plan: Plan, store: Store) -> tuple[int | None, st
 
 
 def _images_of(name: str, section: StageConfig, images: int | None, why: str) -> tuple[int | None, str]:
-    """Return how many images an epoch of this stage has: all but the held-out ones."""
+    """Return how many images an epoch of this stage has: those that the split leaves to train on, in expectation."""
     if name in READERS_OF_CAPTIONS:
         return None, "the number of captions is known when they are read"
     if images is None:
         return None, why
-    return images - max(1, min(int(getattr(section, "held_out_images", 0)), images // 10)), ""
+    split = getattr(section, "split", None)
+    return images if split is None else round(images * (1 - split.validation - split.test)), ""
 
 
 def sizes_document(sizes: list[StageSize]) -> list[dict[str, Any]]:

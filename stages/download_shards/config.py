@@ -209,7 +209,7 @@ class DownloadShardsConfig(StageConfig):
     """Turn a source of images into webdataset shards in img2dataset's layout."""
 
     stage: ClassVar[str] = "download_shards"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
 
     source: Annotated[Source, Field(discriminator="kind")]
     engine: Literal["guarded", "img2dataset"] = Field(

@@ -1,8 +1,7 @@
-"""Make one shard: read the entries of its part of the source, resize the images, write them in order of their keys."""
+"""Make one shard: read the entries of its part of the source, resize the images, write them in their order."""
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.resizing import Resized, make_resizer
 from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
+from stages.formats.samples import sample_keys
 from stages.formats.shards import EntryStatus, ShardEntry, ShardRecord, read_entries, write_shard
 from stages.formats.source_records import Counted, Counter
 from stages.storage.artifact import UNITS, Output
@@ -60,7 +60,7 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         part, skips = source.read(task.part), Counter()
         finished = sorted(_resize_each(without_skipped(part.each, skips), resize), key=lambda one: one[0].index)
         check_count(task.name, part.count(), len(finished), skips)
-        keys = _keys(task, len(finished), config)
+        keys = sample_keys(entry.name or entry.row["url"] or "" for entry, _, _ in finished)
         made = [
             _shard_entry(key, entry.row, status, found)
             for key, (entry, status, found) in zip(keys, finished, strict=True)
@@ -157,9 +157,3 @@ def _make_record(
         failures=dict(sorted(failures.items())),
         skips=skips,
     )
-
-
-def _keys(task: ShardTask, num_rows: int, config: DownloadShardsConfig) -> list[str]:
-    """Return img2dataset's keys: the shard's digits, then the row's."""
-    digits = max(math.ceil(math.log10(config.rows_per_shard)), len(str(max(num_rows - 1, 0))) if num_rows > 1 else 0)
-    return [f"{task.index * 10**digits + row:0{len(task.name) + digits}d}" for row in range(num_rows)]

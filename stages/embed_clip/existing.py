@@ -73,9 +73,10 @@ def _join(
             row_of.setdefault(key, (number, row))
     used = 0
     for name in sorted(shards.done_units()):
-        source_of = _source_keys(read_table(shards, name, ["key", "source_key"]))
+        names_of = _names(read_table(shards, name, ["key", "source_key", "url"]))
         keys = list(index_images(shard_tar(shards, name)))
-        found = [(key, row_of[source]) for key in keys if (source := source_of.get(key, key)) in row_of]
+        known = [(key, next((one for one in names_of[key] if one in row_of), None)) for key in keys]
+        found = [(key, row_of[one]) for key, one in known if one is not None]
         used += len(found)
         numbers = sorted({number for _, (number, _) in found})
         index_of = {number: index for index, number in enumerate(numbers)}
@@ -89,12 +90,11 @@ def _join(
     counts["embeddings_without_image"] = len(row_of) - used
 
 
-def _source_keys(table: pa.Table) -> dict[str, str]:
-    """Return the keys that a shard's images had in the shards which they were taken from, if they were."""
-    if "source_key" not in table.column_names:
-        return {}
-    keys = table.to_pydict()
-    return {key: str(source) for key, source in zip(keys["key"], keys["source_key"], strict=True) if source}
+def _names(table: pa.Table) -> dict[str, list[str]]:
+    """Return what each sample of a shard may be called elsewhere: by the key it had there, by its own, by address."""
+    columns = [name for name in ("source_key", "key", "url") if name in table.column_names]
+    rows = table.select(columns).to_pylist()
+    return {row["key"]: [str(row[name]) for name in columns if row[name]] for row in rows}
 
 
 def _write_norms(records: Mapping[str, EmbeddingsRecord], output: Output) -> dict[str, NormRange]:

@@ -38,7 +38,7 @@ class EvaluateConfig(StageConfig):
         ClipFeatures(kind="clip"), description="network under which the distances to true images are taken"
     )
     real: ExternalPath | None = Field(
-        None, description="folder of true images to take those distances to; none: the scenes that the prompts describe"
+        None, description="folder of true images to take those distances to; none: those that the prompts describe"
     )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 

@@ -22,7 +22,13 @@ from stages.evaluate.frechet import FEWEST, Inception, batches_of, distances, re
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.scene_measures import CHANCE, read_scenes
 from stages.formats.clips import ClipIdentity
-from stages.formats.generated_images import GeneratedRow, read_embeddings, read_images, read_rows
+from stages.formats.generated_images import (
+    GeneratedRow,
+    read_embeddings,
+    read_images,
+    read_rows,
+    read_true_images,
+)
 from stages.storage.artifact import Artifact, Output
 
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
@@ -40,6 +46,15 @@ class GeneratedSet:
     prompts: Sequence[str]
     images: UInt8[np.ndarray, "batch height width 3"]
     scenes: Sequence[Scene] | None
+    photographs: UInt8[np.ndarray, "batch height width 3"] | None = None
+    """The images whose captions the prompts are, where they are some."""
+
+    def true_images(self) -> UInt8[np.ndarray, "batch height width 3"] | None:
+        """Return an image for each prompt that is what it describes; None: there are none."""
+        if self.scenes is None:
+            return self.photographs
+        rendered: UInt8[np.ndarray, "batch height width 3"] = render_scenes(self.scenes, self.images.shape[1]).numpy()
+        return rendered
 
 
 def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
@@ -83,7 +98,9 @@ def read_sets(generated: Artifact) -> list[GeneratedSet]:
 def _read_set(generated: Artifact, name: str, rows: Sequence[GeneratedRow]) -> GeneratedSet:
     scenes = [Scene(**row.scene) for row in rows if row.scene is not None]
     prompts = [row.prompt for row in rows]
-    return GeneratedSet(name, prompts, read_images(generated, rows), scenes if len(scenes) == len(rows) else None)
+    described = scenes if len(scenes) == len(rows) else None
+    true = None if described is not None else read_true_images(generated, len(rows))
+    return GeneratedSet(name, prompts, read_images(generated, rows), described, true)
 
 
 def _evaluate_scenes(generated: GeneratedSet, output: Output, context: StageContext) -> Figures:
@@ -115,8 +132,8 @@ def _distances_to_true(
         return {}, f"{count} image generated: {FEWEST} or more have a distribution"
     if config.real is not None:
         true = read_folder(config.real, resolution, config.batch_size)
-    elif generated.scenes is not None:
-        true = batches_of(render_scenes(generated.scenes, resolution).numpy(), config.batch_size)
+    elif (images := generated.true_images()) is not None:
+        true = batches_of(images, config.batch_size)
     else:
         return {}, "the prompts have no true images: set evaluate.real"
     if isinstance(config.features, InceptionFeatures):
@@ -131,14 +148,15 @@ def _distances_to_true(
 def _evaluate_by_clip(
     generated: GeneratedSet, seen: Float[Tensor, "batch embed"], encoder: "_BatchEncoder", artifact: Artifact
 ) -> Figures:
-    """Return the CLIP score of the images and, for scenes, how near they and the prior's embeddings are to the truth.
+    """Return the CLIP score, and how near images and the prior's embeddings are to the true ones where there are some.
 
     A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside it.
     """
     figures = {"clip_score/conditioning": encoder.score(generated, seen)}
-    if generated.scenes is None or len(generated.prompts) < 2:
+    images = generated.true_images()
+    if images is None or len(generated.prompts) < 2:
         return figures
-    true = encoder.images(render_scenes(generated.scenes, generated.images.shape[1]).numpy())
+    true = encoder.images(images)
     image_report = embedding_report(seen, true, encoder.block_dims)
     figures |= {
         "cosine/image_true": image_report["cosine_true"],

@@ -3,6 +3,7 @@
 samples.jsonl                      a row for every image
 images/<set>/<index>.png
 embeddings/<set>/<first>.npy       the embeddings that a chunk of images was generated from
+true/<index>.png                   the true images, where the prompts are captions of the experiment's own images
 grid.png, grid_<set>.png           the first images of each set
 timing/<chunk>.json                images and seconds of the decoder; apart from the records of the chunks, which
                                    are the same bytes whenever the same is generated
@@ -158,6 +159,27 @@ def write_rows(output: Output, rows: Iterable[GeneratedRow]) -> None:
     """Write the list of all images."""
     lines = (json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows)
     output.write_bytes(_ROWS, "".join(lines).encode())
+
+
+def write_true_images(output: Output, first: int, images: UInt8[np.ndarray, "batch height width 3"]) -> None:
+    """Write the true images of a chunk of prompts whose first has this index."""
+    for index, image in enumerate(images, first):
+        output.write_bytes(_true_file(index), to_png(Image.fromarray(image)))
+
+
+def read_true_images(artifact: Artifact, count: int) -> UInt8[np.ndarray, "batch height width 3"] | None:
+    """Return the true images of all prompts; None: there are none."""
+    if not count or not artifact.exists(_true_file(0)):
+        return None
+    images = []
+    for index in range(count):
+        with artifact.open(_true_file(index)) as file, Image.open(file) as image:
+            images.append(np.asarray(image.convert("RGB")))
+    return np.stack(images)
+
+
+def _true_file(index: int) -> str:
+    return f"true/{index:05d}.png"
 
 
 def read_rows(artifact: Artifact) -> list[GeneratedRow]:

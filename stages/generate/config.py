@@ -1,6 +1,6 @@
 """What to generate, and how."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -9,6 +9,7 @@ from models.priors.spec import PriorSampling
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source, TextModel
+from stages.formats.splits import SplitConfig
 from stages.inference.sampling import SamplingSettings
 
 SetName = Literal["prior", "text_embedding", "reconstruction", "unconditional"]
@@ -49,6 +50,17 @@ class FilePrompts(ConfigModel):
     limit: PositiveInt | None = Field(None, description="use this many from the beginning; none: all")
 
 
+class CaptionPrompts(ConfigModel):
+    """Captions of images that no stage was trained on; each prompt has a true image to compare with."""
+
+    kind: Literal["captions"]
+    num: PositiveInt = Field(192, description="most prompts: those of the images with the lowest numbers by hash")
+    part: Literal["validation", "test"] = Field("test", description="of the experiment's split")
+
+
+Prompts = ScenePrompts | ListPrompts | FilePrompts | CaptionPrompts | NoPrompts
+
+
 class GenerateConfig(StageConfig):
     """Generate images from prompts, and the control sets that evaluation compares them with."""
 
@@ -58,12 +70,13 @@ class GenerateConfig(StageConfig):
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
     clip: ClipConfig
-    prompts: Annotated[ScenePrompts | ListPrompts | FilePrompts | NoPrompts, Field(discriminator="kind")]
+    prompts: Annotated[Prompts, Field(discriminator="kind")]
+    split: SplitConfig = Field(SplitConfig(), description="that of the experiment; prompts of kind captions")
     sets: tuple[SetName, ...] | None = Field(
         None,
         description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
-        "from the embedding of the true one (kind scenes only); unconditional: of no prompt (that kind only); none: "
-        "all that the prompts allow",
+        "from the embedding of the true one (kinds scenes and captions); unconditional: of no prompt (that kind only); "
+        "none: all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
@@ -81,8 +94,16 @@ class GenerateConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The trained models, and the CLIP model that they belong to where that is trained too."""
-        return ("train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+        """The trained models, the CLIP that they belong to where that is trained too, and the images of captions."""
+        shards = ("download_shards",) if isinstance(self.prompts, CaptionPrompts) else ()
+        return (*shards, "train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; the split counts where captions of its parts are the prompts."""
+        identity = super().identity()
+        if not isinstance(self.prompts, CaptionPrompts):
+            del identity["split"]
+        return identity
 
     @property
     def text_models(self) -> dict[str, TextModel]:
@@ -105,7 +126,7 @@ class GenerateConfig(StageConfig):
         """The sets to generate, in a fixed order."""
         if isinstance(self.prompts, NoPrompts):
             return ("unconditional",)
-        possible = SETS if isinstance(self.prompts, ScenePrompts) else SETS[:2]
+        possible = SETS if isinstance(self.prompts, ScenePrompts | CaptionPrompts) else SETS[:2]
         return tuple(name for name in possible if self.sets is None or name in self.sets)
 
     @field_validator("sets")
@@ -127,9 +148,18 @@ class GenerateConfig(StageConfig):
 
     @model_validator(mode="after")
     def _reconstruction_needs_images(self) -> "GenerateConfig":
-        if "reconstruction" in (self.sets or ()) and not isinstance(self.prompts, ScenePrompts):
+        if "reconstruction" in (self.sets or ()) and not isinstance(self.prompts, ScenePrompts | CaptionPrompts):
             raise ValueError(
                 f"sets: reconstruction needs true images, and prompts of kind {self.prompts.kind} have none; "
-                "leave it out, or use prompts of kind scenes"
+                "leave it out, or use prompts of kind scenes or captions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _part_is_there(self) -> "GenerateConfig":
+        if isinstance(self.prompts, CaptionPrompts) and self.prompts.part == "test" and self.split.test == 0:
+            raise ValueError(
+                "prompts.part is test, and split.test is 0, which puts no image aside for it: set split.test at the "
+                "top of the experiment, or prompts.part to validation"
             )
         return self

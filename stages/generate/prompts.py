@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import parsing, shown
-from stages.generate.config import FilePrompts, ListPrompts, NoPrompts, ScenePrompts
+from stages.formats.shards import ShardRecord, read_captions, shard_tar
+from stages.formats.splits import SplitConfig, split_numbers
+from stages.generate.config import CaptionPrompts, FilePrompts, ListPrompts, NoPrompts, Prompts, ScenePrompts
+from stages.storage.artifact import Artifact
 
 if TYPE_CHECKING:
     from models.scenes.scene import Scene
@@ -26,16 +29,38 @@ class Prompt:
 
     text: str
     scene: Mapping[str, Any] | None = None
+    sample: tuple[str, str] | None = None
+    """Shard and key of the image whose caption it is, if it is one's."""
 
 
-def make_prompts(config: ScenePrompts | ListPrompts | FilePrompts | NoPrompts) -> list[Prompt]:
-    """Return all prompts; of kind unconditional they are empty."""
+def make_prompts(config: Prompts) -> list[Prompt]:
+    """Return all prompts that need no data of the experiment; of kind unconditional they are empty."""
     if isinstance(config, NoPrompts):
         return [Prompt("")] * config.num
     if isinstance(config, ScenePrompts):
         return _scene_prompts(config)
+    if isinstance(config, CaptionPrompts):
+        raise TypeError("captions are read by caption_prompts")
     texts = config.texts if isinstance(config, ListPrompts) else read_prompts(config)
     return [Prompt(text) for text in texts]
+
+
+def caption_prompts(config: CaptionPrompts, split: SplitConfig, shards: Artifact) -> list[Prompt]:
+    """Return the first captions of images of a part of the split, those with the lowest numbers by hash first."""
+    names = sorted(ShardRecord.done(shards))
+    captions = [read_captions(shard_tar(shards, name)) for name in names]
+    found = []
+    for name, texts in zip(names, captions, strict=True):
+        numbers = split_numbers(list(texts), split)
+        found += [(float(n), name, key, text) for n, (key, text) in zip(numbers, texts.items(), strict=True)]
+    low, high = (0.0, split.test) if config.part == "test" else (split.test, split.test + split.validation)
+    chosen = sorted(one for one in found if low <= one[0] < high)[: config.num]
+    if not chosen:
+        raise InputFault(
+            f"generate.prompts: none of the {len(found)} captioned images is in the part {config.part} of the split: "
+            f"expected some: raise split.{config.part}, or give more captions"
+        )
+    return [Prompt(text, sample=(name, key)) for _, name, key, text in chosen]
 
 
 def _scene_prompts(config: ScenePrompts) -> list[Prompt]:

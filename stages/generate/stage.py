@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models.scenes.render import render_scenes
@@ -21,9 +22,10 @@ from stages.formats.generated_images import (
     write_image,
     write_rows,
     write_timing,
+    write_true_images,
 )
-from stages.generate.config import GenerateConfig, SetName
-from stages.generate.prompts import Prompt, make_prompts
+from stages.generate.config import CaptionPrompts, GenerateConfig, SetName
+from stages.generate.prompts import Prompt, caption_prompts, make_prompts
 from stages.inference.loading import load_text_to_image
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
@@ -49,7 +51,7 @@ class Chunk:
 
 def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Generate what is missing."""
-    prompts = make_prompts(config.prompts)
+    prompts = _prompts(config, inputs)
     chunks = list(_chunks(config.chosen_sets, prompts))
     output.write_plan(len(chunks))
     done = output.done_units()
@@ -60,14 +62,40 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     if todo:
         device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
         system = load_system(config, inputs, device=device)
+        true = _TrueImages(inputs.get("download_shards"), system.resolution)
         for chunk in todo:
-            _generate_chunk(chunk, system, config.seed, output)
+            _generate_chunk(chunk, system, true, seed=config.seed, output=output)
             generated += len(chunk.prompts)
             context.emit(Progress(generated, total, "images", items=generated))
     _gather(config.chosen_sets, chunks, output, context)
     counts = {"prompts": len(prompts)}
     metrics, notes = _sampling_rate(chunks, config, output, context)
     return StageSummary(items=total, item_name="images", counts=counts, metrics=metrics, notes=notes)
+
+
+def _prompts(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> list[Prompt]:
+    if isinstance(config.prompts, CaptionPrompts):
+        return caption_prompts(config.prompts, config.split, inputs["download_shards"])
+    return make_prompts(config.prompts)
+
+
+@dataclass(frozen=True)
+class _TrueImages:
+    """The images that prompts describe: rendered scenes, or those whose captions they are."""
+
+    shards: Artifact | None
+    resolution: int
+
+    def of(self, prompts: Sequence[Prompt]) -> UInt8[Tensor, "batch height width 3"] | None:
+        """Return them as squares; None: the prompts have none."""
+        scenes = [Scene(**prompt.scene) for prompt in prompts if prompt.scene is not None]
+        if scenes:
+            return render_scenes(scenes, self.resolution)
+        samples = [prompt.sample for prompt in prompts if prompt.sample is not None]
+        if self.shards is None or not samples:
+            return None
+        images = ShardImages(self.shards, resolution=self.resolution, cache_bytes=0)
+        return torch.from_numpy(images.read(samples))
 
 
 def load_system(
@@ -103,10 +131,13 @@ def _chunks(sets: Sequence[SetName], prompts: Sequence[Prompt]) -> Iterator[Chun
             yield Chunk(name, first, prompts[first : first + CHUNK])
 
 
-def _generate_chunk(chunk: Chunk, system: TextToImageSystem, seed: int, output: Output) -> None:
-    """Write the chunk's images and the embeddings that they were generated from, then its record."""
+def _generate_chunk(chunk: Chunk, system: TextToImageSystem, true: _TrueImages, *, seed: int, output: Output) -> None:
+    """Write the chunk's images and the embeddings that they were generated from, then its record.
+
+    Beside those of the prior stand the true images, where these are the experiment's own.
+    """
     seeds = [seed + chunk.first + number for number in range(len(chunk.prompts))]
-    embeddings = _embeddings(chunk, system, seeds)
+    embeddings = _embeddings(chunk, system, true, seeds)
     prompts = None if chunk.set in ("reconstruction", "unconditional") else [prompt.text for prompt in chunk.prompts]
     begun = system.clock.seconds
     images = system.decode(embeddings, seeds, prompts)
@@ -117,13 +148,20 @@ def _generate_chunk(chunk: Chunk, system: TextToImageSystem, seed: int, output: 
         for row, image in zip(rows, images, strict=True):
             write_image(output, row, image)
         write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
+        if (
+            chunk.set == "prior"
+            and chunk.prompts[0].sample is not None
+            and (found := true.of(chunk.prompts)) is not None
+        ):
+            write_true_images(output, chunk.first, found.numpy())
         output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 
-def _embeddings(chunk: Chunk, system: TextToImageSystem, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
-    if chunk.set == "reconstruction":
-        scenes = [Scene(**prompt.scene) for prompt in chunk.prompts if prompt.scene is not None]
-        return system.encoder.encode_images(render_scenes(scenes, system.resolution))
+def _embeddings(
+    chunk: Chunk, system: TextToImageSystem, true: _TrueImages, seeds: Sequence[int]
+) -> Float[Tensor, "batch embed"]:
+    if chunk.set == "reconstruction" and (images := true.of(chunk.prompts)) is not None:
+        return system.encoder.encode_images(images)
     if chunk.set == "unconditional":
         return system.imagine_without_prompts(seeds)
     texts = [prompt.text for prompt in chunk.prompts]

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from stages.contract.config import ConfigModel
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
+from stages.formats.splits import SplitConfig
 from stages.training.config import TrainStageConfig
 
 Color = tuple[float, float, float]
@@ -53,7 +54,7 @@ class TrainClipConfig(TrainStageConfig):
     """Train image and text towers on the captioned images by a contrastive loss."""
 
     stage: ClassVar[str] = "train_clip"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     captions: CaptionsConfig = Field(
         CaptionsConfig(), description="which captions are read; unset: those of the experiment"
@@ -63,9 +64,7 @@ class TrainClipConfig(TrainStageConfig):
     augmentation: ClipAugmentation = ClipAugmentation()
     vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
     max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
-    validation_fraction: float = Field(
-        0.02, gt=0.0, lt=1.0, description="fraction of pairs held out, chosen by their keys"
-    )
+    split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
     scene_probe: SceneProbe | None = Field(None, description="null: none, as the images are not scenes")
     store_float16: bool = Field(True, description="store the weights in half precision")
 

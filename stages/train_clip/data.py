@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from stages.contract.errors import InputFault
-from stages.formats.captions import HELD_OUT_SALT, CaptionsConfig, select_captioned
+from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.shards import ShardRecord, read_captions, shard_tar
+from stages.formats.splits import SplitConfig, SplitRecord
 from stages.storage.artifact import Artifact
 from stages.training.images.dataset import ImageDataset, Indices
+from stages.training.split_rows import SplitRows
 
 
 class CaptionedImages(ImageDataset):
@@ -43,15 +45,16 @@ class CaptionedImages(ImageDataset):
         """Return the captions of the images."""
         return [self._captions[shard][row] for shard, row in indices.tolist()]
 
-    def split(self, fraction: float, seed: int) -> tuple[Indices, Indices]:
-        """Return training and held-out images, chosen by the hash of their keys; both have at least one."""
-        indices = np.array([(shard, row) for shard, size in enumerate(self.sizes) for row in range(size)])
-        chosen = select_captioned(self.keys(indices), CaptionsConfig(fraction=fraction, seed=seed ^ HELD_OUT_SALT))
-        if not chosen.any():
-            chosen[-1] = True
-        if chosen.all():
-            chosen[0] = False
-        return indices[~chosen], indices[chosen]
+    def listed_keys(self, shard: int) -> list[str]:
+        """Return the same keys."""
+        return self._keys[shard]
+
+    def split(self, config: SplitConfig) -> tuple[Indices, Indices, SplitRecord]:
+        """Return training and held-out images of the experiment's split, and what was found."""
+        splits = SplitRows(self._keys)
+        record = splits.divide(config)
+        rows = [np.stack([np.full(size, n), np.arange(size)], axis=1) for n, size in enumerate(splits.train_sizes)]
+        return splits.train(np.concatenate(rows)), splits.validation, record
 
 
 def _select(captions: Mapping[str, str], usable: CaptionsConfig) -> dict[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Learn the tokenizer, then train both towers."""
     images = CaptionedImages(inputs["download_shards"], config.captions, image_size=config.image_size)
-    pairs, held_out = images.split(config.validation_fraction, config.seed)
+    pairs, held_out, _ = images.split(config.split)
     vocab_size = _learn_tokenizer(images.captions(pairs), config, output)
     make = partial(make_task, "stages.train_clip.task:ClipTask", config, inputs, output=output, vocab_size=vocab_size)
     counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out), "vocabulary": vocab_size}

@@ -63,8 +63,8 @@ class ClipTask(ImageTask):
         )
 
     def split(self) -> None:
-        """Hold pairs out by the hash of their keys; an epoch is a random order of all others."""
-        self._train, held_out = self.data.split(self.config.validation_fraction, self.config.seed)
+        """Hold out what the experiment's split does; an epoch is a random order of all others."""
+        self._train, held_out, self.split_record = self.data.split(self.config.split)
         self._held_out = held_out[:_MAX_VALIDATION_PAIRS]
         self._order = SampleOrder([len(self._train)], len(self._train), self.config.seed)
 

@@ -20,6 +20,7 @@ from models.priors.spec import (
 from stages.contract.config import ConfigModel, section_of, spec_from
 from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
+from stages.formats.splits import SplitConfig
 from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
 from stages.training.config import TrainingConfig
 
@@ -80,10 +81,7 @@ class ValidationConfig:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    fraction: Annotated[
-        float, Field(gt=0.0, lt=1.0, description="fraction of the usable pairs held out, by hash of their key")
-    ] = 0.1
-    max_pairs: Annotated[int, Field(ge=4, description="most held-out pairs that are used")] = 2000
+    max_pairs: Annotated[int, Field(ge=4, description="most pairs of the split's validation part that are used")] = 2000
     samples_per_caption: Annotated[
         PositiveInt, Field(description="samples for one caption, whose diversity is measured; 1: it is not measured")
     ] = 2
@@ -120,13 +118,14 @@ class PriorConfig(StageConfig):
     """Train a prior on the captioned embeddings; a kind adds the settings of its spec."""
 
     stage: ClassVar[str] = "train_prior"
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     work: ClassVar[Literal["shards", "training", "single"]] = "single"
     spec_class: ClassVar[type[PriorSpec]]
 
     kind: str
     seed: int = 0
     captions: CaptionsConfig = CaptionsConfig()
+    split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
     validation: ValidationConfig = ValidationConfig()
 
     @property

@@ -1,6 +1,6 @@
 """The pairs that a prior learns from and those that it is evaluated on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
 from stages.contract.errors import InputFault
-from stages.formats.captions import HELD_OUT_SALT, CaptionsConfig, select_captioned
 from stages.formats.embeddings.layout import read_text_encoders
 from stages.formats.embeddings.reader import (
     CaptionedRows,
@@ -22,8 +21,12 @@ from stages.formats.embeddings.reader import (
     open_text_states,
     shard_rows,
 )
+from stages.formats.splits import SplitRecord
 from stages.storage.artifact import Artifact
 from stages.train_prior.config import PriorConfig
+from stages.training.split_rows import SplitRows
+
+_LEAST = 2  # pairs on either side of the split
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,6 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.image)
 
-    def first(self, count: int) -> "Pairs":
-        """Return the first images with all their captions."""
-        return self._select(torch.arange(len(self)) < count)
-
     def take(
         self, rows: Int[Tensor, " batch"], choice: Float[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch embed"], TextFeatures]:
@@ -92,18 +91,26 @@ class Pairs:
         caption = torch.minimum(first + (choice.double() * (after - first)).long(), after - 1)
         return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
 
-    def _select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
+    def select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
+        """Return some of the images with all their captions."""
         counts = self.starts.diff()
         captions = chosen.repeat_interleave(counts)
         return Pairs(self.image[chosen], self.text[captions], _starts(counts[chosen]), self.states.select(captions))
 
-    def split(self, chosen: Bool[Tensor, " images"]) -> tuple["Pairs", "Pairs"]:
-        """Return the other images, then the chosen ones."""
-        return self._select(~chosen), self._select(chosen)
+
+@dataclass(frozen=True)
+class Divided:
+    """Images or pairs by the experiment's split."""
+
+    train: Pairs
+    held_out: Pairs
+    """Those to validate on, at most ``validation.max_pairs``: the ones with the lowest numbers by hash."""
+    record: SplitRecord
+    held_out_keys: frozenset[str]
 
 
-def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> tuple[Pairs, Pairs]:
-    """Return the training pairs and the held-out ones, separated by the hash of their images' keys.
+def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> Divided:
+    """Return the pairs, divided by the keys of their images.
 
     Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which
     for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more machines or a smaller fraction.
@@ -112,8 +119,7 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     widths = _widths(embeddings, text_states)
     shards = list(shard_rows(embeddings))
     parts = [load_captioned_rows(embeddings, shard, config.captions) for shard in shards]
-    keys = [key for part in parts for key in part.keys]
-    _require_captions(config, embeddings, len(keys))
+    _require_captions(config, embeddings, sum(len(part.keys) for part in parts))
     _require_one_width(shards, parts)
     files = {
         name: [open_text_states(embeddings, shard, name, width=width) for shard in shards]
@@ -121,35 +127,45 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     }
     pairs = _join(parts, files)
     _require_finite(pairs)
-    held_out = torch.from_numpy(_held_out(config, keys))
-    if int(held_out.sum()) < 2 or int((~held_out).sum()) < 2:
-        raise InputFault(
-            f"train_prior.validation.fraction: {config.validation.fraction} of {len(keys)} captioned images holds out "
-            f"{int(held_out.sum())}: allowed are at least 2 held out and 2 to train on: "
-            "change the fraction, or give more captions"
-        )
-    return pairs.split(held_out)
+    return _divide(config, pairs, [part.keys for part in parts], "captioned images")
 
 
-def load_images(config: PriorConfig, embeddings: Artifact) -> tuple[Pairs, Pairs]:
-    """Return all images, captioned or not, to train on, and the held-out ones, to whom those of held-out pairs belong.
+def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collection[str] = ()) -> Divided:
+    """Return all images, captioned or not, divided by their keys.
 
-    Each image stands for its own caption: what a process takes of a caption (:meth:`TextFeatures.missing`) is then the
-    Gaussian that the image belongs to. One number per dimension is held for each image.
+    Of ``held_out_keys``, on which pairs are validated, none is trained on. Each image stands for its own caption: what
+    a process takes of a caption (:meth:`TextFeatures.missing`) is then the Gaussian that the image belongs to. One
+    number per dimension is held for each image.
     """
-    rows = {shard: load_image_rows(embeddings, shard) for shard in shard_rows(embeddings)}
-    keys = [key for shard in rows for key in load_keys(embeddings, shard)]
-    image = torch.from_numpy(np.concatenate(list(rows.values())))
-    held_out = torch.from_numpy(_held_out(config, keys))
-    if int(held_out.sum()) < 2 or int((~held_out).sum()) < 2:
-        raise InputFault(
-            f"train_prior.validation.fraction: {config.validation.fraction} of {len(keys)} images holds out "
-            f"{int(held_out.sum())}: allowed are at least 2 held out and 2 to train on: "
-            "change the fraction, or give more images"
-        )
+    shards = list(shard_rows(embeddings))
+    rows = [load_image_rows(embeddings, shard) for shard in shards]
+    keys = [load_keys(embeddings, shard) for shard in shards]
+    image = torch.from_numpy(np.concatenate(rows))
     number = torch.arange(len(image) + 1)
     images = Pairs(image, image, number, CaptionStates({}, number[:-1], number[:-1]))
-    return images.split(held_out)
+    return _divide(config, images, keys, "images", held_out_keys)
+
+
+def _divide(
+    config: PriorConfig, pairs: Pairs, keys: Sequence[Sequence[str]], what: str, held_out_keys: Collection[str] = ()
+) -> Divided:
+    """Divide pairs, whose keys are given by shard."""
+    splits = SplitRows(keys)
+    record = splits.divide(config.split, least=_LEAST)
+    starts = np.cumsum([0, *map(len, keys)])
+    validation = torch.from_numpy(starts[splits.validation[:, 0]] + splits.validation[:, 1])
+    held_out = torch.zeros(len(pairs), dtype=torch.bool)
+    held_out[validation[: config.validation.max_pairs]] = True
+    train = torch.from_numpy(splits.is_train())
+    if held_out_keys:
+        train &= torch.tensor([key not in held_out_keys for shard in keys for key in shard])
+    if int(held_out.sum()) < _LEAST or int(train.sum()) < _LEAST:
+        raise InputFault(
+            f"train_prior: of {len(pairs)} {what} the split puts {int(held_out.sum())} aside to validate on, and "
+            f"leaves {int(train.sum())} to train on: allowed are at least {_LEAST} of each: change split.validation or "
+            f"split.test, or give more {what}"
+        )
+    return Divided(pairs.select(train), pairs.select(held_out), record, frozenset(splits.validation_keys))
 
 
 def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
@@ -179,11 +195,6 @@ def _join(parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStat
 
 def _starts(counts: Int[Tensor, " images"]) -> Int[Tensor, " images+1"]:
     return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-
-
-def _held_out(config: PriorConfig, keys: list[str]) -> np.ndarray:
-    choice = CaptionsConfig(fraction=config.validation.fraction, seed=config.seed ^ HELD_OUT_SALT)
-    return select_captioned(keys, choice)
 
 
 def _require_captions(config: PriorConfig, embeddings: Artifact, count: int) -> None:

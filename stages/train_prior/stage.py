@@ -39,13 +39,13 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
 def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> dict[str, int]:
     """Read all pairs before any process starts, so that what cannot be trained fails at once; none stay in memory."""
     if config.learned_from == "images":
-        images, others = load_images(config, embeddings)
-        check_inputs(config, images, embeddings, gaussians)
-        return {"training_images": len(images), "held_out_images": len(others)}
-    pairs, held_out = load_pairs(config, embeddings, text_state_names(config, embeddings))
-    check_inputs(config, pairs, embeddings, gaussians)
-    counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out)}
-    return {"captioned": sum(counts.values())} | counts
+        images = load_images(config, embeddings)
+        check_inputs(config, images.train, embeddings, gaussians)
+        return {"training_images": len(images.train), "held_out_images": images.record.validation_images}
+    pairs = load_pairs(config, embeddings, text_state_names(config, embeddings))
+    check_inputs(config, pairs.train, embeddings, gaussians)
+    counts = {"training_pairs": len(pairs.train), "held_out_pairs": pairs.record.validation_images}
+    return {"captioned": sum(counts.values()) + pairs.record.test_images} | counts
 
 
 def _evaluate_only(
@@ -64,6 +64,7 @@ def _evaluate_only(
         if isinstance(event, Metrics):
             metrics |= event.values
     task.save(prior, output)
+    task.split_record.write(output)
     return StageSummary(
         min(counts["held_out_pairs"], config.validation.max_pairs), "samples", counts=counts, metrics=metrics
     )

@@ -16,9 +16,10 @@ from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
 from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
+from stages.formats.splits import SplitRecord
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
-from stages.train_prior.data import Pairs, load_images, load_pairs
+from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
@@ -46,16 +47,15 @@ class PriorTask:
     gaussians: Artifact | None
     output: Output
     left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
+    split_record: SplitRecord = field(init=False, repr=False, compare=False)
     state: "_State" = field(init=False, repr=False, compare=False)
 
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
         names = text_state_names(self.config, self.embeddings)
-        learned_from = self.config.learned_from
-        images = None if learned_from == "pairs" else load_images(self.config, self.embeddings)
-        train, held_out = (
-            images if learned_from == "images" and images else load_pairs(self.config, self.embeddings, names)
-        )
+        divided, images = self._load(names)
+        train = divided.train
+        self.split_record = divided.record
         identities = read_text_encoders(self.embeddings)
         encoders = {name: identities[name] for name in names}
         fitted = None if self.gaussians is None else read_gaussians(self.gaussians)
@@ -66,15 +66,25 @@ class PriorTask:
         )
         self.state = _State(
             train,
-            held_out.first(self.config.validation.max_pairs),
+            divided.held_out,
             clips=read_clips(self.embeddings),
             encoders=encoders,
             order=self._order_of(train),
-            images=None if images is None else images[0],
-            images_order=None if images is None else self._order_of(images[0]),
+            images=images,
+            images_order=None if images is None else self._order_of(images),
             gaussians=None if fitted is None else (fitted.means, fitted.stds),
             spec=spec,
         )
+
+    def _load(self, names: Sequence[str]) -> tuple[Divided, Pairs | None]:
+        """Return what is trained on at last, and all images to train on where some steps learn without captions."""
+        if self.config.learned_from == "images":
+            images = load_images(self.config, self.embeddings)
+            return images, images.train
+        pairs = load_pairs(self.config, self.embeddings, names)
+        if self.config.learned_from == "pairs":
+            return pairs, None
+        return pairs, load_images(self.config, self.embeddings, pairs.held_out_keys).train
 
     def _order_of(self, pairs: Pairs) -> SampleOrder:
         return SampleOrder([len(pairs)], window_size=len(pairs), seed=self.config.seed)

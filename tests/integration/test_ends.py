@@ -20,6 +20,7 @@ from stages.storage.artifact import Output
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 name: ends
+split: {validation: 0.2}
 download_shards: {source: {kind: scenes, num_images: 40, resolution: 16}, rows_per_shard: 20, encode_format: png}
 train_clip:
   architecture:
@@ -27,7 +28,6 @@ train_clip:
     vision_cfg: {image_size: 16, layers: 1, width: 32, head_width: 16, patch_size: 8}
     text_cfg: {context_length: 24, width: 32, heads: 2, layers: 1}
   vocab_size: 320
-  validation_fraction: 0.2
   training: {num_steps: 1000000, batch_size: 16, precision: float32, checkpoint_interval: 50, log_interval: 50}
 tracking: {register_model: false}
 """

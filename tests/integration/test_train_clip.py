@@ -42,7 +42,7 @@ def download(folder, **options):
 def make_config(**options):
     return TrainClipConfig(
         **(
-            {"architecture": ARCHITECTURE, "vocab_size": 320, "training": TRAINING, "validation_fraction": 0.2}
+            {"architecture": ARCHITECTURE, "vocab_size": 320, "training": TRAINING, "split": {"validation": 0.2}}
             | options
         )
     )

@@ -22,6 +22,8 @@ class Entry:
     """Columns (caption,) (captions,) url and others of the source's own."""
     content: bytes | ItemFault
     """The encoded image, or why there is none."""
+    name: str | None = None
+    """What the sample is called where it comes from; none: its url (see :mod:`stages.formats.samples`)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A Hugging Face dataset folder on disk: the Arrow files of ``save_to_disk``, or Parquet files, read by pyarrow."""
 
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class HuggingfaceDataset:
             images = itertools.repeat(fault, piece.count) if fault else _values(piece, self._source.image_column)
             for (index, row), value in zip(itertools.islice(left, piece.count), images, strict=True):
                 path, content = self._image(value)
-                yield Entry(index, {**row, "url": path or row["url"]}, content)
+                yield Entry(index, {**row, "url": path or row["url"]}, content, _content_name(value))
 
     def _image(self, value: Any) -> tuple[str | None, bytes | ItemFault]:
         """Return the path in a row, if any, and the image: in the row, or in a file of the folder."""
@@ -144,6 +145,12 @@ class HuggingfaceDataset:
                 return _read_inside(self._source.path, name, self._max_bytes)
         except ItemFault as fault:
             return fault
+
+
+def _content_name(value: Any) -> str | None:
+    """Return the hash of an image that lies in its row, whose path need be no one's alone; None: it lies in a file."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return f"sha256:{hashlib.sha256(content).hexdigest()}" if isinstance(content, bytes) else None
 
 
 def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:

@@ -149,7 +149,7 @@ class Webdataset:
                     suffix = next(iter(sample.files))
                     yield Skipped(FailureCause.NO_IMAGE_FILE, f"{sample.key}.{suffix}", f".{suffix}")
                 else:
-                    yield self._entry(number, sample, tar)
+                    yield self._entry(number, sample, tar, part.rpartition("/")[2])
                     number += 1
                 for suffix in sample.images if sample.image else ():
                     yield Skipped(FailureCause.REPEATED_MEMBER, f"{sample.key}.{suffix}", f".{suffix}")
@@ -159,14 +159,17 @@ class Webdataset:
         if index.fault is not None:
             yield _lost(number, part, index.fault)
 
-    def _entry(self, number: int, sample: _Sample, tar: IO[bytes]) -> Entry:
+    def _entry(self, number: int, sample: _Sample, tar: IO[bytes], file: str) -> Entry:
+        """Read a sample; its name is its address where it has one, else its key in the shard of this file."""
         key = clean_key(sample.key)
         row: dict[str, Any] = {"url": key, "source_key": key}
+        content: bytes | ItemFault
         try:
             row |= _describe(sample, tar)
-            return Entry(number, row, self._image(sample, tar))
+            content = self._image(sample, tar)
         except ItemFault as fault:
-            return Entry(number, row, fault)
+            content = fault
+        return Entry(number, row, content, f"{clean_text(file)}/{key}" if row["url"] == key else None)
 
     def _image(self, sample: _Sample, tar: IO[bytes]) -> bytes:
         if sample.image is None:

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 
 from models.decoders.sampling import DecoderSampling
 from stages.contract.config import RuntimeOnly
+from stages.formats.splits import SplitConfig
 from stages.training.config import TrainStageConfig
 
 
@@ -23,7 +24,8 @@ class SquaresConfig(TrainStageConfig):
     """Train on images as squares of one resolution."""
 
     resolution: PositiveInt = Field(64, description="side of the images in pixels")
-    held_out_images: PositiveInt = Field(64, description="images kept from training; at most a tenth of all")
+    split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
+    held_out_images: PositiveInt = Field(64, description="most images of the split's validation part that are used")
     cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
         2.0, description="memory per worker for decoded images"
     )

@@ -13,11 +13,13 @@ from PIL import Image
 
 from stages.contract.errors import FailureCause, InputFault
 from stages.formats.image_grids import to_png
+from stages.formats.splits import SplitConfig, SplitRecord
 from stages.storage.artifact import Artifact
 from stages.training.config import TrainStageConfig
 from stages.training.images.dataset import ImageDataset, Indices
 from stages.training.images.shard_images import ImageRows, UnreadableImages
 from stages.training.order import SampleOrder
+from stages.training.split_rows import SplitRows
 from stages.training.task import Batch, BatchPart, RankInfo
 
 VALIDATION_BATCH = 64
@@ -38,6 +40,7 @@ class ImageTask(ABC):
     inputs: Mapping[str, Artifact]
     rank_info: RankInfo = field(default_factory=lambda: RankInfo(0, 1, torch.device("cpu")))
     left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
+    split_record: SplitRecord = field(init=False, repr=False, compare=False)
 
     @abstractmethod
     def open_data(self) -> ImageDataset:
@@ -59,14 +62,27 @@ class ImageTask(ABC):
         """How many images are held out at most."""
         return 64
 
+    @property
+    def split_config(self) -> SplitConfig:
+        """The split of the experiment."""
+        split: SplitConfig = self.config.split  # type: ignore[attr-defined]
+        return split
+
     def split(self) -> None:
-        """Hold out the first images of the first shards, at most a tenth of all, and fix the order of the others."""
-        sizes = np.array(self.sizes(), dtype=np.int64)
-        num_held = max(1, min(self.num_held_out, int(sizes.sum()) // 10))
-        self._first_row = np.clip(num_held - (np.cumsum(sizes) - sizes), 0, sizes)
-        held = [np.stack([np.full(count, shard), np.arange(count)], 1) for shard, count in enumerate(self._first_row)]
-        self._held_out = self.rows_at(np.concatenate(held))
-        self._order = SampleOrder((sizes - self._first_row).tolist(), self.data.window_size, self.config.seed)
+        """Hold out what the experiment's split does, and fix the order of the others.
+
+        Of the validation part at most ``num_held_out`` are used: those with the lowest numbers by hash.
+        """
+        self._splits = SplitRows(self.keys_of(shard) for shard in range(len(self.sizes())))
+        self.split_record = self._splits.divide(self.split_config)
+        self._held_out = self.rows_at(self._splits.validation[: self.num_held_out])
+        self._order = SampleOrder(self._splits.train_sizes, self.data.window_size, self.config.seed)
+
+    def keys_of(self, shard: int) -> list[str]:
+        """Return the keys of a shard's images, held-out ones among them, in the order in which they are counted."""
+        indices = np.stack([np.full(size := self.sizes()[shard], shard), np.arange(size)], axis=1)
+        keys = self.data.listed_keys(shard)
+        return [keys[row] for _, row in self.rows_at(indices).tolist()]
 
     def sizes(self) -> list[int]:
         """Return how many images of each shard are trained on, held-out ones among them."""
@@ -82,9 +98,7 @@ class ImageTask(ABC):
 
     def samples_at(self, positions: Positions) -> Indices:
         """Return the samples at these positions of the endless sequence of training samples."""
-        indices = self._order.at(positions)
-        indices[:, 1] += self._first_row[indices[:, 0]]
-        return self.rows_at(indices)
+        return self.rows_at(self._splits.train(self._order.at(positions)))
 
     def prepare(self, part: BatchPart) -> Batch:
         """Make the batch of the part; a sample that is left out is replaced by the next in the order."""

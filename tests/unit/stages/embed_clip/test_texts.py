@@ -201,7 +201,8 @@ def trained_a_little(pairs: Pairs, settings: DiffusionPriorSpec) -> Any:
 def test_from_captions_to_a_prior_that_reads_their_states(embedded: Output) -> None:
     names = ("t5", "clip")
     encoders = read_text_encoders(embedded)
-    pairs, held_out = load_pairs(prior_config("gaussian"), embedded, names)
+    divided = load_pairs(prior_config("gaussian"), embedded, names)
+    pairs, held_out = divided.train, divided.held_out
     assert [int(count) for count in pairs.starts.diff().unique()] == [1, 2]
     states = {name: TextStateSpec(encoders[name].width, encoders[name].max_length) for name in names}
     network = TransformerSpec(width=16, num_layers=1, num_heads=2, text_states=states)

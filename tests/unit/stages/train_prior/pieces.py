@@ -79,7 +79,7 @@ def fit(folder: Path, embeddings: Artifact, **changes: Any) -> Output:
 
 
 def prior_config(kind: str = "shifted", **changes: Any) -> Any:
-    section: dict[str, Any] = {"kind": kind, "validation": {"fraction": 0.3, "samples_per_caption": 2}}
+    section: dict[str, Any] = {"kind": kind, "split": {"validation": 0.3}, "validation": {"samples_per_caption": 2}}
     if kind != "identity":
         section["network"] = {"width": 16, "num_layers": 1, "num_heads": 2}
         section["training"] = {"num_steps": 8, "batch_size": 16, "log_interval": 4, "precision": "float32"}

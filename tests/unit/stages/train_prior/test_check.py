@@ -52,7 +52,7 @@ def test_more_components_than_there_can_be_are_refused(tmp_path: Path, wanted: i
     inputs = {"embed_clip": make_embeddings(tmp_path, rows=rows)}
     words = rf"num_components: found {wanted} with (\d+) training pairs of 6 dimensions: allowed is at most (\d+),"
     with pytest.raises(InputFault, match=words) as caught:
-        run(tmp_path, prior_config("autoregressive", num_components=wanted, validation={"fraction": 0.5}), inputs)
+        run(tmp_path, prior_config("autoregressive", num_components=wanted, split={"validation": 0.5}), inputs)
     found = re.search(words, str(caught.value))
     assert found is not None
     assert int(found[2]) == min(int(found[1]) - 1, DIM)

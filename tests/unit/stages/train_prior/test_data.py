@@ -19,7 +19,8 @@ BOTH = ("t5", "clip")
 
 
 def pairs_of(embeddings: Artifact, states: tuple[str, ...] = (), **changes: Any) -> tuple[Pairs, Pairs]:
-    return load_pairs(prior_config("gaussian", **changes), embeddings, states)
+    divided = load_pairs(prior_config("gaussian", **changes), embeddings, states)
+    return divided.train, divided.held_out
 
 
 def test_one_caption_an_image_gives_the_rows_of_the_files(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_states_and_further_captions_change_no_image_and_no_first_caption(tmp_pa
 
 def test_the_first_pairs_keep_their_captions(tmp_path: Path) -> None:
     train, _ = pairs_of(make_embeddings(tmp_path, num_captions=2, states=("clip",)), ("clip",))
-    first, choice = train.first(4), torch.tensor([0.0, 0.9])
+    first, choice = train.select(torch.arange(len(train)) < 4), torch.tensor([0.0, 0.9])
     (image, text), (image_of_all, text_of_all) = (p.take(torch.tensor([1, 3]), choice) for p in (first, train))
     assert (len(first), len(first.text)) == (4, 8)
     assert torch.equal(image, image_of_all)

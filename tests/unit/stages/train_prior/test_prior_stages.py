@@ -112,7 +112,7 @@ def test_the_prior_is_whole_in_its_folder(tmp_path: Path, kind: str, steps: int)
 @pytest.mark.parametrize(("source", "target"), [("gaussian", "sample"), ("noise", "velocity"), ("text", "velocity")])
 def test_flow_matching_is_a_matter_of_configuration(tmp_path: Path, source: str, target: str) -> None:
     training = {"num_steps": 60, "batch_size": 32, "log_interval": 10, "precision": "float32", "learning_rate": 0.01}
-    validation = {"fraction": 0.3, "num_steps": [1, 4], "sampler": "ddim"}
+    validation = {"num_steps": [1, 4], "sampler": "ddim"}
     config = prior_config("flow", source=source, target=target, training=training, validation=validation)
     output, events = Output(str(tmp_path / "p"), "train_prior", "p0"), list[Event]()
     summary = train_prior.run(config, inputs_for("flow", tmp_path), output, context(events))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract.documents import UnitRecord
@@ -146,13 +145,6 @@ def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None
     """Return a shard's parquet file, or those of the columns that it has."""
     with shards.open(_table(name), record=unit_record(name)) as file:
         return pq.ParquetFile(file).read(columns=columns)
-
-
-def image_keys(shards: Artifact, name: str) -> list[str]:
-    """Return the keys of a shard's images in the order of its tar, of which nothing is read."""
-    rows = read_table(shards, name, ["key", "status"])
-    keys: list[str] = rows.filter(pc.equal(rows["status"], EntryStatus.SUCCESS.value))["key"].to_pylist()
-    return keys
 
 
 def read_shard(path: Path, *, with_captions: bool = True) -> Iterator[ShardSample]:

@@ -30,6 +30,7 @@ from stages.inference.loading import load_text_to_image
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
+from stages.training.images.shard_images import ImageRows, ShardImages
 
 CHUNK = 64
 GRID_IMAGES = 24
@@ -91,11 +92,15 @@ class _TrueImages:
         scenes = [Scene(**prompt.scene) for prompt in prompts if prompt.scene is not None]
         if scenes:
             return render_scenes(scenes, self.resolution)
+        photographs = self.photographs(prompts)
+        return None if photographs is None else torch.from_numpy(photographs)
+
+    def photographs(self, prompts: Sequence[Prompt]) -> ImageRows | None:
+        """Return those whose captions the prompts are; None: they are no image's."""
         samples = [prompt.sample for prompt in prompts if prompt.sample is not None]
         if self.shards is None or not samples:
             return None
-        images = ShardImages(self.shards, resolution=self.resolution, cache_bytes=0)
-        return torch.from_numpy(images.read(samples))
+        return ShardImages(self.shards, resolution=self.resolution, cache_bytes=0).read(samples)
 
 
 def load_system(
@@ -148,12 +153,8 @@ def _generate_chunk(chunk: Chunk, system: TextToImageSystem, true: _TrueImages, 
         for row, image in zip(rows, images, strict=True):
             write_image(output, row, image)
         write_embeddings(output, chunk.set, chunk.first, embeddings.float().numpy())
-        if (
-            chunk.set == "prior"
-            and chunk.prompts[0].sample is not None
-            and (found := true.of(chunk.prompts)) is not None
-        ):
-            write_true_images(output, chunk.first, found.numpy())
+        if chunk.set == "prior" and (photographs := true.photographs(chunk.prompts)) is not None:
+            write_true_images(output, chunk.first, photographs)
         output.finish_unit(chunk.unit, {"rows": [asdict(row) for row in rows]})
 
 

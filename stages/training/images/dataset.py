@@ -13,7 +13,7 @@ from stages.contract.errors import FailureCause, InputFault
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import load_image_rows, load_keys, open_image_rows, shard_rows
 from stages.formats.filtered import kept_rows
-from stages.formats.shards import ShardRecord, image_keys
+from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact
 from stages.training.images.shard_images import (
     KEPT_INDICES,
@@ -45,7 +45,6 @@ class ImageDataset:
     ) -> None:
         """Take the number of images of each shard; nothing is decoded yet."""
         self.names, self.sizes = list(sizes), list(sizes.values())
-        self._shards = shards
         self.images = ShardImages(
             shards, resolution=resolution, cache_bytes=cache_bytes, threads=threads, kept_indices=kept_indices
         )
@@ -63,8 +62,8 @@ class ImageDataset:
         return keys
 
     def listed_keys(self, shard: int) -> list[str]:
-        """Return the same keys where those of all shards are asked for: from the table, not the headers of the tar."""
-        return image_keys(self._shards, self.names[shard])
+        """Return the same keys, where those of all shards are asked for one after another."""
+        return self.shard_keys(shard)
 
     @property
     def sample_bytes(self) -> int:

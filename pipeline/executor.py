@@ -5,6 +5,7 @@ where the machines allow it. One that follows an input shard by shard starts as 
 both. A stage that fails takes down only the stages that need it.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,6 +33,7 @@ from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment, raising_no_secrets
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
+from stages.contract.digests import remembering
 from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputLost
 from stages.contract.events import Log, Progress
 from stages.contract.runner import run_stage
@@ -60,6 +63,8 @@ class StageJob:
     upstream: tuple[str, ...] = ()
     environment: Environment = field(default_factory=Environment)
     run: str = ""
+    digests: Path | None = None
+    """Where digests of files are remembered, on the driver's machine."""
 
 
 def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
@@ -68,7 +73,8 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     job.environment.enter()
     label_process(job.run, job.config.stage)
     try:
-        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets():
+        digests = contextlib.nullcontext() if job.digests is None else remembering(job.digests)
+        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets(), digests:
             return _run_stage(job, emit)
     finally:
         emit.flush()
@@ -248,8 +254,9 @@ class GraphRun:
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
         job = StageJob(
-            stage.config, stage.identity, inputs, output, allocation, upstream, self._environment, self._plan.run
-        )
+            stage.config, stage.identity, inputs, output, allocation, upstream, self._environment, self._plan.run,
+            digests=None if stage.config.work == "single" else self._store.digests,
+        )  # fmt: skip
         alone = stage.config.work == "single"
         task = ray.remote(run_stage_job).options(
             name=stage.name,

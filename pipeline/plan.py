@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
+from pipeline.growth import Grown, followed_words, grow
 from pipeline.record import PlannedEntry
 from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
@@ -17,6 +18,7 @@ from stages.contract.errors import StageError
 from stages.contract.parsing import shown
 from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
+from stages.download_shards.config import DownloadShardsConfig
 from stages.formats.splits import SplitConfig
 
 
@@ -32,6 +34,7 @@ class PlannedStage:
     config: StageConfig
     reused_from: str | None = None
     reason: str = ""
+    takes: str = ""  # what it takes from an earlier artifact, in words
     streams_from: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
 
     @property
@@ -68,19 +71,24 @@ class Plan:
 def make_plan(config: RunConfig, store: Store) -> Plan:
     """Compute every fingerprint and look it up in the store."""
     store.check_format()
-    with remembering(store.local_base / "digests.db"):
+    with remembering(store.digests):
         return _make_plan(config, store)
 
 
 def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
-    identities = {name: _identity(name, section) for name, section in config.stages().items()}
+    sections = config.stages()
+    identities = {name: _identity(name, section) for name, section in sections.items()}
+    grown: Grown | None = None
+    if isinstance(download := sections.get("download_shards"), DownloadShardsConfig):
+        found = grow(download, identities["download_shards"], store)
+        sections["download_shards"], identities["download_shards"], grown = found
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
-    for name, section in config.stages().items():
+    for name, section in sections.items():
         inputs = {source: fingerprints[source] for source in config.inputs_of(section)}
         fingerprints[name] = fingerprint_of(section, identities[name], inputs)
     completions = store.completions({name: fingerprints[name] for name in identities})
-    for name, section in config.stages().items():
+    for name, section in sections.items():
         overlaps = config.cluster.overlap and not completions[name].complete
         planned[name] = PlannedStage(
             name,
@@ -90,8 +98,19 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             identities[name],
             section,
             streams_from=_upstream(section, planned) if overlaps else (),
+            takes="" if grown is None else _takes(section, identities[name], fingerprints, store, grown),
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
+
+
+def _takes(
+    section: StageConfig, identity: Mapping[str, Any], fingerprints: Mapping[str, str], store: Store, grown: Grown
+) -> str:
+    if section.stage == "download_shards":
+        return grown.words
+    if not section.grows or "download_shards" not in section.inputs:
+        return ""
+    return followed_words(section, identity, {one: fingerprints[one] for one in section.inputs}, store, grown)
 
 
 def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
@@ -164,6 +183,8 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Plan
     if stage.state == "partial":
         total = stage.completion.units_planned
         return f"{stage.completion.units_done} of {total or 'an unknown number of'} units done"
+    if stage.takes:
+        return redact(stage.takes)
     changed = [source for source in stage.inputs if planned[source].state != "done"]
     if past is None:
         return "never made with this config"

@@ -99,6 +99,11 @@ class Store:
         except StageError as error:
             raise UsageError(f"store: {error}") from None
 
+    @property
+    def digests(self) -> Path:
+        """The file of this machine in which digests of files are remembered."""
+        return self.local_base / "digests.db"
+
     # ---- the store as a whole
 
     def open_for_writing(self) -> None:

@@ -12,13 +12,13 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.storage.filesystems import explaining, is_remote, web_options
-from stages.storage.walking import Kind, walk
+from stages.storage.walking import Found, Kind, walk
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS checked_digests "
@@ -168,16 +168,17 @@ def folder_digest(files: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def tree_digest(root: Path) -> str:
+def tree_digest(root: Path, counts: Callable[[Found], bool] = lambda found: True) -> str:
     """Return the SHA-256 of a file, or of a folder as a stranger made it; or FileNotFoundError.
 
     A folder's is that of names and of what they stand for; of files that lie in it and may be read, of their contents.
+    ``counts`` says what is left out.
     """
     if not root.is_dir():
         return content_digest(root)
     digest = hashlib.sha256()
     for found in sorted(walk(root), key=lambda found: found.name):
-        if found.name.rpartition("/")[2] == "README.md":
+        if found.name.rpartition("/")[2] == "README.md" or not counts(found):
             continue
         digest.update(os.fsencode(found.name) + b"\0" + found.kind.name.encode() + b"\0")
         if found.kind is Kind.FILE:

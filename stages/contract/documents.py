@@ -87,6 +87,9 @@ class UnitRecord(Document):
     """The field that counts what was lost by cause, where there is one."""
     cause_prefix: ClassVar[str] = "failed"
 
+    made_from: str = ""
+    """What identifies the content that the unit was made from, where that is known."""
+
     @classmethod
     def done(cls, artifact: Artifact) -> dict[str, Self]:
         """Return the records of all finished units by name."""

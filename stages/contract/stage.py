@@ -67,6 +67,8 @@ class StageConfig(ConfigModel):
     stage: ClassVar[str]
     code_version: ClassVar[int] = 1
     uses_gpu: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
+    """Whether its units are taken from earlier artifacts of the same recipe (:mod:`stages.contract.recipes`)."""
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     resources: Annotated[Resources, RuntimeOnly()] = Resources()
@@ -85,6 +87,15 @@ class StageConfig(ConfigModel):
     def units_are_final(self) -> bool:
         """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
         return False
+
+    @property
+    def followed_inputs(self) -> tuple[str, ...]:
+        """Those inputs whose units its own follow, one from one: a recipe leaves them out."""
+        return ("download_shards",)
+
+    def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what of the identity every unit depends on, whatever it is made from."""
+        return identity
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ class StageContext:
     launch_training: TrainLauncher
     resources: Allocation = field(default_factory=Allocation)
     input_state: Callable[[str], InputState] = _is_done  # of an input, by its stage's name
+    earlier: tuple[Artifact, ...] = ()
+    """Artifacts of the same recipe, whose units may be taken over."""
 
 
 @dataclass(frozen=True)

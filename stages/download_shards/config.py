@@ -1,6 +1,9 @@
 """Which images to download, and in what form to keep them."""
 
+import errno
 import ipaddress
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +23,8 @@ from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOn
 from stages.contract.digests import address_digest, content_digest, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
-from stages.storage.filesystems import is_remote
+from stages.storage.filesystems import explaining, is_remote
+from stages.storage.walking import Found, Kind
 
 _DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
@@ -85,9 +89,14 @@ class UrlListSource(ConfigModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the content of a local list, or the names and checksums that a remote store reports."""
-        content = address_digest(self.path) if is_remote(self.path) else tree_digest(Path(self.path))
         kept = ("kind", "format", "url_column", "caption_column", "encoding")
-        return {"path": content} | {name: getattr(self, name) for name in kept}
+        return {"path": self._content()} | {name: getattr(self, name) for name in kept}
+
+    def _content(self) -> str:
+        if is_remote(self.path):
+            return address_digest(self.path)
+        root, suffix = Path(self.path), f".{self.format or 'parquet'}"
+        return tree_digest(root, lambda found: "/" not in found.name and found.name.lower().endswith(suffix))
 
 
 class FolderSource(ConfigModel):
@@ -100,8 +109,18 @@ class FolderSource(ConfigModel):
     encoding: Encoding = Field("utf-8", description="of caption and metadata files without a byte order mark")
 
     def identity(self) -> dict[str, Any]:
-        """Return the names and contents of a local tree as a stranger's, or a remote one's names and checksums."""
-        path = address_digest(self.path) if is_remote(self.path) else tree_digest(Path(self.path))
+        """Return names and contents of what is read: images, files beside them, metadata files; of a remote tree, names
+        and checksums.
+        """
+        from stages.download_shards.sources.contents import digest_of_files
+        from stages.download_shards.sources.folder_listing import list_tree
+        from stages.download_shards.sources.trees import open_tree
+
+        with explaining(self.path):
+            tree = open_tree(self.path)
+            if not tree.exists():
+                raise FileNotFoundError(errno.ENOENT, "no such folder", self.path)
+            path = digest_of_files(self.path, list_tree(tree.walk()).read_names())
         kept = ("kind", "file_column", "caption_column", "encoding")
         return {"path": path} | {name: getattr(self, name) for name in kept}
 
@@ -117,7 +136,9 @@ class WebdatasetSource(ConfigModel):
     def identity(self) -> dict[str, Any]:
         """Return the content of local shards, or the names and checksums that a remote store reports."""
         if not is_remote(self.path):
-            return {"kind": self.kind, "path": tree_digest(Path(self.path))}
+            is_shard = re.compile(r"[^/]+\.tar", re.IGNORECASE).fullmatch
+            content = tree_digest(Path(self.path), lambda found: is_shard(found.name) is not None)
+            return {"kind": self.kind, "path": content}
         return {"kind": self.kind, "path": remote_checksums(self.path, "*.[tT][aA][rR]")}
 
 
@@ -140,7 +161,7 @@ class HuggingfaceSource(ConfigModel):
             name: getattr(self, name) for name in ("kind", "config_name", "split", "image_column", "caption_column")
         }
         kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
-        return kept | {"path": tree_digest(self.path)}
+        return kept | {"path": tree_digest(self.path, _may_be_of_dataset)}
 
 
 class DrawingsSource(ConfigModel):
@@ -190,6 +211,11 @@ class DrawingsSource(ConfigModel):
         return {"content": content} | split | {name: getattr(self, name) for name in kept}
 
 
+def _may_be_of_dataset(found: Found) -> bool:
+    """Tell whether a file of a Hugging Face folder may be read: rows may name images of any suffix in it."""
+    return found.kind is not Kind.HIDDEN and not found.name.lower().endswith((".md", ".txt"))
+
+
 Source = DrawingsSource | ScenesSource | UrlListSource | FolderSource | WebdatasetSource | HuggingfaceSource
 
 
@@ -210,6 +236,7 @@ class DownloadShardsConfig(StageConfig):
 
     stage: ClassVar[str] = "download_shards"
     code_version: ClassVar[int] = 4
+    grows: ClassVar[bool] = True
 
     source: Annotated[Source, Field(discriminator="kind")]
     engine: Literal["guarded", "img2dataset"] = Field(
@@ -261,6 +288,12 @@ class DownloadShardsConfig(StageConfig):
     )
     drop_duplicate_images: bool = Field(
         False, description="keep one of several images with the same bytes; repetitions are counted in any case"
+    )
+    grow: Annotated[bool, RuntimeOnly()] = Field(
+        True, description="take the shards of an earlier artifact of the store whose entries are the same"
+    )
+    grown_from: str | None = Field(
+        None, description="fingerprint of that artifact; null: the one that has most entries in common, if any"
     )
     per_host: Annotated[PositiveInt, RuntimeOnly()] = Field(
         16, description="connections to one host at a time, divided among the workers, at least one for each"
@@ -321,6 +354,24 @@ class DownloadShardsConfig(StageConfig):
     def inputs(self) -> tuple[str, ...]:
         """The stage starts the graph."""
         return ()
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether shards may be taken from earlier artifacts: not where what is repeated is left out of them all."""
+        kinds = ("folder", "url_list", "webdataset")
+        return self.grow and self.source.kind in kinds and not (self.drop_duplicate_urls or self.drop_duplicate_images)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; the artifact that it begins with counts where there is one."""
+        identity = super().identity()
+        if self.grown_from is None:
+            del identity["grown_from"]
+        return identity
+
+    def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out where the entries come from."""
+        source = {name: value for name, value in identity["source"].items() if name != "path"}
+        return {**identity, "source": source}
 
     @property
     def units_are_final(self) -> bool:

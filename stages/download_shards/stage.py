@@ -4,13 +4,17 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from stages.contract.documents import Totals
-from stages.contract.errors import Unaccounted, YieldTooLow
+from stages.contract.errors import ArtifactError, Unaccounted, YieldTooLow
 from stages.contract.events import Log
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
+from stages.download_shards.growth import GrowthRecord, divide, read_digests
 from stages.download_shards.remedies import remedy_of
+from stages.download_shards.sources.base import Parts
 from stages.download_shards.sources.registry import make_source
 from stages.download_shards.worker import (
     DROPPED,
@@ -35,11 +39,10 @@ def run(
     planned = output.planned_units()
     if planned is None or len(records) < planned or not output.exists(SourceRecord.file):
         with make_source(config).parts() as source:
-            parts = source.parts
             source.record.write(output)
             if source.attributions.works:
                 source.attributions.write(output)
-            tasks = [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
+            tasks = make_tasks(config, source, output)
             records = _download(config, tasks, records, output=output, context=context)
     source_record = SourceRecord.of(output)
     check_accounts(records, source_record)
@@ -49,7 +52,7 @@ def run(
     if config.drop_duplicate_images:
         for name, rows in repeated.items():
             records[name] = drop_duplicates(name, rows.tolist(), records[name], config=config, output=output)
-    counts = {
+    counts = _reused(output) | {
         "duplicate_urls": count_repeated_urls(output, list(records)),
         "duplicate_images": sum(map(len, repeated.values())),
     }
@@ -57,6 +60,43 @@ def run(
     for what, words in summary.notes.items():
         context.emit(Log(f"{what}: {words}", "WARNING"))
     return summary
+
+
+def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> list[ShardTask]:
+    """Return the shards to make: as the source is divided, or as an earlier artifact's, with what has changed since."""
+    growth, parts = source.growth, source.parts
+    if growth is None:
+        return [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
+    if config.grown_from is None:
+        digests = np.split(growth.digests, range(growth.rows_per_shard, len(growth.digests), growth.rows_per_shard))
+        return [ShardTask(n, name, parts[n], digests[n]) for n, name in enumerate(shard_names(len(parts)))]
+    base = next((one for one in output.siblings() if one.fingerprint == config.grown_from), None)
+    if base is None or not base.is_complete:
+        raise ArtifactError(
+            f"download_shards.grown_from: {config.grown_from} is not in the store, or not complete: expected the "
+            "artifact whose shards are taken over: run again, which looks for another"
+        )
+    earlier = read_digests(base, sorted(ShardRecord.done(base)))
+    shards = divide(growth.digests, earlier, growth.rows_per_shard)
+    GrowthRecord.of_shards(base.fingerprint, shards, earlier).write(output)
+    return [
+        ShardTask(
+            index,
+            name,
+            growth.part(shard.entries),
+            growth.digests[list(shard.entries)],
+            None if shard.base is None else (base, shard.base),
+            shard.rows,
+        )
+        for index, (name, shard) in enumerate(zip(shard_names(len(shards)), shards, strict=True))
+    ]
+
+
+def _reused(output: Output) -> dict[str, int]:
+    if not output.exists(GrowthRecord.file):
+        return {}
+    found = GrowthRecord.of(output)
+    return {"reused_shards": found.reused_shards, "remade_shards": found.remade_shards}
 
 
 def _finished(config: DownloadShardsConfig, output: Output) -> dict[str, ShardRecord]:

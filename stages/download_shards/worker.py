@@ -2,21 +2,34 @@
 
 import collections
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from stages.contract.errors import FailureCause, ItemFault, Unaccounted
+from stages.contract.errors import ArtifactError, FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.growth import Digests, write_digests
 from stages.download_shards.resizing import Resized, make_resizer
 from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
 from stages.formats.samples import sample_keys
-from stages.formats.shards import EntryStatus, ShardEntry, ShardRecord, read_entries, write_shard
+from stages.formats.shards import (
+    EntryStatus,
+    ShardEntry,
+    ShardRecord,
+    failure_label,
+    read_entries,
+    shard_content,
+    write_shard,
+)
 from stages.formats.source_records import Counted, Counter
-from stages.storage.artifact import UNITS, Output
+from stages.storage.artifact import UNITS, Artifact, Output, unit_record
+from stages.storage.takeover import take_unit
+
+_log = logging.getLogger(__name__)
 
 POOR = "poor"
 DROPPED = (FailureCause.DUPLICATE_URL, FailureCause.DUPLICATE_CONTENT)  # left out on request
@@ -44,6 +57,12 @@ class ShardTask:
     """The shard's name: its index with leading zeros."""
     part: Any
     """One of the parts of :meth:`stages.download_shards.sources.base.Source.parts`."""
+    digests: Digests | None = None
+    """Of its entries, where the source knows them."""
+    base: tuple[Artifact, str] | None = None
+    """The earlier artifact's shard that holds all of its entries; None: there is none."""
+    rows: tuple[int, ...] | None = None
+    """Which rows of that shard; None: all."""
 
 
 Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
@@ -57,6 +76,8 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         recorded = f"{UNITS}/{task.name}.json"
         if output.exists(recorded):  # by a process that died before it could report it
             return ShardRecord.parse(output.read_json(recorded), output, recorded)
+        if (taken := _take(task, config, output)) is not None:
+            return taken
         part, skips = source.read(task.part), Counter()
         finished = sorted(_resize_each(without_skipped(part.each, skips), resize), key=lambda one: one[0].index)
         check_count(task.name, part.count(), len(finished), skips)
@@ -67,10 +88,43 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         ]
         whole_schema = pa.schema([*part.schema, *_MEASURED])
         write_shard(output, task.name, made, schema=whole_schema, image_suffix=config.encode_format)
+        if task.digests is not None:
+            write_digests(output, task.name, task.digests)
         faults = [found.label for _, _, found in finished if isinstance(found, ItemFault)]
         return _make_record(made, collections.Counter(faults), skips.counted)
 
     return make
+
+
+def _take(task: ShardTask, config: DownloadShardsConfig, output: Output) -> ShardRecord | None:
+    """Take a shard over from an earlier artifact, as it is or without the entries that are gone.
+
+    None: it is to be made; where that artifact is damaged, with a warning.
+    """
+    if task.base is None:
+        return None
+    artifact, unit = task.base
+    try:
+        if task.rows is None:
+            return ShardRecord.parse(take_unit(artifact, unit, output, task.name), artifact, unit_record(unit))
+        return _take_rows(task, task.rows, config, output)
+    except ArtifactError as error:
+        _log.warning("%s: shard %s is made again", str(error).partition(": expected")[0], task.name)
+        return None
+
+
+def _take_rows(task: ShardTask, rows: tuple[int, ...], config: DownloadShardsConfig, output: Output) -> ShardRecord:
+    """Write a shard of some rows of an earlier one: nothing is read from the source, and no image is decoded."""
+    assert task.base is not None
+    artifact, unit = task.base
+    entries, schema = read_entries(artifact, unit)
+    kept = [entries[row] for row in rows]
+    write_shard(output, task.name, kept, schema=schema, image_suffix=config.encode_format)
+    if task.digests is not None:
+        write_digests(output, task.name, task.digests)
+    lost = collections.Counter(failure_label(one.row) for one in kept if one.image is None)
+    record = _make_record(kept, lost, {})
+    return record.model_copy(update={"part_of": shard_content(artifact, unit) or ""})
 
 
 def finish_shard(config: DownloadShardsConfig, record: ShardRecord, output: Output, name: str) -> None:

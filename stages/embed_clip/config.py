@@ -36,6 +36,7 @@ class EmbedClipConfig(StageConfig):
 
     stage: ClassVar[str] = "embed_clip"
     code_version: ClassVar[int] = 3
+    grows: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
 
     clip: ClipConfig

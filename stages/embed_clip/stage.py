@@ -9,6 +9,7 @@ from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord
+from stages.formats.embeddings.parts import take_part
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import run_on_shards
 
@@ -20,7 +21,8 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     resources = context.resources
     device = "cuda" if resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device, resources.cpus_per_worker)
-    _, totals = run_on_shards(EmbeddingsRecord, make_worker, inputs["download_shards"], output, context)
+    shards = inputs["download_shards"]
+    _, totals = run_on_shards(EmbeddingsRecord, make_worker, shards, output, context, take_part=take_part)
     return StageSummary(totals.images, counts=totals.named, metrics={"embed_dim": read_clips(output).embed_dim})
 
 

@@ -15,6 +15,7 @@ class EncodeLatentsBase(StageConfig):
     """Options of both kinds."""
 
     stage: ClassVar[str] = "encode_latents"
+    grows: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
 
     gpu_precision: Literal["float32", "float16", "bfloat16"] = Field(

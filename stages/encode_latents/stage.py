@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from stages.contract.errors import ArtifactError
 from stages.contract.stage import StageContext, StageSummary
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
-from stages.formats.latents import EncoderIdentity, LatentsIdentity, LatentsRecord
+from stages.formats.latents import EncoderIdentity, LatentsIdentity, LatentsRecord, take_part
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import run_on_shards
 
@@ -21,7 +21,9 @@ def run(
     """Encode every shard that is not done yet, as it is downloaded, then write how the latents are to be scaled."""
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device)
-    records, totals = run_on_shards(LatentsRecord, make_worker, inputs["download_shards"], output, context)
+    records, totals = run_on_shards(
+        LatentsRecord, make_worker, inputs["download_shards"], output, context, take_part=take_part
+    )
     identity = _identity(config.kind, records, output)
     identity.write(output)
     metrics = {"scale_factor": identity.scale_factor, "latent_mean": identity.mean, "latent_std": identity.std}

@@ -11,8 +11,9 @@ from jaxtyping import Shaped
 
 from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError, InputFault
-from stages.formats.per_shard import load_table, open_array, save_array, save_table
-from stages.storage.artifact import Artifact, Output
+from stages.formats.per_shard import array_name, load_table, open_array, save_array, save_table
+from stages.formats.shards import index_images, shard_tar
+from stages.storage.artifact import Artifact, Output, unit_record
 
 KEPT_SHARDS = 256
 Kind = Literal["latents", "codes"]
@@ -104,6 +105,28 @@ class ShardLatents:
             none = np.zeros((0, *encoder.shape[1:]), np.int32)
             save_array(output, "codes", name, np.concatenate([none, *self.codes]))
         save_table(output, "metadata", name, pa.table({"key": pa.array(self.keys, pa.string())}))
+
+
+def take_part(source: Artifact, unit: str, shards: Artifact, output: Output, name: str) -> LatentsRecord | None:
+    """Write the latents of a shard whose images are some of those of an earlier artifact's unit.
+
+    None: not all of its images have latents there, and it is not known by key what became of them.
+    """
+    record = LatentsRecord.parse(source.read_json(unit_record(unit)), source, unit_record(unit))
+    known = {key: row for row, key in enumerate(load_table(source, "metadata", unit, ["key"])["key"].to_pylist())}
+    keys = list(index_images(shard_tar(shards, name)))
+    if record.failures or not known.keys() >= set(keys):
+        return None
+    rows = [known[key] for key in keys]
+    latents = open_array(source, "latents", unit)[rows]
+    save_array(output, "latents", name, latents)
+    if source.exists(array_name("codes", unit)):
+        save_array(output, "codes", name, open_array(source, "codes", unit)[rows])
+    save_table(output, "metadata", name, pa.table({"key": pa.array(keys, pa.string())}))
+    values = latents.astype(np.float64)
+    return LatentsRecord(
+        rows=len(keys), failures={}, numbers=latents.size, sum=float(values.sum()), squares=float((values**2).sum())
+    )
 
 
 class LatentRows:

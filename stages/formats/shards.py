@@ -28,6 +28,7 @@ from stages.contract.parsing import load_json, parsing
 from stages.formats.source_records import Counted
 from stages.formats.tar_samples import Files, Span, image_suffixes, index_tar, read_file
 from stages.storage.artifact import Artifact, Output, unit_record
+from stages.storage.takeover import content_of
 
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
@@ -58,6 +59,8 @@ class ShardRecord(UnitRecord):
     failures: Mapping[str, int]
     skips: Mapping[str, Counted] = {}
     """What the part of the source held besides ``rows``."""
+    part_of: str = ""
+    """The content (:func:`shard_content`) of the shard of an earlier artifact, some entries of which it keeps."""
 
 
 # ---- writing
@@ -141,6 +144,11 @@ def shard_tar(shards: Artifact, name: str) -> Path:
     return shards.local(_tar(name), record=unit_record(name))
 
 
+def shard_content(shards: Artifact, name: str) -> str | None:
+    """Return what identifies a shard's images and captions; None: its record has no checksum of them."""
+    return content_of(shards, name, _tar(name))
+
+
 def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a shard's parquet file, or those of the columns that it has."""
     with shards.open(_table(name), record=unit_record(name)) as file:
@@ -166,7 +174,7 @@ def failure_label(row: Mapping[str, Any]) -> str:
     return _CAUSES.get(message, unknown).value
 
 
-def read_entries(output: Output, name: str) -> tuple[list[ShardEntry], pa.Schema]:
+def read_entries(output: Artifact, name: str) -> tuple[list[ShardEntry], pa.Schema]:
     """Return all entries of a shard, to write them anew, and the schema of their rows."""
     images = {sample.key: sample.image for sample in read_shard(shard_tar(output, name), with_captions=False)}
     table = read_table(output, name)

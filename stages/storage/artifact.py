@@ -42,6 +42,10 @@ _log = logging.getLogger(__name__)
 class Artifact(Folder):
     """Read access to one artifact folder; cheap to pickle, so that it is sent to workers as it is."""
 
+    def siblings(self) -> list["Artifact"]:
+        """Return the other artifacts of the stage in this store, whether they are complete or not."""
+        return [Artifact(uri, self.stage, name) for uri, name in self.neighbours()]
+
     def open(self, name: str, *, record: str | None = None) -> IO[bytes]:
         """Open a file for reading bytes; DamagedFile: it is not what was written, as the unit's record says.
 

@@ -52,6 +52,16 @@ class Folder:
         """Leave the file system handle behind: it may hold sockets and locks."""
         return {"uri": self.uri, "stage": self.stage, "fingerprint": self.fingerprint, "fence": self.fence}
 
+    def neighbours(self) -> list[tuple[str, str]]:
+        """Return address and name of the other folders beside this one."""
+        fs, root = self._fs_and_root
+        (above, _, own), folder = self.uri.rstrip("/").rpartition("/"), root.rstrip("/").rpartition("/")[0]
+        try:
+            names = {str(path).rstrip("/").rpartition("/")[2] for path in fs.ls(folder, detail=False)}
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [(f"{above}/{name}", name) for name in sorted(names - {own})]
+
     def check_lease(self, *, fresh: bool = True) -> None:
         """Return while this driver may write here; raise LeaseLost when another has taken over."""
         if self.fence is not None:

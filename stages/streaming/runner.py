@@ -8,7 +8,7 @@ read.
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext
 from stages.storage.artifact import UNITS, Artifact, Output
+from stages.streaming.reuse import TakePart, made_units, make_reusing_worker
 
 POLL_SECONDS = 0.25
 _LIST_PAUSE = 5  # the pause between two listings, in times of how long one takes: a remote store may hold many units
@@ -179,17 +180,29 @@ def run_on_shards(
     shards: Artifact,
     output: Output,
     context: StageContext,
+    *,
+    take_part: TakePart[Record] | None = None,
 ) -> tuple[dict[str, Record], Totals]:
-    """Make a unit of every shard as it is downloaded; return the records of all, and their sums."""
+    """Make a unit of every shard as it is downloaded; return the records of all, and their sums.
+
+    Of a shard that an earlier artifact of the same recipe has worked on, the unit is taken from there; of one that is a
+    part of such a shard, ``take_part`` takes the part of the unit, where that can be done.
+    """
+    made = made_units(record, context.earlier)
     runner = UnitRunner(
         output=output,
         units=UpstreamUnits(shards, context),
         records=record.done(output),
-        make_worker=make_worker,
+        make_worker=functools.partial(
+            make_reusing_worker, record, make_worker, shards, output, made=made, take_part=take_part
+        ),
         resources=context.resources.for_shards(),
     )
     records = runner.run(context)
     totals = Totals.of(records.values())
+    reused = sum(one.made_from in made for one in records.values())
+    if reused:
+        totals = replace(totals, counts={**totals.counts, "reused_shards": reused})
     if totals.images == 0:
         raise InputFault(
             f"{output.stage}: the {len(records)} shards hold no readable image (failures by cause: {totals.causes}): "

@@ -124,6 +124,7 @@ class AutoencoderTask(ImageTask):
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the autoencoder's folder: config.json and model.safetensors; the discriminator stays behind."""
+        self.split_record.write(output)
         spec = self.config.spec
         record = {"kind": spec.kind, "model": spec.to_dict()}
         save_model(output, AUTOENCODER, cast(AutoencoderLoss, model).autoencoder, record)

@@ -126,6 +126,7 @@ class ClipTask(ImageTask):
 
     def save(self, model: Any, output: Output) -> None:
         """Write open_clip's own folder format, beside the tokenizer that is there already."""
+        self.split_record.write(output)
         dtype = torch.float16 if self.config.store_float16 else torch.float32
         weights = {
             name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()

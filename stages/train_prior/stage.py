@@ -64,7 +64,6 @@ def _evaluate_only(
         if isinstance(event, Metrics):
             metrics |= event.values
     task.save(prior, output)
-    task.split_record.write(output)
     return StageSummary(
         min(counts["held_out_pairs"], config.validation.max_pairs), "samples", counts=counts, metrics=metrics
     )

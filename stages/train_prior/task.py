@@ -154,6 +154,7 @@ class PriorTask:
 
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
+        self.split_record.write(output)
         save_model(output, FOLDER, model, self.description())
 
     def description(self) -> dict[str, Any]:

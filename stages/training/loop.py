@@ -189,7 +189,6 @@ class _Run:
             )
             with self._job.output.collecting():
                 self._task.save(self._ema_model, self._job.output)
-                self._task.split_record.write(self._job.output)
                 record.write(self._job.output)
 
     def close(self) -> None:

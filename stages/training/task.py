@@ -11,7 +11,6 @@ import torch
 
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event
-from stages.formats.splits import SplitRecord
 from stages.storage.artifact import Output
 
 Batch = Mapping[str, torch.Tensor]
@@ -61,8 +60,6 @@ class TrainTask(Protocol):
 
     left_out: dict[str, FailureCause]
     """Samples that cannot be read and are left out, by name; checkpoints keep them, and the summary counts them."""
-    split_record: SplitRecord
-    """What :meth:`setup` took of the experiment's split; it is written beside the model."""
 
     def setup(self, rank_info: RankInfo) -> None:
         """Open the data; called once per process, before everything else."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from stages.contract.errors import FailureCause, ItemFault
+from stages.download_shards.growth import Digests
 from stages.formats.attributions import Attributions
 from stages.formats.source_records import SourceRecord
 
@@ -49,6 +50,17 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """The entries of a source one by one."""
+
+    digests: Digests
+    """Of each entry, in the order of the source (:mod:`stages.download_shards.growth`)."""
+    part: Callable[[Sequence[int]], Any]
+    """Makes the part that holds the entries of these numbers, in their order."""
+    rows_per_shard: int
+
+
+@dataclass(frozen=True)
 class Parts:
     """A source divided into shards."""
 
@@ -58,6 +70,8 @@ class Parts:
     """What was found and skipped while it was divided."""
     attributions: Attributions = field(default_factory=Attributions)
     """Whose works these are, where the source knows."""
+    growth: Growth | None = None
+    """How it can be divided otherwise; None: it cannot be told which entries are those of another time."""
 
 
 class Source(Protocol):

@@ -1,6 +1,7 @@
 """A folder tree of images: the driver lists names, the workers read images and the captions beside them."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,22 @@ import pyarrow as pa
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, load_json, parsing
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
-from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.growth import MOST_ENTRIES, row_digests
+from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.columns import FAULT, as_fault, count_faults, fault_of
+from stages.download_shards.sources.contents import content_digests
 from stages.download_shards.sources.folder_listing import Listing, list_tree
 from stages.download_shards.sources.matching import IMAGE_SUFFIXES, FileIndex
 from stages.download_shards.sources.metadata import Metadata, check_metadata, columns_of, read_metadata
-from stages.download_shards.sources.rows import RESERVED, RowPart, caption_column, clean_captions, cut, make_rows
+from stages.download_shards.sources.rows import (
+    RESERVED,
+    RowPart,
+    caption_column,
+    clean_captions,
+    cut,
+    make_rows,
+    take,
+)
 from stages.download_shards.sources.text_files import decode_text
 from stages.download_shards.sources.trees import Content, OutsideTree, Tree, open_tree
 from stages.formats.source_records import SourceRecord, in_words
@@ -41,7 +52,11 @@ class Folder:
         """Yield the rows of each shard."""
         with explaining(self._source.path):
             rows, record = list_folder(self._source)
-        yield Parts(cut(rows, self._config.rows_per_shard), record)
+            growth = None
+            if rows.num_rows <= MOST_ENTRIES:
+                digests = row_digests(rows, list(_contents(self._source.path, rows)))
+                growth = Growth(digests, functools.partial(take, rows), self._config.rows_per_shard)
+        yield Parts(cut(rows, self._config.rows_per_shard), record, growth=growth)
 
     def read(self, part: RowPart) -> Entries:
         """Read the captions of all rows, then the images one after another."""
@@ -64,6 +79,15 @@ def _list(source: FolderSource) -> tuple[Tree, Listing]:
     listing = list_tree(tree.walk())
     check_metadata(tree, listing.metadata, source)
     return tree, listing
+
+
+def _contents(path: str, rows: pa.Table) -> Iterator[bytes]:
+    """Yield what identifies the files of each row: the image, and those beside it."""
+    columns = ("url", *_BESIDE.values())
+    named = rows.select(columns).to_pydict()
+    contents = content_digests(path, {name for column in columns for name in named[column] if name is not None})
+    for names in zip(*(named[column] for column in columns), strict=True):
+        yield b"\0".join(b"" if name is None else contents.get(name, b"") for name in names)
 
 
 def list_folder(source: FolderSource) -> tuple[pa.Table, SourceRecord]:

@@ -43,6 +43,11 @@ class Listing:
     skips: Counter = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
 
+    def read_names(self) -> list[str]:
+        """Return the names of all that is read: images, files beside them, metadata files; and of lost images."""
+        beside = [name for files in self.captions.values() for name in files.values()]
+        return [*self.images, *self.lost, *self.metadata, *beside]
+
 
 def list_tree(found: Iterable[Found]) -> Listing:
     """Sort everything by what it is; all in the order of the names."""

@@ -73,9 +73,13 @@ class RowPart:
     table: pa.Table
     first: int
     count: int
+    numbers: tuple[int, ...] | None = None
+    """Which rows, in this order; None: ``count`` rows from ``first`` on."""
 
     def rows(self) -> pa.Table:
         """Return the rows."""
+        if self.numbers is not None:
+            return self.table.take(pa.array(self.numbers, pa.int64()))
         return self.table.slice(self.first, self.count)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,6 +88,11 @@ class RowPart:
         with pa.ipc.new_file(sink, rows.schema) as writer:
             writer.write_table(rows)
         return _unpickle, (sink.getvalue().to_pybytes(),)
+
+
+def take(table: pa.Table, numbers: Sequence[int]) -> RowPart:
+    """Return the part that holds some rows of a table."""
+    return RowPart(table, 0, len(numbers), tuple(numbers))
 
 
 def cut(table: pa.Table, rows_per_part: int) -> list[RowPart]:

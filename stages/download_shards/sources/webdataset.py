@@ -1,6 +1,7 @@
 """Existing webdataset shards, in img2dataset's or LAION's layout, on any file system that fsspec knows."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import tempfile
@@ -12,11 +13,13 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 
+from stages.contract.digests import file_digest
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, clean_text, load_json, parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
+from stages.download_shards.growth import DIGEST_BYTES, as_digests
 from stages.download_shards.http.fetch import recorded_url
-from stages.download_shards.sources.base import Entries, Entry, Parts, Skipped
+from stages.download_shards.sources.base import Entries, Entry, Growth, Parts, Skipped
 from stages.download_shards.sources.rows import clean_captions
 from stages.formats.source_records import Counter, SourceRecord
 from stages.formats.tar_samples import (
@@ -30,6 +33,7 @@ from stages.formats.tar_samples import (
 )
 from stages.storage.filesystems import explaining, is_local, open_address
 from stages.storage.tars import compression_of
+from stages.storage.walking import is_inside
 
 _COMPRESSED_SUFFIXES = (
     ".tar.gz",
@@ -97,7 +101,9 @@ class Webdataset:
         skips = Counter()
         for name in self._compressed(fs):
             skips.add(FailureCause.NO_IMAGE_FILE, name.rpartition("/")[2], ".tar." + name.rpartition(".")[2])
-        yield Parts([fs.unstrip_protocol(name) for name in tars], SourceRecord(skips=skips.counted))
+        parts = [fs.unstrip_protocol(name) for name in tars]
+        growth = Growth(as_digests(map(self._digest, tars)), lambda numbers: parts[numbers[0]], rows_per_shard=1)
+        yield Parts(parts, SourceRecord(skips=skips.counted), growth=growth)
 
     def read(self, part: str) -> Entries:
         """Read one shard."""
@@ -123,6 +129,17 @@ class Webdataset:
                 f"{', unpacked (gunzip, unxz, zstd -d)' if packed else ''}"
             )
         return fs, found
+
+    def _digest(self, tar: str) -> bytes:
+        """Return what identifies a shard: the name, which is a part of the names of samples, and the content."""
+        fs, _ = open_address(self._path)
+        name = tar.rpartition("/")[2].encode("utf-8", "surrogateescape")
+        content = b""
+        if not is_local(fs):
+            content = str(fs.checksum(tar)).encode()
+        elif Path(tar).is_file() and is_inside(tar, Path(tar).parent):
+            content = file_digest(Path(tar))
+        return hashlib.blake2b(name + b"\0" + content, digest_size=DIGEST_BYTES).digest()
 
     def _compressed(self, fs: fsspec.AbstractFileSystem) -> list[str]:
         _, root = open_address(self._path)

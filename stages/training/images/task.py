@@ -136,6 +136,7 @@ class DecoderTask(ImageTask):
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""
+        self.split_record.write(output)
         sampling = {name: value for name, value in asdict(self.config.samples).items() if name != "num_images"}
         spec = self.spec.to_dict()
         record = {

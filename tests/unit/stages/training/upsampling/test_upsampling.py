@@ -73,7 +73,8 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     train_decoder(KINDS["pixel_diffusion"].section.model_validate(fields), inputs, base, context([]))
     events: list[Event] = []
     first = Output(str(tmp_path / "first"), "train_upsampler", "c")
-    summary = train_upsampler(config(), inputs, first, context(events))
+    longer = TRAINING | {"num_steps": 48, "log_interval": 24}
+    summary = train_upsampler(config(training=longer), inputs, first, context(events))
     losses = [event.values["loss"] for event in events if isinstance(event, Metrics) and "loss" in event.values]
     assert losses[-1] < losses[0]
     assert summary.metrics["held_out_loss"] > 0

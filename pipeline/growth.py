@@ -1,0 +1,108 @@
+"""Which artifact of the store the shards of a source that has changed begin with, and what a plan says of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.store import Store
+from stages.contract.errors import StageError
+from stages.contract.recipes import Recipe, read_recipe, recipe_of
+from stages.contract.stage import StageConfig
+from stages.download_shards.config import DownloadShardsConfig
+from stages.storage.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Grown:
+    """How shards begin with those of another artifact."""
+
+    base: str
+    words: str
+    """What is taken and what is made, and why."""
+    run: str
+    reused: int
+    """Shards that are taken as they are."""
+    total: int
+
+
+def grow(
+    section: DownloadShardsConfig, identity: Mapping[str, Any], store: Store
+) -> tuple[DownloadShardsConfig, Mapping[str, Any], Grown | None]:
+    """Return the section with the artifact that it begins with, its identity, and what is taken from there.
+
+    Where the store has shards of this very source, complete or begun, these are it. Else it is the complete artifact of
+    the same recipe that has most entries in common; the source's entries are read for that.
+    """
+    if section.grown_from is not None or not section.can_grow:
+        return section, identity, None
+    own = recipe_of(section, identity, {})
+    found = [(one, recipe) for one in store.artifacts([section.stage]) if (recipe := read_recipe(one)) is not None]
+    alike = [(one, recipe) for one, recipe in found if recipe.recipe == own.recipe]
+    same = [(one, recipe) for one, recipe in alike if recipe.source == own.source]
+    if same:
+        _, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob("units/*.json")), pair[0].uri))
+        base = recipe.grown_from
+        begun = None
+        if base is not None and any(one.fingerprint == base and one.is_complete for one, _ in alike):
+            begun = _compare(section, [one for one, _ in alike if one.fingerprint == base], store)
+        elif base is not None and not any(one.is_complete for one, _ in same):
+            return section, identity, None  # what it began with is gone: it is made from nothing
+        return *_with_base(section, identity, base), begun
+    complete = [one for one, _ in alike if one.is_complete]
+    grown = _compare(section, complete, store) if complete else None
+    return *_with_base(section, identity, None if grown is None else grown.base), grown
+
+
+def _with_base(
+    section: DownloadShardsConfig, identity: Mapping[str, Any], base: str | None
+) -> tuple[DownloadShardsConfig, Mapping[str, Any]]:
+    if base is None:
+        return section, identity
+    return section.model_copy(update={"grown_from": base}), {**identity, "grown_from": base}
+
+
+def _compare(section: DownloadShardsConfig, candidates: Iterable[Artifact], store: Store) -> Grown | None:
+    """Return what can be taken from the artifact with most entries in common; None: none has any."""
+    from stages.download_shards.growth import GrowthRecord, divide, read_digests
+    from stages.download_shards.sources.registry import make_source
+    from stages.formats.shards import ShardRecord
+
+    best: tuple[int, str, GrowthRecord] | None = None
+    try:
+        with make_source(section).parts() as parts:
+            growth = parts.growth
+            for artifact in candidates if growth is not None else ():
+                assert growth is not None
+                earlier = read_digests(artifact, sorted(ShardRecord.done(artifact)))
+                record = GrowthRecord.of_shards(
+                    artifact.fingerprint, divide(growth.digests, earlier, growth.rows_per_shard), earlier
+                )
+                kept = len(growth.digests) - record.new_entries
+                if kept and (best is None or (kept, artifact.fingerprint) > best[:2]):
+                    best = kept, artifact.fingerprint, record
+    except StageError:
+        return None  # the source cannot be read: the run says so
+    if best is None:
+        return None
+    _, base, record = best
+    run = run_of(base, section.stage, store)
+    return Grown(base, record.describe(run), run, record.reused_shards, record.num_shards)
+
+
+def run_of(fingerprint: str, stage: str, store: Store) -> str:
+    """Return the latest run that has an artifact of this fingerprint, or the artifact itself where none has."""
+    records = (one for one in store.runs() if (planned := one.plan.get(stage)) and planned.fingerprint == fingerprint)
+    found = next(records, None)
+    return f"artifact {fingerprint}" if found is None else found.run
+
+
+def followed_words(
+    section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str], store: Store, grown: Grown
+) -> str:
+    """Return what a stage that works shard by shard takes of its earlier artifact; "" where there is none."""
+    own: Recipe = recipe_of(section, identity, inputs)
+    for artifact in store.artifacts([section.stage]):
+        recipe = read_recipe(artifact)
+        if recipe is not None and recipe.recipe == own.recipe and recipe.shards == grown.base:
+            return f"{grown.reused:,} of {grown.total:,} shards reused from {grown.run}"
+    return ""

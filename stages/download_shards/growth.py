@@ -1,0 +1,152 @@
+"""How a source that has changed is divided into shards: as before where its entries are the same.
+
+An entry is known by a digest of all that it says and, where the file is at hand, of its image's content. The shards of
+an earlier artifact keep the entries that are still there; those without any lost entry are taken as they are, the
+others are made again from what they hold. New and changed entries make new shards. So the division is a function of
+the entries and of the artifact that it begins with, whose fingerprint is a part of the new one's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from stages.contract.documents import Document
+from stages.download_shards.http.fetch import recorded_url
+from stages.formats.per_shard import open_array, save_array
+from stages.storage.artifact import Artifact, Output
+
+KIND = "entries"
+"""The files that hold the digests of a shard's entries, in the order of its rows."""
+DIGEST_BYTES = 16
+MOST_SMALL_SHARDS = 8
+"""Shards less than half full that are kept; more are put together anew."""
+MOST_ENTRIES = 10_000_000
+"""Of a larger source the entries are not told apart: some 150 bytes of the driver's memory each."""
+_ROWS_AT_ONCE = 65_536
+Digests = np.ndarray[tuple[int], np.dtype[Any]]
+"""Bytes of :data:`DIGEST_BYTES` each; of equal entries the second and further ones have others of their own."""
+
+
+class GrowthRecord(Document):
+    """What an artifact has taken from the one that it begins with."""
+
+    file: ClassVar[str] = "growth.json"
+
+    grown_from: str
+    reused_shards: int
+    """Taken as they are."""
+    remade_shards: int
+    """Made again from what the earlier ones hold, without the entries that are gone."""
+    new_shards: int
+    new_entries: int
+    lost_entries: int
+    """Of the earlier artifact, that the source does not have any more, or not like that."""
+
+    @classmethod
+    def of_shards(cls, base: str, shards: Sequence["PlannedShard"], earlier: Mapping[str, Digests]) -> "GrowthRecord":
+        """Count what becomes of the earlier artifact's shards."""
+        kept = sum(len(shard.entries) for shard in shards if shard.base is not None)
+        return cls(
+            grown_from=base,
+            reused_shards=sum(shard.is_whole for shard in shards),
+            remade_shards=sum(shard.base is not None and not shard.is_whole for shard in shards),
+            new_shards=sum(shard.base is None for shard in shards),
+            new_entries=sum(len(shard.entries) for shard in shards) - kept,
+            lost_entries=sum(map(len, earlier.values())) - kept,
+        )
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return self.reused_shards + self.remade_shards + self.new_shards
+
+    def describe(self, run: str) -> str:
+        """Return what is taken from a run's shards and what is made, and why, in words."""
+        made = [f"{self.reused_shards:,} of {self.num_shards:,} shards reused from {run}"]
+        made += [f"{self.remade_shards:,} made again without fetching"] if self.remade_shards else []
+        made += [f"{self.new_shards:,} new"]
+        why = [f"{self.new_entries:,} entries are new or changed"] if self.new_entries else []
+        why += [f"{self.lost_entries:,} are gone or changed"] if self.lost_entries else []
+        return f"{', '.join(made)}, because {' and '.join(why) or 'the entries are the same in another source'}"
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard to be made."""
+
+    entries: tuple[int, ...]
+    """The numbers of its entries in the source, in the order of its rows."""
+    base: str | None = None
+    """The shard of the earlier artifact that holds all of them; None: there is none."""
+    rows: tuple[int, ...] | None = None
+    """Which rows of that shard; None: all."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the earlier shard, as it is."""
+        return self.base is not None and self.rows is None
+
+
+def row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> Digests:
+    """Return the digest of each row, with that of its content where it is known; addresses count without secrets."""
+    found = []
+    for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            if row.get("url"):
+                row["url"] = recorded_url(row["url"])
+            found.append(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
+    parts = found if contents is None else [row + b"\0" + content for row, content in zip(found, contents, strict=True)]
+    return as_digests(hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest() for part in parts)
+
+
+def as_digests(each: Iterable[bytes]) -> Digests:
+    """Return digests as an array, of which no two are equal."""
+    seen: dict[bytes, int] = {}
+    unique = []
+    for digest in each:
+        number = seen.get(digest, 0)
+        seen[digest] = number + 1
+        unique.append(digest if not number else _numbered(digest, number))
+    return np.array(unique, dtype=f"V{DIGEST_BYTES}")
+
+
+def _numbered(digest: bytes, number: int) -> bytes:
+    return hashlib.blake2b(digest + str(number).encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def write_digests(output: Output, name: str, digests: Digests) -> None:
+    """Write the digests of a shard's entries."""
+    save_array(output, KIND, name, np.frombuffer(digests.tobytes(), dtype=np.uint8).reshape(-1, DIGEST_BYTES))
+
+
+def read_digests(artifact: Artifact, names: Iterable[str]) -> dict[str, Digests]:
+    """Return the digests of the entries of shards; those without any are left out."""
+    found = {}
+    for name in names:
+        if artifact.exists(f"{KIND}/{KIND}_{name}.npy"):
+            content = np.asarray(open_array(artifact, KIND, name), dtype=np.uint8)
+            found[name] = np.frombuffer(content.tobytes(), dtype=f"V{DIGEST_BYTES}")
+    return found
+
+
+def divide(digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int) -> list[PlannedShard]:
+    """Return the shards of a source whose entries have these digests: those that were there first, then new ones."""
+    left = {digest: number for number, digest in enumerate(digests.tolist())}
+    shards: list[PlannedShard] = []
+    for name, base in earlier.items():
+        rows = [row for row, digest in enumerate(base.tolist()) if digest in left]
+        entries = tuple(left.pop(base[row].item()) for row in rows)
+        if entries:
+            shards.append(PlannedShard(entries, name, None if len(rows) == len(base) else tuple(rows)))
+    small = [shard for shard in shards if 2 * len(shard.entries) < rows_per_shard]
+    if len(small) > MOST_SMALL_SHARDS:
+        shards = [shard for shard in shards if 2 * len(shard.entries) >= rows_per_shard]
+        left |= {digests[number].item(): number for shard in small for number in shard.entries}
+    rest = sorted(left.values())
+    new = [tuple(rest[first : first + rows_per_shard]) for first in range(0, len(rest), rows_per_shard)]
+    return [*shards, *(PlannedShard(entries) for entries in new)]

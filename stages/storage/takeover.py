@@ -1,0 +1,50 @@
+"""Take a finished unit over from another artifact of the same stage: its files are compared and linked, or copied."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stages.contract.errors import ArtifactError
+from stages.storage.artifact import Artifact, Output, unit_record
+from stages.storage.checksums import FileSum
+
+
+def take_unit(source: Artifact, unit: str, output: Output, name: str) -> Any:
+    """Make the files of another artifact's unit those of the unit ``name`` here, and return what its record says.
+
+    The record itself is the caller's to write, after the files, as for a unit that is made. Each file is read once for
+    its checksum. On one file system the files are linked: whoever replaces one writes another beside it.
+
+    Raises:
+        ArtifactError: the unit is not there any more, has no checksums, or is not what was written.
+    """
+    record, sums = source.read_record(unit_record(unit))
+    if not sums:
+        raise ArtifactError(f"{source.stage}: {source.path(unit_record(unit))}: found no checksums: make it anew")
+    for file, expected in sorted(sums.items()):
+        local = source.local(file, record=unit_record(unit))
+        with output.writing(renamed(file, unit, name)) as path:
+            _link(local, path)
+            if FileSum.of(path) != expected:
+                raise source.damaged_file(file, unit_record(unit), "other bytes")
+    return record
+
+
+def renamed(file: str, unit: str, name: str) -> str:
+    """Return what a file of a unit is called as one of another unit."""
+    folder, slash, last = file.rpartition("/")
+    return f"{folder}{slash}{last.replace(unit, name)}"
+
+
+def content_of(artifact: Artifact, unit: str, file: str) -> str | None:
+    """Return what identifies the content of a unit's file, by the record; None: it has no checksum."""
+    sums = artifact.read_record(unit_record(unit))[1] or {}
+    return str(sums[file]) if file in sums else None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -1,0 +1,70 @@
+"""Units that earlier artifacts of the same recipe have made of the same shards: taken over instead of made again."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from stages.contract.documents import UnitRecord
+from stages.contract.errors import ArtifactError
+from stages.formats.shards import ShardRecord, shard_content
+from stages.storage.artifact import Artifact, Output, unit_record
+from stages.storage.takeover import take_unit
+
+Record = TypeVar("Record", bound=UnitRecord)
+MadeUnits = Mapping[str, tuple[Artifact, str]]
+"""Where the unit lies that was made from a shard of this content."""
+TakePart = Callable[[Artifact, str, Artifact, Output, str], Record | None]
+"""Takes what belongs to a shard's images of another artifact's unit; None: it cannot be told apart there.
+
+It is called with that artifact and its unit, the shards, the output, and the name of the shard and of the new unit.
+"""
+_log = logging.getLogger(__name__)
+
+
+def made_units(record: type[UnitRecord], earlier: Iterable[Artifact]) -> MadeUnits:
+    """Return the units of artifacts by what they were made from."""
+    found: dict[str, tuple[Artifact, str]] = {}
+    for artifact in earlier:
+        try:
+            records = record.done(artifact)
+        except ArtifactError as error:  # damaged, or of another version: it is made anew
+            _log.warning("%s: nothing is taken from it", str(error).partition(": expected")[0])
+            continue
+        found |= {one.made_from: (artifact, unit) for unit, one in records.items() if one.made_from}
+    return found
+
+
+def make_reusing_worker(
+    record: type[Record],
+    make_worker: Callable[[], Callable[[Any], Record]],
+    shards: Artifact,
+    output: Output,
+    *,
+    made: MadeUnits,
+    take_part: TakePart[Record] | None,
+) -> Callable[[str], Record]:
+    """Return the function that takes the unit of a shard over where it is there, or else makes it."""
+    work = make_worker()
+
+    def take(name: str, content: str) -> Record | None:
+        if content in made:
+            artifact, unit = made[content]
+            return record.parse(take_unit(artifact, unit, output, name), artifact, unit_record(unit))
+        part_of = ShardRecord.parse(shards.read_json(unit_record(name)), shards, unit_record(name)).part_of
+        if take_part is None or part_of not in made:
+            return None
+        return take_part(*made[part_of], shards, output, name)
+
+    def work_or_take(name: str) -> Record:
+        content = shard_content(shards, name) if made else None
+        if content is not None:
+            try:
+                taken = take(name, content)
+            except ArtifactError as error:
+                _log.warning("%s: shard %s is made again", str(error).partition(": expected")[0], name)
+            else:
+                if taken is not None:
+                    return taken.model_copy(update={"made_from": content})
+        return work(name).model_copy(update={"made_from": content or shard_content(shards, name) or ""})
+
+    return work_or_take

@@ -1,0 +1,201 @@
+"""A source that grows: what is as it was is taken over, with equal bytes; what is new is made."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config.loading import load_config
+from pipeline.plan import PlannedStage, make_plan
+from pipeline.store import Store
+from stages.contract.runner import run_stage
+from stages.contract.stage import StageFunction, StageSummary
+from stages.download_shards.growth import GrowthRecord
+from stages.download_shards.stage import run as run_download
+from stages.embed_clip.stage import run as run_embed
+from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.embeddings.reader import load_captions, load_keys, open_image_rows, shard_rows
+from stages.formats.samples import sample_keys
+from stages.formats.shards import ShardRecord, read_shard, shard_tar
+from stages.storage.artifact import Artifact
+from tests.factories import folder_digests, make_context, save_tiny_clip
+
+RUNS: dict[str, StageFunction] = {"download_shards": run_download, "embed_clip": run_embed}
+ROWS = 8
+
+
+def add_photograph(folder: Path, number: int, *, caption: str | None = None) -> None:
+    """Save an image with structure of several scales, and its caption."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((40, 32), Image.Resampling.BICUBIC).save(folder / f"img_{number:04d}.jpg")
+    (folder / f"img_{number:04d}.txt").write_text(caption or f"a photograph of {number}")
+
+
+class World:
+    """A folder of photographs, a store, and an experiment of two stages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.photographs, self._folder = folder / "photographs", folder
+        self.photographs.mkdir()
+        for number in range(5 * ROWS):
+            add_photograph(self.photographs, number)
+        clip = save_tiny_clip(folder / "clip")
+        self.config = folder / "grown.yaml"
+        self.config.write_text(f"""
+captions: {{fraction: 0.5}}
+clip: {{models: [{{kind: folder, path: {clip}}}]}}
+download_shards: {{source: {{kind: folder, path: {self.photographs}}}, rows_per_shard: {ROWS}, image_size: 32}}
+embed_clip: {{}}
+""")
+
+    def plan(self, **changes: Any) -> tuple[Store, dict[str, PlannedStage]]:
+        """Plan it."""
+        words = [f"{key}={value}" for key, value in changes.items()]
+        found = Store(str(self._folder / "store"))
+        return found, dict(make_plan(load_config(self.config, words), found).stages)
+
+    def run(self, **changes: Any) -> tuple[dict[str, Artifact], dict[str, StageSummary]]:
+        """Run it, without Ray."""
+        where, plan = self.plan(**changes)
+        made: dict[str, Artifact] = {}
+        summaries = {}
+        for name, stage in plan.items():
+            inputs = {source: made[source] for source in stage.inputs}
+            output = where.output(name, stage.fingerprint)
+            summaries[name] = run_stage(
+                RUNS[name], stage.config, inputs=inputs, output=output, context=make_context(), identity=stage.identity
+            )
+            made[name] = where.artifact(name, stage.fingerprint)
+        return made, summaries
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def keys_of(shards: Artifact) -> dict[str, list[str]]:
+    return {name: [one.key for one in read_shard(shard_tar(shards, name))] for name in sorted(ShardRecord.done(shards))}
+
+
+def test_added_photographs_make_new_shards_and_leave_the_others(world: World) -> None:
+    before, _ = world.run()
+    again, _ = world.run()
+    assert again["download_shards"].fingerprint == before["download_shards"].fingerprint
+    (world.photographs / "notes.txt").write_text("of no image")
+    (world.photographs / ".DS_Store").write_bytes(b"\0")
+    assert all(stage.state == "done" for stage in world.plan()[1].values())
+
+    add_photograph(world.photographs, 7_000)
+    (world.photographs / "img_7000.jpg").rename(world.photographs / "a_7000.jpg")  # before all others
+    _, plan = world.plan()
+    assert plan["download_shards"].reason.startswith("5 of 6 shards reused from artifact ")
+    assert plan["download_shards"].reason.endswith(", 1 new, because 1 entries are new or changed")
+    assert plan["embed_clip"].reason.startswith("5 of 6 shards reused from artifact ")
+    after, summaries = world.run()
+    assert summaries["download_shards"].counts["reused_shards"] == 5
+    assert summaries["embed_clip"].counts["reused_shards"] == 5
+    old, new = keys_of(before["download_shards"]), keys_of(after["download_shards"])
+    assert {name: new[name] for name in old} == old
+    assert new["00005"] == sample_keys(["a_7000.jpg"])
+    for stage in ("download_shards", "embed_clip"):
+        files = [folder_digests(Path(one[stage].uri)) for one in (before, after)]
+        units = [{name: found for name, found in one.items() if "0000" in name} for one in files]
+        assert units[0].items() <= units[1].items()
+
+
+def test_the_same_bytes_come_of_the_same_division_from_nothing(world: World) -> None:
+    world.run()
+    add_photograph(world.photographs, 900)
+    grown, _ = world.run()
+    shutil.rmtree(world.photographs.parent / "store" / "artifacts" / "embed_clip")  # nothing is left to be taken
+    anew, _ = world.run()
+    assert anew["embed_clip"].fingerprint == grown["embed_clip"].fingerprint
+    rows = {name: open_image_rows(grown["embed_clip"], name) for name in shard_rows(grown["embed_clip"])}
+    assert all(np.array_equal(open_image_rows(anew["embed_clip"], name), found) for name, found in rows.items())
+
+
+def test_a_user_over_three_days(world: World) -> None:
+    """Day 1: a folder; day 2: 5 % more, 2 % gone, a caption changed, a stray file; day 3: nothing has changed."""
+    usable = CaptionsConfig(fraction=0.5)
+    first, _ = world.run()
+    for number in (900, 901):
+        add_photograph(world.photographs, number)
+    (world.photographs / "img_0003.jpg").unlink()
+    (world.photographs / "img_0003.txt").unlink()
+    (world.photographs / "img_0020.txt").write_text("another caption")
+    (world.photographs / "stray.txt").write_text("what is this?")
+    second, summaries = world.run()
+    assert summaries["download_shards"].counts["reused_shards"] == 3
+    assert summaries["download_shards"].counts["remade_shards"] == 2  # of 03, and of 20, whose caption is another
+    assert summaries["download_shards"].counts["images"] == 41
+    growth = GrowthRecord.of(second["download_shards"])
+    assert (growth.new_shards, growth.new_entries, growth.lost_entries) == (1, 3, 2)
+
+    before, after = (rows_by_key(one["embed_clip"]) for one in (first, second))
+    gone, changed = sample_keys(["img_0003.jpg", "img_0020.jpg"])
+    assert before.keys() - after.keys() == {gone}
+    assert len(after.keys() - before.keys()) == 2
+    same = sorted(before.keys() & after.keys())
+    assert all(np.array_equal(before[key], after[key]) for key in same)  # of 03's and 20's neighbours, too
+    assert changed in same
+    assert captions_of(second["embed_clip"])[changed] == ["another caption"]
+    for keys in (sorted(before), sorted(after)):
+        chosen = dict(zip(keys, select_captioned(keys, usable), strict=True))
+        assert [chosen[key] for key in same] == select_captioned(same, usable).tolist()
+
+    third, _ = world.run()
+    assert {name: one.fingerprint for name, one in third.items()} == {n: o.fingerprint for n, o in second.items()}
+    assert all(stage.state == "done" for stage in world.plan()[1].values())
+
+
+def test_a_damaged_shard_is_not_taken_over(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    before, _ = world.run()
+    tar = Path(before["download_shards"].uri) / "shards" / "00001.tar"
+    content = bytearray(tar.read_bytes())
+    content[2000] ^= 1
+    tar.write_bytes(content)
+    add_photograph(world.photographs, 900)
+    after, _ = world.run()
+    assert "shard 00001 is made again" in caplog.text
+    keys = keys_of(after["download_shards"])  # which compares the checksums
+    assert keys["00001"] == sample_keys(f"img_{number:04d}.jpg" for number in range(ROWS, 2 * ROWS))
+
+
+def test_a_list_that_is_appended_to_keeps_its_shards(world: World, tmp_path: Path) -> None:
+    addresses = [f"http://127.0.0.1:9/{number}.jpg" for number in range(20)]
+    listed = tmp_path / "list.txt"
+    source = f"{{kind: url_list, path: {listed}}}"
+    few: dict[str, Any] = {"download_shards.source": source, "download_shards.min_yield": 0}
+    few |= {"download_shards.retries": 0, "embed_clip": "null", "clip": "null"}
+    listed.write_text("\n".join(addresses))
+    before, _ = world.run(**few)
+    listed.write_text("\n".join([*addresses, "http://127.0.0.1:9/new.jpg"]))
+    _, plan = world.plan(**few)
+    assert "3 of 4 shards reused from" in plan["download_shards"].reason
+    after, summaries = world.run(**few)
+    assert summaries["download_shards"].counts["reused_shards"] == 3
+    assert len(ShardRecord.done(after["download_shards"])) == len(ShardRecord.done(before["download_shards"])) + 1
+    assert "reused" not in world.plan(**few, **{"download_shards.grow": False})[1]["download_shards"].reason
+
+
+def rows_by_key(embeddings: Artifact) -> dict[str, np.ndarray]:
+    shards = list(shard_rows(embeddings))
+    return {
+        key: row
+        for name in shards
+        for key, row in zip(load_keys(embeddings, name), open_image_rows(embeddings, name), strict=True)
+    }
+
+
+def captions_of(embeddings: Artifact) -> dict[str, list[str]]:
+    shards = list(shard_rows(embeddings))
+    return {
+        key: found
+        for name in shards
+        for key, found in zip(load_keys(embeddings, name), load_captions(embeddings, name), strict=True)
+    }

@@ -96,7 +96,7 @@ def run_of(fingerprint: str, stage: str, store: Store) -> str:
     return f"artifact {fingerprint}" if found is None else found.run
 
 
-def followed_words(
+def upstream_words(
     section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str], store: Store, grown: Grown
 ) -> str:
     """Return what a stage that works shard by shard takes of its earlier artifact; "" where there is none."""

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
-from pipeline.growth import Grown, followed_words, grow
+from pipeline.growth import Grown, grow, upstream_words
 from pipeline.record import PlannedEntry
 from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
@@ -110,7 +110,7 @@ def _takes(
         return grown.words
     if not section.grows or "download_shards" not in section.inputs:
         return ""
-    return followed_words(section, identity, {one: fingerprints[one] for one in section.inputs}, store, grown)
+    return upstream_words(section, identity, {one: fingerprints[one] for one in section.inputs}, store, grown)
 
 
 def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def recipe_of(config: StageConfig, identity: Mapping[str, Any], inputs: Mapping[
     """Return the recipe of an artifact, by the fingerprints of its inputs."""
     whole = {name: value for name, value in identity.items() if name != "grown_from"}
     about = {"stage": config.stage, "code_version": config.code_version}
-    others = {name: fingerprint for name, fingerprint in inputs.items() if name not in config.followed_inputs}
+    others = {name: fingerprint for name, fingerprint in inputs.items() if name not in config.per_shard_inputs}
     return Recipe(
         recipe=_digest(about | {"config": config.recipe_identity(whole), "inputs": others}),
         source=_digest(about | {"config": whole, "inputs": dict(inputs)}),

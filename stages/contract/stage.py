@@ -89,8 +89,8 @@ class StageConfig(ConfigModel):
         return False
 
     @property
-    def followed_inputs(self) -> tuple[str, ...]:
-        """Those inputs whose units its own follow, one from one: a recipe leaves them out."""
+    def per_shard_inputs(self) -> tuple[str, ...]:
+        """Those inputs of which each unit makes one of its own: a recipe leaves them out."""
         return ("download_shards",)
 
     def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:

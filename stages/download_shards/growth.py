@@ -26,7 +26,7 @@ DIGEST_BYTES = 16
 MOST_SMALL_SHARDS = 8
 """Shards less than half full that are kept; more are put together anew."""
 MOST_ENTRIES = 10_000_000
-"""Of a larger source the entries are not told apart: some 150 bytes of the driver's memory each."""
+"""Of a larger source no digests are made: some 150 bytes of the driver's memory each."""
 _ROWS_AT_ONCE = 65_536
 Digests = np.ndarray[tuple[int], np.dtype[Any]]
 """Bytes of :data:`DIGEST_BYTES` each; of equal entries the second and further ones have others of their own."""

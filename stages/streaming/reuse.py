@@ -14,7 +14,7 @@ Record = TypeVar("Record", bound=UnitRecord)
 MadeUnits = Mapping[str, tuple[Artifact, str]]
 """Where the unit lies that was made from a shard of this content."""
 TakePart = Callable[[Artifact, str, Artifact, Output, str], Record | None]
-"""Takes what belongs to a shard's images of another artifact's unit; None: it cannot be told apart there.
+"""Takes what belongs to a shard's images of another artifact's unit; None: it cannot be found there.
 
 It is called with that artifact and its unit, the shards, the output, and the name of the shard and of the new unit.
 """

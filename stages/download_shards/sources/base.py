@@ -71,7 +71,7 @@ class Parts:
     attributions: Attributions = field(default_factory=Attributions)
     """Whose works these are, where the source knows."""
     growth: Growth | None = None
-    """How it can be divided otherwise; None: it cannot be told which entries are those of another time."""
+    """How it can be divided otherwise; None: entries of another time cannot be found again in it."""
 
 
 class Source(Protocol):

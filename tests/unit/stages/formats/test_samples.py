@@ -14,7 +14,7 @@ def test_a_key_is_the_hash_of_the_name_whatever_stands_beside_it() -> None:
     assert len(set(sample_keys(map(str, range(5000))))) == 5000
 
 
-def test_equal_names_in_a_shard_are_numbered_and_share_their_choices() -> None:
+def test_equal_names_in_a_shard_are_numbered_and_chosen_alike() -> None:
     first, other, second, third = sample_keys(["x", "y", "x", "x"])
     assert (second, third) == (f"{first}+1", f"{first}+2")
     for seed in range(20):

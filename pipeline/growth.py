@@ -11,6 +11,8 @@ from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.storage.artifact import Artifact
 
+_UNITS = "units/*.json"
+
 
 @dataclass(frozen=True)
 class Grown:
@@ -40,14 +42,14 @@ def grow(
     alike = [(one, recipe) for one, recipe in found if recipe.recipe == own.recipe]
     same = [(one, recipe) for one, recipe in alike if recipe.source == own.source]
     if same:
-        _, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob("units/*.json")), pair[0].uri))
+        own_one, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob(_UNITS)), pair[0].uri))
         base = recipe.grown_from
-        begun = None
-        if base is not None and any(one.fingerprint == base and one.is_complete for one, _ in alike):
-            begun = _compare(section, [one for one, _ in alike if one.fingerprint == base], store)
-        elif base is not None and not any(one.is_complete for one, _ in same):
-            return section, identity, None  # what it began with is gone: it is made from nothing
-        return *_with_base(section, identity, base), begun
+        if base is None or own_one.is_complete:
+            return *_with_base(section, identity, base), None
+        candidates = [one for one, _ in alike if one.fingerprint == base and one.is_complete]
+        # Where what it began with is gone, it is made from nothing.
+        grown = _compare(section, candidates, store) if candidates else None
+        return *_with_base(section, identity, None if grown is None else base), grown
     complete = [one for one, _ in alike if one.is_complete]
     grown = _compare(section, complete, store) if complete else None
     return *_with_base(section, identity, None if grown is None else grown.base), grown

@@ -6,6 +6,7 @@ the seconds are those of the wall of both days.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -71,12 +72,14 @@ def main() -> None:
         add_images(images, range(0, SHARDS * rows, SHARDS), "b")
         made, reasons, second = one_day(config, store)
         growth, sizes = GrowthRecord.of(made["download_shards"]), shard_rows(made["embed_clip"])
-        embedded = sum(list(sizes.values())[growth.reused_shards :])
+        again = growth.new_entries, sum(list(sizes.values())[growth.reused_shards :])
         total = sum(sizes.values())
-        print("\n".join(reasons))
-        print(f"read and decoded again: {growth.new_entries} of {total} images, {growth.new_entries / total:.2%}")
-        print(f"embedded again: {embedded} of {total} images, {embedded / total:.2%}")
-        print(f"first day {first:.1f} s, second day {second:.1f} s, {second / first:.1%}")
+        lines = [
+            f"{what} again: {n} of {total} images, {n / total:.2%}"
+            for what, n in zip(("read", "embedded"), again, strict=True)
+        ]
+        days = f"first day {first:.1f} s, second day {second:.1f} s, {second / first:.1%}"
+        sys.stdout.write("\n".join([*reasons, *lines, days]) + "\n")
 
 
 if __name__ == "__main__":

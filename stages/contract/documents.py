@@ -47,9 +47,14 @@ class Document(BaseModel):
         except ValidationError as error:
             found = describe_faults(error)
             raise ArtifactError(
-                f"{artifact.stage}: {artifact.path(name)}: {found}: expected the fields {', '.join(cls.model_fields)}: "
+                f"{artifact.stage}: {artifact.path(name)}: {found}: expected the fields {', '.join(cls._fields())}: "
                 f"another version wrote this file: delete {artifact.uri} and run again"
             ) from error
+
+    @classmethod
+    def _fields(cls) -> list[str]:
+        """Return the names of its fields, those that all of its kind have last."""
+        return sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""

@@ -146,10 +146,15 @@ def test_a_source_that_is_a_folder_counts_by_what_lies_in_it(tmp_path):
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "fifo.csv")
     (folder / os.fsdecode(b"\xff.csv")).touch()
+    for name in ("a.parquet", "a.tar", "a.jpg"):  # what the sources read
+        (folder / name).write_text("1")
     before = [source.identity() for source in sources(folder)]
     (tmp_path / "outside").write_text("two")
+    for name in ("notes.txt", ".DS_Store", "thumbs.db"):
+        (folder / name).write_text("read by none")
     assert [source.identity() for source in sources(folder)] == before
-    (folder / "a.csv").write_text("url\nhttp://a/1\n")
+    for name in ("a.csv", "a.parquet", "a.tar", "a.jpg"):
+        (folder / name).write_text("url\nhttp://a/1\n")
     changed = [source.identity() for source in sources(folder)]
     assert all(one != other for one, other in zip(before, changed, strict=True))
 

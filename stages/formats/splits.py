@@ -40,7 +40,7 @@ class SplitConfig(ConfigModel):
 class SplitRecord(Document):
     """What a stage that trained took of the split; in its artifact."""
 
-    file: ClassVar[str] = "split.json"
+    file: ClassVar[str] = "image_split.json"
 
     validation: float
     test: float

@@ -12,13 +12,13 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.storage.filesystems import explaining, is_remote, web_options
-from stages.storage.walking import Found, Kind, walk
+from stages.storage.walking import Found, Kind, is_inside, walk
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS checked_digests "
@@ -184,6 +184,34 @@ def tree_digest(root: Path, counts: Callable[[Found], bool] = lambda found: True
         if found.kind is Kind.FILE:
             with contextlib.suppress(OSError):  # it is counted when it is read
                 digest.update(file_digest(root / found.name))
+    return digest.hexdigest()
+
+
+def content_digests(path: str, names: Iterable[str]) -> dict[str, bytes]:
+    """Return what identifies each file of a folder, by its name in it; those that cannot be read are left out.
+
+    Of a link that leads out of the folder, and of what is no regular file, nothing is read.
+    """
+    if is_remote(path):
+        listed = dict(remote_checksums(path, "**"))
+        return {name: listed[name].encode() for name in names if name in listed}
+    root, found = Path(path), {}
+    resolved = os.path.realpath(root)
+    for name in names:
+        file = f"{resolved}/{name}"
+        with contextlib.suppress(OSError, ValueError):  # it is counted when it is read
+            if is_inside(file, resolved) and os.path.isfile(file):
+                found[name] = file_digest(Path(file))
+    return found
+
+
+def digest_of_files(path: str, names: Iterable[str]) -> str:
+    """Return the digest of files of a folder: of their names, and of what identifies their contents."""
+    ordered = sorted(names)
+    contents = content_digests(path, ordered)
+    digest = hashlib.sha256()
+    for name in ordered:
+        digest.update(os.fsencode(name) + b"\0" + contents.get(name, b"") + b"\0")
     return digest.hexdigest()
 
 

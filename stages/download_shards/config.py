@@ -3,7 +3,7 @@
 import errno
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,11 +20,12 @@ from pydantic import (
 )
 
 from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOnly
-from stages.contract.digests import address_digest, content_digest, remote_checksums, tree_digest
+from stages.contract.digests import address_digest, content_digest, digest_of_files, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
-from stages.storage.filesystems import explaining, is_remote
-from stages.storage.walking import Found, Kind
+from stages.formats.image_folders import read_names
+from stages.storage.filesystems import is_remote
+from stages.storage.walking import Found, Kind, is_hidden, walk
 
 _DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16
 ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
@@ -112,17 +113,18 @@ class FolderSource(ConfigModel):
         """Return names and contents of what is read: images, files beside them, metadata files; of a remote tree, names
         and checksums.
         """
-        from stages.download_shards.sources.contents import digest_of_files
-        from stages.download_shards.sources.folder_listing import list_tree
-        from stages.download_shards.sources.trees import open_tree
-
-        with explaining(self.path):
-            tree = open_tree(self.path)
-            if not tree.exists():
-                raise FileNotFoundError(errno.ENOENT, "no such folder", self.path)
-            path = digest_of_files(self.path, list_tree(tree.walk()).read_names())
+        path = digest_of_files(self.path, read_names(self._found()))
         kept = ("kind", "file_column", "caption_column", "encoding")
         return {"path": path} | {name: getattr(self, name) for name in kept}
+
+    def _found(self) -> Iterable[Found]:
+        """Yield what lies in the folder."""
+        if is_remote(self.path):
+            names = (name for name, _ in remote_checksums(self.path, "**"))
+            return (Found(name, Kind.HIDDEN if any(map(is_hidden, name.split("/"))) else Kind.FILE) for name in names)
+        if not Path(self.path).is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", self.path)
+        return walk(Path(self.path))
 
 
 class WebdatasetSource(ConfigModel):

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.contract.digests import content_digests
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, load_json, parsing
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
 from stages.download_shards.growth import MOST_ENTRIES, row_digests
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.columns import FAULT, as_fault, count_faults, fault_of
-from stages.download_shards.sources.contents import content_digests
 from stages.download_shards.sources.folder_listing import Listing, list_tree
 from stages.download_shards.sources.matching import IMAGE_SUFFIXES, FileIndex
 from stages.download_shards.sources.metadata import Metadata, check_metadata, columns_of, read_metadata

@@ -1,6 +1,5 @@
 """What a folder tree holds: images, the caption files beside them, metadata files, and what is skipped and why."""
 
-import collections
 import posixpath
 import unicodedata
 from collections.abc import Iterable
@@ -8,12 +7,10 @@ from dataclasses import dataclass, field
 
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import is_text, shown
-from stages.download_shards.sources.matching import IMAGE_SUFFIXES, fold
+from stages.formats.image_folders import CAPTION_SUFFIXES, METADATA, captions_beside, is_image
 from stages.formats.source_records import Counter
 from stages.storage.walking import Found, Kind
 
-METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
-_CAPTION_SUFFIXES = (".json", ".txt")
 #: Images that are not decoded, because no safe decoder is at hand, or because they are programs.
 _OTHER_IMAGES = """
 .heic .heif .jp2 .j2k .jpx .jxl .svg .svgz .psd .xcf .ai .eps .ps .pdf .ico .icns .tga .dds .blp .ppm .pgm .pbm .pnm
@@ -43,11 +40,6 @@ class Listing:
     skips: Counter = field(default_factory=Counter)
     used: dict[str, int] = field(default_factory=dict)
 
-    def read_names(self) -> list[str]:
-        """Return the names of all that is read: images, files beside them, metadata files; and of lost images."""
-        beside = [name for files in self.captions.values() for name in files.values()]
-        return [*self.images, *self.lost, *self.metadata, *beside]
-
 
 def list_tree(found: Iterable[Found]) -> Listing:
     """Sort everything by what it is; all in the order of the names."""
@@ -55,12 +47,9 @@ def list_tree(found: Iterable[Found]) -> Listing:
     for one in sorted(found, key=lambda one: one.name):
         listing.found += 1
         suffix = posixpath.splitext(one.name)[1].lower()
-        is_image = (
-            suffix in IMAGE_SUFFIXES and not one.is_folder and one.kind in {Kind.FILE, Kind.OUTSIDE, Kind.SPECIAL}
-        )
-        if is_image and not _is_good(one.name):
+        if is_image(one) and not _is_good(one.name):
             listing.lost[shown(one.name, 1000)] = ItemFault(FailureCause.BAD_NAME)
-        elif is_image:
+        elif is_image(one):
             listing.images.append(one.name)
         elif one.kind is not Kind.FILE:
             listing.skips.add(_SKIPS[one.kind], one.name, "folder" if one.is_folder else suffix)
@@ -68,7 +57,7 @@ def list_tree(found: Iterable[Found]) -> Listing:
             listing.skips.add(FailureCause.BAD_NAME, one.name, suffix)
         elif posixpath.basename(one.name).lower() in METADATA:
             listing.metadata.append(one.name)
-        elif suffix in _CAPTION_SUFFIXES:
+        elif suffix in CAPTION_SUFFIXES:
             caption_files.append(one.name)
         else:
             is_other = suffix in _OTHER_IMAGES.split()
@@ -81,22 +70,9 @@ def list_tree(found: Iterable[Found]) -> Listing:
 
 
 def _assign_captions(listing: Listing, caption_files: list[str]) -> None:
-    """Find the files beside each image: of the same name, in another case or Unicode form where there is but one."""
-    exact: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    folded: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for name in caption_files:
-        stem, suffix = posixpath.splitext(name)
-        exact[stem, suffix.lower()].append(name)
-        folded[fold(stem), suffix.lower()].append(name)
-    used = set()
-    for image in listing.images if caption_files else []:
-        stem = posixpath.splitext(image)[0]
-        for suffix in _CAPTION_SUFFIXES:
-            same = exact.get((stem, suffix)) or folded.get((fold(stem), suffix), [])
-            name = same[0] if len(same) == 1 else f"{stem}{suffix}"
-            if name in same:
-                listing.captions.setdefault(image, {})[suffix] = name
-                used.add(name)
+    """Find the files beside each image."""
+    listing.captions = captions_beside(listing.images, caption_files)
+    used = {name for names in listing.captions.values() for name in names.values()}
     listing.used["caption files"] = len(used)
     for name in caption_files:
         if name not in used:

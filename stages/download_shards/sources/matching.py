@@ -8,16 +8,15 @@ may mean several files means none.
 
 import collections
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import shown
+from stages.formats.image_folders import IMAGE_SUFFIXES, fold
 
-#: Of files that are decoded; what is in them is seen when they are.
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .jif .pjpeg .pjp .png .apng .webp .bmp .dib .gif .tif .tiff .avif"
-IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+__all__ = ["IMAGE_SUFFIXES", "FileIndex", "fold"]
+
 _LONGEST_NUMBER = 30
 
 
@@ -88,13 +87,6 @@ class FileIndex:
                     yield f"{fold(folder)}{slash}{int(last)}", name
 
         return _by(pairs())
-
-
-def fold(name: str) -> str:
-    """Return a name without regard to case and to the Unicode form."""
-    if name.isascii():
-        return name.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

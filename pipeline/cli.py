@@ -19,6 +19,7 @@ from pipeline.dashboard.command import dashboard
 from pipeline.export.command import export
 from pipeline.gc.command import gc
 from pipeline.generation.command import generate
+from pipeline.html_report.command import report
 from pipeline.logs.command import logs
 from pipeline.options import StoreOption
 from pipeline.outbox.command import track
@@ -256,27 +257,24 @@ def compare(
 @app.command()
 def inspect(
     target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
-    out: Annotated[Path | None, typer.Option("--out", help="folder for an HTML page and its images")] = None,
     shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to read")] = 16,
     store: StoreOption = "workspace",
     as_json: Json = False,
 ) -> None:
-    """Show what stages produced: counts, losses, captions, sizes, samples, Gaussians, evaluations."""
+    """Print what stages produced: counts, losses, captions, sizes, Gaussians, evaluations; images: corgi report."""
     from pipeline.inspection.inspect import find_target
     from pipeline.inspection.inspect import inspect as inspect_target
-    from pipeline.inspection.show import PAGE, print_findings, write_page
+    from pipeline.inspection.show import print_findings
 
     chosen = find_target(target, store)
     found = inspect_target(chosen, max_shards=shards)
-    paths = write_page(found, chosen.title, out) if out is not None else {}
     if as_json:
-        _print_json({"title": chosen.title, "artifacts": [one.to_json(paths) for one in found]})
+        _print_json({"title": chosen.title, "artifacts": [one.to_json() for one in found]})
     else:
         print_findings(_console(stderr=False), found)
-    if out is not None:
-        echo(f"page and images: {out / PAGE}", err=True)
 
 
+app.command()(report)
 app.command()(verify)
 app.command()(gc)
 

@@ -122,7 +122,7 @@ def _add_files(findings: Findings, artifact: Artifact) -> None:
     for name in artifact.glob("*.png"):
         stem = name.removesuffix(".png")
         with artifact.open(name) as file:
-            findings.add_image(stem, stem.replace("_", " "), file.read())
+            findings.add_image(stem.replace("_", " "), file.read())
 
 
 def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) -> None:
@@ -143,7 +143,7 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
         findings.notes.append(f"grids: {error}")
         return
     for (name, step), png in images.items():
-        findings.add_image(f"{name}_{step}", f"{name.replace('_', ' ')}, step {step}", png)
+        findings.add_image(f"{name.replace('_', ' ')}, step {step}", png)
 
 
 def _so_far(units: Mapping[str, Mapping[str, Any]]) -> StageSummary:

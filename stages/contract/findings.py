@@ -4,7 +4,6 @@ A stage may have ``inspect.py`` with ``inspect(artifact, findings, context) -> N
 """
 
 import collections
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -33,9 +32,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A PNG; ``name`` is its file's, without the suffix."""
+    """A PNG."""
 
-    name: str
     title: str
     png: bytes
 
@@ -64,13 +62,12 @@ class Findings:
         if rows:
             self.blocks.append(Table(title, headings, rows))
 
-    def add_image(self, name: str, title: str, png: bytes) -> None:
-        """Add an image, under the stage's name."""
-        file = re.sub(r"[^\w.-]", "_", f"{self.stage}_{self.fingerprint}_{name}", flags=re.ASCII)
-        self.blocks.append(Image(file, title, png))
+    def add_image(self, title: str, png: bytes) -> None:
+        """Add an image."""
+        self.blocks.append(Image(title, png))
 
-    def to_json(self, images: Mapping[str, str]) -> dict[str, Any]:
-        """Return everything JSON-ready; ``images`` says where each was written, by name."""
+    def to_json(self) -> dict[str, Any]:
+        """Return everything JSON-ready, but of images the titles."""
         tables = [block for block in self.blocks if isinstance(block, Table)]
         shown = [block for block in self.blocks if isinstance(block, Image)]
         return {
@@ -80,7 +77,7 @@ class Findings:
             "state": self.state,
             "notes": self.notes,
             "tables": {table.title: _as_figures(table) for table in tables},
-            "images": [{"title": one.title, "path": images.get(one.name)} for one in shown],
+            "images": [one.title for one in shown],
         }
 
 

@@ -37,7 +37,7 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
     _add_skips(artifact, findings)
     works = [(one.work, one.author, one.license, one.source, one.changes) for one in read_attributions(artifact).works]
     findings.add_table("works shown", ("work", "author", "license", "source", "changes"), works)
-    add_sheet(findings, artifact, evenly(samples, SHOWN), "samples", "samples")
+    add_sheet(findings, artifact, evenly(samples, SHOWN), "samples")
 
 
 def _add_skips(artifact: Artifact, findings: Findings) -> None:

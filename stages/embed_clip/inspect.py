@@ -84,15 +84,15 @@ class _Sample:
         cosines = [f"{value:.3f}" for value in quantiles([pair[0] for pair in self.pairs])]
         findings.add_table("cosine of image and its first caption", tuple(QUANTILES), [cosines])
         ordered = sorted(self.pairs, key=lambda pair: (-pair[0], pair[2]))
-        for name, title, pairs in (
-            ("nearest", "images nearest to their caption", ordered[:PAIRS]),
-            ("farthest", "images farthest from their caption", ordered[::-1][:PAIRS]),
+        for title, pairs in (
+            ("images nearest to their caption", ordered[:PAIRS]),
+            ("images farthest from their caption", ordered[::-1][:PAIRS]),
         ):
             rows = [(f"{cosine:.3f}", key, caption) for cosine, _, key, caption in pairs]
             findings.add_table(title, ("cosine", "key", "caption"), rows)
             if shards is not None:
                 texts = [(shard, key, f"{cosine:.3f} {caption}") for cosine, shard, key, caption in pairs]
-                add_sheet(findings, shards, texts, name, title)
+                add_sheet(findings, shards, texts, title)
 
     def report_nearest(self, findings: Findings) -> None:
         """Add for some images which captions of the sample are nearest and farthest."""

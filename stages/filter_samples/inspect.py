@@ -17,4 +17,4 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
             samples.append((name, row["key"], f"{row['cause']} {row['value']:.3f} {row['duplicate_of'] or ''}"))
     findings.add_table("removed (some)", ("key", "cause", "value", "duplicate of"), evenly(rows, SHOWN))
     if (shards := context.input_of("download_shards")) is not None:
-        add_sheet(findings, shards, evenly(samples, SHOWN), "removed", "removed")
+        add_sheet(findings, shards, evenly(samples, SHOWN), "removed")

@@ -55,7 +55,7 @@ def _add_examples(findings: Findings, context: InspectionContext, counts: np.nda
         for g in chosen
         for _, shard, key in nearest[int(g)]
     ]
-    add_sheet(findings, shards, samples, "gaussians", "images nearest to the means of the largest Gaussians")
+    add_sheet(findings, shards, samples, "images nearest to the means of the largest Gaussians")
 
 
 def _nearest_members(

@@ -18,14 +18,13 @@ MOST_WORDS = 20
 
 
 def add_sheet(
-    findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]], name: str, title: str, *,
-    columns: int = 6,
-) -> None:  # fmt: skip
+    findings: Findings, shards: Artifact, samples: Sequence[tuple[str, str, str]], title: str, *, columns: int = 6
+) -> None:
     """Add a sheet of the images at (shard, key), with a text under each; what cannot be decoded is left out."""
     shown = [(image, text) for image, text in _images(findings, shards, samples)]
     if shown:
         images = np.stack([image for image, _ in shown])
-        findings.add_image(name, title, image_grid(images, [text for _, text in shown], columns=columns))
+        findings.add_image(title, image_grid(images, [text for _, text in shown], columns=columns))
 
 
 def _images(

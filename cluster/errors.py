@@ -8,6 +8,8 @@ ClusterError
 ├── Refused         Ray's job server takes no such job
 ├── WorkersLost     workers of a map were lost repeatedly, at the same items or before they were ready
 ├── TrainingLost    a training group lost processes repeatedly
+├── QueueFull       as many requests wait for a served model as may
+├── ModelFailed     a served model failed on a request, or has no process
 ├── ItemLimit       an item exceeded a limit of the process that isolates it, or ended that process
 └── IsolationFailed a process that isolates items does not start, or its handler is wrong
 """
@@ -43,6 +45,14 @@ class WorkersLost(ClusterError):
 
 class TrainingLost(ClusterError):
     """A training group lost processes repeatedly."""
+
+
+class QueueFull(ClusterError):
+    """As many requests wait for a served model as may."""
+
+
+class ModelFailed(ClusterError):
+    """A served model failed on a request, or has no process."""
 
 
 class ItemLimit(ClusterError):

@@ -23,6 +23,7 @@ from pipeline.html_report.command import report
 from pipeline.logs.command import logs
 from pipeline.options import StoreOption
 from pipeline.outbox.command import track
+from pipeline.serve.command import serve
 from pipeline.terminal import echo, indented, protect_standard_streams
 from pipeline.verification.command import verify
 
@@ -235,6 +236,7 @@ def status(
 app.command()(logs)
 app.command()(generate)
 app.command()(export)
+app.command()(serve)
 app.command()(track)
 
 

@@ -1,6 +1,7 @@
 """The finished model as MLflow serves it: the object that predicts with a bundle (:mod:`pipeline.export.bundle`).
 
-``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled.
+``mlflow.pyfunc.load_model`` finds :func:`_load_pyfunc` here by the name of this module; nothing is pickled. What serves
+the model over HTTP, ``corgi serve``, is :mod:`pipeline.serve`.
 """
 
 from collections.abc import Mapping, Sequence

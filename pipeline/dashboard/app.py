@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from uvicorn.importer import import_from_string
 
+from pipeline.listening import address
+
 STORE: Final = "CORGI_DASHBOARD_STORE"  # environment variables that the server gets: where the runs are recorded…
 ARTIFACTS: Final = "CORGI_DASHBOARD_ARTIFACTS"  # …where new runs would put their files…
 TOKEN: Final = "CORGI_DASHBOARD_TOKEN"  # …the secret part of the address; not an argument, which others could see…
@@ -92,11 +94,6 @@ def _addressed(scope: Scope) -> frozenset[str]:
     """Return the numeric address and port that this connection came to, as a Host header has them."""
     server = scope.get("server") or ("", None)
     return frozenset((address(str(server[0]), server[1]),)) if server[1] else frozenset()
-
-
-def address(host: str, port: int) -> str:
-    """Return host and port as URLs and headers have them; an IPv6 address stands in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_open(method: str, path: str) -> bool:

@@ -18,16 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pipeline.dashboard.app import ARTIFACTS, HOSTS, STORE, TOKEN, address
+from pipeline.dashboard.app import ARTIFACTS, HOSTS, STORE, TOKEN
 from pipeline.errors import UsageError
+from pipeline.listening import ALL, address, is_loopback, reached_at, require_free
 from pipeline.terminal import echo
 from pipeline.tracking_address import is_server, sqlite_path, usable_address
 from stages.contract.texts import printable
 
 _ROOT = Path(__file__).resolve().parent.parent  # modules come from here, never from the current folder
-_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # all interfaces, and how this machine reaches them
 _OFF = {  # whatever the environment says: checked here instead, or not needed
-    "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+    "MLFLOW_SERVERALLOWED_HOSTS": "*",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
     "MLFLOW_ENABLE_WORKSPACES": "false",
@@ -59,12 +59,12 @@ def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", 
 @contextlib.contextmanager
 def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Yield the address with its token once the server answers there, and its process; at the end stop all of it."""
-    _require_free(host, port)
+    require_free(host, port, "dashboard")
     token = secrets.token_urlsafe(24)
     with tempfile.TemporaryFile() as log:
         process = _start(tracking_uri, host, port, token, log)
         try:
-            base = f"http://{address(_reached_at(host), port)}"
+            base = f"http://{address(reached_at(host), port)}"
             _wait_for_server(base, process, log)
             yield f"{base}/{token}", process
         finally:
@@ -93,31 +93,9 @@ def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) 
 
 def _hosts(host: str, port: int) -> list[str]:
     """Return what may stand in Host; the numeric address that a request came to may always."""
-    names = {host, _reached_at(host)} | (set() if _is_loopback(host) else {socket.gethostname(), socket.getfqdn()})
-    names |= {"localhost", "127.0.0.1"} if _is_loopback(host) or host in _ALL else set()
-    return sorted(address(name, port) for name in names - set(_ALL))
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _reached_at(host: str) -> str:
-    """Return a host's own address; of all interfaces, this machine's loopback one."""
-    return _ALL.get(host, host)
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
-    except (OSError, OverflowError, UnicodeError) as error:
-        found = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"dashboard: cannot listen on {address(host, port)} ({found}); give another with --port or --host"
-        ) from None
+    names = {host, reached_at(host)} | (set() if is_loopback(host) else {socket.gethostname(), socket.getfqdn()})
+    names |= {"localhost", "127.0.0.1"} if is_loopback(host) or host in ALL else set()
+    return sorted(address(name, port) for name in names - set(ALL))
 
 
 def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:

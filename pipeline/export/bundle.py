@@ -112,7 +112,7 @@ def _gather_text_models(folder: Path, prior: Artifact, moved: Mapping[str, TextM
     return gathered
 
 
-class _Bundle(ConfigModel):
+class Bundle(ConfigModel):
     """bundle.json, which a stranger may have written."""
 
     format: Literal[3]
@@ -131,7 +131,7 @@ def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = N
     Raises:
         ArtifactError: it is damaged, of another version, or names files outside the folder.
     """
-    document = _read_bundle(folder)
+    document = read_bundle(folder)
     with parsing(lambda reason: _damaged(folder, reason)):
         clip = ClipConfig.model_validate({"models": [_below(folder, model) for model in document.clip["models"]]})
         given = {name: getattr(document, name) for name in TEXT_MODELS}
@@ -150,7 +150,8 @@ def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = N
     return system, document.run
 
 
-def _read_bundle(folder: Path) -> _Bundle:
+def read_bundle(folder: Path) -> Bundle:
+    """Return what bundle.json says; ArtifactError: it is damaged, or of another version."""
     try:
         content = (folder / BUNDLE).read_bytes()
     except OSError as error:
@@ -166,7 +167,7 @@ def _read_bundle(folder: Path) -> _Bundle:
                 f"{folder}: has bundle format {shown(found)}, and this version reads {FORMAT}: "
                 "use the version of corgi-pipeline that made it"
             )
-        return _Bundle.model_validate(document)
+        return Bundle.model_validate(document)
 
 
 def _damaged(folder: Path, reason: str) -> ArtifactError:

@@ -148,6 +148,18 @@ class TextToImageSystem:
         z_image = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
         return block_cosine(z_image, self.encode(prompts), self.encoder.block_dims)
 
+    def rows_agree(self) -> bool:
+        """Return whether a prompt and seed give the same to the last bit in every row of a full batch.
+
+        A batch of one size runs the same kernels, which need not compute all rows alike on every device: tried here.
+        """
+        prompts, seeds = ["a"] * self.batch_size, [0] * self.batch_size
+        embeddings = self.imagine(prompts, seeds)
+        text = self.encode(prompts).to(self._device) if self.reads_text else None
+        with torch.inference_mode():
+            images = self._decoder.sample(embeddings.to(self._device), [1] * len(seeds), self.settings.decoder, text)
+        return all(torch.allclose(x, x[:1], rtol=0.0, atol=0.0, equal_nan=True) for x in (embeddings, images))
+
     def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Images:
         """Return the images that ``sample`` gives for rows, batch by batch, as bytes."""
 

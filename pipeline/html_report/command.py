@@ -13,7 +13,7 @@ from pipeline.terminal import echo
 def report(
     target: Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="a run's id or its beginning, or a folder")],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="file to write; RUN.html if not given")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; if not given, RUN.html here")] = None,
     shards: Annotated[int, typer.Option("--shards", min=1, help="most shards of each artifact to read")] = 16,
     store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
@@ -27,7 +27,8 @@ def report(
     from pipeline.inspection.inspect import find_target
 
     chosen = find_target(target, store)
-    file = out or Path(f"{chosen.record.run if chosen.record else chosen.artifacts[0].name}.html")
+    name = chosen.record.run if chosen.record else "-".join(chosen.title.split())
+    file = out or Path(f"{name}.html")
     page = report_page(chosen, max_shards=shards)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -226,7 +226,7 @@ def test_every_kind_of_file_is_read_or_counted_by_what_it_is(folder):
     artifact = Output(str(folder.parent / "out"), "download_shards", "test")
     findings = Findings("download_shards", "test", artifact.uri, "done")
     inspect(artifact, findings, InspectionContext(lambda name: None, 4))
-    shown = findings.to_json({})["tables"]["skipped entries of the source"]
+    shown = findings.to_json()["tables"]["skipped entries of the source"]
     assert [(row["cause"], row["entries"], row["first one"]) for row in shown] == [
         ("hidden_file", 5, ".DS_Store"),
         ("no_image_file", 2, "data"),

@@ -16,7 +16,7 @@ from stages.contract.errors import DamagedFile
 from stages.contract.texts import by_number
 from stages.formats.generated_images import GRID
 
-_CARE, _SAID_ELSEWHERE = "take care", ("images lie in", "model with MLflow")
+_CARE, _SAID = "take care", ("used", "prior", "images")
 
 
 def report_page(target: Target, *, max_shards: int) -> str:
@@ -77,7 +77,7 @@ def _words(record: RunRecord) -> Iterator[str]:
     for label, _, text in lines:
         if label == _CARE:
             yield f'<p class="care">Take care: {escape(text)}</p>'
-    kept = [(label, text) for label, _, text in lines if label not in (_CARE, *_SAID_ELSEWHERE)]
+    kept = [(label, text) for label, _, text in lines if label in _SAID]
     yield from (f"<p><strong>{escape(label.capitalize())}:</strong> {escape(text)}</p>" for label, text in kept)
 
 

@@ -118,7 +118,7 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             started.end(signal.SIGTERM)
 
 
-def test_a_server_is_ready_and_says_what_it_takes(server: Server) -> None:
+def test_a_server_is_ready_and_reports_its_limits(server: Server) -> None:
     health, ready, about, document = server.ask(
         lambda c: c.get("/health"),
         lambda c: c.get("/ready"),
@@ -146,7 +146,7 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(server: Server, bundle: P
     assert not np.array_equal(alone[0], alone[1])
 
 
-def test_the_file_of_an_image_says_how_it_was_made(server: Server) -> None:
+def test_the_file_of_an_image_holds_how_it_was_made(server: Server) -> None:
     status, content = server.ask(lambda client: client.post({"prompt": "<script>é🐕"}))[0]
     image = Image.open(io.BytesIO(base64.b64decode(content["images"][0]["png"])))
     assert (status, image.info["prompt"], image.info["run"]) == (200, "<script>é🐕", "tiny-1")

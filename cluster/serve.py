@@ -87,10 +87,22 @@ def _is_healthy() -> bool:
     return model is not None and model.status == "HEALTHY"
 
 
+def _close_rpc_port() -> None:
+    """Keep Ray Serve from opening a port on all interfaces, in this replica, that unpickles what anyone sends.
+
+    Its calls by gRPC would come there; ours are calls of actors, as is its default. It opens the port after the
+    replica's constructor.
+    """
+    from ray.serve._private import replica
+
+    replica.add_port_to_grpc_server = lambda server, address: 0
+
+
 class _Front:
     """What takes requests; Ray Serve makes the application in this one's process."""
 
     def __init__(self, make_app: Callable[[Backend], App], model: Any) -> None:
+        _close_rpc_port()
         self._make_app, self._model = make_app, model
 
     def __serve_build_asgi_app__(self) -> App:
@@ -103,6 +115,7 @@ class _Model:
     def __init__(self, load: Callable[[], Compute], batch_size: int, num_cpus: int, emit: Sender) -> None:
         from ray import serve
 
+        _close_rpc_port()
         use_cpus(num_cpus)
         try:
             self._compute = load()
@@ -140,6 +153,7 @@ def serving(
         Exception: what ``load`` raised.
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for work that nobody waits for
+    os.environ["RAY_SERVE_USE_GRPC_BY_DEFAULT"] = "0"  # whose ports are closed here
     with session(None) as machines:
         from ray import serve
 

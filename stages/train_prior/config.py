@@ -232,7 +232,13 @@ class SolvedPriorConfig(TrainedPriorConfig):
     def _can_be_distilled(self) -> "SolvedPriorConfig":
         if self.distillation is None:
             return self
-        _ = self.distillation.own(self.training)
+        own = self.distillation
+        warmup = self.training.warmup_steps if own.warmup_steps is None else own.warmup_steps
+        if warmup >= own.num_steps:
+            raise ValueError(
+                f"distillation.warmup_steps is {warmup}: allowed is less than distillation.num_steps, which is "
+                f"{own.num_steps}; lower it or raise them (null: training.warmup_steps)"
+            )
         if self.distillation.teacher is not None and self.pretraining is not None:
             raise ValueError(
                 "pretraining is given with distillation.teacher, which is trained already: leave one of them out"

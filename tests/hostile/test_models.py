@@ -16,7 +16,8 @@ from stages.encode_latents.check import check as check_latents
 from stages.encode_latents.config import EncodeByStableDiffusion
 from stages.encoders.check import check_clip, check_t5
 from stages.encoders.clip import ClipEncoder
-from stages.encoders.config import ClipConfig, T5Source
+from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source
+from stages.encoders.language_model import LanguageModelEncoder
 from stages.encoders.open_clip_schema import check_open_clip_config
 from stages.encoders.t5 import T5Encoder
 from stages.evaluate.frechet import Inception
@@ -27,7 +28,7 @@ from stages.formats.model_folders import count_numbers, load_model_state, save_m
 from stages.formats.tensor_files import read_tensors
 from stages.storage.artifact import Output
 from stages.storage.npy_reader import NpyReader
-from tests.factories import save_tiny_clip, save_tiny_t5
+from tests.factories import save_tiny_clip, save_tiny_language_model, save_tiny_t5
 from tests.hostile.models import change_json, write_code, write_old_pickle, write_pickle
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 
@@ -40,6 +41,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_t5(tmp_path_factory.mktemp("models") / "t5")
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_language_model(tmp_path_factory.mktemp("models") / "lm", "gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,31 @@ def test_a_tokenizer_is_data_alone(clip: Path, t5: Path, tmp_path: Path, kind: s
         change_json(folder / file, **changes)
         with pytest.raises(InputFault, match=rf"{file}: .*{found}"):
             ClipEncoder(clip_of(folder)) if name == "clip" else T5Encoder(T5Source(path=folder), max_length=8)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_language_model_s_tokenizer_is_data_alone(language_model: Path, tmp_path: Path, kind: str) -> None:
+    file, changes, found = TOKENIZERS[kind]
+    folder, marker = copied(language_model, tmp_path / "lm"), tmp_path / "marker"
+    write_code(folder, marker)
+    change_json(folder / file, **changes)
+    name = found if kind != "deep down" else "trust_remote_code"
+    with pytest.raises(InputFault, match=rf"{file}: .*{name}"):
+        LanguageModelEncoder(LanguageModelSource(path=folder), max_length=8)
+    assert not marker.exists()
+
+
+def test_a_language_model_reads_its_own_files_and_no_pickle(language_model: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    folder = copied(language_model, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    write_pickle(folder / "pytorch_model.bin", marker)
+    with pytest.raises(InputFault, match=r"has no weights as \.safetensors"):
+        LanguageModelEncoder(LanguageModelSource(path=folder), max_length=8)
+    (folder / "model.safetensors").symlink_to(tmp_path / "model.safetensors")
+    with pytest.raises(InputFault, match=r"model\.safetensors: a link that leads out of the folder"):
+        LanguageModelEncoder(LanguageModelSource(path=folder), max_length=8)
     assert not marker.exists()
 
 

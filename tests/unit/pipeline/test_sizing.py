@@ -28,6 +28,7 @@ from stages.train_decoder.stage import make_task
 from stages.train_upsampler.config import TrainUpsamplerConfig
 from stages.training.task import RankInfo
 from stages.training.upsampling.task import UpsamplerTask
+from tests.factories import save_tiny_language_model
 from tests.tiny_stable_diffusion import save_tiny_stable_diffusion
 from tests.unit.pipeline.test_report import _text
 from tests.unit.stages.encoded import DIM, SIDE, context, make_embeddings, make_shards
@@ -201,3 +202,18 @@ def test_upsamplers_are_counted(world: World) -> None:
     task = UpsamplerTask(section, world.inputs)
     task.setup(CPU)
     assert counts(trained_module("train_upsampler", config)) == counts(task.build_model())
+
+
+def test_a_prior_counts_its_language_model_s_width_and_its_teacher(tmp_path: Path) -> None:
+    folder = save_tiny_language_model(tmp_path / "lm", "gpt2")
+    states = [
+        f"embed_clip.text_states.language_model.path={folder}",
+        "embed_clip.text_states.language_model.max_length=9",
+    ]
+    config = load_config(CONFIGS / "quickstart.yaml", states)
+    weights = dict(trained_module("train_prior", config).named_parameters())
+    assert weights["network.text_tokens.states.language_model.weight"].shape[1] == 12
+    assert weights["network.text_tokens.state_positions.language_model"].shape[0] == 9
+    distilled = load_config(CONFIGS / "quickstart.yaml", [*states, "train_prior.distillation={num_steps: 100}"])
+    count = sum(weight.numel() for weight in weights.values())
+    assert counts(trained_module("train_prior", distilled)) == (2 * count, count)

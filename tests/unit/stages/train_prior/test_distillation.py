@@ -148,7 +148,12 @@ def test_the_size_counts_the_teacher_as_frozen() -> None:
         ("gaussian", {"sampling_steps": 3}, {}, "teacher_steps: found 8: expected a multiple of num_steps, 3"),
         ("gaussian", {"teacher_steps": 2000}, {}, "teacher_steps: found 2000: expected at most 1000"),
         ("gaussian", {}, {"target": "noise"}, "target: found 'noise': expected sample or velocity"),
-        ("gaussian", {"warmup_steps": 5}, {}, "warmup_steps is 5: allowed is less than num_steps, which is 5"),
+        (
+            "gaussian",
+            {"warmup_steps": 5},
+            {},
+            "distillation.warmup_steps is 5: allowed is less than distillation.num_steps, which is 5",
+        ),
         ("gaussian", {"teacher": "t"}, {"pretraining": {"num_steps": 2}}, "which is trained already"),
         ("projection", {}, {}, "distillation"),
         ("autoregressive", {}, {}, "distillation"),

@@ -9,6 +9,7 @@ import numpy as np
 from stages.contract.documents import Totals
 from stages.contract.errors import ArtifactError, Unaccounted, YieldTooLow
 from stages.contract.events import Log
+from stages.contract.recipes import Recipe
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
@@ -65,7 +66,7 @@ def run(
 def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> list[ShardTask]:
     """Return the shards to make: as the source is divided, or as an earlier artifact's, with what has changed since."""
     growth, parts = source.growth, source.parts
-    if growth is None:
+    if growth is None or not output.exists(Recipe.file):  # without a recipe nothing can be taken from it
         return [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
     if config.grown_from is None:
         digests = np.split(growth.digests, range(growth.rows_per_shard, len(growth.digests), growth.rows_per_shard))

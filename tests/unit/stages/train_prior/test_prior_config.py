@@ -33,7 +33,7 @@ def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
         ("gaussian", {"schedule": {"num_timesteps": 2}}, "at most schedule.num_timesteps"),
         ("gaussian", {"kappa": 2.0}, "kappa"),
         ("gaussian", {"noise_scale": 0.0}, "noise_scale: found 0.0: expected 0.01 to 100"),
-        ("gaussian", {"text_states": ["t5", "t5"]}, "each of t5 and clip once"),
+        ("gaussian", {"text_states": ["t5", "t5"]}, "each of t5, language_model and clip once"),
         ("gaussian", {"validation": {"eta": 0.5}}, "eta: found 0.5: expected 0 with sampler null"),
         ("shifted", {"kappa": 1e39}, r"kappa: found 1e\+39: expected 0.1 to 100"),
         ("shifted", {"selection": "best"}, "'means' or 'samples'"),

@@ -57,9 +57,13 @@ def test_two_processes_train_as_one_does_and_take_up_each_others_checkpoints(tmp
         assert two[name].flatten().tolist() == pytest.approx(weight.flatten().tolist(), rel=1e-3, abs=1e-5)
 
 
-def fail_on_last_rank(payload: Any, emit: Callable[[Any], None]) -> None:
+def fail_on_last_rank(folder: Path, emit: Callable[[Any], None]) -> None:
     emit(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
-    if os.environ["RANK"] == payload:
+    (folder / os.environ["RANK"]).touch()
+    if os.environ["RANK"] == "1":
+        while not (folder / "0").exists():
+            time.sleep(0.02)
+        time.sleep(1)  # what rank 0 has emitted is on its way
         raise KeyError("the key that is missing")
 
 
@@ -68,11 +72,11 @@ def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_workers_error_comes_back_as_it_was_raised() -> None:
+def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:
     events: list[str] = []
     home = set(Path.home().iterdir())
     with pytest.raises(KeyError, match="the key that is missing") as caught:
-        launch_with_ray_train(fail_on_last_rank, "1", TrainGroup(num_workers=2), events.append)
+        launch_with_ray_train(fail_on_last_rank, tmp_path, TrainGroup(num_workers=2), events.append)
     assert re.search(r'test_training\.py", line \d+, in fail_on_last_rank', "".join(caught.value.__notes__))
     assert sorted(events) == ["rank 0 of 2", "rank 1 of 2"]
     assert Path.home() / "ray_results" not in set(Path.home().iterdir()) - home

@@ -93,16 +93,31 @@ def checksums(store: Path, stage: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
-    """The smoke experiment run once, from nothing to its end, by whichever of pytest's processes is first; a copy."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """The smoke experiment run once, from nothing to its end, by whichever of pytest's processes is first.
+
+    The folder holds the store, and a copy of it that nobody writes to.
+    """
     is_one_of_several = "PYTEST_XDIST_WORKER" in os.environ
     common = tmp_path_factory.getbasetemp().parent if is_one_of_several else tmp_path_factory.mktemp("common")
-    original, outcome = common / "undisturbed", common / "undisturbed.json"
-    with (common / "undisturbed.lock").open("w") as lock:
+    outcome = common / "outcome.json"
+    with (common / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not outcome.exists():
-            done = corgi("run", SMOKE, f"store={original}", "--json")
+            done = corgi("run", SMOKE, f"store={common / 'store'}", "--json")
             assert done.code == 0, done.err
+            shutil.copytree(common / "store", common / "copy")
             outcome.write_text(json.dumps([done.code, done.out, done.err]))
-    store = shutil.copytree(original, tmp_path_factory.mktemp("undisturbed") / "store")
-    return store, Finished(*json.loads(outcome.read_text()))
+    return common, Finished(*json.loads(outcome.read_text()))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished: tuple[Path, Finished]) -> tuple[Path, Finished]:
+    """The finished smoke experiment's store; for the tests of one file, one after another."""
+    return finished[0] / "store", finished[1]
+
+
+@pytest.fixture(scope="session")
+def unchanged(finished: tuple[Path, Finished]) -> tuple[Path, Finished]:
+    """A copy of the finished smoke experiment's store, to be copied again before anything is done to it."""
+    return finished[0] / "copy", finished[1]

@@ -27,7 +27,7 @@ def remote_checksums(s3: S3Server, uri: str, stage: str) -> dict[str, str]:
 
 
 def test_killed_and_resumed_on_s3_gives_the_bytes_of_a_local_run(
-    s3: S3Server, undisturbed: tuple[Path, Finished], tmp_path: Path
+    s3: S3Server, unchanged: tuple[Path, Finished], tmp_path: Path
 ) -> None:
     uri, fs = s3.uri(), s3.file_system()
     options = f"storage.options={{s3: {{endpoint_url: '{s3.endpoint}'}}}}"
@@ -43,7 +43,7 @@ def test_killed_and_resumed_on_s3_gives_the_bytes_of_a_local_run(
     done = corgi("run", SMOKE, *words, "--json", env=environment)
     assert done.code == 0, done.err
     for stage in DATA_STAGES:
-        assert remote_checksums(s3, uri, stage) == checksums(undisturbed[0], stage)
+        assert remote_checksums(s3, uri, stage) == checksums(unchanged[0], stage)
     reported = done.out + done.err + "".join(path.read_text() for path in tmp_path.rglob("*.jsonl"))
     kept = b"".join(s3.contents(uri).values())
     assert "test-secret-key" not in reported

@@ -130,8 +130,8 @@ def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: l
 
 
 @pytest.mark.parametrize("stage", TRAINING_STAGES)
-def test_killed_in_training(stage: str, undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    store = shutil.copytree(undisturbed[0], tmp_path / "store", ignore=shutil.ignore_patterns("mlflow.db", "runs"))
+def test_killed_in_training(stage: str, unchanged: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(unchanged[0], tmp_path / "store", ignore=shutil.ignore_patterns("mlflow.db", "runs"))
     other = set(TRAINING_STAGES) - {stage}
     pace = {"num_steps": 100, "checkpoint_interval": 10, "validation_interval": 100}
     changes = [f"{stage}.training.{key}={value}" for key, value in pace.items()]
@@ -167,8 +167,8 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
     assert 0 < in_hand <= record["seconds"] - record["overhead_seconds"] + 1  # its time is not that of scheduling
 
 
-def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+def test_a_failing_branch_leaves_the_other_standing(unchanged: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(unchanged[0], tmp_path / "store")
     rates = ["train_prior.training.learning_rate=1.0e30", "train_decoder.training.learning_rate=0.0005"]
     done = corgi("run", SMOKE, *rates, f"store={store}", "--json")
     assert done.code == 3
@@ -182,8 +182,8 @@ def test_a_failing_branch_leaves_the_other_standing(undisturbed: tuple[Path, Fin
     assert "Traceback" not in done.err
 
 
-def test_what_a_stage_refuses_is_the_users_to_mend(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
-    store = shutil.copytree(undisturbed[0], tmp_path / "store")
+def test_what_a_stage_refuses_is_the_users_to_mend(unchanged: tuple[Path, Finished], tmp_path: Path) -> None:
+    store = shutil.copytree(unchanged[0], tmp_path / "store")
     done = corgi("run", SMOKE, "fit_gaussians.num_gaussians=5000", f"store={store}")
     assert done.code == 2
     assert "num_gaussians" in done.err

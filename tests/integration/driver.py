@@ -39,7 +39,8 @@ def main(store: str, locks: str, run: str, seconds: str) -> int:
         with leases.holding([NAME]):
             output = Output(f"{store}/artifacts/download_shards/f0", "download_shards", "f0", fence=leases.fence(NAME))
             config = DownloadShardsConfig(source={"kind": "folder", "path": locks}, rows_per_shard=1)
-            run_stage(make, config, inputs={}, output=output, context=make_context(), identity={})
+            identity = {"source": {"kind": "folder", "path": "images"}}
+            run_stage(make, config, inputs={}, output=output, context=make_context(), identity=identity)
             leases.check()
     except (PipelineError, LeaseLost) as error:
         report(f"ended: {error}")

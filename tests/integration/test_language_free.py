@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,8 +83,16 @@ def what_came_of(artifact: Artifact) -> dict[str, Any]:
     metrics = {name: value for name, value in Manifest.of(artifact).summary.metrics.items() if name not in RATES}
     metrics.pop("decoder/images_per_second", None)
     digests = folder_digests(Path(artifact.uri))
-    timed = ("manifest.json", "units/model.json", "timing/")
-    return {"metrics": metrics} | {name: d for name, d in digests.items() if not name.startswith(timed)}
+    timed = ("manifest.json", "units/", "timing/")
+    units = {path.name: without_origin(path) for path in Path(artifact.uri, "units").glob("*0*.json")}
+    return {"metrics": metrics, "units": units} | {n: d for n, d in digests.items() if not n.startswith(timed)}
+
+
+def without_origin(record: Path) -> dict[str, Any]:
+    """Return a unit's record, but for which shard it was made from: a shard's content is that of its captions, too."""
+    found: dict[str, Any] = json.loads(record.read_text())
+    found.pop("made_from", None)
+    return found | {"seal": found["seal"]["files"]}
 
 
 def captions_in(artifact: Artifact) -> list[tuple[str, ...]]:

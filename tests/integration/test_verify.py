@@ -20,7 +20,7 @@ from tests.factories import make_context, make_record, save_image
 from tests.s3_server import serve_s3
 
 FINGERPRINT = "f0"
-FILES = 3 * 3 + 3 + 3  # of three shards, their records; source, manifest, plan
+FILES = 3 * 4 + 3 + 4  # of three shards, with their entries' digests; their records; source, manifest, plan, recipe
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_whole_store_is_whole_and_each_damage_is_named(tmp_path: Path, images:
     # What a damaged record stood for has no checksum any more.
     expected = {name: name.partition("/")[2][:5] or None for name in names if name != "shards/00001.parquet"}
     assert damaged == expected | {"source.json": None}
-    assert artifact["without_checksum"] == 3
+    assert artifact["without_checksum"] == 4
     assert [one["file"] for one in found["damaged_documents"]] == [
         "runs/two-2/run.json",
         f"models/{digest}",

@@ -63,7 +63,7 @@ class Server:
         started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
         code = self.process.wait(END_SECONDS)
-        return code, psutil.wait_procs(started, timeout=5)[1]
+        return code, psutil.wait_procs(started, timeout=60)[1]
 
     def ask(self, *calls: Callable[["Client"], Awaitable[Reply]]) -> list[Reply]:
         """Return the replies of calls that are made at the same time."""

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pydantic import TypeAdapter
 
 from cluster.mapping import map_in_process
 from cluster.training import launch_in_process
-from stages.contract.events import Event
+from stages.contract.events import Event, Progress
 from stages.contract.stage import Allocation, StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
@@ -16,6 +17,7 @@ from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, TextEncoderIdentity, record_text_encoders
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.storage.artifact import Artifact, Output
+from stages.train_prior import stage as train_prior
 from stages.train_prior.config import TrainPriorConfig
 
 DIM, ROWS, SHARDS, STATE_WIDTH, MOST_STATES = 6, 60, 3, 3, 4
@@ -88,6 +90,22 @@ def prior_config(kind: str = "shifted", **changes: Any) -> Any:
     if kind == "autoregressive":
         section |= {"num_components": 4, "num_buckets": 16}
     return TypeAdapter(TrainPriorConfig).validate_python(section | changes)
+
+
+class Killed(Exception):
+    """Ends a training at a step, as a lost process does."""
+
+
+def train_cut_at(step: int, config: Any, inputs: dict[str, Artifact], output: Output) -> None:
+    """Train until the step, where the training is cut, and then to the end."""
+
+    def die(event: Event) -> None:
+        if isinstance(event, Progress) and event.done >= step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_prior.run(config, inputs, output, StageContext(die, map_in_process, launch_in_process))
+    train_prior.run(config, inputs, output, context())
 
 
 def inputs_for(kind: str, folder: Path, **changes: Any) -> dict[str, Artifact]:

@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.mapping import map_in_process
-from cluster.training import launch_in_process
 from models.priors.diffusion.spec import DistilledSpec, ProcessPriorSpec
 from models.priors.spec import PriorSampling
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, LoggedImage, Metrics, Progress
-from stages.contract.stage import StageContext
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.check import check
-from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, make_embeddings, prior_config
+from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, make_embeddings, prior_config, train_cut_at
 
 TRAINING = {"num_steps": 6, "batch_size": 16, "log_interval": 2, "precision": "float32", "checkpoint_interval": 2}
 DISTILLATION = {"num_steps": 5, "sampling_steps": 2, "teacher_steps": 8, "guidance_scale": 2.0, "learning_rate": 1e-3}
@@ -46,19 +43,9 @@ def test_a_run_that_is_cut_anywhere_ends_with_the_same_weights(tmp_path: Path, k
     assert done == sorted(done)
     assert done[-1] == (before + 5, before + 5)
 
-    class Killed(Exception):
-        pass
-
     for step in (4, before + 3) if kind == "shifted" else (before,):  # of the teacher, of the student, between them
         output = Output(str(tmp_path / f"cut{step}"), "train_prior", "p0")
-
-        def die(event: Event, at: int = step) -> None:
-            if isinstance(event, Progress) and event.done >= at:
-                raise Killed
-
-        with pytest.raises(Killed):
-            train_prior.run(config, inputs, output, StageContext(die, map_in_process, launch_in_process))
-        train_prior.run(config, inputs, output, context())
+        train_cut_at(step, config, inputs, output)
         assert weights(output) == weights(whole)
         assert not output.glob("units/checkpoint_*.json")
         assert not output.exists("teacher/checkpoints") or not output.glob("teacher/checkpoints/*")

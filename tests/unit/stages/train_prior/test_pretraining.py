@@ -7,18 +7,22 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cluster.mapping import map_in_process
-from cluster.training import launch_in_process
 from models.priors.spec import PriorSampling
-from stages.contract.events import Event, Progress
-from stages.contract.stage import StageContext
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.task import PriorTask
 from stages.training.config import TrainingConfig
 from stages.training.task import BatchPart, RankInfo
-from tests.unit.stages.train_prior.pieces import ROWS, SHARDS, context, inputs_for, make_embeddings, prior_config
+from tests.unit.stages.train_prior.pieces import (
+    ROWS,
+    SHARDS,
+    context,
+    inputs_for,
+    make_embeddings,
+    prior_config,
+    train_cut_at,
+)
 
 TRAINING = {"num_steps": 6, "batch_size": 16, "log_interval": 2, "precision": "float32", "checkpoint_interval": 2}
 
@@ -61,19 +65,9 @@ def test_a_run_that_is_cut_at_any_part_ends_with_the_same_weights(tmp_path: Path
     summary = train_prior.run(config, inputs, whole, context())
     assert summary.items == 11 * 16
 
-    class Killed(Exception):
-        pass
-
     for step in (4, 6):  # steps of the first part, and of the second
         output = Output(str(tmp_path / f"cut{step}"), "train_prior", "p0")
-
-        def die(event: Event, at: int = step) -> None:
-            if isinstance(event, Progress) and event.done >= at:
-                raise Killed
-
-        with pytest.raises(Killed):
-            train_prior.run(config, inputs, output, StageContext(die, map_in_process, launch_in_process))
-        train_prior.run(config, inputs, output, context())
+        train_cut_at(step, config, inputs, output)
         assert (
             output.local("prior/model.safetensors").read_bytes() == whole.local("prior/model.safetensors").read_bytes()
         )

@@ -24,7 +24,7 @@ def sample_keys(names: Iterable[str]) -> list[str]:
     found: collections.Counter[str] = collections.Counter()
     keys = []
     for name in names:
-        key = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()
+        key = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")).hexdigest()
         key = key[:KEY_DIGITS]
         keys.append(f"{key}+{found[key]}" if found[key] else key)
         found[key] += 1

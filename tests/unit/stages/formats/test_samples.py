@@ -30,3 +30,7 @@ def test_added_and_removed_samples_leave_every_other_choice(fraction: float) -> 
     usable = CaptionsConfig(fraction=fraction)
     before, after = (dict(zip(n, select_captioned(sample_keys(n), usable), strict=True)) for n in (names, grown))
     assert all(before[name] == after[name] for name in names[117:])
+
+
+def test_names_that_are_no_unicode_have_keys_too() -> None:
+    assert len(set(sample_keys(["\ud800.png", "\udcff.png", "?.png"]))) == 3

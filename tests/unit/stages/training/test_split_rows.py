@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stages.formats.samples import sample_keys
+from stages.formats.samples import sample_keys, uniform_number
 from stages.formats.splits import SplitConfig, split_numbers
 from stages.training.split_rows import SplitRows
 
@@ -56,3 +56,10 @@ def test_too_few_are_filled_up_by_the_next_numbers_and_said() -> None:
 def test_a_split_leaves_something_to_train_on() -> None:
     with pytest.raises(ValidationError, match=r"validation is 0\.6 and test 0\.4, which leaves nothing to train on"):
         SplitConfig(validation=0.6, test=0.4)
+
+
+def test_the_split_and_the_choice_of_captions_by_one_seed_are_independent() -> None:
+    keys = sample_keys(map(str, range(4000)))
+    put_aside = split_numbers(keys, SplitConfig(validation=0.1, seed=3)) < 0.1
+    captioned = np.array([uniform_number(key, 3) < 0.1 for key in keys])
+    assert captioned[put_aside].mean() == pytest.approx(0.1, abs=0.05)

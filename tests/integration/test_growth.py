@@ -161,9 +161,7 @@ def test_a_damaged_shard_is_not_taken_over(world: World, caplog: pytest.LogCaptu
     content[2000] ^= 1
     with tar.open("r+b") as file:
         file.write(content)
-    os.utime(
-        tar, ns=(state.st_atime_ns, state.st_mtime_ns)
-    )  # as where a disk loses a bit after a comparison
+    os.utime(tar, ns=(state.st_atime_ns, state.st_mtime_ns))  # as where a disk loses a bit after a comparison
     add_photograph(world.photographs, 900)
     after, _ = world.run()
     assert "shard 00001 is made again" in caplog.text

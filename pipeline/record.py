@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UsageError
+from stages.contract.measures import Measure, Protocol
 from stages.contract.secrets import redact_tree
 from stages.contract.texts import one_line
 
@@ -77,6 +78,10 @@ class RunRecord(_Part):
     plan: dict[str, PlannedEntry]
     stages: list[StageEntry] = Field(default_factory=list)
     metrics: dict[str, int | float] = Field(default_factory=dict)
+    measures: dict[str, Measure] = Field(
+        default_factory=dict, description="interval, number and protocol of metrics, by the same names"
+    )
+    protocols: dict[str, Protocol] = Field(default_factory=dict, description="those of the measures, by digest")
     artifacts: dict[str, str] = Field(default_factory=dict)
     mlflow: MlflowRuns | None = None
     seconds: float | None = None

@@ -99,6 +99,18 @@ def update_record(record: RunRecord, results: Mapping[str, StageResult], plan: P
             if result.summary is not None
             for key, value in result.summary.metrics.items()
         },
+        "measures": {
+            f"{name}/{key}": measure
+            for name, result in results.items()
+            if result.summary is not None
+            for key, measure in result.summary.measures.items()
+        },
+        "protocols": {
+            digest: protocol
+            for result in results.values()
+            if result.summary is not None
+            for digest, protocol in result.summary.protocols.items()
+        },
         "artifacts": {name: store.artifact(name, plan.stages[name].fingerprint).uri for name in finished},
     }
     return record.model_copy(update=found)

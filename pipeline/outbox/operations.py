@@ -21,6 +21,7 @@ from stages.contract.stage import StageSummary
 
 LARGEST_LINE = 64 << 20  # bytes
 RunEnd = Literal["done", "failed", "interrupted"]
+_SUMMARY = TypeAdapter(StageSummary)
 
 
 def now_ms() -> int:
@@ -131,7 +132,7 @@ class StageEnded(_Operation):
 
     def stage_summary(self) -> StageSummary | None:
         """Return the stage's summary."""
-        return None if self.summary is None else StageSummary(**self.summary)
+        return None if self.summary is None else _SUMMARY.validate_python(self.summary)
 
 
 class ModelFinished(_Operation):

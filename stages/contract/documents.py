@@ -76,7 +76,11 @@ class Manifest(Document):
     def to_json(self) -> dict[str, Any]:
         """Return all fields."""
         content = {name: getattr(self, name) for name in type(self).model_fields}
-        return content | {"summary": asdict(self.summary)}
+        summary = asdict(self.summary)
+        for name in ("measures", "protocols"):  # of stages that measure nothing, the document stays as it was
+            if not summary[name]:
+                del summary[name]
+        return content | {"summary": summary}
 
     def write(self, output: Output) -> None:
         """Write it, with the checksums of the files that belong to no unit."""

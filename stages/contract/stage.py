@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
+from typing import Protocol as Interface
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -24,6 +25,7 @@ from cluster.mapping import Mapper, WorkerResources
 from cluster.training import TrainLauncher
 from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.contract.events import Event
+from stages.contract.measures import Measure, Protocol
 from stages.storage.artifact import Artifact, Output
 
 
@@ -169,7 +171,8 @@ class StageSummary:
 
     ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
     ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
-    that figures need to be read right (a device, a network's name).
+    that figures need to be read right (a device, a network's name). ``measures`` holds interval, number and protocol of
+    those metrics that have them, by the same names; ``protocols`` the protocols by their digests.
     """
 
     items: int
@@ -177,9 +180,11 @@ class StageSummary:
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, int | float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
 
 
-class StageFunction(Protocol):
+class StageFunction(Interface):
     """The shape of every ``stages.<name>.stage.run``."""
 
     def __call__(

@@ -20,6 +20,7 @@ def end_lines(record: RunRecord) -> list[str]:
     """Return the lines, each of a subject; of a run that is done."""
     lines = [
         ("used", _used(record)),
+        *(("went on", text) for text in _continued(record)),
         ("prior", _prior(record)),
         ("images", _images(record)),
         *(("take care", warning) for warning in _warnings(record)),
@@ -50,6 +51,13 @@ def _used(record: RunRecord) -> str:
         if causes:
             parts.append(f"{verb}: {', '.join(f'{count:,} {cause}' for cause, count in causes.items())}")
     return "; ".join(parts)
+
+
+def _continued(record: RunRecord) -> Iterator[str]:
+    """Yield which trainings did not begin by themselves."""
+    for entry in record.stages:
+        if (source := entry.notes.get("continued_from")) is not None:
+            yield f"{entry.name} from {source}, as training.num_steps alone was changed"
 
 
 def _prior(record: RunRecord) -> str:

@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.fingerprints import fingerprint_of
 from pipeline.store import Store
 from stages.contract.errors import StageError
 from stages.contract.recipes import Recipe, read_recipe, recipe_of
 from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.storage.artifact import Artifact
+from stages.training.config import LoopConfig
+from stages.training.continuation import find_checkpoint
 
 _UNITS = "units/*.json"
 
@@ -96,6 +99,24 @@ def run_of(fingerprint: str, stage: str, store: Store) -> str:
     records = (one for one in store.runs() if (planned := one.plan.get(stage)) and planned.fingerprint == fingerprint)
     found = next(records, None)
     return f"artifact {fingerprint}" if found is None else found.run
+
+
+def continued_words(section: LoopConfig, identity: Mapping[str, Any], inputs: Mapping[str, str], store: Store) -> str:
+    """Return from which checkpoint of which run a training goes on, and why; "" where it begins by itself."""
+    own, fingerprint = recipe_of(section, identity, inputs), fingerprint_of(section, identity, inputs)
+    earlier = [
+        one
+        for one in store.artifacts([section.stage])
+        if one.fingerprint != fingerprint and (recipe := read_recipe(one)) and recipe.recipe == own.recipe
+    ]
+    if (found := find_checkpoint(earlier, section.all_training)) is None:
+        return ""
+    artifact, step = found
+    change = "raised" if artifact.is_complete else "changed"
+    return (
+        f"continues {run_of(artifact.fingerprint, section.stage, store)} from step {step:,}, because only "
+        f"training.num_steps was {change}"
+    )
 
 
 def upstream_words(

@@ -1,7 +1,6 @@
 """What a run would do: each stage's fingerprint, its state in the store, and why."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
-from pipeline.growth import Grown, grow, upstream_words
+from pipeline.fingerprints import fingerprint_of
+from pipeline.growth import Grown, continued_words, grow, upstream_words
 from pipeline.record import PlannedEntry
 from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
@@ -20,6 +20,7 @@ from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
 from stages.formats.splits import SplitConfig
+from stages.training.config import LoopConfig
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
         found = grow(download, identities["download_shards"], store)
         sections["download_shards"], identities["download_shards"], grown = found
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
+    inputs: dict[str, dict[str, str]] = {}
     for name, section in sections.items():
-        inputs = {source: fingerprints[source] for source in config.inputs_of(section)}
-        fingerprints[name] = fingerprint_of(section, identities[name], inputs)
+        inputs[name] = {source: fingerprints[source] for source in config.inputs_of(section)}
+        fingerprints[name] = fingerprint_of(section, identities[name], inputs[name])
     completions = store.completions({name: fingerprints[name] for name in identities})
     for name, section in sections.items():
         overlaps = config.cluster.overlap and not completions[name].complete
@@ -98,35 +100,26 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             identities[name],
             section,
             streams_from=_upstream(section, planned) if overlaps else (),
-            takes="" if grown is None else _takes(section, identities[name], fingerprints, store, grown),
+            takes=_takes(section, inputs[name], identities[name], store, grown) if completions[name].is_new else "",
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
 def _takes(
-    section: StageConfig, identity: Mapping[str, Any], fingerprints: Mapping[str, str], store: Store, grown: Grown
+    section: StageConfig, inputs: Mapping[str, str], identity: Mapping[str, Any], store: Store, grown: Grown | None
 ) -> str:
+    if isinstance(section, LoopConfig):
+        return continued_words(section, identity, inputs, store)
+    if grown is None or not section.grows:
+        return ""
     if section.stage == "download_shards":
         return grown.words
-    if not section.grows or "download_shards" not in section.inputs:
-        return ""
-    return upstream_words(section, identity, {one: fingerprints[one] for one in section.inputs}, store, grown)
+    return upstream_words(section, identity, inputs, store, grown) if "download_shards" in inputs else ""
 
 
 def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
     unfinished = [source for source in section.streams_from if planned[source].state != "done"]
     return tuple(source for source in unfinished if planned[source].config.units_are_final)
-
-
-def fingerprint_of(section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the content address of a stage's artifact: its config, its inputs and its code version."""
-    content = {
-        "stage": section.stage,
-        "code_version": section.code_version,
-        "config": identity,
-        "inputs": dict(sorted(inputs.items())),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
@@ -191,7 +184,21 @@ def _reason(stage: PlannedStage, planned: Mapping[str, PlannedStage], past: Plan
     keys = _changed_keys(past.identity, stage.identity)
     causes = [f"{key}: {before!r} -> {after!r}" for key, before, after in keys]
     causes += [f"input {source} is {planned[source].state}" for source in changed]
+    if [key for key, *_ in keys] == ["training.num_steps"] and not changed:
+        causes.append(_why_anew(stage.config))
     return redact("; ".join(causes)) or "never made from these inputs"
+
+
+def _why_anew(section: StageConfig) -> str:
+    """Say why a training of another number of steps begins by itself."""
+    if isinstance(section, LoopConfig) and not section.training.can_go_on:
+        return (
+            f"it starts anew, as every rate of schedule {section.training.schedule} depends on num_steps: "
+            "those of schedule constant do not"
+        )
+    if isinstance(section, LoopConfig) and not section.can_go_on:
+        return "it starts anew, as a distillation follows the last step"
+    return "it starts anew, as no checkpoint of fewer steps is kept"
 
 
 def _changed_keys(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -52,6 +52,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 UPLOAD_SECONDS = 120
 _MOST_METRICS = 1000  # MLflow's limit for one batch
 _MOST_PARAMS = 100
+_LONGEST_TAG = 5000  # characters
 _STATE_TAG = "corgi.state"
 _IDENTITY_TAG = "corgi.id"
 _STATUS = {"done": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "blocked": "KILLED", "interrupted": "KILLED"}
@@ -188,8 +189,15 @@ class RunTracker:
             run.add({"seconds": seconds, **rate}, now)
             self._parent.add({f"{name}/seconds": seconds}, now)
         self._parent.add({f"{name}/{key}": value for key, value in measured.items()}, now)
+        self._log_notes(run, {} if summary is None else summary.notes)
         self.flush()
         self._close(run, state)
+
+    def _log_notes(self, run: TrackedRun, notes: Mapping[str, str]) -> None:
+        """Record what a stage says in words, such as what it went on from, as tags."""
+        tags = [RunTag(f"note.{name}", words[:_LONGEST_TAG]) for name, words in notes.items()]
+        if tags:
+            self._client.log_batch(run.run_id, tags=tags)
 
     def register_model(self, name: str, bundle: Path, requirements: list[str], settings: Serving) -> str:
         """Log a folder that ``pipeline.serving`` can load and register it; return the URI for ``load_model``.

@@ -14,7 +14,8 @@ from pydantic import Field
 from stages.contract.digests import read_digest
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, DamagedFile, FailureCause
-from stages.storage.artifact import UNITS, Output
+from stages.storage.artifact import UNITS, Artifact, Output
+from stages.storage.takeover import take_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +90,20 @@ class TrainedRecord(Document):
         output.write_record(self.file, self.to_json())
 
 
+class ContinuedRecord(Document):
+    """From which checkpoint of which other artifact a training goes on; written before that checkpoint is taken."""
+
+    file = "continued.json"
+
+    fingerprint: str
+    step: int
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "ContinuedRecord | None":
+        """Return the record, or None where a training began by itself."""
+        return cls.of(artifact) if artifact.exists(cls.file) else None
+
+
 def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> None:
     """Write a checkpoint, then delete all but the newest ``keep`` ones."""
     from safetensors.torch import save_file
@@ -109,9 +124,25 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         _delete(output, old)
 
 
-def checkpoint_steps(output: Output) -> list[int]:
+def take_checkpoint(source: Artifact, step: int, output: Output) -> None:
+    """Make a checkpoint of another artifact one of this, with the best weights so far, where that one keeps them.
+
+    Files are compared with their checksums, and linked.
+
+    Raises:
+        ArtifactError: it is not there any more, or not what was written.
+    """
+    ContinuedRecord(fingerprint=source.fingerprint, step=step).write(output)
+    for record in [BestRecord.file, _record(step)] if source.exists(BestRecord.file) else [_record(step)]:
+        with output.collecting():
+            content = take_files(source, record, output)
+            output.check_lease()
+            output.write_record(record, content)
+
+
+def checkpoint_steps(artifact: Artifact) -> list[int]:
     """Return the steps of all whole checkpoints, ascending."""
-    names = output.glob(f"{UNITS}/{_PREFIX}*.json")
+    names = artifact.glob(f"{UNITS}/{_PREFIX}*.json")
     return sorted(int(name.removesuffix(".json").rpartition(_PREFIX)[2]) for name in names)
 
 
@@ -183,11 +214,14 @@ def read_best_weights(output: Output, record: BestRecord) -> "dict[str, Tensor]"
     return state
 
 
-def remove_checkpoints(output: Output) -> None:
-    """Delete all checkpoints, when the trained model is in place."""
-    for step in checkpoint_steps(output):
-        _delete(output, step)
-    output.remove(_FOLDER)
+def remove_checkpoints(output: Output, *, but: int | None = None) -> None:
+    """Delete all checkpoints but that of a step, when the trained model is in place."""
+    steps = checkpoint_steps(output)
+    for step in steps:
+        if step != but:
+            _delete(output, step)
+    if but not in steps:
+        output.remove(_FOLDER)
 
 
 def _delete(output: Output, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,25 @@ def take_unit(source: Artifact, unit: str, output: Output, name: str) -> Any:
     Raises:
         ArtifactError: the unit is not there any more, has no checksums, or is not what was written.
     """
-    record, sums = source.read_record(unit_record(unit))
+    return take_files(source, unit_record(unit), output, lambda file: renamed(file, unit, name))
+
+
+def take_files(source: Artifact, record: str, output: Output, name_of: Callable[[str], str] = str) -> Any:
+    """Make the files of another artifact's record those of a record here, and return what it says.
+
+    Raises:
+        ArtifactError: the record is not there any more, has no checksums, or a file is not what was written.
+    """
+    content, sums = source.read_record(record)
     if not sums:
-        raise ArtifactError(f"{source.stage}: {source.path(unit_record(unit))}: found no checksums: make it anew")
+        raise ArtifactError(f"{source.stage}: {source.path(record)}: found no checksums: make it anew")
     for file, expected in sorted(sums.items()):
-        local = source.local(file, record=unit_record(unit))
-        with output.writing(renamed(file, unit, name)) as path:
+        local = source.local(file, record=record)
+        with output.writing(name_of(file)) as path:
             _link(local, path)
             if FileSum.of(path) != expected:
-                raise source.damaged_file(file, unit_record(unit), "other bytes")
-    return record
+                raise source.damaged_file(file, record, "other bytes")
+    return content
 
 
 def renamed(file: str, unit: str, name: str) -> str:

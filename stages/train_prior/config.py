@@ -22,7 +22,7 @@ from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
 from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import LoopConfig, TrainingConfig
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "language_model", "clip"]
@@ -155,11 +155,8 @@ class PriorConfig(StageConfig):
         return spec_from(self, self.spec_class, **given)
 
 
-class TrainedPriorConfig(PriorConfig):
+class TrainedPriorConfig(LoopConfig, PriorConfig):
     """What all priors that have a network have in common."""
-
-    uses_gpu: ClassVar[bool] = True
-    work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
     network: NetworkConfig = NetworkConfig()
     text_states: tuple[TextStates, ...] | None = Field(
@@ -173,7 +170,6 @@ class TrainedPriorConfig(PriorConfig):
     pretraining: PretrainingConfig | None = Field(
         None, description="steps on all images without captions before those on the captioned ones; null: none"
     )
-    training: TrainingConfig
 
     @property
     def learned_from(self) -> LearnedFrom:
@@ -227,6 +223,11 @@ class SolvedPriorConfig(TrainedPriorConfig):
         if self.distillation is None:
             del identity["distillation"]
         return identity
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a training of more steps can go on from this one; a distillation begins when all are taken."""
+        return super().can_go_on and self.distillation is None
 
     @model_validator(mode="after")
     def _can_be_distilled(self) -> "SolvedPriorConfig":

@@ -27,7 +27,10 @@ def run_distillation(
     """Train both priors, and return a summary with the student's metrics."""
     assert config.distillation is not None
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
-    training, before = config.distillation.own(config.training), config.all_training
+    # Neither is gone on with: whatever changes the teacher changes the student from its first step on.
+    training, before = (one.model_copy(update={"keep_checkpoint": False}) for one in (
+        config.distillation.own(config.training), config.all_training
+    ))  # fmt: skip
     first = before.num_steps if config.distillation.teacher is None else 0
     steps, metrics = first + training.num_steps, dict[str, int | float]()
     if first:

@@ -1,7 +1,8 @@
 """Settings of the training loop, the same for every train_ stage, and what the sections of those stages share."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -70,6 +71,10 @@ class TrainingConfig(ConfigModel):
     max_checkpoints: Annotated[PositiveInt, RuntimeOnly()] = Field(
         2, description="how many of the newest checkpoints are kept"
     )
+    keep_checkpoint: Annotated[bool, RuntimeOnly()] = Field(
+        True, description="keep the last step's checkpoint beside the trained model, some four times its size, so that "
+        "a training of more num_steps goes on from there; of a constant schedule alone",
+    )  # fmt: skip
     async_checkpoints: Annotated[bool, RuntimeOnly()] = Field(
         True, description="write checkpoints while training goes on; takes memory for one more copy of the state"
     )
@@ -87,6 +92,16 @@ class TrainingConfig(ConfigModel):
             return self.learning_rate
         progress = (step - self.warmup_steps) / (self.num_steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a training of more steps takes these steps first: rates depend on the step alone."""
+        return self.schedule == "constant"
+
+    @property
+    def keeps_checkpoint(self) -> bool:
+        """Whether the checkpoint of the last step stays beside the trained model."""
+        return self.keep_checkpoint and self.can_go_on
 
     def ema_decay_at(self, step: int) -> float:
         """Return the decay after the step (from 0): lower at first, so that the random start is forgotten."""
@@ -149,14 +164,46 @@ class PhasedTrainingConfig(TrainingConfig):
         return (first, step) if step < first.num_steps else (then, step - first.num_steps)
 
 
-class TrainStageConfig(StageConfig):
-    """The section of a stage that trains in the loop; it may have its own defaults for ``training``."""
+class LoopConfig(StageConfig):
+    """What the sections of all stages share that train in the loop.
+
+    Artifacts that differ in ``training.num_steps`` alone are of one recipe where the schedule allows it: the longer
+    training goes on from a checkpoint of the shorter one.
+    """
 
     uses_gpu: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
-    seed: int = 0
     training: TrainingConfig
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a training of more steps can go on from this one."""
+        return self.training.can_go_on
+
+    @property
+    def all_training(self) -> TrainingConfig:
+        """The training, with what comes before it."""
+        return self.training
+
+    @property
+    def per_shard_inputs(self) -> tuple[str, ...]:
+        """None: every step depends on all inputs."""
+        return ()
+
+    def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the identity without the number of steps, where it changes none of the steps before."""
+        if not self.can_go_on:
+            return identity
+        training = {name: value for name, value in identity["training"].items() if name != "num_steps"}
+        return {**identity, "training": training}
+
+
+class TrainStageConfig(LoopConfig):
+    """The section of a stage that trains in the loop; it may have its own defaults for ``training``."""
+
+    seed: int = 0
 
     @field_validator("training", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, remove_checkpoints
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
+from stages.training.continuation import go_on_from_earlier, lineage_notes
 from stages.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def train(
     of one such as :func:`make_task`. ``counts`` are added to the summary.
     """
     if TrainedRecord.read(output) is None:
+        go_on_from_earlier(output, context, config)
         allocation = context.resources
         group = TrainGroup(
             allocation.num_workers,
@@ -45,7 +47,7 @@ def train(
         )
         job = TrainJob(make_task, config, seed, output, use_gpu=allocation.gpus_per_worker > 0)
         context.launch_training(training_process, job, group, context.emit, lambda: _newest_step(output))
-    remove_checkpoints(output)
+    remove_checkpoints(output, but=config.num_steps if config.keeps_checkpoint else None)
     trained = TrainedRecord.read(output)
     if trained is None:
         raise ArtifactError(f"training: {output.uri} holds no record of the trained model: run again to train it")
@@ -55,7 +57,7 @@ def train(
         item_name=item_name,
         counts={**(counts or {}), **failures},
         metrics=trained.metrics,
-        notes=trained.notes,
+        notes=trained.notes | lineage_notes(output),
     )
 
 

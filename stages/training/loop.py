@@ -175,9 +175,11 @@ class _Run:
     def finish(self) -> None:
         """Validate and save the trained model."""
         rates = self._meter.whole(self._loader.wait_seconds)
+        steps, left_out = self._config.num_steps, self._left_out()
+        if self._config.keeps_checkpoint and self.first_step < steps:
+            self._checkpoint(steps)
         self._writer.wait()
         self.close()
-        steps, left_out = self._config.num_steps, self._left_out()
         self._validate(steps)
         if self._rank_info.rank == 0 and self._ema_model is not None:
             if self._config.best is not None:

@@ -13,9 +13,13 @@ from pipeline.demands import Demands, demands_of
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.report import plan_document, plan_table
+from pipeline.results import new_record
 from pipeline.store import Store
+from stages.contract.recipes import recipe_of
+from stages.formats.checkpoints import Checkpoint, write_checkpoint
 from stages.storage.artifact import COMPLETE
 
+CONSTANT = ["train_prior.training.schedule=constant", "train_prior.training.warmup_steps=0"]
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
@@ -78,8 +82,6 @@ def test_the_plan_shows_state_and_reason(store: Store) -> None:
 
 
 def test_a_changed_key_is_named_against_the_latest_run(store: Store) -> None:
-    from pipeline.results import new_record
-
     config: RunConfig = load_config(CONFIGS / "quickstart.yaml")
     first = make_plan(config, store)
     store.write_run(new_record(first, "quickstart.yaml", {}))
@@ -157,3 +159,48 @@ def test_a_cluster_that_is_not_reached_is_no_reason_not_to_plan(store: Store) ->
     assert demands.machines.startswith("not known: cluster.address: no Ray cluster responds at '127.0.0.1:1'")
     assert demands.stages["train_prior"] == "500 x some CPU"
     assert demands.stages["embed_clip"] == "as many as fit x some CPU"
+
+
+def _half_made(store: Store, plan: Plan, name: str, step: int) -> None:
+    """Leave what a stage leaves that ended after so many steps: its inputs, its recipe, its checkpoint."""
+    stage = plan.stages[name]
+    for source in stage.inputs:
+        store.output(source, plan.stages[source].fingerprint).write_bytes(COMPLETE, b"")
+    output = store.output(name, stage.fingerprint)
+    recipe_of(stage.config, stage.identity, {one: plan.stages[one].fingerprint for one in stage.inputs}).write(output)
+    write_checkpoint(output, Checkpoint(step, {}), keep=1)
+    output.write_bytes(COMPLETE, b"")
+
+
+def test_the_plan_says_what_a_longer_training_continues(store: Store) -> None:
+    first = _plan(store, *CONSTANT, "train_prior.training.num_steps=60")
+    store.write_run(new_record(first, "quickstart.yaml", {}))
+    _half_made(store, first, "train_prior", 60)
+    reason = _plan(store, *CONSTANT, "train_prior.training.num_steps=90").stages["train_prior"].reason
+    assert reason == f"continues {first.run} from step 60, because only training.num_steps was raised"
+    for other in ("train_prior.training.num_steps=50", "train_prior.training.batch_size=3"):
+        assert "continues" not in _plan(store, *CONSTANT, other).stages["train_prior"].reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            ["train_prior.training.schedule=cosine", "train_prior.training.warmup_steps=0"],
+            "it starts anew, as every rate of schedule cosine depends on",
+        ),
+        (
+            [*CONSTANT, "train_prior.distillation={num_steps: 8}"],
+            "it starts anew, as a distillation follows the last step",
+        ),
+        (CONSTANT, "it starts anew, as no checkpoint of fewer steps is kept"),
+    ],
+)
+def test_the_plan_says_why_more_steps_start_anew(changes: list[str], words: str, store: Store) -> None:
+    first = _plan(store, *changes, "train_prior.training.num_steps=60")
+    store.write_run(new_record(first, "quickstart.yaml", {}))
+    _half_made(store, first, "train_prior", 60)
+    (store.output("train_prior", first.stages["train_prior"].fingerprint)).remove("units")
+    reason = _plan(store, *changes, "train_prior.training.num_steps=90").stages["train_prior"].reason
+    assert reason.startswith("training.num_steps: 60 -> 90; ")
+    assert words in reason

@@ -91,6 +91,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
         fingerprints[name] = fingerprint_of(section, identities[name], inputs[name])
     completions = store.completions({name: fingerprints[name] for name in identities})
     for name, section in sections.items():
+        is_new = completions[name].state == "new"
         overlaps = config.cluster.overlap and not completions[name].complete
         planned[name] = PlannedStage(
             name,
@@ -100,7 +101,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             identities[name],
             section,
             streams_from=_upstream(section, planned) if overlaps else (),
-            takes=_takes(section, inputs[name], identities[name], store, grown) if completions[name].is_new else "",
+            takes=_takes(section, inputs[name], identities[name], store, grown) if is_new else "",
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 

@@ -53,11 +53,6 @@ class Completion:
     units_planned: int | None = None
 
     @property
-    def is_new(self) -> bool:
-        """Whether nothing of it is there."""
-        return self.state == "new"
-
-    @property
     def state(self) -> str:
         """Return 'done', 'partial' or 'new'."""
         if self.complete:

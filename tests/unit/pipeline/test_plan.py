@@ -172,7 +172,7 @@ def _half_made(store: Store, plan: Plan, name: str, step: int) -> None:
     output.write_bytes(COMPLETE, b"")
 
 
-def test_the_plan_says_what_a_longer_training_continues(store: Store) -> None:
+def test_the_plan_names_what_a_longer_training_continues(store: Store) -> None:
     first = _plan(store, *CONSTANT, "train_prior.training.num_steps=60")
     store.write_run(new_record(first, "quickstart.yaml", {}))
     _half_made(store, first, "train_prior", 60)
@@ -196,7 +196,7 @@ def test_the_plan_says_what_a_longer_training_continues(store: Store) -> None:
         (CONSTANT, "it starts anew, as no checkpoint of fewer steps is kept"),
     ],
 )
-def test_the_plan_says_why_more_steps_start_anew(changes: list[str], words: str, store: Store) -> None:
+def test_the_plan_gives_the_reason_why_more_steps_start_anew(changes: list[str], words: str, store: Store) -> None:
     first = _plan(store, *changes, "train_prior.training.num_steps=60")
     store.write_run(new_record(first, "quickstart.yaml", {}))
     _half_made(store, first, "train_prior", 60)

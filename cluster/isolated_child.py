@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,16 +79,17 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float | Non
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def serve(items: int) -> None:
+def serve(items: Sequence[int]) -> None:
     """Serve items until the parent closes the connection; a frame with a head asks for another handler.
 
-    The bytes of an item lie in the file ``items``, which costs less than to send them; its frame says how many.
+    The bytes of an item lie in one of the files ``items``, which costs less than to send them; its frame says in which,
+    and how many.
     """
     connection = _take_connection()
     _allow_little()
     limits, handle = None, None
     while (frame := receive(connection, most_head=1 << 20, most_body=64)) is not None:
-        asked, size = frame
+        asked, placed = frame
         if asked:
             try:
                 handle = _make(json.loads(asked))
@@ -101,7 +102,8 @@ def serve(items: int) -> None:
             _reply(connection, {}, b"")
         elif handle is not None and limits is not None:
             _start_clock(limits.cpu_seconds)
-            head, body = _handle(handle, items, int(size))
+            slot, size = map(int, placed.split())
+            head, body = _handle(handle, items[slot], size)
             signal.setitimer(signal.ITIMER_PROF, 0)
             _reply(connection, head, body)
 
@@ -111,9 +113,9 @@ def _make(asked: dict[str, Any]) -> Handler:
     return handler
 
 
-def _handle(handle: Handler, items: int, size: int) -> tuple[dict[str, Any], bytes]:
+def _handle(handle: Handler, file: int, size: int) -> tuple[dict[str, Any], bytes]:
     try:
-        return handle(_read_exactly(items, size))
+        return handle(_read_exactly(file, size))
     except MemoryError:
         return {"limit": "memory"}, b""
     except Exception as error:  # noqa: BLE001  the parent raises it

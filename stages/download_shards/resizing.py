@@ -5,16 +5,18 @@ imports them, and this process neither. The resizer gets the decoded image as a 
 JPEG as it is, without what applications keep in it.
 """
 
+import functools
 import hashlib
 import io
+import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ItemLimit
 from cluster.isolated_child import Handler, Limits
-from cluster.isolation import Isolated
+from cluster.isolation import Isolated, Reply
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import parsing, shown
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:  # the child needs neither
     from PIL import Image
 
     from stages.download_shards.config import DownloadShardsConfig
+
+ResizeEach = Callable[[Iterable[bytes]], Iterator["Resized | ItemFault"]]
+"""From encoded images to those in a shard, or why there is none, in the same order; images are read a few ahead."""
 
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}
 _BY_LONGER_SIDE = ("border", "keep_ratio_largest")
@@ -70,27 +75,43 @@ class ResizeSettings:
         return not self.resize_only_if_bigger or side > self.image_size
 
 
-def make_resizer(config: "DownloadShardsConfig") -> Callable[[bytes], Resized]:
-    """Return the function from an encoded image to the one in a shard; it raises ItemFault."""
+def make_resizer(config: "DownloadShardsConfig") -> ResizeEach:
+    """Return the function that resizes images one after another."""
     settings = ResizeSettings.of(config)
     if not config.isolate_decoding:
-        return ImageResizer(settings)
+        return functools.partial(map, functools.partial(_resize_or_fault, ImageResizer(settings)))
     limits = Limits(config.memory_of_decoder, config.decoder_seconds, _WAITING * config.decoder_seconds)
     isolated = Isolated(make_handler, limits, asdict(settings))
 
-    def resize(content: bytes) -> Resized:
-        try:
-            head, image = isolated(content)
-        except ItemLimit as limit:
-            cause = FailureCause.DECODER_LIMIT
-            raise ItemFault(cause, f"{cause.messages[0]}: the image {limit}") from None
+    def resize_each(contents: Iterable[bytes]) -> Iterator[Resized | ItemFault]:
+        sent, sending = itertools.tee(contents)  # an image that is kept as it is does not come back
+        for content, outcome in zip(sent, isolated.map(sending), strict=True):
+            yield _parse_outcome(content, outcome)
+
+    return resize_each
+
+
+def _resize_or_fault(resize: Callable[[bytes], Resized], content: bytes) -> Resized | ItemFault:
+    try:
+        return resize(content)
+    except ItemFault as fault:
+        return fault
+
+
+def _parse_outcome(content: bytes, outcome: Reply | ItemLimit) -> Resized | ItemFault:
+    """Return what a child has made of an image, or why it has not."""
+    if isinstance(outcome, ItemLimit):
+        cause = FailureCause.DECODER_LIMIT
+        return ItemFault(cause, f"{cause.messages[0]}: the image {outcome}")
+    head, image = outcome
+    try:
         with parsing(FailureCause.DECODER_LIMIT):  # a child that the image has taken over may reply anything
             if "cause" in head:
-                raise ItemFault(FailureCause(head["cause"]), shown(head["message"]))
+                return ItemFault(FailureCause(head["cause"]), shown(head["message"]))
             sizes = {name: int(head[name]) for name in ("width", "height", "original_width", "original_height")}
             return Resized(image or content, **sizes, sha256=shown(head["sha256"]))
-
-    return resize
+    except ItemFault as fault:
+        return fault
 
 
 def make_handler(**settings: Any) -> Handler:

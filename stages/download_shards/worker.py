@@ -12,7 +12,7 @@ import pyarrow as pa
 from stages.contract.errors import ArtifactError, FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.growth import Digests, write_digests
-from stages.download_shards.resizing import Resized, make_resizer
+from stages.download_shards.resizing import Resized, ResizeEach, make_resizer
 from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
 from stages.formats.samples import sample_keys
@@ -70,7 +70,7 @@ Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
 
 def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], ShardRecord]:
     """Return the function that makes one shard and returns its record."""
-    resize, source = make_resizer(config), make_source(config)
+    resize_each, source = make_resizer(config), make_source(config)
 
     def make(task: ShardTask) -> ShardRecord:
         recorded = f"{UNITS}/{task.name}.json"
@@ -79,7 +79,7 @@ def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[
         if (taken := _take(task, config, output)) is not None:
             return taken
         part, skips = source.read(task.part), Counter()
-        finished = sorted(_resize_each(without_skipped(part.each, skips), resize), key=lambda one: one[0].index)
+        finished = sorted(_resize_each(without_skipped(part.each, skips), resize_each), key=lambda one: one[0].index)
         check_count(task.name, part.count(), len(finished), skips)
         keys = sample_keys(entry.name or entry.row["url"] or "" for entry, _, _ in finished)
         made = [
@@ -180,17 +180,23 @@ def check_count(name: str, found: int, rows: int, skips: Counter) -> None:
         )
 
 
-def _resize_each(entries: Iterator[Entry], resize: Callable[[bytes], Resized]) -> Iterator[Finished]:
-    """Resize each image as it comes, so that originals are not kept."""
-    for entry in entries:
-        kept = dataclasses.replace(entry, content=b"")
-        if isinstance(entry.content, ItemFault):
-            yield kept, EntryStatus.FAILED_TO_DOWNLOAD, entry.content
-            continue
-        try:
-            yield kept, EntryStatus.SUCCESS, resize(entry.content)
-        except ItemFault as fault:
-            yield kept, EntryStatus.FAILED_TO_RESIZE, fault
+def _resize_each(entries: Iterator[Entry], resize_each: ResizeEach) -> Iterator[Finished]:
+    """Resize each image as it comes, so that originals are not kept; those without one come last."""
+    faulty, fetched = list[Finished](), collections.deque[Entry]()
+
+    def contents() -> Iterator[bytes]:
+        for entry in entries:
+            kept = dataclasses.replace(entry, content=b"")
+            if isinstance(entry.content, ItemFault):
+                faulty.append((kept, EntryStatus.FAILED_TO_DOWNLOAD, entry.content))
+            else:
+                fetched.append(kept)
+                yield entry.content
+
+    for made in resize_each(contents()):
+        is_fault = isinstance(made, ItemFault)
+        yield fetched.popleft(), EntryStatus.FAILED_TO_RESIZE if is_fault else EntryStatus.SUCCESS, made
+    yield from faulty
 
 
 def _shard_entry(key: str, row: dict[str, Any], status: EntryStatus, found: Resized | ItemFault) -> ShardEntry:

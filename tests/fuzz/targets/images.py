@@ -25,16 +25,19 @@ def _prepare_decoder() -> Run:
 
 
 def _prepare_resizer() -> Run:
+    from stages.contract.errors import ItemFault
     from stages.download_shards.config import DownloadShardsConfig
     from stages.download_shards.resizing import make_resizer
 
     source = {"kind": "folder", "path": "."}
-    resize = make_resizer(
+    resize_each = make_resizer(
         DownloadShardsConfig(source=source, image_size=8, encode_format="png", resize_only_if_bigger=False)
     )
 
     def run(data: bytes, folder: Path) -> object:
-        found = resize(data)
+        (found,) = resize_each([data])
+        if isinstance(found, ItemFault):
+            raise found
         if (found.width, found.height) != (8, 8):
             raise Broken(f"{found.width} x {found.height}")
         return found

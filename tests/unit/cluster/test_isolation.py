@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from cluster.child_process import MOST_OUTSTANDING
 from cluster.errors import IsolationFailed, ItemLimit
 from cluster.isolated_child import Limits
 from cluster.isolation import Isolated
@@ -97,6 +98,36 @@ def test_a_child_that_nobody_uses_serves_the_next_to_ask_for_its_like():
     other.close()
 
 
+def test_items_are_prefetched_and_replied_to_in_order(isolated):
+    items = (b"echo %d" % n for n in range(20))
+    replies = isolated.map(items)
+    assert next(replies)[1] == b"0"
+    assert next(items) == b"echo %d" % MOST_OUTSTANDING  # the first that was not read
+    assert [body for _, body in replies] == [b"%d" % n for n in range(1, 20) if n != MOST_OUTSTANDING]
+
+
+def test_large_items_are_not_prefetched(isolated):
+    large = [b"echo " + bytes(20 << 20)] * 3
+    items = iter(large)
+    assert len(next(isolated.map(items))[1]) == 20 << 20
+    assert len(list(items)) == 2
+
+
+@pytest.mark.parametrize("bad", [b"kill 11", b"spin 30", b"leave sorry", b"lie 1000000000000", b"allocate 200"])
+def test_an_item_that_ends_the_child_costs_none_of_those_handed_over_with_it(isolated, bad):
+    items = [b"echo 0", bad, b"echo 2", bad, bad, b"echo 5", b"echo 6"]
+    found = list(isolated.map(items))
+    assert [isinstance(one, ItemLimit) for one in found] == [item == bad for item in items]
+    assert [one[1] for one, item in zip(found, items, strict=True) if item != bad] == [b"0", b"2", b"5", b"6"]
+
+
+def test_the_next_item_does_not_get_the_reply_to_one_that_nobody_waits_for(isolated):
+    replies = isolated.map([b"echo 0", b"echo 1", b"echo 2", b"echo 3", b"echo 4"])
+    next(replies)
+    replies.close()
+    assert isolated(b"echo x")[1] == b"x"
+
+
 def test_a_child_killed_between_two_items_costs_none(isolated):
     first = pid_of(isolated)
     os.kill(first, signal.SIGKILL)
@@ -111,7 +142,7 @@ def test_credentials_and_open_files_stay_with_the_parent(isolated, monkeypatch, 
         found, _ = isolated(b"environment")
     assert "AWS_SECRET_ACCESS_KEY" not in found["names"]
     assert "PATH" in found["names"]
-    assert len(found["open"]) == 6  # three standard ones, the connection, the items, the listing itself
+    assert len(found["open"]) == 5 + MOST_OUTSTANDING  # standard ones, connection, listing itself; items
     assert isolated(b"stdin") == ({}, b"")
 
 

@@ -52,8 +52,8 @@ def test_the_bytes_are_those_of_plain_img2dataset() -> None:
     for (mode, side), expected in zip(CASES, plain, strict=True):
         settings = {"image_size": side, "resize_mode": mode, "encode_quality": QUALITY, "skip_reencode": False}
         source = {"kind": "url_list", "path": "list.parquet"}
-        resize = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
-        made = [resize(content).content for content in images()]
+        resize_each = make_resizer(DownloadShardsConfig.model_validate({"source": source, **settings}))
+        made = [made.content for made in resize_each(images())]
         assert [hashlib.sha256(image).hexdigest() for image in made] == expected, (mode, side)
 
 

@@ -58,6 +58,8 @@ def _continued(record: RunRecord) -> Iterator[str]:
     for entry in record.stages:
         if (source := entry.notes.get("continued_from")) is not None:
             yield f"{entry.name} from {source}, as training.num_steps alone was changed"
+        if (source := entry.notes.get("init_from")) is not None:
+            yield f"{entry.name} from the weights of {source}"
 
 
 def _prior(record: RunRecord) -> str:

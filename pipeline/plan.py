@@ -10,6 +10,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.fingerprints import fingerprint_of
 from pipeline.growth import Grown, continued_words, grow, upstream_words
+from pipeline.init_from import with_initial_folder
 from pipeline.record import PlannedEntry
 from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
@@ -78,7 +79,7 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
 
 def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
-    sections = config.stages()
+    sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
     identities = {name: _identity(name, section) for name, section in sections.items()}
     grown: Grown | None = None
     if isinstance(download := sections.get("download_shards"), DownloadShardsConfig):
@@ -154,9 +155,15 @@ def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Sto
     found = {}
     for name, stage in planned.items():
         streams = [f"takes the shards of {one} as they come, where there is room" for one in stage.streams_from]
-        reasons = (_reason(stage, planned, past.get(name)), *streams, *_other_split(stage, planned))
+        begins = [] if stage.state == "done" else _initial(stage.config)
+        reasons = (_reason(stage, planned, past.get(name)), *begins, *streams, *_other_split(stage, planned))
         found[name] = replace(stage, reason="; ".join(reasons))
     return found
+
+
+def _initial(section: StageConfig) -> list[str]:
+    lineage = section.lineage if isinstance(section, LoopConfig) else {}
+    return [f"begins with the weights of {address}" for address in lineage.values()]
 
 
 def _other_split(stage: PlannedStage, planned: Mapping[str, PlannedStage]) -> list[str]:

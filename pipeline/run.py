@@ -106,11 +106,11 @@ def check_sections(experiment: Experiment) -> None:
     from stages.contract.errors import StageError
     from stages.contract.stage import optional_module
 
-    for name, section in experiment.config.stages().items():
-        is_done = experiment.plan.stages[name].state == "done"
-        if not is_done and (own := optional_module(f"stages.{name}", "check")) is not None:
+    for name in experiment.config.stages():
+        stage = experiment.plan.stages[name]
+        if stage.state != "done" and (own := optional_module(f"stages.{name}", "check")) is not None:
             try:
-                own.check(section)
+                own.check(stage.config)
             except StageError as error:
                 raise UsageError(f"{name}: {error}") from None
 

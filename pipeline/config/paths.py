@@ -57,6 +57,6 @@ def _is_by_content(info: FieldInfo) -> bool:
 
 def _exists(path: str) -> bool:
     try:
-        return is_remote(path) or Path(path).exists()
+        return is_remote(path) or not Path(path).is_absolute() or Path(path).exists()  # or it is the id of a run
     except (OSError, ValueError):
         return False

@@ -6,7 +6,8 @@ RENAMED = {
     "evaluate.judge": "evaluate.independent_clip",
     "train_autoencoder.codebook.dead_share": "train_autoencoder.codebook.dead_fraction",
     "train_decoder.discriminator.deviation_group": "train_decoder.discriminator.std_group",
-    "train_decoder.text.start": "train_decoder.text.init_checkpoint",
+    "train_decoder.text.start": "train_decoder.init_from",
+    "train_decoder.text.init_checkpoint": "train_decoder.init_from",
     # of kind stable_diffusion
     "train_decoder.num_tokens": "train_decoder.conditioning.num_tokens",
     "train_decoder.empty_probability": "train_decoder.conditioning.empty_probability",

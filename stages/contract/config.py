@@ -41,7 +41,8 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
 ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]
 
 
-def _beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
+def beside_config_unless_uri(value: Any, info: ValidationInfo) -> Any:
+    """Leave an address of another machine as it is, and resolve any other path as :func:`beside_config` does."""
     if isinstance(value, str) and wraps_local_path(value):
         raise ValueError(
             f"found {value!r}: allowed are a path of this machine as it is, and addresses of other machines"
@@ -58,7 +59,7 @@ AnyAddress = Annotated[str, PlainSerializer(redact_addresses, when_used="json")]
 SecretAddress = Annotated[str, PlainSerializer(redact_path, when_used="json")]
 
 #: A folder or file here, or at any address that fsspec knows (s3://, gs://); see :func:`address_digest`.
-Address = Annotated[AnyAddress, BeforeValidator(_beside_config_unless_uri), ByContent()]
+Address = Annotated[AnyAddress, BeforeValidator(beside_config_unless_uri), ByContent()]
 
 
 class ConfigModel(BaseModel):

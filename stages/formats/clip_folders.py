@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _FOLDER = "clip"
 CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = "open_clip_model.safetensors"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def write_tokenizer(output: Output, folder: Path) -> None:
@@ -21,9 +21,15 @@ def write_tokenizer(output: Output, folder: Path) -> None:
         output.write_bytes(f"{_FOLDER}/{file.name}", file.read_bytes())
 
 
+def copy_tokenizer(source: Artifact, folder: str, output: Output) -> None:
+    """Copy the files of a tokenizer from the folder of another model."""
+    for name in TOKENIZER:
+        output.write_bytes(f"{_FOLDER}/{name}", source.local(f"{folder}/{name}").read_bytes())
+
+
 def local_tokenizer(artifact: Artifact) -> Path:
     """Return a local folder with the tokenizer's files, to be opened at once."""
-    files = [artifact.local(f"{_FOLDER}/{name}") for name in _TOKENIZER]
+    files = [artifact.local(f"{_FOLDER}/{name}") for name in TOKENIZER]
     return files[0].parent
 
 

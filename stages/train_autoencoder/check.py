@@ -2,10 +2,12 @@
 
 from stages.contract.errors import InputFault
 from stages.train_autoencoder.config import TrainAutoencoderBase, VggPerceptual
+from stages.training.initial_weights import check_initial
 
 
 def check(config: TrainAutoencoderBase) -> None:
-    """Check the weights."""
+    """Check the weights, and those that training begins with."""
+    check_initial(config)
     if isinstance(config.perceptual, VggPerceptual) and not config.perceptual.path.is_file():
         raise InputFault(
             f"train_autoencoder.perceptual.path: there is no file {config.perceptual.path}: give torchvision's vgg16 "

@@ -37,6 +37,7 @@ class TrainAutoencoderBase(SquaresConfig):
     """The fields of both kinds."""
 
     stage: ClassVar[str] = "train_autoencoder"
+    model_folder: ClassVar[str] = "autoencoder"
     code_version: ClassVar[int] = 2
 
     resolution: PositiveInt = Field(256, description="side of the images in pixels")

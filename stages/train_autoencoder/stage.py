@@ -19,7 +19,7 @@ def run(
 ) -> StageSummary:
     """Train, or go on training, and leave the autoencoder in autoencoder/."""
     make = partial(make_task, "stages.train_autoencoder.task:AutoencoderTask", config, inputs)
-    return train(make, config.training, seed=config.seed, output=output, context=context)
+    return train(make, config.training, seed=config.seed, output=output, context=context, notes=config.lineage)
 
 
 def planned_module(config: TrainKLConfig | TrainVQConfig, shapes: Shapes) -> "nn.Module":

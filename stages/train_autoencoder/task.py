@@ -21,6 +21,7 @@ from stages.storage.artifact import Output
 from stages.train_autoencoder.config import SlopesPerceptual, TrainKLConfig, TrainVQConfig
 from stages.training.images.dataset import ImageDataset, Indices, downloaded_images
 from stages.training.images.image_task import ImageTask, stacked_rows
+from stages.training.initial_weights import load_initial
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart
 
@@ -55,6 +56,7 @@ class AutoencoderTask(ImageTask):
         autoencoder: KLAutoencoder | VQAutoencoder = config.spec.build()
         if isinstance(autoencoder, VQAutoencoder):
             autoencoder.codebook.workers = ProcessGroup(self.rank_info.world_size)
+        load_initial(autoencoder, config, clips=None)
         if config.gradient_checkpointing:
             autoencoder.recompute_in_backward()
         return AutoencoderLoss(

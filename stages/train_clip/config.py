@@ -55,6 +55,7 @@ class TrainClipConfig(TrainStageConfig):
 
     stage: ClassVar[str] = "train_clip"
     code_version: ClassVar[int] = 3
+    model_folder: ClassVar[str] = "clip"
 
     captions: CaptionsConfig = Field(
         CaptionsConfig(), description="which captions are read; unset: those of the experiment"

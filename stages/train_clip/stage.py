@@ -12,7 +12,7 @@ from stages.formats.clip_folders import write_tokenizer
 from stages.storage.artifact import Artifact, Output
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.data import CaptionedImages
-from stages.train_clip.tokenizer import train_tokenizer
+from stages.train_clip.tokenizer import take_tokenizer, train_tokenizer
 from stages.training.launch import make_task, train
 
 if TYPE_CHECKING:
@@ -28,12 +28,24 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
     counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
     counts |= {"captioned": sum(images.sizes), "captioned_in_shards": images.in_shards}
     return train(
-        make, config.training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
+        make,
+        config.training,
+        seed=config.seed,
+        output=output,
+        context=context,
+        item_name="samples",
+        counts=counts,
+        notes=config.lineage,
     )
 
 
 def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Output) -> int:
-    """Write the tokenizer's files beside where the model will be; the same captions give the same files."""
+    """Write the tokenizer's files beside where the model will be: new ones, or those of the CLIP to begin with.
+
+    The same captions give the same files.
+    """
+    if config.init_from is not None:
+        return take_tokenizer(config, output)
     with tempfile.TemporaryDirectory(prefix="corgi-tokenizer-") as name:
         folder = Path(name)
         size = train_tokenizer(

@@ -23,6 +23,7 @@ from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
 from stages.training.images.dataset import Indices
 from stages.training.images.image_task import ImageTask, Positions
+from stages.training.initial_weights import load_initial_clip
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -77,7 +78,7 @@ class ClipTask(ImageTask):
         """Accept images of any size: open_clip's transform scales them."""
 
     def build_model(self) -> nn.Module:
-        """Make the open_clip model with random weights."""
+        """Make the open_clip model, with random weights or those to begin with."""
         open_clip = import_open_clip(with_timm="timm_model_name" in self.config.architecture.vision_cfg)
         try:
             # a scale of shape [1], for DeepSpeed cannot broadcast weights without an axis
@@ -87,6 +88,7 @@ class ClipTask(ImageTask):
                 f"train_clip.architecture: open_clip cannot build the model ({error}): give embed_dim, vision_cfg and "
                 "text_cfg as in one of open_clip's model configs"
             ) from error
+        load_initial_clip(clip, self.config)
         return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale)
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:

@@ -3,6 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from stages.contract.errors import InputFault
+from stages.formats.clip_folders import TOKENIZER, copy_tokenizer
+from stages.storage.artifact import Output
+from stages.train_clip.config import TrainClipConfig
+from stages.training.initial_weights import initial_folder, read_clip_config
+
 PAD, START, END = "<pad>", "<start>", "<end>"
 
 
@@ -31,3 +37,23 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, context_length:
         tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=PAD, model_max_length=context_length
     ).save_pretrained(folder)
     return int(tokenizer.get_vocab_size())
+
+
+def take_tokenizer(config: TrainClipConfig, output: Output) -> int:
+    """Copy the tokenizer of the model to begin with, whose text tower knows no other, and return its number of tokens.
+
+    Raises:
+        InputFault: the model has none beside it, or does not say how many tokens it knows.
+    """
+    source, folder = initial_folder(config)
+    missing = [name for name in TOKENIZER if not source.exists(f"{folder}/{name}")]
+    size = read_clip_config(config).get("text_cfg", {})
+    num_tokens = size.get("vocab_size") if isinstance(size, dict) else None
+    if missing or not isinstance(num_tokens, int):
+        found = f"no {' and no '.join(missing)}" if missing else "no text_cfg.vocab_size"
+        raise InputFault(
+            f"train_clip.init_from: {source.path(folder)} has {found}: expected a CLIP with its tokenizer, as "
+            "train_clip and open_clip's save_for_hf write it: name another"
+        )
+    copy_tokenizer(source, folder, output)
+    return num_tokens

@@ -2,11 +2,10 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from stages.contract.config import Address, ConfigModel
+from stages.contract.config import ConfigModel
 from stages.formats.captions import CaptionsConfig
-from stages.storage.artifact import Artifact
 from stages.training.images.config import ImageTrainingConfig
 
 
@@ -14,33 +13,34 @@ class DecoderConfig(ImageTrainingConfig):
     """Train a decoder."""
 
     stage: ClassVar[str] = "train_decoder"
+    model_folder: ClassVar[str] = "decoder"
 
     kind: str
 
 
 class TextTuning(ConfigModel):
-    """Which trained decoder is tuned, and how it learns from texts."""
+    """How the trained decoder that ``init_from`` names learns from texts."""
 
-    init_checkpoint: Address = Field(
-        description="folder of the trained decoder: config.json and model.safetensors, as in decoder/ of an artifact "
-        "of train_decoder; here or at any address that fsspec knows (s3://, gs://)"
-    )
     text_dropout: float = Field(0.1, ge=0, lt=1, description="fraction of texts left out, so that images alone do, too")
-
-    def decoder(self) -> tuple[Artifact, str]:
-        """Return where the decoder is: what holds its folder, and the folder's name there."""
-        above, _, folder = self.init_checkpoint.rstrip("/").rpartition("/")
-        return Artifact(above, "train_decoder", "init_checkpoint"), folder
 
 
 class TextTunedConfig(DecoderConfig):
     """The fields of kinds that can be tuned on texts."""
 
     text: TextTuning | None = Field(
-        None, description="tune a trained decoder on the captioned images, conditioned on texts too; null: train "
-        "on all images, conditioned on their embeddings alone",
+        None, description="tune the trained decoder of init_from on the captioned images, conditioned on texts too; "
+        "null: train on all images, conditioned on their embeddings alone",
     )  # fmt: skip
     captions: CaptionsConfig = Field(CaptionsConfig(), description="text: which captions are read")
+
+    @model_validator(mode="after")
+    def _tunes_a_trained_one(self) -> "TextTunedConfig":
+        if self.text is not None and self.init_from is None:
+            raise ValueError(
+                "text is given without init_from, the decoder that is tuned: set init_from to a run or to the folder "
+                "of a trained decoder, or leave text out"
+            )
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; captions count where they are read."""

@@ -22,7 +22,7 @@ def run(
 ) -> StageSummary:
     """Train, or go on training, and leave the decoder in decoder/."""
     make = partial(make_task, config, inputs)
-    return train(make, config.training, seed=config.seed, output=output, context=context)
+    return train(make, config.training, seed=config.seed, output=output, context=context, notes=config.lineage)
 
 
 def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":

@@ -15,19 +15,20 @@ from torch import nn
 
 from models.decoders.training import denoiser_of
 from stages.contract.errors import InputFault
+from stages.contract.secrets import redact_addresses
 from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.model_folders import load_model_config, load_model_state
-from stages.train_decoder.base_config import TextTunedConfig, TextTuning
+from stages.train_decoder.base_config import TextTunedConfig
 from stages.train_decoder.captions import CaptionRows
 from stages.training.images.dataset import Indices
 from stages.training.images.task import DecoderTask
+from stages.training.initial_weights import FIRST_STAGE, initial_folder
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
 
 #: What may change in a decoder's configuration without changing what its weights mean.
 _FREE = frozenset({"text_dim", "gradient_checkpointing", "empty_probability", "embedding_noise"})
 _TEXT = "text"
-_FIRST_STAGE = ("autoencoder.", "vae.")
 
 
 @dataclass
@@ -57,7 +58,7 @@ class TextTunedTask(DecoderTask):
         if self.config.text is None:
             return super().build_model()
         model = self.make_model()
-        known = self._load_init_checkpoint(self.decoder_of(model), self.config.text)
+        known = self._begin_as_trained(self.decoder_of(model))
         if not known:
             mean, std = self._text_statistics
             denoiser_of(model).set_text_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
@@ -76,10 +77,10 @@ class TextTunedTask(DecoderTask):
         """Return the embeddings of the captions."""
         return None if self.config.text is None else self._texts.read(indices)
 
-    def _load_init_checkpoint(self, decoder: nn.Module, text: TextTuning) -> bool:
+    def _begin_as_trained(self, decoder: nn.Module) -> bool:
         """Give the decoder the trained one's weights; return whether that one reads texts already."""
-        source, folder = text.decoder()
-        where = f"train_decoder.text.init_checkpoint: {text.init_checkpoint}"
+        source, folder = initial_folder(self.config)
+        where = f"train_decoder.init_from: {redact_addresses(str(self.config.init_from))}"
         found = load_model_config(source, folder)
         clips = Clips.parse(found["clip"], source, folder, owner="the decoder")
         self._require_same(found, clips, where)
@@ -89,7 +90,7 @@ class TextTunedTask(DecoderTask):
             name
             for name in state.keys() & own.keys()
             if state[name].shape != own[name].shape
-            or (name.startswith(_FIRST_STAGE) and not torch.equal(state[name], own[name].cpu()))
+            or (name.startswith(FIRST_STAGE) and not torch.equal(state[name], own[name].cpu()))
         }
         if new or other or state.keys() - own.keys():
             odd = sorted(new | other | (state.keys() - own.keys()))[0]

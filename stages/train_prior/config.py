@@ -158,6 +158,8 @@ class PriorConfig(StageConfig):
 class TrainedPriorConfig(LoopConfig, PriorConfig):
     """What all priors that have a network have in common."""
 
+    model_folder: ClassVar[str] = "prior"
+
     network: NetworkConfig = NetworkConfig()
     text_states: tuple[TextStates, ...] | None = Field(
         None, description="token states that the network reads beside the CLIP text embedding: t5, language_model, "
@@ -239,6 +241,10 @@ class SolvedPriorConfig(TrainedPriorConfig):
             raise ValueError(
                 f"distillation.warmup_steps is {warmup}: allowed is less than distillation.num_steps, which is "
                 f"{own.num_steps}; lower it or raise them (null: training.warmup_steps)"
+            )
+        if self.distillation.teacher is not None and self.init_from is not None:
+            raise ValueError(
+                "init_from is given with distillation.teacher, as which the distilled prior begins: leave one out"
             )
         if self.distillation.teacher is not None and self.pretraining is not None:
             raise ValueError(

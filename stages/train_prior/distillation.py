@@ -41,7 +41,16 @@ def run_distillation(
         metrics = {f"{TEACHER}_{name}": value for name, value in found.metrics.items()}
     make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
     said = replace(context, emit=_of_phase(context.emit, first, steps))
-    summary = train(make, training, seed=config.seed, output=output, context=said, item_name="samples", counts=counts)
+    summary = train(
+        make,
+        training,
+        seed=config.seed,
+        output=output,
+        context=said,
+        item_name="samples",
+        counts=counts,
+        notes=config.lineage,
+    )
     return replace(summary, items=steps * training.batch_size, metrics=metrics | dict(summary.metrics))
 
 

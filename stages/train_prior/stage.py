@@ -32,7 +32,14 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
     if isinstance(config, SolvedPriorConfig) and config.distillation is not None:
         return run_distillation(config, inputs, output, context, counts)
     return train(
-        make, config.all_training, seed=config.seed, output=output, context=context, item_name="samples", counts=counts
+        make,
+        config.all_training,
+        seed=config.seed,
+        output=output,
+        context=context,
+        item_name="samples",
+        counts=counts,
+        notes=config.lineage,
     )
 
 

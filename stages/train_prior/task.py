@@ -23,6 +23,7 @@ from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
+from stages.training.initial_weights import load_initial
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -30,6 +31,7 @@ from stages.training.task import Batch, BatchPart, RankInfo
 FOLDER = "prior"
 VALIDATION = "validation.json"
 STEP = "validation_"
+_OF_DATA = ("bank.", "gaussian_weights")  # the Gaussians are those of this experiment's fit
 
 
 @dataclass
@@ -90,11 +92,14 @@ class PriorTask:
         return SampleOrder([len(pairs)], window_size=len(pairs), seed=self.config.seed)
 
     def build_model(self) -> Prior:
-        """Make the untrained prior, with its Gaussians and with the statistics of what it learns from."""
+        """Make the prior with its own Gaussians: untrained, with the statistics of its data, or as another is."""
         state = self.state
         prior: type[Prior] = state.spec.model_class
         images = state.train if state.images is None else state.images
-        return prior.for_training(state.spec, images.image, state.train.text, state.gaussians)
+        made = prior.for_training(state.spec, images.image, state.train.text, state.gaussians)
+        if isinstance(self.config, TrainedPriorConfig):
+            load_initial(made, self.config, own=_OF_DATA, clips=state.clips)
+        return made
 
     def prepare(self, part: BatchPart) -> Batch:
         """Take the pairs of the part, each with one of its captions, and sample times, noise and dropped captions."""

@@ -15,7 +15,9 @@ from pydantic import (
 )
 
 from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
+from stages.training.init_config import InitFrom
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -175,7 +177,27 @@ class LoopConfig(StageConfig):
     grows: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "training"
 
+    model_folder: ClassVar[str]
+    """Where the trained model lies in the artifact."""
+
+    init_from: InitFrom | None = Field(
+        None, description="whose weights training begins with: a run of the store (its id), the folder of a trained "
+        "model (config.json and model.safetensors; open_clip's own for train_clip), or one in diffusers' format; null: "
+        "random ones, or those that the kind names",
+    )  # fmt: skip
     training: TrainingConfig
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; the weights to begin with count where there are any."""
+        identity = super().identity()
+        if self.init_from is None:
+            del identity["init_from"]
+        return identity
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Return what the summary says of the weights that training begins with."""
+        return {} if self.init_from is None else {"init_from": redact_addresses(self.init_from)}
 
     @property
     def can_go_on(self) -> bool:

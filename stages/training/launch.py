@@ -27,11 +27,12 @@ def train(
     context: StageContext,
     item_name: str = "images",
     counts: Mapping[str, int] | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> StageSummary:
     """Train on the allocated workers, from the newest checkpoint if there is one, and return the stage's summary.
 
     ``make_task`` is called once in each training process; it is pickled, so it is a function of a module, or a partial
-    of one such as :func:`make_task`. ``counts`` are added to the summary.
+    of one such as :func:`make_task`. ``counts`` and ``notes`` are added to the summary.
     """
     if TrainedRecord.read(output) is None:
         go_on_from_earlier(output, context, config)
@@ -57,7 +58,7 @@ def train(
         item_name=item_name,
         counts={**(counts or {}), **failures},
         metrics=trained.metrics,
-        notes=trained.notes | lineage_notes(output),
+        notes={**trained.notes, **(notes or {}), **lineage_notes(output)},
     )
 
 

@@ -15,6 +15,7 @@ from stages.download_shards.stage import run as run_download
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig
 from stages.storage.artifact import Artifact, Output
+from stages.train_clip.check import check
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.stage import run
 from tests.factories import make_context
@@ -123,3 +124,22 @@ def test_an_architecture_that_open_clip_cannot_build_is_refused(shards, tmp_path
     strange = ARCHITECTURE | {"text_cfg": ARCHITECTURE["text_cfg"] | {"heads": 3}}  # of a width that is no multiple
     with pytest.raises(InputFault, match=r"train_clip\.architecture: open_clip cannot build the model"):
         train(make_config(architecture=strange), shards[0], tmp_path)
+
+
+def test_a_training_begins_as_another_clip_with_its_tokenizer(shards, tmp_path):
+    train(make_config(store_float16=False), shards[0], tmp_path / "first")
+    first = tmp_path / "first" / "clip"
+    config = make_config(init_from=str(first), store_float16=False, training=TRAINING | {"learning_rate": 1e-12})
+    check(config)
+    summary = train(config, shards[0], tmp_path / "second")
+    assert summary.notes["init_from"] == str(first)
+    second = tmp_path / "second" / "clip"
+    assert (second / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    before, after = (load_file(folder / "open_clip_model.safetensors") for folder in (first, second))
+    assert all(torch.allclose(before[name].float(), after[name].float(), atol=1e-6) for name in before)
+    wide = ARCHITECTURE | {"embed_dim": 8}
+    with pytest.raises(InputFault, match=r"train_clip\.init_from: .* is \[.*16\] there, and here it is \[.*8\]"):
+        train(make_config(init_from=str(first), architecture=wide), shards[0], tmp_path / "third")
+    (first / "tokenizer.json").unlink()
+    with pytest.raises(InputFault, match=r"train_clip\.init_from: .* has no tokenizer\.json: expected a CLIP with its"):
+        train(config, shards[0], tmp_path / "fourth")

@@ -22,6 +22,7 @@ from stages.training.images.config import ImageTrainingConfig
 from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.image_task import ImageTask, stacked_rows
 from stages.training.images.shard_images import ImageRows
+from stages.training.initial_weights import FIRST_STAGE, load_initial
 from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
 
@@ -86,10 +87,12 @@ class DecoderTask(ImageTask):
         return self.config.held_out_images
 
     def build_model(self) -> nn.Module:
-        """Make the model, whose decoder holds the embeddings' mean and standard deviation."""
+        """Make the model, whose decoder holds the embeddings' mean and std, or begins as a trained one."""
         model = self.make_model()
         mean, std = self._statistics
-        self.saved_module(model).set_embedding_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        saved = self.saved_module(model)
+        saved.set_embedding_statistics(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        load_initial(saved, self.config, own=FIRST_STAGE, clips=read_clips(self.inputs["embed_clip"]))
         return model
 
     @cached_property

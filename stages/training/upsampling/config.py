@@ -16,6 +16,7 @@ class UpsamplerTrainingConfig(ImageTrainingConfig):
     """Train a super-resolution model on all images, with no other model at hand."""
 
     code_version: ClassVar[int] = 2
+    model_folder: ClassVar[str] = "upsampler"
 
     from_resolution: PositiveInt
     resolution: PositiveInt

@@ -19,7 +19,7 @@ def run(
 ) -> StageSummary:
     """Train, or go on training, with no other level at hand, and leave the model in upsampler/."""
     make = partial(make_task, "stages.training.upsampling.task:UpsamplerTask", config, inputs)
-    return train(make, config.training, seed=config.seed, output=output, context=context)
+    return train(make, config.training, seed=config.seed, output=output, context=context, notes=config.lineage)
 
 
 def planned_module(config: UpsamplerTrainingConfig, shapes: Shapes) -> "nn.Module":

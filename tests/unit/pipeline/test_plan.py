@@ -204,3 +204,26 @@ def test_the_plan_gives_the_reason_why_more_steps_start_anew(changes: list[str],
     reason = _plan(store, *changes, "train_prior.training.num_steps=90").stages["train_prior"].reason
     assert reason.startswith("training.num_steps: 60 -> 90; ")
     assert words in reason
+
+
+def _trained(store: Store, plan: Plan, name: str) -> None:
+    output = store.output(name, plan.stages[name].fingerprint)
+    output.write_bytes("prior/model.safetensors", b"weights of " + plan.run.encode())
+    output.write_bytes(COMPLETE, b"")
+
+
+def test_a_training_may_begin_with_the_weights_of_a_run(store: Store) -> None:
+    first = _plan(store)
+    store.write_run(new_record(first, "quickstart.yaml", {}))
+    with pytest.raises(UsageError, match=r"train_prior\.init_from: .*, a run that has not finished that stage"):
+        _plan(store, f"train_prior.init_from={first.run}")
+    _trained(store, first, "train_prior")
+    plan = _plan(store, f"train_prior.init_from={first.run}", "train_prior.seed=7")
+    folder = store.artifact("train_prior", first.stages["train_prior"].fingerprint).path("prior")
+    assert getattr(plan.stages["train_prior"].config, "init_from") == folder  # noqa: B009  of its own kind's section
+    assert plan.stages["train_prior"].reason.endswith(f"begins with the weights of {folder}")
+    by_folder = _plan(store, f"train_prior.init_from={folder}", "train_prior.seed=7")
+    assert _changed(plan, by_folder) == set()
+    assert _changed(_plan(store, "train_prior.seed=7"), plan) == {"train_prior", "generate", "evaluate"}
+    with pytest.raises(UsageError, match=rf"no run of the store .*runs there: {first.run}"):
+        _plan(store, "train_prior.init_from=nowhere-12345678")

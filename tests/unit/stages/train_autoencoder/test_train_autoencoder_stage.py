@@ -193,3 +193,42 @@ def test_only_tensors_are_read(tmp_path: Path, name: str, content: bytes | None)
 def test_what_cannot_be_trained_is_refused(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(kind, **changes)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_training_begins_as_another_autoencoder(tmp_path: Path, kind: str) -> None:
+    shards = make_shards(tmp_path / "s")
+    first, _, _ = train(shards, tmp_path / "first", config(kind))
+    settings = config(kind, init_from=first.path("autoencoder"))
+    check(settings)
+    assert_begins_as(settings, shards, load_autoencoder(first).state_dict())
+    other = config(kind, init_from=first.uri, network=settings.network.__dict__ | {"channels": [32]})
+    with pytest.raises(InputFault, match=r"train_autoencoder\.init_from: .* is \[.*\] there, and here it is \["):
+        task_of(other, shards).build_model()
+
+
+def test_a_training_begins_as_an_autoencoder_of_diffusers(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "s")
+    first, _, _ = train(shards, tmp_path / "first", config("kl"))
+    network = load_autoencoder(first).network
+    network.save_pretrained(tmp_path / "pipeline" / "vae", safe_serialization=True)
+    for folder in ("pipeline", "pipeline/vae"):
+        settings = config("kl", init_from=str(tmp_path / folder))
+        check(settings)
+        assert_begins_as(settings, shards, {f"network.{name}": t for name, t in network.state_dict().items()})
+    (tmp_path / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x80\x04pickled")
+    with pytest.raises(InputFault, match=r"init_from: .*: its weights cannot be read \(.*whole safetensors"):
+        task_of(settings, shards).build_model()
+
+
+def task_of(settings: Any, shards: Artifact) -> AutoencoderTask:
+    task = AutoencoderTask(settings, {"download_shards": shards})
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    return task
+
+
+def assert_begins_as(settings: Any, shards: Artifact, expected: dict[str, torch.Tensor]) -> None:
+    own: Any = task_of(settings, shards).build_model()
+    found = own.autoencoder.state_dict()
+    assert expected
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from models.decoders.base import Decoder
 from models.decoders.sampling import DecoderSampling
@@ -96,7 +96,8 @@ def train(settings: Any, inputs: dict[str, Artifact], folder: Path) -> Output:
 
 
 def tuned(kind: str, trained: Artifact, **changes: Any) -> Any:
-    return config(kind, text={"init_checkpoint": trained.path("decoder"), **changes.pop("text", {})}, **changes)
+    text = {"text_dropout": 0.1} | changes.pop("text", {})
+    return config(kind, text=text, init_from=trained.path("decoder"), **changes)
 
 
 def task_of(settings: Any, inputs: dict[str, Artifact]) -> TextTunedTask:
@@ -167,12 +168,12 @@ def test_a_fraction_of_texts_is_left_out(kind: str, trained: Output, inputs: dic
 
 
 def test_what_does_not_fit_is_reported(kind: str, trained: Output, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    with pytest.raises(InputFault, match=r"text\.init_checkpoint: .*there, and .* here: expected the same"):
+    with pytest.raises(InputFault, match=r"init_from: .*there, and .* here: expected the same"):
         task_of(tuned(kind, trained, **OTHER[kind]), inputs).build_model()
     with pytest.raises(InputFault, match=r"train_decoder\.text: no image has a caption that may be used"):
         task_of(tuned(kind, trained, captions={"fraction": 0.0}), inputs)
-    with pytest.raises(InputFault, match=r"text\.init_checkpoint: .* has no config\.json and no model\.safetensors"):
-        check(config(kind, text={"init_checkpoint": tmp_path}))
+    with pytest.raises(InputFault, match=r"init_from: .* holds no config\.json and no model\.safetensors"):
+        check(config(kind, init_from=str(tmp_path)))
     check(tuned(kind, trained))
 
 
@@ -180,15 +181,15 @@ def test_the_decoder_may_lie_in_a_remote_store(kind: str, trained: Output, input
     address = f"memory://models/{kind}/decoder"
     fs, root = open_address(address)
     fs.put(trained.path("decoder"), root, recursive=True)
-    settings = tuned(kind, trained, text={"init_checkpoint": address})
+    settings = config(kind, text={"text_dropout": 0.1}, init_from=address)
     check(settings)
     task, local = task_of(settings, inputs), task_of(tuned(kind, trained), inputs)
     own = task.decoder_of(task.build_model()).state_dict()
     assert all(
         torch.equal(own[name], value) for name, value in local.decoder_of(local.build_model()).state_dict().items()
     )
-    with pytest.raises(InputFault, match=r"text\.init_checkpoint: memory://none/decoder has no config\.json"):
-        check(config(kind, text={"init_checkpoint": "memory://none/decoder"}))
+    with pytest.raises(InputFault, match=r"init_from: memory://none/decoder holds no config\.json"):
+        check(config(kind, init_from="memory://none/decoder"))
 
 
 def test_texts_count_only_where_they_are_read(kind: str, trained: Output) -> None:
@@ -217,3 +218,31 @@ def test_low_rank_additions_learn_beside_the_texts_and_diffusers_is_reported_bot
     )
     ours = decoder.sample(embeddings, [3], DecoderSampling(num_steps=3, guidance_scale=2.0), text)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_another_training_begins_as_the_trained_decoder(
+    kind: str, trained: Output, inputs: dict[str, Artifact]
+) -> None:
+    for address in (trained.path("decoder"), trained.uri):
+        settings = config(kind, init_from=address)
+        check(settings)
+        task = task_of(settings, inputs)
+        own, kept = task.decoder_of(task.build_model()).state_dict(), load_decoder(trained)[0].state_dict()
+        assert own.keys() == kept.keys()
+        assert all(torch.equal(own[name], kept[name]) for name in kept)
+        assert settings.lineage == {"init_from": address}
+    assert settings.identity()["init_from"]
+    assert "init_from" not in config(kind).identity()
+
+
+def test_weights_that_do_not_fit_are_named_with_both_shapes(
+    kind: str, trained: Output, inputs: dict[str, Artifact]
+) -> None:
+    settings = config(kind, init_from=trained.path("decoder"), **OTHER[kind])
+    with pytest.raises(InputFault, match=r"train_decoder\.init_from: .* is (\[|no such).* there, and here "):
+        task_of(settings, inputs).build_model()
+
+
+def test_texts_are_tuned_on_a_trained_decoder_alone(kind: str) -> None:
+    with pytest.raises(ValidationError, match="text is given without init_from"):
+        config(kind, text={"text_dropout": 0.1})

@@ -18,9 +18,13 @@ from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageContext
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
+from stages.formats.model_folders import load_model_state
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
+from stages.train_prior.check import check
+from stages.train_prior.task import PriorTask
+from stages.training.task import RankInfo
 from tests.factories import make_context
 from tests.unit.stages.train_prior.pieces import (
     DIM,
@@ -152,3 +156,37 @@ def test_a_prior_without_captions_names_the_key_to_set(tmp_path: Path) -> None:
     config = prior_config("gaussian", captions={"fraction": 0.0})
     with pytest.raises(InputFault, match=r"fraction 0.0\): expected at least 4: raise captions.fraction"):
         train_prior.run(config, inputs, output, context())
+
+
+@pytest.mark.parametrize("kind", ["shifted", "autoregressive", "flow", "projection"])
+def test_a_prior_begins_as_another_around_its_own_gaussians(tmp_path: Path, kind: str) -> None:
+    inputs = inputs_for(kind, tmp_path)
+    first = Output(str(tmp_path / "first"), "train_prior", "p0")
+    train_prior.run(prior_config(kind), inputs, first, context())
+    if "fit_gaussians" in inputs:
+        inputs = inputs | {"fit_gaussians": fit(tmp_path / "more", inputs["embed_clip"], num_gaussians=3)}
+    settings = prior_config(kind, init_from=first.path("prior"))
+    task = PriorTask(settings, inputs["embed_clip"], inputs.get("fit_gaussians"), first)
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    own, kept = task.build_model().state_dict(), load_model_state(first, "prior")
+    of_data = ("bank.", "gaussian_weights")
+    assert any(name not in of_data for name in kept)
+    assert all(torch.equal(own[name], kept[name]) for name in kept if not name.startswith(of_data))
+    second = Output(str(tmp_path / "second"), "train_prior", "p1")
+    summary = train_prior.run(settings, inputs, second, context())
+    assert summary.notes["init_from"] == first.path("prior")
+
+
+def test_a_prior_of_other_sizes_or_another_clip_is_named(tmp_path: Path) -> None:
+    inputs = inputs_for("gaussian", tmp_path)
+    first = Output(str(tmp_path / "first"), "train_prior", "p0")
+    train_prior.run(prior_config("gaussian"), inputs, first, context())
+    output = Output(str(tmp_path / "second"), "train_prior", "p1")
+    wide = prior_config("gaussian", init_from=first.uri, network={"width": 32, "num_layers": 1, "num_heads": 2})
+    with pytest.raises(InputFault, match=r"train_prior\.init_from: .* is \[.*16.*\] there, and here it is \[.*32"):
+        train_prior.run(wide, inputs, output, context())
+    other = {"embed_clip": make_embeddings(tmp_path / "other", clip="another")}
+    with pytest.raises(InputFault, match=r"train_prior\.init_from: .*trained on these embeddings"):
+        train_prior.run(prior_config("gaussian", init_from=first.uri), other, output, context())
+    with pytest.raises(InputFault, match=r"init_from: .* holds no config\.json and no model\.safetensors: expected"):
+        check(prior_config("gaussian", init_from=str(tmp_path)))

@@ -246,3 +246,14 @@ def test_what_cannot_be_trained_is_refused(clip_folder: Path, section: dict[str,
 def test_a_missing_clip_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="there is no folder"):
         check(config(tmp_path / "nowhere"))
+
+
+def test_a_training_begins_as_another_generator(inputs: dict[str, Artifact], clip_folder: Path, tmp_path: Path) -> None:
+    train(inputs, tmp_path / "first", config(clip_folder))
+    first = output_of(tmp_path / "first")
+    settings = config(clip_folder, init_from=first.path("decoder"))
+    check(settings)
+    task = StyleGan2Task(settings, inputs)
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    own, kept = task.decoder_of(task.build_model()).state_dict(), load_model_state(first, "decoder")
+    assert all(torch.equal(own[name], kept[name]) for name in kept)

@@ -15,6 +15,7 @@ from models.decoders.sampling import DecoderSampling
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import Allocation, StageContext
+from stages.formats.model_folders import load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.config import KINDS
@@ -80,6 +81,10 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     assert summary.metrics["held_out_loss"] > 0
     shown = [event for event in events if isinstance(event, LoggedImage)]
     assert Image.open(io.BytesIO(shown[0].png)).size == (2 * 16, 2 * 16)
+    task = UpsamplerTask(config(init_from=first.path("upsampler")), inputs)
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    begun, kept = task.saved_module(task.build_model()).state_dict(), load_model_state(first, "upsampler")
+    assert all(torch.equal(begun[name], kept[name]) for name in kept)
     second = Output(str(tmp_path / "second"), "train_second_upsampler", "c")
     fields = {"from_resolution": 16, "resolution": 32, "network": NETWORK, "training": TRAINING, "samples": SAMPLES}
     train_second_upsampler(TrainSecondUpsamplerConfig.model_validate(fields), inputs, second, context([]))

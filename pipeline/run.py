@@ -195,8 +195,12 @@ class _Session:
         finally:
             with signals_held_back():  # a second one shall not leave the record open; the tracker may take long
                 self._close(status, results or self._observer.results_so_far("interrupted"))
-            self._close_tracking()
-            self._notify(sys.exception())
+            try:
+                if sys.exception() is None:
+                    self._log_report()
+            finally:
+                self._close_tracking()
+                self._notify(sys.exception())
         return self._record
 
     def _run_graph(self) -> "Mapping[str, StageResult]":
@@ -254,6 +258,15 @@ class _Session:
         config = self._experiment.config
         if status == "done" and config.tracking.register_model and config.generate is not None:
             self._observer.track(ModelFinished())
+
+    def _log_report(self) -> None:
+        """Log the closed run's report; where it cannot be made, the run ends all the same."""
+        from pipeline.html_report.at_end import report_at_end
+        from pipeline.outbox.operations import ReportLogged
+
+        page = report_at_end(self._record, self._experiment.store, self._observer.view.report)
+        if page is not None:
+            self._observer.track(ReportLogged(page=page))
 
     def _save(self, mlflow: MlflowRuns) -> None:
         """Write how far the run is: a run that is killed keeps the stages in hand."""

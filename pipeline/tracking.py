@@ -50,6 +50,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 UPLOAD_SECONDS = 120
+REPORT_FILE = "report.html"
 _MOST_METRICS = 1000  # MLflow's limit for one batch
 _MOST_PARAMS = 100
 _LONGEST_TAG = 5000  # characters
@@ -148,6 +149,10 @@ class RunTracker:
             data = Dataset("images", digest[:36], "folder", json.dumps({"uri": source}), profile=profile)
             self._client.log_inputs(self._parent.run_id, [DatasetInput(data)])
         self.flush()
+
+    def log_report(self, page: str) -> None:
+        """Keep the run's report, one HTML file; the latest replaces those before."""
+        self._client.log_text(self._parent.run_id, page, REPORT_FILE)
 
     def stage_started(self, name: str, config: Mapping[str, Any]) -> None:
         """Start the stage's nested run, or go on in the one of an earlier start."""
@@ -354,31 +359,9 @@ def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
     return TrackedRun(run_id, dict(found.data.params), _steps_of(client, found), images, open=is_open, ended=ended)
 
 
-def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
-    """Return the latest image of each name that a run holds, with its step, as PNG.
-
-    Raises:
-        TrackingAway: the server does not answer, or does not have them.
-    """
-    address = usable_address(tracking_uri)
-    require_response(address)
-    try:
-        return _download_images(MlflowClient(address), run_id)
-    except Exception as error:  # whatever the client, or a store of artifacts, raises
-        raise TrackingAway.by(error, address) from error
-
-
-def _download_images(client: MlflowClient, run_id: str) -> dict[tuple[str, int], bytes]:
-    latest: dict[str, tuple[int, str]] = {}
-    for file in client.list_artifacts(run_id, "images"):
-        found = image_of(file.path)
-        if found is not None and file.path.endswith(".png"):
-            latest[found[0]] = max(latest.get(found[0], (*found[1:], "")), (found[1], file.path))
-    with tempfile.TemporaryDirectory(prefix="corgi-images-") as folder:
-        return {
-            (name, step): Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-            for name, (step, path) in sorted(latest.items())
-        }
+def open_client(address: str) -> Any:
+    """Return MLflow's client of the server or database at an address that is usable as it is."""
+    return MlflowClient(address)
 
 
 def _steps_of(client: MlflowClient, run: Run) -> set[tuple[str, int]]:

@@ -1,25 +1,25 @@
-"""MLflow's server as `corgi dashboard` runs it: behind a secret path, for exact hosts, and with what runs need only.
+"""What `corgi dashboard` serves: its page, and below it MLflow's server with what runs need only; behind a secret path.
 
 The address holds a token (``http://127.0.0.1:5000/<token>/``), so that other users of the machine, who reach the port
-as well, can neither read nor write; neither can a page in the user's browser, which does not know it. MLflow is loaded
-by its name, by uvicorn's own importer, so that this module does not import it.
+as well, can neither read nor write; neither can a page in the user's browser, which does not know it. MLflow's own page
+is at ``/<token>/mlflow/``; it is loaded by its name, by uvicorn's own importer, so that this module does not import it.
 """
 
 import hmac
 import importlib
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from uvicorn.importer import import_from_string
 
+from pipeline.dashboard.api import make_app
+from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
+from pipeline.dashboard.reader import Reader
 from pipeline.listening import address
-
-STORE: Final = "CORGI_DASHBOARD_STORE"  # environment variables that the server gets: where the runs are recorded…
-ARTIFACTS: Final = "CORGI_DASHBOARD_ARTIFACTS"  # …where new runs would put their files…
-TOKEN: Final = "CORGI_DASHBOARD_TOKEN"  # …the secret part of the address; not an argument, which others could see…
-HOSTS: Final = "CORGI_DASHBOARD_HOSTS"  # …and the values of Host that are answered, apart by commas.
+from pipeline.store import Store
+from pipeline.tracking_address import is_server
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -41,26 +41,46 @@ _ROUTES: Final = tuple((frozenset(methods.split()), re.compile(paths)) for metho
 _HEALTH: Final = "/health"
 
 
+RUNS_PAGE: Final = "#/experiments/{experiment}/runs?workflowType=machine_learning"
+"""MLflow's own start page shows traces of language models, of which there are none."""
+_MLFLOW: Final = "mlflow"
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
 def create_app() -> "Gate":
     """Return the server's application, as the environment describes it; uvicorn calls this."""
+    tracking = os.environ.get(TRACKING, "")
+    page = RUNS_PAGE.format(experiment=os.environ.get(EXPERIMENT, ""))
+    remote = is_server(tracking)
+    link = f"{tracking.rstrip('/') if remote else _MLFLOW}/{page}" if tracking else None
+    own: Any = make_app(Reader(Store(os.environ[STORE]), tracking or None), link)
+    inner = _mlflow(tracking) if tracking and not remote else None
+    return Gate(own, inner, token=os.environ[TOKEN], hosts=os.environ[HOSTS].split(","))
+
+
+def _mlflow(tracking: str) -> App:
     names = importlib.import_module("mlflow.server.constants")
-    os.environ[names.BACKEND_STORE_URI_ENV_VAR] = os.environ[STORE]
+    os.environ[names.BACKEND_STORE_URI_ENV_VAR] = tracking
     os.environ[names.ARTIFACT_ROOT_ENV_VAR] = os.environ[ARTIFACTS]
     os.environ[names.SERVE_ARTIFACTS_ENV_VAR] = "false"
-    inner: App = import_from_string("mlflow.server.fastapi_app:app")
-    return Gate(inner, token=os.environ[TOKEN], hosts=os.environ[HOSTS].split(","))
+    app: App = import_from_string("mlflow.server.fastapi_app:app")
+    return app
 
 
 class Gate:
     """Passes a request on if its host is one of ours, its path begins with the token, and the rest is open."""
 
-    def __init__(self, app: App, *, token: str, hosts: Iterable[str]) -> None:
-        self._app, self._token, self._hosts = app, token.encode(), frozenset(hosts)
+    def __init__(self, own: App, mlflow: App | None, *, token: str, hosts: Iterable[str]) -> None:
+        self._own, self._mlflow, self._token, self._hosts = own, mlflow, token.encode(), frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await (self._mlflow or self._own)(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -75,19 +95,32 @@ class Gate:
         if scope["path"] == _HEALTH and scope["method"] == "GET":
             await _respond(send, 200, "OK")
             return
+        if any(name == b"origin" and value != f"http://{host}".encode() for name, value in scope["headers"]):
+            await _respond(send, 403, "pages of other sites may not ask here")
+            return
         first, slash, rest = scope["path"].lstrip("/").partition("/")
         if not hmac.compare_digest(first.encode("utf-8", "replace"), self._token):
             await _respond(send, 403, "open the address that `corgi dashboard` printed, with all that follows the port")
         elif not slash:
             await _respond(send, 307, "", location=f"/{first}/")
-        elif not _is_open(scope["method"], f"/{rest}"):
-            await _respond(send, 404, "this part of MLflow is off in corgi's dashboard")
-        elif any(name == b"origin" and value != f"http://{host}".encode() for name, value in scope["headers"]):
-            await _respond(send, 403, "pages of other sites may not ask here")
+        elif rest == _MLFLOW:
+            await _respond(send, 307, "", location=f"/{first}/{_MLFLOW}/")
+        elif rest.startswith(f"{_MLFLOW}/"):
+            await self._pass_to_mlflow(scope, receive, send, rest.removeprefix(_MLFLOW))
         else:
-            headers = [pair for pair in scope["headers"] if pair[0] != b"origin"]
-            inner = scope | {"path": f"/{rest}", "raw_path": f"/{rest}".encode("utf-8", "replace"), "headers": headers}
-            await self._app(inner, receive, _without_referrer(send))
+            await self._own(_within(scope, f"/{rest}"), receive, _with_headers(send, _HEADERS))
+
+    async def _pass_to_mlflow(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        if self._mlflow is None or not _is_open(scope["method"], path):
+            await _respond(send, 404, "this part of MLflow is off in corgi's dashboard")
+        else:
+            await self._mlflow(_within(scope, path), receive, _with_headers(send, {}))
+
+
+def _within(scope: Scope, path: str) -> Scope:
+    """Return a request as it would be without the token before its path, and without its origin, which is checked."""
+    headers = [pair for pair in scope["headers"] if pair[0] != b"origin"]
+    return scope | {"path": path, "raw_path": path.encode("utf-8", "replace"), "headers": headers}
 
 
 def _addressed(scope: Scope) -> frozenset[str]:
@@ -101,13 +134,17 @@ def _is_open(method: str, path: str) -> bool:
     return any(asked in methods and paths.fullmatch(path) for methods, paths in _ROUTES)
 
 
-def _without_referrer(send: Send) -> Send:
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
     """Keep the token from other sites: a browser would name the page that a link or an image stands on."""
+    given = {"referrer-policy": "no-referrer", **headers}
 
     async def sending(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            extra = [(b"referrer-policy", b"no-referrer"), (b"cache-control", b"private")]
-            message = message | {"headers": [*message.get("headers", []), *extra]}
+            found = message.get("headers", [])
+            extra = [(name.encode(), value.encode()) for name, value in given.items()]
+            if all(name != b"cache-control" for name, _ in found):
+                extra.append((b"cache-control", b"private, no-cache"))
+            message = message | {"headers": [*found, *extra]}
         await send(message)
 
     return sending

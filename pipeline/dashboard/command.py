@@ -14,17 +14,16 @@ def dashboard(
     host: Annotated[str, typer.Option("--host", help="address to bind to")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="port to bind to")] = 5000,
 ) -> None:
-    """Open the MLflow dashboard of a store's runs, on this machine only."""
-    from pipeline.dashboard.server import open_dashboard
-    from pipeline.errors import UsageError
+    """Open the dashboard of a store's runs, on this machine only: tables, live graphs, images, data, ratings."""
+    from pipeline.dashboard.server import Shown, open_dashboard
     from pipeline.heartbeat import life_of
     from pipeline.store import Store
 
     found = Store(store)
     found.check_format()
     record = found.find_run(None)
-    if record.mlflow is None or not record.mlflow.experiment_id:
-        raise UsageError(f"run {record.run}: is not recorded with MLflow; run it again, or `corgi track {record.run}`")
     if (life := life_of(record, found)).words:
-        echo(f"run {record.run}: {life.shown}, though MLflow shows it as running: {life.words}", err=True)
-    open_dashboard(record.mlflow.tracking_uri, record.mlflow.experiment_id, host=host, port=port)
+        echo(f"run {record.run}: {life.shown}: {life.words}", err=True)
+    known = record.mlflow
+    tracked = ("", "") if known is None or not known.experiment_id else (known.tracking_uri, known.experiment_id)
+    open_dashboard(Shown(found.uri, *tracked), host=host, port=port)

@@ -1,4 +1,4 @@
-"""Open MLflow's own user interface on the runs of a store, for this user alone.
+"""Open the dashboard of a store's runs, MLflow's own page below it, for this user alone.
 
 Its address holds a token, which :mod:`pipeline.dashboard.app` asks of every request.
 """
@@ -15,17 +15,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
 
-from pipeline.dashboard.app import ARTIFACTS, HOSTS, STORE, TOKEN
+from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
 from pipeline.errors import UsageError
 from pipeline.listening import ALL, address, is_loopback, reached_at, require_free
 from pipeline.terminal import echo
-from pipeline.tracking_address import is_server, sqlite_path, usable_address
+from pipeline.tracking_address import sqlite_path, usable_address
 from stages.contract.texts import printable
 
-_ROOT = Path(__file__).resolve().parent.parent  # modules come from here, never from the current folder
+_ROOT = Path(__file__).resolve().parents[2]  # modules come from here, never from the current folder
 _OFF = {  # whatever the environment says: checked here instead, or not needed
     "MLFLOW_SERVERALLOWED_HOSTS": "*",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -38,31 +39,31 @@ START_SECONDS = 90.0
 STOP_SECONDS = 10.0
 
 
-RUNS_PAGE = "#/experiments/{experiment}/runs?workflowType=machine_learning"
-"""MLflow's own start page shows traces of language models, of which there are none."""
+@dataclass(frozen=True)
+class Shown:
+    """What a dashboard shows: a store, and where its runs are recorded with MLflow, if they are."""
+
+    store: str
+    tracking_uri: str = ""
+    experiment: str = ""
 
 
-def open_dashboard(tracking_uri: str, experiment: str, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serve the dashboard until Ctrl-C; a tracking server has one already, whose address is printed."""
-    page = RUNS_PAGE.format(experiment=experiment)
-    tracking_uri = usable_address(tracking_uri)
-    if is_server(tracking_uri):
-        echo(f"dashboard: {tracking_uri.rstrip('/')}/{page}", err=True)
-        return
+def open_dashboard(shown: Shown, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Serve the dashboard until Ctrl-C."""
     signal.signal(signal.SIGTERM, _leave)  # else the server would outlive this process
-    with serve_dashboard(tracking_uri, host, port) as (url, process):
-        echo(f"dashboard: {url}/{page} (for you alone: the address is the key; Ctrl-C ends it)", err=True)
+    with serve_dashboard(shown, host, port) as (url, process):
+        echo(f"dashboard: {url}/ (for you alone: the address is the key; Ctrl-C ends it)", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             process.wait()
 
 
 @contextlib.contextmanager
-def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def serve_dashboard(shown: Shown, host: str, port: int) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """Yield the address with its token once the server answers there, and its process; at the end stop all of it."""
     require_free(host, port, "dashboard")
     token = secrets.token_urlsafe(24)
     with tempfile.TemporaryFile() as log:
-        process = _start(tracking_uri, host, port, token, log)
+        process = _start(shown, host, port, token, log)
         try:
             base = f"http://{address(reached_at(host), port)}"
             _wait_for_server(base, process, log)
@@ -71,7 +72,7 @@ def serve_dashboard(tracking_uri: str, host: str, port: int) -> Iterator[tuple[s
             _stop(process)
 
 
-def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+def _start(shown: Shown, host: str, port: int, token: str, log: IO[bytes]) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "pipeline.dashboard.app:create_app"]
     command += [
         "--app-dir",
@@ -84,9 +85,11 @@ def _start(tracking_uri: str, host: str, port: int, token: str, log: IO[bytes]) 
         "--no-server-header",
         "--no-proxy-headers",
     ]
-    database = sqlite_path(tracking_uri)
+    tracking = usable_address(shown.tracking_uri) if shown.tracking_uri else ""
+    database = sqlite_path(tracking)
     files = "" if database is None else database.parent / "mlartifacts"
-    ours = {STORE: tracking_uri, ARTIFACTS: str(files), TOKEN: token, HOSTS: ",".join(_hosts(host, port))}
+    ours = {STORE: shown.store, TRACKING: tracking, EXPERIMENT: shown.experiment, ARTIFACTS: str(files)}
+    ours |= {TOKEN: token, HOSTS: ",".join(_hosts(host, port))}
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ | _OFF | ours
     return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 

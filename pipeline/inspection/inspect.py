@@ -63,7 +63,11 @@ def find_target(name: str | None, store: str) -> Target:
         return Target(f"{artifact.stage} {artifact.fingerprint}", Store(root), (artifact,))
     found = Store(store)
     found.check_format()
-    record = found.find_run(name)
+    return target_of(found.find_run(name), found)
+
+
+def target_of(record: RunRecord, found: Store) -> Target:
+    """Return a run with all its artifacts that have content."""
     plan = record.plan
     planned = [found.artifact(stage, plan[stage].fingerprint) for stage in STAGES if stage in plan]
     artifacts = tuple(artifact for artifact in planned if _has_content(artifact))
@@ -134,7 +138,7 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
     if not is_at_hand(found[0], target.store.local_root):
         findings.notes.append(f"grids: set MLFLOW_TRACKING_URI to {found[0]} to see those that are kept there")
         return
-    from pipeline.tracking import tracked_images
+    from pipeline.tracked_runs import tracked_images
     from pipeline.tracking_address import TrackingAway
 
     try:

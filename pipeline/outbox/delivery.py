@@ -24,6 +24,7 @@ from pipeline.outbox.operations import (
     ModelFinished,
     Operation,
     Provenance,
+    ReportLogged,
     RunEnded,
     StageBegun,
     StageEnded,
@@ -235,6 +236,8 @@ class Delivery:
                     tracker.stage_finished(operation.stage, operation.state, operation.seconds, summary)
                 case ModelFinished():
                     self._register(tracker)
+                case ReportLogged():
+                    tracker.log_report(operation.page)
                 case RunEnded():
                     tracker.finish(operation.status)
 

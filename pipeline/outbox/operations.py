@@ -146,6 +146,18 @@ class ModelFinished(_Operation):
         return True
 
 
+class ReportLogged(_Operation):
+    """The run's report, one HTML file."""
+
+    kind: Literal["report"] = "report"
+    page: str = Field(repr=False, description="without credentials")
+
+    @property
+    def writes_files(self) -> bool:
+        """It does: report.html."""
+        return True
+
+
 class RunEnded(_Operation):
     """How the whole run ended."""
 
@@ -153,15 +165,25 @@ class RunEnded(_Operation):
     status: RunEnd
 
 
-Operation = ConfigLogged | Provenance | StageBegun | MetricsLogged | ImageLogged | StageEnded | ModelFinished | RunEnded
+Operation = (
+    ConfigLogged
+    | Provenance
+    | StageBegun
+    | MetricsLogged
+    | ImageLogged
+    | StageEnded
+    | ModelFinished
+    | ReportLogged
+    | RunEnded
+)
 _ADAPTER: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discriminator="kind")])
 
 
 def to_line(operation: Operation) -> bytes:
     """Return it as a line of JSON, without credentials."""
     content = operation.model_dump()
-    image: Mapping[str, Any] = {"png": content.pop("png")} if "png" in content else {}
-    return json.dumps(redact_tree(content) | image, default=str).encode() + b"\n"
+    large: Mapping[str, Any] = {name: content.pop(name) for name in ("png", "page") if name in content}
+    return json.dumps(redact_tree(content) | large, default=str).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Operation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import urllib.error
@@ -13,18 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dashboard.server import serve_dashboard
+from pipeline.dashboard.server import Shown, serve_dashboard
+from pipeline.store import Store
 from pipeline.tracking import RunTracker
 from pipeline.tracking_address import default_tracking_uri
+from tests.factories import make_record
 
 JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class Served:
-    """A dashboard: its address with the token, without it, and its port."""
+    """A dashboard: its address with the token, MLflow's below it, the one without a token, and its port."""
 
     url: str
+    mlflow: str
     base: str
     port: int
     process: int
@@ -32,13 +36,18 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    uri = default_tracking_uri(tmp_path_factory.mktemp("store"))
-    RunTracker.open(uri, "shapes", "a-run", None).finish("done")
+    folder = tmp_path_factory.mktemp("store")
+    uri = default_tracking_uri(folder)
+    tracker = RunTracker.open(uri, "shapes", "a-run", None)
+    tracker.finish("done")
+    store = Store(str(folder))
+    store.open_for_writing()
+    store.write_run(make_record("a-1", mlflow=tracker.runs))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with serve_dashboard(uri, "127.0.0.1", port) as (url, process):
-        yield Served(url, f"http://127.0.0.1:{port}", port, process.pid)
+    with serve_dashboard(Shown(str(folder), uri, "1"), "127.0.0.1", port) as (url, process):
+        yield Served(url, f"{url}/mlflow", f"http://127.0.0.1:{port}", port, process.pid)
 
 
 def ask(
@@ -61,20 +70,68 @@ def raw(port: int, head: str) -> str:
 
 def test_the_address_that_was_printed_shows_the_runs(served: Served) -> None:
     status, page, headers = ask(f"{served.url}/")
+    assert (status, "<title>Corgi dashboard</title>" in page) == (200, True)
+    assert headers["referrer-policy"] == "no-referrer"
+    assert ask(served.url)[0] == 200  # without the slash at its end
+    status, found, _ = ask(f"{served.url}/api/runs")
+    assert (status, [run["run"] for run in json.loads(found)["runs"]]) == (200, ["a-1"])
+
+
+def test_mlflows_page_is_below_it(served: Served) -> None:
+    status, page, headers = ask(f"{served.mlflow}/")
     assert (status, "<title>MLflow</title>" in page) == (200, True)
     assert headers["referrer-policy"] == "no-referrer"
-    assert ask(served.url)[0] == 200  # without the slash at its end, as a tracking address is written
+    assert ask(served.mlflow)[0] == 200  # as a tracking address is written
     status, found, _ = ask(
-        f"{served.url}/ajax-api/2.0/mlflow/experiments/search", method="POST", body={"max_results": 9}
+        f"{served.mlflow}/ajax-api/2.0/mlflow/experiments/search", method="POST", body={"max_results": 9}
     )
     assert (status, "shapes" in found) == (200, True)
     script = page.partition('defer="defer" src="')[2].partition('"')[0]
-    assert ask(f"{served.url}/{script}")[0] == 200
+    assert ask(f"{served.mlflow}/{script}")[0] == 200
+
+
+def test_the_page_runs_its_own_scripts_alone(served: Served) -> None:
+    _, page, headers = ask(f"{served.url}/")
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert (policy["script-src"], policy["style-src"], policy["connect-src"]) == ("'self'",) * 3
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=|https?://", page)
+    files = re.findall(r'(?:src|href)="(page/[^"]+)"', page)
+    assert len(files) == 4
+    assert {ask(f"{served.url}/{file}")[0] for file in files} == {200}
+
+
+@pytest.mark.parametrize("run", ["..", "%2e%2e", "..%2f..", "a-1%2f..%2fa-1", "-", ".", "a" * 300, "b-1", "a-1\u202e"])
+def test_a_run_that_is_none_is_not_looked_for_elsewhere(served: Served, run: str) -> None:
+    for path in (f"runs/{run}", f"runs/{run}/curves", f"runs/{run}/generated", f"runs/{run}/findings/evaluate"):
+        assert ask(f"{served.url}/api/{urllib.parse.quote(path, safe='/%')}")[0] in {404, 405}
+    assert ask(f"{served.url}/page/..%2fapp.py")[0] == 404
+    assert ask(f"{served.url}/page/%2e%2e/app.py")[0] == 404
+
+
+def test_what_is_malformed_is_refused_in_a_sentence(served: Served) -> None:
+    for path in ("differences", "differences?" + "&".join(["run=a-1"] * 50), "runs/a-1/images/train_prior/x?name=y"):
+        status, words, _ = ask(f"{served.url}/api/{path}")
+        assert (status, set(json.loads(words))) == (422, {"detail"})
 
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/x/", "/api/2.0/mlflow/experiments/search", "/get-artifact", "/version", "//", "/%2e%2e/", "/\xe9/"],
+    [
+        "",
+        "/",
+        "/x/",
+        "/api/runs",
+        "/page/main.js",
+        "/mlflow/",
+        "/api/2.0/mlflow/experiments/search",
+        "/get-artifact",
+        "/version",
+        "//",
+        "/%2e%2e/",
+        "/\xe9/",
+    ],
 )
 def test_who_has_no_token_can_neither_read_nor_write(served: Served, path: str) -> None:
     path = urllib.parse.quote(path, safe="/%")
@@ -125,10 +182,12 @@ def test_both_names_of_this_machine_are_served(served: Served) -> None:
 @pytest.mark.parametrize("origin", ["http://evil.com", "null", "http://localhost:9", "https://127.0.0.1:{port}"])
 def test_a_page_of_another_site_is_refused(served: Served, origin: str) -> None:
     headers = JSON | {"Origin": origin.format(port=served.port)}
-    url = f"{served.url}/ajax-api/2.0/mlflow/experiments/create"
+    url = f"{served.mlflow}/ajax-api/2.0/mlflow/experiments/create"
     assert ask(url, method="POST", body={"name": "theirs"}, headers=headers)[0] == 403
     own = JSON | {"Origin": served.base}
-    assert ask(f"{served.url}/ajax-api/2.0/mlflow/experiments/search?max_results=1", headers=own)[0] == 200
+    assert ask(f"{served.mlflow}/ajax-api/2.0/mlflow/experiments/search?max_results=1", headers=own)[0] == 200
+    assert ask(f"{served.url}/api/runs", headers=headers)[0] == 403
+    assert ask(f"{served.url}/api/runs", headers=own)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -162,14 +221,14 @@ def test_a_page_of_another_site_is_refused(served: Served, origin: str) -> None:
     ],
 )
 def test_parts_of_mlflow_that_runs_do_not_need_are_off(served: Served, method: str, path: str) -> None:
-    status, words, _ = ask(f"{served.url}{path}", method=method, body=None if method == "GET" else {})
+    status, words, _ = ask(f"{served.mlflow}{path}", method=method, body=None if method == "GET" else {})
     assert (status, "is off" in words) == (404, True)
 
 
 def test_a_path_that_leaves_an_open_one_is_not_taken_for_it(served: Served) -> None:
     token = served.url.rpartition("/")[2]
-    for path in ("static-files/../api/2.0/mlflow/webhooks", "static-files/..%2f..%2f..%2fetc%2fpasswd",
-                 "get-artifact?path=../../../../etc/passwd&run_uuid=x"):  # fmt: skip
+    for path in ("mlflow/static-files/../api/2.0/mlflow/webhooks", "mlflow/static-files/..%2f..%2f..%2fetc%2fpasswd",
+                 "mlflow/get-artifact?path=../../../../etc/passwd&run_uuid=x"):  # fmt: skip
         head = f"GET /{token}/{path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nConnection: close\r\n\r\n"
         assert raw(served.port, head).split(" ")[1] in {"400", "403", "404", "500"}
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
-from pipeline.dashboard.server import serve_dashboard
+from pipeline.dashboard.server import Shown, serve_dashboard
 from pipeline.errors import UsageError
 from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import MlflowRuns
@@ -221,13 +221,15 @@ def free_port() -> Iterator[int]:
     yield port
 
 
-def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: str) -> None:
+def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: str, tmp_path: Path) -> None:
     local = RunTracker.open(uri, "shapes", "local-run", None)
     local.finish("done")
-    with free_port() as port, serve_dashboard(uri, "127.0.0.1", port) as (url, _):
+    shown = Shown(str(tmp_path), uri)
+    with free_port() as port, serve_dashboard(shown, "127.0.0.1", port) as (whole, _):
+        url = f"{whole}/mlflow"
         page = urllib.request.urlopen(url, timeout=10).read().decode()
         assert "<title>MLflow</title>" in page
-        with pytest.raises(UsageError, match="cannot listen"), serve_dashboard(uri, "127.0.0.1", port):
+        with pytest.raises(UsageError, match="cannot listen"), serve_dashboard(shown, "127.0.0.1", port):
             pass
         remote = RunTracker.open(url, "shapes", "remote-run", None)
         remote.stage_event("train_prior", Metrics({"loss": 1.0}, 1))
@@ -275,7 +277,7 @@ def test_a_dashboard_that_is_ended_takes_its_server_along(uri: str, tmp_path: Pa
         command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            assert re.search(rf"http://127\.0\.0\.1:{port}/[\w-]{{32}}/#/experiments/", process.stderr.readline())
+            assert re.search(rf"http://127\.0\.0\.1:{port}/[\w-]{{32}}/ ", process.stderr.readline())
             process.terminate()
             assert process.wait(30) == 128 + signal.SIGTERM
         with pytest.raises(urllib.error.URLError):

@@ -14,6 +14,7 @@ from pipeline.outbox.operations import (
     ModelFinished,
     Operation,
     Provenance,
+    ReportLogged,
     RunEnded,
     StageBegun,
     StageEnded,
@@ -33,6 +34,7 @@ ALL: list[Operation] = [
     StageEnded.of("train_prior", "done", 2.0, SUMMARY),
     StageEnded.of("generate", "blocked", 0.0, None),
     ModelFinished(),
+    ReportLogged(page="<html>é&amp;</html>"),
     RunEnded(status="done"),
 ]
 

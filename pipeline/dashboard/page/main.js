@@ -1,0 +1,47 @@
+// Which part of the dashboard is shown: by the address after the #.
+
+import { ask, h, report } from "./dom.js";
+import { showCompare } from "./compare.js";
+import { showFraction } from "./fraction.js";
+import { showRun } from "./run.js";
+import { showRuns } from "./runs.js";
+
+const PARTS = [
+  ["runs", "Runs", showRuns],
+  ["run", null, showRun],
+  ["compare", "Side by side", showCompare],
+  ["fraction", "Captions", showFraction],
+];
+let leave = null;
+let mlflow = null;
+
+function showNavigation(current) {
+  const links = PARTS.filter(([, title]) => title).map(([name, title]) =>
+    h("a", { href: `#/${name}`, "aria-current": name === current || (name === "runs" && current === "run") ? "page" : null }, title));
+  if (mlflow) links.push(h("a", { href: mlflow, target: "_blank", rel: "noreferrer" }, "MLflow ↗"));
+  document.getElementById("nav").replaceChildren(...links);
+}
+
+async function show() {
+  if (location.hash === "#main") return document.getElementById("main").focus();
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  const found = PARTS.find(([one]) => one === name) || PARTS[0];
+  if (leave) leave.abort();
+  leave = new AbortController();
+  showNavigation(found[0]);
+  report("");
+  const main = document.getElementById("main");
+  main.replaceChildren(h("p", { class: "dim" }, "reading …"));
+  try {
+    await found[2](main, { path: rest, params: new URLSearchParams(query || ""), signal: leave.signal });
+  } catch (error) {
+    main.replaceChildren(h("h1", {}, "Not shown"), h("p", { class: "fault" }, error.message));
+  }
+}
+
+window.addEventListener("hashchange", show);
+ask("about").then((about) => {
+  mlflow = about.mlflow;
+  document.title = `Corgi: ${about.store.split("/").pop()}`;
+}).catch((error) => report(error.message, true)).finally(show);

@@ -1,0 +1,120 @@
+"""What the dashboard says of runs: supervision, intervals, the state of each stage, and what differs."""
+
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dashboard.runs import HEADLINE, differences, is_lower_better, run_document, run_table, supervision
+from pipeline.heartbeat import Heartbeat, StageProgress
+from pipeline.record import RunRecord
+from pipeline.store import Store
+from tests.factories import make_entry, make_record
+
+PRIOR = {"train_prior": {"fingerprint": "p", "identity": {"kind": "shifted", "captions": {"fraction": 0.1, "seed": 0}}}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path))
+    made.open_for_writing()
+    return made
+
+
+def prior_record(fraction: float = 0.1, captioned: int = 80, **changes: Any) -> RunRecord:
+    plan = {"train_prior": {"fingerprint": "p", "identity": {"captions": {"fraction": fraction, "seed": 0}}}}
+    download = make_entry("download_shards", counts={"images": 100, "captioned": captioned})
+    return make_record(plan=plan, stages=[download], **changes)
+
+
+def test_five_hundred_runs_are_listed_within_a_second(store: Store) -> None:
+    metrics = {f"train_prior/cosine_z_0/time_{number}": 0.5 for number in range(200)} | dict.fromkeys(HEADLINE, 0.25)
+    stages = [make_entry(name) for name in ("download_shards", "embed_clip", "train_prior", "train_decoder")]
+    for number in range(500):
+        store.write_run(make_record(f"sweep-{number:08x}", plan=PRIOR, stages=stages, metrics=metrics))
+    began = time.perf_counter()
+    found = run_table(store)
+    assert time.perf_counter() - began < 1.0
+    assert len(found["runs"]) == 500
+    assert found["shown"] == list(HEADLINE)
+    assert len(found["metrics"]) == 200 + len(HEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (prior_record(0.1, 80), ("semi-supervised", pytest.approx(0.08))),
+        (prior_record(1.0, 80), ("semi-supervised", pytest.approx(0.8))),
+        (prior_record(1.0, 100), ("supervised", 1.0)),
+        (prior_record(0.1, 80, config={"embed_clip": {"texts": False}}), ("language-free", 0.0)),
+        (make_record(plan={"train_prior": {"fingerprint": "p", "identity": {"text_dropout": 1.0}}}),
+         ("language-free", 0.0)),
+        (make_record(), ("no prior", None)),
+    ],
+)  # fmt: skip
+def test_how_a_run_was_supervised(record: RunRecord, expected: tuple[str, float | None]) -> None:
+    assert supervision(record) == expected
+
+
+def test_a_metric_has_its_interval_and_its_note(store: Store) -> None:
+    metrics = {
+        "evaluate/frechet_distance": 3.0,
+        "evaluate/frechet_distance/low": 2.5,
+        "evaluate/frechet_distance/high": 3.5,
+    }
+    entry = make_entry("evaluate", notes={"frechet_distance": "by CLIP"})
+    store.write_run(make_record(metrics=metrics | {"evaluate/accuracy/both": 0.5}, stages=[entry]))
+    (row,) = run_table(store)["runs"]
+    assert row["metrics"]["evaluate/frechet_distance"] == {"value": 3.0, "low": 2.5, "high": 3.5, "about": "by CLIP"}
+    assert row["metrics"]["evaluate/accuracy/both"] == {"value": 0.5}
+    assert "evaluate/frechet_distance/low" not in run_table(store)["metrics"]
+
+
+def test_a_running_stage_shows_how_far_it_is(store: Store) -> None:
+    stages = [make_entry("download_shards", "running")]
+    plan: dict[str, Any] = {name: {"fingerprint": name, "identity": {}} for name in ("download_shards", "embed_clip")}
+    record = make_record(status="running", stages=stages, plan=plan)
+    store.write_run(record)
+    output = store.output("download_shards", "download_shards")
+    output.write_json("units.json", {"units": 4})
+    output.finish_unit("00001", {"rows": 1})
+    progress = StageProgress(done=1, total=4, unit="shards", per_second=0.5, seconds_left=6.0)
+    beat = Heartbeat.now(3).model_copy(update={"progress": {"download_shards": progress}})
+    store.write_heartbeat(record.run, beat.model_dump(mode="json"))
+    found = run_document(record, store)
+    assert found["driver"]["pid"] == beat.pid
+    download, embed = found["graph"]
+    assert (download["state"], download["progress"]["seconds_left"], embed["state"]) == ("running", 6.0, "waiting")
+    assert download["units"]["done"] == ["00001"]
+
+
+def test_a_stage_of_a_lost_run_is_lost(store: Store) -> None:
+    plan = {"download_shards": {"fingerprint": "d", "identity": {}}}
+    record = make_record(status="running", stages=[make_entry("download_shards", "running")], plan=plan)
+    old = Heartbeat.now(0).model_copy(
+        update={"time": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "machine": "another"}
+    )
+    store.write_heartbeat(record.run, old.model_dump(mode="json"))
+    assert run_document(record, store)["graph"][0]["state"] == "lost"
+
+
+def test_what_differs_between_configs() -> None:
+    first, second = (
+        make_record(config={"seed": 0, "a": {"b": 1, "c": 2}}),
+        make_record(config={"seed": 0, "a": {"b": 3}}),
+    )
+    assert differences([first, second]) == [
+        {"key": "a.b", "values": ["1", "3"]},
+        {"key": "a.c", "values": ["2", None]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("evaluate/frechet_distance", True), ("train_decoder/held_out_loss", True), ("evaluate/accuracy/both", False),
+     ("train_decoder/samples_per_second", False), ("train_decoder/seconds", True)],
+)  # fmt: skip
+def test_which_way_is_better(name: str, expected: bool) -> None:
+    assert is_lower_better(name) is expected

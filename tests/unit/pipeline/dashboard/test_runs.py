@@ -116,5 +116,5 @@ def test_what_differs_between_configs() -> None:
     [("evaluate/frechet_distance", True), ("train_decoder/held_out_loss", True), ("evaluate/accuracy/both", False),
      ("train_decoder/samples_per_second", False), ("train_decoder/seconds", True)],
 )  # fmt: skip
-def test_which_way_is_better(name: str, expected: bool) -> None:
+def test_whether_less_is_better(name: str, expected: bool) -> None:
     assert is_lower_better(name) is expected

@@ -44,16 +44,18 @@ def manifolds(a: Float[Tensor, "rows embed"], b: Float[Tensor, "others embed"]) 
 
 def _radii(x: Tensor, neighbours: int) -> Float[Tensor, " rows"]:
     """Return the distance of each row from its k-th nearest other row."""
-    parts = [torch.cdist(part, x).kthvalue(neighbours + 1).values for part in x.split(_ROWS_AT_ONCE)]  # itself is first
+    parts = [
+        torch.cdist(part, x).kthvalue(neighbours + 1).values for part in torch.split(x, _ROWS_AT_ONCE)
+    ]  # itself is first
     return torch.cat(parts)
 
 
 def _balls_around(points: Tensor, centres: Tensor, radii: Tensor) -> Int[Tensor, " points"]:
     """Return in how many balls each point lies."""
-    return torch.cat([(torch.cdist(part, centres) <= radii).sum(1) for part in points.split(_ROWS_AT_ONCE)])
+    return torch.cat([(torch.cdist(part, centres) <= radii).sum(1) for part in torch.split(points, _ROWS_AT_ONCE)])
 
 
 def _is_entered(centres: Tensor, radii: Tensor, points: Tensor) -> Bool[Tensor, " centres"]:
     """Return which balls hold a point."""
-    parts = zip(centres.split(_ROWS_AT_ONCE), radii.split(_ROWS_AT_ONCE), strict=True)
+    parts = zip(torch.split(centres, _ROWS_AT_ONCE), torch.split(radii, _ROWS_AT_ONCE), strict=True)
     return torch.cat([(torch.cdist(part, points) <= radius[:, None]).any(1) for part, radius in parts])

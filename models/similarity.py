@@ -20,6 +20,7 @@ CMMD_SIGMA = 10.0
 MMD_SCALE = 1000.0
 FEWEST_FOR_DISTANCES = 4  # two halves of two rows each
 _ROWS_AT_ONCE = 4096
+_RANKED_AT_ONCE = 512
 _TIE = 1e-6  # cosines nearer than this are equal: more than rounding
 
 
@@ -67,9 +68,14 @@ def retrieval_ranks(
 
     A true embedding that ties with others takes the last of their ranks, so that a constant prediction scores nothing.
     """
-    pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
-    scores = torch.stack([F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T for x, y in pairs]).mean(0)
-    return (scores >= scores.diagonal()[:, None] - _TIE).sum(1).to(a.dtype)
+    blocks = tuple(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True))
+    pairs = [(F.normalize(x, dim=-1), F.normalize(y, dim=-1)) for x, y in blocks]
+    ranks = []
+    for first in range(0, len(a), _RANKED_AT_ONCE):
+        scores = torch.stack([x[first : first + _RANKED_AT_ONCE] @ y.T for x, y in pairs]).mean(0)
+        own = scores.diagonal(first)[:, None]
+        ranks.append((scores >= own - _TIE).sum(1))
+    return torch.cat(ranks or [torch.zeros(0)]).to(a.dtype)
 
 
 def diversity(samples: Float[Tensor, "captions samples embed"], block_dims: Sequence[int]) -> Float[Tensor, "captions"]:

@@ -1,8 +1,8 @@
 """95 % intervals: of means by the bootstrap, of distances between sets by the jackknife over groups of rows.
 
-A set that is drawn with replacement holds rows several times, and so has a smaller distance of its rows from each other
-than one of the distribution: a bootstrapped Fréchet or kernel distance lies above the measured one as a whole. The
-jackknife, which leaves groups of rows out instead, has no such shift (Efron and Stein 1981).
+A set that is sampled with replacement holds rows several times, which no set of the distribution does: a bootstrapped
+Fréchet or kernel distance lies above the measured one as a whole. The jackknife, which leaves groups of rows out
+instead, has no such shift (Efron and Stein 1981).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Float
 RESAMPLES = 1000
 GROUPS = 10
 _T_QUANTILE = 2.262  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom
-_DRAWS_AT_ONCE = 4_000_000
+_ROWS_AT_ONCE = 4_000_000
 
 
 class Interval(NamedTuple):
@@ -27,19 +27,19 @@ class Interval(NamedTuple):
 def resampled_means(
     columns: Float[np.ndarray, "rows columns"], seed: int, resamples: int = RESAMPLES
 ) -> Float[np.ndarray, "resamples columns"]:
-    """Return the columns' means over rows drawn with replacement, the same rows for all columns (Efron 1979).
+    """Return the columns' means over rows sampled with replacement, the same rows for all columns (Efron 1979).
 
     Memory does not grow with rows x resamples.
     """
     count = len(columns)
     if count == 0:
-        raise ValueError("intervals: found no rows: expected one or more to draw from")
+        raise ValueError("intervals: found no rows: expected one or more to sample from")
     rng, parts = np.random.default_rng(seed), []
-    at_once = max(1, _DRAWS_AT_ONCE // count)
+    at_once = max(1, _ROWS_AT_ONCE // count)
     for first in range(0, resamples, at_once):
         size = min(at_once, resamples - first)
-        drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        sampled = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
+        times = np.bincount(sampled.ravel(), minlength=size * count).reshape(size, count)
         parts.append(times @ np.asarray(columns, dtype=np.float64) / count)
     return np.concatenate(parts)
 

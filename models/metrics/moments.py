@@ -47,6 +47,16 @@ class Moments:
         between = torch.outer(apart, apart) * (self.count * fraction)
         return Moments(count, self.mean + fraction * apart, self.scatter + other.scatter + between)
 
+    def __sub__(self, part: "Moments") -> "Moments":
+        """Take out a part that was merged before: :meth:`__add__` solved for one of the two."""
+        count = self.count - part.count
+        if count < 1:
+            raise ValueError(f"moments: found {part.count} rows to take out of {self.count}: expected fewer")
+        mean = (self.count * self.mean - part.count * part.mean) / count
+        apart = part.mean - mean
+        between = torch.outer(apart, apart) * (count * part.count / self.count)
+        return Moments(count, mean, self.scatter - part.scatter - between)
+
     def covariance(self) -> Float[Tensor, "embed embed"]:
         """Return S / (n - 1); ValueError: there are fewer than 2 rows."""
         if self.count < 2:

@@ -16,7 +16,7 @@ from pipeline.store import Store
 from pipeline.stored_models import find_stored_models
 from stages.contract.parsing import shown
 from stages.generate.config import GenerateConfig
-from stages.generate.stage import load_system as load_stage_system
+from stages.generate.worker import load_system as load_stage_system
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact
 

@@ -2,16 +2,13 @@
 
 from stages.contract.errors import InputFault
 from stages.encoders.check import check_clip
-from stages.evaluate.config import EvaluateConfig, InceptionFeatures
+from stages.encoders.features.check import check_features
+from stages.evaluate.config import EvaluateConfig
 
 
 def check(config: EvaluateConfig) -> None:
     """Check the CLIP models, the weights of the features, and the real images."""
-    if isinstance(config.features, InceptionFeatures) and not config.features.path.is_file():
-        raise InputFault(
-            f"evaluate.features.path: there is no file {config.features.path}: give the weights that torch-fidelity "
-            "publishes, or choose kind: clip"
-        )
+    check_features(config.features, "evaluate.features")
     if config.real is not None and not config.real.is_dir():
         raise InputFault(f"evaluate.real: there is no folder {config.real}: give a folder of real images")
     check_clip(config.clip)

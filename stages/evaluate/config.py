@@ -1,49 +1,43 @@
 """What to measure with."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
+from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig
-
-
-class ClipFeatures(ConfigModel):
-    """The image embeddings of ``evaluate`` where there is one, else of ``clip``."""
-
-    kind: Literal["clip"]
-
-
-class InceptionFeatures(ConfigModel):
-    """The pool features of Inception-v3, under which published figures (FID) are measured."""
-
-    kind: Literal["inception"]
-    path: ExternalPath = Field(description="torch-fidelity's published weights: pt_inception-2015-12-05-6726825d.pth")
+from stages.encoders.features.config import ClipFeatures, Features
 
 
 class EvaluateConfig(StageConfig):
     """Evaluate the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     uses_gpu: ClassVar[bool] = True
-    work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
     clip: ClipConfig = Field(description="the CLIP models that prior and decoder were trained with")
     independent_clip: ClipConfig | None = Field(
         None, description="other CLIP models for a CLIP score that the models were not trained towards"
     )
-    features: Annotated[ClipFeatures | InceptionFeatures, Field(discriminator="kind")] = Field(
+    features: Annotated[Features, Field(discriminator="kind")] = Field(
         ClipFeatures(kind="clip"), description="network under which the distances to true images are taken"
     )
     real: ExternalPath | None = Field(
         None, description="folder of true images to take those distances to; none: those that the prompts describe"
     )
+    pairwise_images: PositiveInt = Field(
+        4096,
+        description="most images of a figure that compares all with all (KID, CMMD, precision, density, ranks); "
+        "of more, evenly spaced ones; the Fréchet distance and all means are of all images",
+    )
+    seed: NonNegativeInt = Field(0, description="of the resampling that intervals come from")
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The generated images, and the CLIP model where one is trained."""
-        independent_clip = () if self.independent_clip is None else self.independent_clip.inputs
-        return ("generate", *dict.fromkeys((*self.clip.inputs, *independent_clip)))
+        of_features = self.features.clip if isinstance(self.features, ClipFeatures) else None
+        clips = [clip for clip in (self.clip, self.independent_clip, of_features) if clip is not None]
+        return ("generate", *dict.fromkeys(name for clip in clips for name in clip.inputs))

@@ -40,9 +40,11 @@ class Readings:
         count = len(self.asked["color"])
         if count < 2:
             raise ValueError(f"unrelated prompts need at least 2 images, found {count}")
-        color, shape = (self.read[name][:, None] == self.asked[name][None] for name in ("color", "shape"))
-        hits = {"color": color, "shape": shape, "both": color & shape}
-        return {name: float((hit.sum() - hit.diagonal().sum()) / (count * (count - 1))) for name, hit in hits.items()}
+        own = self.hits()
+        codes = {name: (self.read[name], self.asked[name]) for name in WORDS}
+        codes["both"] = (_both(self.read), _both(self.asked))
+        matches = {name: _equal_pairs(*sides) for name, sides in codes.items()}
+        return {name: (matches[name] - int(hit.sum())) / (count * (count - 1)) for name, hit in own.items()}
 
     def confusion(self, name: str) -> Float[Tensor, "asked read"]:
         """Return for each word asked how often each word was read (rows add up to 1, or 0 where it was not asked)."""
@@ -53,11 +55,22 @@ class Readings:
 
     def accuracy_by_pair(self) -> Float[Tensor, "shape color"]:
         """Return how often both are right, for each shape and color asked; NaN where it was not asked."""
-        cell = self.asked["shape"] * len(COLORS) + self.asked["color"]
+        cell = _both(self.asked)
         num_cells = len(SHAPES) * len(COLORS)
         asked = torch.bincount(cell, minlength=num_cells)
         right = torch.bincount(cell, weights=self.hits()["both"].double(), minlength=num_cells)
         return (right / asked).view(len(SHAPES), len(COLORS))
+
+
+def _both(words: Mapping[str, Int[Tensor, " batch"]]) -> Int[Tensor, " batch"]:
+    """Return shape and color as one number."""
+    return words["shape"] * len(COLORS) + words["color"]
+
+
+def _equal_pairs(read: Int[Tensor, " batch"], asked: Int[Tensor, " batch"]) -> int:
+    """Return in how many of all pairs of an image and a prompt the word read is the word asked."""
+    size = len(COLORS) * len(SHAPES)
+    return int((torch.bincount(read, minlength=size) * torch.bincount(asked, minlength=size)).sum())
 
 
 def read_scenes(images: UInt8[np.ndarray, "batch height width 3"], scenes: Sequence[Scene]) -> Readings:

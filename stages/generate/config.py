@@ -42,20 +42,32 @@ class NoPrompts(ConfigModel):
 
 
 class FilePrompts(ConfigModel):
-    """Prompts from a file: txt with one a line, or csv or tsv with a column of them (as PartiPrompts has)."""
+    """Prompts from a file: txt with one a line, or csv or tsv with a column of them."""
 
     kind: Literal["file"]
     path: ExternalPath
-    column: str = Field("Prompt", description="column of the prompts in a csv or tsv file")
+    column: str | None = Field(
+        None,
+        description="column of the prompts in a csv or tsv file; none: Prompt (PartiPrompts) or Prompts (DrawBench)",
+    )
+    categories: tuple[str, ...] | None = Field(
+        None, description="columns by whose values scores are given too; none: those of Category and Challenge it has"
+    )
     limit: PositiveInt | None = Field(None, description="use this many from the beginning; none: all")
 
 
 class CaptionPrompts(ConfigModel):
     """Captions of images that no stage was trained on; each prompt has a true image to compare with."""
 
-    kind: Literal["captions"]
+    kind: Literal["held_out"]
     num: PositiveInt = Field(192, description="most prompts: those of the images with the lowest numbers by hash")
-    part: Literal["validation", "test"] = Field("test", description="of the experiment's split")
+    part: Literal["validation", "test"] | None = Field(
+        None, description="of the experiment's split; none: test where split.test puts images aside, else validation"
+    )
+
+    def part_of(self, split: SplitConfig) -> Literal["validation", "test"]:
+        """Return the part that the captions are of."""
+        return self.part or ("test" if split.test > 0 else "validation")
 
 
 Prompts = ScenePrompts | ListPrompts | FilePrompts | CaptionPrompts | NoPrompts
@@ -65,17 +77,16 @@ class GenerateConfig(StageConfig):
     """Generate images from prompts, and the control sets that evaluation compares them with."""
 
     stage: ClassVar[str] = "generate"
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     uses_gpu: ClassVar[bool] = True
-    work: ClassVar[Literal["shards", "training", "single"]] = "single"
 
     clip: ClipConfig
     prompts: Annotated[Prompts, Field(discriminator="kind")]
-    split: SplitConfig = Field(SplitConfig(), description="that of the experiment; prompts of kind captions")
+    split: SplitConfig = Field(SplitConfig(), description="that of the experiment; prompts of kind held_out")
     sets: tuple[SetName, ...] | None = Field(
         None,
         description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
-        "from the embedding of the true one (kinds scenes and captions); unconditional: of no prompt (that kind only); "
+        "from the embedding of the true one (kinds scenes and held_out); unconditional: of no prompt (that kind only); "
         "none: all that the prompts allow",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
@@ -83,6 +94,9 @@ class GenerateConfig(StageConfig):
     decoder: DecoderSampling = DecoderSampling()
     upsamplers: Literal[0, 1, 2] = Field(
         0, description="super-resolution models after the decoder: train_upsampler, then train_second_upsampler"
+    )
+    max_files: NonNegativeInt = Field(
+        5000, description="most images that are stored as single files; more of them as webdataset shards of 1,024"
     )
     t5: Annotated[T5Source | None, RuntimeOnly()] = Field(
         None, description="where the T5 of the prior's training lies now, if it has moved; its weights are compared"
@@ -151,7 +165,7 @@ class GenerateConfig(StageConfig):
         if "reconstruction" in (self.sets or ()) and not isinstance(self.prompts, ScenePrompts | CaptionPrompts):
             raise ValueError(
                 f"sets: reconstruction needs true images, and prompts of kind {self.prompts.kind} have none; "
-                "leave it out, or use prompts of kind scenes or captions"
+                "leave it out, or use prompts of kind scenes or held_out"
             )
         return self
 

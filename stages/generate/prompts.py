@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PROMPTS = 1_000_000
 LONGEST_PROMPT = 10_000  # characters; encoders read some hundred
+LONGEST_CATEGORY = 100  # characters
+PROMPT_COLUMNS = ("Prompt", "Prompts")  # of PartiPrompts, of DrawBench
+CATEGORY_COLUMNS = ("Category", "Challenge")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -31,6 +34,8 @@ class Prompt:
     scene: Mapping[str, Any] | None = None
     sample: tuple[str, str] | None = None
     """Shard and key of the image whose caption it is, if it is one's."""
+    categories: Mapping[str, str] = field(default_factory=dict)
+    """What its file says of it, by columns."""
 
 
 def make_prompts(config: Prompts) -> list[Prompt]:
@@ -41,8 +46,9 @@ def make_prompts(config: Prompts) -> list[Prompt]:
         return _scene_prompts(config)
     if isinstance(config, CaptionPrompts):
         raise TypeError("captions are read by caption_prompts")
-    texts = config.texts if isinstance(config, ListPrompts) else read_prompts(config)
-    return [Prompt(text) for text in texts]
+    if isinstance(config, ListPrompts):
+        return [Prompt(text) for text in config.texts]
+    return [Prompt(text, categories=categories) for text, categories in _read_file(config)]
 
 
 def caption_prompts(config: CaptionPrompts, split: SplitConfig, shards: Artifact) -> list[Prompt]:
@@ -53,12 +59,13 @@ def caption_prompts(config: CaptionPrompts, split: SplitConfig, shards: Artifact
     for name, texts in zip(names, captions, strict=True):
         numbers = split_numbers(list(texts), split)
         found += [(float(n), name, key, text) for n, (key, text) in zip(numbers, texts.items(), strict=True)]
-    low, high = (0.0, split.test) if config.part == "test" else (split.test, split.test + split.validation)
+    part = config.part_of(split)
+    low, high = (0.0, split.test) if part == "test" else (split.test, split.test + split.validation)
     chosen = sorted(one for one in found if low <= one[0] < high)[: config.num]
     if not chosen:
         raise InputFault(
-            f"generate.prompts: none of the {len(found)} captioned images is in the part {config.part} of the split: "
-            f"expected some: raise split.{config.part}, or give more captions"
+            f"generate.prompts: none of the {len(found)} captioned images is in the part {part} of the split: "
+            f"expected some: raise split.{part}, or give more captions"
         )
     return [Prompt(text, sample=(name, key)) for _, name, key, text in chosen]
 
@@ -76,12 +83,18 @@ def _scene_prompts(config: ScenePrompts) -> list[Prompt]:
 
 def read_prompts(config: FilePrompts) -> list[str]:
     """Read the prompts of a txt, csv or tsv file; blank ones are left out."""
+    return [text for text, _ in _read_file(config)]
+
+
+def _read_file(config: FilePrompts) -> list[tuple[str, dict[str, str]]]:
+    """Return each prompt, and what the file says of it by columns."""
     where, suffix = "generate.prompts.path", config.path.suffix.lower()
     if suffix not in {".txt", *_DELIMITERS}:
         raise InputFault(f"{where}: found {shown(config.path.name)}: allowed are .txt, .csv and .tsv: convert the file")
     text = _text_of(config.path, where)
-    lines = text.split("\n") if suffix == ".txt" else _column(text, config, _DELIMITERS[suffix])
-    texts = [line.strip() for line in lines if line.strip()][: config.limit]
+    lines = [(line, {}) for line in text.split("\n")] if suffix == ".txt" else _rows(text, config, _DELIMITERS[suffix])
+    prompts = [(line.strip(), categories) for line, categories in lines if line.strip()][: config.limit]
+    texts = [line for line, _ in prompts]
     if not texts:
         raise InputFault(f"{where}: {shown(config.path)} holds no prompts: give at least one")
     if len(texts) > MOST_PROMPTS or max(map(len, texts)) > LONGEST_PROMPT:
@@ -89,7 +102,7 @@ def read_prompts(config: FilePrompts) -> list[str]:
             f"{where}: found {len(texts):,} prompts, the longest of {max(map(len, texts)):,} characters: allowed are "
             f"{MOST_PROMPTS:,} of {LONGEST_PROMPT:,}: split the file"
         )
-    return texts
+    return prompts
 
 
 def _text_of(path: Path, where: str) -> str:
@@ -108,7 +121,8 @@ def _text_of(path: Path, where: str) -> str:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _column(text: str, config: FilePrompts, delimiter: str) -> list[str]:
+def _rows(text: str, config: FilePrompts, delimiter: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the column of the prompts, and the values of the categories' columns that are not blank."""
     where = "generate.prompts.path"
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
 
@@ -117,22 +131,38 @@ def _column(text: str, config: FilePrompts, delimiter: str) -> list[str]:
 
     with parsing(fault):
         columns = next(rows, [])
-        if columns.count(config.column) != 1:
-            raise _no_column(config, columns)
-        index = columns.index(config.column)
+        index = _index_of(config, columns)
+        of_categories = {name: columns.index(name) for name in _categories(config, columns)}
         found = []
         for row in rows:
-            found.append(row[index] if index < len(row) else "")
-            if delimiter == "\t" and "\n" in found[-1]:
+            text = row[index] if index < len(row) else ""
+            if delimiter == "\t" and "\n" in text:
                 raise fault("a prompt of several lines, as where a quote is not closed")
+            values = {name: row[at].strip()[:LONGEST_CATEGORY] for name, at in of_categories.items() if at < len(row)}
+            found.append((text, {name: value for name, value in values.items() if value}))
     return found
 
 
-def _no_column(config: FilePrompts, columns: list[str]) -> InputFault:
+def _index_of(config: FilePrompts, columns: list[str]) -> int:
+    """Return where the prompts stand."""
+    wanted = [config.column] if config.column is not None else [name for name in PROMPT_COLUMNS if name in columns][:1]
+    if not wanted or columns.count(wanted[0]) != 1:
+        raise _no_column("column", wanted[0] if wanted else PROMPT_COLUMNS[0], config, columns)
+    return columns.index(wanted[0])
+
+
+def _categories(config: FilePrompts, columns: list[str]) -> tuple[str, ...]:
+    if config.categories is None:
+        return tuple(name for name in CATEGORY_COLUMNS if columns.count(name) == 1)
+    for name in config.categories:
+        if columns.count(name) != 1:
+            raise _no_column("categories", name, config, columns)
+    return config.categories
+
+
+def _no_column(key: str, column: str, config: FilePrompts, columns: list[str]) -> InputFault:
     names = shown(", ".join(columns) or "none")
-    several = columns.count(config.column)
+    several = columns.count(column)
     found = f"has {several} columns" if several else "has no column"
-    near = "" if several else nearest(config.column, columns)
-    return InputFault(
-        f"generate.prompts.column: {shown(config.path)} {found} {config.column!r}{near}: its columns are {names}"
-    )
+    near = "" if several else nearest(column, columns)
+    return InputFault(f"generate.prompts.{key}: {shown(config.path)} {found} {column!r}{near}: its columns are {names}")

@@ -151,6 +151,8 @@ class UnitRunner(Generic[Record]):
     """How a worker records a unit."""
     check: Callable[[Mapping[str, Record]], None] = lambda records: None
     """Called with all records after each unit; an error that it raises ends the stage."""
+    unit: str = "shards"
+    """What the units are, in the progress."""
     passes_before: int = 0
     """Passes over all units that are done already and counted in the progress."""
 
@@ -161,7 +163,7 @@ class UnitRunner(Generic[Record]):
 
         def progress() -> Progress:
             total = self.units.write_plan(self.output)
-            unit = "passes over shards" if self.passes_before else "shards"
+            unit = f"passes over {self.unit}" if self.passes_before else self.unit
             earlier, items = self.passes_before * total, 0 if self.passes_before else images
             return Progress(earlier + len(done), earlier + total, unit, items=items, note=self.units.note)
 

@@ -17,10 +17,10 @@ from stages.encode_latents.config import EncodeByStableDiffusion
 from stages.encoders.check import check_clip, check_t5
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source
+from stages.encoders.features.inception import load_inception
 from stages.encoders.language_model import LanguageModelEncoder
 from stages.encoders.open_clip_schema import check_open_clip_config
 from stages.encoders.t5 import T5Encoder
-from stages.evaluate.frechet import Inception
 from stages.filter_samples.config import HeadFilter
 from stages.filter_samples.heads import load_head
 from stages.formats.clip_folders import CLIP_CONFIG
@@ -212,7 +212,7 @@ def test_weights_that_run_code_are_not_loaded(clip: Path, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=r"more than named tensors|cannot read it"):
             read_tensors(path)
         with pytest.raises(InputFault, match=r"evaluate\.features\.path: .* cannot be used"):
-            Inception(path, "cpu")
+            load_inception(path, "cpu", "evaluate.features")
     assert not marker.exists()
 
 

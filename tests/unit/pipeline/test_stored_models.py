@@ -16,7 +16,7 @@ from stages.contract.errors import ArtifactError
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.config import ClipConfig, FolderClip, StoredClip, StoredT5, TextStatesConfig
 from stages.generate.config import GenerateConfig
-from stages.generate.stage import load_system
+from stages.generate.worker import load_system
 from stages.inference.loading import load_text_to_image
 from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output

@@ -58,6 +58,16 @@ def test_merged_parts_equal_the_whole_in_any_order(rows: int, embed: int) -> Non
     )
 
 
+def test_a_part_is_taken_out_again() -> None:
+    a, b = normal(100, 8, 0) + 5, Moments.of(normal(90, 8, 1))
+    rest = Moments.of(a) - Moments.of(a[::10])
+    kept = a[torch.arange(100) % 10 != 0]
+    assert rest.count == 90
+    assert frechet_of_moments(rest, b) == pytest.approx(frechet_of_moments(Moments.of(kept), b), rel=1e-9)
+    with pytest.raises(ValueError, match="100 rows to take out of 100"):
+        Moments.of(a) - Moments.of(a)
+
+
 def test_wider_and_further_sets_are_more_distant() -> None:
     b = normal(400, 8, 0)
     for distance in (frechet, lambda x, y: kid_estimate(x, y).value):

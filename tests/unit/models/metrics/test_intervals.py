@@ -19,13 +19,13 @@ def test_the_bootstrap_of_a_mean_has_its_standard_error() -> None:
         resampled_means(rows[:0], seed=1)
 
 
-def test_columns_are_drawn_together() -> None:
+def test_columns_are_sampled_together() -> None:
     rows = np.arange(6.0)
     both = resampled_means(np.stack([rows, 2 * rows], 1), seed=0, resamples=50)
     assert both[:, 1] == pytest.approx(2 * both[:, 0])
 
 
-def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_of_means_have_their_coverage() -> None:
     """Of 200 intervals of 95 %, 190 are expected to, within four standard deviations (12)."""
     rng = np.random.default_rng(0)
     intervals = [percentile_interval(resampled_means(rng.normal(0, 1, (100, 1)), 0, 400)[:, 0]) for _ in range(200)]

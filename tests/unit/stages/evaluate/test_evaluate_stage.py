@@ -18,7 +18,14 @@ from stages.encoders.config import ClipConfig, FolderClip
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.formats.generated_images import GeneratedRow, image_file, write_embeddings, write_image, write_rows
+from stages.formats.generated_images import (
+    GeneratedRecord,
+    GeneratedRow,
+    gather_rows,
+    image_file,
+    write_embeddings,
+    writing_images,
+)
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, save_tiny_clip
 
@@ -44,15 +51,22 @@ def noise(scenes: list[Scene]) -> np.ndarray:
 def generated(folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings."""
     output = Output(str(folder), "generate", "g")
-    rows: list[GeneratedRow] = []
+    names = []
     for name, make in sets.items():
-        for index, (scene, image) in enumerate(zip(SCENES, make(SCENES), strict=True)):
-            fields = dataclasses.asdict(scene) if with_scenes else None
-            prompt = f"a {scene.color} {scene.shape}"
-            rows.append(GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields))
-            write_image(output, rows[-1], image)
-    write_rows(output, rows)
-    write_embeddings(output, "prior", 0, ClipEncoder(clip).encode_images(render_scenes(SCENES, 64)).numpy())
+        images = make(SCENES)
+        for first in range(0, NUM, 64):
+            with writing_images(output, name, first, in_shards=False) as add:
+                for index in range(first, min(first + 64, NUM)):
+                    scene = SCENES[index]
+                    fields = dataclasses.asdict(scene) if with_scenes else None
+                    prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
+                    row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
+                    add(row, images[index], None)
+            names.append(f"{name}-{first:06d}")
+            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first : first + 64], 64))
+            write_embeddings(output, name, first, true.numpy())
+            GeneratedRecord(images=len(true), resolution=64).finish(output, names[-1])
+    gather_rows(output, names)
     return output
 
 

@@ -2,16 +2,21 @@ import dataclasses
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.captions import read_caption
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, LoggedImage, Progress
 from stages.encoders.config import ClipConfig, FolderClip
+from stages.formats.generated_images import list_units, read_images, read_rows
 from stages.generate.config import GenerateConfig
 from stages.generate.stage import run
 from stages.storage.artifact import Artifact, Output
@@ -74,7 +79,7 @@ def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: 
         "grid_prior", "grid_text_embedding", "grid_reconstruction",
     ]  # fmt: skip
     assert (tmp_path / "grid.png").read_bytes() == next(e for e in events if isinstance(e, LoggedImage)).png
-    assert [e for e in events if isinstance(e, Progress)][-1].done == 15
+    assert [e for e in events if isinstance(e, Progress)][-1].items == 15
     with output.open("embeddings/prior/000000.npy") as file:
         assert np.load(file).shape == (5, 16)
 
@@ -129,6 +134,47 @@ def test_half_generated_sets_are_finished_to_the_same_bytes(world: World, tmp_pa
     generate(world, half, prompts=prompts, sets=["text_embedding"])
     assert generated_digests(half) == generated_digests(Path(whole.uri))
     assert (half / "images/text_embedding/00003.png").stat().st_mtime_ns == kept
+
+
+def test_images_of_shards_are_those_of_files_whatever_makes_them(world: World, tmp_path: Path) -> None:
+    prompts = {"kind": "list", "texts": [f"a red star {number}" for number in range(70)]}
+    files = generate(world, tmp_path / "files", prompts=prompts, max_files=140)
+    shards = generate(world, tmp_path / "shards", prompts=prompts, max_files=139)
+    assert [unit.name for unit in list_units(shards)] == ["prior-000000", "text_embedding-000000"]
+    assert not list((tmp_path / "shards").glob("images/*/*.png"))
+    rows, others = read_rows(files), read_rows(shards)
+    assert [(row.set, row.index, row.prompt, row.seed) for row in rows] == [
+        (row.set, row.index, row.prompt, row.seed) for row in others
+    ]
+    assert np.array_equal(read_images(files, rows), read_images(shards, others))
+    scattered = [others[number] for number in (139, 3, 69, 70)]
+    assert np.array_equal(read_images(shards, scattered), read_images(shards, others)[[139, 3, 69, 70]])
+    assert (tmp_path / "files/grid.png").read_bytes() == (tmp_path / "shards/grid.png").read_bytes()
+    with (tmp_path / "shards/images/prior/000000.tar").open("rb") as tar:
+        samples = list(group_by_keys(tar_file_expander([{"url": "", "stream": tar}])))
+    assert [sample["__key__"] for sample in samples] == [f"{number:06d}" for number in range(70)]
+    assert samples[3]["txt"] == b"a red star 3"
+    assert json.loads(samples[3]["json"])["seed"] == 3
+
+
+def test_two_workers_generate_the_images_of_one(world: World, tmp_path: Path) -> None:
+    """Each has models of its own, and takes every other unit."""
+    prompts = {"kind": "list", "texts": [f"a red star {number}" for number in range(140)]}
+    one = generate(world, tmp_path / "one", prompts=prompts, sets=["prior"])
+    context = dataclasses.replace(make_context(), map_shards=by_two_workers)
+    run(
+        world.config(prompts=prompts, sets=["prior"]),
+        world.inputs,
+        Output(str(tmp_path / "two"), "generate", "f1"),
+        context,
+    )
+    assert generated_digests(Path(one.uri)) == generated_digests(tmp_path / "two")
+
+
+def by_two_workers(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+    assert not isinstance(items, Growing)
+    for first in (1, 0):
+        yield from map_in_process(make_worker, items[first::2], resources)
 
 
 def test_models_of_another_clip_are_refused(world: World, tmp_path: Path) -> None:

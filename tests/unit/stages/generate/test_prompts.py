@@ -25,6 +25,17 @@ def test_the_layout_of_parti_prompts(tmp_path: Path) -> None:
     assert read_prompts(file) == ['a "red" star', "a dog, asleep"]
 
 
+def test_categories_of_benchmark_files_are_kept(tmp_path: Path) -> None:
+    parti = write(tmp_path / "p.tsv", "Prompt\tCategory\tChallenge\tNote\na dog\tAnimals\tBasic\tx\na cup\t\tBasic\t\n")
+    both = {"Category": "Animals", "Challenge": "Basic"}
+    assert [one.categories for one in make_prompts(parti)] == [both, {"Challenge": "Basic"}]
+    bench = write(tmp_path / "d.csv", "Prompts,Category\nA red car.,Colors\n")
+    assert [(one.text, one.categories) for one in make_prompts(bench)] == [("A red car.", {"Category": "Colors"})]
+    assert make_prompts(bench.model_copy(update={"categories": ()}))[0].categories == {}
+    with pytest.raises(InputFault, match=r"generate\.prompts\.categories: .* has no column 'Kind': its columns are"):
+        make_prompts(bench.model_copy(update={"categories": ("Kind",)}))
+
+
 def test_csv_with_another_column_and_a_limit(tmp_path: Path) -> None:
     file = write(tmp_path / "p.csv", 'id,text\n1,"a, b"\n2,c\n').model_copy(update={"column": "text", "limit": 1})
     assert [prompt.text for prompt in make_prompts(file)] == ["a, b"]

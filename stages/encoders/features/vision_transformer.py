@@ -1,0 +1,92 @@
+"""The class token of a vision transformer in the format of transformers, such as DINOv2 (arXiv 2304.07193)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.contract.errors import InputFault
+from stages.contract.parsing import shown
+from stages.encoders.features.check import PREPROCESSOR, check_vision_folder
+from stages.encoders.model_files import describe_load_error, read_model_json, refuse
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, where the folder does not say
+_LARGEST = 4096  # pixels a side
+
+
+def load_vision_transformer(folder: Path, device: str, where: str) -> tuple[str, str, torch.nn.Module, int]:
+    """Return name, resizing, network and width; nothing of the folder is run, nothing is fetched."""
+    content = check_vision_folder(folder, f"{where}.path")
+    from transformers import AutoModel
+
+    try:
+        network, report = AutoModel.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library raises errors of many types
+        raise InputFault(
+            f"{where}.path: transformers cannot load {folder} ({describe_load_error(error)}): save the model there "
+            "anew by save_pretrained"
+        ) from error
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        raise InputFault(
+            f"{where}.path: {folder} lacks {len(missing)} of the model's weights ({shown(missing[0])}): expected all: "
+            "save the model there anew by save_pretrained"
+        )
+    size, mean, std = _preparation(folder, content, f"{where}.path")
+    name = f"{content['model_type']} {content.get('hidden_size', 768)} x {content.get('num_hidden_layers', 12)}"
+    module = _ClassToken(network, size, mean, std).eval().requires_grad_(False).to(device)
+    return name, f"bicubic with antialias to {size} px", module, int(network.config.hidden_size)
+
+
+def _preparation(
+    folder: Path, content: Mapping[str, Any], where: str
+) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Return the side of the images, and mean and standard deviation of their channels."""
+    file = folder / PREPROCESSOR
+    said = read_model_json(file, where) if file.exists() else {}
+    size = content.get("image_size", 224)
+    if content["model_type"] != "vit" and isinstance(said.get("crop_size"), dict):  # its positions are interpolated
+        size = said["crop_size"].get("height", size)
+    patch = content.get("patch_size", 16)
+    if isinstance(size, bool) or not isinstance(size, int) or not patch <= size <= _LARGEST or size % patch:
+        raise refuse(where, file, f"images of {shown(size)} pixels", f"a multiple of {patch} up to {_LARGEST}")
+    numbers = (said.get("image_mean", _MEAN), said.get("image_std", _STD))
+    for values in numbers:
+        if not (
+            isinstance(values, list | tuple)
+            and len(values) == 3
+            and all(isinstance(one, int | float) and abs(one) < 100 for one in values)
+        ):
+            raise refuse(where, file, f"channels of {shown(values)}", "three numbers")
+    if not all(one > 0 for one in numbers[1]):
+        raise refuse(where, file, f"image_std is {shown(numbers[1])}", "numbers above 0")
+    return size, tuple(numbers[0]), tuple(numbers[1])
+
+
+class _ClassToken(torch.nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network, self._size = network, size
+        if hasattr(network, "pooler"):  # it is not used, and may have no trained weights
+            network.pooler = None
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
+        scaled = F.interpolate(pixels.float(), size=(self._size, self._size), mode="bicubic", antialias=True)
+        states = self.network((scaled.clamp(0, 255) / 255 - self.mean) / self.std).last_hidden_state
+        token: Tensor = states[:, 0]
+        return token

@@ -1,0 +1,103 @@
+"""Distances between generated and true images, of features that stay on disk, with their intervals.
+
+The Fréchet distance is biased: the fewer the images, the larger, so compare equal numbers of images under the same
+network only; what two halves of the true images have stands beside it. The kernel distance (KID) has no such bias.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.metrics.intervals import GROUPS, jackknife_interval, percentile_interval, resampled_means
+from models.metrics.kernels import Estimate, cmmd_estimate, kid_estimate
+from models.metrics.manifolds import NEIGHBOURS_OF_DENSITY, manifolds
+from models.metrics.moments import Moments, frechet_of_moments
+from models.similarity import blocks_of
+from stages.evaluate.records import FeatureRows
+
+FEWEST = 2
+_BLOCK = 2048  # rows that are summed at once
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, its 95 % interval where it has one, and of how many images or pairs it is."""
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+Figures = dict[str, Figure]
+
+
+def frechet_figures(generated: FeatureRows, true: FeatureRows) -> Figures:
+    """Return the Fréchet distance of all rows, and that of two halves of the true ones, which is its bias."""
+    all_generated = Moments.merged(_moments(generated, start, 2) for start in (0, 1))
+    halves = [_moments(true, start, 2) for start in (0, 1)]
+    all_true = Moments.merged(halves)
+    value = frechet_of_moments(all_generated, all_true)
+    figures = {"frechet_distance": Figure(value, generated.count)}
+    if min(generated.count, true.count) >= 2 * GROUPS:
+        others = (
+            frechet_of_moments(all_generated - _moments(generated, g, GROUPS), all_true - _moments(true, g, GROUPS))
+            for g in range(GROUPS)
+        )
+        low, high = jackknife_interval(value, list(others))
+        figures["frechet_distance"] = Figure(value, generated.count, max(low, 0.0), high)
+    if true.count >= 2 * FEWEST:
+        figures["frechet_distance/true_halves"] = Figure(frechet_of_moments(*halves), true.count // 2)
+    return figures
+
+
+def _moments(rows: FeatureRows, start: int, step: int) -> Moments:
+    """Return those of every so many rows; they are summed in blocks, however small the units are."""
+    return Moments.merged(Moments.of(torch.from_numpy(block)) for block in _blocks(rows, start, step))
+
+
+def _blocks(rows: FeatureRows, start: int, step: int) -> Iterator[np.ndarray]:
+    waiting: list[np.ndarray] = []
+    for first, part in rows.parts():
+        waiting.append(np.array(part[(start - first) % step :: step]))
+        if sum(map(len, waiting)) >= _BLOCK:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
+    """Return up to ``most`` of so many numbers, evenly spaced."""
+    return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.int64)
+
+
+def kernel_figures(generated: Float[Tensor, "rows embed"], true: Float[Tensor, "others embed"], seed: int) -> Figures:
+    """Return the kernel distance, and where there are enough rows precision, recall, density and coverage."""
+    figures = {"kernel_distance": _of_estimate(kid_estimate(generated, true), len(generated))}
+    if min(len(generated), len(true)) > NEIGHBOURS_OF_DENSITY:
+        for name, values in manifolds(generated, true)._asdict().items():
+            low, high = percentile_interval(resampled_means(values[:, None].numpy(), seed)[:, 0])
+            figures[name] = Figure(float(values.mean()), len(values), low, high)
+    return figures
+
+
+def cmmd_figure(
+    generated: Float[Tensor, "rows embed"], true: Float[Tensor, "others embed"], block_dims: tuple[int, ...]
+) -> Figure:
+    """Return CMMD, averaged over the CLIP models."""
+    blocks = zip(blocks_of(generated, block_dims), blocks_of(true, block_dims), strict=True)
+    estimates = [cmmd_estimate(x, y) for x, y in blocks]
+    value = float(np.mean([one.value for one in estimates]))
+    left_out = np.array([one.left_out for one in estimates]).mean(0)
+    return _of_estimate(Estimate(value, tuple(left_out.tolist())), len(generated))
+
+
+def _of_estimate(estimate: Estimate, count: int) -> Figure:
+    if not estimate.left_out:
+        return Figure(estimate.value, count)
+    return Figure(estimate.value, count, *jackknife_interval(estimate.value, estimate.left_out))

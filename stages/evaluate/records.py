@@ -1,0 +1,99 @@
+"""What a unit of evaluation leaves: rows of features, and scores of single images; read here without holding them all.
+
+scores/scores_<unit>.parquet                of each image: CLIP scores, what the scene checker read, its categories
+<network>_<kind>/<network>_<kind>_<unit>.npy   rows of features, of images of kind generated or true
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+
+from stages.contract.documents import Document, UnitRecord
+from stages.formats.per_shard import load_table, open_array, save_array, save_table
+from stages.storage.artifact import Artifact, Output
+
+SCORES = "scores"
+GENERATED, TRUE = "generated", "true"
+REAL = "real"
+"""The set of the units of a folder of true images."""
+
+
+class NetworkIdentity(Document):
+    """What tells one network of features from another."""
+
+    name: str
+    digest: str
+    resize: str
+    block_dims: tuple[int, ...]
+
+
+class EvaluateRecord(UnitRecord):
+    """The record of an evaluated unit."""
+
+    images: int
+    has_true: bool
+    """Whether each image has a true one."""
+    has_scenes: bool
+    """Whether each prompt describes a scene."""
+    content: str = ""
+    """SHA-256 of the files of a folder of true images."""
+    networks: Mapping[str, NetworkIdentity]
+    """Those of the features, by their names in the artifact."""
+
+
+@dataclass(frozen=True)
+class EvaluatedUnit:
+    """A unit of an evaluated set: its name, and how many images it holds."""
+
+    name: str
+    count: int
+
+
+def write_features(output: Output, network: str, kind: str, unit: str, rows: Float[np.ndarray, "rows embed"]) -> None:
+    """Write the features of a unit's images."""
+    save_array(output, f"{network}_{kind}", unit, rows)
+
+
+def write_scores(output: Output, unit: str, columns: Mapping[str, Sequence[float] | Sequence[int]]) -> None:
+    """Write the scores of a unit's images."""
+    save_table(output, SCORES, unit, pa.table({name: pa.array(values) for name, values in columns.items()}))
+
+
+def read_scores(artifact: Artifact, units: Iterable[EvaluatedUnit]) -> dict[str, Float[np.ndarray, " rows"]]:
+    """Return the scores of all images of a set, by column."""
+    tables = [load_table(artifact, SCORES, unit.name) for unit in units]
+    names = tables[0].column_names if tables else []
+    return {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in names}
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The features of all images of a set, which stay on disk."""
+
+    artifact: Artifact
+    kind: str
+    """Network and kind of the images."""
+    units: Sequence[EvaluatedUnit]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(unit.count for unit in self.units)
+
+    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of the first row of each unit, and its rows."""
+        first = 0
+        for unit in self.units:
+            yield first, open_array(self.artifact, self.kind, unit.name)
+            first += unit.count
+
+    def take(self, indices: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, "chosen embed"]:
+        """Return rows by their numbers, which are in order."""
+        parts = []
+        for first, rows in self.parts():
+            begin, end = np.searchsorted(indices, (first, first + len(rows)))
+            parts.append(np.asarray(rows[indices[begin:end] - first]))
+        return np.concatenate(parts)

@@ -1,0 +1,37 @@
+"""The units of work of generation: consecutive prompts of one set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.formats.generated_images import SHARD_IMAGES, GeneratedUnit
+from stages.generate.config import GenerateConfig, SetName
+from stages.generate.prompts import Prompt
+
+CHUNK = 64
+"""Prompts that are sampled together, in batches of at most this size; a unit is as large, or several times."""
+
+
+@dataclass(frozen=True)
+class PromptUnit:
+    """Prompts, the first of which has the number ``first``; their images become files, or a webdataset shard."""
+
+    set: SetName
+    first: int
+    prompts: Sequence[Prompt]
+    in_shards: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the unit."""
+        return GeneratedUnit(self.set, self.first, len(self.prompts)).name
+
+
+def divide(config: GenerateConfig, prompts: Sequence[Prompt]) -> list[PromptUnit]:
+    """Return the units of all sets, in the order of the sets and prompts."""
+    in_shards = len(prompts) * len(config.chosen_sets) > config.max_files
+    size = SHARD_IMAGES if in_shards else CHUNK
+    return [
+        PromptUnit(name, first, prompts[first : first + size], in_shards)
+        for name in config.chosen_sets
+        for first in range(0, len(prompts), size)
+    ]

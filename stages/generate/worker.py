@@ -1,0 +1,145 @@
+"""Generate one unit of images, some prompts at a time: what an image is does not depend on the unit that it is in."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from models.scenes.render import render_scenes
+from models.scenes.scene import Scene
+from stages.contract.errors import InputFault
+from stages.encoders.config import local_clips
+from stages.formats.generated_images import (
+    GeneratedRecord,
+    GeneratedRow,
+    image_file,
+    write_embeddings,
+    write_timing,
+    writing_images,
+)
+from stages.generate.config import GenerateConfig
+from stages.generate.prompts import Prompt
+from stages.generate.units import CHUNK, PromptUnit
+from stages.inference.loading import load_text_to_image
+from stages.inference.text_to_image import TextToImageSystem
+from stages.storage.artifact import Artifact, Output
+from stages.training.images.shard_images import ImageRows, ShardImages
+
+
+def load_system(
+    config: GenerateConfig, inputs: Mapping[str, Artifact], *, device: str, batch_size: int | None = None
+) -> TextToImageSystem:
+    """Load the trained models, with the solvers and encoders of the section."""
+    return load_text_to_image(
+        local_clips(config.clip, inputs),
+        inputs["train_prior"],
+        inputs["train_decoder"],
+        config.sampling,
+        upsamplers=[inputs[name] for name in config.upsampler_stages],
+        text_models=config.text_models,
+        batch_size=batch_size or config.batch_size,
+        device=device,
+    )
+
+
+def make_generate_worker(
+    config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str
+) -> Callable[[PromptUnit], GeneratedRecord]:
+    """Load the models, and return the function that generates the images of a unit."""
+    system = load_system(config, inputs, device=device)
+    worker = _Worker(config, system, _TrueImages(inputs.get("download_shards"), system.resolution), output)
+    return worker.generate
+
+
+@dataclass(frozen=True)
+class _TrueImages:
+    """The images that prompts describe: rendered scenes, or those whose captions they are."""
+
+    shards: Artifact | None
+    resolution: int
+
+    def of(self, prompts: Sequence[Prompt]) -> UInt8[Tensor, "batch height width 3"]:
+        """Return them as squares."""
+        scenes = [Scene(**prompt.scene) for prompt in prompts if prompt.scene is not None]
+        if scenes:
+            return render_scenes(scenes, self.resolution)
+        photographs = self.photographs(prompts)
+        if photographs is None:
+            raise InputFault("generate.sets: reconstruction needs true images, and the prompts have none: leave it out")
+        return torch.from_numpy(photographs)
+
+    def photographs(self, prompts: Sequence[Prompt]) -> ImageRows | None:
+        """Return those whose captions the prompts are; None: they are no image's."""
+        samples = [prompt.sample for prompt in prompts if prompt.sample is not None]
+        if self.shards is None or not samples:
+            return None
+        return ShardImages(self.shards, resolution=self.resolution, cache_bytes=0).read(samples)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    config: GenerateConfig
+    system: TextToImageSystem
+    true: _TrueImages
+    output: Output
+
+    def generate(self, unit: PromptUnit) -> GeneratedRecord:
+        """Write the unit's images and the embeddings that they were generated from.
+
+        Beside those of the first set stand the true images, where these are the experiment's own.
+        """
+        embeddings: list[Float[np.ndarray, "batch embed"]] = []
+        seconds, in_shards = 0.0, unit.in_shards
+        with writing_images(self.output, unit.set, unit.first, in_shards=in_shards) as add:
+            for chunk in _chunks(unit):
+                generated, images, taken = self._images(chunk)
+                embeddings.append(generated.float().numpy())
+                seconds += taken
+                photographs = self.true.photographs(chunk.prompts) if unit.set == self.config.chosen_sets[0] else None
+                for number, image in enumerate(images):
+                    row = self._row(chunk, number, in_shards=in_shards)
+                    add(row, image, None if photographs is None else photographs[number])
+        write_embeddings(self.output, unit.set, unit.first, np.concatenate(embeddings))
+        with self.output.collecting():  # apart: a unit's record is the same bytes whenever the same is generated
+            write_timing(self.output, unit.name, len(unit.prompts), seconds)
+        return GeneratedRecord(images=len(unit.prompts), resolution=self.system.resolution)
+
+    def _images(self, chunk: PromptUnit) -> tuple[Float[Tensor, "batch embed"], UInt8[np.ndarray, "b h w 3"], float]:
+        """Return the chunk's embeddings and images, and the seconds that the decoder took."""
+        seeds = [self.config.seed + chunk.first + number for number in range(len(chunk.prompts))]
+        embeddings = self._embeddings(chunk, seeds)
+        has_text = chunk.set not in ("reconstruction", "unconditional")
+        begun = self.system.clock.seconds
+        images = self.system.decode(embeddings, seeds, [one.text for one in chunk.prompts] if has_text else None)
+        return embeddings, images, self.system.clock.seconds - begun
+
+    def _embeddings(self, chunk: PromptUnit, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
+        if chunk.set == "reconstruction":
+            return self.system.encoder.encode_images(self.true.of(chunk.prompts))
+        if chunk.set == "unconditional":
+            return self.system.imagine_without_prompts(seeds)
+        texts = [prompt.text for prompt in chunk.prompts]
+        return self.system.imagine(texts, seeds) if chunk.set == "prior" else self.system.encode(texts)
+
+    def _row(self, chunk: PromptUnit, number: int, *, in_shards: bool) -> GeneratedRow:
+        index, prompt = chunk.first + number, chunk.prompts[number]
+        return GeneratedRow(
+            chunk.set,
+            index,
+            image_file(chunk.set, index, in_shards=in_shards),
+            prompt.text,
+            self.config.seed + index,
+            self.system.settings.flat(),
+            prompt.scene,
+            prompt.categories,
+        )
+
+
+def _chunks(unit: PromptUnit) -> Iterator[PromptUnit]:
+    """Cut a unit into what is sampled together; the cuts lie at the same images in units of any size."""
+    for start in range(0, len(unit.prompts), CHUNK):
+        prompts = unit.prompts[start : start + CHUNK]
+        yield PromptUnit(unit.set, unit.first + start, prompts, unit.in_shards)

@@ -40,7 +40,7 @@ def test_features_of_dino_are_its_class_token(tmp_path: Path) -> None:
     assert network.digest == load(save_dino(tmp_path / "same")).digest != load(save_dino(tmp_path / "b", 1)).digest
 
 
-def test_a_dino_scales_images_as_its_folder_says(tmp_path: Path) -> None:
+def test_the_folder_of_a_dino_chooses_the_size_of_images(tmp_path: Path) -> None:
     features = save_dino(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"crop_size": {"height": 42, "width": 42}}))
     assert load(features).resize == "bicubic with antialias to 42 px"
@@ -67,7 +67,7 @@ def test_a_vit_needs_no_pooler(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_a_folder_that_says_what_none_may_say_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+def test_a_folder_with_forbidden_keys_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
     features = save_dino(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))

@@ -73,9 +73,9 @@ def validate(config: Config, overrides: Overrides = None, as_json: Json = False)
     require_files(loaded, str(config))
     stages = list(loaded.stages())
     if as_json:
-        _print_json({"status": "valid", "name": loaded.name, "stages": stages})
+        _print_json({"status": "valid", "name": loaded.name, "stages": stages, "remarks": loaded.remarks})
     else:
-        echo(f"{config}: valid; stages: {', '.join(stages)}")
+        echo("\n".join([f"{config}: valid; stages: {', '.join(stages)}", *loaded.remarks]))
 
 
 @app.command()
@@ -105,8 +105,7 @@ def plan(
         _print_json(document if found is None else document | {"sizes": sizes_document(found)})
         return
     _console(stderr=False).print(plan_table(experiment.plan, demands))
-    if demands.stages:
-        echo(f"machines: {demands.machines}")
+    echo("\n".join([*([f"machines: {demands.machines}"] if demands.stages else []), *experiment.config.remarks]))
     if found is not None:
         _console(stderr=False).print(sizes_table(found))
 

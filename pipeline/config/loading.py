@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from pipeline.config.merging import merge
 from pipeline.config.messages import describe, found, keys_of, models_in
 from pipeline.config.schema import SHARED, STAGES, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
@@ -21,7 +22,7 @@ LONGEST_CHAIN = 32  # files that extend one another
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, merge and check one experiment; ``overrides`` are ``dotted.key=value`` words."""
     path = Path(path)
-    tree, files = _read_with_bases(path)
+    tree, files, left_out = _read_with_bases(path)
     folders = [file.parent for file in files]
     tree.setdefault("name", path.stem)
     remember_secrets(tree)  # before anything is checked, so that no message about it quotes them
@@ -30,9 +31,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     remember_secrets(tree)
     _inherit_common_sections(tree)
     try:
-        return RunConfig.model_validate(tree, context={"folders": folders})
+        config = RunConfig.model_validate(tree, context={"folders": folders})
     except ValidationError as error:
         raise UsageError(describe(error, RunConfig, one_line(path))) from None
+    return config.with_left_out(left_out)
 
 
 def files_of_config(path: Path) -> list[Path]:
@@ -40,8 +42,8 @@ def files_of_config(path: Path) -> list[Path]:
     return _read_with_bases(path)[1]
 
 
-def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, list[Path]]:
-    """Return the merged tree of a file and all that it extends, and these files, nearest first."""
+def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, list[Path], list[str]]:
+    """Return the merged tree of a file and all that it extends, these files, nearest first, and what is left out."""
     try:
         path = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
@@ -54,23 +56,13 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Tree, li
     tree = read_yaml(path)
     base_name = tree.pop("extends", None)
     if base_name is None:
-        return tree, [path]
+        return tree, [path], []
     if not isinstance(base_name, str):
         raise UsageError(f"{one_line(path)}: extends: found {found(base_name)}; expected the path of one YAML file")
-    base, files = _read_with_bases(path.parent / base_name, (*chain, path))
+    base, files, before = _read_with_bases(path.parent / base_name, (*chain, path))
     base.pop("name", None)
-    return _merge(base, tree), [path, *files]
-
-
-def _merge(base: Tree, over: Tree) -> Tree:
-    """Lay one tree over another: mappings merge, everything else replaces; so does a mapping of another `kind`."""
-    if "kind" in over and "kind" in base and over["kind"] != base["kind"]:
-        return over
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+    merged, left_out = merge(base, tree, RunConfig)
+    return merged, [path, *files], [*before, *left_out]
 
 
 def _apply_override(tree: Tree, word: str) -> None:

@@ -1,9 +1,10 @@
 """The schema of an experiment: shared sections, and one section per stage under the stage's own name."""
 
 import urllib.parse
+from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
 
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
@@ -126,6 +127,24 @@ class RunConfig(ConfigModel):
     train_second_upsampler: TrainSecondUpsamplerConfig | None = None
     generate: GenerateConfig | None = None
     evaluate: EvaluateConfig | None = None
+
+    _left_out_of_base: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def left_out_of_base(self) -> tuple[str, ...]:
+        """Keys of a file that this one extends, which the kind chosen here does not have, or has otherwise."""
+        return self._left_out_of_base
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences for `corgi validate` and `corgi plan`."""
+        keys = ", ".join(self._left_out_of_base)
+        return [f"left out of what it extends, as another kind has its own: {keys}"] if keys else []
+
+    def with_left_out(self, keys: Iterable[str]) -> "RunConfig":
+        """Return the experiment, which says what was left out of the one that it extends."""
+        self._left_out_of_base = tuple(keys)
+        return self
 
     def stages(self) -> dict[str, StageConfig]:
         """Return the sections of the stages in this experiment, in running order."""

@@ -36,6 +36,40 @@ def test_a_section_of_another_kind_keeps_nothing_of_the_base(tmp_path: Path) -> 
     assert getattr(config.train_decoder, "clip", None) == config.clip
 
 
+def test_another_kind_keeps_what_both_have_alike(tmp_path: Path) -> None:
+    child = _write(tmp_path, "child.yaml", f"extends: {QUICKSTART}\ntrain_prior: {{kind: gaussian}}\n")
+    config, base = load_config(child), load_config(QUICKSTART)
+    assert config.train_prior is not None
+    assert config.train_prior.kind == "gaussian"
+    assert getattr(config.train_prior, "training") == getattr(base.train_prior, "training")  # noqa: B009
+    assert config.left_out_of_base == ("train_prior.kappa",)
+    assert config.remarks == ["left out of what it extends, as another kind has its own: train_prior.kappa"]
+    assert base.remarks == []
+
+
+def test_nothing_of_the_files_own_is_left_out(tmp_path: Path) -> None:
+    section = "train_prior: {kind: gaussian, kappa: 3.0}"
+    with pytest.raises(UsageError, match=r"train_prior\.kappa: unknown key"):
+        load_config(_write(tmp_path, "child.yaml", f"extends: {QUICKSTART}\n{section}\n"))
+    grandchild = _write(tmp_path, "grandchild.yaml", "extends: middle.yaml\ntrain_prior: {kind: gaussian}\n")
+    _write(tmp_path, "middle.yaml", f"extends: {QUICKSTART}\ntrain_prior: {{kind: flow, training: {{num_steps: 70}}}}\n")
+    config = load_config(grandchild)
+    assert getattr(config.train_prior, "training").num_steps == 70  # noqa: B009
+    assert config.left_out_of_base == ("train_prior.kappa",)
+
+
+def test_a_source_of_another_kind_keeps_what_both_have(tmp_path: Path) -> None:
+    base = _write(
+        tmp_path, "base.yaml",
+        "download_shards: {source: {kind: url_list, path: a.csv, caption_column: text, url_column: link}}",
+    )  # fmt: skip
+    child = _write(tmp_path, "child.yaml", f"extends: {base}\ndownload_shards: {{source: {{kind: folder, path: b}}}}")
+    config = load_config(child)
+    assert config.download_shards is not None
+    assert config.download_shards.source.kind == "folder"
+    assert {"download_shards.source.url_column"} <= set(config.left_out_of_base)
+
+
 def test_overrides_reach_into_sections_and_lists() -> None:
     words = ["captions.fraction=0.25", "download_shards.source.num_images=64", "clip.models.0.path=/tmp"]
     config = load_config(QUICKSTART, words)

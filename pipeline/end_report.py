@@ -112,6 +112,9 @@ def _warnings(record: RunRecord) -> Iterator[str]:
     clip, prior = record.plan.get("train_clip"), record.plan.get("train_prior")
     if clip and prior and pairs is not None and may_have_seen(clip.identity, prior.identity):
         yield "train_clip may have learned from the prior's held-out pairs, whose figures are then too good"
+    for entry in record.stages:
+        if (found := entry.notes.get("overfitting")) is not None:
+            yield f"{entry.name} overfits: {found}"
     figures = record.figures("evaluate/")
     with_prior, without = figures.get("accuracy/both"), figures.get("control/text_embedding/both")
     if with_prior is not None and without is not None and with_prior <= without:

@@ -2,13 +2,14 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from stages.contract.config import ConfigModel
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
-from stages.training.config import TrainStageConfig
+from stages.training.config import BestConfig, TrainingConfig, TrainStageConfig
+from stages.training.images.augmentation_config import ImageAugmentation
 
 Color = tuple[float, float, float]
 
@@ -35,12 +36,16 @@ class ClipPreprocessing(ConfigModel):
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
 
 
-class ClipAugmentation(ConfigModel):
-    """Standard deviations of random changes to training images, in units of the normalised image."""
+class ClipAugmentation(ImageAugmentation):
+    """Crops and flips of training images, and standard deviations of changes, in units of the normalised image."""
 
     contrast: NonNegativeFloat = Field(0.05, description="std of a factor on the whole image")
     brightness: NonNegativeFloat = Field(0.03, description="std of an offset of the whole image")
     noise: NonNegativeFloat = Field(0.03, description="largest std of noise on each value")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; crops and flips count where there are any."""
+        return {name: value for name, value in super().identity().items() if value or name not in ("crop", "flip")}
 
 
 class SceneProbe(ConfigModel):
@@ -60,14 +65,33 @@ class TrainClipConfig(TrainStageConfig):
     captions: CaptionsConfig = Field(
         CaptionsConfig(), description="which captions are read; unset: those of the experiment"
     )
-    architecture: ClipArchitecture
+    architecture: ClipArchitecture = Field(
+        ClipArchitecture(
+            embed_dim=128,
+            vision_cfg={"image_size": 64, "layers": [2, 2, 2, 2], "width": 32, "head_width": 64},
+            text_cfg={"context_length": 48, "width": 192, "heads": 4, "layers": 3},
+        ),
+        description="a small ResNet and a small transformer, which 2 CPU cores train in hours on some thousand pairs",
+    )
     preprocessing: ClipPreprocessing = ClipPreprocessing()
     augmentation: ClipAugmentation = ClipAugmentation()
     vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
     max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
+    training: TrainingConfig = TrainingConfig(
+        num_steps=3000, batch_size=128, learning_rate=5e-4, betas=(0.9, 0.98), weight_decay=0.2, warmup_steps=200,
+        ema_decay=0.99, validation_interval=250, best=BestConfig(metric="retrieval_image_of_text", mode="highest"),
+    )  # fmt: skip
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
     scene_probe: SceneProbe | None = Field(None, description="null: none, as the images are not scenes")
     store_float16: bool = Field(True, description="store the weights in half precision")
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _fill_training(cls, given: object) -> object:
+        """Keep the defaults above where a section leaves steps or batch out; one that sets both says all by itself."""
+        if isinstance(given, dict) and {"num_steps", "batch_size"} <= given.keys():
+            return given
+        return super()._fill_training(given)
 
     @model_validator(mode="after")
     def _image_size_is_known(self) -> "TrainClipConfig":

@@ -21,6 +21,7 @@ from stages.train_clip.config import ClipAugmentation, TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.model import ContrastiveClip
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
+from stages.training.images.augmentation import augmented
 from stages.training.images.dataset import Indices
 from stages.training.images.image_task import ImageTask, Positions
 from stages.training.initial_weights import load_initial_clip
@@ -94,7 +95,10 @@ class ClipTask(ImageTask):
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Decode, augment and tokenize the pairs."""
         pixels = torch.stack(self.data.apply(self._preprocess, indices))
-        pixels = augment(pixels, sample_seeds(self.config.seed, part), self.config.augmentation)
+        changes = self.config.augmentation
+        if changes.changes:
+            pixels = augmented(pixels, part, changes, self.config.seed)
+        pixels = augment(pixels, sample_seeds(self.config.seed, part), changes)
         return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:

@@ -29,6 +29,7 @@ from stages.training.engine import Engine, join_group, leave_group
 from stages.training.job import TrainJob
 from stages.training.loader import Loader, parts_of
 from stages.training.meter import Meter
+from stages.training.overfitting import ValidationHistory
 from stages.training.task import RankInfo
 from stages.training.writer import CheckpointWriter
 
@@ -104,6 +105,7 @@ class _Run:
         self._start_engine()
         self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
+        self._history = ValidationHistory(self._config)
         config = self._config
         self._meter = Meter(config.batch_size, rank_info)
         self._writer = CheckpointWriter(job.output, keep=config.max_checkpoints, in_background=config.async_checkpoints)
@@ -184,11 +186,14 @@ class _Run:
         if self._rank_info.rank == 0 and self._ema_model is not None:
             if self._config.best is not None:
                 self._metrics = load_best(self._job.output, self._ema_model)
-            notes = {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
-            failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
-            record = TrainedRecord(
-                step=steps, metrics=self._metrics | rates, notes=notes if rates else {}, failures=dict(failures)
+            notes = (
+                {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
+                if rates
+                else {}
             )
+            notes |= self._history.remark(steps)
+            failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
+            record = TrainedRecord(step=steps, metrics=self._metrics | rates, notes=notes, failures=dict(failures))
             with self._job.output.collecting():
                 self._task.save(self._ema_model, self._job.output)
                 record.write(self._job.output)
@@ -224,6 +229,7 @@ class _Run:
             for event in events:
                 if isinstance(event, Metrics):
                     self._metrics.update(event.values)
+                    self._history.note(event.values, done)
                 self._emit(event)
             if self._config.best is not None:
                 keep_if_best(self._config.best, self._job.output, BestRecord(step=done, metrics=self._metrics), weights)

@@ -10,7 +10,10 @@ from models.decoders.spec import RandomInput
 from models.noise import SeededNoise
 from stages.training.task import Batch, BatchPart
 
-_NAMES = {"noise": 0, "times": 1, "dropout": 2, "crop": 3, "caption": 4}
+_NAMES = {
+    "noise": 0, "times": 1, "dropout": 2, "crop": 3, "caption": 4,
+    "flip": 5, "crop_side": 6, "crop_left": 7, "crop_top": 8,
+}  # fmt: skip
 
 
 def sample_seeds(seed: int, part: BatchPart) -> list[int]:
@@ -19,7 +22,7 @@ def sample_seeds(seed: int, part: BatchPart) -> list[int]:
 
 
 def sample_uniform(seed: int, part: BatchPart, purpose: str) -> np.ndarray:
-    """Return a uniform number in [0, 1) for each sample; ``purpose`` is times, dropout, crop or caption.
+    """Return a uniform number in [0, 1) for each sample; ``purpose`` is one of those named above.
 
     Numbers of different purposes are independent.
     """

@@ -1,14 +1,15 @@
 """Settings that all stages share which train on images."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from models.decoders.sampling import DecoderSampling
 from stages.contract.config import RuntimeOnly
 from stages.formats.splits import SplitConfig
 from stages.training.config import TrainStageConfig
+from stages.training.images.augmentation_config import ImageAugmentation
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,28 @@ class SquaresConfig(TrainStageConfig):
     resolution: PositiveInt = Field(64, description="side of the images in pixels")
     split: SplitConfig = Field(SplitConfig(), description="that of the experiment")
     held_out_images: PositiveInt = Field(64, description="most images of the split's validation part that are used")
+    augmentation: ImageAugmentation | None = Field(
+        None, description="random crops and flips of images to train on, for kinds that read pixels; null: none"
+    )
     cache_gigabytes: Annotated[float, RuntimeOnly(), Field(gt=0)] = Field(
         2.0, description="memory per worker for decoded images"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; an augmentation counts where there is one."""
+        identity = super().identity()
+        if self.augmentation is None:
+            del identity["augmentation"]
+        return identity
+
+    @model_validator(mode="after")
+    def _augments_what_it_reads(self) -> "SquaresConfig":
+        if self.augmentation is not None and "encode_latents" in self.inputs:
+            raise ValueError(
+                "augmentation is given to a kind that reads encoded images: allowed is null; augment in "
+                "train_autoencoder, or choose a kind that reads pixels"
+            )
+        return self
 
 
 class ImageTrainingConfig(SquaresConfig):

@@ -16,6 +16,8 @@ from stages.formats.image_grids import to_png
 from stages.formats.splits import SplitConfig, SplitRecord
 from stages.storage.artifact import Artifact
 from stages.training.config import TrainStageConfig
+from stages.training.images.augmentation import augmented_bytes
+from stages.training.images.augmentation_config import ImageAugmentation
 from stages.training.images.dataset import ImageDataset, Indices
 from stages.training.images.shard_images import ImageRows, UnreadableImages
 from stages.training.order import SampleOrder
@@ -108,7 +110,7 @@ class ImageTask(ABC):
             skipped = self._are_left_out(indices)
             if not skipped.any():
                 try:
-                    return self.batch(indices, part)
+                    return self.augment(self.batch(indices, part), part)
                 except UnreadableImages as error:
                     if not self.skips_unreadable:
                         raise
@@ -117,6 +119,13 @@ class ImageTask(ABC):
             positions[skipped] += 1
             if (positions - part.positions).max() > 2 * self._order.epoch_size:
                 raise self._none_readable("training")
+
+    def augment(self, batch: Batch, part: BatchPart) -> Batch:
+        """Change the images of a batch at random, where the section asks for it."""
+        config = getattr(self.config, "augmentation", None)
+        if not isinstance(config, ImageAugmentation) or not config.changes:
+            return batch
+        return {**batch, "images": augmented_bytes(batch["images"], part, config, self.config.seed)}
 
     @cached_property
     def held_out(self) -> Indices:

@@ -51,6 +51,11 @@ class UpsamplerTask(DecoderTask):
         images, small = crop_alike(images, small, corners, self.config.crop)
         return {**whole, "images": images, "small": small}
 
+    def augment(self, batch: Batch, part: BatchPart) -> Batch:
+        """Change large images at random, and make the small ones anew."""
+        changed = super().augment(batch, part)
+        return batch if changed is batch else {**changed, "small": shrink(changed["images"], batch["small"].shape[-1])}
+
     def generate_samples(self, model: nn.Module, indices: Indices) -> Tensor:
         """Enlarge held-out images that were made small."""
         batch: Mapping[str, Tensor] = self.read(indices)

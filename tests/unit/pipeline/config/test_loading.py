@@ -52,7 +52,9 @@ def test_nothing_of_the_files_own_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"train_prior\.kappa: unknown key"):
         load_config(_write(tmp_path, "child.yaml", f"extends: {QUICKSTART}\n{section}\n"))
     grandchild = _write(tmp_path, "grandchild.yaml", "extends: middle.yaml\ntrain_prior: {kind: gaussian}\n")
-    _write(tmp_path, "middle.yaml", f"extends: {QUICKSTART}\ntrain_prior: {{kind: flow, training: {{num_steps: 70}}}}\n")
+    _write(
+        tmp_path, "middle.yaml", f"extends: {QUICKSTART}\ntrain_prior: {{kind: flow, training: {{num_steps: 70}}}}\n"
+    )
     config = load_config(grandchild)
     assert getattr(config.train_prior, "training").num_steps == 70  # noqa: B009
     assert config.left_out_of_base == ("train_prior.kappa",)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.train_clip.config import ClipArchitecture
+from stages.train_clip.config import ClipArchitecture, TrainClipConfig
+from stages.training.config import TrainingConfig
 
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8}
 TEXT = {"layers": 2, "width": 64, "heads": 2, "context_length": 24}
@@ -25,3 +26,16 @@ def test_a_tower_holds_nothing_that_open_clip_does_not_know(changes: dict[str, A
     assert ClipArchitecture.model_validate(towers).vision_cfg == VISION
     with pytest.raises(ValidationError, match=words):
         ClipArchitecture.model_validate(towers | changes)
+
+
+def test_the_defaults_are_whole_and_a_section_that_sets_steps_and_batch_says_all() -> None:
+    defaults = TrainClipConfig()
+    assert defaults.training.best is not None
+    assert defaults.training.can_go_on
+    few = TrainClipConfig.model_validate({"training": {"num_steps": 500}})
+    assert few.training == defaults.training.model_copy(update={"num_steps": 500})
+    own = TrainClipConfig.model_validate({"training": {"num_steps": 500, "batch_size": 8}})
+    assert own.training == TrainingConfig(num_steps=500, batch_size=8)
+    assert "flip" not in defaults.identity()["augmentation"]
+    flipped = TrainClipConfig.model_validate({"augmentation": {"flip": 0.5}})
+    assert flipped.identity()["augmentation"]["flip"] == 0.5

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.dashboard.command import dashboard
+from pipeline.evaluation.command import evaluate
 from pipeline.export.command import export
 from pipeline.gc.command import gc
 from pipeline.generation.command import generate
@@ -234,6 +235,7 @@ def status(
 
 app.command()(logs)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(export)
 app.command()(serve)
 app.command()(track)

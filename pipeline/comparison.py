@@ -1,7 +1,7 @@
 """Runs side by side: how good their images are, how large their models, how fast they train and generate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Group
@@ -11,6 +11,7 @@ from models.decoders.registry import SPECS
 from pipeline.captions import caption_fraction, format_fraction
 from pipeline.console import PlainTable, plain
 from pipeline.heartbeat import life_of
+from pipeline.protocols import ProtocolGroup, describe_differences, group_by_protocol
 from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split, split_of
 from pipeline.store import Store
@@ -29,6 +30,8 @@ class Figure:
 
     value: float | None
     about: str = ""
+    metric: str | None = None
+    """The metric of the record that it is, where figures of other protocols may not stand beside it."""
 
 
 def format_count(count: float) -> str:
@@ -58,9 +61,9 @@ ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
 def figures_of(record: RunRecord, store: Store) -> dict[str, Figure]:
     """Return every figure of the table for one run."""
     figures = {f"accuracy/{name}": _accuracy(record, name) for name in ("color", "shape", "both")}
-    figures["frechet_distance"] = _measured(record, "evaluate", "frechet_distance")
+    figures["frechet_distance"] = _evaluated(record, "frechet_distance")
     models = "independent" if "evaluate/clip_score/independent" in record.metrics else "conditioning"
-    figures["clip_score"] = _measured(record, "evaluate", f"clip_score/{models}")
+    figures["clip_score"] = _evaluated(record, f"clip_score/{models}")
     figures |= {f"captions/{stage}": _captions(record, stage) for stage in ("train_prior", "train_clip")}
     figures["split"] = _split(record)
     figures["decoder_parameters"] = _decoder_parameters(record, store)
@@ -86,12 +89,24 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
             record.run: {
                 "status": life_of(record, store).status,
                 "decoder": decoder_kind(record),
-                "figures": {name: asdict(figure) for name, figure in figures_of(record, store).items()},
+                "figures": {
+                    name: _figure_document(figure, record) for name, figure in figures_of(record, store).items()
+                },
                 "metrics": record.metrics,
+                "measures": {name: asdict(measure) for name, measure in record.measures.items()},
+                "protocols": record.protocols,
             }
             for record in records
-        }
+        },
+        "not_comparable": _warnings(records, [figures_of(record, store) for record in records]),
     }
+
+
+def _figure_document(figure: Figure, record: RunRecord) -> dict[str, Any]:
+    found: dict[str, Any] = {"value": figure.value, "about": figure.about}
+    if figure.metric is not None and (measure := record.measures.get(figure.metric)) is not None:
+        found |= {"low": measure.low, "high": measure.high, "n": measure.n, "protocol": measure.protocol}
+    return found
 
 
 def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
@@ -103,22 +118,54 @@ def comparison_table(records: Sequence[RunRecord], store: Store) -> Group:
     notes: dict[str, int] = {}
     for key, (name, format) in ROWS.items():
         figures = [figures[key] for figures in of_runs]
-        about = {figure.about for figure in figures if figure.value is not None}
-        shared = about.pop() if len(about) == 1 else ""
-        label = f"{name} ({shared})" if shared else name
-        table.row(label, *(_cell(figure, format, shared, notes) for figure in figures))
+        groups = group_by_protocol(records, [figure.metric for figure in figures])
+        for runs in [group.runs for group in groups] or [tuple(range(len(records)))]:
+            _add_row(
+                table, name, format, [_kept(one, number, runs, groups) for number, one in enumerate(figures)], notes
+            )
     words = [f"[{number}] {text}" for text, number in notes.items()]
+    words += _warnings(records, of_runs)
     words += [f"{run}: {life.shown}: {life.words}" for run, life in lost]
     return Group(table, *map(plain, words))
 
 
-def metrics_table(records: Sequence[RunRecord]) -> PlainTable:
-    """Return every metric that at least one run has, one run a column."""
+def _add_row(
+    table: PlainTable, name: str, format: Callable[[float], str], figures: Sequence[Figure], notes: dict[str, int]
+) -> None:
+    """Add a figure of all runs; what was measured alike for all stands with its name, and else in notes."""
+    about = {figure.about for figure in figures if figure.value is not None}
+    shared = about.pop() if len(about) == 1 else ""
+    label = f"{name} ({shared})" if shared else name
+    table.row(label, *(_cell(figure, format, shared, notes) for figure in figures))
+
+
+def _kept(figure: Figure, number: int, runs: Sequence[int], groups: Sequence[ProtocolGroup]) -> Figure:
+    """Return a run's figure in the row of some runs: of others nothing; what has none stands in the first row."""
+    if number in runs or (figure.metric is None and runs == groups[0].runs):
+        return figure
+    return Figure(None)
+
+
+def _warnings(records: Sequence[RunRecord], of_runs: Sequence[Mapping[str, Figure]]) -> list[str]:
+    """Say which figures cannot be compared, and what differs."""
+    lines = []
+    for key, (name, _) in ROWS.items():
+        groups = group_by_protocol(records, [figures[key].metric for figures in of_runs])
+        lines += describe_differences(name, groups, records)
+    return lines
+
+
+def metrics_table(records: Sequence[RunRecord]) -> Group:
+    """Return every metric that at least one run has, one run a column; a row for each protocol."""
     table = _empty_table(records)
+    lines: list[str] = []
     for name in sorted({name for record in records for name in record.metrics}, key=by_number):
-        values = [record.metrics.get(name) for record in records]
-        table.row(name, *("" if value is None else f"{value:.4g}" for value in values))
-    return table
+        groups = group_by_protocol(records, [name if name in record.metrics else None for record in records])
+        for group in groups:
+            row = [record.metrics[name] if number in group.runs else None for number, record in enumerate(records)]
+            table.row(name, *("" if value is None else f"{value:.4g}" for value in row))
+        lines += describe_differences(name, groups, records)
+    return Group(table, *map(plain, lines))
 
 
 def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
@@ -138,11 +185,17 @@ def _cell(figure: Figure, format: Callable[[float], str], shared: str, notes: di
 
 
 def _accuracy(record: RunRecord, name: str) -> Figure:
-    found = _measured(record, "evaluate", f"accuracy/{name}")
+    found = _evaluated(record, f"accuracy/{name}")
     if found.value is None:
         return found
     chance = record.metrics.get(f"evaluate/chance/{name}")
-    return Figure(found.value, "" if chance is None else f"chance {chance:.3f}")
+    return replace(found, about="" if chance is None else f"chance {chance:.3f}")
+
+
+def _evaluated(record: RunRecord, name: str) -> Figure:
+    """Return a figure of evaluate, beside which only those of its protocol may stand."""
+    found = _measured(record, "evaluate", name)
+    return found if found.value is None else replace(found, metric=f"evaluate/{name}")
 
 
 def _captions(record: RunRecord, stage: str) -> Figure:

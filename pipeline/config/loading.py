@@ -1,5 +1,6 @@
 """Read an experiment: YAML, what it extends, the command line's overrides, and the shared sections."""
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         raise UsageError(describe(error, RunConfig, one_line(path))) from None
     return config.with_left_out(left_out)
+
+
+def load_resolved(tree: Tree, overrides: Sequence[str], where: str) -> RunConfig:
+    """Check a configuration that was recorded, with ``dotted.key=value`` overrides; ``where`` names it in messages.
+
+    It names all settings: another ``kind`` replaces those of the former, as it does where a file extends another.
+    """
+    tree = copy.deepcopy(tree)
+    for word in overrides:
+        key, sign, value = word.partition("=")
+        is_kind = sign and key.endswith(".kind")
+        _apply_override(tree, f"{key.removesuffix('.kind')}={{kind: {value}}}" if is_kind else word)
+    remember_secrets(tree)
+    try:
+        return RunConfig.model_validate(tree, context={"folders": [Path.cwd()]})
+    except ValidationError as error:
+        raise UsageError(describe(error, RunConfig, where)) from None
 
 
 def files_of_config(path: Path) -> list[Path]:

@@ -157,6 +157,24 @@ print(len(images), "equal" if equal else "different")
 """
 
 
+def test_a_run_is_evaluated_anew_and_its_record_stays(undisturbed: tuple[Path, Finished]) -> None:
+    store, done = undisturbed
+    run, record = done.document["run"], store / "runs" / done.document["run"] / "run.json"
+    before = record.read_bytes()
+    features = "evaluate.features={kind: efficientnet_lite0}"
+    again = corgi("evaluate", run, features, "--store", store, "--json")
+    assert again.code == 0, again.err
+    assert record.read_bytes() == before
+    states = {stage["name"]: stage["state"] for stage in again.document["stages"]}
+    assert {name for name, state in states.items() if state == "done"} == {"evaluate"}
+    measure = again.document["measures"]["evaluate/frechet_distance"]
+    assert measure["n"] == 12
+    compared = corgi("compare", run, again.document["run"], "--store", store)
+    assert "features EfficientNet-Lite0 (ImageNet), not CLIP" in " ".join(compared.out.split())
+    refused = corgi("evaluate", run, "train_prior.seed=3", "--store", store)
+    assert (refused.code, refused.out) == (2, "")
+
+
 def test_inspect_shows_what_each_stage_produced(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
     store, done = undisturbed
     shown = corgi("inspect", done.document["run"], "--store", store, "--json")

@@ -89,6 +89,40 @@ def test_figures_of_unlike_measurements_are_reported_apart(store: Store) -> None
     assert "[2] Inception-v3, 240 images" in text
 
 
+def measured(digest: str, **protocol: str) -> dict[str, Any]:
+    """A record's Fréchet distance of 240 images under a protocol."""
+    measure = {"value": 4.5, "low": 4.0, "high": 5.0, "n": 240, "protocol": digest}
+    return {"measures": {"evaluate/frechet_distance": measure}, "protocols": {digest: protocol}}
+
+
+def test_figures_of_different_protocols_stand_in_rows_of_their_own(store: Store) -> None:
+    clip, other = measured("a", features="CLIP tiny", seed="0"), measured("b", features="Inception-v3", seed="0")
+    records = [record("one-1", **clip), record("two-2", **other), record("three-3", **clip), record("old-4")]
+    text = show(*records, store=store)
+    rows = [row for row in text.splitlines() if row.strip("│ ").startswith("Fréchet distance (")]
+    assert [row.count("4.5") for row in rows] == [2, 1, 1]
+    assert (
+        "Fréchet distance: two-2 cannot be compared with one-1, three-3: features Inception-v3, not CLIP tiny" in text
+    )
+    assert "Fréchet distance: old-4 cannot be compared with one-1, three-3: its protocol was not recorded" in text
+    assert len([row for row in text.splitlines() if row.strip("│ ").startswith("CLIP score (")]) == 1
+
+    document = comparison_document(records, store)
+    assert len(document["not_comparable"]) == 2
+    figure = document["runs"]["two-2"]["figures"]["frechet_distance"]
+    assert (figure["low"], figure["high"], figure["n"], figure["protocol"]) == (4.0, 5.0, 240, "b")
+
+
+def test_a_table_of_all_metrics_keeps_protocols_apart(store: Store) -> None:
+    records = [record("one-1", **measured("a", images="240")), record("two-2", **measured("b", images="30000"))]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(metrics_table(records))
+    text = str(console.file.getvalue())  # type: ignore[attr-defined]
+    rows = [row for row in text.splitlines() if "evaluate/frechet_distance" in row and "4.5" in row]
+    assert [row.count("4.5") for row in rows] == [1, 1]
+    assert "two-2 cannot be compared with one-1: images 30000, not 240" in text
+
+
 def test_the_independent_clip_score_is_shown_where_there_is_one(store: Store) -> None:
     text = show(record(metrics=METRICS | {"evaluate/clip_score/independent": 27.5}), store=store)
     assert "27.5" in line(text, "CLIP score")

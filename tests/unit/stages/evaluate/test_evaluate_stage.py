@@ -1,12 +1,14 @@
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene, make_scenes
 from models.similarity import frechet_distance
@@ -48,7 +50,9 @@ def noise(scenes: list[Scene]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (len(scenes), 64, 64, 3), dtype=np.uint8)
 
 
-def generated(folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, with_scenes: bool = True) -> Artifact:
+def generated(
+    folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, with_scenes: bool = True, categories: bool = False
+) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings."""
     output = Output(str(folder), "generate", "g")
     names = []
@@ -61,6 +65,7 @@ def generated(folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, wi
                     fields = dataclasses.asdict(scene) if with_scenes else None
                     prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
                     row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
+                    row = dataclasses.replace(row, categories={"Category": scene.color} if categories else {})
                     add(row, images[index], None)
             names.append(f"{name}-{first:06d}")
             true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first : first + 64], 64))
@@ -112,6 +117,62 @@ def test_perfect_embeddings_have_cosine_one(clip: ClipConfig, tmp_path: Path) ->
     assert metrics["cosine/unrelated"] < metrics["cosine/true"]
     assert metrics["embedding/norm_ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["embedding/retrieval_at_1"] == 1.0
+
+
+def test_what_several_workers_measured_is_what_one_does(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": noise, "reconstruction": true_images}, clip)
+    one = evaluate(tmp_path / "one", clip, source)
+    output = Output(str(tmp_path / "two"), "evaluate", "e")
+    context = dataclasses.replace(make_context(), map_shards=the_last_units_first)
+    two = run(EvaluateConfig(clip=clip), {"generate": source}, output, context)
+    assert dict(two.metrics) == pytest.approx(dict(one.metrics), rel=1e-9, abs=1e-12)
+    assert two.measures.keys() == one.measures.keys()
+    assert two.protocols == one.protocols
+
+
+def the_last_units_first(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+    """Map as two workers may, each with networks of its own."""
+    assert not isinstance(items, Growing)
+    for part in (items[2:], items[:2]):
+        yield from map_in_process(make_worker, part[::-1], resources)
+
+
+def test_figures_have_intervals_numbers_and_protocols(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": noise, "reconstruction": true_images}, clip)
+    all_pairs = evaluate(tmp_path / "all", clip, source)
+    some_pairs = evaluate(tmp_path / "some", clip, source, pairwise_images=40)
+    measures = all_pairs.measures
+    assert set(all_pairs.metrics) - set(measures) == {f"chance/{name}" for name in ("color", "shape", "both")}
+    for name, measure in measures.items():
+        assert all_pairs.metrics[name] == measure.value
+        assert measure.protocol in all_pairs.protocols
+        if "unrelated" not in name and measure.low is not None and measure.high is not None:
+            assert measure.low <= measure.value <= measure.high, name
+    assert measures["reconstruction/frechet_distance"].value < 1e-3 < measures["frechet_distance"].low
+    assert measures["coverage"].value < measures["reconstruction/coverage"].value == 1
+    assert measures["cmmd"].value > measures["reconstruction/cmmd"].value
+    protocol = all_pairs.protocols[measures["frechet_distance"].protocol]
+    assert set(protocol) == {
+        "set", "prompts", "seed", "features", "weights", "resize", "true_images", "num_true", "images",
+    }  # fmt: skip
+    assert [some_pairs.measures[name].n for name in ("frechet_distance", "kernel_distance", "cosine/true")] == [
+        96,
+        40,
+        40,
+    ]
+    assert some_pairs.metrics["frechet_distance"] == all_pairs.metrics["frechet_distance"]
+
+
+def test_scores_of_categories_are_those_of_their_images(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False, categories=True)
+    summary = evaluate(tmp_path / "e", clip, source)
+    names = [f"clip_score/conditioning/Category/{color}" for color in sorted({scene.color for scene in SCENES})]
+    found = {name: measure for name, measure in summary.measures.items() if "Category" in name}
+    assert sorted(found) == names
+    assert sum(measure.n for measure in found.values()) == NUM
+    mean = sum(measure.n * measure.value for measure in found.values()) / NUM
+    assert mean == pytest.approx(summary.metrics["clip_score/conditioning"])
+    assert len({measure.protocol for measure in found.values()}) == len(found)
 
 
 def test_images_of_no_prompt_get_no_clip_score(clip: ClipConfig, tmp_path: Path) -> None:

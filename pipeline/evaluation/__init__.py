@@ -1,0 +1,1 @@
+"""Evaluate a finished run anew, as a run of its own."""

@@ -1,0 +1,65 @@
+"""From a finished run's configuration to a run that generates and evaluates with its models."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from pipeline.config.loading import load_resolved
+from pipeline.config.schema import RunConfig
+from pipeline.console import PlainTable
+from pipeline.errors import UsageError
+from pipeline.record import RunRecord
+from pipeline.run import Experiment, run_experiment
+from pipeline.store import Store
+from stages.contract.texts import by_number, one_line
+
+SUFFIX = "-evaluated"
+AGAIN = ("generate", "evaluate")
+ALLOWED = (*AGAIN, "cluster", "tracking")
+
+
+def evaluation_of(store: Store, record: RunRecord, overrides: Sequence[str]) -> RunConfig:
+    """Return the run's configuration under another name, with overrides of what is done anew."""
+    for word in overrides:
+        key = word.partition("=")[0]
+        if key.partition(".")[0] not in ALLOWED:
+            raise UsageError(
+                f"{one_line(key, 200)}: an evaluation trains nothing: allowed are keys of {', '.join(ALLOWED)}: change "
+                "the experiment and run it with `corgi run`"
+            )
+    if record.config.get("evaluate") is None and not any(word.startswith("evaluate") for word in overrides):
+        raise UsageError(f"run {record.run}: its experiment has no section evaluate: set one, such as evaluate={{}}")
+    tree = {**record.config, "name": f"{record.name.removesuffix(SUFFIX)}{SUFFIX}", "store": store.uri}
+    return load_resolved(tree, overrides, f"run {record.run}")
+
+
+def evaluate_again(store: Store, record: RunRecord, overrides: Sequence[str], console: Console) -> RunRecord:
+    """Generate and evaluate what is not in the store yet, and return the record of the run that does it.
+
+    Raises:
+        UsageError: a key that is not allowed, or a model of the run that is not in the store any more.
+    """
+    experiment = Experiment.open(evaluation_of(store, record, overrides), f"corgi evaluate {record.run}")
+    missing = [
+        stage.name for stage in experiment.plan.stages.values() if stage.name not in AGAIN and stage.state != "done"
+    ]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise UsageError(
+            f"run {record.run}: {', '.join(missing)} {are} not in the store as this version makes it: expected all "
+            f"before generate: finish the run with `corgi run {record.config_path}`"
+        )
+    return experiment.finished_record() or run_experiment(experiment, console)
+
+
+def figures_table(record: RunRecord) -> PlainTable:
+    """Return the figures of the evaluation with their intervals."""
+    table = PlainTable(title=f"evaluation {record.run}")
+    for heading, justify in (("figure", "left"), ("value", "right"), ("95 %", "right"), ("n", "right")):
+        table.heading(heading, justify=justify)
+    for name in sorted(record.figures("evaluate/"), key=by_number):
+        measure = record.measures.get(f"evaluate/{name}")
+        interval = "" if measure is None or measure.low is None else f"{measure.low:.4g} to {measure.high:.4g}"
+        count = "" if measure is None else f"{measure.n:,}"
+        table.row(name, f"{record.metrics[f'evaluate/{name}']:.4g}", interval, count)
+    return table

@@ -28,7 +28,7 @@ def test_a_tower_holds_nothing_that_open_clip_does_not_know(changes: dict[str, A
         ClipArchitecture.model_validate(towers | changes)
 
 
-def test_the_defaults_are_whole_and_a_section_that_sets_steps_and_batch_says_all() -> None:
+def test_the_defaults_are_whole_and_a_section_that_sets_steps_and_batch_has_all() -> None:
     defaults = TrainClipConfig()
     assert defaults.training.best is not None
     assert defaults.training.can_go_on

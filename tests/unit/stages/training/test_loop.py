@@ -396,7 +396,7 @@ class ForgettingTask(LineTask):
         return [Metrics({"held_out_loss": 1.0 + step / 10}, step)]
 
 
-def test_a_validation_that_becomes_worse_is_told(tmp_path: Path) -> None:
+def test_a_validation_that_becomes_worse_is_reported(tmp_path: Path) -> None:
     found, _ = run(tmp_path / "worse", config(validation_interval=4), ForgettingTask())
     assert found.notes["overfitting"].startswith("held_out_loss was 1.4 at step 4 and 2.2 at step 12: stop there")
     best = BestConfig(metric="held_out_loss", mode="lowest")

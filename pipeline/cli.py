@@ -21,6 +21,7 @@ from pipeline.export.command import export
 from pipeline.gc.command import gc
 from pipeline.generation.command import generate
 from pipeline.html_report.command import report
+from pipeline.initialize.command import init
 from pipeline.logs.command import logs
 from pipeline.options import StoreOption
 from pipeline.outbox.command import track
@@ -233,6 +234,7 @@ def status(
     _show(status_document(record, life) if as_json else stage_table(record, life))
 
 
+app.command()(init)
 app.command()(logs)
 app.command()(generate)
 app.command()(evaluate)

@@ -1,0 +1,1 @@
+"""A first experiment for images that are looked at: `corgi init`."""

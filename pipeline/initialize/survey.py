@@ -86,12 +86,12 @@ def survey(source: dict[str, Any]) -> Survey:
         config = DownloadShardsConfig.model_validate({"source": source, "rows_per_shard": _ENTRIES_PER_PART})
         opened = make_source(config)
         with opened.parts() as parts:
-            return _look(opened, parts, config)
+            return _read(opened, parts, config)
     except StageError as error:
         raise UsageError(f"init: {one_line(error, 400)}") from None
 
 
-def _look(opened: Source, parts: Parts, config: DownloadShardsConfig) -> Survey:
+def _read(opened: Source, parts: Parts, config: DownloadShardsConfig) -> Survey:
     is_list, is_tars = config.source.kind == "url_list", config.source.kind == "webdataset"
     chosen = _spread(parts.parts, _MOST_TARS if is_tars else _MOST_PARTS)
     found = Survey(0)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from models.autoencoders.spec import AutoencoderSpec
+from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
 from stages.encoders.check import architecture_file
@@ -33,7 +34,7 @@ def trained_module(name: str, config: RunConfig) -> nn.Module:
 
 @dataclass(frozen=True)
 class ExperimentShapes:
-    """Widths as the sections of an experiment say them; Unknown where they are another experiment's."""
+    """Widths as the sections of an experiment say them, or of one whose artifacts it reuses."""
 
     config: RunConfig
 
@@ -45,21 +46,25 @@ class ExperimentShapes:
     @property
     def autoencoder(self) -> AutoencoderSpec:
         """The first stage."""
-        if self.config.train_autoencoder is None:
-            raise Unknown("its autoencoder is another experiment's (reuse.train_autoencoder)")
-        return self.config.train_autoencoder.spec
+        section = _section_of(self.config, "train_autoencoder")
+        if section is None:
+            raise Unknown("no autoencoder is configured")
+        spec: AutoencoderSpec = section.spec
+        return spec
 
     @property
     def num_gaussians(self) -> int:
         """Size of the Gaussian bank."""
-        if self.config.fit_gaussians is None:
-            raise Unknown("its Gaussians are another experiment's (reuse.fit_gaussians)")
-        return self.config.fit_gaussians.num_gaussians
+        section = _section_of(self.config, "fit_gaussians")
+        if section is None:
+            raise Unknown("no Gaussians are configured")
+        return int(section.num_gaussians)
 
     @property
     def text_states(self) -> Mapping[str, Callable[[], tuple[int, int]]]:
         """Width and largest length of the text states that embed_clip makes, by encoder."""
-        made = self.config.embed_clip.text_states if self.config.embed_clip is not None else None
+        embed = _section_of(self.config, "embed_clip")
+        made = None if embed is None else embed.text_states
         states: dict[str, Callable[[], tuple[int, int]]] = {}
         for name, model in ({} if made is None else made.text_models).items():
             states[name] = partial(_text_model_size, name, model)
@@ -82,7 +87,8 @@ def _text_model_size(name: str, source: Any) -> tuple[int, int]:
 
 
 def _clip_widths(config: RunConfig, width: Callable[[Mapping[str, Any]], int]) -> list[int]:
-    clip: ClipConfig | None = config.clip or (config.embed_clip.clip if config.embed_clip is not None else None)
+    embed = _section_of(config, "embed_clip")
+    clip: ClipConfig | None = config.clip or (None if embed is None else embed.clip)
     if clip is None:
         raise Unknown("no CLIP model is configured")
     return [width(_architecture(model, config)) for model in clip.models]
@@ -94,6 +100,15 @@ def _architecture(model: Any, config: RunConfig) -> Mapping[str, Any]:
         file = model.path / CLIP_CONFIG if isinstance(model, FolderClip) else architecture_file(model.name)
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return dict(content.get("model_cfg", content))
-    if config.train_clip is None:
-        raise Unknown("its CLIP model is another experiment's (reuse.train_clip)")
-    return config.train_clip.architecture.model_dump()
+    trained = _section_of(config, "train_clip")
+    if trained is None:
+        raise Unknown("the CLIP is one that is trained, and no train_clip is configured")
+    return dict(trained.architecture.model_dump())
+
+
+def _section_of(config: RunConfig, stage: str) -> Any:
+    """Return a stage's section, here or in the experiment whose artifact is reused; None: there is none."""
+    section = getattr(config, stage)
+    if section is not None or stage not in config.reuse:
+        return section
+    return _section_of(load_config(config.reuse[stage].config), stage)

@@ -217,3 +217,26 @@ def test_a_prior_counts_its_language_model_s_width_and_its_teacher(tmp_path: Pat
     distilled = load_config(CONFIGS / "quickstart.yaml", [*states, "train_prior.distillation={num_steps: 100}"])
     count = sum(weight.numel() for weight in weights.values())
     assert counts(trained_module("train_prior", distilled)) == (2 * count, count)
+
+
+def test_widths_of_reused_models_are_those_of_the_other_experiment(tmp_path: Path) -> None:
+    first = tmp_path / "first.yaml"
+    first.write_text(f"""
+extends: {CONFIGS / "quickstart.yaml"}
+clip: {{models: [{{kind: trained}}]}}
+train_clip: {{}}
+fit_gaussians: {{num_gaussians: 5}}
+""")
+    second = tmp_path / "second.yaml"
+    second.write_text("""
+extends: first.yaml
+train_clip: null
+fit_gaussians: null
+embed_clip: null
+reuse: {train_clip: {config: first.yaml}, fit_gaussians: {config: first.yaml}, embed_clip: {config: first.yaml}}
+""")
+    expected, found = (
+        sum(one.numel() for one in trained_module("train_prior", load_config(path)).parameters())
+        for path in (first, second)
+    )
+    assert found == expected

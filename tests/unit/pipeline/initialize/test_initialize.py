@@ -171,6 +171,6 @@ def test_the_command_writes_a_new_file_and_never_over_another(tmp_path: Path) ->
     assert f"corgi run {out}" in out.read_text()
 
 
-def test_scripts_are_told_apart() -> None:
+def test_scripts_differ() -> None:
     texts = {"a dog": "LATIN", "собака": "CYRILLIC", "一只狗": "CJK", "12 !?": "", "كلب": "ARABIC"}
     assert {text: script_of(text) for text in texts} == texts

@@ -93,13 +93,16 @@ class ClipTask(ImageTask):
         return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale)
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
-        """Decode, augment and tokenize the pairs."""
+        """Decode and tokenize the pairs."""
         pixels = torch.stack(self.data.apply(self._preprocess, indices))
-        changes = self.config.augmentation
+        return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
+
+    def augment(self, batch: Batch, part: BatchPart) -> Batch:
+        """Change the preprocessed images at random."""
+        pixels, changes = batch["pixels"], self.config.augmentation
         if changes.changes:
             pixels = augmented(pixels, part, changes, self.config.seed)
-        pixels = augment(pixels, sample_seeds(self.config.seed, part), changes)
-        return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
+        return {**batch, "pixels": augment(pixels, sample_seeds(self.config.seed, part), changes)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Retrieve held-out pairs; classify held-out scenes if the images are scenes."""

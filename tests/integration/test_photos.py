@@ -12,6 +12,7 @@ from pipeline.plan import make_plan
 from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.runner import run_stage
+from stages.storage.artifact import Artifact
 from tests.factories import make_context
 from tests.integration.test_growth import add_photograph
 
@@ -47,7 +48,7 @@ def test_an_experiment_for_photographs_runs(name: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     plan = make_plan(load_config(CONFIGS / f"{name}.yaml", [source, *SMALL, *OWN[name]]), store)
     context = replace(make_context(), launch_training=launch_in_process)
-    made = {}
+    made: dict[str, Artifact] = {}
     for stage in plan.stages.values():
         run = importlib.import_module(f"stages.{stage.name}.stage").run
         output = store.output(stage.name, stage.fingerprint)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.training import launch_in_process
 from pipeline.config.loading import load_config
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.store import Store
@@ -22,9 +24,16 @@ from stages.formats.embeddings.reader import load_captions, load_keys, open_imag
 from stages.formats.samples import sample_keys
 from stages.formats.shards import ShardRecord, read_shard, shard_tar
 from stages.storage.artifact import Artifact
+from stages.train_prior.stage import run as run_prior
 from tests.factories import folder_digests, make_context, save_tiny_clip
 
-RUNS: dict[str, StageFunction] = {"download_shards": run_download, "embed_clip": run_embed}
+RUNS: dict[str, StageFunction] = {
+    "download_shards": run_download, "embed_clip": run_embed, "train_prior": run_prior,
+}  # fmt: skip
+PRIOR = (
+    "{{kind: gaussian, network: {{width: 16, num_layers: 1, num_heads: 2}}, validation: {{num_steps: [2]}}, "
+    "training: {{num_steps: {}, batch_size: 8, precision: float32, ema_decay: 0.5}}}}"
+)
 ROWS = 8
 
 
@@ -64,11 +73,12 @@ embed_clip: {{}}
         where, plan = self.plan(**changes)
         made: dict[str, Artifact] = {}
         summaries = {}
+        context = replace(make_context(), launch_training=launch_in_process)
         for name, stage in plan.items():
             inputs = {source: made[source] for source in stage.inputs}
             output = where.output(name, stage.fingerprint)
             summaries[name] = run_stage(
-                RUNS[name], stage.config, inputs=inputs, output=output, context=make_context(), identity=stage.identity
+                RUNS[name], stage.config, inputs=inputs, output=output, context=context, identity=stage.identity
             )
             made[name] = where.artifact(name, stage.fingerprint)
         return made, summaries
@@ -121,7 +131,7 @@ def test_the_same_bytes_come_of_the_same_division_from_nothing(world: World) -> 
 
 
 def test_a_user_over_three_days(world: World) -> None:
-    """Day 1: a folder; day 2: 5 % more, 2 % gone, a caption changed, a stray file; day 3: nothing has changed."""
+    """Day 1: a folder; day 2: 5 % more, 2 % gone, a caption changed, a stray file; day 3: more steps."""
     usable = CaptionsConfig(fraction=0.5)
     first, _ = world.run()
     for number in (900, 901):
@@ -152,6 +162,20 @@ def test_a_user_over_three_days(world: World) -> None:
     third, _ = world.run()
     assert {name: one.fingerprint for name, one in third.items()} == {n: o.fingerprint for n, o in second.items()}
     assert all(stage.state == "done" for stage in world.plan()[1].values())
+
+    short, long = ({"train_prior": PRIOR.format(steps)} for steps in (4, 8))
+    world.run(**short)
+    plan = world.plan(**long)[1]["train_prior"]
+    assert plan.reason.startswith("continues artifact ")
+    assert plan.reason.endswith("from step 4, because only training.num_steps was raised")
+    gone_on, summaries = world.run(**long)
+    assert summaries["train_prior"].notes["continued_from"].startswith("step 4 of artifact ")
+    model = Path(gone_on["train_prior"].path("prior/model.safetensors")).read_bytes()
+    shutil.rmtree(world.photographs.parent / "store" / "artifacts" / "train_prior")
+    anew, summaries = world.run(**long)
+    assert "continued_from" not in summaries["train_prior"].notes
+    assert anew["train_prior"].fingerprint == gone_on["train_prior"].fingerprint
+    assert Path(anew["train_prior"].path("prior/model.safetensors")).read_bytes() == model
 
 
 def test_a_damaged_shard_is_not_taken_over(world: World, caplog: pytest.LogCaptureFixture) -> None:

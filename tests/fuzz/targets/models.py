@@ -167,6 +167,34 @@ def _prepare_language_model() -> Run:
     return run
 
 
+def _vision_transformers() -> list[bytes]:
+    import tempfile
+
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    with tempfile.TemporaryDirectory() as name:
+        Dinov2Model(config).save_pretrained(name)
+        (Path(name) / "preprocessor_config.json").write_text('{"crop_size": {"height": 28}, "image_mean": [0, 0, 0]}')
+        return [pack_files({file.name: file.read_bytes() for file in sorted(Path(name).iterdir())})]
+
+
+def _prepare_vision_transformer() -> Run:
+    import numpy as np
+
+    from stages.encoders.features.config import TransformerFeatures
+    from stages.encoders.features.networks import load_network
+
+    images = np.zeros((1, 28, 28, 3), dtype=np.uint8)
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "vit", unpack_files(data))
+        features = TransformerFeatures(kind="vision_transformer", path=folder / "vit")
+        return load_network(features, "cpu", "evaluate.features")(images, 1)
+
+    return run
+
+
 def _mutate_model_folder(rng: Random, data: bytes) -> bytes:
     small = {"tokenizer.json", "spiece.model"}
 
@@ -212,6 +240,7 @@ TARGETS = (
     Target("clip_folder", _clips, _prepare_clip, (_mutate_model_folder,), weight=2),
     Target("t5_folder", _t5s, _prepare_t5, (_mutate_model_folder,), weight=2),
     Target("language_model_folder", _language_models, _prepare_language_model, (_mutate_model_folder,), weight=2),
+    Target("vision_folder", _vision_transformers, _prepare_vision_transformer, (_mutate_model_folder,)),
     *(
         Target(kind, partial(_our_models, kind), partial(_prepare_our_model, kind), (_mutate_model_folder,))
         for kind in ("prior", "decoder")

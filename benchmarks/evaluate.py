@@ -1,0 +1,116 @@
+"""Generation and evaluation at scale: ``python -m benchmarks.evaluate [--images 240 3000 30000] [--workers 1 2]``.
+
+Images of 32 px by random weights of the smallest size, on CPUs, without a network; each measurement in a process of its
+own. First the peak of memory of generate and evaluate in one process, at each number of images: it should not grow with
+them. Then images per second of both with Ray, at the smallest number, by so many workers of one CPU each.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_world(folder: Path) -> None:
+    """Write CLIP, prior and decoder with random weights."""
+    from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior
+
+    clip = save_tiny_clip(folder / "clip")
+    save_tiny_prior(folder / "prior", clip)
+    save_tiny_decoder(folder / "decoder", clip)
+
+
+def measure(folder: Path, images: int, workers: int) -> dict[str, float]:
+    """Generate and evaluate; return seconds of each and the peak of this process's memory in MB."""
+    from cluster.mapping import map_in_process
+    from cluster.pool import map_on_ray
+    from cluster.session import session
+
+    if workers == 0:
+        return _measure(folder, images, 1, map_in_process)
+    with session(None, workers):
+        return _measure(folder, images, workers, map_on_ray)
+
+
+def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, float]:
+    import torch
+
+    from stages.contract.stage import Allocation
+    from stages.encoders.config import ClipConfig, FolderClip
+    from stages.evaluate.config import EvaluateConfig
+    from stages.evaluate.stage import run as run_evaluate
+    from stages.generate.config import GenerateConfig
+    from stages.generate.stage import run as run_generate
+    from stages.storage.artifact import Artifact, Output
+    from tests.factories import make_context
+
+    torch.set_num_threads(1)
+    context = replace(make_context(), map_shards=mapper, resources=Allocation(num_workers=workers))
+    clip = ClipConfig(models=(FolderClip(kind="folder", path=folder / "clip"),))
+    solvers = {"prior": {"num_steps": 1}, "decoder": {"num_steps": 1}}
+    prompts = {"kind": "scenes", "num": images}
+    generate = GenerateConfig.model_validate({"clip": clip, "prompts": prompts, "sets": ["prior"], **solvers})
+    inputs = {f"train_{name}": Artifact(str(folder / name), f"train_{name}", "tiny") for name in ("prior", "decoder")}
+    seconds = []
+    with tempfile.TemporaryDirectory(prefix="corgi-evaluate-") as out:
+        generated = Output(f"{out}/generate", "generate", "g")
+        evaluated = Output(f"{out}/evaluate", "evaluate", "e")
+        for work in (
+            lambda: run_generate(generate, inputs, generated, context),
+            lambda: run_evaluate(EvaluateConfig(clip=clip), {"generate": generated}, evaluated, context),
+        ):
+            begun = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"generate": images / seconds[0], "evaluate": images / seconds[1], "peak": peak}
+
+
+def _in_child(folder: Path, images: int, workers: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.evaluate", "--child", str(folder), str(images), str(workers)]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure, and print a table of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[240, 3000, 30_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        folder, images, workers = options.child
+        sys.stdout.write(json.dumps(measure(Path(folder), int(images), int(workers))) + "\n")
+        return
+    memory, rates = Table(title="one process"), Table(title=f"{min(options.images):,} images, Ray")
+    for heading in ("images", "peak MB", "generate images/s", "evaluate images/s"):
+        memory.add_column(heading, justify="right")
+    for heading in ("workers", "generate images/s", "evaluate images/s"):
+        rates.add_column(heading, justify="right")
+    with tempfile.TemporaryDirectory(prefix="corgi-world-") as folder:
+        make_world(Path(folder))
+        for images in options.images:
+            one = _in_child(Path(folder), images, 0)
+            memory.add_row(f"{images:,}", *(f"{one[name]:.0f}" for name in ("peak", "generate", "evaluate")))
+        for workers in options.workers:
+            one = _in_child(Path(folder), min(options.images), workers)
+            rates.add_row(str(workers), *(f"{one[name]:.0f}" for name in ("generate", "evaluate")))
+    Console().print(memory)
+    Console().print(rates)
+
+
+if __name__ == "__main__":
+    main()

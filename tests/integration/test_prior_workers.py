@@ -19,7 +19,7 @@ CONFIG = prior_config(
     "shifted",
     training={
         "num_steps": STEPS, "batch_size": 16, "learning_rate": 0.01, "log_interval": 1, "precision": "float32",
-        "checkpoint_interval": CHECKPOINT, "ema_decay": 0.9, "zero_stage": 2,
+        "checkpoint_interval": CHECKPOINT, "ema_decay": 0.9, "zero_stage": 2, "keep_checkpoint": False,
     },
 )  # fmt: skip
 Losses = Mapping[int, float]

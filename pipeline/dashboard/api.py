@@ -1,61 +1,40 @@
 """The dashboard's own application: its page, and what the page asks for, as JSON and PNG."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.responses import FileResponse, Response
 
-from pipeline.dashboard.reader import NotThere, Reader, findings_document
+from pipeline.dashboard.api_data import data_router, gaussians_router
+from pipeline.dashboard.api_parts import FILES, handle_errors, page_router, png
+from pipeline.dashboard.api_studies import studies_router
+from pipeline.dashboard.reader import Reader, findings_document
 from pipeline.dashboard.runs import differences, run_document, run_table
-from pipeline.errors import PipelineError
-from pipeline.tracking_address import TrackingAway
-from stages.contract.errors import StageError
+from pipeline.dashboard.samples import Samples
+from pipeline.dashboard.studies import Studies
 from stages.contract.secrets import redact_addresses
-from stages.contract.texts import one_line
 
-FILES: Final = Path(__file__).parent / "page"
 MOST_RUNS: Final = 12
 """That are shown side by side."""
 Names = Annotated[list[str], Query(max_length=100)]
 Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=MOST_RUNS)]
 
 
-def make_app(reader: Reader, mlflow: str | None) -> FastAPI:
+def make_app(reader: Reader, studies: Studies, mlflow: str | None) -> FastAPI:
     """Return the application; ``mlflow`` is the address of MLflow's own page, None where there is none."""
-    app = FastAPI(title="Corgi dashboard", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(_pages())
-    app.include_router(_runs(reader, mlflow), prefix="/api")
-    app.include_router(_tracked(reader), prefix="/api")
-    app.add_exception_handler(NotThere, _problem(404))
-    app.add_exception_handler(TrackingAway, _problem(503))
-    app.add_exception_handler(PipelineError, _problem(409))
-    app.add_exception_handler(StageError, _problem(409))
-    app.add_exception_handler(RequestValidationError, _malformed)
-    return app
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    samples = Samples(reader)
+    app.include_router(page_router())
+    parts = (_runs(reader, mlflow), _tracked(reader), data_router(samples), gaussians_router(samples))
+    for part in (*parts, studies_router(reader, studies)):
+        app.include_router(part, prefix="/api")
+    handle_errors(app)
 
-
-def png(content: bytes) -> Response:
-    """Return an image that does not change."""
-    return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
-
-
-def _pages() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/")
+    @app.get("/")
     def index() -> FileResponse:
         return FileResponse(FILES / "index.html")
 
-    @router.get("/page/{name}")
-    def file(name: str) -> FileResponse:
-        if name not in {path.name for path in FILES.iterdir()}:
-            raise HTTPException(404, "there is no such file")
-        return FileResponse(FILES / name)
-
-    return router
+    return app
 
 
 def _runs(reader: Reader, mlflow: str | None) -> APIRouter:
@@ -115,16 +94,3 @@ def _tracked(reader: Reader) -> APIRouter:
         return png(reader.image(run, stage, name, step))
 
     return router
-
-
-def _problem(code: int) -> Callable[[Request, Exception], JSONResponse]:
-    def respond(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": one_line(error, 1000)}, code)
-
-    return respond
-
-
-async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    faults = error.errors() if isinstance(error, RequestValidationError) else []
-    parts = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:10]]
-    return JSONResponse({"detail": one_line("; ".join(parts), 1000)}, 422)

@@ -5,18 +5,24 @@ as well, can neither read nor write; neither can a page in the user's browser, w
 is at ``/<token>/mlflow/``; it is loaded by its name, by uvicorn's own importer, so that this module does not import it.
 """
 
+import asyncio
 import hmac
 import importlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
+from fastapi import HTTPException
 from uvicorn.importer import import_from_string
 
 from pipeline.dashboard.api import make_app
+from pipeline.dashboard.api_data import MOST_UPLOADED
+from pipeline.dashboard.api_studies import make_rating_app
 from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
 from pipeline.dashboard.reader import Reader
+from pipeline.dashboard.studies import Rater, Studies
 from pipeline.listening import address
 from pipeline.store import Store
 from pipeline.tracking_address import is_server
@@ -57,30 +63,62 @@ def create_app() -> "Gate":
     page = RUNS_PAGE.format(experiment=os.environ.get(EXPERIMENT, ""))
     remote = is_server(tracking)
     link = f"{tracking.rstrip('/') if remote else _MLFLOW}/{page}" if tracking else None
-    own: Any = make_app(Reader(Store(os.environ[STORE]), tracking or None), link)
-    inner = _mlflow(tracking) if tracking and not remote else None
-    return Gate(own, inner, token=os.environ[TOKEN], hosts=os.environ[HOSTS].split(","))
+    store = Store(os.environ[STORE])
+    reader, studies = Reader(store, tracking or None), Studies(store)
+    apps = Apps(
+        own=make_app(reader, studies, link),
+        rating=make_rating_app(reader, studies),
+        mlflow=Mlflow(tracking) if tracking and not remote else None,
+    )
+    return Gate(apps, studies.rater_of, token=os.environ[TOKEN], hosts=os.environ[HOSTS].split(","))
 
 
-def _mlflow(tracking: str) -> App:
-    names = importlib.import_module("mlflow.server.constants")
-    os.environ[names.BACKEND_STORE_URI_ENV_VAR] = tracking
-    os.environ[names.ARTIFACT_ROOT_ENV_VAR] = os.environ[ARTIFACTS]
-    os.environ[names.SERVE_ARTIFACTS_ENV_VAR] = "false"
-    app: App = import_from_string("mlflow.server.fastapi_app:app")
-    return app
+class Mlflow:
+    """MLflow's server, which takes seconds to load: it is when its page is first asked for."""
+
+    def __init__(self, tracking: str) -> None:
+        self._tracking, self._lock = tracking, asyncio.Lock()
+        self._app: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        async with self._lock:
+            self._app = self._app or await asyncio.to_thread(self._load)
+        await self._app(scope, receive, send)
+
+    def _load(self) -> Any:
+        names = importlib.import_module("mlflow.server.constants")
+        os.environ[names.BACKEND_STORE_URI_ENV_VAR] = self._tracking
+        os.environ[names.ARTIFACT_ROOT_ENV_VAR] = os.environ[ARTIFACTS]
+        os.environ[names.SERVE_ARTIFACTS_ENV_VAR] = "false"
+        return import_from_string("mlflow.server.fastapi_app:app")
+
+
+@dataclass(frozen=True)
+class Apps:
+    """What is behind the gate: the dashboard, a rater's page, and MLflow's server."""
+
+    own: Any
+    rating: Any
+    mlflow: App | None
 
 
 class Gate:
-    """Passes a request on if its host is one of ours, its path begins with the token, and the rest is open."""
+    """Passes a request on if its host is one of ours, its path begins with the token, and the rest is open.
 
-    def __init__(self, own: App, mlflow: App | None, *, token: str, hosts: Iterable[str]) -> None:
-        self._own, self._mlflow, self._token, self._hosts = own, mlflow, token.encode(), frozenset(hosts)
+    A rater's link has a secret of its own instead of the token, and leads to the rater's page alone.
+    """
+
+    def __init__(
+        self, apps: Apps, rater_of: Callable[[str, str], Rater | None], *, token: str, hosts: Iterable[str]
+    ) -> None:
+        self._apps, self._rater_of = apps, rater_of
+        self._token, self._hosts = token.encode(), frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await (self._mlflow or self._own)(scope, receive, send)
+            await self._apps.own(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -100,7 +138,7 @@ class Gate:
             return
         first, slash, rest = scope["path"].lstrip("/").partition("/")
         if not hmac.compare_digest(first.encode("utf-8", "replace"), self._token):
-            await _respond(send, 403, "open the address that `corgi dashboard` printed, with all that follows the port")
+            await self._serve_rater(scope, receive, send)
         elif not slash:
             await _respond(send, 307, "", location=f"/{first}/")
         elif rest == _MLFLOW:
@@ -108,13 +146,25 @@ class Gate:
         elif rest.startswith(f"{_MLFLOW}/"):
             await self._pass_to_mlflow(scope, receive, send, rest.removeprefix(_MLFLOW))
         else:
-            await self._own(_within(scope, f"/{rest}"), receive, _with_headers(send, _HEADERS))
+            await self._apps.own(_within(scope, f"/{rest}"), _bounded(receive), _with_headers(send, _HEADERS))
+
+    async def _serve_rater(self, scope: Scope, receive: Receive, send: Send) -> None:
+        first, slash, rest = scope["path"].lstrip("/").partition("/")
+        study, _, key = first.partition(".")
+        rater = await asyncio.to_thread(self._rater_of, study, key)
+        if rater is None:
+            await _respond(send, 403, "open the address that `corgi dashboard` printed, with all that follows the port")
+        elif not slash:
+            await _respond(send, 307, "", location=f"/{first}/")
+        else:
+            inner = _within(scope, f"/{rest}") | {"state": {"rater": rater}}
+            await self._apps.rating(inner, _bounded(receive), _with_headers(send, _HEADERS))
 
     async def _pass_to_mlflow(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
-        if self._mlflow is None or not _is_open(scope["method"], path):
+        if self._apps.mlflow is None or not _is_open(scope["method"], path):
             await _respond(send, 404, "this part of MLflow is off in corgi's dashboard")
         else:
-            await self._mlflow(_within(scope, path), receive, _with_headers(send, {}))
+            await self._apps.mlflow(_within(scope, path), receive, _with_headers(send, {}))
 
 
 def _within(scope: Scope, path: str) -> Scope:
@@ -132,6 +182,21 @@ def _addressed(scope: Scope) -> frozenset[str]:
 def _is_open(method: str, path: str) -> bool:
     asked = "GET" if method == "HEAD" else method
     return any(asked in methods and paths.fullmatch(path) for methods, paths in _ROUTES)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return what receives a body, and refuses more of it than a request needs."""
+    left = MOST_UPLOADED
+
+    async def receiving() -> dict[str, Any]:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, f"the body is larger than {MOST_UPLOADED} bytes; send less")
+        return message
+
+    return receiving
 
 
 def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:

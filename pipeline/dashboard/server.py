@@ -111,7 +111,7 @@ def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
     reason = printable("\n".join(lines[-5:])) or "no output"
-    raise UsageError(f"dashboard: MLflow's server did not start; its last output:\n{reason}")
+    raise UsageError(f"dashboard: its server did not start; its last output:\n{reason}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dashboard.server import Shown, serve_dashboard
+from pipeline.dashboard.studies import Pair, Side, Studies
 from pipeline.store import Store
 from pipeline.tracking import RunTracker
 from pipeline.tracking_address import default_tracking_uri
@@ -32,6 +33,7 @@ class Served:
     base: str
     port: int
     process: int
+    rater: str
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +45,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     store = Store(str(folder))
     store.open_for_writing()
     store.write_run(make_record("a-1", mlflow=tracker.runs))
+    sides = [Side(run=run, set="prior", index=0) for run in ("a-1", "b-1")]
+    study = Studies(store).create("<b>which?</b>", [Pair(prompt="<script>🐕", seed=0, first=sides[0], second=sides[1])])
+    rater = f"{study.study}.{Studies(store).invite(study, 'Ada')[1]}"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with serve_dashboard(Shown(str(folder), uri, "1"), "127.0.0.1", port) as (url, process):
-        yield Served(url, f"{url}/mlflow", f"http://127.0.0.1:{port}", port, process.pid)
+        yield Served(
+            url, f"{url}/mlflow", f"http://127.0.0.1:{port}", port, process.pid, f"http://127.0.0.1:{port}/{rater}"
+        )
 
 
 def ask(
@@ -56,7 +63,7 @@ def ask(
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, dict(headers), method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=50) as response:
             return response.status, response.read().decode(errors="replace"), dict(response.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace"), dict(error.headers)
@@ -100,6 +107,34 @@ def test_the_page_runs_its_own_scripts_alone(served: Served) -> None:
     files = re.findall(r'(?:src|href)="(page/[^"]+)"', page)
     assert len(files) == 4
     assert {ask(f"{served.url}/{file}")[0] for file in files} == {200}
+
+
+def test_a_raters_link_leads_to_the_raters_page_alone(served: Served) -> None:
+    status, page, headers = ask(f"{served.rater}/")
+    assert (status, "Which image is better?" in page) == (200, True)
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert ask(f"{served.rater}/api/work")[0] == 200
+    assert "a-1" not in ask(f"{served.rater}/api/pairs/0")[1]
+    for path in ("api/runs", "api/studies", "mlflow/", "mlflow/version", "api/about", "../", "api/pairs/1"):
+        assert ask(f"{served.rater}/{path}")[0] in {403, 404}
+    assert ask(f"{served.rater[:-1]}/")[0] == 403
+    assert ask(f"{served.base}/{served.rater.rpartition('/')[2].partition('.')[0]}./")[0] == 403
+
+
+def test_a_vote_is_of_the_form_that_is_asked_for(served: Served) -> None:
+    url, whole = f"{served.rater}/api/pairs/0", {"alignment": "left", "fidelity": "tie"}
+    for body in ({}, whole | {"fidelity": "first"}, whole | {"run": "a-1"}, [], "left"):
+        assert ask(url, method="POST", body=body)[0] == 422
+    theirs = JSON | {"Origin": "http://evil.com"}
+    assert ask(url, method="POST", body=whole, headers=theirs)[0] == 403
+    assert json.loads(ask(f"{served.rater}/api/work")[1])["left"] == [0]
+    assert ask(url, method="POST", body=whole)[0] == 200
+    assert json.loads(ask(f"{served.rater}/api/work")[1])["left"] == []
+    assert json.loads(ask(url)[1])["vote"] == whole
+
+
+def test_a_body_beyond_bounds_is_refused(served: Served) -> None:
+    assert ask(f"{served.url}/api/studies", method="POST", body={"title": "x" * (21 << 20), "runs": []})[0] == 413
 
 
 @pytest.mark.parametrize("run", ["..", "%2e%2e", "..%2f..", "a-1%2f..%2fa-1", "-", ".", "a" * 300, "b-1", "a-1\u202e"])

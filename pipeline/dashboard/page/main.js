@@ -2,15 +2,21 @@
 
 import { ask, h, report } from "./dom.js";
 import { showCompare } from "./compare.js";
+import { showData } from "./data.js";
 import { showFraction } from "./fraction.js";
+import { showGaussians } from "./gaussians.js";
 import { showRun } from "./run.js";
 import { showRuns } from "./runs.js";
+import { showStudies } from "./studies.js";
 
 const PARTS = [
   ["runs", "Runs", showRuns],
   ["run", null, showRun],
   ["compare", "Side by side", showCompare],
   ["fraction", "Captions", showFraction],
+  ["data", "Data", showData],
+  ["gaussians", "Gaussians", showGaussians],
+  ["studies", "Rating", showStudies],
 ];
 let leave = null;
 let mlflow = null;

@@ -1,0 +1,195 @@
+"""The samples of a run's shards: pages of them, single images, and what searching in their embeddings finds."""
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from pydantic import ValidationError
+
+from pipeline.config.schema import RunConfig
+from pipeline.dashboard.neighbours import EmbeddingIndex, Found, Pair, split_of_plan
+from pipeline.dashboard.projection import Projection
+from pipeline.dashboard.reader import NotThere, Reader
+from pipeline.errors import UsageError
+from pipeline.record import RunRecord
+from pipeline.stored_models import find_stored_models
+from stages.contract.parsing import shown
+from stages.embed_clip.config import EmbedClipConfig
+from stages.encoders.config import local_clips
+from stages.formats.image_grids import to_png
+from stages.formats.images import decode_image
+from stages.formats.shards import EntryStatus, ShardRecord, index_images, read_member, read_table, shard_tar
+from stages.storage.artifact import Artifact
+
+PAGE: Final = 48
+SHOWN_SIDE: Final = 384
+"""Pixels of the longer side of an image that is shown."""
+FOUND: Final = 24
+_encoders: dict[str, Any] = {}
+_loading = threading.Lock()
+
+
+class Samples:
+    """What the data browser reads of the runs of a store; the last two runs' embeddings stay in memory."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._index = lru_cache(maxsize=2)(self._read_index)
+        self._projection = lru_cache(maxsize=2)(self._read_projection)
+
+    def shards(self, run: str) -> dict[str, int]:
+        """Return the shards of a run that are there, with the number of their images."""
+        records = ShardRecord.done(self._shards(run))
+        return {name: records[name].images for name in sorted(records)}
+
+    def page(self, run: str, shard: str, first: int) -> list[dict[str, Any]]:
+        """Return some samples of a shard: key, captions and size."""
+        self._require_shard(run, shard)
+        columns = ("key", "status", "caption", "captions", "width", "height")
+        table = read_table(self._shards(run), shard, columns).to_pylist()
+        rows = [row for row in table if row["status"] == EntryStatus.SUCCESS]
+        return [
+            {
+                "shard": shard,
+                "key": row["key"],
+                "captions": _captions(row),
+                "width": row["width"],
+                "height": row["height"],
+            }
+            for row in rows[first : first + PAGE]
+        ]
+
+    def image(self, run: str, shard: str, key: str) -> bytes:
+        """Return an image of a shard as PNG, at most SHOWN_SIDE pixels; NotThere: it has none of this key."""
+        self._require_shard(run, shard)
+        tar = shard_tar(self._shards(run), shard)
+        span = _spans(str(tar)).get(key)
+        if span is None:
+            raise NotThere(f"shard {shown(shard)}: has no image {shown(key)}")
+        image = decode_image(read_member(tar, *span), where=f"shard {shard}, key {key}", smallest_side=SHOWN_SIDE)
+        image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        return to_png(image)
+
+    def search_text(self, run: str, text: str) -> dict[str, Any]:
+        """Return the images nearest to a text, by the run's own CLIP."""
+        index = self.index(run)
+        query = self._encoder(run).encode_texts([text])[0].numpy()
+        return self._found(index, index.nearest(query, FOUND))
+
+    def search_image(self, run: str, encoded: bytes) -> dict[str, Any]:
+        """Return the images nearest to an image from outside, by the run's own CLIP; ImageFault: it is none."""
+        index = self.index(run)
+        query = self._encoder(run).encode_images([decode_image(encoded, where="the image that was sent")])[0].numpy()
+        return self._found(index, index.nearest(query, FOUND))
+
+    def search_sample(self, run: str, shard: str, key: str) -> dict[str, Any]:
+        """Return the images nearest to one of the run's own, by the stored embeddings."""
+        index = self.index(run)
+        row = index.row(shard, key)
+        if row is None:
+            raise NotThere(f"shard {shown(shard)}: the embedding of {shown(key)} is not among those that are searched")
+        return self._found(index, index.nearest(index.units[row], FOUND + 1)[1:])
+
+    def near_duplicates(self, run: str, least: float) -> dict[str, Any]:
+        """Return the pairs of images that are at least so near."""
+        index = self.index(run)
+        return self._pairs(index, index.near_duplicates(least, FOUND))
+
+    def lowest(self, run: str) -> dict[str, Any]:
+        """Return the images whose captions are least like them."""
+        index = self.index(run)
+        return self._found(index, index.lowest(FOUND))
+
+    def leaks(self, run: str, least: float) -> dict[str, Any]:
+        """Return held-out images that are at least so near to one of training; NotThere: the run has no split."""
+        index, record = self.index(run), self._reader.record(run)
+        split = split_of_plan({name: one.identity for name, one in record.plan.items()})
+        if split is None:
+            raise NotThere(f"run {record.run}: no stage of it recorded a split, so no image is known to be held out")
+        held_out = index.held_out(split)
+        counts = {"held_out": int(held_out.sum()), "trained": int((~held_out).sum())}
+        return self._pairs(index, index.leaks(held_out, least, FOUND)) | counts
+
+    def index(self, run: str) -> EmbeddingIndex:
+        """Return the embeddings of a run, to be searched."""
+        with self._lock:
+            return self._index(run, self._reader.embeddings(self._reader.record(run)).fingerprint)
+
+    def projection(self, run: str) -> Projection:
+        """Return the Gaussians of a run in two dimensions."""
+        with self._lock:
+            record = self._reader.record(run)
+            return self._projection(run, self._reader.artifact(record, "fit_gaussians").fingerprint)
+
+    def _read_index(self, run: str, fingerprint: str) -> EmbeddingIndex:
+        return EmbeddingIndex.read(self._reader.embeddings(self._reader.record(run)))
+
+    def _read_projection(self, run: str, fingerprint: str) -> Projection:
+        record = self._reader.record(run)
+        return Projection.of(self._reader.artifact(record, "fit_gaussians"), self._reader.embeddings(record))
+
+    def _shards(self, run: str) -> Artifact:
+        return self._reader.artifact(self._reader.record(run), "download_shards")
+
+    def _require_shard(self, run: str, shard: str) -> None:
+        if shard not in self.shards(run):
+            raise NotThere(f"run {shown(run)}: has no shard {shown(shard)}")
+
+    def _encoder(self, run: str) -> Any:
+        """Return the run's own CLIP; it is loaded the first time that it is needed."""
+        record = self._reader.record(run)
+        fingerprint = self._reader.artifact(record, "embed_clip").fingerprint
+        with _loading:
+            if fingerprint not in _encoders:
+                _encoders.clear()
+                _encoders[fingerprint] = self._load_encoder(record)
+            return _encoders[fingerprint]
+
+    def _load_encoder(self, record: RunRecord) -> Any:
+        from stages.encoders.clip import ClipEncoder
+
+        try:
+            config = RunConfig.model_validate(record.config).embed_clip
+        except ValidationError:
+            config = None
+        if config is None:
+            raise UsageError(f"run {record.run}: its CLIP is not known to this version; search by one of its images")
+        section = cast(
+            EmbedClipConfig, find_stored_models(config, record.plan["embed_clip"].identity, self._reader.store)
+        )
+        inputs = {name: self._reader.artifact(record, name) for name in section.clip.inputs}
+        return ClipEncoder(local_clips(section.clip, inputs))
+
+    def _found(self, index: EmbeddingIndex, found: Sequence[Found]) -> dict[str, Any]:
+        captions = index.captions([one.row for one in found])
+        rows = [_place(index, one.row, captions) | {"score": one.score} for one in found]
+        return {"rows": rows, "searched": len(index.units), "total": index.total}
+
+    def _pairs(self, index: EmbeddingIndex, found: Sequence[Pair]) -> dict[str, Any]:
+        captions = index.captions([row for one in found for row in (one.first, one.second)])
+        pairs = [
+            {"score": one.score, "pair": [_place(index, row, captions) for row in (one.first, one.second)]}
+            for one in found
+        ]
+        return {"pairs": pairs, "searched": len(index.units), "total": index.total}
+
+
+def _place(index: EmbeddingIndex, row: int, captions: dict[int, list[str]]) -> dict[str, Any]:
+    shard, key = index.place(row)
+    return {"shard": shard, "key": key, "captions": captions[row]}
+
+
+def _captions(row: dict[str, Any]) -> list[str]:
+    listed = row.get("captions")
+    if isinstance(listed, list) and listed:
+        return [str(one) for one in listed]
+    return [str(row["caption"])] if row.get("caption") else []
+
+
+@lru_cache(maxsize=32)
+def _spans(tar: str) -> dict[str, Any]:
+    from pathlib import Path
+
+    return dict(index_images(Path(tar)))

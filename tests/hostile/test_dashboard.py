@@ -123,7 +123,8 @@ def test_a_raters_link_leads_to_the_raters_page_alone(served: Served) -> None:
 
 def test_a_vote_is_of_the_form_that_is_asked_for(served: Served) -> None:
     url, whole = f"{served.rater}/api/pairs/0", {"alignment": "left", "fidelity": "tie"}
-    for body in ({}, whole | {"fidelity": "first"}, whole | {"run": "a-1"}, [], "left"):
+    bodies: list[object] = [{}, whole | {"fidelity": "first"}, whole | {"run": "a-1"}, [], "left"]
+    for body in bodies:
         assert ask(url, method="POST", body=body)[0] == 422
     theirs = JSON | {"Origin": "http://evil.com"}
     assert ask(url, method="POST", body=whole, headers=theirs)[0] == 403

@@ -83,7 +83,7 @@ def gaussians_router(samples: Samples) -> APIRouter:
         if not 0 <= gaussian < len(found.counts):
             raise NotThere(f"Gaussian {gaussian}: there are {len(found.counts)}, from 0 on")
         rows = found.nearest(gaussian, _NEAREST)
-        places = [(row, *found.places[row]) for row in rows]
-        return [{"shard": shard, "key": key, "score": float(found.distances[row])} for row, shard, key in places]
+        positions = [(row, *found.positions[row]) for row in rows]
+        return [{"shard": shard, "key": key, "score": float(found.distances[row])} for row, shard, key in positions]
 
     return router

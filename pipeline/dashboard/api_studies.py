@@ -97,28 +97,28 @@ def _rating(reader: Reader, studies: Studies) -> APIRouter:
     @router.get("/work")
     def work(request: Request) -> dict[str, Any]:
         rater, study, voted = _whose(request, studies)
-        left = [place for place, pair in enumerate(rater.order) if pair not in voted]
+        left = [position for position, pair in enumerate(rater.order) if pair not in voted]
         return {"name": rater.name, "title": study.title, "total": len(rater.order), "left": left}
 
-    @router.get("/pairs/{place}")
-    def pair(request: Request, place: int) -> dict[str, Any]:
+    @router.get("/pairs/{position}")
+    def pair(request: Request, position: int) -> dict[str, Any]:
         rater, study, _ = _whose(request, studies)
-        number = _number(rater, place)
+        number = _number(rater, position)
         vote = studies.vote_on(rater, number)
         said = None if vote is None else {name: _exchange(rater, number, getattr(vote, name)) for name in _QUESTIONS}
         return {"prompt": study.pairs[number].prompt, "vote": said}
 
-    @router.get("/pairs/{place}/{side}")
-    def image(request: Request, place: int, side: Literal["left", "right"]) -> Response:
+    @router.get("/pairs/{position}/{side}")
+    def image(request: Request, position: int, side: Literal["left", "right"]) -> Response:
         rater, study, _ = _whose(request, studies)
-        number = _number(rater, place)
+        number = _number(rater, position)
         one = getattr(study.pairs[number], _SIDES[(side == "left") != rater.exchanged[number]])
         return png(reader.generated_image(one.run, one.set, one.index))
 
-    @router.post("/pairs/{place}")
-    def vote(request: Request, place: int, new: NewVote) -> dict[str, Any]:
+    @router.post("/pairs/{position}")
+    def vote(request: Request, position: int, new: NewVote) -> dict[str, Any]:
         rater, _, _ = _whose(request, studies)
-        number = _number(rater, place)
+        number = _number(rater, position)
         said = {name: _choice(rater, number, getattr(new, name)) for name in _QUESTIONS}
         studies.vote(rater, number, Vote.model_validate(said))
         return work(request)
@@ -135,10 +135,10 @@ def _whose(request: Request, studies: Studies) -> tuple[Rater, Study, set[int]]:
     return rater, studies.study(rater.study), studies.voted(rater)
 
 
-def _number(rater: Rater, place: int) -> int:
-    if not 0 <= place < len(rater.order):
-        raise NoStudy(f"pair {place}: there are {len(rater.order)}, from 0 on")
-    return rater.order[place]
+def _number(rater: Rater, position: int) -> int:
+    if not 0 <= position < len(rater.order):
+        raise NoStudy(f"pair {position}: there are {len(rater.order)}, from 0 on")
+    return rater.order[position]
 
 
 def _choice(rater: Rater, number: int, said: str) -> str:

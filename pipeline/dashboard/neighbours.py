@@ -77,7 +77,7 @@ class EmbeddingIndex:
         units = np.concatenate(parts) if parts else np.zeros((0, sum(dims)), np.float32)
         return cls(embeddings, tuple(names), offsets, tuple(keys), units, sum(rows.values()))
 
-    def place(self, row: int) -> tuple[str, str]:
+    def position(self, row: int) -> tuple[str, str]:
         """Return shard and key of a row."""
         return self.shards[int(np.searchsorted(self.offsets, row, side="right")) - 1], self.keys[row]
 
@@ -118,7 +118,7 @@ class EmbeddingIndex:
         """Return the captions of some rows."""
         by_shard: dict[str, list[int]] = {}
         for row in rows:
-            by_shard.setdefault(self.place(row)[0], []).append(row)
+            by_shard.setdefault(self.position(row)[0], []).append(row)
         found: dict[int, list[str]] = {}
         for shard, own in by_shard.items():
             first, captions = int(self.offsets[self.shards.index(shard)]), load_captions(self.embeddings, shard)

@@ -30,7 +30,7 @@ class Projection:
     """To the owner's mean."""
     explained: tuple[float, float]
     """Fraction of the variance along each component."""
-    places: tuple[tuple[str, str], ...]
+    positions: tuple[tuple[str, str], ...]
     """Shard and key of each embedding."""
     total: int
     """Embeddings of all shards."""
@@ -42,7 +42,7 @@ class Projection:
         means, stds, counts = (
             tensor.numpy().astype(np.float64) for tensor in (fitted.means, fitted.stds, fitted.counts)
         )
-        rows, places = _some_rows(embeddings)
+        rows, positions = _some_rows(embeddings)
         centre = rows.mean(axis=0)
         _, singular, axes = np.linalg.svd(rows - centre, full_matrices=False)
         parts = singular**2 / max(float((singular**2).sum()), 1e-12)
@@ -56,7 +56,7 @@ class Projection:
             owners,
             distances[np.arange(len(rows)), owners],
             (float(parts[0]), float(parts[1])),
-            tuple(places),
+            tuple(positions),
             sum(shard_rows(embeddings).values()),
         )
 
@@ -68,13 +68,13 @@ class Projection:
 
 def _some_rows(embeddings: Artifact) -> tuple[Float[np.ndarray, "rows embed"], list[tuple[str, str]]]:
     names = evenly(list(shard_rows(embeddings)), MOST_SHARDS)
-    parts, places = [], []
+    parts, positions = [], []
     for name in names:
         rows, keys = load_image_rows(embeddings, name), load_keys(embeddings, name)
         chosen = evenly(range(len(rows)), MOST_ROWS // len(names))
         parts.append(rows[chosen].astype(np.float64))
-        places += [(name, keys[row]) for row in chosen]
-    return np.concatenate(parts), places
+        positions += [(name, keys[row]) for row in chosen]
+    return np.concatenate(parts), positions
 
 
 def _squares(rows: Float[np.ndarray, "rows embed"], means: Float[np.ndarray, "gauss embed"]) -> np.ndarray:

@@ -164,20 +164,20 @@ class Samples:
 
     def _found(self, index: EmbeddingIndex, found: Sequence[Found]) -> dict[str, Any]:
         captions = index.captions([one.row for one in found])
-        rows = [_place(index, one.row, captions) | {"score": one.score} for one in found]
+        rows = [_position(index, one.row, captions) | {"score": one.score} for one in found]
         return {"rows": rows, "searched": len(index.units), "total": index.total}
 
     def _pairs(self, index: EmbeddingIndex, found: Sequence[Pair]) -> dict[str, Any]:
         captions = index.captions([row for one in found for row in (one.first, one.second)])
         pairs = [
-            {"score": one.score, "pair": [_place(index, row, captions) for row in (one.first, one.second)]}
+            {"score": one.score, "pair": [_position(index, row, captions) for row in (one.first, one.second)]}
             for one in found
         ]
         return {"pairs": pairs, "searched": len(index.units), "total": index.total}
 
 
-def _place(index: EmbeddingIndex, row: int, captions: dict[int, list[str]]) -> dict[str, Any]:
-    shard, key = index.place(row)
+def _position(index: EmbeddingIndex, row: int, captions: dict[int, list[str]]) -> dict[str, Any]:
+    shard, key = index.position(row)
     return {"shard": shard, "key": key, "captions": captions[row]}
 
 

@@ -44,7 +44,7 @@ async function show(place) {
   main.replaceChildren(h("h1", {}, work.title),
     h("p", { class: "dim" }, `${work.name}, pair ${number(work.total - work.left.length + (pair.vote ? 0 : 1))} of ${number(work.total)}`),
     h("progress", { max: work.total, value: work.total - work.left.length, "aria-label": "Pairs rated" }),
-    h("p", { class: "prompt" }, pair.prompt), h("div", { class: "pair" }, image("left", "left"), image("right", "right")), fields.map(([, , set]) => set),
+    h("p", { class: "prompt" }, pair.prompt), h("div", { class: "pair" }, image("left", "left"), image("right", "right")), ...fields.map(([, , set]) => set),
     h("div", { class: "row" }, h("button", { type: "button", disabled: past.length === 0, onclick: () => show(past.pop()) }, "Back"), next));
   mark();
   main.focus();

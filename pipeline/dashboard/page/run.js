@@ -103,7 +103,7 @@ function nodeWords(node) {
   if (used.length) words.push(h("p", { class: "dim" }, used.join(", ")));
   const shards = node.units;
   if (shards) {
-    words.push(h("p", { class: "dim" }, `${number(shards.done.length)}${shards.planned === null ? "" : ` of ${number(shards.planned)}`} units`));
+    words.push(h("p", { class: "dim" }, `${number(shards.done.length)}${shards.planned === null ? "" : ` of ${number(shards.planned)}`} ${shards.done.length === 1 && shards.planned === null ? "unit" : "units"}`));
     if (shards.planned && shards.planned <= 400) {
       words.push(h("div", { class: "units", role: "img", "aria-label": `${shards.done.length} of ${shards.planned} units are done` },
         Array.from({ length: shards.planned }, (_, index) => h("span", { class: index < shards.done.length ? "done" : null }))));

@@ -42,7 +42,7 @@ def test_the_nearest_are_those_of_a_plain_loop(embeddings: Artifact) -> None:
     found = index.nearest(query, 3)
     assert [one.row for one in found] == list(np.argsort(scores)[::-1][:3])
     assert [one.score for one in found] == pytest.approx(sorted(scores)[::-1][:3], abs=1e-6)
-    assert [index.row(*index.place(row)) for row in range(sum(ROWS))] == list(range(sum(ROWS)))
+    assert [index.row(*index.position(row)) for row in range(sum(ROWS))] == list(range(sum(ROWS)))
     assert index.row("00009", "00") is index.row("00000", "10") is None
 
 
@@ -100,7 +100,7 @@ def test_the_projection_keeps_distances_along_its_plane(embeddings: Artifact, tm
     assert found.rows[[0, 7]] == pytest.approx(found.means, abs=1e-5)
     assert found.radii == pytest.approx([2.0, 2.0])
     assert found.nearest(0, 1) == [0]
-    assert found.places[7] == index.place(7)
+    assert found.positions[7] == index.position(7)
     assert 0 < found.explained[1] <= found.explained[0] <= 1
     covariance = np.cov((rows - rows.mean(axis=0)).T)
     assert found.explained[0] == pytest.approx(np.linalg.eigvalsh(covariance)[-1] / np.trace(covariance), rel=1e-6)

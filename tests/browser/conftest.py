@@ -1,0 +1,96 @@
+"""A browser, and a dashboard on a copy of the finished smoke experiment with what a stranger may have written."""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.dashboard.server import Shown, serve_dashboard
+from pipeline.store import Store
+from stages.formats.generated_images import GeneratedRow, image_file, write_image, write_rows
+from tests.e2e.conftest import Finished, finished, unchanged  # noqa: F401  fixtures
+
+HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
+WIDTHS = {"desktop": 1280, "phone": 390}
+
+
+@dataclass
+class Watched:
+    """A page, and what its browser complained of or asked of other hosts."""
+
+    page: Any
+    url: str
+    faults: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine: install the package chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def store(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFactory) -> Store:  # noqa: F811
+    """A copy of the smoke experiment's store, with two runs whose prompts and notes would like to be markup."""
+    made = Store(str(shutil.copytree(unchanged[0], tmp_path_factory.mktemp("dashboard") / "store")))
+    (smoke,) = made.runs()
+    for number in (1, 2):
+        fingerprint, rng = f"hostile{number}", np.random.default_rng(number)
+        output = made.output("generate", fingerprint)
+        rows = [
+            GeneratedRow("prior", index, image_file("prior", index), f"{HOSTILE} {index}", index, {}, None)
+            for index in range(3)
+        ]
+        for row in rows:
+            write_image(output, row, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+        write_rows(output, rows)
+        planned = smoke.plan["generate"].model_copy(update={"fingerprint": fingerprint})
+        entries = [entry.model_copy(update={"notes": {"frechet_distance": HOSTILE}}) for entry in smoke.stages]
+        changes = {"run": f"hostile-{number}", "plan": smoke.plan | {"generate": planned}, "stages": entries}
+        made.write_run(smoke.model_copy(update=changes))
+    return made
+
+
+@pytest.fixture(scope="module")
+def dashboard(store: Store) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    record = store.find_run("smoke")
+    assert record.mlflow is not None
+    shown = Shown(store.uri, record.mlflow.tracking_uri, record.mlflow.experiment_id)
+    with serve_dashboard(shown, "127.0.0.1", port) as (url, _):
+        yield url
+
+
+@pytest.fixture(params=list(WIDTHS))
+def watched(request: pytest.FixtureRequest, browser: Any, dashboard: str) -> Iterator[Watched]:
+    """A page of the dashboard, as wide as a desktop and as a phone; whatever goes wrong on it fails the test."""
+    is_phone = request.param == "phone"
+    context = browser.new_context(
+        viewport={"width": WIDTHS[request.param], "height": 844}, color_scheme="dark" if is_phone else "light"
+    )
+    found = Watched(context.new_page(), dashboard)
+    base = dashboard.rpartition("/")[0]
+    found.page.set_default_timeout(30_000)
+    found.page.on("console", lambda line: line.type in {"error", "warning"} and found.faults.append(line.text))
+    found.page.on("pageerror", lambda error: found.faults.append(str(error)))
+    found.page.on(
+        "request", lambda one: one.url.startswith((base, "data:", "blob:")) or found.faults.append(f"asked {one.url}")
+    )
+    yield found
+    context.close()
+    assert found.faults == []

@@ -32,7 +32,6 @@ HEADLINE: Final = (
 """Metrics that the table begins with, where a run has them."""
 LOWER_IS_BETTER: Final = ("distance", "loss", "error", "cmmd", "fid", "kid", "seconds", "rank")
 MOST_METRICS: Final = 40  # of one request
-_BOUNDS: Final = ("/low", "/high")
 
 
 def run_table(store: Store, metrics: Sequence[str] = ()) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def run_table(store: Store, metrics: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "runs": [run_row(record, life_of(record, store), shown) for record in records],
         "shown": shown,
-        "metrics": [name for name in names if not name.endswith(_BOUNDS)],
+        "metrics": names,
         "lower_is_better": [name for name in names if is_lower_better(name)],
     }
 
@@ -70,13 +69,14 @@ def run_row(record: RunRecord, life: Life, metrics: Iterable[str]) -> dict[str, 
 
 
 def metric(record: RunRecord, name: str) -> dict[str, Any]:
-    """Return a metric's value, and the ends of its interval and its note where the record has them."""
+    """Return a metric's value, with its interval, number, protocol and note where the record has them."""
     stage, _, own = name.partition("/")
-    entry = record.stage(stage)
-    low, high = (record.metrics.get(f"{name}{end}") for end in _BOUNDS)
+    entry, measure = record.stage(stage), record.measures.get(name)
     found: dict[str, Any] = {"value": record.metrics[name]}
-    if low is not None and high is not None:
-        found |= {"low": low, "high": high}
+    if measure is not None:
+        found |= {"n": measure.n, "protocol": measure.protocol}
+        if measure.low is not None and measure.high is not None:
+            found |= {"low": measure.low, "high": measure.high}
     if entry is not None and own in entry.notes:
         found["about"] = entry.notes[own]
     return found

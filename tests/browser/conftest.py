@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.dashboard.server import Shown, serve_dashboard
 from pipeline.store import Store
-from stages.formats.generated_images import GeneratedRow, image_file, write_image, write_rows
+from stages.formats.generated_images import GeneratedRow, gather_rows, image_file, writing_images
 from tests.e2e.conftest import Finished, finished, unchanged  # noqa: F401  fixtures
 
 HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
@@ -54,9 +54,10 @@ def store(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFac
             GeneratedRow("prior", index, image_file("prior", index), f"{HOSTILE} {index}", index, {}, None)
             for index in range(3)
         ]
-        for row in rows:
-            write_image(output, row, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
-        write_rows(output, rows)
+        with writing_images(output, "prior", 0, in_shards=False) as add:
+            for row in rows:
+                add(row, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), None)
+        gather_rows(output, ["prior-000000"])
         planned = smoke.plan["generate"].model_copy(update={"fingerprint": fingerprint})
         entries = [entry.model_copy(update={"notes": {"frechet_distance": HOSTILE}}) for entry in smoke.stages]
         changes = {"run": f"hostile-{number}", "plan": smoke.plan | {"generate": planned}, "stages": entries}

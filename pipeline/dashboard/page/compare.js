@@ -32,7 +32,9 @@ function metrics(known, rows) {
   const shown = known.shown.filter((name) => rows.some((run) => run.metrics[name]));
   if (!shown.length) return h("p", { class: "dim" }, "Nothing was measured.");
   const words = (one) => (!one ? "—" : one.low === undefined ? number(one.value) : `${number(one.value)} (${number(one.low)} – ${number(one.high)})`);
-  return table(["metric", ...rows.map((run) => run.run)], shown.map((name) => [name, ...rows.map((run) => words(run.metrics[name]))]), "Metrics");
+  const apart = (name) => new Set(rows.filter((run) => run.metrics[name]).map((run) => run.metrics[name].protocol ?? "")).size > 1;
+  const found = table(["metric", ...rows.map((run) => run.run)], shown.map((name) => [apart(name) ? `${name} *` : name, ...rows.map((run) => words(run.metrics[name]))]), "Metrics");
+  return shown.some(apart) ? h("div", {}, found, h("p", { class: "dim" }, "* measured by several protocols, which cannot be compared; `corgi compare` says what differs.")) : found;
 }
 
 async function generated(chosen) {
@@ -61,7 +63,7 @@ async function generated(chosen) {
       h("div", { class: "cards", style: { gridTemplateColumns: `repeat(auto-fill, minmax(min(${9 * chosen.length + 4}rem, 100%), 1fr))` } }, rows.slice(state.page * PAGE, (state.page + 1) * PAGE).map((row) => {
         const first = row.find(Boolean);
         return h("div", { class: "card" }, h("h3", {}, first.prompt, h("span", { class: "dim" }, ` seed ${first.seed}`)),
-          h("div", { class: "side", style: { gridTemplateColumns: `repeat(${chosen.length}, minmax(7rem, 14rem))` } }, row.map((one, index) => one
+          h("div", { class: "side", tabindex: "0", role: "region", "aria-label": `Images of: ${first.prompt}, seed ${first.seed}`, style: { gridTemplateColumns: `repeat(${chosen.length}, minmax(7rem, 14rem))` } }, row.map((one, index) => one
             ? tile(`api/runs/${part(chosen[index])}/generated/${part(one.set)}/${one.index}`, `${one.prompt}, by ${chosen[index]}`, chosen[index])
             : h("p", { class: "dim" }, "none"))));
       })));

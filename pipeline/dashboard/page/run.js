@@ -182,9 +182,9 @@ export function imagesOf(runs) {
       const name = rest.join(" ");
       const steps = [...new Set(found.flatMap((one) => one[stage]?.[name] ?? []))].sort((a, b) => a - b);
       const last = steps.length - 1;
-      const row = h("div", { class: "side", style: { gridTemplateColumns: `repeat(${runs.length}, minmax(min(18rem, 80vw), 1fr))` } });
+      const row = h("div", { class: "side", tabindex: "0", role: "region", "aria-label": "Images of this step", style: { gridTemplateColumns: `repeat(${runs.length}, minmax(min(18rem, 80vw), 1fr))` } });
       const label = h("output", {});
-      const slider = h("input", { type: "range", min: "0", max: String(last), step: "1", value: last, "aria-label": "Step of the images", oninput: () => move() });
+      const slider = h("input", { type: "range", min: "0", max: String(last), step: "1", value: last, oninput: () => move() });
       const move = () => {
         const step = steps[Number(slider.value)];
         label.textContent = `step ${number(step)} (${Number(slider.value) + 1} of ${steps.length})`;

@@ -85,10 +85,13 @@ export async function showRuns(main, { params, signal }) {
     : h("td", { class: isBest ? "number best" : "number", title: one.about ?? null }, number(one.value),
       one.low === undefined ? null : h("div", { class: "dim" }, `${number(one.low)} – ${number(one.high)}`));
 
+  const protocols = (runs, name) => new Set(runs.map((run) => run.metrics[name].protocol ?? "")).size;
+
   function bestOf(shown) {
     const best = {};
     for (const name of found.shown) {
       const having = shown.filter((run) => run.metrics[name]);
+      if (protocols(having, name) > 1) continue; // figures of several protocols cannot be compared
       const sign = found.lower_is_better.includes(name) ? 1 : -1;
       if (having.length > 1) best[name] = having.reduce((a, b) => (sign * (a.metrics[name].value - b.metrics[name].value) <= 0 ? a : b)).run;
     }
@@ -114,7 +117,7 @@ export async function showRuns(main, { params, signal }) {
       all.sort((a, b) => (a.group < b.group ? -1 : 1));
       const top = having.find((run) => run.run === best[name]) ?? having[having.length - 1];
       return h("div", { class: "card" }, h("h3", {}, metricName(name)), h("div", {}, h("span", { class: "big" }, number(top.metrics[name].value)),
-        h("span", { class: "dim" }, best[name] ? ` best, ${top.run}` : ` ${top.run}`)), points(name, all.slice(0, 500), { width: 260, height: 56, small: true }));
+        h("span", { class: "dim" }, best[name] ? ` best, ${top.run}` : ` ${top.run}${protocols(having, name) > 1 ? `; ${protocols(having, name)} protocols, which cannot be compared` : ""}`)), points(name, all.slice(0, 500), { width: 260, height: 56, small: true }));
     }));
   }
 

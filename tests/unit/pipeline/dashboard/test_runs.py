@@ -58,18 +58,15 @@ def test_how_a_run_was_supervised(record: RunRecord, expected: tuple[str, float 
     assert supervision(record) == expected
 
 
-def test_a_metric_has_its_interval_and_its_note(store: Store) -> None:
-    metrics = {
-        "evaluate/frechet_distance": 3.0,
-        "evaluate/frechet_distance/low": 2.5,
-        "evaluate/frechet_distance/high": 3.5,
-    }
+def test_a_metric_has_its_interval_its_protocol_and_its_note(store: Store) -> None:
+    name = "evaluate/frechet_distance"
+    measure = {"value": 3.0, "low": 2.5, "high": 3.5, "n": 240, "protocol": "a1"}
     entry = make_entry("evaluate", notes={"frechet_distance": "by CLIP"})
-    store.write_run(make_record(metrics=metrics | {"evaluate/accuracy/both": 0.5}, stages=[entry]))
+    metrics = {name: 3.0, "evaluate/accuracy/both": 0.5}
+    store.write_run(make_record(metrics=metrics, measures={name: measure}, stages=[entry]))
     (row,) = run_table(store)["runs"]
-    assert row["metrics"]["evaluate/frechet_distance"] == {"value": 3.0, "low": 2.5, "high": 3.5, "about": "by CLIP"}
+    assert row["metrics"][name] == measure | {"about": "by CLIP"}
     assert row["metrics"]["evaluate/accuracy/both"] == {"value": 0.5}
-    assert "evaluate/frechet_distance/low" not in run_table(store)["metrics"]
 
 
 def test_a_running_stage_shows_how_far_it_is(store: Store) -> None:

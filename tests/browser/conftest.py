@@ -87,11 +87,18 @@ def watched(request: pytest.FixtureRequest, browser: Any, dashboard: str) -> Ite
     found = Watched(context.new_page(), dashboard)
     base = dashboard.rpartition("/")[0]
     found.page.set_default_timeout(30_000)
-    found.page.on("console", lambda line: line.type in {"error", "warning"} and found.faults.append(line.text))
+
+    def complain(line: Any) -> None:
+        if line.type in {"error", "warning"}:
+            found.faults.append(line.text)
+
+    def leave(asked: Any) -> None:
+        if not asked.url.startswith((base, "data:", "blob:")):
+            found.faults.append(f"asked {asked.url}")
+
+    found.page.on("console", complain)
     found.page.on("pageerror", lambda error: found.faults.append(str(error)))
-    found.page.on(
-        "request", lambda one: one.url.startswith((base, "data:", "blob:")) or found.faults.append(f"asked {one.url}")
-    )
+    found.page.on("request", leave)
     yield found
     context.close()
     assert found.faults == []

@@ -76,7 +76,7 @@ def run_id(watched: Watched) -> str:
 
 
 def test_a_run_is_seen_running(watched: Watched, store: Store) -> None:
-    plan = {name: {"fingerprint": name, "identity": {}} for name in ("download_shards", "embed_clip")}
+    plan: dict[str, Any] = {name: {"fingerprint": name, "identity": {}} for name in ("download_shards", "embed_clip")}
     run = f"live-{watched.page.viewport_size['width']}"
     stages = [make_entry("download_shards", "running")]
     store.write_run(make_record(run, status="running", plan=plan, stages=stages, started="2025-01-01"))

@@ -83,7 +83,7 @@ test-hostile: setup
 	$(PYTEST) tests/hostile
 
 test-e2e: setup
-	$(PYTEST) tests/e2e
+	$(PYTEST) tests/e2e tests/browser
 
 check: lint types imports test-fast
 

@@ -6,6 +6,7 @@ workers' own gRPC ports, the object store in /dev/shm and the agents' metrics ha
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import resource
@@ -19,13 +20,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, NoReturn
 
+import psutil
+
+from cluster import left_behind
 from cluster.errors import HeadLost, NotStarted
 from cluster.signals import LOSS, keeping_handlers, signals_held_back
-
-if TYPE_CHECKING:
-    import psutil
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -37,6 +38,7 @@ _PREFIX, _OWNER = "corgi-ray-", "owner"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
 _POLL_SECONDS = 0.5
+_STARTS = 3  # Ray gives a start half a minute, which a busy machine may exceed
 
 
 @contextlib.contextmanager
@@ -56,14 +58,14 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
         try:
             with signals_held_back(), keeping_handlers():
                 _start(num_cpus, folder)
-            with _head_watched():
+            with _head_watched(), _ended_with_this_process(folder.parent):
                 yield
         except KeyboardInterrupt:
             check_head()
             raise
         finally:
             with signals_held_back():
-                _end()
+                _end(folder)
 
 
 def check_head() -> None:
@@ -84,7 +86,7 @@ def check_head() -> None:
             )
 
 
-def _head_processes() -> "dict[str, list[subprocess.Popen[bytes]]]":
+def _head_processes() -> dict[str, list[subprocess.Popen[bytes]]]:
     worker = sys.modules.get("ray._private.worker")
     node = worker._global_node if worker is not None else None
     if node is None:
@@ -120,6 +122,17 @@ def _head_watched() -> Iterator[None]:
         signal.signal(LOSS, before)
 
 
+@contextlib.contextmanager
+def _ended_with_this_process(folder: Path) -> Iterator[None]:
+    """Have what Ray has started ended, should this process be killed in the block."""
+    command, none = [sys.executable, "-P", left_behind.__file__, str(folder)], subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=none, stderr=none, start_new_session=True) as program:
+        try:
+            yield
+        finally:
+            program.kill()
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -140,30 +153,47 @@ def _start(num_cpus: int | None, folder: Path) -> None:
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the variable was set
-    try:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
-    except Exception as error:  # Ray has no type of its own for a node that does not start in time
-        raise NotStarted(
-            f"cluster: Ray did not start on this machine ({str(error).strip()}): end other work on it, check its "
-            "free memory and disk, and run the same command again; finished work is kept"
-        ) from error
+    start = functools.partial(
+        ray.init,
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+    )
+    for left in reversed(range(_STARTS)):
+        try:
+            start()
+        except Exception as error:  # Ray has no type of its own for a node that does not start in time
+            _end_unfinished(folder)
+            if not left:
+                raise NotStarted(
+                    f"cluster: Ray did not start on this machine, {_STARTS} times ({str(error).strip()}): end other "
+                    "work on it, check its free memory and disk, and run the same command again; finished work is kept"
+                ) from error
+        else:
+            return
 
 
-def _end() -> None:
+def _end_unfinished(folder: Path) -> None:
+    """End what a start has left that did not come to its end: Ray would end it with this process only."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
+                process.kill()
+                found.append(process)
+    psutil.wait_procs(found, timeout=_END_SECONDS)
+
+
+def _end(folder: Path) -> None:
     """End Ray with every process that it has started; what runs is stopped.
 
     Ray's own way sends SIGTERM and waits for a second each: these processes were started with that held back.
     """
-    import psutil
     import ray
     from ray._private import worker
 
@@ -177,25 +207,13 @@ def _end() -> None:
             process = psutil.Process(info.process.pid)
             process.suspend()  # so that it starts no others while these are listed
             started += [process, *process.children(recursive=True)]
-    started += _orphans(node)
+    if any(info.process.poll() is not None for info in node.all_processes.get("raylet", ())):
+        started += left_behind.processes_of(str(folder))  # of a raylet that was killed, some live on for minutes
     node.kill_all_processes(check_alive=False)
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()  # psutil looks whether another process has its id by now
     psutil.wait_procs(started, timeout=_END_SECONDS)
-
-
-def _orphans(node: Any) -> "list[psutil.Process]":
-    """Return the workers of a raylet that was killed: some live on for minutes, and are nobody's children."""
-    import psutil
-
-    lost = {str(info.process.pid) for info in node.all_processes.get("raylet", ()) if info.process.poll() is not None}
-    found = []
-    for process in psutil.process_iter() if lost else ():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("RAY_RAYLET_PID") in lost:
-                found.append(process)
-    return found
 
 
 @contextlib.contextmanager

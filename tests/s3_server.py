@@ -17,6 +17,14 @@ import itertools, logging, sys
 from moto.server import ThreadedMotoServer
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 port = 0
+if sys.argv[1:] == ["unconditional"]:
+    from moto.moto_server import threaded_moto_server
+    class Unconditional(threaded_moto_server.DomainDispatcherApplication):
+        def __call__(self, environ, start_response):
+            for condition in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
+                environ.pop(condition, None)
+            return super().__call__(environ, start_response)
+    threaded_moto_server.DomainDispatcherApplication = Unconditional
 for order in itertools.chain(["start"], sys.stdin):
     if order.strip() == "start":
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
@@ -87,9 +95,9 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def serve_s3() -> Iterator[S3Server]:
-    """Run the server for the length of the block."""
-    command = [sys.executable, "-W", "ignore", "-c", _SERVE]
+def serve_s3(*, unconditional: bool = False) -> Iterator[S3Server]:
+    """Run the server for the length of the block, or one that takes no notice of the conditions of a write."""
+    command = [sys.executable, "-W", "ignore", "-c", _SERVE, *(["unconditional"] if unconditional else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

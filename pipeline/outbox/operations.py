@@ -7,6 +7,7 @@ that whoever is not sure whether it was sent sends it again.
 import base64
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from stages.contract.secrets import redact_tree
 from stages.contract.stage import StageSummary
 
 LARGEST_LINE = 64 << 20  # bytes
+_CHECKSUM = b', "crc32": '
 RunEnd = Literal["done", "failed", "interrupted"]
 _SUMMARY = TypeAdapter(StageSummary)
 
@@ -180,16 +182,20 @@ _ADAPTER: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discri
 
 
 def to_line(operation: Operation) -> bytes:
-    """Return it as a line of JSON, without credentials."""
+    """Return it as a line of JSON with a checksum of the rest as its last field, without credentials."""
     content = operation.model_dump()
     large: Mapping[str, Any] = {name: content.pop(name) for name in ("png", "page") if name in content}
-    return json.dumps(redact_tree(content) | large, default=str).encode() + b"\n"
+    line = json.dumps(redact_tree(content) | large, default=str).encode()
+    return line.removesuffix(b"}") + _CHECKSUM + str(zlib.crc32(line)).encode() + b"}\n"
 
 
 def from_line(line: bytes) -> Operation:
     """Return what a line holds; ValueError: it is damaged."""
+    line, _, checksum = line.rstrip().rpartition(_CHECKSUM)
+    if checksum != str(zlib.crc32(line + b"}")).encode() + b"}":
+        raise ValueError("its checksum is not that of its content")
     try:
-        return _ADAPTER.validate_python(load_json(line, max_bytes=LARGEST_LINE))
+        return _ADAPTER.validate_python(load_json(line + b"}", max_bytes=LARGEST_LINE))
     except ValidationError as error:
         found = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, found['loc']))}: {found['msg']}") from None

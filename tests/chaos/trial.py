@@ -71,7 +71,8 @@ def run_trial(fault: Fault, world: World, rng: Random, *, deadline: float) -> Ou
         trial.run()
         undisturbed = world.seconds["train_prior" if "train_prior" in fault.makes else "data"]
         outcome.seconds_lost = time.monotonic() - begun - undisturbed
-        outcome.redone = trial.ledger.redone
+        outcome.redone = len(trial.ledger.redone)
+        outcome.what += [f"made again: {name}" for name in trial.ledger.redone]
         _compare(setting, fault, outcome)
         outcome.leftovers += [f"a partial file {name}" for name in setting.view.partial_files()]
     return outcome
@@ -183,13 +184,14 @@ class _Ledger:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._known: dict[str, str] = dict(setting.view.records())
-        self.redone = 0
+        self.redone: list[str] = []
 
     def progress(self, stages: tuple[str, ...]) -> float:
         """Look at all records; return how much of the stages is done, from 0 to 1."""
         found = self._setting.view.records()
         for name, version in found.items():
-            self.redone += self._known.setdefault(name, version) != version
+            if self._known.setdefault(name, version) != version:
+                self.redone.append(name)
         self._known |= found
         parts = [_fraction(stage, found) for stage in stages]
         return sum(parts) / len(parts)

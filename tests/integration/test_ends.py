@@ -140,6 +140,20 @@ def test_a_signal_while_ray_starts_or_runs_leaves_nothing_of_it(temporary: Path,
 
 
 @pytest.mark.timeout(300)
+def test_a_killed_driver_leaves_nothing_of_ray(temporary: Path) -> None:
+    with started(["-c", START_RAY], temporary) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "started":
+            assert process.poll() is None
+        assert len(list(temporary.glob("corgi-ray-*"))) == 1
+        processes = tree(process)
+        process.kill()
+        _, alive = psutil.wait_procs(processes, timeout=45)  # Ray's agents alone would take 60 s and more
+    assert not alive
+    assert list(temporary.glob("corgi-ray-*")) == []
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_ray_that_has_lost_its_head_is_named_and_waited_for_by_nobody(temporary: Path, name: str) -> None:
     in_background = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # as a shell starts it

@@ -17,15 +17,20 @@ from tests.s3_server import S3Server, serve_s3
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module", params=["folder", "s3", "s3 without conditional writes"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with serve_s3() as server:
+def s3(kind: str) -> Iterator[S3Server]:
+    with serve_s3(unconditional=kind.endswith("writes")) as server:
         yield server
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> str:
-    return str(tmp_path / "store") if request.param == "folder" else s3.uri()
+@pytest.fixture
+def store(kind: str, s3: S3Server, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if kind == "folder" else s3.uri()
 
 
 def _start(store: str, folder: Path, machine: str, seconds: float, s3: S3Server) -> subprocess.Popen[str]:

@@ -15,10 +15,11 @@ from tests.integration.test_growth import add_photograph
 
 #: What makes the experiment small; the settings themselves are those that `corgi init` writes.
 SMALL = (
-    "tracking.register_model=false generate=null evaluate=null train_clip.training.num_steps=4 train_clip.training.warmup_steps=1 "
+    "tracking.register_model=false generate=null evaluate=null "
+    "train_clip.training.num_steps=4 train_clip.training.warmup_steps=1 "
     "train_clip.training.validation_interval=2 train_clip.training.batch_size=16 "
-    "train_prior.training.num_steps=6 train_prior.training.warmup_steps=1"
-    " train_prior.training.validation_interval=3 train_decoder.training.num_steps=4 "
+    "train_prior.training.num_steps=6 train_prior.training.warmup_steps=1 "
+    "train_prior.training.validation_interval=3 train_decoder.training.num_steps=4 "
     "train_decoder.training.warmup_steps=1 train_decoder.training.batch_size=4 "
     "train_decoder.network.channels=[32] train_decoder.network.unshuffle=8 "
     "train_decoder.samples.num_images=2 train_decoder.training.validation_interval=2 train_decoder.held_out_images=4"

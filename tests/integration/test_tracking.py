@@ -227,7 +227,7 @@ def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: s
     shown = Shown(str(tmp_path), uri)
     with free_port() as port, serve_dashboard(shown, "127.0.0.1", port) as (whole, _):
         url = f"{whole}/mlflow"
-        page = urllib.request.urlopen(url, timeout=10).read().decode()
+        page = urllib.request.urlopen(url, timeout=60).read().decode()
         assert "<title>MLflow</title>" in page
         with pytest.raises(UsageError, match="cannot listen"), serve_dashboard(shown, "127.0.0.1", port):
             pass

@@ -1,5 +1,6 @@
 """The report at the end of a run: made, or left out with a line that says why."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,18 @@ def test_the_page_is_made(store: Store) -> None:
 
 
 def test_one_that_is_late_is_left_out(store: Store) -> None:
+    plan = {"download_shards": {"fingerprint": "d", "identity": {}}}
+    folder = Path(store.artifact("download_shards", "d").uri)
+    (folder / "units").mkdir(parents=True)
+    unit = folder / "units/00000.json"
+    os.mkfifo(unit)  # whoever reads it waits until somebody writes
     said: list[str] = []
-    assert report_at_end(make_record("tiny-1"), store, said.append, seconds=0.0) is None
+    try:
+        assert report_at_end(make_record("tiny-1", plan=plan), store, said.append, seconds=0.2) is None
+    finally:
+        unit.open("w").close()
     assert said == [
-        "tracking: warning: the run's report is not logged (it was not ready within 0 s); "
+        "tracking: warning: the run's report is not logged (it was not ready within 0.2 s); "
         "`corgi report tiny-1` makes it"
     ]
 

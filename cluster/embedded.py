@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,7 @@ _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
 _POLL_SECONDS = 0.5
 _STARTS = 3  # Ray gives a start half a minute, which a busy machine may exceed
+_AT_ONCE = 20.0  # seconds: what fails sooner does so for another reason, and would again
 
 
 @contextlib.contextmanager
@@ -165,13 +167,14 @@ def _start(num_cpus: int | None, folder: Path) -> None:
         _temp_dir=str(folder),
     )
     for left in reversed(range(_STARTS)):
+        begun = time.monotonic()
         try:
             start()
         except Exception as error:  # Ray has no type of its own for a node that does not start in time
             _end_unfinished(folder)
-            if not left:
+            if not left or time.monotonic() - begun < _AT_ONCE:
                 raise NotStarted(
-                    f"cluster: Ray did not start on this machine, {_STARTS} times ({str(error).strip()}): end other "
+                    f"cluster: Ray did not start on this machine ({str(error).strip()}): end other "
                     "work on it, check its free memory and disk, and run the same command again; finished work is kept"
                 ) from error
         else:

@@ -97,12 +97,13 @@ def _default_workers(section: StageConfig, machines: Machines, gpus: float, spar
     if section.work == "training":
         return 1
     cpus = machines.cpus_without_gpus if spare_gpu_nodes else machines.num_cpus
-    return max(1, cpus // (section.resources.cpus_per_worker or 1))
+    each = section.resources.cpus_per_worker or _default_cpus(section, machines, 1, 0)
+    return max(1, min(cpus // each, machines.holds(each, 0) or 1))
 
 
 def _default_cpus(section: StageConfig, machines: Machines, workers: int, gpus: float) -> int:
     if section.work == "shards" and not gpus:
-        return 1
+        return max(1, min(section.cpus_for_each_model, machines.node_cpus, machines.num_cpus // workers))
     fraction = min(machines.num_cpus // workers, machines.cpus_beside(gpus) if gpus else machines.node_cpus)
     return max(1, min(fraction, ENOUGH_CPUS) if gpus or section.work == "single" else fraction)
 

@@ -73,6 +73,9 @@ class StageConfig(ConfigModel):
     """Whether its units are taken from earlier artifacts of the same recipe (:mod:`stages.contract.recipes`)."""
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
+    cpus_for_each_model: ClassVar[int] = 1
+    """CPUs of a worker without a GPU, by default: several where each holds models that may be large."""
+
     resources: Annotated[Resources, RuntimeOnly()] = Resources()
 
     @property

@@ -16,6 +16,7 @@ class EvaluateConfig(StageConfig):
     stage: ClassVar[str] = "evaluate"
     code_version: ClassVar[int] = 4
     uses_gpu: ClassVar[bool] = True
+    cpus_for_each_model: ClassVar[int] = 8
 
     clip: ClipConfig = Field(description="the CLIP models that prior and decoder were trained with")
     independent_clip: ClipConfig | None = Field(

@@ -79,6 +79,7 @@ class GenerateConfig(StageConfig):
     stage: ClassVar[str] = "generate"
     code_version: ClassVar[int] = 5
     uses_gpu: ClassVar[bool] = True
+    cpus_for_each_model: ClassVar[int] = 8
 
     clip: ClipConfig
     prompts: Annotated[Prompts, Field(discriminator="kind")]

@@ -29,6 +29,14 @@ class LoadConfig(StageConfig):
     stage: ClassVar[str] = "download_shards"
 
 
+class ModelsConfig(StageConfig):
+    """Units whose workers hold models that may be large, such as a decoder's."""
+
+    stage: ClassVar[str] = "generate"
+    uses_gpu: ClassVar[bool] = True
+    cpus_for_each_model: ClassVar[int] = 8
+
+
 class TrainingConfig(StageConfig):
     stage: ClassVar[str] = "train_decoder"
     uses_gpu: ClassVar[bool] = True
@@ -46,6 +54,11 @@ class SingleConfig(StageConfig):
         (ShardsConfig(), LAPTOP, Allocation(4, 1, 0, grows=True)),
         (TrainingConfig(), LAPTOP, Allocation(1, 4, 0)),
         (SingleConfig(), LAPTOP, Allocation(1, 4, 0)),
+        (ModelsConfig(), LAPTOP, Allocation(1, 4, 0, grows=True)),
+        (ModelsConfig(), cpus(64), Allocation(8, 8, 0, grows=True)),
+        (ModelsConfig(), Machines.of([Node(12), Node(12), Node(6)], []), Allocation(2, 8, 0, grows=True)),
+        (ModelsConfig(resources=Resources(num_workers=4)), LAPTOP, Allocation(4, 1, 0)),
+        (ModelsConfig(), GPU_CLUSTER, Allocation(16, 8, 1, grows=True)),
         (ShardsConfig(), GPU_CLUSTER, Allocation(16, 8, 1, grows=True)),
         (TrainingConfig(), GPU_CLUSTER, Allocation(16, 8, 1)),
         (SingleConfig(), GPU_CLUSTER, Allocation(1, 8, 0)),

@@ -170,7 +170,8 @@ class Studies:
 def pairs_of(rows: Sequence[tuple[str, Sequence[Any]]], prompts: Sequence[str] = ()) -> list[Pair]:
     """Return the pairs of images of the same prompt, seed and set, of every two runs.
 
-    ``rows`` has of each run what is known of its images; with ``prompts``, others are left out.
+    ``rows`` has of each run what is known of its images; with ``prompts``, others are left out. Of more pairs than a
+    study may have, as many are returned, evenly spaced, so that every two runs keep their part.
     """
     wanted = set(prompts)
     by_key = [(run, {(row.prompt, row.seed, row.set): row for row in images}) for run, images in rows]
@@ -181,7 +182,9 @@ def pairs_of(rows: Sequence[tuple[str, Sequence[Any]]], prompts: Sequence[str] =
                 Side(run=one, set=row.set, index=row.index) for one, row in ((run, first[key]), (other, second[key]))
             ]
             found.append(Pair(prompt=key[0], seed=key[1], first=sides[0], second=sides[1]))
-    return found[:MOST_PAIRS]
+    if len(found) <= MOST_PAIRS:
+        return found
+    return [found[number] for number in np.linspace(0, len(found) - 1, MOST_PAIRS).astype(int)]
 
 
 def _vote_file(rater: Rater, pair: int) -> str:

@@ -1,12 +1,13 @@
 """Human evaluation: pairs, random order and sides, votes that are stored at once, win rates against closed forms."""
 
+import collections
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.dashboard.studies import NoStudy, Pair, Side, Studies, Vote, pairs_of
+from pipeline.dashboard.studies import MOST_PAIRS, NoStudy, Pair, Side, Studies, Vote, pairs_of
 from pipeline.dashboard.win_rates import wilson_interval, win_rates
 from pipeline.store import Store
 
@@ -36,6 +37,15 @@ def test_pairs_are_of_the_same_prompt_and_seed() -> None:
     assert all(pair.first.index == pair.seed and pair.second.index == 39 - pair.seed for pair in pairs)
     assert [pair.seed for pair in pairs_of([("a-1", ROWS), ("b-1", other)], [ROWS[5].prompt, "unknown"])] == [5]
     assert len(pairs_of([("a-1", ROWS), ("b-1", ROWS), ("c-1", ROWS)])) == 3 * 40
+
+
+def test_of_too_many_pairs_every_two_runs_keep_their_part() -> None:
+    many = [Row("a", number, "prior", number) for number in range(MOST_PAIRS)]
+    pairs = pairs_of([("a-1", many), ("b-1", many), ("c-1", many)])
+    assert len(pairs) == MOST_PAIRS
+    runs = collections.Counter((pair.first.run, pair.second.run) for pair in pairs)
+    assert len(runs) == 3
+    assert max(runs.values()) - min(runs.values()) <= 1
 
 
 def test_order_and_sides_are_random_and_stay(studies: Studies) -> None:

@@ -45,7 +45,9 @@ def resampled_means(
 
 
 def percentile_interval(resampled: Float[np.ndarray, " resamples"]) -> Interval:
-    """Return the 2.5th and 97.5th percentiles of a resampled figure."""
+    """Return the 2.5th and 97.5th percentiles of a resampled figure; NaN: it has no value in some of the samples."""
+    if not np.isfinite(resampled).all():  # such as a ratio to a variance, where few rows are all the same one
+        return Interval(float("nan"), float("nan"))
     low, high = np.percentile(resampled, (2.5, 97.5))
     return Interval(float(low), float(high))
 

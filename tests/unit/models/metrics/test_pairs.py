@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -18,6 +20,15 @@ def test_figures_of_pairs_are_those_of_the_report_within_their_intervals(dims: l
     assert all(one.low <= one.value <= one.high for name, one in figures.items() if "unrelated" not in name)
     assert figures["variance_ratio"].high - figures["variance_ratio"].low > 0.05
     assert figures == pair_figures(a, b, dims, seed=0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_some_samples_of_few_pairs_do_not_have_has_no_interval(count: int) -> None:
+    generated, true = torch.randn(2, count, 8, generator=torch.Generator().manual_seed(0))
+    found = pair_figures(generated, true, [8], seed=0)
+    assert math.isnan(found["variance_ratio"].low)
+    assert math.isnan(found["variance_ratio"].high)
+    assert found["cosine_true"].low <= found["cosine_true"].value <= found["cosine_true"].high
 
 
 def test_intervals_narrow_with_the_number_of_pairs() -> None:

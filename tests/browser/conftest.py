@@ -86,7 +86,7 @@ def watched(request: pytest.FixtureRequest, browser: Any, dashboard: str) -> Ite
     )
     found = Watched(context.new_page(), dashboard)
     base = dashboard.rpartition("/")[0]
-    found.page.set_default_timeout(30_000)
+    found.page.set_default_timeout(90_000)
 
     def complain(line: Any) -> None:
         if line.type in {"error", "warning"}:

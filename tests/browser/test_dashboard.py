@@ -87,7 +87,7 @@ def test_a_run_is_seen_running(watched: Watched, store: Store) -> None:
         page.get_by_text("7 of 40 shards").wait_for()
         assert page.get_by_text("s left").count() + page.get_by_text("min left").count() >= 1
         running.note("download_shards", Progress(21, 40, "shards"))
-        page.get_by_text("21 of 40 shards").wait_for(timeout=25_000)  # a heartbeat is written each 10 s
+        page.get_by_text("21 of 40 shards").wait_for(timeout=60_000)  # a heartbeat is written each 10 s
         check(page)
     store.write_run(make_record(run, plan=plan, stages=[make_entry("download_shards")], started="2025-01-01"))
     page.get_by_role("heading", level=1, name=run).wait_for()

@@ -11,7 +11,14 @@ import pytest
 
 SLOW = {"integration", "e2e", "browser"}  # Ray is started, and each of its processes imports torch
 SLOW_TIMEOUT = 600  # seconds; a bound for what hangs, on a machine that is slow and busy
-LONGEST_FILES = ("test_jobs", "test_training", "test_whole_graph", "test_cluster_commands", "test_recovery")
+LONGEST_FILES = (
+    "test_jobs",
+    "test_training",
+    "test_whole_graph",
+    "test_cluster_commands",
+    "test_recovery",
+    "test_own_images",
+)
 """Begun first, so that no process is left alone with one of them at the end."""
 
 

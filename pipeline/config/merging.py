@@ -22,7 +22,7 @@ def merge(base: Tree, over: Tree, root: type[Any]) -> tuple[Tree, list[str]]:
 
 def _merge(base: Tree, over: Tree, models: Sequence[Any], where: str, left_out: list[str]) -> Tree:
     if "kind" in over and "kind" in base and over["kind"] != base["kind"]:
-        shared = set(_shared(_of_kind(models, base["kind"]), _of_kind(models, over["kind"])))
+        shared = set(_common_keys(_of_kind(models, base["kind"]), _of_kind(models, over["kind"])))
         dropped = [key for key in base if key not in shared and key not in over]
         left_out += [f"{where}.{key}" for key in dropped]
         base = {key: value for key, value in base.items() if key in shared}
@@ -43,7 +43,7 @@ def _of_kind(models: Sequence[Any], kind: Any) -> list[Any]:
     return [model for model in models if kind in get_args(keys_of(model).get("kind"))]
 
 
-def _shared(before: Sequence[Any], after: Sequence[Any]) -> Iterator[str]:
+def _common_keys(before: Sequence[Any], after: Sequence[Any]) -> Iterator[str]:
     """Yield the keys that both kinds have alike."""
     for old in before:
         for new in after:

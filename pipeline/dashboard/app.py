@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastapi import HTTPException
 from uvicorn.importer import import_from_string
 
 from pipeline.dashboard.api import make_app
@@ -24,6 +23,7 @@ from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN,
 from pipeline.dashboard.reader import Reader
 from pipeline.dashboard.studies import Rater, Studies
 from pipeline.listening import address
+from pipeline.request_bodies import bounded
 from pipeline.store import Store
 from pipeline.tracking_address import is_server
 
@@ -146,7 +146,9 @@ class Gate:
         elif rest.startswith(f"{_MLFLOW}/"):
             await self._pass_to_mlflow(scope, receive, send, rest.removeprefix(_MLFLOW))
         else:
-            await self._apps.own(_within(scope, f"/{rest}"), _bounded(receive), _with_headers(send, _HEADERS))
+            await self._apps.own(
+                _within(scope, f"/{rest}"), bounded(receive, MOST_UPLOADED), _with_headers(send, _HEADERS)
+            )
 
     async def _serve_rater(self, scope: Scope, receive: Receive, send: Send) -> None:
         first, slash, rest = scope["path"].lstrip("/").partition("/")
@@ -158,7 +160,7 @@ class Gate:
             await _respond(send, 307, "", location=f"/{first}/")
         else:
             inner = _within(scope, f"/{rest}") | {"state": {"rater": rater}}
-            await self._apps.rating(inner, _bounded(receive), _with_headers(send, _HEADERS))
+            await self._apps.rating(inner, bounded(receive, MOST_UPLOADED), _with_headers(send, _HEADERS))
 
     async def _pass_to_mlflow(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         if self._apps.mlflow is None or not _is_open(scope["method"], path):
@@ -182,21 +184,6 @@ def _addressed(scope: Scope) -> frozenset[str]:
 def _is_open(method: str, path: str) -> bool:
     asked = "GET" if method == "HEAD" else method
     return any(asked in methods and paths.fullmatch(path) for methods, paths in _ROUTES)
-
-
-def _bounded(receive: Receive) -> Receive:
-    """Return what receives a body, and refuses more of it than a request needs."""
-    left = MOST_UPLOADED
-
-    async def receiving() -> dict[str, Any]:
-        nonlocal left
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise HTTPException(413, f"the body is larger than {MOST_UPLOADED} bytes; send less")
-        return message
-
-    return receiving
 
 
 def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:

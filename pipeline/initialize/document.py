@@ -13,7 +13,7 @@ _LATIN_NOTE = "pretrained CLIPs of OpenAI know English alone"
 
 def document(name: str, source: Mapping[str, Any], found: Survey, advice: Advice, file: str) -> str:
     """Return the text of the file."""
-    parts = [_head(name, found, file), _shared(name, advice), _data(source, advice), _clip(advice)]
+    parts = [_head(name, found, file), _general(name, advice), _data(source, advice), _clip(advice)]
     return "\n".join([*parts, _prior(found, advice), _decoder(advice), _end(found)])
 
 
@@ -66,7 +66,7 @@ def _findings(found: Survey) -> list[str]:
     return lines
 
 
-def _shared(name: str, advice: Advice) -> str:
+def _general(name: str, advice: Advice) -> str:
     return f"""
 name: {scalar(name)}
 captions: {{fraction: 1.0}}  # all that there are; 0.1 shows what a tenth of them is worth

@@ -5,10 +5,10 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
 from cluster.serve import App
+from pipeline.request_bodies import bounded
 
 OPEN: Final = frozenset(("/", "/page.css", "/page.js", "/health", "/ready"))
 """Paths that need no token: nothing of the model is on them."""
@@ -45,27 +45,13 @@ class Gate:
         if not (scope["path"] in OPEN or self._is_known(dict(scope["headers"]))):
             message = "this server needs its token: send the header Authorization: Bearer TOKEN"
             app = JSONResponse({"detail": message}, 401, {"www-authenticate": "Bearer"})
-        await app(scope, self._bounded(receive), _with_headers(send))
+        await app(scope, bounded(receive, self._most), _with_headers(send))
 
     def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
         if self._digest is None:
             return True
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         return hmac.compare_digest(digest_of(token.strip()), self._digest) and scheme.lower() == b"bearer"
-
-    def _bounded(self, receive: Any) -> Any:
-        """Return what receives a body, and refuses more of it than a request needs."""
-        left = self._most
-
-        async def receiving() -> Any:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, f"the body is larger than {self._most} bytes; send less")
-            return message
-
-        return receiving
 
 
 def _with_headers(send: Any) -> Any:

@@ -28,17 +28,26 @@ def find_checkpoint(earlier: Iterable[Artifact], config: TrainingConfig) -> tupl
 
 def go_on_from_earlier(output: Output, context: StageContext, config: TrainingConfig) -> None:
     """Take the newest checkpoint of an earlier artifact of the same recipe, where this one has none of its own."""
-    if checkpoint_steps(output) or (found := find_checkpoint(context.earlier, config)) is None:
+    if checkpoint_steps(output):
+        return
+    if (found := find_checkpoint(context.earlier, config)) is None:
+        _forget(output)
         return
     source, step = found
     try:
         take_checkpoint(source, step, output)
     except ArtifactError as error:  # it was removed, or damaged: as if it had never been there
         _log.warning("%s: training starts anew", str(error).partition(": expected")[0])
-        for file in (ContinuedRecord.file, BestRecord.file):
-            output.remove(file)
+        _forget(output)
         return
     context.emit(Log(f"goes on from step {step:,} of artifact {source.fingerprint}, which differs in num_steps alone"))
+
+
+def _forget(output: Output) -> None:
+    """Remove what a taking that was cut, or found its source damaged, has left: it would claim a beginning."""
+    if output.exists(ContinuedRecord.file):
+        for file in (BestRecord.file, ContinuedRecord.file):
+            output.remove(file)
 
 
 def lineage_notes(output: Output) -> dict[str, str]:

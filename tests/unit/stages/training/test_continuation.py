@@ -107,6 +107,16 @@ def test_a_damaged_checkpoint_is_not_taken(tmp_path: Path, caplog: pytest.LogCap
     assert model_of(long) == model_of(whole)
 
 
+def test_a_taking_that_was_cut_and_whose_source_is_gone_claims_nothing(tmp_path: Path) -> None:
+    whole, long = tmp_path / "whole", tmp_path / "long"
+    run(whole, config(num_steps=12))
+    ContinuedRecord(fingerprint="gone", step=6).write(output_of(long))
+    summary, events = run(long, config(num_steps=12))
+    assert first_step(events) == 0
+    assert "continued_from" not in summary.notes
+    assert model_of(long) == model_of(whole)
+
+
 def test_the_best_weights_so_far_are_taken_along(tmp_path: Path) -> None:
     whole, short, long = (tmp_path / name for name in ("whole", "short", "long"))
     best = config(best=BestConfig(metric="validation_loss", mode="highest"), validation_interval=3)

@@ -19,7 +19,7 @@ from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.storage.artifact import Output
-from stages.training.config import BestConfig, TrainingConfig
+from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from stages.training.loader import parts_of
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -387,20 +387,3 @@ def test_damaged_weights_of_the_best_validation_are_set_aside_and_others_are_fou
         run(tmp_path / "cut", options, WorseTask())
     result, _ = run(tmp_path / "cut", options, WorseTask())
     assert result.metrics["best_step"] > 4
-
-
-class ForgettingTask(LineTask):
-    """Validates the better the earlier it is."""
-
-    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        return [Metrics({"held_out_loss": 1.0 + step / 10}, step)]
-
-
-def test_a_validation_that_becomes_worse_is_reported(tmp_path: Path) -> None:
-    found, _ = run(tmp_path / "worse", config(validation_interval=4), ForgettingTask())
-    assert found.notes["overfitting"].startswith("held_out_loss was 1.4 at step 4 and 2.2 at step 12: stop there")
-    best = BestConfig(metric="held_out_loss", mode="lowest")
-    found, _ = run(tmp_path / "best", config(validation_interval=4, best=best), ForgettingTask())
-    assert found.notes["overfitting"].endswith("the weights of the best validation are kept")
-    found, _ = run(tmp_path / "fine", config(validation_interval=4))
-    assert "overfitting" not in found.notes

@@ -150,6 +150,11 @@ def test_images_of_shards_are_those_of_files_whatever_makes_them(world: World, t
     scattered = [others[number] for number in (139, 3, 69, 70)]
     assert np.array_equal(read_images(shards, scattered), read_images(shards, others)[[139, 3, 69, 70]])
     assert (tmp_path / "files/grid.png").read_bytes() == (tmp_path / "shards/grid.png").read_bytes()
+    alone = generate(world, tmp_path / "alone", prompts={"kind": "list", "texts": ["a red star 66"]}, seed=66)
+    one, many = (
+        read_images(output, [row])[0].astype(int) for output, row in ((alone, read_rows(alone)[0]), (files, rows[66]))
+    )
+    assert np.abs(one - many).max() <= 1  # of its own seed, beyond what is sampled together
     with (tmp_path / "shards/images/prior/000000.tar").open("rb") as tar:
         samples = list(group_by_keys(tar_file_expander([{"url": "", "stream": tar}])))
     assert [sample["__key__"] for sample in samples] == [f"{number:06d}" for number in range(70)]

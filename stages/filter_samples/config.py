@@ -51,6 +51,7 @@ class FilterSamplesConfig(StageConfig):
 
     stage: ClassVar[str] = "filter_samples"
     code_version: ClassVar[int] = 2
+    grows: ClassVar[bool] = True
 
     clip_score: ClipScoreFilter | None = Field(None, description="by the cosine to the captions; none: no such filter")
     captions: CaptionsConfig = Field(
@@ -66,6 +67,11 @@ class FilterSamplesConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The embeddings."""
+        return ("embed_clip",)
+
+    @property
+    def per_shard_inputs(self) -> tuple[str, ...]:
         """The embeddings."""
         return ("embed_clip",)
 

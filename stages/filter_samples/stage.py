@@ -8,11 +8,13 @@ from stages.contract.errors import InputFault
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.filter_samples.config import FilterSamplesConfig
-from stages.filter_samples.worker import make_remover, make_scorer
+from stages.filter_samples.reuse import made_from, make_taking_scorer
+from stages.filter_samples.worker import make_remover
 from stages.formats.embeddings.reader import shard_rows
 from stages.formats.filtered import SCORES, FilterRecord
 from stages.formats.per_shard import has_table
 from stages.storage.artifact import Artifact, Output
+from stages.streaming.reuse import made_units
 from stages.streaming.runner import UnitList, UnitRunner, map_and_report
 
 
@@ -26,27 +28,29 @@ def run(
     resources = context.resources.for_shards()
     units = UnitList(names)
     units.write_plan(output)
+    contents, made = made_from(config, embeddings), made_units(FilterRecord, context.earlier)
     to_score = [name for name in names if not has_table(output, SCORES, name)]
     scored = len(names) - len(to_score)
 
     def progress() -> Progress:
         return Progress(scored + len(records), 2 * len(names), "passes over shards")
 
-    make = functools.partial(make_scorer, config, embeddings, output)
+    make = functools.partial(make_taking_scorer, config, embeddings, output, contents=contents, made=made)
     for _ in map_and_report(context, make, to_score, resources, progress):
         scored += 1
     runner = UnitRunner(
         output=output,
         units=units,
-        records=records,
-        make_worker=functools.partial(make_remover, config, embeddings, output),
+        records=FilterRecord.done(output),  # with those that were taken over
+        make_worker=functools.partial(make_remover, config, embeddings, output, contents),
         resources=resources,
         passes_before=1,
     )
-    return _summarise(runner.run(context))
+    records = runner.run(context)
+    return _summarise(records, reused=sum(one.made_from in made for one in records.values()))
 
 
-def _summarise(records: Mapping[str, FilterRecord]) -> StageSummary:
+def _summarise(records: Mapping[str, FilterRecord], *, reused: int) -> StageSummary:
     totals = Totals.of(records.values())
     removed = sum(totals.causes.values())
     if totals.images == 0:
@@ -55,4 +59,5 @@ def _summarise(records: Mapping[str, FilterRecord]) -> StageSummary:
             "lower the limits; the scores of all images are in scores/"
         )
     kept = totals.images / (totals.images + removed)
-    return StageSummary(items=totals.images + removed, counts=totals.named, metrics={"kept": kept})
+    counts = totals.named | ({"reused_shards": reused} if reused else {})
+    return StageSummary(items=totals.images + removed, counts=counts, metrics={"kept": kept})

@@ -83,8 +83,13 @@ def caption_scores(
     return scores
 
 
-def make_remover(config: FilterSamplesConfig, embeddings: Artifact, output: Output) -> Callable[[str], FilterRecord]:
-    """Return the function that decides which rows of a shard to keep, when all shards have their scores."""
+def make_remover(
+    config: FilterSamplesConfig, embeddings: Artifact, output: Output, contents: Mapping[str, str]
+) -> Callable[[str], FilterRecord]:
+    """Return the function that decides which rows of a shard to keep, when all shards have their scores.
+
+    ``contents`` says what each shard's result depends on (:func:`stages.filter_samples.reuse.made_from`).
+    """
     names = list(shard_rows(embeddings))
     blocks = read_clips(embeddings).block_dims
 
@@ -106,7 +111,9 @@ def make_remover(config: FilterSamplesConfig, embeddings: Artifact, output: Outp
         write_filtered(output, name, kept, _removed_rows(table, causes, near_duplicates, originals))
         removed = collections.Counter(str(cause) for cause in causes if cause is not None)
         captioned = int(load_has_caption(embeddings, name)[kept].sum())
-        return FilterRecord(rows=len(kept), captioned=captioned, removed=dict(sorted(removed.items())))
+        causes_counted = dict(sorted(removed.items()))
+        made_from = contents.get(name, "")
+        return FilterRecord(rows=len(kept), captioned=captioned, removed=causes_counted, made_from=made_from)
 
     return remove
 

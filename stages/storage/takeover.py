@@ -1,8 +1,10 @@
 """Take a finished unit over from another artifact of the same stage: its files are compared and linked, or copied."""
 
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,16 @@ def content_of(artifact: Artifact, unit: str, file: str) -> str | None:
     """Return what identifies the content of a unit's file, by the record; None: it has no checksum."""
     sums = artifact.read_record(unit_record(unit))[1] or {}
     return str(sums[file]) if file in sums else None
+
+
+def contents_of_units(artifact: Artifact) -> dict[str, str]:
+    """Return what identifies the content of all files of each unit, by the records; without those that have no sums."""
+    return {unit: _digest_of_files(unit, sums) for unit, sums in artifact.unit_sums().items() if sums}
+
+
+def _digest_of_files(unit: str, sums: Mapping[str, FileSum]) -> str:
+    found = sorted((renamed(file, unit, ""), str(one)) for file, one in sums.items())
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 
 def _link(source: Path, target: Path) -> None:

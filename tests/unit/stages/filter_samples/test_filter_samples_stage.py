@@ -55,9 +55,10 @@ def embeddings(
             [(row, caption) for row, caption, _ in extra],
             EncodedCaptions([np.array([text for *_, text in extra]).reshape(-1, DIM)]),
         )
-        content.write(name, output, storage=np.dtype(np.float32), embed_dim=DIM, widths={})
         captioned = sum(bool(captions) for captions in found)
-        output.finish_unit(name, {"rows": len(rows), "captioned": captioned, "failures": {}})
+        with output.collecting():
+            content.write(name, output, storage=np.dtype(np.float32), embed_dim=DIM, widths={})
+            output.finish_unit(name, {"rows": len(rows), "captioned": captioned, "failures": {}})
     output.write_json("clips.json", [{"reference": n, "digest": n, "embed_dim": 4, "image_size": 8} for n in "ab"])
     return output
 
@@ -214,9 +215,33 @@ def test_an_interrupted_filter_goes_on_to_the_same_bytes(tmp_path: Path, units: 
     options = {"near_duplicates": {"minimum": 0.997}, "clip_score": {"minimum": 0.0}}
     filtered(source, tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        filtered(source, tmp_path / "cut", context=make_context(map_shards=interrupt_after(units)), **options)
-    filtered(source, tmp_path / "cut", **options)
-    assert folder_digests(tmp_path / "cut") == folder_digests(tmp_path / "whole")
+        filtered(source, tmp_path / "other store" / "cut", context=make_context(map_shards=interrupt_after(units)), **options)
+    filtered(source, tmp_path / "other store" / "cut", **options)
+    assert folder_digests(tmp_path / "other store" / "cut") == folder_digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("within", "reused"), [("all", 1), ("shard", 3)])
+def test_shards_that_were_filtered_before_are_taken_over_to_the_same_bytes(
+    tmp_path: Path, within: str, reused: int
+) -> None:
+    images = [[unit(0.1 * shard + angle, shard % 3) for angle in (0.0, 0.01, 0.5)] for shard in range(4)]
+    options = {"near_duplicates": {"minimum": 0.997, "within": within}}
+    first = embeddings(tmp_path / "sources" / "first", images)
+    filtered(first, tmp_path / "store" / "first", **options)
+    grown = embeddings(tmp_path / "sources" / "grown", [*images, [unit(0.0, 0), unit(1.0, 3)]])
+    summary, output = filtered(grown, tmp_path / "store" / "grown", **options)
+    assert summary.counts["reused_shards"] == 4
+    _, anew = filtered(grown, tmp_path / "elsewhere" / "grown", **options)
+    kinds = ("kept/", "removed/", "scores/", "units/")
+    made = [{n: d for n, d in folder_digests(Path(one.uri)).items() if n.startswith(kinds)} for one in (output, anew)]
+    assert made[0] == made[1]
+    assert len(made[0]) == 4 * 5
+
+    changed = embeddings(tmp_path / "sources" / "changed", [images[0], images[1][:2], *images[2:]])
+    summary, _ = filtered(changed, tmp_path / "store" / "changed", **options)
+    assert summary.counts["reused_shards"] == reused  # of those after it, duplicates may have had their original in it
+    other = filtered(changed, tmp_path / "store" / "other", near_duplicates={"minimum": 0.9, "within": within})
+    assert "reused_shards" not in other[0].counts
 
 
 def test_all_readers_see_the_kept_rows_only(tmp_path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.fingerprints import fingerprint_of
 from pipeline.store import Store
-from stages.contract.errors import StageError
-from stages.contract.recipes import Recipe, read_recipe, recipe_of
-from stages.contract.stage import StageConfig
+from stages.contract.errors import ArtifactError, StageError
+from stages.contract.recipes import read_recipe, recipe_of
 from stages.download_shards.config import DownloadShardsConfig
 from stages.storage.artifact import Artifact
 from stages.training.config import LoopConfig
 from stages.training.continuation import find_checkpoint
+
+if TYPE_CHECKING:
+    from stages.download_shards.growth import GrowthRecord
 
 _UNITS = "units/*.json"
 
@@ -22,12 +24,13 @@ class Grown:
     """How shards begin with those of another artifact."""
 
     base: str
-    words: str
-    """What is taken and what is made, and why."""
+    record: "GrowthRecord"
     run: str
-    reused: int
-    """Shards that are taken as they are."""
-    total: int
+
+    @property
+    def words(self) -> str:
+        """What is taken and what is made, and why."""
+        return self.record.describe(self.run)
 
 
 def grow(
@@ -47,8 +50,10 @@ def grow(
     if same:
         own_one, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob(_UNITS)), pair[0].uri))
         base = recipe.grown_from
-        if base is None or own_one.is_complete:
-            return *_with_base(section, identity, base), None
+        if base is None:
+            return section, identity, None
+        if own_one.is_complete:
+            return *_with_base(section, identity, base), read_grown(own_one, store)
         candidates = [one for one, _ in alike if one.fingerprint == base and one.is_complete]
         # Where what it began with is gone, it is made from nothing.
         grown = _compare(section, candidates, store) if candidates else None
@@ -90,8 +95,20 @@ def _compare(section: DownloadShardsConfig, candidates: Iterable[Artifact], stor
     if best is None:
         return None
     _, base, record = best
-    run = run_of(base, section.stage, store)
-    return Grown(base, record.describe(run), run, record.reused_shards, record.num_shards)
+    return Grown(base, record, run_of(base, section.stage, store))
+
+
+def read_grown(artifact: Artifact, store: Store) -> Grown | None:
+    """Return what an artifact has taken when it was made; None: nothing, or its record of that cannot be read."""
+    from stages.download_shards.growth import GrowthRecord
+
+    try:
+        record = GrowthRecord.of(artifact) if artifact.exists(GrowthRecord.file) else None
+    except ArtifactError:
+        return None
+    return (
+        None if record is None else Grown(record.grown_from, record, run_of(record.grown_from, artifact.stage, store))
+    )
 
 
 def run_of(fingerprint: str, stage: str, store: Store) -> str:
@@ -117,15 +134,3 @@ def continued_words(section: LoopConfig, identity: Mapping[str, Any], inputs: Ma
         f"continues {run_of(artifact.fingerprint, section.stage, store)} from step {step:,}, because only "
         f"training.num_steps was {change}"
     )
-
-
-def upstream_words(
-    section: StageConfig, identity: Mapping[str, Any], inputs: Mapping[str, str], store: Store, grown: Grown
-) -> str:
-    """Return what a stage that works shard by shard takes of its earlier artifact; "" where there is none."""
-    own: Recipe = recipe_of(section, identity, inputs)
-    for artifact in store.artifacts([section.stage]):
-        recipe = read_recipe(artifact)
-        if recipe is not None and recipe.recipe == own.recipe and recipe.shards == grown.base:
-            return f"{grown.reused:,} of {grown.total:,} shards reused from {grown.run}"
-    return ""

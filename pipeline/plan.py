@@ -9,17 +9,21 @@ from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.fingerprints import fingerprint_of
-from pipeline.growth import Grown, continued_words, grow, upstream_words
+from pipeline.growth import Grown, continued_words, grow, read_grown
 from pipeline.init_from import with_initial_folder
+from pipeline.lineage import Lineage
 from pipeline.record import PlannedEntry
+from pipeline.refits import begin_with_last_fit
 from pipeline.splits import may_have_seen, split_of
 from pipeline.store import Completion, Store
 from stages.contract.digests import remembering
 from stages.contract.errors import StageError
 from stages.contract.parsing import shown
+from stages.contract.recipes import SHARDS, read_recipe, recipe_of
 from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
+from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.formats.splits import SplitConfig
 from stages.training.config import LoopConfig
 
@@ -81,14 +85,19 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
     sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
     identities = {name: _identity(name, section) for name, section in sections.items()}
-    grown: Grown | None = None
-    if isinstance(download := sections.get("download_shards"), DownloadShardsConfig):
-        found = grow(download, identities["download_shards"], store)
-        sections["download_shards"], identities["download_shards"], grown = found
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
+    lineage = _lineage(planned, sections, identities, store)
     inputs: dict[str, dict[str, str]] = {}
-    for name, section in sections.items():
+    takes: dict[str, str] = {}
+    for name in list(sections):
+        section = sections[name]
         inputs[name] = {source: fingerprints[source] for source in config.inputs_of(section)}
+        if lineage is not None:
+            lineage.add(section, recipe_of(section, identities[name], inputs[name]), inputs[name])
+            takes[name] = lineage.words(section)
+        if isinstance(section, FitGaussiansConfig):
+            found = begin_with_last_fit(section, identities[name], inputs[name], lineage, store)
+            sections[name], identities[name], takes[name] = found
         fingerprints[name] = fingerprint_of(section, identities[name], inputs[name])
     completions = store.completions({name: fingerprints[name] for name in identities})
     for name, section in sections.items():
@@ -102,21 +111,43 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             identities[name],
             section,
             streams_from=_upstream(section, planned) if overlaps else (),
-            takes=_takes(section, inputs[name], identities[name], store, grown) if is_new else "",
+            takes=_takes(section, inputs[name], identities[name], store, takes) if is_new else "",
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
+def _lineage(
+    reused: Mapping[str, PlannedStage],
+    sections: dict[str, StageConfig],
+    identities: dict[str, Mapping[str, Any]],
+    store: Store,
+) -> Lineage | None:
+    """Let the shards begin with those that are there already; return what the stages have grown from, if anything."""
+    grown: Grown | None = None
+    if isinstance(download := sections.get(SHARDS), DownloadShardsConfig):
+        sections[SHARDS], identities[SHARDS], grown = grow(download, identities[SHARDS], store)
+    elif SHARDS in reused:
+        grown = read_grown(store.artifact(SHARDS, reused[SHARDS].fingerprint), store)
+    if grown is None:
+        return None
+    lineage = Lineage.of(grown, store)
+    for name, stage in reused.items():
+        recipe = read_recipe(store.artifact(name, stage.fingerprint))
+        if recipe is not None:
+            lineage.add(stage.config, recipe, stage.config.inputs)
+    return lineage
+
+
 def _takes(
-    section: StageConfig, inputs: Mapping[str, str], identity: Mapping[str, Any], store: Store, grown: Grown | None
+    section: StageConfig,
+    inputs: Mapping[str, str],
+    identity: Mapping[str, Any],
+    store: Store,
+    of_shards: Mapping[str, str],
 ) -> str:
     if isinstance(section, LoopConfig):
         return continued_words(section, identity, inputs, store)
-    if grown is None or not section.grows:
-        return ""
-    if section.stage == "download_shards":
-        return grown.words
-    return upstream_words(section, identity, inputs, store, grown) if "download_shards" in inputs else ""
+    return of_shards.get(section.stage, "")
 
 
 def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:

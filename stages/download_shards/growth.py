@@ -46,6 +46,8 @@ class GrowthRecord(Document):
     new_entries: int
     lost_entries: int
     """Of the earlier artifact, that the source does not have any more, or not like that."""
+    entries: int = 0
+    """In all; 0: an earlier version did not record it."""
 
     @classmethod
     def of_shards(cls, base: str, shards: Sequence["PlannedShard"], earlier: Mapping[str, Digests]) -> "GrowthRecord":
@@ -58,7 +60,13 @@ class GrowthRecord(Document):
             new_shards=sum(shard.base is None for shard in shards),
             new_entries=sum(len(shard.entries) for shard in shards) - kept,
             lost_entries=sum(map(len, earlier.values())) - kept,
+            entries=sum(len(shard.entries) for shard in shards),
         )
+
+    @property
+    def kept_entries(self) -> int:
+        """How many entries are the earlier artifact's."""
+        return max(0, self.entries - self.new_entries)
 
     @property
     def num_shards(self) -> int:

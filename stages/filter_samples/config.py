@@ -75,6 +75,11 @@ class FilterSamplesConfig(StageConfig):
         """The embeddings."""
         return ("embed_clip",)
 
+    @property
+    def compares_all(self) -> bool:
+        """Whether what becomes of a shard depends on those before it."""
+        return self.near_duplicates is not None and self.near_duplicates.within == "all"
+
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; captions count where they are read."""
         identity = super().identity()

@@ -23,15 +23,14 @@ def made_from(config: FilterSamplesConfig, embeddings: Artifact) -> dict[str, st
     Where near-duplicates of all images are looked for, also those of all shards before it, in their order.
     """
     contents, found = contents_of_units(embeddings), {}
-    is_chain = config.near_duplicates is not None and config.near_duplicates.within == "all"
     first = so_far = str(read_clips(embeddings).block_dims)
     for name in shard_rows(embeddings):
         if name not in contents:
-            if is_chain:
+            if config.compares_all:
                 break
             continue
-        so_far = hashlib.sha256(f"{so_far if is_chain else first} {contents[name]}".encode()).hexdigest()[:32]
-        found[name] = so_far
+        before = so_far if config.compares_all else first
+        found[name] = so_far = hashlib.sha256(f"{before} {contents[name]}".encode()).hexdigest()[:32]
     return found
 
 

@@ -1,9 +1,10 @@
 """How the Gaussians are fitted."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from stages.contract.config import RuntimeOnly
 from stages.contract.stage import StageConfig
 
 ROWS_PER_GAUSSIAN = 8
@@ -15,6 +16,7 @@ class FitGaussiansConfig(StageConfig):
 
     stage: ClassVar[str] = "fit_gaussians"
     code_version: ClassVar[int] = 5
+    grows: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
     seed: int = 0
@@ -31,6 +33,27 @@ class FitGaussiansConfig(StageConfig):
         description="embeddings to choose first means from, and new ones when a Gaussian is left empty; "
         f"none: {ROWS_PER_GAUSSIAN} for each Gaussian, and at least {SMALLEST_SAMPLE}",
     )
+
+    start: Annotated[Literal["previous", "new"], RuntimeOnly()] = Field(
+        "previous",
+        description="where the embeddings have grown: begin with the means of the last fit of the same settings "
+        "(previous), or with a sample, as where there is none (new)",
+    )
+    grown_from: str | None = Field(
+        None, description="fingerprint of that fit; null: the newest one whose embeddings were taken over, if any"
+    )
+
+    @property
+    def per_shard_inputs(self) -> tuple[str, ...]:
+        """What a fit is made of."""
+        return ("embed_clip", "filter_samples")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; the fit that it begins with counts where there is one."""
+        identity = super().identity()
+        if self.grown_from is None:
+            del identity["grown_from"]
+        return identity
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import functools
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cluster.mapping import map_in_process
 from models.gaussians.initialization import further_means, initialize_on_sample
-from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans
-from stages.contract.errors import InputFault
+from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans, placed
+from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.fit_gaussians.config import FitGaussiansConfig
@@ -22,7 +22,13 @@ from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
 from stages.fit_gaussians.sample import SampleFile, sample_rows
 from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.reader import open_image_rows, shard_rows
-from stages.formats.gaussians import GaussianFit, read_kmeans_state, write_gaussians, write_kmeans_state
+from stages.formats.gaussians import (
+    GaussianFit,
+    read_gaussians,
+    read_kmeans_state,
+    write_gaussians,
+    write_kmeans_state,
+)
 from stages.storage.artifact import Artifact, Output
 
 INIT_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
@@ -36,26 +42,51 @@ def run(
     embeddings = inputs["embed_clip"]
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))
+    last = find_last_fit(config, output)
     with tempfile.TemporaryDirectory(prefix="corgi-sample-") as folder:
-        start = Initialization(config, embeddings, rows, Path(folder))
+        start = Initialization(config, embeddings, rows, Path(folder), last)
         try:
             fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
         except ValueError as error:
             raise InputFault(f"fit_gaussians: {error}") from error
     sample_size = min(config.rows_in_sample, sum(rows.values()))
-    write_gaussians(output, fitted, _describe(config, fitted, sample_size, read_clips(embeddings)))
+    fit = _describe(config, fitted, sample_size, read_clips(embeddings))
+    write_gaussians(output, fitted, fit if last is None else _with_lineage(fit, last))
     _show(fitted, context)
-    return _summary(fitted)
+    notes = {} if last is None else {"started_from": f"the means of artifact {last.fingerprint}"}
+    return replace(_summary(fitted), notes=notes)
+
+
+def find_last_fit(config: FitGaussiansConfig, output: Output) -> Artifact | None:
+    """Return the fit to begin with; None: the first means come from a sample."""
+    if config.grown_from is None:
+        return None
+    found = next((one for one in output.siblings() if one.fingerprint == config.grown_from), None)
+    if found is None or not found.is_complete:
+        raise ArtifactError(
+            f"fit_gaussians.grown_from: {config.grown_from} is not in the store, or not complete: expected the fit to "
+            "begin with: run again, which looks for another, or set fit_gaussians.start: new"
+        )
+    return found
+
+
+def _with_lineage(fit: GaussianFit, last: Artifact) -> GaussianFit:
+    before = GaussianFit.of(last)
+    method = f"{fit.kind} k-means: Lloyd's iterations over all embeddings, from the means of the last fit"
+    at_first = before.embeddings_at_first or before.embeddings
+    lineage = {"method": method, "grown_from": last.fingerprint, "embeddings_at_first": at_first}
+    return fit.model_copy(update=lineage)
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """Finds first means, and new ones for Gaussians left empty, on the documented sample."""
+    """Finds first means, and new ones for Gaussians left empty: of the last fit, or on the documented sample."""
 
     config: FitGaussiansConfig
     embeddings: Artifact
     rows: Mapping[str, int]
     folder: Path
+    last: Artifact | None = None
 
     @functools.cached_property
     def _sample(self) -> SampleFile:
@@ -64,12 +95,23 @@ class Initialization:
         return sample_rows(self.embeddings, self.rows, path, size=size, seed=config.seed, kind=config.kind)
 
     def state(self) -> KMeansState:
-        """Return the first means: k-means on the sample, from k-means++."""
+        """Return the first means: those of the last fit, or of k-means on the sample, from k-means++."""
         config, sample = self.config, self._sample
+        if self.last is not None:
+            return KMeansState(self._last_means(self.last, sample.scale.shape[0]), sample.scale)
         with one_thread_each():
             return initialize_on_sample(
                 sample, sample.make_pass, config.num_gaussians, config.seed, config.kind, iterations=INIT_ITERATIONS
             )
+
+    def _last_means(self, last: Artifact, width: int) -> Float[Tensor, "gauss embed"]:
+        means, expected = read_gaussians(last).means, (self.config.num_gaussians, width)
+        if means.shape != expected:
+            raise InputFault(
+                f"fit_gaussians.grown_from: {last.fingerprint} has means of shape {tuple(means.shape)}: expected "
+                f"{expected}: leave grown_from out, or set fit_gaussians.start: new"
+            )
+        return placed(means, self.config.kind)
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Sample new means for Gaussians that pass ``number`` left empty, as k-means++ continues from the others."""
@@ -113,6 +155,9 @@ def _fit(
         if state is None:
             state = start.state()
             write_kmeans_state(output, state)
+            if start.last is not None:
+                artifact, given = start.last.fingerprint, len(state.means)
+                context.emit(Log(f"fit_gaussians: starts from the {given} means of the last fit, artifact {artifact}"))
         context.emit(Progress(len(state.inertias), config.max_iterations, "passes"))
         return state
 

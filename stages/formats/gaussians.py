@@ -40,6 +40,10 @@ class GaussianFit(Document):
     converged: bool
     inertias: tuple[float, ...]
     counts: tuple[int, ...]
+    grown_from: str | None = None
+    """Fingerprint of the fit whose means this one began with; None: it began with a sample."""
+    embeddings_at_first: int | None = None
+    """Of the last fit before it that began with a sample; None: it is that fit itself."""
 
 
 @dataclass(frozen=True)

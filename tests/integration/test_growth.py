@@ -19,8 +19,12 @@ from stages.contract.stage import StageFunction, StageSummary
 from stages.download_shards.growth import GrowthRecord
 from stages.download_shards.stage import run as run_download
 from stages.embed_clip.stage import run as run_embed
+from stages.filter_samples.stage import run as run_filter
+from stages.fit_gaussians.stage import run as run_fit
 from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.embeddings.reader import load_captions, load_keys, open_image_rows, shard_rows
+from stages.formats.filtered import filter_inputs
+from stages.formats.gaussians import GaussianFit, read_gaussians
 from stages.formats.samples import sample_keys
 from stages.formats.shards import ShardRecord, read_shard, shard_tar
 from stages.storage.artifact import Artifact
@@ -28,7 +32,8 @@ from stages.train_prior.stage import run as run_prior
 from tests.factories import folder_digests, make_context, save_tiny_clip
 
 RUNS: dict[str, StageFunction] = {
-    "download_shards": run_download, "embed_clip": run_embed, "train_prior": run_prior,
+    "download_shards": run_download, "embed_clip": run_embed, "filter_samples": run_filter,
+    "fit_gaussians": run_fit, "train_prior": run_prior,
 }  # fmt: skip
 PRIOR = (
     "{{kind: gaussian, network: {{width: 16, num_layers: 1, num_heads: 2}}, validation: {{num_steps: [2]}}, "
@@ -75,7 +80,7 @@ embed_clip: {{}}
         summaries = {}
         context = replace(make_context(), launch_training=launch_in_process)
         for name, stage in plan.items():
-            inputs = {source: made[source] for source in stage.inputs}
+            inputs = filter_inputs({source: made[source] for source in stage.inputs})
             output = where.output(name, stage.fingerprint)
             summaries[name] = run_stage(
                 RUNS[name], stage.config, inputs=inputs, output=output, context=context, identity=stage.identity
@@ -176,6 +181,54 @@ def test_a_user_over_three_days(world: World) -> None:
     assert "continued_from" not in summaries["train_prior"].notes
     assert anew["train_prior"].fingerprint == gone_on["train_prior"].fingerprint
     assert Path(anew["train_prior"].path("prior/model.safetensors")).read_bytes() == model
+
+
+GAUSSIANS = {"filter_samples": "{near_duplicates: {minimum: 0.9999}}", "fit_gaussians": "{num_gaussians: 4}"}
+
+
+def test_filters_follow_per_shard_and_gaussians_begin_with_the_last_fit(world: World) -> None:
+    first, _ = world.run(**GAUSSIANS)
+    add_photograph(world.photographs, 900)
+    _, plan = world.plan(**GAUSSIANS)
+    assert plan["filter_samples"].reason.startswith("5 of 6 shards reused from artifact ")
+    last = first["fit_gaussians"].fingerprint
+    words = f"starts from the means of artifact {last}, because most of the embeddings are the same"
+    assert plan["fit_gaussians"].reason == words
+    assert plan["fit_gaussians"].identity["grown_from"] == last  # which the run's record keeps
+    second, summaries = world.run(**GAUSSIANS)
+    assert summaries["filter_samples"].counts["reused_shards"] == 5
+    assert summaries["fit_gaussians"].notes == {"started_from": f"the means of artifact {last}"}
+    fits = [GaussianFit.of(one["fit_gaussians"]) for one in (first, second)]
+    assert (fits[1].grown_from, fits[1].embeddings_at_first) == (last, fits[0].embeddings)
+    assert fits[1].inertias[0] < fits[0].inertias[0] * 1.1  # it begins where the other ended
+    assert all(stage.state == "done" for stage in world.plan(**GAUSSIANS)[1].values())
+
+    bytes_of = [read_gaussians(second["fit_gaussians"]).means.numpy().tobytes()]
+    shutil.rmtree(second["fit_gaussians"].uri)
+    again, _ = world.run(**GAUSSIANS)  # of the same settings and the same store come the same bytes
+    assert again["fit_gaussians"].fingerprint == second["fit_gaussians"].fingerprint
+    bytes_of.append(read_gaussians(again["fit_gaussians"]).means.numpy().tobytes())
+    assert bytes_of[0] == bytes_of[1]
+
+    anew = world.plan(**GAUSSIANS, **{"fit_gaussians.start": "new"})[1]["fit_gaussians"]
+    assert (anew.state, "grown_from" in anew.identity) == ("new", False)
+    other = world.plan(**GAUSSIANS | {"fit_gaussians": "{num_gaussians: 5}"})[1]["fit_gaussians"]
+    assert "grown_from" not in other.identity
+    shutil.rmtree(first["fit_gaussians"].uri)
+    shutil.rmtree(second["fit_gaussians"].uri)
+    assert "grown_from" not in world.plan(**GAUSSIANS)[1]["fit_gaussians"].identity
+
+
+def test_means_are_found_anew_when_the_embeddings_have_doubled(world: World) -> None:
+    day = {"fit_gaussians": "{num_gaussians: 4}"}
+    begins = []
+    for number in range(3):
+        made, _ = world.run(**day)
+        begins.append(GaussianFit.of(made["fit_gaussians"]).grown_from)
+        for image in range(24):
+            add_photograph(world.photographs, 1000 * (number + 1) + image)
+    # 40 images, 64, 88: more than twice as many as those whose sample gave the first means
+    assert [begin is not None for begin in begins] == [False, True, False]
 
 
 def test_a_damaged_shard_is_not_taken_over(world: World, caplog: pytest.LogCaptureFixture) -> None:

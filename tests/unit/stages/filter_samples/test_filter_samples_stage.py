@@ -215,7 +215,9 @@ def test_an_interrupted_filter_goes_on_to_the_same_bytes(tmp_path: Path, units: 
     options = {"near_duplicates": {"minimum": 0.997}, "clip_score": {"minimum": 0.0}}
     filtered(source, tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        filtered(source, tmp_path / "other store" / "cut", context=make_context(map_shards=interrupt_after(units)), **options)
+        filtered(
+            source, tmp_path / "other store" / "cut", context=make_context(map_shards=interrupt_after(units)), **options
+        )
     filtered(source, tmp_path / "other store" / "cut", **options)
     assert folder_digests(tmp_path / "other store" / "cut") == folder_digests(tmp_path / "whole")
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from models.gaussians.kmeans import Kind, KMeansState, placed
-from stages.contract.errors import InputFault
+from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, Log, LoggedImage, Metrics
+from stages.contract.runner import run_stage
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes
@@ -109,6 +110,30 @@ def test_convergence_and_occupancy_are_logged_and_generated(tmp_path: Path, embe
     images = {event.name: event.png for event in events if isinstance(event, LoggedImage)}
     assert set(images) == {"convergence", "occupancy"}
     assert all(Image.open(io.BytesIO(png)).size == (540, 360) for png in images.values())
+
+
+@pytest.mark.parametrize("kind", ["euclidean", "spherical"])
+def test_a_fit_begins_with_the_means_of_another(tmp_path: Path, embeddings: Output, kind: Kind) -> None:
+    whole = FitGaussiansConfig(num_gaussians=NUM_GAUSSIANS, kind=kind, max_iterations=60, tolerance=0)
+    first, second = (Output(str(tmp_path / "store" / name), "fit_gaussians", name) for name in ("first", "second"))
+    run_stage(fit_gaussians.run, whole, inputs={"embed_clip": embeddings}, output=first, context=make_context())
+    events: list[Event] = []
+    context = dataclasses.replace(make_context(), emit=events.append)
+    again = whole.model_copy(update={"grown_from": "first"})
+    summary = run_stage(fit_gaussians.run, again, inputs={"embed_clip": embeddings}, output=second, context=context)
+    assert summary.metrics["iterations"] <= 4  # two passes see that nothing moves, and the last one measures
+    fits = [load_file(one.local("gaussians.safetensors")) for one in (first, second)]
+    assert torch.allclose(fits[0]["means"], fits[1]["means"], atol=1e-6)
+    assert any("starts from the 7 means of the last fit, artifact first" in str(one) for one in events)
+
+    output = Output(str(tmp_path / "store" / "third"), "fit_gaussians", "third")
+    for changes, words in (
+        ({"num_gaussians": 5}, "has means of shape"),
+        ({"grown_from": "gone"}, "is not in the store"),
+    ):
+        wrong = again.model_copy(update=changes)
+        with pytest.raises((InputFault, ArtifactError), match=f"fit_gaussians.grown_from: .*{words}"):
+            fit_gaussians.run(wrong, {"embed_clip": embeddings}, output, make_context())
 
 
 def test_as_many_gaussians_as_different_embeddings(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, 
 
     from stages.contract.stage import Allocation
     from stages.encoders.config import ClipConfig, FolderClip
+    from stages.encoders.features.config import ClipFeatures
     from stages.evaluate.config import EvaluateConfig
     from stages.evaluate.stage import run as run_evaluate
     from stages.generate.config import GenerateConfig
@@ -68,7 +69,12 @@ def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, 
         evaluated = Output(f"{out}/evaluate", "evaluate", "e")
         for work in (
             lambda: run_generate(generate, inputs, generated, context),
-            lambda: run_evaluate(EvaluateConfig(clip=clip), {"generate": generated}, evaluated, context),
+            lambda: run_evaluate(
+                EvaluateConfig(clip=clip, features=ClipFeatures(kind="clip")),
+                {"generate": generated},
+                evaluated,
+                context,
+            ),
         ):
             begun = time.perf_counter()
             work()

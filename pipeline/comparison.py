@@ -16,6 +16,7 @@ from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split, split_of
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError
+from stages.contract.measures import Measure
 from stages.contract.texts import by_number
 from stages.formats.model_folders import count_numbers
 
@@ -32,6 +33,8 @@ class Figure:
     about: str = ""
     metric: str | None = None
     """The metric of the record that it is, where figures of other protocols may not stand beside it."""
+    measure: Measure | None = None
+    """Its interval, and of how many images it is, where they were recorded."""
 
 
 def format_count(count: float) -> str:
@@ -89,9 +92,7 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
             record.run: {
                 "status": life_of(record, store).status,
                 "decoder": decoder_kind(record),
-                "figures": {
-                    name: _figure_document(figure, record) for name, figure in figures_of(record, store).items()
-                },
+                "figures": {name: _figure_document(figure) for name, figure in figures_of(record, store).items()},
                 "metrics": record.metrics,
                 "measures": {name: asdict(measure) for name, measure in record.measures.items()},
                 "protocols": record.protocols,
@@ -102,9 +103,9 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
     }
 
 
-def _figure_document(figure: Figure, record: RunRecord) -> dict[str, Any]:
+def _figure_document(figure: Figure) -> dict[str, Any]:
     found: dict[str, Any] = {"value": figure.value, "about": figure.about}
-    if figure.metric is not None and (measure := record.measures.get(figure.metric)) is not None:
+    if (measure := figure.measure) is not None:
         found |= {"low": measure.low, "high": measure.high, "n": measure.n, "protocol": measure.protocol}
     return found
 
@@ -178,6 +179,8 @@ def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
 
 def _cell(figure: Figure, format: Callable[[float], str], shared: str, notes: dict[str, int]) -> Text:
     value = ABSENT if figure.value is None else format(figure.value)
+    if figure.measure is not None and (interval := figure.measure.interval(format)):
+        value = f"{value} ({interval})"
     if not figure.about or figure.about == shared:
         return Text(value)
     number = notes.setdefault(figure.about, len(notes) + 1)
@@ -195,7 +198,8 @@ def _accuracy(record: RunRecord, name: str) -> Figure:
 def _evaluated(record: RunRecord, name: str) -> Figure:
     """Return a figure of evaluate, beside which only those of its protocol may stand."""
     found = _measured(record, "evaluate", name)
-    return found if found.value is None else replace(found, metric=f"evaluate/{name}")
+    metric = f"evaluate/{name}"
+    return found if found.value is None else replace(found, metric=metric, measure=record.measures.get(metric))
 
 
 def _captions(record: RunRecord, stage: str) -> Figure:

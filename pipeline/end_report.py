@@ -84,24 +84,38 @@ def _images(record: RunRecord) -> str:
             "without the prior": figures.get("control/text_embedding/both"),
             "from true embeddings": figures.get("reconstruction/both"),
         }
-        parts.append(f"as asked {figures['accuracy/both']:.1%}{_beside(against, '.1%')}")
+        measure = _interval(record, "accuracy/both", ".1%")
+        parts.append(f"as asked {figures['accuracy/both']:.1%}{_beside(against, '.1%', measure)}")
     if "cosine/image_true" in figures:
         unrelated = {"unrelated": figures.get("cosine/image_unrelated")}
-        parts.append(f"cosine to the true image {figures['cosine/image_true']:.3f}{_beside(unrelated, '.3f')}")
+        measure = _interval(record, "cosine/image_true", ".3f")
+        parts.append(f"cosine to the true image {figures['cosine/image_true']:.3f}{_beside(unrelated, '.3f', measure)}")
     for name in ("independent", "conditioning"):
         if (score := figures.get(f"clip_score/{name}")) is not None:
-            parts.append(f"CLIP score {score:.1f} by {notes.get(f'clip_score/{name}', 'CLIP')}")
+            measure = _interval(record, f"clip_score/{name}", ".1f")
+            parts.append(
+                f"CLIP score {score:.1f}{_beside({}, '', measure)} by {notes.get(f'clip_score/{name}', 'CLIP')}"
+            )
             break
     if "frechet_distance" in figures:
         halves = {"true halves": figures.get("frechet_distance/true_halves")}
         about = notes.get("frechet_distance", "")
-        parts.append(f"Fréchet distance {figures['frechet_distance']:.1f}{_beside(halves, '.1f')} by {about}")
+        measure = _interval(record, "frechet_distance", ".1f")
+        parts.append(f"Fréchet distance {figures['frechet_distance']:.1f}{_beside(halves, '.1f', measure)} by {about}")
     return "; ".join(parts)
 
 
-def _beside(others: Mapping[str, float | None], how: str) -> str:
+def _interval(record: RunRecord, name: str, how: str) -> str:
+    """Return the interval of a figure of evaluate, of how many images or pairs it is; "": not known."""
+    measure = record.measures.get(f"evaluate/{name}")
+    interval = "" if measure is None else measure.interval(lambda value: f"{value:{how}}")
+    return "" if measure is None or not interval else f"95% {interval}, n {measure.n:,}"
+
+
+def _beside(others: Mapping[str, float | None], how: str, measure: str = "") -> str:
     known = [f"{name} {value:{how}}" for name, value in others.items() if value is not None]
-    return f" ({', '.join(known)})" if known else ""
+    words = "; ".join(part for part in (measure, ", ".join(known)) if part)
+    return f" ({words})" if words else ""
 
 
 def _warnings(record: RunRecord) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.record import RunRecord
-from stages.contract.measures import Protocol, protocol_differences
+from stages.contract.measures import Protocol, protocol_differences, protocol_digest
 from stages.contract.texts import one_line
 
 NOT_RECORDED = "its protocol was not recorded"
@@ -26,13 +26,23 @@ def protocol_of(record: RunRecord, metric: str) -> str:
     return "" if measure is None else measure.protocol
 
 
-def group_by_protocol(records: Sequence[RunRecord], metrics: Sequence[str | None]) -> list[ProtocolGroup]:
-    """Return the runs that have a figure, by its protocol; ``metrics`` holds the name of each run's, if it has one."""
+def group_by_protocol(
+    records: Sequence[RunRecord], metrics: Sequence[str | None], *, but_for: Sequence[str] = ()
+) -> list[ProtocolGroup]:
+    """Return the runs that have a figure, by its protocol; ``metrics`` holds the name of each run's, if it has one.
+
+    Protocols that differ in nothing but what ``but_for`` names count as one.
+    """
     groups: dict[str, list[int]] = {}
+    digests: dict[str, str] = {}
     for number, (record, metric) in enumerate(zip(records, metrics, strict=True)):
         if metric is not None:
-            groups.setdefault(protocol_of(record, metric), []).append(number)
-    return [ProtocolGroup(digest, tuple(runs)) for digest, runs in groups.items()]
+            digest = protocol_of(record, metric)
+            known = {key: value for key, value in record.protocols.get(digest, {}).items() if key not in but_for}
+            same = protocol_digest(known) if digest and but_for else digest
+            groups.setdefault(same, []).append(number)
+            digests.setdefault(same, digest)
+    return [ProtocolGroup(digests[same], tuple(runs)) for same, runs in groups.items()]
 
 
 def describe_differences(name: str, groups: Sequence[ProtocolGroup], records: Sequence[RunRecord]) -> list[str]:

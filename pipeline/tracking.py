@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 UPLOAD_SECONDS = 120
 REPORT_FILE = "report.html"
+MEASURES_FILE = "measures.json"
 _MOST_METRICS = 1000  # MLflow's limit for one batch
 _MOST_PARAMS = 100
 _LONGEST_TAG = 5000  # characters
@@ -195,6 +197,8 @@ class RunTracker:
             self._parent.add({f"{name}/seconds": seconds}, now)
         self._parent.add({f"{name}/{key}": value for key, value in measured.items()}, now)
         self._log_notes(run, {} if summary is None else summary.notes)
+        if summary is not None and summary.measures:
+            self._log_measures(run, summary)
         self.flush()
         self._close(run, state)
 
@@ -203,6 +207,11 @@ class RunTracker:
         tags = [RunTag(f"note.{name}", words[:_LONGEST_TAG]) for name, words in notes.items()]
         if tags:
             self._client.log_batch(run.run_id, tags=tags)
+
+    def _log_measures(self, run: TrackedRun, summary: StageSummary) -> None:
+        """Keep interval, number and protocol of the figures that have them, as a file: MLflow's metrics are numbers."""
+        measures = {name: asdict(measure) for name, measure in summary.measures.items()}
+        self._client.log_dict(run.run_id, {"measures": measures, "protocols": dict(summary.protocols)}, MEASURES_FILE)
 
     def register_model(self, name: str, bundle: Path, requirements: list[str], settings: Serving) -> str:
         """Log a folder that ``pipeline.serving`` can load and register it; return the URI for ``load_model``.

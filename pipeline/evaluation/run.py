@@ -59,7 +59,7 @@ def figures_table(record: RunRecord) -> PlainTable:
         table.heading(heading, justify=justify)
     for name in sorted(record.figures("evaluate/"), key=by_number):
         measure = record.measures.get(f"evaluate/{name}")
-        interval = "" if measure is None or measure.low is None else f"{measure.low:.4g} to {measure.high:.4g}"
+        interval = "" if measure is None else measure.interval("{:.4g}".format)
         count = "" if measure is None else f"{measure.n:,}"
         table.row(name, f"{record.metrics[f'evaluate/{name}']:.4g}", interval, count)
     return table

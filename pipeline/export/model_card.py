@@ -1,12 +1,12 @@
 """The card of an exported model, README.md: what it is, how good, what it learned from, how to use it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from huggingface_hub import ModelCardData
 
 from pipeline.captions import caption_fraction, format_fraction
-from pipeline.comparison import ROWS, decoder_kind, figures_of
+from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
@@ -15,6 +15,7 @@ from stages.formats.attributions import read_attributions
 
 _LONGEST: Final = 300  # characters of a value from the record
 _NOT_STATED: Final = "not stated: whoever passes the model on has to say"
+_QUALITY: Final = ("figure", "value", "95 % interval", "n", "measured on")
 _STEPS: Final = ("train_clip", "train_prior", "train_decoder", "train_upsampler", "train_second_upsampler")
 
 
@@ -36,7 +37,7 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         'model = TextToImage.load("this folder")\nimages = model.generate(["a prompt"], seed=0)\n```\n\n'
         '```bash\ncorgi generate "this folder" --prompt "a prompt" --out images\n```',
         *([_others(others)] if others else []),
-        "## How good\n\n" + _table(("figure", "value", "measured on"), _quality(record, store)),
+        "## How good\n\n" + _table(_QUALITY, _quality(record, store)),
         "## What it learned from\n\n" + _table(("", ""), _data(record)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
         f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. "
@@ -66,13 +67,19 @@ def _others(names: Sequence[str]) -> str:
     )
 
 
-def _quality(record: RunRecord, store: Store) -> list[tuple[str, str, str]]:
+def _quality(record: RunRecord, store: Store) -> list[tuple[str, str, str, str, str]]:
     figures = figures_of(record, store)
     return [
-        (name, format(figure.value), _safe(figure.about))
+        (name, format(figure.value), *_measured(figure, format), _safe(figure.about))
         for key, (name, format) in ROWS.items()
         if (figure := figures[key]).value is not None
     ]
+
+
+def _measured(figure: Figure, format: Callable[[float], str]) -> tuple[str, str]:
+    """Return the interval, and of how many images or pairs a figure is, as far as they are known."""
+    measure = figure.measure
+    return ("", "") if measure is None else (measure.interval(format), f"{measure.n:,}")
 
 
 def _data(record: RunRecord) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.console import PlainTable, plain
 from pipeline.sweep.config import load_sweep
 from pipeline.sweep.plots import write_plot
-from pipeline.sweep.report import by_variant, sweep_document, sweep_table, write_tables
+from pipeline.sweep.report import by_variant, sweep_document, sweep_table, sweep_warnings, write_tables
 from pipeline.sweep.run import SweepRun, open_sweep, run_sweep, sweep_folder
 
 
@@ -41,6 +41,10 @@ def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Seq
     for name, plot in sweep.plots.items():
         if not write_plot(plot, rows, folder / f"{name}.png"):
             console.print(plain(f"plots.{name}: no run has the figure {plot.figure}"))
+    warnings = sweep_warnings(sweep, results)
+    for line in warnings:
+        console.print(plain(line))
     failed = sum(result.record.status != "done" for result in results)
-    document = {"sweep": sweep.name, "folder": str(folder), **sweep_document(rows, results)}
+    document = {"sweep": sweep.name, "folder": str(folder), "not_comparable": warnings}
+    document |= sweep_document(rows, results)
     return SweepOutcome(sweep_table(sweep, rows), document, folder, failed)

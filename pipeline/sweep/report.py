@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import PlainTable
+from pipeline.protocols import describe_differences, group_by_protocol
 from pipeline.sweep.config import SweepConfig, Variant
 from pipeline.sweep.run import SweepResult
 
@@ -63,6 +64,16 @@ def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult
         "runs": [{"run": r.record.run, "status": r.record.status, "variant": r.run.variant.label,
                   "repeat": r.run.repeat} for r in results],
     }  # fmt: skip
+
+
+def sweep_warnings(sweep: SweepConfig, results: Sequence[SweepResult]) -> list[str]:
+    """Say which figures of the table were not measured alike in all runs, and in what; seeds are to differ."""
+    records = [result.record for result in results]
+    lines: list[str] = []
+    for heading, figure in sweep.table.items():
+        metrics = [figure if figure in record.measures else None for record in records]
+        lines += describe_differences(heading, group_by_protocol(records, metrics, but_for=("seed",)), records)
+    return lines
 
 
 def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Path) -> None:

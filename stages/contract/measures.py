@@ -6,7 +6,7 @@ true images, as many images, scaled alike, of the same seed.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,10 @@ class Measure:
     """Images, or pairs, that it is the figure of."""
     protocol: str
     """Digest of its protocol (:func:`protocol_digest`)."""
+
+    def interval(self, format: Callable[[float], str]) -> str:
+        """Return '<low> to <high>'; "": it has no interval."""
+        return "" if self.low is None or self.high is None else f"{format(self.low)} to {format(self.high)}"
 
 
 def protocol_digest(protocol: Protocol) -> str:

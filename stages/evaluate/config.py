@@ -7,14 +7,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig
-from stages.encoders.features.config import ClipFeatures, Features
+from stages.encoders.features.config import ClipFeatures, EfficientNetFeatures, Features
 
 
 class EvaluateConfig(StageConfig):
     """Evaluate the images: by the rules of the scenes where the prompts describe scenes, and by CLIP."""
 
     stage: ClassVar[str] = "evaluate"
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     uses_gpu: ClassVar[bool] = True
     cpus_for_each_model: ClassVar[int] = 8
 
@@ -23,7 +23,8 @@ class EvaluateConfig(StageConfig):
         None, description="other CLIP models for a CLIP score that the models were not trained towards"
     )
     features: Annotated[Features, Field(discriminator="kind")] = Field(
-        ClipFeatures(kind="clip"), description="network under which the distances to true images are taken"
+        EfficientNetFeatures(kind="efficientnet_lite0"),
+        description="network under which the distances to true images are taken",
     )
     real: ExternalPath | None = Field(
         None, description="folder of true images to take those distances to; none: those that the prompts describe"

@@ -6,6 +6,7 @@ network only; what two halves of the true images have stands beside it. The kern
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from models.metrics.kernels import Estimate, cmmd_estimate, kid_estimate
 from models.metrics.manifolds import NEIGHBOURS_OF_DENSITY, manifolds
 from models.metrics.moments import Moments, frechet_of_moments
 from models.similarity import blocks_of
-from stages.evaluate.records import FeatureRows
+from stages.evaluate.records import Rows
 
 FEWEST = 2
 _BLOCK = 2048  # rows that are summed at once
@@ -36,7 +37,7 @@ class Figure:
 Figures = dict[str, Figure]
 
 
-def frechet_figures(generated: FeatureRows, true: FeatureRows) -> Figures:
+def frechet_figures(generated: Rows[Any], true: Rows[Any]) -> Figures:
     """Return the Fréchet distance of all rows, and that of two halves of the true ones, which is its bias."""
     all_generated = Moments.merged(_moments(generated, start, 2) for start in (0, 1))
     halves = [_moments(true, start, 2) for start in (0, 1)]
@@ -49,18 +50,18 @@ def frechet_figures(generated: FeatureRows, true: FeatureRows) -> Figures:
             for g in range(GROUPS)
         )
         low, high = jackknife_interval(value, list(others))
-        figures["frechet_distance"] = Figure(value, generated.count, max(low, 0.0), high)
+        figures["frechet_distance"] = Figure(value, generated.count, max(low, min(value, 0.0)), high)
     if true.count >= 2 * FEWEST:
         figures["frechet_distance/true_halves"] = Figure(frechet_of_moments(*halves), true.count // 2)
     return figures
 
 
-def _moments(rows: FeatureRows, start: int, step: int) -> Moments:
+def _moments(rows: Rows[Any], start: int, step: int) -> Moments:
     """Return those of every so many rows; they are summed in blocks, however small the units are."""
     return Moments.merged(Moments.of(torch.from_numpy(block)) for block in _blocks(rows, start, step))
 
 
-def _blocks(rows: FeatureRows, start: int, step: int) -> Iterator[np.ndarray]:
+def _blocks(rows: Rows[Any], start: int, step: int) -> Iterator[np.ndarray]:
     waiting: list[np.ndarray] = []
     for first, part in rows.parts():
         waiting.append(np.array(part[(start - first) % step :: step]))

@@ -4,14 +4,17 @@ scores/scores_<unit>.parquet                of each image: CLIP scores, what the
 <network>_<kind>/<network>_<kind>_<unit>.npy   rows of features, of images of kind generated or true
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
 from stages.contract.documents import Document, UnitRecord
+from stages.formats.generated_images import GeneratedUnit, read_unit_embeddings
 from stages.formats.per_shard import load_table, open_array, save_array, save_table
 from stages.storage.artifact import Artifact, Output
 
@@ -69,14 +72,27 @@ def read_scores(artifact: Artifact, units: Iterable[EvaluatedUnit]) -> dict[str,
     return {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in names}
 
 
+Unit = TypeVar("Unit", bound="Counted")
+
+
+class Counted(Protocol):
+    """A unit of an evaluated or a generated set."""
+
+    @property
+    def count(self) -> int:
+        """How many images it holds."""
+
+
 @dataclass(frozen=True)
-class FeatureRows:
-    """The features of all images of a set, which stay on disk."""
+class Rows(ABC, Generic[Unit]):
+    """A row for each image of a set, which stay on disk."""
 
     artifact: Artifact
-    kind: str
-    """Network and kind of the images."""
-    units: Sequence[EvaluatedUnit]
+    units: Sequence[Unit]
+
+    @abstractmethod
+    def read(self, unit: Unit) -> Float[np.ndarray, "rows embed"]:
+        """Return the rows of a unit."""
 
     @property
     def count(self) -> int:
@@ -87,7 +103,7 @@ class FeatureRows:
         """Yield the number of the first row of each unit, and its rows."""
         first = 0
         for unit in self.units:
-            yield first, open_array(self.artifact, self.kind, unit.name)
+            yield first, self.read(unit)
             first += unit.count
 
     def take(self, indices: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, "chosen embed"]:
@@ -97,3 +113,24 @@ class FeatureRows:
             begin, end = np.searchsorted(indices, (first, first + len(rows)))
             parts.append(np.asarray(rows[indices[begin:end] - first]))
         return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class FeatureRows(Rows[EvaluatedUnit]):
+    """The features of all images of a set."""
+
+    kind: str
+    """Network and kind of the images."""
+
+    def read(self, unit: EvaluatedUnit) -> Float[np.ndarray, "rows embed"]:
+        """Return the features of a unit."""
+        return open_array(self.artifact, self.kind, unit.name)
+
+
+@dataclass(frozen=True)
+class EmbeddingRows(Rows[GeneratedUnit]):
+    """The embeddings that all images of a set were generated from."""
+
+    def read(self, unit: GeneratedUnit) -> Float[np.ndarray, "rows embed"]:
+        """Return the embeddings of a unit."""
+        return read_unit_embeddings(self.artifact, unit)

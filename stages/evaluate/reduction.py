@@ -29,7 +29,15 @@ from stages.evaluate.distances import (
     kernel_figures,
     spaced,
 )
-from stages.evaluate.records import GENERATED, TRUE, EvaluatedUnit, EvaluateRecord, FeatureRows, read_scores
+from stages.evaluate.records import (
+    GENERATED,
+    TRUE,
+    EmbeddingRows,
+    EvaluatedUnit,
+    EvaluateRecord,
+    FeatureRows,
+    read_scores,
+)
 from stages.evaluate.scene_measures import CHANCE, WORDS, Readings
 from stages.evaluate.worker import (
     CONDITIONING,
@@ -38,7 +46,7 @@ from stages.evaluate.worker import (
     clip_distance_network,
     features_network,
 )
-from stages.formats.generated_images import GeneratedUnit, iterate_rows, read_unit_embeddings
+from stages.formats.generated_images import GeneratedUnit, iterate_rows
 from stages.storage.artifact import Artifact, Output
 
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
@@ -206,11 +214,11 @@ class Reduction:
         return all(self.records[unit.name].has_true for unit in self.units[self.main])
 
     def _rows(self, network: str, name: str) -> FeatureRows:
-        return FeatureRows(self.output, f"{network}_{GENERATED}", self._evaluated(name))
+        return FeatureRows(self.output, self._evaluated(name), f"{network}_{GENERATED}")
 
     def _true_rows(self, network: str) -> FeatureRows:
         """Return those of the configured folder, or of what the prompts describe."""
-        return FeatureRows(self.output, f"{network}_{TRUE}", self.real or self._evaluated(self.main))
+        return FeatureRows(self.output, self.real or self._evaluated(self.main), f"{network}_{TRUE}")
 
     def _add_pairs(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
         """Add how near images, and the embeddings that they were generated from, are to the true images'.
@@ -220,13 +228,17 @@ class Reduction:
         if not self._has_true() or self._count(name) < 2 or name == WITHOUT_PROMPTS:
             return
         chosen = spaced(self._count(name), self.config.pairwise_images)
-        true = FeatureRows(self.output, f"{CONDITIONING}_{TRUE}", self._evaluated(self.main)).take(chosen)
+        true_rows = FeatureRows(self.output, self._evaluated(self.main), f"{CONDITIONING}_{TRUE}")
+        true = true_rows.take(chosen)
         identity, dims = self._network(CONDITIONING), self._block_dims(CONDITIONING)
         protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
         seen = self._rows(CONDITIONING, name).take(chosen)
         results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
         if name == self.main:
-            embeddings = self._embeddings(name, chosen)
+            embedding_rows = EmbeddingRows(self.generated, self.units[name])
+            embeddings = embedding_rows.take(chosen)
+            distances = frechet_figures(embedding_rows, true_rows)
+            results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
             results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
             cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
             results.add({"embedding/cmmd": cmmd}, protocol)
@@ -234,14 +246,6 @@ class Reduction:
     def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
         found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.config.seed)
         return {name: Figure(one.value, len(a), one.low, one.high) for name, one in found.items()}
-
-    def _embeddings(self, name: str, chosen: np.ndarray) -> Float[np.ndarray, "chosen embed"]:
-        parts, first = [], 0
-        for unit in self.units[name]:
-            begin, end = np.searchsorted(chosen, (first, first + unit.count))
-            parts.append(read_unit_embeddings(self.generated, unit)[chosen[begin:end] - first])
-            first += unit.count
-        return np.concatenate(parts)
 
     def _add_distances(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
         """Add the distances to the true images, and under which features; or why they are not known."""

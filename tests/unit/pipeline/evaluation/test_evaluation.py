@@ -25,12 +25,12 @@ def record(store: Store) -> RunRecord:
 
 
 def test_the_models_of_an_evaluation_are_those_of_the_run(store: Store, record: RunRecord) -> None:
-    words = ["evaluate.features={kind: efficientnet_lite0}", "generate.prompts={kind: list, texts: [a star]}"]
+    words = ["evaluate.features={kind: clip}", "generate.prompts={kind: list, texts: [a star]}"]
     before, after = (evaluation_of(store, record, given) for given in ((), words))
     assert before.name == after.name == "smoke-evaluated"
     changed = {name for name, section in after.stages().items() if section != before.stages()[name]}
     assert changed == {"generate", "evaluate"}
-    by_kind = evaluation_of(store, record, ["evaluate.features.kind=efficientnet_lite0"])
+    by_kind = evaluation_of(store, record, ["evaluate.features.kind=clip"])
     assert by_kind.stages()["evaluate"] == after.stages()["evaluate"]
     assert before.stages() == load_config(SMOKE, [f"store={store.uri}"]).stages()
 

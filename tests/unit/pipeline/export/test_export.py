@@ -66,14 +66,15 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
         make_entry("evaluate", notes={"frechet_distance": "240 images <script>"}),
     ]
     metrics = {"evaluate/frechet_distance": 12.5}
+    measures = {"evaluate/frechet_distance": {"value": 12.5, "low": 11.0, "high": 14.0, "n": 1240, "protocol": "a"}}
     config = {"train_prior": {"kind": "flow", "training": {"num_steps": 30}}}
-    record = make_record("<b>|x-1", plan=planned, stages=stages, metrics=metrics, config=config)
+    record = make_record("<b>|x-1", plan=planned, stages=stages, metrics=metrics, measures=measures, config=config)
     card = write_card(record, Store(str(tmp_path)), licence=None, others=["diffusers/unet"], has_grid=False)
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
     assert {"license: unknown", "pipeline_tag: text-to-image", "- flow", "- pixel-diffusion"} <= set(front.splitlines())
     for line in (
         "| source | folder |", "| images | 5,000 |", "| captioned | 90 |", "| lost: timeout | 7 |",
-        "| Fréchet distance | 12.5 | 240 images \\<script\\> |", "- `diffusers/unet`",
+        "| Fréchet distance | 12.5 | 11 to 14 | 1,240 | 240 images \\<script\\> |", "- `diffusers/unet`",
     ):  # fmt: skip
         assert line in body.splitlines()
     assert "Of the captions, its stages read: train_prior 1.7%." in body

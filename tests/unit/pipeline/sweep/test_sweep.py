@@ -10,8 +10,15 @@ from PIL import Image
 from pipeline.errors import UsageError
 from pipeline.sweep.config import SweepConfig, Variant, load_sweep, variants_of
 from pipeline.sweep.plots import write_plot
-from pipeline.sweep.report import VariantFigures, by_variant, sweep_document, sweep_table, write_tables
-from pipeline.sweep.run import open_sweep, result_of
+from pipeline.sweep.report import (
+    VariantFigures,
+    by_variant,
+    sweep_document,
+    sweep_table,
+    sweep_warnings,
+    write_tables,
+)
+from pipeline.sweep.run import SweepResult, open_sweep, result_of
 from stages.storage.artifact import Output
 from tests.factories import make_record
 
@@ -119,6 +126,23 @@ def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     (row,) = by_variant(results)
     assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
     assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
+
+
+def test_figures_that_were_not_measured_alike_are_named_and_seeds_may_differ(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path, table={"FD": "evaluate/frechet_distance"}))
+    runs = open_sweep(sweep, [])[:3]
+    protocols = [{"seed": "0", "features": "A"}, {"seed": "1", "features": "A"}, {"seed": "0", "features": "B"}]
+    results = [
+        SweepResult(run, make_record(f"run-{number}", **measured(str(number), protocol)), {})
+        for number, (run, protocol) in enumerate(zip(runs, protocols, strict=True))
+    ]
+    assert sweep_warnings(sweep, results[:2]) == []
+    assert sweep_warnings(sweep, results) == ["FD: run-2 cannot be compared with run-0, run-1: features B, not A"]
+
+
+def measured(digest: str, protocol: dict[str, str]) -> dict[str, Any]:
+    measure = {"value": 4.5, "low": 4.0, "high": 5.0, "n": 240, "protocol": digest}
+    return {"measures": {"evaluate/frechet_distance": measure}, "protocols": {digest: protocol}}
 
 
 def test_the_numbers_of_a_document_are_figures(tmp_path: Path) -> None:

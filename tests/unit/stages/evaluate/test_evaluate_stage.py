@@ -51,16 +51,23 @@ def noise(scenes: list[Scene]) -> np.ndarray:
 
 
 def generated(
-    folder: Path, sets: dict[str, MakeImages], clip: ClipConfig, *, with_scenes: bool = True, categories: bool = False
+    folder: Path,
+    sets: dict[str, MakeImages],
+    clip: ClipConfig,
+    *,
+    with_scenes: bool = True,
+    categories: bool = False,
+    num: int = NUM,
+    shift: float = 0.0,
 ) -> Artifact:
-    """An artifact as generate leaves it, with images of the test's choice and the true embeddings."""
+    """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
     output = Output(str(folder), "generate", "g")
     names = []
     for name, make in sets.items():
-        images = make(SCENES)
-        for first in range(0, NUM, 64):
+        images = make(SCENES[:num])
+        for first in range(0, num, 64):
             with writing_images(output, name, first, in_shards=False) as add:
-                for index in range(first, min(first + 64, NUM)):
+                for index in range(first, min(first + 64, num)):
                     scene = SCENES[index]
                     fields = dataclasses.asdict(scene) if with_scenes else None
                     prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
@@ -68,8 +75,8 @@ def generated(
                     row = dataclasses.replace(row, categories={"Category": scene.color} if categories else {})
                     add(row, images[index], None)
             names.append(f"{name}-{first:06d}")
-            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first : first + 64], 64))
-            write_embeddings(output, name, first, true.numpy())
+            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first : min(first + 64, num)], 64))
+            write_embeddings(output, name, first, true.numpy() + shift)
             GeneratedRecord(images=len(true), resolution=64).finish(output, names[-1])
     gather_rows(output, names)
     return output
@@ -79,9 +86,12 @@ def evaluate(
     folder: Path, clip: ClipConfig, source: Artifact, events: list[Event] | None = None, **fields: object
 ) -> StageSummary:
     output = Output(str(folder), "evaluate", "e")
-    return run(
-        EvaluateConfig.model_validate({"clip": clip, **fields}), {"generate": source}, output, make_context(events)
-    )
+    return run(make_config(clip, **fields), {"generate": source}, output, make_context(events))
+
+
+def make_config(clip: ClipConfig, **fields: object) -> EvaluateConfig:
+    """Take the tiny CLIP's features, unless others are given."""
+    return EvaluateConfig.model_validate({"clip": clip, "features": {"kind": "clip"}, **fields})
 
 
 def test_true_renders_are_all_right_and_noise_is_near_chance(clip: ClipConfig, tmp_path: Path) -> None:
@@ -124,7 +134,7 @@ def test_what_several_workers_measured_is_what_one_does(clip: ClipConfig, tmp_pa
     one = evaluate(tmp_path / "one", clip, source)
     output = Output(str(tmp_path / "two"), "evaluate", "e")
     context = dataclasses.replace(make_context(), map_shards=the_last_units_first)
-    two = run(EvaluateConfig(clip=clip), {"generate": source}, output, context)
+    two = run(make_config(clip), {"generate": source}, output, context)
     assert dict(two.metrics) == pytest.approx(dict(one.metrics), rel=1e-9, abs=1e-12)
     assert two.measures.keys() == one.measures.keys()
     assert two.protocols == one.protocols
@@ -181,6 +191,25 @@ def test_images_of_no_prompt_get_no_clip_score(clip: ClipConfig, tmp_path: Path)
     assert summary.metrics == {}
     assert summary.notes["clip_score/conditioning"] == "the images were generated from no prompts"
     assert summary.notes["clip_score/independent"] == "the images were generated from no prompts"
+
+
+def test_the_distance_of_embeddings_is_that_of_all_of_them(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, shift=2.0)
+    found = evaluate(tmp_path / "e", clip, source, pairwise_images=40).measures
+    dims = ClipEncoder(clip).embed_dim
+    assert found["embedding/frechet_distance"].value == pytest.approx(4 * dims, rel=1e-3)  # the means alone differ
+    assert found["embedding/frechet_distance"].n == NUM
+    assert found["embedding/frechet_distance/true_halves"].value > 0
+
+
+def test_distances_are_of_features_that_conditioned_nothing_unless_others_are_named(
+    clip: ClipConfig, tmp_path: Path
+) -> None:
+    source = generated(tmp_path / "g", {"prior": noise}, clip, num=4)
+    output = Output(str(tmp_path / "e"), "evaluate", "e")
+    found = run(EvaluateConfig(clip=clip), {"generate": source}, output, make_context())
+    assert found.notes["frechet_distance"] == "EfficientNet-Lite0 (ImageNet), 4 images, 4 true ones"
+    assert found.protocols[found.measures["cmmd"].protocol]["features"].startswith("CLIP")
 
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:

@@ -3,21 +3,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 from torchvision.models import inception_v3
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from stages.contract.errors import InputFault
 from stages.encoders.features.check import check_features
-from stages.encoders.features.config import EfficientNetFeatures, InceptionFeatures, TransformerFeatures
+from stages.encoders.features.config import EfficientNetFeatures, InceptionFeatures, TimmFeatures, TransformerFeatures
 from stages.encoders.features.networks import FeatureNetwork, load_network
 
 WHERE = "evaluate.features"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
 
 
-def load(features: InceptionFeatures | EfficientNetFeatures | TransformerFeatures) -> FeatureNetwork:
+def load(features: InceptionFeatures | EfficientNetFeatures | TransformerFeatures | TimmFeatures) -> FeatureNetwork:
     return load_network(features, "cpu", WHERE)
 
 
@@ -104,3 +106,53 @@ def test_efficientnet_comes_with_its_package() -> None:
     assert np.abs(rows - network(IMAGES[::-1], batch_size=3)[::-1]).max() < 1e-4
     assert network.name == "EfficientNet-Lite0 (ImageNet)"
     assert network.resize == "bicubic with antialias to 224 px"
+
+
+def save_timm(folder: Path, **changes: object) -> TimmFeatures:
+    """Write a small model as timm does for the hub, with its classifier."""
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    network = timm.create_model("test_vit", pretrained=False)
+    save_file(network.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    prepared = {"input_size": [3, 160, 160], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "url": ""}
+    content = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": prepared} | changes
+    (folder / "config.json").write_text(json.dumps(content))
+    return TimmFeatures(kind="timm", path=folder)
+
+
+def test_features_of_timm_are_those_before_its_classifier(tmp_path: Path) -> None:
+    network = load(save_timm(tmp_path))
+    torch.manual_seed(0)
+    own = timm.create_model("test_vit", pretrained=False).eval()
+    own.reset_classifier(0)
+    scaled = F.interpolate(
+        torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float(), size=(160, 160), mode="bicubic", antialias=True
+    )
+    with torch.inference_mode():
+        expected = own((scaled.clamp(0, 255) / 255 - 0.5) / 0.25).numpy()
+    assert network(IMAGES, batch_size=2) == pytest.approx(expected, abs=1e-4)
+    assert (network.name, network.resize) == ("timm test_vit", "bicubic with antialias to 160 px")
+    assert network.block_dims == (expected.shape[1],)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "hf-hub:someone/evil"}, "the name of a model of timm"),
+        ({"architecture": "test_vitt"}, "timm has no architecture 'test_vitt'.*test_vit"),
+        ({"architecture": "test_resnet"}, "lacks weights of test_resnet"),
+        ({"architecture": "vit_giant_patch14_224"}, "a model of"),
+        ({"model_args": {"img_size": 10**6}}, "model_args.img_size is 1000000"),
+        ({"model_args": {"norm_layer": "os.system"}}, "model_args.norm_layer"),
+        ({"pretrained_cfg": {"input_size": [3, 10**9, 10**9]}}, "pretrained_cfg.input_size"),
+        ({"pretrained_cfg": {"std": [0, 0, 0]}}, "a standard deviation of"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map names Python code to run"),
+        ({"custom_load": True}, "unknown keys custom_load"),
+    ],
+    ids=repr,
+)
+def test_a_folder_of_timm_with_forbidden_values_is_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputFault, match=words):
+        load(save_timm(tmp_path, **change))

@@ -1,7 +1,7 @@
 """Which artifact of the store the shards of a source that has changed begin with, and what a plan says of it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.fingerprints import fingerprint_of
@@ -33,69 +33,72 @@ class Grown:
         return self.record.describe(self.run)
 
 
-def grow(
-    section: DownloadShardsConfig, identity: Mapping[str, Any], store: Store
-) -> tuple[DownloadShardsConfig, Mapping[str, Any], Grown | None]:
+@dataclass(frozen=True)
+class Begun:
+    """A section that knows which artifact it begins with, if any."""
+
+    section: DownloadShardsConfig
+    identity: Mapping[str, Any]
+    grown: Grown | None = None
+    why_not: str = ""
+    """Why no shard of the store is taken over, where it has some of the same recipe."""
+
+    def on(self, base: str | None, grown: Grown | None = None) -> "Begun":
+        """Return the section that begins with the artifact of a fingerprint."""
+        if base is None:
+            return self
+        section = self.section.model_copy(update={"grown_from": base})
+        return Begun(section, {**self.identity, "grown_from": base}, grown)
+
+
+def grow(section: DownloadShardsConfig, identity: Mapping[str, Any], store: Store) -> Begun:
     """Return the section with the artifact that it begins with, its identity, and what is taken from there.
 
     Where the store has shards of this very source, complete or begun, these are it. Else it is the complete artifact of
     the same recipe that has most entries in common; the source's entries are read for that.
     """
-    if section.grown_from is not None or not section.can_grow:
-        return section, identity, None
+    begun = Begun(section, identity)
+    if section.grown_from is not None:
+        return begun
     own = recipe_of(section, identity, {})
     found = [(one, recipe) for one in store.artifacts([section.stage]) if (recipe := read_recipe(one)) is not None]
     alike = [(one, recipe) for one, recipe in found if recipe.recipe == own.recipe]
     same = [(one, recipe) for one, recipe in alike if recipe.source == own.source]
-    if same:
-        own_one, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob(_UNITS)), pair[0].uri))
-        base = recipe.grown_from
-        if base is None:
-            return section, identity, None
-        if own_one.is_complete:
-            return *_with_base(section, identity, base), read_grown(own_one, store)
-        candidates = [one for one, _ in alike if one.fingerprint == base and one.is_complete]
-        # Where what it began with is gone, it is made from nothing.
-        grown = _compare(section, candidates, store) if candidates else None
-        return *_with_base(section, identity, None if grown is None else base), grown
-    complete = [one for one, _ in alike if one.is_complete]
-    grown = _compare(section, complete, store) if complete else None
-    return *_with_base(section, identity, None if grown is None else grown.base), grown
+    if section.why_not_grow:
+        return replace(begun, why_not=section.why_not_grow if len(alike) > len(same) else "")
+    if not same:
+        return _begin(begun, [one for one, _ in alike if one.is_complete], store)
+    own_one, recipe = max(same, key=lambda pair: (pair[0].is_complete, len(pair[0].glob(_UNITS)), pair[0].uri))
+    if recipe.grown_from is None or own_one.is_complete:
+        return begun.on(recipe.grown_from, read_grown(own_one, store))
+    # Where what it began with is gone, it is made from nothing.
+    bases = [one for one, _ in alike if one.fingerprint == recipe.grown_from and one.is_complete]
+    return _begin(begun, bases, store)
 
 
-def _with_base(
-    section: DownloadShardsConfig, identity: Mapping[str, Any], base: str | None
-) -> tuple[DownloadShardsConfig, Mapping[str, Any]]:
-    if base is None:
-        return section, identity
-    return section.model_copy(update={"grown_from": base}), {**identity, "grown_from": base}
-
-
-def _compare(section: DownloadShardsConfig, candidates: Iterable[Artifact], store: Store) -> Grown | None:
-    """Return what can be taken from the artifact with most entries in common; None: none has any."""
-    from stages.download_shards.growth import GrowthRecord, divide, read_digests
+def _begin(begun: Begun, candidates: Sequence[Artifact], store: Store) -> Begun:
+    """Begin with the artifact that has most entries in common with the source."""
+    from stages.download_shards.growth import MOST_ENTRIES, GrowthRecord, divide_from
     from stages.download_shards.sources.registry import make_source
-    from stages.formats.shards import ShardRecord
 
-    best: tuple[int, str, GrowthRecord] | None = None
+    section, best = begun.section, list[tuple[int, str, GrowthRecord]]()
+    if not candidates:
+        return begun
     try:
         with make_source(section).parts() as parts:
-            growth = parts.growth
-            for artifact in candidates if growth is not None else ():
-                assert growth is not None
-                earlier = read_digests(artifact, sorted(ShardRecord.done(artifact)))
-                record = GrowthRecord.of_shards(
-                    artifact.fingerprint, divide(growth.digests, earlier, growth.rows_per_shard), earlier
+            if (growth := parts.growth) is None:
+                return replace(begun, why_not=f"more than {MOST_ENTRIES:,} entries are not compared")
+            for artifact in candidates:
+                _, record = divide_from(
+                    artifact, growth.digests, growth.rows_per_shard, drops_copies=section.drop_duplicate_images
                 )
-                kept = len(growth.digests) - record.new_entries
-                if kept and (best is None or (kept, artifact.fingerprint) > best[:2]):
-                    best = kept, artifact.fingerprint, record
+                best.append((record.kept_entries, artifact.fingerprint, record))
     except StageError:
-        return None  # the source cannot be read: the run says so
-    if best is None:
-        return None
-    _, base, record = best
-    return Grown(base, record, run_of(base, section.stage, store))
+        return begun  # the source cannot be read: the run says so
+    kept, base, record = max(best, key=lambda one: one[:2])
+    if not kept:
+        return replace(begun, why_not="no entry is the same as one there")
+    return begun.on(base, Grown(base, record, run_of(base, section.stage, store)))
 
 
 def read_grown(artifact: Artifact, store: Store) -> Grown | None:

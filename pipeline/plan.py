@@ -41,6 +41,7 @@ class PlannedStage:
     reused_from: str | None = None
     reason: str = ""
     takes: str = ""  # what it takes from an earlier artifact, in words
+    takes_nothing: str = ""  # why it takes no shard over, where the store has some of its recipe
     streams_from: tuple[str, ...] = ()  # inputs still to be made whose shards it may take as they are done
 
     @property
@@ -86,7 +87,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
     sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
     identities = {name: _identity(name, section) for name, section in sections.items()}
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
-    lineage = _lineage(planned, sections, identities, store)
+    lineage, why_not = _lineage(planned, sections, identities, store)
     inputs: dict[str, dict[str, str]] = {}
     takes: dict[str, str] = {}
     for name in list(sections):
@@ -112,6 +113,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             section,
             streams_from=_upstream(section, planned) if overlaps else (),
             takes=_takes(section, inputs[name], identities[name], store, takes) if is_new else "",
+            takes_nothing=why_not if is_new and name == SHARDS else "",
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
@@ -121,21 +123,24 @@ def _lineage(
     sections: dict[str, StageConfig],
     identities: dict[str, Mapping[str, Any]],
     store: Store,
-) -> Lineage | None:
-    """Let the shards begin with those that are there already; return what the stages have grown from, if anything."""
+) -> tuple[Lineage | None, str]:
+    """Let the shards begin with those that are there; return what the stages have grown from, or why nothing."""
     grown: Grown | None = None
     if isinstance(download := sections.get(SHARDS), DownloadShardsConfig):
-        sections[SHARDS], identities[SHARDS], grown = grow(download, identities[SHARDS], store)
+        begun = grow(download, identities[SHARDS], store)
+        sections[SHARDS], identities[SHARDS], grown = begun.section, begun.identity, begun.grown
+        if grown is None:
+            return None, begun.why_not
     elif SHARDS in reused:
         grown = read_grown(store.artifact(SHARDS, reused[SHARDS].fingerprint), store)
     if grown is None:
-        return None
+        return None, ""
     lineage = Lineage.of(grown, store)
     for name, stage in reused.items():
         recipe = read_recipe(store.artifact(name, stage.fingerprint))
         if recipe is not None:
             lineage.add(stage.config, recipe, stage.config.inputs)
-    return lineage
+    return lineage, ""
 
 
 def _takes(
@@ -187,7 +192,8 @@ def _with_reasons(planned: Mapping[str, PlannedStage], run_name: str, store: Sto
     for name, stage in planned.items():
         streams = [f"takes the shards of {one} as they come, where there is room" for one in stage.streams_from]
         begins = [] if stage.state == "done" else _initial(stage.config)
-        reasons = (_reason(stage, planned, past.get(name)), *begins, *streams, *_other_split(stage, planned))
+        anew = [f"no shard is taken over: {stage.takes_nothing}"] if stage.takes_nothing else []
+        reasons = (_reason(stage, planned, past.get(name)), *anew, *begins, *streams, *_other_split(stage, planned))
         found[name] = replace(stage, reason="; ".join(reasons))
     return found
 

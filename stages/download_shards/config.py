@@ -47,8 +47,22 @@ def _is_encoding(name: str) -> str:
 Encoding = Annotated[str, AfterValidator(_is_encoding)]
 
 
-class ScenesSource(ConfigModel):
+class SourceConfig(ConfigModel):
+    """Base of the sections of all kinds of sources."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("path",)
+    """Keys of the identity that say which entries there are; what an entry becomes does not depend on them."""
+    why_not_grow: ClassVar[str] = ""
+    """Why shards of another source of the kind are not taken over; "": they are."""
+
+
+class ScenesSource(SourceConfig):
     """Images that the project renders and serves over loopback HTTP while they are downloaded."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("num_images", "num_dead_urls", "num_corrupt")
+    why_not_grow: ClassVar[str] = (
+        "scenes are rendered in seconds, and the quickstart's results must not depend on what else the store holds"
+    )
 
     kind: Literal["scenes"]
     num_images: PositiveInt = Field(description="images that can be downloaded; dead and corrupt entries come on top")
@@ -65,7 +79,7 @@ class ScenesSource(ConfigModel):
     num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
 
 
-class UrlListSource(ConfigModel):
+class UrlListSource(SourceConfig):
     """A list of image addresses in a file, or in a folder of files of one format."""
 
     kind: Literal["url_list"]
@@ -100,7 +114,7 @@ class UrlListSource(ConfigModel):
         return tree_digest(root, lambda found: "/" not in found.name and found.name.lower().endswith(suffix))
 
 
-class FolderSource(ConfigModel):
+class FolderSource(SourceConfig):
     """A folder tree of images, with captions in key.txt or key.json beside them, or in a metadata file."""
 
     kind: Literal["folder"]
@@ -127,7 +141,7 @@ class FolderSource(ConfigModel):
         return walk(Path(self.path))
 
 
-class WebdatasetSource(ConfigModel):
+class WebdatasetSource(SourceConfig):
     """Existing webdataset shards, each of which becomes one shard here."""
 
     kind: Literal["webdataset"]
@@ -144,8 +158,10 @@ class WebdatasetSource(ConfigModel):
         return {"kind": self.kind, "path": remote_checksums(self.path, "*.[tT][aA][rR]")}
 
 
-class HuggingfaceSource(ConfigModel):
+class HuggingfaceSource(SourceConfig):
     """A Hugging Face dataset folder on disk, as save_to_disk writes it or of parquet files."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("path", "readme", "config_name", "split")
 
     kind: Literal["huggingface"]
     path: ExternalPath
@@ -163,11 +179,14 @@ class HuggingfaceSource(ConfigModel):
             name: getattr(self, name) for name in ("kind", "config_name", "split", "image_column", "caption_column")
         }
         kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
+        kept |= {"rows": "named by content"}  # no longer by their numbers
         return kept | {"path": tree_digest(self.path, _may_be_of_dataset)}
 
 
-class DrawingsSource(ConfigModel):
+class DrawingsSource(SourceConfig):
     """Drawings of the same concepts by several artists, from packages of the npm registry, rendered on white."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("content", "sets", "concepts", "held_out", "seed", "only_common")
 
     kind: Literal["drawings"]
     sets: tuple[SetName, ...] = Field(SETS, min_length=1, description="the artists")
@@ -358,10 +377,9 @@ class DownloadShardsConfig(StageConfig):
         return ()
 
     @property
-    def can_grow(self) -> bool:
-        """Whether shards may be taken from earlier artifacts: not where what is repeated is left out of them all."""
-        kinds = ("folder", "url_list", "webdataset")
-        return self.grow and self.source.kind in kinds and not (self.drop_duplicate_urls or self.drop_duplicate_images)
+    def why_not_grow(self) -> str:
+        """Why no shards are taken from earlier artifacts; "": they are."""
+        return self.source.why_not_grow if self.grow else "download_shards.grow is false"
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the artifact that it begins with counts where there is one."""
@@ -372,7 +390,7 @@ class DownloadShardsConfig(StageConfig):
 
     def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave out where the entries come from."""
-        source = {name: value for name, value in identity["source"].items() if name != "path"}
+        source = {name: value for name, value in identity["source"].items() if name not in self.source.chooses}
         return {**identity, "source": source}
 
     @property

@@ -8,7 +8,7 @@ the entries and of the artifact that it begins with, whose fingerprint is a part
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from stages.contract.documents import Document
 from stages.download_shards.http.fetch import recorded_url
-from stages.formats.per_shard import open_array, save_array
+from stages.formats.per_shard import array_name, open_array, save_array
+from stages.formats.shards import EntryStatus, ShardRecord, read_table
 from stages.storage.artifact import Artifact, Output
 
 KIND = "entries"
@@ -28,8 +29,11 @@ MOST_SMALL_SHARDS = 8
 MOST_ENTRIES = 10_000_000
 """Of a larger source no digests are made: some 150 bytes of the driver's memory each."""
 _ROWS_AT_ONCE = 65_536
+_NO_ENTRY = bytes(DIGEST_BYTES)
 Digests = np.ndarray[tuple[int], np.dtype[Any]]
 """Bytes of :data:`DIGEST_BYTES` each; of equal entries the second and further ones have others of their own."""
+Copy = tuple[bytes, bytes]
+"""The digest of an entry whose image was dropped, and that of the entry whose image has the same bytes."""
 
 
 class GrowthRecord(Document):
@@ -136,14 +140,67 @@ def read_digests(artifact: Artifact, names: Iterable[str]) -> dict[str, Digests]
     """Return the digests of the entries of shards; those without any are left out."""
     found = {}
     for name in names:
-        if artifact.exists(f"{KIND}/{KIND}_{name}.npy"):
+        if artifact.exists(array_name(KIND, name)):
             content = np.asarray(open_array(artifact, KIND, name), dtype=np.uint8)
             found[name] = np.frombuffer(content.tobytes(), dtype=f"V{DIGEST_BYTES}")
     return found
 
 
-def divide(digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int) -> list[PlannedShard]:
-    """Return the shards of a source whose entries have these digests: those that were there first, then new ones."""
+def read_copies(artifact: Artifact, earlier: Mapping[str, Digests]) -> list[Copy]:
+    """Return what was dropped from an artifact as a copy of what it keeps."""
+    copies = list(_images(artifact, earlier, are_copies=True))
+    wanted = {content for content, _ in copies}
+    originals = {content: entry for content, entry in _images(artifact, earlier, are_copies=False) if content in wanted}
+    return [(entry, originals[content]) for content, entry in copies if content in originals]
+
+
+def _images(artifact: Artifact, earlier: Mapping[str, Digests], *, are_copies: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield content and entry of images that were kept, or dropped as copies."""
+    for name, base in earlier.items():
+        digests = base.tolist()
+        for number, row in enumerate(read_table(artifact, name, ["status", "error_message", "sha256"]).to_pylist()):
+            is_kept = row["status"] == EntryStatus.SUCCESS
+            if row["sha256"] and is_kept != are_copies:
+                yield row["sha256"], digests[min(number, len(digests) - 1)]  # a tar of a webdataset is one entry
+
+
+def divide_from(
+    base: Artifact, digests: Digests, rows_per_shard: int, *, drops_copies: bool
+) -> tuple[list[PlannedShard], GrowthRecord]:
+    """Return the shards of a source that begins with an earlier artifact, and what is taken from there.
+
+    ``drops_copies`` says that of several images with the same bytes one was kept.
+    """
+    earlier = read_digests(base, sorted(ShardRecord.done(base)))
+    shards = divide(digests, earlier, rows_per_shard, read_copies(base, earlier) if drops_copies else ())
+    return shards, GrowthRecord.of_shards(base.fingerprint, shards, earlier)
+
+
+def divide(
+    digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int, copies: Sequence[Copy] = ()
+) -> list[PlannedShard]:
+    """Return the shards of a source whose entries have these digests: those that were there first, then new ones.
+
+    A copy of an image is taken over without the image, as it was dropped, where its original is taken over too. Where
+    that is gone, or comes in a new shard, the copy is made anew: then the first of all in the new order is kept, as it
+    would be if the same shards were made from nothing.
+    """
+    known = dict(earlier)
+    while True:
+        shards = _divide(digests, known, rows_per_shard)
+        kept = {digests[number].item() for shard in shards if shard.base is not None for number in shard.entries}
+        stale = {copy for copy, original in copies if copy in kept and original not in kept}
+        if not stale:
+            return shards
+        known = {name: _without(base, stale) for name, base in known.items()}
+
+
+def _without(base: Digests, stale: Collection[bytes]) -> Digests:
+    """Return a shard's digests, of which some are no entry's any more."""
+    return np.array([_NO_ENTRY if one in stale else one for one in base.tolist()], dtype=base.dtype)
+
+
+def _divide(digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int) -> list[PlannedShard]:
     left = {digest: number for number, digest in enumerate(digests.tolist())}
     shards: list[PlannedShard] = []
     for name, base in earlier.items():

@@ -13,7 +13,7 @@ from stages.contract.recipes import Recipe
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
-from stages.download_shards.growth import GrowthRecord, divide, read_digests
+from stages.download_shards.growth import GrowthRecord, divide_from
 from stages.download_shards.remedies import remedy_of
 from stages.download_shards.sources.base import Parts
 from stages.download_shards.sources.registry import make_source
@@ -77,9 +77,8 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
             f"download_shards.grown_from: {config.grown_from} is not in the store, or not complete: expected the "
             "artifact whose shards are taken over: run again, which looks for another"
         )
-    earlier = read_digests(base, sorted(ShardRecord.done(base)))
-    shards = divide(growth.digests, earlier, growth.rows_per_shard)
-    GrowthRecord.of_shards(base.fingerprint, shards, earlier).write(output)
+    shards, record = divide_from(base, growth.digests, growth.rows_per_shard, drops_copies=config.drop_duplicate_images)
+    record.write(output)
     return [
         ShardTask(
             index,

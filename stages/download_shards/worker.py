@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from stages.contract.errors import ArtifactError, FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.growth import Digests, write_digests
+from stages.download_shards.growth import KIND, Digests, write_digests
 from stages.download_shards.resizing import Resized, ResizeEach, make_resizer
 from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
+from stages.formats.per_shard import array_name
 from stages.formats.samples import sample_keys
 from stages.formats.shards import (
     EntryStatus,
@@ -154,11 +155,13 @@ def drop_duplicates(
         lost = {**entries[row].row, "status": EntryStatus.FAILED_TO_DOWNLOAD, "error_message": str(fault)}
         entries[row] = dataclasses.replace(entries[row], image=None, row=lost)
     failures = collections.Counter(record.failures) + collections.Counter({fault.label: len(rows)})
-    record = _make_record(entries, failures, record.skips)
+    changed = _make_record(entries, failures, record.skips).model_copy(update={"part_of": record.part_of})
     with output.collecting():
         write_shard(output, name, entries, schema=schema, image_suffix=config.encode_format)
-        record.finish(output, name)
-    return record
+        if output.exists(array_name(KIND, name)):
+            output.collect(array_name(KIND, name))
+        changed.finish(output, name)
+    return changed
 
 
 def without_skipped(entries: Iterator[Entry | Skipped], skips: Counter) -> Iterator[Entry]:

@@ -20,6 +20,7 @@ from cluster.isolated_child import Handler, Limits
 from cluster.isolation import Isolated
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import describe_parser_error, parsing
+from stages.download_shards.sources.dataset_digests import RowIdentity
 
 _ROWS_AT_A_TIME = 64
 _LIMITS = Limits(memory_bytes=4_000_000_000, cpu_seconds=600.0, wall_seconds=1200.0)
@@ -52,6 +53,11 @@ class FileChecker:
         """Check that these columns of the rows hold what they say."""
         self._ask({"file": str(rows.file), "columns": list(columns), "first": rows.first, "count": rows.count})
 
+    def digests(self, rows: Rows, columns: Sequence[str], identity: RowIdentity) -> bytes:
+        """Return the digests of rows, one after another; they are read and checked in the child alone."""
+        asked = {"file": str(rows.file), "columns": list(columns), "first": rows.first, "count": rows.count}
+        return self._ask(asked | {"identity": identity.to_json()})[1]
+
     def close(self) -> None:
         """End the child."""
         self._isolated.close()
@@ -83,13 +89,22 @@ def _handle(question: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         if "columns" not in asked:
             return _describe(file)
+        digests = bytearray()
         for batch in _batches(Rows(file, asked["first"], asked["count"]), asked["columns"]):
             batch.validate(full=True)
+            if "identity" in asked:
+                digests += _digests(batch, RowIdentity(**asked["identity"]))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  a reader's errors are of many kinds
         return {"fault": describe_parser_error(error)}, b""
-    return {}, b""
+    return {}, bytes(digests)
+
+
+def _digests(batch: pa.RecordBatch, identity: RowIdentity) -> bytes:
+    """Return the digests of a batch's rows, a few of which are made Python's own at a time."""
+    parts = (batch.slice(first, _ROWS_AT_A_TIME).to_pylist() for first in range(0, batch.num_rows, _ROWS_AT_A_TIME))
+    return b"".join(identity.digest(row) for rows in parts for row in rows)
 
 
 def _unreadable(file: str, reason: str) -> ItemFault:

@@ -14,8 +14,9 @@ from stages.download_shards.drawings.icons import Icon, read_annotations, read_d
 from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
 from stages.download_shards.drawings.svg import render_svg
-from stages.download_shards.sources.base import Entries, Entry, Parts
-from stages.download_shards.sources.rows import RowPart, cut
+from stages.download_shards.growth import row_digests
+from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
+from stages.download_shards.sources.rows import RowPart, cut, take
 from stages.formats.attributions import Attribution, Attributions
 from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.source_records import SourceRecord
@@ -50,8 +51,9 @@ class Drawings:
         changes = f"rendered at {source.resolution} x {source.resolution} pixels on white"
         works = [_attribution(package, changes) for package in source.set_packages]
         works += [_attribution(package) for package in source.packages[len(works) :]]
-        parts = cut(pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard)
-        yield Parts(parts, SourceRecord(found=len(rows)), Attributions(works=tuple(works)))
+        table, step = pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard
+        growth = Growth(row_digests(table), functools.partial(take, table), step)
+        yield Parts(cut(table, step), SourceRecord(found=len(rows)), Attributions(works=tuple(works)), growth)
 
     def read(self, part: RowPart) -> Entries:
         """Render the drawings one after another."""

@@ -1,6 +1,7 @@
 """A Hugging Face dataset folder on disk: the Arrow files of ``save_to_disk``, or Parquet files, read by pyarrow."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -10,17 +11,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.contract.digests import file_digest
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
-from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, as_digests
+from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
+from stages.download_shards.sources.dataset_digests import RowIdentity, path_and_content, read_inside
 from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
 from stages.download_shards.sources.dataset_layout import dataset_files
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
 from stages.formats.source_records import SourceRecord
 
+_ROWS_AT_ONCE = 65_536  # whose digests are asked for together
 _NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no image")
 
 
@@ -28,8 +33,6 @@ _NO_IMAGE = ItemFault(FailureCause.MISSING_FILE, "no such file: the row holds no
 class Part:
     """Rows of one or more files, in order, with those columns of each that are kept beside its image."""
 
-    first: int
-    """The number of the first row over all files."""
     pieces: tuple[tuple[Rows, tuple[str, ...]], ...]
     fields: pa.Schema
 
@@ -62,7 +65,6 @@ class HuggingfaceDataset:
     def parts(self) -> Iterator[Parts]:
         """Yield the range of rows of each shard."""
         files = self._files()
-        self._checker.close()
         total = sum(file.rows for file in files)
         if total == 0:
             raise InputFault(
@@ -71,10 +73,30 @@ class HuggingfaceDataset:
         fields = _kept_fields(self._source, files)
         step = self._rows_per_shard
         parts = [
-            Part(first, _pieces(files, fields, first, min(step, total - first)), fields)
-            for first in range(0, total, step)
+            Part(_pieces(files, fields, first, min(step, total - first)), fields) for first in range(0, total, step)
         ]
-        yield Parts(parts, SourceRecord(found=total))
+        growth = None
+        if total <= MOST_ENTRIES:
+            digests = as_digests(self._digests(files, fields))
+            growth = Growth(digests, functools.partial(_part_of, files, fields), step)
+        self._checker.close()
+        yield Parts(parts, SourceRecord(found=total), growth=growth)
+
+    def _digests(self, files: Sequence[_File], fields: pa.Schema) -> Iterator[bytes]:
+        """Yield the digest of each row; of rows that cannot be read, one of the whole file."""
+        source = self._source
+        types = fields.to_string(show_field_metadata=False, show_schema_metadata=False)
+        identity = RowIdentity(str(source.path), source.image_column, tuple(fields.names), types, self._max_bytes)
+        for file in files:
+            columns = [name for name in (*fields.names, source.image_column) if name in file.schema.names]
+            for first in range(0, file.rows, _ROWS_AT_ONCE):
+                rows = Rows(file.path, first, min(_ROWS_AT_ONCE, file.rows - first))
+                try:
+                    found = self._checker.digests(rows, columns, identity)
+                except ItemFault:
+                    lost = hashlib.blake2b(file_digest(file.path) + str(first).encode(), digest_size=DIGEST_BYTES)
+                    found = lost.digest() * rows.count
+                yield from (found[at : at + DIGEST_BYTES] for at in range(0, len(found), DIGEST_BYTES))
 
     def read(self, part: Part) -> Entries:
         """Read the rows; a column of bytes or images other than the images' is left out.
@@ -90,8 +112,7 @@ class HuggingfaceDataset:
         )
         captions = table[source.caption_column] if source.caption_column is not None else None
         extra = table.select([name for name in part.fields.names if name != source.caption_column])
-        urls = [f"row-{part.first + index}" for index in range(part.count)]
-        rows = make_rows(pa.chunked_array([pa.array(urls, pa.string())]), captions, extra)
+        rows = make_rows(pa.chunked_array([pa.nulls(part.count, pa.string())]), captions, extra)
         return Entries(rows.schema, self._entries(part, faults, rows.to_pylist()), lambda: part.count)
 
     def _beside(self, rows: Rows, names: Sequence[str], fields: pa.Schema) -> pa.Table | ItemFault:
@@ -124,14 +145,14 @@ class HuggingfaceDataset:
             images = itertools.repeat(fault, piece.count) if fault else _values(piece, self._source.image_column)
             for (index, row), value in zip(itertools.islice(left, piece.count), images, strict=True):
                 path, content = self._image(value)
-                yield Entry(index, {**row, "url": path or row["url"]}, content, _content_name(value))
+                name = _content_name(value)
+                yield Entry(index, {**row, "url": path or name}, content, name)
 
     def _image(self, value: Any) -> tuple[str | None, bytes | ItemFault]:
         """Return the path in a row, if any, and the image: in the row, or in a file of the folder."""
         if isinstance(value, ItemFault):
             return None, value
-        stored = value if isinstance(value, dict) else {"path" if isinstance(value, str) else "bytes": value}
-        path, content = stored.get("path"), stored.get("bytes")
+        path, content = path_and_content(value)
         if content is None:
             return path, self._read_beside(path) if path else _NO_IMAGE
         if len(content) > self._max_bytes:
@@ -142,7 +163,7 @@ class HuggingfaceDataset:
         """Read an image that the dataset names and does not hold; only from inside its folder."""
         try:
             with parsing(FailureCause.UNREADABLE_FILE, name):
-                return _read_inside(self._source.path, name, self._max_bytes)
+                return read_inside(self._source.path, name, self._max_bytes)
         except ItemFault as fault:
             return fault
 
@@ -151,17 +172,6 @@ def _content_name(value: Any) -> str | None:
     """Return the hash of an image that lies in its row, whose path need be no one's alone; None: it lies in a file."""
     content = value.get("bytes") if isinstance(value, dict) else value
     return f"sha256:{hashlib.sha256(content).hexdigest()}" if isinstance(content, bytes) else None
-
-
-def _read_inside(root: Path, name: str, max_bytes: int) -> bytes:
-    path = root / name
-    if "\0" in name or not path.resolve().is_relative_to(root.resolve()):
-        raise ItemFault(FailureCause.OUTSIDE_FOLDER)
-    if not path.is_file():
-        raise ItemFault(FailureCause.NOT_A_FILE if path.exists() else FailureCause.MISSING_FILE)
-    if path.stat().st_size > max_bytes:
-        raise ItemFault(FailureCause.FILE_TOO_LARGE)
-    return path.read_bytes()
 
 
 def _table(rows: Rows, names: Sequence[str], fields: pa.Schema) -> pa.Table:
@@ -201,6 +211,15 @@ def _pieces(
             left -= taken
         skip = max(skip - file.rows, 0)
     return tuple(pieces)
+
+
+def _part_of(files: Sequence[_File], fields: pa.Schema, numbers: Sequence[int]) -> Part:
+    """Return the part that holds the rows of these numbers over all files, in their order."""
+    pieces: list[tuple[Rows, tuple[str, ...]]] = []
+    for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in run]
+        pieces += _pieces(files, fields, found[0], len(found))
+    return Part(tuple(pieces), fields)
 
 
 def _kept_fields(source: HuggingfaceSource, files: Sequence[_File]) -> pa.Schema:

@@ -59,7 +59,7 @@ class UrlList:
         if self._config.drop_duplicate_urls:
             rows = mark_repeated(rows)
         growth = None
-        if rows.num_rows <= MOST_ENTRIES and not self._config.drop_duplicate_urls:
+        if rows.num_rows <= MOST_ENTRIES:
             growth = Growth(row_digests(rows), functools.partial(take, rows), self._config.rows_per_shard)
         yield Parts(cut(rows, self._config.rows_per_shard), record, growth=growth)
 

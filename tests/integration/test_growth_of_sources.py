@@ -1,0 +1,198 @@
+"""Growth of each kind of source: which shards are taken over, what becomes of the others, and what a plan says."""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.config.loading import load_config
+from pipeline.plan import PlannedStage, make_plan
+from pipeline.store import Store
+from stages.contract.runner import run_stage
+from stages.download_shards.stage import run
+from stages.formats.shards import ShardRecord, read_shard, read_table, shard_tar
+from stages.storage.artifact import Artifact
+from tests.factories import folder_digests, make_context, serve_folder
+from tests.icon_packages import write_packages
+
+ROWS = 3
+
+
+class Pile:
+    """A store, and download_shards of one source."""
+
+    def __init__(self, folder: Path, source: Mapping[str, Any], **options: Any) -> None:
+        self.folder, self._source = folder, source
+        self._options = {"rows_per_shard": ROWS, "image_size": 16, "encode_format": "png", "min_yield": 0} | options
+
+    def plan(self, store: str = "store", **changes: Any) -> tuple[Store, PlannedStage]:
+        config = self.folder / "pile.yaml"
+        section = self._options | {"source": dict(self._source) | changes}
+        config.write_text(json.dumps({"download_shards": section}))
+        found = Store(str(self.folder / store))
+        return found, make_plan(load_config(config), found).stages["download_shards"]
+
+    def run(self, store: str = "store", **changes: Any) -> tuple[Artifact, dict[str, int]]:
+        where, stage = self.plan(store, **changes)
+        output = where.output(stage.name, stage.fingerprint)
+        summary = run_stage(
+            run, stage.config, inputs={}, output=output, context=make_context(), identity=stage.identity
+        )
+        return where.artifact(stage.name, stage.fingerprint), dict(summary.counts)
+
+    def makes_the_same_of_nothing(self, artifact: Artifact, **changes: Any) -> bool:
+        """Tell whether the same shards come out where no file of the earlier ones can be taken over."""
+        shutil.copytree(self.folder / "store", self.folder / "damaged")
+        copy = self.folder / "damaged" / "artifacts" / "download_shards"
+        for tar in copy.glob(f"*[!{artifact.fingerprint}]/shards/*.tar"):
+            tar.write_bytes(b"damaged")
+        shutil.rmtree(copy / artifact.fingerprint)
+        again, _ = self.run("damaged", **changes)
+        assert again.fingerprint == artifact.fingerprint
+        return shards_of(again) == shards_of(artifact)
+
+
+def shards_of(artifact: Artifact) -> dict[str, str]:
+    return {name: found for name, found in folder_digests(Path(artifact.uri)).items() if name.startswith("shards/")}
+
+
+def names_of(artifact: Artifact) -> list[str]:
+    return sorted(ShardRecord.done(artifact))
+
+
+def keys(artifact: Artifact) -> list[str]:
+    return [
+        sample.key for name in names_of(artifact) for sample in read_shard(shard_tar(artifact, name)) if sample.image
+    ]
+
+
+def png(number: int) -> bytes:
+    from io import BytesIO
+
+    file = BytesIO()
+    coarse = np.random.default_rng(number).integers(0, 255, (3, 3, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((16, 16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_rows(path: Path, numbers: Sequence[int], make_image: Callable[[int], Any] = png) -> None:
+    rows = [{"image": make_image(number), "text": f"image {number}"} for number in numbers]
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def in_a_file(folder: Path, number: int) -> str:
+    (folder / f"{number}.png").write_bytes(png(number))
+    return f"{number}.png"
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_rows_of_a_hugging_face_folder_are_found_again_by_their_content(tmp_path: Path, held: bool) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write = functools.partial(write_rows, make_image=png if held else functools.partial(in_a_file, data))
+    write(data / "train-00001-of-00002.parquet", range(1, 10))
+    pile = Pile(tmp_path, {"kind": "huggingface", "path": str(data), "caption_column": "text"})
+    first, _ = pile.run()
+    write(data / "train-00000-of-00002.parquet", [20])  # before all others
+    write(data / "train-00001-of-00002.parquet", [1, 2, 3, 4, 6, 7, 8, 9])  # without 5
+    _, plan = pile.plan()
+    assert plan.reason.startswith("2 of 4 shards reused from artifact ")
+    assert ", 1 made again without fetching, 1 new, because 1 entries are new or changed and 1 are gone" in plan.reason
+    second, counts = pile.run()
+    assert (counts["reused_shards"], counts["remade_shards"], counts["captioned"]) == (2, 1, 9)
+    before, after = keys(first), keys(second)
+    assert [key for key in before if key in after] == after[:-1]
+    assert len(after) == 9
+    assert pile.makes_the_same_of_nothing(second)
+    if not held:
+        (data / "7.png").write_bytes(png(70))  # whose row says what it said
+        assert (
+            "2 of 5 shards reused" in pile.plan()[1].reason or "1 entries are new or changed" in pile.plan()[1].reason
+        )
+
+
+def test_drawings_of_further_artists_are_added(tmp_path: Path) -> None:
+    packages = write_packages(tmp_path / "node_modules")
+    pile = Pile(tmp_path, {"kind": "drawings", "path": str(packages), "resolution": 16})
+    first, _ = pile.run(sets=["openmoji"])
+    assert "3 of 6 shards reused" in pile.plan(sets=["twemoji", "openmoji"])[1].reason
+    second, counts = pile.run(sets=["twemoji", "openmoji"])
+    assert counts["reused_shards"] == 3
+    assert keys(second)[: len(keys(first))] == keys(first)
+    assert pile.makes_the_same_of_nothing(second, sets=["twemoji", "openmoji"])
+    assert "reused" not in pile.plan(sets=["openmoji"], resolution=32)[1].reason
+
+
+def test_scenes_are_made_anew_and_the_plan_says_why(tmp_path: Path) -> None:
+    pile = Pile(tmp_path, {"kind": "scenes", "num_images": 4, "resolution": 16})
+    pile.run()
+    _, plan = pile.plan(num_images=5)
+    assert "no shard is taken over: scenes are rendered in seconds" in plan.reason
+    assert "grown_from" not in plan.identity
+
+
+def test_copies_of_images_follow_their_originals(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"b{number}.png").write_bytes(png(number))
+    (folder / "b7.png").write_bytes(png(1))  # in the third shard, of one in the first
+    pile = Pile(tmp_path, {"kind": "folder", "path": str(folder)}, drop_duplicate_images=True)
+    _, counts = pile.run()
+    assert counts["failed_duplicate_content"] == 1
+
+    (folder / "a0.png").write_bytes(png(2))  # of one that is there: the new one is dropped, though its name is first
+    second, counts = pile.run()
+    assert (counts["reused_shards"], counts["images"], counts["failed_duplicate_content"]) == (3, 8, 2)
+    rows = {row["url"]: row["status"] for name in names_of(second) for row in read_table(second, name).to_pylist()}
+    assert [name for name, status in rows.items() if status != "success"] == ["b7.png", "a0.png"]
+    assert pile.makes_the_same_of_nothing(second)
+
+    (folder / "b1.png").unlink()  # the original of b7, which comes back
+    third, counts = pile.run()
+    assert counts["images"] == 8
+    assert counts["failed_duplicate_content"] == 1
+    assert (counts["reused_shards"], counts["remade_shards"]) == (2, 2)
+    shutil.rmtree(tmp_path / "damaged")
+    assert pile.makes_the_same_of_nothing(third)
+    alone, counts_alone = Pile(tmp_path, {"kind": "folder", "path": str(folder)}, drop_duplicate_images=True).run("new")
+    assert counts_alone["images"] == 8
+    contents = [
+        {row["sha256"] for name in names_of(one) for row in read_table(one, name).to_pylist()} for one in (third, alone)
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_repeated_addresses_follow_their_originals(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    for number in range(8):
+        (served / f"{number}.png").write_bytes(png(number))
+    listed = tmp_path / "list.csv"
+
+    def write(names: Sequence[str]) -> None:
+        listed.write_text("url,of\n" + "\n".join(f"{base}/{name.rstrip('bc')}.png,{name}" for name in names))
+
+    options = {"drop_duplicate_urls": True, "allowed_networks": ["127.0.0.1/32"]}
+    with serve_folder(served) as base:
+        pile = Pile(tmp_path, {"kind": "url_list", "path": str(listed)}, **options)
+        write(["0", "1", "2", "3", "4", "1b", "5"])
+        pile.run()
+        write(["0", "1", "2", "3", "4", "1b", "5", "2b"])
+        second, counts = pile.run()
+        assert (counts["reused_shards"], counts["failed_duplicate_url"], counts["images"]) == (3, 2, 6)
+        write(["0", "2", "3", "4", "1b", "5", "2b"])
+        third, counts = pile.run()
+        assert (counts["failed_duplicate_url"], counts["images"]) == (1, 6)
+        rows = {row["of"]: row["status"] for name in names_of(third) for row in read_table(third, name).to_pylist()}
+        assert [name for name, status in rows.items() if status != "success"] == ["2b"]
+        assert sorted(keys(third)) == sorted(keys(second))

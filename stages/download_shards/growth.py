@@ -32,7 +32,7 @@ _ROWS_AT_ONCE = 65_536
 _NO_ENTRY = bytes(DIGEST_BYTES)
 Digests = np.ndarray[tuple[int], np.dtype[Any]]
 """Bytes of :data:`DIGEST_BYTES` each; of equal entries the second and further ones have others of their own."""
-Copy = tuple[bytes, bytes]
+Repeat = tuple[bytes, bytes]
 """The digest of an entry whose image was dropped, and that of the entry whose image has the same bytes."""
 
 
@@ -146,38 +146,40 @@ def read_digests(artifact: Artifact, names: Iterable[str]) -> dict[str, Digests]
     return found
 
 
-def read_copies(artifact: Artifact, earlier: Mapping[str, Digests]) -> list[Copy]:
+def read_repeats(artifact: Artifact, earlier: Mapping[str, Digests]) -> list[Repeat]:
     """Return what was dropped from an artifact as a copy of what it keeps."""
-    copies = list(_images(artifact, earlier, are_copies=True))
-    wanted = {content for content, _ in copies}
-    originals = {content: entry for content, entry in _images(artifact, earlier, are_copies=False) if content in wanted}
-    return [(entry, originals[content]) for content, entry in copies if content in originals]
+    repeats = list(_images(artifact, earlier, are_repeats=True))
+    wanted = {content for content, _ in repeats}
+    originals = {
+        content: entry for content, entry in _images(artifact, earlier, are_repeats=False) if content in wanted
+    }
+    return [(entry, originals[content]) for content, entry in repeats if content in originals]
 
 
-def _images(artifact: Artifact, earlier: Mapping[str, Digests], *, are_copies: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield content and entry of images that were kept, or dropped as copies."""
+def _images(artifact: Artifact, earlier: Mapping[str, Digests], *, are_repeats: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield content and entry of images that were kept, or dropped as repeats."""
     for name, base in earlier.items():
         digests = base.tolist()
         for number, row in enumerate(read_table(artifact, name, ["status", "error_message", "sha256"]).to_pylist()):
             is_kept = row["status"] == EntryStatus.SUCCESS
-            if row["sha256"] and is_kept != are_copies:
+            if row["sha256"] and is_kept != are_repeats:
                 yield row["sha256"], digests[min(number, len(digests) - 1)]  # a tar of a webdataset is one entry
 
 
 def divide_from(
-    base: Artifact, digests: Digests, rows_per_shard: int, *, drops_copies: bool
+    base: Artifact, digests: Digests, rows_per_shard: int, *, drops_repeats: bool
 ) -> tuple[list[PlannedShard], GrowthRecord]:
     """Return the shards of a source that begins with an earlier artifact, and what is taken from there.
 
-    ``drops_copies`` says that of several images with the same bytes one was kept.
+    ``drops_repeats`` says that of several images with the same bytes one was kept.
     """
     earlier = read_digests(base, sorted(ShardRecord.done(base)))
-    shards = divide(digests, earlier, rows_per_shard, read_copies(base, earlier) if drops_copies else ())
+    shards = divide(digests, earlier, rows_per_shard, read_repeats(base, earlier) if drops_repeats else ())
     return shards, GrowthRecord.of_shards(base.fingerprint, shards, earlier)
 
 
 def divide(
-    digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int, copies: Sequence[Copy] = ()
+    digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int, repeats: Sequence[Repeat] = ()
 ) -> list[PlannedShard]:
     """Return the shards of a source whose entries have these digests: those that were there first, then new ones.
 
@@ -189,7 +191,7 @@ def divide(
     while True:
         shards = _divide(digests, known, rows_per_shard)
         kept = {digests[number].item() for shard in shards if shard.base is not None for number in shard.entries}
-        stale = {copy for copy, original in copies if copy in kept and original not in kept}
+        stale = {repeat for repeat, original in repeats if repeat in kept and original not in kept}
         if not stale:
             return shards
         known = {name: _without(base, stale) for name, base in known.items()}

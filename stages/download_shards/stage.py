@@ -77,7 +77,9 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
             f"download_shards.grown_from: {config.grown_from} is not in the store, or not complete: expected the "
             "artifact whose shards are taken over: run again, which looks for another"
         )
-    shards, record = divide_from(base, growth.digests, growth.rows_per_shard, drops_copies=config.drop_duplicate_images)
+    shards, record = divide_from(
+        base, growth.digests, growth.rows_per_shard, drops_repeats=config.drop_duplicate_images
+    )
     record.write(output)
     return [
         ShardTask(

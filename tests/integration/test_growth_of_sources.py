@@ -132,7 +132,7 @@ def test_drawings_of_further_artists_are_added(tmp_path: Path) -> None:
     assert "reused" not in pile.plan(sets=["openmoji"], resolution=32)[1].reason
 
 
-def test_scenes_are_made_anew_and_the_plan_says_why(tmp_path: Path) -> None:
+def test_scenes_are_made_anew_for_a_reason(tmp_path: Path) -> None:
     pile = Pile(tmp_path, {"kind": "scenes", "num_images": 4, "resolution": 16})
     pile.run()
     _, plan = pile.plan(num_images=5)
@@ -140,7 +140,7 @@ def test_scenes_are_made_anew_and_the_plan_says_why(tmp_path: Path) -> None:
     assert "grown_from" not in plan.identity
 
 
-def test_copies_of_images_follow_their_originals(tmp_path: Path) -> None:
+def test_repeated_images_follow_their_originals(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(9):

@@ -13,7 +13,7 @@ from stages.download_shards.growth import DIGEST_BYTES
 
 @dataclass(frozen=True)
 class RowIdentity:
-    """How rows are told apart."""
+    """What makes two rows the same one."""
 
     root: str
     """The folder, in which images lie that are named and not held."""

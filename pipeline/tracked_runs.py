@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.tracking_address import TrackingAway, require_response, usable_address
+from pipeline.tracking_address import ARTIFACTS, TrackingAway, require_response, sqlite_path, usable_address
 from pipeline.tracking_state import image_of
+from stages.storage.walking import is_inside
 
 MOST_POINTS: Final = 2000
 """Of a curve that is sent; longer ones are thinned, smallest and largest of each part kept."""
+IMAGES: Final = "images"
 _opening = threading.Lock()
 
 
@@ -59,23 +62,48 @@ def image_steps(tracking_uri: str, run_id: str) -> dict[str, dict[int, str]]:
     """Return the images that a run holds: by name and step, the path of each; TrackingAway as above."""
     found: dict[str, dict[int, str]] = {}
     with _asking(tracking_uri) as client:
-        for file in client.list_artifacts(run_id, "images"):
-            image = image_of(file.path)
-            if image is not None and file.path.endswith(".png"):
-                found.setdefault(image[0], {})[image[1]] = file.path
+        folder = _own_folder(client, tracking_uri, run_id)
+        listed = [one.path for one in client.list_artifacts(run_id, IMAGES)] if folder is None else _names(folder)
+        for path in listed:
+            image = image_of(path)
+            if image is not None and path.endswith(".png"):
+                found.setdefault(image[0], {})[image[1]] = path
     return {name: dict(sorted(steps.items())) for name, steps in sorted(found.items())}
 
 
 def read_image(tracking_uri: str, run_id: str, path: str) -> bytes:
     """Return an image at a path that :func:`image_steps` named, as PNG; TrackingAway as above."""
     with _asking(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="corgi-images-") as folder:
-        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        own = _own_folder(client, tracking_uri, run_id)
+        if own is None:
+            return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        if not is_inside(own / path, own):
+            raise FileNotFoundError(path)
+        return (own / path).read_bytes()
 
 
 def tracked_images(tracking_uri: str, run_id: str) -> dict[tuple[str, int], bytes]:
     """Return the latest image of each name that a run holds, with its step, as PNG; TrackingAway as above."""
     latest = {name: max(steps.items()) for name, steps in image_steps(tracking_uri, run_id).items()}
     return {(name, step): read_image(tracking_uri, run_id, path) for name, (step, path) in latest.items()}
+
+
+def _own_folder(client: Any, tracking_uri: str, run_id: str) -> Path | None:
+    """Return where a run's files lie beside its database, which names the place where they lay when they were written.
+
+    None: they lie elsewhere, where MLflow finds them.
+    """
+    database = sqlite_path(tracking_uri)
+    if database is None:
+        return None
+    _, beside, rest = str(client.get_run(run_id).info.artifact_uri).rpartition(f"/{ARTIFACTS}/")
+    folder = database.parent / ARTIFACTS / urllib.parse.unquote(rest)
+    return folder if beside and folder.is_dir() and is_inside(folder, database.parent) else None
+
+
+def _names(folder: Path) -> list[str]:
+    images = folder / IMAGES
+    return sorted(f"{IMAGES}/{file.name}" for file in images.iterdir()) if images.is_dir() else []
 
 
 @contextmanager

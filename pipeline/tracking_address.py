@@ -34,6 +34,9 @@ _AWAY = {
 _DENIED = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 RESPONSE_SECONDS = 3.0
 _WHOLE = "MLFLOW_TRACKING_URI"
+_OWN = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+"""The folder beside a database in which images lie."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
@@ -95,7 +98,7 @@ def default_tracking_uri(workspace: Path | None) -> str:
     """Return SQLite inside the workspace, or below the home folder where the store is remote."""
     folder = workspace or user_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    database = folder.resolve() / "mlflow.db"
+    database = folder.resolve() / _OWN
     database.touch(0o600)  # its owner alone reads what is recorded
     return sqlite_address(database)
 
@@ -103,7 +106,18 @@ def default_tracking_uri(workspace: Path | None) -> str:
 def artifact_folder(address: str) -> str | None:
     """Return the folder beside an SQLite file; None lets a server choose its own."""
     database = sqlite_path(address)
-    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()
+    return None if database is None else (database.resolve().parent / ARTIFACTS).as_uri()
+
+
+def address_now(address: str, store: Path | None) -> str:
+    """Return where a store's own database is, of which a record says where it was before the store was moved or copied.
+
+    Any other address is returned as it is.
+    """
+    database = sqlite_path(address)
+    if store is None or database is None or database.name != _OWN or is_at_hand(address, store):
+        return address
+    return sqlite_address(store / _OWN) if (store / _OWN).is_file() else address
 
 
 def is_at_hand(address: str, store: Path | None) -> bool:

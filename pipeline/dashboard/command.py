@@ -18,12 +18,14 @@ def dashboard(
     from pipeline.dashboard.server import Shown, open_dashboard
     from pipeline.heartbeat import life_of
     from pipeline.store import Store
+    from pipeline.tracking_address import address_now
 
     found = Store(store)
     found.check_format()
     record = found.find_run(None)
     if (life := life_of(record, found)).words:
         echo(f"run {record.run}: {life.shown}: {life.words}", err=True)
-    known = record.mlflow
-    tracked = ("", "") if known is None or not known.experiment_id else (known.tracking_uri, known.experiment_id)
+    tracked, known = ("", ""), record.mlflow
+    if known is not None and known.experiment_id:
+        tracked = address_now(known.tracking_uri, found.local_root), known.experiment_id
     open_dashboard(Shown(found.uri, *tracked), host=host, port=port)

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.inspection.inspect import Target, inspect
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from pipeline.tracking_address import is_at_hand, recorded_address
+from pipeline.tracking_address import address_now, is_at_hand, recorded_address
 from stages.contract.findings import Findings, Image, Table
 from stages.contract.parsing import shown
 from stages.contract.texts import printable
@@ -68,12 +68,11 @@ class Reader:
         known = record.mlflow
         if known is None or stage not in known.stages:
             return None
-        own = self.tracking_uri is not None and recorded_address(self.tracking_uri) == recorded_address(
-            known.tracking_uri
-        )
-        if not (own or is_at_hand(known.tracking_uri, self.store.local_root)):
+        address = address_now(known.tracking_uri, self.store.local_root)
+        own = self.tracking_uri is not None and recorded_address(self.tracking_uri) == recorded_address(address)
+        if not (own or is_at_hand(address, self.store.local_root)):
             return None
-        return known.tracking_uri, known.stages[stage]
+        return address, known.stages[stage]
 
     def curve_names(self, run: str) -> dict[str, list[str]]:
         """Return the names of the numbers that MLflow holds, by stage."""

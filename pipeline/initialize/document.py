@@ -94,6 +94,9 @@ embed_clip: {{}}
 """
     return f"""# {advice.why["clip"]}. Where a pretrained one can be fetched, it is better by
 # far: leave train_clip out, and set clip: {{models: [{{kind: pretrained, name: ViT-B-32, tag: openai}}]}}.
+# An added image trains this CLIP anew, and then everything is embedded anew. To keep the one that there is, leave
+# train_clip out, and name the folder of its model: clip: {{models: [{{kind: folder, path: …/train_clip/…/clip}}]}},
+# or an experiment whose data stay as they are: reuse.train_clip.config.
 clip: {{models: [{{kind: trained}}]}}
 
 train_clip:  # its defaults, but for

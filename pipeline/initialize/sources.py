@@ -76,11 +76,14 @@ def _of_list(path: Path, suffix: str) -> dict[str, Any]:
 def _columns(path: Path, suffix: str) -> Sequence[str]:
     from stages.contract.errors import StageError
     from stages.download_shards.config import UrlListSource
+    from stages.download_shards.sources.parquet_lists import ParquetRows
     from stages.download_shards.sources.tables import read_columns
     from stages.download_shards.sources.url_list import wanted_of
 
+    wanted = wanted_of(UrlListSource(kind="url_list", path=str(path)))
     try:
-        return read_columns(str(path), suffix, wanted_of(UrlListSource(kind="url_list", path=str(path))))
+        with ParquetRows() as parquet:
+            return read_columns(str(path), suffix, wanted, parquet)
     except StageError as error:
         raise UsageError(f"init: {one_line(error, 400)}") from None
 

@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from pipeline.tracking_address import is_at_hand
+from pipeline.tracking_address import address_now, is_at_hand
 from stages.contract.documents import Manifest
 from stages.contract.findings import Findings, InspectionContext
 from stages.contract.secrets import redact_addresses
@@ -51,7 +51,7 @@ class Target:
             if planned is None or tracked is None or planned.fingerprint != artifact.fingerprint:
                 continue
             if artifact.stage in tracked.stages:
-                return tracked.tracking_uri, tracked.stages[artifact.stage]
+                return address_now(tracked.tracking_uri, self.store.local_root), tracked.stages[artifact.stage]
         return None
 
 

@@ -69,6 +69,24 @@ class BestRecord(Document):
         return f"{_FOLDER}/best_{self.step:08d}.safetensors"
 
 
+class ValidationsRecord(Document):
+    """What validations found so far, for a training that is stopped and goes on."""
+
+    file = f"{_FOLDER}/validations.json"
+
+    by_step: dict[int, dict[str, float]] = Field({})
+
+    @classmethod
+    def until(cls, artifact: Artifact, step: int) -> "ValidationsRecord":
+        """Return those up to a step; of a damaged record, none."""
+        try:
+            found = cls.of(artifact).by_step if artifact.exists(cls.file) else {}
+        except ArtifactError as error:
+            _log.warning("%s: earlier validations are forgotten", str(error).partition(": expected")[0])
+            found = {}
+        return cls(by_step={number: metrics for number, metrics in found.items() if number <= step})
+
+
 class TrainedRecord(Document):
     """The unit record of the trained model, written after it."""
 
@@ -133,6 +151,7 @@ def take_checkpoint(source: Artifact, step: int, output: Output) -> None:
         ArtifactError: it is not there any more, or not what was written.
     """
     ContinuedRecord(fingerprint=source.fingerprint, step=step).write(output)
+    ValidationsRecord.until(source, step).write(output)
     for record in [BestRecord.file, _record(step)] if source.exists(BestRecord.file) else [_record(step)]:
         with output.collecting():
             content = take_files(source, record, output)

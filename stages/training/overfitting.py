@@ -1,7 +1,10 @@
 """Whether validations became worse again while training went on."""
 
+import math
 from collections.abc import Mapping
 
+from stages.formats.checkpoints import ValidationsRecord
+from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 
 NOTE = "overfitting"
@@ -11,34 +14,33 @@ _HIGHEST = frozenset({"cosine_true", "retrieval_image_of_text"})
 
 
 class ValidationHistory:
-    """The best value so far of each metric of validation whose direction is known; of this start of training alone."""
+    """The metrics of all validations so far whose direction is known, those before a restart included."""
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self._config = config
-        self._best: dict[str, tuple[float, int]] = {}
-        self._last: dict[str, float] = {}
+    def __init__(self, config: TrainingConfig, output: Output, first_step: int) -> None:
+        self._config, self._output = config, output
+        self._by_step = dict(ValidationsRecord.until(output, first_step).by_step)
 
     def note(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the metrics of a validation."""
-        for name, value in metrics.items():
-            if (sign := _sign(name)) == 0:
-                continue
-            if name not in self._best or sign * value > sign * self._best[name][0]:
-                self._best[name] = value, step
-            self._last[name] = value
+        """Take the metrics of a validation, and keep them for a restart."""
+        known = {name: value for name, value in metrics.items() if _sign(name) and math.isfinite(value)}
+        if known:
+            self._by_step[step] = self._by_step.get(step, {}) | known
+            ValidationsRecord(by_step=dict(sorted(self._by_step.items()))).write(self._output)
 
     def remark(self, num_steps: int) -> dict[str, str]:
         """Return a note where a validation before the end was clearly better than the last."""
-        for name, (value, step) in sorted(self._best.items()):
-            last = self._last[name]
-            if step == num_steps or abs(last - value) < _LEAST_RISE * max(abs(value), 1e-9):
+        last = self._by_step.get(num_steps, {})
+        for name, now in sorted(last.items()):
+            found = [(step, metrics[name]) for step, metrics in sorted(self._by_step.items()) if name in metrics]
+            step, value = max(found, key=lambda one: _sign(name) * one[1])
+            if step == num_steps or abs(now - value) < _LEAST_RISE * max(abs(value), 1e-9):
                 continue
             kept = (
                 "the weights of the best validation are kept"
                 if self._config.best is not None
                 else "stop there, keep the best (training.best), augment, or give more images"
             )
-            return {NOTE: f"{name} was {value:.4g} at step {step:,} and {last:.4g} at step {num_steps:,}: {kept}"}
+            return {NOTE: f"{name} was {value:.4g} at step {step:,} and {now:.4g} at step {num_steps:,}: {kept}"}
         return {}
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -29,8 +29,9 @@ from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings
 from pipeline.store import Store
+from pipeline.tracked_runs import tracked_images
 from pipeline.tracking import MEASURES_FILE, RunTracker
-from pipeline.tracking_address import TrackingAway, default_tracking_uri
+from pipeline.tracking_address import TrackingAway, address_now, default_tracking_uri, is_at_hand, sqlite_path
 from stages.contract.events import Log, LoggedImage, Metrics
 from stages.contract.measures import Measure
 from stages.contract.stage import StageSummary
@@ -215,6 +216,30 @@ def test_a_deleted_experiment_is_reported(uri: str) -> None:
     MlflowClient(uri).delete_experiment(first.runs.experiment_id)
     with pytest.raises(UsageError, match=r"tracking\.experiment: 'shapes' was deleted"):
         RunTracker.open(uri, "shapes", "run", None)
+
+
+@pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
+def test_images_are_found_where_a_store_was_moved_or_copied_to(
+    empty_database: Path, tmp_path: Path, move: Callable[[Path, Path], object]
+) -> None:
+    before, after = tmp_path / "before 100%", tmp_path / "after"
+    before.mkdir()
+    shutil.copy(empty_database, before / "mlflow.db")
+    tracker = RunTracker.open(default_tracking_uri(before), "shapes", "run", None)
+    tracker.stage_started("train_decoder", {})
+    tracker.stage_event("train_decoder", LoggedImage("grid", png(), 4))
+    tracker.finish("done")
+    record = make_record("run", mlflow=tracker.runs)
+    assert record.mlflow is not None
+    move(before, after)
+    address = address_now(record.mlflow.tracking_uri, after)
+    assert sqlite_path(address) == after / "mlflow.db"
+    assert is_at_hand(address, after)
+    if before.exists():
+        (before / "mlartifacts").rename(tmp_path / "away")  # the copy is whole by itself
+    assert tracked_images(address, record.mlflow.stages["train_decoder"]) == {("grid", 4): png()}
+    assert address_now("http://tracking.example", after) == "http://tracking.example"
+    assert address_now(address, None) == address
 
 
 def test_an_unreachable_server_is_reported_at_once() -> None:

@@ -44,9 +44,10 @@ def check_metadata(tree: Tree, files: Sequence[str], source: FolderSource) -> No
                 f"download_shards.source.path: {source.path} holds {several}: one in a folder is allowed: "
                 "remove the others"
             )
-    for name in files:
-        found = read_columns(tree.address(name), _format(name), _wanted(source))
-        require_columns(source, ("file_column", "caption_column"), name, found)
+    with ParquetRows() as parquet:
+        for name in files:
+            found = read_columns(tree.address(name), _format(name), _wanted(source), parquet)
+            require_columns(source, ("file_column", "caption_column"), name, found)
 
 
 def read_metadata(tree: Tree, files: Sequence[str], source: FolderSource, index: FileIndex) -> Metadata:

@@ -23,9 +23,10 @@ from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, count_faults, fault_of
 from stages.download_shards.sources.delimited import with_numbers
+from stages.download_shards.sources.first_addresses import FIRST, refuse_private
 from stages.download_shards.sources.parquet_lists import ParquetRows
 from stages.download_shards.sources.rows import RESERVED, RowPart, cut, make_rows, on_disk, take
-from stages.download_shards.sources.tables import FORMATS, read_columns, read_table, require_columns
+from stages.download_shards.sources.tables import FORMATS, read_columns, read_first, read_table, require_columns
 from stages.formats.source_records import Counted, Counter, SourceRecord, in_words
 from stages.storage.filesystems import explaining, is_local, is_remote, kind_at, open_address
 from stages.storage.walking import is_inside
@@ -45,15 +46,21 @@ class UrlList:
     def check(self) -> None:
         """Check that the files are there, of a known format, and have the columns."""
         with explaining(self._source.path):
-            _check_columns(self._source, list_files(self._source)[0])
+            files, _ = list_files(self._source)
+            with ParquetRows() as parquet:
+                _check_columns(self._source, files, parquet)
+                file_format, wanted = list_format(self._source), wanted_of(self._source)
+                first = read_first(files[0], file_format, wanted, parquet, count=FIRST)
+        refuse_private([url for url in first if url], self._config)
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
         """Yield the rows of each shard; every row is an entry."""
         with explaining(self._source.path):
             files, skips = list_files(self._source)
-            _check_columns(self._source, files)
-            rows = read_url_list(self._source)
+            with ParquetRows() as parquet:
+                _check_columns(self._source, files, parquet)
+                rows = _read(self._source, files, parquet)
         skipped = sum(one.count for one in skips.values())
         record = SourceRecord(found=rows.num_rows + skipped, skips=skips, failures=count_faults(rows))
         if self._config.drop_duplicate_urls:
@@ -70,10 +77,13 @@ class UrlList:
 
 def read_url_list(source: UrlListSource) -> pa.Table:
     """Read the whole list as rows (see :mod:`stages.download_shards.sources.rows`), one file in memory at a time."""
-    file_format, wanted = list_format(source), wanted_of(source)
-    files, _ = list_files(source)
     with ParquetRows() as parquet:
-        tables = [on_disk(_as_rows(read_table(file, file_format, wanted, parquet), wanted)) for file in files]
+        return _read(source, list_files(source)[0], parquet)
+
+
+def _read(source: UrlListSource, files: Sequence[str], parquet: ParquetRows) -> pa.Table:
+    file_format, wanted = list_format(source), wanted_of(source)
+    tables = [on_disk(_as_rows(read_table(file, file_format, wanted, parquet), wanted)) for file in files]
     if file_format in {"csv", "tsv"}:
         tables = [on_disk(table) for table in with_numbers(tables, RESERVED)]
     rows = join(tables)
@@ -88,10 +98,10 @@ def wanted_of(source: UrlListSource) -> Wanted:
     return Wanted(address, source.caption_column, _ADDRESS, source.encoding)
 
 
-def _check_columns(source: UrlListSource, files: Sequence[str]) -> None:
+def _check_columns(source: UrlListSource, files: Sequence[str], parquet: ParquetRows) -> None:
     """Check that each file has addresses and one of them captions: where the others have none, there are none."""
     file_format, wanted = list_format(source), wanted_of(source)
-    names = {file: read_columns(file, file_format, wanted) for file in files}
+    names = {file: read_columns(file, file_format, wanted, parquet) for file in files}
     if file_format == "txt":
         return
     for file, found in names.items():

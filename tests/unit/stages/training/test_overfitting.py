@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from torch import nn
 
 from stages.contract.events import Event, Metrics
@@ -26,3 +27,17 @@ def test_a_validation_that_becomes_worse_is_reported(tmp_path: Path) -> None:
     assert found.notes["overfitting"].endswith("the weights of the best validation are kept")
     found, _ = run(tmp_path / "fine", config(validation_interval=4))
     assert "overfitting" not in found.notes
+
+
+def test_validations_before_a_restart_are_remembered(tmp_path: Path) -> None:
+    class Stopped(ForgettingTask):
+        def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+            if step == 8:
+                raise KeyboardInterrupt
+            return super().validate(model, step)
+
+    settings = config(validation_interval=4, checkpoint_interval=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", settings, Stopped())
+    found, _ = run(tmp_path / "cut", settings, ForgettingTask())  # from step 6, after the validation of step 4
+    assert found.notes["overfitting"].startswith("held_out_loss was 1.4 at step 4 and 2.2 at step 12")

@@ -20,6 +20,7 @@ from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.config import KINDS
 from stages.train_decoder.stage import run as train_decoder
+from stages.train_second_upsampler.check import check as check_second
 from stages.train_second_upsampler.config import TrainSecondUpsamplerConfig
 from stages.train_second_upsampler.stage import run as train_second_upsampler
 from stages.train_upsampler.config import TrainUpsamplerConfig
@@ -88,6 +89,15 @@ def test_levels_train_apart_and_join_to_a_cascade(tmp_path: Path) -> None:
     second = Output(str(tmp_path / "second"), "train_second_upsampler", "c")
     fields = {"from_resolution": 16, "resolution": 32, "network": NETWORK, "training": TRAINING, "samples": SAMPLES}
     train_second_upsampler(TrainSecondUpsamplerConfig.model_validate(fields), inputs, second, context([]))
+    for address in (second.uri, second.path("upsampler")):
+        again = TrainSecondUpsamplerConfig.model_validate(fields | {"init_from": address})
+        check_second(again)
+        task = UpsamplerTask(again, inputs)
+        task.setup(RankInfo(0, 1, torch.device("cpu")))
+        begun, kept = task.saved_module(task.build_model()).state_dict(), load_model_state(second, "upsampler")
+        assert all(torch.equal(begun[name], kept[name]) for name in kept)
+    assert again.lineage == {"init_from": second.path("upsampler")}
+    assert again.identity()["init_from"]
 
     cascade, clips = load_decoder(base, [first, second])
     assert cascade.spec.resolution == 32

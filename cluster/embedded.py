@@ -28,6 +28,7 @@ import psutil
 from cluster import left_behind
 from cluster.errors import HeadLost, NotStarted
 from cluster.signals import LOSS, keeping_handlers, signals_held_back
+from cluster.training import let_threads_sleep
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -147,6 +148,7 @@ def _set_environment() -> None:
     if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
         os.environ[_TOKEN] = secrets.token_hex(32)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: a node's address is the loopback one
+    let_threads_sleep()
     os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
 
 

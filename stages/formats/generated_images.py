@@ -382,9 +382,15 @@ def read_rate(artifact: Artifact, units: Iterable[str]) -> float:
     """Return images per second of the decoder, of one worker, over these units."""
     images = seconds = 0.0
     for unit in units:
-        span = artifact.read_json(_timing_file(unit))
-        images, seconds = images + span["images"], seconds + span["seconds"]
+        span = read_timing(artifact, unit)
+        images, seconds = images + span[0], seconds + span[1]
     return float(images / seconds)
+
+
+def read_timing(artifact: Artifact, unit: str) -> tuple[int, float]:
+    """Return how many images a unit has, and how many seconds the decoder took for them."""
+    span = artifact.read_json(_timing_file(unit))
+    return int(span["images"]), float(span["seconds"])
 
 
 def _timing_file(unit: str) -> str:

@@ -1,5 +1,6 @@
 """What to generate, and how."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -79,6 +80,7 @@ class GenerateConfig(StageConfig):
     stage: ClassVar[str] = "generate"
     code_version: ClassVar[int] = 5
     uses_gpu: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
     cpus_for_each_model: ClassVar[int] = 8
 
     clip: ClipConfig
@@ -112,6 +114,15 @@ class GenerateConfig(StageConfig):
         """The trained models, the CLIP that they belong to where that is trained too, and the images of captions."""
         shards = ("download_shards",) if isinstance(self.prompts, CaptionPrompts) else ()
         return (*shards, "train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+
+    @property
+    def per_shard_inputs(self) -> tuple[str, ...]:
+        """The prior, on which the control sets do not depend: these are taken from artifacts of other priors."""
+        return ("train_prior",)
+
+    def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what concerns the prior's set alone, and which sets there are."""
+        return {name: value for name, value in identity.items() if name not in ("prior", "sets")}
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the split counts where captions of its parts are the prompts."""

@@ -18,6 +18,7 @@ from stages.generate.config import CaptionPrompts, GenerateConfig
 from stages.generate.prompts import Prompt, caption_prompts, make_prompts
 from stages.generate.units import CHUNK, PromptUnit, divide
 from stages.storage.artifact import Artifact, Output
+from stages.streaming.reuse import MadeUnits, made_units
 from stages.streaming.runner import UnitList, UnitRunner
 
 GRID_IMAGES = 24
@@ -28,28 +29,31 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     prompts = _prompts(config, inputs)
     units = divide(config, prompts)
     device = "cuda" if context.resources.gpus_per_worker > 0 else "cpu"
+    made = made_units(GeneratedRecord, context.earlier)
     runner = UnitRunner(
         output=output,
         units=UnitList(units),
         records=GeneratedRecord.done(output),
-        make_worker=functools.partial(_make_worker, config, inputs, output, device),
+        make_worker=functools.partial(_make_worker, config, inputs, output, device=device, made=made),
         resources=context.resources.for_shards(),
         unit="units of prompts",
     )
-    runner.run(context)
+    records = runner.run(context)
     _gather(config, units, output, context)
     metrics, notes = _sampling_rate(units, config, output, context)
     total = len(prompts) * len(config.chosen_sets)
-    return StageSummary(items=total, item_name="images", counts={"prompts": len(prompts)}, metrics=metrics, notes=notes)
+    reused = sum(record.images for record in records.values() if record.made_from in made)
+    counts = {"prompts": len(prompts)} | ({"reused_images": reused} if reused else {})
+    return StageSummary(items=total, item_name="images", counts=counts, metrics=metrics, notes=notes)
 
 
 def _make_worker(
-    config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, device: str
+    config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str, made: MadeUnits
 ) -> Callable[[PromptUnit], GeneratedRecord]:
     """Make the worker in its own process: models are loaded there only."""
     from stages.generate.worker import make_generate_worker
 
-    return make_generate_worker(config, inputs, output, device=device)
+    return make_generate_worker(config, inputs, output, device=device, made=made)
 
 
 def _prompts(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> list[Prompt]:

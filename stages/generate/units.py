@@ -1,12 +1,16 @@
 """The units of work of generation: consecutive prompts of one set."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from stages.formats.generated_images import SHARD_IMAGES, GeneratedUnit
 from stages.generate.config import GenerateConfig, SetName
 from stages.generate.prompts import Prompt
 
+CONTROLS = ("text_embedding", "reconstruction")
+"""The sets that are the same whatever the prior."""
 CHUNK = 64
 """Prompts that are sampled together, in batches of at most this size; a unit is as large, or several times."""
 
@@ -19,6 +23,14 @@ class PromptUnit:
     first: int
     prompts: Sequence[Prompt]
     in_shards: bool
+
+    @property
+    def made_from(self) -> str:
+        """What the images depend on beside the recipe; "": on the prior, too."""
+        if self.set not in CONTROLS:
+            return ""
+        content = [self.set, self.first, [asdict(prompt) for prompt in self.prompts]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def name(self) -> str:

@@ -1,5 +1,6 @@
 """Generate one unit of images, some prompts at a time: what an image is does not depend on the unit that it is in."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +11,17 @@ from torch import Tensor
 
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
-from stages.contract.errors import InputFault
+from stages.contract.errors import ArtifactError, InputFault
 from stages.encoders.config import local_clips
 from stages.formats.generated_images import (
     GeneratedRecord,
     GeneratedRow,
+    GeneratedUnit,
     image_file,
+    read_images,
+    read_timing,
+    read_unit_embeddings,
+    read_unit_rows,
     write_embeddings,
     write_timing,
     writing_images,
@@ -26,7 +32,10 @@ from stages.generate.units import CHUNK, PromptUnit
 from stages.inference.loading import load_text_to_image
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
+from stages.streaming.reuse import MadeUnits
 from stages.training.images.shard_images import ImageRows, ShardImages
+
+_log = logging.getLogger(__name__)
 
 
 def load_system(
@@ -46,11 +55,14 @@ def load_system(
 
 
 def make_generate_worker(
-    config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str
+    config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str, made: MadeUnits
 ) -> Callable[[PromptUnit], GeneratedRecord]:
-    """Load the models, and return the function that generates the images of a unit."""
+    """Load the models, and return the function that generates the images of a unit, or takes them from where they are.
+
+    ``made`` holds units of control sets that other artifacts of the recipe have, by what they were made from.
+    """
     system = load_system(config, inputs, device=device)
-    worker = _Worker(config, system, _TrueImages(inputs.get("download_shards"), system.resolution), output)
+    worker = _Worker(config, system, _TrueImages(inputs.get("download_shards"), system.resolution), output, made)
     return worker.generate
 
 
@@ -79,24 +91,58 @@ class _TrueImages:
         return ShardImages(self.shards, resolution=self.resolution, cache_bytes=0).read(samples)
 
 
+_Images = tuple[Float[np.ndarray, "batch embed"], UInt8[np.ndarray, "batch height width 3"], float]
+"""Embeddings, images, and the seconds that the decoder took."""
+ImagesOf = Callable[[PromptUnit], _Images]
+
+
+class _Made:
+    """The images of a unit that another artifact has."""
+
+    def __init__(self, artifact: Artifact, name: str, unit: PromptUnit) -> None:
+        self._artifact, self._first = artifact, unit.first
+        self._rows = read_unit_rows(artifact, name)
+        self._embeddings = read_unit_embeddings(artifact, GeneratedUnit(unit.set, unit.first, len(unit.prompts)))
+        images, seconds = read_timing(artifact, name)
+        self._seconds = seconds / max(images, 1)
+        if not len(self._rows) == len(self._embeddings) == len(unit.prompts):
+            raise ArtifactError(f"generate: {artifact.uri}: unit {name} has another number of images: made anew")
+
+    def images(self, chunk: PromptUnit) -> _Images:
+        """Return those of some of its prompts."""
+        part = slice(chunk.first - self._first, chunk.first - self._first + len(chunk.prompts))
+        found = read_images(self._artifact, self._rows[part])
+        return self._embeddings[part], found, self._seconds * len(chunk.prompts)
+
+
 @dataclass(frozen=True)
 class _Worker:
     config: GenerateConfig
     system: TextToImageSystem
     true: _TrueImages
     output: Output
+    made: MadeUnits
 
     def generate(self, unit: PromptUnit) -> GeneratedRecord:
         """Write the unit's images and the embeddings that they were generated from.
 
-        Beside those of the first set stand the true images, where these are the experiment's own.
+        Beside those of the first set stand the true images, where these are the experiment's own. Images that are taken
+        from another artifact get this one's settings: the same files come out as if they were generated.
         """
+        if unit.made_from in self.made:
+            try:
+                return self._write(unit, _Made(*self.made[unit.made_from], unit).images)
+            except ArtifactError as error:
+                _log.warning("%s: unit %s is generated again", str(error).partition(": expected")[0], unit.name)
+        return self._write(unit, self._images)
+
+    def _write(self, unit: PromptUnit, images_of: ImagesOf) -> GeneratedRecord:
         embeddings: list[Float[np.ndarray, "batch embed"]] = []
         seconds, in_shards = 0.0, unit.in_shards
         with writing_images(self.output, unit.set, unit.first, in_shards=in_shards) as add:
             for chunk in _chunks(unit):
-                generated, images, taken = self._images(chunk)
-                embeddings.append(generated.float().numpy())
+                generated, images, taken = images_of(chunk)
+                embeddings.append(generated)
                 seconds += taken
                 photographs = self.true.photographs(chunk.prompts) if unit.set == self.config.chosen_sets[0] else None
                 for number, image in enumerate(images):
@@ -105,16 +151,16 @@ class _Worker:
         write_embeddings(self.output, unit.set, unit.first, np.concatenate(embeddings))
         with self.output.collecting():  # apart: a unit's record is the same bytes whenever the same is generated
             write_timing(self.output, unit.name, len(unit.prompts), seconds)
-        return GeneratedRecord(images=len(unit.prompts), resolution=self.system.resolution)
+        return GeneratedRecord(images=len(unit.prompts), resolution=self.system.resolution, made_from=unit.made_from)
 
-    def _images(self, chunk: PromptUnit) -> tuple[Float[Tensor, "batch embed"], UInt8[np.ndarray, "b h w 3"], float]:
+    def _images(self, chunk: PromptUnit) -> _Images:
         """Return the chunk's embeddings and images, and the seconds that the decoder took."""
         seeds = [self.config.seed + chunk.first + number for number in range(len(chunk.prompts))]
         embeddings = self._embeddings(chunk, seeds)
         has_text = chunk.set not in ("reconstruction", "unconditional")
         begun = self.system.clock.seconds
         images = self.system.decode(embeddings, seeds, [one.text for one in chunk.prompts] if has_text else None)
-        return embeddings, images, self.system.clock.seconds - begun
+        return embeddings.float().numpy(), images, self.system.clock.seconds - begun
 
     def _embeddings(self, chunk: PromptUnit, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
         if chunk.set == "reconstruction":

@@ -15,6 +15,8 @@ from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_
 from models.scenes.captions import read_caption
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, LoggedImage, Progress
+from stages.contract.runner import run_stage
+from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.formats.generated_images import list_units, read_images, read_rows
 from stages.generate.config import GenerateConfig
@@ -82,6 +84,32 @@ def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: 
     assert [e for e in events if isinstance(e, Progress)][-1].items == 15
     with output.open("embeddings/prior/000000.npy") as file:
         assert np.load(file).shape == (5, 16)
+
+
+@pytest.mark.parametrize("max_files", [5000, 0])
+def test_controls_are_taken_from_runs_of_other_priors(
+    world: World, tmp_path: Path, max_files: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = dataclasses.replace(world, prior=save_tiny_prior(tmp_path / "other prior", world.clip, seed=1))
+
+    def made(of: World, folder: Path, fingerprint: str) -> tuple[StageSummary, dict[str, str]]:
+        output = Output(str(folder / fingerprint), "generate", fingerprint)
+        config = of.config(prompts={"kind": "scenes", "num": 5}, max_files=max_files)
+        inputs = {name: dataclasses.replace(one, fingerprint=f"{name} {one.uri}") for name, one in of.inputs.items()}
+        summary = run_stage(run, config, inputs=inputs, output=output, context=make_context())
+        kept = {name: digest for name, digest in generated_digests(Path(output.uri)).items() if "manifest" not in name}
+        return summary, kept
+
+    first, _ = made(world, tmp_path / "store", "one")
+    second, files = made(others, tmp_path / "store", "two")
+    assert "reused_images" not in first.counts
+    assert second.counts["reused_images"] == 10
+    assert files == made(others, tmp_path / "elsewhere", "two")[1]  # the same as where all is generated
+    for damaged in (tmp_path / "store").glob("*/embeddings/reconstruction/*.npy"):
+        damaged.write_bytes(b"damaged")
+    third = dataclasses.replace(world, prior=save_tiny_prior(tmp_path / "third prior", world.clip, seed=2))
+    made(third, tmp_path / "store", "three")
+    assert "unit reconstruction-000000 is generated again" in caplog.text
 
 
 def test_the_rate_of_the_decoder_is_that_of_its_sampling_alone(world: World, tmp_path: Path) -> None:

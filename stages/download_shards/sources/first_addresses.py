@@ -39,7 +39,7 @@ def _are_private(hosts: Sequence[str], policy: AddressPolicy) -> bool:
     """Tell whether all hosts are known to be private, by threads that may outlive the question."""
     left, found, lock = list(hosts), list[bool](), threading.Lock()
 
-    def look() -> None:
+    def poll() -> None:
         while True:
             with lock:
                 if not left or not all(found):
@@ -49,7 +49,7 @@ def _are_private(hosts: Sequence[str], policy: AddressPolicy) -> bool:
             with lock:
                 found.append(is_private)
 
-    threads = [threading.Thread(target=look, daemon=True) for _ in range(min(_THREADS, len(hosts)))]
+    threads = [threading.Thread(target=poll, daemon=True) for _ in range(min(_THREADS, len(hosts)))]
     until = time.monotonic() + _SECONDS
     for thread in threads:
         thread.start()

@@ -62,6 +62,8 @@ def test_a_folder_is_counted_with_sizes_captions_and_duplicates(tmp_path: Path) 
     text = file.read_text()
     assert "300 captioned images are enough to train a small CLIP on" in text
     assert "Exact duplicates: 1 of those looked at." in text
+    assert "An added image trains this CLIP anew" in text
+    assert "reuse.train_clip.config" in text
     assert yaml.safe_load(text)["train_clip"]["augmentation"]["flip"] == 0.5
 
 

@@ -1,7 +1,7 @@
 """What a run would do: each stage's fingerprint, its state in the store, and why."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -111,7 +111,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             config.inputs_of(section),
             identities[name],
             section,
-            streams_from=_upstream(section, planned) if overlaps else (),
+            streams_from=_upstream(config.streams_of(section), planned) if overlaps else (),
             takes=_takes(section, inputs[name], identities[name], store, takes) if is_new else "",
             takes_nothing=why_not if is_new and name == SHARDS else "",
         )
@@ -155,8 +155,8 @@ def _takes(
     return of_shards.get(section.stage, "")
 
 
-def _upstream(section: StageConfig, planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
-    unfinished = [source for source in section.streams_from if planned[source].state != "done"]
+def _upstream(streams_from: Sequence[str], planned: Mapping[str, PlannedStage]) -> tuple[str, ...]:
+    unfinished = [source for source in streams_from if planned[source].state != "done"]
     return tuple(source for source in unfinished if planned[source].config.units_are_final)
 
 

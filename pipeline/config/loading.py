@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from pipeline.config.merging import merge
 from pipeline.config.messages import describe, found, keys_of, models_in
-from pipeline.config.schema import SHARED, STAGES, RunConfig
+from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
 from pipeline.errors import UsageError
 from stages.contract.secrets import remember_secrets
 from stages.contract.texts import one_line
+from stages.formats.captions import CaptionMix
 
 Tree = dict[str, Any]
 LONGEST_CHAIN = 32  # files that extend one another
@@ -30,6 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for word in overrides:
         _apply_override(tree, word)
     remember_secrets(tree)
+    _name_mix(tree)
     _inherit_common_sections(tree)
     try:
         config = RunConfig.model_validate(tree, context={"folders": folders})
@@ -124,6 +126,21 @@ def _list_index(node: list[Any], part: str, where: str) -> int:
             f"{one_line(where, 200)}: {found(part)} is not an index of this list; allowed: 0 to {len(node) - 1}"
         )
     return int(part)
+
+
+def _name_mix(tree: Tree) -> None:
+    """Name the weights of pseudo-captions, where there are any, wherever captions are read: so they are recorded."""
+    if tree.get(CAPTION_IMAGES) is None and CAPTION_IMAGES not in (tree.get("reuse") or {}):
+        return
+    captions = tree.get("captions") or {}
+    if not isinstance(captions, dict):
+        return  # the schema says what is wrong
+    mix = CaptionMix().model_dump() if captions.get("mix") is None else captions["mix"]
+    tree["captions"] = captions | {"mix": mix}
+    for section in map(tree.get, STAGES):
+        own = section.get("captions") if isinstance(section, dict) else None
+        if isinstance(own, dict) and own.get("mix") is None:
+            own["mix"] = mix
 
 
 def _inherit_common_sections(tree: Tree) -> None:

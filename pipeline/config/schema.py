@@ -1,7 +1,7 @@
 """The schema of an experiment: shared sections, and one section per stage under the stage's own name."""
 
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, Priva
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
 from pipeline.options import STORE_VARIABLE, default_store
+from stages.caption_images.config import CaptionImagesConfig
 from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, SecretAddress
 from stages.contract.secrets import NOTIFY_VARIABLE, redact_path
 from stages.contract.stage import StageConfig
@@ -34,6 +35,7 @@ from stages.training.upsampling.config import UpsamplerTrainingConfig
 
 #: Top-level keys that a stage section takes over where it has a field of the same name and does not set it.
 SHARED = ("seed", "captions", "split", "clip")
+CAPTION_IMAGES = "caption_images"
 
 
 class TrackingConfig(ConfigModel):
@@ -115,6 +117,7 @@ class RunConfig(ConfigModel):
 
     # The stages, in an order in which each comes after its inputs.
     download_shards: DownloadShardsConfig | None = None
+    caption_images: CaptionImagesConfig | None = None
     train_clip: TrainClipConfig | None = None
     embed_clip: EmbedClipConfig | None = None
     filter_samples: FilterSamplesConfig | None = None
@@ -151,11 +154,26 @@ class RunConfig(ConfigModel):
         return {name: section for name in STAGES if (section := getattr(self, name)) is not None}
 
     def inputs_of(self, section: StageConfig) -> tuple[str, ...]:
-        """Return the stages whose artifacts a stage gets; embeddings come with what filter_samples kept of them."""
+        """Return the stages whose artifacts a stage gets; embeddings come with what filter_samples kept of them, and
+        shards with their pseudo-captions.
+        """
+        if self.has_pseudo_captions and section.reads_pseudo_captions:
+            return (*section.inputs, CAPTION_IMAGES)
         filtered = self.filter_samples is not None or "filter_samples" in self.reuse
         if filtered and "embed_clip" in section.inputs and section.stage != "filter_samples":
             return (*section.inputs, "filter_samples")
         return section.inputs
+
+    def streams_of(self, section: StageConfig) -> tuple[str, ...]:
+        """Return the stages whose shards a stage takes as they come; a shard's pseudo-captions come after it."""
+        if "download_shards" in section.streams_from and CAPTION_IMAGES in self.inputs_of(section):
+            return (*section.streams_from, CAPTION_IMAGES)
+        return section.streams_from
+
+    @property
+    def has_pseudo_captions(self) -> bool:
+        """Whether there are pseudo-captions, made here or in another experiment."""
+        return self.caption_images is not None or CAPTION_IMAGES in self.reuse
 
     @model_validator(mode="after")
     def _graph_is_whole(self) -> "RunConfig":
@@ -190,7 +208,7 @@ class RunConfig(ConfigModel):
     @model_validator(mode="after")
     def _prior_has_captions(self) -> "RunConfig":
         prior = self.train_prior
-        if prior is not None and prior.captions.fraction == 0 and prior.learned_from != "images":
+        if prior is not None and _reads_none(prior.captions) and prior.learned_from != "images":
             raise ValueError(
                 "train_prior: captions.fraction is 0, and a prior learns from captions; set captions.fraction above 0, "
                 "take a trained prior with `train_prior: null` and reuse.train_prior.config, or set "
@@ -200,12 +218,28 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _clip_has_captions(self) -> "RunConfig":
-        if self.train_clip is not None and self.train_clip.captions.fraction == 0:
+        if self.train_clip is not None and _reads_none(self.train_clip.captions):
             raise ValueError(
                 "train_clip: captions.fraction is 0, and a CLIP learns from captions; set captions.fraction above 0, "
                 "let train_clip alone read some (train_clip.captions.fraction), or take a trained one with "
                 "`train_clip: null` and reuse.train_clip.config"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pseudo_captions_are_made(self) -> "RunConfig":
+        embed = self.embed_clip
+        if self.has_pseudo_captions and embed is not None and embed.existing is not None:
+            raise ValueError(
+                "embed_clip.existing takes embeddings that are there already, and none of the pseudo-captions of "
+                "caption_images: leave one of them out"
+            )
+        for name, captions in [("captions", self.captions), *_caption_sections(self.stages())]:
+            if captions.reads_pseudo and not self.has_pseudo_captions:
+                raise ValueError(
+                    f"{name}.mix weighs pseudo-captions, which no stage makes: add `caption_images:` or "
+                    f"`reuse.caption_images`, set {name}.mix.pseudo to 0, or leave the mix out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -235,6 +269,16 @@ class RunConfig(ConfigModel):
                     f"{below_name}.resolution; set both to the same"
                 )
         return self
+
+
+def _reads_none(captions: CaptionsConfig) -> bool:
+    return captions.fraction == 0 and not captions.reads_pseudo
+
+
+def _caption_sections(stages: Mapping[str, StageConfig]) -> Iterator[tuple[str, CaptionsConfig]]:
+    for name, section in stages.items():
+        if isinstance(captions := getattr(section, "captions", None), CaptionsConfig):
+            yield f"{name}.captions", captions
 
 
 #: The name of every stage, in the order of its section.

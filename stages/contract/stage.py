@@ -89,6 +89,11 @@ class StageConfig(ConfigModel):
         return ()
 
     @property
+    def reads_pseudo_captions(self) -> bool:
+        """Whether it also gets the artifact of caption_images where the experiment has one."""
+        return False
+
+    @property
     def units_are_final(self) -> bool:
         """Whether a unit that has its record is never changed any more, so that others may follow this stage."""
         return False

@@ -66,6 +66,16 @@ class EmbedClipConfig(StageConfig):
         """A shard is embedded as soon as it is downloaded."""
         return ("download_shards",) if self.existing is None else ()
 
+    @property
+    def reads_pseudo_captions(self) -> bool:
+        """Whether it embeds pseudo-captions, too."""
+        return self.texts and self.existing is None
+
+    @property
+    def per_shard_inputs(self) -> tuple[str, ...]:
+        """The shards and their pseudo-captions."""
+        return ("download_shards", "caption_images")
+
     @model_validator(mode="after")
     def _existing_have_no_states(self) -> "EmbedClipConfig":
         if self.existing is not None and self.text_states is not None:

@@ -10,6 +10,8 @@ from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.embeddings.parts import take_part
+from stages.formats.pseudo_captions import pseudo_captions_content
+from stages.formats.shards import shard_content
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import run_on_shards
 
@@ -21,8 +23,14 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     resources = context.resources
     device = "cuda" if resources.gpus_per_worker > 0 else "cpu"
     make_worker = functools.partial(_make_worker, config, inputs, output, device, resources.cpus_per_worker)
-    shards = inputs["download_shards"]
-    _, totals = run_on_shards(EmbeddingsRecord, make_worker, shards, output, context, take_part=take_part)
+    shards, captioned = inputs["download_shards"], inputs.get("caption_images")
+    if captioned is None:
+        _, totals = run_on_shards(EmbeddingsRecord, make_worker, shards, output, context, take_part=take_part)
+    else:
+        content = functools.partial(_content_with_pseudo, captioned)
+        _, totals = run_on_shards(
+            EmbeddingsRecord, make_worker, shards, output, context, content_of=content, follows=captioned
+        )
     return StageSummary(totals.images, counts=totals.named, metrics={"embed_dim": read_clips(output).embed_dim})
 
 
@@ -33,4 +41,10 @@ def _make_worker(
     from stages.embed_clip.worker import make_embed_worker
 
     placed = config.model_copy(update={"clip": local_clips(config.clip, inputs)})
-    return make_embed_worker(placed, inputs["download_shards"], output, device=device, threads=threads)
+    return make_embed_worker(placed, inputs, output, device=device, threads=threads)
+
+
+def _content_with_pseudo(captioned: Artifact, shards: Artifact, name: str) -> str | None:
+    """Return what identifies a shard's images with their human captions and pseudo-captions."""
+    found = shard_content(shards, name), pseudo_captions_content(captioned, name)
+    return None if None in found else "+".join(map(str, found))

@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from stages.formats.clips import record_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, record_text_encoders
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
 from stages.formats.images import decode_image
+from stages.formats.pseudo_captions import Captioner, read_pseudo_captions, record_captioner
 from stages.formats.shards import ShardSample, read_shard, shard_tar
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.prefetch import prefetch
@@ -29,24 +30,30 @@ class _Batch:
 
     keys: list[str]
     captions: list[tuple[str, ...]]
+    pseudo: list[list[str]]
     images: PreparedBatch
 
 
 def make_embed_worker(
-    config: EmbedClipConfig, shards: Artifact, output: Output, *, device: str, threads: int
+    config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str, threads: int
 ) -> Callable[[str], EmbeddingsRecord]:
     """Load the models and return the function that embeds the shard of a name; ``threads`` decode for it."""
+    shards, captioned = inputs["download_shards"], inputs.get("caption_images")
     clip = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
     encoder = make_text_encoder(clip, config.text_states, device=device)
     record_clips(output, clip.identities)
     record_text_encoders(output, encoder.identities)
     widths = {name: identity.width for name, identity in encoder.identities.items()}
     storage = np.dtype(config.storage)
+    if captioned is not None:
+        record_captioner(output, Captioner.of(captioned))
 
     def embed(name: str) -> EmbeddingsRecord:
         failures: collections.Counter[str] = collections.Counter()
         shard = ShardEmbeddings()
-        for batch in _batches(shard_tar(shards, name), clip, config, threads, failures):
+        pseudo = {} if captioned is None else read_pseudo_captions(captioned, name)
+        path = shard_tar(shards, name)
+        for batch in _batches(path, clip, config, threads=threads, failures=failures, pseudo=pseudo):
             _embed(batch, shard, encoder, storage)
         shard.write(name, output, storage=storage, embed_dim=clip.embed_dim, widths=widths)
         return EmbeddingsRecord(
@@ -54,6 +61,8 @@ def make_embed_worker(
             captioned=sum(caption is not None for caption in shard.captions),
             failures=dict(sorted(failures.items())),
             extra_captions=len(shard.extra),
+            pseudo_captioned=len({row for row, _ in shard.pseudo}),
+            pseudo_captions=len(shard.pseudo),
         )
 
     return embed
@@ -69,9 +78,12 @@ def _embed(batch: _Batch, shard: ShardEmbeddings, encoder: TextEncoder, storage:
     _add(shard.first, encoder.encode([batch.captions[row][0] for row in rows]), rows, count, storage)
     extra = [(start + row, caption) for row, captions in enumerate(batch.captions) for caption in captions[1:]]
     shard.extra += extra
-    for first in range(0, len(extra), count):
-        texts = [caption for _, caption in extra[first : first + count]]
-        _add(shard.further, encoder.encode(texts), range(len(texts)), len(texts), storage)
+    pseudo = [(start + row, caption) for row, captions in enumerate(batch.pseudo) for caption in captions]
+    shard.pseudo += pseudo
+    for listed, encoded in ((extra, shard.further), (pseudo, shard.encoded_pseudo)):
+        for first in range(0, len(listed), count):
+            texts = [caption for _, caption in listed[first : first + count]]
+            _add(encoded, encoder.encode(texts), range(len(texts)), len(texts), storage)
 
 
 def _add(
@@ -82,7 +94,13 @@ def _add(
 
 
 def _batches(
-    path: Path, clip: ClipEncoder, config: EmbedClipConfig, threads: int, failures: collections.Counter[str]
+    path: Path,
+    clip: ClipEncoder,
+    config: EmbedClipConfig,
+    *,
+    threads: int,
+    failures: collections.Counter[str],
+    pseudo: Mapping[str, list[str]],
 ) -> Iterator[_Batch]:
     """Yield the samples of a shard in their order; count those without a readable image by cause.
 
@@ -107,7 +125,8 @@ def _batches(
 
     def collate(rows: list[tuple[ShardSample, Prepared]]) -> _Batch:
         captions = [tuple(caption for caption in sample.captions if caption.strip()) for sample, _ in rows]
-        return _Batch([sample.key for sample, _ in rows], captions, clip.collate([image for _, image in rows]))
+        keys = [sample.key for sample, _ in rows]
+        return _Batch(keys, captions, [pseudo.get(key, []) for key in keys], clip.collate([one for _, one in rows]))
 
     rows = readable()
     batches = iter(lambda: list(itertools.islice(rows, config.batch_size)), [])

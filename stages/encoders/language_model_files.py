@@ -53,7 +53,7 @@ TYPES: Final[Mapping[str, _Sizes]] = {
     "gemma2": _Sizes(),
     "gemma3_text": _Sizes(),
 }
-_KEYS: Final = frozenset(
+LANGUAGE_MODEL_KEYS: Final = frozenset(
     (
         *("_sliding_window_pattern", "activation", "activation_function", "attention_bias", "attention_dropout"),
         *("attention_probs_dropout_prob", "attn_logit_softcapping", "attn_pdrop", "classifier_activation"),
@@ -83,7 +83,7 @@ def check_language_model_folder(folder: Path, where: str, *, max_length: int) ->
     file = folder / "config.json"
     content = read_model_json(file, where)
     sizes = _sizes_of(content, file, where)
-    require_keys(content, _KEYS | TRANSFORMERS_KEYS, file, where)
+    require_keys(content, LANGUAGE_MODEL_KEYS | TRANSFORMERS_KEYS, file, where)
     width, layers = (_size(content, key, file, where) for key in (sizes.width, sizes.layers))
     inner = 4 * width if content.get(sizes.inner) is None else _size(content, sizes.inner, file, where)
     rows = sum(_size(content, key, file, where) for key in sizes.tables)

@@ -103,7 +103,7 @@ class StateEncoder(ABC):
 
         options = {"local_files_only": source.folder is not None, "trust_remote_code": False}
         try:
-            with _no_progress_bar():
+            with no_progress_bar():
                 model, report = self.read(source.location, where, source.reference, options)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         except InputFault:
@@ -124,7 +124,7 @@ class StateEncoder(ABC):
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keep transformers from printing a bar over the pipeline's own progress."""
     from transformers.utils import logging
 

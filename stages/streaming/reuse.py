@@ -18,6 +18,8 @@ TakePart = Callable[[Artifact, str, Artifact, Output, str], Record | None]
 
 It is called with that artifact and its unit, the shards, the output, and the name of the shard and of the new unit.
 """
+ContentOf = Callable[[Artifact, str], str | None]
+"""Returns what identifies all that a shard's unit is made from; None: that is not known."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,7 @@ def make_reusing_worker(
     *,
     made: MadeUnits,
     take_part: TakePart[Record] | None,
+    content_of: ContentOf = shard_content,
 ) -> Callable[[str], Record]:
     """Return the function that takes the unit of a shard over where it is there, or else makes it."""
     work = make_worker()
@@ -56,7 +59,7 @@ def make_reusing_worker(
         return take_part(*made[part_of], shards, output, name)
 
     def work_or_take(name: str) -> Record:
-        content = shard_content(shards, name) if made else None
+        content = content_of(shards, name) if made else None
         if content is not None:
             try:
                 taken = take(name, content)
@@ -65,6 +68,6 @@ def make_reusing_worker(
             else:
                 if taken is not None:
                     return taken.model_copy(update={"made_from": content})
-        return work(name).model_copy(update={"made_from": content or shard_content(shards, name) or ""})
+        return work(name).model_copy(update={"made_from": content or content_of(shards, name) or ""})
 
     return work_or_take

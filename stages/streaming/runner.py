@@ -17,8 +17,9 @@ from stages.contract.documents import Totals, UnitRecord
 from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext
+from stages.formats.shards import shard_content
 from stages.storage.artifact import UNITS, Artifact, Output
-from stages.streaming.reuse import TakePart, made_units, make_reusing_worker
+from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker
 
 POLL_SECONDS = 0.25
 _LIST_PAUSE = 5  # the pause between two listings, in times of how long one takes: a remote store may hold many units
@@ -184,19 +185,29 @@ def run_on_shards(
     context: StageContext,
     *,
     take_part: TakePart[Record] | None = None,
+    content_of: ContentOf = shard_content,
+    follows: Artifact | None = None,
 ) -> tuple[dict[str, Record], Totals]:
     """Make a unit of every shard as it is downloaded; return the records of all, and their sums.
 
     Of a shard that an earlier artifact of the same recipe has worked on, the unit is taken from there; of one that is a
-    part of such a shard, ``take_part`` takes the part of the unit, where that can be done.
+    part of such a shard, ``take_part`` takes the part of the unit, where that can be done. ``follows`` is an artifact
+    of which a unit is needed with every shard.
     """
     made = made_units(record, context.earlier)
     runner = UnitRunner(
         output=output,
-        units=UpstreamUnits(shards, context),
+        units=UpstreamUnits(shards if follows is None else follows, context),
         records=record.done(output),
         make_worker=functools.partial(
-            make_reusing_worker, record, make_worker, shards, output, made=made, take_part=take_part
+            make_reusing_worker,
+            record,
+            make_worker,
+            shards,
+            output,
+            made=made,
+            take_part=take_part,
+            content_of=content_of,
         ),
         resources=context.resources.for_shards(),
     )

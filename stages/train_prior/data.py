@@ -1,7 +1,7 @@
 """The pairs that a prior learns from and those that it is evaluated on."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
 from stages.contract.errors import InputFault
+from stages.formats.captions import CaptionsConfig, choose_captions
 from stages.formats.embeddings.layout import read_text_encoders
 from stages.formats.embeddings.reader import (
     CaptionedRows,
@@ -69,13 +70,17 @@ def _padded(name: str, captions: Sequence[np.ndarray]) -> TextStates:
 class Pairs:
     """Images with their captions: float32 embeddings on the CPU, and token states that stay on disk.
 
-    The captions of image i are ``text[starts[i]:starts[i + 1]]``.
+    The captions of image i are ``text[starts[i]:starts[i + 1]]``; the first ``num_human[i]`` of them are human.
     """
 
     image: Float[Tensor, "images embed"]
     text: Float[Tensor, "captions embed"]
     starts: Int[Tensor, " images+1"]
     states: CaptionStates
+    num_human: Int[Tensor, " images"] | None = None
+    """None: all of them."""
+    human_fraction: float = 1.0
+    """The chance of a human caption for an image that has both kinds."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -83,19 +88,40 @@ class Pairs:
     def take(
         self, rows: Int[Tensor, " batch"], choice: Float[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch embed"], TextFeatures]:
-        """Return the images of these rows, each with one of its captions: number floor(choice x captions).
+        """Return the images of these rows, each with one of its captions (:func:`choose_captions`).
 
-        ``choice`` is in [0, 1): uniform numbers give every caption of an image the same chance, 0 gives the first.
+        ``choice`` is in [0, 1): uniform numbers give every caption of a kind the same chance, 0 gives the first.
         """
-        first, after = self.starts[rows], self.starts[rows + 1]
-        caption = torch.minimum(first + (choice.double() * (after - first)).long(), after - 1)
+        count = self.starts.diff()[rows]
+        human = count if self.num_human is None else self.num_human[rows]
+        chosen = choose_captions(
+            choice.double().numpy(), human.numpy(), (count - human).numpy(), human_fraction=self.human_fraction
+        )
+        caption = self.starts[rows] + torch.from_numpy(chosen)
         return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
 
     def select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
         """Return some of the images with all their captions."""
         counts = self.starts.diff()
         captions = chosen.repeat_interleave(counts)
-        return Pairs(self.image[chosen], self.text[captions], _starts(counts[chosen]), self.states.select(captions))
+        human = None if self.num_human is None else self.num_human[chosen]
+        return replace(
+            self,
+            image=self.image[chosen],
+            text=self.text[captions],
+            starts=_starts(counts[chosen]),
+            states=self.states.select(captions),
+            num_human=human,
+        )
+
+    def of_human(self) -> "Pairs":
+        """Return the images that have human captions, with these alone."""
+        assert self.num_human is not None
+        counts = self.starts.diff()
+        number = torch.arange(len(self.text)) - self.starts[:-1].repeat_interleave(counts)
+        human = number < self.num_human.repeat_interleave(counts)
+        found = self.num_human > 0
+        return Pairs(self.image[found], self.text[human], _starts(self.num_human[found]), self.states.select(human))
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,21 @@ class Divided:
     """Those to validate on, at most ``validation.max_pairs``: the ones with the lowest numbers by hash."""
     record: SplitRecord
     held_out_keys: frozenset[str]
+    num_held_out: int
+    """Those that there are to validate on."""
+    human_images: int
+    """Images that have human captions which may be used, in all parts; those with pseudo-captions that are read."""
+    pseudo_images: int
+    on_pseudo: bool
+    """Whether these have pseudo-captions, as fewer than two have human ones."""
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What a stage says of its pairs: numbers, and what is to be known of them in words."""
+
+    counts: Mapping[str, int]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> Divided:
@@ -125,7 +166,7 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
         name: [open_text_states(embeddings, shard, name, width=width) for shard in shards]
         for name, width in widths.items()
     }
-    pairs = _join(parts, files)
+    pairs = _join(parts, files, config.captions)
     _require_finite(pairs)
     return _divide(config, pairs, [part.keys for part in parts], "captioned images")
 
@@ -154,9 +195,14 @@ def _divide(
     record = splits.divide(config.split, least=_LEAST)
     starts = np.cumsum([0, *map(len, keys)])
     validation = torch.from_numpy(starts[splits.validation[:, 0]] + splits.validation[:, 1])
+    human = validation if pairs.num_human is None else validation[pairs.num_human[validation] > 0]
+    on_pseudo = len(human) < _LEAST <= len(validation)
+    validation = validation if on_pseudo else human
     held_out = torch.zeros(len(pairs), dtype=torch.bool)
     held_out[validation[: config.validation.max_pairs]] = True
     train = torch.from_numpy(splits.is_train())
+    if pairs.human_fraction == 0 and pairs.num_human is not None:  # human captions are left out of training
+        train &= pairs.starts.diff() > pairs.num_human
     if held_out_keys:
         train &= torch.tensor([key not in held_out_keys for shard in keys for key in shard])
     if int(held_out.sum()) < _LEAST or int(train.sum()) < _LEAST:
@@ -165,7 +211,17 @@ def _divide(
             f"leaves {int(train.sum())} to train on: allowed are at least {_LEAST} of each: change split.validation or "
             f"split.test, or give more {what}"
         )
-    return Divided(pairs.select(train), pairs.select(held_out), record, frozenset(splits.validation_keys))
+    validated = pairs.select(held_out)
+    return Divided(
+        pairs.select(train),
+        validated if pairs.num_human is None or on_pseudo else validated.of_human(),
+        record,
+        frozenset(splits.validation_keys),
+        len(validation),
+        human_images=len(pairs) if pairs.num_human is None else int((pairs.num_human > 0).sum()),
+        pseudo_images=0 if pairs.num_human is None else int((pairs.starts.diff() > pairs.num_human).sum()),
+        on_pseudo=on_pseudo,
+    )
 
 
 def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
@@ -181,7 +237,9 @@ def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:
     return {name: there[name].width for name in text_states}
 
 
-def _join(parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStates]]) -> Pairs:
+def _join(
+    parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStates]], captions: CaptionsConfig
+) -> Pairs:
     counts = np.concatenate([part.num_captions for part in parts])
     shard = np.repeat(np.arange(len(parts)), [len(part.text) for part in parts])
     row = np.concatenate([part.state_rows for part in parts])
@@ -190,6 +248,8 @@ def _join(parts: Sequence[CaptionedRows], files: Mapping[str, Sequence[ShardStat
         torch.from_numpy(np.concatenate([part.text for part in parts])),
         _starts(torch.from_numpy(counts)),
         CaptionStates(files, torch.from_numpy(shard), torch.from_numpy(row)),
+        torch.from_numpy(np.concatenate([part.num_human for part in parts])) if captions.reads_pseudo else None,
+        captions.human_fraction,
     )
 
 

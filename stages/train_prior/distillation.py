@@ -12,6 +12,7 @@ from stages.contract.events import Event, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import SolvedPriorConfig
+from stages.train_prior.data import PairCounts
 from stages.training.launch import make_task, train
 
 TEACHER = "teacher"
@@ -22,7 +23,7 @@ def run_distillation(
     inputs: Mapping[str, Artifact],
     output: Output,
     context: StageContext,
-    counts: Mapping[str, int],
+    found: PairCounts,
 ) -> StageSummary:
     """Train both priors, and return a summary with the student's metrics."""
     assert config.distillation is not None
@@ -37,8 +38,8 @@ def run_distillation(
         below = Output(f"{output.uri}/{TEACHER}", output.stage, output.fingerprint, fence=output.fence)
         make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, below)
         said = replace(context, emit=_of_phase(context.emit, 0, steps, name=f"{TEACHER}_"))
-        found = train(make, before, seed=config.seed, output=below, context=said)
-        metrics = {f"{TEACHER}_{name}": value for name, value in found.metrics.items()}
+        taught = train(make, before, seed=config.seed, output=below, context=said)
+        metrics = {f"{TEACHER}_{name}": value for name, value in taught.metrics.items()}
     make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
     said = replace(context, emit=_of_phase(context.emit, first, steps))
     summary = train(
@@ -48,8 +49,8 @@ def run_distillation(
         output=output,
         context=said,
         item_name="samples",
-        counts=counts,
-        notes=config.lineage,
+        counts=found.counts,
+        notes={**config.lineage, **found.notes},
     )
     return replace(summary, items=steps * training.batch_size, metrics=metrics | dict(summary.metrics))
 

@@ -11,10 +11,12 @@ from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import PriorConfig, SolvedPriorConfig, TrainedPriorConfig
-from stages.train_prior.data import load_images, load_pairs
+from stages.train_prior.data import PairCounts, load_images, load_pairs
 from stages.train_prior.distillation import run_distillation
 from stages.train_prior.inputs import check_inputs, text_state_names
 from stages.training.launch import make_task, train
+
+PSEUDO_ALONE = "pseudo-captions, as fewer than two images with human captions are held out"
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,12 +27,12 @@ if TYPE_CHECKING:
 def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Train the prior, going on from its newest checkpoint; the identity prior is only evaluated and written."""
     embeddings, gaussians = inputs["embed_clip"], inputs.get("fit_gaussians")
-    counts = _count_pairs(config, embeddings, gaussians)
+    found = _count_pairs(config, embeddings, gaussians)
     make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, output)
     if not isinstance(config, TrainedPriorConfig):
-        return _evaluate_only(config, make(), output, context, counts)
+        return _evaluate_only(config, make(), output, context, found)
     if isinstance(config, SolvedPriorConfig) and config.distillation is not None:
-        return run_distillation(config, inputs, output, context, counts)
+        return run_distillation(config, inputs, output, context, found)
     return train(
         make,
         config.all_training,
@@ -38,25 +40,32 @@ def run(config: PriorConfig, inputs: Mapping[str, Artifact], output: Output, con
         output=output,
         context=context,
         item_name="samples",
-        counts=counts,
-        notes=config.lineage,
+        counts=found.counts,
+        notes={**config.lineage, **found.notes},
     )
 
 
-def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> dict[str, int]:
-    """Read all pairs before any process starts, so that what cannot be trained fails at once; none stay in memory."""
+def _count_pairs(config: PriorConfig, embeddings: Artifact, gaussians: Artifact | None) -> PairCounts:
+    """Read all pairs before any process starts, so that what cannot be trained fails at once; none stay in memory.
+
+    The counts say what is read of pseudo-captions, the notes where these alone can be validated on.
+    """
     if config.learned_from == "images":
         images = load_images(config, embeddings)
         check_inputs(config, images.train, embeddings, gaussians)
-        return {"training_images": len(images.train), "held_out_images": images.record.validation_images}
+        counts = {"training_images": len(images.train), "held_out_images": images.record.validation_images}
+        return PairCounts(counts)
     pairs = load_pairs(config, embeddings, text_state_names(config, embeddings))
     check_inputs(config, pairs.train, embeddings, gaussians)
-    counts = {"training_pairs": len(pairs.train), "held_out_pairs": pairs.record.validation_images}
-    return {"captioned": sum(counts.values()) + pairs.record.test_images} | counts
+    counts = {"training_pairs": len(pairs.train), "held_out_pairs": pairs.num_held_out}
+    if not config.captions.reads_pseudo:
+        return PairCounts({"captioned": sum(counts.values()) + pairs.record.test_images} | counts)
+    notes = {"validated_on": PSEUDO_ALONE} if pairs.on_pseudo else {}
+    return PairCounts({"captioned": pairs.human_images, "pseudo_captioned": pairs.pseudo_images} | counts, notes)
 
 
 def _evaluate_only(
-    config: PriorConfig, task: "TrainTask", output: Output, context: StageContext, counts: Mapping[str, int]
+    config: PriorConfig, task: "TrainTask", output: Output, context: StageContext, found: PairCounts
 ) -> StageSummary:
     """Evaluate and write a prior that has nothing to train, in this process."""
     import torch
@@ -72,7 +81,11 @@ def _evaluate_only(
             metrics |= event.values
     task.save(prior, output)
     return StageSummary(
-        min(counts["held_out_pairs"], config.validation.max_pairs), "samples", counts=counts, metrics=metrics
+        min(found.counts["held_out_pairs"], config.validation.max_pairs),
+        "samples",
+        counts=found.counts,
+        metrics=metrics,
+        notes=found.notes,
     )
 
 

@@ -4,8 +4,10 @@ img_emb, text_emb      [rows, embed], as embedding-reader and clip-retrieval hav
 metadata               key, caption (the first), has_caption
 extra_text_emb         [further captions, embed], where there are any
 extra_captions         key, row, caption of each of them, in the order of the rows
+pseudo_text_emb        [pseudo-captions, embed], where caption_images made any
+pseudo_captions        key, row, caption of each of them, in the order of the rows; captioner.json says who made them
 <encoder>_states       [tokens of all captions, width]
-<encoder>_offsets      [rows + further captions + 1]: where the tokens of each caption begin
+<encoder>_offsets      [rows + further captions + pseudo-captions + 1]: where the tokens of each caption begin
 """
 
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from stages.contract.errors import ArtifactError
 from stages.storage.artifact import Artifact, Output
 
 IMAGE, TEXT, METADATA = "img_emb", "text_emb", "metadata"
+PSEUDO_TEXT, PSEUDO_CAPTIONS = "pseudo_text_emb", "pseudo_captions"
 EXTRA_TEXT, EXTRA_CAPTIONS = "extra_text_emb", "extra_captions"
 _TEXT_ENCODERS, _NORMS = "text_encoders.json", "normalisation.json"
 
@@ -40,13 +43,19 @@ class EmbeddingsRecord(UnitRecord):
         "images": "rows",
         "captioned": "captioned",
         "extra_captions": "extra_captions",
+        "pseudo_captioned": "pseudo_captioned",
+        "pseudo_captions": "pseudo_captions",
     }
 
     rows: int
     captioned: int
+    """Images with human captions."""
     failures: Mapping[str, int]
     extra_captions: int = 0
-    """Captions that are not their image's first."""
+    """Human captions that are not their image's first."""
+    pseudo_captioned: int = 0
+    """Images with pseudo-captions."""
+    pseudo_captions: int = 0
     norms: EmbeddingNorms | None = None
     """Of existing embeddings."""
 

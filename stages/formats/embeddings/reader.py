@@ -14,6 +14,8 @@ from stages.formats.embeddings.layout import (
     EXTRA_TEXT,
     IMAGE,
     METADATA,
+    PSEUDO_CAPTIONS,
+    PSEUDO_TEXT,
     TEXT,
     EmbeddingsRecord,
     state_kinds,
@@ -28,12 +30,16 @@ Rows = Float[np.ndarray, "rows embed"]
 
 @dataclass(frozen=True)
 class CaptionedRows:
-    """Images with captions that may be used; the captions of one image stand together, its first one first."""
+    """Images with captions that may be used; the captions of one image stand together, its first one first.
+
+    Pseudo-captions come after an image's human captions.
+    """
 
     keys: list[str]  # of the images
     image: Float[np.ndarray, "images embed"]
     text: Float[np.ndarray, "captions embed"]
     num_captions: Int[np.ndarray, " images"]
+    num_human: Int[np.ndarray, " images"]  # so many of them are human
     state_rows: Int[np.ndarray, " captions"]  # where each caption stands in the shard's files of text states
 
 
@@ -59,7 +65,7 @@ def shard_rows(embeddings: Artifact) -> dict[str, int]:
 
 
 def count_captioned(embeddings: Artifact) -> int:
-    """Return how many images of all shards have captions."""
+    """Return how many images of all shards have human captions."""
     return sum(record.captioned for record in _records(embeddings).values())
 
 
@@ -86,14 +92,14 @@ def load_has_caption(embeddings: Artifact, shard: str) -> Bool[np.ndarray, " row
 
 
 def usable_caption_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> Int[np.ndarray, " images"]:
-    """Return the rows of a shard that have a caption which may be used, ascending, as :func:`load_keys` counts them."""
+    """Return the rows of a shard whose human captions may be used, ascending, as :func:`load_keys` counts them."""
     table = _metadata(embeddings, shard, ["key", "has_caption"])
     has_caption = np.asarray(table["has_caption"].to_pylist(), dtype=bool)
     return np.flatnonzero(has_caption & select_captioned(table["key"].to_pylist(), captions))
 
 
 def load_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
-    """Return all captions of each row of a shard, the first one first."""
+    """Return all human captions of each row of a shard, the first one first."""
     captions = [[] if one is None else [one] for one in load_table(embeddings, METADATA, shard)["caption"].to_pylist()]
     if has_table(embeddings, EXTRA_CAPTIONS, shard):
         for extra in load_table(embeddings, EXTRA_CAPTIONS, shard, ["row", "caption"]).to_pylist():
@@ -168,26 +174,33 @@ def pick_image_rows(embeddings: Artifact, shard: str, rows: Int[np.ndarray, " pi
 
 
 def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConfig) -> CaptionedRows:
-    """Return the samples of a shard that have captions and are selected by ``captions``, as float32."""
+    """Return the samples of a shard that have captions which ``captions`` selects, as float32."""
     table = load_table(embeddings, METADATA, shard, ["key", "has_caption"])
     keys: list[str] = table["key"].to_pylist()
-    chosen = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
+    human = np.asarray(table["has_caption"].to_pylist(), dtype=bool) & select_captioned(keys, captions)
+    is_kept = np.ones(len(keys), dtype=bool)
     if (kept := kept_rows(embeddings, shard)) is not None:
-        chosen &= np.isin(np.arange(len(keys)), kept)
+        is_kept = np.isin(np.arange(len(keys)), kept)
     image, text = open_image_rows(embeddings, shard), open_text_rows(embeddings, shard)
     for kind, rows in (("image", image), ("text", text)):
         _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), image.shape[1])
-    first = np.flatnonzero(chosen)
+    first = np.flatnonzero(human & is_kept)
     owners, further = further_captions(embeddings, shard, image.shape[1])
-    used = np.flatnonzero(chosen[owners])
-    rows_of = np.concatenate([first, owners[used]])  # the image of each caption, first captions first: [captions]
-    order = np.argsort(rows_of, kind="stable")
+    used = np.flatnonzero((human & is_kept)[owners])
+    no_owners = owners[:0], further[:0]
+    of_pseudo, pseudo = pseudo_texts(embeddings, shard, image.shape[1]) if captions.reads_pseudo else no_owners
+    used_pseudo = np.flatnonzero(is_kept[of_pseudo])
+    # the image of each caption: first captions, further ones, pseudo-captions: [captions]
+    rows_of = np.concatenate([first, owners[used], of_pseudo[used_pseudo]])
+    order, num_human = np.argsort(rows_of, kind="stable"), len(first) + len(used)
+    images = np.unique(rows_of)
     return CaptionedRows(
-        [keys[row] for row in first],
-        np.asarray(image[chosen], dtype=np.float32),
-        np.concatenate([text[chosen], further[used]]).astype(np.float32)[order],
-        np.bincount(rows_of, minlength=len(keys))[first],
-        np.concatenate([first, len(keys) + used])[order],
+        [keys[row] for row in images],
+        np.asarray(image[images], dtype=np.float32),
+        np.concatenate([text[first], further[used], pseudo[used_pseudo]]).astype(np.float32)[order],
+        np.bincount(rows_of, minlength=len(keys))[images],
+        np.bincount(rows_of[:num_human], minlength=len(keys))[images],
+        np.concatenate([first, len(keys) + used, len(keys) + len(owners) + used_pseudo])[order],
     )
 
 
@@ -197,12 +210,32 @@ def open_text_rows(embeddings: Artifact, shard: str) -> Rows:
 
 
 def further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
-    """Return row and embedding of each caption of a shard that is not an image's first, by the files' rows."""
-    if not has_table(embeddings, EXTRA_CAPTIONS, shard):
+    """Return row and embedding of each human caption of a shard that is not an image's first, by the files' rows."""
+    return _texts_by_row(embeddings, shard, embed_dim, "further", (EXTRA_CAPTIONS, EXTRA_TEXT))
+
+
+def pseudo_texts(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
+    """Return row and embedding of each pseudo-caption of a shard, by the files' rows."""
+    return _texts_by_row(embeddings, shard, embed_dim, "pseudo", (PSEUDO_CAPTIONS, PSEUDO_TEXT))
+
+
+def load_pseudo_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
+    """Return the pseudo-captions of each row of a shard."""
+    captions: list[list[str]] = [[] for _ in range(load_table(embeddings, METADATA, shard, ["key"]).num_rows)]
+    if has_table(embeddings, PSEUDO_CAPTIONS, shard):
+        for one in load_table(embeddings, PSEUDO_CAPTIONS, shard, ["row", "caption"]).to_pylist():
+            captions[one["row"]].append(one["caption"])
+    kept = kept_rows(embeddings, shard)
+    return captions if kept is None else [captions[row] for row in kept]
+
+
+def _texts_by_row(
+    embeddings: Artifact, shard: str, embed_dim: int, kind: str, files: tuple[str, str]
+) -> tuple[np.ndarray, Rows]:
+    if not has_table(embeddings, files[0], shard):
         return np.zeros(0, dtype=np.int64), np.zeros((0, embed_dim), dtype=np.float32)
-    table = load_table(embeddings, EXTRA_CAPTIONS, shard, ["row"])
-    text = open_array(embeddings, EXTRA_TEXT, shard)
-    _require_shape(embeddings, f"further text embeddings of shard {shard}", text, len(table), embed_dim)
+    table, text = load_table(embeddings, files[0], shard, ["row"]), open_array(embeddings, files[1], shard)
+    _require_shape(embeddings, f"{kind} text embeddings of shard {shard}", text, len(table), embed_dim)
     return table["row"].to_numpy(), text
 
 

@@ -9,7 +9,16 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from stages.contract.errors import InputFault
-from stages.formats.embeddings.layout import EXTRA_CAPTIONS, EXTRA_TEXT, IMAGE, METADATA, TEXT, state_kinds
+from stages.formats.embeddings.layout import (
+    EXTRA_CAPTIONS,
+    EXTRA_TEXT,
+    IMAGE,
+    METADATA,
+    PSEUDO_CAPTIONS,
+    PSEUDO_TEXT,
+    TEXT,
+    state_kinds,
+)
 from stages.formats.per_shard import save_array, save_table
 from stages.storage.artifact import Output
 
@@ -52,7 +61,9 @@ class EncodedCaptions:
 
 @dataclass
 class ShardEmbeddings:
-    """The rows of one shard, in the order of its keys, and the captions of an image that are not its first."""
+    """The rows of one shard, in the order of its keys, the human captions of an image that are not its first, and its
+    pseudo-captions.
+    """
 
     keys: list[str] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)
@@ -61,21 +72,29 @@ class ShardEmbeddings:
     extra: list[tuple[int, str]] = field(default_factory=list)
     """Row and caption."""
     further: EncodedCaptions = field(default_factory=EncodedCaptions)
+    pseudo: list[tuple[int, str]] = field(default_factory=list)
+    """Row and caption."""
+    encoded_pseudo: EncodedCaptions = field(default_factory=EncodedCaptions)
 
     def write(self, name: str, output: Output, *, storage: Storage, embed_dim: int, widths: Mapping[str, int]) -> None:
         """Write the files of the shard; ``widths`` names the text encoders with the widths of their states."""
         save_array(output, IMAGE, name, _concatenated(self.image, embed_dim, storage))
         save_array(output, TEXT, name, _concatenated(self.first.text, embed_dim, storage))
         has_caption = [caption is not None for caption in self.captions]
-        columns = {"key": self.keys, "caption": self.captions, "has_caption": has_caption}
-        save_table(output, METADATA, name, pa.table(columns, schema=_METADATA_SCHEMA))
-        if self.extra:
-            rows, texts = zip(*self.extra, strict=True)
-            extra = {"key": [self.keys[row] for row in rows], "row": rows, "caption": texts}
-            save_table(output, EXTRA_CAPTIONS, name, pa.table(extra, schema=_EXTRA_SCHEMA))
-            save_array(output, EXTRA_TEXT, name, _concatenated(self.further.text, embed_dim, storage))
+        metadata = {"key": self.keys, "caption": self.captions, "has_caption": has_caption}
+        save_table(output, METADATA, name, pa.table(metadata, schema=_METADATA_SCHEMA))
+        for (table, array), captions, encoded in (
+            ((EXTRA_CAPTIONS, EXTRA_TEXT), self.extra, self.further),
+            ((PSEUDO_CAPTIONS, PSEUDO_TEXT), self.pseudo, self.encoded_pseudo),
+        ):
+            if captions:
+                rows, texts = zip(*captions, strict=True)
+                columns = {"key": [self.keys[row] for row in rows], "row": rows, "caption": texts}
+                save_table(output, table, name, pa.table(columns, schema=_EXTRA_SCHEMA))
+                save_array(output, array, name, _concatenated(encoded.text, embed_dim, storage))
         for encoder, width in widths.items():
-            states = self.first.states.get(encoder, []) + self.further.states.get(encoder, [])
+            parts = (self.first, self.further, self.encoded_pseudo)
+            states = [one for part in parts for one in part.states.get(encoder, [])]
             _save_states(output, encoder, name, states, _concatenated(filter(len, states), width, storage))
 
 

@@ -1,0 +1,211 @@
+"""A captioning model of transformers: from images to texts, by search or by sampling that is seeded per image.
+
+To sample a token from softmax(logits / T) is to take the largest of logits / T + g, where g is standard Gumbel noise
+(Gumbel 1954; Maddison et al., arXiv 1411.0030, section 2). The noise is seeded by the image's key, so a caption depends
+neither on what is captioned beside it nor on who does it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from models.noise import SeededNoise
+from stages.caption_images.check import check
+from stages.caption_images.config import CaptionImagesConfig
+from stages.caption_images.model_files import PREPROCESSING, WHERE, require_room
+from stages.contract.errors import InputFault
+from stages.encoders.identity import digest_tensors
+from stages.encoders.model_files import describe_load_error, require_token_range
+from stages.encoders.state_encoder import no_progress_bar
+from stages.formats.pseudo_captions import Captioner
+
+_LONGEST = 8  # times the shorter side; of a longer image the middle: the model sees a square of it anyway
+_PROMPT_INPUT = {"vision-encoder-decoder": "decoder_input_ids"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
+
+
+class ImageCaptioner:
+    """Captions images; the arithmetic is float32 on a CPU and ``gpu_precision`` on a GPU."""
+
+    def __init__(self, config: CaptionImagesConfig, *, device: str) -> None:
+        """Load the model; InputFault: it is not there, says what none may say, or cannot caption an image."""
+        local = config.model_copy(update={"model": config.model.local()})
+        check(local)
+        folder = local.model.path
+        self._config, self._device = config, device
+        self._dtype = torch.float32 if device == "cpu" else getattr(torch, config.gpu_precision)
+        self._model, self._processor, self._tokenizer = _load(folder, config.model.reference)
+        self.identity = self._identity(folder)
+        self._model.to(device=device, dtype=self._dtype)
+        self._prompt = self._prompt_tokens()
+        self._try_one()
+
+    def caption(self, images: Sequence[Image.Image], keys: Sequence[str]) -> list[list[str]]:
+        """Return the captions of each image, ``num_captions`` in all; some may be empty or equal."""
+        config, pixels = self._config, self._pixels(images)
+        options: dict[str, Any] = {"num_beams": config.num_beams, "num_return_sequences": config.num_captions}
+        if config.is_sampled:
+            seeds = [caption_seed(config.seed, key, number) for key in keys for number in range(config.num_captions)]
+            pixels = pixels.repeat_interleave(config.num_captions, 0)
+            options = {"logits_processor": [SeededSampling(seeds, config.temperature)]}
+        texts = [clean_caption(text, config.max_characters) for text in self._generate(pixels, options)]
+        count = config.num_captions
+        return [texts[first : first + count] for first in range(0, len(texts), count)]
+
+    @torch.inference_mode()
+    def _generate(self, pixels: Tensor, options: Mapping[str, Any]) -> list[str]:
+        inputs = {"pixel_values": pixels}
+        if self._prompt is not None:
+            inputs[_PROMPT_INPUT.get(self.identity.model_type, "input_ids")] = self._prompt.repeat(len(pixels), 1)
+        # What the folder says of sampling is not followed; of repetition and forced tokens, it is.
+        usual: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1}
+        usual |= {"num_return_sequences": 1, "max_length": None, "max_new_tokens": self._config.max_new_tokens}
+        tokens = self._model.generate(**inputs, **usual | dict(options))
+        texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
+        prepared = self._processor(images=[_not_too_long(image) for image in images], return_tensors="pt")
+        pixels: Tensor = prepared["pixel_values"].to(device=self._device, dtype=self._dtype)
+        return pixels
+
+    def _prompt_tokens(self) -> Int[Tensor, "1 tokens"] | None:
+        """Return the tokens that begin each caption; BLIP cuts off the last one, which ends a text."""
+        prompt = self._config.prompt
+        if prompt is None:
+            return None
+        tokens: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        kind, special = self.identity.model_type, self._tokenizer
+        begins = {"git": special.cls_token_id, "blip": special.bos_token_id}.get(
+            kind, self._model.generation_config.decoder_start_token_id
+        )
+        ends = [self._tokenizer.sep_token_id] if kind == "blip" else []
+        known = [token for token in (begins, *tokens, *ends) if token is not None]
+        return torch.tensor([known], device=self._device)
+
+    def _try_one(self) -> None:
+        """Caption a grey image, so that parts which do not belong together are told before any shard is read."""
+        try:
+            self.caption([Image.new("RGB", (64, 64), "grey")], ["0"])
+        except Exception as error:  # the libraries raise errors of many types
+            raise InputFault(
+                f"{WHERE}: {self._config.model.reference} cannot caption an image ({describe_load_error(error)}): "
+                "expected model, image processor and tokenizer that belong together, and a prompt that the model "
+                "can read: save the model again, or leave caption_images.prompt out"
+            ) from error
+
+    def _identity(self, folder: Path) -> Captioner:
+        config = self._config
+        return Captioner(
+            reference=config.model.reference,
+            model_type=self._model.config.model_type,
+            digest=_digest(self._model, self._tokenizer, folder),
+            revision=_revision(folder, config.model.reference),
+            prompt=config.prompt or "",
+            num_captions=config.num_captions,
+            max_new_tokens=config.max_new_tokens,
+            num_beams=config.num_beams,
+            temperature=config.temperature,
+            seed=config.seed if config.is_sampled else None,
+            images=config.images,
+        )
+
+
+class SeededSampling:
+    """A logits processor of transformers: adds to each row the Gumbel noise of its seed, so that the largest logit is
+    a sample.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self._noise, self._temperature = SeededNoise(seeds), temperature
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch tokens"], scores: Float[Tensor, "batch words"]
+    ) -> Float[Tensor, "batch words"]:
+        """Return the scores of the next token, of which the largest is taken."""
+        uniform = self._noise.uniform(scores.shape[1:], scores.device).clamp(min=torch.finfo(torch.float32).tiny)
+        return scores.float() / self._temperature - torch.log(-torch.log(uniform))
+
+
+def _not_too_long(image: Image.Image) -> Image.Image:
+    """Return the image, or its middle: preprocessing may scale the shorter side up, and the longer with it."""
+    width, height = (min(side, _LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
+
+
+def caption_seed(seed: int, key: str, number: int) -> int:
+    """Return the seed of an image's n-th caption."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{number}".encode()).digest()[:8], "big") >> 1
+
+
+def clean_caption(text: str, max_characters: int) -> str:
+    """Return a caption on one line without control characters; a longer one ends with its last whole word."""
+    words = " ".join(_CONTROL.sub(" ", text).split())
+    if len(words) <= max_characters:
+        return words
+    cut = words[: max_characters + 1]
+    return cut.rpartition(" ")[0] or words[:max_characters]
+
+
+def _load(folder: Path, reference: str) -> tuple[Any, Any, Any]:
+    """Return model (evaluation mode, float32, CPU), image processor and tokenizer."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with no_progress_bar():
+            require_room(AutoModelForImageTextToText, AutoConfig.from_pretrained(folder, **options), folder)
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+            )
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except InputFault:
+        raise
+    except Exception as error:  # the libraries raise errors of many types
+        raise InputFault(
+            f"{WHERE}: transformers cannot load {reference} ({describe_load_error(error)}): weights are read as "
+            "safetensors only: save the model again by save_pretrained"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise InputFault(
+            f"{WHERE}: {reference} lacks {len(missing)} of its weights ({', '.join(missing[:3])}): expected all of "
+            "them: save the model again"
+        )
+    require_token_range(tokenizer, _num_tokens(model), reference, WHERE)
+    return model.eval().requires_grad_(False), processor, tokenizer
+
+
+def _num_tokens(model: Any) -> int:
+    """Return for how many tokens the part that writes has embeddings."""
+    writer = model.config.get_text_config(decoder=True)
+    return int(writer.vocab_size)
+
+
+def _digest(model: Any, tokenizer: Any, folder: Path) -> str:
+    """Return the SHA-256 of the weights, the vocabulary and how images are prepared."""
+    about: list[Any] = [sorted(tokenizer.get_vocab().items())]
+    about += [(folder / name).read_text(encoding="utf-8") for name in PREPROCESSING if (folder / name).exists()]
+    return digest_tensors(model.state_dict(), hashlib.sha256(json.dumps(about).encode()))
+
+
+def _revision(folder: Path, reference: str) -> str:
+    """Return the commit that the folder says it is of: in its configuration, by its name in the hub's cache, or in what
+    the hub's client leaves beside the files; "" where it says none.
+    """
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_commit_hash")
+    beside = folder / ".cache/huggingface/download/config.json.metadata"
+    if beside.is_file():
+        said = said or beside.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    candidates = (said, Path(reference).name, folder.name)
+    return next((one for one in candidates if isinstance(one, str) and _COMMIT.fullmatch(one)), "")

@@ -1,0 +1,193 @@
+"""What the folder of a captioning model may say: types, parts and keys that are known, and sizes that can be held.
+
+To know another type is to add it to :data:`TYPES`, what keys of its configuration are new, and a tiny random model of
+it to the tests. How each is loaded and asked stands in :mod:`stages.caption_images.captioner`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from stages.contract.errors import InputFault
+from stages.contract.parsing import shown
+from stages.encoders.language_model_files import LANGUAGE_MODEL_KEYS
+from stages.encoders.model_files import (
+    MOST_OF_A_SIZE,
+    TRANSFORMERS_KEYS,
+    check_links,
+    check_safetensors_index,
+    check_tokenizer,
+    read_model_json,
+    refuse,
+    require_keys,
+    require_weights,
+)
+
+WHERE = "caption_images.model.path"
+PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
+GENERATION = "generation_config.json"
+
+
+class Kind(NamedTuple):
+    """A type of model: the types that each of its parts may have, and where the part that writes has its positions."""
+
+    parts: Mapping[str, tuple[str, ...]]
+    writer: str | None
+    """The part that writes the text; None: the model itself."""
+
+
+_DECODERS = ("gpt2", "bert", "roberta")
+#: By the name of transformers.
+TYPES: Final[Mapping[str, Kind]] = {
+    "blip": Kind({"text_config": ("blip_text_model",), "vision_config": ("blip_vision_model",)}, "text_config"),
+    "git": Kind({"vision_config": ("git_vision_model",)}, None),
+    "vision-encoder-decoder": Kind({"encoder": ("vit", "deit"), "decoder": _DECODERS}, "decoder"),
+}
+_MOST_LAYERS = 256
+_LAYERS: Final = ("num_hidden_layers", "n_layer", "num_layers")
+_WIDTHS: Final = ("hidden_size", "n_embd")
+_POSITIONS: Final = {"roberta": 2}  # so many positions are reserved
+_KEYS: Final = frozenset(
+    (
+        *("text_config", "vision_config", "encoder", "decoder", "text_config_dict", "vision_config_dict"),
+        *("projection_dim", "logit_scale_init_value", "image_text_hidden_size", "label_smoothing"),
+        *("initializer_factor", "encoder_hidden_size", "dropout", "image_size", "patch_size", "num_channels"),
+        *("num_image_with_embedding", "qkv_bias", "encoder_stride", "pooler_act", "pooler_output_size"),
+        *("_commit_hash", "num_attention_heads", "fc_dropout", "intermediate_size"),
+        # settings of generation, which files of earlier versions of transformers hold
+        *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
+        *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
+        *("forced_eos_token_id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size"),
+        *("num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "remove_invalid_values"),
+        *("repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature", "tf_legacy_loss"),
+        *("top_k", "top_p", "typical_p"),
+    )
+)
+_GENERATION_KEYS: Final = frozenset(
+    (
+        *("_from_model_config", "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id"),
+        *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "max_length", "max_new_tokens"),
+        *("min_length", "num_beams", "do_sample", "temperature", "top_k", "top_p", "length_penalty", "use_cache"),
+        *("no_repeat_ngram_size", "repetition_penalty", "early_stopping", "num_return_sequences"),
+        *("output_attentions", "output_hidden_states", "return_dict_in_generate", "output_scores"),
+        *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"),
+    )
+)
+_PREPROCESSING_KEYS: Final = frozenset(
+    (
+        *("do_convert_rgb", "do_normalize", "do_rescale", "do_resize", "do_center_crop", "do_pad", "crop_size", "size"),
+        *("image_mean", "image_std", "resample", "rescale_factor", "image_processor_type", "feature_extractor_type"),
+        *("processor_class", "default_to_square", "data_format", "input_data_format", "return_tensors", "device"),
+        *("disable_grouping", "pad_size", "size_divisor", "_valid_processor_keys", "use_square_size"),
+        *("image_processor", "num_query_tokens"),
+    )
+)
+_PROCESSORS: Final = frozenset(
+    f"{name}{end}"
+    for name in ("Blip", "CLIP", "ViT", "DeiT")
+    for end in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
+)
+_MOST_PIXELS = 2048  # a side of what the model sees
+
+
+def check_captioner_folder(folder: Path, *, max_new_tokens: int) -> None:
+    """Check what a folder says: type and parts, preprocessing, generation, tokenizer, and positions for the tokens."""
+    where = WHERE
+    check_links(folder, where)
+    file = folder / "config.json"
+    content = read_model_json(file, where)
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise refuse(where, file, f"model_type is {shown(kind)!r}", f"one of {', '.join(TYPES)}")
+    parts = _parts_of(content, TYPES[kind], file, where)
+    for part in (content, *parts.values()):
+        _check_part(part, file, where)
+    numbers = sum(_least_numbers(part) for part in (content, *parts.values()))
+    require_weights(folder, numbers, file, where)
+    writer = parts.get(TYPES[kind].writer or "", content)
+    _require_positions(writer, folder, where, max_new_tokens)
+    _check_preprocessing(folder, where)
+    if (folder / GENERATION).exists():
+        settings = read_model_json(folder / GENERATION, where)
+        require_keys(settings, _GENERATION_KEYS, folder / GENERATION, where)
+    check_tokenizer(folder, where)
+    check_safetensors_index(folder, where)
+
+
+def _parts_of(content: Mapping[str, Any], kind: Kind, file: Path, where: str) -> dict[str, Mapping[str, Any]]:
+    """Return the configurations of the parts, of types that are known; a part may leave its type out."""
+    parts = {name: content.get(name) or {} for name in kind.parts}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise refuse(where, file, f"{name} is {shown(part)}", "a mapping")
+        found = part.get("model_type", kind.parts[name][0] if len(kind.parts[name]) == 1 else None)
+        if found not in kind.parts[name]:
+            raise refuse(where, file, f"{name}.model_type is {shown(found)!r}", f"one of {', '.join(kind.parts[name])}")
+    others = {name for name in ("text_config", "vision_config", "encoder", "decoder") if content.get(name)}
+    others |= {name for name in ("text_config_dict", "vision_config_dict") if content.get(name)}
+    if unknown := sorted(others - parts.keys()):
+        raise refuse(where, file, f"the part {unknown[0]}", f"the parts {', '.join(parts)}")
+    return parts
+
+
+def _check_part(part: Mapping[str, Any], file: Path, where: str) -> None:
+    require_keys(part, _KEYS | LANGUAGE_MODEL_KEYS | TRANSFORMERS_KEYS, file, where)
+    for key, value in part.items():
+        most = _MOST_LAYERS if key in _LAYERS else MOST_OF_A_SIZE
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int) and abs(one) > most:
+                raise refuse(where, file, f"{key} is {shown(one)}", f"a number up to {most}")
+
+
+def _least_numbers(part: Mapping[str, Any]) -> float:
+    """Return how many numbers a part has at least, as far as its sizes are given."""
+    width, layers = (next((part[key] for key in keys if key in part), None) for keys in (_WIDTHS, _LAYERS))
+    if not isinstance(width, int) or not isinstance(layers, int):
+        return 0.0
+    inner, words = part.get("intermediate_size"), part.get("vocab_size")
+    found = 2.0 * width * inner * layers if isinstance(inner, int) else 0.0
+    return found + (float(width * words) if isinstance(words, int) else 0.0)
+
+
+def _require_positions(writer: Mapping[str, Any], folder: Path, where: str, max_new_tokens: int) -> None:
+    positions = writer.get("n_positions", writer.get("max_position_embeddings"))
+    if not isinstance(positions, int):
+        return
+    most = positions - _POSITIONS.get(str(writer.get("model_type")), 0) - 1  # the token that begins
+    if max_new_tokens > most:
+        raise InputFault(
+            f"caption_images.max_new_tokens: found {max_new_tokens}: expected at most {most}, for which "
+            f"{shown(folder.name)} has positions: lower it"
+        )
+
+
+def _check_preprocessing(folder: Path, where: str) -> None:
+    """Check how images are prepared: by a processor of the library, to a size that can be held."""
+    for name in PREPROCESSING:
+        file = folder / name
+        if not file.exists():
+            continue
+        content = read_model_json(file, where)
+        inner = content.get("image_processor") or {}
+        for part in (content, inner if isinstance(inner, dict) else {"image_processor": inner}):
+            require_keys(part, _PREPROCESSING_KEYS, file, where)
+            for key in ("image_processor_type", "feature_extractor_type"):
+                if part.get(key) is not None and part[key] not in _PROCESSORS:
+                    raise refuse(where, file, f"{key} is {shown(part[key])!r}", ", ".join(sorted(_PROCESSORS)))
+            for key in ("size", "crop_size", "pad_size", "size_divisor"):
+                _require_small(part.get(key), key, file, where)
+
+
+def _require_small(value: Any, key: str, file: Path, where: str) -> None:
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+        if one is not None and not (isinstance(one, int) and 0 < one <= _MOST_PIXELS):
+            raise refuse(where, file, f"{key} is {shown(value)}", f"whole numbers of pixels up to {_MOST_PIXELS}")
+
+
+def require_room(auto_class: Any, config: Any, folder: Path) -> None:
+    """Refuse a model that is larger than its weights can be, before memory is taken for it: a byte a number or more."""
+    import torch
+
+    with torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=False)
+    require_weights(folder, sum(weight.numel() for weight in model.parameters()), folder / "config.json", WHERE)

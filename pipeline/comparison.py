@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from models.decoders.registry import SPECS
-from pipeline.captions import caption_fraction, format_fraction
+from pipeline.captions import caption_fraction, format_fraction, pseudo_weight
 from pipeline.console import PlainTable, plain
 from pipeline.heartbeat import life_of
 from pipeline.protocols import ProtocolGroup, describe_differences, group_by_protocol
@@ -208,10 +208,14 @@ def _captions(record: RunRecord, stage: str) -> Figure:
     if planned is None:
         return Figure(None, f"the run has no stage {stage}")
     fraction = caption_fraction(planned.identity)
-    count = None if entry is None else entry.counts.get("captioned")
+    counts = {} if entry is None else entry.counts
+    said = [f"{counts['captioned']:,} captioned images"] if "captioned" in counts else []
+    if weight := pseudo_weight(planned.identity):
+        of = f" of {counts['pseudo_captioned']:,} images" if "pseudo_captioned" in counts else ""
+        said.append(f"pseudo-captions{of} mixed in at {format_fraction(weight)}")
     if fraction is None:
         return Figure(None, f"{stage} did not record it when it made this artifact")
-    return Figure(fraction, "" if count is None else f"{count:,} captioned images")
+    return Figure(fraction, "; ".join(said))
 
 
 def _split(record: RunRecord) -> Figure:

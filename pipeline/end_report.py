@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.captions import caption_fraction, format_fraction
+from pipeline.captions import caption_fraction, format_fraction, pseudo_weight
 from pipeline.record import RunRecord
 from pipeline.splits import may_have_seen
 from pipeline.summary import FAILED, SKIPPED
@@ -45,12 +45,20 @@ def _used(record: RunRecord) -> str:
         if (fraction := caption_fraction(entry.identity)) is not None:
             read = _counts(record, name).get("captioned")
             of = "" if read is None else f" ({read:,} captioned images)"
-            parts.append(f"{name} read {format_fraction(fraction)} of the captions{of}")
+            parts.append(f"{name} read {format_fraction(fraction)} of the captions{of}{_pseudo(record, name)}")
     for prefix, verb in ((FAILED, "lost"), (SKIPPED, "skipped")):
         causes = {name.removeprefix(prefix): count for name, count in counts.items() if name.startswith(prefix)}
         if causes:
             parts.append(f"{verb}: {', '.join(f'{count:,} {cause}' for cause, count in causes.items())}")
     return "; ".join(parts)
+
+
+def _pseudo(record: RunRecord, stage: str) -> str:
+    """Say how many images have pseudo-captions that a stage read, and by which weight these stand beside human ones."""
+    count, weight = _counts(record, stage).get("pseudo_captioned"), pseudo_weight(record.plan[stage].identity)
+    if not count or not weight:
+        return ""
+    return f" and pseudo-captions of {count:,} images (weight {weight:.3g} beside human ones)"
 
 
 def _continued(record: RunRecord) -> Iterator[str]:
@@ -123,6 +131,9 @@ def _warnings(record: RunRecord) -> Iterator[str]:
     pairs = _counts(record, "train_prior").get("held_out_pairs")
     if pairs is not None and pairs < FEWEST_PAIRS:
         yield f"{pairs} held-out pairs say little of a prior: from {FEWEST_PAIRS} on its figures can be compared"
+    for entry in record.stages:
+        if (found := entry.notes.get("validated_on")) is not None:
+            yield f"{entry.name} is validated on {found}"
     clip, prior = record.plan.get("train_clip"), record.plan.get("train_prior")
     if clip and prior and pairs is not None and may_have_seen(clip.identity, prior.identity):
         yield "train_clip may have learned from the prior's held-out pairs, whose figures are then too good"

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.captions import caption_fraction, format_fraction
+from pipeline.captions import caption_fraction, format_captions, pseudo_weight
 from pipeline.console import PlainTable, plain
 from pipeline.demands import Demands
 from pipeline.heartbeat import Life, StageProgress
@@ -27,7 +27,7 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
     for stage in record.stages:
         waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
         planned = record.plan.get(stage.name)
-        captions = "" if planned is None else format_fraction(caption_fraction(planned.identity))
+        captions = "" if planned is None else format_captions(planned.identity)
         progress = None if life is None else life.progress.get(stage.name)
         row = _row(stage) if progress is None else (*_row(stage)[:4], *_progress(progress))
         table.row(*row, "" if waited is None else f"{waited:.1%}", captions)
@@ -66,7 +66,7 @@ def plan_table(plan: Plan, demands: Demands) -> PlainTable:
     for heading in ("stage", "state", "fingerprint", "captions", "asks for", "why"):
         table.heading(heading, overflow="fold")
     for stage in plan.stages.values():
-        captions = format_fraction(caption_fraction(stage.identity))
+        captions = format_captions(stage.identity)
         asked = demands.stages.get(stage.name, "")
         table.row(stage.name, stage.state, stage.fingerprint, captions, asked, stage.reason)
     if plan.split is not None:
@@ -87,6 +87,7 @@ def plan_document(plan: Plan, demands: Demands) -> dict[str, Any]:
                 "fingerprint": s.fingerprint,
                 "reason": s.reason,
                 "captions_fraction": caption_fraction(s.identity),
+                "pseudo_captions_weight": pseudo_weight(s.identity),
                 "asks_for": demands.stages.get(s.name, ""),
             }
             for s in plan.stages.values()

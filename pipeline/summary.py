@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pipeline.captions import caption_fraction
+from pipeline.captions import caption_fraction, pseudo_weight
 from pipeline.config.schema import RunConfig
 from pipeline.outbox.operations import Provenance
 from pipeline.plan import Plan
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.tracking import RunTracker
 
 FAILED, SKIPPED = "failed_", "skipped_"
+PSEUDO_COUNTS = ("pseudo_captions", "pseudo_captioned", "empty_pseudo_captions")
 REQUIREMENTS = ["corgi-pipeline"]
 """What a process needs that loads a registered model."""
 
@@ -38,9 +39,19 @@ def provenance(results: Mapping[str, StageResult], plan: Plan) -> Provenance | N
         failures=_by_cause(counts, FAILED),
         skips=_by_cause(counts, SKIPPED),
         captions={name: fraction for name, fraction in fractions.items() if fraction is not None},
+        pseudo_captions=_pseudo_captions(results, plan),
         source=f"artifacts/download_shards/{plan.stages['download_shards'].fingerprint}",
         digest=plan.stages["download_shards"].fingerprint,
     )
+
+
+def _pseudo_captions(results: Mapping[str, StageResult], plan: Plan) -> dict[str, float]:
+    """Return how many pseudo-captions there are, of how many images, and their weight in each stage that reads any."""
+    made = results.get("caption_images")
+    counts = {} if made is None or made.summary is None else made.summary.counts
+    found: dict[str, float] = {name: count for name, count in counts.items() if name in PSEUDO_COUNTS}
+    weights = {name: pseudo_weight(stage.identity) for name, stage in plan.stages.items()}
+    return found | {f"weight/{name}": weight for name, weight in weights.items() if weight is not None}
 
 
 def _by_cause(counts: Mapping[str, int], prefix: str) -> dict[str, int]:

@@ -133,16 +133,19 @@ class RunTracker:
         failures: Mapping[str, int],
         skips: Mapping[str, int] | None = None,
         captions: Mapping[str, float] | None = None,
+        pseudo_captions: Mapping[str, float] | None = None,
         source: str = "",
         digest: str = "",
     ) -> None:
         """Record what the run learned from: images, captions, failures and skips by cause, and where the data lies.
 
-        ``captions`` is the fraction of the captions that each stage reads which reads any.
+        ``captions`` is the fraction of the human captions that each stage reads which reads any; ``pseudo_captions``
+        counts pseudo-captions, and has their weights.
         """
         fraction = captioned / images if images else 0.0
         counts = {"images": images, "captioned": captioned, "captioned_fraction": fraction}
         counts |= {f"captions_fraction/{stage}": read for stage, read in (captions or {}).items()}
+        counts |= {f"pseudo_captions/{name}": value for name, value in (pseudo_captions or {}).items()}
         by_cause = {f"failed/{cause}": count for cause, count in failures.items()}
         by_cause |= {f"skipped/{cause}": count for cause, count in (skips or {}).items()}
         self._parent.add({f"data/{name}": value for name, value in (counts | by_cause).items()}, self._time())

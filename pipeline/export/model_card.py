@@ -5,7 +5,7 @@ from typing import Final
 
 from huggingface_hub import ModelCardData
 
-from pipeline.captions import caption_fraction, format_fraction
+from pipeline.captions import format_captions
 from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
@@ -53,9 +53,8 @@ def _kinds(record: RunRecord) -> list[str]:
 
 def _setting(record: RunRecord) -> str:
     """Say which of the captions taught it."""
-    fractions = {name: caption_fraction(entry.identity) for name, entry in record.plan.items()}
-    read = {name: fraction for name, fraction in fractions.items() if fraction is not None}
-    words = ", ".join(f"{name} {format_fraction(fraction)}" for name, fraction in read.items())
+    read = {name: format_captions(entry.identity) for name, entry in record.plan.items()}
+    words = ", ".join(f"{name} {said}" for name, said in read.items() if said)
     return f"Of the captions, its stages read: {words}." if words else "None of its stages reads captions."
 
 
@@ -93,12 +92,28 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
     rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
     if (prior := record.stage("train_prior")) is not None and "captioned" in prior.counts:
         rows.append(("captioned images that the prior learned from", f"{prior.counts['captioned']:,}"))
+    rows += _pseudo_captions(record)
     for prefix, words in ((FAILED, "lost"), (SKIPPED, "skipped")):
         rows += [
             (f"{words}: {name.removeprefix(prefix).replace('_', ' ')}", f"{count:,}")
             for name, count in sorted(counts.items())
             if name.startswith(prefix)
         ]
+    return rows
+
+
+def _pseudo_captions(record: RunRecord) -> list[tuple[str, str]]:
+    """Return which captions no person wrote, and what wrote them."""
+    entry, prior = record.stage("caption_images"), record.stage("train_prior")
+    rows: list[tuple[str, str]] = []
+    if entry is not None:
+        made = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in entry.counts.items())
+        rows.append(("pseudo-captions by", _safe(entry.notes.get("captioner", "a model that was not recorded"))))
+        rows += [("its revision", _safe(entry.notes.get("revision", ""))), ("pseudo-captions", _safe(made))]
+    if prior is not None and "pseudo_captioned" in prior.counts:
+        rows.append(("images with pseudo-captions that the prior could read", f"{prior.counts['pseudo_captioned']:,}"))
+    if prior is not None and (validated := prior.notes.get("validated_on")):
+        rows.append(("the prior is validated on", _safe(validated)))
     return rows
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from pipeline.captions import caption_fraction, format_fraction
+from pipeline.captions import format_captions
 from pipeline.comparison import ROWS, decoder_kind, figures_of
 from pipeline.end_report import end_lines
 from pipeline.heartbeat import life_of
@@ -50,8 +50,8 @@ def _kind(record: RunRecord) -> str:
     words = [f"a {name} of kind {entry.identity.get('kind', '?')}" for name, entry in kinds.items() if entry]
     if record.plan.get("train_decoder"):
         words[-1] = f"a decoder of kind {decoder_kind(record)}"
-    fractions = {name: caption_fraction(entry.identity) for name, entry in record.plan.items()}
-    read = [f"{name} {format_fraction(one)}" for name, one in fractions.items() if one is not None]
+    captions = {name: format_captions(entry.identity) for name, entry in record.plan.items()}
+    read = [f"{name} {words}" for name, words in captions.items() if words]
     models = f"Text to image: {' and '.join(words)}." if words else "A run of stages that make no model."
     return models + (f" Of the captions, its stages read: {', '.join(read)}." if read else "")
 

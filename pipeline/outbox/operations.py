@@ -64,6 +64,7 @@ class Provenance(_Operation):
     failures: dict[str, int] = Field(default_factory=dict)
     skips: dict[str, int] = Field(default_factory=dict)
     captions: dict[str, float] = Field(default_factory=dict)
+    pseudo_captions: dict[str, float] = Field(default_factory=dict)
     source: str = ""
     digest: str = ""
 

@@ -81,10 +81,12 @@ class FilterSamplesConfig(StageConfig):
         return self.near_duplicates is not None and self.near_duplicates.within == "all"
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on; captions count where they are read."""
+        """Return what the result depends on; captions count where they are read, and human ones alone are."""
         identity = super().identity()
         if self.clip_score is None:
             del identity["captions"]
+        else:
+            identity["captions"].pop("mix", None)
         return identity
 
     @model_validator(mode="after")

@@ -110,6 +110,11 @@ class TrainClipConfig(TrainStageConfig):
         return int(self.architecture.text_cfg.get("context_length", 77))
 
     @property
+    def reads_pseudo_captions(self) -> bool:
+        """Whether it trains on pseudo-captions, too."""
+        return self.captions.reads_pseudo
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The captioned shards."""
         return ("download_shards",)

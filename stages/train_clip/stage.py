@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output, context: StageContext) -> StageSummary:
     """Learn the tokenizer, then train both towers."""
-    images = CaptionedImages(inputs["download_shards"], config.captions, image_size=config.image_size)
+    images = CaptionedImages(inputs, config.captions, image_size=config.image_size)
     pairs, held_out, _ = images.split(config.split)
-    vocab_size = _learn_tokenizer(images.captions(pairs), config, output)
+    vocab_size = _learn_tokenizer(images.all_captions(pairs), config, output)
     make = partial(make_task, "stages.train_clip.task:ClipTask", config, inputs, output=output, vocab_size=vocab_size)
     counts = {"training_pairs": len(pairs), "held_out_pairs": len(held_out), "vocabulary": vocab_size}
-    counts |= {"captioned": sum(images.sizes), "captioned_in_shards": images.in_shards}
+    counts |= {"captioned": images.num_human, "captioned_in_shards": images.in_shards}
+    notes = dict(config.lineage)
+    if config.captions.reads_pseudo:
+        counts["pseudo_captioned"] = images.num_pseudo
+        if not images.are_human(held_out).all():
+            notes["validated_on"] = "pseudo-captions, as fewer than two images with human captions are held out"
     return train(
         make,
         config.training,
@@ -35,7 +40,7 @@ def run(config: TrainClipConfig, inputs: Mapping[str, Artifact], output: Output,
         context=context,
         item_name="samples",
         counts=counts,
-        notes=config.lineage,
+        notes=notes,
     )
 
 

@@ -26,7 +26,7 @@ from stages.training.images.dataset import Indices
 from stages.training.images.image_task import ImageTask, Positions
 from stages.training.initial_weights import load_initial_clip
 from stages.training.order import SampleOrder
-from stages.training.randomness import sample_seeds
+from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
 
 _CHUNK = 256
@@ -47,7 +47,7 @@ class ClipTask(ImageTask):
     def open_data(self) -> CaptionedImages:
         """List the captioned images."""
         return CaptionedImages(
-            self.inputs["download_shards"],
+            self.inputs,
             self.config.captions,
             image_size=self.config.image_size,
             threads=torch.get_num_threads(),
@@ -95,7 +95,8 @@ class ClipTask(ImageTask):
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Decode and tokenize the pairs."""
         pixels = torch.stack(self.data.apply(self._preprocess, indices))
-        return {"pixels": pixels, "tokens": self._tokenizer(self.data.captions(indices))}
+        captions = self.data.captions(indices, sample_uniform(self.config.seed, part, "caption"))
+        return {"pixels": pixels, "tokens": self._tokenizer(captions)}
 
     def augment(self, batch: Batch, part: BatchPart) -> Batch:
         """Change the preprocessed images at random."""

@@ -69,12 +69,13 @@ class TextTunedTask(DecoderTask):
         batch = dict(super().batch(indices, part))
         if self.config.text is not None:
             left_out = sample_uniform(self.config.seed, part, "caption") < self.config.text.text_dropout
-            text = torch.from_numpy(self._texts.read(indices))
+            choice = sample_uniform(self.config.seed, part, "which_caption")
+            text = torch.from_numpy(self._texts.choose(indices, choice))
             batch["text"] = text.masked_fill(torch.from_numpy(left_out)[:, None], torch.nan)
         return batch
 
     def texts_of(self, indices: Indices) -> np.ndarray | None:
-        """Return the embeddings of the captions."""
+        """Return the embeddings of the human captions (NaN: none)."""
         return None if self.config.text is None else self._texts.read(indices)
 
     def _begin_as_trained(self, decoder: nn.Module) -> bool:

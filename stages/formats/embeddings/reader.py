@@ -219,6 +219,19 @@ def pseudo_texts(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.n
     return _texts_by_row(embeddings, shard, embed_dim, "pseudo", (PSEUDO_CAPTIONS, PSEUDO_TEXT))
 
 
+def load_pseudo_rows(embeddings: Artifact, shard: str) -> dict[int, Rows]:
+    """Return the embeddings of each row's pseudo-captions as float32; rows are as in :func:`load_keys`."""
+    owners, texts = pseudo_texts(embeddings, shard, open_image_rows(embeddings, shard).shape[1])
+    kept = kept_rows(embeddings, shard)
+    number_of = None if kept is None else {int(row): number for number, row in enumerate(kept)}
+    found: dict[int, list[int]] = {}
+    for caption, row in enumerate(owners.tolist()):
+        number = row if number_of is None else number_of.get(row)
+        if number is not None:
+            found.setdefault(number, []).append(caption)
+    return {row: np.asarray(texts[captions], dtype=np.float32) for row, captions in found.items()}
+
+
 def load_pseudo_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
     """Return the pseudo-captions of each row of a shard."""
     captions: list[list[str]] = [[] for _ in range(load_table(embeddings, METADATA, shard, ["key"]).num_rows)]

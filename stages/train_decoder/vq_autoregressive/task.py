@@ -17,7 +17,8 @@ from stages.train_decoder.captions import CaptionRows
 from stages.train_decoder.first_stage import EncodedTask
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
 from stages.training.images.dataset import Indices
-from stages.training.task import Batch
+from stages.training.randomness import sample_uniform
+from stages.training.task import Batch, BatchPart
 
 
 @dataclass
@@ -53,8 +54,16 @@ class VQAutoregressiveTask(EncodedTask):
             batch["text"] = torch.from_numpy(texts)
         return batch
 
+    def batch(self, indices: Indices, part: BatchPart) -> Batch:
+        """Join what is read with random numbers; the texts are those that the mix of captions chooses."""
+        batch = dict(super().batch(indices, part))
+        if "text" in batch:
+            choice = sample_uniform(self.config.seed, part, "which_caption")
+            batch["text"] = torch.from_numpy(self._texts.choose(indices, choice))
+        return batch
+
     def texts_of(self, indices: Indices) -> np.ndarray | None:
-        """Return the embeddings of the captions, where they are a condition (NaN: no caption)."""
+        """Return the embeddings of the human captions, where they are a condition (NaN: none)."""
         return None if self.config.condition == "image" else self._texts.read(indices)
 
     def decoder_of(self, model: nn.Module) -> Decoder:

@@ -90,7 +90,9 @@ def test_a_shard_s_images_are_captioned_and_counted(tmp_path: Path, models: dict
     output, summary = caption(tmp_path / "out", section(models["blip"], prompt="a"), shards)
     found = read_pseudo_captions(output, "00000")
     assert list(found) == [key_of(row) for row in range(SIZES[0]) if row != 2]
-    assert all(set(one.split()) <= {*WORDS, "<", "image", ">", "<image>"} for captions in found.values() for one in captions)
+    assert all(
+        set(one.split()) <= {*WORDS, "<", "image", ">", "<image>"} for captions in found.values() for one in captions
+    )
     images = sum(SIZES) - 2
     assert summary.counts == {
         "images": images, "pseudo_captioned": images, "pseudo_captions": images, "failed_corrupt_image": 2,

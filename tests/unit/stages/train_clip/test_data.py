@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[4] / "configs"
 
 def captioned(folder: Path, num: int, usable: CaptionsConfig) -> CaptionedImages:
     shards = make_shards(folder, [(encoded_square(row), "png") for row in range(num)])
-    return CaptionedImages(shards, usable, image_size=16)
+    return CaptionedImages({"download_shards": shards}, usable, image_size=16)
 
 
 def all_keys(images: CaptionedImages) -> list[str]:

@@ -99,4 +99,6 @@ def test_images_that_cannot_be_decoded_are_left_out_and_counted(tmp_path: Path) 
 
 def test_one_captioned_image_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match="train_clip: the shards of download_shards hold 1 captioned images"):
-        CaptionedImages(make_shards(tmp_path, [(encoded_square(0), "png")]), CaptionsConfig(), image_size=SIDE)
+        CaptionedImages(
+            {"download_shards": make_shards(tmp_path, [(encoded_square(0), "png")])}, CaptionsConfig(), image_size=SIDE
+        )

@@ -1,0 +1,217 @@
+"""Pseudo-captions beside human ones: embedded, mixed by weight, not validated on; nothing changes without them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.captions import format_captions
+from pipeline.config.loading import load_config
+from pipeline.errors import UsageError
+from pipeline.plan import make_plan
+from pipeline.store import Store
+from stages.caption_images.config import CaptionImagesConfig
+from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.stage import run
+from stages.formats.captions import CaptionsConfig, choose_captions
+from stages.formats.embeddings.layout import EmbeddingsRecord
+from stages.formats.embeddings.reader import load_captioned_rows, load_pseudo_captions, open_text_states
+from stages.formats.pseudo_captions import (
+    CaptionedImage,
+    Captioner,
+    CaptionStatus,
+    count_images,
+    write_pseudo_captions,
+)
+from stages.storage.artifact import Artifact, Output
+from stages.train_prior.data import load_pairs
+from tests.factories import make_context, save_tiny_clip
+from tests.unit.stages.embed_clip.test_texts import write_shard
+from tests.unit.stages.train_prior.pieces import prior_config
+
+MIX = {"human": 0.7, "pseudo": 0.3}
+HUMAN = 24  # of so many images the first ones have human captions
+IMAGES = 60
+
+
+def key(row: int) -> str:
+    return f"00000{row:04d}"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("shards")
+    words = ["a red star", "blue ring", "a green cross"]
+    write_shard(folder, "00000", [[words[row % 3]] if row < HUMAN else [] for row in range(IMAGES)])
+    return Artifact(str(folder), "download_shards", "s")
+
+
+def write_captions(folder: Path) -> Output:
+    """Write two pseudo-captions of every image but the first."""
+    output = Output(str(folder), "caption_images", "p")
+    Captioner(
+        reference="m", model_type="git", digest="d", num_captions=2, max_new_tokens=9, num_beams=1, temperature=1.0,
+        images="all",
+    ).write(output)  # fmt: skip
+    images = [
+        CaptionedImage(key(row), CaptionStatus.CAPTIONED, ["small teal square", "white circle"] if row else [])
+        for row in range(IMAGES)
+    ]
+    write_pseudo_captions(output, "00000", images)
+    count_images(images, {}).finish(output, "00000")
+    return output
+
+
+@pytest.fixture(scope="module")
+def embedded(shards: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    """The embeddings without pseudo-captions, and with them."""
+    root = tmp_path_factory.mktemp("embedded")
+    clip = {"models": [{"kind": "folder", "path": save_tiny_clip(root / "clip")}]}
+    config = EmbedClipConfig.model_validate({"clip": clip, "storage": "float32", "text_states": {"clip": True}})
+    found = {}
+    for name, more in (("without", {}), ("with", {"caption_images": write_captions(root / "captions")})):
+        found[name] = Output(str(root / name), "embed_clip", name)
+        run(config, {"download_shards": shards} | more, found[name], make_context())
+    return found
+
+
+def test_human_files_stay_as_they_are_and_pseudo_captions_have_their_own(embedded: dict[str, Output]) -> None:
+    without, having = (Path(embedded[name].uri) for name in ("without", "with"))
+    for kind in ("img_emb/img_emb_00000.npy", "text_emb/text_emb_00000.npy", "metadata/metadata_00000.parquet"):
+        assert (without / kind).read_bytes() == (having / kind).read_bytes()
+    new = {str(path.relative_to(having)) for path in having.rglob("*") if path.is_file()}
+    assert new - {str(path.relative_to(without)) for path in without.rglob("*")} == {
+        "captioner.json", "pseudo_captions/pseudo_captions_00000.parquet", "pseudo_text_emb/pseudo_text_emb_00000.npy",
+    }  # fmt: skip
+    record = EmbeddingsRecord.done(embedded["with"])["00000"]
+    assert (record.captioned, record.pseudo_captioned, record.pseudo_captions) == (HUMAN, IMAGES - 1, 2 * (IMAGES - 1))
+    assert load_pseudo_captions(embedded["with"], "00000")[:2] == [[], ["small teal square", "white circle"]]
+
+
+def test_each_caption_has_its_own_embedding_and_states(embedded: dict[str, Output]) -> None:
+    captions = CaptionsConfig.model_validate({"mix": MIX})
+    rows = load_captioned_rows(embedded["with"], "00000", captions)
+    assert len(rows.keys) == IMAGES
+    assert rows.num_human.tolist() == [int(row < HUMAN) for row in range(IMAGES)]
+    assert rows.num_captions.tolist() == [1, *([3] * (HUMAN - 1)), *([2] * (IMAGES - HUMAN))]
+    human = load_captioned_rows(embedded["without"], "00000", CaptionsConfig())
+    starts = np.cumsum([0, *rows.num_captions])
+    np.testing.assert_array_equal(rows.text[starts[:HUMAN]], human.text)
+    states = open_text_states(embedded["with"], "00000", "clip", width=32)
+    square, circle = (states.of(int(rows.state_rows[starts[30] + number])) for number in (0, 1))
+    assert (len(square), len(circle)) == (5, 4)  # of three words and of two, with start and end
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (1.0, 3.0), (0.0, 1.0), (1.0, 0.0)])
+def test_captions_are_chosen_by_weight_and_uniformly_within(weights: tuple[float, float]) -> None:
+    """Each frequency is within 5 standard deviations, for images of both kinds and of one."""
+    count = 20_000
+    uniform = np.random.default_rng(1).random(count)
+    h = weights[0] / sum(weights)
+    for human, pseudo, expected in (
+        (2, 3, [h / 2] * 2 + [(1 - h) / 3] * 3), (2, 0, [0.5, 0.5]), (0, 4, [0.25] * 4), (1, 1, [h, 1 - h]),
+    ):  # fmt: skip
+        of = (np.full(count, human), np.full(count, pseudo))
+        found = np.bincount(choose_captions(uniform, *of, h), minlength=human + pseudo) / count
+        bound = 5 * np.sqrt(np.array(expected) * (1 - np.array(expected)) / count)
+        assert (np.abs(found - expected) <= bound).all(), (human, pseudo, found)
+    last = choose_captions(np.array([1 - 2**-53]), np.array([2]), np.array([3]), h)
+    assert last.tolist() == [4 if h < 1 else 1]
+
+
+def load(embeddings: Output, **captions: Any) -> Any:
+    return load_pairs(prior_config("gaussian", captions=captions, split={"validation": 0.3}), embeddings)
+
+
+def test_pseudo_captions_are_trained_on_and_people_s_validated_on(embedded: dict[str, Output]) -> None:
+    plain, mixed = load(embedded["without"]), load(embedded["with"], mix=MIX)
+    assert torch.equal(plain.held_out.image, mixed.held_out.image)
+    assert torch.equal(plain.held_out.text, mixed.held_out.text)
+    assert (plain.human_images, plain.pseudo_images) == (HUMAN, 0)
+    assert (mixed.human_images, mixed.pseudo_images, mixed.on_pseudo) == (HUMAN, IMAGES - 1, False)
+    assert len(mixed.train) > len(plain.train)
+    assert len(mixed.train) + mixed.record.validation_images == IMAGES
+
+
+def test_the_fraction_is_of_human_captions_alone(embedded: dict[str, Output]) -> None:
+    half, mixed = load(embedded["without"], fraction=0.5), load(embedded["with"], fraction=0.5, mix=MIX)
+    assert 0 < half.human_images == mixed.human_images < HUMAN
+    assert mixed.pseudo_images == IMAGES - 1
+    none = load(embedded["with"], fraction=0.5, mix={"human": 1, "pseudo": 0})
+    assert torch.equal(none.train.text, half.train.text)
+
+
+def test_without_human_captions_pseudo_captions_are_validated_on(embedded: dict[str, Output]) -> None:
+    found = load(embedded["with"], fraction=0.0, mix=MIX)
+    assert found.on_pseudo
+    assert found.human_images == 0
+    assert len(found.held_out) == found.record.validation_images
+
+
+def test_a_weight_of_nothing_leaves_human_captions_out_of_training_alone(embedded: dict[str, Output]) -> None:
+    found = load(embedded["with"], mix={"human": 0, "pseudo": 1})
+    assert torch.equal(found.held_out.text, load(embedded["without"]).held_out.text)
+    rows = torch.arange(len(found.train))
+    chosen = found.train.take(rows, torch.full((len(rows),), 0.0))[1].embedding
+    assert len(chosen.unique(dim=0)) == 1  # the first pseudo-caption, which all images share
+
+
+EXPERIMENT: dict[str, Any] = {
+    "download_shards": {"source": {"kind": "scenes", "num_images": 40}, "image_size": 32},
+    "clip": {"models": [{"kind": "pretrained", "name": "ViT-B-32", "tag": "openai"}]},
+    "captions": {"fraction": 0.25},
+    "embed_clip": {},
+    "filter_samples": {"clip_score": {"minimum": 0.2}},
+    "fit_gaussians": {"num_gaussians": 2},
+    "train_clip": {"captions": {"fraction": 0.5}},
+    "train_prior": {
+        "kind": "shifted", "training": {"num_steps": 4, "batch_size": 2, "learning_rate": 0.1},
+    },
+}  # fmt: skip
+#: Those that the version before caption_images gave.
+FINGERPRINTS = {
+    "download_shards": "fd3951ed9c1981ef",
+    "train_clip": "07d8dddb1ef27720",
+    "embed_clip": "ef695483f4bb981e",
+    "filter_samples": "bb7ecf65c0472f48",
+    "fit_gaussians": "8894d66a216c7541",
+    "train_prior": "8e78d763781288ca",
+}
+
+
+def plan_of(folder: Path, *overrides: str, **changes: Any) -> Any:
+    file = folder / "experiment.yaml"
+    file.write_text(json.dumps(EXPERIMENT | changes))
+    return make_plan(load_config(file, overrides), Store(str(folder / "store")))
+
+
+def test_without_the_stage_nothing_changes(tmp_path: Path) -> None:
+    assert {name: stage.fingerprint for name, stage in plan_of(tmp_path).stages.items()} == FINGERPRINTS
+
+
+def test_with_the_stage_its_readers_change_and_say_so(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    made = {"caption_images": {"model": {"path": str(tmp_path / "model")}}}
+    stages = plan_of(tmp_path, **made).stages
+    same = {name for name, found in FINGERPRINTS.items() if stages[name].fingerprint == found}
+    assert same == {"download_shards"}
+    assert stages["embed_clip"].inputs == ("download_shards", "caption_images")
+    assert stages["embed_clip"].streams_from == ("download_shards", "caption_images")
+    assert format_captions(stages["train_prior"].identity) == "25% human, pseudo mixed in at 30%"
+    assert format_captions(stages["train_clip"].identity) == "50% human, pseudo mixed in at 30%"
+    weighed = plan_of(tmp_path, "captions.mix={human: 1, pseudo: 0}", **made).stages
+    assert format_captions(weighed["train_prior"].identity) == "25% human, no pseudo-captions"
+    assert weighed["embed_clip"].fingerprint == stages["embed_clip"].fingerprint
+    assert plan_of(tmp_path, "captions.fraction=0", **made).stages["train_prior"].state == "new"
+
+
+def test_weights_of_pseudo_captions_need_some(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"captions.mix weighs pseudo-captions, which no stage makes"):
+        plan_of(tmp_path, "captions.mix={human: 1, pseudo: 1}")
+    with pytest.raises(UsageError, match="human and pseudo are both 0"):
+        plan_of(tmp_path, "captions.mix={human: 0, pseudo: 0}")
+    assert CaptionImagesConfig.model_fields["images"].default == "all"

@@ -93,7 +93,7 @@ class ImageCaptioner:
         return torch.tensor([known], device=self._device)
 
     def _try_one(self) -> None:
-        """Caption a grey image, so that parts which do not belong together are told before any shard is read."""
+        """Caption a grey image, so that parts which do not belong together are found before any shard is read."""
         try:
             self.caption([Image.new("RGB", (64, 64), "grey")], ["0"])
         except Exception as error:  # the libraries raise errors of many types

@@ -73,14 +73,14 @@ def test_a_prompt_begins_every_caption(kind: str, models: dict[str, Path]) -> No
 
 
 def test_sampling_takes_each_token_by_its_probability() -> None:
-    """Of 4000 draws each frequency is within 5 standard deviations of softmax(logits / T)."""
+    """Of 4000 samples each frequency is within 5 standard deviations of softmax(logits / T)."""
     import torch
 
     from stages.caption_images.captioner import SeededSampling
 
     logits, temperature, count = torch.tensor([0.0, 1.0, 2.0, -1.0, float("-inf")]), 0.7, 4000
-    draws = SeededSampling(range(count), temperature)(torch.zeros(count, 1).long(), logits.expand(count, -1))
-    frequency = torch.bincount(draws.argmax(1), minlength=5) / count
+    sampled = SeededSampling(range(count), temperature)(torch.zeros(count, 1).long(), logits.expand(count, -1))
+    frequency = torch.bincount(sampled.argmax(1), minlength=5) / count
     expected = torch.softmax(logits / temperature, 0)
     assert (frequency - expected).abs().le(5 * (expected * (1 - expected) / count).sqrt()).all()
 

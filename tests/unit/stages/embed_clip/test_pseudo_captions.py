@@ -192,7 +192,7 @@ def test_without_the_stage_nothing_changes(tmp_path: Path) -> None:
     assert {name: stage.fingerprint for name, stage in plan_of(tmp_path).stages.items()} == FINGERPRINTS
 
 
-def test_with_the_stage_its_readers_change_and_say_so(tmp_path: Path) -> None:
+def test_with_the_stage_its_readers_change_and_report_it(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
     made = {"caption_images": {"model": {"path": str(tmp_path / "model")}}}

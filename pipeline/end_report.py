@@ -41,6 +41,10 @@ def _used(record: RunRecord) -> str:
     if download is None:
         return ""
     parts = [f"{counts.get('images', 0):,} images, {counts.get('captioned', 0):,} of them captioned"]
+    made = _counts(record, "caption_images")
+    if "pseudo_captions" in made:
+        empty = f", {made['empty_pseudo_captions']:,} empty ones left out" if "empty_pseudo_captions" in made else ""
+        parts.append(f"{made['pseudo_captions']:,} pseudo-captions of {made['pseudo_captioned']:,} images{empty}")
     for name, entry in record.plan.items():
         if (fraction := caption_fraction(entry.identity)) is not None:
             read = _counts(record, name).get("captioned")

@@ -205,7 +205,8 @@ def _revision(folder: Path, reference: str) -> str:
     """
     said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_commit_hash")
     beside = folder / ".cache/huggingface/download/config.json.metadata"
-    if beside.is_file():
-        said = said or beside.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    if not said and beside.is_file():
+        with beside.open(encoding="utf-8", errors="replace") as file:
+            said = file.readline(100).strip()
     candidates = (said, Path(reference).name, folder.name)
     return next((one for one in candidates if isinstance(one, str) and _COMMIT.fullmatch(one)), "")

@@ -15,6 +15,7 @@ from stages.formats.embeddings.reader import (
     shard_rows,
     unit_rows,
 )
+from stages.formats.pseudo_captions import Captioner
 from stages.formats.sample_sheets import CaptionStatistics, add_sheet
 from stages.storage.artifact import Artifact
 
@@ -33,6 +34,8 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
         ("model", "dimensions", "digest", "normalised"),
         [(c.reference, c.embed_dim, c.digest[:12], "yes" if c.normalised else "no") for c in clips],
     )
+    if artifact.exists(Captioner.file):
+        findings.notes.append(f"pseudo-captions beside the human ones: by {Captioner.of(artifact)}, not in the tables")
     names = list(shard_rows(artifact))
     read = evenly(names, context.max_shards)
     findings.notes.append(f"captions, norms and cosines: of {len(read)} of {len(names)} shards")

@@ -167,6 +167,30 @@ def _prepare_language_model() -> Run:
     return run
 
 
+def _captioners() -> list[bytes]:
+    import tempfile
+
+    from tests.tiny_captioners import save_tiny_captioner
+
+    with tempfile.TemporaryDirectory() as name:
+        folders = [save_tiny_captioner(Path(name) / kind, kind) for kind in ("blip", "git", "vision-encoder-decoder")]
+        return [pack_files({file.name: file.read_bytes() for file in sorted(one.iterdir())}) for one in folders]
+
+
+def _prepare_captioner() -> Run:
+    from PIL import Image
+
+    from stages.caption_images.captioner import ImageCaptioner
+    from stages.caption_images.config import CaptionImagesConfig
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "captioner", unpack_files(data))
+        config = CaptionImagesConfig.model_validate({"model": {"path": folder / "captioner"}, "max_new_tokens": 4})
+        return ImageCaptioner(config, device="cpu").caption([Image.new("RGB", (20, 30))], ["a"])
+
+    return run
+
+
 def _vision_transformers() -> list[bytes]:
     import tempfile
 
@@ -240,6 +264,7 @@ TARGETS = (
     Target("clip_folder", _clips, _prepare_clip, (_mutate_model_folder,), weight=2),
     Target("t5_folder", _t5s, _prepare_t5, (_mutate_model_folder,), weight=2),
     Target("language_model_folder", _language_models, _prepare_language_model, (_mutate_model_folder,), weight=2),
+    Target("captioner_folder", _captioners, _prepare_captioner, (_mutate_model_folder,), weight=2),
     Target("vision_folder", _vision_transformers, _prepare_vision_transformer, (_mutate_model_folder,)),
     *(
         Target(kind, partial(_our_models, kind), partial(_prepare_our_model, kind), (_mutate_model_folder,))

@@ -67,6 +67,19 @@ def test_figures_that_mislead_are_named(changes: dict[str, Any], words: str) -> 
     assert not any(words in line for line in lines_of())
 
 
+def test_what_no_person_wrote_is_said() -> None:
+    mixed = {"captions": {"fraction": 0.25, "seed": 0, "mix": {"human": 0.5, "pseudo": 1.5}}}
+    notes = {"validated_on": "pseudo-captions, as there is nothing else"}
+    prior = make_entry("train_prior", counts={"captioned": 3, "pseudo_captioned": 9}, notes=notes)
+    made = make_entry(
+        "caption_images", counts={"pseudo_captions": 9, "pseudo_captioned": 9, "empty_pseudo_captions": 1}
+    )
+    lines = lines_of(stages=[*STAGES[:1], made, prior], plan={"train_prior": {"fingerprint": "p", "identity": mixed}})
+    assert "9 pseudo-captions of 9 images, 1 empty ones left out" in lines[0]
+    assert "train_prior read 25% of the captions (3 captioned images) and pseudo-captions of 9 images" in lines[0]
+    assert any("train_prior is validated on pseudo-captions" in line for line in lines)
+
+
 def test_many_pairs_need_no_warning_and_a_run_without_a_model_is_to_be_looked_at() -> None:
     many = [*STAGES[:1], make_entry("train_prior", counts={"held_out_pairs": 200}), STAGES[2]]
     assert not any(line.startswith("take care") for line in lines_of(stages=many))

@@ -1,12 +1,15 @@
 """What the specs of all models share: checks that name the field, and reading and writing as plain data; no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Final, Self, TypeVar, get_args, get_origin, get_type_hints
 
 NORM_GROUPS: Final[int] = 16
 HEAD_DIM: Final[int] = 32
+#: Metadata of a field that plain data leaves out where it is None, as if there were no such field: so what was written
+#: before there was one, fingerprints included, stays the same to the byte.
+ABSENT: Final = {"absent": True}
 
 
 class Settings:
@@ -17,7 +20,8 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; :meth:`from_dict` reads them."""
         plain: dict[str, Any] = _plain(asdict(self))  # type: ignore[call-overload]
-        return plain
+        given = {item.name for item in given_fields(self)}
+        return {name: value for name, value in plain.items() if name in given}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -63,6 +67,13 @@ def read_kind(family: str, specs: Mapping[str, type[S]], values: Mapping[str, An
     if kind not in specs:
         raise ValueError(f"{family}: found kind {kind!r}: expected one of {', '.join(specs)}")
     return specs[kind].from_dict(values)
+
+
+def given_fields(settings: Any) -> tuple[Field[Any], ...]:
+    """Return the fields of a dataclass that plain data has: all but those that are None and :data:`ABSENT`."""
+    return tuple(
+        item for item in fields(settings) if not (item.metadata == ABSENT and getattr(settings, item.name) is None)
+    )
 
 
 def _plain(value: Any) -> Any:

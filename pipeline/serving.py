@@ -21,7 +21,7 @@ _MLFLOW_TYPES: Final = {int: "long", float: "double", str: "string"}
 def serving_settings(settings: SamplingSettings) -> dict[str, tuple[str, Any]]:
     """Return MLflow's type and the default of everything that ``predict`` takes: a seed and all sampling settings."""
     types, defaults = {"seed": int} | flat_types(), {"seed": 0} | settings.flat()
-    return {name: (_mlflow_type(kind), defaults[name]) for name, kind in types.items()}
+    return {name: (_mlflow_type(kind), defaults.get(name)) for name, kind in types.items()}
 
 
 def _mlflow_type(annotation: Any) -> str:

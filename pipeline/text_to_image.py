@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from models.decoders.buckets import size_name
 from pipeline.errors import UsageError
 from pipeline.generation.models import open_system
 from pipeline.generation.options import (
@@ -43,8 +44,9 @@ class TextToImage:
     """CLIP, prior and decoder of a finished run.
 
     Every method takes a ``seed``: another seed gives other images, and the same one the same images. Further keywords
-    are sampling settings by their names in :attr:`settings`, such as ``decoder_steps=50`` or ``prior_guidance=2.0``.
-    Images are RGB images of Pillow's, with sides of :attr:`resolution` pixels.
+    are sampling settings by their names in :attr:`settings`, such as ``decoder_steps=50`` or ``prior_guidance=2.0``,
+    and ``size``, one of :attr:`sizes`. Images are RGB images of Pillow's; without a size, they are squares with sides
+    of :attr:`resolution` pixels.
     """
 
     def __init__(self, system: TextToImageSystem, run: str) -> None:
@@ -68,6 +70,11 @@ class TextToImage:
     def resolution(self) -> int:
         """Side of the images in pixels."""
         return self._system.resolution
+
+    @property
+    def sizes(self) -> list[str]:
+        """Widths and heights of the images that can be generated, such as "96x64"; the square is among them."""
+        return [size_name(size) for size in self._system.sizes]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -140,8 +147,9 @@ class TextToImage:
         return _generated(system, edit_requests(system, source, _text(prompt), seeds, strength=used))[0]
 
     def _with(self, settings: dict[str, Any]) -> TextToImageSystem:
+        changes = {"decoder_size" if name == "size" else name: value for name, value in settings.items()}
         try:
-            return self._system.with_settings(settings) if settings else self._system
+            return self._system.with_settings(changes) if changes else self._system
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from None
 

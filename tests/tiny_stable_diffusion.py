@@ -10,9 +10,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TOKEN_DIM = 32
 
@@ -30,6 +31,28 @@ def save_tiny_stable_diffusion(folder: Path, *, prediction_type: str = "epsilon"
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def save_tiny_stable_diffusion_xl(folder: Path) -> Path:
+    """Save a checkpoint as SDXL's are: two text encoders, and a U-Net that takes sizes and a pooled embedding."""
+    torch.manual_seed(0)
+    words = _make_tokenizer(folder.with_name(folder.name + "_words"))
+    pipeline = StableDiffusionXLPipeline(
+        vae=_make_vae(),
+        unet=_make_unet(
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=TOKEN_DIM + 6 * 8,
+            transformer_layers_per_block=[1, 2],
+        ),
+        text_encoder=_make_text_encoder(),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config()),
+        tokenizer=words,
+        tokenizer_2=words,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
@@ -62,7 +85,7 @@ def _make_vae() -> AutoencoderKL:
     )
 
 
-def _make_unet() -> UNet2DConditionModel:
+def _make_unet(**options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=4,
         block_out_channels=(16, 32),
@@ -72,12 +95,19 @@ def _make_unet() -> UNet2DConditionModel:
         cross_attention_dim=TOKEN_DIM,
         attention_head_dim=2,
         norm_num_groups=8,
+        **options,
     )
 
 
 def _make_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(_text_config())
+
+
+def _text_config() -> CLIPTextConfig:
     sizes = {"hidden_size": TOKEN_DIM, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return CLIPTextModel(CLIPTextConfig(vocab_size=8, bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes))
+    return CLIPTextConfig(
+        vocab_size=8, bos_token_id=0, eos_token_id=1, pad_token_id=1, projection_dim=TOKEN_DIM, **sizes
+    )
 
 
 def _make_tokenizer(folder: Path) -> CLIPTokenizer:

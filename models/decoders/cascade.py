@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Embeddings, Images, Init, Seeds, Text
+from models.decoders.buckets import Size
 from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import AnyDecoderSpec
 from models.decoders.upsampler.model import Upsampler
@@ -49,6 +50,11 @@ class CascadeSpec:
     def resolution(self) -> int:
         """Side of the last model's images in pixels."""
         return self.upsamplers[-1].resolution if self.upsamplers else self.base.resolution
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The square alone: super-resolution models are trained on squares."""
+        return ((self.resolution, self.resolution),)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

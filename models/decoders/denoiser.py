@@ -14,8 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.decoders.base import ConditionedModel, Embeddings, Init, Seeds, Text, require_seeds
+from models.decoders.buckets import chosen_size
 from models.decoders.conditioning import EmbeddingConditioner, TextConditioner
 from models.decoders.sampling import DecoderSampling
+from models.decoders.size_conditioning import SizeNumbers, size_features, whole_images
+from models.decoders.spec import BucketedSpec
 from models.diffusion.guidance import Predictor, guided
 from models.diffusion.loss_weights import denoising_loss
 from models.diffusion.processes import STANDARD, Process
@@ -27,19 +30,30 @@ Times = Float[Tensor, "batch"]
 
 
 class Denoiser(ConditionedModel):
-    """A network that predicts the process's target: ``forward(x_t, timestep, u, v)``; without texts, v is None."""
+    """A network that predicts the process's target: ``forward(x_t, timestep, u, v, sizes)``; without texts, v is None.
+
+    Without ``sizes`` (:mod:`models.decoders.size_conditioning`), images are as large as x_t says, and not cropped.
+    """
 
     bounded: ClassVar[bool] = False
     """Whether x_0 lies in [-1, 1], as pixels do and latents do not."""
 
+    spec: BucketedSpec  # type: ignore[assignment]  # its kinds have a resolution, as a field or a property
     conditioner: EmbeddingConditioner
     text: TextConditioner | None
     process: Process
 
-    @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of x_0."""
-        raise NotImplementedError
+    def size_condition(self, noisy: Images, sizes: SizeNumbers | None) -> Float[Tensor, "batch features"] | None:
+        """Return the features of the sizes, where the network is conditioned on them."""
+        width = self.spec.size_features
+        return size_features(self.known_sizes(noisy, sizes), width).to(noisy.dtype) if width else None
+
+    def known_sizes(self, noisy: Images, sizes: SizeNumbers | None) -> SizeNumbers:
+        """Return the sizes, or those of whole images where none are given."""
+        if sizes is not None:
+            return sizes
+        height, width = (self.spec.pixels_per_position * side for side in noisy.shape[-2:])
+        return whole_images(height, width, noisy)
 
     def set_text_statistics(self, mean: Float[Tensor, "embed"], std: Float[Tensor, "embed"]) -> None:
         """Standardize text embeddings by these, where texts are read; they are saved with the weights."""
@@ -69,6 +83,7 @@ class Denoiser(ConditionedModel):
         blur: Embeddings,
         dropout: Times,
         text: Embeddings | None = None,
+        sizes: SizeNumbers | None = None,
     ) -> Times:
         """Return every sample's denoising loss.
 
@@ -82,7 +97,7 @@ class Denoiser(ConditionedModel):
             v = v.masked_fill((dropout < self.conditioner.empty_probability)[:, None], 0)
         t = self.process.time(time)
         noisy = self.process.diffuse(x_0, t, STANDARD, noise)
-        return denoising_loss(self.process, self(noisy, self.process.timestep(t), u, v), x_0, noise, t)
+        return denoising_loss(self.process, self(noisy, self.process.timestep(t), u, v, sizes), x_0, noise, t)
 
     def predictor(self, embeddings: Embeddings, guidance_scale: float, text: Embeddings | None = None) -> Predictor:
         """Return the prediction for these embeddings by x_t and time step; a scale other than 1 guides it."""
@@ -103,12 +118,16 @@ class Denoiser(ConditionedModel):
     def generate(
         self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None
     ) -> Images:
-        """Return x_0 from noise, or from an image noised to a strength; each by its own embedding and seed alone."""
+        """Return x_0 from noise, or from an image noised to a strength; each by its own embedding and seed alone.
+
+        ``sampling.size`` is one of the spec's sizes; an image to begin with has the same.
+        """
         require_seeds(embeddings, seeds)
         streams = SeededNoise(seeds)
+        shape = self.spec.grid_shape(chosen_size(sampling.size, self.spec.sizes))
 
         def noise() -> Images:
-            return streams.normal(self.grid_shape, embeddings.device)
+            return streams.normal(shape, embeddings.device)
 
         return self.solve(self.predictor(embeddings, sampling.guidance_scale, text), noise, sampling, init)
 
@@ -129,6 +148,11 @@ class Denoiser(ConditionedModel):
 def make_text_conditioner(text_dim: int, num_tokens: int, token_dim: int) -> TextConditioner | None:
     """Return what reads texts of a width; None for width 0: no texts are read."""
     return TextConditioner(text_dim, num_tokens=num_tokens, token_dim=token_dim) if text_dim else None
+
+
+def beside(u: Embeddings, features: Float[Tensor, "batch features"] | None) -> Float[Tensor, "batch width"]:
+    """Return u with the features of sizes as further dimensions, if there are any: what joins the time's embedding."""
+    return u if features is None else torch.cat([u, features.to(u.dtype)], dim=1)
 
 
 def joined_layout(grid: Images, layout: Images | None) -> Images:

@@ -1,9 +1,10 @@
 """How images are sampled from a trained decoder, as plain data: it imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from models.fields import require
+from models.decoders.buckets import parse_size
+from models.fields import ABSENT, require
 
 MOST_STEPS = 10_000  # settings come from image files too, which anybody may have written
 MOST_GUIDANCE = 1_000
@@ -32,6 +33,8 @@ class DecoderSampling:
     """Cascades: solver steps of each super-resolution model; none: num_steps."""
     noise_augmentation: float = 0.0
     """Cascades: noise on a super-resolution model's input, as a fraction of the largest that it was trained with."""
+    size: str | None = field(default=None, metadata=ABSENT)
+    """Width and height in pixels, such as 96x64: one of the decoder's buckets; none: square."""
 
     def __post_init__(self) -> None:
         threshold = self.dynamic_threshold
@@ -44,3 +47,5 @@ class DecoderSampling:
         steps = self.upsampling_steps
         require(self, "upsampling_steps", steps is None or 1 <= steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
         require(self, "noise_augmentation", 0.0 <= self.noise_augmentation <= 1.0, "0 to 1")
+        if self.size is not None:
+            parse_size(self.size)

@@ -1,11 +1,15 @@
 """What the specs of all decoders share: what a spec can do, and how an embedding enters a network; no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol
 
-from models.fields import Settings, Spec, require, require_positive
+from models.decoders.buckets import DecoderBuckets, Size
+from models.fields import ABSENT, Settings, Spec, require, require_positive
+
+SIZE_NUMBERS: Final = 6
+_SIZE_FEATURES: Final = 32
 
 
 class AnyDecoderSpec(Protocol):
@@ -21,7 +25,11 @@ class AnyDecoderSpec(Protocol):
 
     @property
     def resolution(self) -> int:
-        """Side of the images in pixels."""
+        """Side of square images in pixels."""
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Widths and heights that images can have, the square among them."""
 
     @property
     def text_dim(self) -> int:
@@ -86,6 +94,12 @@ class DecoderSpec(Spec):
         """Width of the CLIP text embedding that is a condition, too; 0: no texts are read."""
         return 0
 
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Widths and heights that images can have, the square among them."""
+        side: int = self.resolution  # type: ignore[attr-defined]  # a field, or a property, of every kind
+        return ((side, side),)
+
     def build_training(self) -> Any:
         """Return what is trained, with random weights; imports torch."""
         return resolve_name(self.trained)(self)
@@ -93,6 +107,53 @@ class DecoderSpec(Spec):
     def random_inputs(self) -> Mapping[str, RandomInput]:
         """Return the random numbers of a sample that the loss takes, by their names in the batch."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketedSpec(DecoderSpec):
+    """Base of the specs of denoisers, whose images may have several sizes."""
+
+    buckets: DecoderBuckets | None = field(default=None, metadata=ABSENT)
+    """The sizes beside the square; none: squares only."""
+
+    @property
+    def cell(self) -> int:
+        """Pixels that sides must be multiples of."""
+        raise NotImplementedError
+
+    def grid_shape(self, size: Size) -> tuple[int, int, int]:
+        """Return channels, rows and columns of what is denoised for images of a width and height."""
+        raise NotImplementedError
+
+    def require_buckets(self) -> None:
+        """Refuse buckets that the network has no grid for."""
+        if self.buckets is not None:
+            self.buckets.require_fit(super().sizes[0][0], self.cell)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Widths and heights that images can have, the square among them."""
+        return super().sizes if self.buckets is None else self.buckets.sizes(super().sizes[0][0])
+
+    @property
+    def is_conditioned_on_size(self) -> bool:
+        """Whether the network is told an image's original size, its crop and its bucket."""
+        return self.buckets is not None and self.buckets.size_conditioning
+
+    @property
+    def size_features(self) -> int:
+        """Width of the Fourier features of each of the numbers that say a size; 0: the network gets none."""
+        return _SIZE_FEATURES if self.is_conditioned_on_size else 0
+
+    @property
+    def pixels_per_position(self) -> int:
+        """Pixels per side of a position of what is denoised."""
+        square = super().sizes[0]
+        return square[0] // self.grid_shape(square)[2]
+
+    def random_inputs(self, size: Size | None = None) -> Mapping[str, RandomInput]:
+        """Return those of the denoising loss, for images of a size or for squares."""
+        return denoising_random_inputs(self.grid_shape(size or super().sizes[0]), self.embed_dim)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The loss of a denoiser in the form that the training loop calls."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -25,7 +25,8 @@ class DenoisingLoss(nn.Module):
         """Return the denoising loss of each sample."""
         clean = from_bytes(batch["images"]) if "images" in batch else batch["latents"]
         random_inputs = {name: batch[name] for name in ("noise", "time", "blur", "dropout")}
-        return {"loss": self.denoiser.loss(clean, batch["embeddings"], text=batch.get("text"), **random_inputs)}
+        given: Any = {name: batch.get(name) for name in ("text", "sizes")}
+        return {"loss": self.denoiser.loss(clean, batch["embeddings"], **given, **random_inputs)}
 
 
 def denoiser_of(model: nn.Module) -> Denoiser:

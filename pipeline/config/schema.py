@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
 
+from pipeline.config.buckets import require_fitting_buckets
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
 from pipeline.options import STORE_VARIABLE, default_store
@@ -253,6 +254,11 @@ class RunConfig(ConfigModel):
                     f"{name}.resolution is {section.resolution}, and download_shards.image_size is "
                     f"{download.image_size}: allowed is at most that; lower it, or download larger images"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_fit_one_another(self) -> "RunConfig":
+        require_fitting_buckets(self.stages())
         return self
 
     @model_validator(mode="after")

@@ -48,6 +48,9 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another image; 0")
     ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="width and height, such as 96x64: one of train_decoder.buckets; square")
+    ] = None,
     store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:
@@ -63,7 +66,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     options = Options(
         run=run_id, prompt=tuple(prompt or ()), prompts=prompts, column=column, unconditional=unconditional,
         image=image, variations=variations, start=start, end=end, steps=steps, edit=edit, instead_of=instead_of,
-        strength=strength, candidates=candidates, keep=keep, again=again, seed=seed,
+        strength=strength, candidates=candidates, keep=keep, again=again, seed=seed, size=size,
     )  # fmt: skip
     found = Store(store)
     found.check_format()

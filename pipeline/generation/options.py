@@ -21,16 +21,16 @@ _MODES: dict[Mode, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "text": (
         "--prompt TEXT or --prompts FILE",
         (),
-        ("prompt", "prompts", "column", "candidates", "keep", "seed", "run"),
+        ("prompt", "prompts", "column", "candidates", "keep", "seed", "size", "run"),
     ),
-    "unconditional": ("--unconditional N", ("unconditional",), ("seed", "run")),
-    "variation": ("--image FILE", ("image",), ("variations", "seed", "run")),
-    "interpolation": ("--from X --to Y", ("from", "to"), ("steps", "seed", "run")),
-    "edit": ("--image FILE --edit TEXT", ("image", "edit"), ("strength", "candidates", "keep", "seed", "run")),
+    "unconditional": ("--unconditional N", ("unconditional",), ("seed", "size", "run")),
+    "variation": ("--image FILE", ("image",), ("variations", "seed", "size", "run")),
+    "interpolation": ("--from X --to Y", ("from", "to"), ("steps", "seed", "size", "run")),
+    "edit": ("--image FILE --edit TEXT", ("image", "edit"), ("strength", "candidates", "keep", "seed", "size", "run")),
     "arithmetic": (
         "--image FILE --edit TEXT --instead-of TEXT",
         ("image", "edit", "instead_of"),
-        ("strength", "candidates", "keep", "seed", "run"),
+        ("strength", "candidates", "keep", "seed", "size", "run"),
     ),
     "again": ("--again FILE", ("again",), ("run",)),
 }
@@ -57,6 +57,7 @@ class Options:
     keep: int | None = None
     again: Path | None = None
     seed: int | None = None
+    size: str | None = None
 
     def __post_init__(self) -> None:
         given, (asked, needed, taken) = self._given(), _MODES[self.mode]

@@ -47,6 +47,8 @@ def generate_for_options(store: Store, options: Options, out: Path) -> list[Entr
 def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
     sources = _read_sources(options)
     system, run = open_system(store, str(options.run))
+    if options.size is not None:
+        system = _of_size(system, options.size)
     if options.mode == "edit":
         _require_edits(system, run)
     written: list[Entry] = []
@@ -60,6 +62,13 @@ def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
     except ValueError as error:
         raise UsageError(f"generate: {error}") from error
     return written
+
+
+def _of_size(system: TextToImageSystem, size: str) -> TextToImageSystem:
+    try:
+        return system.with_settings({"decoder_size": size})
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
 
 
 def _read_sources(options: Options) -> Sources:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -51,6 +51,7 @@ class About(BaseModel):
     """The run whose model is served, and what a request may hold."""
 
     run: str
+    sizes: list[str]
     longest_prompt: int
     most_images: int
 
@@ -73,6 +74,8 @@ class AppMaker:
 
     run: str
     limits: Limits
+    sizes: tuple[str, ...]
+    """Widths and heights that a request may ask for, such as 96x64; none: all images are alike."""
     hosts: tuple[str, ...] = ()
     """Values of Host that are served; empty: all."""
     token_digest: bytes | None = None
@@ -121,18 +124,19 @@ def _states(backend: Backend) -> APIRouter:
 
 def _model(maker: AppMaker, backend: Backend) -> APIRouter:
     router = APIRouter()
-    wanted_type: Any = _request_type(maker.limits)
+    wanted_type: Any = _request_type(maker.limits, maker.sizes)
 
     @router.get("/about")
     async def about() -> About:
         """Say which run's model is served, and what a request may hold."""
-        return About(run=maker.run, longest_prompt=maker.limits.prompt, most_images=maker.limits.images)
+        sizes = list(maker.sizes)
+        return About(run=maker.run, sizes=sizes, longest_prompt=maker.limits.prompt, most_images=maker.limits.images)
 
     @router.post("/generate", responses={code: {"model": Problem} for code in (429, 503)})
     async def generate(wanted: wanted_type) -> Images:
         """Generate images of a prompt; the same prompt and seed give the same image."""
         seed = secrets.randbelow(_RANDOM_SEEDS) if wanted.seed is None else wanted.seed
-        requests = [Wanted(wanted.prompt, seed + number) for number in range(wanted.num_images)]
+        requests = [Wanted(wanted.prompt, seed + number, wanted.size) for number in range(wanted.num_images)]
         made = await _computed(backend, requests)
         images = await asyncio.to_thread(_encoded, requests, made)
         return Images(run=maker.run, images=images)
@@ -140,15 +144,17 @@ def _model(maker: AppMaker, backend: Backend) -> APIRouter:
     return router
 
 
-def _request_type(limits: Limits) -> type[BaseModel]:
+def _request_type(limits: Limits, sizes: Sequence[str]) -> type[BaseModel]:
     """Return what a body has to be; its bounds are those of this server, and stand in the OpenAPI document."""
     most = _MOST_SEED - limits.images
+    size: Any = Literal[*sizes] | None if sizes else None
     return create_model(
         "Wanted",
         __config__=ConfigDict(extra="forbid"),
         prompt=(Annotated[str, Field(max_length=limits.prompt), AfterValidator(_text)], ...),
         seed=(Annotated[StrictInt, Field(ge=0, le=most)] | None, None),
         num_images=(Annotated[StrictInt, Field(ge=1, le=limits.images)], 1),
+        size=(size, None),
     )
 
 

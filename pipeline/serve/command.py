@@ -57,7 +57,7 @@ def serve(  # noqa: PLR0913  each option is one of the command line
     from pipeline.listening import require_free
 
     token_digest = _token_digest(host)
-    name = _require_model(run, store)
+    name, sizes = _require_model(run, store)
     require_free(host, port, "serve")
 
     from cluster.serve import ServeOptions
@@ -66,7 +66,7 @@ def serve(  # noqa: PLR0913  each option is one of the command line
 
     options = ServeOptions(host, port, batch_size, queue, replicas)
     hosts = () if token_digest else tuple({host, "localhost", "127.0.0.1", "::1"})
-    maker = AppMaker(name, Limits(longest_prompt, most_images), hosts, token_digest)
+    maker = AppMaker(name, Limits(longest_prompt, most_images), sizes, hosts, token_digest)
     _serve(maker, ModelSource(store, run, batch_size), options)
 
 
@@ -92,23 +92,27 @@ def _token_digest(host: str) -> bytes | None:
     return digest_of(token.encode())
 
 
-def _require_model(source: str, store: str) -> str:
-    """Return the run whose model it is; what is wrong with it is reported before Ray is started."""
+def _require_model(source: str, store: str) -> tuple[str, tuple[str, ...]]:
+    """Return the run whose model it is, and its images' sizes; what is wrong is reported before Ray is started."""
     from pipeline.export.names import is_bundle
     from pipeline.store import Store
+    from stages.inference.loading import size_names
+    from stages.storage.artifact import Artifact
 
     if is_bundle(Path(source)):
         from pipeline.export.bundle import read_bundle
 
-        return read_bundle(Path(source)).run
+        bundle = read_bundle(Path(source))
+        decoder = Artifact(source, "bundle", bundle.run)
+        return bundle.run, () if bundle.upsamplers else size_names(decoder)
     found = Store(store)
     found.check_format()
     record = found.find_run(source)
 
     from pipeline.generation.models import generate_section
 
-    generate_section(found, record)
-    return record.run
+    config, inputs = generate_section(found, record)
+    return record.run, () if config.upsamplers else size_names(inputs["train_decoder"])
 
 
 def _serve(maker: "AppMaker", model: "ModelSource", options: "ServeOptions") -> None:

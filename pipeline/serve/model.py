@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cluster.serve import Compute
+from models.decoders.buckets import size_name
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Wanted:
 
     prompt: str
     seed: int
+    size: str | None = None
+    """Width and height, such as 96x64; None: that of the run's settings."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,28 @@ class ModelSource:
         from pipeline.store import Store
 
         system, run = open_system(Store(self.store), self.name, batch_size=self.batch_size)
-        settings = system.settings.flat()
         self._require_alike_rows(system)
 
         def compute(wanted: Sequence[Wanted]) -> list[Made]:
-            full = [*wanted, *[wanted[0]] * (self.batch_size - len(wanted))]
-            images = system.generate([one.prompt for one in full], [one.seed for one in full])
-            return [Made(image, run, settings) for image in images[: len(wanted)]]
+            made: dict[int, Made] = {}
+            for size in dict.fromkeys(one.size for one in wanted):
+                of_size = system if size is None else system.with_settings({"decoder_size": size})
+                rows = [row for row, one in enumerate(wanted) if one.size == size]
+                full = [wanted[row] for row in rows] + [wanted[rows[0]]] * (self.batch_size - len(rows))
+                images = of_size.generate([one.prompt for one in full], [one.seed for one in full])
+                settings = of_size.settings.flat()
+                made |= {row: Made(image, run, settings) for row, image in zip(rows, images, strict=False)}
+            return [made[row] for row in range(len(wanted))]
 
         return compute
 
     def _require_alike_rows(self, system: "TextToImageSystem") -> None:
         try:
-            while not system.rows_agree() and system.batch_size > 1:
-                system.batch_size //= 2
+            for size in system.sizes if len(system.sizes) > 1 else (None,):
+                of_size = system if size is None else system.with_settings({"decoder_size": size_name(size)})
+                while not of_size.rows_agree() and of_size.batch_size > 1:
+                    of_size.batch_size //= 2
+                system.batch_size = min(system.batch_size, of_size.batch_size)
         except ValueError as error:  # the prior knows no captions
             raise UsageError(f"serve: {error}") from None
         if system.batch_size < self.batch_size:

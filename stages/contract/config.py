@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationInfo, create_model
 from pydantic import Field as Key
 
+from models.fields import given_fields
 from stages.contract.digests import address_digest, content_digest
 from stages.contract.secrets import redact_addresses, redact_path, redact_tree
 from stages.contract.texts import one_line, show_value
@@ -90,7 +91,7 @@ def _identity_of(value: Any, metadata: list[Any]) -> Any:
     if isinstance(value, ConfigModel):
         return value.identity()
     if is_dataclass(value):  # a model's spec, embedded in the section
-        value = {item.name: getattr(value, item.name) for item in fields(value)}
+        value = {item.name: getattr(value, item.name) for item in given_fields(value)}
     if isinstance(value, tuple | list):
         return [_identity_of(item, metadata) for item in value]
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from models.decoders.buckets import BucketSettings
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.digests import content_digest
 from stages.contract.stage import StageConfig
@@ -22,6 +23,17 @@ class EncodeLatentsBase(StageConfig):
         "bfloat16", description="of the arithmetic on a GPU; on a CPU it is float32"
     )
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(32, description="images at a time")
+    buckets: BucketSettings | None = Field(
+        None,
+        description="those of train_decoder, whose images are encoded at the sizes of their buckets; null: squares",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; buckets count where there are some."""
+        identity = super().identity()
+        if self.buckets is None:
+            del identity["buckets"]
+        return identity
 
 
 class EncodeByAutoencoder(EncodeLatentsBase):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,8 +44,17 @@ def make_encoder(
 ) -> ImageEncoder:
     """Load the encoder that the configuration names."""
     if isinstance(config, EncodeByAutoencoder):
-        return _trained(inputs["train_autoencoder"], device)
-    return _stable_diffusion(config, device)
+        encoder = _trained(inputs["train_autoencoder"], device)
+    else:
+        encoder = _stable_diffusion(config, device)
+    if config.buckets is None:
+        return encoder
+    identity = encoder.identity
+    try:
+        config.buckets.require_fit(identity.resolution, identity.resolution // identity.shape[1])
+    except ValueError as error:
+        raise InputFault(f"encode_latents.buckets: {error}: change it here and in train_decoder") from None
+    return replace(encoder, identity=identity.model_copy(update={"buckets": config.buckets}))
 
 
 def _trained(artifact: Artifact, device: str) -> ImageEncoder:

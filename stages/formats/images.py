@@ -1,19 +1,21 @@
-"""From the bytes of any image to square RGB pixels: one place, so that every stage sees the same image.
+"""From the bytes of any image to RGB pixels of a size: one place, so that every stage sees the same image.
 
 Upright, on white, 8 bits, in sRGB, whatever the file holds (see :mod:`stages.formats.image_decoding`); then the middle
-square cut out and scaled.
+square cut out and scaled, or the image scaled to cover a bucket (models.decoders.buckets) and cropped to it.
 """
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from models.decoders.buckets import Size
 from stages.contract.errors import FailureCause, ImageFault, ItemFault
 from stages.formats.image_decoding.decoding import Shrink, decode
 
 MAX_PIXELS = 170_000_000  # of an image that is decoded in this process; download_shards.max_pixels is at most that
 
 RgbImage = UInt8[np.ndarray, "height width 3"]
+MIDDLE = (0.5, 0.5)
 
 
 def decode_image(encoded: bytes, *, where: str, smallest_side: int | None = None) -> Image.Image:
@@ -53,3 +55,29 @@ def square(image: Image.Image, resolution: int) -> RgbImage:
     if side == resolution:
         return np.asarray(middle)
     return np.asarray(middle.resize((resolution, resolution), Image.Resampling.BICUBIC, reducing_gap=2.0))
+
+
+def covering_size(image: Size, bucket: Size) -> Size:
+    """Return the least size of an image's aspect ratio that covers the bucket, to whole pixels."""
+    scale = max(bucket[0] / image[0], bucket[1] / image[1])
+    return max(bucket[0], round(scale * image[0])), max(bucket[1], round(scale * image[1]))
+
+
+def covering(image: Image.Image, bucket: Size) -> RgbImage:
+    """Scale an image until it covers the bucket, whose width or height it then has."""
+    size = covering_size(image.size, bucket)
+    if size == image.size:
+        return np.asarray(image)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+
+
+def crop_corner(size: Size, bucket: Size, place: tuple[float, float] = MIDDLE) -> tuple[int, int]:
+    """Return left and top of the bucket in what covers it; ``place``, each in [0, 1), is from one end to the other."""
+    left, top = (int(at * (whole - part + 1)) for at, whole, part in zip(place, size, bucket, strict=True))
+    return left, top
+
+
+def cropped(image: RgbImage, bucket: Size, place: tuple[float, float] = MIDDLE) -> RgbImage:
+    """Cut the bucket out of an image that covers it."""
+    left, top = crop_corner((image.shape[1], image.shape[0]), bucket, place)
+    return image[top : top + bucket[1], left : left + bucket[0]]

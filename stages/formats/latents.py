@@ -7,13 +7,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
+from models.decoders.buckets import BucketSettings, Size, size_name
 from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError, InputFault
 from stages.formats.per_shard import array_name, load_table, open_array, save_array, save_table
 from stages.formats.shards import index_images, shard_tar
 from stages.storage.artifact import Artifact, Output, unit_record
+from stages.storage.npy_reader import map_npy
 
 KEPT_SHARDS = 256
 Kind = Literal["latents", "codes"]
@@ -58,6 +60,19 @@ class EncoderIdentity(Document):
     """The factor and shift that models of these latents were trained with; None: to be measured."""
     shift: float
     encoder: EncoderWeights
+    buckets: BucketSettings | None = None
+    """Which other sizes images have, whose latents are as many pixels to a position; None: all are squares."""
+
+    def shape_of(self, size: Size) -> tuple[int, int, int]:
+        """Return channels, rows and columns of the latents of an image of a width and height."""
+        channels, rows, columns = self.shape
+        return channels, size[1] * rows // self.resolution, size[0] * columns // self.resolution
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Widths and heights of the images."""
+        square = (self.resolution, self.resolution)
+        return (square,) if self.buckets is None else self.buckets.sizes(self.resolution)
 
 
 class LatentsIdentity(EncoderIdentity):
@@ -99,12 +114,46 @@ class ShardLatents:
 
     def write(self, name: str, output: Output, encoder: EncoderIdentity) -> None:
         """Write the files of the shard."""
-        empty = np.zeros((0, *encoder.shape), np.float16)
-        save_array(output, "latents", name, np.concatenate([empty, *self.latents]))
-        if encoder.num_codes is not None:
-            none = np.zeros((0, *encoder.shape[1:]), np.int32)
-            save_array(output, "codes", name, np.concatenate([none, *self.codes]))
+        self.write_arrays(name, output, encoder, (encoder.resolution, encoder.resolution))
         save_table(output, "metadata", name, pa.table({"key": pa.array(self.keys, pa.string())}))
+
+    def write_arrays(self, name: str, output: Output, encoder: EncoderIdentity, size: Size) -> None:
+        """Write latents and codes of images of a size."""
+        shape = encoder.shape_of(size)
+        save_array(output, "latents", name, np.concatenate([np.zeros((0, *shape), np.float16), *self.latents]))
+        if encoder.num_codes is not None:
+            save_array(output, "codes", name, np.concatenate([np.zeros((0, *shape[1:]), np.int32), *self.codes]))
+
+
+def write_buckets(found: Mapping[int, ShardLatents], name: str, output: Output, encoder: EncoderIdentity) -> None:
+    """Write the files of a shard whose images are encoded by bucket: arrays of each bucket that has some images.
+
+    The table says the bucket of each image, and its row in the bucket's arrays.
+    """
+    keys, buckets, rows = [], [], []
+    for bucket, shard in sorted(found.items()):
+        size = encoder.sizes[bucket]
+        shard.write_arrays(bucket_name(name, size), output, encoder, size)
+        keys += shard.keys
+        buckets += [bucket] * len(shard.keys)
+        rows += range(len(shard.keys))
+    columns = {"key": pa.array(keys, pa.string()), "bucket": pa.array(buckets, pa.uint8())}
+    save_table(output, "metadata", name, pa.table(columns | {"row": pa.array(rows, pa.int32())}))
+
+
+def read_buckets(artifact: Artifact, shard: str, keys: Sequence[str]) -> Int[np.ndarray, " rows"]:
+    """Return the number of the bucket of each image of a shard, by key."""
+    table = load_table(artifact, "metadata", shard, ["key", "bucket"])
+    bucket_of = dict(zip(table["key"].to_pylist(), table["bucket"].to_pylist(), strict=True))
+    try:
+        return np.array([bucket_of[key] for key in keys], dtype=np.int64)
+    except KeyError as error:
+        raise _lacks(artifact, shard, "latents", error.args[0]) from None
+
+
+def bucket_name(shard: str, size: Size) -> str:
+    """Return the name of the arrays of a shard's bucket, which stands in a shard's place."""
+    return f"{shard}_{size_name(size)}"
 
 
 def take_part(source: Artifact, unit: str, shards: Artifact, output: Output, name: str) -> LatentsRecord | None:
@@ -112,6 +161,8 @@ def take_part(source: Artifact, unit: str, shards: Artifact, output: Output, nam
 
     None: not all of its images have latents there, and it is not known by key what became of them.
     """
+    if EncoderIdentity.of(source).buckets is not None:
+        return _take_buckets(source, unit, shards, output, name)
     record = LatentsRecord.parse(source.read_json(unit_record(unit)), source, unit_record(unit))
     known = {key: row for row, key in enumerate(load_table(source, "metadata", unit, ["key"])["key"].to_pylist())}
     keys = list(index_images(shard_tar(shards, name)))
@@ -130,27 +181,78 @@ def take_part(source: Artifact, unit: str, shards: Artifact, output: Output, nam
 
 
 class LatentRows:
-    """Latents [channel, row, column] in half precision, or codes [row, column], by (shard, key), still on disk."""
+    """Latents [channel, row, column] in half precision, or codes [row, column], by (shard, key), still on disk.
+
+    Rows that are read together are of one bucket, where there are buckets.
+    """
 
     def __init__(self, artifact: Artifact, kind: Kind) -> None:
-        """Read nothing yet; the keys of the shards last used are kept in memory."""
-        self._artifact, self._kind = artifact, kind
+        """Read no latents yet; the keys of the shards last used are kept in memory."""
+        self._artifact, self._kind, self._sizes = artifact, kind, EncoderIdentity.of(artifact).sizes
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._open)
+        self._array = lru_cache(maxsize=KEPT_SHARDS)(self._open_array)
 
     def read(self, indices: Sequence[tuple[str, str]]) -> Shaped[np.ndarray, "rows ..."]:
         """Return the rows at the (shard, key) indices, in their order."""
         return np.stack([self._one(shard, key) for shard, key in indices])
 
     def _one(self, shard: str, key: str) -> Shaped[np.ndarray, "..."]:
-        rows, row_of = self._shard(shard)
+        row_of = self._shard(shard)
         if key not in row_of:
-            raise InputFault(
-                f"encode_latents: shard {shard} has no {self._kind} of key {key!r} ({self._artifact.uri}): expected "
-                "those of every embedded image: run encode_latents anew on the shards of this run"
-            )
-        found: np.ndarray = rows[row_of[key]]
+            raise _lacks(self._artifact, shard, self._kind, key)
+        bucket, row = row_of[key]
+        found: np.ndarray = self._array(shard, bucket)[row]
         return found
 
-    def _open(self, shard: str) -> tuple[np.ndarray, dict[str, int]]:
-        keys = load_table(self._artifact, "metadata", shard, ["key"])["key"].to_pylist()
-        return open_array(self._artifact, self._kind, shard), {key: row for row, key in enumerate(keys)}
+    def _open(self, shard: str) -> dict[str, tuple[int, int]]:
+        """Return bucket and row of each key; without buckets, all are of the bucket 0."""
+        has_buckets = len(self._sizes) > 1
+        table = load_table(self._artifact, "metadata", shard, ["key", *(("bucket", "row") if has_buckets else ())])
+        keys = table["key"].to_pylist()
+        if not has_buckets:
+            return {key: (0, row) for row, key in enumerate(keys)}
+        return dict(zip(keys, zip(table["bucket"].to_pylist(), table["row"].to_pylist(), strict=True), strict=True))
+
+    def _open_array(self, shard: str, bucket: int) -> np.ndarray:
+        if len(self._sizes) == 1:
+            return open_array(self._artifact, self._kind, shard)
+        return open_bucket(self._artifact, self._kind, shard, self._sizes[bucket])
+
+
+def open_bucket(artifact: Artifact, kind: Kind, shard: str, size: Size) -> np.ndarray:
+    """Return the latents or codes of a shard's bucket, still on disk."""
+    return map_npy(artifact.local(array_name(kind, bucket_name(shard, size)), record=unit_record(shard)))
+
+
+def _take_buckets(source: Artifact, unit: str, shards: Artifact, output: Output, name: str) -> LatentsRecord | None:
+    """Do as :func:`take_part` for an artifact with buckets."""
+    encoder = EncoderIdentity.of(source)
+    record = LatentsRecord.parse(source.read_json(unit_record(unit)), source, unit_record(unit))
+    table = load_table(source, "metadata", unit).to_pylist()
+    known = {row["key"]: (row["bucket"], row["row"]) for row in table}
+    keys = list(index_images(shard_tar(shards, name)))
+    if record.failures or not known.keys() >= set(keys):
+        return None
+    found: dict[int, ShardLatents] = {}
+    for bucket in sorted({known[key][0] for key in keys}):
+        size, own = encoder.sizes[bucket], [key for key in keys if known[key][0] == bucket]
+        rows = [known[key][1] for key in own]
+        shard = found[bucket] = ShardLatents(own, [open_bucket(source, "latents", unit, size)[rows]])
+        if encoder.num_codes is not None:
+            shard.codes.append(open_bucket(source, "codes", unit, size)[rows])
+    write_buckets(found, name, output, encoder)
+    values = [part.astype(np.float64) for shard in found.values() for part in shard.latents]
+    return LatentsRecord(
+        rows=len(keys),
+        failures={},
+        numbers=sum(part.size for part in values),
+        sum=float(sum(part.sum() for part in values)),
+        squares=float(sum((part**2).sum() for part in values)),
+    )
+
+
+def _lacks(artifact: Artifact, shard: str, kind: Kind, key: str) -> InputFault:
+    return InputFault(
+        f"encode_latents: shard {shard} has no {kind} of key {key!r} ({artifact.uri}): expected those of every "
+        "embedded image: run encode_latents anew on the shards of this run"
+    )

@@ -132,10 +132,11 @@ def _decode(
             "requests: expected edits to one strength, or none: generate them one after the other"
         )
     sources = np.stack([unpack_pixels(edit.pixels) for edit in edits])
-    if sources.shape[1:3] != (system.resolution, system.resolution):
+    width, height = system.size
+    if sources.shape[1:3] != (height, width):
         raise ValueError(
             f"generate_images: found images of {sources.shape[2]} x {sources.shape[1]} pixels: expected "
-            f"{system.resolution} x {system.resolution}"
+            f"{width} x {height}"
         )
     return system.edit(sources, embeddings, text, seeds, strength=strengths.pop())
 

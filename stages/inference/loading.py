@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from models.decoders.base import Decoder
+from models.decoders.buckets import size_name
 from models.decoders.cascade import Cascade
 from models.decoders.registry import read_spec as read_decoder_spec
 from models.decoders.upsampler.model import Upsampler
@@ -69,6 +70,20 @@ def load_decoder(artifact: Artifact, upsamplers: Sequence[Artifact] = ()) -> tup
             f"generate: the decoder and its super-resolution models do not follow one another ({error}): set "
             "from_resolution of each to the resolution of the one before it, and train it anew"
         ) from error
+
+
+def size_names(artifact: Artifact) -> tuple[str, ...]:
+    """Return the widths and heights of a decoder's images, such as 96x64, without loading it."""
+    config = load_model_config(artifact, DECODER)
+    with parsing(lambda reason: _unreadable(artifact, reason)):
+        return tuple(map(size_name, read_decoder_spec(config["model"]).sizes))
+
+
+def _unreadable(artifact: Artifact, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{artifact.path(DECODER)}: the decoder's configuration cannot be read ({reason}): expected one of this "
+        f"version: delete the artifact {artifact.uri} and train anew"
+    )
 
 
 def _load_upsampler(artifact: Artifact, clips: Clips) -> Upsampler:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, get_type_hints
 
 from models.decoders.sampling import DecoderSampling
+from models.fields import given_fields
 from models.priors.spec import PriorSampling
 
 _PARTS: Final[dict[str, type[Any]]] = {"prior": PriorSampling, "decoder": DecoderSampling}
@@ -25,8 +26,9 @@ class SamplingSettings:
     decoder: DecoderSampling = field(default_factory=DecoderSampling)
 
     def flat(self) -> dict[str, Any]:
-        """Return every setting by its flat name."""
-        return {name: getattr(getattr(self, part), key) for name, (part, key) in _FLAT.items()}
+        """Return every setting by its flat name; a size where there is one."""
+        given = {part: {item.name for item in given_fields(getattr(self, part))} for part in _PARTS}
+        return {name: getattr(getattr(self, part), key) for name, (part, key) in _FLAT.items() if key in given[part]}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "SamplingSettings":

@@ -9,7 +9,7 @@ from PIL import Image
 from stages.contract.errors import InputFault
 from stages.contract.parsing import clean_text
 from stages.formats.generated_images import pack_embedding, pack_pixels
-from stages.formats.images import decode_image, square
+from stages.formats.images import covering, cropped, decode_image, square
 from stages.inference.requests import (
     ArithmeticRequest,
     EditRequest,
@@ -121,8 +121,11 @@ def interpolation_groups(
 def edit_requests(
     system: TextToImageSystem, source: ImageSource, prompt: str, seeds: range, *, strength: float
 ) -> list[ImageRequest]:
-    """Return edits by noise: of the image's middle square, at the decoder's resolution."""
-    pixels = pack_pixels(square(source.image, system.resolution))
+    """Return edits by noise: of the image's middle square or bucket, at the size that is generated."""
+    width, height = system.size
+    is_square = width == height
+    part = square(source.image, width) if is_square else cropped(covering(source.image, system.size), system.size)
+    pixels = pack_pixels(part)
     return [EditRequest(seed=seed, prompt=prompt, name=source.name, pixels=pixels, strength=strength) for seed in seeds]
 
 

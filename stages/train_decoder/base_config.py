@@ -4,6 +4,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from models.decoders.buckets import DecoderBuckets
+from models.decoders.registry import SPECS
+from models.decoders.spec import BucketedSpec
 from stages.contract.config import ConfigModel
 from stages.formats.captions import CaptionsConfig
 from stages.training.images.config import ImageTrainingConfig
@@ -16,6 +19,33 @@ class DecoderConfig(ImageTrainingConfig):
     model_folder: ClassVar[str] = "decoder"
 
     kind: str
+    buckets: DecoderBuckets | None = Field(
+        None, description="sizes of about the square's area for images of other aspect ratios; null: squares"
+    )
+
+    @model_validator(mode="after")
+    def _knows_buckets(self) -> "DecoderConfig":
+        if self.buckets is not None and not issubclass(SPECS[self.kind], BucketedSpec):
+            kinds = ", ".join(name for name, spec in SPECS.items() if issubclass(spec, BucketedSpec))
+            raise ValueError(
+                f"buckets: found some for kind {self.kind}, whose images are squares: allowed is null; leave it out, "
+                f"or choose a kind that takes buckets: {kinds}"
+            )
+        if self.buckets is not None:
+            self.buckets.require_fit(self.resolution)
+        if self.samples.size is not None:
+            raise ValueError(
+                f"samples.size is {self.samples.size!r}: allowed is null, as each held-out image is shown at the size "
+                "of its own bucket; leave it out"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; buckets count where there are some."""
+        identity = super().identity()
+        if self.buckets is None:
+            del identity["buckets"]
+        return identity
 
 
 class TextTuning(ConfigModel):

@@ -1,7 +1,7 @@
 """What the kinds share that are trained on encoded images: latents or codes in place of pixels."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,15 +10,17 @@ from torch import nn
 
 from models.autoencoders.model import KLAutoencoder, VQAutoencoder
 from models.decoders.base import to_bytes
+from models.decoders.buckets import BucketSettings
 from stages.contract.errors import InputFault
 from stages.contract.sizing import Shapes
-from stages.formats.latents import Kind, LatentRows, LatentsIdentity
+from stages.formats.latents import Kind, LatentRows, LatentsIdentity, read_buckets
 from stages.inference.autoencoder import load_autoencoder
 from stages.train_decoder.base_config import DecoderConfig
+from stages.training.images.bucketed import NumbersOf
 from stages.training.images.dataset import Indices
 from stages.training.images.shard_images import ImageRows
 from stages.training.images.task import DecoderTask
-from stages.training.task import Batch
+from stages.training.task import Batch, RankInfo
 
 
 @dataclass
@@ -72,6 +74,19 @@ class EncodedTask(DecoderTask):
                 "with a codebook: set train_autoencoder.kind to vq"
             )
 
+    def numbers_of(self) -> NumbersOf:
+        """Return the buckets in which the images were encoded."""
+        return partial(read_buckets, self.inputs["encode_latents"])
+
+    def require_buckets(self) -> None:
+        """Check that the latents are of the configured buckets."""
+        wanted = None if self.config.buckets is None else self.config.buckets.shared()
+        if self.identity.buckets != wanted:
+            raise InputFault(
+                f"train_decoder.buckets: found {_named(wanted)}, and latents of {_named(self.identity.buckets)}: "
+                "expected the same: set encode_latents.buckets as here"
+            )
+
     def read(self, indices: Indices) -> Batch:
         """Read the encoded images and the embeddings [count, embed]."""
         return {
@@ -89,7 +104,16 @@ class EncodedTask(DecoderTask):
             generated = first.decode(encoded.float())
         return to_bytes(generated.cpu()).numpy()
 
+    def setup(self, rank_info: RankInfo) -> None:
+        """Open the data, of latents of these buckets."""
+        self.require_buckets()
+        super().setup(rank_info)
+
     def _encoded(self, indices: Indices) -> np.ndarray:
         keys = self.data.keys(indices)
         named = [(self.data.names[shard], key) for (shard, _), key in zip(indices.tolist(), keys, strict=True)]
         return self.rows.read(named)
+
+
+def _named(buckets: BucketSettings | None) -> str:
+    return "squares" if buckets is None else f"step {buckets.step} and max_aspect_ratio {buckets.max_aspect_ratio}"

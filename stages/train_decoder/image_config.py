@@ -10,7 +10,7 @@ from stages.contract.config import section_of
 from stages.train_decoder.base_config import TextTunedConfig
 from stages.training.config import TrainingConfig
 
-_GIVEN = frozenset({"kind", "embed_dim", "resolution", "text_dim"})
+_GIVEN = frozenset({"kind", "embed_dim", "resolution", "text_dim", "buckets"})
 
 
 class ImageDecoderConfig(TextTunedConfig):
@@ -29,6 +29,8 @@ class ImageDecoderConfig(TextTunedConfig):
         """Return the decoder's spec, for embeddings of that width."""
         values = {name: getattr(self, name) for name in _settings(self.spec_class)}
         values |= {"embed_dim": embed_dim, "resolution": self.resolution}
+        if self.buckets is not None:
+            values["buckets"] = self.buckets
         if self.text is not None:
             values["text_dim"] = embed_dim
         return self.spec_class(**values)

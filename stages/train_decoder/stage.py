@@ -1,12 +1,14 @@
 """Train the decoder on all images."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
+from stages.formats.buckets import BucketsRecord
 from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.config import KINDS, TrainDecoderConfig
 from stages.training.launch import train
@@ -22,7 +24,17 @@ def run(
 ) -> StageSummary:
     """Train, or go on training, and leave the decoder in decoder/."""
     make = partial(make_task, config, inputs)
-    return train(make, config.training, seed=config.seed, output=output, context=context, notes=config.lineage)
+    summary = train(make, config.training, seed=config.seed, output=output, context=context, notes=config.lineage)
+    if config.buckets is None:
+        return summary
+    record = BucketsRecord.of(output)
+    counts = {f"images_{size}": count for size, count in record.images.items()}
+    return replace(
+        summary,
+        counts={**summary.counts, **counts},
+        metrics={**summary.metrics, "cropped_fraction": record.cropped_fraction},
+        notes={**summary.notes, "buckets": record.describe()},
+    )
 
 
 def make_task(config: TrainDecoderConfig, inputs: Mapping[str, Artifact]) -> "DecoderTask":

@@ -19,9 +19,9 @@ from stages.contract.secrets import redact_addresses
 from stages.formats.clips import Clips, read_clips, require_same_clips
 from stages.formats.model_folders import load_model_config, load_model_state
 from stages.train_decoder.base_config import TextTunedConfig
+from stages.train_decoder.bucketed import BucketedTask
 from stages.train_decoder.captions import CaptionRows
 from stages.training.images.dataset import Indices
-from stages.training.images.task import DecoderTask
 from stages.training.initial_weights import FIRST_STAGE, initial_folder
 from stages.training.randomness import sample_uniform
 from stages.training.task import Batch, BatchPart
@@ -32,7 +32,7 @@ _TEXT = "text"
 
 
 @dataclass
-class TextTunedTask(DecoderTask):
+class TextTunedTask(BucketedTask):
     """Trains from random weights on all images; with ``text``, tunes a trained decoder to read texts."""
 
     config: TextTunedConfig

@@ -12,7 +12,7 @@ from stages.training.task import Batch, BatchPart
 
 _NAMES = {
     "noise": 0, "times": 1, "dropout": 2, "crop": 3, "caption": 4,
-    "flip": 5, "crop_side": 6, "crop_left": 7, "crop_top": 8, "which_caption": 9,
+    "flip": 5, "crop_side": 6, "crop_left": 7, "crop_top": 8, "which_caption": 9, "bucket_left": 10, "bucket_top": 11,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from models.decoders.denoiser import Denoiser, joined_layout, make_text_conditio
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.latent_diffusion.networks import make_network
 from models.decoders.latent_diffusion.spec import LatentDiffusionSpec
+from models.decoders.size_conditioning import SizeNumbers
 from models.decoders.training import DenoisingLoss
 from models.diffusion.processes import make_process
 
@@ -34,21 +35,21 @@ class LatentDenoiser(Denoiser):
         self.network = make_network(spec)
 
     def forward(
-        self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+        self,
+        noisy: Latents,
+        timestep: Float[Tensor, "batch"],
+        u: Embeddings,
+        v: Embeddings | None = None,
+        sizes: SizeNumbers | None = None,
     ) -> Latents:
-        """Predict the training target from x_t, the time step and the standardized embeddings."""
+        """Predict the training target from x_t, the time step, the standardized embeddings, and sizes if any count."""
         grid = joined_layout(noisy.to(u.dtype), self.conditioner.layout_map(u))
-        prediction: Tensor = self.network(grid, timestep, u, self.tokens(u, v))
+        prediction: Tensor = self.network(grid, timestep, u, self.tokens(u, v), self.size_condition(noisy, sizes))
         return prediction.float()
 
     def to_noise(self, clean: Latents) -> Latents:
         """Return x_0 for the first stage's latents z."""
         return self.spec.scale_factor * (clean.float() - self.spec.shift)
-
-    @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the latents."""
-        return self.spec.autoencoder.latent_shape
 
     def from_noise(self, x_0: Latents) -> Latents:
         """Return the first stage's latents z of x_0."""

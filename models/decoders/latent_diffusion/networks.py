@@ -9,7 +9,9 @@ from diffusers import PixArtTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.decoders.denoiser import beside
 from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
+from models.decoders.spec import SIZE_NUMBERS
 from models.decoders.unet import make_unet
 
 Latents = Float[Tensor, "batch channel row column"]
@@ -26,17 +28,17 @@ class UNet(nn.Module):
             shape.blocks_per_level,
             side=spec.autoencoder.latent_resolution,
             in_out=(latents + spec.conditioning.layout_channels, latents),
-            embed_dim=spec.embed_dim,
+            embed_dim=spec.embed_dim + SIZE_NUMBERS * spec.size_features,
             token_dim=spec.conditioning.token_dim,
             attention_levels=shape.attention_levels,
         )
         if spec.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
-    def forward(self, grid: Latents, timestep: Tensor, u: Tensor, tokens: Tensor) -> Latents:
-        """Predict the target."""
+    def forward(self, grid: Latents, timestep: Tensor, u: Tensor, tokens: Tensor, sizes: Tensor | None) -> Latents:
+        """Predict the target; features of sizes stand beside u."""
         grid = grid.contiguous(memory_format=torch.channels_last)
-        prediction: Tensor = self.unet(grid, timestep, tokens, class_labels=u, return_dict=False)[0]
+        prediction: Tensor = self.unet(grid, timestep, tokens, class_labels=beside(u, sizes), return_dict=False)[0]
         return prediction
 
 
@@ -58,11 +60,15 @@ class Transformer(nn.Module):
             patch_size=shape.patch_size,
             use_additional_conditions=False,
         )
+        features, width = SIZE_NUMBERS * spec.size_features, spec.conditioning.token_dim
+        self.size_token = nn.Linear(features, width) if features else None
         if spec.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
 
-    def forward(self, grid: Latents, timestep: Tensor, u: Tensor, tokens: Tensor) -> Latents:
-        """Predict the target; the condition comes by its tokens alone."""
+    def forward(self, grid: Latents, timestep: Tensor, u: Tensor, tokens: Tensor, sizes: Tensor | None) -> Latents:
+        """Predict the target; the condition comes by its tokens alone, of which features of sizes give one more."""
+        if sizes is not None and self.size_token is not None:
+            tokens = torch.cat([tokens, self.size_token(sizes.to(tokens.dtype))[:, None]], dim=1)
         prediction: Tensor = self.transformer(grid, tokens, timestep, return_dict=False)[0]
         return prediction
 

@@ -1,11 +1,11 @@
 """The spec of the latent-diffusion decoder; no torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from models.autoencoders.spec import AutoencoderSpec
-from models.decoders.spec import Conditioning, DecoderSpec, RandomInput, denoising_random_inputs
+from models.decoders.buckets import Size
+from models.decoders.spec import BucketedSpec, Conditioning
 from models.diffusion.spec import ProcessConfig
 from models.fields import Settings, require, require_positive, require_widths
 
@@ -57,7 +57,7 @@ class LatentTransformer(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentDiffusionSpec(DecoderSpec):
+class LatentDiffusionSpec(BucketedSpec):
     """A diffusion of an autoencoder's latents."""
 
     model: ClassVar[str] = "models.decoders.latent_diffusion.model:LatentDecoder"
@@ -82,12 +82,19 @@ class LatentDiffusionSpec(DecoderSpec):
         require(self, "network", side % cell == 0, f"one whose grid of {cell} divides the latents' side, {side}")
         require(self, "scale_factor", self.scale_factor > 0.0, "above 0")
         self.conditioning.require_layout(side, "the latents' side")
+        self.require_buckets()
 
     @property
     def resolution(self) -> int:
         """Side of the images in pixels."""
         return self.autoencoder.resolution
 
-    def random_inputs(self) -> Mapping[str, RandomInput]:
-        """Return those of the denoising loss."""
-        return denoising_random_inputs(self.autoencoder.latent_shape, self.embed_dim)
+    @property
+    def cell(self) -> int:
+        """Pixels that sides must be multiples of."""
+        return self.autoencoder.network.factor * self.network.cell
+
+    def grid_shape(self, size: Size) -> tuple[int, int, int]:
+        """Return channels, rows and columns of the latents of images of a width and height."""
+        network = self.autoencoder.network
+        return network.latent_channels, size[1] // network.factor, size[0] // network.factor

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from models.decoders.base import Decoder, Embeddings, Images, Init, Seeds, Text
 from models.decoders.conditioning import make_conditioner
-from models.decoders.denoiser import Denoiser, joined_layout, make_text_conditioner
+from models.decoders.denoiser import Denoiser, beside, joined_layout, make_text_conditioner
 from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
 from models.decoders.sampling import DecoderSampling
+from models.decoders.size_conditioning import SizeNumbers
+from models.decoders.spec import SIZE_NUMBERS
 from models.decoders.training import DenoisingLoss
 from models.decoders.unet import make_unet
 from models.diffusion.processes import make_process
@@ -41,7 +43,7 @@ class PixelDecoder(Denoiser, Decoder):
             shape.blocks_per_level,
             side=spec.resolution // shape.unshuffle,
             in_out=(pixels + shape.layout_channels, pixels),
-            embed_dim=spec.embed_dim,
+            embed_dim=spec.embed_dim + SIZE_NUMBERS * spec.size_features,
             token_dim=shape.token_dim,
             attention_levels=shape.attention_levels,
         )
@@ -49,20 +51,21 @@ class PixelDecoder(Denoiser, Decoder):
             self.unet.enable_gradient_checkpointing()
 
     def forward(
-        self, noisy: Images, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+        self,
+        noisy: Images,
+        timestep: Float[Tensor, "batch"],
+        u: Embeddings,
+        v: Embeddings | None = None,
+        sizes: SizeNumbers | None = None,
     ) -> Images:
-        """Predict the training target from x_t, the time step and the standardized embeddings."""
+        """Predict the training target from x_t, the time step, the standardized embeddings, and sizes if any count."""
         factor = self.spec.network.unshuffle
         tokens, layout = self.tokens(u, v), self.conditioner.layout_map(u)
         grid = joined_layout(F.pixel_unshuffle(noisy.to(u.dtype), factor), layout)
         grid = grid.contiguous(memory_format=torch.channels_last)
-        prediction = self.unet(grid, timestep, tokens, class_labels=u, return_dict=False)[0]
+        condition = beside(u, self.size_condition(noisy, sizes))
+        prediction = self.unet(grid, timestep, tokens, class_labels=condition, return_dict=False)[0]
         return F.pixel_shuffle(prediction, factor).float()
-
-    @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of an image."""
-        return 3, self.spec.resolution, self.spec.resolution
 
     def sample(
         self, embeddings: Embeddings, seeds: Seeds, sampling: DecoderSampling, text: Text = None, init: Init = None

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from models.decoders.spec import Conditioning, DecoderSpec, RandomInput, denoising_random_inputs
+from models.decoders.buckets import Size
+from models.decoders.spec import BucketedSpec, Conditioning
 from models.diffusion.spec import ProcessConfig
 from models.fields import require, require_positive, require_widths
 
@@ -32,7 +33,7 @@ class PixelUNet(Conditioning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelDiffusionSpec(DecoderSpec):
+class PixelDiffusionSpec(BucketedSpec):
     """A diffusion of pixels."""
 
     model: ClassVar[str] = "models.decoders.pixel_diffusion.model:PixelDecoder"
@@ -58,11 +59,16 @@ class PixelDiffusionSpec(DecoderSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cell = self.network.unshuffle * 2 ** (len(self.network.channels) - 1)
-        fits = self.resolution >= 1 and self.resolution % cell == 0
-        require(self, "resolution", fits, f"a multiple of {cell} (unshuffle and levels)")
+        fits = self.resolution >= 1 and self.resolution % self.cell == 0
+        require(self, "resolution", fits, f"a multiple of {self.cell} (unshuffle and levels)")
         self.network.require_layout(self.resolution // self.network.unshuffle, "the U-Net's grid")
+        self.require_buckets()
 
-    def random_inputs(self) -> Mapping[str, RandomInput]:
-        """Return those of the denoising loss."""
-        return denoising_random_inputs((3, self.resolution, self.resolution), self.embed_dim)
+    @property
+    def cell(self) -> int:
+        """Pixels that sides must be multiples of."""
+        return int(self.network.unshuffle * 2 ** (len(self.network.channels) - 1))
+
+    def grid_shape(self, size: Size) -> tuple[int, int, int]:
+        """Return channels, rows and columns of images of a width and height."""
+        return 3, size[1], size[0]

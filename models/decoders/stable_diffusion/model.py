@@ -19,6 +19,7 @@ from models.decoders.conditioning import EmbeddingConditioner
 from models.decoders.denoiser import Denoiser, make_text_conditioner
 from models.decoders.first_stage import FirstStageDecoder, Latents
 from models.decoders.sampling import DecoderSampling
+from models.decoders.size_conditioning import SizeNumbers
 from models.decoders.stable_diffusion.spec import SCHEDULE_FIELDS, TARGETS, StableDiffusionSpec
 from models.decoders.training import DenoisingLoss
 from models.diffusion.guidance import Predictor
@@ -46,24 +47,33 @@ class StableDiffusionDenoiser(Denoiser):
         )
         self.text = make_text_conditioner(spec.text_dim, spec.conditioning.num_tokens, spec.token_dim)
         self.process = _make_process(spec)
+        self.pooled = nn.Linear(spec.embed_dim, spec.pooled_dim) if spec.pooled_dim else None
         self.unet = UNet2DConditionModel.from_config(dict(spec.unet)) if unet is None else unet
 
     def forward(
-        self, noisy: Latents, timestep: Float[Tensor, "batch"], u: Embeddings, v: Embeddings | None = None
+        self,
+        noisy: Latents,
+        timestep: Float[Tensor, "batch"],
+        u: Embeddings,
+        v: Embeddings | None = None,
+        sizes: SizeNumbers | None = None,
     ) -> Latents:
-        """Predict what the checkpoint's scheduler says: the noise or the velocity."""
+        """Predict what the checkpoint's scheduler says: the noise or the velocity.
+
+        A U-Net with a pooled text embedding, as SDXL's, gets one made of u in its place, and the sizes.
+        """
         tokens = self.tokens(u, v)
-        prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, return_dict=False)[0]
+        added = None
+        if self.pooled is not None:
+            added = {"text_embeds": self.pooled(u), "time_ids": self.known_sizes(noisy, sizes)}
+        prediction: Tensor = self.unet(noisy.to(u.dtype), timestep, tokens, added_cond_kwargs=added, return_dict=False)[
+            0
+        ]
         return prediction.float()
 
     def to_noise(self, clean: Latents) -> Latents:
         """Return x_0 for the autoencoder's latents z."""
         return scaled(clean.float(), self.spec)
-
-    @property
-    def grid_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the latents."""
-        return self.spec.latent_shape
 
     def solve(self, predict: Predictor, noise: NoiseSource, sampling: DecoderSampling, start: Init = None) -> Latents:
         """Go from the noise to x_0 by Euler's method (Karras et al. 2022), in which x_t = x_0 + sigma_t eps."""
@@ -111,6 +121,15 @@ class StableDiffusionDecoder(FirstStageDecoder):
         """Return what diffusers' pipelines take as prompt_embeds and negative_prompt_embeds: [batch, token, width]."""
         u, v = self.denoiser.guided_conditions(embeddings, text)
         conditional, unconditional = self.denoiser.tokens(u, v).chunk(2)
+        return conditional, unconditional
+
+    @torch.no_grad()
+    def pooled_embeddings(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """Return an XL pipeline's pooled_prompt_embeds and negative_pooled_prompt_embeds: [batch, width]."""
+        if self.denoiser.pooled is None:
+            raise ValueError("StableDiffusionDecoder: its U-Net takes no pooled embeddings: expected one as SDXL has")
+        u, _ = self.denoiser.guided_conditions(embeddings, None)
+        conditional, unconditional = self.denoiser.pooled(u).chunk(2)
         return conditional, unconditional
 
 

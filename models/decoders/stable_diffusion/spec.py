@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
-from models.decoders.spec import DecoderSpec, EmbeddingDropout, RandomInput, denoising_random_inputs
+from models.decoders.buckets import Size
+from models.decoders.spec import SIZE_NUMBERS, BucketedSpec, EmbeddingDropout
 from models.diffusion.spec import Target
 from models.fields import Settings, require, require_positive
 
@@ -40,7 +41,7 @@ class CheckpointProcess(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableDiffusionSpec(DecoderSpec):
+class StableDiffusionSpec(BucketedSpec):
     """The checkpoint's own configurations, as diffusers writes them, and how the embedding enters."""
 
     model: ClassVar[str] = "models.decoders.stable_diffusion.model:StableDiffusionDecoder"
@@ -69,6 +70,12 @@ class StableDiffusionSpec(DecoderSpec):
         require(self, "scheduler", target in TARGETS, f"prediction_type one of {', '.join(TARGETS)}")
         steps = self.scheduler.get("num_train_timesteps", NUM_TIMESTEPS)
         require(self, "scheduler", steps == NUM_TIMESTEPS, f"num_train_timesteps {NUM_TIMESTEPS}")
+        added = self.unet.get("addition_embed_type")
+        require(self, "unet", added in (None, "text_time"), "addition_embed_type null, or text_time as SDXL has")
+        require(self, "unet", added is None or self.pooled_dim > 0, "a projection_class_embeddings_input_dim for both")
+        self.require_buckets()
+        knows = added is not None or not self.is_conditioned_on_size
+        require(self, "buckets", knows, "size_conditioning false, as the U-Net takes no sizes (SDXL's does)")
 
     @property
     def pixels_per_latent(self) -> int:
@@ -78,14 +85,34 @@ class StableDiffusionSpec(DecoderSpec):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns."""
-        side = self.resolution // self.pixels_per_latent
-        return int(self.vae.get("latent_channels", 4)), side, side
+        return self.grid_shape((self.resolution, self.resolution))
+
+    @property
+    def cell(self) -> int:
+        """Pixels that sides must be multiples of: every level of the U-Net but the last halves the latents' grid."""
+        return int(self.pixels_per_latent * 2 ** (len(self.unet.get("block_out_channels", (64,) * 4)) - 1))
+
+    def grid_shape(self, size: Size) -> tuple[int, int, int]:
+        """Return channels, rows and columns of the latents of images of a width and height."""
+        factor = self.pixels_per_latent
+        return int(self.vae.get("latent_channels", 4)), size[1] // factor, size[0] // factor
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled text embedding that a U-Net as SDXL's takes beside the sizes; 0: it takes neither."""
+        if self.unet.get("addition_embed_type") is None:
+            return 0
+        both, of_number = (
+            self.unet.get(name) or 0 for name in ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+        )
+        return max(int(both) - SIZE_NUMBERS * int(of_number), 0)
+
+    @property
+    def size_features(self) -> int:
+        """0: the checkpoint's U-Net makes features of sizes itself, if at all."""
+        return 0
 
     @property
     def token_dim(self) -> int:
         """Width of the tokens that the U-Net attends to."""
         return int(self.unet["cross_attention_dim"])
-
-    def random_inputs(self) -> Mapping[str, RandomInput]:
-        """Return those of the denoising loss."""
-        return denoising_random_inputs(self.latent_shape, self.embed_dim)

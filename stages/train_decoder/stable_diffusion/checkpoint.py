@@ -3,10 +3,16 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.configuration_utils import ConfigMixin
 from peft.utils import get_peft_model_state_dict
 from torch import nn
@@ -35,14 +41,17 @@ def read_configs(source: str) -> dict[str, dict[str, Any]]:
 
 
 def save_pipeline(source: str, unet: nn.Module, output: Output, folder: str) -> None:
-    """Write the checkpoint with this U-Net as a whole StableDiffusionPipeline; all else stays as it was."""
-    pipeline = _loading(
-        source,
-        "pipeline",
-        lambda: StableDiffusionPipeline.from_pretrained(
+    """Write the checkpoint with this U-Net as a whole StableDiffusionPipeline, or XL one; all else stays as it was."""
+
+    def load() -> Any:
+        # The class is named here: one that a folder names might be code of its own.
+        if cast(Any, unet).config.addition_embed_type == "text_time":
+            return StableDiffusionXLPipeline.from_pretrained(source, unet=unet, use_safetensors=True)
+        return StableDiffusionPipeline.from_pretrained(
             source, unet=unet, safety_checker=None, requires_safety_checker=False, use_safetensors=True
-        ),
-    )
+        )
+
+    pipeline = _loading(source, "pipeline", load)
     with tempfile.TemporaryDirectory(prefix="corgi-pipeline-") as made:
         pipeline.save_pretrained(made, safe_serialization=True)
         _copy(Path(made), output, folder)

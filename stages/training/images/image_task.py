@@ -102,22 +102,30 @@ class ImageTask(ABC):
         """Return the samples at these positions of the endless sequence of training samples."""
         return self.rows_at(self._splits.train(self._order.at(positions)))
 
+    def samples_behind(self, positions: Positions, shifts: Positions) -> Indices:
+        """Return the samples that stand so far behind these positions, among those that one batch can hold."""
+        return self.samples_at(positions + shifts)
+
+    def training_batch(self, indices: Indices, part: BatchPart) -> Batch:
+        """Make a batch to train on, before it is augmented."""
+        return self.batch(indices, part)
+
     def prepare(self, part: BatchPart) -> Batch:
         """Make the batch of the part; a sample that is left out is replaced by the next in the order."""
-        positions = np.array(part.positions)
+        positions, shifts = np.array(part.positions), np.zeros(part.count, dtype=np.int64)
         while True:
-            indices = self.samples_at(positions)
+            indices = self.samples_behind(positions, shifts)
             skipped = self._are_left_out(indices)
             if not skipped.any():
                 try:
-                    return self.augment(self.batch(indices, part), part)
+                    return self.augment(self.training_batch(indices, part), part)
                 except UnreadableImages as error:
                     if not self.skips_unreadable:
                         raise
                     self.left_out |= error.causes
                     skipped = self._are_left_out(indices)
-            positions[skipped] += 1
-            if (positions - part.positions).max() > 2 * self._order.epoch_size:
+            shifts[skipped] += 1
+            if shifts.max() > 2 * self._order.epoch_size:
                 raise self._none_readable("training")
 
     def augment(self, batch: Batch, part: BatchPart) -> Batch:
@@ -140,10 +148,17 @@ class ImageTask(ABC):
 
     def held_out_batches(self, step: int) -> Iterator[Batch]:
         """Yield the batches of the held-out samples, with the random numbers of the step, on the training device."""
-        for start in range(0, len(self.held_out), VALIDATION_BATCH):
-            indices = self.held_out[start : start + VALIDATION_BATCH]
-            batch = self.batch(indices, BatchPart(step, start, len(indices), len(self.held_out)))
+        first, groups = 0, self.together(self.held_out)
+        for indices in (
+            group[at : at + VALIDATION_BATCH] for group in groups for at in range(0, len(group), VALIDATION_BATCH)
+        ):
+            batch = self.batch(indices, BatchPart(step, first, len(indices), len(self.held_out)))
+            first += len(indices)
             yield {name: tensor.to(self.rank_info.device) for name, tensor in batch.items()}
+
+    def together(self, indices: Indices) -> list[Indices]:
+        """Return the samples in groups that a batch can hold: all of them."""
+        return [indices]
 
     def _are_left_out(self, indices: Indices) -> np.ndarray:
         if not self.left_out:

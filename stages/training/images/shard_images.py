@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from stages.contract.errors import FailureCause, ImageFault, InputFault
-from stages.formats.images import decode_image, square
+from stages.formats.images import RgbImage, decode_image, square
 from stages.formats.shards import index_images, read_member, shard_tar
 from stages.storage.artifact import Artifact
 
@@ -37,7 +37,7 @@ class UnreadableImages(InputFault):
 
 
 class ShardImages:
-    """Images by (shard, key), as squares of one resolution or as they are."""
+    """Images by (shard, key), as squares of one resolution, as a function makes them, or as they are."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class ShardImages:
         """Decode by so many threads; nothing is read yet. ``kept_indices``: of how many shards; None: of all."""
         self._shards = shards
         self._resolution = resolution
-        self._room = max(1, cache_bytes // self.image_bytes)
-        self._held: OrderedDict[Sample, ImageRows] = OrderedDict()
+        self._room, self._held_bytes = cache_bytes, 0
+        self._held: OrderedDict[Sample, RgbImage] = OrderedDict()
         self._index = lru_cache(maxsize=kept_indices)(lambda shard: index_images(shard_tar(shards, shard)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="corgi-decode")
 
@@ -67,16 +67,23 @@ class ShardImages:
 
     def read(self, samples: Sequence[Sample]) -> ImageRows:
         """Return the squares of the samples, in their order; not to be called by two threads at once."""
+        rows = self.read_as(lambda image: square(image, self._resolution), samples, smallest_side=self._resolution)
+        return np.stack(rows) if rows else np.empty((0, self._resolution, self._resolution, 3), dtype=np.uint8)
+
+    def read_as(
+        self, function: Callable[[Image.Image], RgbImage], samples: Sequence[Sample], *, smallest_side: int
+    ) -> list[RgbImage]:
+        """Return what a function, always the same for a sample, makes of each; what was made last is kept."""
         missing = [sample for sample in dict.fromkeys(samples) if sample not in self._held]
-        squares = self.apply(lambda image: square(image, self._resolution), missing, smallest_side=self._resolution)
-        fresh = dict(zip(missing, squares, strict=True))
+        fresh = dict(zip(missing, self.apply(function, missing, smallest_side=smallest_side), strict=True))
         rows = [fresh[sample] if sample in fresh else self._held[sample] for sample in samples]
         self._held |= fresh
+        self._held_bytes += sum(row.nbytes for row in fresh.values())
         for sample in samples:
             self._held.move_to_end(sample)
-        while len(self._held) > self._room:
-            self._held.popitem(last=False)
-        return np.stack(rows) if rows else np.empty((0, self._resolution, self._resolution, 3), dtype=np.uint8)
+        while self._held_bytes > self._room and len(self._held) > 1:
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return rows
 
     def apply(
         self, function: Callable[[Image.Image], T], samples: Sequence[Sample], *, smallest_side: int | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.base import ConditionedModel, Decoder, to_bytes
+from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import DecoderSpec
 from models.noise import SeededNoise
 from stages.contract.events import Event, LoggedImage, Metrics
@@ -18,6 +19,7 @@ from stages.contract.sizing import Shapes
 from stages.formats.clips import read_clips
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
+from stages.training.images.bucketed import NumbersOf
 from stages.training.images.config import ImageTrainingConfig
 from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.image_task import ImageTask, stacked_rows
@@ -81,6 +83,10 @@ class DecoderTask(ImageTask):
             threads=torch.get_num_threads(),
         )
 
+    def numbers_of(self) -> NumbersOf | None:
+        """Return what knows the images' buckets already; None: they are found by the images' sizes."""
+        return None
+
     @property
     def num_held_out(self) -> int:
         """How many images are held out at most."""
@@ -135,12 +141,17 @@ class DecoderTask(ImageTask):
         embeddings = torch.from_numpy(self.data.embeddings(indices)).to(self.rank_info.device)
         texts, seeds = self.texts_of(indices), list(range(len(indices)))
         text = None if texts is None else torch.from_numpy(texts).to(self.rank_info.device)
-        return self.decoder_of(model).sample(embeddings, seeds, self.config.samples, text)
+        return self.decoder_of(model).sample(embeddings, seeds, self.sampling_of(indices), text)
+
+    def sampling_of(self, indices: Indices) -> DecoderSampling:
+        """Return how images are generated beside these."""
+        return self.config.samples
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors."""
         self.split_record.write(output)
-        sampling = {name: value for name, value in asdict(self.config.samples).items() if name != "num_images"}
+        own = {"num_images", "size"}
+        sampling = {name: value for name, value in asdict(self.config.samples).items() if name not in own}
         spec = self.spec.to_dict()
         record = {
             "kind": spec["kind"],

@@ -9,8 +9,6 @@ from diffusers.models.embeddings import get_timestep_embedding
 from jaxtyping import Float
 from torch import Tensor
 
-from models.decoders.spec import SIZE_NUMBERS
-
 SizeNumbers = Float[Tensor, "batch 6"]
 
 
@@ -19,7 +17,7 @@ def size_features(sizes: SizeNumbers, width: int) -> Float[Tensor, "batch featur
     features: Tensor = get_timestep_embedding(
         sizes.float().flatten(), width, flip_sin_to_cos=True, downscale_freq_shift=0
     )
-    return features.unflatten(0, (-1, SIZE_NUMBERS)).flatten(1)
+    return features.reshape(len(sizes), -1)
 
 
 def whole_images(height: int, width: int, like: Tensor) -> SizeNumbers:

@@ -130,7 +130,9 @@ def write_buckets(found: Mapping[int, ShardLatents], name: str, output: Output, 
 
     The table says the bucket of each image, and its row in the bucket's arrays.
     """
-    keys, buckets, rows = [], [], []
+    keys: list[str] = []
+    buckets: list[int] = []
+    rows: list[int] = []
     for bucket, shard in sorted(found.items()):
         size = encoder.sizes[bucket]
         shard.write_arrays(bucket_name(name, size), output, encoder, size)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cluster.mapping import Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.training import TrainGroup
+from models.decoders.buckets import DecoderBuckets
 from pipeline.export.bundle import Parts, write_bundle
 from pipeline.record import RunRecord
 from stages.contract.events import Event
@@ -223,7 +224,9 @@ def save_tiny_prior(
     return output
 
 
-def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolution: int = 32) -> Artifact:
+def save_tiny_decoder(
+    folder: Path, clip_folder: Path, *, seed: int = 0, resolution: int = 32, buckets: DecoderBuckets | None = None
+) -> Artifact:
     """Save an untrained decoder of few weights as train_decoder does."""
     import torch
 
@@ -231,17 +234,19 @@ def save_tiny_decoder(folder: Path, clip_folder: Path, *, seed: int = 0, resolut
 
     encoder = ClipEncoder(ClipConfig(models=(FolderClip(kind="folder", path=clip_folder),)))
     network = PixelUNet(channels=(32, 32), layout_channels=0, token_dim=16)
-    spec = PixelDiffusionSpec(embed_dim=encoder.embed_dim, resolution=resolution, network=network)
+    spec = PixelDiffusionSpec(embed_dim=encoder.embed_dim, resolution=resolution, network=network, buckets=buckets)
     torch.manual_seed(seed)
     output = Output(str(folder), "train_decoder", "tiny")
     save_model(output, "decoder", spec.build(), {"model": spec.to_dict(), "clip": encoder.identities.to_json()})
     return output
 
 
-def save_tiny_bundle(folder: Path, settings: SamplingSettings, **options: Any) -> Path:
+def save_tiny_bundle(
+    folder: Path, settings: SamplingSettings, *, of_decoder: Mapping[str, Any] | None = None, **options: Any
+) -> Path:
     """Write the models of a run "tiny-1" as an exported folder, and return it."""
     clip = save_tiny_clip(folder / "clip")
-    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip)
+    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip, **(of_decoder or {}))
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     write_bundle(folder / "bundle", Parts(config, prior, decoder), settings, run="tiny-1", **options)
     return folder / "bundle"

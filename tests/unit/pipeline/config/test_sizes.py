@@ -1,5 +1,6 @@
 """Sizes of images that do not go together are refused before anything starts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,62 @@ CASCADE = Path(__file__).resolve().parents[4] / "configs" / "decoders" / "pixel_
 def test_what_does_not_fit_is_reported(overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load_config(CASCADE, overrides)
+
+
+BUCKETS = ["train_decoder.resolution=64", "train_decoder.buckets={step: 16}", "train_upsampler=null",
+           "generate.upsamplers=0", "download_shards.resize_mode=keep_ratio"]  # fmt: skip
+LATENT = CASCADE.with_name("latent_diffusion.yaml")
+
+
+def test_buckets_fit_what_keeps_aspect_ratios() -> None:
+    config = load_config(CASCADE, [*BUCKETS, "evaluate=null", "generate.decoder.size=80x48"])
+    assert config.generate is not None
+    assert config.generate.sampling.flat()["decoder_size"] == "80x48"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["download_shards.resize_mode=center_crop"], "resize_mode is center_crop, which makes squares of all images"),
+        (["download_shards.resize_mode=border"], r"to keep_ratio \(allowed are keep_ratio, keep_ratio_largest, no\)"),
+        (
+            ["download_shards.resize_mode=keep_ratio_largest", "download_shards.image_size=72"],
+            "longest side has 80 pix",
+        ),
+        (
+            ["train_upsampler={from_resolution: 64, resolution: 128}"],
+            "train_upsampler: found beside train_decoder.buck",
+        ),
+        (["generate.decoder.size=80x48"], "evaluate compares squares: allowed is null"),
+        (["generate.decoder.size=96x64"], r"generate\.decoder\.size: found 96x64: allowed are .* 48x80, 64x64, 80x48"),
+        (["generate.decoder.size=large"], "size: found 'large': expected width and height in pixels, such as 96x64"),
+        (["train_decoder.buckets={step: 12}"], "step: found 12: expected a multiple of"),
+    ],
+)
+def test_buckets_that_do_not_fit_are_reported(overrides: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_config(CASCADE, [*BUCKETS, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train_decoder.buckets={step: 8}"], r"set encode_latents\.buckets to {step: 8, max_aspect_ratio: 2\.0}"),
+        (["encode_latents.buckets={step: 8}"], r"set encode_latents\.buckets to null"),
+    ],
+)
+def test_latents_have_the_decoders_buckets(overrides: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_config(LATENT, ["download_shards.resize_mode=keep_ratio", *overrides])
+
+
+def test_without_buckets_fingerprints_are_as_they_were() -> None:
+    config = load_config(LATENT, [])
+    for section in (config.train_decoder, config.encode_latents, config.generate):
+        assert section is not None
+        text = json.dumps(section.identity())
+        assert '"buckets"' not in text
+        assert '"size"' not in text
 
 
 @pytest.mark.parametrize("word", ["no", "'no'"])

@@ -18,7 +18,14 @@ from stages.contract.stage import Allocation, StageContext
 from stages.encode_latents.config import EncodeLatentsConfig
 from stages.encode_latents.stage import run as encode
 from stages.formats.images import covering, cropped, decode_image
-from stages.formats.latents import LatentRows, LatentsIdentity, read_buckets
+from stages.formats.latents import (
+    EncoderIdentity,
+    LatentRows,
+    LatentsIdentity,
+    read_buckets,
+    record_encoder,
+    take_part,
+)
 from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import load_autoencoder
 from stages.inference.loading import load_decoder
@@ -171,3 +178,18 @@ def test_images_are_scaled_to_cover_and_cut_in_the_middle() -> None:
     image = covering(Image.new("RGB", (120, 36)), (40, 24))
     assert image.shape == (24, 80, 3)
     assert cropped(image, (40, 24)).shape == (24, 40, 3)
+
+
+def test_latents_of_some_of_a_shards_images_are_taken_by_bucket(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    fewer = make_inputs(tmp_path, sizes=(8,))["download_shards"]
+    latents, taken = inputs["encode_latents"], Output(str(tmp_path / "taken"), "encode_latents", "m")
+    record = take_part(latents, "00000", fewer, taken, "00000")
+    assert record is not None
+    assert record.rows == 8
+    record_encoder(taken, EncoderIdentity.of(latents))
+    record.finish(taken, "00000")
+    keys = [f"{row:05d}" for row in range(8)]
+    assert read_buckets(taken, "00000", keys).tolist() == read_buckets(latents, "00000", keys).tolist()
+    for key in keys:
+        ours, theirs = (LatentRows(artifact, "latents").read([("00000", key)]) for artifact in (taken, latents))
+        np.testing.assert_array_equal(ours, theirs)

@@ -91,7 +91,7 @@ class Cascade(Decoder):
             size = (self.base.spec.resolution,) * 2
             small = nn.functional.interpolate(init.x_0, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
             init = replace(init, x_0=small)
-        images = self.base.sample(embeddings, seeds, sampling, text, init)
+        images = self.base.sample(embeddings, seeds, replace(sampling, size=None), text, init)
         for level, upsampler in enumerate(self.upsamplers, start=1):
             own = [level_seed(seed, level) for seed in seeds]
             images = upsampler.sample(images, embeddings, own, sampling)  # type: ignore[operator]

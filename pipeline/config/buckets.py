@@ -10,6 +10,7 @@ from stages.generate.config import GenerateConfig
 from stages.train_autoencoder.config import TrainAutoencoderConfig
 from stages.train_decoder.base_config import DecoderConfig
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
+from stages.training.images.config import SquaresConfig
 
 _KEEP_RATIOS = ("keep_ratio", "keep_ratio_largest", "no")
 _UPSAMPLERS = ("train_upsampler", "train_second_upsampler")
@@ -78,8 +79,10 @@ def _require_size(decoder: DecoderConfig, stages: Mapping[str, StageConfig]) -> 
     generate = stages.get("generate")
     if not isinstance(generate, GenerateConfig) or generate.decoder.size is None:
         return
-    square = ((decoder.resolution, decoder.resolution),)
-    sizes = square if decoder.buckets is None else decoder.buckets.sizes(decoder.resolution)
+    levels = [section for name in generate.upsampler_stages if isinstance(section := stages.get(name), SquaresConfig)]
+    side = levels[-1].resolution if levels else decoder.resolution
+    square = ((side, side),)
+    sizes = square if decoder.buckets is None else decoder.buckets.sizes(side)
     try:
         size = chosen_size(generate.decoder.size, sizes)
     except ValueError as error:

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from models.decoders.base import Decoder
-from models.decoders.buckets import size_name
+from models.decoders.buckets import chosen_size, size_name
 from models.decoders.cascade import Cascade
 from models.decoders.registry import read_spec as read_decoder_spec
 from models.decoders.upsampler.model import Upsampler
 from models.decoders.upsampler.spec import UpsamplerSpec
 from models.priors.base import Prior
 from models.priors.registry import read_spec as read_prior_spec
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.parsing import parsing, shown
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import (
@@ -151,6 +151,10 @@ def load_text_to_image(
     _require_same_lengths(prior_clips, decoder_clips)
     encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
     require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
+    try:
+        chosen_size(settings.decoder.size, decoder.spec.sizes)
+    except ValueError as error:
+        raise InputFault(f"generate.decoder.{error}") from None
     return TextToImageSystem(
         _text_encoder(
             encoder, prior_text_encoders(prior_artifact), find_text_models(prior_artifact, text_models or {}), device

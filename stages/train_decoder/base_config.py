@@ -33,11 +33,6 @@ class DecoderConfig(ImageTrainingConfig):
             )
         if self.buckets is not None:
             self.buckets.require_fit(self.resolution)
-        if self.samples.size is not None:
-            raise ValueError(
-                f"samples.size is {self.samples.size!r}: allowed is null, as each held-out image is shown at the size "
-                "of its own bucket; leave it out"
-            )
         return self
 
     def identity(self) -> dict[str, Any]:

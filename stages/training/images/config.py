@@ -56,6 +56,15 @@ class ImageTrainingConfig(SquaresConfig):
 
     samples: SamplesConfig = SamplesConfig()
 
+    @model_validator(mode="after")
+    def _shows_images_at_their_sizes(self) -> "ImageTrainingConfig":
+        if self.samples.size is not None:
+            raise ValueError(
+                f"samples.size is {self.samples.size!r}: allowed is null, as held-out images are shown at the size "
+                "that they are trained on; leave it out"
+            )
+        return self
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The images and their embeddings."""

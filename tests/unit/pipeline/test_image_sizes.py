@@ -50,7 +50,8 @@ def test_on_the_command_line(bundle: Path, tmp_path: Path) -> None:
     made = CliRunner().invoke(app, [*asked, "--size", "80x48", "--json"])
     assert made.exit_code == 0, made.output
     (path,) = [entry["path"] for entry in json.loads(made.stdout)["images"]]
-    assert Image.open(path).size == (80, 48)
+    with Image.open(path) as opened:
+        assert opened.size == (80, 48)
     again = ["generate", str(bundle), "--again", path, "--out", str(tmp_path / "again"), "--json", *store]
     (entry,) = json.loads(CliRunner().invoke(app, again).stdout)["images"]
     assert entry["pixel_equal"]

@@ -37,6 +37,7 @@ def test_what_does_not_fit_is_reported(overrides: list[str], words: str) -> None
 
 BUCKETS = ["train_decoder.resolution=64", "train_decoder.buckets={step: 16}", "train_upsampler=null",
            "generate.upsamplers=0", "download_shards.resize_mode=keep_ratio"]  # fmt: skip
+UPSAMPLER = "{from_resolution: 64, resolution: 128, training: {num_steps: 1, batch_size: 1, learning_rate: 0.1}}"
 LATENT = CASCADE.with_name("latent_diffusion.yaml")
 
 
@@ -56,7 +57,7 @@ def test_buckets_fit_what_keeps_aspect_ratios() -> None:
             "longest side has 80",
         ),
         (
-            ["train_upsampler={from_resolution: 64, resolution: 128}"],
+            [f"train_upsampler={UPSAMPLER}"],
             "train_upsampler: found beside train_dec",
         ),
         (["generate.decoder.size=80x48"], "evaluate compares squares: allowed is null"),

@@ -57,7 +57,7 @@ def test_buckets_fit_what_keeps_aspect_ratios() -> None:
             "longest side has 80",
         ),
         (
-            [f"train_upsampler={UPSAMPLER}"],
+            ["download_shards.image_size=128", f"train_upsampler={UPSAMPLER}"],
             "train_upsampler: found beside train_dec",
         ),
         (["generate.decoder.size=80x48"], "evaluate compares squares: allowed is null"),

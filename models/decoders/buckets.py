@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: the sizes of about equal area that a decoder's images may have; no torch.
+"""Aspect-ratio buckets: the sizes of about equal area that a decoder's images may have; neither torch nor numpy.
 
 Reference: Podell et al., SDXL (arXiv 2307.01952), section 2.3 and appendix I, after NovelAI's improvements on Stable
 Diffusion: a batch holds images of one bucket, and every bucket has about the area of a square image.
@@ -7,10 +7,6 @@ Diffusion: a batch holds images of one bucket, and every bucket has about the ar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float, Int
 
 from models.fields import Settings, require, require_positive
 
@@ -73,22 +69,6 @@ class DecoderBuckets(BucketSettings):
     def shared(self) -> BucketSettings:
         """Return what encoded images depend on."""
         return BucketSettings(**{item.name: getattr(self, item.name) for item in fields(BucketSettings)})
-
-
-def nearest_buckets(widths: Any, heights: Any, sizes: Sequence[Size]) -> Int[np.ndarray, " images"]:
-    """Return the number of the bucket whose logarithm of width / height is nearest to each image's."""
-    of_images: Float[np.ndarray, " images"] = np.log(np.asarray(widths, float) / np.asarray(heights, float))
-    of_sizes = np.log([width / height for width, height in sizes])
-    nearest: np.ndarray = np.abs(of_images[:, None] - of_sizes[None]).argmin(axis=1)
-    return nearest
-
-
-def cropped_fraction(widths: Any, heights: Any, sizes: Any) -> Float[np.ndarray, " images"]:
-    """Return the fraction of each image's area that does not fit into its size (width, height) [images, 2]."""
-    of_images = np.asarray(widths, float) / np.asarray(heights, float)
-    of_sizes = np.asarray(sizes, float)[:, 0] / np.asarray(sizes, float)[:, 1]
-    lost: np.ndarray = 1 - np.minimum(of_images / of_sizes, of_sizes / of_images)
-    return lost
 
 
 def size_name(size: Size) -> str:

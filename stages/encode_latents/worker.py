@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.decoders.base import from_bytes
-from models.decoders.buckets import nearest_buckets
+from models.decoders.bucket_fit import nearest_buckets
 from stages.contract.errors import ArtifactError, FailureCause, ImageFault
 from stages.encode_latents.config import EncodeByAutoencoder, EncodeByStableDiffusion
 from stages.encode_latents.encoders import ImageEncoder, make_encoder

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from models.decoders.buckets import Size, cropped_fraction, nearest_buckets
+from models.decoders.bucket_fit import cropped_fraction, nearest_buckets
+from models.decoders.buckets import Size
 from stages.contract.documents import Document
 from stages.contract.errors import InputFault
 from stages.formats.shards import EntryStatus, read_table

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.decoders.bucket_fit import cropped_fraction, nearest_buckets
 from models.decoders.buckets import (
     BucketSettings,
     DecoderBuckets,
     chosen_size,
-    cropped_fraction,
-    nearest_buckets,
     parse_size,
     size_name,
 )

@@ -14,6 +14,11 @@ from stages.contract.texts import one_line
 LONGEST_LINE = 2000  # characters of path and prompt
 
 
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="width and height, such as 96x64: one of train_decoder.buckets; square")
+]
+
+
 def _count(name: str, lowest: int, about: str) -> Any:
     return typer.Option(name, min=lowest, max=MOST_IMAGES, help=about)
 
@@ -48,9 +53,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="another seed gives another image; 0")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", help="width and height, such as 96x64: one of train_decoder.buckets; square")
-    ] = None,
+    size: SizeOption = None,
     store: StoreOption = "workspace",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document on standard output")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a network is told of an image's size (SDXL, arXiv 2307.01952, section 2.2).
+"""What a network knows of an image's size (SDXL, arXiv 2307.01952, section 2.2).
 
 Symbols: s = (height and width of the original, top and left of the crop, height and width of the bucket) in pixels, the
 crop in those of the image scaled to cover the bucket: [batch, 6].

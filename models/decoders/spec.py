@@ -137,7 +137,7 @@ class BucketedSpec(DecoderSpec):
 
     @property
     def is_conditioned_on_size(self) -> bool:
-        """Whether the network is told an image's original size, its crop and its bucket."""
+        """Whether the network knows an image's original size, its crop and its bucket."""
         return self.buckets is not None and self.buckets.size_conditioning
 
     @property

@@ -1,4 +1,4 @@
-"""From the bytes of any image to RGB pixels of a size: one place, so that every stage sees the same image.
+"""From the bytes of any image to RGB pixels of a size: one position, so that every stage sees the same image.
 
 Upright, on white, 8 bits, in sRGB, whatever the file holds (see :mod:`stages.formats.image_decoding`); then the middle
 square cut out and scaled, or the image scaled to cover a bucket (models.decoders.buckets) and cropped to it.
@@ -71,13 +71,13 @@ def covering(image: Image.Image, bucket: Size) -> RgbImage:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
-def crop_corner(size: Size, bucket: Size, place: tuple[float, float] = MIDDLE) -> tuple[int, int]:
-    """Return left and top of the bucket in what covers it; ``place``, each in [0, 1), is from one end to the other."""
-    left, top = (int(at * (whole - part + 1)) for at, whole, part in zip(place, size, bucket, strict=True))
+def crop_corner(size: Size, bucket: Size, position: tuple[float, float] = MIDDLE) -> tuple[int, int]:
+    """Return left and top of the bucket in what covers it; ``position``, each in [0, 1), is from one end to the other."""
+    left, top = (int(at * (whole - part + 1)) for at, whole, part in zip(position, size, bucket, strict=True))
     return left, top
 
 
-def cropped(image: RgbImage, bucket: Size, place: tuple[float, float] = MIDDLE) -> RgbImage:
+def cropped(image: RgbImage, bucket: Size, position: tuple[float, float] = MIDDLE) -> RgbImage:
     """Cut the bucket out of an image that covers it."""
-    left, top = crop_corner((image.shape[1], image.shape[0]), bucket, place)
+    left, top = crop_corner((image.shape[1], image.shape[0]), bucket, position)
     return image[top : top + bucket[1], left : left + bucket[0]]

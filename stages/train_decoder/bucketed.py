@@ -41,7 +41,7 @@ class BucketedTask(DecoderTask):
 
     @property
     def crops_at_random(self) -> bool:
-        """Whether an image is cropped to its bucket at another place at each visit."""
+        """Whether an image is cropped to its bucket at another position at each visit."""
         return self.config.augmentation is not None and self.config.augmentation.crop > 0
 
     def open_data(self) -> EmbeddedImages:
@@ -130,10 +130,10 @@ class BucketedTask(DecoderTask):
         if self.config.buckets is None or not self.crops_at_random:
             return batch
         names = ("bucket_left", "bucket_top")
-        places = np.stack([sample_uniform(self.config.seed, part, name) for name in names], axis=1)
-        changed = {"images": torch.from_numpy(self.bucketed.crops(indices, places))}
+        positions = np.stack([sample_uniform(self.config.seed, part, name) for name in names], axis=1)
+        changed = {"images": torch.from_numpy(self.bucketed.crops(indices, positions))}
         if "sizes" in batch:
-            changed["sizes"] = torch.from_numpy(self.bucketed.size_numbers(indices, places))
+            changed["sizes"] = torch.from_numpy(self.bucketed.size_numbers(indices, positions))
         return {**batch, **changed}
 
     @property

@@ -14,7 +14,7 @@ from stages.storage.artifact import Artifact
 from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.shard_images import KEPT_INDICES, ImageRows
 
-Places = Float[np.ndarray, "rows 2"]
+CropPositions = Float[np.ndarray, "rows 2"]
 BucketNumbers = Int[np.ndarray, " rows"]
 NumbersOf = Callable[[str, Sequence[str]], BucketNumbers]
 """From a shard's name and keys to the number of each image's bucket."""
@@ -63,24 +63,24 @@ class BucketedImages(EmbeddedImages):
         """Return the images, in the middle of which their bucket is cut out."""
         return self.crops(indices, np.tile(MIDDLE, (len(indices), 1)))
 
-    def crops(self, indices: Indices, places: Places) -> ImageRows:
-        """Return the images, cropped to their bucket at these places (left to right, top to bottom, in [0, 1))."""
+    def crops(self, indices: Indices, positions: CropPositions) -> ImageRows:
+        """Return the images, cropped to their bucket at these positions (left to right, top to bottom, in [0, 1))."""
         size = self.size_of(indices)
         make = partial(_covering if self._keeps_margin else _middle, size)
         with self._lock:
             rows = self.images.read_as(make, self.samples(indices), smallest_side=max(size))
-        pairs = zip(rows, places.tolist(), strict=True)
+        pairs = zip(rows, positions.tolist(), strict=True)
         return np.stack([cropped(row, size, (left, top)) for row, (left, top) in pairs])
 
-    def size_numbers(self, indices: Indices, places: Places | None = None) -> Float[np.ndarray, "rows 6"]:
-        """Return what :mod:`models.decoders.size_conditioning` makes features of, for crops at these places."""
+    def size_numbers(self, indices: Indices, positions: CropPositions | None = None) -> Float[np.ndarray, "rows 6"]:
+        """Return what :mod:`models.decoders.size_conditioning` makes features of, for crops at these positions."""
         size = self.size_of(indices)
         found = []
         for row, (shard, number) in enumerate(indices.tolist()):
             sizes = self._sizes_of(shard)
             width, height = sizes.stored[number].tolist()
-            place = MIDDLE if places is None else (float(places[row, 0]), float(places[row, 1]))
-            left, top = crop_corner(covering_size((width, height), size), size, place)
+            position = MIDDLE if positions is None else (float(positions[row, 0]), float(positions[row, 1]))
+            left, top = crop_corner(covering_size((width, height), size), size, position)
             original = sizes.original[number].tolist()
             found.append([original[1], original[0], top, left, size[1], size[0]])
         return np.array(found, dtype=np.float32)

@@ -49,7 +49,7 @@ def test_any_step_can_be_asked_for_first() -> None:
     assert [make(1).batch_at(step)[0] for step in range(40)] != [make(2).batch_at(step)[0] for step in range(40)]
 
 
-def test_a_sample_in_anothers_place_is_of_the_same_bucket() -> None:
+def test_a_sample_behind_another_is_of_the_same_bucket() -> None:
     order = make()
     (row,), (bucket,) = order.at([80], [0])
     (other,), (same,) = order.at([80], [1])

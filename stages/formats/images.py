@@ -1,4 +1,4 @@
-"""From the bytes of any image to RGB pixels of a size: one position, so that every stage sees the same image.
+"""From the bytes of any image to RGB pixels of a size: one place, so that every stage sees the same image.
 
 Upright, on white, 8 bits, in sRGB, whatever the file holds (see :mod:`stages.formats.image_decoding`); then the middle
 square cut out and scaled, or the image scaled to cover a bucket (models.decoders.buckets) and cropped to it.
@@ -72,7 +72,7 @@ def covering(image: Image.Image, bucket: Size) -> RgbImage:
 
 
 def crop_corner(size: Size, bucket: Size, position: tuple[float, float] = MIDDLE) -> tuple[int, int]:
-    """Return left and top of the bucket in what covers it; ``position``, each in [0, 1), is from one end to the other."""
+    """Return left and top of the bucket in what covers it; ``position`` is from one end, 0, to the other, 1."""
     left, top = (int(at * (whole - part + 1)) for at, whole, part in zip(position, size, bucket, strict=True))
     return left, top
 

@@ -66,9 +66,9 @@ class Lineage:
 
 
 def _inputs_of(artifact: Artifact, recipe: Recipe) -> Mapping[str, str]:
-    if recipe.shards is not None:
-        return {SHARDS: recipe.shards}
+    """Return what an artifact is made from, by stage; of one that is not complete, its shards alone are known."""
+    shards = {} if recipe.shards is None else {SHARDS: recipe.shards}
     try:
-        return Manifest.of(artifact).inputs if artifact.is_complete else {}
+        return {**shards, **Manifest.of(artifact).inputs} if artifact.is_complete else shards
     except ArtifactError:
-        return {}
+        return shards

@@ -126,7 +126,7 @@ def test_a_server_is_ready_and_reports_its_limits(server: Server) -> None:
         lambda c: c.get("/openapi.json"),
     )
     assert (health, ready) == ((200, {"status": "running"}), (200, {"status": "ready"}))
-    assert about == (200, {"run": "tiny-1", "longest_prompt": 100, "most_images": MOST_IMAGES})
+    assert about == (200, {"run": "tiny-1", "sizes": ["32x32"], "longest_prompt": 100, "most_images": MOST_IMAGES})
     assert document[1]["components"]["schemas"]["Wanted"]["properties"]["num_images"]["maximum"] == MOST_IMAGES
     assert set(document[1]["paths"]) == {"/health", "/ready", "/about", "/generate"}
 

@@ -18,7 +18,7 @@ def save_tiny_captioner(folder: Path, kind: str = "blip", *, seed: int = 0, scal
     """Write a model of this type, its processor and its tokenizer; ``scale`` is the std of its weights."""
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
-    model = {"blip": _blip, "git": _git, "vision-encoder-decoder": _encoder_decoder}[kind](len(tokenizer))
+    model = _MAKERS[kind](len(tokenizer))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -57,6 +57,12 @@ def _blip(num_tokens: int) -> Any:
     return BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=dict(_VISION), projection_dim=16))
 
 
+def _blip_that_answers(num_tokens: int) -> Any:
+    from transformers import BlipForQuestionAnswering
+
+    return BlipForQuestionAnswering(_blip(num_tokens).config)
+
+
 def _git(num_tokens: int) -> Any:
     from transformers import GitConfig, GitForCausalLM
 
@@ -83,13 +89,18 @@ def _encoder_decoder(num_tokens: int) -> Any:
     return VisionEncoderDecoderModel(config)
 
 
+_MAKERS = {
+    "blip": _blip, "blip-answers": _blip_that_answers, "git": _git, "vision-encoder-decoder": _encoder_decoder,
+}  # fmt: skip
+
+
 def _image_processor(kind: str) -> Any:
     from transformers import BlipImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
     size = {"height": SIDE, "width": SIDE}
     if kind == "git":
         return CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=size)
-    return (BlipImageProcessor if kind == "blip" else ViTImageProcessor)(size=size)
+    return (BlipImageProcessor if kind.startswith("blip") else ViTImageProcessor)(size=size)
 
 
 def change_config(folder: Path, **changes: Any) -> None:

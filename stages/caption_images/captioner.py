@@ -18,16 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from models.noise import SeededNoise
-from stages.caption_images.check import check
+from stages.caption_images.check import WHERE, check
 from stages.caption_images.config import CaptionImagesConfig
-from stages.caption_images.model_files import PREPROCESSING, WHERE, require_room
 from stages.contract.errors import InputFault
-from stages.encoders.identity import digest_tensors
-from stages.encoders.model_files import describe_load_error, require_token_range
-from stages.encoders.state_encoder import no_progress_bar
+from stages.encoders.image_to_text.loading import load_image_to_text
+from stages.encoders.model_files import describe_load_error
 from stages.formats.pseudo_captions import Captioner
 
-_LONGEST = 8  # times the shorter side; of a longer image the middle: the model sees a square of it anyway
 _PROMPT_INPUT = {"vision-encoder-decoder": "decoder_input_ids"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
@@ -38,12 +35,15 @@ class ImageCaptioner:
 
     def __init__(self, config: CaptionImagesConfig, *, device: str) -> None:
         """Load the model; InputFault: it is not there, says what none may say, or cannot caption an image."""
+        from transformers import AutoModelForImageTextToText
+
         local = config.model_copy(update={"model": config.model.local()})
         check(local)
         folder = local.model.path
         self._config, self._device = config, device
         self._dtype = torch.float32 if device == "cpu" else getattr(torch, config.gpu_precision)
-        self._model, self._processor, self._tokenizer = _load(folder, config.model.reference)
+        self._loaded = load_image_to_text(folder, AutoModelForImageTextToText, config.model.reference, WHERE)
+        self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
         self.identity = self._identity(folder)
         self._model.to(device=device, dtype=self._dtype)
         self._prompt = self._prompt_tokens()
@@ -74,9 +74,7 @@ class ImageCaptioner:
         return texts
 
     def _pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
-        prepared = self._processor(images=[_not_too_long(image) for image in images], return_tensors="pt")
-        pixels: Tensor = prepared["pixel_values"].to(device=self._device, dtype=self._dtype)
-        return pixels
+        return self._loaded.pixels(images).to(device=self._device, dtype=self._dtype)
 
     def _prompt_tokens(self) -> Int[Tensor, "1 tokens"] | None:
         """Return the tokens that begin each caption; BLIP cuts off the last one, which ends a text."""
@@ -108,7 +106,7 @@ class ImageCaptioner:
         return Captioner(
             reference=config.model.reference,
             model_type=self._model.config.model_type,
-            digest=_digest(self._model, self._tokenizer, folder),
+            digest=self._loaded.digest,
             revision=_revision(folder, config.model.reference),
             prompt=config.prompt or "",
             num_captions=config.num_captions,
@@ -136,13 +134,6 @@ class SeededSampling:
         return scores.float() / self._temperature - torch.log(-torch.log(uniform))
 
 
-def _not_too_long(image: Image.Image) -> Image.Image:
-    """Return the image, or its middle: preprocessing may scale the shorter side up, and the longer with it."""
-    width, height = (min(side, _LONGEST * min(image.size)) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
-
-
 def caption_seed(seed: int, key: str, number: int) -> int:
     """Return the seed of an image's n-th caption."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}:{number}".encode()).digest()[:8], "big") >> 1
@@ -155,48 +146,6 @@ def clean_caption(text: str, max_characters: int) -> str:
         return words
     cut = words[: max_characters + 1]
     return cut.rpartition(" ")[0] or words[:max_characters]
-
-
-def _load(folder: Path, reference: str) -> tuple[Any, Any, Any]:
-    """Return model (evaluation mode, float32, CPU), image processor and tokenizer."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
-
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with no_progress_bar():
-            require_room(AutoModelForImageTextToText, AutoConfig.from_pretrained(folder, **options), folder)
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-            )
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except InputFault:
-        raise
-    except Exception as error:  # the libraries raise errors of many types
-        raise InputFault(
-            f"{WHERE}: transformers cannot load {reference} ({describe_load_error(error)}): weights are read as "
-            "safetensors only: save the model again by save_pretrained"
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise InputFault(
-            f"{WHERE}: {reference} lacks {len(missing)} of its weights ({', '.join(missing[:3])}): expected all of "
-            "them: save the model again"
-        )
-    require_token_range(tokenizer, _num_tokens(model), reference, WHERE)
-    return model.eval().requires_grad_(False), processor, tokenizer
-
-
-def _num_tokens(model: Any) -> int:
-    """Return for how many tokens the part that writes has embeddings."""
-    writer = model.config.get_text_config(decoder=True)
-    return int(writer.vocab_size)
-
-
-def _digest(model: Any, tokenizer: Any, folder: Path) -> str:
-    """Return the SHA-256 of the weights, the vocabulary and how images are prepared."""
-    about: list[Any] = [sorted(tokenizer.get_vocab().items())]
-    about += [(folder / name).read_text(encoding="utf-8") for name in PREPROCESSING if (folder / name).exists()]
-    return digest_tensors(model.state_dict(), hashlib.sha256(json.dumps(about).encode()))
 
 
 def _revision(folder: Path, reference: str) -> str:

@@ -8,6 +8,7 @@ from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig
 from stages.encoders.features.config import ClipFeatures, EfficientNetFeatures, Features
+from stages.encoders.image_to_text.config import QuestionAnswering
 
 
 class EvaluateConfig(StageConfig):
@@ -28,6 +29,10 @@ class EvaluateConfig(StageConfig):
     )
     real: ExternalPath | None = Field(
         None, description="folder of true images to take those distances to; none: those that the prompts describe"
+    )
+    question_answering: QuestionAnswering | None = Field(
+        None,
+        description="a model that is asked of each image whether it shows its prompt (VQAScore); none: no such score",
     )
     pairwise_images: PositiveInt = Field(
         4096,

@@ -42,7 +42,10 @@ from stages.evaluate.scene_measures import CHANCE, WORDS, Readings
 from stages.evaluate.worker import (
     CONDITIONING,
     INDEPENDENT,
+    QUESTIONS,
     SCORE_NAMES,
+    UNRELATED_VQA_SCORE,
+    VQA_SCORE,
     clip_distance_network,
     features_network,
 )
@@ -178,30 +181,50 @@ class Reduction:
     def _add_scores(
         self, results: Results, prefix: str, scores: Mapping[str, np.ndarray], prompts: Prompts, common: Protocol
     ) -> None:
-        """Add the CLIP scores, of all images and of each category, and say by which models they are."""
-        configured = [CONDITIONING] + ([INDEPENDENT] if self.config.independent_clip is not None else [])
-        for network in configured:
-            name = SCORE_NAMES[network]
+        """Add how images fit their prompts, of all images and of each category, and say by which models."""
+        for name, network in self._score_networks().items():
             if name not in scores:
                 results.notes[prefix + name] = _NO_PROMPTS
                 continue
             identity = self._network(network)
-            protocol = {
-                **common,
-                "clip": identity["name"],
-                "weights": identity["weights"],
-                "resize": identity["resize"],
-            }
+            protocol = {**common, **self._score_protocol(network, identity)}
             results.add(self._means({name: scores[name]}), protocol, prefix)
-            if prefix:
-                continue
-            results.notes[name] = identity["name"]
-            for category, numbers in list(prompts.categories.items())[:MOST_CATEGORIES]:
-                figures = self._means({name: scores[name][list(numbers)]})
-                label = "/".join(_ODD.sub("_", part).strip() or "_" for part in category.split("/", 1))
-                results.add({f"{name}/{label}": figures[name]}, {**protocol, "category": category})
+            if network == QUESTIONS:
+                results.add(self._unrelated_answers(scores), protocol, prefix)
+            if not prefix:
+                results.notes[name] = identity["name"]
+                self._add_categories(results, name, scores[name], prompts, protocol)
         if not prefix and len(prompts.categories) > MOST_CATEGORIES:
             results.notes["categories"] = f"the first {MOST_CATEGORIES} of {len(prompts.categories)} have figures"
+
+    def _score_networks(self) -> dict[str, str]:
+        """Return the networks that score single images, by the names of the scores."""
+        found = {SCORE_NAMES[CONDITIONING]: CONDITIONING}
+        if self.config.independent_clip is not None:
+            found[SCORE_NAMES[INDEPENDENT]] = INDEPENDENT
+        return found if self.config.question_answering is None else found | {VQA_SCORE: QUESTIONS}
+
+    def _score_protocol(self, network: str, identity: Mapping[str, str]) -> Protocol:
+        questions = self.config.question_answering
+        asked = (
+            {"model": identity["name"], "question": questions.question, "answer": questions.answer} if questions else {}
+        )
+        by = asked if network == QUESTIONS else {"clip": identity["name"]}
+        return {**by, "weights": identity["weights"], "resize": identity["resize"]}
+
+    def _unrelated_answers(self, scores: Mapping[str, np.ndarray]) -> Figures:
+        """Return what images score for prompts of others, which is what their own are to be compared with."""
+        values = scores[UNRELATED_VQA_SCORE]
+        known = values[np.isfinite(values)]
+        return self._means({UNRELATED_VQA_SCORE: known}) if len(known) else {}
+
+    def _add_categories(
+        self, results: Results, name: str, values: np.ndarray, prompts: Prompts, protocol: Protocol
+    ) -> None:
+        for category, numbers in list(prompts.categories.items())[:MOST_CATEGORIES]:
+            figures = self._means({name: values[list(numbers)]})
+            label = "/".join(_ODD.sub("_", part).strip() or "_" for part in category.split("/", 1))
+            results.add({f"{name}/{label}": figures[name]}, {**protocol, "category": category})
 
     def _network(self, name: str) -> dict[str, str]:
         identity = next(iter(self.records.values())).networks[name]

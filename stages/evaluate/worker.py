@@ -1,6 +1,7 @@
 """Evaluate one unit of images: their features under every network, and the scores of each by itself."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, local_clips
 from stages.encoders.features.config import ClipFeatures
 from stages.encoders.features.networks import FeatureNetwork, clip_network, load_network
+from stages.encoders.image_to_text.question_answering import AnswerScorer
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.records import (
     GENERATED,
@@ -40,6 +42,8 @@ from stages.formats.images import decode_image, square
 from stages.storage.artifact import Artifact, Output
 
 CONDITIONING, INDEPENDENT, FEATURES = "clip", "independent", "features"
+QUESTIONS = "question_answering"
+VQA_SCORE, UNRELATED_VQA_SCORE = "vqa_score", "vqa_score/unrelated"
 SCORE_NAMES = {CONDITIONING: "clip_score/conditioning", INDEPENDENT: "clip_score/independent"}
 Images = UInt8[np.ndarray, "batch height width 3"]
 
@@ -85,7 +89,9 @@ def make_evaluate_worker(
     networks = {name: clip_network(encoder) for name, encoder in encoders.items()}
     if features_network(config) == FEATURES:
         networks[FEATURES] = _features(config, inputs, device)
-    return _Worker(config, inputs["generate"], output, encoders, networks).evaluate
+    questions = config.question_answering
+    scorer = None if questions is None else AnswerScorer(questions, device=device, where="evaluate.question_answering")
+    return _Worker(config, inputs["generate"], output, encoders, networks, scorer).evaluate
 
 
 def _features(config: EvaluateConfig, inputs: Mapping[str, Artifact], device: str) -> FeatureNetwork:
@@ -103,6 +109,7 @@ class _Worker:
     output: Output
     encoders: Mapping[str, ClipEncoder]
     networks: Mapping[str, FeatureNetwork]
+    scorer: AnswerScorer | None
 
     def evaluate(self, unit: ImageUnit) -> EvaluateRecord:
         """Write features and scores."""
@@ -132,12 +139,25 @@ class _Worker:
                 texts = self._texts(encoder, [row.prompt for row in rows])
                 cosine = block_cosine(torch.from_numpy(seen[name]), texts, encoder.block_dims)
                 columns[SCORE_NAMES[name]] = (100 * cosine.clamp_min(0)).tolist()  # arXiv 2104.08718, without its 2.5
+            columns |= self._answers(images, [row.prompt for row in rows])
         if scenes:
             readings = read_scenes(images, scenes)
             for attribute in ("color", "shape"):
                 columns[f"asked/{attribute}"] = readings.asked[attribute].tolist()
                 columns[f"read/{attribute}"] = readings.read[attribute].tolist()
         return columns or {"index": [float(row.index) for row in rows]}
+
+    def _answers(self, images: Images, prompts: Sequence[str]) -> dict[str, list[float]]:
+        """Return how likely each image shows its prompt, and another image's; of one image alone that is not known."""
+        if self.scorer is None:
+            return {}
+        others = [*prompts[1:], *prompts[:1]]
+        found: dict[str, list[float]] = {VQA_SCORE: [], UNRELATED_VQA_SCORE: []}
+        for start in range(0, len(prompts), self.config.batch_size):
+            rows = slice(start, start + self.config.batch_size)
+            for name, asked in ((VQA_SCORE, prompts), (UNRELATED_VQA_SCORE, others)):
+                found[name] += self.scorer(images[rows], asked[rows]).tolist()
+        return found if len(prompts) > 1 else found | {UNRELATED_VQA_SCORE: [math.nan]}
 
     def _texts(self, encoder: ClipEncoder, prompts: Sequence[str]) -> Tensor:
         size = self.config.batch_size
@@ -168,6 +188,10 @@ class _Worker:
             name: NetworkIdentity(name=one.name, digest=one.digest, resize=one.resize, block_dims=tuple(one.block_dims))
             for name, one in self.networks.items()
         }
+        if self.scorer is not None:
+            networks[QUESTIONS] = NetworkIdentity(
+                name=self.scorer.name, digest=self.scorer.digest, resize="as its image processor does", block_dims=()
+            )
         return EvaluateRecord(
             images=images, has_true=has_true, has_scenes=has_scenes, content=content, networks=networks
         )

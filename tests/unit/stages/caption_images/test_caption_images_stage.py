@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from stages.caption_images.captioner import ImageCaptioner, clean_caption
 from stages.caption_images.config import CaptionImagesConfig
-from stages.caption_images.model_files import TYPES
 from stages.caption_images.stage import run
 from stages.contract.errors import ArtifactError, InputFault
+from stages.encoders.image_to_text.files import TYPES
 from stages.formats.pseudo_captions import Captioner, read_pseudo_captions
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, interrupt_after, make_context

@@ -30,6 +30,7 @@ from stages.formats.generated_images import (
 )
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, save_tiny_clip
+from tests.tiny_captioners import save_tiny_captioner
 
 NUM = 96
 SCENES = make_scenes(NUM, split="heldout")
@@ -210,6 +211,26 @@ def test_distances_are_of_features_that_conditioned_nothing_unless_others_are_na
     found = run(EvaluateConfig(clip=clip), {"generate": source}, output, make_context())
     assert found.notes["frechet_distance"] == "EfficientNet-Lite0 (ImageNet), 4 images, 4 true ones"
     assert found.protocols[found.measures["cmmd"].protocol]["features"].startswith("CLIP")
+
+
+def test_a_model_that_answers_questions_scores_images_beside_prompts_of_others(
+    clip: ClipConfig, tmp_path: Path
+) -> None:
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=True, num=65)
+    questions = {
+        "path": save_tiny_captioner(tmp_path / "git", "git"),
+        "question": "is {} in the image",
+        "answer": "red",
+    }
+    found = evaluate(tmp_path / "e", clip, source, question_answering=questions)
+    assert found.notes["vqa_score"] == "git git"
+    score, unrelated = (found.measures[name] for name in ("vqa_score", "vqa_score/unrelated"))
+    assert (score.n, unrelated.n) == (65, 64)  # the second unit has one image, and so no prompt of another's
+    assert 0 < score.value < 1
+    protocol = found.protocols[score.protocol]
+    assert (protocol["question"], protocol["answer"], protocol["model"]) == ("is {} in the image", "red", "git git")
+    by_color = [one for name, one in found.measures.items() if name.startswith("vqa_score/Category/")]
+    assert sum(one.n for one in by_color) == 65
 
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""What the folder of a captioning model may say: types, parts and keys that are known, and sizes that can be held.
+"""What the folder of a model from images to texts may say: known types, parts and keys, and sizes that can be held.
 
 To know another type is to add it to :data:`TYPES`, what keys of its configuration are new, and a tiny random model of
-it to the tests. How each is loaded and asked stands in :mod:`stages.caption_images.captioner`.
+it to the tests. How each is asked stands with what asks it, captioning or question answering.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,6 @@ from stages.encoders.model_files import (
     require_weights,
 )
 
-WHERE = "caption_images.model.path"
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 GENERATION = "generation_config.json"
 
@@ -36,6 +35,7 @@ class Kind(NamedTuple):
     """The part that writes the text; None: the model itself."""
 
 
+_TOKENIZERS = frozenset(("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model"))
 _DECODERS = ("gpt2", "bert", "roberta")
 #: By the name of transformers.
 TYPES: Final[Mapping[str, Kind]] = {
@@ -90,28 +90,54 @@ _PROCESSORS: Final = frozenset(
 _MOST_PIXELS = 2048  # a side of what the model sees
 
 
-def check_captioner_folder(folder: Path, *, max_new_tokens: int) -> None:
-    """Check what a folder says: type and parts, preprocessing, generation, tokenizer, and positions for the tokens."""
-    where = WHERE
+def check_image_to_text_folder(
+    folder: Path, *, where: str, max_new_tokens: int, setting: str, types: Collection[str] = tuple(TYPES)
+) -> None:
+    """Check what a folder says: type and parts, preprocessing, generation, tokenizer, and positions for the tokens.
+
+    ``setting`` is the key of the most tokens; ``types`` are those of its users' known types that it may have.
+    """
+    _require_whole(folder, where)
     check_links(folder, where)
     file = folder / "config.json"
     content = read_model_json(file, where)
     kind = content.get("model_type")
-    if not isinstance(kind, str) or kind not in TYPES:
-        raise refuse(where, file, f"model_type is {shown(kind)!r}", f"one of {', '.join(TYPES)}")
+    if not isinstance(kind, str) or kind not in types:
+        raise refuse(where, file, f"model_type is {shown(kind)!r}", f"one of {', '.join(types)}")
     parts = _parts_of(content, TYPES[kind], file, where)
     for part in (content, *parts.values()):
         _check_part(part, file, where)
     numbers = sum(_least_numbers(part) for part in (content, *parts.values()))
     require_weights(folder, numbers, file, where)
     writer = parts.get(TYPES[kind].writer or "", content)
-    _require_positions(writer, folder, where, max_new_tokens)
+    _require_positions(writer, folder, setting, max_new_tokens)
     _check_preprocessing(folder, where)
     if (folder / GENERATION).exists():
         settings = read_model_json(folder / GENERATION, where)
         require_keys(settings, _GENERATION_KEYS, folder / GENERATION, where)
     check_tokenizer(folder, where)
     check_safetensors_index(folder, where)
+
+
+def _require_whole(folder: Path, where: str) -> None:
+    if not folder.is_dir():
+        raise InputFault(
+            f"{where}: there is no folder {folder}: give a model in the format of transformers "
+            "(config.json, weights as safetensors, preprocessor_config.json, tokenizer)"
+        )
+    held = sorted(entry.name for entry in folder.iterdir())
+    present = {
+        "config.json": "config.json" in held,
+        "weights as .safetensors": any(name.endswith(".safetensors") for name in held),
+        " or ".join(PREPROCESSING): bool(set(PREPROCESSING) & set(held)),
+        "tokenizer.json": bool(_TOKENIZERS & set(held)),
+    }
+    missing = [what for what, is_present in present.items() if not is_present]
+    if missing:
+        raise InputFault(
+            f"{where}: {folder} has no {' and no '.join(missing)} (it holds {', '.join(held[:8]) or 'nothing'}): "
+            "save model, image processor and tokenizer there by save_pretrained of transformers"
+        )
 
 
 def _parts_of(content: Mapping[str, Any], kind: Kind, file: Path, where: str) -> dict[str, Mapping[str, Any]]:
@@ -149,14 +175,14 @@ def _least_numbers(part: Mapping[str, Any]) -> float:
     return found + (float(width * words) if isinstance(words, int) else 0.0)
 
 
-def _require_positions(writer: Mapping[str, Any], folder: Path, where: str, max_new_tokens: int) -> None:
+def _require_positions(writer: Mapping[str, Any], folder: Path, setting: str, max_new_tokens: int) -> None:
     positions = writer.get("n_positions", writer.get("max_position_embeddings"))
     if not isinstance(positions, int):
         return
     most = positions - _POSITIONS.get(str(writer.get("model_type")), 0) - 1  # the token that begins
     if max_new_tokens > most:
         raise InputFault(
-            f"caption_images.max_new_tokens: found {max_new_tokens}: expected at most {most}, for which "
+            f"{setting}: found {max_new_tokens}: expected at most {most}, for which "
             f"{shown(folder.name)} has positions: lower it"
         )
 
@@ -184,10 +210,10 @@ def _require_small(value: Any, key: str, file: Path, where: str) -> None:
             raise refuse(where, file, f"{key} is {shown(value)}", f"whole numbers of pixels up to {_MOST_PIXELS}")
 
 
-def require_room(auto_class: Any, config: Any, folder: Path) -> None:
+def require_room(auto_class: Any, config: Any, folder: Path, where: str) -> None:
     """Refuse a model that is larger than its weights can be, before memory is taken for it: a byte a number or more."""
     import torch
 
     with torch.device("meta"):
         model = auto_class.from_config(config, trust_remote_code=False)
-    require_weights(folder, sum(weight.numel() for weight in model.parameters()), folder / "config.json", WHERE)
+    require_weights(folder, sum(weight.numel() for weight in model.parameters()), folder / "config.json", where)

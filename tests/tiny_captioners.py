@@ -57,7 +57,7 @@ def _blip(num_tokens: int) -> Any:
     return BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=dict(_VISION), projection_dim=16))
 
 
-def _blip_that_answers(num_tokens: int) -> Any:
+def _blip_with_replies(num_tokens: int) -> Any:
     from transformers import BlipForQuestionAnswering
 
     return BlipForQuestionAnswering(_blip(num_tokens).config)
@@ -90,7 +90,7 @@ def _encoder_decoder(num_tokens: int) -> Any:
 
 
 _MAKERS = {
-    "blip": _blip, "blip-answers": _blip_that_answers, "git": _git, "vision-encoder-decoder": _encoder_decoder,
+    "blip": _blip, "blip-replies": _blip_with_replies, "git": _git, "vision-encoder-decoder": _encoder_decoder,
 }  # fmt: skip
 
 

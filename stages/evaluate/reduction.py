@@ -190,7 +190,7 @@ class Reduction:
             protocol = {**common, **self._score_protocol(network, identity)}
             results.add(self._means({name: scores[name]}), protocol, prefix)
             if network == QUESTIONS:
-                results.add(self._unrelated_answers(scores), protocol, prefix)
+                results.add(self._unrelated_replies(scores), protocol, prefix)
             if not prefix:
                 results.notes[name] = identity["name"]
                 self._add_categories(results, name, scores[name], prompts, protocol)
@@ -207,12 +207,12 @@ class Reduction:
     def _score_protocol(self, network: str, identity: Mapping[str, str]) -> Protocol:
         questions = self.config.question_answering
         asked = (
-            {"model": identity["name"], "question": questions.question, "answer": questions.answer} if questions else {}
+            {"model": identity["name"], "question": questions.question, "reply": questions.reply} if questions else {}
         )
         by = asked if network == QUESTIONS else {"clip": identity["name"]}
         return {**by, "weights": identity["weights"], "resize": identity["resize"]}
 
-    def _unrelated_answers(self, scores: Mapping[str, np.ndarray]) -> Figures:
+    def _unrelated_replies(self, scores: Mapping[str, np.ndarray]) -> Figures:
         """Return what images score for prompts of others, which is what their own are to be compared with."""
         values = scores[UNRELATED_VQA_SCORE]
         known = values[np.isfinite(values)]

@@ -19,7 +19,7 @@ from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, local_clips
 from stages.encoders.features.config import ClipFeatures
 from stages.encoders.features.networks import FeatureNetwork, clip_network, load_network
-from stages.encoders.image_to_text.question_answering import AnswerScorer
+from stages.encoders.image_to_text.question_answering import ReplyScorer
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.records import (
     GENERATED,
@@ -90,7 +90,7 @@ def make_evaluate_worker(
     if features_network(config) == FEATURES:
         networks[FEATURES] = _features(config, inputs, device)
     questions = config.question_answering
-    scorer = None if questions is None else AnswerScorer(questions, device=device, where="evaluate.question_answering")
+    scorer = None if questions is None else ReplyScorer(questions, device=device, where="evaluate.question_answering")
     return _Worker(config, inputs["generate"], output, encoders, networks, scorer).evaluate
 
 
@@ -109,7 +109,7 @@ class _Worker:
     output: Output
     encoders: Mapping[str, ClipEncoder]
     networks: Mapping[str, FeatureNetwork]
-    scorer: AnswerScorer | None
+    scorer: ReplyScorer | None
 
     def evaluate(self, unit: ImageUnit) -> EvaluateRecord:
         """Write features and scores."""
@@ -139,7 +139,7 @@ class _Worker:
                 texts = self._texts(encoder, [row.prompt for row in rows])
                 cosine = block_cosine(torch.from_numpy(seen[name]), texts, encoder.block_dims)
                 columns[SCORE_NAMES[name]] = (100 * cosine.clamp_min(0)).tolist()  # arXiv 2104.08718, without its 2.5
-            columns |= self._answers(images, [row.prompt for row in rows])
+            columns |= self._replies(images, [row.prompt for row in rows])
         if scenes:
             readings = read_scenes(images, scenes)
             for attribute in ("color", "shape"):
@@ -147,7 +147,7 @@ class _Worker:
                 columns[f"read/{attribute}"] = readings.read[attribute].tolist()
         return columns or {"index": [float(row.index) for row in rows]}
 
-    def _answers(self, images: Images, prompts: Sequence[str]) -> dict[str, list[float]]:
+    def _replies(self, images: Images, prompts: Sequence[str]) -> dict[str, list[float]]:
         """Return how likely each image shows its prompt, and another image's; of one image alone that is not known."""
         if self.scorer is None:
             return {}

@@ -11,5 +11,5 @@ TYPES: Final = ("blip", "git")
 def check_question_answering(config: QuestionAnswering, where: str) -> None:
     """Check that the folder is whole, and what it says."""
     check_image_to_text_folder(
-        config.path, where=f"{where}.path", max_new_tokens=1, setting=f"{where}.answer", types=TYPES
+        config.path, where=f"{where}.path", max_new_tokens=1, setting=f"{where}.reply", types=TYPES
     )

@@ -15,7 +15,7 @@ class QuestionAnswering(ConfigModel):
     question: str = Field(
         'Does this figure show "{}"? Please answer yes or no.', max_length=1000, description="{} stands for the prompt"
     )
-    answer: str = Field("yes", min_length=1, max_length=100, description="whose probability is the score")
+    reply: str = Field("yes", min_length=1, max_length=100, description="whose probability is the score")
 
     @field_validator("question")
     @classmethod

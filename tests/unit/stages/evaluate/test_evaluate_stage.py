@@ -213,14 +213,12 @@ def test_distances_are_of_features_that_conditioned_nothing_unless_others_are_na
     assert found.protocols[found.measures["cmmd"].protocol]["features"].startswith("CLIP")
 
 
-def test_a_model_that_answers_questions_scores_images_beside_prompts_of_others(
-    clip: ClipConfig, tmp_path: Path
-) -> None:
+def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: ClipConfig, tmp_path: Path) -> None:
     source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=True, num=65)
     questions = {
         "path": save_tiny_captioner(tmp_path / "git", "git"),
         "question": "is {} in the image",
-        "answer": "red",
+        "reply": "red",
     }
     found = evaluate(tmp_path / "e", clip, source, question_answering=questions)
     assert found.notes["vqa_score"] == "git git"
@@ -228,7 +226,7 @@ def test_a_model_that_answers_questions_scores_images_beside_prompts_of_others(
     assert (score.n, unrelated.n) == (65, 64)  # the second unit has one image, and so no prompt of another's
     assert 0 < score.value < 1
     protocol = found.protocols[score.protocol]
-    assert (protocol["question"], protocol["answer"], protocol["model"]) == ("is {} in the image", "red", "git git")
+    assert (protocol["question"], protocol["reply"], protocol["model"]) == ("is {} in the image", "red", "git git")
     by_color = [one for name, one in found.measures.items() if name.startswith("vqa_score/Category/")]
     assert sum(one.n for one in by_color) == 65
 

@@ -1,4 +1,4 @@
-"""The probability of an answer is the one by which the model itself would say it."""
+"""The probability of an reply is the one by which the model itself would say it."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForQuestionAnswe
 
 from stages.contract.errors import InputFault
 from stages.encoders.image_to_text.config import QuestionAnswering
-from stages.encoders.image_to_text.question_answering import AnswerScorer
+from stages.encoders.image_to_text.question_answering import ReplyScorer
 from tests.tiny_captioners import change_config, save_tiny_captioner
 
 WHERE = "evaluate.question_answering"
@@ -22,9 +22,9 @@ TEXTS = ["a large red circle on the left", "a star"]
 QUESTION = "is {} in the image"
 
 
-def scorer(folder: Path, **changes: Any) -> AnswerScorer:
-    config = {"path": folder, "question": QUESTION, "answer": "red"} | changes
-    return AnswerScorer(QuestionAnswering.model_validate(config), device="cpu", where=WHERE)
+def scorer(folder: Path, **changes: Any) -> ReplyScorer:
+    config = {"path": folder, "question": QUESTION, "reply": "red"} | changes
+    return ReplyScorer(QuestionAnswering.model_validate(config), device="cpu", where=WHERE)
 
 
 def said_by_itself(folder: Path, kind: str, image: np.ndarray, text: str, tokens: list[int]) -> float:
@@ -58,24 +58,24 @@ def said_by_itself(folder: Path, kind: str, image: np.ndarray, text: str, tokens
 
 
 @pytest.mark.parametrize("kind", ["blip", "git"])
-@pytest.mark.parametrize("answer", ["red", "the small star"])
-def test_the_score_is_the_probability_of_the_answer(tmp_path: Path, kind: str, answer: str) -> None:
-    folder = save_tiny_captioner(tmp_path, {"blip": "blip-answers"}.get(kind, kind))
-    tokens = AutoTokenizer.from_pretrained(folder)(answer, add_special_tokens=False)["input_ids"]
+@pytest.mark.parametrize("reply", ["red", "the small star"])
+def test_the_score_is_the_probability_of_the_reply(tmp_path: Path, kind: str, reply: str) -> None:
+    folder = save_tiny_captioner(tmp_path, {"blip": "blip-replies"}.get(kind, kind))
+    tokens = AutoTokenizer.from_pretrained(folder)(reply, add_special_tokens=False)["input_ids"]
     expected = [said_by_itself(folder, kind, *pair, tokens) for pair in zip(IMAGES, TEXTS, strict=True)]
-    found = scorer(folder, answer=answer)(IMAGES, TEXTS)
+    found = scorer(folder, reply=reply)(IMAGES, TEXTS)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
     assert len({*found.tolist()}) == 2
-    assert scorer(folder, answer=answer)(IMAGES[1:], TEXTS[1:]).tolist() == pytest.approx(expected[1:], rel=1e-4)
+    assert scorer(folder, reply=reply)(IMAGES[1:], TEXTS[1:]).tolist() == pytest.approx(expected[1:], rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["blip-answers", "git"])
+@pytest.mark.parametrize("kind", ["blip-replies", "git"])
 def test_a_long_prompt_is_cut_to_what_the_model_reads(tmp_path: Path, kind: str) -> None:
     found = scorer(save_tiny_captioner(tmp_path, kind))(IMAGES, ["star " * 500, "ring"])
     assert torch.isfinite(found).all()
 
 
-def test_a_model_that_cannot_answer_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_cannot_reply_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFault, match=r"question_answering\.path: .* lacks \d+ of its weights"):
         scorer(save_tiny_captioner(tmp_path / "captions", "blip"))
     with pytest.raises(InputFault, match="model_type is 'vision-encoder-decoder': allowed is one of blip, git"):

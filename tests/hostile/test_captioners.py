@@ -1,0 +1,80 @@
+"""Captioning models of strangers: no code of a folder runs, nothing outside it is read, and the key is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.caption_images.captioner import ImageCaptioner
+from stages.caption_images.check import check as check_captioner
+from stages.caption_images.config import CaptionImagesConfig
+from stages.contract.errors import InputFault
+from tests.hostile.models import change_json, write_code, write_pickle
+from tests.hostile.test_models import TOKENIZERS, copied
+from tests.tiny_captioners import save_tiny_captioner
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_captioner(tmp_path_factory.mktemp("models") / "blip", "blip")
+
+
+def captioner_of(folder: Path) -> ImageCaptioner:
+    config = CaptionImagesConfig.model_validate({"model": {"path": folder}, "max_new_tokens": 4})
+    return ImageCaptioner(config, device="cpu")
+
+
+CAPTIONERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    **TOKENIZERS,
+    "another type": ("config.json", {"model_type": "evil"}, "model_type is 'evil'"),
+    "another part": ("config.json", {"vision_config__model_type": "timm_wrapper"}, "vision_config.model_type"),
+    "a part more": ("config.json", {"encoder": {"model_type": "vit"}}, "the part encoder"),
+    "a key of a part": ("config.json", {"text_config__backbone": "x"}, "unknown keys backbone"),
+    "code of a part": ("config.json", {"text_config__auto_map": {"AutoModel": "evil.Evil"}}, "auto_map"),
+    "many layers": ("config.json", {"text_config__num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+    "a wide layer": ("config.json", {"text_config__hidden_size": 10**6}, "a model of"),
+    "a long table": ("config.json", {"text_config__max_position_embeddings": 9_000_000}, "a model of"),
+    "code of the images": ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.Evil"}}, "auto_map"),
+    "a class of images": ("preprocessor_config.json", {"image_processor_type": "Evil"}, "image_processor_type is"),
+    "large images": ("preprocessor_config.json", {"size": {"height": 10**5, "width": 32}}, "size is"),
+    "code of generation": ("generation_config.json", {"custom_generate": "evil"}, "unknown keys custom_generate"),
+    "negative sizes": ("preprocessor_config.json", {"size": {"shortest_edge": -1}}, "size is"),
+}
+
+
+@pytest.mark.parametrize("kind", CAPTIONERS)
+def test_a_captioner_s_folder_is_data_alone(captioner: Path, tmp_path: Path, kind: str) -> None:
+    file, changes, found = CAPTIONERS[kind]
+    folder, marker = copied(captioner, tmp_path / "blip"), tmp_path / "marker"
+    write_code(folder, marker)
+    change_json(folder / file, **changes)
+    name = found if kind != "deep down" else "trust_remote_code"
+    with pytest.raises(InputFault, match=rf"caption_images\.model\.path: .*{file}: .*{name}"):
+        captioner_of(folder)
+    assert not marker.exists()
+
+
+def test_a_captioner_reads_its_own_files_no_pickle_and_no_template(captioner: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    folder = copied(captioner, tmp_path / "pickled")
+    change_json(folder / "tokenizer_config.json", chat_template="{% for x in range(10**12) %}{% endfor %}")
+    (folder / "chat_template.jinja").write_text("{{ 1 // 0 }}")
+    captioner_of(folder)
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    write_pickle(folder / "pytorch_model.bin", marker)
+    with pytest.raises(InputFault, match=r"has no weights as \.safetensors"):
+        captioner_of(folder)
+    (folder / "model.safetensors").symlink_to(tmp_path / "model.safetensors")
+    with pytest.raises(InputFault, match=r"model\.safetensors: a link that leads out of the folder"):
+        captioner_of(folder)
+    assert not marker.exists()
+
+
+def test_parts_of_a_captioner_that_do_not_belong_together_are_found_at_once(captioner: Path, tmp_path: Path) -> None:
+    folder = copied(captioner, tmp_path / "sizes")
+    change_json(folder / "preprocessor_config.json", size={"height": 48, "width": 48})
+    with pytest.raises(InputFault, match="cannot caption an image"):
+        captioner_of(folder)
+    few = CaptionImagesConfig.model_validate({"model": {"path": captioner}, "max_new_tokens": 64})
+    with pytest.raises(InputFault, match=r"caption_images\.max_new_tokens: found 64: expected at most 63"):
+        check_captioner(few)

@@ -123,7 +123,10 @@ def test_a_fit_begins_with_the_means_of_another(tmp_path: Path, embeddings: Outp
     summary = run_stage(fit_gaussians.run, again, inputs={"embed_clip": embeddings}, output=second, context=context)
     assert summary.metrics["iterations"] <= 4  # two passes see that nothing moves, and the last one measures
     fits = [load_file(one.local("gaussians.safetensors")) for one in (first, second)]
-    assert torch.allclose(fits[0]["means"], fits[1]["means"], atol=1e-6)
+    moved = float((fits[0]["counts"] - fits[1]["counts"]).abs().sum()) / 2
+    # Spherical k-means goes by the mean of directions, and a fit holds that of the embeddings: a row may move.
+    assert moved <= (0 if kind == "euclidean" else 0.01 * float(fits[0]["counts"].sum()))
+    assert kind == "spherical" or torch.equal(fits[0]["means"], fits[1]["means"])
     assert any("starts from the 7 means of the last fit, artifact first" in str(one) for one in events)
 
     output = Output(str(tmp_path / "store" / "third"), "fit_gaussians", "third")

@@ -116,7 +116,7 @@ def let_threads_sleep() -> None:
     """Let OpenMP's threads sleep while they wait, in libraries loaded later; by default they spin.
 
     Where others want the processors too, spinning threads take them from the one that is waited for: on two processors
-    with six times their work, small steps of training took two to four times the processors' time of one thread.
+    with about eight times their work, small steps of training took two to three times as much processors' time.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

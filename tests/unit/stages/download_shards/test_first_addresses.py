@@ -10,6 +10,7 @@ import pytest
 from stages.contract.errors import InputFault
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
+from tests.fuzz.sentry import install, on_duty
 
 PRIVATE = [f"http://10.1.2.{number}/{number}.jpg" for number in range(5)] + ["http://localhost:8000/a.jpg"]
 
@@ -53,3 +54,10 @@ def test_one_public_address_is_enough(tmp_path: Path) -> None:
     )
     broken = ["http://[::1/a.jpg", *PRIVATE]  # what is wrong with these is counted by the download
     check(DownloadShardsConfig(source={"kind": "url_list", "path": write(tmp_path, "csv", broken)}))
+
+
+def test_no_name_server_is_asked_of_a_list(tmp_path: Path) -> None:
+    install()
+    urls = ["http://intranet.invalid/a.jpg", *PRIVATE]
+    with on_duty():
+        check(DownloadShardsConfig(source={"kind": "url_list", "path": write(tmp_path, "txt", urls)}))

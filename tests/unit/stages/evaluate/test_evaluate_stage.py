@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -225,6 +226,8 @@ def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: Clip
     score, unrelated = (found.measures[name] for name in ("vqa_score", "vqa_score/unrelated"))
     assert (score.n, unrelated.n) == (65, 64)  # the second unit has one image, and so no prompt of another's
     assert 0 < score.value < 1
+    scores = pq.read_table(tmp_path / "e/scores/scores_prior-000000.parquet").to_pydict()
+    assert not np.allclose(scores["vqa_score"], scores["vqa_score/unrelated"], rtol=1e-3)
     protocol = found.protocols[score.protocol]
     assert (protocol["question"], protocol["reply"], protocol["model"]) == ("is {} in the image", "red", "git git")
     by_color = [one for name, one in found.measures.items() if name.startswith("vqa_score/Category/")]

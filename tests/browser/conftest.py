@@ -1,7 +1,6 @@
 """A browser, and a dashboard on a copy of the finished smoke experiment with what a stranger may have written."""
 
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline.dashboard.server import Shown, serve_dashboard
 from pipeline.store import Store
 from stages.formats.generated_images import GeneratedRow, gather_rows, image_file, writing_images
 from tests.e2e.conftest import Finished, finished, unchanged  # noqa: F401  fixtures
+from tests.ports import free_port
 
 HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -67,9 +67,7 @@ def store(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def dashboard(store: Store) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     record = store.find_run("smoke")
     assert record.mlflow is not None
     shown = Shown(store.uri, record.mlflow.tracking_uri, record.mlflow.experiment_id)

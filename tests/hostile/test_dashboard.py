@@ -20,6 +20,7 @@ from pipeline.store import Store
 from pipeline.tracking import RunTracker
 from pipeline.tracking_address import default_tracking_uri
 from tests.factories import make_record
+from tests.ports import free_port
 
 JSON = {"Content-Type": "application/json"}
 
@@ -48,9 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     sides = [Side(run=run, set="prior", index=0) for run in ("a-1", "b-1")]
     study = Studies(store).create("<b>which?</b>", [Pair(prompt="<script>🐕", seed=0, first=sides[0], second=sides[1])])
     rater = f"{study.study}.{Studies(store).invite(study, 'Ada')[1]}"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with serve_dashboard(Shown(str(folder), uri, "1"), "127.0.0.1", port) as (url, process):
         yield Served(
             url, f"{url}/mlflow", f"http://127.0.0.1:{port}", port, process.pid, f"http://127.0.0.1:{port}/{rater}"

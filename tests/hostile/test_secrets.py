@@ -24,7 +24,8 @@ import pytest
 import yaml
 
 from tests.factories import save_image
-from tests.mlflow_server import free_port, serve_mlflow
+from tests.mlflow_server import serve_mlflow
+from tests.ports import free_port
 from tests.s3_server import S3Server, serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from cluster.training import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cluster.training import TrainFunction, TrainGroup, free_port, rank_environment
+from cluster.training import TrainFunction, TrainGroup, rank_environment
+from tests.ports import free_port
 
 
 def launch_in_forks(

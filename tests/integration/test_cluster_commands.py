@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -62,9 +63,9 @@ class Shell:
             "HOME": str(self.folder / "home"), "PATH": f"{self.folder}/bin:{BIN}:{os.environ['PATH']}",
             "LOG": str(self.folder / "log"), "PIDS": str(self.folder / "pids"), "PYTHONPATH": str(ROOT),
             "HEAD_OPTIONS": f"--port={self.ports['6379']} --dashboard-port={self.ports['8265']} "
-            f"--ray-client-server-port={_free_port()} --dashboard-agent-listen-port={_free_port()} "
+            f"--ray-client-server-port={free_port()} --dashboard-agent-listen-port={free_port()} "
             f"--temp-dir=/tmp/corgi-docs-{os.getpid()}",
-            "NODE_OPTIONS": f"--dashboard-agent-listen-port={_free_port()}",
+            "NODE_OPTIONS": f"--dashboard-agent-listen-port={free_port()}",
         } | self.exported  # fmt: skip
         return subprocess.run(
             ["bash", "-c", self._localized(command)], cwd=self.folder, env=environment, capture_output=True, text=True,
@@ -75,12 +76,6 @@ class Shell:
         for documented, port in self.ports.items():
             command = re.sub(rf"\b(?:HEAD|head):{documented}\b", f"127.0.0.1:{port}", command)
         return re.sub(r"store=\S+", f"store={self.folder}/store", command)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _commands(document: str, title: str) -> list[str]:
@@ -100,7 +95,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     ray.write_text(RAY.replace("{real}", str(BIN / "ray")))
     ray.chmod(0o755)
     try:
-        yield Shell(tmp_path, {"6379": _free_port(), "8265": _free_port()})
+        yield Shell(tmp_path, {"6379": free_port(), "8265": free_port()})
     finally:
         started = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
         for pid in started:

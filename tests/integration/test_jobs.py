@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import pytest
 import yaml
 
 from tests.factories import save_tiny_t5
+from tests.ports import free_port
 from tests.s3_server import serve_s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,16 +48,10 @@ class Head:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """`ray start --head` with a token, ended by its own process id."""
-    port = _free_port()
+    port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {
         "RAY_AUTH_MODE": "token",
@@ -67,8 +61,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder = Path(f"/tmp/corgi-ray-{os.getpid()}")  # sockets below it must have short names
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--port=0", f"--dashboard-port={port}",
-        "--dashboard-host=127.0.0.1", f"--ray-client-server-port={_free_port()}", "--min-worker-port=0",
-        f"--dashboard-agent-listen-port={_free_port()}", "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}",
+        "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_port()}", "--min-worker-port=0",
+        f"--dashboard-agent-listen-port={free_port()}", "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}",
         "--disable-usage-stats",
     ]  # fmt: skip
     with (

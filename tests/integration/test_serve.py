@@ -19,12 +19,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from cluster.training import free_port
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from pipeline import TextToImage
 from stages.inference.sampling import SamplingSettings
 from tests.factories import save_tiny_bundle
+from tests.ports import free_port
 
 QUEUE, BATCH, MOST_IMAGES = 200, 4, 16
 START_SECONDS, END_SECONDS = 240, 120

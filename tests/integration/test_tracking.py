@@ -1,6 +1,5 @@
 """The tracker against a real MLflow on SQLite: nested runs, resume, images, provenance, and the dashboard."""
 
-import contextlib
 import io
 import json
 import re
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -38,6 +37,7 @@ from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
 from stages.inference.sampling import SamplingSettings
 from tests.factories import make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -243,23 +243,16 @@ def test_images_are_found_where_a_store_was_moved_or_copied_to(
 
 
 def test_an_unreachable_server_is_reported_at_once() -> None:
-    with free_port() as port, pytest.raises(TrackingAway, match="no MLflow server answers"):
-        RunTracker.open(f"http://127.0.0.1:{port}", "shapes", "run", None)
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield port
+    with pytest.raises(TrackingAway, match="no MLflow server answers"):
+        RunTracker.open(f"http://127.0.0.1:{free_port()}", "shapes", "run", None)
 
 
 def test_the_dashboard_shows_the_runs_and_a_server_uri_works_for_tracking(uri: str, tmp_path: Path) -> None:
     local = RunTracker.open(uri, "shapes", "local-run", None)
     local.finish("done")
     shown = Shown(str(tmp_path), uri)
-    with free_port() as port, serve_dashboard(shown, "127.0.0.1", port) as (whole, _):
+    port = free_port()
+    with serve_dashboard(shown, "127.0.0.1", port) as (whole, _):
         url = f"{whole}/mlflow"
         page = urllib.request.urlopen(url, timeout=60).read().decode()
         assert "<title>MLflow</title>" in page
@@ -307,12 +300,12 @@ def test_a_dashboard_that_is_ended_takes_its_server_along(uri: str, tmp_path: Pa
     store.open_for_writing()
     tracker = RunTracker.open(uri, "shapes", "quickstart-1", None)
     store.write_run(make_record("quickstart-1", mlflow=tracker.runs))
-    with free_port() as port:
-        command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr is not None
-            assert re.search(rf"http://127\.0\.0\.1:{port}/[\w-]{{32}}/ ", process.stderr.readline())
-            process.terminate()
-            assert process.wait(30) == 128 + signal.SIGTERM
-        with pytest.raises(urllib.error.URLError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+    port = free_port()
+    command = [sys.executable, "-m", "pipeline", "dashboard", "--store", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert re.search(rf"http://127\.0\.0\.1:{port}/[\w-]{{32}}/ ", process.stderr.readline())
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

@@ -34,7 +34,8 @@ from pipeline.record import MlflowRuns
 from pipeline.store import Store
 from stages.contract.events import LoggedImage, Metrics
 from stages.contract.stage import StageSummary
-from tests.mlflow_server import Gateway, Handler, free_port, serve_mlflow
+from tests.mlflow_server import Gateway, Handler, serve_mlflow
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = range(10, 70, 10)

@@ -18,6 +18,7 @@ from tests.chaos.fault import DATA, InFolder, Injection, Setting
 from tests.chaos.run import kill_tree
 from tests.chaos.stores import BucketView
 from tests.chaos.world import World
+from tests.ports import free_port
 from tests.s3_server import serve_s3
 
 PATIENCE = 420.0
@@ -89,9 +90,7 @@ def _tracking_setting(world: World) -> Iterator[Setting]:
 
 @contextlib.contextmanager
 def _mlflow(world: World) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = world.scratch / "mlflow"
     folder.mkdir(exist_ok=True)
     command = [

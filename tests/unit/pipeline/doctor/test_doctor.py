@@ -19,6 +19,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.doctor import disk, limits, network, ray_cluster, store, versions
 from pipeline.doctor.command import doctor_document, run_checks, worst
 from pipeline.doctor.finding import Finding, Subject, ok
+from tests.ports import free_port
 from tests.s3_server import serve_s3
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -183,10 +184,7 @@ def _token_file(home: Path, content: str, mode: int) -> Path:
 
 
 def test_a_port_that_is_closed_is_an_error(head: str) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    found = list(ray_cluster.check(Subject(None, f"http://127.0.0.1:{port}")))
+    found = list(ray_cluster.check(Subject(None, f"http://127.0.0.1:{free_port()}")))
     assert (found[0].status, found[0].remedy) == ("error", "start it with `ray start --head`, or correct the address")
 
 

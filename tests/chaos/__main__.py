@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -49,7 +49,7 @@ def main() -> int:
         Console().print("\n".join(FAULTS), markup=False, highlight=False)
         return int(not given.list)
     if os.geteuid() == 0 and ISOLATED not in os.environ:
-        return _run_apart()
+        _run_apart()
     begun = time.monotonic()
     suite = _Suite(_ordered(chosen), given.seed, once=given.short, file=given.json)
     _run_trials(suite, given.jobs, given.seconds)
@@ -60,11 +60,11 @@ def main() -> int:
     return int(not all(one.holds for one in suite.outcomes))
 
 
-def _run_apart() -> int:
-    """Run in mounts of its own, with an empty /dev/shm, so that what is left there can be seen."""
+def _run_apart() -> NoReturn:
+    """Go on in mounts of its own, with an empty /dev/shm, so that what is left there can be seen; same process id."""
     script = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
-    return subprocess.run(command, env=os.environ | {ISOLATED: "1"}, check=False).returncode
+    os.execvpe(command[0], command, os.environ | {ISOLATED: "1"})
 
 
 def _ordered(chosen: Sequence[Fault]) -> list[Fault]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import yaml
 from PIL import Image
 
@@ -135,6 +137,7 @@ class World:
 def make_world(*, training: bool) -> Iterator[World]:
     """Make the experiment and run it undisturbed."""
     folder = Path(tempfile.mkdtemp(prefix="cc-", dir="/tmp"))
+    _end_whole_on_sigterm(folder)
     world = World(folder, isolated=ISOLATED in os.environ, scratch=folder)
     try:
         for name in ("t", "home"):
@@ -147,6 +150,19 @@ def make_world(*, training: bool) -> Iterator[World]:
         yield world
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_whole_on_sigterm(folder: Path) -> None:
+    """End all that was started, too: the threads that wait for it cannot be interrupted."""
+
+    def end(*_: object) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _write_experiment(world: World) -> None:

@@ -1,10 +1,11 @@
 """Work on one item after another in a child process with limits, so that the worst item costs itself alone.
 
-For readers in C that strangers' bytes may crash, stall or fill the memory. The child is started at the first item and
-serves many; one that dies or exceeds a limit is started again for the next item. It is handed a few items ahead, so
-that it never waits for its parent; those that it had not begun when it died are handed to the next child. The limits
-and what the child is allowed are set in :mod:`cluster.isolated_child`. The parent sends the name of a factory, its
-settings and bytes; what comes back is JSON and bytes, so that a child taken over by an item has no hold on the parent.
+For readers in C that strangers' bytes may crash, stall or fill the memory. The child is started at the first item, or
+before, and serves many; one that dies or exceeds a limit is started again for the next item. It is handed a few items
+ahead, so that it never waits for its parent; those that it had not begun when it died are handed to the next child. The
+limits and what the child is allowed are set in :mod:`cluster.isolated_child`. The parent sends the name of a factory,
+its settings and bytes; what comes back is JSON and bytes, so that a child taken over by an item has no hold on the
+parent.
 """
 
 import collections
@@ -77,6 +78,16 @@ class Isolated:
             finally:
                 if pending:  # such as Ctrl-C: the next item must not get the reply to one of these
                     self.close()
+
+    def start(self) -> None:
+        """Start the child now, and not at the first item.
+
+        Raises:
+            IsolationFailed: it cannot be started.
+        """
+        with self._lock:
+            if self._child is None:
+                self._start()
 
     def close(self) -> None:
         """End the child, if there is one; the next item starts another."""

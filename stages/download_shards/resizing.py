@@ -75,13 +75,18 @@ class ResizeSettings:
         return not self.resize_only_if_bigger or side > self.image_size
 
 
-def make_resizer(config: "DownloadShardsConfig") -> ResizeEach:
-    """Return the function that resizes images one after another."""
+def make_resizer(config: "DownloadShardsConfig", *, start: bool = False) -> ResizeEach:
+    """Return the function that resizes images one after another.
+
+    With ``start``, what it needs is imported now, as the first image would wait for it.
+    """
     settings = ResizeSettings.of(config)
     if not config.isolate_decoding:
         return functools.partial(map, functools.partial(_resize_or_fault, ImageResizer(settings)))
     limits = Limits(config.memory_of_decoder, config.decoder_seconds, _WAITING * config.decoder_seconds)
     isolated = Isolated(make_handler, limits, asdict(settings))
+    if start:
+        isolated.start()
 
     def resize_each(contents: Iterable[bytes]) -> Iterator[Resized | ItemFault]:
         sent, sending = itertools.tee(contents)  # an image that is kept as it is does not come back

@@ -130,6 +130,7 @@ def _download(
 ) -> dict[str, ShardRecord]:
     """Make the shards that are not in ``records``, and return the records of all."""
     allocation = context.resources
+    resizes = any(task.base is None for task in tasks if task.name not in records)
     polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
 
     def check(found: Mapping[str, ShardRecord]) -> None:
@@ -140,7 +141,7 @@ def _download(
         output=output,
         units=UnitList(tasks),
         records=records,
-        make_worker=functools.partial(make_shard_worker, polite, output),
+        make_worker=functools.partial(make_shard_worker, polite, output, resizes=resizes),
         resources=allocation.for_shards(same_node=isinstance(config.source, ScenesSource)),
         finish=functools.partial(finish_shard, polite),
         check=check,

@@ -69,9 +69,11 @@ class ShardTask:
 Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
 
 
-def make_shard_worker(config: DownloadShardsConfig, output: Output) -> Callable[[ShardTask], ShardRecord]:
-    """Return the function that makes one shard and returns its record."""
-    resize_each, source = make_resizer(config), make_source(config)
+def make_shard_worker(
+    config: DownloadShardsConfig, output: Output, *, resizes: bool = False
+) -> Callable[[ShardTask], ShardRecord]:
+    """Return the function that makes one shard and returns its record; ``resizes``: there are images to be resized."""
+    resize_each, source = make_resizer(config, start=resizes), make_source(config)
 
     def make(task: ShardTask) -> ShardRecord:
         recorded = f"{UNITS}/{task.name}.json"

@@ -35,6 +35,7 @@ from stages.training.writer import CheckpointWriter
 
 Emit = Callable[[Event], None]
 _MOST_ROLL_BACKS = 3
+_REPORT_SECONDS = 2.0  # at most between two reports of the progress, however rarely steps are logged
 _log = logging.getLogger(__name__)
 
 
@@ -141,7 +142,9 @@ class _Run:
         done, config = step + 1, self._config
         if done % config.log_interval == 0 or done == config.num_steps:
             self._handle_bad_steps(done)
+            self._report(done)  # first: what shows both shows them of the same step
             self._emit(Metrics(self._meter.take(config, step, self._loader.wait_seconds), done))
+        elif time.monotonic() - self._reported >= _REPORT_SECONDS:
             self._report(done)
         if config.validation_interval and done % config.validation_interval == 0 and done < config.num_steps:
             with self._meter.paused():
@@ -204,6 +207,7 @@ class _Run:
         self._writer.close()
 
     def _report(self, done: int) -> None:
+        self._reported = time.monotonic()
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))
 
     def _checkpoint(self, done: int) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from cluster.child_process import MOST_OUTSTANDING
@@ -164,6 +165,14 @@ def test_what_a_child_writes_to_standard_error_is_not_kept_for_ever(isolated, ca
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_child_may_be_started_before_the_first_item(isolated):
+    before = set(psutil.Process().children())
+    isolated.start()
+    isolated.start()
+    (started,) = set(psutil.Process().children()) - before
+    assert pid_of(isolated) == started.pid
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -174,6 +183,8 @@ def test_what_a_child_writes_to_standard_error_is_not_kept_for_ever(isolated, ca
 def test_a_child_that_does_not_start_is_no_fault_of_the_item(make, message):
     with pytest.raises(IsolationFailed, match=message):
         Isolated(make, LIMITS)(b"x")
+    with pytest.raises(IsolationFailed, match=message):
+        Isolated(make, LIMITS).start()
 
 
 PARENT = """

@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.img2dataset_import import import_resizer
 from stages.download_shards.resizing import make_resizer
+from stages.download_shards.worker import make_shard_worker
+from stages.storage.artifact import Output
 
 SIZES = ((300, 200), (200, 300), (64, 40), (500, 500), (40, 300))
 QUALITY = 90
@@ -97,3 +101,15 @@ def test_the_resizer_still_makes_its_transforms_for_each_image_from_the_module_t
     finally:
         resizer.A = transforms
     assert made == ["SmallestMaxSize", "CenterCrop"] * 2, "img2dataset keeps its transforms now: leave A alone"
+
+
+@pytest.mark.parametrize("resizes", [False, True])
+def test_a_worker_is_ready_when_what_reads_its_images_is(tmp_path: Path, resizes: bool) -> None:
+    source = {"kind": "url_list", "path": "list.parquet"}
+    config = DownloadShardsConfig.model_validate(
+        {"source": source, "decoder_seconds": 31}
+    )  # a kind of child of its own
+    before = set(psutil.Process().children())
+    worker = make_shard_worker(config, Output(str(tmp_path), "download_shards", "f0"), resizes=resizes)
+    assert len(set(psutil.Process().children()) - before) == resizes
+    del worker

@@ -60,6 +60,16 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], to
         torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance)
 
 
+def test_slow_steps_are_reported_before_they_are_logged(tmp_path: Path) -> None:
+    _, events = run(tmp_path, config(num_steps=6, log_interval=6, schedule="constant"), LineTask(pause=1.2))
+    reports = [(type(event), event.done if isinstance(event, Progress) else event.step) for event in events
+            if isinstance(event, Progress) or "loss" in getattr(event, "values", {})]  # fmt: skip
+    early = [number for kind, number in reports if kind is Progress and 0 < number < 6]
+    assert early == sorted(set(early))
+    assert len(early) >= 2
+    assert reports[-2:] == [(Progress, 6), (Metrics, 6)], "what shows both shows them of the same step"
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_every_zero_stage_trains_alike(tmp_path: Path, stage: int) -> None:
     _, plain = run(tmp_path / "plain", config())

@@ -87,7 +87,7 @@ def diversity(samples: Float[Tensor, "captions samples embed"], block_dims: Sequ
     for x in blocks_of(samples, block_dims):
         sums = F.normalize(x, dim=-1).sum(1)  # |sum of unit vectors|^2 = count + sum over i != j of cos: [captions]
         per_block.append((sums.square().sum(-1) - count) / (count * (count - 1)))
-    return 1 - torch.stack(per_block).mean(0)
+    return (1 - torch.stack(per_block).mean(0)).clamp_min(0)  # samples that are alike differ by rounding alone
 
 
 def centred_cosine(

@@ -16,9 +16,15 @@ from pipeline.store import Store
 from stages.caption_images.config import CaptionImagesConfig
 from stages.embed_clip.config import EmbedClipConfig
 from stages.embed_clip.stage import run
-from stages.formats.captions import CaptionsConfig, choose_captions
+from stages.formats.captions import CaptionsConfig, choose_captions, select_captioned
 from stages.formats.embeddings.layout import EmbeddingsRecord
-from stages.formats.embeddings.reader import load_captioned_rows, load_pseudo_captions, open_text_states
+from stages.formats.embeddings.reader import (
+    load_captioned_rows,
+    load_pseudo_captions,
+    load_pseudo_rows,
+    load_text_rows,
+    open_text_states,
+)
 from stages.formats.pseudo_captions import (
     CaptionedImage,
     Captioner,
@@ -27,6 +33,7 @@ from stages.formats.pseudo_captions import (
     write_pseudo_captions,
 )
 from stages.storage.artifact import Artifact, Output
+from stages.train_decoder.captions import CaptionRows
 from stages.train_prior.data import load_pairs
 from tests.factories import make_context, save_tiny_clip
 from tests.unit.stages.embed_clip.test_texts import write_shard
@@ -157,6 +164,29 @@ def test_a_weight_of_nothing_leaves_human_captions_out_of_training_alone(embedde
     rows = torch.arange(len(found.train))
     chosen = found.train.take(rows, torch.full((len(rows),), 0.0))[1].embedding
     assert len(chosen.unique(dim=0)) == 1  # the first pseudo-caption, which all images share
+
+
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (0.0, 1.0), (1.0, 0.0)])
+def test_a_decoder_reads_each_kind_by_its_weight(embedded: dict[str, Output], weights: tuple[float, float]) -> None:
+    mix = dict(zip(MIX, weights, strict=True))
+    captions = CaptionsConfig.model_validate({"fraction": 0.5, "mix": mix})
+    rows = CaptionRows(embedded["with"], ["00000"], captions, where="condition")
+    usable = select_captioned([key(row) for row in range(HUMAN)], captions)
+    both, other = int(np.flatnonzero(usable)[1]), int(np.flatnonzero(~usable)[1])
+    human, pseudo = load_text_rows(embedded["with"], "00000"), load_pseudo_rows(embedded["with"], "00000")
+    numbers = (np.arange(100) + 0.5) / 100
+    for row, is_human in ((both, True), (other, False), (HUMAN, False)):
+        found = rows.choose(np.array([[0, row]] * 100), numbers)
+        assert (found == human[row]).all(1).sum() == round(100 * weights[0]) * is_human
+        halves = [int((found == one).all(1).sum()) for one in pseudo[row]]
+        assert halves[0] == halves[1] == (weights[1] > 0) * (50 - round(50 * weights[0]) * is_human)
+    assert np.isnan(rows.choose(np.array([[0, 0]]), numbers[:1])).all() == (not usable[0] or not weights[0])
+    readable = {HUMAN, both} | ({other} if weights[1] else set())
+    assert readable - {HUMAN} <= {row for _, row in rows.rows_at(indices_of(rows)).tolist()}
+
+
+def indices_of(rows: CaptionRows) -> np.ndarray:
+    return np.array([[0, number] for number in range(rows.sizes()[0])])
 
 
 EXPERIMENT: dict[str, Any] = {

@@ -15,7 +15,7 @@ from models.priors.text import TextFeatures
 STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
 
 Rows = Float[Tensor, "rows embed"]
-Captions = Float[Tensor, "captions embed"]
+Captions = Float[Tensor, "captions text"]
 Embeddings = Float[Tensor, "batch embed"]
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Takes the time as a number from 0 to T, z_t and the prediction of z_0, both [batch, embed]."""
@@ -32,11 +32,18 @@ class Prior(nn.Module, ABC):
 
     @classmethod
     def for_training(
-        cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
+        cls,
+        spec: PriorSpec,
+        images: Rows,
+        texts: Captions,
+        gaussians: tuple[Tensor, Tensor] | None,
+        *,
+        captioned: Rows | None = None,
     ) -> Self:
         """Return an untrained prior with the statistics of the training embeddings and, if it has any, its Gaussians.
 
-        ``gaussians`` are means and standard deviations of the fitted ones.
+        ``gaussians`` are means and standard deviations of the fitted ones. ``captioned`` holds the image of each text
+        where the two are of different spaces (``spec.text_dim``), and there are texts.
         """
         prior = cls(spec)
         prior.measure(images, texts)

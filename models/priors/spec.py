@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import SolverSpec, Variance
-from models.fields import Settings, Spec, require, require_positive
+from models.fields import ABSENT, Settings, Spec, require, require_positive
 
 PriorSampler = Literal["ancestral", "ddim", "dpm_solver", "euler", "heun"]
 LearnedFrom = Literal["pairs", "images", "images_then_pairs"]
@@ -100,7 +100,7 @@ class PriorSpec(Spec):
     Fields in ``from_data`` come from the training data; all others are keys of the kind's section.
     """
 
-    from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "network", "learned_from"})
+    from_data: ClassVar[frozenset[str]] = frozenset({"kind", "embed_dim", "text_dim", "network", "learned_from"})
     is_trained: ClassVar[bool] = True
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]]
     """What of PriorSampling is read: all, guidance_scale alone, or nothing (fixed: nor is anything trained)."""
@@ -112,15 +112,24 @@ class PriorSpec(Spec):
     learned_from: LearnedFrom = field(default="pairs", kw_only=True)
     """pairs: images with their captions; images: images alone, every caption left out, so that it samples without one
     only; images_then_pairs: first the one, then the other, so that it does both."""
+    text_dim: int | None = field(default=None, kw_only=True, metadata=ABSENT)
+    """Width of a text embedding, where images are embedded by another encoder than texts, so that the two cannot be
+    compared; null: both are of one space, and of one width."""
 
     def __post_init__(self) -> None:
         require_positive(self, "embed_dim")
+        require(self, "text_dim", self.text_dim is None or self.text_dim >= 1, "1 or more, or null")
         require(self, "learned_from", self.learned_from in get_args(LearnedFrom), f"one of {get_args(LearnedFrom)}")
 
     @classmethod
     def learns_from_images(cls, section: Any) -> bool:
         """Return whether it can learn without captions with these settings (the section of the kind, or a spec)."""
         return False
+
+    @property
+    def caption_dim(self) -> int:
+        """Width of a text embedding, of whatever space."""
+        return self.embed_dim if self.text_dim is None else self.text_dim
 
     @property
     def is_unconditional(self) -> bool:
@@ -154,6 +163,11 @@ class PriorSpec(Spec):
 
     def require_pairs(self, count: int, embed_dim: int) -> None:
         """Refuse too few training pairs, or embeddings of too few dimensions."""
+
+
+def require_one_space(spec: PriorSpec, name: str, holds: bool, allowed: str) -> None:
+    """Refuse a value with which texts are compared with images, where the two are of different spaces."""
+    require(spec, name, spec.text_dim is None or holds, f"{allowed} where images are not embedded by the texts' CLIP")
 
 
 def prior_keys(spec: type[PriorSpec]) -> Mapping[str, Field[Any]]:

@@ -29,8 +29,10 @@ class TextStates:
 class TextFeatures:
     """A batch of captions: CLIP text embeddings, and optionally the token states of encoders, by name (t5, clip)."""
 
-    embedding: Float[Tensor, "batch embed"]
+    embedding: Float[Tensor, "batch text"]
     states: Mapping[str, TextStates] = field(default_factory=dict)
+    image: Float[Tensor, "batch embed"] | None = None
+    """Of captions that are left out, where no text embedding can stand for an image's: the images' own."""
 
     def __post_init__(self) -> None:
         for name, states in self.states.items():
@@ -44,20 +46,24 @@ class TextFeatures:
         return len(self.embedding)
 
     @classmethod
-    def missing(cls, stand_in: Float[Tensor, "batch embed"], widths: Mapping[str, int]) -> "TextFeatures":
+    def missing(
+        cls, stand_in: Float[Tensor, "batch embed"], widths: Mapping[str, int], *, text_dim: int | None = None
+    ) -> "TextFeatures":
         """Return captions that are to be left out, with token states of no length; ``widths`` are those of the states.
 
         ``stand_in`` is what a process takes for the text embedding: an image's own chooses the Gaussian it belongs to.
+        With ``text_dim``, the width of text embeddings of another space, it stands beside one of zeros.
         """
         count, device = len(stand_in), stand_in.device
         lengths = torch.zeros(count, dtype=torch.int64, device=device)
         states = {
             name: TextStates(torch.zeros(count, 0, width, device=device), lengths) for name, width in widths.items()
         }
-        return cls(stand_in, states)
+        if text_dim is None:
+            return cls(stand_in, states)
+        return cls(torch.zeros(count, text_dim, device=device), states, stand_in)
 
     def to(self, device: torch.device | str) -> "TextFeatures":
         """Return the same captions on a device."""
-        return TextFeatures(
-            self.embedding.to(device), {name: states.to(device) for name, states in self.states.items()}
-        )
+        states = {name: states.to(device) for name, states in self.states.items()}
+        return TextFeatures(self.embedding.to(device), states, None if self.image is None else self.image.to(device))

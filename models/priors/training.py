@@ -28,6 +28,8 @@ def training_batch(
 ) -> dict[str, Tensor]:
     """Put together, as plain named tensors, what a prior's ``forward`` takes."""
     batch = {"image_embedding": image_embeddings, "text_embedding": text.embedding, **random_inputs}
+    if text.image is not None:
+        batch["stand_in"] = text.image
     for name, states in text.states.items():
         batch[f"text_states/{name}"] = states.values
         batch[f"text_lengths/{name}"] = states.lengths
@@ -39,4 +41,4 @@ def text_of(batch: Mapping[str, Tensor]) -> TextFeatures:
     prefix = "text_states/"
     names = [key.removeprefix(prefix) for key in batch if key.startswith(prefix)]
     states = {name: TextStates(batch[prefix + name], batch[f"text_lengths/{name}"]) for name in names}
-    return TextFeatures(batch["text_embedding"], states)
+    return TextFeatures(batch["text_embedding"], states, batch.get("stand_in"))

@@ -35,11 +35,14 @@ class PriorTransformer(nn.Module):
     which is ``network(noisy, time, gaussian_index, text, drop_text)`` up to rounding.
     """
 
-    def __init__(self, spec: TransformerSpec, embed_dim: int, *, captions_added: bool = False) -> None:
+    def __init__(
+        self, spec: TransformerSpec, embed_dim: int, *, text_dim: int | None = None, captions_added: bool = False
+    ) -> None:
+        """Build it for image embeddings of that width, and text embeddings of ``text_dim``; None: of the same."""
         super().__init__()
         width = spec.width
         self.spec = spec
-        self.text_tokens = TextTokens(spec, embed_dim, captions_added=captions_added)
+        self.text_tokens = TextTokens(spec, text_dim or embed_dim, captions_added=captions_added)
         self.time_token = _NumberEmbedding(width)
         self.gaussian_token = _NumberEmbedding(width)
         self.noisy_token = nn.Linear(embed_dim, width)
@@ -121,12 +124,12 @@ class TextTokens(nn.Module):
     that has learned without captions begins with them as it was (but for token states, which attention cannot pass by).
     """
 
-    def __init__(self, spec: TransformerSpec, embed_dim: int, *, captions_added: bool = False) -> None:
+    def __init__(self, spec: TransformerSpec, text_dim: int, *, captions_added: bool = False) -> None:
         super().__init__()
         width, kinds = spec.width, spec.text_states
         self.spec = spec
         self.captions_added = captions_added
-        self.embedding = nn.Linear(embed_dim, width)
+        self.embedding = nn.Linear(text_dim, width)
         if captions_added:
             nn.init.zeros_(self.embedding.weight)
             nn.init.zeros_(self.embedding.bias)

@@ -197,3 +197,36 @@ def test_a_variant_starts_from_the_gaussians_as_they_are(learnable: bool) -> Non
     other = bank.variant(learnable=learnable, selection="samples")
     torch.testing.assert_close(other.gaussians(), bank.gaussians())
     assert other.learnable == learnable
+
+
+def test_texts_of_another_space_choose_the_gaussian_of_their_images() -> None:
+    """Two Gaussians have captions, which share a large component; a third has none, and is never chosen."""
+    generator = torch.Generator().manual_seed(0)
+    means = 4 * torch.eye(3)
+    owners = torch.tensor([0, 1]).repeat(20)
+    images = means[owners] + 0.1 * torch.randn(40, 3, generator=generator)
+    said = torch.zeros(40, 5)
+    said[:, 0], said[torch.arange(40), 1 + owners] = 9.0, 1.0
+    texts = said + 0.1 * torch.randn(40, 5, generator=generator)
+    bank = GaussianBank(means, torch.ones(3, 3), kappa=5.0, text_dim=5)
+    assert bank.lacks_texts
+    bank.learn_texts(images, texts)
+    assert not bank.lacks_texts
+    assert torch.equal(bank.select_images(images), owners)
+    assert torch.equal(bank.select(texts), owners)
+    assert torch.equal(bank.widened(2.0).select(texts), owners)
+    assert torch.equal(bank.variant(learnable=True, selection="means").select(texts), owners)
+    anything = torch.randn(200, 5, generator=generator)
+    assert set(bank.select(anything).tolist()) == {0, 1}
+    index, mean, std = bank(images, of_images=True)
+    assert torch.equal(index, owners)
+    assert torch.equal(mean, means[owners])
+    assert torch.equal(std, 5 * torch.ones(40, 3))
+    loaded = GaussianBank.blank(3, 3, text_dim=5)
+    loaded.load_state_dict(bank.state_dict())
+    assert torch.equal(loaded.select(texts), owners)
+
+
+def test_a_single_gaussian_is_chosen_by_texts_of_any_width() -> None:
+    bank = GaussianBank.standard(3)
+    assert bank.select(torch.ones(2, 7)).tolist() == [0, 0]

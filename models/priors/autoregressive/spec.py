@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from models.fields import require
-from models.priors.spec import PriorSpec, TransformerSpec
+from models.priors.spec import PriorSpec, TransformerSpec, require_one_space
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class AutoregressivePriorSpec(PriorSpec):
         fits = 1 <= self.num_components <= self.embed_dim
         require(self, "num_components", fits, f"1 to {self.embed_dim}, the width of the embeddings: lower it")
         require(self, "num_buckets", self.num_buckets >= 2, "2 or more")
+        require_one_space(self, "kind", False, "shifted, gaussian, flow or projection")
 
     @classmethod
     def learns_from_images(cls, section: Any) -> bool:

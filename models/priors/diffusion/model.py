@@ -25,7 +25,7 @@ from models.diffusion.processes import Gaussian, Process, make_process
 from models.diffusion.samplers import Estimate, sample
 from models.diffusion.schedules import alpha_bars
 from models.diffusion.targets import Affine, output_scale, sample_from_target
-from models.gaussians.bank import GaussianBank
+from models.gaussians.bank import GaussianBank, Selection
 from models.gaussians.learning import NUM_BANK_SAMPLES, bank_loss
 from models.noise import SeededNoise
 from models.normalization import Normalization
@@ -71,22 +71,31 @@ class DiffusionPrior(Prior):
                 f"spec says {spec.num_gaussians} of {spec.embed_dim}: fit the Gaussians on the same CLIP"
             )
         if bank is None:
+            options["text_dim"] = spec.choosing_dim
             self.bank = GaussianBank.blank(spec.num_gaussians, spec.embed_dim, **options)
         else:
             self.bank = bank.variant(**options)
         self.process = self.make_process(spec)
-        self.network = PriorTransformer(spec.network, spec.embed_dim, captions_added=spec.is_unconditional)
+        self.network = PriorTransformer(
+            spec.network, spec.embed_dim, text_dim=spec.text_dim, captions_added=spec.is_unconditional
+        )
         if spec.is_unconditional:
             self.register_buffer("gaussian_weights", torch.ones(spec.num_gaussians, dtype=torch.float64))
         self.image_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
-        self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
+        self.text_scale = Normalization(spec.caption_dim, floor=STD_FLOOR)
 
     @classmethod
     def for_training(
-        cls, spec: PriorSpec, images: Rows, texts: Captions, gaussians: tuple[Tensor, Tensor] | None
+        cls,
+        spec: PriorSpec,
+        images: Rows,
+        texts: Captions,
+        gaussians: tuple[Tensor, Tensor] | None,
+        *,
+        captioned: Rows | None = None,
     ) -> Self:
         """Return an untrained prior around its Gaussians: the fitted ones, widened by kappa, or the baseline's one."""
-        prior = cls(cast(ProcessPriorSpec, spec), cls.make_bank(spec, images, texts, gaussians))
+        prior = cls(cast(ProcessPriorSpec, spec), cls.make_bank(spec, images, texts, gaussians, captioned))
         prior.measure(images, texts)
         return prior
 
@@ -96,9 +105,11 @@ class DiffusionPrior(Prior):
         return make_process(spec.process, alpha_bars(spec.schedule))
 
     @staticmethod
-    def make_bank(spec: Any, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
+    def make_bank(
+        spec: Any, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None, captioned: Rows | None = None
+    ) -> GaussianBank:
         """Return the Gaussians that training starts with."""
-        return make_bank(spec, images, texts, fitted)
+        return make_bank(spec, images, texts, fitted, captioned)
 
     @staticmethod
     def sample_times(spec: Any, uniform: Float[Tensor, " batch"]) -> Tensor:
@@ -122,12 +133,16 @@ class DiffusionPrior(Prior):
 
     def measure(self, images: Rows, texts: Captions) -> None:
         """Fix the network's input and output scales from training data; call it once, before training."""
-        for scale, embeddings in ((self.image_scale, images), (self.text_scale, texts)):
-            require_embeddings(embeddings, self.spec.embed_dim)
+        measured = [(self.image_scale, images, self.spec.embed_dim), (self.text_scale, texts, self.spec.caption_dim)]
+        if self.spec.learned_from == "images" and self.spec.text_dim is not None:  # there are no texts
+            measured.pop()
+        for scale, embeddings, width in measured:
+            require_embeddings(embeddings, width)
             scale.measure(embeddings)
         if self.spec.is_unconditional:
             for part in torch.split(images, _ROWS_AT_ONCE):
-                self.gaussian_weights += torch.bincount(self.bank.select(part), minlength=self.spec.num_gaussians)
+                chosen = self.bank.select_images(part)
+                self.gaussian_weights += torch.bincount(chosen, minlength=self.spec.num_gaussians)
             self.gaussian_weights -= 1  # of the blank ones
         self._require_velocities()
 
@@ -151,7 +166,7 @@ class DiffusionPrior(Prior):
         holds what :func:`models.priors.training.training_batch` puts together.
         """
         text = text_of(batch)
-        require_width(text.embedding, self.spec.embed_dim)
+        require_width(text.embedding, self.spec.caption_dim)
         index, mean, std = self.source(text)
         denoising = self.denoising_loss(batch, text, index, Gaussian(mean.detach(), std.detach()))
         if not self.spec.learnable:
@@ -179,7 +194,8 @@ class DiffusionPrior(Prior):
 
     def source(self, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Return c_y, mu and Sigma^(1/2) of the Gaussian that each caption's process ends in."""
-        index, mean, std = self.bank(text.embedding)
+        of_images = text.image is not None
+        index, mean, std = self.bank(text.image if of_images else text.embedding, of_images=of_images)
         return index, mean, std
 
     @torch.no_grad()
@@ -196,7 +212,7 @@ class DiffusionPrior(Prior):
         sampling = self.spec.sampling_of(sampling)
         require_captions(self.spec)
         require_seeds(text, seeds)
-        require_embeddings(text.embedding, self.spec.embed_dim)
+        require_embeddings(text.embedding, self.spec.caption_dim)
         index, mean, std = self.source(text)
         gaussian = Gaussian(mean, std)
         predict = self.predictor(text, index, gaussian, sampling)
@@ -215,7 +231,7 @@ class DiffusionPrior(Prior):
             index = chosen.clamp_max(len(weights) - 1)  # the sum may round to less than 1
         gaussian = Gaussian(*self.bank.moments(index))
         widths = {name: states.width for name, states in self.spec.network.text_states.items()}
-        nothing = TextFeatures.missing(torch.zeros(len(seeds), self.spec.embed_dim, device=weights.device), widths)
+        nothing = TextFeatures.missing(torch.zeros(len(seeds), self.spec.caption_dim, device=weights.device), widths)
         drop_text = torch.ones_like(index, dtype=torch.bool)
         predict = self.predictor(nothing, index, gaussian, replace(sampling, guidance_scale=1.0), drop_text=drop_text)
         return self._run(predict, gaussian, streams, sampling, on_step)
@@ -311,22 +327,47 @@ class DiffusionPrior(Prior):
         return TextFeatures(self.text_scale.normalize(text.embedding), text.states)
 
 
-def make_bank(spec: PriorSpec, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
+def make_bank(
+    spec: PriorSpec,
+    images: Rows,
+    texts: Captions,
+    fitted: tuple[Tensor, Tensor] | None,
+    captioned: Rows | None = None,
+) -> GaussianBank:
     """Return the Gaussians that a kind starts from."""
     if isinstance(spec, ShiftedPriorSpec):
         if fitted is None:
             raise ValueError("prior of kind shifted: found no fitted Gaussians: expected means and stds: fit them")
-        bank = GaussianBank(*fitted, kappa=spec.kappa, selection=spec.selection)
+        bank = fitted_bank(spec, fitted, texts, captioned, kappa=spec.kappa, selection=spec.selection)
         return bank if spec.noise_scale is None else scaled_bank(bank, spec.noise_scale, images, texts)
     if not isinstance(spec, GaussianPriorSpec) or spec.noise_scale is None:
         return GaussianBank.standard(spec.embed_dim)
     return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * rms_std(images))
 
 
+def fitted_bank(
+    spec: ProcessPriorSpec,
+    fitted: tuple[Tensor, Tensor],
+    texts: Captions,
+    captioned: Rows | None,
+    *,
+    kappa: float,
+    selection: Selection = "means",
+) -> GaussianBank:
+    """Return the fitted Gaussians, with the texts that they are chosen by where these are of another space.
+
+    ``captioned`` holds the image of each text; None: there are no texts, or they are of the images' space.
+    """
+    bank = GaussianBank(*fitted, kappa=kappa, selection=selection, text_dim=spec.choosing_dim)
+    if spec.choosing_dim is not None and captioned is not None:
+        bank.learn_texts(captioned, texts)
+    return bank
+
+
 def scaled_bank(bank: GaussianBank, noise_scale: float, images: Rows, texts: Captions) -> GaussianBank:
     """Return the Gaussians with the kappa that makes their noise so strong; see ``noise_scale`` of kind shifted."""
     kappa = noise_scale * rms_std(images) / _rms_std_of_chosen(bank, texts)
-    return GaussianBank(bank.means, bank.stds, kappa=kappa)
+    return bank.widened(kappa)
 
 
 def rms_std(images: Rows) -> float:
@@ -338,6 +379,7 @@ def _rms_std_of_chosen(bank: GaussianBank, texts: Captions) -> float:
     """Return the same of the Gaussians that the captions choose, each caption counting once."""
     counts = torch.zeros(bank.num_gaussians, dtype=torch.float64)
     for part in torch.split(texts, _ROWS_AT_ONCE):
-        counts += torch.bincount(bank.select(part), minlength=len(counts))
+        chosen = bank.select_images(part) if bank.lacks_texts else bank.select(part)
+        counts += torch.bincount(chosen, minlength=len(counts))
     squares = bank.gaussians()[1].double().square().mean(1)
     return float((counts @ squares / counts.sum()).sqrt())

@@ -9,7 +9,15 @@ from typing import Any, ClassVar, Literal, get_args
 
 from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
 from models.fields import Settings, require, require_positive
-from models.priors.spec import MOST_GUIDANCE, MOST_STEPS, PriorSampler, PriorSampling, PriorSpec, TransformerSpec
+from models.priors.spec import (
+    MOST_GUIDANCE,
+    MOST_STEPS,
+    PriorSampler,
+    PriorSampling,
+    PriorSpec,
+    TransformerSpec,
+    require_one_space,
+)
 
 Selection = Literal["means", "samples"]
 
@@ -93,6 +101,14 @@ class ProcessPriorSpec(PriorSpec):
         return "means"
 
     @property
+    def choosing_dim(self) -> int | None:
+        """Width of the texts that Gaussians are chosen by, where these are of another space than the images; else None.
+
+        A single Gaussian is chosen by nothing.
+        """
+        return self.text_dim if self.num_gaussians > 1 else None
+
+    @property
     def learnable(self) -> bool:
         """Whether the Gaussians are trained, too."""
         return False
@@ -162,6 +178,7 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
         allowed = "0.1 to 100: sampling starts without noise below that, and in noise alone above"
         require(self, "kappa", 0.1 <= self.kappa <= 100, allowed)
         require_noise_scale(self, self.noise_scale)
+        require_one_space(self, "selection", self.selection == "means", "means")
         require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
 
 

@@ -25,7 +25,7 @@ from models.diffusion.processes import Flow, Process
 from models.diffusion.schedules import dimension_shift, logit_normal_times
 from models.gaussians.bank import GaussianBank
 from models.priors.base import Captions, Rows
-from models.priors.diffusion.model import DiffusionPrior, rms_std, scaled_bank
+from models.priors.diffusion.model import DiffusionPrior, fitted_bank, rms_std, scaled_bank
 from models.priors.flow.spec import FlowPriorSpec
 from models.priors.text import TextFeatures
 
@@ -42,13 +42,16 @@ class FlowPrior(DiffusionPrior):
         return Flow(spec.process, shift=shift)
 
     @staticmethod
-    def make_bank(spec: Any, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None) -> GaussianBank:
+    def make_bank(
+        spec: Any, images: Rows, texts: Captions, fitted: tuple[Tensor, Tensor] | None, captioned: Rows | None = None
+    ) -> GaussianBank:
         """Return the Gaussians of the source; that of source text is not read."""
         if spec.source != "gaussian":
             return GaussianBank.isotropic(spec.embed_dim, spec.noise_scale * rms_std(images))
         if fitted is None:
             raise ValueError("prior of kind flow, source gaussian: found no fitted Gaussians: expected some: fit them")
-        return scaled_bank(GaussianBank(*fitted, kappa=1.0), spec.noise_scale, images, texts)
+        bank = fitted_bank(spec, fitted, texts, captioned, kappa=1.0)
+        return scaled_bank(bank, spec.noise_scale, images, texts)
 
     @staticmethod
     def sample_times(spec: Any, uniform: Float[Tensor, " batch"]) -> Tensor:

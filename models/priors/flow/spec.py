@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 from models.diffusion.spec import ProcessConfig, Target
 from models.fields import require
 from models.priors.diffusion.spec import ProcessPriorSpec, require_noise_scale
-from models.priors.spec import PriorSampler
+from models.priors.spec import PriorSampler, require_one_space
 
 Source = Literal["noise", "gaussian", "text"]
 TimeDistribution = Literal["uniform", "logit_normal"]
@@ -43,6 +43,7 @@ class FlowPriorSpec(ProcessPriorSpec):
         require(self, "times", self.times in get_args(TimeDistribution), "uniform or logit_normal")
         require(self, "base_dims", self.base_dims is None or self.base_dims >= 1, "1 or more, or null")
         require_noise_scale(self, self.noise_scale)
+        require_one_space(self, "source", self.source != "text", "noise or gaussian")
         sourced = self.source != "text" or not self.is_unconditional
         require(self, "source", sourced, "noise or gaussian where the prior learns without captions")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from models.priors.spec import PriorSpec
+from models.priors.spec import PriorSpec, require_one_space
 
 
 @dataclass(frozen=True)
@@ -15,3 +15,7 @@ class IdentityPriorSpec(PriorSpec):
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "fixed"
 
     kind: Literal["identity"] = field(default="identity", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_space(self, "kind", False, "shifted, gaussian, flow or projection")

@@ -52,22 +52,25 @@ class ProjectionPrior(Prior):
     def __init__(self, spec: ProjectionPriorSpec) -> None:
         super().__init__(spec)
         self.image_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
-        self.text_scale = Normalization(spec.embed_dim, floor=STD_FLOOR)
+        self.text_scale = Normalization(spec.caption_dim, floor=STD_FLOOR)
         self.network = _MlpProjection(spec) if spec.form == "mlp" else _TransformerProjection(spec)
 
     def measure(self, images: Rows, texts: Captions) -> None:
         """Fix the network's input and output scales from training data; call it once, before training."""
-        for scale, embeddings in ((self.image_scale, images), (self.text_scale, texts)):
-            require_embeddings(embeddings, self.spec.embed_dim)
+        widths = (self.spec.embed_dim, self.spec.caption_dim)
+        for scale, embeddings, width in zip((self.image_scale, self.text_scale), (images, texts), widths, strict=True):
+            require_embeddings(embeddings, width)
             scale.measure(embeddings)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return "loss" and its parts of each pair, L_proj and L_cls."""
+        """Return "loss" and its parts of each pair, L_proj and L_cls (for texts of another space L_proj alone)."""
         text, z_0, dropped = text_of(batch), batch["image_embedding"].float(), batch["drop_text"]
-        require_width(text.embedding, self.spec.embed_dim)
+        require_width(text.embedding, self.spec.caption_dim)
         predicted = self._predict(text, dropped)
         variance = self.image_scale.std.square().mean()
         projection = (z_0 - predicted).square().mean(1) / variance
+        if self.spec.text_dim is not None:
+            return {"loss": projection, "projection_loss": projection}
         contrast = contrastive_loss(predicted, text.embedding.float(), temperature=self.spec.temperature)
         contrast = torch.where(dropped, 0, contrast)
         loss = projection + self.spec.contrastive_weight * contrast
@@ -79,7 +82,7 @@ class ProjectionPrior(Prior):
     ) -> Embeddings:
         """Return the prediction for each caption; seeds and sampling settings have no effect."""
         require_seeds(text, seeds)
-        require_embeddings(text.embedding, self.spec.embed_dim)
+        require_embeddings(text.embedding, self.spec.caption_dim)
         return self._predict(text, torch.zeros(len(text), dtype=torch.bool, device=text.embedding.device))
 
     def _predict(self, text: TextFeatures, drop_text: Tensor) -> Embeddings:
@@ -104,7 +107,7 @@ class _TransformerProjection(nn.Module):
 
     def __init__(self, spec: ProjectionPriorSpec) -> None:
         super().__init__()
-        self.text_tokens = TextTokens(spec.network, spec.embed_dim)
+        self.text_tokens = TextTokens(spec.network, spec.caption_dim)
         self.query_token = nn.Parameter(torch.randn(spec.network.width) * _INIT_STD)
         self.body = CausalTransformer(spec.network)
         self.output = _zero_linear(spec.network.width, spec.embed_dim)
@@ -119,13 +122,13 @@ class _TransformerProjection(nn.Module):
 
 
 class _MlpProjection(nn.Module):
-    """Residual blocks on the text embedding: [batch, embed] to [batch, embed]."""
+    """Residual blocks on the text embedding: [batch, text] to [batch, embed]."""
 
     def __init__(self, spec: ProjectionPriorSpec) -> None:
         super().__init__()
         width = spec.network.width
         hidden = int(width * spec.network.feed_forward_factor)
-        self.read = nn.Linear(spec.embed_dim, width)
+        self.read = nn.Linear(spec.caption_dim, width)
         self.no_text = nn.Parameter(torch.randn(width) * _INIT_STD)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.RMSNorm(width), nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from models.fields import require
-from models.priors.spec import PriorSpec, TransformerSpec
+from models.priors.spec import PriorSpec, TransformerSpec, require_one_space
 
 Form = Literal["mlp", "transformer"]
 
@@ -29,6 +29,7 @@ class ProjectionPriorSpec(PriorSpec):
         super().__post_init__()
         require(self, "form", self.form in get_args(Form), "mlp or transformer")
         require(self, "contrastive_weight", self.contrastive_weight >= 0, "0 or more")
+        require_one_space(self, "contrastive_weight", self.contrastive_weight == 0, "0")
         require(self, "temperature", self.temperature > 0, "above 0")
         if self.form == "mlp" and self.network.text_states:
             raise ValueError(

@@ -62,7 +62,7 @@ def generate_sets(system: TextToImageSystem, truth: Truth, rows: Sequence[int], 
     names = [truth.names[row] for row in rows]
     seeds = [seed * 1_000_003 + row for row in rows]
     imagined, text = system.imagine(names, seeds), system.encode(names)
-    true = torch.cat([system.encoder.encode_images(truth.images[[row]]) for row in rows])
+    true = torch.cat([system.images.encode_images(truth.images[[row]]) for row in rows])
     ours = system.decode(imagined, seeds)
     return {
         "ours": ours,

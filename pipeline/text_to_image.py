@@ -100,7 +100,7 @@ class TextToImage:
         return _images(self._with(settings), unconditional_groups(_seeds(seed, num)))
 
     def vary(self, image: AnyImage, num: int = 1, *, seed: int = 0, **settings: Any) -> list[Image.Image]:
-        """Return variations of an image: others with its CLIP embedding."""
+        """Return variations of an image: others with its embedding."""
         system = self._with(settings)
         return _images(system, variation_groups(system, _source(image), _seeds(seed, num)))
 

@@ -98,6 +98,17 @@ def _save_tokenizer(folder: Path, *, keeps_case: bool = False) -> int:
     return len(vocabulary)
 
 
+def save_tiny_dino(folder: Path, *, seed: int = 0, width: int = 12) -> Path:
+    """Save a random DINOv2 of a few thousand weights as transformers does, for images of 28 pixels."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(seed)
+    config = Dinov2Config(hidden_size=width, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
 def save_tiny_t5(folder: Path, *, seed: int = 0, width: int = 12) -> Path:
     """Save a random T5 of a few thousand weights as transformers does, whole (with its decoder), tokenizer included."""
     import torch

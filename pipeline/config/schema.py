@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
 
 from pipeline.config.buckets import require_fitting_buckets
+from pipeline.config.image_space import remarks_on_space, require_one_image_encoder, require_space_for_texts
 from pipeline.config.messages import models_in
 from pipeline.config.storage import StorageConfig
 from pipeline.options import STORE_VARIABLE, default_store
@@ -143,7 +144,8 @@ class RunConfig(ConfigModel):
     def remarks(self) -> list[str]:
         """Sentences for `corgi validate` and `corgi plan`."""
         keys = ", ".join(self._left_out_of_base)
-        return [f"left out of what it extends, as another kind has its own: {keys}"] if keys else []
+        found = [f"left out of what it extends, as another kind has its own: {keys}"] if keys else []
+        return found + remarks_on_space(self.stages())
 
     def with_left_out(self, keys: Iterable[str]) -> "RunConfig":
         """Return the experiment, which says what was left out of the one that it extends."""
@@ -259,6 +261,12 @@ class RunConfig(ConfigModel):
     @model_validator(mode="after")
     def _buckets_fit_one_another(self) -> "RunConfig":
         require_fitting_buckets(self.stages())
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_compared_in_one_space(self) -> "RunConfig":
+        require_one_image_encoder(self.clip, self.stages())
+        require_space_for_texts(self.clip, self.stages())
         return self
 
     @model_validator(mode="after")

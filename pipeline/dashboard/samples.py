@@ -17,6 +17,7 @@ from pipeline.stored_models import find_stored_models
 from stages.contract.parsing import shown
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.config import local_clips
+from stages.formats.clips import read_clips
 from stages.formats.image_grids import to_png
 from stages.formats.images import decode_image
 from stages.formats.shards import EntryStatus, ShardRecord, index_images, read_member, read_table, shard_tar
@@ -26,6 +27,7 @@ PAGE: Final = 48
 SHOWN_SIDE: Final = 384
 """Pixels of the longer side of an image that is shown."""
 FOUND: Final = 24
+_NOT_COMPARED: Final = "its images are embedded by another encoder than texts, so that the two cannot be compared"
 _encoders: dict[str, Any] = {}
 _loading = threading.Lock()
 
@@ -73,15 +75,17 @@ class Samples:
         return to_png(image)
 
     def search_text(self, run: str, text: str) -> dict[str, Any]:
-        """Return the images nearest to a text, by the run's own CLIP."""
-        index = self.index(run)
-        query = self._encoder(run).encode_texts([text])[0].numpy()
+        """Return the images nearest to a text, by the run's own CLIP; UsageError: that does not embed images."""
+        index, encoders = self.index(run), self._encoders(run)
+        if not encoders.is_one_space:
+            raise UsageError(f"run {shown(run)}: {_NOT_COMPARED}; search by one of its images")
+        query = encoders.clip.encode_texts([text])[0].numpy()
         return self._found(index, index.nearest(query, FOUND))
 
     def search_image(self, run: str, encoded: bytes) -> dict[str, Any]:
-        """Return the images nearest to an image from outside, by the run's own CLIP; ImageFault: it is none."""
-        index = self.index(run)
-        query = self._encoder(run).encode_images([decode_image(encoded, where="the image that was sent")])[0].numpy()
+        """Return the images nearest to an image from outside, by the run's own encoder; ImageFault: it is none."""
+        index, image = self.index(run), decode_image(encoded, where="the image that was sent")
+        query = self._encoders(run).images.encode_images([image])[0].numpy()
         return self._found(index, index.nearest(query, FOUND))
 
     def search_sample(self, run: str, shard: str, key: str) -> dict[str, Any]:
@@ -98,8 +102,10 @@ class Samples:
         return self._pairs(index, index.near_duplicates(least, FOUND))
 
     def lowest(self, run: str) -> dict[str, Any]:
-        """Return the images whose captions are least like them."""
+        """Return the images whose captions are least like them; UsageError: nothing says how like they are."""
         index = self.index(run)
+        if not read_clips(index.embeddings).is_one_space:
+            raise UsageError(f"run {shown(run)}: {_NOT_COMPARED}")
         return self._found(index, index.lowest(FOUND))
 
     def leaks(self, run: str, least: float) -> dict[str, Any]:
@@ -137,18 +143,18 @@ class Samples:
         if shard not in self.shards(run):
             raise NotThere(f"run {shown(run)}: has no shard {shown(shard)}")
 
-    def _encoder(self, run: str) -> Any:
-        """Return the run's own CLIP; it is loaded the first time that it is needed."""
+    def _encoders(self, run: str) -> Any:
+        """Return the run's own encoders; they are loaded the first time that they are needed."""
         record = self._reader.record(run)
         fingerprint = self._reader.artifact(record, "embed_clip").fingerprint
         with _loading:
             if fingerprint not in _encoders:
                 _encoders.clear()
-                _encoders[fingerprint] = self._load_encoder(record)
+                _encoders[fingerprint] = self._load_encoders(record)
             return _encoders[fingerprint]
 
-    def _load_encoder(self, record: RunRecord) -> Any:
-        from stages.encoders.clip import ClipEncoder
+    def _load_encoders(self, record: RunRecord) -> Any:
+        from stages.encoders.space import make_encoders
 
         try:
             config = RunConfig.model_validate(record.config).embed_clip
@@ -160,7 +166,7 @@ class Samples:
             EmbedClipConfig, find_stored_models(config, record.plan["embed_clip"].identity, self._reader.store)
         )
         inputs = {name: self._reader.artifact(record, name) for name in section.clip.inputs}
-        return ClipEncoder(local_clips(section.clip, inputs))
+        return make_encoders(local_clips(section.clip, inputs))
 
     def _found(self, index: EmbeddingIndex, found: Sequence[Found]) -> dict[str, Any]:
         captions = index.captions([one.row for one in found])

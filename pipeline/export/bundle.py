@@ -1,8 +1,8 @@
 """A run's models in one folder that can be moved anywhere: what is exported, and what MLflow registers.
 
 The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its images,
-clip/<number>/ for each CLIP model that came from a folder, and t5/ or language_model/ where the prior reads the states
-of one that did.
+clip/<number>/ for each CLIP model that came from a folder, images/ where another encoder embeds images, and t5/ or
+language_model/ where the prior reads the states of one that did.
 """
 
 import json
@@ -29,6 +29,7 @@ from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact
 
 LEVELS: Final = "upsamplers"
+IMAGES: Final = "images"
 FORMAT: Final = 3
 DEFAULT_BATCH: Final = 64
 MOST_LEVELS: Final = 2
@@ -61,7 +62,7 @@ def write_bundle(
     document = {
         "format": FORMAT,
         "run": run,
-        "clip": {"models": models},
+        "clip": {"models": models, **_gather_images(folder, parts.clip)},
         "upsamplers": len(parts.upsamplers),
         **{name: None for name in TEXT_MODELS},
         **_gather_text_models(folder, parts.prior, parts.text_models),
@@ -98,6 +99,15 @@ def _gather_clip(folder: Path, number: int, model: Any) -> dict[str, Any]:
     return {"kind": "folder", "path": name}
 
 
+def _gather_images(folder: Path, clip: ClipConfig) -> dict[str, dict[str, Any]]:
+    """Copy the encoder of images, where there is one, but for weights in formats that are never loaded."""
+    if clip.images is None:
+        return {}
+    unused = shutil.ignore_patterns(*clip.images.unused_files)
+    shutil.copytree(clip.images.path, folder / IMAGES, ignore=unused)
+    return {"images": {"kind": clip.images.kind, "path": IMAGES}}
+
+
 def _gather_text_models(folder: Path, prior: Artifact, moved: Mapping[str, TextModel]) -> dict[str, dict[str, Any]]:
     """Copy the models of the token states that the prior reads, but for weights in formats that are never loaded."""
     gathered = {}
@@ -112,12 +122,19 @@ def _gather_text_models(folder: Path, prior: Artifact, moved: Mapping[str, TextM
     return gathered
 
 
+class BundledClip(ConfigModel):
+    """The sections of a ClipConfig, with paths below the folder."""
+
+    models: list[dict[str, Any]]
+    images: dict[str, Any] | None = None
+
+
 class Bundle(ConfigModel):
     """bundle.json, which a stranger may have written."""
 
     format: Literal[3]
     run: str = Field(max_length=MOST_NAME)
-    clip: dict[Literal["models"], list[dict[str, Any]]]
+    clip: BundledClip
     upsamplers: int = Field(ge=0, le=MOST_LEVELS)
     t5: dict[str, Any] | None
     language_model: dict[str, Any] | None = None
@@ -133,7 +150,9 @@ def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = N
     """
     document = read_bundle(folder)
     with parsing(lambda reason: _damaged(folder, reason)):
-        clip = ClipConfig.model_validate({"models": [_below(folder, model) for model in document.clip["models"]]})
+        models = [_below(folder, model) for model in document.clip.models]
+        images = None if document.clip.images is None else _below(folder, document.clip.images)
+        clip = ClipConfig.model_validate({"models": models, "images": images})
         given = {name: getattr(document, name) for name in TEXT_MODELS}
         text_models = {
             name: TEXT_MODELS[name][0].model_validate(_below(folder, model))

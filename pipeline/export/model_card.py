@@ -28,7 +28,7 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
     paragraphs = [
         f"---\n{front.to_yaml()}\n---",
         f"# {_safe(record.name)}",
-        f"A text-to-image model: CLIP, a prior (caption to CLIP image embedding) and a decoder of kind "
+        f"A text-to-image model: CLIP, a prior (caption to {_space(record)} image embedding) and a decoder of kind "
         f"{decoder_kind(record)} (embedding to image), made by the run {_safe(record.run)} of Corgi Pipeline. "
         f"{_setting(record)}",
         *(["![Prompts and the images made of them](samples.png)"] if has_grid else []),
@@ -36,7 +36,7 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         "```python\nfrom pipeline import TextToImage  # pip install corgi-pipeline\n\n"
         'model = TextToImage.load("this folder")\nimages = model.generate(["a prompt"], seed=0)\n```\n\n'
         '```bash\ncorgi generate "this folder" --prompt "a prompt" --out images\n```',
-        *([_others(others)] if others else []),
+        *([_others(others, _space(record))] if others else []),
         "## How good\n\n" + _table(_QUALITY, _quality(record, store)),
         "## What it learned from\n\n" + _table(("", ""), _data(record)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
@@ -58,11 +58,18 @@ def _setting(record: RunRecord) -> str:
     return f"Of the captions, its stages read: {words}." if words else "None of its stages reads captions."
 
 
-def _others(names: Sequence[str]) -> str:
+def _space(record: RunRecord) -> str:
+    """Return the name of what embeds images for the prior and the decoder."""
+    planned = record.plan.get("generate")
+    images = {} if planned is None else planned.identity.get("clip", {}).get("images", {})
+    return _safe(str(images.get("kind", "CLIP")).replace("_", " "))
+
+
+def _others(names: Sequence[str], space: str) -> str:
     lines = "\n".join(f"- `{name}`" for name in names)
     return (
-        "diffusers (`from_pretrained`) and loaders of LoRA load these parts; the networks take CLIP image embeddings "
-        f"in place of texts, which such a program has to supply:\n\n{lines}"
+        "diffusers (`from_pretrained`) and loaders of LoRA load these parts; the networks take "
+        f"{space} image embeddings in place of texts, which such a program has to supply:\n\n{lines}"
     )
 
 

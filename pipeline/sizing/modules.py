@@ -19,8 +19,9 @@ from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
 from stages.encoders.check import architecture_file
-from stages.encoders.config import ClipConfig, FolderClip, PretrainedClip
+from stages.encoders.config import ClipConfig, FolderClip, OneImageEncoder, PretrainedClip, TimmImages
 from stages.encoders.language_model_files import read_width
+from stages.encoders.vision_folders import read_image_width
 from stages.formats.clip_folders import CLIP_CONFIG
 
 
@@ -40,7 +41,17 @@ class ExperimentShapes:
 
     @property
     def embed_dim(self) -> int:
-        """Width of an image embedding, all CLIP models together."""
+        """Width of an image embedding, all CLIP models together, or of the encoder in their place."""
+        images = _clip_of(self.config).images
+        return self._of_models if images is None else _image_width(images)
+
+    @property
+    def text_dim(self) -> int | None:
+        """Width of a text embedding where images are embedded by another encoder."""
+        return None if _clip_of(self.config).images is None else self._of_models
+
+    @property
+    def _of_models(self) -> int:
         return sum(_clip_widths(self.config, lambda model: int(model["embed_dim"])))
 
     @property
@@ -86,12 +97,24 @@ def _text_model_size(name: str, source: Any) -> tuple[int, int]:
     return int(content["d_model"]), source.max_length
 
 
-def _clip_widths(config: RunConfig, width: Callable[[Mapping[str, Any]], int]) -> list[int]:
+def _image_width(images: OneImageEncoder) -> int:
+    """Return the width of the embeddings of an encoder of images."""
+    width = read_image_width(images.path, "clip.images.path", is_timm=isinstance(images, TimmImages))
+    if width is None:
+        raise Unknown(f"the width of {images.reference} is not known here: its config.json names no num_features")
+    return width
+
+
+def _clip_of(config: RunConfig) -> ClipConfig:
     embed = _section_of(config, "embed_clip")
     clip: ClipConfig | None = config.clip or (None if embed is None else embed.clip)
     if clip is None:
         raise Unknown("no CLIP model is configured")
-    return [width(_architecture(model, config)) for model in clip.models]
+    return clip
+
+
+def _clip_widths(config: RunConfig, width: Callable[[Mapping[str, Any]], int]) -> list[int]:
+    return [width(_architecture(model, config)) for model in _clip_of(config).models]
 
 
 def _architecture(model: Any, config: RunConfig) -> Mapping[str, Any]:

@@ -15,7 +15,11 @@ class Shapes(Protocol):
 
     @property
     def embed_dim(self) -> int:
-        """Width of an image embedding, all CLIP models together."""
+        """Width of an image embedding, all CLIP models together, or of the encoder in their place."""
+
+    @property
+    def text_dim(self) -> int | None:
+        """Width of a text embedding where images are embedded by another encoder; None: by the CLIP models, too."""
 
     @property
     def autoencoder(self) -> AutoencoderSpec:

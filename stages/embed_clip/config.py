@@ -85,6 +85,15 @@ class EmbedClipConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _existing_are_of_clip(self) -> "EmbedClipConfig":
+        if self.existing is not None and self.clip.images is not None:
+            raise ValueError(
+                "existing is given with clip.images, and existing embeddings of images and texts are of CLIP models "
+                "alone: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_texts_at_all(self) -> "EmbedClipConfig":
         if not self.texts and (self.text_states is not None or self.existing is not None):
             found = "text_states" if self.text_states is not None else "existing"

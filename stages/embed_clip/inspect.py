@@ -34,16 +34,20 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
         ("model", "dimensions", "digest", "normalised"),
         [(c.reference, c.embed_dim, c.digest[:12], "yes" if c.normalised else "no") for c in clips],
     )
+    if not clips.is_one_space:
+        findings.notes.append(
+            "images are embedded by another encoder than texts: no cosine of an image and a caption means anything"
+        )
     if artifact.exists(Captioner.file):
         findings.notes.append(f"pseudo-captions beside the human ones: by {Captioner.of(artifact)}, not in the tables")
     names = list(shard_rows(artifact))
     read = evenly(names, context.max_shards)
     findings.notes.append(f"captions, norms and cosines: of {len(read)} of {len(names)} shards")
-    sample = _Sample(artifact, read, blocks)
+    sample = _Sample(artifact, read, blocks, compares=clips.is_one_space)
     sample.captions.report(findings)
     norms = [
         (clip.reference, *(f"{value:.4g}" for value in quantiles(values)))
-        for clip, values in zip(clips, sample.norms, strict=True)
+        for clip, values in zip(clips.of_images, sample.norms, strict=True)
         if values
     ]
     findings.add_table("norms of image embeddings", ("model", *QUANTILES), norms)
@@ -55,12 +59,13 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
 class _Sample:
     """Rows of some shards: norms of all, and of those with a caption its cosine to the image."""
 
-    def __init__(self, artifact: Artifact, names: Sequence[str], blocks: list[int]) -> None:
+    def __init__(self, artifact: Artifact, names: Sequence[str], blocks: list[int], *, compares: bool) -> None:
         self.captions = CaptionStatistics()
         self.norms: list[list[float]] = [[] for _ in blocks]
         self.pairs: list[tuple[float, str, str, str]] = []  # cosine, shard, key, caption
         self._image: list[Rows] = []
         self._text: list[Rows] = []
+        self._compares = compares
         for name in names:
             self._read(artifact, name, blocks)
 
@@ -71,6 +76,8 @@ class _Sample:
         keys, captions = load_keys(artifact, name), load_captions(artifact, name)
         for found in captions:
             self.captions.add(found)
+        if not self._compares:
+            return
         rows = np.flatnonzero([bool(found) for found in captions])
         units = unit_rows(image[rows], blocks)
         texts = unit_rows(load_text_rows(artifact, name)[rows], blocks)

@@ -10,7 +10,9 @@ import numpy as np
 
 from stages.contract.errors import FailureCause, ImageFault
 from stages.embed_clip.config import EmbedClipConfig
-from stages.encoders.clip import ClipEncoder, Prepared, PreparedBatch
+from stages.encoders.clip import Prepared, PreparedBatch
+from stages.encoders.image_encoder import ImageEncoder
+from stages.encoders.space import make_encoders
 from stages.encoders.text import EncodedTexts, TextEncoder, make_text_encoder
 from stages.formats.clips import record_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, record_text_encoders
@@ -39,9 +41,10 @@ def make_embed_worker(
 ) -> Callable[[str], EmbeddingsRecord]:
     """Load the models and return the function that embeds the shard of a name; ``threads`` decode for it."""
     shards, captioned = inputs["download_shards"], inputs.get("caption_images")
-    clip = ClipEncoder(config.clip, device=device, gpu_precision=config.gpu_precision)
-    encoder = make_text_encoder(clip, config.text_states, device=device)
-    record_clips(output, clip.identities)
+    encoders = make_encoders(config.clip, device=device, gpu_precision=config.gpu_precision)
+    images, clips = encoders.images, encoders.identities
+    encoder = make_text_encoder(encoders.clip, config.text_states, device=device)
+    record_clips(output, clips)
     record_text_encoders(output, encoder.identities)
     widths = {name: identity.width for name, identity in encoder.identities.items()}
     storage = np.dtype(config.storage)
@@ -53,9 +56,11 @@ def make_embed_worker(
         shard = ShardEmbeddings()
         pseudo = {} if captioned is None else read_pseudo_captions(captioned, name)
         path = shard_tar(shards, name)
-        for batch in _batches(path, clip, config, threads=threads, failures=failures, pseudo=pseudo):
+        for batch in _batches(path, images, config, threads=threads, failures=failures, pseudo=pseudo):
+            shard.image.append(images.encode_prepared(batch.images).numpy())
             _embed(batch, shard, encoder, storage)
-        shard.write(name, output, storage=storage, embed_dim=clip.embed_dim, widths=widths)
+        dims = {"embed_dim": clips.embed_dim, "text_dim": clips.text_dim}
+        shard.write(name, output, storage=storage, widths=widths, **dims)
         return EmbeddingsRecord(
             rows=len(shard.keys),
             captioned=sum(caption is not None for caption in shard.captions),
@@ -69,10 +74,9 @@ def make_embed_worker(
 
 
 def _embed(batch: _Batch, shard: ShardEmbeddings, encoder: TextEncoder, storage: Storage) -> None:
-    """Add a batch of samples to the shard; further captions go in batches of the same size."""
+    """Add the keys and captions of a batch to the shard; further captions go in batches of the same size."""
     start, count = len(shard.keys), len(batch.keys)
     shard.keys += batch.keys
-    shard.image.append(encoder.clip.encode_prepared(batch.images).numpy())
     shard.captions += [next(iter(captions), None) for captions in batch.captions]
     rows = [row for row, captions in enumerate(batch.captions) if captions]
     _add(shard.first, encoder.encode([batch.captions[row][0] for row in rows]), rows, count, storage)
@@ -95,7 +99,7 @@ def _add(
 
 def _batches(
     path: Path,
-    clip: ClipEncoder,
+    images: ImageEncoder,
     config: EmbedClipConfig,
     *,
     threads: int,
@@ -104,14 +108,14 @@ def _batches(
 ) -> Iterator[_Batch]:
     """Yield the samples of a shard in their order; count those without a readable image by cause.
 
-    Each image is decoded once and prepared for every model, in threads, while the models work.
+    Each image is decoded once and prepared for every model that embeds it, in threads, while the models work.
     """
 
     def prepare(sample: ShardSample) -> tuple[ShardSample, Prepared | FailureCause]:
         if sample.image is None:
             return sample, FailureCause.NO_IMAGE
         try:
-            return sample, clip.prepare(decode_image(sample.image, where=sample.key))
+            return sample, images.prepare(decode_image(sample.image, where=sample.key))
         except ImageFault as fault:
             return sample, fault.cause
 
@@ -126,7 +130,7 @@ def _batches(
     def collate(rows: list[tuple[ShardSample, Prepared]]) -> _Batch:
         captions = [tuple(caption for caption in sample.captions if caption.strip()) for sample, _ in rows]
         keys = [sample.key for sample, _ in rows]
-        return _Batch(keys, captions, [pseudo.get(key, []) for key in keys], clip.collate([one for _, one in rows]))
+        return _Batch(keys, captions, [pseudo.get(key, []) for key in keys], images.collate([one for _, one in rows]))
 
     rows = readable()
     batches = iter(lambda: list(itertools.islice(rows, config.batch_size)), [])

@@ -4,10 +4,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.contract.errors import InputFault, nearest
-from stages.encoders.config import ClipConfig, FolderClip, LanguageModelSource, PretrainedClip, T5Source, TextModel
+from stages.encoders.config import (
+    ClipConfig,
+    FolderClip,
+    LanguageModelSource,
+    PretrainedClip,
+    T5Source,
+    TextModel,
+    TimmImages,
+)
 from stages.encoders.language_model_files import check_language_model_folder
 from stages.encoders.model_files import check_links, check_t5_folder, check_tokenizer
 from stages.encoders.open_clip_schema import check_open_clip_config
+from stages.encoders.vision_folders import check_timm_folder, check_vision_folder
 from stages.formats.clip_folders import CLIP_CONFIG, CLIP_WEIGHTS
 
 
@@ -18,6 +27,9 @@ def check_clip(config: ClipConfig) -> None:
             _check_folder(model.path, where=f"clip.models[{index}].path")
         elif isinstance(model, PretrainedClip):
             _check_name(model.name, where=f"clip.models[{index}].name")
+    if config.images is not None:
+        check = check_timm_folder if isinstance(config.images, TimmImages) else check_vision_folder
+        check(config.images.path, "clip.images.path")
 
 
 def check_t5(source: T5Source, *, where: str) -> None:

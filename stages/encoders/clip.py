@@ -77,7 +77,7 @@ class ClipEncoder:
         """Encode a batch of images: PIL images of any size, or 8-bit RGB arrays."""
         if len(images) == 0:
             return torch.zeros(0, self.embed_dim)
-        return self.encode_prepared(self.collate([self.prepare(_as_pil(image)) for image in images]))
+        return self.encode_prepared(self.collate([self.prepare(as_pil(image)) for image in images]))
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Crop and scale an RGB image for every model; threads may prepare images while the models work.
@@ -88,9 +88,7 @@ class ClipEncoder:
 
     def collate(self, prepared: Sequence[Prepared]) -> PreparedBatch:
         """Return prepared images as one batch, in pinned memory for a GPU."""
-        stacks = {name: torch.from_numpy(np.stack([image[name] for image in prepared])) for name in prepared[0]}
-        pin = self.device.type == "cuda"
-        return {name: stack.pin_memory() if pin else stack for name, stack in stacks.items()}
+        return collated(prepared, self.device)
 
     @torch.inference_mode()
     def encode_prepared(self, batch: PreparedBatch) -> Float[Tensor, "batch embed"]:
@@ -258,7 +256,15 @@ def _text_dim(model: Any) -> int:
         return int(model.encode_text(tokens).shape[-1])
 
 
-def _as_pil(image: Image.Image | UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]) -> Image.Image:
+def collated(prepared: Sequence[Prepared], device: torch.device) -> PreparedBatch:
+    """Return prepared images as one batch, in pinned memory for a GPU."""
+    stacks = {name: torch.from_numpy(np.stack([image[name] for image in prepared])) for name in prepared[0]}
+    pin = device.type == "cuda"
+    return {name: stack.pin_memory() if pin else stack for name, stack in stacks.items()}
+
+
+def as_pil(image: Image.Image | UInt8[np.ndarray, "height width 3"] | UInt8[Tensor, "height width 3"]) -> Image.Image:
+    """Return an image as one of Pillow's in RGB."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = image.cpu().numpy() if isinstance(image, Tensor) else image

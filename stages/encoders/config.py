@@ -123,10 +123,79 @@ class TrainedClipFolder(FolderClip):
 OneClip = Annotated[FolderClip | PretrainedClip | TrainedClip, Field(discriminator="kind")]
 
 
+class ImageEncoderSource(FolderModel):
+    """An encoder of images other than CLIP, such as DINOv2, in a folder."""
+
+    unused_files: ClassVar[tuple[str, ...]] = UNUSED_WEIGHTS
+
+    kind: str
+    path: ExternalPath
+
+    @property
+    def reference(self) -> str:
+        """The model as configured, for people."""
+        return str(self.path)
+
+    def local(self) -> Self:
+        """Return it as it is to be opened at once on this machine."""
+        return self
+
+
+class VisionTransformerImages(ImageEncoderSource):
+    """The class token of a vision transformer, such as DINOv2, in a folder in the format of transformers."""
+
+    kind: Literal["vision_transformer"]
+    path: ExternalPath = Field(
+        description="folder with config.json (model_type dinov2, dinov2_with_registers, dinov3_vit or vit) and weights "
+        "as safetensors"
+    )
+
+    @classmethod
+    def in_store(cls) -> type[Stored]:
+        """Return its class there."""
+        return StoredVisionTransformer
+
+
+class TimmImages(ImageEncoderSource):
+    """The pooled features of a model of timm, such as a ConvNeXt, in a folder as timm saves it for the hub."""
+
+    kind: Literal["timm"]
+    path: ExternalPath = Field(
+        description="folder with config.json (architecture, pretrained_cfg) and model.safetensors"
+    )
+
+    @classmethod
+    def in_store(cls) -> type[Stored]:
+        """Return its class there."""
+        return StoredTimm
+
+
+class StoredVisionTransformer(Stored, VisionTransformerImages):
+    """A vision transformer in the store."""
+
+
+class StoredTimm(Stored, TimmImages):
+    """A model of timm in the store."""
+
+
+OneImageEncoder = Annotated[VisionTransformerImages | TimmImages, Field(discriminator="kind")]
+
+
 class ClipConfig(ConfigModel):
-    """CLIP models whose embeddings are concatenated in this order."""
+    """CLIP models whose embeddings are concatenated in this order, and what embeds images in their place."""
 
     models: tuple[OneClip, ...] = Field(min_length=1)
+    images: OneImageEncoder | None = Field(
+        None, description="another encoder, such as DINOv2, whose image embeddings prior and decoder are of, while "
+        "models embed the texts (docs/prior.md says what is then left out); none: models embed images, too",
+    )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; an encoder of images counts where there is one."""
+        identity = super().identity()
+        if self.images is None:
+            del identity["images"]
+        return identity
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -145,7 +214,8 @@ def local_clips(config: ClipConfig, inputs: Mapping[str, Artifact]) -> ClipConfi
         artifact = inputs[TRAIN_CLIP]
         return TrainedClipFolder(kind="folder", path=local_clip(artifact), fingerprint=artifact.fingerprint)
 
-    return config.model_copy(update={"models": tuple(map(local, config.models))})
+    images = None if config.images is None else config.images.local()
+    return config.model_copy(update={"models": tuple(map(local, config.models)), "images": images})
 
 
 class TextModel(FolderModel):

@@ -183,6 +183,14 @@ def _num_in_layers(tower: _Attention, layers: int) -> float:
 def _refuse(file: Path, where: str, error: ValidationError) -> InputFault:
     first: Any = error.errors(include_url=False)[0]
     key = shown(".".join(map(str, first["loc"])))
+    if first["loc"][-1] == "hf_model_name":
+        return refuse(
+            where,
+            file,
+            f"the key {key} ({shown(first['input'], 60)}), a text tower that open_clip would fetch from a hub",
+            "open_clip's own text towers: take a CLIP with one, and give a language model as "
+            "embed_clip.text_states.language_model",
+        )
     if first["type"] == "extra_forbidden":
         return refuse(
             where, file, f"the key {key} ({shown(first['input'], 60)})", "what open_clip's towers are made of"

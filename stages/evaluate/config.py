@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stages.contract.config import ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
@@ -41,6 +41,17 @@ class EvaluateConfig(StageConfig):
     )
     seed: NonNegativeInt = Field(0, description="of the resampling that intervals come from")
     batch_size: Annotated[PositiveInt, RuntimeOnly()] = Field(64, description="images at a time")
+
+    @model_validator(mode="after")
+    def _other_clips_are_clips(self) -> "EvaluateConfig":
+        of_features = self.features.clip if isinstance(self.features, ClipFeatures) else None
+        for name, clip in (("independent_clip", self.independent_clip), ("features.clip", of_features)):
+            if clip is not None and clip.images is not None:
+                raise ValueError(
+                    f"{name}.images: found one, and CLIP models measure here by both their towers: leave it out "
+                    "(features of kind vision_transformer or timm measure by another encoder)"
+                )
+        return self
 
     @property
     def inputs(self) -> tuple[str, ...]:

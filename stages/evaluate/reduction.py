@@ -47,6 +47,7 @@ from stages.evaluate.worker import (
     UNRELATED_VQA_SCORE,
     VQA_SCORE,
     clip_distance_network,
+    embedding_network,
     features_network,
 )
 from stages.formats.generated_images import GeneratedUnit, iterate_rows
@@ -251,20 +252,27 @@ class Reduction:
         if not self._has_true() or self._count(name) < 2 or name == WITHOUT_PROMPTS:
             return
         chosen = spaced(self._count(name), self.config.pairwise_images)
-        true_rows = FeatureRows(self.output, self._evaluated(self.main), f"{CONDITIONING}_{TRUE}")
-        true = true_rows.take(chosen)
+        true = FeatureRows(self.output, self._evaluated(self.main), f"{CONDITIONING}_{TRUE}").take(chosen)
         identity, dims = self._network(CONDITIONING), self._block_dims(CONDITIONING)
         protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
         seen = self._rows(CONDITIONING, name).take(chosen)
         results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
         if name == self.main:
-            embedding_rows = EmbeddingRows(self.generated, self.units[name])
-            embeddings = embedding_rows.take(chosen)
-            distances = frechet_figures(embedding_rows, true_rows)
-            results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
-            results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
-            cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
-            results.add({"embedding/cmmd": cmmd}, protocol)
+            self._add_embeddings(results, chosen, common)
+
+    def _add_embeddings(self, results: Results, chosen: np.ndarray, common: Protocol) -> None:
+        """Add how near the embeddings that images were generated from are to the true images', by what made both."""
+        network = embedding_network(self.config)
+        true_rows = FeatureRows(self.output, self._evaluated(self.main), f"{network}_{TRUE}")
+        true, identity, dims = true_rows.take(chosen), self._network(network), self._block_dims(network)
+        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        embedding_rows = EmbeddingRows(self.generated, self.units[self.main])
+        embeddings = embedding_rows.take(chosen)
+        distances = frechet_figures(embedding_rows, true_rows)
+        results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
+        results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
+        cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
+        results.add({"embedding/cmmd": cmmd}, protocol)
 
     def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
         found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.config.seed)

@@ -18,7 +18,8 @@ from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, local_clips
 from stages.encoders.features.config import ClipFeatures
-from stages.encoders.features.networks import FeatureNetwork, clip_network, load_network
+from stages.encoders.features.networks import FeatureNetwork, clip_network, image_network, load_network
+from stages.encoders.image_encoder import VisionEncoder
 from stages.encoders.image_to_text.question_answering import ReplyScorer
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.records import (
@@ -41,7 +42,7 @@ from stages.formats.generated_images import (
 from stages.formats.images import decode_image, square
 from stages.storage.artifact import Artifact, Output
 
-CONDITIONING, INDEPENDENT, FEATURES = "clip", "independent", "features"
+CONDITIONING, INDEPENDENT, FEATURES, IMAGES = "clip", "independent", "features", "images"
 QUESTIONS = "question_answering"
 VQA_SCORE, UNRELATED_VQA_SCORE = "vqa_score", "vqa_score/unrelated"
 SCORE_NAMES = {CONDITIONING: "clip_score/conditioning", INDEPENDENT: "clip_score/independent"}
@@ -72,6 +73,11 @@ def features_network(config: EvaluateConfig) -> str:
     return FEATURES
 
 
+def embedding_network(config: EvaluateConfig) -> str:
+    """Return the name of what embeds images for prior and decoder."""
+    return CONDITIONING if config.clip.images is None else IMAGES
+
+
 def clip_distance_network(config: EvaluateConfig) -> str:
     """Return the name of the CLIP whose embeddings CMMD is taken of."""
     if isinstance(config.features, ClipFeatures):
@@ -83,10 +89,13 @@ def make_evaluate_worker(
     config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str
 ) -> Callable[[ImageUnit], EvaluateRecord]:
     """Load the networks, and return the function that evaluates a unit."""
-    encoders = {CONDITIONING: ClipEncoder(local_clips(config.clip, inputs), device=device)}
+    clip = local_clips(config.clip, inputs)
+    encoders = {CONDITIONING: ClipEncoder(clip, device=device)}
     if config.independent_clip is not None:
         encoders[INDEPENDENT] = ClipEncoder(local_clips(config.independent_clip, inputs), device=device)
     networks = {name: clip_network(encoder) for name, encoder in encoders.items()}
+    if clip.images is not None:
+        networks[IMAGES] = image_network(VisionEncoder(clip.images, device=device))
     if features_network(config) == FEATURES:
         networks[FEATURES] = _features(config, inputs, device)
     questions = config.question_answering

@@ -13,7 +13,7 @@ from stages.filter_samples.config import FilterSamplesConfig, HeadFilter
 from stages.filter_samples.duplicates import NearDuplicates, ShardUnits, find_near_duplicates
 from stages.filter_samples.heads import head_outputs, load_head
 from stages.formats.captions import select_captioned
-from stages.formats.clips import read_clips
+from stages.formats.clips import read_clips, require_one_space
 from stages.formats.embeddings.reader import (
     further_captions,
     load_has_caption,
@@ -35,7 +35,10 @@ Causes = Shaped[np.ndarray, " rows"]
 
 def make_scorer(config: FilterSamplesConfig, embeddings: Artifact, output: Output) -> Callable[[str], str]:
     """Return the function that scores a shard of a name by itself."""
-    blocks = read_clips(embeddings).block_dims
+    clips = read_clips(embeddings)
+    blocks = clips.block_dims
+    if config.clip_score is not None:
+        require_one_space("filter_samples.clip_score", clips, "leave it out")
     heads = [(head, load_head(head, _width(head, blocks))) for head in config.heads]
     ends = np.cumsum([0, *blocks])
 

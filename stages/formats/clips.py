@@ -1,18 +1,20 @@
-"""Which CLIP models an artifact is of: the one document of it, and the one comparison."""
+"""Which CLIP models an artifact is of, and which encoder of images beside them: the one document of it, and the one
+comparison.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stages.contract.documents import Document
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, InputFault
 from stages.storage.artifact import Artifact, Output
 
 _FILE = "clips.json"
 
 
 class ClipIdentity(Document):
-    """What tells one CLIP model from another."""
+    """What tells one CLIP model from another, or one encoder of images."""
 
     reference: str
     digest: str
@@ -21,6 +23,8 @@ class ClipIdentity(Document):
     image_size: int
     normalised: bool = False
     """Whether the embeddings have length 1, as existing ones often have; those of embed_clip have not."""
+    encodes: Literal["both", "images", "texts"] = "both"
+    """Of what its embeddings are: with an encoder of images beside them, CLIP models encode texts alone."""
 
     def __str__(self) -> str:
         """Return the reference and the beginning of the digest."""
@@ -29,7 +33,7 @@ class ClipIdentity(Document):
 
 @dataclass(frozen=True)
 class Clips:
-    """CLIP models, in the order in which their embeddings are concatenated."""
+    """CLIP models, in the order in which their embeddings are concatenated; an encoder of images comes last."""
 
     models: tuple[ClipIdentity, ...]
     owner: str
@@ -53,14 +57,29 @@ class Clips:
         return [model.digest for model in self.models]
 
     @property
+    def of_images(self) -> list[ClipIdentity]:
+        """Those that embed images."""
+        return [model for model in self.models if model.encodes != "texts"]
+
+    @property
+    def is_one_space(self) -> bool:
+        """Whether the embeddings of images and of texts can be compared."""
+        return all(model.encodes == "both" for model in self.models)
+
+    @property
     def block_dims(self) -> list[int]:
-        """Sizes of the concatenated blocks."""
-        return [model.embed_dim for model in self.models]
+        """Sizes of the concatenated blocks of an image embedding."""
+        return [model.embed_dim for model in self.of_images]
 
     @property
     def embed_dim(self) -> int:
-        """Size of the whole embedding."""
+        """Size of the whole embedding of an image."""
         return sum(self.block_dims)
+
+    @property
+    def text_dim(self) -> int:
+        """Size of the whole embedding of a text."""
+        return sum(model.embed_dim for model in self.models if model.encodes != "images")
 
     @property
     def normalised(self) -> bool:
@@ -84,6 +103,15 @@ def write_clips(output: Output, clips: Clips) -> None:
 def read_clips(embeddings: Artifact) -> Clips:
     """Return which CLIP models the embeddings are of."""
     return Clips.parse(embeddings.read_json(_FILE), embeddings, _FILE, owner=f"the embeddings in {embeddings.uri}")
+
+
+def require_one_space(where: str, clips: Clips, remedy: str) -> None:
+    """Refuse to compare texts with images whose embeddings are of different encoders."""
+    if not clips.is_one_space:
+        raise InputFault(
+            f"{where}: compares texts with images, and {clips.owner} are of {clips}, of which one embeds images alone: "
+            f"expected CLIP models for both: {remedy}"
+        )
 
 
 def record_clips(output: Output, clips: Clips) -> None:

@@ -90,7 +90,7 @@ class GenerateConfig(StageConfig):
         None,
         description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
         "from the embedding of the true one (kinds scenes and held_out); unconditional: of no prompt (that kind only); "
-        "none: all that the prompts allow",
+        "none: all that the prompts allow, and without clip.images: text_embedding is for one space of both alone",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
@@ -153,6 +153,8 @@ class GenerateConfig(StageConfig):
         if isinstance(self.prompts, NoPrompts):
             return ("unconditional",)
         possible = SETS if isinstance(self.prompts, ScenePrompts | CaptionPrompts) else SETS[:2]
+        if self.clip.images is not None:  # a text embedding cannot take an image embedding's place
+            possible = tuple(name for name in possible if name != "text_embedding")
         return tuple(name for name in possible if self.sets is None or name in self.sets)
 
     @field_validator("sets")
@@ -169,6 +171,15 @@ class GenerateConfig(StageConfig):
             raise ValueError(
                 f"sets: found {list(self.sets or ())} with prompts of kind {self.prompts.kind}: the set unconditional "
                 "goes with that kind of prompts, and only it; leave sets out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _texts_replace_no_images(self) -> "GenerateConfig":
+        if "text_embedding" in (self.sets or ()) and self.clip.images is not None:
+            raise ValueError(
+                "sets: found text_embedding with clip.images: a text embedding cannot take the place of an image "
+                "embedding of another encoder; leave it out"
             )
         return self
 

@@ -164,11 +164,11 @@ class _Worker:
 
     def _embeddings(self, chunk: PromptUnit, seeds: Sequence[int]) -> Float[Tensor, "batch embed"]:
         if chunk.set == "reconstruction":
-            return self.system.encoder.encode_images(self.true.of(chunk.prompts))
+            return self.system.images.encode_images(self.true.of(chunk.prompts))
         if chunk.set == "unconditional":
             return self.system.imagine_without_prompts(seeds)
         texts = [prompt.text for prompt in chunk.prompts]
-        return self.system.imagine(texts, seeds) if chunk.set == "prior" else self.system.encode(texts)
+        return self.system.imagine(texts, seeds) if chunk.set == "prior" else self.system.encode_as_images(texts)
 
     def _row(self, chunk: PromptUnit, number: int, *, in_shards: bool) -> GeneratedRow:
         index, prompt = chunk.first + number, chunk.prompts[number]

@@ -154,19 +154,20 @@ class _Embedder:
         self._system = system
         self._imagined = lru_cache(maxsize=KEPT_ENDS)(lambda prompt, seed: system.imagine([prompt], [seed])[0])
         self._encoded = lru_cache(maxsize=KEPT_ENDS)(lambda prompt: system.encode([prompt])[0])
+        self._as_image = lru_cache(maxsize=KEPT_ENDS)(lambda prompt: system.encode_as_images([prompt])[0])
 
     def embedding(self, request: ImageRequest) -> Row:
         """Return the image embedding that the image is generated from."""
         match request:
             case TextRequest():
-                return self._imagined(request.prompt, request.seed) if request.prior else self._encoded(request.prompt)
+                return self._imagined(request.prompt, request.seed) if request.prior else self._as_image(request.prompt)
             case UnconditionalRequest() | SceneRequest():
                 return self._without_prompt(request)
             case VariationRequest():
                 return self._end(request.image, request.seed)
             case InterpolationRequest():
                 start, end = (self._end(one, request.seed) for one in (request.start, request.end))
-                return self._between(start, end, request.fraction)
+                return _between(start, end, request.fraction, self._system.images.block_dims)
             case EditRequest():
                 return self._imagined(request.prompt, request.seed)
             case ArithmeticRequest():
@@ -177,7 +178,7 @@ class _Embedder:
         if isinstance(request, UnconditionalRequest):
             return self._system.imagine_without_prompts([request.seed])[0]
         rendered = render_scenes([Scene(**request.scene)], self._system.resolution)
-        return self._system.encoder.encode_images(rendered)[0]
+        return self._system.images.encode_images(rendered)[0]
 
     def text(self, request: ImageRequest) -> Row:
         """Return the text embedding for a decoder that reads texts; NaN: none."""
@@ -186,7 +187,7 @@ class _Embedder:
                 return self._encoded(request.prompt)
             case InterpolationRequest() if {request.start.kind, request.end.kind} == {"text"}:
                 start, end = self._encoded(request.start.name), self._encoded(request.end.name)
-                return self._between(start, end, request.fraction)
+                return _between(start, end, request.fraction, self._system.encoder.block_dims)
             case _:
                 return torch.full((self._system.encoder.embed_dim,), torch.nan)
 
@@ -194,13 +195,13 @@ class _Embedder:
         if not isinstance(end, ImageEnd):
             return self._imagined(end.name, seed)
         embedding = torch.from_numpy(unpack_embedding(end.embedding))
-        if len(embedding) != self._system.encoder.embed_dim:
+        if len(embedding) != self._system.images.embed_dim:
             raise ValueError(
                 f"generate_images: the image {end.name} has an embedding of width {len(embedding)}: expected "
-                f"{self._system.encoder.embed_dim}, as the run's CLIP models make"
+                f"{self._system.images.embed_dim}, as the run's own encoder of images makes"
             )
         return embedding
 
-    def _between(self, start: Row, end: Row, fraction: float) -> Row:
-        block_dims = self._system.encoder.block_dims
-        return slerp(start[None], end[None], torch.tensor([fraction], dtype=start.dtype), block_dims)[0]
+
+def _between(start: Row, end: Row, fraction: float, block_dims: Sequence[int]) -> Row:
+    return slerp(start[None], end[None], torch.tensor([fraction], dtype=start.dtype), block_dims)[0]

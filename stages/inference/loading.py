@@ -25,6 +25,7 @@ from stages.encoders.config import (
     T5Source,
     TextModel,
 )
+from stages.encoders.space import make_encoders
 from stages.encoders.text import STATE_ENCODERS, TextEncoder
 from stages.formats.clips import Clips, require_same_clips
 from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, parse_text_encoders
@@ -149,15 +150,18 @@ def load_text_to_image(
     decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
     require_same_clips("generate", prior_clips, decoder_clips, _TRAIN_ALIKE)
     _require_same_lengths(prior_clips, decoder_clips)
-    encoder = ClipEncoder(clip, device=device, normalised=decoder_clips.normalised)
-    require_same_clips("generate", encoder.identities, decoder_clips, _TRAIN_ALIKE)
+    encoders = make_encoders(clip, device=device, normalised=decoder_clips.normalised)
+    require_same_clips("generate", encoders.identities, decoder_clips, _TRAIN_ALIKE)
     try:
         chosen_size(settings.decoder.size, decoder.spec.sizes)
     except ValueError as error:
         raise InputFault(f"generate.decoder.{error}") from None
     return TextToImageSystem(
         _text_encoder(
-            encoder, prior_text_encoders(prior_artifact), find_text_models(prior_artifact, text_models or {}), device
+            encoders.clip,
+            prior_text_encoders(prior_artifact),
+            find_text_models(prior_artifact, text_models or {}),
+            device,
         ),
         prior.to(device),
         decoder.to(device),
@@ -165,6 +169,7 @@ def load_text_to_image(
         resolution=decoder.spec.resolution,
         batch_size=batch_size,
         device=device,
+        images=encoders.images,
     )
 
 

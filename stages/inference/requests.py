@@ -34,7 +34,7 @@ def _pixels(packed: str) -> str:
 
 
 class ImageEnd(ConfigModel):
-    """An image of the user's, by its CLIP embedding."""
+    """An image of the user's, by its embedding."""
 
     kind: Literal["image"] = "image"
     name: Words = Field(description="what the user called it")

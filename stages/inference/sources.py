@@ -85,7 +85,7 @@ def _is_file(path: Path) -> bool:
 
 def image_end(system: TextToImageSystem, image: Image.Image, name: str) -> ImageEnd:
     """Return an image as requests hold it: by its embedding."""
-    embedding = system.encoder.encode_images([image])[0]
+    embedding = system.images.encode_images([image])[0]
     return ImageEnd(name=name, embedding=pack_embedding(embedding.numpy()))
 
 

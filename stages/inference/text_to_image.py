@@ -18,6 +18,7 @@ from models.decoders.base import Decoder, from_bytes, to_bytes
 from models.decoders.buckets import Size, chosen_size
 from models.priors.base import Prior
 from models.similarity import block_cosine
+from stages.encoders.image_encoder import ImageEncoder
 from stages.encoders.text import TextEncoder
 from stages.inference.sampling import SamplingSettings
 
@@ -48,7 +49,7 @@ class SamplingClock:
 
 
 class TextToImageSystem:
-    """CLIP, prior and decoder of one and the same embedding space."""
+    """CLIP, prior and decoder; images are embedded by the CLIP models, or by another encoder in their place."""
 
     def __init__(
         self,
@@ -60,8 +61,11 @@ class TextToImageSystem:
         resolution: int,
         batch_size: int = 64,
         device: torch.device | str = "cpu",
+        images: ImageEncoder | None = None,
     ) -> None:
+        """Put the models together; ``images`` is what embeds images, None: the CLIP models."""
         self._encoder, self.encoder = encoder, encoder.clip
+        self.images: ImageEncoder = encoder.clip if images is None else images
         self.settings = settings
         self.resolution = resolution
         self._prior = prior
@@ -107,6 +111,18 @@ class TextToImageSystem:
         starts = range(0, len(prompts), self.batch_size)
         parts = [self.encoder.encode_texts(prompts[start : start + self.batch_size]) for start in starts]
         return torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])
+
+    def encode_as_images(self, prompts: Sequence[str]) -> Embeddings:
+        """Return text embeddings that take an image embedding's place; ValueError: the two are of different spaces."""
+        self._require_one_space("text embeddings in the place of image embeddings")
+        return self.encode(prompts)
+
+    def _require_one_space(self, what: str) -> None:
+        if self.images is not self.encoder:
+            raise ValueError(
+                f"{what}: images are embedded by another encoder (clip.images) than texts, whose embeddings cannot be "
+                "compared: expected a run whose CLIP models embed both: ask for something else, or name such a run"
+            )
 
     def imagine(self, prompts: Sequence[str], seeds: Sequence[int]) -> Embeddings:
         """Return the prior's image embeddings for prompts."""
@@ -155,11 +171,15 @@ class TextToImageSystem:
     def move(
         self, embeddings: Embeddings, sources: Sequence[str], targets: Sequence[str], strength: float
     ) -> Embeddings:
-        """Return z + strength (f_txt(target) - f_txt(source)): image embeddings moved from one text towards another."""
+        """Return z + strength (f_txt(target) - f_txt(source)): image embeddings moved from one text towards another.
+
+        ValueError: they are not of one space.
+        """
+        self._require_one_space("an edit by the embedding (--instead-of)")
         return embeddings + strength * (self.encode(targets) - self.encode(sources))
 
     def agreement(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, "batch"]:
-        """Return each image's cosine with its prompt, averaged over the CLIP models."""
+        """Return each image's cosine with its prompt, averaged over the CLIP models, whatever embeds images else."""
         starts = range(0, len(images), self.batch_size)
         parts = [self.encoder.encode_images(images[start : start + self.batch_size]) for start in starts]
         z_image = torch.cat(parts or [torch.zeros(0, self.encoder.embed_dim)])

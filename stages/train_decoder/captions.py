@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, choose_captions
+from stages.formats.clips import read_clips, require_one_space
 from stages.formats.embeddings.reader import (
     load_captioned_rows,
     load_pseudo_rows,
@@ -25,6 +26,7 @@ class CaptionRows:
 
     def __init__(self, embeddings: Artifact, shards: Sequence[str], captions: CaptionsConfig, *, where: str) -> None:
         """Take the shards' names in their order; nothing is read yet. ``where`` names the option that asks for them."""
+        require_one_space(f"train_decoder.{where}", read_clips(embeddings), "train without texts")
         self._embeddings, self._names, self._captions, self._where = embeddings, shards, captions, where
         self._shard = lru_cache(maxsize=KEPT_SHARDS)(self._load)
         self._pseudo = lru_cache(maxsize=KEPT_SHARDS)(

@@ -144,10 +144,18 @@ class PriorConfig(StageConfig):
         return self
 
     def spec(
-        self, *, embed_dim: int, num_gaussians: int = 1, text_states: Mapping[str, TextStateSpec] | None = None
+        self,
+        *,
+        embed_dim: int,
+        text_dim: int | None = None,
+        num_gaussians: int = 1,
+        text_states: Mapping[str, TextStateSpec] | None = None,
     ) -> PriorSpec:
-        """Return the prior's spec, for embeddings, Gaussians and text states of these sizes."""
-        given: dict[str, Any] = {"embed_dim": embed_dim, "learned_from": self.learned_from}
+        """Return the prior's spec, for embeddings, Gaussians and text states of these sizes.
+
+        ``text_dim`` is the width of text embeddings where they are of another space than the images'.
+        """
+        given: dict[str, Any] = {"embed_dim": embed_dim, "learned_from": self.learned_from, "text_dim": text_dim}
         if self.spec_class.uses_gaussians(self):
             given["num_gaussians"] = num_gaussians
         if isinstance(self, TrainedPriorConfig):

@@ -74,7 +74,7 @@ class Pairs:
     """
 
     image: Float[Tensor, "images embed"]
-    text: Float[Tensor, "captions embed"]
+    text: Float[Tensor, "captions text"]
     starts: Int[Tensor, " images+1"]
     states: CaptionStates
     num_human: Int[Tensor, " images"] | None = None
@@ -99,6 +99,10 @@ class Pairs:
         )
         caption = self.starts[rows] + torch.from_numpy(chosen)
         return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
+
+    def image_of_each_caption(self) -> Float[Tensor, "captions embed"]:
+        """Return the image embedding of each caption, in the order of the captions."""
+        return self.image.repeat_interleave(self.starts.diff(), dim=0)
 
     def select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
         """Return some of the images with all their captions."""

@@ -18,6 +18,11 @@ def text_state_names(config: PriorConfig, embeddings: Artifact) -> list[str]:
     return [name for name in TEXT_ENCODERS if name in wanted]
 
 
+def text_width(clips: Clips) -> int | None:
+    """Return the width of text embeddings where they are of another space than the images'; None: of one."""
+    return None if clips.is_one_space else clips.text_dim
+
+
 def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussians: Artifact | None) -> None:
     """Compare what the prior is to be made of."""
     clips = read_clips(embeddings)
@@ -30,7 +35,7 @@ def check_inputs(config: PriorConfig, pairs: Pairs, embeddings: Artifact, gaussi
     if gaussians is not None:
         _check_gaussians(gaussians, clips, embed_dim)
     try:
-        config.spec(embed_dim=ANY_WIDTH).require_pairs(len(pairs), embed_dim)
+        config.spec(embed_dim=ANY_WIDTH, text_dim=text_width(clips)).require_pairs(len(pairs), embed_dim)
     except ValueError as error:
         raise InputFault(f"train_prior.{error}") from error
 

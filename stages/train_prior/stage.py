@@ -95,6 +95,7 @@ def planned_module(config: Any, shapes: Shapes) -> "nn.Module":
     wanted = made if config.text_states is None else config.text_states
     module: nn.Module = config.spec(
         embed_dim=shapes.embed_dim,
+        text_dim=shapes.text_dim,
         num_gaussians=shapes.num_gaussians if config.spec_class.uses_gaussians(config) else 1,
         text_states={name: TextStateSpec(*made[name]()) for name in wanted if name in made},
     ).build()

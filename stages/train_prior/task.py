@@ -20,7 +20,7 @@ from stages.formats.splits import SplitRecord
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import PriorConfig, TrainedPriorConfig
 from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
-from stages.train_prior.inputs import text_state_names
+from stages.train_prior.inputs import text_state_names, text_width
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
 from stages.training.initial_weights import load_initial
@@ -58,18 +58,19 @@ class PriorTask:
         divided, images = self._load(names)
         train = divided.train
         self.split_record = divided.record
-        identities = read_text_encoders(self.embeddings)
+        identities, clips = read_text_encoders(self.embeddings), read_clips(self.embeddings)
         encoders = {name: identities[name] for name in names}
         fitted = None if self.gaussians is None else read_gaussians(self.gaussians)
         spec = self.config.spec(
             embed_dim=train.image.shape[1],
+            text_dim=text_width(clips),
             num_gaussians=1 if fitted is None else len(fitted.means),
             text_states={n: TextStateSpec(e.width, e.max_length) for n, e in encoders.items()},
         )
         self.state = _State(
             train,
             divided.held_out,
-            clips=read_clips(self.embeddings),
+            clips=clips,
             encoders=encoders,
             order=self._order_of(train),
             images=images,
@@ -96,7 +97,14 @@ class PriorTask:
         state = self.state
         prior: type[Prior] = state.spec.model_class
         images = state.train if state.images is None else state.images
-        made = prior.for_training(state.spec, images.image, state.train.text, state.gaussians)
+        has_texts = state.spec.text_dim is not None and self.config.learned_from != "images"
+        made = prior.for_training(
+            state.spec,
+            images.image,
+            state.train.text,
+            state.gaussians,
+            captioned=state.train.image_of_each_caption() if has_texts else None,
+        )
         if isinstance(self.config, TrainedPriorConfig):
             load_initial(made, self.config, own=_OF_DATA, clips=state.clips)
         return made
@@ -130,7 +138,8 @@ class PriorTask:
         assert state.images is not None
         assert state.images_order is not None
         image = state.images.image[torch.from_numpy(state.images_order.at(part.positions)[:, 1])]
-        text = TextFeatures.missing(image, {name: encoder.width for name, encoder in state.encoders.items()})
+        widths = {name: encoder.width for name, encoder in state.encoders.items()}
+        text = TextFeatures.missing(image, widths, text_dim=state.spec.text_dim)
         return training_batch(image, text, self.random_inputs(sample_seeds(seed, part), text_dropout=1.0))
 
     def validate(self, model: Any, step: int) -> Sequence[Event]:

@@ -212,7 +212,7 @@ def test_weights_that_run_code_are_not_loaded(clip: Path, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=r"more than named tensors|cannot read it"):
             read_tensors(path)
         with pytest.raises(InputFault, match=r"evaluate\.features\.path: .* cannot be used"):
-            load_inception(path, "cpu", "evaluate.features")
+            load_inception(path, "evaluate.features")
     assert not marker.exists()
 
 

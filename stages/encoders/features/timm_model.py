@@ -5,26 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
-from torch.nn import functional as F
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import shown
-from stages.encoders.features.check import TIMM_WEIGHTS, channels, check_timm_folder, image_side
+from stages.encoders.features.preparation import PreparedNetwork
 from stages.encoders.model_files import describe_load_error, require_weights
+from stages.encoders.vision_folders import TIMM_WEIGHTS, channels, check_timm_folder, image_side
 from stages.formats.tensor_files import read_tensors
 
 
-def load_timm(folder: Path, device: str, where: str) -> tuple[str, str, torch.nn.Module, int]:
+def load_timm(folder: Path, where: str) -> tuple[str, str, PreparedNetwork, int]:
     """Return name, resizing, network and width; nothing of the folder is run, nothing is fetched."""
     content = check_timm_folder(folder, where)
     prepared = content.get("pretrained_cfg") or {}
     size, (mean, std) = image_side(prepared, folder, where), channels(prepared, folder, where)
     network = _load(folder, content, where)
-    module = _Pooled(network, size, mean, std).eval().requires_grad_(False).to(device)
+    module = _Pooled(network, size, mean, std).eval().requires_grad_(False)
     try:
-        width = int(module(torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device=device)).shape[1])
+        width = int(module(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputFault(
             f"{where}: {folder} takes no images of {size} pixels ({describe_load_error(error)}): expected the size of "
@@ -71,17 +71,7 @@ def _classifier(network: torch.nn.Module) -> tuple[str, ...]:
     return tuple(f"{one}." for one in ([found] if isinstance(found, str) else found))
 
 
-class _Pooled(torch.nn.Module):
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: torch.nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network, self._size = network, size
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
-
-    def forward(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
-        scaled = F.interpolate(pixels.float(), size=(self._size, self._size), mode="bicubic", antialias=True)
-        features: Tensor = self.network((scaled.clamp(0, 255) / 255 - self.mean) / self.std)
+class _Pooled(PreparedNetwork):
+    def forward(self, pixels: Real[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
+        features: Tensor = self.network(self.prepared(pixels))
         return features

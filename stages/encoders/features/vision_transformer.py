@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
-from torch.nn import functional as F
 
 from stages.contract.errors import InputFault
 from stages.contract.parsing import shown
-from stages.encoders.features.check import (
+from stages.encoders.features.preparation import PreparedNetwork
+from stages.encoders.model_files import describe_load_error, read_model_json, refuse
+from stages.encoders.state_encoder import no_progress_bar
+from stages.encoders.vision_folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     LARGEST_SIDE,
@@ -19,23 +21,23 @@ from stages.encoders.features.check import (
     check_vision_folder,
     require_channels,
 )
-from stages.encoders.model_files import describe_load_error, read_model_json, refuse
 
 
-def load_vision_transformer(folder: Path, device: str, where: str) -> tuple[str, str, torch.nn.Module, int]:
+def load_vision_transformer(folder: Path, where: str) -> tuple[str, str, PreparedNetwork, int]:
     """Return name, resizing, network and width; nothing of the folder is run, nothing is fetched."""
     content = check_vision_folder(folder, f"{where}.path")
     from transformers import AutoModel
 
     try:
-        network, report = AutoModel.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with no_progress_bar():
+            network, report = AutoModel.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except Exception as error:  # the library raises errors of many types
         raise InputFault(
             f"{where}.path: transformers cannot load {folder} ({describe_load_error(error)}): save the model there "
@@ -48,7 +50,7 @@ def load_vision_transformer(folder: Path, device: str, where: str) -> tuple[str,
         )
     size, mean, std = _preparation(folder, content, f"{where}.path")
     name = f"{content['model_type']} {content.get('hidden_size', 768)} x {content.get('num_hidden_layers', 12)}"
-    module = _ClassToken(network, size, mean, std).eval().requires_grad_(False).to(device)
+    module = _ClassToken(network, size, mean, std).eval().requires_grad_(False)
     return name, f"bicubic with antialias to {size} px", module, int(network.config.hidden_size)
 
 
@@ -69,20 +71,12 @@ def _preparation(
     return size, tuple(numbers[0]), tuple(numbers[1])
 
 
-class _ClassToken(torch.nn.Module):
-    mean: Tensor
-    std: Tensor
-
+class _ClassToken(PreparedNetwork):
     def __init__(self, network: Any, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network, self._size = network, size
+        super().__init__(network, size, mean, std)
         if hasattr(network, "pooler"):  # it is not used, and may have no trained weights
             network.pooler = None
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
 
-    def forward(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
-        scaled = F.interpolate(pixels.float(), size=(self._size, self._size), mode="bicubic", antialias=True)
-        states = self.network((scaled.clamp(0, 255) / 255 - self.mean) / self.std).last_hidden_state
-        token: Tensor = states[:, 0]
+    def forward(self, pixels: Real[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
+        token: Tensor = self.network(self.prepared(pixels)).last_hidden_state[:, 0]
         return token

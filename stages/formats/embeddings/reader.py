@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
+from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import (
     EXTRA_CAPTIONS,
     EXTRA_TEXT,
@@ -37,7 +38,7 @@ class CaptionedRows:
 
     keys: list[str]  # of the images
     image: Float[np.ndarray, "images embed"]
-    text: Float[np.ndarray, "captions embed"]
+    text: Float[np.ndarray, "captions text"]
     num_captions: Int[np.ndarray, " images"]
     num_human: Int[np.ndarray, " images"]  # so many of them are human
     state_rows: Int[np.ndarray, " captions"]  # where each caption stands in the shard's files of text states
@@ -182,13 +183,15 @@ def load_captioned_rows(embeddings: Artifact, shard: str, captions: CaptionsConf
     if (kept := kept_rows(embeddings, shard)) is not None:
         is_kept = np.isin(np.arange(len(keys)), kept)
     image, text = open_image_rows(embeddings, shard), open_text_rows(embeddings, shard)
-    for kind, rows in (("image", image), ("text", text)):
-        _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), image.shape[1])
+    clips = read_clips(embeddings)
+    text_dim = image.shape[1] if clips.is_one_space else clips.text_dim
+    for kind, rows, width in (("image", image, image.shape[1]), ("text", text, text_dim)):
+        _require_shape(embeddings, f"{kind} embeddings of shard {shard}", rows, len(keys), width)
     first = np.flatnonzero(human & is_kept)
-    owners, further = further_captions(embeddings, shard, image.shape[1])
+    owners, further = further_captions(embeddings, shard, text_dim)
     used = np.flatnonzero((human & is_kept)[owners])
     no_owners = owners[:0], further[:0]
-    of_pseudo, pseudo = pseudo_texts(embeddings, shard, image.shape[1]) if captions.reads_pseudo else no_owners
+    of_pseudo, pseudo = pseudo_texts(embeddings, shard, text_dim) if captions.reads_pseudo else no_owners
     used_pseudo = np.flatnonzero(is_kept[of_pseudo])
     # the image of each caption: first captions, further ones, pseudo-captions: [captions]
     rows_of = np.concatenate([first, owners[used], of_pseudo[used_pseudo]])
@@ -209,19 +212,19 @@ def open_text_rows(embeddings: Artifact, shard: str) -> Rows:
     return open_array(embeddings, TEXT, shard)
 
 
-def further_captions(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
+def further_captions(embeddings: Artifact, shard: str, text_dim: int) -> tuple[np.ndarray, Rows]:
     """Return row and embedding of each human caption of a shard that is not an image's first, by the files' rows."""
-    return _texts_by_row(embeddings, shard, embed_dim, "further", (EXTRA_CAPTIONS, EXTRA_TEXT))
+    return _texts_by_row(embeddings, shard, text_dim, "further", (EXTRA_CAPTIONS, EXTRA_TEXT))
 
 
-def pseudo_texts(embeddings: Artifact, shard: str, embed_dim: int) -> tuple[np.ndarray, Rows]:
+def pseudo_texts(embeddings: Artifact, shard: str, text_dim: int) -> tuple[np.ndarray, Rows]:
     """Return row and embedding of each pseudo-caption of a shard, by the files' rows."""
-    return _texts_by_row(embeddings, shard, embed_dim, "pseudo", (PSEUDO_CAPTIONS, PSEUDO_TEXT))
+    return _texts_by_row(embeddings, shard, text_dim, "pseudo", (PSEUDO_CAPTIONS, PSEUDO_TEXT))
 
 
 def load_pseudo_rows(embeddings: Artifact, shard: str) -> dict[int, Rows]:
     """Return the embeddings of each row's pseudo-captions as float32; rows are as in :func:`load_keys`."""
-    owners, texts = pseudo_texts(embeddings, shard, open_image_rows(embeddings, shard).shape[1])
+    owners, texts = pseudo_texts(embeddings, shard, open_text_rows(embeddings, shard).shape[1])
     kept = kept_rows(embeddings, shard)
     number_of = None if kept is None else {int(row): number for number, row in enumerate(kept)}
     found: dict[int, list[int]] = {}
@@ -243,12 +246,12 @@ def load_pseudo_captions(embeddings: Artifact, shard: str) -> list[list[str]]:
 
 
 def _texts_by_row(
-    embeddings: Artifact, shard: str, embed_dim: int, kind: str, files: tuple[str, str]
+    embeddings: Artifact, shard: str, text_dim: int, kind: str, files: tuple[str, str]
 ) -> tuple[np.ndarray, Rows]:
     if not has_table(embeddings, files[0], shard):
-        return np.zeros(0, dtype=np.int64), np.zeros((0, embed_dim), dtype=np.float32)
+        return np.zeros(0, dtype=np.int64), np.zeros((0, text_dim), dtype=np.float32)
     table, text = load_table(embeddings, files[0], shard, ["row"]), open_array(embeddings, files[1], shard)
-    _require_shape(embeddings, f"{kind} text embeddings of shard {shard}", text, len(table), embed_dim)
+    _require_shape(embeddings, f"{kind} text embeddings of shard {shard}", text, len(table), text_dim)
     return table["row"].to_numpy(), text
 
 

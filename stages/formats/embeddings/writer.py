@@ -76,10 +76,23 @@ class ShardEmbeddings:
     """Row and caption."""
     encoded_pseudo: EncodedCaptions = field(default_factory=EncodedCaptions)
 
-    def write(self, name: str, output: Output, *, storage: Storage, embed_dim: int, widths: Mapping[str, int]) -> None:
-        """Write the files of the shard; ``widths`` names the text encoders with the widths of their states."""
+    def write(
+        self,
+        name: str,
+        output: Output,
+        *,
+        storage: Storage,
+        embed_dim: int,
+        widths: Mapping[str, int],
+        text_dim: int | None = None,
+    ) -> None:
+        """Write the files of the shard; ``widths`` names the text encoders with the widths of their states.
+
+        ``text_dim`` is the width of text embeddings; None: that of image embeddings, ``embed_dim``.
+        """
+        text_dim = embed_dim if text_dim is None else text_dim
         save_array(output, IMAGE, name, _concatenated(self.image, embed_dim, storage))
-        save_array(output, TEXT, name, _concatenated(self.first.text, embed_dim, storage))
+        save_array(output, TEXT, name, _concatenated(self.first.text, text_dim, storage))
         has_caption = [caption is not None for caption in self.captions]
         metadata = {"key": self.keys, "caption": self.captions, "has_caption": has_caption}
         save_table(output, METADATA, name, pa.table(metadata, schema=_METADATA_SCHEMA))
@@ -91,7 +104,7 @@ class ShardEmbeddings:
                 rows, texts = zip(*captions, strict=True)
                 columns = {"key": [self.keys[row] for row in rows], "row": rows, "caption": texts}
                 save_table(output, table, name, pa.table(columns, schema=_EXTRA_SCHEMA))
-                save_array(output, array, name, _concatenated(encoded.text, embed_dim, storage))
+                save_array(output, array, name, _concatenated(encoded.text, text_dim, storage))
         for encoder, width in widths.items():
             parts = (self.first, self.further, self.encoded_pseudo)
             states = [one for part in parts for one in part.states.get(encoder, [])]

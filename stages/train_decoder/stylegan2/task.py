@@ -12,8 +12,8 @@ from models.decoders.stylegan2.augmentation import NUM_RANDOM_INPUTS
 from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.noise import SeededNoise
 from stages.contract.sizing import Shapes
-from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import local_clips
+from stages.encoders.space import Encoders, make_encoders
 from stages.formats.clips import read_clips, require_same_clips
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.training.images.task import DecoderTask
@@ -44,7 +44,7 @@ class StyleGan2Task(DecoderTask):
     config: StyleGan2DecoderConfig
 
     def make_model(self) -> nn.Module:
-        """Make both networks; CLIP stays outside, so that it is neither trained nor averaged nor saved."""
+        """Make both networks; the encoders stay outside, so that it is neither trained nor averaged nor saved."""
         config, embed_dim = self.config, self.data.embed_dim
         generator = self.spec.build()
         discriminator = config.discriminator_spec(embed_dim).build()
@@ -54,7 +54,7 @@ class StyleGan2Task(DecoderTask):
             generator,
             discriminator,
             config.losses,
-            embed_images=self._clip.embed_images if config.losses.clip_weight > 0 else None,
+            embed_images=self._encoders.images.embed_images if config.losses.clip_weight > 0 else None,
             blocks=read_clips(self.inputs["embed_clip"]).block_dims,
             group_mean=group_mean,
             num_workers=self.rank_info.world_size,
@@ -95,12 +95,12 @@ class StyleGan2Task(DecoderTask):
         return batch
 
     @cached_property
-    def _clip(self) -> ClipEncoder:
-        """The frozen CLIP models, loaded once however many models are made."""
-        encoder = ClipEncoder(local_clips(self.config.clip, self.inputs), device=self.rank_info.device)
+    def _encoders(self) -> Encoders:
+        """The frozen encoders, loaded once however many models are made."""
+        encoders = make_encoders(local_clips(self.config.clip, self.inputs), device=self.rank_info.device)
         remedy = "leave train_decoder.clip out, so that the experiment's own holds"
-        require_same_clips("train_decoder.clip", encoder.identities, read_clips(self.inputs["embed_clip"]), remedy)
-        return encoder
+        require_same_clips("train_decoder.clip", encoders.identities, read_clips(self.inputs["embed_clip"]), remedy)
+        return encoders
 
 
 def group_mean(value: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def test_a_prior_that_has_learned_from_images_alone_can_be_distilled(tmp_path: P
 
 
 def test_the_size_counts_the_teacher_as_frozen() -> None:
-    shapes: Any = SimpleNamespace(embed_dim=DIM, num_gaussians=1, text_states={})
+    shapes: Any = SimpleNamespace(embed_dim=DIM, text_dim=None, num_gaussians=1, text_states={})
     weights = list(train_prior.planned_module(distilled(), shapes).parameters())
     alone = list(train_prior.planned_module(prior_config("gaussian"), shapes).parameters())
     count = sum(weight.numel() for weight in alone)

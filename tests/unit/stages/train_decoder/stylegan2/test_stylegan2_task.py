@@ -192,7 +192,7 @@ def test_clip_is_frozen_and_no_part_of_the_model(inputs: dict[str, Artifact], cl
     assert sum(p.numel() for p in model.parameters()) == count
     batch = prepared(task)
     model(batch)["loss"].mean().backward()
-    assert all(p.grad is None for p in task._clip._models[0]._model.parameters())
+    assert all(p.grad is None for p in task._encoders.clip._models[0]._model.parameters())
     assert batch["embeddings"].shape == (4, DIM)
 
 

@@ -13,7 +13,8 @@ from stages.encoders.config import ClipConfig
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.plots import confusion_plot
 from stages.evaluate.records import EvaluatedUnit, EvaluateRecord
-from stages.evaluate.reduction import Reduction, Results
+from stages.evaluate.reduction import Reduction
+from stages.evaluate.results import Results
 from stages.evaluate.worker import ImageUnit
 from stages.formats.generated_images import GeneratedRecord, GeneratedUnit, list_units
 from stages.storage.artifact import Artifact, Output

@@ -1,0 +1,106 @@
+"""Sets of generated images beside the true ones: each image beside its own, and the distributions of both."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.metrics.pairs import pair_figures
+from stages.contract.measures import Protocol
+from stages.evaluate.distances import FEWEST, Figure, Figures, cmmd_figure, frechet_figures, kernel_figures, spaced
+from stages.evaluate.records import EmbeddingRows
+from stages.evaluate.results import Results
+from stages.evaluate.sets import EvaluatedSets
+from stages.evaluate.worker import CONDITIONING, clip_distance_network, embedding_network, features_network
+
+WITHOUT_PROMPTS = "unconditional"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Adds the figures of sets that need true images."""
+
+    sets: EvaluatedSets
+
+    def add_pairs(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
+        """Add how near images, and the embeddings that they were generated from, are to the true images'.
+
+        A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside.
+        """
+        sets = self.sets
+        if not sets.has_true() or sets.count(name) < 2 or name == WITHOUT_PROMPTS:
+            return
+        chosen = spaced(sets.count(name), sets.config.pairwise_images)
+        true = sets.described_rows(CONDITIONING).take(chosen)
+        identity, dims = sets.network(CONDITIONING), sets.block_dims(CONDITIONING)
+        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        seen = sets.rows(CONDITIONING, name).take(chosen)
+        results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
+        if name == sets.main:
+            self._add_embeddings(results, chosen, common)
+
+    def _add_embeddings(self, results: Results, chosen: np.ndarray, common: Protocol) -> None:
+        """Add how near the embeddings that images were generated from are to the true images', by what made both."""
+        sets, network = self.sets, embedding_network(self.sets.config)
+        true_rows = sets.described_rows(network)
+        true, identity, dims = true_rows.take(chosen), sets.network(network), sets.block_dims(network)
+        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        embedding_rows = EmbeddingRows(sets.generated, sets.units[sets.main])
+        embeddings = embedding_rows.take(chosen)
+        distances = frechet_figures(embedding_rows, true_rows)
+        results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
+        results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
+        cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
+        results.add({"embedding/cmmd": cmmd}, protocol)
+
+    def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
+        found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.sets.config.seed)
+        return {name: Figure(one.value, len(a), one.low, one.high) for name, one in found.items()}
+
+    def add_distances(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
+        """Add the distances to the true images, and under which features; or why they are not known."""
+        sets = self.sets
+        count = sets.count(name)
+        why = f"{count} image generated: {FEWEST} or more have a distribution" if count < FEWEST else ""
+        if not sets.real and not sets.has_true():
+            why = why or "the prompts have no true images: set evaluate.real"
+        if why:
+            results.notes |= {} if prefix else {"frechet_distance": why}
+            return
+        network, most = features_network(sets.config), sets.config.pairwise_images
+        identity, generated, true = sets.network(network), sets.rows(network, name), sets.true_rows(network)
+        protocol = {
+            **common, "features": identity["name"], "weights": identity["weights"], "resize": identity["resize"],
+            "true_images": self._true_identity(), "num_true": str(true.count),
+        }  # fmt: skip
+        results.add(frechet_figures(generated, true), protocol, prefix)
+        a, b = (torch.from_numpy(rows.take(spaced(rows.count, most))) for rows in (generated, true))
+        results.add(kernel_figures(a, b, sets.config.seed), protocol, prefix)
+        clip = clip_distance_network(sets.config)
+        of_clip, dims = sets.network(clip), sets.block_dims(clip)
+        rows = (sets.rows(clip, name), sets.true_rows(clip))
+        a, b = (torch.from_numpy(one.take(spaced(one.count, most))) for one in rows)
+        clip_protocol = {"features": of_clip["name"], "weights": of_clip["weights"], "resize": of_clip["resize"]}
+        results.add({"cmmd": cmmd_figure(a, b, dims)}, protocol | clip_protocol, prefix)
+        if not prefix:
+            results.notes["frechet_distance"] = f"{identity['name']}, {count} images, {true.count} true ones"
+
+    def _true_identity(self) -> str:
+        if not self.sets.real:
+            return "those that the prompts describe"
+        contents = "".join(self.sets.records[unit.name].content for unit in self.sets.real)
+        return f"folder {hashlib.sha256(contents.encode()).hexdigest()[:16]}"
+
+
+def _image_figures(pairs: Figures) -> Figures:
+    """Return the figures of images by the names that they are known by."""
+    names = {name: name.replace("cosine_", "cosine/image_", 1) for name in pairs if name.startswith("cosine_")}
+    names |= {name: f"image_{name}" for name in pairs if name.startswith("retrieval")}
+    return {new: pairs[old] for old, new in names.items() if "centred" not in old}
+
+
+def _embedding_figures(pairs: Figures) -> Figures:
+    """Return those of the embeddings that images were generated from, by the names that they are known by."""
+    names = {"cosine_true": "cosine/true", "cosine_unrelated": "cosine/unrelated"}
+    return {names.get(name, f"embedding/{name}"): figure for name, figure in pairs.items()}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from models.decoders.buckets import BucketSettings
 from pipeline.initialize.survey import Survey
 
 _FEWEST_PAIRS = 200
@@ -9,6 +10,14 @@ _FEWEST_PAIRS = 200
 _EPOCHS = 60
 _MOST_STEPS = 20_000
 _CLIP_BATCH = 128
+RESOLUTION = 64
+"""Side of the decoder's squares in pixels."""
+BUCKETS = BucketSettings(step=16)
+"""For a network whose sides are multiples of 16 pixels."""
+_MOST_CROPPED = 0.15
+"""Mean fraction of an image's area that may be cut off to make it a square."""
+_WORTH = 0.75
+"""Of that, so much may be cut off with buckets; else they are not worth a size more."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Advice:
     prior_steps: int
     clip_steps: int
     decoder_steps: int
+    has_buckets: bool
     why: dict[str, str]
 
 
@@ -36,6 +46,8 @@ def advise(found: Survey) -> Advice:
     sides = found.with_sides / max(found.captions, 1)
     side = found.small_side
     image_size = next((size for size in (256, 128) if side is None or side >= size), 64)
+    square, bucketed = found.cropped([(1, 1)]), found.cropped(BUCKETS.sizes(RESOLUTION))
+    has_buckets = square > _MOST_CROPPED and bucketed < _WORTH * square
     flip = 0.0 if sides > 0.01 else 0.5
     why = {
         "rows_per_shard": "small shards, so that few are made again when images are added",
@@ -46,6 +58,7 @@ def advise(found: Survey) -> Advice:
         else f"{pairs:,} captioned images are too few to train a CLIP on ({_FEWEST_PAIRS} are the least)",
         "flip": f"{sides:.1%} of the captions name left or right: mirrored images would not be as they say" if not flip
         else "no caption looked at names left or right; set 0 where lettering counts",
+        "buckets": f"a square loses {square:.0%} of an image's area on average, the nearest of these {bucketed:.0%}",
         "steps": f"{_EPOCHS} visits of each image; 500 to {_MOST_STEPS:,} steps; raise it to go on",
     }  # fmt: skip
     return Advice(
@@ -59,6 +72,7 @@ def advise(found: Survey) -> Advice:
         prior_steps=_steps(pairs, 128),
         clip_steps=_steps(pairs, _CLIP_BATCH),
         decoder_steps=_steps(images, 32),
+        has_buckets=has_buckets,
         why=why,
     )
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.initialize.advice import Advice
+from models.decoders.buckets import size_name
+from pipeline.initialize.advice import BUCKETS, RESOLUTION, Advice
 from pipeline.initialize.survey import Survey
 from stages.contract.texts import one_line
 
@@ -76,11 +77,13 @@ split: {{validation: {advice.validation}}}  # {advice.why["validation"]}
 
 def _data(source: Mapping[str, Any], advice: Advice) -> str:
     keys = "\n".join(f"    {key}: {scalar(value)}" for key, value in source.items())
+    ratios = "  resize_mode: keep_ratio  # for train_decoder.buckets; image_size is the shorter side\n"
+    ratios = ratios if advice.has_buckets else ""
     return f"""download_shards:
   source:
 {keys}
   rows_per_shard: {advice.rows_per_shard}  # {advice.why["rows_per_shard"]}
-  image_size: {advice.image_size}  # {advice.why["image_size"]}
+{ratios}  image_size: {advice.image_size}  # {advice.why["image_size"]}
   resize_only_if_bigger: false  # so that smaller ones are enlarged, and none is refused
 """
 
@@ -131,10 +134,12 @@ train_prior:
 
 
 def _decoder(advice: Advice) -> str:
+    sizes = ", ".join(map(size_name, BUCKETS.sizes(RESOLUTION)))
+    buckets = f"  buckets: {{step: {BUCKETS.step}}}  # {sizes}: {advice.why['buckets']}\n"
     return f"""train_decoder:  # on a GPU: resolution 128, wider channels
   kind: pixel_diffusion
-  resolution: 64
-  augmentation: {{crop: 0.1, flip: {advice.flip}}}  # {advice.why["flip"]}
+  resolution: {RESOLUTION}
+{buckets if advice.has_buckets else ""}  augmentation: {{crop: 0.1, flip: {advice.flip}}}  # {advice.why["flip"]}
   network: {{unshuffle: 4, channels: [64, 128, 192], layout_channels: 16, embedding_noise: 0.1}}
   training:
     num_steps: {advice.decoder_steps}  # {advice.why["steps"]}

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.decoders.bucket_fit import cropped_fraction, nearest_buckets
+from models.decoders.buckets import Size
 from pipeline.errors import UsageError
 from stages.contract.errors import ItemFault, StageError
 from stages.contract.texts import one_line
@@ -72,6 +74,14 @@ class Survey:
     def uncommon_shapes(self) -> float:
         """Fraction of the images of which a square shows less than two thirds."""
         return sum(not 2 / 3 <= ratio <= 3 / 2 for ratio in self.ratios) / max(len(self.ratios), 1)
+
+    def cropped(self, sizes: Sequence[Size]) -> float:
+        """Return the mean fraction of an image's area that does not fit into the nearest of these sizes."""
+        if not self.ratios:
+            return 0.0
+        heights = [1.0] * len(self.ratios)
+        nearest = nearest_buckets(self.ratios, heights, sizes)
+        return float(cropped_fraction(self.ratios, heights, [sizes[number] for number in nearest]).mean())
 
 
 def survey(source: dict[str, Any]) -> Survey:

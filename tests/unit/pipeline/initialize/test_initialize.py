@@ -120,6 +120,31 @@ def test_images_without_captions_get_a_prior_that_needs_none(tmp_path: Path) -> 
     assert written["generate"]["prompts"]["kind"] == "unconditional"
 
 
+def write_shapes(folder: Path, shapes: list[tuple[int, int]]) -> Path:
+    folder.mkdir()
+    for number, shape in enumerate(shapes):
+        (folder / f"{number:02d}.png").write_bytes(png(number, shape))
+    return folder
+
+
+def test_images_of_several_aspect_ratios_get_buckets_and_keep_their_ratios(tmp_path: Path) -> None:
+    shapes = [(160, 90), (90, 160), (100, 100), (150, 100), (200, 90)]
+    found, file = initialized(write_shapes(tmp_path / "images", shapes), tmp_path)
+    assert found.cropped([(1, 1)]) == pytest.approx((2 * 7 / 16 + 0 + 1 / 3 + 11 / 20) / 5)
+    text = file.read_text()
+    written = yaml.safe_load(text)
+    assert written["train_decoder"]["buckets"] == {"step": 16}
+    assert written["download_shards"]["resize_mode"] == "keep_ratio"
+    assert "# 48x80, 64x64, 80x48: a square loses 35% of an image's area on average, the nearest of these" in text
+
+
+@pytest.mark.parametrize("shapes", [[(100, 100), (110, 100), (100, 105)], [(100, 90)] * 3, [(125, 100)] * 3])
+def test_images_that_are_nearly_square_get_squares(tmp_path: Path, shapes: list[tuple[int, int]]) -> None:
+    written = yaml.safe_load(initialized(write_shapes(tmp_path / "images", shapes), tmp_path)[1].read_text())
+    assert "buckets" not in written["train_decoder"]
+    assert "resize_mode" not in written["download_shards"]
+
+
 def test_metadata_beside_images_names_its_columns(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
     for one in folder.glob("*.txt"):

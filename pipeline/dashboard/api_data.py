@@ -16,8 +16,9 @@ Least = Annotated[float, Query(ge=0.5, le=1.0)]
 
 
 def data_router(samples: Samples) -> APIRouter:
-    """Return the paths of a run's samples and of searching in them."""
+    """Return the paths of a run's samples, and of what is odd about some of them."""
     router = APIRouter(prefix="/runs/{run}")
+    router.include_router(_search_router(samples))
 
     @router.get("/shards")
     def shards(run: str) -> dict[str, Any]:
@@ -30,6 +31,28 @@ def data_router(samples: Samples) -> APIRouter:
     @router.get("/samples/{shard}/{key}")
     def image(run: str, shard: str, key: str) -> Response:
         return png(samples.image(run, shard, key))
+
+    @router.get("/duplicates")
+    def duplicates(run: str, least: Least = 0.98) -> dict[str, Any]:
+        return samples.near_duplicates(run, least)
+
+    @router.get("/lowest")
+    def lowest(run: str) -> dict[str, Any]:
+        return samples.lowest(run)
+
+    @router.get("/worst")
+    def worst(run: str) -> list[dict[str, Any]]:
+        return samples.worst(run)
+
+    @router.get("/leaks")
+    def leaks(run: str, least: Least = 0.98) -> dict[str, Any]:
+        return samples.leaks(run, least)
+
+    return router
+
+
+def _search_router(samples: Samples) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/search")
     def search(run: str, text: Annotated[str, Query(min_length=1, max_length=1000)]) -> dict[str, Any]:
@@ -44,18 +67,6 @@ def data_router(samples: Samples) -> APIRouter:
     @router.get("/similar")
     def similar(run: str, shard: str, key: str) -> dict[str, Any]:
         return samples.search_sample(run, shard, key)
-
-    @router.get("/duplicates")
-    def duplicates(run: str, least: Least = 0.98) -> dict[str, Any]:
-        return samples.near_duplicates(run, least)
-
-    @router.get("/lowest")
-    def lowest(run: str) -> dict[str, Any]:
-        return samples.lowest(run)
-
-    @router.get("/leaks")
-    def leaks(run: str, least: Least = 0.98) -> dict[str, Any]:
-        return samples.leaks(run, least)
 
     return router
 

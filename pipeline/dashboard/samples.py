@@ -21,6 +21,7 @@ from stages.formats.clips import read_clips
 from stages.formats.image_grids import to_png
 from stages.formats.images import decode_image
 from stages.formats.shards import EntryStatus, ShardRecord, index_images, read_member, read_table, shard_tar
+from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Artifact
 
 PAGE: Final = 48
@@ -108,6 +109,18 @@ class Samples:
             raise UsageError(f"run {shown(run)}: {_NOT_COMPARED}")
         return self._found(index, index.lowest(FOUND))
 
+    def worst(self, run: str) -> list[dict[str, Any]]:
+        """Return the held-out samples of the largest loss, by stage; NotThere: no stage has recorded any."""
+        record = self._reader.record(run)
+        artifacts = {name: self._reader.artifact(record, name) for name in record.plan}
+        found = {name: WorstSamples.of(one) for name, one in artifacts.items() if one.exists(WorstSamples.file)}
+        if not found:
+            raise NotThere(
+                f"run {record.run}: no stage of it has recorded the losses of single samples: decoders and upsamplers "
+                "do at the end of their training, since this version"
+            )
+        return [{"stage": name, **self._with_captions(run, one)} for name, one in found.items()]
+
     def leaks(self, run: str, least: float) -> dict[str, Any]:
         """Return held-out images that are at least so near to one of training; NotThere: the run has no split."""
         index, record = self.index(run), self._reader.record(run)
@@ -138,6 +151,15 @@ class Samples:
 
     def _shards(self, run: str) -> Artifact:
         return self._reader.artifact(self._reader.record(run), "download_shards")
+
+    def _with_captions(self, run: str, worst: WorstSamples) -> dict[str, Any]:
+        shards = self._shards(run)
+        captions: dict[tuple[str, str], list[str]] = {}
+        for shard in {one.shard for one in worst.samples}:
+            rows = read_table(shards, shard, ("key", "caption", "captions")).to_pylist()
+            captions |= {(shard, row["key"]): _captions(row) for row in rows}
+        rows = [one.model_dump() | {"captions": captions.get((one.shard, one.key), [])} for one in worst.samples]
+        return worst.model_dump(exclude={"samples"}) | {"rows": rows}
 
     def _require_shard(self, run: str, shard: str) -> None:
         if shard not in self.shards(run):

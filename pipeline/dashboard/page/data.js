@@ -18,7 +18,7 @@ export async function showData(main, { path }) {
     h("button", { type: "button", class: "image", title: "Search for images like it", onclick: () => similar(row) },
       h("img", { src: see(row), alt: row.captions[0] ?? `image ${row.key}`, loading: "lazy", decoding: "async" })),
     h("figcaption", {}, row.captions.length ? row.captions.map((one) => h("div", {}, one)) : h("span", { class: "dim" }, "no caption"),
-      h("div", { class: "dim" }, row.score === undefined ? `${row.key.slice(0, 10)} in ${row.shard}` : `cosine ${number(row.score)}`)));
+      h("div", { class: "dim" }, row.loss !== undefined ? `loss ${number(row.loss)}` : row.score !== undefined ? `cosine ${number(row.score)}` : `${row.key.slice(0, 10)} in ${row.shard}`)));
 
   const scope = (reply) => h("p", { class: "dim" }, reply.searched === reply.total ? `All ${number(reply.total)} embeddings were searched.`
     : `The first ${number(reply.searched)} of ${number(reply.total)} embeddings were searched.`);
@@ -30,6 +30,11 @@ export async function showData(main, { path }) {
   });
   const pairs = (title, none, reply) => [h("h2", {}, title), scope(reply),
     reply.pairs.length ? h("div", { class: "cards" }, reply.pairs.map((one) => h("div", { class: "card" }, h("div", {}, `cosine ${number(one.score)}`), h("div", { class: "pair tiles" }, one.pair.map(sample))))) : h("p", {}, none)];
+
+  const worst = (found) => [h("h2", {}, `${found.stage}: held-out images of the largest loss`),
+    h("p", { class: "dim" }, `The last validation, after step ${number(found.step)}: ${number(found.rows.length)} of ${number(found.validated)} images, each loss the mean of ${found.rounds} with other noise; the mean of all is ${number(found.mean_loss)}.`
+      + (found.not_finite ? ` The losses of ${number(found.not_finite)} images are not finite.` : "")),
+    h("div", { class: "tiles" }, found.rows.map(sample))];
 
   const text = h("input", { type: "search", placeholder: "a red star", required: true });
   const search = h("form", { class: "row", onsubmit: (event) => {
@@ -47,6 +52,7 @@ export async function showData(main, { path }) {
       return [...pairs("Held-out images that are nearly in training", "No held-out image is so near to one of training.", reply),
         h("p", { class: "dim" }, `${number(reply.held_out)} images are held out, ${number(reply.trained)} are trained on; the left one of a pair is held out.`)];
     }),
+    button("Largest loss", async () => (await ask(`${base}/worst`)).flatMap(worst)),
     button("Captions that fit least", async () => tiles("Images whose captions are least like them", await ask(`${base}/lowest`))));
 
   const state = { shard: Object.keys(found.shards)[0], first: 0 };

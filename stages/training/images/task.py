@@ -18,6 +18,7 @@ from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.sizing import Shapes
 from stages.formats.clips import read_clips
 from stages.formats.model_folders import save_model
+from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Output
 from stages.training.images.bucketed import NumbersOf
 from stages.training.images.config import ImageTrainingConfig
@@ -27,6 +28,9 @@ from stages.training.images.shard_images import ImageRows
 from stages.training.initial_weights import FIRST_STAGE, load_initial
 from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
+
+LOSS_ROUNDS = 4
+"""Times that the last validation computes each sample's loss: at a single noise level it says little of the sample."""
 
 
 @dataclass
@@ -43,6 +47,7 @@ class DecoderTask(ImageTask):
 
     config: ImageTrainingConfig
     data: EmbeddedImages = field(init=False, repr=False, compare=False)
+    _worst: WorstSamples | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -120,10 +125,15 @@ class DecoderTask(ImageTask):
         return {**self.read(indices), **self.random_inputs(part, stream)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        """Return the held-out loss, and images generated from held-out embeddings below the true ones."""
+        """Return the held-out loss, and images generated from held-out embeddings below the true ones.
+
+        The last validation also finds the samples of the largest loss, which :meth:`save` writes.
+        """
         outputs = [model(batch) for batch in self.held_out_batches(0)]
         values = {name: torch.cat([output[name].detach().float().cpu() for output in outputs]) for name in outputs[0]}
         means = {f"held_out_{name}": float(value.mean()) for name, value in values.items()}
+        if step == self.config.training.num_steps:
+            self._worst = self.worst_samples(model, step, values["loss"])
         return [Metrics(means, step), LoggedImage("samples", self.sample_grid(model), step)]
 
     def sample_grid(self, model: nn.Module) -> bytes:
@@ -147,9 +157,20 @@ class DecoderTask(ImageTask):
         """Return how images are generated beside these."""
         return self.config.samples
 
+    def worst_samples(self, model: nn.Module, step: int, first: Tensor) -> WorstSamples:
+        """Return the held-out samples of the largest loss; ``first`` is that of each in the first round."""
+        rounds = [first]
+        for number in range(1, LOSS_ROUNDS):
+            losses = [model(batch)["loss"].detach().float().cpu() for batch in self.held_out_batches(number)]
+            rounds.append(torch.cat(losses))
+        samples = self.data.samples(np.concatenate(self.together(self.held_out)))  # in the order of the batches
+        return WorstSamples.among(samples, torch.stack(rounds).double().mean(0).numpy(), step=step, rounds=len(rounds))
+
     def save(self, model: nn.Module, output: Output) -> None:
-        """Write the decoder's folder: config.json and model.safetensors."""
+        """Write the decoder's folder: config.json and model.safetensors; and the samples of the largest loss."""
         self.split_record.write(output)
+        if self._worst is not None:
+            self._worst.write(output)
         own = {"num_images", "size"}
         sampling = {name: value for name, value in asdict(self.config.samples).items() if name not in own}
         spec = self.spec.to_dict()

@@ -23,6 +23,7 @@ from cluster.losses import MemoryKills, describe_loss
 from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
 from cluster.metrics import count
 from cluster.pool_worker import ask_for_sign, stack_of, start_worker
+from cluster.workers import Report, Reporter
 
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
@@ -33,13 +34,15 @@ _MAX_REASON = 300  # characters
 _log = logging.getLogger(__name__)
 
 
-def map_on_ray(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-    """Run the map on a pool of Ray actors.
+def map_on_ray(
+    make_worker: MakeWorker, items: Items, resources: WorkerResources, report: Report = lambda machines: None
+) -> Iterator[Any]:
+    """Run the map on a pool of Ray actors, and report on which machines they are.
 
     Raises:
         WorkersLost: items were set aside, as each took down several workers; or no worker lives until it is ready.
     """
-    inbox, pool = Inbox(items), _Pool(make_worker, resources)
+    inbox, pool = Inbox(items), _Pool(make_worker, resources, report)
     first_error: BaseException | None = None
     try:
         while inbox.poll() or pool.is_busy:
@@ -75,6 +78,7 @@ class _Member:
     """None: it has given none yet, as Ray may still have no room for it."""
     ping: Any = None
     node: str = ""
+    machine: str = ""
     is_noticed: bool = False
     """Whether it was reported as slow at its present item."""
 
@@ -82,7 +86,7 @@ class _Member:
 class _Pool:
     """The actors of a map; those that Ray has no room for yet hold no item."""
 
-    def __init__(self, make_worker: MakeWorker, resources: WorkerResources) -> None:
+    def __init__(self, make_worker: MakeWorker, resources: WorkerResources, report: Report) -> None:
         import ray
 
         self._make_worker, self._resources = make_worker, resources
@@ -93,6 +97,7 @@ class _Pool:
         self._next_check = 0.0
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
         self._growth = Growth(resources)
+        self._reporter = Reporter(report)
         self.set_aside: list[Task] = []
 
     @property
@@ -195,6 +200,8 @@ class _Pool:
         self._next_check = now + min(_TICK_SECONDS, timeout / _SIGNS_PER_TIMEOUT)
         self._report_missing_room(now)
         self._take_signs(now)
+        here = (member for member in self._members if member.machine)
+        self._reporter.note((member.machine, _name(member.task) if member.task else "") for member in here)
         for member in list(self._members):
             if member.ping is None and now - (member.last_sign or 0.0) >= timeout / _SIGNS_PER_TIMEOUT:
                 member.ping = ask_for_sign(member.actor)
@@ -215,7 +222,7 @@ class _Pool:
             member = asked[ping]
             member.ping = None
             with contextlib.suppress(ray.exceptions.RayError):  # its call tells of the loss
-                member.node, kills = ray.get(ping)
+                member.node, kills, member.machine = ray.get(ping)
                 self._memory.note(member.node, kills)
                 if member.last_sign is None:
                     member.since = now  # so long it may have waited for room
@@ -249,6 +256,7 @@ class _Pool:
         for member in self._members:
             ray.kill(member.actor)
         self._members = []
+        self._reporter.close()
 
 
 def _name(task: Task) -> str:

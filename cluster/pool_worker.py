@@ -6,6 +6,7 @@ from typing import Any
 from cluster.losses import memory_kills
 from cluster.mapping import MakeWorker, WorkerResources
 from cluster.rank_link import process_stack
+from cluster.workers import machine_name
 
 _SIGNS = "signs"
 _STACK_SECONDS = 5.0  # to wait for the stack of a worker that stands still
@@ -43,11 +44,11 @@ class _Worker:
         assert self._worker is not None
         return self._worker(item)
 
-    def ping(self) -> tuple[str, int]:
-        """Give a sign of life: the node, and how many processes the system has killed for memory there."""
+    def ping(self) -> tuple[str, int, str]:
+        """Give a sign of life: the node, how many processes the system has killed for memory there, and its name."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), memory_kills()
+        return ray.get_runtime_context().get_node_id(), memory_kills(), machine_name(ray.util.get_node_ip_address())
 
     def stack(self) -> str:
         """Return what every thread of the process is doing."""

@@ -34,6 +34,7 @@ class Sign:
     pid: int
     steps: int
     memory_kills: int
+    machine: str
 
 
 def end_is_requested() -> bool:
@@ -60,11 +61,12 @@ def forget_requests() -> None:
 
 
 @contextmanager
-def linked(send: "Sender", rank: int, node: str) -> Iterator[None]:
+def linked(send: "Sender", rank: int, node: str, machine: str) -> Iterator[None]:
     """Keep in touch for the length of the block."""
     forget_requests()
     over = threading.Event()
-    thread = threading.Thread(target=_keep_in_touch, args=(send, rank, node, over), name="corgi-link", daemon=True)
+    own = (rank, node, machine)
+    thread = threading.Thread(target=_keep_in_touch, args=(send, *own, over), name="corgi-link", daemon=True)
     thread.start()
     try:
         yield
@@ -72,9 +74,9 @@ def linked(send: "Sender", rank: int, node: str) -> Iterator[None]:
         over.set()
 
 
-def _keep_in_touch(send: "Sender", rank: int, node: str, over: threading.Event) -> None:
+def _keep_in_touch(send: "Sender", rank: int, node: str, machine: str, over: threading.Event) -> None:
     while not over.wait(LINK_SECONDS):
-        send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills())))
+        send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills(), machine)))
         notices = send.poll_all((END, REPLACE))
         if notices[END]:
             _end.set()

@@ -44,6 +44,10 @@ class RankSigns:
         else:
             known.heard, known.is_noticed = now, False
 
+    def machines(self) -> list[tuple[str, str]]:
+        """Return the machine and the name of each rank that has given a sign."""
+        return [(known.sign.machine, f"rank {rank}") for rank, known in sorted(self._ranks.items())]
+
     def note_stack(self, rank: int, stack: str) -> None:
         """Keep the stack of a rank that stands still."""
         _log.warning("rank %d stands still", rank, extra={"attachment": stack})

@@ -4,6 +4,7 @@ Ray Train's own torch trainer imports torch in the controller and forms the proc
 the controller does not import torch, and DeepSpeed forms the group. Measured by benchmarks/training_startup.py.
 """
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -36,6 +37,7 @@ from cluster.training import (
     rank_environment,
     use_cpus,
 )
+from cluster.workers import Report, Reporter, machine_name
 
 POLL_SECONDS = 0.1
 CHECK_SECONDS = 0.5  # between two looks at what the ranks say of themselves
@@ -97,12 +99,14 @@ def launch_with_ray_train(
     progress: Callable[[], int] = lambda: 0,
     *,
     ending: Callable[[], bool] = lambda: False,
+    report: Report = lambda machines: None,
 ) -> Any:
     """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
     A group that loses a process (out of memory, a lost node) is restarted, as long as each start gets further: the
     function is expected to go on from its newest checkpoint. Where the nodes that are left have no room for all
-    workers, it goes on with fewer. Once ``ending`` returns true, the function is asked to end early.
+    workers, it goes on with fewer. Once ``ending`` returns true, the function is asked to end early. ``report`` gets to
+    know on which machines the processes are.
 
     Raises:
         Exception: what a worker raised, at once, with the worker's traceback as a note.
@@ -112,7 +116,8 @@ def launch_with_ray_train(
         os.environ.setdefault(name, value)
     starts, in_vain, reached, size = 1, 0, progress(), group.num_workers
     while True:
-        outcome = _run_once(function, payload, replace(group, num_workers=size), emit, ending)
+        with contextlib.closing(Reporter(report)) as reporter:
+            outcome = _run_once((function, payload), replace(group, num_workers=size), emit, ending, reporter)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
@@ -135,13 +140,13 @@ def launch_with_ray_train(
 
 
 def _run_once(
-    function: TrainFunction,
-    payload: Any,
+    work: tuple[TrainFunction, Any],
     group: TrainGroup,
     emit: Callable[[Any], None],
     ending: Callable[[], bool],
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """Run one group to its end.
+    """Run one group to its end; ``work`` is the function and its payload.
 
     The outcome holds "failure" (the function's own), "error" (Ray Train's) or "result"; "nodes" where it ran, and
     "lost": what a worker raised because it could not reach another one.
@@ -152,7 +157,7 @@ def _run_once(
     next_check = 0.0
     # Among Ray's own files, so that it goes with them where this process is killed.
     with tempfile.TemporaryDirectory(prefix="corgi-train-", dir=node_folder()) as scratch:
-        trainer = _trainer(function, payload, group, channel.sender("worker"), scratch)
+        trainer = _trainer(work, group, channel.sender("worker"), scratch)
         fitting = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
         fitting.start()
         while True:
@@ -165,6 +170,7 @@ def _run_once(
             if time.monotonic() >= next_check:
                 next_check = time.monotonic() + CHECK_SECONDS
                 signs.check()
+                reporter.note(signs.machines())
                 if ending():
                     channel.post(END, True)
             fitting.join(POLL_SECONDS)
@@ -211,14 +217,12 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]
         return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
 
 
-def _trainer(
-    function: TrainFunction, payload: Any, group: TrainGroup, send: Sender, scratch: str
-) -> DataParallelTrainer:
+def _trainer(work: tuple[TrainFunction, Any], group: TrainGroup, send: Sender, scratch: str) -> DataParallelTrainer:
     resources = {"CPU": float(group.num_cpus)} | ({"GPU": float(group.num_gpus)} if group.num_gpus else {})
-    work = ray.put((function, payload))  # a reference: the controller reads its arguments too, and needs no torch
+    reference = ray.put(work)  # a reference: the controller reads its arguments too, and needs no torch
     return _Trainer(
         _in_worker,
-        train_loop_config={"work": work, "num_cpus": group.num_cpus, "send": send},
+        train_loop_config={"work": reference, "num_cpus": group.num_cpus, "send": send},
         backend_config=GroupBackendConfig(),
         scaling_config=ScalingConfig(
             num_workers=group.num_workers, use_gpu=group.num_gpus > 0, resources_per_worker=resources
@@ -243,7 +247,8 @@ def _in_worker(config: dict[str, Any]) -> Any:
         send(("event", event))
 
     try:
-        with linked(send, get_context().get_world_rank(), node):
+        machine = machine_name(ray.util.get_node_ip_address())
+        with linked(send, get_context().get_world_rank(), node, machine):
             function, payload = ray.get(config["work"])
             return function(payload, emit)
     except Exception as error:

@@ -30,7 +30,7 @@ from pipeline.errors import UsageError, full_disk
 from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
-from pipeline.processes import Environment, raising_no_secrets
+from pipeline.processes import Environment, raising_no_secrets, report_workers
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.store import Store
 from stages.contract.digests import remembering
@@ -86,6 +86,7 @@ def _run_stage(job: StageJob, emit: Sender) -> StageSummary:
     spread = functools.partial(job.environment.map_on_ray, emit=emit)
     train = functools.partial(job.environment.launch_training, ending=lambda: bool(emit.poll(_END)))
     context = StageContext(emit, spread, train, job.allocation, input_state)
+    report_workers(emit)
     inputs = filter_inputs(job.inputs)
     return run_stage(module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity)
 

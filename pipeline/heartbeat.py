@@ -18,6 +18,7 @@ import psutil
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from cluster.signals import signals_held_back
+from cluster.workers import SHOWN_ITEMS, Machines
 from pipeline.progress import RunningStages
 from pipeline.record import RunRecord
 from pipeline.store import Store
@@ -31,6 +32,7 @@ _DAY = 86_400.0
 _SAME_START = 2.0  # seconds by which two readings of a process's start may differ
 _LONGEST_WORDS = 100  # characters of a unit or a note
 _MOST_STAGES = 100
+_MOST_MACHINES = 200  # of a stage that are listed
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,39 @@ class StageProgress(BaseModel):
     seconds_left: FiniteFloat | None = None
 
 
+class MachineEntry(BaseModel):
+    """The workers of a stage on one machine, and the shards or ranks of the first of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machine: str = Field(max_length=_LONGEST_WORDS)
+    workers: NonNegativeInt
+    items: tuple[str, ...] = Field((), max_length=SHOWN_ITEMS)
+
+
+class StageWorkers(BaseModel):
+    """On which machines a running stage computes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machines: tuple[MachineEntry, ...] = Field(max_length=_MOST_MACHINES)
+    further: NonNegativeInt = 0
+    """Machines that are not listed."""
+
+    @classmethod
+    def of(cls, machines: Machines) -> "StageWorkers":
+        """Return the first of the machines."""
+        listed = tuple(
+            MachineEntry(
+                machine=one_line(one.machine, _LONGEST_WORDS),
+                workers=one.count,
+                items=tuple(one_line(item, _LONGEST_WORDS) for item in one.items[:SHOWN_ITEMS]),
+            )
+            for one in machines[:_MOST_MACHINES]
+        )
+        return cls(machines=listed, further=len(machines) - len(listed))
+
+
 class Heartbeat(BaseModel):
     """One sign of life: which process gave it, where, when, how many it has given, and how far the stages are."""
 
@@ -61,6 +96,7 @@ class Heartbeat(BaseModel):
     count: NonNegativeInt
     interval: float = Field(gt=0, le=_DAY)
     progress: dict[str, StageProgress] = Field(default_factory=dict, max_length=_MOST_STAGES)
+    workers: dict[str, StageWorkers] = Field(default_factory=dict, max_length=_MOST_STAGES)
 
     @classmethod
     def now(cls, count: int, stages: RunningStages | None = None) -> "Heartbeat":
@@ -74,6 +110,7 @@ class Heartbeat(BaseModel):
             count=count,
             interval=BEAT_SECONDS,
             progress={} if stages is None else _progress_of(stages),
+            workers={} if stages is None else {name: StageWorkers.of(one) for name, one in stages.machines().items()},
         )
 
 
@@ -140,6 +177,8 @@ class Life:
     """Of a lost run: why, and what to do."""
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
     """Of one that runs: how far its stages are."""
+    workers: Mapping[str, StageWorkers] = field(default_factory=dict)
+    """Of one that runs: on which machines its stages compute."""
 
     @property
     def shown(self) -> str:
@@ -170,7 +209,7 @@ def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.dateti
         return Life("lost", heartbeat.time, age, f"{where}, which drove the run, is gone ({age}): {remedy}")
     late = now - heartbeat.time
     if -_MOST_SKEW <= late <= datetime.timedelta(seconds=_MISSED_BEATS * heartbeat.interval):
-        return Life(record.status, heartbeat.time, progress=heartbeat.progress)
+        return Life(record.status, heartbeat.time, progress=heartbeat.progress, workers=heartbeat.workers)
     if is_here:
         reason = f"{where} is there, but has stopped, or cannot write to the store ({age})"
         resume = f"let it go on (kill -CONT {heartbeat.pid}), or end it and {remedy}"

@@ -21,7 +21,7 @@ from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult, without_job_folder
 from pipeline.view import RunView
-from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress
+from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress, Workers
 from stages.contract.stage import Allocation
 
 
@@ -67,6 +67,8 @@ class RunObserver:
         self.view.event(name, event)
         if isinstance(event, Progress):
             self._stages.note(name, event)
+        if isinstance(event, Workers):
+            self._stages.locate(name, event.machines)
         if isinstance(event, Metrics):
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):

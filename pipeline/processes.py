@@ -13,8 +13,10 @@ from typing import Any
 from cluster.mapping import Items, MakeWorker, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.training import TrainFunction, TrainGroup
+from cluster.workers import Machines, MachineWorkers, machine_name
 from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from stages.contract.errors import StageError
+from stages.contract.events import Workers
 from stages.contract.secrets import redacted_error
 from stages.storage.filesystems import use_environment
 
@@ -45,9 +47,10 @@ class Environment:
     ) -> Iterator[Any]:
         """Map as :func:`cluster.pool.map_on_ray` does, in workers that have entered this environment.
 
-        Their log records go to ``emit``.
+        Their log records go to ``emit``, and where they are.
         """
-        return map_on_ray(functools.partial(_make_worker, self, emit, make_worker), items, resources)
+        work = functools.partial(_make_worker, self, emit, make_worker)
+        return map_on_ray(work, items, resources, functools.partial(report_workers, emit))
 
     def launch_training(
         self,
@@ -63,7 +66,13 @@ class Environment:
         from cluster.ray_train import launch_with_ray_train
 
         work = functools.partial(_train, self, function)
-        return launch_with_ray_train(work, payload, group, emit, progress, ending=ending)
+        report = functools.partial(report_workers, emit)
+        return launch_with_ray_train(work, payload, group, emit, progress, ending=ending, report=report)
+
+
+def report_workers(emit: Callable[[Any], None], machines: Machines = ()) -> None:
+    """Report where a stage computes; without any machine, in the process that runs it."""
+    emit(Workers(machines or (MachineWorkers(machine_name(), 1),)))
 
 
 def _make_worker(

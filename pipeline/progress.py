@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from cluster.workers import Machines
 from stages.contract.events import Progress
 
 
@@ -40,6 +41,7 @@ class RunningStages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paces: dict[str, Pace] = {}
+        self._machines: dict[str, Machines] = {}
 
     def started(self, stage: str) -> None:
         """Note that a stage starts."""
@@ -51,10 +53,21 @@ class RunningStages:
         with self._lock:
             self._paces.setdefault(stage, Pace()).note(progress)
 
+    def locate(self, stage: str, machines: Machines) -> None:
+        """Note on which machines a stage computes."""
+        with self._lock:
+            self._machines[stage] = machines
+
     def ended(self, stage: str) -> None:
         """Note that a stage ended."""
         with self._lock:
             self._paces.pop(stage, None)
+            self._machines.pop(stage, None)
+
+    def machines(self) -> dict[str, Machines]:
+        """Return on which machines the stages compute, of those that have reported it."""
+        with self._lock:
+            return dict(self._machines)
 
     def snapshot(self) -> dict[str, tuple[Progress, float | None, float | None]]:
         """Return progress, rate and seconds left of those that have reported."""

@@ -136,7 +136,7 @@ def driver(record: RunRecord, store: Store) -> dict[str, Any] | None:
 def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
     """Return a node of the graph: its state, how far it is, and what is measured of it."""
     entry = record.stage(name)
-    progress = life.progress.get(name)
+    progress, workers = life.progress.get(name), life.workers.get(name)
     state: str = "waiting" if entry is None else entry.state
     if state == "running" and life.status != "running":
         state = "lost"
@@ -145,6 +145,7 @@ def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
         "state": state,
         "fingerprint": record.plan[name].fingerprint,
         "progress": None if progress is None else progress.model_dump(),
+        "workers": None if workers is None else workers.model_dump(mode="json"),
         "measured": _measured(record, name),
         **({} if entry is None else _entry(entry)),
     }

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from cluster.workers import Machines
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -47,4 +49,11 @@ class Log:
     attachment: str = field(default="", repr=False)
 
 
-Event = Progress | Metrics | LoggedImage | Log
+@dataclass(frozen=True)
+class Workers:
+    """The machines on which a stage computes at the moment, with the number of its workers on each."""
+
+    machines: Machines
+
+
+Event = Progress | Metrics | LoggedImage | Log | Workers

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from cluster.machines import Machines
 from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.pool import map_on_ray
 from cluster.session import session
+from cluster.workers import MachineWorkers
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.plan import Plan, PlannedStage, make_plan
@@ -337,6 +339,18 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
     assert set(came) == set("abcde")
     assert came["a"] == came["b"] != came["c"]
     assert came["d"] != came["e"]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_it_is_reported_on_which_machine_the_workers_are_and_at_what() -> None:
+    reports: list[tuple[MachineWorkers, ...]] = []
+    slow = partial(time.sleep, 3.0)
+    list(map_on_ray(lambda: lambda item: slow(), ["00003", "00004"], WorkerResources(num_workers=2), reports.append))
+    assert {one.machine.partition(" ")[0] for report in reports for one in report} == {socket.gethostname()}
+    assert max(one.count for report in reports for one in report) <= 2
+    assert {item for report in reports for one in report for item in one.items} <= {"00003", "00004"}
+    assert any(one.items for report in reports for one in report)
+    assert reports[-1] == ()
 
 
 @pytest.mark.usefixtures("_ray")

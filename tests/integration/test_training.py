@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from cluster.errors import TrainingLost
 from cluster.ray_train import launch_with_ray_train
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process
+from cluster.workers import MachineWorkers
 from stages.contract.events import Event, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import checkpoint_steps
@@ -70,6 +72,18 @@ def fail_on_last_rank(folder: Path, emit: Callable[[Any], None]) -> None:
 def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     alone = run(tmp_path / "one", 0, LineTask(dropout=False))
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
+
+
+def wait_a_while(seconds: float, emit: Callable[[Any], None]) -> None:
+    time.sleep(seconds)
+
+
+def test_it_is_reported_on_which_machine_the_ranks_are() -> None:
+    reports: list[tuple[MachineWorkers, ...]] = []
+    launch_with_ray_train(wait_a_while, 6.0, TrainGroup(num_workers=2), lambda event: None, report=reports.append)
+    assert (reports[-2][0].count, reports[-2][0].items) == (2, ("rank 0", "rank 1"))
+    assert reports[-2][0].machine.startswith(socket.gethostname())
+    assert reports[-1] == ()
 
 
 def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import {
 } from "./dom.js";
 
 const POLL = 3000;
+const MACHINES = 12; // of a stage that are listed in its card
 
 export async function showRun(main, { path, params, signal }) {
   const name = path[0];
@@ -96,6 +97,13 @@ function nodeWords(node) {
       h("p", {}, `${number(progress.done)} of ${number(progress.total)} ${progress.unit} ${progress.note}`));
     if (progress.per_second !== null) words.push(h("p", { class: "dim" }, `${number(progress.per_second)}/s, ${duration(progress.seconds_left)} left`));
   }
+  const machines = node.workers?.machines ?? [];
+  for (const one of machines.slice(0, MACHINES)) {
+    const items = one.items.length ? `: ${one.items.join(", ")}${one.items.length < one.workers ? ", …" : ""}` : "";
+    words.push(h("p", { class: "dim" }, `${number(one.workers)} ${one.workers === 1 ? "worker" : "workers"} on ${one.machine}${items}`));
+  }
+  const further = (node.workers?.further ?? 0) + Math.max(0, machines.length - MACHINES);
+  if (further) words.push(h("p", { class: "dim" }, `and on ${number(further)} further machines`));
   if (node.items !== null && node.items !== undefined) words.push(h("p", {}, `${number(node.items)} ${node.item_name}`));
   if (node.seconds) words.push(h("p", { class: "dim" }, `${duration(node.seconds)}${node.rate ? `, ${number(node.rate)}/s` : ""}${node.where ? `, ${node.where}` : ""}`));
   const used = [["data_wait_fraction", "data wait"], ["cpu_utilisation", "CPU"], ["gpu_utilisation", "GPU"]]

@@ -71,7 +71,7 @@ def test_ranks_that_fall_silent_are_reported_and_those_that_stand_still_are_repl
     board = Board()
     group = TrainGroup(heartbeat_timeout=0.0, stage_timeout=1000.0)
     signs = RankSigns(group, board, MemoryKills("here"))  # type: ignore[arg-type]
-    signs.note(Sign(1, "node7", 4242, steps=3, memory_kills=0))
+    signs.note(Sign(1, "node7", 4242, steps=3, memory_kills=0, machine="node7"))
     signs.check()
     signs.check()
     assert caplog.text.count("rank 1 (process 4242, node node7) gave no sign of life") == 1

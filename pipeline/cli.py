@@ -90,6 +90,7 @@ def plan(
 ) -> None:
     """Show what a run would do: each stage done, partial or new, and why; what it asks of the machines."""
     from pipeline.demands import demands_of
+    from pipeline.planned_buckets import planned_buckets
     from pipeline.report import plan_document, plan_table
     from pipeline.run import check_sections
 
@@ -97,16 +98,16 @@ def plan(
     check_sections(experiment)
     with redirect_stdout(sys.stderr):  # where Ray prints warnings
         demands = demands_of(experiment.plan, experiment.config.cluster)
-    found = None
+    found, buckets = None, planned_buckets(experiment.plan, experiment.store)
     if sizes:
         from pipeline.sizing.sizes import sizes_document, sizes_table, stage_sizes
 
         found = stage_sizes(experiment.config, experiment.plan, experiment.store, gpus)
     if as_json:
-        document = plan_document(experiment.plan, demands)
+        document = plan_document(experiment.plan, demands, buckets)
         _print_json(document if found is None else document | {"sizes": sizes_document(found)})
         return
-    _console(stderr=False).print(plan_table(experiment.plan, demands))
+    _console(stderr=False).print(plan_table(experiment.plan, demands, buckets))
     echo("\n".join([*([f"machines: {demands.machines}"] if demands.stages else []), *experiment.config.remarks]))
     if found is not None:
         _console(stderr=False).print(sizes_table(found))
@@ -217,21 +218,19 @@ def status(
 ) -> None:
     """Show a run, or all runs of the store."""
     from pipeline.heartbeat import life_of
-    from pipeline.report import runs_table, stage_table, status_document
+    from pipeline.report import run_view, runs_table, status_document
     from pipeline.store import Store as RunStore
 
     found = RunStore(store)
     if run_id is None:
         records = list(found.runs())
         lives = [life_of(record, found) for record in records]
-        if as_json:
-            _print_json({"runs": [status_document(*one) for one in zip(records, lives, strict=True)]})
-        else:
-            _show(runs_table(records, lives))
+        documents = [status_document(*one) for one in zip(records, lives, strict=True)]
+        _show({"runs": documents} if as_json else runs_table(records, lives))
         return
     record = found.find_run(run_id)
     life = life_of(record, found)
-    _show(status_document(record, life) if as_json else stage_table(record, life))
+    _show(status_document(record, life) if as_json else run_view(record, life))
 
 
 app.command()(init)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from pipeline.captions import caption_fraction, format_captions, pseudo_weight
 from pipeline.console import PlainTable, plain
 from pipeline.demands import Demands
 from pipeline.heartbeat import Life, StageProgress
 from pipeline.plan import Plan
+from pipeline.planned_buckets import PlannedBuckets
 from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split
 from stages.contract.texts import one_line
@@ -38,6 +39,28 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
     return table
 
 
+def run_view(record: RunRecord, life: Life) -> Group:
+    """Return the table of stages, and of a run that goes on the one of its workers."""
+    tables = (stage_table(record, life), workers_table(life))
+    return Group(*(one for one in tables if one is not None))
+
+
+def workers_table(life: Life) -> PlainTable | None:
+    """Return the table of the machines on which the stages compute; None: nothing is known of any."""
+    if not life.workers:
+        return None
+    table = PlainTable(title="workers")
+    for heading in ("stage", "machine", "workers", "at"):
+        table.heading(heading, justify="right" if heading == "workers" else "left", overflow="fold")
+    for stage, found in life.workers.items():
+        for one in found.machines:
+            more = ", …" if len(one.items) < one.workers and one.items else ""
+            table.row(stage, one.machine, f"{one.workers:,}", ", ".join(one.items) + more)
+        if found.further:
+            table.row(stage, f"and {found.further:,} further machines", "", "")
+    return table
+
+
 def _row(stage: StageEntry) -> tuple[str, ...]:
     seconds, startup, items = stage.seconds, stage.startup_seconds, stage.items
     rate = f"{items / (seconds - startup):,.0f}/s" if items and seconds - startup > 0 else ""
@@ -60,7 +83,7 @@ def _progress(progress: StageProgress) -> tuple[str, str]:
     return done, f"{progress.per_second:,.2f}/s, {progress.seconds_left:,.0f} s left"
 
 
-def plan_table(plan: Plan, demands: Demands) -> PlainTable:
+def plan_table(plan: Plan, demands: Demands, buckets: PlannedBuckets | None = None) -> PlainTable:
     """Return the table of what a run would do."""
     table = PlainTable(title=f"plan of run {plan.run}")
     for heading in ("stage", "state", "fingerprint", "captions", "asks for", "why"):
@@ -69,17 +92,20 @@ def plan_table(plan: Plan, demands: Demands) -> PlainTable:
         captions = format_captions(stage.identity)
         asked = demands.stages.get(stage.name, "")
         table.row(stage.name, stage.state, stage.fingerprint, captions, asked, stage.reason)
-    if plan.split is not None:
-        table.caption, table.caption_justify = plain(f"images: {format_split(plan.split)}"), "left"
+    lines = [] if plan.split is None else [f"images: {format_split(plan.split)}"]
+    lines += [] if buckets is None else [buckets.describe()]
+    if lines:
+        table.caption, table.caption_justify = plain("\n".join(lines)), "left"
     return table
 
 
-def plan_document(plan: Plan, demands: Demands) -> dict[str, Any]:
+def plan_document(plan: Plan, demands: Demands, buckets: PlannedBuckets | None = None) -> dict[str, Any]:
     """Return the plan as JSON-ready data."""
     return {
         "run": plan.run,
         "machines": demands.machines,
         "split": None if plan.split is None else plan.split.model_dump(),
+        "buckets": None if buckets is None else buckets.to_json(),
         "stages": [
             {
                 "name": s.name,
@@ -132,4 +158,5 @@ def status_document(record: RunRecord, life: Life) -> dict[str, Any]:
     if record.status == "running":
         document["last_sign_of_life"] = None if life.last_sign is None else life.last_sign.isoformat()
         document["progress"] = {name: one.model_dump() for name, one in life.progress.items()}
+        document["workers"] = {name: one.model_dump(mode="json") for name, one in life.workers.items()}
     return document

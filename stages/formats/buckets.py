@@ -50,6 +50,14 @@ def read_image_sizes(shards: Artifact, name: str, keys: Sequence[str]) -> ImageS
     return ImageSizes(found[:, :2], found[:, 2:])
 
 
+def listed_image_sizes(shards: Artifact, name: str) -> ImageSizes:
+    """Return the sizes of all images of a shard whose table gives them; no image is read."""
+    table = read_table(shards, name, ["status", *_COLUMNS])
+    table = table.filter(pc.equal(table["status"], EntryStatus.SUCCESS.value)).select(_COLUMNS).drop_null()
+    found = np.stack([table[column].to_numpy() for column in _COLUMNS], axis=1).astype(np.int64)
+    return ImageSizes(found[:, :2], found[:, 2:])
+
+
 class BucketsRecord(Document):
     """Which images a decoder learned from, by bucket."""
 

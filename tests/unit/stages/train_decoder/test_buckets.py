@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from cluster.training import launch_in_process
 from models.decoders.sampling import DecoderSampling
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics, Progress
+from stages.contract.findings import Findings, Image, InspectionContext, Table
 from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.buckets import BucketsRecord
 from stages.formats.checkpoints import checkpoint_steps
+from stages.formats.worst_samples import WorstSamples
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
 from stages.train_decoder.base_config import DecoderConfig
 from stages.train_decoder.config import KINDS
+from stages.train_decoder.inspect import inspect
 from stages.train_decoder.stage import make_task, run
 from stages.training.task import BatchPart, RankInfo
 from tests.bucketed_images import DIM, make_inputs
@@ -66,7 +69,7 @@ def test_it_trains_reports_and_generates_every_size(inputs: dict[str, Artifact],
         isinstance(event, Metrics) and np.isfinite(event.values.get("held_out_loss", np.nan)) for event in events
     )
     grid = next(event.png for event in events if isinstance(event, LoggedImage))
-    assert Image.open(io.BytesIO(grid)).size[1] == 2 * 40  # a true and a generated image, on fields of 40 x 40
+    assert PillowImage.open(io.BytesIO(grid)).size[1] == 2 * 40  # a true and a generated image, on fields of 40 x 40
 
     decoder, _ = load_decoder(output)
     for name, shape in {"40x24": (24, 40), "24x40": (40, 24), None: (32, 32)}.items():
@@ -74,6 +77,26 @@ def test_it_trains_reports_and_generates_every_size(inputs: dict[str, Artifact],
         assert images.shape == (2, 3, *shape)
     with pytest.raises(ValueError, match=r"found 40x40: allowed are .*: 24x40, 32x32, 40x24"):
         decoder.sample(torch.zeros(1, DIM), [1], DecoderSampling(num_steps=1, size="40x40"))
+
+
+def test_what_was_in_each_bucket_and_what_fits_least_is_found(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    train(inputs, tmp_path, config())
+    output = Artifact(str(tmp_path), "train_decoder", "c")
+    findings = Findings("train_decoder", "c", output.uri, "done")
+    inspect(output, findings, InspectionContext({**inputs, "train_decoder": output}.get, 16))
+    buckets, worst, sheet = findings.blocks
+    assert isinstance(buckets, Table)
+    assert isinstance(worst, Table)
+    assert {row[0]: row[1] for row in buckets.rows} == BucketsRecord.of(output).images
+    kept = WorstSamples.of(output).samples
+    assert [(row[0], row[1]) for row in worst.rows] == [(one.shard, one.key) for one in kept[:12]]
+    losses = [one.loss for one in kept]
+    assert losses == sorted(losses, reverse=True)
+    assert isinstance(sheet, Image)
+    assert findings.notes == []
+    task = make_task(config(), inputs)
+    task.setup(HERE)
+    assert {(one.shard, one.key) for one in kept} == set(task.data.samples(task.held_out))
 
 
 def test_a_cut_and_resumed_training_gives_the_same_bytes(inputs: dict[str, Artifact], tmp_path: Path) -> None:

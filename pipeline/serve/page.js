@@ -27,9 +27,13 @@ async function describe() {
   find("run").textContent = `The model of run ${about.run}`;
   find("prompt").maxLength = about.longest_prompt;
   find("num").max = about.most_images;
+  const chosen = find("size").value;
+  find("size").replaceChildren(new Option("default", ""), ...about.sizes.map((size) => new Option(size, size)));
+  find("size").value = chosen;
+  find("sizes").hidden = about.sizes.length < 2;
 }
 
-function show(image) {
+function show(image, size) {
   const figure = document.createElement("figure");
   const shown = document.createElement("img");
   shown.src = `data:image/png;base64,${image.png}`;
@@ -37,7 +41,7 @@ function show(image) {
   const caption = document.createElement("figcaption");
   caption.textContent = image.prompt;
   const seed = document.createElement("span");
-  seed.textContent = `seed ${image.seed}`;
+  seed.textContent = size ? `seed ${image.seed}, ${size}` : `seed ${image.seed}`;
   caption.append(seed);
   figure.append(shown, caption);
   return figure;
@@ -49,6 +53,7 @@ async function submit(event) {
   const seed = find("seed").value;
   const body = { prompt: find("prompt").value, num_images: Number(find("num").value) };
   if (seed !== "") body.seed = Number(seed);
+  if (find("size").value) body.size = find("size").value;
   if (find("token").value) sessionStorage.setItem(KEY, find("token").value);
   button.disabled = true;
   report("Generating …");
@@ -56,7 +61,7 @@ async function submit(event) {
     if (find("num").max === "") await describe();
     const reply = await ask("generate", body);
     const images = find("images");
-    images.prepend(...reply.images.map(show));
+    images.prepend(...reply.images.map((image) => show(image, body.size)));
     while (images.children.length > MOST_SHOWN) images.lastChild.remove();
     report(`${reply.images.length === 1 ? "1 image" : `${reply.images.length} images`} generated.`);
   } catch (error) {

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from tests.ports import free_port
 
 HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
 WIDTHS = {"desktop": 1280, "phone": 390}
+
+
+def check(page: Any) -> None:
+    """No serious finding of axe-core, nothing wider than the window, and no script of the data's ran."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in {"serious", "critical"}]
+    assert serious == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert "owned" not in page.title()
 
 
 @dataclass
@@ -78,12 +90,19 @@ def dashboard(store: Store) -> Iterator[str]:
 @pytest.fixture(params=list(WIDTHS))
 def watched(request: pytest.FixtureRequest, browser: Any, dashboard: str) -> Iterator[Watched]:
     """A page of the dashboard, as wide as a desktop and as a phone; whatever goes wrong on it fails the test."""
-    is_phone = request.param == "phone"
+    with watching(browser, dashboard, request.param) as found:
+        yield found
+
+
+@contextmanager
+def watching(browser: Any, url: str, width: str) -> Iterator[Watched]:
+    """Open a page in a window of this width; whatever its browser complains of in the meantime is an error."""
+    is_phone = width == "phone"
     context = browser.new_context(
-        viewport={"width": WIDTHS[request.param], "height": 844}, color_scheme="dark" if is_phone else "light"
+        viewport={"width": WIDTHS[width], "height": 844}, color_scheme="dark" if is_phone else "light"
     )
-    found = Watched(context.new_page(), dashboard)
-    base = dashboard.rpartition("/")[0]
+    found = Watched(context.new_page(), url)
+    base = url.rpartition("/")[0]
     found.page.set_default_timeout(90_000)
 
     def complain(line: Any) -> None:

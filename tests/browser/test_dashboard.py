@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from cluster.workers import by_machine
 from pipeline.heartbeat import beating
 from pipeline.store import Store
 from stages.contract.events import Progress
-from tests.browser.conftest import HOSTILE, Watched
+from tests.browser.conftest import HOSTILE, Watched, check
 from tests.factories import make_entry, make_record
 
 
@@ -17,17 +18,6 @@ def open_part(watched: Watched, part: str, heading: str) -> Any:
     watched.page.get_by_role("heading", level=1, name=heading).wait_for()
     watched.page.wait_for_load_state("networkidle")
     return watched.page
-
-
-def check(page: Any) -> None:
-    """No serious finding of axe-core, nothing wider than the window, and no script of the data's ran."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in {"serious", "critical"}]
-    assert serious == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert "owned" not in page.title()
 
 
 def test_runs_are_sorted_filtered_and_chosen(watched: Watched) -> None:
@@ -83,11 +73,14 @@ def test_a_run_is_seen_running(watched: Watched, store: Store) -> None:
     with beating(store, run) as running:
         running.note("download_shards", Progress(0, 40, "shards"))
         running.note("download_shards", Progress(7, 40, "shards"))
+        running.locate("download_shards", by_machine((f"node{one % 15} {HOSTILE}", f"{one:05d}") for one in range(30)))
         page = open_part(watched, f"run/{run}", run)
         page.get_by_text("7 of 40 shards").wait_for()
         assert page.get_by_text("s left").count() + page.get_by_text("min left").count() >= 1
         running.note("download_shards", Progress(21, 40, "shards"))
         page.get_by_text("21 of 40 shards").wait_for(timeout=60_000)  # a heartbeat is written each 10 s
+        assert page.get_by_text(f"2 workers on node3 {HOSTILE}: 00003, 00018").count() == 1
+        page.get_by_text("and on 3 further machines").wait_for()
         check(page)
     store.write_run(make_record(run, plan=plan, stages=[make_entry("download_shards")], started="2025-01-01"))
     page.get_by_role("heading", level=1, name=run).wait_for()
@@ -116,12 +109,18 @@ def test_data_is_browsed_and_searched(watched: Watched) -> None:
     assert page.locator(".tiles img").count() == 24
     buttons = {
         "Near-duplicates": "Near-duplicates",
+        "Largest loss": "train_decoder: held-out images of the largest loss",
         "Captions that fit least": "Images whose captions",
         "Held-out images in training": "Held-out images that are nearly",
     }
     for button, heading in buttons.items():
         page.get_by_role("button", name=button).click()
         page.get_by_role("heading", name=heading).wait_for()
+    page.get_by_role("button", name="Largest loss").click()
+    page.get_by_text("The last validation, after step 12").wait_for()
+    losses = [float(found.split()[1]) for found in page.get_by_text(re.compile(r"^loss [0-9.]+$")).all_inner_texts()]
+    assert losses == sorted(losses, reverse=True)
+    assert len(losses) == page.locator(".tiles img").count() > 2
     page.get_by_role("button", name="All samples by shard").click()
     page.locator(".tiles button.image").first.click()
     page.get_by_role("heading", name="Like this one").wait_for()

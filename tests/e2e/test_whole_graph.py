@@ -1,6 +1,7 @@
 """The whole graph on tiny data, seen from the command line: what runs, what is kept, what is reported."""
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -8,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from pipeline.config.loading import load_config
+from pipeline.store import Store
 from tests.e2e.conftest import ROOT, SMOKE, Finished, clean_environment, corgi
 
 SMOKE_STAGES = list(load_config(SMOKE).stages())
@@ -84,6 +88,20 @@ def test_mlflow_holds_one_parent_and_one_child_per_stage(undisturbed: tuple[Path
     assert sorted(names[run] for run in parents) == sorted(SMOKE_STAGES)
     assert set(parents.values()) == {parent}
     assert doubled == []
+
+
+def test_mlflow_holds_the_runs_whole_report(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:
+    """One page with everything in it, logged at the end of the run: it says that the run is done, and asks no host."""
+    record = Store(str(undisturbed[0])).find_run("smoke")
+    assert record.mlflow is not None
+    client = MlflowClient(record.mlflow.tracking_uri)
+    assert "report.html" in [found.path for found in client.list_artifacts(record.mlflow.run_id)]
+    page = Path(client.download_artifacts(record.mlflow.run_id, "report.html", str(tmp_path))).read_text()
+    assert f"<h1>{record.run}</h1>" in page
+    assert '<span class="state">done</span>' in page
+    assert all(stage in page for stage in SMOKE_STAGES)
+    assert page.count('src="data:image/png;base64,') >= 3
+    assert re.findall(r"""(?:src|href)=["']?(?!data:|#)[^\s>]+|url\((?!data:)|<script|@import""", page) == []
 
 
 def test_generate_makes_signed_images(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of `corgi serve` in a browser: prompts of every kind become images, at each size of the decoder."""
 
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -47,8 +48,8 @@ def generate(page: Any, prompt: str, **fields: str) -> Any:
     for label, value in fields.items():
         page.get_by_label(label, exact=True).fill(value)
     page.get_by_role("button", name="Generate").click()
-    page.wait_for_function(f"document.querySelectorAll('figure').length > {before}")
-    page.wait_for_function("[...document.images].every((one) => one.complete)")
+    page.locator("figure").nth(before).wait_for()
+    page.get_by_text(re.compile(r"^\d+ images? generated\.$")).wait_for()
     return page.locator("figure")
 
 
@@ -59,7 +60,7 @@ def test_prompts_become_images_of_the_size_that_is_chosen(served: Watched) -> No
     for size, shape in {"80x48": [80, 48], "48x80": [48, 80], "": [64, 64]}.items():
         sizes.select_option(size)
         figures = generate(page, "a large red star", Images="2", Seed="7")
-        shown = "img => [img.naturalWidth, img.naturalHeight]"
+        shown = "img => img.decode().then(() => [img.naturalWidth, img.naturalHeight])"
         assert [figures.nth(row).locator("img").evaluate(shown) for row in range(2)] == [shape, shape]
         assert figures.nth(1).inner_text().split("\n")[-1] == (f"seed 8, {size}" if size else "seed 8")
     assert page.get_by_role("status").inner_text() == "2 images generated."

@@ -61,7 +61,7 @@ def test_a_real_run_is_watched_to_its_end(browser: Any, dashboard: str, running:
             one.page.get_by_role("heading", level=1, name=running).wait_for()
             one.page.evaluate("window.wasNotReloaded = true")
         node = desktop.page.locator(".node", has_text="train_decoder")
-        assert desktop.page.locator(".node.reused").count() >= 4
+        desktop.page.locator(".node.reused").nth(3).wait_for()
         first = until(lambda: done_of(node))
         assert 0 < first < STEPS
         until(lambda: f"1 worker on {socket.gethostname()}" in node.inner_text())

@@ -123,6 +123,20 @@ def test_the_exported_model_has_the_encoder(world: World, tmp_path: Path) -> Non
         model.edit(image, "a photograph of 3", instead_of="a photograph of 4")
 
 
+def test_stylegan_learns_from_what_that_encoder_sees(world: World) -> None:
+    network = "generator: {channels: [32], condition_dim: 16, style_dim: 16}, discriminator: {channels: [32, 32]}"
+    decoder = f"{{kind: stylegan2, resolution: 32, {network}, losses: {{clip_weight: 1.0, augmentation: none}}}}"
+    words = [word for word in world.words if not word.startswith("train_decoder.network")]
+    words = [word for word in words if not word.startswith("train_decoder.samples")]
+    few = [f"train_decoder.training.{word}" for word in ("num_steps=2", "batch_size=4", "warmup_steps=1")]
+    words = [*words, f"train_decoder={decoder}", *few]
+    made = run_here(plan_of(words, world.store), world.store, {"train_decoder"})
+    metrics = Manifest.of(made["train_decoder"]).summary.metrics
+    contrasts = [value for name, value in metrics.items() if name.endswith("clip_contrast")]
+    assert contrasts, sorted(metrics)
+    assert np.isfinite(contrasts).all()
+
+
 def test_what_compares_texts_with_images_is_left_out_or_refused(world: World) -> None:
     plan = {name: {"fingerprint": one.fingerprint, "identity": one.identity} for name, one in world.plan.stages.items()}
     config = load_config(CONFIGS / "photos_pretrained_clip.yaml", world.words).shown()

@@ -53,6 +53,19 @@ def change(bundle: Path, target: Path, how: Any) -> None:
         ),
         ({"clip": {"models": [{"kind": "folder", "path": "/etc"}]}}, "the path /etc leaves the folder"),
         ({"clip": {"models": [{"kind": "folder", "path": 3}]}}, "the path 3 leaves the folder"),
+        (
+            {"clip": {"models": [], "images": {"kind": "timm", "path": "../images"}}},
+            r"the path \.\./images leaves the folder",
+        ),
+        (
+            {
+                "clip": {
+                    "models": [{"kind": "folder", "path": "clip/0"}],
+                    "images": {"kind": "pickle", "path": "images"},
+                }
+            },
+            "images Input tag 'pickle' found using 'kind'",
+        ),
         ({"clip": {"models": []}}, "models"),
         ({"clip": {"models": [{"kind": "folder", "path": "clip/0", "trust_remote_code": True}]}}, "trust_remote_code"),
         ({"t5": {"path": "../t5"}}, "leaves the folder"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.config.image_space import require_one_image_encoder, require_space_for_texts
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
@@ -23,6 +24,7 @@ from stages.contract.recipes import SHARDS, read_recipe, recipe_of
 from stages.contract.secrets import redact
 from stages.contract.stage import StageConfig
 from stages.download_shards.config import DownloadShardsConfig
+from stages.embed_clip.config import EmbedClipConfig
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.formats.splits import SplitConfig
 from stages.training.config import LoopConfig
@@ -84,6 +86,7 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
 
 def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
+    _require_space(config, planned)
     sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
     identities = {name: _identity(name, section) for name, section in sections.items()}
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
@@ -116,6 +119,18 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
             takes_nothing=why_not if is_new and name == SHARDS else "",
         )
     return Plan(config.name, _with_reasons(planned, config.name, store))
+
+
+def _require_space(config: RunConfig, reused: Mapping[str, PlannedStage]) -> None:
+    """Refuse stages that take texts and images of embeddings made elsewhere for one space, where they are not."""
+    embed = reused["embed_clip"].config if "embed_clip" in reused else None
+    if isinstance(embed, EmbedClipConfig):
+        shared = ("reuse.embed_clip: its clip", embed.clip)
+        try:
+            require_one_image_encoder(shared, config.stages())
+            require_space_for_texts(shared, config.stages())
+        except ValueError as error:
+            raise UsageError(f"{config.name}: {error}") from None
 
 
 def _lineage(

@@ -13,10 +13,12 @@ from stages.train_decoder.base_config import TextTunedConfig
 from stages.train_decoder.vq_autoregressive.config import VQAutoregressiveConfig
 from stages.train_prior.config import ANY_WIDTH, PriorConfig
 
+NamedClip = tuple[str, ClipConfig]
+"""A section of CLIP models with its name in messages."""
 _REASON = "clip.images embeds images by another encoder than texts, and the two cannot be compared"
 
 
-def require_one_image_encoder(shared: ClipConfig | None, stages: Mapping[str, StageConfig]) -> None:
+def require_one_image_encoder(shared: NamedClip | None, stages: Mapping[str, StageConfig]) -> None:
     """Raise ValueError where two sections name different encoders of images."""
     named = list(_clips(shared, stages))
     for name, clip in named[1:]:
@@ -28,7 +30,7 @@ def require_one_image_encoder(shared: ClipConfig | None, stages: Mapping[str, St
             )
 
 
-def require_space_for_texts(shared: ClipConfig | None, stages: Mapping[str, StageConfig]) -> None:
+def require_space_for_texts(shared: NamedClip | None, stages: Mapping[str, StageConfig]) -> None:
     """Raise ValueError where a section compares texts with images of another space."""
     if all(clip.images is None for _, clip in _clips(shared, stages)):
         return
@@ -58,9 +60,9 @@ def remarks_on_space(stages: Mapping[str, StageConfig]) -> list[str]:
     return [f"generate leaves out the set text_embedding: {_REASON}"] if leaves_out else []
 
 
-def _clips(shared: ClipConfig | None, stages: Mapping[str, StageConfig]) -> Iterator[tuple[str, ClipConfig]]:
+def _clips(shared: NamedClip | None, stages: Mapping[str, StageConfig]) -> Iterator[NamedClip]:
     if shared is not None:
-        yield "clip", shared
+        yield shared
     for name, section in stages.items():
         if isinstance(clip := getattr(section, "clip", None), ClipConfig):
             yield f"{name}.clip", clip

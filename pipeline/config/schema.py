@@ -265,8 +265,9 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _texts_are_compared_in_one_space(self) -> "RunConfig":
-        require_one_image_encoder(self.clip, self.stages())
-        require_space_for_texts(self.clip, self.stages())
+        shared = None if self.clip is None else ("clip", self.clip)
+        require_one_image_encoder(shared, self.stages())
+        require_space_for_texts(shared, self.stages())
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,9 @@ import pytest
 from pipeline.config.loading import load_config
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
+from pipeline.plan import make_plan
+from pipeline.store import Store
+from tests.factories import save_image, save_tiny_clip, save_tiny_dino
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
 TRAINING = "training: {num_steps: 4, batch_size: 8, learning_rate: 0.1, warmup_steps: 1}"
@@ -65,6 +68,23 @@ def test_without_one_nothing_is_said_of_it() -> None:
 def test_what_compares_texts_with_images_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load(*words)
+
+
+def test_embeddings_of_another_experiment_are_of_their_own_encoder(tmp_path: Path) -> None:
+    clip, dino = save_tiny_clip(tmp_path / "clip"), save_tiny_dino(tmp_path / "dino")
+    (tmp_path / "images").mkdir()
+    save_image(tmp_path / "images" / "a.png")
+    (tmp_path / "made.yaml").write_text(
+        f"clip: {{models: [{{kind: folder, path: {clip}}}], images: {{kind: vision_transformer, path: {dino}}}}}\n"
+        f"download_shards: {{source: {{kind: folder, path: {tmp_path / 'images'}}}}}\nembed_clip: {{}}\n"
+    )
+    reuses = tmp_path / "reuses.yaml"
+    reuses.write_text("reuse: {embed_clip: {config: made.yaml}}\ntrain_prior: {kind: identity}\n")
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(UsageError, match=r"reuses: train_prior: .*IdentityPriorSpec\.kind"):
+        make_plan(load_config(reuses), store)
+    decodes = f"train_prior={{kind: gaussian, {TRAINING}}}"
+    assert "train_prior" in make_plan(load_config(reuses, [decodes]), store).stages
 
 
 def test_a_decoder_of_codes_that_reads_texts_is_refused() -> None:

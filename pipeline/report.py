@@ -1,7 +1,7 @@
 """The tables of runs and plans, and why stages failed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 
@@ -10,10 +10,12 @@ from pipeline.console import PlainTable, plain
 from pipeline.demands import Demands
 from pipeline.heartbeat import Life, StageProgress
 from pipeline.plan import Plan
-from pipeline.planned_buckets import PlannedBuckets
 from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split
 from stages.contract.texts import one_line
+
+if TYPE_CHECKING:
+    from pipeline.planned_buckets import PlannedBuckets
 
 
 def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
@@ -83,7 +85,7 @@ def _progress(progress: StageProgress) -> tuple[str, str]:
     return done, f"{progress.per_second:,.2f}/s, {progress.seconds_left:,.0f} s left"
 
 
-def plan_table(plan: Plan, demands: Demands, buckets: PlannedBuckets | None = None) -> PlainTable:
+def plan_table(plan: Plan, demands: Demands, buckets: "PlannedBuckets | None" = None) -> PlainTable:
     """Return the table of what a run would do."""
     table = PlainTable(title=f"plan of run {plan.run}")
     for heading in ("stage", "state", "fingerprint", "captions", "asks for", "why"):
@@ -99,7 +101,7 @@ def plan_table(plan: Plan, demands: Demands, buckets: PlannedBuckets | None = No
     return table
 
 
-def plan_document(plan: Plan, demands: Demands, buckets: PlannedBuckets | None = None) -> dict[str, Any]:
+def plan_document(plan: Plan, demands: Demands, buckets: "PlannedBuckets | None" = None) -> dict[str, Any]:
     """Return the plan as JSON-ready data."""
     return {
         "run": plan.run,

@@ -23,10 +23,11 @@ from cluster.losses import MemoryKills, describe_loss
 from cluster.mapping import POLL_SECONDS, Inbox, Items, MakeWorker, Task, WorkerResources
 from cluster.metrics import count
 from cluster.pool_worker import ask_for_sign, stack_of, start_worker
-from cluster.workers import Report, Reporter
+from cluster.workers import AtWork, Report, Reporter
 
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
+_SIGN_SECONDS = 5.0  # between two of them at most, as they say how far a worker is
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
 _START_PATIENCE = 10  # times the heartbeat timeout: loading a model may hold up a whole process for a while
 _NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
@@ -79,6 +80,8 @@ class _Member:
     ping: Any = None
     node: str = ""
     machine: str = ""
+    samples: int = 0
+    """Done of its present item, as it said last."""
     is_noticed: bool = False
     """Whether it was reported as slow at its present item."""
 
@@ -125,6 +128,7 @@ class _Pool:
             if member.call is None and inbox.waiting:
                 member.task = inbox.waiting.popleft()
                 member.call, member.since, member.is_noticed = member.actor.work.remote(member.task.item), now, False
+                member.samples = 0
         if self.is_busy:
             self._last_work = now
         elif inbox.grows and not inbox.waiting and now - self._last_work > self._resources.idle_seconds:
@@ -201,9 +205,12 @@ class _Pool:
         self._report_missing_room(now)
         self._take_signs(now)
         here = (member for member in self._members if member.machine)
-        self._reporter.note((member.machine, _name(member.task) if member.task else "") for member in here)
+        self._reporter.note(
+            AtWork(one.machine, _name(one.task), one.samples) if one.task else AtWork(one.machine) for one in here
+        )
+        pause = min(timeout / _SIGNS_PER_TIMEOUT, _SIGN_SECONDS)
         for member in list(self._members):
-            if member.ping is None and now - (member.last_sign or 0.0) >= timeout / _SIGNS_PER_TIMEOUT:
+            if member.ping is None and now - (member.last_sign or 0.0) >= pause:
                 member.ping = ask_for_sign(member.actor)
             if member.last_sign is None:
                 continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
@@ -222,7 +229,7 @@ class _Pool:
             member = asked[ping]
             member.ping = None
             with contextlib.suppress(ray.exceptions.RayError):  # its call tells of the loss
-                member.node, kills, member.machine = ray.get(ping)
+                member.node, kills, member.machine, member.samples = ray.get(ping)
                 self._memory.note(member.node, kills)
                 if member.last_sign is None:
                     member.since = now  # so long it may have waited for room

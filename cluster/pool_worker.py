@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cluster.item_progress import begin_item, samples_of_item
 from cluster.losses import memory_kills
 from cluster.mapping import MakeWorker, WorkerResources
 from cluster.rank_link import process_stack
@@ -42,13 +43,17 @@ class _Worker:
     def work(self, item: Any) -> Any:
         """Handle one item."""
         assert self._worker is not None
+        begin_item()
         return self._worker(item)
 
-    def ping(self) -> tuple[str, int, str]:
-        """Give a sign of life: the node, how many processes the system has killed for memory there, and its name."""
+    def ping(self) -> tuple[str, int, str, int]:
+        """Give a sign of life: the node, how many processes the system has killed for memory there, its name, and how
+        many samples of the present item are done.
+        """
         import ray
 
-        return ray.get_runtime_context().get_node_id(), memory_kills(), machine_name(ray.util.get_node_ip_address())
+        machine = machine_name(ray.util.get_node_ip_address())
+        return ray.get_runtime_context().get_node_id(), memory_kills(), machine, samples_of_item()
 
     def stack(self) -> str:
         """Return what every thread of the process is doing."""

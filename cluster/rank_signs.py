@@ -8,6 +8,7 @@ from cluster.channel import Channel
 from cluster.losses import MemoryKills
 from cluster.rank_link import REPLACE, Sign
 from cluster.training import TrainGroup
+from cluster.workers import AtWork
 
 _NOTICE_FRACTION = 0.5  # of the time without a step, after which it is reported
 _log = logging.getLogger(__name__)
@@ -44,9 +45,9 @@ class RankSigns:
         else:
             known.heard, known.is_noticed = now, False
 
-    def machines(self) -> list[tuple[str, str]]:
+    def machines(self) -> list[AtWork]:
         """Return the machine and the name of each rank that has given a sign."""
-        return [(known.sign.machine, f"rank {rank}") for rank, known in sorted(self._ranks.items())]
+        return [AtWork(known.sign.machine, f"rank {rank}") for rank, known in sorted(self._ranks.items())]
 
     def note_stack(self, rank: int, stack: str) -> None:
         """Keep the stack of a rank that stands still."""

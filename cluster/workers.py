@@ -1,15 +1,25 @@
 """Where the workers of a map or of a training group are, as they are reported to whoever watches."""
 
 import ipaddress
+import itertools
 import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SHOWN_ITEMS = 4
 """Items of a machine's workers that are named."""
 _REPORT_SECONDS = 2.0  # between two reports
+
+
+class AtWork(NamedTuple):
+    """A worker: its machine, its item (empty: none at hand), and how many samples of that are done."""
+
+    machine: str
+    item: str = ""
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +29,8 @@ class MachineWorkers:
     machine: str
     count: int
     items: tuple[str, ...] = ()
+    samples: int = 0
+    """Those that are done of the present items of all of them."""
 
 
 Machines = tuple[MachineWorkers, ...]
@@ -35,15 +47,20 @@ def machine_name(address: str = "") -> str:
     return f"{name} ({address})" if is_reached else name
 
 
-def by_machine(workers: Iterable[tuple[str, str]]) -> Machines:
-    """Return the machines of workers, given by machine and item (empty: none at hand), in the order of their names."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for machine, item in workers:
-        found[machine].append(item)
+def by_machine(workers: Iterable[AtWork]) -> Machines:
+    """Return the machines of workers in the order of their names."""
+    found: dict[str, list[AtWork]] = defaultdict(list)
+    for worker in workers:
+        found[worker.machine].append(worker)
     return tuple(
-        MachineWorkers(machine, len(items), tuple(filter(None, items))[:SHOWN_ITEMS])
-        for machine, items in sorted(found.items())
+        MachineWorkers(machine, len(those), _items(those), sum(one.samples for one in those))
+        for machine, those in sorted(found.items())
     )
+
+
+def _items(workers: Iterable[AtWork]) -> tuple[str, ...]:
+    shown = (f"{one.item} ({one.samples:,} done)" if one.samples else one.item for one in workers if one.item)
+    return tuple(itertools.islice(shown, SHOWN_ITEMS))
 
 
 class Reporter:
@@ -54,8 +71,8 @@ class Reporter:
         self._last: Machines = ()
         self._next = 0.0
 
-    def note(self, workers: Iterable[tuple[str, str]]) -> None:
-        """Take in the workers that there are now, by machine and item."""
+    def note(self, workers: Iterable[AtWork]) -> None:
+        """Take in the workers that there are now."""
         now = time.monotonic()
         if now < self._next:
             return

@@ -10,7 +10,7 @@ from pipeline.console import plain
 from pipeline.plan import PlannedStage
 from pipeline.progress import Pace
 from pipeline.results import StageResult
-from stages.contract.events import Event, Log, Metrics
+from stages.contract.events import Event, Log, Metrics, Workers
 from stages.contract.events import Progress as StageProgress
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
@@ -66,6 +66,9 @@ class RunView:
         if isinstance(event, StageProgress):
             line.progress(event)
             self._live.update(self._bars[name], completed=event.done, total=event.total, note=line.note())
+        elif isinstance(event, Workers):
+            line.samples = sum(one.samples for one in event.machines)
+            self._live.update(self._bars[name], note=line.note())
         elif isinstance(event, Metrics):
             line.values = dict(event.values)
         elif isinstance(event, Log) and event.level in {"WARNING", "ERROR", "CRITICAL"}:
@@ -92,19 +95,23 @@ class _Line:
         self._pace = Pace()
         self._printed = time.monotonic()
         self.values: dict[str, float] = {}
+        self.samples = 0  # samples that are done of the shards at hand
 
     def progress(self, event: StageProgress) -> None:
         """Take in a report."""
         self._pace.note(event)
 
     def note(self) -> str:
-        """Return unit, rate and time left."""
+        """Return unit, rate and time left, and how far the units at hand are."""
         latest, rate, left = self._pace.latest, self._pace.rate, self._pace.seconds_left
         if latest is None:
             return ""
-        if rate is None or left is None:
-            return f"{latest.unit} {latest.note}".rstrip()
-        return f"{latest.unit} · {rate:.2f}/s · {left:.0f} s left {latest.note}".rstrip()
+        words = [latest.unit]
+        if rate is not None and left is not None:
+            words += [f"{rate:.2f}/s", f"{left:.0f} s left"]
+        if self.samples:
+            words.append(f"{self.samples:,} samples under way")
+        return f"{' · '.join(words)} {latest.note}".rstrip()
 
     def text(self) -> str:
         """Return the whole line and count it as printed."""

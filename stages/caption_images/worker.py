@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
+from cluster.item_progress import note_samples
 from stages.caption_images.captioner import ImageCaptioner
 from stages.caption_images.config import CaptionImagesConfig
 from stages.contract.errors import FailureCause, ImageFault
@@ -38,6 +39,7 @@ def make_caption_worker(
         rows = _readable(shards, name, config, threads, failures)
         while batch := list(itertools.islice(rows, config.batch_size)):
             images += _caption(batch, captioner)
+            note_samples(len(images))
         write_pseudo_captions(output, name, images)
         return count_images(images, dict(sorted(failures.items())))
 

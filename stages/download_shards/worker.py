@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.item_progress import note_samples
 from stages.contract.errors import ArtifactError, FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.growth import KIND, Digests, write_digests
@@ -198,7 +199,8 @@ def _resize_each(entries: Iterator[Entry], resize_each: ResizeEach) -> Iterator[
                 fetched.append(kept)
                 yield entry.content
 
-    for made in resize_each(contents()):
+    for number, made in enumerate(resize_each(contents()), 1):
+        note_samples(number + len(faulty))
         is_fault = isinstance(made, ItemFault)
         yield fetched.popleft(), EntryStatus.FAILED_TO_RESIZE if is_fault else EntryStatus.SUCCESS, made
     yield from faulty

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.item_progress import note_samples
 from stages.contract.errors import FailureCause, ImageFault
 from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.clip import Prepared, PreparedBatch
@@ -59,6 +60,7 @@ def make_embed_worker(
         for batch in _batches(path, images, config, threads=threads, failures=failures, pseudo=pseudo):
             shard.image.append(images.encode_prepared(batch.images).numpy())
             _embed(batch, shard, encoder, storage)
+            note_samples(len(shard.keys))
         dims = {"embed_dim": clips.embed_dim, "text_dim": clips.text_dim}
         shard.write(name, output, storage=storage, widths=widths, **dims)
         return EmbeddingsRecord(

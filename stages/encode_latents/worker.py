@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import torch
 
+from cluster.item_progress import note_samples
 from models.decoders.base import from_bytes
 from models.decoders.bucket_fit import nearest_buckets
 from stages.contract.errors import ArtifactError, FailureCause, ImageFault
@@ -37,6 +38,7 @@ def make_encode_worker(
         with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=half):
             for bucket, batch in _batches(samples, config.batch_size):
                 _encode(batch, encoder, found.setdefault(bucket, ShardLatents()), device=device, name=name)
+                note_samples(sum(len(shard.keys) for shard in found.values()))
         if identity.buckets is None:
             found.get(0, ShardLatents()).write(name, output, identity)
         else:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from cluster.item_progress import note_samples
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
 from stages.contract.errors import ArtifactError, InputFault
@@ -143,6 +144,7 @@ class _Worker:
             for chunk in _chunks(unit):
                 generated, images, taken = images_of(chunk)
                 embeddings.append(generated)
+                note_samples(sum(map(len, embeddings)))
                 seconds += taken
                 photographs = self.true.photographs(chunk.prompts) if unit.set == self.config.chosen_sets[0] else None
                 for number, image in enumerate(images):

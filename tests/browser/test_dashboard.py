@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.workers import by_machine
+from cluster.workers import AtWork, by_machine
 from pipeline.heartbeat import beating
 from pipeline.store import Store
 from stages.contract.events import Progress
@@ -73,7 +73,9 @@ def test_a_run_is_seen_running(watched: Watched, store: Store) -> None:
     with beating(store, run) as running:
         running.note("download_shards", Progress(0, 40, "shards"))
         running.note("download_shards", Progress(7, 40, "shards"))
-        running.locate("download_shards", by_machine((f"node{one % 15} {HOSTILE}", f"{one:05d}") for one in range(30)))
+        running.locate(
+            "download_shards", by_machine(AtWork(f"node{one % 15} {HOSTILE}", f"{one:05d}") for one in range(30))
+        )
         page = open_part(watched, f"run/{run}", run)
         page.get_by_text("7 of 40 shards").wait_for()
         assert page.get_by_text("s left").count() + page.get_by_text("min left").count() >= 1

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from cluster.errors import WorkersLost
+from cluster.item_progress import note_samples
 from cluster.machines import Machines
 from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.pool import map_on_ray
@@ -344,12 +345,20 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
 @pytest.mark.usefixtures("_ray")
 def test_it_is_reported_on_which_machine_the_workers_are_and_at_what() -> None:
     reports: list[tuple[MachineWorkers, ...]] = []
-    slow = partial(time.sleep, 3.0)
-    list(map_on_ray(lambda: lambda item: slow(), ["00003", "00004"], WorkerResources(num_workers=2), reports.append))
+    note, sleep = note_samples, time.sleep  # sent by value, as functions of this module would not be
+
+    def work(item: str) -> None:
+        note(1200)
+        sleep(4.0)
+
+    resources = WorkerResources(num_workers=2, heartbeat_timeout=4.0)
+    list(map_on_ray(lambda: work, ["00003", "00004"], resources, reports.append))
     assert {one.machine.partition(" ")[0] for report in reports for one in report} == {socket.gethostname()}
     assert max(one.count for report in reports for one in report) <= 2
-    assert {item for report in reports for one in report for item in one.items} <= {"00003", "00004"}
-    assert any(one.items for report in reports for one in report)
+    items = {item for report in reports for one in report for item in one.items}
+    assert {item.partition(" ")[0] for item in items} == {"00003", "00004"}
+    assert items & {"00003 (1,200 done)", "00004 (1,200 done)"}
+    assert max(one.samples for report in reports for one in report) in (1200, 2400)
     assert reports[-1] == ()
 
 

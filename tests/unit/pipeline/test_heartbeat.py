@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cluster.workers import by_machine
+from cluster.workers import AtWork, by_machine
 from pipeline.cli import app
 from pipeline.heartbeat import BEAT_SECONDS, Heartbeat, beating, life_by, life_of
 from pipeline.progress import RunningStages
@@ -145,9 +145,10 @@ def test_a_running_run_shows_how_far_its_stages_are_and_a_lost_one_does_not(tmp_
 
 def test_a_running_run_shows_on_which_machines_its_stages_compute() -> None:
     stages = RunningStages()
-    rows = [("node7 (10.0.0.7)", "00003"), ("node7 (10.0.0.7)", ""), ("node8\x1b[31m (10.0.0.8)", "00004")]
+    near, far = "node7 (10.0.0.7)", "node8\x1b[31m (10.0.0.8)"
+    rows = [AtWork(near, "00003", 1200), AtWork(near), AtWork(far, "00004")]
     stages.locate("embed_clip", by_machine(rows))
-    stages.locate("fit_gaussians", by_machine([("node7 (10.0.0.7)", "")]))
+    stages.locate("fit_gaussians", by_machine([AtWork(near)]))
     stages.ended("fit_gaussians")
     own = Heartbeat.now(0, stages)
     assert Heartbeat.model_validate(own.model_dump(mode="json")) == own
@@ -156,12 +157,12 @@ def test_a_running_run_shows_on_which_machines_its_stages_compute() -> None:
     document = status_document(record, life)["workers"]
     assert set(document) == {"embed_clip"}
     assert [(one["workers"], one["items"]) for one in document["embed_clip"]["machines"]] == [
-        (2, ["00003"]),
+        (2, ["00003 (1,200 done)"]),
         (1, ["00004"]),
     ]
     shown = render(run_view(record, life))
     assert "node7 (10.0.0.7)" in shown
-    assert "00003, …" in shown
+    assert "00003 (1,200 done), …" in shown
     assert "\x1b[31m" not in shown
     lost = life_by(record, own, own.time + datetime.timedelta(hours=1))
     assert "node7" not in render(run_view(record, lost).renderables[0])
@@ -170,7 +171,7 @@ def test_a_running_run_shows_on_which_machines_its_stages_compute() -> None:
 
 def test_of_many_machines_the_first_are_listed_and_the_others_counted() -> None:
     stages = RunningStages()
-    stages.locate("embed_clip", by_machine((f"node{number:04d}", "x" * 500) for number in range(1000)))
+    stages.locate("embed_clip", by_machine(AtWork(f"node{number:04d}", "x" * 500) for number in range(1000)))
     found = Heartbeat.now(0, stages).workers["embed_clip"]
     assert (len(found.machines), found.further) == (200, 800)
     assert len(found.model_dump_json()) < 50_000

@@ -33,8 +33,8 @@ class MachineWorkers:
     """Those that are done of the present items of all of them."""
 
 
-Machines = tuple[MachineWorkers, ...]
-Report = Callable[[Machines], None]
+WorkersByMachine = tuple[MachineWorkers, ...]
+Report = Callable[[WorkersByMachine], None]
 
 
 def machine_name(address: str = "") -> str:
@@ -47,7 +47,7 @@ def machine_name(address: str = "") -> str:
     return f"{name} ({address})" if is_reached else name
 
 
-def by_machine(workers: Iterable[AtWork]) -> Machines:
+def by_machine(workers: Iterable[AtWork]) -> WorkersByMachine:
     """Return the machines of workers in the order of their names."""
     found: dict[str, list[AtWork]] = defaultdict(list)
     for worker in workers:
@@ -68,7 +68,7 @@ class Reporter:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._last: Machines = ()
+        self._last: WorkersByMachine = ()
         self._next = 0.0
 
     def note(self, workers: Iterable[AtWork]) -> None:

@@ -18,7 +18,7 @@ import psutil
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from cluster.signals import signals_held_back
-from cluster.workers import SHOWN_ITEMS, Machines
+from cluster.workers import SHOWN_ITEMS, WorkersByMachine
 from pipeline.progress import RunningStages
 from pipeline.record import RunRecord
 from pipeline.store import Store
@@ -69,7 +69,7 @@ class StageWorkers(BaseModel):
     """Machines that are not listed."""
 
     @classmethod
-    def of(cls, machines: Machines) -> "StageWorkers":
+    def of(cls, machines: WorkersByMachine) -> "StageWorkers":
         """Return the first of the machines."""
         listed = tuple(
             MachineEntry(

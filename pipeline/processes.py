@@ -13,7 +13,7 @@ from typing import Any
 from cluster.mapping import Items, MakeWorker, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.training import TrainFunction, TrainGroup
-from cluster.workers import Machines, MachineWorkers, machine_name
+from cluster.workers import MachineWorkers, WorkersByMachine, machine_name
 from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from stages.contract.errors import StageError
 from stages.contract.events import Workers
@@ -70,7 +70,7 @@ class Environment:
         return launch_with_ray_train(work, payload, group, emit, progress, ending=ending, report=report)
 
 
-def report_workers(emit: Callable[[Any], None], machines: Machines = ()) -> None:
+def report_workers(emit: Callable[[Any], None], machines: WorkersByMachine = ()) -> None:
     """Report where a stage computes; without any machine, in the process that runs it."""
     emit(Workers(machines or (MachineWorkers(machine_name(), 1),)))
 

@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from cluster.workers import Machines
+from cluster.workers import WorkersByMachine
 from stages.contract.events import Progress
 
 
@@ -41,7 +41,7 @@ class RunningStages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paces: dict[str, Pace] = {}
-        self._machines: dict[str, Machines] = {}
+        self._machines: dict[str, WorkersByMachine] = {}
 
     def started(self, stage: str) -> None:
         """Note that a stage starts."""
@@ -53,7 +53,7 @@ class RunningStages:
         with self._lock:
             self._paces.setdefault(stage, Pace()).note(progress)
 
-    def locate(self, stage: str, machines: Machines) -> None:
+    def locate(self, stage: str, machines: WorkersByMachine) -> None:
         """Note on which machines a stage computes."""
         with self._lock:
             self._machines[stage] = machines
@@ -64,7 +64,7 @@ class RunningStages:
             self._paces.pop(stage, None)
             self._machines.pop(stage, None)
 
-    def machines(self) -> dict[str, Machines]:
+    def machines(self) -> dict[str, WorkersByMachine]:
         """Return on which machines the stages compute, of those that have reported it."""
         with self._lock:
             return dict(self._machines)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cluster.workers import Machines
+from cluster.workers import WorkersByMachine
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Log:
 class Workers:
     """The machines on which a stage computes at the moment, with the number of its workers on each."""
 
-    machines: Machines
+    machines: WorkersByMachine
 
 
 Event = Progress | Metrics | LoggedImage | Log | Workers

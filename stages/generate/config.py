@@ -90,7 +90,7 @@ class GenerateConfig(StageConfig):
         None,
         description="prior: text to image; text_embedding: the same without a prior; reconstruction: an image "
         "from the embedding of the true one (kinds scenes and held_out); unconditional: of no prompt (that kind only); "
-        "none: all that the prompts allow, and without clip.images: text_embedding is for one space of both alone",
+        "none: all that the prompts allow, text_embedding only where there is no clip.images",
     )
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()

@@ -30,7 +30,7 @@ def plot_by_steps(evaluation: Evaluation) -> bytes:
                 axis.axhline(evaluation.reference[name], color=f"C{number}", linestyle="--", linewidth=1)
         axis.set_xscale("log", base=2)
         axis.set(xlabel="sampling steps", title=title, xticks=steps, xticklabels=steps)
-        axis.legend()
+        axis.legend(loc="upper right")  # to look for the best place takes long, and warns of it on a busy machine
     return _png(figure)
 
 
@@ -42,7 +42,7 @@ def plot_by_time(evaluation: Evaluation) -> bytes:
         axis.plot(list(evaluation.by_time), _values(evaluation.by_time, name), label=name)
     axis.invert_xaxis()
     axis.set(xlabel="time step t", ylabel="mean cosine", title="similarity by sampling time step")
-    axis.legend()
+    axis.legend(loc="upper right")  # to look for the best place takes long, and warns of it on a busy machine
     return _png(figure)
 
 

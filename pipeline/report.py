@@ -31,7 +31,8 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
         waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
         planned = record.plan.get(stage.name)
         captions = "" if planned is None else format_captions(planned.identity)
-        progress = None if life is None else life.progress.get(stage.name)
+        is_running = stage.state == "running"  # a sign of life may be older than the record
+        progress = life.progress.get(stage.name) if life is not None and is_running else None
         row = _row(stage) if progress is None else (*_row(stage)[:4], *_progress(progress))
         table.row(*row, "" if waited is None else f"{waited:.1%}", captions)
     if record.overhead_seconds is not None:
@@ -43,18 +44,20 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
 
 def run_view(record: RunRecord, life: Life) -> Group:
     """Return the table of stages, and of a run that goes on the one of its workers."""
-    tables = (stage_table(record, life), workers_table(life))
+    tables = (stage_table(record, life), workers_table(record, life))
     return Group(*(one for one in tables if one is not None))
 
 
-def workers_table(life: Life) -> PlainTable | None:
-    """Return the table of the machines on which the stages compute; None: nothing is known of any."""
-    if not life.workers:
+def workers_table(record: RunRecord, life: Life) -> PlainTable | None:
+    """Return the table of the machines on which running stages compute; None: nothing is known of any."""
+    running = {stage.name for stage in record.stages if stage.state == "running"}
+    workers = {name: found for name, found in life.workers.items() if name in running}
+    if not workers:
         return None
     table = PlainTable(title="workers")
     for heading in ("stage", "machine", "workers", "at"):
         table.heading(heading, justify="right" if heading == "workers" else "left", overflow="fold")
-    for stage, found in life.workers.items():
+    for stage, found in workers.items():
         for one in found.machines:
             more = ", …" if len(one.items) < one.workers and one.items else ""
             table.row(stage, one.machine, f"{one.workers:,}", ", ".join(one.items) + more)

@@ -136,9 +136,10 @@ def driver(record: RunRecord, store: Store) -> dict[str, Any] | None:
 def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
     """Return a node of the graph: its state, how far it is, and what is measured of it."""
     entry = record.stage(name)
-    progress, workers = life.progress.get(name), life.workers.get(name)
     state: str = "waiting" if entry is None else entry.state
-    if state == "running" and life.status != "running":
+    is_running = state == "running"  # a sign of life may be older than the record
+    progress, workers = (found.get(name) if is_running else None for found in (life.progress, life.workers))
+    if is_running and life.status != "running":
         state = "lost"
     return {
         "name": name,

@@ -42,11 +42,7 @@ _KEYS: Final = frozenset(
 
 def check_vision_folder(folder: Path, where: str) -> Mapping[str, Any]:
     """Return the configuration of a folder in the format of transformers, after checking what it says."""
-    if not folder.is_dir():
-        raise InputFault(f"{where}: there is no folder {folder}: give a folder in the format of transformers")
-    check_links(folder, where)
-    file = folder / "config.json"
-    content = read_model_json(file, where)
+    file, content = _read_config(folder, "a folder in the format of transformers", where)
     if content.get("model_type") not in TYPES:
         raise refuse(where, file, f"model_type is {shown(content.get('model_type'))!r}", f"one of {', '.join(TYPES)}")
     require_keys(content, _KEYS | TRANSFORMERS_KEYS, file, where)
@@ -57,6 +53,15 @@ def check_vision_folder(folder: Path, where: str) -> Mapping[str, Any]:
     if (folder / PREPROCESSOR).exists():
         read_model_json(folder / PREPROCESSOR, where)
     return content
+
+
+def _read_config(folder: Path, allowed: str, where: str) -> tuple[Path, Mapping[str, Any]]:
+    """Return config.json and what it says, of a folder that is there and whose links stay within it."""
+    if not folder.is_dir():
+        raise InputFault(f"{where}: there is no folder {folder}: give {allowed}")
+    check_links(folder, where)
+    file = folder / "config.json"
+    return file, read_model_json(file, where)
 
 
 def _numbers(content: Mapping[str, Any], file: Path, where: str) -> float:
@@ -72,11 +77,7 @@ def _numbers(content: Mapping[str, Any], file: Path, where: str) -> float:
 
 def check_timm_folder(folder: Path, where: str) -> Mapping[str, Any]:
     """Return the configuration of a folder as timm saves it for the hub, after checking what it says."""
-    if not folder.is_dir():
-        raise InputFault(f"{where}: there is no folder {folder}: give one with config.json and {TIMM_WEIGHTS}")
-    check_links(folder, where)
-    file = folder / "config.json"
-    content = read_model_json(file, where)
+    file, content = _read_config(folder, f"one with config.json and {TIMM_WEIGHTS}", where)
     require_keys(content, _TIMM_KEYS, file, where)
     name, settings, prepared = (content.get(key) for key in ("architecture", "model_args", "pretrained_cfg"))
     if not (isinstance(name, str) and _ARCHITECTURE.fullmatch(name)):

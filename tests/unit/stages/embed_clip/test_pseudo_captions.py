@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.item_progress import begin_item, samples_of_item
 from pipeline.captions import format_captions
 from pipeline.config.loading import load_config
 from pipeline.errors import UsageError
@@ -83,6 +84,14 @@ def embedded(shards: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict
         found[name] = Output(str(root / name), "embed_clip", name)
         run(config, {"download_shards": shards} | more, found[name], make_context())
     return found
+
+
+def test_a_worker_reports_the_progress_of_its_shard(shards: Artifact, tmp_path: Path) -> None:
+    clip = {"models": [{"kind": "folder", "path": save_tiny_clip(tmp_path / "clip")}]}
+    begin_item()
+    run(EmbedClipConfig.model_validate({"clip": clip}), {"download_shards": shards},
+        Output(str(tmp_path), "embed_clip", "e"), make_context())  # fmt: skip
+    assert samples_of_item() == IMAGES
 
 
 def test_human_files_stay_as_they_are_and_pseudo_captions_have_their_own(embedded: dict[str, Output]) -> None:

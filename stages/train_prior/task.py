@@ -1,7 +1,7 @@
 """What train_prior supplies to the training loop."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.formats.splits import SplitRecord
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.config import PriorConfig, TrainedPriorConfig
+from stages.train_prior.config import DiffusionValidationConfig, PriorConfig, TrainedPriorConfig, ValidationConfig
 from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names, text_width
 from stages.train_prior.plots import plot_by_steps, plot_by_time
@@ -149,9 +149,9 @@ class PriorTask:
         training is broken off, and goes on when it does.
         """
         state, config = self.state, self.config
-        blocks = state.clips.block_dims
+        blocks, how = state.clips.block_dims, self._validation_at(step)
         with torch.autocast(device_of(model).type, enabled=False):
-            found = evaluate(model, state.held_out, config.validation, block_dims=blocks, seed=config.seed)
+            found = evaluate(model, state.held_out, how, block_dims=blocks, seed=config.seed)
         self._record(found, step)
         images = []
         if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
@@ -159,6 +159,17 @@ class PriorTask:
         if found.by_time:
             images.append(LoggedImage("held_out_by_time_step", plot_by_time(found), step))
         return [Metrics(found.metrics(), step), *images]
+
+    def _validation_at(self, step: int) -> ValidationConfig:
+        """Return what is measured at a step: the curve by sampling steps at the end, the most of them before it.
+
+        Where the best weights are kept, any validation may be the one that counts.
+        """
+        how, config = self.config.validation, self.config
+        if not isinstance(how, DiffusionValidationConfig) or not isinstance(config, TrainedPriorConfig):
+            return how
+        training = config.all_training
+        return how if training.best or step >= training.num_steps else replace(how, num_steps=how.num_steps[-1:])
 
     def _record(self, found: Evaluation, step: int) -> None:
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}

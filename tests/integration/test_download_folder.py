@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cluster.item_progress import begin_item, samples_of_item
 from stages.contract.errors import InputFault
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
@@ -53,6 +54,13 @@ def test_captions_lie_beside_the_images(images, tmp_path):
     assert read_rows(tmp_path / "out")["url"].tolist() == ["a.png", "b/c.jpg", "b/d.png", "e ñ 🎨.png"]
     for sample, red in zip(samples, (0, 60, 120, 180), strict=True):
         assert abs(Image.open(io.BytesIO(sample.image)).convert("RGB").getpixel((12, 12))[0] - red) < 8
+
+
+def test_a_worker_reports_the_progress_of_its_shard(images, tmp_path):
+    (images / "b/c.jpg").write_bytes(b"<html>")
+    begin_item()
+    convert(make_config(images, rows_per_shard=4), tmp_path / "out")
+    assert samples_of_item() == 4  # with what failed
 
 
 def test_metadata_names_files_captions_and_more(images, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from cluster.item_progress import begin_item, samples_of_item
 from stages.caption_images.captioner import ImageCaptioner, clean_caption
 from stages.caption_images.config import CaptionImagesConfig
 from stages.caption_images.stage import run
@@ -87,7 +88,9 @@ def test_sampling_takes_each_token_by_its_probability() -> None:
 
 def test_a_shard_s_images_are_captioned_and_counted(tmp_path: Path, models: dict[str, Path]) -> None:
     shards = make_shards(tmp_path / "s", corrupt=(2, 15))
+    begin_item()
     output, summary = caption(tmp_path / "out", section(models["blip"], prompt="a"), shards)
+    assert samples_of_item() == SIZES[-1]
     found = read_pseudo_captions(output, "00000")
     assert list(found) == [key_of(row) for row in range(SIZES[0]) if row != 2]
     assert all(

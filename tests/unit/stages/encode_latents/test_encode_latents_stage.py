@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.item_progress import begin_item, samples_of_item
 from models.decoders.base import from_bytes
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encode_latents.check import check
@@ -60,8 +61,10 @@ def image(row: int) -> torch.Tensor:
 @torch.no_grad()
 def test_every_image_is_found_by_its_key(tmp_path: Path, kind: str) -> None:
     inputs = make_inputs(tmp_path, kind)
+    begin_item()
     output, summary = encode(tmp_path / "out", inputs)
     assert summary.items == sum(SIZES)
+    assert samples_of_item() == SIZES[-1]
     model = load_autoencoder(inputs["train_autoencoder"])
     found = LatentRows(output, "latents").read([("00002", key_of(30)), ("00000", key_of(3))])
     assert found.dtype == np.float16

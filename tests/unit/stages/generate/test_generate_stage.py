@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from cluster.item_progress import begin_item, samples_of_item
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.captions import read_caption
 from stages.contract.errors import ArtifactError
@@ -66,7 +67,9 @@ def rows_of(output: Output) -> list[dict[str, object]]:
 
 def test_scene_prompts_give_three_signed_sets_of_images(world: World, tmp_path: Path) -> None:
     events: list[Event] = []
+    begin_item()
     output = generate(world, tmp_path, events, prompts={"kind": "scenes", "num": 5}, seed=7)
+    assert samples_of_item() == 5
     rows = rows_of(output)
     assert Counter(row["set"] for row in rows) == {"prior": 5, "text_embedding": 5, "reconstruction": 5}
     first = rows[0]

@@ -130,6 +130,21 @@ def test_validations_are_kept_over_a_resume(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], same[name]) for name in weights)  # bit by bit, with learnable Gaussians
 
 
+def test_the_curve_by_sampling_steps_is_measured_at_the_end(tmp_path: Path) -> None:
+    found = run(tmp_path / "plain", inputs_for("shifted", tmp_path)).read_json("validation.json")
+    whole = [f"steps_{steps}" for steps in found["settings"]["num_steps"]]
+    assert len(whole) > 1
+    measured = {step: list(found[f"validation_{step}"]["by_steps"]) for step in (3, 6, 8)}
+    assert measured == {3: whole[-1:], 6: whole[-1:], 8: whole}
+    assert list(found["by_steps"]) == whole
+
+
+def test_the_curve_is_measured_each_time_where_the_best_weights_are_kept(tmp_path: Path) -> None:
+    best = {"metric": "cosine_true", "mode": "highest"}
+    found = run(tmp_path / "best", inputs_for("shifted", tmp_path), best=best).read_json("validation.json")
+    assert list(found["validation_3"]["by_steps"]) == list(found["validation_8"]["by_steps"])
+
+
 @pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 2, "gradient_accumulation": 2}])
 def test_zero_trains_learnable_gaussians_alike(tmp_path: Path, changes: dict[str, int]) -> None:
     inputs = inputs_for("shifted", tmp_path)

@@ -1,6 +1,7 @@
 """Tiny captioning models with random weights, in the folder format of transformers: one for each known type."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,27 @@ def _git(num_tokens: int) -> Any:
     )
 
 
+def _blip_2(num_tokens: int, text: Mapping[str, Any]) -> Any:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    config = Blip2Config(
+        vision_config=dict(_VISION), qformer_config=_TOWER | {"vocab_size": num_tokens, "encoder_hidden_size": 16},
+        text_config=_TOKENS | {"vocab_size": num_tokens, "bos_token_id": 4} | text, num_query_tokens=3,
+        image_token_index=SPECIAL.index("<image>"),
+    )  # fmt: skip
+    return Blip2ForConditionalGeneration(config)
+
+
+def _blip_2_opt(num_tokens: int) -> Any:
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 1}
+    return _blip_2(num_tokens, sizes | {"model_type": "opt", "num_attention_heads": 2, "max_position_embeddings": 64})
+
+
+def _blip_2_t5(num_tokens: int) -> Any:
+    sizes = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    return _blip_2(num_tokens, sizes | {"model_type": "t5", "decoder_start_token_id": 0})
+
+
 def _encoder_decoder(num_tokens: int) -> Any:
     from transformers import (
         GPT2Config,
@@ -90,7 +112,8 @@ def _encoder_decoder(num_tokens: int) -> Any:
 
 
 _MAKERS = {
-    "blip": _blip, "blip-replies": _blip_with_replies, "git": _git, "vision-encoder-decoder": _encoder_decoder,
+    "blip": _blip, "blip-replies": _blip_with_replies, "blip-2": _blip_2_opt, "blip-2-t5": _blip_2_t5, "git": _git,
+    "vision-encoder-decoder": _encoder_decoder,
 }  # fmt: skip
 
 

@@ -69,24 +69,36 @@ class ImageCaptioner:
         # What the folder says of sampling is not followed; of repetition and forced tokens, it is.
         usual: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1}
         usual |= {"num_return_sequences": 1, "max_length": None, "max_new_tokens": self._config.max_new_tokens}
-        tokens = self._model.generate(**inputs, **usual | dict(options))
+        tokens = self._model.generate(**inputs, **usual | dict(options))[:, self._num_image_tokens :]
         texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
     def _pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
         return self._loaded.pixels(images).to(device=self._device, dtype=self._dtype)
 
+    @property
+    def _num_image_tokens(self) -> int:
+        """How many tokens stand for the image in what is generated: those of a BLIP-2 whose text follows them."""
+        config = self._model.config
+        is_one_text = config.model_type == "blip-2" and not config.is_encoder_decoder
+        return int(config.num_query_tokens) if is_one_text else 0
+
     def _prompt_tokens(self) -> Int[Tensor, "1 tokens"] | None:
-        """Return the tokens that begin each caption; BLIP cuts off the last one, which ends a text."""
-        prompt = self._config.prompt
+        """Return the tokens that begin each caption, or that an encoder of texts reads.
+
+        BLIP cuts off the last one, which ends a text. BLIP-2's begin with those that stand for the image.
+        """
+        prompt, kind, special = self._config.prompt, self.identity.model_type, self._tokenizer
         if prompt is None:
             return None
-        tokens: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        kind, special = self.identity.model_type, self._tokenizer
+        if kind == "blip-2":
+            image = [self._model.config.image_token_index] * self._model.config.num_query_tokens
+            return torch.tensor([[*image, *special(prompt)["input_ids"]]], device=self._device)
+        tokens: list[int] = special(prompt, add_special_tokens=False)["input_ids"]
         begins = {"git": special.cls_token_id, "blip": special.bos_token_id}.get(
             kind, self._model.generation_config.decoder_start_token_id
         )
-        ends = [self._tokenizer.sep_token_id] if kind == "blip" else []
+        ends = [special.sep_token_id] if kind == "blip" else []
         known = [token for token in (begins, *tokens, *ends) if token is not None]
         return torch.tensor([known], device=self._device)
 

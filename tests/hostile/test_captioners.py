@@ -54,6 +54,43 @@ def test_a_captioner_s_folder_is_data_alone(captioner: Path, tmp_path: Path, kin
     assert not marker.exists()
 
 
+BLIP_2: dict[str, tuple[dict[str, Any], str]] = {
+    "no token of the image": ({"image_token_index": None}, "image_token_index is None"),
+    "no queries": ({"num_query_tokens": 0}, "num_query_tokens is 0"),
+    "many queries": ({"num_query_tokens": 10**9}, "num_query_tokens is 1000000000"),
+    "another writer": ({"text_config__model_type": "llama"}, "text_config.model_type is 'llama'"),
+    "deep queries": ({"qformer_config__num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+    "a key of the queries": ({"qformer_config__backbone": "x"}, "unknown keys backbone"),
+}
+
+
+@pytest.mark.parametrize("kind", BLIP_2)
+def test_a_blip_2_has_no_more_than_it_holds(tmp_path: Path, kind: str) -> None:
+    changes, found = BLIP_2[kind]
+    folder = save_tiny_captioner(tmp_path / "blip-2", "blip-2")
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(InputFault, match=rf"caption_images\.model\.path: .*config.json: .*{found}"):
+        captioner_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [("blip-2", "64 positions, and 900001 are taken before"), ("blip-2-t5", "config.json: a model of")],
+)
+def test_a_blip_2_has_no_more_queries_than_room(tmp_path: Path, kind: str, found: str) -> None:
+    folder = save_tiny_captioner(tmp_path / kind, kind)
+    change_json(folder / "config.json", num_query_tokens=900_000)
+    with pytest.raises(InputFault, match=rf"^caption_images\..*{found}"):
+        captioner_of(folder)
+
+
+def test_a_blip_2_without_its_tokens_in_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_captioner(tmp_path / "blip-2", "blip-2")
+    change_json(folder / "config.json", image_token_index=10_000)
+    with pytest.raises(InputFault, match=r"blip-2 cannot caption an image|image_token_index is 10000"):
+        captioner_of(folder)
+
+
 def test_a_captioner_reads_its_own_files_no_pickle_and_no_template(captioner: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     folder = copied(captioner, tmp_path / "pickled")

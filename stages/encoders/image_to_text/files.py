@@ -40,11 +40,19 @@ _DECODERS = ("gpt2", "bert", "roberta")
 #: By the name of transformers.
 TYPES: Final[Mapping[str, Kind]] = {
     "blip": Kind({"text_config": ("blip_text_model",), "vision_config": ("blip_vision_model",)}, "text_config"),
+    "blip-2": Kind(
+        {
+            "text_config": ("opt", "t5"),
+            "vision_config": ("blip_2_vision_model",),
+            "qformer_config": ("blip_2_qformer",),
+        },
+        "text_config",
+    ),
     "git": Kind({"vision_config": ("git_vision_model",)}, None),
     "vision-encoder-decoder": Kind({"encoder": ("vit", "deit"), "decoder": _DECODERS}, "decoder"),
 }
 _MOST_LAYERS = 256
-_LAYERS: Final = ("num_hidden_layers", "n_layer", "num_layers")
+_LAYERS: Final = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers")
 _WIDTHS: Final = ("hidden_size", "n_embd")
 _POSITIONS: Final = {"roberta": 2}  # so many positions are reserved
 _KEYS: Final = frozenset(
@@ -54,6 +62,13 @@ _KEYS: Final = frozenset(
         *("initializer_factor", "encoder_hidden_size", "dropout", "image_size", "patch_size", "num_channels"),
         *("num_image_with_embedding", "qkv_bias", "encoder_stride", "pooler_act", "pooler_output_size"),
         *("_commit_hash", "num_attention_heads", "fc_dropout", "intermediate_size"),
+        # BLIP-2's, with the parts that are OPT and T5
+        *("qformer_config", "num_query_tokens", "image_token_index", "image_token_id", "cross_attention_frequency"),
+        *("use_qformer_text_input", "use_decoder_only_language_model", "word_embed_proj_dim", "ffn_dim", "layerdrop"),
+        *("_remove_final_layer_norm", "do_layer_norm_before", "enable_bias", "init_std", "prefix"),
+        *("layer_norm_elementwise_affine", "d_ff", "d_kv", "d_model", "dense_act_fn", "dropout_rate", "n_positions"),
+        *("feed_forward_proj", "is_gated_act", "num_decoder_layers", "num_heads", "num_layers", "output_past"),
+        *("relative_attention_max_distance", "scale_decoder_outputs", "task_specific_params"),
         # settings of generation, which files of earlier versions of transformers hold
         *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
         *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
@@ -79,7 +94,7 @@ _PREPROCESSING_KEYS: Final = frozenset(
         *("image_mean", "image_std", "resample", "rescale_factor", "image_processor_type", "feature_extractor_type"),
         *("processor_class", "default_to_square", "data_format", "input_data_format", "return_tensors", "device"),
         *("disable_grouping", "pad_size", "size_divisor", "_valid_processor_keys", "use_square_size"),
-        *("image_processor", "num_query_tokens"),
+        *("image_processor", "num_query_tokens", "image_token"),
     )
 )
 _PROCESSORS: Final = frozenset(
@@ -110,7 +125,8 @@ def check_image_to_text_folder(
     numbers = sum(_least_numbers(part) for part in (content, *parts.values()))
     require_weights(folder, numbers, file, where)
     writer = parts.get(TYPES[kind].writer or "", content)
-    _require_positions(writer, folder, setting, max_new_tokens)
+    _require_query_tokens(content, file, where)
+    _require_positions(writer, folder, setting, max_new_tokens, before=int(content.get("num_query_tokens") or 0))
     _check_preprocessing(folder, where)
     if (folder / GENERATION).exists():
         settings = read_model_json(folder / GENERATION, where)
@@ -149,7 +165,8 @@ def _parts_of(content: Mapping[str, Any], kind: Kind, file: Path, where: str) ->
         found = part.get("model_type", kind.parts[name][0] if len(kind.parts[name]) == 1 else None)
         if found not in kind.parts[name]:
             raise refuse(where, file, f"{name}.model_type is {shown(found)!r}", f"one of {', '.join(kind.parts[name])}")
-    others = {name for name in ("text_config", "vision_config", "encoder", "decoder") if content.get(name)}
+    known = ("text_config", "vision_config", "qformer_config", "encoder", "decoder")
+    others = {name for name in known if content.get(name)}
     others |= {name for name in ("text_config_dict", "vision_config_dict") if content.get(name)}
     if unknown := sorted(others - parts.keys()):
         raise refuse(where, file, f"the part {unknown[0]}", f"the parts {', '.join(parts)}")
@@ -175,11 +192,26 @@ def _least_numbers(part: Mapping[str, Any]) -> float:
     return found + (float(width * words) if isinstance(words, int) else 0.0)
 
 
-def _require_positions(writer: Mapping[str, Any], folder: Path, setting: str, max_new_tokens: int) -> None:
-    positions = writer.get("n_positions", writer.get("max_position_embeddings"))
-    if not isinstance(positions, int):
+def _require_query_tokens(content: Mapping[str, Any], file: Path, where: str) -> None:
+    """Refuse a BLIP-2 that does not say which token stands for the image, as those of earlier releases do not."""
+    if content["model_type"] != "blip-2":
         return
-    most = positions - _POSITIONS.get(str(writer.get("model_type")), 0) - 1  # the token that begins
+    for key, least in (("num_query_tokens", 1), ("image_token_index", 0)):
+        if not isinstance(content.get(key), int) or not least <= content[key] <= MOST_OF_A_SIZE:
+            found = f"{key} is {shown(content.get(key))}"
+            raise refuse(where, file, found, "a whole number, as releases of the model since the end of 2024 say")
+
+
+def _require_positions(
+    writer: Mapping[str, Any], folder: Path, setting: str, max_new_tokens: int, *, before: int
+) -> None:
+    positions = writer.get("n_positions", writer.get("max_position_embeddings"))
+    if not isinstance(positions, int) or writer.get("model_type") == "t5":  # whose positions are relative
+        return
+    most = positions - _POSITIONS.get(str(writer.get("model_type")), 0) - 1 - before  # 1: the token that begins
+    if most < 1:
+        found = f"{positions} positions, and {positions - most} are taken before the first word"
+        raise InputFault(f"{setting}: the model {shown(folder.name)} has {found}: choose one that has more")
     if max_new_tokens > most:
         raise InputFault(
             f"{setting}: found {max_new_tokens}: expected at most {most}, for which "

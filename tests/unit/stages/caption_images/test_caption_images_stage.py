@@ -22,12 +22,13 @@ from tests.unit.stages.encoded import SIZES, color_of, key_of, make_shards
 
 IMAGES = [Image.new("RGB", (40 + row, 30), color_of(row)) for row in range(5)]
 KEYS = [key_of(row) for row in range(5)]
+KINDS = (*TYPES, "blip-2-t5")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("captioners")
-    return {kind: save_tiny_captioner(root / kind, kind) for kind in TYPES}
+    return {kind: save_tiny_captioner(root / kind, kind) for kind in KINDS}
 
 
 def section(folder: Path, **fields: Any) -> CaptionImagesConfig:
@@ -40,7 +41,7 @@ def caption(folder: Path, config: CaptionImagesConfig, shards: Artifact, **optio
     return output, run(config, {"download_shards": shards}, output, make_context(**options))
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_captions_are_those_of_transformers_whatever_is_captioned_beside(kind: str, models: dict[str, Path]) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
@@ -48,15 +49,16 @@ def test_captions_are_those_of_transformers_whatever_is_captioned_beside(kind: s
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=IMAGES, return_tensors="pt")
     tokens = model.generate(**pixels, max_new_tokens=5, num_beams=2, num_return_sequences=2)
-    expected = AutoTokenizer.from_pretrained(folder).batch_decode(tokens, skip_special_tokens=True)
+    written = tokens[:, 3:] if kind == "blip-2" else tokens  # after those that stand for the image
+    expected = AutoTokenizer.from_pretrained(folder).batch_decode(written, skip_special_tokens=True)
     captioner = ImageCaptioner(section(folder, num_beams=2, num_captions=2), device="cpu")
     found = captioner.caption(IMAGES, KEYS)
     assert [one for captions in found for one in captions] == expected
     assert [captioner.caption([image], [key])[0] for image, key in zip(IMAGES, KEYS, strict=True)] == found
-    assert captioner.identity.model_type == kind
+    assert captioner.identity.model_type == kind.removesuffix("-t5")
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_seeded_by_the_image_s_key(kind: str, models: dict[str, Path]) -> None:
     sampled = section(models[kind], temperature=1.0, num_captions=3, seed=7)
     found = ImageCaptioner(sampled, device="cpu").caption(IMAGES, KEYS)
@@ -70,7 +72,18 @@ def test_samples_are_seeded_by_the_image_s_key(kind: str, models: dict[str, Path
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_prompt_begins_every_caption(kind: str, models: dict[str, Path]) -> None:
     captioner = ImageCaptioner(section(models[kind], prompt="a photo of", temperature=2.0), device="cpu")
-    assert all(one.startswith("a photo of ") for (one,) in captioner.caption(IMAGES, KEYS))
+    captions = [one for (one,) in captioner.caption(IMAGES, KEYS)]
+    assert all(f"{one} ".startswith("a photo of ") for one in captions)
+    assert len(set(captions)) > 1
+
+
+def test_a_prompt_is_read_where_an_encoder_reads_texts(models: dict[str, Path]) -> None:
+    plain, asked = (
+        ImageCaptioner(section(models["blip-2-t5"], prompt=prompt, num_beams=2, num_captions=2), device="cpu")
+        for prompt in (None, "a photo of two red")
+    )
+    captions = plain.caption(IMAGES, KEYS), asked.caption(IMAGES, KEYS)
+    assert captions[0] != captions[1]
 
 
 def test_sampling_takes_each_token_by_its_probability() -> None:

@@ -29,7 +29,7 @@ Compute = Callable[[Sequence[Any]], Sequence[Any]]
 RETRY_SECONDS: Final = 1.0  # after which a client that got 429 may ask again
 _NAME, _MODEL = "corgi", "Model"
 _WAIT_SECONDS = 0.02  # for a batch that is not full
-_BATCHES_INSIDE = 4  # of a replica: one is computed, and the others are there before the router hears that it is done
+_BATCHES_INSIDE = 4  # of a replica: what is computed or about to be, beside what waits
 _SPARE = 64  # requests for pages and health beside those for the model
 _DRAIN_SECONDS = 10.0  # for what is being computed when the server ends
 _HEALTHY_SECONDS = 1.0  # for which a state is believed
@@ -49,8 +49,9 @@ class ServeOptions:
 class Backend:
     """The model as the application of a server calls it."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, most: int) -> None:
+        """``most``: requests that are computed or wait at a time."""
+        self._model, self._most, self._pending = model, most, 0
         self._seen, self._is_healthy = 0.0, False
 
     async def compute(self, request: Any) -> Any:
@@ -63,12 +64,17 @@ class Backend:
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError, RayServeException
 
+        if self._pending >= self._most:
+            raise QueueFull("as many requests wait as may")
+        self._pending += 1
         try:
             return await self._model.remote(request)
         except BackPressureError:
             raise QueueFull("as many requests wait as may") from None
         except (RayError, RayServeException) as error:
             raise ModelFailed(f"the model failed ({type(error).__name__})") from None
+        finally:
+            self._pending -= 1
 
     async def is_ready(self) -> bool:
         """Return whether Ray Serve finds every process of the model loaded and healthy."""
@@ -101,12 +107,12 @@ def _close_rpc_port() -> None:
 class _Front:
     """What takes requests; Ray Serve makes the application in this one's process."""
 
-    def __init__(self, make_app: Callable[[Backend], App], model: Any) -> None:
+    def __init__(self, make_app: Callable[[Backend], App], model: Any, most: int) -> None:
         _close_rpc_port()
-        self._make_app, self._model = make_app, model
+        self._make_app, self._model, self._most = make_app, model, most
 
     def __serve_build_asgi_app__(self) -> App:
-        return self._make_app(Backend(self._model))
+        return self._make_app(Backend(self._model, self._most))
 
 
 class _Model:
@@ -180,18 +186,20 @@ def _start(
 
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
     cpus = max(1, machines.num_cpus // options.num_replicas)
-    inside = _BATCHES_INSIDE * options.batch_size
+    # Whatever waits does so in the replicas: a router that finds them full tries again after growing pauses, a request
+    # or two at a time, and most batches would hold no more.
+    computing = options.max_waiting + options.num_replicas * _BATCHES_INSIDE * options.batch_size
     full = BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS)
     common: dict[str, Any] = {
         "backpressure_config": full, "logging_config": quiet, "graceful_shutdown_timeout_s": _DRAIN_SECONDS,
         "max_constructor_retry_count": 1,
     }  # fmt: skip
     model = serve.deployment(
-        _Model, name=_MODEL, num_replicas=options.num_replicas, max_ongoing_requests=inside,
+        _Model, name=_MODEL, num_replicas=options.num_replicas, max_ongoing_requests=computing,
         max_queued_requests=options.max_waiting, **common,
         ray_actor_options={"num_cpus": cpus, "num_gpus": min(1.0, machines.num_gpus / options.num_replicas)},
     )  # fmt: skip
-    most = options.max_waiting + options.num_replicas * inside + _SPARE
+    most = computing + _SPARE
     front = serve.deployment(
         serve.ingress()(_Front), name="Front", max_ongoing_requests=most, max_queued_requests=most, **common,
         ray_actor_options={"num_cpus": 0},
@@ -201,7 +209,7 @@ def _start(
             proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port}, logging_config=quiet
         )
         bound = model.bind(load, options.batch_size, cpus, channel.sender(_MODEL))
-        serve.run(front.bind(make_app, bound), name=_NAME, route_prefix="/", logging_config=quiet)
+        serve.run(front.bind(make_app, bound, computing), name=_NAME, route_prefix="/", logging_config=quiet)
     except Exception as error:  # Ray Serve has no type of its own for an application that does not start
         for _, raised in channel.collect():
             raise raised from error

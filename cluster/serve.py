@@ -1,7 +1,7 @@
 """A model behind HTTP by Ray Serve: one process takes requests, others compute them in batches.
 
-Ray Serve joins requests that wait into batches, bounds how many wait (the others get 429 at once), and replaces
-processes that are lost.
+Ray Serve joins requests that wait into batches, and replaces processes that are lost. What takes requests bounds how
+many wait (the others get 429 at once).
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """Captioning models of strangers: no code of a folder runs, nothing outside it is read, and the key is named."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_a_blip_2_has_no_more_queries_than_room(tmp_path: Path, kind: str, found
     folder = save_tiny_captioner(tmp_path / kind, kind)
     change_json(folder / "config.json", num_query_tokens=900_000)
     with pytest.raises(InputFault, match=rf"^caption_images\..*{found}"):
+        captioner_of(folder)
+
+
+@pytest.mark.parametrize("value", ["x", [1], {"a": 1}, 10**12])
+def test_queries_of_a_model_that_has_none_are_not_read(captioner: Path, tmp_path: Path, value: Any) -> None:
+    folder = copied(captioner, tmp_path / "blip")
+    change_json(folder / "config.json", num_query_tokens=value)
+    with contextlib.suppress(InputFault):
         captioner_of(folder)
 
 

@@ -125,8 +125,7 @@ def check_image_to_text_folder(
     numbers = sum(_least_numbers(part) for part in (content, *parts.values()))
     require_weights(folder, numbers, file, where)
     writer = parts.get(TYPES[kind].writer or "", content)
-    _require_query_tokens(content, file, where)
-    _require_positions(writer, folder, setting, max_new_tokens, before=int(content.get("num_query_tokens") or 0))
+    _require_positions(writer, folder, setting, max_new_tokens, before=_num_query_tokens(content, file, where))
     _check_preprocessing(folder, where)
     if (folder / GENERATION).exists():
         settings = read_model_json(folder / GENERATION, where)
@@ -192,14 +191,15 @@ def _least_numbers(part: Mapping[str, Any]) -> float:
     return found + (float(width * words) if isinstance(words, int) else 0.0)
 
 
-def _require_query_tokens(content: Mapping[str, Any], file: Path, where: str) -> None:
-    """Refuse a BLIP-2 that does not say which token stands for the image, as those of earlier releases do not."""
+def _num_query_tokens(content: Mapping[str, Any], file: Path, where: str) -> int:
+    """Return how many tokens stand for the image; a BLIP-2 that does not say which one does is refused."""
     if content["model_type"] != "blip-2":
-        return
+        return 0
     for key, least in (("num_query_tokens", 1), ("image_token_index", 0)):
         if not isinstance(content.get(key), int) or not least <= content[key] <= MOST_OF_A_SIZE:
             found = f"{key} is {shown(content.get(key))}"
-            raise refuse(where, file, found, "a whole number, as releases of the model since the end of 2024 say")
+            raise refuse(where, file, found, f"a whole number from {least} to {MOST_OF_A_SIZE}: save the model again")
+    return int(content["num_query_tokens"])
 
 
 def _require_positions(

@@ -1,7 +1,7 @@
 """A model behind HTTP by Ray Serve: one process takes requests, others compute them in batches.
 
-Ray Serve joins requests that wait into batches, and replaces processes that are lost. What takes requests bounds how
-many wait (the others get 429 at once).
+What takes requests bounds how many wait (the others get 429 at once) and joins them into batches; Ray Serve brings
+those to the processes of the model, and replaces processes that are lost.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +30,6 @@ Compute = Callable[[Sequence[Any]], Sequence[Any]]
 RETRY_SECONDS: Final = 1.0  # after which a client that got 429 may ask again
 _NAME, _MODEL = "corgi", "Model"
 _WAIT_SECONDS = 0.02  # for a batch that is not full
-_BATCHES_INSIDE = 4  # of a replica: what is computed or about to be, beside what waits
 _SPARE = 64  # requests for pages and health beside those for the model
 _DRAIN_SECONDS = 10.0  # for what is being computed when the server ends
 _HEALTHY_SECONDS = 1.0  # for which a state is believed
@@ -45,13 +45,32 @@ class ServeOptions:
     max_waiting: int
     num_replicas: int = 1
 
+    @property
+    def most(self) -> int:
+        """Requests that are computed or wait at a time."""
+        return self.max_waiting + self.num_replicas * self.batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request that waits or is computed, and where its output goes."""
+
+    request: Any
+    output: asyncio.Future[Any]
+
 
 class Backend:
-    """The model as the application of a server calls it."""
+    """The model as the application of a server calls it.
 
-    def __init__(self, model: Any, most: int) -> None:
-        """``most``: requests that are computed or wait at a time."""
-        self._model, self._most, self._pending = model, most, 0
+    What waits does so here, and each replica gets a batch when it has none: a router that chose a replica for every
+    request would find them full and try again after growing pauses, and most batches would hold a few.
+    """
+
+    def __init__(self, model: Any, options: ServeOptions) -> None:
+        self._model, self._options = model, options
+        self._waiting: deque[_Asked] = deque()
+        self._pending = 0
+        self._senders: set[asyncio.Task[None]] = set()
         self._seen, self._is_healthy = 0.0, False
 
     async def compute(self, request: Any) -> Any:
@@ -61,20 +80,49 @@ class Backend:
             QueueFull: as many requests wait as may.
             ModelFailed: the batch failed, or there is no process of the model.
         """
-        from ray.exceptions import RayError
-        from ray.serve.exceptions import BackPressureError, RayServeException
-
-        if self._pending >= self._most:
+        if self._pending >= self._options.most:
             raise QueueFull("as many requests wait as may")
+        asked = _Asked(request, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        if len(self._senders) < self._options.num_replicas:
+            sender = asyncio.create_task(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
         self._pending += 1
         try:
-            return await self._model.remote(request)
-        except BackPressureError:
-            raise QueueFull("as many requests wait as may") from None
-        except (RayError, RayServeException) as error:
-            raise ModelFailed(f"the model failed ({type(error).__name__})") from None
+            return await asked.output
         finally:
             self._pending -= 1
+
+    async def _send(self) -> None:
+        """Give batch after batch to a replica, until nothing waits."""
+        while self._waiting:
+            if len(self._waiting) < self._options.batch_size:
+                await asyncio.sleep(_WAIT_SECONDS)
+            if batch := self._next_batch():
+                await self._compute(batch)
+
+    def _next_batch(self) -> list["_Asked"]:
+        """Take what waits longest; without the requests of clients that have gone."""
+        batch: list[_Asked] = []
+        while self._waiting and len(batch) < self._options.batch_size:
+            asked = self._waiting.popleft()
+            if not asked.output.done():
+                batch.append(asked)
+        return batch
+
+    async def _compute(self, batch: list["_Asked"]) -> None:
+        try:
+            outputs: Sequence[Any] = await self._model.remote([asked.request for asked in batch])
+        except Exception as error:  # noqa: BLE001  of Ray or the model: clients get an answer
+            outputs = [ModelFailed(f"the model failed ({type(error).__name__})")] * len(batch)
+        for asked, output in zip(batch, outputs, strict=True):
+            if asked.output.done():
+                continue
+            if isinstance(output, ModelFailed):
+                asked.output.set_exception(output)
+            else:
+                asked.output.set_result(output)
 
     async def is_ready(self) -> bool:
         """Return whether Ray Serve finds every process of the model loaded and healthy."""
@@ -107,22 +155,21 @@ def _close_rpc_port() -> None:
 class _Front:
     """What takes requests; Ray Serve makes the application in this one's process."""
 
-    def __init__(self, make_app: Callable[[Backend], App], model: Any, most: int) -> None:
+    def __init__(self, make_app: Callable[[Backend], App], model: Any, options: ServeOptions) -> None:
         _close_rpc_port()
-        self._make_app, self._model, self._most = make_app, model, most
+        self._make_app, self._backend = make_app, Backend(model, options)
 
     def __serve_build_asgi_app__(self) -> App:
-        return self._make_app(Backend(self._model, self._most))
+        return self._make_app(self._backend)
 
 
 class _Model:
-    """What computes batches, on a thread of its own: Ray Serve goes on collecting the next one."""
+    """What computes batches, on a thread of its own: this process goes on answering Ray Serve."""
 
-    def __init__(self, load: Callable[[], Compute], batch_size: int, num_cpus: int, emit: Sender) -> None:
-        from ray import serve
-
+    def __init__(self, load: Callable[[], Compute], num_cpus: int, emit: Sender) -> None:
         _close_rpc_port()
         use_cpus(num_cpus)
+        self._emit = emit
         try:
             self._compute = load()
         except Exception as error:
@@ -130,17 +177,15 @@ class _Model:
             emit.flush()
             raise
 
-        async def batched(requests: list[Any]) -> Sequence[Any]:
-            try:
-                return await asyncio.to_thread(self._compute, requests)
-            except Exception as error:
-                emit(f"a batch of {len(requests)} failed ({type(error).__name__}: {error})")
-                raise
-
-        self._batched = serve.batch(max_batch_size=batch_size, batch_wait_timeout_s=_WAIT_SECONDS)(batched)
-
-    async def __call__(self, request: Any) -> Any:
-        return await self._batched(request)
+    async def __call__(self, requests: list[Any]) -> Sequence[Any]:
+        try:
+            outputs = await asyncio.to_thread(self._compute, requests)
+            if len(outputs) != len(requests):
+                raise ValueError(f"found {len(outputs)} outputs: expected one per request, {len(requests)}")
+            return outputs
+        except Exception as error:
+            self._emit(f"a batch of {len(requests)} failed ({type(error).__name__}: {error})")
+            raise
 
 
 @contextlib.contextmanager
@@ -186,20 +231,16 @@ def _start(
 
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
     cpus = max(1, machines.num_cpus // options.num_replicas)
-    # Whatever waits does so in the replicas: a router that finds them full tries again after growing pauses, a request
-    # or two at a time, and most batches would hold no more.
-    computing = options.max_waiting + options.num_replicas * _BATCHES_INSIDE * options.batch_size
     full = BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS)
     common: dict[str, Any] = {
         "backpressure_config": full, "logging_config": quiet, "graceful_shutdown_timeout_s": _DRAIN_SECONDS,
         "max_constructor_retry_count": 1,
     }  # fmt: skip
     model = serve.deployment(
-        _Model, name=_MODEL, num_replicas=options.num_replicas, max_ongoing_requests=computing,
-        max_queued_requests=options.max_waiting, **common,
+        _Model, name=_MODEL, num_replicas=options.num_replicas, max_ongoing_requests=1, **common,
         ray_actor_options={"num_cpus": cpus, "num_gpus": min(1.0, machines.num_gpus / options.num_replicas)},
     )  # fmt: skip
-    most = computing + _SPARE
+    most = options.most + _SPARE
     front = serve.deployment(
         serve.ingress()(_Front), name="Front", max_ongoing_requests=most, max_queued_requests=most, **common,
         ray_actor_options={"num_cpus": 0},
@@ -208,8 +249,8 @@ def _start(
         serve.start(
             proxy_location="HeadOnly", http_options={"host": options.host, "port": options.port}, logging_config=quiet
         )
-        bound = model.bind(load, options.batch_size, cpus, channel.sender(_MODEL))
-        serve.run(front.bind(make_app, bound, computing), name=_NAME, route_prefix="/", logging_config=quiet)
+        bound = model.bind(load, cpus, channel.sender(_MODEL))
+        serve.run(front.bind(make_app, bound, options), name=_NAME, route_prefix="/", logging_config=quiet)
     except Exception as error:  # Ray Serve has no type of its own for an application that does not start
         for _, raised in channel.collect():
             raise raised from error

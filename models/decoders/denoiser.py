@@ -97,13 +97,7 @@ class Denoiser(ConditionedModel):
             v = v.masked_fill((dropout < self.conditioner.empty_probability)[:, None], 0)
         t = self.process.time(time)
         noisy = self.process.diffuse(x_0, t, STANDARD, noise)
-        loss = denoising_loss(self.process, self(noisy, self.process.timestep(t), u, v, sizes), x_0, noise, t)
-        own = self.embedding_loss(u, x_0)
-        return loss if own is None else loss + own
-
-    def embedding_loss(self, u: Embeddings, x_0: Images) -> Times | None:
-        """Return each sample's loss of what is made of u alone; None where nothing of that kind is trained."""
-        return None
+        return denoising_loss(self.process, self(noisy, self.process.timestep(t), u, v, sizes), x_0, noise, t)
 
     def predictor(self, embeddings: Embeddings, guidance_scale: float, text: Embeddings | None = None) -> Predictor:
         """Return the prediction for these embeddings by x_t and time step; a scale other than 1 guides it."""

@@ -1,6 +1,5 @@
 """The spec of the pixel-diffusion decoder; no torch."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -22,11 +21,6 @@ class PixelUNet(Conditioning):
     blocks_per_level: int = 1
     attention_levels: int = 0
     """Besides the middle block, this many of the lowest levels attend to the embedding's tokens."""
-    regression_hidden: int = 0
-    """Width of the two hidden layers of an MLP that regresses the image on the embedding; the U-Net sees that image and
-    predicts what it lacks, so that few images in little time suffice; 0: none."""
-    regression_weight: float = 1.0
-    """Weight of the regression's own mean squared error in the loss."""
     gradient_checkpointing: bool = False
     """Compute blocks again in the backward pass instead of keeping them: less memory, more time."""
 
@@ -35,8 +29,6 @@ class PixelUNet(Conditioning):
         require_positive(self, "unshuffle", "blocks_per_level")
         require_widths(self, self.channels)
         num_levels = len(self.channels)
-        require(self, "regression_hidden", self.regression_hidden >= 0, "0 or more")
-        require(self, "regression_weight", 0.0 < self.regression_weight < math.inf, "above 0, and finite")
         require(self, "attention_levels", 0 <= self.attention_levels <= num_levels, f"0 to {num_levels} levels")
 
 
@@ -70,13 +62,7 @@ class PixelDiffusionSpec(BucketedSpec):
         fits = self.resolution >= 1 and self.resolution % self.cell == 0
         require(self, "resolution", fits, f"a multiple of {self.cell} (unshuffle and levels)")
         self.network.require_layout(self.resolution // self.network.unshuffle, "the U-Net's grid")
-        self._require_sample_target()
         self.require_buckets()
-
-    def _require_sample_target(self) -> None:
-        """Refuse a regressed image where the network does not predict images, to which it could be added."""
-        adds_up = self.process.target == "sample" or not self.network.regression_hidden
-        require(self, "process", adds_up, "target sample with network.regression_hidden above 0")
 
     @property
     def cell(self) -> int:

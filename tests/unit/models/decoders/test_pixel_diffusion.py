@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from models.decoders.buckets import DecoderBuckets
 from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
 from models.decoders.registry import read_spec
 from models.decoders.sampling import DecoderSampling
@@ -165,79 +164,3 @@ def test_gradient_checkpointing_changes_no_gradient(embeddings):
         gradients.append(decoder.conditioner.tokens.weight.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
-
-
-@pytest.fixture(scope="module")
-def regressing():
-    return make_decoder(regression_hidden=24, empty_probability=0.5)
-
-
-@pytest.mark.parametrize("process", [ProcessConfig(), ProcessConfig(path="ddpm", loss_weight="uniform")])
-def test_an_untrained_unet_adds_nothing_to_the_regressed_image(embeddings, process):
-    decoder = make_decoder(regression_hidden=24, process=process)
-    images = sample(decoder, embeddings, [1, 2, 3], num_steps=3)
-    regressed = decoder.regression(decoder.conditioner.standardize(embeddings), torch.Size([16, 16]))
-    torch.testing.assert_close(images, regressed, rtol=0, atol=1e-5)
-
-
-def test_the_loss_of_a_regressing_decoder_is_the_denoising_loss_and_the_weighted_error(embeddings):
-    images, given = torch.rand(3, 3, 16, 16), random_inputs(3, dropout=torch.full((3,), 0.9))
-    with torch.no_grad():
-        losses = [
-            make_decoder(regression_hidden=24, regression_weight=weight).loss(images, embeddings, **given)
-            for weight in (1e-9, 1.0, 3.0)
-        ]
-    decoder = make_decoder(regression_hidden=24)
-    u = decoder.conditioner.in_training(embeddings, given["blur"], given["dropout"])
-    error = (decoder.regression.mlp(u).reshape(3, 3, 16, 16) - images).square().mean(dim=(1, 2, 3))
-    torch.testing.assert_close(losses[1] - losses[0], error)
-    torch.testing.assert_close(losses[2] - losses[1], 2 * error)
-
-
-def test_the_regression_learns_from_its_own_error_alone(embeddings):
-    """A U-Net that goes wrong does not spoil the mean that it starts from."""
-
-    def gradients(unet_scale):
-        decoder = make_decoder(regression_hidden=24)
-        with torch.no_grad():
-            decoder.unet.conv_out.weight.fill_(unet_scale)
-        decoder.loss(torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3)), embeddings,
-                     **random_inputs(3)).mean().backward()  # fmt: skip
-        return torch.cat([weight.grad.flatten() for weight in decoder.regression.parameters()])
-
-    assert gradients(0.0).abs().max() > 0
-    torch.testing.assert_close(gradients(1.0), gradients(0.0))
-
-
-def test_every_weight_of_a_regressing_decoder_learns_in_two_steps(regressing, embeddings):
-    """In two: a U-Net whose last layer is 0 has no gradient before it in the first."""
-    optimizer = torch.optim.SGD(regressing.parameters(), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        given = random_inputs(3, dropout=torch.tensor([0.1, 0.9, 0.9]))
-        regressing.loss(torch.rand(3, 3, 16, 16), embeddings, **given).mean().backward()
-        optimizer.step()
-    still = [name for name, weight in regressing.named_parameters() if weight.grad is None or not weight.grad.any()]
-    assert still == []
-
-
-def test_a_regressed_image_is_brought_to_the_size_of_a_bucket(embeddings):
-    decoder = make_decoder(regression_hidden=24, buckets=DecoderBuckets(step=4))
-    images = sample(decoder, embeddings, [1, 2, 3], num_steps=2, size="20x12")
-    assert images.shape == (3, 3, 12, 20)
-    assert images.std() > 0
-
-
-@pytest.mark.parametrize("target", ["noise", "velocity"])
-def test_a_regressed_image_needs_a_network_that_predicts_images(target):
-    with pytest.raises(ValueError, match="expected target sample with network.regression_hidden above 0"):
-        make_decoder(regression_hidden=24, process=ProcessConfig(path="ddpm", target=target))
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [({"regression_hidden": -1}, "0 or more"), ({"regression_hidden": 8, "regression_weight": 0.0}, "above 0")],
-)
-def test_what_a_regression_cannot_be_is_refused(fields, words):
-    with pytest.raises(ValueError, match=words):
-        make_decoder(**fields)

@@ -96,7 +96,7 @@ def test_a_batch_that_fails_is_answered_and_the_next_is_computed() -> None:
     assert outputs[BATCH:] == [*"defg"]
 
 
-def test_requests_of_clients_that_have_gone_are_not_computed_and_leave_their_place() -> None:
+def test_requests_of_clients_that_have_gone_are_not_computed_and_make_room() -> None:
     model = Model()
     backend = Backend(model, options())
 

@@ -75,7 +75,7 @@ def test_more_than_may_wait_are_refused_and_the_others_computed(num_replicas: in
     assert [type(one) for one in outputs[most:]] == [QueueFull] * 5
 
 
-def test_a_bound_that_was_reached_is_free_again_after_the_answers() -> None:
+def test_a_bound_that_was_reached_is_free_again_after_the_outputs() -> None:
     backend = Backend(Model(), options())
 
     async def twice() -> list[list[Any]]:
@@ -84,7 +84,7 @@ def test_a_bound_that_was_reached_is_free_again_after_the_answers() -> None:
     assert asyncio.run(twice()) == [list(range(QUEUE + BATCH))] * 2
 
 
-def test_a_batch_that_fails_is_answered_and_the_next_is_computed() -> None:
+def test_a_batch_that_fails_fails_alone_and_the_next_is_computed() -> None:
     def compute(requests: Sequence[Any]) -> Sequence[Any]:
         if "bad" in requests:
             raise ZeroDivisionError

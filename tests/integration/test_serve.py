@@ -226,6 +226,22 @@ def test_only_loopback_is_listened_on(server: Server) -> None:
     assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
 
 
+def test_of_a_lost_process_at_most_the_batch_fails_and_what_waits_is_computed_by_the_next(server: Server) -> None:
+    async def lose(_: Client) -> Reply:
+        await asyncio.sleep(0.5)
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        model = [one for one in children if one.name().startswith("ray::ServeReplica:corgi:Model")]
+        model[0].kill()
+        return len(model), {}
+
+    crowd = [wanted(f"number {number}", number) for number in range(QUEUE)]
+    lost, *replies = server.ask(lose, *crowd)
+    statuses = Counter(status for status, _ in replies)
+    assert lost[0] == 1
+    assert set(statuses) <= {200, 503}
+    assert statuses[503] <= BATCH, statuses
+
+
 def test_at_the_end_no_process_and_no_folder_is_left(server: Server) -> None:
     """The last of this file: it ends the server."""
     code, left = server.end(signal.SIGTERM)

@@ -128,7 +128,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what tensors free for the next ones (glibc can).
 
     By default it gives large blocks back to the system at once, and gets them again page by page: on two processors a
-    training step of the quickstart's decoder spent 10 % of its time so (median of 8 pairs), on up to 10,000 page faults.
+    training step of the quickstart's decoder spent 10 % of its time so (median of 8 pairs), on 10,000 page faults.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,9 +86,8 @@ class Backend:
         asked = _Asked(request, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         if len(self._senders) < self._options.num_replicas:
-            sender = asyncio.create_task(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            # Not in this request's context: when its client goes, Ray Serve cancels all calls that were made there.
+            self._senders.add(asyncio.create_task(self._send(), context=Context()))
         self._pending += 1
         try:
             return await asked.output
@@ -96,11 +96,14 @@ class Backend:
 
     async def _send(self) -> None:
         """Give batch after batch to a replica, until nothing waits."""
-        while self._waiting:
-            if len(self._waiting) < self._options.batch_size:
-                await asyncio.sleep(_WAIT_SECONDS)
-            if batch := self._next_batch():
-                await self._compute(batch)
+        try:
+            while self._waiting:
+                if len(self._waiting) < self._options.batch_size:
+                    await asyncio.sleep(_WAIT_SECONDS)
+                if batch := self._next_batch():
+                    await self._compute(batch)
+        finally:  # at once: what comes before the loop runs callbacks would wait for this one
+            self._senders -= {asyncio.current_task()}
 
     def _next_batch(self) -> list["_Asked"]:
         """Take what waits longest; without the requests of clients that have gone."""

@@ -60,6 +60,17 @@ def test_clients_that_ask_again_at_once_get_full_batches_on_every_replica(num_re
     assert model.most_at_once == num_replicas
 
 
+def test_a_client_that_asks_again_at_once_is_served_though_nobody_else_asks() -> None:
+    """When nothing waits any more, and before the loop has run what follows the end of sending."""
+    backend = Backend(Model(), options())
+
+    async def client() -> list[int]:
+        async with asyncio.timeout(100 * SECONDS):
+            return [await backend.compute(turn) for turn in range(5)]
+
+    assert asyncio.run(client()) == [*range(5)]
+
+
 def test_what_is_alone_does_not_wait_for_a_full_batch() -> None:
     model = Model()
     assert asyncio.run(asked(Backend(model, options()), ["one"])) == ["one"]

@@ -226,19 +226,6 @@ def test_only_loopback_is_listened_on(server: Server) -> None:
     assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
 
 
-def test_a_client_that_goes_takes_nobody_elses_batch_with_it(server: Server) -> None:
-    async def leave(client: Client) -> Reply:
-        try:
-            async with asyncio.timeout(0.1):
-                return await client.post({"prompt": "gone", "seed": 0, "num_images": MOST_IMAGES})
-        except TimeoutError:
-            return 0, {}
-
-    gone, *replies = server.ask(leave, *(wanted(f"number {number}", number) for number in range(50)))
-    assert gone[0] == 0
-    assert Counter(status for status, _ in replies) == {200: 50}
-
-
 def test_of_a_lost_process_at_most_the_batch_fails_and_what_waits_is_computed_by_the_next(server: Server) -> None:
     async def lose(_: Client) -> Reply:
         await asyncio.sleep(0.5)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cluster.serve import Backend, ServeOptions
 
 BATCH, QUEUE = 4, 8
 SECONDS = 0.05  # that a batch takes
+CLIENT: ContextVar[str] = ContextVar("CLIENT", default="nobody's")
 
 
 class Model:
@@ -20,12 +22,14 @@ class Model:
     def __init__(self, compute: Callable[[Sequence[Any]], Sequence[Any]] = list) -> None:
         self.sizes: list[int] = []
         self.seen: list[Any] = []
+        self.contexts: set[str] = set()
         self.at_once, self.most_at_once = 0, 0
         self._compute = compute
 
     async def remote(self, requests: Sequence[Any]) -> Sequence[Any]:
         self.sizes.append(len(requests))
         self.seen += requests
+        self.contexts.add(CLIENT.get())
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(SECONDS)
@@ -122,3 +126,19 @@ def test_requests_of_clients_that_have_gone_are_not_computed_and_make_room() -> 
 
     assert asyncio.run(leaving()) == list(range(2 * BATCH))
     assert Counter(model.seen)["gone"] == 0
+
+
+def test_no_batch_is_sent_in_the_context_of_a_client() -> None:
+    """Ray Serve cancels all calls of a context whose client has gone, other clients' requests among them."""
+    model = Model()
+    backend = Backend(model, options(num_replicas=2))
+
+    async def client(name: str) -> str:
+        CLIENT.set(name)
+        return str(await backend.compute(name))
+
+    async def crowd() -> list[str]:
+        return await asyncio.gather(*(client(f"{number}'s") for number in range(12)))
+
+    assert len(asyncio.run(crowd())) == 12
+    assert model.contexts == {"nobody's"}

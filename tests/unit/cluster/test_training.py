@@ -22,9 +22,9 @@ def test_threads_sleep_while_they_wait_unless_the_environment_differs(monkeypatc
 TWENTY_TENSORS = """
 import resource, sys
 import torch
-from cluster.training import keep_freed_memory
+from cluster.training import use_cpus
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    use_cpus(2)
 for _ in range(5):
     torch.ones(16_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -65,7 +65,7 @@ def serving(certificate: Path | None) -> Iterator[str]:
                 connection, _ = server.accept()
                 with connection:
                     if certificate is None:
-                        for byte in b"\x16\x03\x03\x40\x00" + b"\x02" * 100:
+                        for byte in b"\x16\x03\x03\x40\x00" + b"\x02" * 200:
                             connection.sendall(bytes([byte]))
                             if stopped.wait(0.2):
                                 return
@@ -109,4 +109,4 @@ def test_a_handshake_that_never_ends_is_cut_off() -> None:
     with serving(None) as url, pytest.raises(FetchFault) as caught:
         fetch(url)
     assert (caught.value.cause, caught.value.transient) == (FailureCause.TIMEOUT, True)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20  # of the 40 s that it would last

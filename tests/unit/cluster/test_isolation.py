@@ -76,7 +76,7 @@ def test_the_time_by_the_clock_is_limited():
     first, begin = pid_of(isolated), time.monotonic()
     with pytest.raises(ItemLimit, match=r"takes more than 0\.5 s"):
         isolated(b"sleep 30")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert pid_of(isolated) != first
     isolated.close()
 

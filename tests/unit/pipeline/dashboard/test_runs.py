@@ -36,7 +36,7 @@ def test_five_hundred_runs_are_listed_at_once(store: Store) -> None:
         store.write_run(make_record(f"sweep-{number:08x}", plan=PRIOR, stages=stages, metrics=metrics))
     began = time.process_time()
     found = run_table(store)
-    assert time.process_time() - began < 3.0  # 0.4 s, and more where coverage is measured
+    assert time.process_time() - began < 10  # 0.4 s, and more where coverage is measured
     assert len(found["runs"]) == 500
     assert found["shown"] == list(HEADLINE)
     assert len(found["metrics"]) == 200 + len(HEADLINE)

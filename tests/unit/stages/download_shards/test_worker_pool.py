@@ -79,7 +79,7 @@ def test_what_hangs_is_given_up_along_with_what_waits_for_it():
     start = time.monotonic()
     found = dict(fetch_all(fetch, urls(6), limits(threads=4, max_seconds=0.3)))
     release.set()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15  # of the 20 s that they would last
     lost = {number: one.cause for number, one in found.items() if isinstance(one, ItemFault)}
     assert lost == {2: FailureCause.STALLED, 3: FailureCause.STALLED}
 

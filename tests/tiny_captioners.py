@@ -18,6 +18,8 @@ SIDE = 32
 def save_tiny_captioner(folder: Path, kind: str = "blip", *, seed: int = 0, scale: float = 0.4) -> Path:
     """Write a model of this type, its processor and its tokenizer; ``scale`` is the std of its weights."""
     tokenizer = _tokenizer()
+    if kind == "llava":
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     torch.manual_seed(seed)
     model = _MAKERS[kind](len(tokenizer))
     generator = torch.Generator().manual_seed(seed)
@@ -94,6 +96,18 @@ def _blip_2_t5(num_tokens: int) -> Any:
     return _blip_2(num_tokens, sizes | {"model_type": "t5", "decoder_start_token_id": 0})
 
 
+def _llava(num_tokens: int) -> Any:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    text = _TOWER | _TOKENS | {"model_type": "llama", "vocab_size": num_tokens, "bos_token_id": 2}
+    config = LlavaConfig(
+        text_config=text | {"max_position_embeddings": 64, "num_key_value_heads": 1}, image_seq_length=4,
+        vision_config=_VISION | {"model_type": "clip_vision_model", "num_hidden_layers": 2},
+        image_token_index=SPECIAL.index("<image>"),
+    )  # fmt: skip
+    return LlavaForConditionalGeneration(config)
+
+
 def _encoder_decoder(num_tokens: int) -> Any:
     from transformers import (
         GPT2Config,
@@ -113,7 +127,7 @@ def _encoder_decoder(num_tokens: int) -> Any:
 
 _MAKERS = {
     "blip": _blip, "blip-replies": _blip_with_replies, "blip-2": _blip_2_opt, "blip-2-t5": _blip_2_t5, "git": _git,
-    "vision-encoder-decoder": _encoder_decoder,
+    "llava": _llava, "vision-encoder-decoder": _encoder_decoder,
 }  # fmt: skip
 
 
@@ -121,7 +135,7 @@ def _image_processor(kind: str) -> Any:
     from transformers import BlipImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
     size = {"height": SIDE, "width": SIDE}
-    if kind == "git":
+    if kind in {"git", "llava"}:
         return CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=size)
     return (BlipImageProcessor if kind.startswith("blip") else ViTImageProcessor)(size=size)
 

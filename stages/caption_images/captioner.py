@@ -20,12 +20,12 @@ from torch import Tensor
 from models.noise import SeededNoise
 from stages.caption_images.check import WHERE, check
 from stages.caption_images.config import CaptionImagesConfig
+from stages.caption_images.prompts import make_prompt
 from stages.contract.errors import InputFault
 from stages.encoders.image_to_text.loading import load_image_to_text
 from stages.encoders.model_files import describe_load_error
 from stages.formats.pseudo_captions import Captioner
 
-_PROMPT_INPUT = {"vision-encoder-decoder": "decoder_input_ids"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 
@@ -46,7 +46,6 @@ class ImageCaptioner:
         self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
         self.identity = self._identity(folder)
         self._model.to(device=device, dtype=self._dtype)
-        self._prompt = self._prompt_tokens()
         self._try_one()
 
     def caption(self, images: Sequence[Image.Image], keys: Sequence[str]) -> list[list[str]]:
@@ -63,49 +62,25 @@ class ImageCaptioner:
 
     @torch.inference_mode()
     def _generate(self, pixels: Tensor, options: Mapping[str, Any]) -> list[str]:
-        inputs = {"pixel_values": pixels}
-        if self._prompt is not None:
-            inputs[_PROMPT_INPUT.get(self.identity.model_type, "input_ids")] = self._prompt.repeat(len(pixels), 1)
+        inputs = {"pixel_values": pixels} | self._prompt.arguments(len(pixels))
         # What the folder says of sampling is not followed; of repetition and forced tokens, it is.
         usual: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1}
         usual |= {"num_return_sequences": 1, "max_length": None, "max_new_tokens": self._config.max_new_tokens}
-        tokens = self._model.generate(**inputs, **usual | dict(options))[:, self._num_image_tokens :]
+        tokens = self._model.generate(**inputs, **usual | dict(options))[:, self._prompt.num_left_out :]
         texts: list[str] = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
     def _pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch 3 height width"]:
         return self._loaded.pixels(images).to(device=self._device, dtype=self._dtype)
 
-    @property
-    def _num_image_tokens(self) -> int:
-        """How many tokens stand for the image in what is generated: those of a BLIP-2 whose text follows them."""
-        config = self._model.config
-        is_one_text = config.model_type == "blip-2" and not config.is_encoder_decoder
-        return int(config.num_query_tokens) if is_one_text else 0
-
-    def _prompt_tokens(self) -> Int[Tensor, "1 tokens"] | None:
-        """Return the tokens that begin each caption, or that an encoder of texts reads.
-
-        BLIP cuts off the last one, which ends a text. BLIP-2's begin with those that stand for the image.
-        """
-        prompt, kind, special = self._config.prompt, self.identity.model_type, self._tokenizer
-        if prompt is None:
-            return None
-        if kind == "blip-2":
-            image = [self._model.config.image_token_index] * self._model.config.num_query_tokens
-            return torch.tensor([[*image, *special(prompt)["input_ids"]]], device=self._device)
-        tokens: list[int] = special(prompt, add_special_tokens=False)["input_ids"]
-        begins = {"git": special.cls_token_id, "blip": special.bos_token_id}.get(
-            kind, self._model.generation_config.decoder_start_token_id
-        )
-        ends = [special.sep_token_id] if kind == "blip" else []
-        known = [token for token in (begins, *tokens, *ends) if token is not None]
-        return torch.tensor([known], device=self._device)
-
     def _try_one(self) -> None:
-        """Caption a grey image, so that parts which do not belong together are found before any shard is read."""
+        """Make the prompt and caption a grey image: parts that do not belong together are found before any shard is."""
+        grey = Image.new("RGB", (64, 64), "grey")
         try:
-            self.caption([Image.new("RGB", (64, 64), "grey")], ["0"])
+            self._prompt = make_prompt(self._config.prompt, self._loaded, self._pixels([grey])).to(self._device)
+            self.caption([grey], ["0"])
+        except InputFault:
+            raise
         except Exception as error:  # the libraries raise errors of many types
             raise InputFault(
                 f"{WHERE}: {self._config.model.reference} cannot caption an image ({describe_load_error(error)}): "

@@ -50,7 +50,9 @@ class CaptionImagesConfig(StageConfig):
         "those that have no human caption at all",
     )  # fmt: skip
     prompt: str | None = Field(
-        None, max_length=1000, description="begins each caption (BLIP, GIT); none: the model's own way"
+        None,
+        max_length=1000,
+        description="begins each caption (BLIP, GIT), or is the whole conversation (LLaVA); none: the model's own way",
     )
     num_captions: PositiveInt = Field(1, le=32, description="captions of each image; equal ones count once")
     max_new_tokens: PositiveInt = Field(30, le=512, description="most tokens of a caption")

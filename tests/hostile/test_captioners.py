@@ -20,8 +20,8 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_captioner(tmp_path_factory.mktemp("models") / "blip", "blip")
 
 
-def captioner_of(folder: Path) -> ImageCaptioner:
-    config = CaptionImagesConfig.model_validate({"model": {"path": folder}, "max_new_tokens": 4})
+def captioner_of(folder: Path, **fields: Any) -> ImageCaptioner:
+    config = CaptionImagesConfig.model_validate({"model": {"path": folder}, "max_new_tokens": 4} | fields)
     return ImageCaptioner(config, device="cpu")
 
 
@@ -83,6 +83,31 @@ def test_a_blip_2_has_no_more_queries_than_room(tmp_path: Path, kind: str, found
     change_json(folder / "config.json", num_query_tokens=900_000)
     with pytest.raises(InputFault, match=rf"^caption_images\..*{found}"):
         captioner_of(folder)
+
+
+LLAVA: dict[str, tuple[dict[str, Any], str]] = {
+    "another writer": ({"text_config__model_type": "gpt2"}, "config.json: .*text_config.model_type is 'gpt2'"),
+    "another tower": ({"vision_config__model_type": "timm_wrapper"}, "config.json: .*vision_config.model_type is"),
+    "a wide writer": ({"text_config__intermediate_size": 10**7}, "config.json: a model of"),
+    "wide heads": ({"text_config__head_dim": 10**6}, "config.json: a model of"),
+    "many patches": ({"vision_config__image_size": 16_000}, "64 positions, and 1000001 are taken before"),
+    "no such layer": ({"vision_feature_layer": 1000}, "cannot caption an image"),
+    "no such token": ({"image_token_index": 10_000}, "cannot caption an image|times"),
+    "a negative token": ({"image_token_index": -7}, "cannot caption an image|cannot load|times"),
+    "a token of words": ({"image_token_index": "<image>"}, "cannot caption an image|cannot load"),
+    "another selection": ({"vision_feature_select_strategy": "evil"}, "cannot load|cannot caption an image"),
+    "another activation": ({"projector_hidden_act": "evil"}, "cannot load"),
+}
+
+
+@pytest.mark.parametrize("kind", LLAVA)
+def test_a_llava_is_what_its_weights_are(tmp_path: Path, kind: str) -> None:
+    changes, found = LLAVA[kind]
+    folder = save_tiny_captioner(tmp_path / "llava", "llava")
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(InputFault, match=rf"caption_images\..*{found}") as caught:
+        captioner_of(folder, prompt="a <image> photo")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["x", [1], {"a": 1}, 10**12])

@@ -48,6 +48,13 @@ TYPES: Final[Mapping[str, Kind]] = {
         },
         "text_config",
     ),
+    "llava": Kind(
+        {
+            "text_config": ("llama", "mistral", "qwen2", "gemma", "gemma2"),
+            "vision_config": ("clip_vision_model", "siglip_vision_model"),
+        },
+        "text_config",
+    ),
     "git": Kind({"vision_config": ("git_vision_model",)}, None),
     "vision-encoder-decoder": Kind({"encoder": ("vit", "deit"), "decoder": _DECODERS}, "decoder"),
 }
@@ -69,6 +76,9 @@ _KEYS: Final = frozenset(
         *("layer_norm_elementwise_affine", "d_ff", "d_kv", "d_model", "dense_act_fn", "dropout_rate", "n_positions"),
         *("feed_forward_proj", "is_gated_act", "num_decoder_layers", "num_heads", "num_layers", "output_past"),
         *("relative_attention_max_distance", "scale_decoder_outputs", "task_specific_params"),
+        # LLaVA's, with a part that is CLIP's or SigLIP's
+        *("image_seq_length", "ignore_index", "vision_feature_layer", "vision_feature_select_strategy"),
+        *("projector_hidden_act", "multimodal_projector_bias", "vision_use_head"),
         # settings of generation, which files of earlier versions of transformers hold
         *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping"),
         *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id"),
@@ -94,12 +104,13 @@ _PREPROCESSING_KEYS: Final = frozenset(
         *("image_mean", "image_std", "resample", "rescale_factor", "image_processor_type", "feature_extractor_type"),
         *("processor_class", "default_to_square", "data_format", "input_data_format", "return_tensors", "device"),
         *("disable_grouping", "pad_size", "size_divisor", "_valid_processor_keys", "use_square_size"),
-        *("image_processor", "num_query_tokens", "image_token"),
+        *("image_processor", "num_query_tokens", "image_token", "patch_size", "num_additional_image_tokens"),
+        "vision_feature_select_strategy",
     )
 )
 _PROCESSORS: Final = frozenset(
     f"{name}{end}"
-    for name in ("Blip", "CLIP", "ViT", "DeiT")
+    for name in ("Blip", "CLIP", "ViT", "DeiT", "Siglip")
     for end in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 )
 _MOST_PIXELS = 2048  # a side of what the model sees
@@ -125,7 +136,8 @@ def check_image_to_text_folder(
     numbers = sum(_least_numbers(part) for part in (content, *parts.values()))
     require_weights(folder, numbers, file, where)
     writer = parts.get(TYPES[kind].writer or "", content)
-    _require_positions(writer, folder, setting, max_new_tokens, before=_num_query_tokens(content, file, where))
+    before = _num_query_tokens(content, file, where) + _num_patches(content)
+    _require_positions(writer, folder, setting, max_new_tokens, before=before)
     _check_preprocessing(folder, where)
     if (folder / GENERATION).exists():
         settings = read_model_json(folder / GENERATION, where)
@@ -200,6 +212,14 @@ def _num_query_tokens(content: Mapping[str, Any], file: Path, where: str) -> int
             found = f"{key} is {shown(content.get(key))}"
             raise refuse(where, file, found, f"a whole number from {least} to {MOST_OF_A_SIZE}: save the model again")
     return int(content["num_query_tokens"])
+
+
+def _num_patches(content: Mapping[str, Any]) -> int:
+    """Return how many tokens stand for the image among those of a LLaVA, as far as its sizes are given."""
+    if content["model_type"] != "llava":
+        return 0
+    side, patch = (content["vision_config"].get(key) for key in ("image_size", "patch_size"))
+    return (side // patch) ** 2 if isinstance(side, int) and isinstance(patch, int) and 0 < patch <= side else 0
 
 
 def _require_positions(

@@ -31,7 +31,7 @@ def _ray() -> Iterator[None]:
 
 
 def config(**training: Any) -> Any:
-    settings = {"num_steps": NUM_STEPS, "batch_size": 4, "checkpoint_interval": 4, "log_interval": 1}
+    settings: dict[str, Any] = {"num_steps": NUM_STEPS, "batch_size": 4, "checkpoint_interval": 4, "log_interval": 1}
     settings |= {"precision": "float32", "warmup_steps": 2} | training
     return KINDS["pixel_diffusion"].section.model_validate(
         {

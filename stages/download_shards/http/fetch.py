@@ -11,6 +11,7 @@ import ssl
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -33,7 +34,12 @@ _SAFE = "/:?#[]@!$&'()*+,;=%~"  # what an address may hold unquoted
 
 
 class FetchFault(ItemFault):
-    """An address gave no file; ``transient`` says whether another attempt may help."""
+    """An address gave no file; ``transient`` says whether another attempt may help.
+
+    ``is_unreached``: no connection to its own host came about, whose other addresses fail alike.
+    """
+
+    is_unreached = False
 
     def __init__(
         self, cause: FailureCause, message: str = "", *, http_status: int | None = None, transient: bool = False
@@ -84,15 +90,19 @@ class Fetcher:
             try:
                 return self._follow(url, deadline)
             except FetchFault as fault:
-                raise _timed_out() if deadline.is_over else fault from None
+                raise _timed_out() if deadline.is_over and not fault.is_unreached else fault from None
             except ForbiddenAddress:
                 raise FetchFault(FailureCause.PRIVATE_ADDRESS) from None
             except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
                 raise _timed_out() if deadline.is_over else _explain(error) from None
 
     def _follow(self, url: str, deadline: Deadline) -> bytes:
-        for _ in range(self._config.max_redirects + 1):
-            found = self._request(_parse(url), deadline)
+        for number in range(self._config.max_redirects + 1):
+            try:
+                found = self._request(_parse(url), deadline)
+            except FetchFault as fault:
+                fault.is_unreached = fault.is_unreached and number == 0
+                raise
             if isinstance(found, bytes):
                 return found
             url = without_credentials(urllib.parse.urljoin(url, found))
@@ -102,7 +112,12 @@ class Fetcher:
         """Return the file, or the address it has moved to."""
 
         def open_socket(host: str, port: int) -> socket.socket:
-            opened = self._policy.connect(host, port, min(self._config.timeout, deadline.seconds_left))
+            try:
+                opened = self._policy.connect(host, port, min(self._config.timeout, deadline.seconds_left))
+            except OSError as error:
+                fault = _timed_out() if deadline.is_over else _explain(error)
+                fault.is_unreached = True
+                raise fault from None
             try:
                 deadline.limit(opened)
                 opened.settimeout(self._config.timeout)
@@ -179,6 +194,23 @@ def without_credentials(url: str) -> str:
 def recorded_url(url: str) -> str:
     """Return what a shard keeps of an address: all but user, password, and keys and signatures in its query."""
     return redact_parameters(without_credentials(url))
+
+
+class Origin(NamedTuple):
+    """What of an address is reached or not reached as one."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+def origin_of(url: str) -> Origin:
+    """Return the origin of an address; all invalid addresses have one."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return Origin(parts.scheme, parts.hostname or "", parts.port)
+    except ValueError:
+        return Origin("", "", None)
 
 
 def host_of(url: str) -> str:

@@ -1,18 +1,34 @@
-"""Fetch addresses by threads: few at a time from each host, failed ones again, and never waiting for ever."""
+"""Fetch addresses by threads: few at a time from each host, failed ones again, and never waiting for ever.
+
+A host that is away costs the time of a few addresses, not of all that a list has of it: where so many attempts one
+after another made no connection, and none was made meanwhile, its other addresses are not tried in this round.
+"""
 
 import collections
+import contextlib
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
-from stages.download_shards.http.fetch import FetchFault, host_of
+from stages.download_shards.http.fetch import FetchFault, Origin, host_of, origin_of
 
 Fetched = tuple[int, bytes | ItemFault]
 _POLL_SECONDS = 0.1
+MOST_UNREACHED = 8
+"""So many attempts without a connection, one after another, and a host is taken to be away for the round."""
+
+
+class _Taken(NamedTuple):
+    """An address that is being fetched, and how often its host had been reached when that began."""
+
+    number: int
+    url: str
+    contacts: int
 
 
 class _HostQueue:
@@ -25,9 +41,11 @@ class _HostQueue:
             self._waiting[host_of(url)].append((number, url))
         self._free = collections.deque(self._waiting)
         self._active: collections.Counter[str] = collections.Counter()
+        self._contacts: collections.Counter[Origin] = collections.Counter()
+        self._unreached: collections.Counter[Origin] = collections.Counter()
         self._changed = threading.Condition()
 
-    def take(self) -> tuple[int, str] | None:
+    def take(self) -> "_Taken | None":
         """Wait for an address that may be fetched now; return None when all have been given out."""
         with self._changed:
             while not self._free and self._waiting:
@@ -43,17 +61,43 @@ class _HostQueue:
                     self._changed.notify_all()
             elif self._active[host] < self._per_host:
                 self._free.append(host)
-            return number, url
+            return _Taken(number, url, self._contacts[origin_of(url)])
 
-    def finish(self, url: str) -> None:
-        """Let the host have another connection."""
-        host = host_of(url)
+    def finish(self, taken: "_Taken", found: bytes | ItemFault) -> list[Fetched]:
+        """Let the host have another connection; return what is not tried, as the host is away, with its fault."""
+        host, origin = host_of(taken.url), origin_of(taken.url)
         with self._changed:
+            given_up = self._give_up(host, origin) if self._is_away(taken, origin, found) else []
             was_full = self._active[host] == self._per_host
             self._active[host] -= 1
             if was_full and host in self._waiting:
                 self._free.append(host)
                 self._changed.notify()
+        return [(number, found) for number in given_up if isinstance(found, ItemFault)]
+
+    def _is_away(self, taken: "_Taken", origin: Origin, found: bytes | ItemFault) -> bool:
+        """Count attempts without a connection since the last one that was made, of those begun after it."""
+        if not (isinstance(found, FetchFault) and found.is_unreached):
+            self._contacts[origin] += 1
+            self._unreached[origin] = 0
+            return False
+        self._unreached[origin] += taken.contacts == self._contacts[origin]
+        return self._unreached[origin] >= MOST_UNREACHED
+
+    def _give_up(self, host: str, origin: Origin) -> list[int]:
+        """Take out what waits for a host that is away, and return its numbers."""
+        if host not in self._waiting:
+            return []
+        given_up = [number for number, url in self._waiting[host] if origin_of(url) == origin]
+        left = [(number, url) for number, url in self._waiting[host] if origin_of(url) != origin]
+        self._waiting[host] = collections.deque(left)
+        if not left:
+            del self._waiting[host]
+            with contextlib.suppress(ValueError):
+                self._free.remove(host)
+            if not self._waiting:
+                self._changed.notify_all()
+        return given_up
 
     def clear(self) -> None:
         """Give out nothing more."""
@@ -91,15 +135,15 @@ def _one_round(
 
     def work() -> None:
         while (taken := waiting.take()) is not None:
-            number, url = taken
-            result = (number, _attempt(fetch, url))
-            waiting.finish(url)
-            while not closed.is_set():
-                try:
-                    results.put(result, timeout=_POLL_SECONDS)
-                    break
-                except queue.Full:
-                    continue
+            found = _attempt(fetch, taken.url)
+            for result in ((taken.number, found), *waiting.finish(taken, found)):
+                put(result)
+
+    def put(result: Fetched) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                results.put(result, timeout=_POLL_SECONDS)
+                return
 
     missing = {number for number, _ in numbered}
     for index in range(min(config.threads, len(numbered))):

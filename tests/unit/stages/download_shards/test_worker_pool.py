@@ -9,7 +9,7 @@ import pytest
 from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, without_credentials
-from stages.download_shards.http.worker_pool import fetch_all
+from stages.download_shards.http.worker_pool import MOST_UNREACHED, fetch_all
 
 
 def limits(**options):
@@ -82,6 +82,73 @@ def test_what_hangs_is_given_up_along_with_what_waits_for_it():
     assert time.monotonic() - start < 15  # of the 20 s that they would last
     lost = {number: one.cause for number, one in found.items() if isinstance(one, ItemFault)}
     assert lost == {2: FailureCause.STALLED, 3: FailureCause.STALLED}
+
+
+def unreached(**options):
+    fault = FetchFault(FailureCause.TIMEOUT, **options)
+    fault.is_unreached = True
+    return fault
+
+
+def test_a_host_that_is_away_costs_the_time_of_a_few_addresses():
+    seen: collections.Counter[str] = collections.Counter()
+
+    def fetch(url):
+        host = url.split("/")[2]
+        seen[host] += 1
+        if host == "h0":
+            time.sleep(0.05)
+            raise unreached()
+        return b"x"
+
+    found = dict(fetch_all(fetch, urls(600, hosts=3), limits(threads=8, per_host=4, retries=2)))
+    assert {number for number, one in found.items() if one != b"x"} == set(range(0, 600, 3))
+    assert {one.cause for one in found.values() if isinstance(one, ItemFault)} == {FailureCause.TIMEOUT}
+    assert MOST_UNREACHED <= seen.pop("h0") < MOST_UNREACHED + 4
+    assert seen == {"h1": 200, "h2": 200}
+
+
+def test_a_host_that_comes_back_is_asked_again_for_all():
+    seen: collections.Counter[str] = collections.Counter()
+
+    def fetch(url):
+        seen["all"] += 1
+        if seen["all"] <= 3 * MOST_UNREACHED:
+            raise unreached(transient=True)
+        return b"x"
+
+    found = dict(fetch_all(fetch, urls(100), limits(threads=1, retries=3)))
+    assert set(found.values()) == {b"x"}
+    assert seen["all"] == 3 * MOST_UNREACHED + 100
+
+
+def test_a_host_that_takes_few_connections_at_a_time_is_not_away():
+    """Four at a time are served, and each other attempt fails after longer than these take."""
+    served, slots = threading.Semaphore(4), []
+
+    def fetch(url):
+        if not served.acquire(blocking=False):
+            time.sleep(0.05)
+            slots.append(url)
+            raise unreached()
+        time.sleep(0.01)
+        served.release()
+        return b"x"
+
+    found = dict(fetch_all(fetch, urls(300), limits(threads=16, per_host=16)))
+    assert len(slots) > MOST_UNREACHED
+    assert sum(one != b"x" for one in found.values()) == len(slots)
+
+
+def test_the_other_ports_of_a_host_are_not_away():
+    def fetch(url):
+        if ":81/" in url:
+            raise unreached()
+        return b"x"
+
+    listed = [f"http://h:{80 + index % 2}/{index}" for index in range(100)]
+    found = dict(fetch_all(fetch, listed, limits(threads=1)))
+    assert {number for number, one in found.items() if one == b"x"} == set(range(0, 100, 2))
 
 
 def test_an_unexpected_error_costs_one_address():

@@ -116,8 +116,8 @@ class Samples:
         found = {name: WorstSamples.of(one) for name, one in artifacts.items() if one.exists(WorstSamples.file)}
         if not found:
             raise NotThere(
-                f"run {record.run}: no stage of it has recorded the losses of single samples: decoders and upsamplers "
-                "do at the end of their training, since this version"
+                f"run {record.run}: no stage of it has recorded the losses of single samples: priors, decoders "
+                "and upsamplers do at the end of their training, since this version"
             )
         return [{"stage": name, **self._with_captions(run, one)} for name, one in found.items()]
 

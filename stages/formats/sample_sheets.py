@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stages.contract.errors import InputFault
-from stages.contract.findings import QUANTILES, Findings, quantiles
+from stages.contract.findings import QUANTILES, Findings, InspectionContext, quantiles
 from stages.formats.image_grids import TILE, image_grid
 from stages.formats.images import decode_image, square
 from stages.formats.shards import index_images, read_member, shard_tar
+from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Artifact
 
 MOST_WORDS = 20
+_WORST_SHOWN = 12
 
 
 def add_sheet(
@@ -25,6 +27,16 @@ def add_sheet(
     if shown:
         images = np.stack([image for image, _ in shown])
         findings.add_image(title, image_grid(images, [text for _, text in shown], columns=columns))
+
+
+def add_worst(findings: Findings, worst: WorstSamples, context: InspectionContext, title: str) -> None:
+    """Add the samples that a model fits least: a table, and their images where the shards are there."""
+    shown = worst.samples[:_WORST_SHOWN]
+    title = f"{title}, of {worst.validated}, after step {worst.step}"
+    findings.add_table(title, ("shard", "key", "loss"), [(one.shard, one.key, f"{one.loss:.4g}") for one in shown])
+    shards = context.input_of("download_shards")
+    if shards is not None:
+        add_sheet(findings, shards, [(one.shard, one.key, f"loss {one.loss:.4g}") for one in shown], title)
 
 
 def _images(

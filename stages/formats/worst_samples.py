@@ -1,4 +1,8 @@
-"""The held-out samples that a trained decoder fits least: their losses, in its artifact."""
+"""The held-out samples that a trained model fits least: their losses, in its artifact.
+
+A decoder's loss is that of its training; a prior's is 1 - cosine of what it samples for the first caption, with the
+most sampling steps, and the true embedding.
+"""
 
 from collections.abc import Sequence
 from typing import Self

@@ -1,6 +1,6 @@
 """The pairs that a prior learns from and those that it is evaluated on."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -137,6 +137,8 @@ class Divided:
     """Those to validate on, at most ``validation.max_pairs``: the ones with the lowest numbers by hash."""
     record: SplitRecord
     held_out_keys: frozenset[str]
+    held_out_samples: tuple[tuple[str, str], ...]
+    """Shard and key of each pair of ``held_out``."""
     num_held_out: int
     """Those that there are to validate on."""
     human_images: int
@@ -172,7 +174,8 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     }
     pairs = _join(parts, files, config.captions)
     _require_finite(pairs)
-    return _divide(config, pairs, [part.keys for part in parts], "captioned images")
+    keys = {shard: part.keys for shard, part in zip(shards, parts, strict=True)}
+    return _divide(config, pairs, keys, "captioned images")
 
 
 def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collection[str] = ()) -> Divided:
@@ -184,7 +187,7 @@ def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collec
     """
     shards = list(shard_rows(embeddings))
     rows = [load_image_rows(embeddings, shard) for shard in shards]
-    keys = [load_keys(embeddings, shard) for shard in shards]
+    keys = {shard: load_keys(embeddings, shard) for shard in shards}
     image = torch.from_numpy(np.concatenate(rows))
     number = torch.arange(len(image) + 1)
     images = Pairs(image, image, number, CaptionStates({}, number[:-1], number[:-1]))
@@ -192,12 +195,12 @@ def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collec
 
 
 def _divide(
-    config: PriorConfig, pairs: Pairs, keys: Sequence[Sequence[str]], what: str, held_out_keys: Collection[str] = ()
+    config: PriorConfig, pairs: Pairs, keys: Mapping[str, Sequence[str]], what: str, held_out_keys: Collection[str] = ()
 ) -> Divided:
     """Divide pairs, whose keys are given by shard."""
-    splits = SplitRows(keys)
+    splits = SplitRows(list(keys.values()))
     record = splits.divide(config.split, least=_LEAST)
-    starts = np.cumsum([0, *map(len, keys)])
+    starts = np.cumsum([0, *map(len, keys.values())])
     validation = torch.from_numpy(starts[splits.validation[:, 0]] + splits.validation[:, 1])
     human = validation if pairs.num_human is None else validation[pairs.num_human[validation] > 0]
     on_pseudo = len(human) < _LEAST <= len(validation)
@@ -208,7 +211,7 @@ def _divide(
     if pairs.human_fraction == 0 and pairs.num_human is not None:  # human captions are left out of training
         train &= pairs.starts.diff() > pairs.num_human
     if held_out_keys:
-        train &= torch.tensor([key not in held_out_keys for shard in keys for key in shard])
+        train &= torch.tensor([key not in held_out_keys for shard in keys.values() for key in shard])
     if int(held_out.sum()) < _LEAST or int(train.sum()) < _LEAST:
         raise InputFault(
             f"train_prior: of {len(pairs)} {what} the split puts {int(held_out.sum())} aside to validate on, and "
@@ -221,11 +224,16 @@ def _divide(
         validated if pairs.num_human is None or on_pseudo else validated.of_human(),
         record,
         frozenset(splits.validation_keys),
+        tuple(sample for sample, is_held_out in zip(_samples(keys), held_out.tolist(), strict=True) if is_held_out),
         len(validation),
         human_images=len(pairs) if pairs.num_human is None else int((pairs.num_human > 0).sum()),
         pseudo_images=0 if pairs.num_human is None else int((pairs.starts.diff() > pairs.num_human).sum()),
         on_pseudo=on_pseudo,
     )
+
+
+def _samples(keys: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    return ((shard, key) for shard, of_shard in keys.items() for key in of_shard)
 
 
 def _widths(embeddings: Artifact, text_states: Sequence[str]) -> dict[str, int]:

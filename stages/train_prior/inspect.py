@@ -1,6 +1,8 @@
 """What ``corgi inspect`` finds of a prior: its evaluation on held-out pairs."""
 
 from stages.contract.findings import Findings, InspectionContext
+from stages.formats.sample_sheets import add_worst
+from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Artifact
 
 VALIDATION = "validation.json"
@@ -8,7 +10,7 @@ _AT_STEP = "validation_"
 
 
 def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) -> None:
-    """Add the last evaluation on held-out pairs: by the number of sampling steps, and the reference."""
+    """Add the last evaluation on held-out pairs: by sampling steps, the reference, and the pairs it fits least."""
     if not (artifact.is_complete and artifact.exists(VALIDATION)):
         return
     evaluated = artifact.read_json(VALIDATION)
@@ -30,6 +32,13 @@ def inspect(artifact: Artifact, findings: Findings, context: InspectionContext) 
         ("step", *measures),
         [(step, *(_round(report[columns[-1]].get(name)) for name in measures)) for step, report in sorted(history)],
     )
+    _add_worst(artifact, findings, context)
+
+
+def _add_worst(artifact: Artifact, findings: Findings, context: InspectionContext) -> None:
+    if artifact.exists(WorstSamples.file):
+        title = "held-out pairs of the largest loss (1 - cosine of sampled and true embedding)"
+        add_worst(findings, WorstSamples.of(artifact), context, title)
 
 
 def _round(value: float | None) -> str:

@@ -81,7 +81,7 @@ class StudentTask(PriorTask):
 
     def save(self, model: Any, output: Output) -> None:
         """Write the student, which says by the digest of its weights who its teacher was."""
-        self.split_record.write(output)
+        self.write_beside(output)
         config = self.description() | {TEACHER: digest_tensors(self.teacher.to("cpu").state_dict(), sha256())}
         save_model(output, FOLDER, model.student, config)
 

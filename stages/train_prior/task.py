@@ -17,6 +17,7 @@ from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
 from stages.formats.gaussians import read_gaussians
 from stages.formats.model_folders import save_model
 from stages.formats.splits import SplitRecord
+from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import DiffusionValidationConfig, PriorConfig, TrainedPriorConfig, ValidationConfig
 from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
@@ -51,6 +52,7 @@ class PriorTask:
     left_out: dict[str, FailureCause] = field(default_factory=dict, init=False)
     split_record: SplitRecord = field(init=False, repr=False, compare=False)
     state: "_State" = field(init=False, repr=False, compare=False)
+    _worst: WorstSamples | None = field(default=None, init=False, repr=False, compare=False)
 
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
@@ -70,6 +72,7 @@ class PriorTask:
         self.state = _State(
             train,
             divided.held_out,
+            divided.held_out_samples,
             clips=clips,
             encoders=encoders,
             order=self._order_of(train),
@@ -146,13 +149,17 @@ class PriorTask:
         """Evaluate the prior on held-out pairs, in the precision of later use, and write down what was found.
 
         ``validation.json`` holds the newest evaluation, and every one under ``validation_<step>``; it stays when
-        training is broken off, and goes on when it does.
+        training is broken off, and goes on when it does. The last validation also finds the pairs of the smallest
+        cosine, which :meth:`save` writes.
         """
         state, config = self.state, self.config
         blocks, how = state.clips.block_dims, self._validation_at(step)
         with torch.autocast(device_of(model).type, enabled=False):
             found = evaluate(model, state.held_out, how, block_dims=blocks, seed=config.seed)
         self._record(found, step)
+        if found.cosines is not None and self._is_last(step):
+            distances = (1 - found.cosines).numpy()
+            self._worst = WorstSamples.among(state.held_out_samples, distances, step=step, rounds=1)
         images = []
         if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
             images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
@@ -166,10 +173,14 @@ class PriorTask:
         Where the best weights are kept, any validation may be the one that counts.
         """
         how, config = self.config.validation, self.config
-        if not isinstance(how, DiffusionValidationConfig) or not isinstance(config, TrainedPriorConfig):
+        if not isinstance(how, DiffusionValidationConfig) or self._is_last(step):
             return how
-        training = config.all_training
-        return how if training.best or step >= training.num_steps else replace(how, num_steps=how.num_steps[-1:])
+        keeps_best = isinstance(config, TrainedPriorConfig) and config.all_training.best
+        return how if keeps_best else replace(how, num_steps=how.num_steps[-1:])
+
+    def _is_last(self, step: int) -> bool:
+        config = self.config
+        return not isinstance(config, TrainedPriorConfig) or step >= config.all_training.num_steps
 
     def _record(self, found: Evaluation, step: int) -> None:
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
@@ -179,8 +190,14 @@ class PriorTask:
 
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
-        self.split_record.write(output)
+        self.write_beside(output)
         save_model(output, FOLDER, model, self.description())
+
+    def write_beside(self, output: Output) -> None:
+        """Write what belongs to the prior: the split, and the pairs that it fits least."""
+        self.split_record.write(output)
+        if self._worst is not None:
+            self._worst.write(output)
 
     def description(self) -> dict[str, Any]:
         """Return what is written beside the weights."""
@@ -195,6 +212,7 @@ class _State:
 
     train: Pairs
     held_out: Pairs
+    held_out_samples: Sequence[tuple[str, str]]
     clips: Clips
     encoders: TextEncoders
     order: SampleOrder

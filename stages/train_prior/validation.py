@@ -44,6 +44,8 @@ class Evaluation:
     by_steps: Mapping[int, Report]
     by_time: Mapping[int, Report] = field(default_factory=dict)
     reference: Report = field(default_factory=dict)
+    cosines: Float[Tensor, " pairs"] | None = None
+    """Of each pair, with the most steps; None: the prior samples without captions."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -87,7 +89,9 @@ def evaluate(
             samples = _sample_again(prior, pairs, sampling, count=config.samples_per_caption, seed=seed, first=few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
-    return Evaluation(by_steps, trajectory.report(), reference)
+        if steps == max(samplings):
+            cosines = block_cosine(generated.double(), pairs.image.double(), block_dims)
+    return Evaluation(by_steps, trajectory.report(), reference, cosines)
 
 
 def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSampling]:

@@ -32,7 +32,7 @@ export async function showData(main, { path }) {
     reply.pairs.length ? h("div", { class: "cards" }, reply.pairs.map((one) => h("div", { class: "card" }, h("div", {}, `cosine ${number(one.score)}`), h("div", { class: "pair tiles" }, one.pair.map(sample))))) : h("p", {}, none)];
 
   const worst = (found) => [h("h2", {}, `${found.stage}: held-out images of the largest loss`),
-    h("p", { class: "dim" }, `The last validation, after step ${number(found.step)}: ${number(found.rows.length)} of ${number(found.validated)} images, each loss the mean of ${found.rounds} with other noise; the mean of all is ${number(found.mean_loss)}.`
+    h("p", { class: "dim" }, `The last validation, after step ${number(found.step)}: ${number(found.rows.length)} of ${number(found.validated)} images, each loss ${found.rounds > 1 ? `the mean of ${found.rounds} with other noise` : "1 - cosine of sampled and true embedding"}; the mean of all is ${number(found.mean_loss)}.`
       + (found.not_finite ? ` The losses of ${number(found.not_finite)} images are not finite.` : "")),
     h("div", { class: "tiles" }, found.rows.map(sample))];
 

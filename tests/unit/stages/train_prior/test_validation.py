@@ -17,12 +17,18 @@ from models.priors.diffusion.spec import GaussianPriorSpec
 from models.priors.identity.spec import IdentityPriorSpec
 from models.priors.spec import TransformerSpec
 from stages.contract.events import Event, Metrics, Progress
+from stages.contract.findings import Findings, InspectionContext, Table
 from stages.contract.stage import StageContext
+from stages.formats.captions import CaptionsConfig
+from stages.formats.embeddings.reader import load_captioned_rows
 from stages.formats.model_folders import load_model_state
+from stages.formats.worst_samples import MOST, WorstSamples
 from stages.storage.artifact import Artifact, Output
+from stages.storage.folder import COMPLETE
 from stages.train_prior import stage as train_prior
 from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import CaptionStates, Pairs
+from stages.train_prior.inspect import inspect
 from stages.train_prior.validation import evaluate
 from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
 
@@ -143,6 +149,41 @@ def test_the_curve_is_measured_each_time_where_the_best_weights_are_kept(tmp_pat
     best = {"metric": "cosine_true", "mode": "highest"}
     found = run(tmp_path / "best", inputs_for("shifted", tmp_path), best=best).read_json("validation.json")
     assert list(found["validation_3"]["by_steps"]) == list(found["validation_8"]["by_steps"])
+
+
+def test_the_pairs_that_it_fits_least_are_kept_by_key(tmp_path: Path) -> None:
+    """The identity's own embedding of a caption is its text's: the losses are those of the files, in order."""
+    inputs, output = inputs_for("identity", tmp_path), Output(str(tmp_path / "p"), "train_prior", "p0")
+    train_prior.run(prior_config("identity"), inputs, output, context())
+    worst = WorstSamples.of(output)
+    evaluated = output.read_json("validation.json")
+    (report,) = evaluated["by_steps"].values()
+    assert worst.validated == evaluated["pairs"] > 10
+    assert worst.mean_loss == pytest.approx(1 - report["cosine_true"])
+    assert len(worst.samples) == min(worst.validated, MOST)
+    losses = [one.loss for one in worst.samples]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[-1]
+    for one in worst.samples:
+        rows = load_captioned_rows(inputs["embed_clip"], one.shard, CaptionsConfig())
+        row = rows.keys.index(one.key)
+        image, text = (torch.from_numpy(values[row]).double() for values in (rows.image, rows.text))
+        assert one.loss == pytest.approx(1 - float(torch.cosine_similarity(image, text, dim=0)), abs=1e-6)
+    assert len({(one.shard, one.key) for one in worst.samples}) == len(losses)
+
+
+def test_the_pairs_that_a_trained_prior_fits_least_are_those_of_its_last_validation(tmp_path: Path) -> None:
+    output = run(tmp_path / "plain", inputs_for("shifted", tmp_path))
+    worst, evaluated = WorstSamples.of(output), output.read_json("validation.json")
+    assert (worst.step, worst.rounds, worst.validated) == (8, 1, evaluated["pairs"])
+    assert worst.mean_loss == pytest.approx(1 - list(evaluated["by_steps"].values())[-1]["cosine_true"])
+    findings, artifact = Findings("train_prior", "p0", output.uri, "done"), Artifact(output.uri, "train_prior", "p0")
+    (tmp_path / "plain" / COMPLETE).touch()
+    inspect(artifact, findings, InspectionContext(lambda stage: None, 16))
+    table = findings.blocks[-1]
+    assert isinstance(table, Table)
+    assert table.title.startswith("held-out pairs of the largest loss")
+    assert [row[1] for row in table.rows] == [one.key for one in worst.samples[: len(table.rows)]]
 
 
 @pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 2, "gradient_accumulation": 2}])

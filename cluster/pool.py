@@ -126,8 +126,9 @@ class _Pool:
         now = time.monotonic()
         for member in self._members:
             if member.call is None and inbox.waiting:
-                member.task = inbox.waiting.popleft()
-                member.call, member.since, member.is_noticed = member.actor.work.remote(member.task.item), now, False
+                task = member.task = inbox.waiting.popleft()
+                member.call = member.actor.work.remote(task.item, is_given_again=bool(task.losses))
+                member.since, member.is_noticed = now, False
                 member.samples = 0
         if self.is_busy:
             self._last_work = now

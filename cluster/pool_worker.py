@@ -40,10 +40,10 @@ class _Worker:
         """Make the worker; in the constructor, its errors would reach the caller without their type."""
         self._worker = self._make_worker()
 
-    def work(self, item: Any) -> Any:
-        """Handle one item."""
+    def work(self, item: Any, *, is_given_again: bool) -> Any:
+        """Handle one item; ``is_given_again``: a worker was lost at it."""
         assert self._worker is not None
-        begin_item()
+        begin_item(is_given_again=is_given_again)
         return self._worker(item)
 
     def ping(self) -> tuple[str, int, str, int]:

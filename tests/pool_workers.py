@@ -7,6 +7,8 @@ from pathlib import Path
 
 import ray
 
+from cluster.item_progress import item_is_given_again
+
 
 def make_slow(seconds: float) -> Callable[[int], tuple[int, int, str]]:
     """Make one that takes its time, and returns the item, its process and its node."""
@@ -34,6 +36,14 @@ def die(item: int) -> int:
     if item == 1:
         os._exit(1)
     return item
+
+
+def die_once(flag: Path, item: int) -> tuple[int, bool]:
+    """Take the worker's process down at the first item that comes; return an item, and whether it is given again."""
+    if not flag.exists():
+        flag.touch()
+        os._exit(1)
+    return item, item_is_given_again()
 
 
 def start_slowly_once(flag: Path) -> Callable[[int], int]:

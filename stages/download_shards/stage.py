@@ -140,6 +140,7 @@ def _download(
     runner = UnitRunner(
         output=output,
         units=UnitList(tasks),
+        kind=ShardRecord,
         records=records,
         make_worker=functools.partial(make_shard_worker, polite, output, resizes=resizes),
         resources=allocation.for_shards(same_node=isinstance(config.source, ScenesSource)),

@@ -44,6 +44,7 @@ def import_embeddings(
     runner = UnitRunner(
         output=output,
         units=UnitList(units),
+        kind=EmbeddingsRecord,
         records=EmbeddingsRecord.done(output),
         make_worker=functools.partial(make_import_worker, existing, clips.block_dims, config.storage, output),
         resources=replace(context.resources.for_shards(), num_gpus=0),

@@ -36,6 +36,7 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
     records = UnitRunner(
         output=output,
         units=UnitList([*items, *real]),
+        kind=EvaluateRecord,
         records=EvaluateRecord.done(output),
         make_worker=functools.partial(_make_worker, config, inputs, output, device),
         resources=context.resources.for_shards(),

@@ -41,6 +41,7 @@ def run(
     runner = UnitRunner(
         output=output,
         units=units,
+        kind=FilterRecord,
         records=FilterRecord.done(output),  # with those that were taken over
         make_worker=functools.partial(make_remover, config, embeddings, output, contents),
         resources=resources,

@@ -33,6 +33,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
     runner = UnitRunner(
         output=output,
         units=UnitList(units),
+        kind=GeneratedRecord,
         records=GeneratedRecord.done(output),
         make_worker=functools.partial(_make_worker, config, inputs, output, device=device, made=made),
         resources=context.resources.for_shards(),

@@ -5,6 +5,7 @@ the upstream stage has promised (``units_are_final``) not to change it then, so 
 read.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from cluster.item_progress import item_is_given_again
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources
 from stages.contract.documents import Totals, UnitRecord
-from stages.contract.errors import InputFault, InputLost
+from stages.contract.errors import ArtifactError, InputFault, InputLost
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext
 from stages.formats.shards import shard_content
-from stages.storage.artifact import UNITS, Artifact, Output
+from stages.storage.artifact import UNITS, Artifact, Output, unit_record
 from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker
 
 POLL_SECONDS = 0.25
@@ -123,18 +125,34 @@ def unit_name(item: Any) -> str:
 
 
 def _make_recording_worker(
-    make_worker: Callable[[], Callable[[Any], Record]], output: Output, finish: Finish
+    make_worker: Callable[[], Callable[[Any], Record]], output: Output, finish: Finish, kind: type[Record]
 ) -> Callable[[Any], tuple[str, Record]]:
-    """Make a worker that records each unit as done, in its own process, and returns name and record."""
+    """Make a worker that records each unit as done, in its own process, and returns name and record.
+
+    A unit whose worker was lost between its record and its reply is not made again.
+    """
     work = make_worker()
 
     def work_and_record(item: Any) -> tuple[str, Record]:
+        name = unit_name(item)
+        if item_is_given_again() and (recorded := _recorded(kind, output, name)) is not None:
+            return name, recorded
         with output.collecting():
-            record, name = work(item), unit_name(item)
+            record = work(item)
             finish(record, output, name)
         return name, record
 
     return work_and_record
+
+
+def _recorded(kind: type[Record], output: Output, unit: str) -> Record | None:
+    """Return the record of a unit that is done; None: it is not, or its record is damaged."""
+    file = unit_record(unit)
+    if not output.exists(file):
+        return None
+    with contextlib.suppress(ArtifactError):
+        return kind.parse(output.read_record(file)[0], output, file)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +161,8 @@ class UnitRunner(Generic[Record]):
 
     output: Output
     units: Units
+    kind: type[Record]
+    """Of the records."""
     records: Mapping[str, Record]
     """Of the units that are done (:meth:`UnitRecord.done`)."""
     make_worker: Callable[[], Callable[[Any], Record]]
@@ -168,7 +188,7 @@ class UnitRunner(Generic[Record]):
             earlier, items = self.passes_before * total, 0 if self.passes_before else images
             return Progress(earlier + len(done), earlier + total, unit, items=items, note=self.units.note)
 
-        make = functools.partial(_make_recording_worker, self.make_worker, self.output, self.finish)
+        make = functools.partial(_make_recording_worker, self.make_worker, self.output, self.finish, self.kind)
         for name, record in map_and_report(context, make, self.units.without(done), self.resources, progress):
             done[name] = record
             images += record.counts["images"]
@@ -198,6 +218,7 @@ def run_on_shards(
     runner = UnitRunner(
         output=output,
         units=UpstreamUnits(shards if follows is None else follows, context),
+        kind=record,
         records=record.done(output),
         make_worker=functools.partial(
             make_reusing_worker,

@@ -36,7 +36,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
-from tests.pool_workers import die, name_process, start_slowly_once
+from tests.pool_workers import die, die_once, name_process, start_slowly_once
 
 SHARDS, ROWS = 3, 4
 TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
@@ -316,6 +316,13 @@ def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -
     with pytest.raises(WorkersLost, match=r"1 items took down 3 workers each .* \(1; "):
         done.extend(map_on_ray(lambda: die, range(5), WorkerResources()))
     assert sorted(done) == [0, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_worker_knows_that_another_was_lost_at_its_item(tmp_path: Path) -> None:
+    work = partial(die_once, tmp_path / "flag")
+    found = dict(map_on_ray(lambda: work, range(4), WorkerResources()))
+    assert found == {0: True, 1: False, 2: False, 3: False}
 
 
 @pytest.mark.usefixtures("_ray")

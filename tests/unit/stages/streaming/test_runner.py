@@ -1,18 +1,19 @@
 """The runner of per-shard stages: it skips what is done, records what it makes, and adds it up."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
 
-from cluster.mapping import WorkerResources
+from cluster.item_progress import begin_item
+from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources
 from stages.contract.documents import Totals, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, Progress
-from stages.storage.artifact import Output
+from stages.storage.artifact import Output, unit_record
 from stages.streaming.runner import UnitList, UnitRunner
 from tests.factories import interrupt_after, make_context
 
@@ -24,9 +25,10 @@ class Record(UnitRecord):
     failures: dict[str, int] = Field(default_factory=dict)
 
 
-def make_worker(folder: Path) -> Callable[[str], Record]:
+def make_worker(folder: Path, output: Output) -> Callable[[str], Record]:
     def work(name: str) -> Record:
         (folder / name).touch(exist_ok=False)  # an error where a unit is made twice
+        output.write_bytes(f"files/{name}", name.encode())
         return Record(rows=int(name), failures={"timeout": 2} if name == "3" else {})
 
     return work
@@ -38,8 +40,9 @@ def run(tmp_path: Path, **options: object) -> dict[str, Record]:
     runner = UnitRunner(
         output=output,
         units=UnitList(["1", "2", "3"]),
+        kind=Record,
         records=Record.done(output),
-        make_worker=functools.partial(make_worker, tmp_path),
+        make_worker=functools.partial(make_worker, tmp_path, output),
         resources=WorkerResources(),
         **options,  # type: ignore[arg-type]
     )
@@ -57,6 +60,36 @@ def test_an_interrupted_run_goes_on_with_the_other_units_and_reports_all(tmp_pat
     assert output.planned_units() == 3
     assert output.done_units()["1"] == {"rows": 1}
     assert run(tmp_path) == records
+
+
+def given_again(lost_at: Collection[str]) -> Mapper:
+    """Map in this process, as a pool does whose workers were lost at these items."""
+
+    def map_items(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+        worker = make_worker()
+        assert not isinstance(items, Growing)
+        for item in items:
+            begin_item(is_given_again=item in lost_at)
+            yield worker(item)
+        begin_item()
+
+    return map_items
+
+
+def test_what_a_lost_worker_has_finished_is_not_made_again(tmp_path: Path) -> None:
+    """The driver's list is of before: the worker recorded units 2 and 3 (damaged) afterwards, and was lost."""
+    output = Output(str(tmp_path / "out"), "test_shards", "f0")
+    unheard = Record(rows=20)
+
+    def map_items(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+        unheard.finish(output, "2")
+        unheard.finish(output, "3")
+        (tmp_path / "out" / unit_record("3")).write_text("{")
+        return given_again({"1", "2", "3"})(make_worker, items, resources)
+
+    records = run(tmp_path, context=make_context(map_shards=map_items))
+    assert {name: record.rows for name, record in records.items()} == {"1": 1, "2": 20, "3": 3}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["1", "3"]
 
 
 def test_totals_are_the_sums_by_count_and_by_cause(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 
+from cluster.item_progress import item_is_given_again
 from stages.contract.errors import ArtifactError
 from stages.filter_samples.config import FilterSamplesConfig
 from stages.filter_samples.worker import make_scorer
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import shard_rows
-from stages.formats.filtered import FilterRecord
+from stages.formats.filtered import SCORES, FilterRecord
+from stages.formats.per_shard import has_table
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.takeover import contents_of_units, take_unit
 from stages.streaming.reuse import MadeUnits
@@ -41,6 +43,8 @@ def make_taking_scorer(
     score = make_scorer(config, embeddings, output)
 
     def score_or_take(name: str) -> str:
+        if item_is_given_again() and has_table(output, SCORES, name):
+            return name
         content = contents.get(name)
         if content is None or content not in made:
             return score(name)

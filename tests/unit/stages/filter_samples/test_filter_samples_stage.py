@@ -1,6 +1,7 @@
 """Which images each filter leaves out, and that every later reader sees the others only."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
+from cluster.item_progress import begin_item
+from cluster.mapping import Growing, Items, MakeWorker, WorkerResources
 from pipeline.config.schema import RunConfig
 from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
@@ -220,6 +223,34 @@ def test_an_interrupted_filter_goes_on_to_the_same_bytes(tmp_path: Path, units: 
         )
     filtered(source, tmp_path / "other store" / "cut", **options)
     assert folder_digests(tmp_path / "other store" / "cut") == folder_digests(tmp_path / "whole")
+
+
+def test_what_a_lost_worker_has_scored_or_recorded_is_not_made_again(tmp_path: Path) -> None:
+    """Each item comes twice, the second time as one at which a worker was lost before it replied."""
+    source, again = embeddings(tmp_path / "e", chain()), []
+    options = {"near_duplicates": {"minimum": 0.997}, "clip_score": {"minimum": 0.0}}
+
+    def map_items(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+        worker = make_worker()
+        assert not isinstance(items, Growing)
+        for item in items:
+            begin_item()
+            worker(item)
+            before = written(tmp_path / "f")
+            begin_item(is_given_again=True)
+            yield worker(item)
+            again.append(written(tmp_path / "f") - before)
+        begin_item()
+
+    filtered(source, tmp_path / "f", context=make_context(map_shards=map_items), **options)
+    assert len(again) >= 2
+    assert not any(again)
+
+
+def written(folder: Path) -> set[tuple[Path, int, int]]:
+    """Return what identifies each file that was written."""
+    stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {(path, one.st_ino, one.st_mtime_ns) for path, one in stats.items()}
 
 
 @pytest.mark.parametrize(("within", "reused"), [("all", 1), ("shard", 3)])

@@ -9,7 +9,18 @@ from rich.table import Table
 
 from tests.chaos.trial import Outcome
 
-_COLUMNS = ("times", "trials", "finished", "seconds lost", "redone", "destroyed", "differing", "leftovers", "holds")
+_COLUMNS = (
+    "times",
+    "trials",
+    "finished",
+    "seconds lost",
+    "redone",
+    "destroyed",
+    "differing",
+    "unrecorded",
+    "leftovers",
+    "holds",
+)
 
 
 def rows(outcomes: Sequence[Outcome], not_here: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -24,7 +35,8 @@ def rows(outcomes: Sequence[Outcome], not_here: Mapping[str, str]) -> list[dict[
             "fault": fault, "times": times, "trials": len(own), "finished": sum(one.finished for one in own),
             "seconds lost": round(sum(one.seconds_lost for one in own) / max(1, times), 1),
             "redone": sum(one.redone for one in own), "destroyed": sum(one.destroyed for one in own),
-            "differing": sum(one.differing for one in own), "leftovers": sum(len(one.leftovers) for one in own),
+            "differing": sum(one.differing for one in own), "unrecorded": sum(one.unrecorded for one in own),
+            "leftovers": sum(len(one.leftovers) for one in own),
             "holds": all(one.holds for one in own),
         })  # fmt: skip
     return found + [{"fault": fault, "not tried here": reason} for fault, reason in not_here.items()]

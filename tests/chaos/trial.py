@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,8 @@ class Outcome:
     destroyed: int = 0
     """Finished units that the injections destroyed, which have to be made again."""
     differing: int = 0
+    unrecorded: int = 0
+    """Steps whose loss a killed driver had neither sent nor kept: its last seconds, here most of a training."""
     leftovers: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     what: list[str] = field(default_factory=list)
@@ -221,9 +224,14 @@ def _compare_training(setting: Setting, stage: str, outcome: Outcome) -> None:
     """Compare the losses of all steps, which show the order of the data, and the weights."""
     folder = Path(setting.view.uri)
     expected, found = _losses(setting.world.reference.folder, stage), _losses(folder, stage)
-    odd = [step for step in expected if not _close(expected[step], found.get(step))]
+    missing = sum(step not in found for step in expected)
+    odd = [step for step in expected if step in found and not _close(expected[step], found[step])]
     if odd:
         outcome.complaints.append(f"{stage}: {len(odd)} of {len(expected)} steps have another loss, first {odd[0]}")
+    if any(f"exit {-signal.SIGKILL}" in what for what in outcome.what):
+        outcome.unrecorded += missing
+    elif missing:
+        outcome.complaints.append(f"{stage}: {missing} of {len(expected)} steps have no loss")
     for path in setting.world.reference.folder.glob(f"artifacts/{stage}/*/*.safetensors"):
         mine = folder / path.relative_to(setting.world.reference.folder)
         if not mine.exists() or _differs(path, mine):
@@ -239,8 +247,8 @@ def _losses(folder: Path, stage: str) -> dict[int, float]:
         return dict(connection.execute(query, (stage,)).fetchall())
 
 
-def _close(expected: float, found: float | None) -> bool:
-    return found is not None and abs(found - expected) <= _LOSS_TOLERANCE * max(1.0, abs(expected))
+def _close(expected: float, found: float) -> bool:
+    return abs(found - expected) <= _LOSS_TOLERANCE * max(1.0, abs(expected))
 
 
 def _differs(one: Path, other: Path) -> bool:

@@ -77,6 +77,9 @@ class TrainClipConfig(TrainStageConfig):
     augmentation: ClipAugmentation = ClipAugmentation()
     vocab_size: PositiveInt = Field(512, ge=300, description="most tokens; the tokenizer is learned from the captions")
     max_logit_scale: float = Field(100.0, gt=1.0, description="bound of the learned inverse temperature")
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="part of the target that is spread over a pair's negatives: 0.1 for few images"
+    )
     training: TrainingConfig = TrainingConfig(
         num_steps=3000, batch_size=128, learning_rate=5e-4, betas=(0.9, 0.98), weight_decay=0.2, warmup_steps=200,
         ema_decay=0.99, validation_interval=250, best=BestConfig(metric="retrieval_image_of_text", mode="highest"),
@@ -98,6 +101,13 @@ class TrainClipConfig(TrainStageConfig):
         if not isinstance(self.architecture.vision_cfg.get("image_size"), int):
             raise ValueError("architecture.vision_cfg.image_size is missing: give the side of the image in pixels")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; label smoothing counts where there is any."""
+        identity = super().identity()
+        if not self.label_smoothing:
+            del identity["label_smoothing"]
+        return identity
 
     @property
     def image_size(self) -> int:

@@ -90,7 +90,8 @@ class ClipTask(ImageTask):
                 "text_cfg as in one of open_clip's model configs"
             ) from error
         load_initial_clip(clip, self.config)
-        return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale)
+        smoothing = self.config.label_smoothing
+        return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale, label_smoothing=smoothing)
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Decode and tokenize the pairs."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from models.scenes.captions import describe, read_caption
 from models.scenes.vocabulary import COLORS, SHAPES
-from stages.train_clip.config import ClipAugmentation, SceneProbe
+from stages.train_clip.config import ClipAugmentation, SceneProbe, TrainClipConfig
 from stages.train_clip.model import contrastive_loss
 from stages.train_clip.probes import Encoders, probe_scenes, retrieval
 from stages.train_clip.task import augment
@@ -88,3 +88,20 @@ def test_augmentation_belongs_to_the_seed_and_has_the_asked_stds():
     assert changed.std().item() == pytest.approx(math.hypot(0.2, 0.1), rel=0.05)
     assert torch.equal(augment(pixels[:3], [5, 6, 7], stds)[1:], augment(pixels[:2], [6, 7], stds))
     assert torch.equal(augment(pixels, range(2000), ClipAugmentation(contrast=0, brightness=0, noise=0)), pixels)
+
+
+def test_smoothed_labels_are_spread_over_the_pair_and_its_negatives_alone():
+    z_image, z_text = make_embeddings()
+    tokens = torch.tensor([0, 0, 2, 3, 4, 5])[:, None]  # the first two pairs have the same caption
+    found = contrastive_loss(z_image, z_text, tokens, torch.tensor(7.0), label_smoothing=0.2)["loss"]
+    rest = [0, 2, 3, 4, 5]
+    target = torch.tensor([0.8 + 0.2 / 5, *[0.2 / 5] * 4])
+    sides = ((z_image[0], z_text[rest]), (z_text[0], z_image[rest]))
+    wanted = [-(target * torch.log_softmax(7.0 * own @ others.T, dim=0)).sum() for own, others in sides]
+    assert found[0].item() == pytest.approx(float(sum(wanted)) / 2, rel=1e-5)
+
+
+def test_label_smoothing_counts_only_where_there_is_any():
+    plain = TrainClipConfig().identity()
+    assert "label_smoothing" not in plain
+    assert TrainClipConfig(label_smoothing=0.1).identity() == {**plain, "label_smoothing": 0.1}

@@ -33,7 +33,13 @@ class CaptionedImages(ImageDataset):
     """
 
     def __init__(
-        self, inputs: Mapping[str, Artifact], usable: CaptionsConfig, *, image_size: int, threads: int = 1
+        self,
+        inputs: Mapping[str, Artifact],
+        usable: CaptionsConfig,
+        *,
+        image_size: int,
+        cache_bytes: int = 0,
+        threads: int = 1,
     ) -> None:
         shards, pseudo = inputs["download_shards"], inputs.get("caption_images")
         captioned = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
@@ -44,8 +50,10 @@ class CaptionedImages(ImageDataset):
         }
         found = {name: captions for name, captions in found.items() if captions}
         sizes = {name: len(captions) for name, captions in found.items()}
-        # No image is kept, and where they lie is kept of all: an epoch is one window over all shards.
-        super().__init__(shards, sizes, resolution=image_size, cache_bytes=0, threads=threads, kept_indices=None)
+        # Where images lie is kept of all: an epoch is one window over all shards.
+        super().__init__(
+            shards, sizes, resolution=image_size, cache_bytes=cache_bytes, threads=threads, kept_indices=None
+        )
         self._keys = [list(captions) for captions in found.values()]
         self._captions = [list(captions.values()) for captions in found.values()]
         self._human_fraction = usable.human_fraction

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
 
 _CHUNK = 256
+_ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 _MAX_VALIDATION_PAIRS = 1000
 
 
@@ -50,6 +51,7 @@ class ClipTask(ImageTask):
             self.inputs,
             self.config.captions,
             image_size=self.config.image_size,
+            cache_bytes=int(self.config.cache_gigabytes * 1e9),
             threads=torch.get_num_threads(),
         )
 
@@ -60,8 +62,9 @@ class ClipTask(ImageTask):
         self._tokenizer: Callable[[list[str]], Tensor] = open_clip.tokenizer.HFTokenizer(
             str(local_tokenizer(self.output)), context_length=self.config.context_length
         )
+        scaled = preprocess_config(self.config) | {"mean": _ZERO, "std": _ONE}  # colours stay k / 255, to be kept as k
         self._preprocess: Callable[[Image.Image], Tensor] = open_clip.transform.image_transform_v2(
-            open_clip.transform.PreprocessCfg(**preprocess_config(self.config)), is_train=False
+            open_clip.transform.PreprocessCfg(**scaled), is_train=False
         )
 
     def split(self) -> None:
@@ -95,7 +98,7 @@ class ClipTask(ImageTask):
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Decode and tokenize the pairs."""
-        pixels = torch.stack(self.data.apply(self._preprocess, indices))
+        pixels = self._pixels(indices)
         captions = self.data.captions(indices, sample_uniform(self.config.seed, part, "caption"))
         return {"pixels": pixels, "tokens": self._tokenizer(captions)}
 
@@ -110,7 +113,7 @@ class ClipTask(ImageTask):
         """Retrieve held-out pairs; classify held-out scenes if the images are scenes."""
         encoders = self._encoders(model)
         chunks = np.split(self.held_out, range(_CHUNK, len(self.held_out), _CHUNK))
-        z_image = torch.cat([self._embed(model, self.data.apply(self._preprocess, chunk)) for chunk in chunks])
+        z_image = torch.cat([self._embed(model, self._pixels(chunk)) for chunk in chunks])
         captions = self.data.captions(self.held_out)
         metrics = retrieval(z_image, encoders.texts(captions), captions)
         if self.config.scene_probe is not None:
@@ -121,7 +124,8 @@ class ClipTask(ImageTask):
         device = next(model.parameters()).device
 
         def images(images: Tensor) -> Tensor:
-            return self._embed(model, [self._preprocess(Image.fromarray(image.numpy())) for image in images])
+            squares = [self._square(Image.fromarray(image.numpy())) for image in images]
+            return self._embed(model, self._normalise(np.stack(squares)))
 
         def texts(captions: Sequence[str]) -> Tensor:
             chunks = [self._tokenizer(list(chunk)).to(device) for chunk in _chunks(captions)]
@@ -129,9 +133,21 @@ class ClipTask(ImageTask):
 
         return Encoders(images, texts, self.config.image_size)
 
-    def _embed(self, model: Any, pixels: Sequence[Tensor]) -> Float[Tensor, "batch embed"]:
+    def _pixels(self, indices: Indices) -> Float[Tensor, "batch 3 size size"]:
+        return self._normalise(self.data.read_as(self._square, indices))
+
+    def _square(self, image: Image.Image) -> UInt8[np.ndarray, "size size 3"]:
+        """Return what the model takes, before its colours are normalised: a quarter of the memory."""
+        return self._preprocess(image).mul(255).round().byte().movedim(0, -1).contiguous().numpy()
+
+    def _normalise(self, squares: UInt8[np.ndarray, "batch size size 3"]) -> Float[Tensor, "batch 3 size size"]:
+        """Return (k / 255 - mean) / std, as open_clip computes it."""
+        mean, std = (torch.tensor(getattr(self.config.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
+        return torch.from_numpy(squares).movedim(-1, 1).contiguous().float().div_(255).sub_(mean).div_(std)
+
+    def _embed(self, model: Any, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch embed"]:
         weight = next(model.parameters())
-        z: Tensor = model.clip.encode_image(torch.stack(list(pixels)).to(weight.device, weight.dtype))
+        z: Tensor = model.clip.encode_image(pixels.to(weight.device, weight.dtype))
         normalised: Tensor = F.normalize(z.float(), dim=-1)
         return normalised
 

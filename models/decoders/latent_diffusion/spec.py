@@ -57,6 +57,28 @@ class LatentTransformer(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentMLP(Settings):
+    """Residual layers with adaptive norms that take all latents of an image as one vector.
+
+    Its weights are not shared by positions: a step costs a small part of a U-Net's, and what it learns of one place it
+    does not know of another. That suits some thousand images of one kind and a small latent grid.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = 512
+    num_layers: int = 4
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_layers")
+        require(self, "width", self.width >= 2 and self.width % 2 == 0, "an even number of 2 or more")
+
+    @property
+    def cell(self) -> int:
+        """The side that the latent grid must be a multiple of."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentDiffusionSpec(BucketedSpec):
     """A diffusion of an autoencoder's latents."""
 
@@ -70,7 +92,7 @@ class LatentDiffusionSpec(BucketedSpec):
     """Latents are diffused as scale_factor * (z - shift), of about unit variance; measured by encode_latents."""
     shift: float = 0.0
     text_dim: int = 0
-    network: LatentUNet | LatentTransformer = LatentUNet()
+    network: LatentUNet | LatentTransformer | LatentMLP = LatentUNet()
     conditioning: Conditioning = field(default_factory=Conditioning)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     gradient_checkpointing: bool = False
@@ -83,6 +105,8 @@ class LatentDiffusionSpec(BucketedSpec):
         require(self, "scale_factor", self.scale_factor > 0.0, "above 0")
         self.conditioning.require_layout(side, "the latents' side")
         self.require_buckets()
+        takes = self.buckets is None or not isinstance(self.network, LatentMLP)
+        require(self, "buckets", takes, "none with network kind mlp, whose input has one size")
 
     @property
     def resolution(self) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from models.autoencoders.spec import AutoencoderSpec
-from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
+from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentMLP, LatentTransformer, LatentUNet
 from models.decoders.spec import Conditioning
 from models.diffusion.spec import ProcessConfig
 from stages.contract.config import spec_from
@@ -22,7 +22,7 @@ class LatentDiffusionConfig(TextTunedConfig):
     code_version: ClassVar[int] = 2
 
     kind: Literal["latent_diffusion"]
-    network: Annotated[LatentUNet | LatentTransformer, Field(discriminator="kind")] = LatentUNet()
+    network: Annotated[LatentUNet | LatentTransformer | LatentMLP, Field(discriminator="kind")] = LatentUNet()
     conditioning: Conditioning = Conditioning()
     process: ProcessConfig = ProcessConfig()
     gradient_checkpointing: bool = Field(False, description="less memory for activations, more time")

@@ -18,6 +18,7 @@ from stages.storage.artifact import Artifact
 from stages.training.images.shard_images import (
     KEPT_INDICES,
     ImageRows,
+    RgbImage,
     Sample,
     ShardImages,
     UnreadableImages,
@@ -87,6 +88,11 @@ class ImageDataset:
         """Return the images as squares, in their order."""
         with self._lock:
             return self.images.read(self.samples(indices))
+
+    def read_as(self, function: Callable[[Image.Image], RgbImage], indices: Indices) -> ImageRows:
+        """Return what a function, always the same one, makes of each whole image; what was made last is kept."""
+        with self._lock:
+            return np.stack(self.images.read_as(function, self.samples(indices), smallest_side=None))
 
     def apply(self, function: Callable[[Image.Image], T], indices: Indices) -> list[T]:
         """Return the function's value for each whole image; nothing is kept."""

@@ -71,7 +71,7 @@ class ShardImages:
         return np.stack(rows) if rows else np.empty((0, self._resolution, self._resolution, 3), dtype=np.uint8)
 
     def read_as(
-        self, function: Callable[[Image.Image], RgbImage], samples: Sequence[Sample], *, smallest_side: int
+        self, function: Callable[[Image.Image], RgbImage], samples: Sequence[Sample], *, smallest_side: int | None
     ) -> list[RgbImage]:
         """Return what a function, always the same for a sample, makes of each; what was made last is kept."""
         missing = [sample for sample in dict.fromkeys(samples) if sample not in self._held]

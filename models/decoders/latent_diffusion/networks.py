@@ -84,7 +84,9 @@ class AdaptiveLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.f = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.adapt = _zeroed(nn.Linear(width, 3 * width))
+        self.adapt = nn.Linear(width, 3 * width)
+        for parameter in self.adapt.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, x: Float[Tensor, "batch width"], condition: Float[Tensor, "batch width"]
@@ -111,13 +113,13 @@ class MLP(nn.Module):
             nn.Linear(conditioning.num_tokens * conditioning.token_dim, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.layers = nn.ModuleList(AdaptiveLayer(width) for _ in range(shape.num_layers))
-        self.leave = nn.Sequential(nn.LayerNorm(width), _zeroed(nn.Linear(width, channels * side**2)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels * side**2))
 
     def forward(self, grid: Latents, timestep: Tensor, u: Tensor, tokens: Tensor, sizes: Tensor | None) -> Latents:
         """Predict the target; the condition comes by its tokens alone, and there are no sizes."""
-        x = self.enter(grid.flatten(1))
-        time = self.time(self.frequencies(timestep.expand(len(grid))).to(x.dtype))
+        time = self.time(self.frequencies(timestep.expand(len(grid))).to(grid.dtype))
         condition = nn.functional.silu(time + self.condition(tokens.flatten(1)))
+        x = self.enter(grid.flatten(1)) + condition
         for layer in self.layers:
             x = checkpoint(layer, x, condition, use_reentrant=False) if self._recomputes else layer(x, condition)
         prediction: Tensor = self.leave(x)
@@ -135,10 +137,3 @@ def make_network(spec: LatentDiffusionSpec) -> UNet | Transformer | MLP:
     if isinstance(spec.network, LatentMLP):
         return MLP(spec, spec.network)
     return Transformer(spec, spec.network)
-
-
-def _zeroed(linear: nn.Linear) -> nn.Linear:
-    """Let a layer give 0 at first."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from models.decoders.buckets import DecoderBuckets
 from models.decoders.latent_diffusion.model import LatentDecoder, LatentDenoiser
-from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentTransformer, LatentUNet
+from models.decoders.latent_diffusion.spec import LatentDiffusionSpec, LatentMLP, LatentTransformer, LatentUNet
 from models.decoders.registry import read_spec
 from models.decoders.sampling import DecoderSampling
 from models.diffusion.spec import ProcessConfig
@@ -14,6 +15,7 @@ from tests.specs import make_autoencoder_spec, make_spec
 
 UNET = LatentUNet(channels=(32, 32))
 DIT = LatentTransformer(num_layers=2, num_heads=2, head_dim=16, patch_size=2)
+VECTOR = LatentMLP(width=32, num_layers=2)
 TWO_STEPS = DecoderSampling(num_steps=2)
 
 
@@ -47,7 +49,7 @@ def random_inputs(embeddings):
     }
 
 
-@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("network", [UNET, DIT, VECTOR], ids=["unet", "dit", "mlp"])
 @pytest.mark.parametrize("layout_channels", [0, 4])
 def test_another_embedding_gives_another_image(network, layout_channels, embeddings):
     decoder = make(network, layout_channels=layout_channels)
@@ -57,14 +59,14 @@ def test_another_embedding_gives_another_image(network, layout_channels, embeddi
     assert (one - other).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("network", [UNET, DIT, VECTOR], ids=["unet", "dit", "mlp"])
 def test_every_weight_of_the_denoiser_learns(network, embeddings, random_inputs):
     denoiser = make(network, empty_probability=0.1).denoiser
     denoiser.loss(torch.randn(3, 3, 8, 8), embeddings, **random_inputs).mean().backward()
     assert [name for name, weight in denoiser.named_parameters() if weight.grad is None] == []
 
 
-@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("network", [UNET, DIT, VECTOR], ids=["unet", "dit", "mlp"])
 def test_recomputing_blocks_changes_no_gradient(network, embeddings, random_inputs):
     latents, losses = torch.randn(3, 3, 8, 8), []
     for checkpointing in (False, True):
@@ -98,7 +100,7 @@ def test_generated_latents_are_not_bounded_as_pixels_are(path, embeddings):
     assert denoiser.generate(embeddings, [1, 2, 3], TWO_STEPS).abs().max() > 3
 
 
-@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("network", [UNET, DIT, VECTOR], ids=["unet", "dit", "mlp"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
 def test_an_image_does_not_depend_on_its_batch(network, embeddings, guidance_scale):
     decoder, sampling = make(network), DecoderSampling(num_steps=3, guidance_scale=guidance_scale)
@@ -113,7 +115,7 @@ def test_guidance_scale_zero_ignores_the_embedding(embeddings):
     torch.testing.assert_close(images[0], images[1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+@pytest.mark.parametrize("network", [UNET, DIT, VECTOR], ids=["unet", "dit", "mlp"])
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_a_saved_decoder_gives_the_same_bits(network, kind, embeddings):
     decoder = make(network, kind=kind, scale_factor=2.0)
@@ -137,6 +139,10 @@ def test_it_trains_in_bfloat16_autocast(embeddings, random_inputs):
         ({"layout_resolution": 3}, r"Conditioning\.layout_resolution: found 3: expected a divisor of .* 8"),
         ({"scale_factor": 0.0}, r"LatentDiffusionSpec\.scale_factor: found 0\.0: expected above 0"),
         ({"network": LatentTransformer(patch_size=3)}, r"network: found .*expected one whose grid of 3 divides"),
+        (
+            {"network": VECTOR, "buckets": DecoderBuckets(step=4)},
+            r"LatentDiffusionSpec\.buckets: found .* none with network",
+        ),
         ({"empty_probability": 1.0}, r"empty_probability: found 1\.0: expected 0 up to, not including, 1"),
     ],
 )
@@ -150,3 +156,5 @@ def test_impossible_networks_are_refused_by_name():
         LatentUNet(channels=(32, 50))
     with pytest.raises(ValueError, match=r"LatentTransformer\.head_dim: found 15: expected one that makes"):
         LatentTransformer(num_heads=2, head_dim=15)
+    with pytest.raises(ValueError, match=r"LatentMLP\.width: found 33: expected an even number of 2 or more"):
+        LatentMLP(width=33)

@@ -33,11 +33,12 @@ SMALL = {"layout_channels": 4, "layout_hidden": 16, "num_tokens": 2}
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"kind": "latent_diffusion", "network": {"kind": "unet", "channels": [32]}},
     "dit": {"kind": "latent_diffusion", "network": {"kind": "dit", "num_layers": 1, "num_heads": 2, "head_dim": 16}},
+    "mlp": {"kind": "latent_diffusion", "network": {"kind": "mlp", "width": 32, "num_layers": 1}},
     "codes": {"kind": "vq_autoregressive", "network": {"width": 32, "num_layers": 1, "num_heads": 2, **SMALL}},
 }
 NETWORKS["codes of both"] = {**NETWORKS["codes"], "condition": "both"}
 NETWORKS["codes of texts"] = {**NETWORKS["codes"], "condition": "text"}
-FIRST_STAGE = {"codes of both": "vq", "codes of texts": "vq", "unet": "kl", "dit": "kl", "codes": "vq"}
+FIRST_STAGE = {"codes of both": "vq", "codes of texts": "vq", "unet": "kl", "dit": "kl", "mlp": "kl", "codes": "vq"}
 
 
 def config(name: str, **changes: Any) -> Any:

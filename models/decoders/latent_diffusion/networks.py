@@ -123,7 +123,7 @@ class MLP(nn.Module):
         for layer in self.layers:
             x = checkpoint(layer, x, condition, use_reentrant=False) if self._recomputes else layer(x, condition)
         prediction: Tensor = self.leave(x)
-        return prediction.unflatten(1, self._latents)
+        return prediction.reshape(-1, *self._latents)
 
     @property
     def _recomputes(self) -> bool:

@@ -13,12 +13,12 @@ from stages.contract.errors import FailureCause, InputFault
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.reader import load_image_rows, load_keys, open_image_rows, shard_rows
 from stages.formats.filtered import kept_rows
+from stages.formats.images import RgbImage
 from stages.formats.shards import ShardRecord
 from stages.storage.artifact import Artifact
 from stages.training.images.shard_images import (
     KEPT_INDICES,
     ImageRows,
-    RgbImage,
     Sample,
     ShardImages,
     UnreadableImages,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
+import PIL.Image
 import pytest
 import torch
 
@@ -58,12 +60,12 @@ def config(**changes: Any) -> TrainClipConfig:
     )
 
 
-def open_task(folder: Path, shards: Output) -> ClipTask:
+def open_task(folder: Path, shards: Output, **changes: Any) -> ClipTask:
     output = Output(str(folder), "train_clip", "c")
     tokenizer = folder / "clip"
     tokenizer.mkdir(parents=True)
     size = train_tokenizer(["caption 1"], vocab_size=300, context_length=16, folder=tokenizer)
-    task = ClipTask(config(), {"download_shards": shards}, output=output, vocab_size=size)
+    task = ClipTask(config(**changes), {"download_shards": shards}, output=output, vocab_size=size)
     task.setup(RankInfo(0, 1, torch.device("cpu")))
     return task
 
@@ -77,6 +79,41 @@ def test_unusual_images_reach_training_as_the_right_pixels(tmp_path: Path) -> No
     images = ((pixels + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     for image, (kind, (_, _, expected)) in zip(images, STRANGE.items(), strict=True):
         np.testing.assert_allclose(image, expected, atol=2, err_msg=kind)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_pixels_are_what_open_clips_own_transform_makes(tmp_path: Path, mode: str) -> None:
+    colours = {"mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28), "resize_mode": mode}
+    sizes = [(SIDE, SIDE), (3 * SIDE + 1, SIDE), (SIDE - 3, SIDE // 2)]
+    values = [np.random.default_rng(row).integers(0, 256, (*size, 3), dtype=np.uint8) for row, size in enumerate(sizes)]
+    images = [PIL.Image.fromarray(value) for value in values]
+    shards = make_shards(tmp_path / "s", [(_png(image), "png") for image in images])
+    task = open_task(tmp_path / "out", shards, preprocessing=colours)
+    indices = np.array([[0, row] for row in range(len(images))])
+    found = task.batch(indices, BatchPart(0, 0, len(images), len(images)))["pixels"]
+    how = open_clip.transform.PreprocessCfg(size=SIDE, interpolation="bicubic", **colours)
+    transform = open_clip.transform.image_transform_v2(how, is_train=False)
+    assert torch.equal(found, torch.stack([transform(image) for image in images]))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_images_are_kept_within_the_memory_that_is_given(tmp_path: Path, kept: bool) -> None:
+    shards = make_shards(tmp_path / "s", [(encoded_square(row), "png") for row in range(8)])
+    task = open_task(tmp_path / "out", shards, cache_gigabytes=1.0 if kept else 0.0)
+    indices, part = np.array([[0, row] for row in range(8)]), BatchPart(0, 0, 8, 8)
+    first = task.batch(indices, part)["pixels"]
+    (tmp_path / "s" / "shards" / "00000.tar").write_bytes(b"")  # what is not kept cannot be read again
+    if kept:
+        assert torch.equal(task.batch(indices, part)["pixels"], first)
+    else:
+        with pytest.raises(Exception, match="00000"):
+            task.batch(indices, part)
+
+
+def _png(image: PIL.Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def test_images_that_cannot_be_decoded_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Papers: Rombach et al. (arXiv 2112.10752), section 3.3; Peebles and Xie, DiT (arXiv 2212.09748); Chen et al., PixArt
 (arXiv 2310.00426), section 2.3, whose blocks share one adaptive norm and cross-attend to the condition's tokens; Li et
-al., RCG (arXiv 2312.03701), appendix A, and MAR (arXiv 2406.11838), section 4.2, for MLPs that denoise one vector.
+al., RCG (arXiv 2312.03701) and MAR (arXiv 2406.11838), for MLPs that denoise one vector.
 """
 
 import torch

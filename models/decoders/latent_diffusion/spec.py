@@ -69,8 +69,7 @@ class LatentMLP(Settings):
     num_layers: int = 4
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_layers")
-        require(self, "width", self.width >= 2 and self.width % 2 == 0, "an even number of 2 or more")
+        require_positive(self, "width", "num_layers")
 
     @property
     def cell(self) -> int:

@@ -21,6 +21,7 @@ from stages.train_clip.data import CaptionedImages
 from stages.train_clip.stage import run
 from stages.train_clip.task import ClipTask
 from stages.train_clip.tokenizer import train_tokenizer
+from stages.training.images.shard_images import UnreadableImages
 from stages.training.task import BatchPart, RankInfo
 from tests.unit.stages.encoded import context, encoded_square
 from tests.unit.stages.training.images.test_unusual_images import SIDE, STRANGE
@@ -106,8 +107,19 @@ def test_images_are_kept_within_the_memory_that_is_given(tmp_path: Path, kept: b
     if kept:
         assert torch.equal(task.batch(indices, part)["pixels"], first)
     else:
-        with pytest.raises(Exception, match="00000"):
+        with pytest.raises(UnreadableImages, match="00000"):
             task.batch(indices, part)
+
+
+def test_the_model_learns_with_the_smoothing_of_its_section(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "s", [(encoded_square(row), "png") for row in range(8)])
+    indices, part = np.array([[0, row] for row in range(8)]), BatchPart(0, 0, 8, 8)
+    losses = []
+    for smoothing in (0.0, 0.5):
+        task = open_task(tmp_path / str(smoothing), shards, label_smoothing=smoothing)
+        torch.manual_seed(0)
+        losses.append(task.build_model()(task.batch(indices, part))["loss"])
+    assert (losses[0] - losses[1]).abs().max() > 1e-3
 
 
 def _png(image: PIL.Image.Image) -> bytes:

@@ -53,7 +53,10 @@ class Experiment:
         """Return the run's record where the run is over and everything is in the store."""
         if not self.plan.is_done:
             return None
-        record = self.store.read_run(self.plan.run)
+        try:
+            record = self.store.read_run(self.plan.run)
+        except UsageError:  # damaged: the run writes another
+            return None
         return record.as_reused() if record is not None and record.status == "done" else None
 
     def planned_again(self) -> "Experiment":
@@ -142,7 +145,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
             plan = experiment.plan
             for stage in (one for one in plan.stages.values() if one.state == "done"):
                 store.release(stage.name, stage.fingerprint)
-        earlier = store.read_run(plan.run)
+        earlier = store.earlier_run(plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
         return _Session(experiment, record, console, begun, running).run()

@@ -55,7 +55,10 @@ class Run:
 
     def survivors(self, seconds: float) -> list[psutil.Process]:
         """Return the processes that are still there so long after the run's end."""
-        _, alive = psutil.wait_procs(self.tree(), timeout=seconds)
+        below = [one for one in self.tree() if one.pid != self.process.pid]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)  # here alone: another's wait would take its exit code away
+        _, alive = psutil.wait_procs(below, timeout=seconds)
         return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
     def end(self) -> None:

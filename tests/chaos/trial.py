@@ -159,12 +159,14 @@ class _Trial:
         self.ledger.progress(stages)
 
     def _strike(self) -> Injection | None:
+        self.ledger.progress(self._fault.makes)
         injection = self._fault.inject(self._setting, self._rng)
         if injection is not None:
             self._outcome.injections += 1
             self._outcome.destroyed += injection.destroyed
             self._outcome.what.append(injection.what)
-            self.ledger.progress(self._fault.makes)
+            if injection.destroyed:
+                self.ledger.accept()
         return injection
 
 
@@ -188,6 +190,10 @@ class _Ledger:
         self._setting = setting
         self._known: dict[str, str] = dict(setting.view.records())
         self.redone: list[str] = []
+
+    def accept(self) -> None:
+        """Take the records as they are now, damaged by a fault."""
+        self._known |= self._setting.view.records()
 
     def progress(self, stages: tuple[str, ...]) -> float:
         """Look at all records; return how much of the stages is done, from 0 to 1."""

@@ -75,6 +75,15 @@ class Rot(InFolder):
 
 
 @dataclass(frozen=True)
+class UnreadRot(Rot):
+    """Damage to files that no later stage reads: ``corgi verify``, asked before the next run, finds it."""
+
+    def mend(self, setting: Setting) -> None:
+        for folder in sorted({path.parents[1] for path in Path(setting.view.uri).glob(self.patterns[0])}):
+            setting.world.verify(str(folder))
+
+
+@dataclass(frozen=True)
 class KillAndRot(InFolder):
     """All processes of a run are killed, and a file of what is not finished yet is damaged."""
 
@@ -104,10 +113,10 @@ class KillAndRot(InFolder):
 
 FAULTS = (
     Rot("rot in shard tars", ("artifacts/download_shards/*/shards/*.tar",), _LATER),
-    Rot("rot in shard tables", ("artifacts/download_shards/*/shards/*.parquet",), _LATER),
+    UnreadRot("rot in shard tables", ("artifacts/download_shards/*/shards/*.parquet",), _LATER),
     Rot("rot in image embeddings", ("artifacts/embed_clip/*/img_emb/*.npy",), ("fit_gaussians",)),
     Rot("rot in unit records", ("artifacts/embed_clip/*/units/*.json",), ("fit_gaussians",), times=5),
-    Rot("rot in manifests", ("artifacts/*/*/manifest.json",), ("fit_gaussians",), destroys=0, times=2),
+    Rot("rot in manifests", ("artifacts/*/*/manifest.json",), ("fit_gaussians",), times=2),  # with a unit, which describes
     Rot("rot in run.json", ("runs/*/run.json",), ("fit_gaussians",), destroys=0, times=1),
     Rot("rot in the digests", ("digests.db",), ("fit_gaussians",), destroys=0, times=2),
     Rot("rot in Gaussians", ("artifacts/fit_gaussians/*/gaussians.safetensors",), TRAINING, times=1),

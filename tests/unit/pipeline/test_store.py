@@ -94,6 +94,25 @@ def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
         store.find_run("smoke")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"run": "smoke-1"}', b"[" * 100_000])
+def test_a_damaged_record_does_not_keep_its_run_from_going_on(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(str(tmp_path))
+    store.write_run(make_record("smoke-1"))
+    file = tmp_path / "runs/smoke-1/run.json"
+    file.write_bytes(content)
+    assert store.earlier_run("smoke-1") is None
+    (said,) = caplog.messages
+    assert str(file) in said
+    assert "run.json.damaged" in said
+    assert file.with_name("run.json.damaged").read_bytes() == content
+    assert store.earlier_run("smoke-1") is None
+    store.write_run(make_record("smoke-1"))
+    assert store.earlier_run("smoke-1") == make_record("smoke-1")
+    assert store.run_names() == ["smoke-1"]
+
+
 def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
     entry = make_entry("generate", followed=["embed_clip"], items=3, item_name="images", counts={}, notes={})
     failed = make_entry("evaluate", "failed", error="no images", bad_input=True)

@@ -80,7 +80,7 @@ def test_a_run_that_a_driver_holds_is_left(store: Store) -> None:
 
 def test_an_unreadable_record_keeps_everything(store: Store, tmp_path: Path) -> None:
     (tmp_path / "store/runs/b-1/run.json").write_text("{")
-    with pytest.raises(UsageError, match="is not the record of a run"):
+    with pytest.raises(UsageError, match="is not the record of a run: run its config again"):
         find_garbage(store, Choice())
 
 

@@ -5,13 +5,11 @@ workers' own gRPC ports, the object store in /dev/shm and the agents' metrics ha
 """
 
 import contextlib
-import fcntl
 import functools
 import logging
 import os
 import resource
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import psutil
 
 from cluster import left_behind
 from cluster.errors import HeadLost, NotStarted
+from cluster.owned_folders import owned_folder
 from cluster.signals import LOSS, keeping_handlers, signals_held_back
 from cluster.training import let_threads_sleep
 
@@ -36,7 +35,7 @@ MOST_FOLDER = LONGEST_SOCKET - _SESSION
 WANTED_FILES = 4096  # open files: a raylet takes some hundred, and a few for each worker
 FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
-_PREFIX, _OWNER = "corgi-ray-", "owner"
+_PREFIX = "corgi-ray-"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
 _POLL_SECONDS = 0.5
@@ -236,30 +235,8 @@ def _session_folder() -> Iterator[Path]:
             f"cluster: Ray's sockets need a temporary folder whose path has at most {MOST_FOLDER - random} bytes, and "
             f"found none among {', '.join(name for name in tried if name)} that can be written: set RAY_TMPDIR to one"
         )
-    _sweep(usable)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=usable))
-    try:
-        with (folder / _OWNER).open("w") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)
-            yield folder / "r"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep(where: Path) -> None:
-    """Remove the folders that drivers of this user left behind which were killed: nobody holds their lock."""
-    for folder in where.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / _OWNER).open() as owner:
-            if os.fstat(owner.fileno()).st_uid == os.getuid() and not folder.is_symlink() and _is_free(owner):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_free(owner: IO[str]) -> bool:
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    with owned_folder(_PREFIX, usable) as folder:
+        yield folder / "r"
 
 
 def _raise_file_limit() -> None:

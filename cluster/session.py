@@ -11,6 +11,7 @@ from cluster.authentication import check_authentication, host_of
 from cluster.embedded import embedded_ray
 from cluster.errors import Unreachable
 from cluster.machines import Machines, machines_now
+from cluster.owned_folders import sweep_scratch
 from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import forget_launchers
 
@@ -40,6 +41,7 @@ def session(
     if address is None:
         with embedded_ray(num_cpus):
             yield machines_now()
+        sweep_scratch()
         return
     import ray
 
@@ -53,6 +55,7 @@ def session(
         yield machines_now()
     finally:
         ray.shutdown()
+        sweep_scratch()
 
 
 def _connect(address: str) -> None:

@@ -264,7 +264,7 @@ class Store:
             aside = f"{_run_file(run)}{_ASIDE}"
             self._fs_and_root[0].mv(self._path(_run_file(run)), self._path(aside))
             what = str(error).partition(": expected")[0].partition(": is not")[0]
-            _log.warning("%s: a new record is written, and new runs of MLflow; what was found is kept in %s", what, aside)
+            _log.warning("%s: a new record and new runs of MLflow are begun; what was found is kept in %s", what, aside)
             return None
 
     def write_heartbeat(self, run: str, content: Mapping[str, Any]) -> None:

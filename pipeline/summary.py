@@ -1,10 +1,9 @@
 """What is recorded of a run as a whole: the data it learned from, and the model that came of it."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from cluster.owned_folders import scratch_folder
 from pipeline.captions import caption_fraction, pseudo_weight
 from pipeline.config.schema import RunConfig
 from pipeline.outbox.operations import Provenance
@@ -67,7 +66,7 @@ def register_model(tracker: "RunTracker", experiment: RunConfig, record: RunReco
 
     config = cast(GenerateConfig, find_stored_models(experiment.generate, record.plan["generate"].identity, store))
     inputs = {name: store.artifact(name, record.plan[name].fingerprint) for name in config.inputs}
-    with tempfile.TemporaryDirectory(prefix="corgi-bundle-") as folder:
-        bundle = Path(folder) / "bundle"
+    with scratch_folder("bundle") as folder:
+        bundle = folder / "bundle"
         write_run(bundle, config, inputs, run=record.run)
         tracker.register_model(f"corgi-{record.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))

@@ -10,12 +10,12 @@ import io
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cluster.owned_folders import scratch_folder
 from pipeline.errors import UsageError
 from pipeline.outbox.operations import now_ms
 from pipeline.record import MlflowRuns
@@ -178,8 +178,8 @@ class RunTracker:
         from PIL import Image
 
         file = image_file(run.run_id, event.name, event.step, self._time())
-        with tempfile.TemporaryDirectory(prefix="corgi-images-") as folder, Image.open(io.BytesIO(event.png)) as image:
-            png, small = (Path(folder) / Path(f"{file}{ending}").name for ending in (".png", "+compressed.webp"))
+        with scratch_folder("images") as folder, Image.open(io.BytesIO(event.png)) as image:
+            png, small = (folder / Path(f"{file}{ending}").name for ending in (".png", "+compressed.webp"))
             png.write_bytes(event.png)
             compress_image_size(image).save(small)
             for path in (png, small):
@@ -238,8 +238,8 @@ class RunTracker:
                 experiment, name=name, source_run_id=run_id, model_type="text-to-image"
             )
         )
-        with tempfile.TemporaryDirectory(prefix="corgi-model-") as folder:
-            path = Path(folder) / "model"
+        with scratch_folder("model") as folder:
+            path = folder / "model"
             save_model(
                 path,
                 loader_module="pipeline.serving",

@@ -9,7 +9,6 @@ they come, so that a shard's originals are not held. ``import img2dataset`` brin
 import os
 import queue
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.owned_folders import scratch_folder
 from stages.contract.errors import FailureCause, ItemFault
 from stages.contract.parsing import shown
 from stages.download_shards.config import DownloadShardsConfig
@@ -49,8 +49,8 @@ def fetch_all(urls: Sequence[str], config: DownloadShardsConfig) -> Iterator[Fet
     for number in sorted(set(range(len(urls))) - set(numbers)):
         yield number, ItemFault(FailureCause.INVALID_URL)
     missing = set(range(len(numbers)))
-    with tempfile.TemporaryDirectory(prefix="corgi-img2dataset-") as folder:
-        for position, content in _Download([urls[number] for number in numbers], config, Path(folder)).images():
+    with scratch_folder("img2dataset") as folder:
+        for position, content in _Download([urls[number] for number in numbers], config, folder).images():
             missing.discard(position)
             yield numbers[position], content
     for position in sorted(missing):  # which img2dataset has dropped

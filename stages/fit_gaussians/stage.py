@@ -1,7 +1,6 @@
 """Fit the Gaussians: first means from a sample, then exact passes over all shards, one block in memory at a time."""
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cluster.mapping import map_in_process
+from cluster.owned_folders import scratch_folder
 from models.gaussians.initialization import further_means, initialize_on_sample
 from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans, placed
 from stages.contract.errors import ArtifactError, InputFault
@@ -43,8 +43,8 @@ def run(
     rows = shard_rows(embeddings)
     _check_enough(config, sum(rows.values()))
     last = find_last_fit(config, output)
-    with tempfile.TemporaryDirectory(prefix="corgi-sample-") as folder:
-        start = Initialization(config, embeddings, rows, Path(folder), last)
+    with scratch_folder("sample") as folder:
+        start = Initialization(config, embeddings, rows, folder, last)
         try:
             fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
         except ValueError as error:

@@ -7,7 +7,6 @@ is validated whole, since a file may have taken it over.
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from cluster.errors import ItemLimit
 from cluster.isolated_child import Handler, Limits
 from cluster.isolation import Isolated
+from cluster.owned_folders import scratch_folder
 from stages.contract.parsing import Unreadable, describe_parser_error
 from stages.storage.filesystems import is_remote, open_address
 
@@ -94,9 +94,9 @@ def on_this_machine(file: str) -> Iterator[Path]:
         yield Path(file)
         return
     fs, path = open_address(file)
-    with tempfile.TemporaryDirectory(prefix="corgi-parquet-") as folder:
+    with scratch_folder("parquet") as folder:
         fs.get_file(path, f"{folder}/rows.parquet")
-        yield Path(folder) / "rows.parquet"
+        yield folder / "rows.parquet"
 
 
 def handler(convert: Convert) -> Handler:

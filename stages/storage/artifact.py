@@ -12,7 +12,6 @@ compared with its checksum when it is first read on a machine; one that an earli
 import contextlib
 import io
 import logging
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from cluster.owned_folders import scratch_folder
 from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import load_json, parsing, shown
 from stages.storage.cache import LocalCache
@@ -252,8 +252,8 @@ class Output(Artifact):
             finally:
                 partial.unlink(missing_ok=True)
             return
-        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
-            partial = Path(folder) / Path(name).name
+        with scratch_folder("writing") as folder:
+            partial = folder / Path(name).name
             yield partial
             self._collect(name, partial)
             self.check_lease(fresh=False)

@@ -1,7 +1,6 @@
 """The folder of an artifact on any fsspec file system: what lies in it, under which names."""
 
 import os
-import tempfile
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 
 import fsspec
 
+from cluster.owned_folders import scratch_folder
 from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
 from stages.storage.leases import Fence
@@ -117,9 +117,9 @@ class Folder:
         """Read a file in the store to its end, and return its checksum."""
         if self.is_local:
             return FileSum.of(Path(self.path(name)))
-        with tempfile.TemporaryDirectory(prefix="corgi-") as folder:
+        with scratch_folder("reading") as folder:
             self._fs_and_root[0].get_file(self.path(name), f"{folder}/file")
-            return FileSum.of(Path(folder) / "file")
+            return FileSum.of(folder / "file")
 
     def difference(self, name: str, expected: FileSum) -> str | None:
         """Read a file in the store to its end, and return how it differs from what was written; None: it does not."""

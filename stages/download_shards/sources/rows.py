@@ -1,12 +1,13 @@
 """The rows of every source in one form: columns (caption,) (captions,) url, then those of the source's own."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from cluster.owned_folders import scratch_folder
 
 RESERVED = (
     *("caption", "captions", "url", "key", "status", "error_message"),
@@ -45,10 +46,11 @@ def on_disk(rows: pa.Table) -> pa.Table:
 
     The file is in the folder for temporary files, already unlinked, and goes when the table does.
     """
-    with tempfile.NamedTemporaryFile(prefix="corgi-rows-", suffix=".arrow") as file:
-        with pa.ipc.new_file(file.name, rows.schema) as writer:
+    with scratch_folder("rows") as folder:
+        file = str(folder / "rows.arrow")
+        with pa.ipc.new_file(file, rows.schema) as writer:
             writer.write_table(rows)
-        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+        return pa.ipc.open_file(pa.memory_map(file)).read_all()
 
 
 def clean_captions(values: Any) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import http.server
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from cluster.owned_folders import scratch_folder
 from models.scenes.captions import caption_scene
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene, make_scenes
@@ -30,9 +30,9 @@ _POLL_SECONDS = 0.02  # how soon the server notices that it should stop
 def serve_scenes(source: ScenesSource) -> Iterator[tuple[pa.Table, str]]:
     """Yield the list (columns (caption,) url) and the base address of a server that serves it meanwhile."""
     scenes = _make_scenes(source)
-    with tempfile.TemporaryDirectory(prefix="corgi-scenes-") as folder:
-        _write_files(Path(folder), scenes, source)
-        with _serving(folder) as base_url:
+    with scratch_folder("scenes") as folder:
+        _write_files(folder, scenes, source)
+        with _serving(str(folder)) as base_url:
             yield _make_list(scenes, source), base_url
 
 

@@ -1,6 +1,5 @@
 """Inception-v3's pool features, of the weights that torch-fidelity publishes or of torchvision's."""
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from cluster.owned_folders import scratch_folder
 from stages.contract.errors import InputFault
 from stages.formats.tensor_files import read_tensors
 
@@ -39,8 +39,8 @@ def _fid_inception(state: dict[str, Tensor]) -> torch.nn.Module:
     """Load the network from a copy of the file's tensors, as torch-fidelity itself would run what the file pickles."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    with tempfile.TemporaryDirectory(prefix="corgi-inception-") as folder:
-        copy = Path(folder) / "inception.pth"
+    with scratch_folder("inception") as folder:
+        copy = folder / "inception.pth"
         torch.save(state, copy)
         metric = FrechetInceptionDistance(feature=_FEATURES, feature_extractor_weights_path=str(copy))
     network: torch.nn.Module = metric.inception

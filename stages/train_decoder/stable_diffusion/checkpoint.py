@@ -1,6 +1,5 @@
 """Read a Stable Diffusion checkpoint, and write one that diffusers' own pipelines load."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from diffusers.configuration_utils import ConfigMixin
 from peft.utils import get_peft_model_state_dict
 from torch import nn
 
+from cluster.owned_folders import scratch_folder
 from stages.contract.errors import InputFault
 from stages.encoders.model_files import describe_load_error
 from stages.storage.artifact import Output
@@ -52,9 +52,9 @@ def save_pipeline(source: str, unet: nn.Module, output: Output, folder: str) -> 
         )
 
     pipeline = _loading(source, "pipeline", load)
-    with tempfile.TemporaryDirectory(prefix="corgi-pipeline-") as made:
+    with scratch_folder("pipeline") as made:
         pipeline.save_pretrained(made, safe_serialization=True)
-        _copy(Path(made), output, folder)
+        _copy(made, output, folder)
 
 
 def save_lora(unet: Any, output: Output, folder: str) -> None:
@@ -68,9 +68,9 @@ def save_lora(unet: Any, output: Output, folder: str) -> None:
         name: weight * strength if ".lora_B." in name else weight
         for name, weight in get_peft_model_state_dict(unet).items()
     }
-    with tempfile.TemporaryDirectory(prefix="corgi-lora-") as made:
+    with scratch_folder("lora") as made:
         StableDiffusionPipeline.save_lora_weights(made, unet_lora_layers=additions, safe_serialization=True)
-        _copy(Path(made), output, folder)
+        _copy(made, output, folder)
 
 
 def _copy(made: Path, output: Output, folder: str) -> None:

@@ -116,7 +116,7 @@ FAULTS = (
     UnreadRot("rot in shard tables", ("artifacts/download_shards/*/shards/*.parquet",), _LATER),
     Rot("rot in image embeddings", ("artifacts/embed_clip/*/img_emb/*.npy",), ("fit_gaussians",)),
     Rot("rot in unit records", ("artifacts/embed_clip/*/units/*.json",), ("fit_gaussians",), times=5),
-    Rot("rot in manifests", ("artifacts/*/*/manifest.json",), ("fit_gaussians",), times=2),  # with a unit, which describes
+    Rot("rot in manifests", ("artifacts/*/*/manifest.json",), ("fit_gaussians",), times=2),  # with a unit each
     Rot("rot in run.json", ("runs/*/run.json",), ("fit_gaussians",), destroys=0, times=1),
     Rot("rot in the digests", ("digests.db",), ("fit_gaussians",), destroys=0, times=2),
     Rot("rot in Gaussians", ("artifacts/fit_gaussians/*/gaussians.safetensors",), TRAINING, times=1),

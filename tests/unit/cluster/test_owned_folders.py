@@ -1,0 +1,94 @@
+"""Temporary folders: gone at their end, and after a kill with the next process that looks."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.owned_folders import owned_folder, scratch_folder, sweep_scratch
+
+HOLD = """
+import time
+from cluster.owned_folders import scratch_folder
+with scratch_folder("writing") as folder:
+    (folder / "file").write_bytes(b"content")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def start(temporary: Path) -> tuple["subprocess.Popen[str]", Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env={"TMPDIR": str(temporary), "PATH": ""}
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_folder_is_this_user_s_alone_and_goes_at_the_end(temporary: Path) -> None:
+    with scratch_folder("writing") as folder:
+        assert folder.is_relative_to(temporary)
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(temporary: Path) -> None:
+    killed, left = start(temporary)
+    living, held = start(temporary)
+    try:
+        killed.kill()
+        killed.communicate()
+        assert (left / "file").exists()
+        sweep_scratch()
+        assert not left.parent.exists()
+        assert (held / "file").read_bytes() == b"content"
+    finally:
+        living.kill()
+        living.communicate()
+
+
+def test_the_next_process_removes_it_by_itself(temporary: Path) -> None:
+    killed, left = start(temporary)
+    killed.kill()
+    killed.communicate()
+    again, _ = start(temporary)
+    again.kill()
+    again.communicate()
+    assert not left.parent.exists()
+
+
+def test_what_is_not_of_this_kind_is_left(temporary: Path) -> None:
+    precious = temporary / "precious"
+    precious.mkdir()
+    (precious / "owner").touch()
+    (temporary / "corgi-scratch-link").symlink_to(precious)
+    (temporary / "corgi-scratch-mine").mkdir()  # by someone else: no file says whose it is
+    (temporary / "corgi-scratch-file").touch()
+    sweep_scratch()
+    assert len(list(temporary.iterdir())) == 4
+    assert (precious / "owner").exists()
+
+
+def test_a_folder_of_another_place_goes_with_an_error_too(tmp_path: Path) -> None:
+    place = tmp_path / "packages"
+    place.mkdir()
+    found: list[Path] = []
+
+    def fail() -> None:
+        with owned_folder("corgi-npm-", place) as folder:
+            found.append(folder)
+            raise RuntimeError("by the caller")
+
+    with pytest.raises(RuntimeError, match="by the caller"):
+        fail()
+    assert found[0].parent == place
+    assert found[0].name.startswith("corgi-npm-")
+    assert list(place.iterdir()) == []

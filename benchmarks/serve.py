@@ -1,4 +1,4 @@
-"""What serving costs: ``python -m benchmarks.serve [RUN|DIR] [--images 1600] [--clients 200] [--rounds 3]``.
+"""What serving costs: ``python -m benchmarks.serve [RUN|DIR] [--images 1600] [--replicas 1]``.
 
 In turn, round by round: the bare loop (the model in a process of its own, batch after batch), and ``corgi serve`` under
 the requests of many clients at once, each of which asks again as soon as it has its image. Without a model, one of the
@@ -76,12 +76,12 @@ def bare_rate(source: str, images: int, size: int) -> float:
 class Server:
     """``corgi serve`` as a process."""
 
-    def __init__(self, source: str, size: int) -> None:
+    def __init__(self, source: str, size: int, replicas: int) -> None:
         self.port = free_port()
         command = [sys.executable, "-m", "pipeline", "serve", source, "--port", str(self.port)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [*command, "--batch-size", str(size)], stderr=subprocess.PIPE, text=True, env=environment
+            [*command, "--batch-size", str(size), "--replicas", str(replicas)], stderr=subprocess.PIPE, text=True, env=environment
         )
         for line in self.process.stderr or ():
             if "ready at" in line:
@@ -120,7 +120,7 @@ def main() -> None:
     """Measure in turn, and print every round."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", nargs="?", help="a run or an exported folder")
-    for name, usual in (("images", 1600), ("clients", 200), ("rounds", 3), ("batch-size", 8)):
+    for name, usual in (("images", 1600), ("clients", 200), ("rounds", 3), ("batch-size", 8), ("replicas", 1)):
         parser.add_argument(f"--{name}", type=int, default=usual)
     options = parser.parse_args()
     lost = 0
@@ -128,7 +128,7 @@ def main() -> None:
         source = options.source or str(make_model(Path(folder)))
         for number in range(options.rounds):
             bare = bare_rate(source, options.images, options.batch_size)
-            server = Server(source, options.batch_size)
+            server = Server(source, options.batch_size, options.replicas)
             try:
                 asyncio.run(served_rate(server.port, options.clients, options.clients))
                 before = server.memory()

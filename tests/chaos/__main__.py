@@ -27,7 +27,6 @@ SHORT = (
     "kill a shard worker", "rot in image embeddings", "kill the driver and all below", "kill the mailbox",
     "stop a shard worker for 2 s", "rot in shard tars",
 )  # fmt: skip
-_LONGEST_TRIAL = 420.0
 
 
 def main() -> int:
@@ -109,7 +108,7 @@ class _Suite:
             fault, rng = turn
             begun = time.monotonic()
             try:
-                outcome = run_trial(fault, world, rng, deadline=begun + _LONGEST_TRIAL)
+                outcome = run_trial(fault, world, rng, deadline=begun + fault.longest)
             except NotHere as error:
                 self.not_here[fault.name] = str(error)
                 continue

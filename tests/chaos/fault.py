@@ -34,6 +34,8 @@ class Injection:
 
     what: str
     destroyed: int = 0
+    unanswered: int = 0
+    """Records of units that the store may have taken without its answer being heard: they are written again."""
 
 
 class Fault(Protocol):
@@ -55,6 +57,10 @@ class Fault(Protocol):
     def times(self) -> int:
         """How often it strikes in one trial."""
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a trial may take."""
+
     def setting(self, world: World) -> "contextlib.AbstractContextManager[Setting]":
         """Return where a trial takes place; NotHere: this machine does not allow it."""
 
@@ -75,6 +81,7 @@ class InFolder:
     when: Literal["before", "during"] = "during"
     makes: tuple[str, ...] = DATA
     times: int = 3
+    longest: float = 420.0
 
     @contextlib.contextmanager
     def setting(self, world: World) -> Iterator[Setting]:

@@ -36,6 +36,8 @@ class Outcome:
     """Finished units that were made again."""
     destroyed: int = 0
     """Finished units that the injections destroyed, which have to be made again."""
+    unanswered: int = 0
+    """Records that may have been written without an answer, and were written again."""
     differing: int = 0
     unrecorded: int = 0
     """Steps whose loss a killed driver had neither sent nor kept: its last seconds, here most of a training."""
@@ -58,7 +60,7 @@ class Outcome:
 
     @property
     def redone_in_vain(self) -> int:
-        return max(0, self.redone - self.destroyed)
+        return max(0, self.redone - self.destroyed - self.unanswered)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it; what was said only where the promise was broken."""
@@ -164,6 +166,7 @@ class _Trial:
         if injection is not None:
             self._outcome.injections += 1
             self._outcome.destroyed += injection.destroyed
+            self._outcome.unanswered += injection.unanswered
             self._outcome.what.append(injection.what)
             if injection.destroyed:
                 self.ledger.accept()

@@ -21,7 +21,8 @@ from tests.chaos.world import World
 from tests.ports import free_port
 from tests.s3_server import serve_s3
 
-PATIENCE = 420.0
+PATIENCE = 15.0  # minutes
+_WORKERS = 3  # of a stage, each of which may be writing a record
 _doors: dict[int, Door] = {}
 
 
@@ -58,6 +59,7 @@ class ServerAway(InFolder):
     seconds: float
     tracking: bool = False
     times: int = 3
+    longest: float = 420.0
     makes: tuple[str, ...] = DATA
     when: Literal["before", "during"] = "during"
 
@@ -74,7 +76,7 @@ class ServerAway(InFolder):
         timer = threading.Timer(self.seconds, door.open)
         timer.daemon = True
         timer.start()
-        return Injection(f"away for {self.seconds:g} s")
+        return Injection(f"away for {self.seconds:g} s", unanswered=0 if self.tracking else _WORKERS)
 
 
 @contextlib.contextmanager
@@ -122,7 +124,7 @@ FAULTS = (
     ServerAway("tracking server away for 1 s", 1.0, tracking=True, times=8),
     ServerAway("S3 server away for 10 s", 10.0, times=3),
     ServerAway("S3 server away for 60 s", 60.0, times=1),
-    ServerAway("S3 server away for 5 min", 300.0, times=1),
+    ServerAway("S3 server away for 5 min", 300.0, times=1, longest=900.0),
     ServerAway("tracking server away for 5 s", 5.0, tracking=True, times=4),
     ServerAway("tracking server away for good", 3600.0, tracking=True, times=1),
 )

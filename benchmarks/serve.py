@@ -81,7 +81,10 @@ class Server:
         command = [sys.executable, "-m", "pipeline", "serve", source, "--port", str(self.port)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [*command, "--batch-size", str(size), "--replicas", str(replicas)], stderr=subprocess.PIPE, text=True, env=environment
+            [*command, "--batch-size", str(size), "--replicas", str(replicas)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for line in self.process.stderr or ():
             if "ready at" in line:

@@ -89,9 +89,10 @@ class Leases:
         """
         self._locks.mkdir(parents=True, exist_ok=True)
         self._thread.start()
+        waits = [self._wait_for(name, self._times) for name in names]
         try:
-            for name in names:
-                self._take(name, self._times)
+            for number, wait in enumerate(waits):
+                self._take(wait, waits[number + 1 :])
             self._rest()
             yield self
         finally:
@@ -136,25 +137,27 @@ class Leases:
     def take(self, name: str) -> None:
         """Take one more lease, if it is not held; UsageError: another driver is alive that holds it."""
         if name not in self._held:
-            self._take(name, dataclasses.replace(self._times, wait=0))
+            self._take(self._wait_for(name, dataclasses.replace(self._times, wait=0)))
             self._rest()
 
     def _rest(self) -> None:
         """Wait, once for all leases that were taken over, until no writer goes by an old reading of them."""
         time.sleep(max(0.0, self._rest_until - time.monotonic()))
 
-    def _take(self, name: str, times: LeaseTimes) -> None:
-        lock = FileLock(self._locks / f"{name}.lock", thread_local=False)
+    def _wait_for(self, name: str, times: LeaseTimes) -> "_Wait":
+        return _Wait(name, f"{self._store}/leases/{name}", times, self._report)
+
+    def _take(self, wait: "_Wait", later: Sequence["_Wait"] = ()) -> None:
+        """Take a lease; while it is waited for, those that are taken ``later`` are observed, too."""
+        lock = FileLock(self._locks / f"{wait.name}.lock", thread_local=False)
         try:
-            self._take_with(lock, name, times)
+            self._take_with(lock, wait, later)
         except BaseException:
             lock.release()
             raise
 
-    def _take_with(self, lock: FileLock, name: str, times: LeaseTimes) -> None:
-        address = f"{self._store}/leases/{name}"
-        files = lease_files(address)
-        wait = _Wait(name, files, times, self._report)
+    def _take_with(self, lock: FileLock, wait: "_Wait", later: Sequence["_Wait"]) -> None:
+        name, files = wait.name, wait.files
         while True:
             number = files.newest()
             holder = holder_of(files, number) if number else None
@@ -163,11 +166,15 @@ class Leases:
             is_gone = has_lock and holder is not None and bool(holder.lock) and holder.lock == self._holder.lock
             if not is_free and not is_gone and not wait.is_over(number, holder):
                 self.has_waited = True
+                for other in later:
+                    other.look()
                 wait.pause()
             elif self._make(files, number + 1):
                 break
         beat = self._times.beat
-        fence = Fence(address, number + 1, self._holder.token, name, beat, bool(files.is_conditional), files.is_remote)
+        fence = Fence(
+            wait.address, number + 1, self._holder.token, name, beat, bool(files.is_conditional), files.is_remote
+        )
         with self._mutex:
             self._held[name] = _Held(name, files, number + 1, fence, lock)
         if not is_free:
@@ -210,13 +217,29 @@ class Leases:
 class _Wait:
     """What this driver has seen of another's lease, by its own clock."""
 
-    def __init__(self, name: str, files: LeaseFiles, times: LeaseTimes, report: Callable[[str], None]) -> None:
-        self._name, self._files, self._times, self._report = name, files, times, report
-        self._begun = self._seen_at = time.monotonic()
+    def __init__(self, name: str, address: str, times: LeaseTimes, report: Callable[[str], None]) -> None:
+        self.name, self.address, self.files = name, address, lease_files(address)
+        self._times, self._report = times, report
+        self._begun: float | None = None
+        self._seen_at = 0.0
         self._seen: tuple[int, object] | None = None
         self._is_alive = False
         self._reported: float | None = None
         self._timeout = times.timeout
+
+    def look(self) -> None:
+        """Begin to observe a lease that is not waited for yet: its timeout runs beside that of another."""
+        if self._seen is None and (number := self.files.newest()):
+            self._note(number)
+
+    def _note(self, number: int) -> float:
+        """Read the lease's mark, and return the time of the reading."""
+        now, found = time.monotonic(), self.files.read(number)
+        seen = (number, None if found is None else found[1])
+        if seen != self._seen:
+            self._is_alive = self._seen is not None
+            self._seen, self._seen_at = seen, now
+        return now
 
     def is_over(self, number: int, holder: Holder | None) -> bool:
         """Return whether the lease has expired: its mark has not changed for its timeout while it was observed.
@@ -224,24 +247,21 @@ class _Wait:
         Raises:
             UsageError: its holder is alive, and was waited for long enough.
         """
-        now, found = time.monotonic(), self._files.read(number)
-        seen = (number, None if found is None else found[1])
-        if seen != self._seen:
-            self._is_alive = self._seen is not None
-            self._seen, self._seen_at = seen, now
+        now = self._note(number)
+        self._begun = now if self._begun is None else self._begun
         lowest, highest = _TIMEOUTS
         self._timeout = self._times.timeout if holder is None else min(max(holder.timeout, lowest), highest)
         if now - self._seen_at >= self._timeout:
             return True
         if self._is_alive and now - self._begun >= self._times.wait:
             raise UsageError(
-                f"{self._name}: is being made by {_words(holder)}, which is alive and was waited for "
+                f"{self.name}: is being made by {_words(holder)}, which is alive and was waited for "
                 f"{self._times.wait:g} s: run again when it is done, end it, or raise storage.lease_wait"
             )
         if self._reported is None or now - self._reported > _REMIND_SECONDS:
             self._reported = now
             self._report(
-                f"{self._name}: is being made by {_words(holder)}: waiting until it is done, or its lease not "
+                f"{self.name}: is being made by {_words(holder)}: waiting until it is done, or its lease not "
                 f"renewed for {self._timeout:g} s; at most {self._times.wait:g} s (storage.lease_wait); Ctrl-C ends it"
             )
         return False

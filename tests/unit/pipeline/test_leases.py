@@ -37,12 +37,12 @@ def driver(tmp_path: Path) -> Callable[..., Leases]:
     return make
 
 
-def _sleeping_holder(store: Path, **changes: object) -> Fence:
+def _sleeping_holder(store: Path, name: str = NAME, **changes: object) -> Fence:
     """Leave the lease of a driver that does not renew it."""
     holder = dataclasses.replace(Holder("t0", "night-7", 41, "smoke-1", "yesterday", timeout=1.0), **changes)  # type: ignore[arg-type]
-    address = f"{store}/leases/{NAME}"
+    address = f"{store}/leases/{name}"
     assert lease_files(address).create(1, holder.to_bytes())
-    return Fence(address, 1, holder.token, NAME)
+    return Fence(address, 1, holder.token, name)
 
 
 def test_a_lease_is_taken_renewed_and_released_to_the_next_at_once(driver, tmp_path: Path) -> None:
@@ -96,6 +96,31 @@ def test_an_expired_lease_is_taken_over_by_the_observers_clock_alone(driver, tmp
     assert "night-7 (process 41, run smoke-1) since 2049-13-77" in second.said[0]
     assert "waiting until it is done" in second.said[0]
     assert second.said[1].endswith("whose lease has expired")
+
+
+def test_all_leases_of_a_driver_that_is_gone_expire_in_the_time_of_one(driver, tmp_path: Path) -> None:
+    names = [f"stage-{number}" for number in range(5)]
+    stale = [_sleeping_holder(tmp_path, name, timeout=2.0) for name in names]
+    begun, second = time.monotonic(), driver("b")
+    with second.holding([*names, "free"]) as held:
+        assert 2.0 <= time.monotonic() - begun < 2 * 2.0
+        assert all(held.fence(name).number == 2 for name in names)
+        assert held.fence("free").number == 1
+        for one in stale:
+            with pytest.raises(LeaseLost):
+                one.check()
+    assert [said.partition(":")[0] for said in second.said if said.endswith("has expired")] == names
+
+
+def test_what_is_observed_early_is_still_waited_for_while_its_driver_lives(driver, tmp_path: Path) -> None:
+    _sleeping_holder(tmp_path, "stage-0")
+    with (
+        driver("a", LeaseTimes(timeout=1.0)).holding(["stage-1"]) as living,
+        pytest.raises(UsageError, match=r"stage-1: is being made by .* which is alive"),
+        driver("b", LeaseTimes(1.0, wait=2)).holding(["stage-0", "stage-1"]),
+    ):
+        pass
+    living.check()
 
 
 def test_a_driver_of_this_machine_that_is_gone_is_not_waited_for(driver, tmp_path: Path) -> None:

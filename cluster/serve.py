@@ -52,12 +52,14 @@ class ServeOptions:
         return self.max_waiting + self.num_replicas * self.batch_size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Asked:
     """A request that waits or is computed, and where its output goes."""
 
     request: Any
     output: asyncio.Future[Any]
+    was_lost: bool = False
+    """Whether a process was lost that was to compute it."""
 
 
 class Backend:
@@ -118,6 +120,7 @@ class Backend:
         try:
             outputs: Sequence[Any] = await self._model.remote([asked.request for asked in batch])
         except Exception as error:  # noqa: BLE001  of Ray or the model: clients get an answer
+            batch = self._put_back(batch) if _is_loss(error) else batch
             outputs = [ModelFailed(f"the model failed ({type(error).__name__})")] * len(batch)
         for asked, output in zip(batch, outputs, strict=True):
             if asked.output.done():
@@ -127,6 +130,17 @@ class Backend:
             else:
                 asked.output.set_result(output)
 
+    def _put_back(self, batch: list["_Asked"]) -> list["_Asked"]:
+        """Let requests whose process was lost wait again, the first time; return the others.
+
+        A request that ends its process does so twice at most.
+        """
+        again = [asked for asked in batch if not asked.was_lost]
+        for asked in reversed(again):
+            asked.was_lost = True
+            self._waiting.appendleft(asked)
+        return [asked for asked in batch if asked not in again]
+
     async def is_ready(self) -> bool:
         """Return whether Ray Serve finds every process of the model loaded and healthy."""
         now = time.monotonic()
@@ -134,6 +148,12 @@ class Backend:
             self._is_healthy = await asyncio.to_thread(_is_healthy)
             self._seen = now
         return self._is_healthy
+
+
+def _is_loss(error: Exception) -> bool:
+    from ray.exceptions import RayActorError
+
+    return isinstance(error, RayActorError)
 
 
 def _is_healthy() -> bool:

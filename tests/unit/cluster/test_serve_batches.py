@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from cluster.errors import ModelFailed, QueueFull
 from cluster.serve import Backend, ServeOptions
@@ -73,6 +74,26 @@ def test_a_client_that_asks_again_at_once_is_served_though_nobody_else_asks() ->
             return [await backend.compute(turn) for turn in range(5)]
 
     assert asyncio.run(client()) == [*range(5)]
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_what_a_lost_process_was_to_compute_is_computed_by_the_next_or_fails_the_second_time(losses: int) -> None:
+    left = [losses] * 2  # for each of two batches
+
+    def compute(requests: Sequence[Any]) -> Sequence[Any]:
+        batch = requests[0] // BATCH
+        if left[batch]:
+            left[batch] -= 1
+            raise RayActorError
+        return requests
+
+    model = Model(compute)
+    outputs = asyncio.run(asked(Backend(model, options()), range(2 * BATCH)))
+    if losses == 1:
+        assert outputs == list(range(2 * BATCH))
+    else:
+        assert [type(one) for one in outputs] == [ModelFailed] * 2 * BATCH
+    assert Counter(model.seen) == Counter([*range(2 * BATCH)] * 2)
 
 
 def test_what_is_alone_does_not_wait_for_a_full_batch() -> None:

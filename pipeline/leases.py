@@ -167,7 +167,7 @@ class Leases:
             if not is_free and not is_gone and not wait.is_over(number, holder):
                 self.has_waited = True
                 for other in later:
-                    other.look()
+                    other.observe()
                 wait.pause()
             elif self._make(files, number + 1):
                 break
@@ -227,7 +227,7 @@ class _Wait:
         self._reported: float | None = None
         self._timeout = times.timeout
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """Begin to observe a lease that is not waited for yet: its timeout runs beside that of another."""
         if self._seen is None and (number := self.files.newest()):
             self._note(number)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 RESAMPLES = 1000
 GROUPS = 10
 _T_QUANTILE = 2.262  # 97.5 % of Student's t with GROUPS - 1 degrees of freedom
-_DRAWN_AT_ONCE = 2**18
+_SAMPLED_AT_ONCE = 2**18
 
 
 class Interval(NamedTuple):
@@ -35,7 +35,7 @@ def resampled_means(
     if count == 0:
         raise ValueError("intervals: found no rows: expected one or more to sample from")
     rng, parts = np.random.default_rng(seed), []
-    at_once = max(1, _DRAWN_AT_ONCE // count)
+    at_once = max(1, _SAMPLED_AT_ONCE // count)
     for first in range(0, resamples, at_once):
         size = min(at_once, resamples - first)
         sampled = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count

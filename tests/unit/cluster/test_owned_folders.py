@@ -77,18 +77,18 @@ def test_what_is_not_of_this_kind_is_left(temporary: Path) -> None:
     assert (precious / "owner").exists()
 
 
-def test_a_folder_of_another_place_goes_with_an_error_too(tmp_path: Path) -> None:
-    place = tmp_path / "packages"
-    place.mkdir()
+def test_a_folder_beside_the_temporary_ones_goes_with_an_error_too(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
     found: list[Path] = []
 
     def fail() -> None:
-        with owned_folder("corgi-npm-", place) as folder:
+        with owned_folder("corgi-npm-", packages) as folder:
             found.append(folder)
             raise RuntimeError("by the caller")
 
     with pytest.raises(RuntimeError, match="by the caller"):
         fail()
-    assert found[0].parent == place
+    assert found[0].parent == packages
     assert found[0].name.startswith("corgi-npm-")
-    assert list(place.iterdir()) == []
+    assert list(packages.iterdir()) == []

@@ -1,19 +1,24 @@
 """How stages end, what is recorded of it, and who observes a run."""
 
 import datetime
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.session import job_folder
+from pipeline.errors import UsageError
 from pipeline.plan import Plan, PlannedStage
 from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
-from pipeline.store import Store
+from pipeline.store import RECORD, Store
 from stages.contract.documents import Manifest
 from stages.contract.errors import DamagedFile
 from stages.contract.events import Event
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import Allocation, StageSummary
+from stages.storage.filesystems import open_address
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,23 @@ def reused_result(stage: PlannedStage, store: Store) -> StageResult:
     """Return the result of a stage that is already complete in the store."""
     manifest = Manifest.of(store.artifact(stage.name, stage.fingerprint))
     return StageResult(stage.name, "reused", summary=manifest.summary)
+
+
+def earlier_record(store: Store, run: str) -> RunRecord | None:
+    """Return the record that an earlier start of a run left, or None; a damaged one is set aside, with a warning.
+
+    It is called by the driver that holds the run's lease and writes the next record.
+    """
+    try:
+        return store.read_run(run)
+    except UsageError as error:
+        what = str(error).partition(": expected")[0].partition(": is not")[0]
+        fs, folder = open_address(f"{store.uri}/runs/{run}")
+        fs.mv(f"{folder}/{RECORD}", f"{folder}/{RECORD}.damaged")
+        _log.warning(
+            "%s: a new record and new runs of MLflow are begun; what was found is kept as %s.damaged", what, RECORD
+        )
+        return None
 
 
 def new_record(plan: Plan, config_path: str, resolved: Mapping[str, Any]) -> RunRecord:

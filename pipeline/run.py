@@ -127,7 +127,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     """
     from pipeline.heartbeat import beating
     from pipeline.outbox.kept import sole_sender
-    from pipeline.results import new_record
+    from pipeline.results import earlier_record, new_record
     from stages.storage.patience import waiting_for
 
     check_experiment(experiment)
@@ -145,7 +145,7 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
             plan = experiment.plan
             for stage in (one for one in plan.stages.values() if one.state == "done"):
                 store.release(stage.name, stage.fingerprint)
-        earlier = store.earlier_run(plan.run)
+        earlier = earlier_record(store, plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
         return _Session(experiment, record, console, begun, running).run()

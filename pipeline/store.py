@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 PRIVATE = 0o600  # of files that name addresses: their owner alone reads them
 _HEARTBEAT = "heartbeat.json"
 RECORD = "run.json"
-_ASIDE = ".damaged"  # added to the name of a record that cannot be read
 _READS_AT_ONCE = 16
 LARGEST_DOCUMENT = 64 << 20  # bytes
 
@@ -244,28 +243,12 @@ class Store:
             return None
 
     def _parse_run(self, run: str, content: bytes) -> RunRecord:
-        where = one_line(f"{self.uri}/{_run_file(run)}")
         try:
-            return RunRecord.parse(self._parse(_run_file(run), content), where)
+            return RunRecord.parse(self._parse(_run_file(run), content), one_line(f"{self.uri}/{_run_file(run)}"))
         except _Unreadable as error:
             raise UsageError(
-                f"{error}: is not the record of a run: run its config again, which sets this file aside and writes "
-                "another, or remove its folder"
+                f"{error}: is not the record of a run: run its config again, or remove its folder"
             ) from None
-
-    def earlier_run(self, run: str) -> RunRecord | None:
-        """Return the record that an earlier start of a run left, or None; a damaged one is set aside, with a warning.
-
-        It is called by the driver that holds the run's lease and writes the next record.
-        """
-        try:
-            return self.read_run(run)
-        except UsageError as error:
-            aside = f"{_run_file(run)}{_ASIDE}"
-            self._fs_and_root[0].mv(self._path(_run_file(run)), self._path(aside))
-            what = str(error).partition(": expected")[0].partition(": is not")[0]
-            _log.warning("%s: a new record and new runs of MLflow are begun; what was found is kept in %s", what, aside)
-            return None
 
     def write_heartbeat(self, run: str, content: Mapping[str, Any]) -> None:
         """Replace a run's sign of life."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.results import earlier_record
 from pipeline.store import Store
 from stages.storage.artifact import COMPLETE, Output
 from tests.factories import make_entry, make_record
@@ -102,14 +103,14 @@ def test_a_damaged_record_does_not_keep_its_run_from_going_on(
     store.write_run(make_record("smoke-1"))
     file = tmp_path / "runs/smoke-1/run.json"
     file.write_bytes(content)
-    assert store.earlier_run("smoke-1") is None
+    assert earlier_record(store, "smoke-1") is None
     (said,) = caplog.messages
     assert str(file) in said
     assert "run.json.damaged" in said
     assert file.with_name("run.json.damaged").read_bytes() == content
-    assert store.earlier_run("smoke-1") is None
+    assert earlier_record(store, "smoke-1") is None
     store.write_run(make_record("smoke-1"))
-    assert store.earlier_run("smoke-1") == make_record("smoke-1")
+    assert earlier_record(store, "smoke-1") == make_record("smoke-1")
     assert store.run_names() == ["smoke-1"]
 
 

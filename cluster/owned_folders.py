@@ -6,8 +6,10 @@ gets the name under which others look only once that is locked.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import IO, Final
 
 _OWNER: Final = "owner"
-_SCRATCH: Final = "corgi-scratch-"
+#: Of this machine alone: several may share a folder whose locks they do not see of each other.
+SCRATCH: Final = f"corgi-scratch-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
 _SWEEP_SECONDS: Final = 60.0  # between two looks of a process at what others have left
 _last_sweep: dict[str, float] = {}
 
@@ -38,7 +41,7 @@ def owned_folder(prefix: str, where: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_folder(what: str) -> Iterator[Path]:
     """Yield a folder for temporary files of this process, which may be killed; ``what`` becomes a part of its name."""
-    with owned_folder(_SCRATCH, Path(tempfile.gettempdir())) as folder:
+    with owned_folder(SCRATCH, Path(tempfile.gettempdir())) as folder:
         made = folder / what
         made.mkdir()
         yield made
@@ -47,7 +50,7 @@ def scratch_folder(what: str) -> Iterator[Path]:
 def sweep_scratch() -> None:
     """Remove what killed processes of this user have left on this machine."""
     _last_sweep.clear()
-    sweep(_SCRATCH, Path(tempfile.gettempdir()))
+    sweep(SCRATCH, Path(tempfile.gettempdir()))
 
 
 def sweep(prefix: str, where: Path) -> None:

@@ -39,9 +39,11 @@ def session(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     forget_launchers()
     if address is None:
-        with embedded_ray(num_cpus):
-            yield machines_now()
-        sweep_scratch()
+        try:
+            with embedded_ray(num_cpus):
+                yield machines_now()
+        finally:
+            sweep_scratch()
         return
     import ray
 

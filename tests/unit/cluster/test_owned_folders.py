@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.owned_folders import owned_folder, scratch_folder, sweep_scratch
+from cluster.owned_folders import SCRATCH, owned_folder, scratch_folder, sweep_scratch
 
 HOLD = """
 import time
@@ -69,11 +69,14 @@ def test_what_is_not_of_this_kind_is_left(temporary: Path) -> None:
     precious = temporary / "precious"
     precious.mkdir()
     (precious / "owner").touch()
-    (temporary / "corgi-scratch-link").symlink_to(precious)
-    (temporary / "corgi-scratch-mine").mkdir()  # by someone else: no file says whose it is
-    (temporary / "corgi-scratch-file").touch()
+    (temporary / f"{SCRATCH}link").symlink_to(precious)
+    (temporary / f"{SCRATCH}mine").mkdir()  # by someone else: no file says whose it is
+    (temporary / f"{SCRATCH}file").touch()
+    other = temporary / "corgi-scratch-00000000-abc"  # of another machine
+    other.mkdir()
+    (other / "owner").touch()
     sweep_scratch()
-    assert len(list(temporary.iterdir())) == 4
+    assert len(list(temporary.iterdir())) == 5
     assert (precious / "owner").exists()
 
 

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,9 +24,10 @@ from tests.fuzz.target import Outcome, Run, Target, try_input
 SLICE_SECONDS = 0.5
 MOST_MEMORY = 1 << 30
 _ADDRESS_SPACE = 4 << 30  # beyond what is there: a parser that asks for more fails, and the machine does not
-_STATE = struct.Struct(
-    "<dddqq"
-)  # when the input began (0: none runs), seconds of the processor then, end, target, number
+_STATE = struct.Struct("<Qddqq")
+"""How often it was written, when the input began (0: none runs), the processor's seconds then, target, number."""
+_CHECKSUM = struct.Struct("<I")
+_SLOT = _STATE.size + _CHECKSUM.size
 
 
 @dataclass
@@ -43,22 +45,42 @@ class Tally:
 
 
 class State:
-    """What the child is doing, shared with the supervisor."""
+    """What the child is doing, shared with the supervisor, who reads at any moment, also when half of it is written.
+
+    Written by turns to two places, with a checksum: one of them is always whole.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(bytes(_STATE.size))
+            path.write_bytes(bytes(2 * _SLOT))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _STATE.size)
+            self._memory = mmap.mmap(file.fileno(), 2 * _SLOT)
+        self._written = self._newest()[0]
 
     def write(self, begun: float, target: int, number: int) -> None:
         """Write that an input begins, or (0) that none runs."""
-        _STATE.pack_into(self._memory, 0, begun, time.process_time(), 0.0, target, number)
+        self._written += 1
+        state = _STATE.pack(self._written, begun, time.process_time(), target, number)
+        first = self._written % 2 * _SLOT
+        self._memory[first : first + _SLOT] = state + _CHECKSUM.pack(zlib.crc32(state))
 
     def read(self) -> tuple[float, float, int, int]:
         """Return when the running input began (0: none), the processor's seconds then, its target and number."""
-        begun, used, _, target, number = _STATE.unpack_from(self._memory)
-        return begun, used, target, number
+        return self._newest()[1:]
+
+    def _newest(self) -> tuple[int, float, float, int, int]:
+        while True:
+            whole = [state for first in (0, _SLOT) if (state := self._slot(first))]
+            if whole:
+                return max(whole)
+            if not any(self._memory[:]):
+                return 0, 0.0, 0.0, 0, 0  # nothing was written yet
+            # else both were written while they were read: again
+
+    def _slot(self, first: int) -> tuple[int, float, float, int, int] | None:
+        slot = self._memory[first : first + _SLOT]
+        state, checksum = slot[: _STATE.size], slot[_STATE.size :]
+        return _STATE.unpack(state) if _CHECKSUM.unpack(checksum)[0] == zlib.crc32(state) else None
 
 
 @dataclass(frozen=True)

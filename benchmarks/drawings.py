@@ -61,7 +61,7 @@ def generate_sets(system: TextToImageSystem, truth: Truth, rows: Sequence[int], 
     """Return the images of every set for these concepts; the seed of an image is its concept's number plus ``seed``."""
     names = [truth.names[row] for row in rows]
     seeds = [seed * 1_000_003 + row for row in rows]
-    imagined, text = system.imagine(names, seeds), system.encode(names)
+    imagined, text = system.imagine(names, seeds), system.encode_as_images(names)
     true = torch.cat([system.images.encode_images(truth.images[[row]]) for row in rows])
     ours = system.decode(imagined, seeds)
     return {

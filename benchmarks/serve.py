@@ -45,10 +45,11 @@ def make_model(folder: Path) -> Path:
     from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec, PixelUNet
     from models.priors.diffusion.spec import GaussianPriorSpec
     from pipeline.config.loading import load_config
-    from pipeline.export.bundle import Parts, write_bundle
+    from pipeline.export.bundle import write_bundle
     from stages.encoders.clip import ClipEncoder
     from stages.encoders.config import ClipConfig, FolderClip
     from stages.formats.model_folders import save_model
+    from stages.inference.loading import TrainedModels
     from stages.storage.artifact import Output
 
     config = load_config(ROOT / "configs" / "quickstart.yaml")
@@ -62,8 +63,8 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     save_model(outputs["prior"], "prior", prior.build(), {"model": prior.to_dict()} | identity)
     save_model(outputs["decoder"], "decoder", decoder.build(), {"model": decoder.to_dict()} | identity)
-    parts = Parts(clips, outputs["prior"], outputs["decoder"])
-    write_bundle(folder / "model", parts, config.generate.sampling, run="random")
+    models = TrainedModels(clips, outputs["prior"], outputs["decoder"])
+    write_bundle(folder / "model", models, config.generate.sampling, run="random")
     return folder / "model"
 
 

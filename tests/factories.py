@@ -16,7 +16,7 @@ from PIL import Image
 from cluster.mapping import Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.training import TrainGroup
 from models.decoders.buckets import DecoderBuckets
-from pipeline.export.bundle import Parts, write_bundle
+from pipeline.export.bundle import write_bundle
 from pipeline.record import RunRecord
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
@@ -25,6 +25,7 @@ from stages.encoders.config import ClipConfig, FolderClip, TextStatesConfig
 from stages.encoders.open_clip_import import import_open_clip
 from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import save_model
+from stages.inference.loading import TrainedModels
 from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 
@@ -259,7 +260,7 @@ def save_tiny_bundle(
     clip = save_tiny_clip(folder / "clip")
     prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip, **(of_decoder or {}))
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
-    write_bundle(folder / "bundle", Parts(config, prior, decoder), settings, run="tiny-1", **options)
+    write_bundle(folder / "bundle", TrainedModels(config, prior, decoder), settings, run="tiny-1", **options)
     return folder / "bundle"
 
 

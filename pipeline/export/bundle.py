@@ -2,13 +2,12 @@
 
 The folder (bundle) holds bundle.json, prior/, decoder/, upsamplers/<number>/ for each model that enlarges its images,
 clip/<number>/ for each CLIP model that came from a folder, images/ where another encoder embeds images, and t5/ or
-language_model/ where the prior reads the states of one that did.
+language_model/ where the prior reads the states of one that did. index/ holds the embeddings that are retrieved.
 """
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,14 +18,24 @@ from stages.contract.config import ConfigModel
 from stages.contract.errors import ArtifactError
 from stages.contract.parsing import load_json, parsing, shown
 from stages.encoders.check import check_text_model
-from stages.encoders.config import ClipConfig, FolderClip, TextModel, local_clips
+from stages.encoders.config import ClipConfig, FolderClip, TextModel
 from stages.formats.model_folders import files_of, is_inside
 from stages.generate.config import GenerateConfig
-from stages.inference.loading import DECODER, PRIOR, TEXT_MODELS, UPSAMPLER, find_text_models, load_text_to_image
+from stages.generate.worker import trained_models
+from stages.inference.index import load_index, save_index
+from stages.inference.loading import (
+    DECODER,
+    PRIOR,
+    TEXT_MODELS,
+    UPSAMPLER,
+    TrainedModels,
+    find_text_models,
+    load_text_to_image,
+)
 from stages.inference.requests import LARGEST_BATCH
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
-from stages.storage.artifact import Artifact
+from stages.storage.artifact import Artifact, Output
 
 LEVELS: Final = "upsamplers"
 IMAGES: Final = "images"
@@ -36,36 +45,28 @@ MOST_LEVELS: Final = 2
 MOST_NAME: Final = 200  # characters
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The models of a bundle; ``text_models`` says where those of the prior lie now, if they have moved."""
-
-    clip: ClipConfig
-    prior: Artifact
-    decoder: Artifact
-    upsamplers: Sequence[Artifact] = ()
-    text_models: Mapping[str, TextModel] = field(default_factory=dict)
-
-
 def write_bundle(
-    folder: Path, parts: Parts, settings: SamplingSettings, *, run: str, batch_size: int = DEFAULT_BATCH
+    folder: Path, models: TrainedModels, settings: SamplingSettings, *, run: str, batch_size: int = DEFAULT_BATCH
 ) -> None:
     """Gather a run's models in a folder that can be moved anywhere.
 
     A CLIP or text model from a folder is copied; one that open_clip or transformers knows by name stays a name.
     """
-    _gather_model(parts.prior, PRIOR, folder)
-    _gather_model(parts.decoder, DECODER, folder)
-    for number, upsampler in enumerate(parts.upsamplers):
+    _gather_model(models.prior, PRIOR, folder)
+    _gather_model(models.decoder, DECODER, folder)
+    for number, upsampler in enumerate(models.upsamplers):
         _gather_model(upsampler, UPSAMPLER, folder / LEVELS / str(number))
-    models = [_gather_clip(folder, number, model) for number, model in enumerate(parts.clip.models)]
+    if models.index is not None:
+        save_index(Output(str(folder), "bundle", run), models.index)
+    clips = [_gather_clip(folder, number, model) for number, model in enumerate(models.clip.models)]
     document = {
         "format": FORMAT,
         "run": run,
-        "clip": {"models": models, **_gather_images(folder, parts.clip)},
-        "upsamplers": len(parts.upsamplers),
+        "clip": {"models": clips, **_gather_images(folder, models.clip)},
+        "upsamplers": len(models.upsamplers),
         **{name: None for name in TEXT_MODELS},
-        **_gather_text_models(folder, parts.prior, parts.text_models),
+        **_gather_text_models(folder, models.prior, models.text_models),
+        **({} if models.index is None else {"index": True}),
         "settings": settings.flat(),
         "batch_size": batch_size,
     }
@@ -74,14 +75,8 @@ def write_bundle(
 
 def write_run(folder: Path, config: GenerateConfig, inputs: Mapping[str, Artifact], *, run: str) -> None:
     """Gather the models of a run, whose generate section says which and how they are sampled."""
-    parts = Parts(
-        local_clips(config.clip, inputs),
-        inputs["train_prior"],
-        inputs["train_decoder"],
-        [inputs[name] for name in config.upsampler_stages],
-        config.text_models,
-    )
-    write_bundle(folder, parts, config.sampling, run=run, batch_size=config.batch_size)
+    models = trained_models(config, inputs)
+    write_bundle(folder, models, config.sampling, run=run, batch_size=config.batch_size)
 
 
 def _gather_model(artifact: Artifact, name: str, folder: Path) -> None:
@@ -138,6 +133,7 @@ class Bundle(ConfigModel):
     upsamplers: int = Field(ge=0, le=MOST_LEVELS)
     t5: dict[str, Any] | None
     language_model: dict[str, Any] | None = None
+    index: bool = False
     settings: dict[str, Any]
     batch_size: int = Field(DEFAULT_BATCH, ge=1, le=LARGEST_BATCH)
 
@@ -162,10 +158,9 @@ def load_bundle(folder: Path, *, device: str = "cpu", batch_size: int | None = N
         settings = SamplingSettings.from_flat(document.settings)
     source = Artifact(str(folder), "bundle", document.run)
     levels = [Artifact(str(folder / LEVELS / str(n)), "bundle", document.run) for n in range(document.upsamplers)]
-    system = load_text_to_image(
-        clip, source, source, settings, upsamplers=levels, text_models=text_models, device=device,
-        batch_size=batch_size or document.batch_size,
-    )  # fmt: skip
+    index = load_index(source) if document.index else None
+    found = TrainedModels(clip, source, source, levels, text_models, index)
+    system = load_text_to_image(found, settings, batch_size=batch_size or document.batch_size, device=device)
     return system, document.run
 
 

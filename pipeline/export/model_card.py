@@ -99,6 +99,7 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
     rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
     if (prior := record.stage("train_prior")) is not None and "captioned" in prior.counts:
         rows.append(("captioned images that the prior learned from", f"{prior.counts['captioned']:,}"))
+    rows += _retrieved(record)
     rows += _pseudo_captions(record)
     for prefix, words in ((FAILED, "lost"), (SKIPPED, "skipped")):
         rows += [
@@ -107,6 +108,14 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
             if name.startswith(prefix)
         ]
     return rows
+
+
+def _retrieved(record: RunRecord) -> list[tuple[str, str]]:
+    """Return whether the folder holds embeddings of the images, which decode to images like them."""
+    planned = record.plan.get("generate")
+    held = planned is not None and planned.identity.get("retrieval") is not None
+    words = "in index/: to these, embeddings of captions are moved before they are decoded"
+    return [("embeddings of training images", words)] if held else []
 
 
 def _pseudo_captions(record: RunRecord) -> list[tuple[str, str]]:

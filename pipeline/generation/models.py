@@ -49,13 +49,14 @@ def load_system(
 def generate_section(store: Store, record: RunRecord) -> tuple[GenerateConfig, dict[str, Artifact]]:
     """Return the ``generate`` section of a finished run, which finds outside models in the store, and its inputs."""
     missing = [stage for stage in ("train_prior", "train_decoder") if stage not in record.artifacts]
-    config = _config_of(record).generate
+    experiment = _config_of(record)
+    config = experiment.generate
     if missing or config is None:
         raise UsageError(
             f"run {record.run}: has no finished {' and '.join(missing) or 'generate section'}; "
             f"finish it with `corgi run {record.config_path}`, or name another run (corgi status shows all)"
         )
-    inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in config.inputs}
+    inputs = {stage: store.artifact(stage, record.plan[stage].fingerprint) for stage in experiment.inputs_of(config)}
     return cast(GenerateConfig, find_stored_models(config, record.plan["generate"].identity, store)), inputs
 
 

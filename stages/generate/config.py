@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
+from models.retrieval.spec import RetrievalSampling
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source, TextModel
@@ -74,6 +75,15 @@ class CaptionPrompts(ConfigModel):
 Prompts = ScenePrompts | ListPrompts | FilePrompts | CaptionPrompts | NoPrompts
 
 
+class RetrievalConfig(ConfigModel):
+    """Move embeddings of captions towards the nearest that the decoder has learned from."""
+
+    weight: float = Field(1.0, ge=0.0, le=1.0, description="1: the nearest itself; 0.5: half of both")
+    num_embeddings: int = Field(
+        2**18, ge=1, le=2**20, description="most embeddings that are compared with; of more images, a sample"
+    )
+
+
 class GenerateConfig(StageConfig):
     """Generate images from prompts, and the control sets that evaluation compares them with."""
 
@@ -95,6 +105,10 @@ class GenerateConfig(StageConfig):
     seed: NonNegativeInt = Field(0, description="another seed gives other images")
     prior: PriorSampling = PriorSampling()
     decoder: DecoderSampling = DecoderSampling()
+    retrieval: RetrievalConfig | None = Field(
+        None,
+        description="take embeddings of captions to where the decoder has learned, for few images; null: as they are",
+    )
     upsamplers: Literal[0, 1, 2] = Field(
         0, description="super-resolution models after the decoder: train_upsampler, then train_second_upsampler"
     )
@@ -111,9 +125,12 @@ class GenerateConfig(StageConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The trained models, the CLIP that they belong to where that is trained too, and the images of captions."""
+        """The trained models, the CLIP that they belong to where that is trained too, the images of captions, and the
+        embeddings that are retrieved.
+        """
         shards = ("download_shards",) if isinstance(self.prompts, CaptionPrompts) else ()
-        return (*shards, "train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
+        known = () if self.retrieval is None else ("embed_clip",)
+        return (*shards, *known, "train_prior", "train_decoder", *self.upsampler_stages, *self.clip.inputs)
 
     @property
     def per_shard_inputs(self) -> tuple[str, ...]:
@@ -125,10 +142,14 @@ class GenerateConfig(StageConfig):
         return {name: value for name, value in identity.items() if name not in ("prior", "sets")}
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on; the split counts where captions of its parts are the prompts."""
+        """Return what the result depends on; the split counts where captions of its parts are the prompts, or its
+        images are retrieved.
+        """
         identity = super().identity()
-        if not isinstance(self.prompts, CaptionPrompts):
+        if not isinstance(self.prompts, CaptionPrompts) and self.retrieval is None:
             del identity["split"]
+        if self.retrieval is None:
+            del identity["retrieval"]
         return identity
 
     @property
@@ -140,7 +161,8 @@ class GenerateConfig(StageConfig):
     @property
     def sampling(self) -> SamplingSettings:
         """How images are sampled."""
-        return SamplingSettings(self.prior, self.decoder)
+        retrieval = RetrievalSampling(None if self.retrieval is None else self.retrieval.weight)
+        return SamplingSettings(self.prior, self.decoder, retrieval)
 
     @property
     def upsampler_stages(self) -> tuple[str, ...]:

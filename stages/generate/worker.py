@@ -29,8 +29,9 @@ from stages.formats.generated_images import (
 )
 from stages.generate.config import GenerateConfig
 from stages.generate.prompts import Prompt
+from stages.generate.retrieval import make_index
 from stages.generate.units import CHUNK, PromptUnit
-from stages.inference.loading import load_text_to_image
+from stages.inference.loading import TrainedModels, load_text_to_image
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.reuse import MadeUnits
@@ -39,20 +40,24 @@ from stages.training.images.shard_images import ImageRows, ShardImages
 _log = logging.getLogger(__name__)
 
 
+def trained_models(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> TrainedModels:
+    """Return what the section's system is put together from."""
+    return TrainedModels(
+        local_clips(config.clip, inputs),
+        inputs["train_prior"],
+        inputs["train_decoder"],
+        [inputs[name] for name in config.upsampler_stages],
+        config.text_models,
+        make_index(config, inputs),
+    )
+
+
 def load_system(
     config: GenerateConfig, inputs: Mapping[str, Artifact], *, device: str, batch_size: int | None = None
 ) -> TextToImageSystem:
     """Load the trained models, with the solvers and encoders of the section."""
-    return load_text_to_image(
-        local_clips(config.clip, inputs),
-        inputs["train_prior"],
-        inputs["train_decoder"],
-        config.sampling,
-        upsamplers=[inputs[name] for name in config.upsampler_stages],
-        text_models=config.text_models,
-        batch_size=batch_size or config.batch_size,
-        device=device,
-    )
+    models = trained_models(config, inputs)
+    return load_text_to_image(models, config.sampling, batch_size=batch_size or config.batch_size, device=device)
 
 
 def make_generate_worker(

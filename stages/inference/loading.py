@@ -1,12 +1,13 @@
 """Load what the train_ stages made, and put it together to a text-to-image system."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from models.decoders.base import Decoder
-from models.decoders.buckets import chosen_size, size_name
+from models.decoders.buckets import Size, chosen_size, size_name
 from models.decoders.cascade import Cascade
 from models.decoders.registry import read_spec as read_decoder_spec
 from models.decoders.upsampler.model import Upsampler
@@ -32,8 +33,9 @@ from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, 
 from stages.formats.model_folders import load_model_config
 from stages.formats.stored_models import is_stored, model_in, store_of
 from stages.inference.autoencoder import load_model
+from stages.inference.index import LoadedIndex
 from stages.inference.sampling import SamplingSettings
-from stages.inference.text_to_image import TextToImageSystem
+from stages.inference.text_to_image import TextToImageSystem, require_index
 from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
@@ -44,6 +46,22 @@ TEXT_MODELS: Mapping[str, tuple[type[TextModel], type[Stored]]] = {
     "language_model": (LanguageModelSource, StoredLanguageModel),
 }
 UPSAMPLER = "upsampler"
+
+
+@dataclass(frozen=True)
+class TrainedModels:
+    """What a system is put together from."""
+
+    clip: ClipConfig
+    prior: Artifact
+    decoder: Artifact
+    upsamplers: Sequence[Artifact] = ()
+    """The super-resolution models of a cascade, the smallest first."""
+    text_models: Mapping[str, TextModel] = field(default_factory=dict)
+    """Where those of the prior lie now, if they have moved."""
+    index: LoadedIndex | None = None
+    """The embeddings that are retrieved, where settings ask for that."""
+
 
 _TRAIN_ALIKE = "their embeddings do not mean the same: train both with the same clip.models"
 
@@ -132,45 +150,49 @@ def _lost(name: str, identity: TextEncoderIdentity, prior: Artifact, reason: str
 
 
 def load_text_to_image(
-    clip: ClipConfig,
-    prior_artifact: Artifact,
-    decoder_artifact: Artifact,
+    models: TrainedModels,
     settings: SamplingSettings,
     *,
-    upsamplers: Sequence[Artifact] = (),
-    text_models: Mapping[str, TextModel] | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> TextToImageSystem:
-    """Load the whole system; ``text_models`` says where those of the prior are now, if not where they were in training.
-
-    ``upsamplers`` are the super-resolution models of a cascade, the smallest first.
-    """
-    prior, prior_clips = load_prior(prior_artifact)
-    decoder, decoder_clips = load_decoder(decoder_artifact, upsamplers)
+    """Load the whole system."""
+    prior, prior_clips = load_prior(models.prior)
+    decoder, decoder_clips = load_decoder(models.decoder, models.upsamplers)
     require_same_clips("generate", prior_clips, decoder_clips, _TRAIN_ALIKE)
-    _require_same_lengths(prior_clips, decoder_clips)
-    encoders = make_encoders(clip, device=device, normalised=decoder_clips.normalised)
+    _require_same_lengths("the prior", prior_clips, decoder_clips)
+    encoders = make_encoders(models.clip, device=device, normalised=decoder_clips.normalised)
     require_same_clips("generate", encoders.identities, decoder_clips, _TRAIN_ALIKE)
-    try:
-        chosen_size(settings.decoder.size, decoder.spec.sizes)
-    except ValueError as error:
-        raise InputFault(f"generate.decoder.{error}") from None
+    if models.index is not None:
+        require_same_clips("generate", models.index.clips, decoder_clips, _TRAIN_ALIKE)
+        _require_same_lengths("the index of embeddings", models.index.clips, decoder_clips)
+    _require_possible(settings, decoder.spec.sizes, has_index=models.index is not None)
     return TextToImageSystem(
         _text_encoder(
             encoders.clip,
-            prior_text_encoders(prior_artifact),
-            find_text_models(prior_artifact, text_models or {}),
+            prior_text_encoders(models.prior),
+            find_text_models(models.prior, models.text_models),
             device,
         ),
         prior.to(device),
         decoder.to(device),
         settings,
-        resolution=decoder.spec.resolution,
         batch_size=batch_size,
         device=device,
         images=encoders.images,
+        index=None if models.index is None else models.index.index.to(device),
     )
+
+
+def _require_possible(settings: SamplingSettings, sizes: Sequence[Size], *, has_index: bool) -> None:
+    try:
+        chosen_size(settings.decoder.size, sizes)
+    except ValueError as error:
+        raise InputFault(f"generate.decoder.{error}") from None
+    try:
+        require_index(settings, has_index=has_index)
+    except ValueError as error:
+        raise InputFault(f"generate.{error}") from None
 
 
 def _text_encoder(
@@ -206,9 +228,9 @@ def _nameless(artifact: Artifact, folder: str, reason: str) -> ArtifactError:
     )
 
 
-def _require_same_lengths(prior: Clips, decoder: Clips) -> None:
-    if prior.normalised != decoder.normalised:
-        found, other = ("the prior", "the decoder") if prior.normalised else ("the decoder", "the prior")
+def _require_same_lengths(name: str, clips: Clips, decoder: Clips) -> None:
+    if clips.normalised != decoder.normalised:
+        found, other = (name, "the decoder") if clips.normalised else ("the decoder", name)
         raise ArtifactError(
             f"generate: {found} learned from normalised embeddings, {other} from raw ones: their embeddings do not "
             "mean the same: train both on the same embed_clip"

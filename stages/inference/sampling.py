@@ -7,8 +7,13 @@ from typing import Any, Final, get_type_hints
 from models.decoders.sampling import DecoderSampling
 from models.fields import given_fields
 from models.priors.spec import PriorSampling
+from models.retrieval.spec import RetrievalSampling
 
-_PARTS: Final[dict[str, type[Any]]] = {"prior": PriorSampling, "decoder": DecoderSampling}
+_PARTS: Final[dict[str, type[Any]]] = {
+    "prior": PriorSampling,
+    "decoder": DecoderSampling,
+    "retrieval": RetrievalSampling,
+}
 _SHORT: Final = {"num_steps": "steps", "guidance_scale": "guidance"}
 #: Part and field of every setting, by its flat name, such as decoder_guidance.
 _FLAT: Final = {
@@ -20,10 +25,11 @@ _FLAT: Final = {
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """The settings of both models; the flat form is written into images, and is what a served model takes."""
+    """The settings of the models and of what lies between them; images carry the flat form, served models take it."""
 
     prior: PriorSampling = field(default_factory=PriorSampling)
     decoder: DecoderSampling = field(default_factory=DecoderSampling)
+    retrieval: RetrievalSampling = field(default_factory=RetrievalSampling)
 
     def flat(self) -> dict[str, Any]:
         """Return every setting by its flat name; a size where there is one."""
@@ -39,7 +45,7 @@ class SamplingSettings:
         for name, value in values.items():
             part, key = _FLAT[name]
             parts[part][key] = value
-        return cls(PriorSampling(**parts["prior"]), DecoderSampling(**parts["decoder"]))
+        return cls(**{part: settings(**parts[part]) for part, settings in _PARTS.items()})
 
     def replaced(self, changes: Mapping[str, Any]) -> "SamplingSettings":
         """Return the settings with some of them changed, by their flat names."""

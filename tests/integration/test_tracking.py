@@ -24,7 +24,7 @@ from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from pipeline.dashboard.server import Shown, serve_dashboard
 from pipeline.errors import UsageError
-from pipeline.export.bundle import Parts, write_bundle
+from pipeline.export.bundle import write_bundle
 from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings
 from pipeline.store import Store
@@ -35,6 +35,7 @@ from stages.contract.events import Log, LoggedImage, Metrics
 from stages.contract.measures import Measure
 from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
+from stages.inference.loading import TrainedModels
 from stages.inference.sampling import SamplingSettings
 from tests.factories import make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 from tests.ports import free_port
@@ -272,7 +273,7 @@ def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: s
     models = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip)
     settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
-    write_bundle(tmp_path / "bundle", Parts(models, prior, decoder), settings, run="run")
+    write_bundle(tmp_path / "bundle", TrainedModels(models, prior, decoder), settings, run="run")
 
     tracker = RunTracker.open(uri, "shapes", "run", None)
     registered = tracker.register_model("shapes", tmp_path / "bundle", ["corgi-pipeline"], serving_settings(settings))

@@ -256,11 +256,51 @@ def _prepare_our_model(kind: str) -> Run:
     return run
 
 
+def _indices() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_index(folder)
+        return [pack_files({file.name: file.read_bytes() for file in (folder / "index").iterdir()})]
+
+
+def _save_index(folder: Path) -> None:
+    import torch
+
+    from models.retrieval.model import EmbeddingIndex
+    from stages.formats.clips import ClipIdentity, Clips
+    from stages.inference.index import LoadedIndex, save_index
+    from stages.storage.artifact import Output
+
+    rows = torch.from_numpy(ROWS)
+    clip = ClipIdentity(reference="r", digest="d", embed_dim=rows.shape[1], image_size=8)
+    save_index(Output(str(folder), "bundle", "fuzz"), LoadedIndex(EmbeddingIndex.of(rows), Clips((clip,), "x")))
+
+
+def _prepare_index() -> Run:
+    import torch
+
+    from stages.inference.index import load_index
+    from stages.storage.artifact import Artifact
+
+    def run(data: bytes, folder: Path) -> object:
+        write_tree(folder / "index", unpack_files(data))
+        loaded = load_index(Artifact(str(folder), "bundle", "fuzz"))
+        moved = loaded.index(torch.ones(2, loaded.clips.embed_dim), 1.0)
+        if not bool(torch.isfinite(moved).all()):
+            raise Broken(f"{moved}")
+        return moved.numpy()
+
+    return run
+
+
 TARGETS = (
     Target("npy", _arrays, _prepare_array, (mutate_npy,)),
     Target("existing_embeddings", _existing, _prepare_existing, (_mutate_existing,)),
     Target("head", _heads, _prepare_head, (mutate_safetensors,)),
     Target("gaussians", _gaussians, _prepare_gaussians, (mutate_safetensors,)),
+    Target("index", _indices, _prepare_index, (_mutate_model_folder,)),
     Target("clip_folder", _clips, _prepare_clip, (_mutate_model_folder,), weight=2),
     Target("t5_folder", _t5s, _prepare_t5, (_mutate_model_folder,), weight=2),
     Target("language_model_folder", _language_models, _prepare_language_model, (_mutate_model_folder,), weight=2),

@@ -13,7 +13,7 @@ from models.priors.spec import PriorSampling
 from pipeline.errors import UsageError
 from stages.download_shards.config import DrawingsSource
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.inference.loading import load_text_to_image
+from stages.inference.loading import TrainedModels, load_text_to_image
 from stages.inference.sampling import SamplingSettings
 from tests.factories import make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 from tests.icon_packages import write_packages
@@ -70,7 +70,7 @@ def test_a_system_is_measured_on_seen_and_held_out_concepts_beside_its_controls(
     clips = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     settings = SamplingSettings(PriorSampling(num_steps=2), DecoderSampling(num_steps=2))
     prior, decoder = save_tiny_prior(tmp_path / "prior", clip), save_tiny_decoder(tmp_path / "decoder", clip)
-    system = load_text_to_image(clips, prior, decoder, settings)
+    system = load_text_to_image(TrainedModels(clips, prior, decoder), settings)
     source = DrawingsSource(
         kind="drawings", path=write_packages(tmp_path / "in", 12), sets=("noto",), captions="none", concepts="seen",
         held_out=0.3, resolution=32,

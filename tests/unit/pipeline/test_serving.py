@@ -16,12 +16,14 @@ from models.decoders.stylegan2.spec import StyleGan2Spec
 from models.decoders.upsampler.spec import UpsamplerSpec, UpsamplerUNet
 from models.decoders.vq_autoregressive.spec import VQAutoregressiveSpec
 from models.priors.spec import PriorSampling
-from pipeline.export.bundle import Parts, load_bundle, write_bundle
+from models.retrieval.spec import RetrievalSampling
+from pipeline.export.bundle import load_bundle, write_bundle
 from pipeline.serving import TextToImagePredictor, serving_settings
 from stages.contract.errors import ArtifactError
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, T5StatesConfig, TextStatesConfig
 from stages.formats.model_folders import save_model
+from stages.inference.loading import TrainedModels
 from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
@@ -41,7 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prior = save_tiny_prior(folder / "p", clip, text_states=states)
     decoder = save_tiny_decoder(folder / "d", clip)
     target = tmp_path_factory.mktemp("moved") / "bundle"
-    write_bundle(target, Parts(config, prior, decoder), SETTINGS, run="quickstart-1")
+    write_bundle(target, TrainedModels(config, prior, decoder), SETTINGS, run="quickstart-1")
     shutil.rmtree(folder)
     return target
 
@@ -90,7 +92,7 @@ def test_the_t5_that_the_prior_reads_comes_along(bundle: Path, predictor: TextTo
 
 
 def test_the_served_model_takes_every_sampling_setting_that_exists() -> None:
-    parts = {"prior": PriorSampling, "decoder": DecoderSampling}
+    parts = {"prior": PriorSampling, "decoder": DecoderSampling, "retrieval": RetrievalSampling}
     exist = {(part, item.name): item.default for part, settings in parts.items() for item in fields(settings)}
     served = serving_settings(SamplingSettings())
     assert served.pop("seed") == ("long", 0)
@@ -183,7 +185,7 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextToImag
     made = {}
     for kind in ("pixel_diffusion", "vq_autoregressive", "stylegan2", "cascade"):
         decoder, bundle = Artifact(str(folder / kind), "train_decoder", "tiny"), folder / f"{kind}-bundle"
-        write_bundle(bundle, Parts(config, prior, decoder, levels.get(kind, ())), SETTINGS, run="kinds-1")
+        write_bundle(bundle, TrainedModels(config, prior, decoder, levels.get(kind, ())), SETTINGS, run="kinds-1")
         made[kind] = TextToImagePredictor(*load_bundle(bundle))
     return made
 
@@ -233,6 +235,6 @@ def test_a_cascade_comes_whole(tmp_path: Path) -> None:
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     prior, decoder = save_tiny_prior(tmp_path / "p", clip), save_tiny_decoder(tmp_path / "d", clip, resolution=32)
     levels = [save_tiny_upsampler(tmp_path / str(side), clip, side) for side in (32, 64)]
-    write_bundle(tmp_path / "bundle", Parts(config, prior, decoder, levels), SETTINGS, run="cascade-1")
+    write_bundle(tmp_path / "bundle", TrainedModels(config, prior, decoder, levels), SETTINGS, run="cascade-1")
     predictor = TextToImagePredictor(*load_bundle(tmp_path / "bundle"))
     assert pixels(predictor.predict("a red star")["image"][0]).shape == (128, 128, 3)

@@ -17,7 +17,7 @@ from stages.embed_clip.config import EmbedClipConfig
 from stages.encoders.config import ClipConfig, FolderClip, StoredClip, StoredT5, TextStatesConfig
 from stages.generate.config import GenerateConfig
 from stages.generate.worker import load_system
-from stages.inference.loading import load_text_to_image
+from stages.inference.loading import TrainedModels, load_text_to_image
 from stages.inference.sampling import SamplingSettings
 from stages.storage.artifact import Artifact, Output
 from tests.factories import save_tiny_clip, save_tiny_decoder, save_tiny_prior, save_tiny_t5
@@ -82,7 +82,7 @@ def test_a_model_is_loaded_after_its_folders_are_gone(tmp_path: Path) -> None:
     inputs = world.train()
     prior, decoder = inputs.values()
     assert str(world.t5) not in Path(inputs["train_prior"].path("prior/config.json")).read_text()
-    before = load_text_to_image(world.generate.clip, prior, decoder, SETTINGS).generate(PROMPTS, SEEDS)
+    before = load_text_to_image(TrainedModels(world.generate.clip, prior, decoder), SETTINGS).generate(PROMPTS, SEEDS)
     shutil.rmtree(tmp_path / "job")
     section = find_stored_models(world.generate, world.identity, world.store)
     assert isinstance(section, GenerateConfig)
@@ -93,7 +93,7 @@ def test_a_model_is_loaded_after_its_folders_are_gone(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store" / "models")
     assert find_stored_models(world.generate, world.identity, world.store) == world.generate
     with pytest.raises(ArtifactError, match=r"T5 t5 \(.{8}, width 12\) of the prior .* is not found .*generate\.t5"):
-        load_text_to_image(clip_in(tmp_path / "job" / "clip"), prior, decoder, SETTINGS)
+        load_text_to_image(TrainedModels(clip_in(tmp_path / "job" / "clip"), prior, decoder), SETTINGS)
 
 
 def clip_in(folder: Path) -> ClipConfig:
@@ -117,4 +117,6 @@ def test_a_recorded_digest_is_no_path(world: World, tmp_path: Path, digest: str)
     config = output.read_json("prior/config.json")
     output.write_json("prior/config.json", config | {"text_encoders": {"t5": recorded}})
     with pytest.raises(ArtifactError, match=r"is not found .*digest"):
-        load_text_to_image(world.generate.clip, output, save_tiny_decoder(tmp_path / "d", world.clip), SETTINGS)
+        load_text_to_image(
+            TrainedModels(world.generate.clip, output, save_tiny_decoder(tmp_path / "d", world.clip)), SETTINGS
+        )

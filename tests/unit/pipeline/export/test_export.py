@@ -60,6 +60,7 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
         "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "folder"}}},
         "train_prior": {"fingerprint": "f2", "identity": {"kind": "flow", "captions": {"fraction": 0.017}}},
         "train_decoder": {"fingerprint": "f3", "identity": {"kind": "pixel_diffusion"}},
+        "generate": {"fingerprint": "f4", "identity": {"retrieval": {"weight": 1.0}}},
     }
     stages = [
         make_entry("download_shards", counts={"images": 5000, "captioned": 90, "failed_timeout": 7}),
@@ -79,6 +80,7 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
         assert line in body.splitlines()
     assert "Of the captions, its stages read: train_prior 1.7%." in body
     assert "kind flow, num\\_steps 30; fingerprint f2" in body
+    assert "| embeddings of training images | in index/" in body
     assert "<b>" not in body
     assert "samples.png" not in body
 
@@ -97,6 +99,7 @@ def test_the_card_names_the_works_of_the_images_and_their_licences(tmp_path: Pat
     }
     card = write_card(make_record(plan=planned), store, licence=None, others=[], has_grid=False)
     assert "Of the images and captions: A by \\<b\\>, CC BY 4.0" in card
+    assert "embeddings of training images" not in card
 
 
 @pytest.mark.parametrize("what", ["file", "full folder"])

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
-from pipeline.export.bundle import Parts, load_bundle, write_bundle
+from pipeline.export.bundle import load_bundle, write_bundle
 from stages.contract.errors import ArtifactError, InputFault
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip, LanguageModelSource, T5Source, TextModel, TextStatesConfig
 from stages.encoders.text import make_text_encoder
 from stages.formats.model_folders import load_model_config, load_model_state, save_model
-from stages.inference.loading import load_decoder, load_prior, load_text_to_image, prior_text_encoders
+from stages.inference.loading import TrainedModels, load_decoder, load_prior, load_text_to_image, prior_text_encoders
 from stages.inference.sampling import SamplingSettings
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
@@ -38,7 +38,9 @@ class World:
 
     def load(self, t5: Path | None = None, settings: SamplingSettings = SETTINGS) -> TextToImageSystem:
         source = {} if t5 is None else {"t5": T5Source(path=t5)}
-        return load_text_to_image(self.clips, self.prior, self.decoder, settings, text_models=source, batch_size=2)
+        return load_text_to_image(
+            TrainedModels(self.clips, self.prior, self.decoder, text_models=source), settings, batch_size=2
+        )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_a_language_model_is_loaded_where_it_was_or_lies_now(world: World, tmp_p
     assert list(prior_text_encoders(prior)) == ["language_model", "clip"]
 
     def embeddings(**text_models: TextModel) -> Tensor:
-        system = load_text_to_image(world.clips, prior, world.decoder, SETTINGS, text_models=text_models)
+        system = load_text_to_image(TrainedModels(world.clips, prior, world.decoder, text_models=text_models), SETTINGS)
         return system.imagine(PROMPTS, [0, 1, 2])
 
     here = embeddings()
@@ -121,7 +123,9 @@ def test_a_language_model_is_loaded_where_it_was_or_lies_now(world: World, tmp_p
     other = save_tiny_language_model(tmp_path / "other", "gpt2", seed=1)
     with pytest.raises(ArtifactError, match=r"set generate\.language_model to the model of its training"):
         embeddings(language_model=LanguageModelSource(path=other))
-    parts = Parts(world.clips, prior, world.decoder, text_models={"language_model": LanguageModelSource(path=moved)})
+    parts = TrainedModels(
+        world.clips, prior, world.decoder, text_models={"language_model": LanguageModelSource(path=moved)}
+    )
     write_bundle(tmp_path / "bundle", parts, SETTINGS, run="r")
     shutil.rmtree(moved)
     assert torch.equal(load_bundle(tmp_path / "bundle")[0].imagine(PROMPTS, [0, 1, 2]), here)
@@ -136,7 +140,7 @@ def test_a_configuration_of_another_version_is_reported(world: World, tmp_path: 
 
 def test_a_prior_without_states_needs_no_t5(world: World, tmp_path: Path) -> None:
     prior = save_tiny_prior(tmp_path, world.clip)
-    system = load_text_to_image(world.clips, prior, world.decoder, SETTINGS)
+    system = load_text_to_image(TrainedModels(world.clips, prior, world.decoder), SETTINGS)
     assert np.isfinite(system.imagine(PROMPTS, [0, 1, 2]).numpy()).all()
 
 

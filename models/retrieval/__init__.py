@@ -1,0 +1,1 @@
+"""Embeddings that a decoder has learned from, towards which those of captions are moved."""

@@ -9,7 +9,7 @@ from models.retrieval.spec import IndexSpec, RetrievalSampling
 
 
 def embeddings(num: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Return rows as CLIP gives them: a few dimensions have means and standard deviations far above those of the others."""
+    """Return rows as CLIP gives them: one dimension has far larger numbers than the others."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.ones(dim)
     scale[0] = 30.0
@@ -39,7 +39,7 @@ def test_a_dimension_of_large_numbers_does_not_decide_alone() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
-def test_weights_are_fractions_of_the_way(weight: float) -> None:
+def test_half_the_weight_is_half_way(weight: float) -> None:
     rows, queries = embeddings(100, 6), embeddings(9, 6, seed=1)
     index = EmbeddingIndex.of(rows)
     expected = (1 - weight) * queries + weight * rows[index.nearest(queries)]

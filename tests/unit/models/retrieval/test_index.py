@@ -39,7 +39,7 @@ def test_a_dimension_of_large_numbers_does_not_decide_alone() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
-def test_half_the_weight_is_half_way(weight: float) -> None:
+def test_the_weight_interpolates(weight: float) -> None:
     rows, queries = embeddings(100, 6), embeddings(9, 6, seed=1)
     index = EmbeddingIndex.of(rows)
     expected = (1 - weight) * queries + weight * rows[index.nearest(queries)]

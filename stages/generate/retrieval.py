@@ -1,6 +1,6 @@
 """Make the index of the embeddings that the decoder has learned from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -27,13 +27,12 @@ def make_index(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> Loaded
     if config.retrieval is None:
         return None
     embeddings = filter_inputs(inputs)["embed_clip"]
-    sizes = shard_rows(embeddings)
-    rows = _sampled(_train_rows(embeddings, sizes, config.split), config.retrieval.num_embeddings, config.split.seed)
-    parts = [
-        pick_image_rows(embeddings, name, rows[rows[:, 0] == shard, 1])
-        for shard, name in enumerate(sizes)
-        if (rows[:, 0] == shard).any()
-    ]
+    rows = _rows_by_shard(embeddings, config.split, config.retrieval.num_embeddings)
+    if not rows:
+        raise InputFault(
+            "generate.retrieval: embed_clip has no image that the split trains on: expected some: leave retrieval out"
+        )
+    parts = [pick_image_rows(embeddings, name, picked) for name, picked in rows.items()]
     try:
         return LoadedIndex(EmbeddingIndex.of(torch.from_numpy(np.concatenate(parts))), read_clips(embeddings))
     except ValueError as error:
@@ -42,23 +41,22 @@ def make_index(config: GenerateConfig, inputs: Mapping[str, Artifact]) -> Loaded
         ) from None
 
 
-def _train_rows(embeddings: Artifact, names: Iterable[str], split: SplitConfig) -> Int[np.ndarray, "rows 2"]:
-    """Return (shard, row) of each image that is trained on."""
+def _rows_by_shard(embeddings: Artifact, split: SplitConfig, most: int) -> dict[str, Int[np.ndarray, " picked"]]:
+    """Return which rows of which shards are trained on, or a sample of so many of them; held in memory is no more."""
+    names = list(shard_rows(embeddings))
     splits = SplitRows(load_keys(embeddings, name) for name in names)
     splits.divide(split)
-    found = [
-        splits.train(np.stack([np.full(size, shard), np.arange(size)], axis=1))
-        for shard, size in enumerate(splits.train_sizes)
-    ]
-    return np.concatenate([np.zeros((0, 2), dtype=np.int64), *found])
+    ends = np.cumsum(splits.train_sizes, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    sampled = np.arange(total) if total <= most else _sample(total, most, split.seed)
+    shards = np.searchsorted(ends, sampled, side="right")
+    found, first = {}, 0
+    for shard, count in zip(*np.unique(shards, return_counts=True), strict=True):
+        here = sampled[first : first + count] - (ends[shard] - splits.train_sizes[shard])
+        first += count
+        found[names[shard]] = splits.train(np.stack([np.full(count, shard), here], axis=1))[:, 1]
+    return found
 
 
-def _sampled(rows: Int[np.ndarray, "rows 2"], most: int, seed: int) -> Int[np.ndarray, "sampled 2"]:
-    if not len(rows):
-        raise InputFault(
-            "generate.retrieval: embed_clip has no image that the split trains on: expected some: leave retrieval out"
-        )
-    if len(rows) <= most:
-        return rows
-    chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
-    return rows[np.sort(chosen)]
+def _sample(total: int, most: int, seed: int) -> Int[np.ndarray, " sampled"]:
+    return np.sort(np.random.default_rng(seed).choice(total, most, replace=False, shuffle=False))

@@ -1,9 +1,16 @@
 """Why Ray lost a process, in a sentence; one that was killed for memory is reported as that, with what to change."""
 
+import re
 from pathlib import Path
 
 _MOST = 300  # characters
 _COUNTERS = (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill"))
+#: How Ray names a training process, and in which words it says of any process how that ended; advice follows.
+_RANK = re.compile(
+    r"Worker info: Worker\(.*?node_ip='(?P<node>[^']*)', pid=(?P<pid>\d+).*?world_rank=(?P<rank>\d+)"
+    r".*?log_file_path=[^)]*\) ?"
+)
+_EXIT = re.compile(r"Worker exit detail: (?P<detail>.*?)(?= Some common causes| There are some potential|$)")
 MEMORY = (
     "lower resources.num_workers, which run side by side, or raise resources.cpus_per_worker, so that fewer fit on a "
     "machine; in training, a smaller batch_size per worker (gradient_accumulation) takes less"
@@ -26,7 +33,16 @@ def describe_loss(error: BaseException | str, *, is_memory: bool = False) -> str
         return f"its machine ran out of memory, and Ray ended the process: {MEMORY}"
     if is_memory:
         return f"the system ended a process for memory meanwhile, probably this one: {MEMORY}"
-    return text[:_MOST]
+    return _without_noise(text)[:_MOST]
+
+
+def _without_noise(text: str) -> str:
+    """Return which process was lost, and how it ended, in place of all that Ray knows of it: that is cut too early."""
+    rank, ended = _RANK.search(text), _EXIT.search(text)
+    who = f"rank {rank['rank']}, process {rank['pid']} on {rank['node']}: " if rank else ""
+    if ended:
+        return f"{who}it was killed, or has crashed ({ended['detail'].strip().rstrip('.')})"
+    return who + text[rank.end() :] if rank else text
 
 
 def memory_kills() -> int:

@@ -102,7 +102,9 @@ def die(payload: Any, emit: Callable[[Any], None]) -> None:
 
 
 def test_a_dead_worker_is_an_error_not_a_wait() -> None:
-    with pytest.raises(TrainingLost, match=r"lost a process \(start 2: "):
+    with pytest.raises(
+        TrainingLost, match=r"lost a process \(start 2: rank 0, process \d+ on [0-9.]+: it was killed, "
+    ):
         launch_with_ray_train(die, None, TrainGroup(restarts=1), print)
 
 

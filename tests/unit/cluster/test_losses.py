@@ -1,5 +1,6 @@
 """A process that was killed for memory is reported as that, with what to change."""
 
+import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
 
 from cluster.losses import MemoryKills, describe_loss, memory_kills
@@ -16,6 +17,34 @@ def test_what_the_system_ends_is_known_by_its_count() -> None:
     reason = describe_loss(WorkerCrashedError(), is_memory=True)
     assert reason.startswith("the system ended a process for memory meanwhile, probably this one: lower resources.")
     assert len(describe_loss("word " * 1000)) == 300
+
+
+RANK = (
+    "Training failed due to worker errors: [Rank 3 Error Snippet]: A worker health check failed. Worker info: Worker( "
+    "actor=Actor(RayTrainWorker, 2765042c), metadata=ActorMetadata( hostname='vm', node_id='f4837f', "
+    "node_ip='10.0.0.7', pid=3757, ), distributed_context=DistributedContext(world_rank=3, world_size=4, local_rank=0, "
+    "local_world_size=1, node_rank=3), log_file_path=None, ) "
+)
+EXIT = (
+    "The actor died unexpectedly before finishing this task. class_name: RayTrainWorker actor_id: 2765 pid: 3757 "
+    "namespace: 12c3b0b4-dd0c-4f53-9058-9eb512c39b55 ip: 10.0.0.7 The actor is dead because its worker process has "
+    "died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code "
+    "2. End of file. Some common causes include: (1) the process was killed by the OOM killer due to high memory usage"
+)
+KILLED = "it was killed, or has crashed (Worker unexpectedly exits with a connection error code 2. End of file)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (RANK + EXIT, f"rank 3, process 3757 on 10.0.0.7: {KILLED}"),
+        (EXIT, KILLED),
+        (RANK + "A call timed out.", "rank 3, process 3757 on 10.0.0.7: A call timed out."),
+        ("no words of Ray", "no words of Ray"),
+    ],
+)
+def test_the_process_and_its_end_come_before_all_else_that_ray_knows(text: str, reason: str) -> None:
+    assert describe_loss(text) == reason
 
 
 def test_kills_are_counted_by_node_and_each_once() -> None:

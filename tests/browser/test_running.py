@@ -14,7 +14,7 @@ from pipeline.store import Store
 from tests.browser.conftest import check, watching
 from tests.e2e.conftest import CORGI, ROOT, SMOKE, clean_environment
 
-STEPS = 600
+STEPS = 400  # some 20 s on a fast machine: the run gives a sign of life each 10 s
 CHANGES = (
     f"train_decoder.training.num_steps={STEPS}", f"train_decoder.training.validation_interval={STEPS}",
     f"train_decoder.training.checkpoint_interval={STEPS}", "train_decoder.training.log_interval=5",

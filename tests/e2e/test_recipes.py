@@ -1,11 +1,13 @@
 """What the recipes of CONTRIBUTING.md add is sized, trained, saved and compared, and generates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.architecture.recipes import EDITS, copy_house, follow, python
+from tests.e2e.conftest import Finished
 
 CHECKS = (
     "imports.py",
@@ -30,8 +32,9 @@ def test_the_house_stands_with_the_toys_in_it(house: Path) -> None:
     python(house, "pytest", "-q", "-p", "no:cacheprovider", *files, "tests/unit/models/decoders/test_flat_color.py")
 
 
-def test_the_toys_work(house: Path, tmp_path: Path) -> None:
-    store = str(tmp_path / "store")
+def test_the_toys_work(house: Path, unchanged: tuple[Path, Finished], tmp_path: Path) -> None:
+    """Beside the smoke experiment, whose data and prior they take."""
+    store = str(shutil.copytree(unchanged[0], tmp_path / "store"))
     words = ("configs/decoders/flat_color.yaml", f"store={store}", "measure_colors.scale=1.0", "evaluate=null")
     sizes = json.loads(python(house, "pipeline", "plan", *words, "--sizes", "--json"))["sizes"]
     embed_dim, hidden = 128, 8
@@ -40,6 +43,7 @@ def test_the_toys_work(house: Path, tmp_path: Path) -> None:
     done = json.loads(python(house, "pipeline", "run", *words, "--json"))
     states = {stage["name"]: stage["state"] for stage in done["stages"]}
     assert states["measure_colors"] == states["train_decoder"] == states["generate"] == "done"
+    assert states["embed_clip"] == states["train_prior"] == "reused"
     run = done["run"]
     python(
         house, "pipeline", "generate", run, "--prompt", "a red star", "--out", str(tmp_path / "out"), "--store", store

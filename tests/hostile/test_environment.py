@@ -4,6 +4,7 @@ One start of Ray for all of it: what other launchers say of ranks, a store whose
 temporary folder of 100 characters, few open files, no home folder, an old locale, warnings as errors, no GPU.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -47,6 +48,13 @@ def listening(process: int) -> Iterator[str]:
             continue
 
 
+def programs(process: int) -> Iterator[str]:
+    """Yield the names of the files that the processes which a process started were given."""
+    for one in psutil.Process(process).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            yield from (Path(word).name for word in one.cmdline() if word.startswith("/"))
+
+
 def open_folders(folder: Path) -> list[str]:
     """Return what other users could enter below a folder that they can enter."""
     return [str(one) for one in folder.iterdir() if one.is_dir() and one.stat().st_mode & 0o077]
@@ -61,6 +69,7 @@ def test_a_run_works_among_the_leftovers_of_others(tmp_path: Path) -> None:
                    "PYTHONWARNINGS": "error"} | LAUNCHERS  # fmt: skip
     words = [sys.executable, "-m", "pipeline", "run", str(ROOT / "configs/smoke.yaml"), f"store={tmp_path / STORE}"]
     heard: set[str] = set()
+    ran: set[str] = set()
     with (tmp_path / "log").open("wb") as log, (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
             [*FEW_FILES, "-S", *words, *SHORT, "--json"], stdout=out, stderr=log, env=environment,
@@ -69,12 +78,15 @@ def test_a_run_works_among_the_leftovers_of_others(tmp_path: Path) -> None:
         seen: list[str] = []
         while process.poll() is None:
             heard.update(listening(process.pid))
+            ran.update(programs(process.pid))
             seen += open_folders(temporary)
             time.sleep(1.0)
     assert process.returncode == 0, (tmp_path / "log").read_text()
     assert {stage["state"] for stage in json.loads((tmp_path / "out").read_text())["stages"]} == {"done"}
     assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert heard
+    assert "raylet" in ran
+    assert not {"dashboard.py", "monitor.py", "log_monitor.py"} & ran  # nobody asks them, and they take seconds
     assert not [one for one in seen if "corgi-ray" in one]
     left = [one for one in temporary.glob("corgi-*") if not one.name.startswith("corgi-cache-")]  # which is to stay
     assert left == []

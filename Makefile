@@ -21,7 +21,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation
 endif
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-integration test-hostile test-e2e test-fuzz test-chaos fuzz chaos bench lock clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-slow test-integration test-hostile test-e2e test-fuzz test-chaos fuzz chaos bench lock clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
@@ -90,7 +90,11 @@ check: lint types imports test-fast
 test-fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds 60
 
-test: check test-integration test-hostile test-e2e test-fuzz
+# All of the slow tests in one go, so that no processor waits for the last file of one group before the next begins.
+test-slow: setup
+	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
+
+test: check test-slow test-fuzz
 
 bench: setup
 	$(BIN)/python -m benchmarks

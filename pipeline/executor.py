@@ -5,15 +5,11 @@ where the machines allow it. One that follows an input shard by shard starts as 
 both. A stage that fails takes down only the stages that need it.
 """
 
-import contextlib
-import functools
-import importlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -23,78 +19,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.channel import Channel, Sender
 from cluster.losses import MemoryKills, describe_loss, memory_kills
 from cluster.machines import Machines, machines_now
-from cluster.metrics import label_process
-from cluster.training import use_cpus
 from pipeline.allocation import allocate_all, allocate_beside, leave_room
 from pipeline.errors import UsageError, full_disk
-from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
-from pipeline.processes import Environment, raising_no_secrets, report_workers
+from pipeline.processes import Environment
 from pipeline.results import Observer, StageResult, reused_result
+from pipeline.stage_job import END, StageJob, run_stage_job
 from pipeline.store import Store
-from stages.contract.digests import remembering
 from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputLost
 from stages.contract.events import Log, Progress
-from stages.contract.runner import run_stage
 from stages.contract.secrets import redact
-from stages.contract.stage import Allocation, InputState, StageConfig, StageContext, StageSummary
-from stages.formats.filtered import filter_inputs
-from stages.storage.artifact import Artifact, Output
+from stages.contract.stage import Allocation, StageSummary
+from stages.storage.artifact import Artifact
 
 POLL_SECONDS = 0.2
-_END = "end of the run"
-"""The notice on the driver's board that asks training to end with a checkpoint; no stage has this name."""
 _RECOUNT_SECONDS = 5.0  # between two looks at the nodes
 _RETRIES = 3
 """Starts of a stage's process after it was lost along with its node; what it has finished is kept."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StageJob:
-    """All that the task of a stage needs; pickled into a worker process."""
-
-    config: StageConfig
-    identity: Mapping[str, Any]
-    inputs: Mapping[str, Artifact]
-    output: Output
-    allocation: Allocation
-    upstream: tuple[str, ...] = ()
-    environment: Environment = field(default_factory=Environment)
-    run: str = ""
-    digests: Path | None = None
-    """Where digests of files are remembered, on the driver's machine."""
-
-
-def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
-    """Run one stage in this process; ``upstream`` only orders the tasks."""
-    use_cpus(job.allocation.cpus_per_worker)
-    job.environment.enter()
-    label_process(job.run, job.config.stage)
-    try:
-        digests = contextlib.nullcontext() if job.digests is None else remembering(job.digests)
-        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets(), digests:
-            return _run_stage(job, emit)
-    finally:
-        emit.flush()
-
-
-def _run_stage(job: StageJob, emit: Sender) -> StageSummary:
-    module = importlib.import_module(f"stages.{job.config.stage}.stage")
-    input_state = functools.partial(_input_state, emit, job.upstream)
-    spread = functools.partial(job.environment.map_on_ray, emit=emit)
-    train = functools.partial(job.environment.launch_training, ending=lambda: bool(emit.poll(_END)))
-    context = StageContext(emit, spread, train, job.allocation, input_state)
-    report_workers(emit)
-    inputs = filter_inputs(job.inputs)
-    return run_stage(module.run, job.config, inputs=inputs, output=job.output, context=context, identity=job.identity)
-
-
-def _input_state(emit: Sender, upstream: tuple[str, ...], name: str) -> InputState:
-    """Ask the driver's board how far an input is; those that are not followed were done before the stage started."""
-    ended = emit.poll(name) if name in upstream else "done"
-    return "running" if ended is None else "done" if ended == "done" else "failed"
 
 
 class GraphRun:
@@ -160,7 +103,7 @@ class GraphRun:
         """Stop what runs, and let training write a checkpoint before, within the time."""
         self._is_ending = True
         trains, until = self.trains, time.monotonic() + seconds
-        self._channel.post(_END, True)
+        self._channel.post(END, True)
         for ref, name in list(self._running.items()):
             if name not in trains:
                 ray.cancel(ref, force=True)

@@ -12,14 +12,32 @@ import pytest
 SLOW = {"integration", "e2e", "browser"}  # Ray is started, and each of its processes imports torch
 SLOW_TIMEOUT = 600  # seconds; a bound for what hangs, on a machine that is slow and busy
 LONGEST_FILES = (
-    "test_jobs",
-    "test_training",
-    "test_whole_graph",
-    "test_cluster_commands",
-    "test_recovery",
-    "test_own_images",
+    "e2e/test_recovery",
+    "integration/test_two_drivers",
+    "e2e/test_own_images",
+    "integration/test_training",
+    "integration/test_jobs",
+    "integration/test_ends",
+    "e2e/test_whole_graph",
+    "integration/test_lost_nodes",
+    "integration/test_cluster_commands",
+    "hostile/test_secrets",
+    "e2e/test_recipes",
+    "integration/test_tracking_away",
+    "e2e/test_sweep",
+    "integration/test_streaming",
+    "e2e/test_object_store",
+    "browser/test_running",
+    "integration/test_compile",
+    "integration/test_serve",
+    "hostile/test_environment",
+    "browser/test_dashboard",
+    "browser/test_serve",
+    "integration/test_bucket_workers",
 )
-"""Begun first, so that no process is left alone with one of them at the end."""
+"""Begun first, so that no process is left alone with one of them at the end; each second one waits more than it
+computes, so that another may compute beside it.
+"""
 
 
 def pytest_configure() -> None:
@@ -31,7 +49,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests that start Ray more time, unless they say themselves; begin with the longest files."""
-    items.sort(key=lambda item: LONGEST_FILES.index(stem) if (stem := Path(item.path).stem) in LONGEST_FILES else 99)
+    order = {name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get("/".join(Path(item.path).with_suffix("").parts[-2:]), len(order)))
     for item in items:
         if SLOW & set(Path(item.path).parts) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.mapping import map_in_process
+from cluster.training import launch_in_process
 from pipeline.errors import PipelineError
 from pipeline.leases import Leases, LeaseTimes
 from stages.contract.errors import LeaseLost
@@ -16,7 +18,6 @@ from stages.contract.runner import run_stage
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig
 from stages.storage.artifact import Artifact, Output
-from tests.factories import make_context
 
 NAME, UNITS = "download_shards-f0", ("00000", "00001", "00002")
 
@@ -40,7 +41,8 @@ def main(store: str, locks: str, run: str, seconds: str) -> int:
             output = Output(f"{store}/artifacts/download_shards/f0", "download_shards", "f0", fence=leases.fence(NAME))
             config = DownloadShardsConfig(source={"kind": "folder", "path": locks}, rows_per_shard=1)
             identity = {"source": {"kind": "folder", "path": "images"}}
-            run_stage(make, config, inputs={}, output=output, context=make_context(), identity=identity)
+            context = StageContext(lambda event: None, map_in_process, launch_in_process)
+            run_stage(make, config, inputs={}, output=output, context=context, identity=identity)
             leases.check()
     except (PipelineError, LeaseLost) as error:
         report(f"ended: {error}")

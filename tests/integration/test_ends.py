@@ -23,6 +23,7 @@ name: ends
 split: {validation: 0.2}
 download_shards: {source: {kind: scenes, num_images: 40, resolution: 16}, rows_per_shard: 20, encode_format: png}
 train_clip:
+  resources: {cpus_per_worker: 1}
   architecture:
     embed_dim: 16
     vision_cfg: {image_size: 16, layers: 1, width: 32, head_width: 16, patch_size: 8}

@@ -74,16 +74,22 @@ def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
 
 
-def wait_a_while(seconds: float, emit: Callable[[Any], None]) -> None:
+def give_rank(payload: tuple[int, float], emit: Callable[[Any], None]) -> int:
+    number, seconds = payload
     time.sleep(seconds)
+    return int(os.environ["RANK"]) + number
 
 
-def test_it_is_reported_on_which_machine_the_ranks_are() -> None:
+def test_rank_0_gives_the_result_and_it_is_reported_on_which_machine_the_ranks_are() -> None:
     reports: list[tuple[MachineWorkers, ...]] = []
-    launch_with_ray_train(wait_a_while, 6.0, TrainGroup(num_workers=2), lambda event: None, report=reports.append)
+    group = TrainGroup(num_workers=2)
+    assert launch_with_ray_train(give_rank, (5, 6.0), group, print, report=reports.append) == 5
     assert (reports[-2][0].count, reports[-2][0].items) == (2, ("rank 0", "rank 1"))
     assert reports[-2][0].machine.startswith(socket.gethostname())
     assert reports[-1] == ()
+    assert launch_in_process(give_rank, (5, 0.0), TrainGroup(), print) == 5
+    with pytest.raises(ValueError, match="found 2 workers"):
+        launch_in_process(give_rank, (5, 0.0), group, print)
 
 
 def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:
@@ -118,14 +124,3 @@ def die_once(flag: Path, emit: Callable[[Any], None]) -> str:
 
 def test_a_group_that_loses_a_process_is_started_again(tmp_path: Path) -> None:
     assert launch_with_ray_train(die_once, tmp_path / "flag", TrainGroup(), print) == "went on"
-
-
-def give_rank(payload: Any, emit: Callable[[Any], None]) -> int:
-    return int(os.environ["RANK"]) + payload
-
-
-def test_rank_0_gives_the_result() -> None:
-    assert launch_with_ray_train(give_rank, 5, TrainGroup(num_workers=2), print) == 5
-    assert launch_in_process(give_rank, 5, TrainGroup(), print) == 5
-    with pytest.raises(ValueError, match="found 2 workers"):
-        launch_in_process(give_rank, 5, TrainGroup(num_workers=2), print)

@@ -5,7 +5,7 @@ To know another type of model is to add it to the table below, and what keys of 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from stages.contract.errors import InputFault
 from stages.contract.parsing import shown
@@ -87,8 +87,9 @@ def check_language_model_folder(folder: Path, where: str, *, max_length: int) ->
     width, layers = (_size(content, key, file, where) for key in (sizes.width, sizes.layers))
     inner = 4 * width if content.get(sizes.inner) is None else _size(content, sizes.inner, file, where)
     rows = sum(_size(content, key, file, where) for key in sizes.tables)
-    if not 0 <= int(content.get("type_vocab_size") or 0) <= _MOST_TYPES:
-        raise refuse(where, file, f"type_vocab_size is {shown(content['type_vocab_size'])}", f"at most {_MOST_TYPES}")
+    segments = content.get("type_vocab_size")
+    if segments is not None and not (_is_whole(segments) and 0 <= segments <= _MOST_TYPES):
+        raise refuse(where, file, f"type_vocab_size is {shown(segments)}", f"a number from 0 to {_MOST_TYPES}")
     require_weights(folder, float(width * (rows + layers * 2 * inner)), file, where)
     if len(sizes.tables) > 1 and max_length > (most := content[sizes.tables[1]] - sizes.reserved):
         raise InputFault(
@@ -116,6 +117,11 @@ def _sizes_of(content: Mapping[str, Any], file: Path, where: str) -> _Sizes:
 def _size(content: Mapping[str, Any], key: str, file: Path, where: str) -> int:
     """Return a size, which has to be given: without it the model would be built of the library's own."""
     value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < MOST_OF_A_SIZE:
+    if not (_is_whole(value) and 0 < value < MOST_OF_A_SIZE):
         raise refuse(where, file, f"{key} is {shown(value)}", f"a number from 1 to {MOST_OF_A_SIZE}")
     return value
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Return whether a value of a configuration is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -34,8 +34,8 @@ def test_the_nearest_is_that_of_the_definition(num: int) -> None:
 
 
 def test_a_dimension_of_large_numbers_does_not_decide_alone() -> None:
-    rows = torch.tensor([[1000.0, 1, 0], [1000.0, -1, 0], [900.0, 0, 1], [1100.0, 0, -1]])
-    assert EmbeddingIndex.of(rows).nearest(torch.tensor([[1090.0, 9.0, 0.5]])).tolist() == [0]
+    rows = torch.tensor([[100.0, -1.0], [-100.0, 1.0]])  # by the angle as it is, the first is nearer
+    assert EmbeddingIndex.of(rows).nearest(torch.tensor([[50.0, 2.0]])).tolist() == [1]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])

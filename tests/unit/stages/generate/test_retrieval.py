@@ -14,6 +14,8 @@ import torch
 
 from pipeline.export.bundle import load_bundle, write_run
 from pipeline.export.names import BUNDLE
+from pipeline.generation.models import generate_section
+from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.stage import StageSummary
@@ -27,7 +29,7 @@ from stages.generate.retrieval import make_index
 from stages.generate.stage import run
 from stages.generate.worker import load_system
 from stages.storage.artifact import Artifact, Output
-from tests.factories import make_context, save_tiny_clip, save_tiny_decoder, save_tiny_prior
+from tests.factories import make_context, make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
 SIZES = (40, 25)
 SPLIT = {"validation": 0.2, "test": 0.2}
@@ -110,6 +112,19 @@ def test_it_holds_nothing_that_was_filtered_out(world: World, tmp_path: Path) ->
     made = make_index(world.config(), world.inputs | {"filter_samples": output})
     assert made is not None
     assert np.array_equal(made.index.rows.numpy(), trained_on(kept))
+
+
+def test_a_finished_run_is_loaded_with_what_was_filtered(tmp_path: Path) -> None:
+    reused = ("embed_clip", "filter_samples", "train_prior", "train_decoder")
+    section = {
+        "clip": {"models": [{"kind": "folder", "path": str(tmp_path)}]},
+        "prompts": {"kind": "list", "texts": PROMPTS}, "retrieval": {},
+    }  # fmt: skip
+    config = {"name": "tiny", "generate": section, "reuse": {stage: {"config": "other.yaml"} for stage in reused}}
+    plan = {stage: {"fingerprint": f"of-{stage}", "identity": {}} for stage in (*reused, "generate")}
+    record = make_record(config=config, artifacts=dict.fromkeys(reused, "x"), plan=plan)
+    _, inputs = generate_section(Store(str(tmp_path)), record)
+    assert {name: one.fingerprint for name, one in inputs.items()} == {name: f"of-{name}" for name in reused}
 
 
 def test_of_many_images_it_holds_a_sample(world: World) -> None:

@@ -1,7 +1,7 @@
 """A mailbox that any process on the cluster sends to, and a board of the driver that any process reads.
 
-Where the mailbox's process is lost, the driver starts another one under its name, posts the board again, and senders
-find it by the name. What it held is lost: the messages since the last collection.
+Where the mailbox's process is lost, or gives no answer, the driver starts another one under its name, posts the board
+again, and senders find it by the name. What it held is lost: the messages since the last collection.
 
 Ray could start it again by itself (max_restarts). But of the processes on a machine that is out of memory, Ray's
 monitor takes those first that may be started again; of the others the youngest, and the mailbox is the oldest.
@@ -15,9 +15,10 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+_ANSWER_SECONDS = 60.0  # for a mailbox to answer, after which it counts as lost
 _REPLACED_SECONDS = 60.0  # for a lost mailbox to be there again
 _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ class _Mailbox:
 class Sender:
     """Sends messages under one topic; may be pickled into any task or actor of the cluster."""
 
-    def __init__(self, name: str, mailbox: "ActorHandle[_Mailbox]", topic: str) -> None:
-        self._name = name
+    def __init__(self, name: str, mailbox: "ActorHandle[_Mailbox]", topic: str, answer_seconds: float) -> None:
+        self._name, self._answer_seconds = name, answer_seconds
         self._mailbox = mailbox
         self._topic = topic
         self._last: tuple[Any, Any] | None = None
@@ -81,11 +82,11 @@ class Sender:
         return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        until = time.monotonic() + _REPLACED_SECONDS
+        until = time.monotonic() + _ANSWER_SECONDS + _REPLACED_SECONDS
         while True:
             try:
-                return ray.get(getattr(self._mailbox, method).remote(*arguments))
-            except RayActorError:
+                return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._answer_seconds)
+            except (RayActorError, GetTimeoutError):
                 if time.monotonic() > until:
                     raise
             time.sleep(_POLL_SECONDS)
@@ -113,14 +114,16 @@ class Sender:
 class Channel:
     """The driver's end of the mailbox, which lies on the driver's own node: no other node can take it down."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_seconds: float = _ANSWER_SECONDS) -> None:
+        """Start the mailbox; one that gives no answer for so many seconds is replaced."""
+        self._answer_seconds = answer_seconds
         self._name = f"corgi-mailbox-{uuid.uuid4().hex}"
         self._board: dict[str, Any] = {}
         self._start()
 
     def sender(self, topic: str) -> Sender:
         """Return a sender for one topic."""
-        return Sender(self._name, self._mailbox, topic)
+        return Sender(self._name, self._mailbox, topic, self._answer_seconds)
 
     def collect(self) -> list[tuple[str, Any]]:
         """Return all (topic, message) pairs since the last call, in order of arrival."""
@@ -138,18 +141,24 @@ class Channel:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            return ray.get(getattr(self._mailbox, method).remote(*arguments))
+            return self._ask(method, *arguments)
         except RayActorError:
             _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
+        except GetTimeoutError:
+            _log.warning("the mailbox's process has not answered for %g s and is replaced; what it held is missing",
+                         self._answer_seconds)  # fmt: skip
         until = time.monotonic() + _REPLACED_SECONDS
         while True:
             try:
                 # Else Ray keeps the name of an actor whose process is gone, this one's or that of its replacement.
                 ray.kill(self._mailbox)
                 self._start()
-                ray.get(self._mailbox.post.remote(self._board))
-                return ray.get(getattr(self._mailbox, method).remote(*arguments))
+                self._ask("post", self._board)
+                return self._ask(method, *arguments)
             except (RayActorError, ValueError):  # the name is free only a moment after
                 if time.monotonic() > until:
                     raise
             time.sleep(_POLL_SECONDS)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._answer_seconds)

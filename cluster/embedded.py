@@ -10,23 +10,21 @@ import logging
 import os
 import resource
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 
 from cluster import left_behind
 from cluster.errors import HeadLost, NotStarted
+from cluster.head import head_watched
 from cluster.owned_folders import owned_folder
-from cluster.signals import LOSS, keeping_handlers, signals_held_back
+from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import let_threads_sleep
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
@@ -61,25 +59,17 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
         try:
             with signals_held_back(), keeping_handlers(), _without_unused():
                 _start(num_cpus, folder)
-            with _head_watched(), _ended_with_this_process(folder.parent):
+            with head_watched(_check_processes, _POLL_SECONDS), _ended_with_this_process(folder.parent):
                 yield
         except KeyboardInterrupt:
-            check_head()
+            _check_processes()
             raise
         finally:
             with signals_held_back():
                 _end(folder)
 
 
-def check_head() -> None:
-    """Raise where a process is gone without which the Ray of this process cannot go on.
-
-    Its loss interrupts the main thread as Ctrl-C does: whoever takes care of a KeyboardInterrupt by calls of Ray asks
-    here first.
-
-    Raises:
-        HeadLost: it is gone.
-    """
+def _check_processes() -> None:
     for name, processes in _head_processes().items():
         if any(one.poll() is not None for one in processes):
             raise HeadLost(
@@ -98,34 +88,6 @@ def _head_processes() -> dict[str, list[subprocess.Popen[bytes]]]:
 
 
 @contextlib.contextmanager
-def _head_watched() -> Iterator[None]:
-    """Interrupt the main thread, if it is in the block, when a process of Ray's head is gone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    is_over = threading.Event()
-
-    def poll(main: int = threading.get_ident()) -> None:
-        while not is_over.wait(_POLL_SECONDS):
-            try:
-                check_head()
-            except HeadLost:
-                signal.pthread_kill(main, LOSS)
-                return
-
-    thread = threading.Thread(target=poll, daemon=True)
-    before = signal.signal(LOSS, _interrupt)
-    with signals_held_back():  # from the thread, so that they reach this one
-        thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-        signal.signal(LOSS, before)
-
-
-@contextlib.contextmanager
 def _ended_with_this_process(folder: Path) -> Iterator[None]:
     """Have what Ray has started ended, should this process be killed in the block."""
     command, none = [sys.executable, "-P", left_behind.__file__, str(folder)], subprocess.DEVNULL
@@ -134,10 +96,6 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
             yield
         finally:
             program.kill()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _set_environment() -> None:

@@ -2,7 +2,7 @@
 
 ClusterError
 ├── NotStarted      Ray does not start on this machine
-├── HeadLost        a process of the Ray on this machine is gone without which it cannot go on
+├── HeadLost        a process of Ray is gone, or its machine out of reach, without which it cannot go on
 ├── Unreachable     no Ray cluster responds at the address
 ├── Unauthenticated the cluster takes commands from anyone who reaches it
 ├── Refused         Ray's job server takes no such job
@@ -24,7 +24,7 @@ class NotStarted(ClusterError):
 
 
 class HeadLost(ClusterError):
-    """A process of the Ray on this machine is gone without which it cannot go on."""
+    """A process of Ray is gone, or its machine out of reach, without which it cannot go on."""
 
 
 class Unreachable(ClusterError):

@@ -13,7 +13,6 @@ from cluster.training import TrainGroup
 
 _REPLY_SECONDS = 15.0  # for a node to run an empty task
 _DEATH_SECONDS = 120.0  # for Ray to declare a node dead that runs no task: its own default takes up to a minute
-_NOTICE_SECONDS = 60.0  # between two notices that nodes are missing
 _POLL_SECONDS = 1.0
 _LIBRARIES = ("gloo", "nccl", "processgroup", "tcpstore")  # in messages of torch's plain RuntimeErrors
 _log = logging.getLogger(__name__)
@@ -53,22 +52,16 @@ def wait_for_dead_nodes(nodes: Iterable[str]) -> None:
 
 
 def size_that_fits(group: TrainGroup) -> int:
-    """Return how many workers to go on with; waits where not even the fewest fit, as nodes may come back."""
-    begun = noticed = time.monotonic()
-    while (room := _room(group)) < group.num_workers:
-        now = time.monotonic()
-        fitting = [size for size in group.smaller if size <= room]
-        if fitting and now - begun >= group.wait_for_nodes:
-            _log.warning("there is room for %d of %d workers: going on with %d", room, group.num_workers, fitting[0])
-            return fitting[0]
-        if now - noticed >= _NOTICE_SECONDS:
-            noticed = now
-            _log.warning("there is room for %d of %d workers: waiting for nodes", room, group.num_workers)
-        time.sleep(_POLL_SECONDS)
-    return group.num_workers
+    """Return with how many workers to start: all where the living nodes could hold them, else the most that they can.
+
+    Where they could not hold even the fewest, it is all again: asking for them is what an autoscaler acts upon.
+    """
+    room = room_on_nodes(group)
+    fitting = [size for size in (group.num_workers, *group.smaller) if size <= room]
+    return fitting[0] if fitting else group.num_workers
 
 
-def _room(group: TrainGroup) -> int:
+def room_on_nodes(group: TrainGroup) -> int:
     """Return how many workers the living nodes could hold if nothing else ran on them."""
     room = 0
     for node in ray.nodes():

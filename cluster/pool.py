@@ -31,6 +31,7 @@ _SIGN_SECONDS = 5.0  # between two of them at most, as they say how far a worker
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
 _START_PATIENCE = 10  # times the heartbeat timeout: loading a model may hold up a whole process for a while
 _NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
+_START_PAUSE = 60.0  # seconds without further starts, after several failed one after another beside workers that live
 _MAX_REASON = 300  # characters
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class _Pool:
         self._members: list[_Member] = []
         self._is_fresh = True
         self._failed_starts = 0
+        self._paused_until = 0.0
         self._last_work = self._last_ready = time.monotonic()
         self._next_check = 0.0
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
@@ -110,6 +112,8 @@ class _Pool:
 
     def enlarge(self, inbox: Inbox) -> None:
         """Start as many actors as there is work for; all at first while items may still arrive, to be ready."""
+        if time.monotonic() < self._paused_until and any(member.is_ready for member in self._members):
+            return
         limit = self._resources.num_workers
         if inbox.grows and self._resources.num_while_growing is not None:
             limit = self._resources.num_while_growing
@@ -178,13 +182,9 @@ class _Pool:
         self._members.remove(member)
         ray.kill(member.actor)  # it may live where this process cannot see it
         if (task := member.task) is None:
-            self._failed_starts += not member.is_ready
             _log.warning("a worker was lost while it %s: %s", "waited" if member.is_ready else "started", reason)
-            if self._failed_starts >= self._resources.max_tries:
-                raise WorkersLost(
-                    f"cluster: {self._failed_starts} workers were lost, one after another, before they were ready "
-                    f"({reason}): correct that, or give the stage more memory, and run again"
-                )
+            if not member.is_ready:
+                self._count_failed_start(reason)
             return
         task.losses.append(reason)
         if len(task.losses) < self._resources.max_tries:
@@ -196,6 +196,20 @@ class _Pool:
             self.set_aside.append(task)
             fate = f"it is set aside, as {len(task.losses)} workers were lost at it"
         _log.warning("a worker was lost at %s (%s): %s", _name(task), reason, fate)
+
+    def _count_failed_start(self, reason: str) -> None:
+        """Give up where no worker gets ready; where others are, a node may be at fault: do without it for a while."""
+        self._failed_starts += 1
+        if self._failed_starts < self._resources.max_tries:
+            return
+        if not any(member.is_ready for member in self._members):
+            raise WorkersLost(
+                f"cluster: {self._failed_starts} workers were lost, one after another, before they were ready "
+                f"({reason}): correct that, or give the stage more memory, and run again"
+            )
+        _log.warning("%d workers were lost, one after another, before they were ready: the others go on without more "
+                     "for %g s", self._failed_starts, _START_PAUSE)  # fmt: skip
+        self._failed_starts, self._paused_until = 0, time.monotonic() + _START_PAUSE
 
     def _check_signs(self, inbox: Inbox) -> None:
         """Ask all actors for signs of life, and give up those that give none or stand still."""

@@ -18,13 +18,14 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError
 
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
 from cluster.losses import MemoryKills, describe_loss
-from cluster.lost_ranks import is_communication_error, size_that_fits, wait_for_dead_nodes
+from cluster.lost_ranks import is_communication_error, room_on_nodes, size_that_fits, wait_for_dead_nodes
 from cluster.metrics import count
 from cluster.rank_link import END, linked, note_step
 from cluster.rank_signs import RankSigns
@@ -33,15 +34,18 @@ from cluster.training import (
     TrainGroup,
     forget_launchers,
     free_port,
-    interface_of,
     rank_environment,
     use_cpus,
+    use_interface_of,
 )
 from cluster.workers import Report, Reporter, machine_name
 
 POLL_SECONDS = 0.1
 CHECK_SECONDS = 0.5  # between two looks at what the ranks say of themselves
 MAX_REPORT = 400  # characters of Ray Train's own report
+ROOM_SECONDS = 60.0  # of waiting for what others hold, after which it is said, and looked at anew how many have room
+SHORTEST_WAIT = 1.0  # for Ray to place a group where there is room
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _log = logging.getLogger(__name__)
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # as CHECK_SECONDS: each check costs a call to every worker
@@ -85,10 +89,8 @@ def _set_rank(address: str, port: int) -> None:
     context = get_context()
     rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
     os.environ.update(rank_environment(rank, world_size, local_rank, address, port))
-    # By the node's address, as the host's name may resolve to loopback, or to a network that others do not reach.
-    if world_size > 1 and (interface := interface_of(ray.util.get_node_ip_address())) is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    if world_size > 1:
+        use_interface_of(ray.util.get_node_ip_address())
 
 
 def launch_with_ray_train(
@@ -104,9 +106,9 @@ def launch_with_ray_train(
     """Train under Ray Train, on the cluster that this process is connected to, and return rank 0's result.
 
     A group that loses a process (out of memory, a lost node) is restarted, as long as each start gets further: the
-    function is expected to go on from its newest checkpoint. Where the nodes that are left have no room for all
-    workers, it goes on with fewer. Once ``ending`` returns true, the function is asked to end early. ``report`` gets to
-    know on which machines the processes are.
+    function is expected to go on from its newest checkpoint. Where the living nodes have no room for all workers, at
+    the first start or later, it goes on with fewer after ``group.wait_for_nodes`` seconds. Once ``ending`` returns
+    true, the function is asked to end early. ``report`` gets to know on which machines the processes are.
 
     Raises:
         Exception: what a worker raised, at once, with the worker's traceback as a note.
@@ -114,29 +116,65 @@ def launch_with_ray_train(
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    starts, in_vain, reached, size = 1, 0, progress(), group.num_workers
+    starts, in_vain, reached, size = 1, 0, progress(), _first_size(group)
     while True:
         with contextlib.closing(Reporter(report)) as reporter:
-            outcome = _run_once((function, payload), replace(group, num_workers=size), emit, ending, reporter)
+            outcome = _start_with_room((function, payload), replace(group, num_workers=size), emit, ending, reporter)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
             return outcome["result"].return_value
+        if outcome["is_without_room"]:
+            size = _size_with_room(group, size)
+            continue
         now = progress()
         in_vain = 0 if now > reached else in_vain + 1
         reached = max(now, reached)
         reason = describe_loss(outcome.get("lost") or outcome["error"], is_memory=outcome["is_memory"])
-        # A group that fails to start keeps its resources in Ray Train, and the next one would wait for them.
-        if in_vain > group.restarts or not outcome["had_started"]:
+        if in_vain > group.restarts:
             raise TrainingLost(
                 f"training: the group lost a process (start {starts}: {reason[:MAX_REPORT]}): check that the machines "
-                "have enough memory, then run again: it goes on from the newest checkpoint"
+                "have enough memory and reach one another, then run again: it goes on from the newest checkpoint"
             )
         starts += 1
         count("corgi_training_restarts")
         _log.warning("a training process was lost (%s); starting the group again", reason[:MAX_REPORT])
         wait_for_dead_nodes(outcome["nodes"])
-        size = size_that_fits(group)  # all of them, where nodes have come back since
+        size = _first_size(group)
+
+
+def _first_size(group: TrainGroup) -> int:
+    """Return with how many workers to try: all, as nodes may be on their way, unless none are waited for."""
+    return group.num_workers if group.wait_for_nodes else size_that_fits(group)
+
+
+def _start_with_room(
+    work: tuple[TrainFunction, Any],
+    group: TrainGroup,
+    emit: Callable[[Any], None],
+    ending: Callable[[], bool],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Run one group, unless Ray places it nowhere in time: for what others hold, or for nodes that are missing.
+
+    Ray Train's own retries are off, as it would wait for a group of this size for ever. While it waits, the group is
+    asked for, which is what an autoscaler acts upon.
+    """
+    is_short = room_on_nodes(group) < group.num_workers
+    seconds = group.wait_for_nodes if is_short and group.smaller else ROOM_SECONDS
+    os.environ[START_TIMEOUT] = str(max(seconds, SHORTEST_WAIT))
+    return _run_once(work, group, emit, ending, reporter)
+
+
+def _size_with_room(group: TrainGroup, size: int) -> int:
+    """Return the size to try next, after there was no room for ``size``, and say what is waited for."""
+    fitting = size_that_fits(group)
+    if fitting < group.num_workers:
+        _log.warning("there is no room for %d training processes: going on with %d", group.num_workers, fitting)
+    else:
+        _log.warning("there is no room for %d training processes of %g CPUs and %g GPUs now: waiting for it",
+                     size, group.num_cpus, group.num_gpus)  # fmt: skip
+    return fitting
 
 
 def _run_once(
@@ -148,8 +186,8 @@ def _run_once(
 ) -> dict[str, Any]:
     """Run one group to its end; ``work`` is the function and its payload.
 
-    The outcome holds "failure" (the function's own), "error" (Ray Train's) or "result"; "nodes" where it ran, and
-    "lost": what a worker raised because it could not reach another one.
+    The outcome holds "failure" (the function's own), "error" (Ray Train's) or "result"; "nodes" where it ran; "lost":
+    what a worker raised because it could not reach another one; "is_without_room": nothing ran.
     """
     channel = Channel()
     signs = RankSigns(group, channel, MemoryKills(ray.get_runtime_context().get_node_id()))
@@ -207,7 +245,8 @@ def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
         outcome["result"] = trainer.fit()
     except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
         outcome["error"] = " ".join(str(error).split()) or type(error).__name__
-        outcome["had_started"] = isinstance(error, WorkerGroupError)
+        cause = error.controller_failure if isinstance(error, ControllerError) else None
+        outcome["is_without_room"] = isinstance(cause, WorkerGroupStartupTimeoutError)
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]
@@ -230,7 +269,8 @@ def _trainer(work: tuple[TrainFunction, Any], group: TrainGroup, send: Sender, s
         run_config=RunConfig(
             name="group",
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=0),  # else the function's own exceptions would restart it
+            # Else the function's own exceptions would restart it, and a start without room be tried for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
 

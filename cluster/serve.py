@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.channel import Channel, Sender
-from cluster.embedded import check_head
 from cluster.errors import ModelFailed, NotStarted, QueueFull
+from cluster.head import check_head
 from cluster.machines import Machines
 from cluster.session import session
 from cluster.training import use_cpus

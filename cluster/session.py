@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cluster.authentication import check_authentication, host_of
 from cluster.embedded import embedded_ray
-from cluster.errors import Unreachable
+from cluster.errors import HeadLost, Unreachable
+from cluster.head import Contact
 from cluster.machines import Machines, machines_now
 from cluster.owned_folders import sweep_scratch
 from cluster.signals import keeping_handlers, signals_held_back
@@ -35,6 +36,7 @@ def session(
         Unreachable: nothing responds at the address.
         NotStarted: Ray does not start on this machine.
         Unauthenticated: the cluster at the address takes commands from anyone.
+        HeadLost: a process is gone without which this Ray cannot go on; the block was interrupted.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     forget_launchers()
@@ -54,9 +56,21 @@ def session(
         _connect(address)
         named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
         check_cluster(named, allow_unauthenticated)
-        yield machines_now()
-    finally:
+        contact = Contact(ray.get_runtime_context().gcs_address)
+        with contact.watch():
+            try:
+                yield machines_now()
+            except KeyboardInterrupt:
+                contact.check()
+                raise
+    except HeadLost:
+        raise  # Ray waits for its head in all that it does, also at its own end
+    except BaseException:
         ray.shutdown()
+        raise
+    else:
+        ray.shutdown()
+    finally:
         sweep_scratch()
 
 

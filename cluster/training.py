@@ -32,9 +32,9 @@ class TrainGroup:
     restarts: int = 2
     """How often to start again, after a process was lost, without getting any further than before."""
     smaller: tuple[int, ...] = ()
-    """Numbers of workers to go on with where the nodes that are left have no room for all, the largest first."""
+    """Numbers of workers to take where the living nodes have no room for all, the largest first."""
     wait_for_nodes: float = 60.0
-    """Seconds to wait for lost nodes to come back before going on with fewer."""
+    """Seconds to wait for nodes that are missing before taking fewer."""
     heartbeat_timeout: float = 30.0
     """Seconds without a sign of life after which a process is reported."""
     stage_timeout: float = 3600.0
@@ -97,6 +97,17 @@ def interface_of(address: str) -> str | None:
 
     found = psutil.net_if_addrs().items()
     return next((name for name, addresses in found if any(one.address == address for one in addresses)), None)
+
+
+def use_interface_of(address: str) -> None:
+    """Let gloo and NCCL talk by the network interface that has this address of this machine, unless they are told.
+
+    By themselves they take the one that the host's name resolves to, which may be loopback, or a network that the other
+    nodes do not reach.
+    """
+    if (interface := interface_of(address)) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 def free_port(address: str = "127.0.0.1") -> int:

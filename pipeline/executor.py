@@ -35,8 +35,8 @@ from stages.storage.artifact import Artifact
 
 POLL_SECONDS = 0.2
 _RECOUNT_SECONDS = 5.0  # between two looks at the nodes
-_RETRIES = 3
-"""Starts of a stage's process after it was lost along with its node; what it has finished is kept."""
+_RESTARTS = 3
+"""Starts of a stage's process after it was lost, without getting further; what it has finished is kept."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,9 +50,12 @@ class GraphRun:
         machines: Machines,
         observer: Observer,
         environment: Mapping[str, str] | None = None,
+        *,
+        restarts: int = _RESTARTS,
     ) -> None:
         self._plan = plan
         self._store = store
+        self._restarts = restarts
         self._observer = observer
         self._machines = machines
         self._environment = Environment(environment or {})
@@ -69,7 +72,8 @@ class GraphRun:
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._mending = Mending(plan, store)
         self._alone: set[str] = set()  # stages that wait for their inputs, as they met damage while streaming from one
-        self._losses: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()  # of a stage's process, since it last got further
+        self._units_done: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self._is_ending = False
         self._memory = MemoryKills(self._node)
@@ -268,12 +272,15 @@ class GraphRun:
         except (RayTaskError, TaskCancelledError):
             return False  # its own error, or nobody wants it any more
         except RayError as error:
+            planned = self._plan.stages[name]
+            if (units := self._store.completion(name, planned.fingerprint).units_done) > self._units_done[name]:
+                self._losses[name], self._units_done[name] = 0, units
             self._losses[name] += 1
             self._reasons[name] = reason = redact(describe_loss(error, is_memory=self._memory.has_killed(self._node)))
-            if self._is_ending or self._losses[name] > _RETRIES:
+            if self._is_ending or self._losses[name] > self._restarts:
                 return False
             self._observer.event(name, Log(f"its process was lost ({reason}): it is started again", "WARNING"))
-            self._submit(self._plan.stages[name])
+            self._submit(planned)
             return True
         return False
 
@@ -302,7 +309,7 @@ class GraphRun:
             )
         except RayError as error:
             times, reason = self._losses[name], self._reasons.get(name, "cancelled")
-            lost = f"{name}: its process was lost {times} times ({reason}): run again to go on"
+            lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
             return StageResult(name, "failed", seconds, startup, error=lost, trace=redact(str(error)))
         return StageResult(name, "done", seconds, startup, summary)
 

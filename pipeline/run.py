@@ -214,7 +214,7 @@ class _Session:
 
         address = existing_address(cluster.address)
         with session(address, cluster.num_cpus, cluster.allow_unauthenticated) as machines:
-            from cluster.embedded import check_head
+            from cluster.head import check_head
             from pipeline.executor import GraphRun
             from pipeline.measured import MeasuredObserver
 

@@ -52,3 +52,13 @@ def start_slowly_once(flag: Path) -> Callable[[int], int]:
         flag.touch()
         time.sleep(1000)
     return abs
+
+
+def start_alone(folder: Path) -> Callable[[int], int]:
+    """Make a worker; all processes but the first end while they start, and leave a file."""
+    try:
+        (folder / "first").touch(exist_ok=False)
+    except FileExistsError:
+        (folder / f"ended-{os.getpid()}").touch()
+        os._exit(1)
+    return abs

@@ -4,7 +4,8 @@ import copy
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cluster.channel import Channel
 from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.ray_train import launch_with_ray_train
+from cluster.training import TrainGroup
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.model_folders import load_model_state
@@ -85,6 +87,21 @@ def test_a_mailbox_whose_process_is_lost_is_replaced_with_its_board(nodes: Clust
         assert sender.poll("download_shards") == "done"
 
 
+def test_a_mailbox_that_stands_still_is_replaced(nodes: Cluster) -> None:
+    channel = Channel(answer_seconds=5.0)
+    sender = channel.sender("embed_clip")
+    channel.post("download_shards", "done")
+    sender("before")
+    sender.flush()
+    mailboxes = [one for one in psutil.Process().children(recursive=True) if "ray::_Mailbox" in "".join(one.cmdline())]
+    max(mailboxes, key=lambda one: one.create_time()).suspend()
+    assert channel.collect() == []
+    sender("after")
+    sender.flush()
+    assert channel.collect() == [("embed_clip", "after")]
+    assert sender.poll("download_shards") == "done"
+
+
 def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cluster, tmp_path: Path) -> None:
     added = [nodes.add_node(num_cpus=1) for _ in range(2)]
     output = Output(str(tmp_path), "train_line", "f0")
@@ -110,3 +127,52 @@ def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cl
     for step, loss in losses:  # those that were made again are the same but for rounding
         assert loss == pytest.approx(dict(losses)[step], rel=1e-4)
     assert load_model_state(output, "line")
+    nodes.remove_node(added[0], allow_graceful=False)
+
+
+def _world_size(payload: dict[str, Any], emit: Callable[[Any], None]) -> int:
+    """Tell how many processes there are; until the file is there, wait for it."""
+    emit("started")
+    while not Path(payload["go_on"]).exists():
+        time.sleep(0.1)
+    return int(os.environ["WORLD_SIZE"])
+
+
+def test_a_group_starts_with_the_workers_that_there_is_room_for(nodes: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "go on").touch()
+    node = nodes.add_node(num_cpus=1)
+    group = TrainGroup(num_workers=3, smaller=(2, 1), wait_for_nodes=4.0)
+    begun = time.monotonic()
+    assert launch_with_ray_train(_world_size, {"go_on": tmp_path / "go on"}, group, lambda event: None) == 1
+    assert time.monotonic() - begun > 4.0
+    nodes.remove_node(node, allow_graceful=False)
+
+
+def test_a_group_takes_a_node_that_comes_while_it_waits(nodes: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "go on").touch()
+    added = [nodes.add_node(num_cpus=1)]
+    group = TrainGroup(num_workers=2, smaller=(1,), wait_for_nodes=60.0)
+    payload = {"go_on": tmp_path / "go on"}
+    with ThreadPoolExecutor(1) as executor:
+        found = executor.submit(launch_with_ray_train, _world_size, payload, group, lambda event: None)
+        time.sleep(2.0)
+        added.append(nodes.add_node(num_cpus=1))  # which Ray does in the main thread alone
+        assert found.result() == 2
+    for node in added:
+        nodes.remove_node(node, allow_graceful=False)
+
+
+def test_a_group_whose_controller_is_lost_starts_again(nodes: Cluster, tmp_path: Path) -> None:
+    node = nodes.add_node(num_cpus=1)
+    events: list[Any] = []
+
+    def take_down(event: Any) -> None:
+        events.append(event)
+        if len(events) == 1:
+            _kill_process("ray::TrainController")
+            (tmp_path / "go on").touch()
+
+    group = TrainGroup(num_workers=1)
+    assert launch_with_ray_train(_world_size, {"go_on": tmp_path / "go on"}, group, take_down) == 1
+    assert events == ["started", "started"]
+    nodes.remove_node(node, allow_graceful=False)

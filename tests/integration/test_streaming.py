@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -36,7 +37,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
-from tests.pool_workers import die, die_once, name_process, start_slowly_once
+from tests.pool_workers import die, die_once, name_process, start_alone, start_slowly_once
 
 SHARDS, ROWS = 3, 4
 TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
@@ -139,7 +140,7 @@ class Experiment:
 
     def run_graph(self) -> dict[str, StageResult]:
         """Run the stages on Ray, as a run does."""
-        return GraphRun(self.plan, self.store, TWO_CPUS, self).run()
+        return GraphRun(self.plan, self.store, TWO_CPUS, self, restarts=1).run()
 
     # What the graph tells
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
@@ -311,11 +312,57 @@ def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server:
 
 
 @pytest.mark.usefixtures("_ray")
+def test_a_stage_may_lose_its_process_again_once_it_has_got_further(
+    experiment: Experiment, server: ImageServer, undisturbed: Any
+) -> None:
+    """It is started again once without getting further; here it is killed twice, each time with one more shard."""
+    killed: set[int] = set()
+
+    def kill_its_process(shard: int) -> bool:
+        if shard and shard not in killed and wait_until(lambda: len(experiment.units("download_shards")) >= shard):
+            killed.add(shard)
+            for one in psutil.Process().children(recursive=True):
+                if "".join(one.cmdline()[:1]) == "ray::download_shards":
+                    one.kill()
+        return True
+
+    server.before = kill_its_process
+    results = experiment.run_graph()
+    assert killed == {1, 2}
+    assert {name: result.state for name, result in results.items()} == {"download_shards": "done", "embed_clip": "done"}
+    assert_same(experiment, undisturbed)
+
+
+@pytest.mark.usefixtures("_ray")
 def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:
     done: list[int] = []
     with pytest.raises(WorkersLost, match=r"1 items took down 3 workers each .* \(1; "):
         done.extend(map_on_ray(lambda: die, range(5), WorkerResources()))
     assert sorted(done) == [0, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_worker_that_lives_goes_on_where_no_other_can_start(tmp_path: Path) -> None:
+    """As on a cluster with one node that takes down whatever starts there; the other worker must not go with it."""
+
+    def num_ended() -> int:
+        return len(list(tmp_path.glob("ended-*")))
+
+    def come() -> Iterator[Sequence[int]]:
+        given = 0
+        until = float("inf")
+        while time.monotonic() < until:
+            yield [given]
+            given += 1
+            if num_ended() >= 3 and until == float("inf"):
+                until = time.monotonic() + 3.0
+
+    resources = WorkerResources(num_workers=2)
+    done = list(map_on_ray(partial(start_alone, tmp_path), Growing(come()), resources))
+    assert done == list(range(len(done)))
+    assert num_ended() == 3  # no more are started for a while
+    with pytest.raises(WorkersLost, match="3 workers were lost, one after another, before they were ready"):
+        list(map_on_ray(partial(start_alone, tmp_path), range(2), resources))
 
 
 @pytest.mark.usefixtures("_ray")

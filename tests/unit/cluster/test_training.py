@@ -2,12 +2,13 @@
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from cluster.training import let_threads_sleep
+from cluster.training import let_threads_sleep, use_interface_of
 
 
 def test_threads_sleep_while_they_wait_unless_the_environment_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,17 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
     assert 2 * page_faults("kept") < page_faults("usual")
+
+
+def test_a_group_talks_by_the_interface_of_its_nodes_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    use_interface_of("192.0.2.1")  # reserved for documentation: no machine has it
+    assert not any(name in os.environ for name in names)
+    use_interface_of("127.0.0.1")
+    assert [os.environ[name] for name in names] == [loopback, loopback]
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "other0")
+    use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "other0"

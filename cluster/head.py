@@ -1,7 +1,8 @@
 """Watch over what a connection to Ray cannot do without; its loss interrupts the main thread, as Ctrl-C does.
 
-Calls of Ray wait for ever without the processes of its head, or end this process after a minute: so that the run's
-record can be closed, whoever takes care of a KeyboardInterrupt by calls of Ray asks :func:`check_head` first.
+Calls of Ray wait for ever without the processes of its head, or end this process after a minute. So whoever takes care
+of a KeyboardInterrupt by calls of Ray asks :func:`check_head` first; and as some calls cannot be interrupted, what is
+to be done before the end is given to :func:`last_words` beside.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ from cluster.signals import LOSS, signals_held_back
 _PROBE_SECONDS = 5.0  # between two contacts, and for one of them
 _RECONNECTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RECONNECTING_SECONDS = 60.0  # Ray's own default, after which it ends this process
+_EXIT_CODE = 3  # as of a stage that failed
 _watches: list[Callable[[], None]] = []
+_last_words: list[Callable[[HeadLost], None]] = []
 
 
 def check_head() -> None:
@@ -34,8 +37,21 @@ def check_head() -> None:
 
 
 @contextlib.contextmanager
-def head_watched(check: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Interrupt the main thread, if it is in the block, once ``check`` raises HeadLost; it is called so often."""
+def last_words(say: Callable[[HeadLost], None]) -> Iterator[None]:
+    """Have this done, in another thread, where the main thread waits in the block for a head that is gone."""
+    _last_words.append(say)
+    try:
+        yield
+    finally:
+        _last_words.remove(say)
+
+
+@contextlib.contextmanager
+def head_watched(check: Callable[[], None], seconds: float, patience: float | None = None) -> Iterator[None]:
+    """Interrupt the main thread, if it is in the block, once ``check`` raises HeadLost; it is called so often.
+
+    Where the main thread has not left the block ``patience`` seconds after, the process ends, with exit code 3.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -45,8 +61,10 @@ def head_watched(check: Callable[[], None], seconds: float) -> Iterator[None]:
         while not is_over.wait(seconds):
             try:
                 check()
-            except HeadLost:
+            except HeadLost as error:
                 signal.pthread_kill(main, LOSS)
+                if patience is not None and not is_over.wait(patience):
+                    _end_without_main_thread(error)
                 return
 
     thread = threading.Thread(target=poll, daemon=True)
@@ -63,6 +81,14 @@ def head_watched(check: Callable[[], None], seconds: float) -> Iterator[None]:
         signal.signal(LOSS, before)
 
 
+def _end_without_main_thread(error: HeadLost) -> NoReturn:
+    try:
+        for say in _last_words:
+            say(error)
+    finally:
+        os._exit(_EXIT_CODE)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -71,17 +97,17 @@ class Contact:
     """Whether the head of a cluster elsewhere can be reached: the address of its global control store."""
 
     def __init__(self, address: str, seconds: float | None = None) -> None:
-        """Count it as lost after so many seconds; None: two thirds of those after which Ray ends this process."""
+        """Count it as lost after so many seconds; None: half of those after which Ray ends this process."""
         host, _, port = address.rpartition(":")
         self._address = host.strip("[]"), int(port)
         given = float(os.environ.get(_RECONNECTING, _RECONNECTING_SECONDS))
-        self._seconds = 2 / 3 * given if seconds is None else seconds
+        self._seconds = given / 2 if seconds is None else seconds
         self._reached = time.monotonic()
         self._lost: HeadLost | None = None
 
     def watch(self) -> contextlib.AbstractContextManager[None]:
         """Watch over it for the length of the block."""
-        return head_watched(self.check, min(_PROBE_SECONDS, self._seconds / 4))
+        return head_watched(self.check, min(_PROBE_SECONDS, self._seconds / 4), patience=self._seconds / 2)
 
     def check(self) -> None:
         """Try to reach it.

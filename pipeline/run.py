@@ -20,7 +20,7 @@ from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
-from stages.contract.secrets import NOTIFY_VARIABLE
+from stages.contract.secrets import NOTIFY_VARIABLE, redact
 
 if TYPE_CHECKING:
     from pipeline.executor import GraphRun
@@ -214,7 +214,7 @@ class _Session:
 
         address = existing_address(cluster.address)
         with session(address, cluster.num_cpus, cluster.allow_unauthenticated) as machines:
-            from cluster.head import check_head
+            from cluster.head import check_head, last_words
             from pipeline.executor import GraphRun
             from pipeline.measured import MeasuredObserver
 
@@ -224,13 +224,20 @@ class _Session:
             observer = self._observer if address is None else MeasuredObserver(self._observer, plan.run)
             graph = GraphRun(plan, self._experiment.store, machines, observer, storage)
             try:
-                return graph.run()
+                with last_words(self._end_without_head):
+                    return graph.run()
             except KeyboardInterrupt:
                 check_head()  # nothing can be wound down without it
                 self._wind_down(graph)
                 raise
             finally:
                 graph.cancel()
+
+    def _end_without_head(self, error: Exception) -> None:
+        """Close what is open; the main thread waits for Ray, and the process ends after this."""
+        self._observer.view.report(f"corgi: {redact(str(error))}")
+        self._close("failed", self._observer.results_so_far("interrupted"))
+        self._close_tracking()
 
     def _wind_down(self, graph: "GraphRun") -> None:
         with signals_held_back():  # the record first: this process may be killed before the end

@@ -17,10 +17,13 @@ from pipeline.results import StageResult
 from pipeline.store import Store
 from stages.contract.errors import DamagedFile
 from stages.contract.events import Event, Log
-from stages.contract.stage import Allocation
+from stages.contract.runner import run_stage
+from stages.contract.stage import Allocation, StageFunction
+from stages.download_shards import stage as download_shards
+from stages.embed_clip import stage as embed_clip
 from stages.formats.shards import shard_tar
 from stages.storage.artifact import Artifact
-from tests.factories import folder_digests, save_image, save_tiny_clip
+from tests.factories import folder_digests, make_context, save_image, save_tiny_clip
 
 SHARDS = 3
 DATA_STAGES = ("download_shards", "embed_clip")
@@ -40,6 +43,14 @@ class Experiment:
         self.store = Store(self.config.store)
         self.store.open_for_writing()
         self.events: list[tuple[str, Event]] = []
+
+    def make(self) -> None:
+        """Make all that is not there in this process, in less time than on Ray."""
+        functions: dict[str, StageFunction] = {"download_shards": download_shards.run, "embed_clip": embed_clip.run}
+        for name, planned in make_plan(self.config, self.store).stages.items():
+            output = self.store.output(name, planned.fingerprint)
+            inputs = {source: self.artifact(source) for source in planned.inputs}
+            run_stage(functions[name], planned.config, inputs=inputs, output=output, context=make_context())
 
     def run(self) -> dict[str, str]:
         """Run the graph on Ray; return the states of its stages."""
@@ -93,7 +104,7 @@ def _ray() -> Iterator[None]:
 def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORGI_CACHE", str(tmp_path / "cache"))
     experiment = Experiment(tmp_path)
-    assert experiment.run() == {"download_shards": "done", "embed_clip": "done"}
+    experiment.make()
     whole, shards = experiment.digests(), experiment.folder("download_shards")
 
     shutil.rmtree(experiment.folder("embed_clip"))  # to be made of what is damaged now
@@ -103,7 +114,7 @@ def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monk
     assert experiment.digests() == whole
     assert (shards / "damaged/shards/00001.tar").is_file()
     assert any("shards/00001.tar: found other bytes: it is made again" in line for line in experiment.warnings)
-    assert experiment.run() == {"download_shards": "reused", "embed_clip": "reused"}
+    assert {stage.state for stage in make_plan(experiment.config, experiment.store).stages.values()} == {"done"}
 
 
 def test_damage_that_comes_back_and_that_of_others_is_not_mended(tmp_path: Path) -> None:

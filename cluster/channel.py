@@ -1,6 +1,6 @@
 """A mailbox that any process on the cluster sends to, and a board of the driver that any process reads.
 
-Where the mailbox's process is lost, or gives no answer, the driver starts another one under its name, posts the board
+Where the mailbox's process is lost, or gives no reply, the driver starts another one under its name, posts the board
 again, and senders find it by the name. What it held is lost: the messages since the last collection.
 
 Ray could start it again by itself (max_restarts). But of the processes on a machine that is out of memory, Ray's
@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-_ANSWER_SECONDS = 60.0  # for a mailbox to answer, after which it counts as lost
+_REPLY_SECONDS = 60.0  # for a mailbox to reply, after which it counts as lost
 _REPLACED_SECONDS = 60.0  # for a lost mailbox to be there again
 _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class _Mailbox:
 class Sender:
     """Sends messages under one topic; may be pickled into any task or actor of the cluster."""
 
-    def __init__(self, name: str, mailbox: "ActorHandle[_Mailbox]", topic: str, answer_seconds: float) -> None:
-        self._name, self._answer_seconds = name, answer_seconds
+    def __init__(self, name: str, mailbox: "ActorHandle[_Mailbox]", topic: str, reply_seconds: float) -> None:
+        self._name, self._reply_seconds = name, reply_seconds
         self._mailbox = mailbox
         self._topic = topic
         self._last: tuple[Any, Any] | None = None
@@ -82,10 +82,10 @@ class Sender:
         return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        until = time.monotonic() + _ANSWER_SECONDS + _REPLACED_SECONDS
+        until = time.monotonic() + _REPLY_SECONDS + _REPLACED_SECONDS
         while True:
             try:
-                return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._answer_seconds)
+                return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._reply_seconds)
             except (RayActorError, GetTimeoutError):
                 if time.monotonic() > until:
                     raise
@@ -114,16 +114,16 @@ class Sender:
 class Channel:
     """The driver's end of the mailbox, which lies on the driver's own node: no other node can take it down."""
 
-    def __init__(self, answer_seconds: float = _ANSWER_SECONDS) -> None:
-        """Start the mailbox; one that gives no answer for so many seconds is replaced."""
-        self._answer_seconds = answer_seconds
+    def __init__(self, reply_seconds: float = _REPLY_SECONDS) -> None:
+        """Start the mailbox; one that gives no reply for so many seconds is replaced."""
+        self._reply_seconds = reply_seconds
         self._name = f"corgi-mailbox-{uuid.uuid4().hex}"
         self._board: dict[str, Any] = {}
         self._start()
 
     def sender(self, topic: str) -> Sender:
         """Return a sender for one topic."""
-        return Sender(self._name, self._mailbox, topic, self._answer_seconds)
+        return Sender(self._name, self._mailbox, topic, self._reply_seconds)
 
     def collect(self) -> list[tuple[str, Any]]:
         """Return all (topic, message) pairs since the last call, in order of arrival."""
@@ -145,8 +145,8 @@ class Channel:
         except RayActorError:
             _log.warning("the mailbox's process was lost and is replaced; reports of the last moment may be missing")
         except GetTimeoutError:
-            _log.warning("the mailbox's process has not answered for %g s and is replaced; what it held is missing",
-                         self._answer_seconds)  # fmt: skip
+            _log.warning("the mailbox's process has not replied for %g s and is replaced; what it held is missing",
+                         self._reply_seconds)  # fmt: skip
         until = time.monotonic() + _REPLACED_SECONDS
         while True:
             try:
@@ -161,4 +161,4 @@ class Channel:
             time.sleep(_POLL_SECONDS)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._answer_seconds)
+        return ray.get(getattr(self._mailbox, method).remote(*arguments), timeout=self._reply_seconds)

@@ -22,7 +22,7 @@ _PROBE_SECONDS = 5.0  # between two contacts, and for one of them
 _RECONNECTING = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _RECONNECTING_SECONDS = 60.0  # Ray's own default, after which it ends this process
 _EXIT_CODE = 3  # as of a stage that failed
-_watches: list[Callable[[], None]] = []
+_checks: list[Callable[[], None]] = []
 _last_words: list[Callable[[HeadLost], None]] = []
 
 
@@ -32,18 +32,18 @@ def check_head() -> None:
     Raises:
         HeadLost: it is gone.
     """
-    for check in _watches:
+    for check in _checks:
         check()
 
 
 @contextlib.contextmanager
-def last_words(say: Callable[[HeadLost], None]) -> Iterator[None]:
+def last_words(report: Callable[[HeadLost], None]) -> Iterator[None]:
     """Have this done, in another thread, where the main thread waits in the block for a head that is gone."""
-    _last_words.append(say)
+    _last_words.append(report)
     try:
         yield
     finally:
-        _last_words.remove(say)
+        _last_words.remove(report)
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def head_watched(check: Callable[[], None], seconds: float, patience: float | No
 
     thread = threading.Thread(target=poll, daemon=True)
     before = signal.signal(LOSS, _interrupt)
-    _watches.append(check)
+    _checks.append(check)
     with signals_held_back():  # from the thread, so that they reach this one
         thread.start()
     try:
@@ -77,14 +77,14 @@ def head_watched(check: Callable[[], None], seconds: float, patience: float | No
     finally:
         is_over.set()
         thread.join()
-        _watches.remove(check)
+        _checks.remove(check)
         signal.signal(LOSS, before)
 
 
 def _end_without_main_thread(error: HeadLost) -> NoReturn:
     try:
-        for say in _last_words:
-            say(error)
+        for report in _last_words:
+            report(error)
     finally:
         os._exit(_EXIT_CODE)
 
@@ -105,7 +105,7 @@ class Contact:
         self._reached = time.monotonic()
         self._lost: HeadLost | None = None
 
-    def watch(self) -> contextlib.AbstractContextManager[None]:
+    def watched(self) -> contextlib.AbstractContextManager[None]:
         """Watch over it for the length of the block."""
         return head_watched(self.check, min(_PROBE_SECONDS, self._seconds / 4), patience=self._seconds / 2)
 

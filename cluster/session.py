@@ -57,7 +57,7 @@ def session(
         named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
         check_cluster(named, allow_unauthenticated)
         contact = Contact(ray.get_runtime_context().gcs_address)
-        with contact.watch():
+        with contact.watched():
             try:
                 yield machines_now()
             except KeyboardInterrupt:

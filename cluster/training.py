@@ -100,7 +100,7 @@ def interface_of(address: str) -> str | None:
 
 
 def use_interface_of(address: str) -> None:
-    """Let gloo and NCCL talk by the network interface that has this address of this machine, unless they are told.
+    """Let gloo and NCCL use the interface that has this address, unless the environment names another.
 
     By themselves they take the one that the host's name resolves to, which may be loopback, or a network that the other
     nodes do not reach.

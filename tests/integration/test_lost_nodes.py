@@ -88,7 +88,7 @@ def test_a_mailbox_whose_process_is_lost_is_replaced_with_its_board(nodes: Clust
 
 
 def test_a_mailbox_that_stands_still_is_replaced(nodes: Cluster) -> None:
-    channel = Channel(answer_seconds=5.0)
+    channel = Channel(reply_seconds=5.0)
     sender = channel.sender("embed_clip")
     channel.post("download_shards", "done")
     sender("before")

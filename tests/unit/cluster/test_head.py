@@ -17,7 +17,7 @@ from cluster.signals import LOSS
 
 head = socket.create_server(("127.0.0.1", 0))
 contact = Contact(f"127.0.0.1:{head.getsockname()[1]}", seconds=0.6)
-with contact.watch(), last_words(lambda error: print(error, flush=True)):
+with contact.watched(), last_words(lambda error: print(error, flush=True)):
     signal.pthread_sigmask(signal.SIG_BLOCK, [LOSS])  # as a call of Ray that cannot be interrupted
     head.close()
     time.sleep(60)
@@ -27,7 +27,7 @@ with contact.watch(), last_words(lambda error: print(error, flush=True)):
 def test_the_main_thread_is_interrupted_once_the_head_is_out_of_reach_for_too_long() -> None:
     head = socket.create_server(("127.0.0.1", 0))
     contact = Contact(f"127.0.0.1:{head.getsockname()[1]}", seconds=0.8)
-    with pytest.raises(KeyboardInterrupt), contact.watch():  # noqa: PT012  what else the block does is the test
+    with pytest.raises(KeyboardInterrupt), contact.watched():  # noqa: PT012  what else the block does is the test
         time.sleep(1.5)
         check_head()
         closed = time.monotonic()
@@ -43,7 +43,7 @@ def test_a_head_that_comes_back_in_time_is_not_lost() -> None:
     head = socket.create_server(("127.0.0.1", 0))
     port = head.getsockname()[1]
     contact = Contact(f"127.0.0.1:{port}", seconds=2.0)
-    with contact.watch():
+    with contact.watched():
         head.close()
         time.sleep(1.0)
         with socket.create_server(("127.0.0.1", port)):
@@ -51,7 +51,7 @@ def test_a_head_that_comes_back_in_time_is_not_lost() -> None:
             contact.check()
 
 
-def test_a_process_whose_main_thread_waits_for_the_head_says_its_last_words_and_ends() -> None:
+def test_a_process_whose_main_thread_waits_for_the_head_reports_its_last_words_and_ends() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 3, done.stderr
     assert "could not be reached for 1 s" in done.stdout

@@ -69,6 +69,7 @@ def store(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFac
         with writing_images(output, "prior", 0, in_shards=False) as add:
             for row in rows:
                 add(row, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), None)
+        output.finish_unit("prior-000000", {"images": 3, "resolution": 16})
         gather_rows(output, ["prior-000000"])
         planned = smoke.plan["generate"].model_copy(update={"fingerprint": fingerprint})
         entries = [entry.model_copy(update={"notes": {"frechet_distance": HOSTILE}}) for entry in smoke.stages]

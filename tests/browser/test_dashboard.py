@@ -223,6 +223,7 @@ def test_a_metric_against_captions(watched: Watched, store: Store) -> None:
     assert plot.locator("polyline").count() == 0
     rows = page.get_by_role("region", name="The metric by captioned fraction").get_by_role("row").all_inner_texts()
     assert len(rows) == 1 + 1 + 3
+    assert page.locator("td td").count() == 0
     check(page)
     page.get_by_label("Metric", exact=True).fill("evaluate/kernel_distance")
     page.get_by_label("Metric", exact=True).press("Enter")

@@ -46,13 +46,13 @@ export function curves(title, first, { isLog = false, xLabel = "step" } = {}) {
     cursor: { drag: { x: true, y: false }, focus: { prox: 20 } },
     hooks: { ready: [showRange], setScale: [(own, key) => key === "x" && showRange(own)] },
   };
-  const whole = () => ({ min: data[0][0], max: data[0][data[0].length - 1] });
-  const isZoomed = () => plot.scales.x.min > whole().min || plot.scales.x.max < whole().max;
+  const isZoomed = () => plot.scales.x.min > data[0][0] || plot.scales.x.max < data[0][data[0].length - 1];
   const zoom = (factor) => {
+    if (!factor) return plot.setData(data); // which shows all of it, also where that is one point
     const { min, max } = plot.scales.x;
     const middle = (min + max) / 2;
     const half = ((max - min) / 2) * factor;
-    plot.setScale("x", factor ? { min: middle - half, max: middle + half } : whole());
+    plot.setScale("x", { min: middle - half, max: middle + half });
   };
   const button = (text, label, factor) => h("button", { type: "button", "aria-label": `${label} ${title}`, onclick: () => zoom(factor) }, text);
   const buttons = [button("+", "Zoom into", 0.5), button("−", "Zoom out of", 2), button("Whole", "Show the whole of", 0)];

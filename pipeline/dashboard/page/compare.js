@@ -34,7 +34,7 @@ async function metrics(known, rows, chosen) {
   const compared = await ask("comparison", { run: chosen, metric: shown });
   const cell = (one) => h("td", { class: "number", title: one?.about ?? null }, number(one?.value), one && spread(one) ? h("div", { class: "dim" }, spread(one)) : null);
   const title = (name, group, index, all) => h("th", { scope: "row" }, name,
-    all > 1 ? h("div", { class: "dim" }, group.is_recorded ? `protocol ${index + 1} of ${all}` : "protocol not recorded") : null);
+    group.is_recorded && all === 1 ? null : h("div", { class: "dim" }, group.is_recorded ? `protocol ${index + 1} of ${all}` : "protocol not recorded"));
   const body = compared.flatMap(({ name, groups }) => groups.map((group, index) => h("tr", {}, title(name, group, index, groups.length),
     chosen.map((run, place) => (group.runs.includes(place) ? cell(of.get(run)?.[name]) : h("td", { class: "number dim" }, groups.some((one) => one.runs.includes(place)) ? "" : "—"))))));
   const apart = compared.flatMap((one) => one.differences);

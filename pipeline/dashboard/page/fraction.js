@@ -44,7 +44,8 @@ function chart(group, index, all, { metric, joined }) {
       x: point.fraction, y: run.value, group: line.label, isLoose: true, r: 2.5, opacity: 0.6, label: `${run.run}: ${number(run.value)}` }));
     return [middle, ...single];
   }));
-  const title = all === 1 ? null : h("h3", {}, group.is_recorded ? `Protocol ${index + 1} of ${all}` : "Protocol not recorded");
+  const title = group.is_recorded ? (all === 1 ? null : h("h3", {}, `Protocol ${index + 1} of ${all}`))
+    : h("p", { class: "dim" }, "No protocol was recorded: whether these were measured alike is not known.");
   return h("div", { class: "card plots" }, title, drawn.length
     ? [points(`${metric} against the captioned fraction`, drawn, { xLabel: "images whose captions the prior read", yLabel: metric, lines: joined, xText: percent }), groupsOf(drawn)]
     : h("p", { class: "dim" }, "No value is finite."));
@@ -54,7 +55,7 @@ const words = (point) => (point.runs.length === 1 ? `${point.runs[0].run}: ${num
   : `mean of ${point.runs.length} runs ${number(point.mean)}${point.std === null ? "" : ` ± ${number(point.std)}`}`);
 
 function rows(line, point) {
-  const of = (run) => [h("td", {}, h("a", { href: address(`run/${part(run.run)}`) }, run.run)), line.label, percent(point.fraction), run.value,
+  const of = (run) => [h("a", { href: address(`run/${part(run.run)}`) }, run.run), line.label, percent(point.fraction), run.value,
     run.low === undefined ? "" : `${number(run.low)} – ${number(run.high)}`, run.n ?? ""];
   const mean = point.runs.length > 1 ? [[`mean of ${point.runs.length} runs`, line.label, percent(point.fraction), point.mean, point.std === null ? "" : `± ${number(point.std)}`, ""]] : [];
   return [...mean, ...point.runs.map(of)];

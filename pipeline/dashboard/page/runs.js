@@ -49,7 +49,7 @@ export async function showRuns(main, { params, signal, remember }) {
 
   function ordered() {
     const fixed = FIXED.find(([name]) => name === state.sort);
-    const key = fixed ? fixed[2] : (run) => run.metrics[state.sort]?.value;
+    const key = fixed ? fixed[2] : (run) => run.metrics[state.sort]?.value ?? undefined;
     const sign = state.down ? -1 : 1;
     return found.runs.filter(matches).sort((a, b) => {
       const [x, y] = [key(a), key(b)];

@@ -71,7 +71,7 @@ def test_the_best_is_marked_of_figures_that_were_measured_alike(watched: Watched
     links = plots["frechet"].locator("a").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert any(label.startswith("hostile-2: 12 (11.5 – 12.5, n 240)") for label in links)
     headings = page.locator(".runs thead th").all_inner_texts()
-    columns = [headings[place] for place in best.evaluate_all("all => all.map((one) => one.cellIndex - 1)")]
+    columns = [headings[index] for index in best.evaluate_all("all => all.map((one) => one.cellIndex - 1)")]
     assert not any("held_out_loss" in one or "kernel" in one for one in columns)
 
 
@@ -112,7 +112,7 @@ def range_of(chart: Any) -> tuple[float, float]:
     return float(found[1].replace(",", "")), float(found[2].replace(",", ""))
 
 
-def drawn(chart: Any) -> str:
+def pixels_of(chart: Any) -> str:
     return str(chart.locator("canvas").evaluate("one => one.toDataURL()"))
 
 
@@ -144,11 +144,11 @@ def test_curves_are_zoomed_smoothed_and_laid_over_one_another(watched: Watched, 
     assert range_of(chart) == (first, last)
 
     plot = chart.get_by_role("img")
-    words, before = plot.get_attribute("aria-label"), drawn(chart)
+    words, before = plot.get_attribute("aria-label"), pixels_of(chart)
     page.get_by_label("logarithmic").check()
     chart.locator("canvas").wait_for()
     until_changed(page, chart, before)
-    assert plot.get_attribute("aria-label") == words  # the same numbers, drawn otherwise
+    assert plot.get_attribute("aria-label") == words  # the same numbers on another scale
     page.get_by_label("logarithmic").uncheck()
     slider = page.get_by_label("Smoothing")
     slider.focus()

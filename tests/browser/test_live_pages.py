@@ -158,7 +158,7 @@ def test_a_page_that_is_reloaded_while_it_is_left_does_not_take_the_address(watc
     assert page.evaluate("location.hash") == "#/studies"
 
 
-def test_of_two_requests_for_one_place_the_last_one_counts(watched: Watched) -> None:
+def test_of_two_searches_the_last_one_counts(watched: Watched) -> None:
     page = open_part(watched, "data/hostile-1", "Data")
     held = Held(page, "**/duplicates?*")
     page.get_by_role("button", name="Near-duplicates").click()

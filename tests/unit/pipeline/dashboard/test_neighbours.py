@@ -65,7 +65,7 @@ def test_leaks_pair_a_held_out_row_with_one_of_training(embeddings: Artifact) ->
     assert (index.held_out(split) == (split_numbers(index.keys, split) < 0.5)).all()
 
 
-def test_of_more_rows_than_are_compared_the_result_says_how_many_were(embeddings: Artifact) -> None:
+def test_of_more_rows_the_number_that_was_compared_is_returned(embeddings: Artifact) -> None:
     index = EmbeddingIndex.read(embeddings)
     found = index.near_duplicates(0.999, 10, most=7)
     assert ([(one.first, one.second) for one in found.pairs], found.first) == ([(0, 6)], 7)

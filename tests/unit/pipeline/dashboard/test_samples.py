@@ -70,7 +70,7 @@ def test_what_is_embedded_meanwhile_is_searched_too(store: Store, embeddings: Ou
     assert (found["searched"], found["total"], found["compared"]) == (3, 3, 3)
 
 
-def test_leaks_say_how_many_of_each_side_were_compared(store: Store, embeddings: Output) -> None:
+def test_leaks_count_the_rows_of_each_side_that_were_compared(store: Store, embeddings: Output) -> None:
     embed(embeddings, "00000", np.eye(DIM).tolist() * 10)
     found = Samples(Reader(store)).leaks("tiny-1", 0.99)
     assert found["compared_held_out"] + found["compared_trained"] == found["searched"] == 40

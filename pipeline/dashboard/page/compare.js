@@ -1,6 +1,6 @@
 // Several runs side by side: metrics, what differs in their settings, images of the same prompts and seeds.
 
-import { address, ask, chips, choices, field, h, number, part, runPicker, select, spread, table, tile, turn } from "./dom.js";
+import { address, ask, chips, choices, field, h, metricName, number, part, runPicker, select, spread, table, tile, turn } from "./dom.js";
 import { imagesOf } from "./run_images.js";
 
 export async function showCompare(main, { params }) {
@@ -33,12 +33,12 @@ async function metrics(known, rows, chosen) {
   const of = new Map(rows.map((run) => [run.run, run.metrics]));
   const compared = await ask("comparison", { run: chosen, metric: shown });
   const cell = (one) => h("td", { class: "number", title: one?.about ?? null }, number(one?.value), one && spread(one) ? h("div", { class: "dim" }, spread(one)) : null);
-  const title = (name, group, index, all) => h("th", { scope: "row" }, name,
+  const title = (name, group, index, all) => h("th", { scope: "row" }, metricName(name),
     group.is_recorded && all === 1 ? null : h("div", { class: "dim" }, group.is_recorded ? `protocol ${index + 1} of ${all}` : "protocol not recorded"));
   const body = compared.flatMap(({ name, groups }) => groups.map((group, index) => h("tr", {}, title(name, group, index, groups.length),
     chosen.map((run, place) => (group.runs.includes(place) ? cell(of.get(run)?.[name]) : h("td", { class: "number dim" }, groups.some((one) => one.runs.includes(place)) ? "" : "—"))))));
   const apart = compared.flatMap((one) => one.differences);
-  return h("div", {}, h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Metrics" },
+  return h("div", {}, h("div", { class: "table measured", tabindex: "0", role: "region", "aria-label": "Metrics" },
     h("table", {}, h("thead", {}, h("tr", {}, ["metric", ...chosen].map((one) => h("th", { scope: "col" }, one)))), h("tbody", {}, body))),
   h("p", { class: "dim" }, "Below a value: its 95 % interval, and of how many images or pairs (n) it is, where they were recorded."),
   apart.length ? h("div", { class: "care" }, apart.map((one) => h("p", {}, one))) : null);

@@ -17,7 +17,8 @@ MOST_PARTS: Final = 400
 """Parts into which the shards are divided where they are more."""
 READ_SECONDS: Final = 0.5
 """For which records of units that are new are read, each time that a stage is asked for; the others come next time."""
-_LIST_PAUSE: Final = 5  # the pause between two listings, in times of how long one takes: a remote store may hold many
+LIST_PAUSE: Final = 5.0
+"""The pause between two listings, in times of how long one takes: a remote store may hold many."""
 _MOST_ARTIFACTS: Final = 100  # that are remembered
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _AT_WORK: Final = re.compile(r"([0-9]{1,9})(?: \([0-9,]+ done\))?")  # as workers report their shards
@@ -37,7 +38,8 @@ class _Known:
 class UnitStates:
     """The units of the artifacts that were asked for last."""
 
-    def __init__(self) -> None:
+    def __init__(self, list_pause: float = LIST_PAUSE) -> None:
+        self._list_pause = list_pause
         self._known = lru_cache(maxsize=_MOST_ARTIFACTS)(_new)
 
     def of(self, artifact: Artifact, workers: StageWorkers | None) -> dict[str, Any] | None:
@@ -48,7 +50,7 @@ class UnitStates:
         """
         known = self._known(artifact)
         with known.lock:
-            _list(known, artifact)
+            _list(known, artifact, self._list_pause)
             _read(known, artifact)
             names, lost = known.names, {name: count for name, count in known.lost.items() if count}
         if not names:
@@ -67,13 +69,14 @@ def _new(_artifact: Artifact) -> _Known:
     return _Known()
 
 
-def _list(known: _Known, artifact: Artifact) -> None:
+def _list(known: _Known, artifact: Artifact, pause: float) -> None:
     began, is_whole = time.monotonic(), artifact.is_complete
-    if (known.is_whole and is_whole) or began < known.next_list:
+    if is_whole == known.is_whole and (is_whole or began < known.next_list):
         return
     known.names = [Path(name).stem for name in artifact.glob(f"{UNITS}/*.json")]
+    known.lost = {name: known.lost[name] for name in known.names if name in known.lost}
     known.is_whole, ended = is_whole, time.monotonic()
-    known.next_list = ended + _LIST_PAUSE * (ended - began)
+    known.next_list = ended + pause * (ended - began)
 
 
 def _read(known: _Known, artifact: Artifact) -> None:

@@ -23,7 +23,7 @@ def at_work(*items: str) -> StageWorkers:
 
 
 def test_the_shards_that_are_done_at_hand_and_lost_samples_are_those(output: Output) -> None:
-    states = UnitStates()
+    states = UnitStates(list_pause=0.0)
     assert states.of(output, None) is None
     output.write_plan(6)
     output.finish_unit("00001", {"rows": 9, "failures": {}})
@@ -50,7 +50,7 @@ def test_of_many_shards_so_many_parts_are_counted(output: Output) -> None:
     for number in range(0, 3000, 2):
         (folder / f"{number:05d}.json").write_text(json.dumps({"failures": {"timeout": 1}}))
     output.write_plan(100_000)
-    states = UnitStates()
+    states = UnitStates(list_pause=0.0)
     found = states.of(output, at_work("99999"))
     assert found is not None
     assert (found["done"], found["step"], len(found["parts"])) == (1500, 250, MOST_PARTS)
@@ -60,6 +60,19 @@ def test_of_many_shards_so_many_parts_are_counted(output: Output) -> None:
     assert found is not None
     assert found["lost"] == {part: 125 for part in range(12)}
     assert len(json.dumps(found)) < 3000
+
+
+def test_what_takes_long_to_list_is_not_listed_each_time(output: Output) -> None:
+    states = UnitStates(list_pause=1e9)
+    output.finish_unit("00000", {})
+    found = states.of(output, None)
+    output.finish_unit("00001", {})
+    assert found == states.of(output, None)
+    output.finish_artifact({})
+    output.write_bytes("_COMPLETE", b"")
+    whole = states.of(output, None)  # which changes once more, and then no more
+    assert whole is not None
+    assert whole["done"] == 2
 
 
 def test_units_that_are_no_shards_are_counted(output: Output) -> None:
@@ -72,7 +85,11 @@ def test_what_is_set_aside_is_not_done_any_more(output: Output) -> None:
     output.finish_unit("00000", {"failures": {"timeout": 1}})
     output.finish_artifact({})
     output.write_bytes("_COMPLETE", b"")
-    states = UnitStates()
+    states = UnitStates(list_pause=0.0)
     assert states.of(output, None) is not None
     output.set_aside(["units/00000.json"])
     assert states.of(output, None) is None
+    output.finish_unit("00000", {"failures": {}})
+    again = states.of(output, None)
+    assert again is not None
+    assert again["lost"] == {}

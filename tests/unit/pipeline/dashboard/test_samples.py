@@ -92,7 +92,7 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "status", "error_mes
 def write_image(output: Output, color: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), color).save(buffer, "PNG")
-    row = {"key": "000", "status": "success", "error_message": None, "caption": color * len(color)}
+    row = {"key": "000", "status": "success", "error_message": None, "caption": color * 200}
     write_shard(output, "00000", [ShardEntry("000", buffer.getvalue(), row)], schema=SCHEMA, image_suffix="png")
 
 

@@ -67,6 +67,7 @@ def test_runs_are_shown_side_by_side_a_page_at_a_time(store: Store) -> None:
         PAGE,
     )
     assert [row["prompt"] for row in found["rows"]] == prompts[8:15]
+    assert len(images.side_by_side(runs, "", "", 0)["rows"]) == PAGE
     assert [row["indices"] for row in found["rows"]] == [[number, number, None] for number in range(8, 15)]
     assert found["faults"] == ["", "", "run none-1: has no stage generate"]
     assert [row["seed"] for row in images.side_by_side(runs, "prior", "mpt 1", 0)["rows"]] == [1, 10, 11, 12, 13, 14]

@@ -163,10 +163,17 @@ def metrics_table(records: Sequence[RunRecord]) -> Group:
     for name in sorted({name for record in records for name in record.metrics}, key=by_number):
         groups = group_by_protocol(records, [name if name in record.metrics else None for record in records])
         for group in groups:
-            row = [record.metrics[name] if number in group.runs else None for number, record in enumerate(records)]
-            table.row(name, *("" if value is None else f"{value:.4g}" for value in row))
+            table.row(
+                name,
+                *(_metric(record, name) if number in group.runs else "" for number, record in enumerate(records)),
+            )
         lines += describe_differences(name, groups, records)
     return Group(table, *map(plain, lines))
+
+
+def _metric(record: RunRecord, name: str) -> str:
+    value, measure = f"{record.metrics[name]:.4g}", record.measures.get(name)
+    return value if measure is None else f"{value} ({measure.words('{:.4g}'.format)})"
 
 
 def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
@@ -179,8 +186,8 @@ def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
 
 def _cell(figure: Figure, format: Callable[[float], str], shared: str, notes: dict[str, int]) -> Text:
     value = ABSENT if figure.value is None else format(figure.value)
-    if figure.measure is not None and (interval := figure.measure.interval(format)):
-        value = f"{value} ({interval})"
+    if figure.measure is not None:
+        value = f"{value} ({figure.measure.words(format)})"
     if not figure.about or figure.about == shared:
         return Text(value)
     number = notes.setdefault(figure.about, len(notes) + 1)

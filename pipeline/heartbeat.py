@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, N
 
 from cluster.signals import signals_held_back
 from cluster.workers import SHOWN_ITEMS, WorkersByMachine
-from pipeline.progress import RunningStages
+from pipeline.progress import USED, RunningStages
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from stages.contract.texts import one_line
@@ -47,6 +47,8 @@ class StageProgress(BaseModel):
     note: str = Field("", max_length=_LONGEST_WORDS)
     per_second: FiniteFloat | None = None
     seconds_left: FiniteFloat | None = None
+    used: dict[str, FiniteFloat] = Field(default_factory=dict, max_length=len(USED))
+    """What it reported last of data wait and of its use of processors; versions before this field gave none."""
 
 
 class MachineEntry(BaseModel):
@@ -115,6 +117,7 @@ class Heartbeat(BaseModel):
 
 
 def _progress_of(stages: RunningStages) -> dict[str, StageProgress]:
+    used = stages.used()
     return {
         name: StageProgress(
             done=latest.done,
@@ -123,6 +126,7 @@ def _progress_of(stages: RunningStages) -> dict[str, StageProgress]:
             note=one_line(latest.note, _LONGEST_WORDS),
             per_second=rate,
             seconds_left=left,
+            used=used.get(name, {}),
         )
         for name, (latest, rate, left) in stages.snapshot().items()
     }

@@ -70,6 +70,7 @@ class RunObserver:
         if isinstance(event, Workers):
             self._stages.locate(name, event.machines)
         if isinstance(event, Metrics):
+            self._stages.measure(name, event)
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):
             self._delivery.put(ImageLogged.of(name, event))

@@ -1,6 +1,6 @@
 """The tables of runs and plans, and why stages failed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -10,6 +10,7 @@ from pipeline.console import PlainTable, plain
 from pipeline.demands import Demands
 from pipeline.heartbeat import Life, StageProgress
 from pipeline.plan import Plan
+from pipeline.progress import USED
 from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split
 from stages.contract.texts import one_line
@@ -27,19 +28,41 @@ def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
     table.heading("state")
     for heading in ("seconds", "start-up", "items", "rate", "data wait", "captions"):
         table.heading(heading, justify="right")
+    of_stages = {stage.name: _used(record, stage.name, life) for stage in record.stages}
+    is_shown = any(format_use(used) for used in of_stages.values())
+    if is_shown:
+        table.heading("use", justify="right")
     for stage in record.stages:
-        waited = record.metrics.get(f"{stage.name}/data_wait_fraction")
+        used = of_stages[stage.name]
+        waited = used.get("data_wait_fraction")
         planned = record.plan.get(stage.name)
         captions = "" if planned is None else format_captions(planned.identity)
         is_running = stage.state == "running"  # a sign of life may be older than the record
         progress = life.progress.get(stage.name) if life is not None and is_running else None
         row = _row(stage) if progress is None else (*_row(stage)[:4], *_progress(progress))
-        table.row(*row, "" if waited is None else f"{waited:.1%}", captions)
+        use = (format_use(used),) if is_shown else ()
+        table.row(*row, "" if waited is None else f"{waited:.1%}", captions, *use)
     if record.overhead_seconds is not None:
         table.add_section()
         table.row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
         table.row("all", "", f"{record.seconds:.1f}")
     return table
+
+
+def _used(record: RunRecord, stage: str, life: Life | None) -> Mapping[str, float]:
+    """Return data wait and use of processors: what a stage that ended recorded, and a running one reported last."""
+    entry = record.stage(stage)
+    if life is not None and entry is not None and entry.state == "running":
+        return life.progress[stage].used if stage in life.progress else {}
+    return {name: record.metrics[f"{stage}/{name}"] for name in USED if f"{stage}/{name}" in record.metrics}
+
+
+def format_use(used: Mapping[str, float]) -> str:
+    """Return the use of processors and of a GPU's memory in words; "": nothing is known of it."""
+    rates = {"CPU": used.get("cpu_utilisation"), "GPU": used.get("gpu_utilisation")}
+    words = [f"{name} {rate:.0%}" for name, rate in rates.items() if rate is not None]
+    memory = used.get("gpu_memory_gigabytes")
+    return ", ".join([*words, *([] if memory is None else [f"{memory:.1f} GB"])])
 
 
 def run_view(record: RunRecord, life: Life) -> Group:

@@ -7,6 +7,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dashboard.api_parts import FILES, handle_errors, page_router, png
+from pipeline.dashboard.generated import GeneratedImages, rows_of
 from pipeline.dashboard.reader import Reader
 from pipeline.dashboard.studies import NoStudy, Rater, Studies, Study, Vote, pairs_of
 from pipeline.dashboard.win_rates import win_rates
@@ -53,7 +54,7 @@ def studies_router(reader: Reader, studies: Studies) -> APIRouter:
 
     @router.post("")
     def create(new: NewStudy) -> dict[str, Any]:
-        rows = [(run, [one for one in reader.generated(run) if one.set == new.set]) for run in new.runs]
+        rows = [(run, rows_of(reader, run, new.set)) for run in new.runs]
         prompts = [line.strip() for line in new.prompts.splitlines() if line.strip()]
         pairs = pairs_of(rows, prompts)
         if not pairs:
@@ -77,11 +78,11 @@ def studies_router(reader: Reader, studies: Studies) -> APIRouter:
     return router
 
 
-def make_rating_app(reader: Reader, studies: Studies) -> FastAPI:
+def make_rating_app(images: GeneratedImages, studies: Studies) -> FastAPI:
     """Return the application of a rater; who it is stands in the request's state."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(page_router())
-    app.include_router(_rating(reader, studies), prefix="/api")
+    app.include_router(_rating(images, studies), prefix="/api")
     handle_errors(app)
 
     @app.get("/")
@@ -91,7 +92,7 @@ def make_rating_app(reader: Reader, studies: Studies) -> FastAPI:
     return app
 
 
-def _rating(reader: Reader, studies: Studies) -> APIRouter:
+def _rating(images: GeneratedImages, studies: Studies) -> APIRouter:
     router = APIRouter()
 
     @router.get("/work")
@@ -113,7 +114,7 @@ def _rating(reader: Reader, studies: Studies) -> APIRouter:
         rater, study, _ = _whose(request, studies)
         number = _number(rater, position)
         one = getattr(study.pairs[number], _SIDES[(side == "left") != rater.exchanged[number]])
-        return png(reader.generated_image(one.run, one.set, one.index))
+        return png(images.image(one.run, one.set, one.index))
 
     @router.post("/pairs/{position}")
     def vote(request: Request, position: int, new: NewVote) -> dict[str, Any]:

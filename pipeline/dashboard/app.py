@@ -19,6 +19,7 @@ from uvicorn.importer import import_from_string
 from pipeline.dashboard.api import make_app
 from pipeline.dashboard.api_data import MOST_UPLOADED
 from pipeline.dashboard.api_studies import make_rating_app
+from pipeline.dashboard.generated import GeneratedImages
 from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
 from pipeline.dashboard.reader import Reader
 from pipeline.dashboard.studies import Rater, Studies
@@ -65,9 +66,10 @@ def create_app() -> "Gate":
     link = f"{tracking.rstrip('/') if remote else _MLFLOW}/{page}" if tracking else None
     store = Store(os.environ[STORE])
     reader, studies = Reader(store, tracking or None), Studies(store)
+    images = GeneratedImages(reader)
     apps = Apps(
-        own=make_app(reader, studies, link),
-        rating=make_rating_app(reader, studies),
+        own=make_app(reader, images, studies, link),
+        rating=make_rating_app(images, studies),
         mlflow=Mlflow(tracking) if tracking and not remote else None,
     )
     return Gate(apps, studies.rater_of, token=os.environ[TOKEN], hosts=os.environ[HOSTS].split(","))

@@ -22,10 +22,10 @@ def dashboard(
 
     found = Store(store)
     found.check_format()
-    record = found.find_run(None)
-    if (life := life_of(record, found)).words:
+    record = next(iter(found.runs()), None)
+    if record is not None and (life := life_of(record, found)).words:
         echo(f"run {record.run}: {life.shown}: {life.words}", err=True)
-    tracked, known = ("", ""), record.mlflow
+    tracked, known = ("", ""), None if record is None else record.mlflow
     if known is not None and known.experiment_id:
         tracked = address_now(known.tracking_uri, found.local_root), known.experiment_id
     open_dashboard(Shown(found.uri, *tracked), host=host, port=port)

@@ -25,7 +25,7 @@ from stages.storage.artifact import Artifact
 MOST_BYTES: Final = 1 << 29
 """Of the embeddings that are held for searching; of larger data the first shards are searched."""
 MOST_COMPARED: Final = 20_000
-"""Rows of which all pairs are compared."""
+"""Rows of which all pairs are compared; of leaks, rows of either side."""
 BLOCK: Final = 1024
 Units = Float[np.ndarray, "rows embed"]
 
@@ -45,6 +45,15 @@ class Pair:
     first: int
     second: int
     score: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Pairs that were found, and how many rows of either side were compared."""
+
+    pairs: list[Pair]
+    first: int
+    second: int
 
 
 @dataclass(frozen=True)
@@ -94,15 +103,20 @@ class EmbeddingIndex:
         scores = self.units @ unit_rows(query[None], dims)[0].astype(np.float32)
         return [Found(int(row), float(scores[row])) for row in _largest(scores, count)]
 
-    def near_duplicates(self, least: float, count: int) -> list[Pair]:
-        """Return the pairs of the first rows that are at least so near, the nearest first."""
-        rows = np.arange(min(len(self.units), MOST_COMPARED))
-        return self._pairs(rows, rows, least, count)
+    def near_duplicates(self, least: float, count: int, *, most: int = MOST_COMPARED) -> Compared:
+        """Return the pairs that are at least so near, the nearest first; of more rows the first are compared."""
+        rows = np.arange(min(len(self.units), most))
+        return Compared(self._pairs(rows, rows, least, count), len(rows), len(rows))
 
-    def leaks(self, is_held_out: Bool[np.ndarray, " rows"], least: float, count: int) -> list[Pair]:
-        """Return pairs of a held-out row and a row of training that are at least so near, the nearest first."""
-        held_out, trained = (np.flatnonzero(side)[:MOST_COMPARED] for side in (is_held_out, ~is_held_out))
-        return self._pairs(held_out, trained, least, count)
+    def leaks(
+        self, is_held_out: Bool[np.ndarray, " rows"], least: float, count: int, *, most: int = MOST_COMPARED
+    ) -> Compared:
+        """Return pairs of a held-out row and a row of training that are at least so near, the nearest first.
+
+        Of more rows of a side, the first are compared.
+        """
+        held_out, trained = (np.flatnonzero(side)[:most] for side in (is_held_out, ~is_held_out))
+        return Compared(self._pairs(held_out, trained, least, count), len(held_out), len(trained))
 
     def held_out(self, split: SplitConfig) -> Bool[np.ndarray, " rows"]:
         """Tell for each row whether the split keeps it from training."""

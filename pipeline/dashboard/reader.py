@@ -5,8 +5,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from PIL import Image as PillowImage
-
 from pipeline import tracked_runs
 from pipeline.errors import PipelineError
 from pipeline.inspection.inspect import Target, inspect
@@ -16,10 +14,8 @@ from pipeline.tracking_address import address_now, is_at_hand, recorded_address
 from stages.contract.findings import Findings, Image, Table
 from stages.contract.parsing import shown
 from stages.contract.texts import printable
-from stages.formats.filtered import filter_inputs
-from stages.formats.generated_images import GeneratedRow, read_images, read_rows
-from stages.formats.image_grids import to_png
-from stages.storage.artifact import Artifact
+from stages.formats.filtered import FilteredEmbeddings, filter_inputs
+from stages.storage.artifact import UNITS, Artifact
 
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 MOST_SHARDS: Final = 16
@@ -52,10 +48,13 @@ class Reader:
 
     def embeddings(self, record: RunRecord) -> Artifact:
         """Return the embeddings of a run, of the samples that its filter kept if it has one."""
-        names = [name for name in ("embed_clip", "filter_samples") if name in record.plan]
+        names = [name for name in record.plan if name in ("embed_clip", "filter_samples")]
         if "embed_clip" not in names:
             raise NotThere(f"run {record.run}: has no stage embed_clip")
-        return filter_inputs({name: self.artifact(record, name) for name in names})["embed_clip"]
+        artifacts = {name: self.artifact(record, name) for name in names}
+        if "filter_samples" in artifacts and not artifacts["filter_samples"].is_complete:
+            raise NotThere(f"run {record.run}: filter_samples is not finished, so which samples it keeps is not known")
+        return filter_inputs(artifacts)["embed_clip"]
 
     def findings(self, run: str, stage: str) -> Findings:
         """Return what `corgi inspect` finds of what a stage made."""
@@ -86,18 +85,6 @@ class Reader:
         points = [] if known is None else tracked_runs.metric_history(*known, name)
         return [(point.step, point.value, point.time) for point in points]
 
-    def generated(self, run: str) -> list[GeneratedRow]:
-        """Return what is known of each image that a run generated."""
-        return read_rows(self.artifact(self.record(run), "generate"))
-
-    def generated_image(self, run: str, name: str, index: int) -> bytes:
-        """Return an image of a set, as PNG; NotThere: there is none."""
-        artifact = self.artifact(self.record(run), "generate")
-        row = next((one for one in read_rows(artifact) if (one.set, one.index) == (name, index)), None)
-        if row is None:
-            raise NotThere(f"run {shown(run)}: has no image {index} of the set {shown(name)}")
-        return to_png(PillowImage.fromarray(read_images(artifact, [row])[0]))
-
     def image_steps(self, run: str) -> dict[str, dict[str, list[int]]]:
         """Return the steps at which images were logged while the stages trained, by stage and name."""
         record = self.record(run)
@@ -115,6 +102,15 @@ class Reader:
         if known is None or path is None:
             raise NotThere(f"run {shown(run)}: has no image {shown(name)} of step {step}")
         return tracked_runs.read_image(*known, path)
+
+
+def units_done(artifact: Artifact) -> int:
+    """Return how many units of an artifact there are; -1: it is complete, and does not change any more.
+
+    Of embeddings that are filtered, those of the filter count.
+    """
+    artifact = artifact.kept if isinstance(artifact, FilteredEmbeddings) else artifact
+    return -1 if artifact.is_complete else len(artifact.glob(f"{UNITS}/*.json"))
 
 
 def findings_document(found: Findings) -> dict[str, Any]:

@@ -1,22 +1,24 @@
 """What the dashboard says of runs: a row of its table, and the whole of one, as plain data for its page."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
 from pipeline.captions import caption_fraction
 from pipeline.comparison import decoder_kind
 from pipeline.config.schema import STAGES, RunConfig
+from pipeline.dashboard.units import UnitStates
 from pipeline.heartbeat import Heartbeat, Life, life_of
+from pipeline.progress import USED
 from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
 from pipeline.tracking_state import flatten
 from stages.contract.documents import Manifest
 from stages.contract.texts import by_number
-from stages.storage.artifact import UNITS, Artifact
+from stages.storage.artifact import Artifact
 
 HEADLINE: Final = (
     "evaluate/frechet_distance",
@@ -30,7 +32,15 @@ HEADLINE: Final = (
     "train_decoder/held_out_loss",
 )
 """Metrics that the table begins with, where a run has them."""
-LOWER_IS_BETTER: Final = ("distance", "loss", "error", "cmmd", "fid", "kid", "seconds", "rank")
+_NEITHER: Final = frozenset(("unrelated", "halves", "ratio", "chance", "control", "reference", "bias", "rows"))
+"""Words of metrics that others are compared with, and of those that are to be near to 1 or to say something else."""
+_LOWER: Final = frozenset(
+    ("distance", "loss", "error", "frechet", "cmmd", "mmd", "fid", "kid", "seconds", "rank", "wait")
+)
+_HIGHER: Final = frozenset(
+    ("accuracy", "both", "color", "shape", "score", "cosine", "retrieval", "precision", "recall", "coverage", "density",
+     "psnr", "ssim", "yield", "second")
+)  # fmt: skip
 MOST_METRICS: Final = 40  # of one request
 
 
@@ -44,7 +54,7 @@ def run_table(store: Store, metrics: Sequence[str] = ()) -> dict[str, Any]:
         "runs": [run_row(record, life_of(record, store), shown) for record in records],
         "shown": shown,
         "metrics": names,
-        "lower_is_better": [name for name in names if is_lower_better(name)],
+        "directions": {name: found for name in names if (found := direction(name)) is not None},
     }
 
 
@@ -82,9 +92,12 @@ def metric(record: RunRecord, name: str) -> dict[str, Any]:
     return found
 
 
-def is_lower_better(name: str) -> bool:
-    """Whether a metric of this name is the better the smaller it is."""
-    return any(word in name for word in LOWER_IS_BETTER) and "per_second" not in name
+def direction(name: str) -> Literal["lower", "higher"] | None:
+    """Return whether a metric of this name is the better the lower or the higher it is; None: neither is known."""
+    words = set(re.split(r"[/_]", name.partition("/")[2]))
+    if words & _NEITHER:
+        return None
+    return "lower" if words & _LOWER else "higher" if words & _HIGHER else None
 
 
 def supervision(record: RunRecord) -> tuple[str, float | None]:
@@ -105,7 +118,7 @@ def supervision(record: RunRecord) -> tuple[str, float | None]:
     return ("supervised" if read >= 1.0 else "semi-supervised"), read
 
 
-def run_document(record: RunRecord, store: Store) -> dict[str, Any]:
+def run_document(record: RunRecord, store: Store, units: UnitStates) -> dict[str, Any]:
     """Return what is known of one run: its graph with how far each stage is, losses by cause, metrics, config."""
     life, inputs = life_of(record, store), _inputs(record, store)
     return run_row(record, life, sorted(record.metrics, key=by_number)) | {
@@ -113,7 +126,11 @@ def run_document(record: RunRecord, store: Store) -> dict[str, Any]:
         "config_path": record.config_path,
         "driver": driver(record, store),
         "graph": [
-            stage_node(record, name, life) | {"inputs": inputs.get(name, []), "units": units(record, name, store)}
+            stage_node(record, name, life)
+            | {
+                "inputs": inputs.get(name, []),
+                "units": units.of(store.artifact(name, record.plan[name].fingerprint), life.workers.get(name)),
+            }
             for name in STAGES
             if name in record.plan
         ],
@@ -138,7 +155,8 @@ def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
     entry = record.stage(name)
     state: str = "waiting" if entry is None else entry.state
     is_running = state == "running"  # a sign of life may be older than the record
-    progress, workers = (found.get(name) if is_running else None for found in (life.progress, life.workers))
+    progress = life.progress.get(name) if is_running else None
+    workers = life.workers.get(name) if is_running else None
     if is_running and life.status != "running":
         state = "lost"
     return {
@@ -147,18 +165,9 @@ def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
         "fingerprint": record.plan[name].fingerprint,
         "progress": None if progress is None else progress.model_dump(),
         "workers": None if workers is None else workers.model_dump(mode="json"),
-        "measured": _measured(record, name),
+        "used": _used(record, name) if progress is None else progress.used,
         **({} if entry is None else _entry(entry)),
     }
-
-
-def units(record: RunRecord, stage: str, store: Store) -> dict[str, Any] | None:
-    """Return the names of a stage's finished units (shards, checkpoints), and how many there will be if it is known."""
-    artifact = store.artifact(stage, record.plan[stage].fingerprint)
-    names = [Path(name).stem for name in artifact.glob(f"{UNITS}/*.json")]
-    if not names:
-        return None
-    return {"done": names, "planned": artifact.planned_units()}
 
 
 def _entry(entry: StageEntry) -> dict[str, Any]:
@@ -176,10 +185,9 @@ def _entry(entry: StageEntry) -> dict[str, Any]:
     }
 
 
-def _measured(record: RunRecord, stage: str) -> dict[str, float]:
-    """Return data wait and the use of processors of a stage that trained."""
-    names = ("data_wait_fraction", "cpu_utilisation", "gpu_utilisation", "gpu_memory", "samples_per_second")
-    return {name: value for name in names if (value := record.metrics.get(f"{stage}/{name}")) is not None}
+def _used(record: RunRecord, stage: str) -> dict[str, float]:
+    """Return data wait and the use of processors of a stage that has trained."""
+    return {name: value for name in USED if (value := record.metrics.get(f"{stage}/{name}")) is not None}
 
 
 def _inputs(record: RunRecord, store: Store) -> dict[str, list[str]]:

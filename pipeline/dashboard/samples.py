@@ -1,16 +1,18 @@
 """The samples of a run's shards: pages of them, single images, and what searching in their embeddings finds."""
 
+import re
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
 from pipeline.config.schema import RunConfig
-from pipeline.dashboard.neighbours import EmbeddingIndex, Found, Pair, split_of_plan
+from pipeline.dashboard.neighbours import Compared, EmbeddingIndex, Found, split_of_plan
 from pipeline.dashboard.projection import Projection
-from pipeline.dashboard.reader import NotThere, Reader
+from pipeline.dashboard.reader import NotThere, Reader, units_done
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.stored_models import find_stored_models
@@ -22,25 +24,27 @@ from stages.formats.image_grids import to_png
 from stages.formats.images import decode_image
 from stages.formats.shards import EntryStatus, ShardRecord, index_images, read_member, read_table, shard_tar
 from stages.formats.worst_samples import WorstSamples
-from stages.storage.artifact import Artifact
+from stages.storage.artifact import Artifact, unit_record
 
 PAGE: Final = 48
 SHOWN_SIDE: Final = 384
 """Pixels of the longer side of an image that is shown."""
 FOUND: Final = 24
+_SHARD: Final = re.compile(r"[0-9]{1,20}")
+"""What may be the name of a shard, so that no other file is asked for."""
 _NOT_COMPARED: Final = "its images are embedded by another encoder than texts, so that the two cannot be compared"
 _encoders: dict[str, Any] = {}
 _loading = threading.Lock()
 
 
 class Samples:
-    """What the data browser reads of the runs of a store; the last two runs' embeddings stay in memory."""
+    """What the data browser reads of the runs of a store; the last two embeddings that were searched stay in memory."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._lock = threading.Lock()
-        self._index = lru_cache(maxsize=2)(self._read_index)
-        self._projection = lru_cache(maxsize=2)(self._read_projection)
+        self._index = lru_cache(maxsize=2)(_read_index)
+        self._projection = lru_cache(maxsize=2)(_read_projection)
 
     def shards(self, run: str) -> dict[str, int]:
         """Return the shards of a run that are there, with the number of their images."""
@@ -68,7 +72,7 @@ class Samples:
         """Return an image of a shard as PNG, at most SHOWN_SIDE pixels; NotThere: it has none of this key."""
         self._require_shard(run, shard)
         tar = shard_tar(self._shards(run), shard)
-        span = _spans(str(tar)).get(key)
+        span = _spans(tar, tar.stat().st_mtime_ns).get(key)  # a shard that was damaged is made again in its place
         if span is None:
             raise NotThere(f"shard {shown(shard)}: has no image {shown(key)}")
         image = decode_image(read_member(tar, *span), where=f"shard {shard}, key {key}", smallest_side=SHOWN_SIDE)
@@ -95,12 +99,14 @@ class Samples:
         row = index.row(shard, key)
         if row is None:
             raise NotThere(f"shard {shown(shard)}: the embedding of {shown(key)} is not among those that are searched")
-        return self._found(index, index.nearest(index.units[row], FOUND + 1)[1:])
+        found = [one for one in index.nearest(index.units[row], FOUND + 1) if one.row != row]
+        return self._found(index, found[:FOUND])
 
     def near_duplicates(self, run: str, least: float) -> dict[str, Any]:
         """Return the pairs of images that are at least so near."""
         index = self.index(run)
-        return self._pairs(index, index.near_duplicates(least, FOUND))
+        found = index.near_duplicates(least, FOUND)
+        return self._pairs(index, found) | {"compared": found.first}
 
     def lowest(self, run: str) -> dict[str, Any]:
         """Return the images whose captions are least like them; UsageError: nothing says how like they are."""
@@ -128,26 +134,26 @@ class Samples:
         if split is None:
             raise NotThere(f"run {record.run}: no stage of it recorded a split, so no image is known to be held out")
         held_out = index.held_out(split)
-        counts = {"held_out": int(held_out.sum()), "trained": int((~held_out).sum())}
-        return self._pairs(index, index.leaks(held_out, least, FOUND)) | counts
+        found = index.leaks(held_out, least, FOUND)
+        return self._pairs(index, found) | {
+            "held_out": int(held_out.sum()),
+            "trained": int((~held_out).sum()),
+            "compared_held_out": found.first,
+            "compared_trained": found.second,
+        }
 
     def index(self, run: str) -> EmbeddingIndex:
-        """Return the embeddings of a run, to be searched."""
+        """Return the embeddings of a run that are there by now, to be searched."""
         with self._lock:
-            return self._index(run, self._reader.embeddings(self._reader.record(run)).fingerprint)
+            embeddings = self._reader.embeddings(self._reader.record(run))
+            return self._index(embeddings, units_done(embeddings))
 
     def projection(self, run: str) -> Projection:
-        """Return the Gaussians of a run in two dimensions."""
+        """Return the Gaussians of a run in two dimensions, with the embeddings that are there by now."""
         with self._lock:
             record = self._reader.record(run)
-            return self._projection(run, self._reader.artifact(record, "fit_gaussians").fingerprint)
-
-    def _read_index(self, run: str, fingerprint: str) -> EmbeddingIndex:
-        return EmbeddingIndex.read(self._reader.embeddings(self._reader.record(run)))
-
-    def _read_projection(self, run: str, fingerprint: str) -> Projection:
-        record = self._reader.record(run)
-        return Projection.of(self._reader.artifact(record, "fit_gaussians"), self._reader.embeddings(record))
+            gaussians, embeddings = self._reader.artifact(record, "fit_gaussians"), self._reader.embeddings(record)
+            return self._projection(gaussians, embeddings, units_done(embeddings))
 
     def _shards(self, run: str) -> Artifact:
         return self._reader.artifact(self._reader.record(run), "download_shards")
@@ -162,7 +168,7 @@ class Samples:
         return worst.model_dump(exclude={"samples"}) | {"rows": rows}
 
     def _require_shard(self, run: str, shard: str) -> None:
-        if shard not in self.shards(run):
+        if not (_SHARD.fullmatch(shard) and self._shards(run).exists(unit_record(shard))):
             raise NotThere(f"run {shown(run)}: has no shard {shown(shard)}")
 
     def _encoders(self, run: str) -> Any:
@@ -195,13 +201,21 @@ class Samples:
         rows = [_position(index, one.row, captions) | {"score": one.score} for one in found]
         return {"rows": rows, "searched": len(index.units), "total": index.total}
 
-    def _pairs(self, index: EmbeddingIndex, found: Sequence[Pair]) -> dict[str, Any]:
-        captions = index.captions([row for one in found for row in (one.first, one.second)])
+    def _pairs(self, index: EmbeddingIndex, found: Compared) -> dict[str, Any]:
+        captions = index.captions([row for one in found.pairs for row in (one.first, one.second)])
         pairs = [
             {"score": one.score, "pair": [_position(index, row, captions) for row in (one.first, one.second)]}
-            for one in found
+            for one in found.pairs
         ]
         return {"pairs": pairs, "searched": len(index.units), "total": index.total}
+
+
+def _read_index(embeddings: Artifact, _done: int) -> EmbeddingIndex:
+    return EmbeddingIndex.read(embeddings)
+
+
+def _read_projection(gaussians: Artifact, embeddings: Artifact, _done: int) -> Projection:
+    return Projection.of(gaussians, embeddings)
 
 
 def _position(index: EmbeddingIndex, row: int, captions: dict[int, list[str]]) -> dict[str, Any]:
@@ -217,7 +231,5 @@ def _captions(row: dict[str, Any]) -> list[str]:
 
 
 @lru_cache(maxsize=32)
-def _spans(tar: str) -> dict[str, Any]:
-    from pathlib import Path
-
-    return dict(index_images(Path(tar)))
+def _spans(tar: Path, _changed: int) -> dict[str, Any]:
+    return dict(index_images(tar))

@@ -1,11 +1,11 @@
 """The report of a run: what it is, how good, samples; then all that its stages made, folded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import yaml
 
 from pipeline.captions import format_captions
-from pipeline.comparison import ROWS, decoder_kind, figures_of
+from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
 from pipeline.end_report import end_lines
 from pipeline.heartbeat import life_of
 from pipeline.html_report.html import document, escape, findings_part, folded, image, table
@@ -30,8 +30,8 @@ def report_page(target: Target, *, max_shards: int) -> str:
     parts.append("<h2>Details</h2>")
     parts.append(folded("Stages, with their times", [_stages(record)]))
     parts += [findings_part(one) for one in found]
-    metrics = [(name, f"{record.metrics[name]:.6g}") for name in sorted(record.metrics, key=by_number)]
-    parts.append(folded("All metrics", [table(("name", "value"), metrics)]))
+    metrics = [_metric(record, name) for name in sorted(record.metrics, key=by_number)]
+    parts.append(folded("All metrics", [table(("name", "value", "95 % interval", "n"), metrics)]))
     config = yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True)
     parts.append(folded("Configuration", [f'<pre tabindex="0">{escape(config)}</pre>']))
     return document(f"run {record.run}", parts)
@@ -60,12 +60,28 @@ def _quality(record: RunRecord, store: Store) -> Iterator[str]:
     figures = figures_of(record, store)
     shown = [
         f'<div><dt>{escape(name)}</dt><dd class="value">{escape(format(found.value))}</dd>'
-        f'<dd class="about dim">{escape(found.about)}</dd></div>'
+        f'{_interval(found, format)}<dd class="about dim">{escape(found.about)}</dd></div>'
         for key, (name, format) in ROWS.items()
         if (found := figures[key]).value is not None
     ]
     yield "<h2>How good</h2>"
     yield f'<dl class="figures">{"".join(shown)}</dl>' if shown else '<p class="dim">Nothing was measured.</p>'
+
+
+def _interval(figure: Figure, format: Callable[[float], str]) -> str:
+    """Return the interval of a figure and of how many images it is, where they were recorded."""
+    if (measure := figure.measure) is None:
+        return ""
+    label = "95 % " if measure.interval(format) else ""
+    return f'<dd class="about">{escape(label + measure.words(format))}</dd>'
+
+
+def _metric(record: RunRecord, name: str) -> tuple[object, ...]:
+    measure = record.measures.get(name)
+    value = f"{record.metrics[name]:.6g}"
+    if measure is None:
+        return name, value, "", ""
+    return name, value, measure.interval("{:.6g}".format), measure.n
 
 
 def _words(record: RunRecord) -> Iterator[str]:

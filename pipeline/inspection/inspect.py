@@ -21,6 +21,8 @@ from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 from stages.storage.filesystems import open_address
 
 LOSSES = ("failed_", "removed_")
+LOST_SHOWN = 20
+MODEL_UNIT = "model"  # of a stage that trains; its other units are checkpoints
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
 
 
@@ -112,6 +114,7 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
     state = "done" if artifact.is_complete else "partial" if units else "new"
     findings = Findings(artifact.stage, artifact.fingerprint, redact_addresses(artifact.uri), state)
     _add_summary(findings, Manifest.of(artifact).summary if artifact.is_complete else _so_far(units))
+    _add_lost(findings, units)
     if (own := optional_module(f"stages.{artifact.stage}", "inspect")) is not None:
         own.inspect(artifact, findings, InspectionContext(partial(target.input_of, artifact), max_shards))
     if artifact.is_complete:
@@ -119,6 +122,15 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
             _add_tracked_images(findings, target, artifact)
         _add_files(findings, artifact)
     return findings
+
+
+def _add_lost(findings: Findings, units: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add which units lost most samples, and of what; checkpoints repeat what was lost before them."""
+    own = [name for name in units if name == MODEL_UNIT or not is_trained(findings.stage)]
+    failures = {name: units[name]["failures"] for name in own if units[name].get("failures")}
+    rows = [(name, cause, count) for name, causes in failures.items() for cause, count in causes.items()]
+    rows.sort(key=lambda row: (-row[2], row[:2]))
+    findings.add_table("lost samples by unit (most first)", ("unit", "cause", "count"), rows[:LOST_SHOWN])
 
 
 def _add_files(findings: Findings, artifact: Artifact) -> None:

@@ -34,6 +34,11 @@ class Measure:
         """Return '<low> to <high>'; "": it has no interval."""
         return "" if self.low is None or self.high is None else f"{format(self.low)} to {format(self.high)}"
 
+    def words(self, format: Callable[[float], str]) -> str:
+        """Return interval and number as they stand beside the figure."""
+        interval = self.interval(format)
+        return f"{interval}, n {self.n:,}" if interval else f"n {self.n:,}"
+
 
 def protocol_digest(protocol: Protocol) -> str:
     """Return what identifies a protocol."""

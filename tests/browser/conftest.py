@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pipeline.dashboard.server import Shown, serve_dashboard
 from pipeline.store import Store
-from stages.formats.generated_images import GeneratedRow, gather_rows, image_file, writing_images
+from tests.browser.runs import Planted, add_runs
 from tests.e2e.conftest import Finished, finished, unchanged  # noqa: F401  fixtures
 from tests.ports import free_port
 
-HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
@@ -55,26 +53,20 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def store(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFactory) -> Store:  # noqa: F811
-    """A copy of the smoke experiment's store, with two runs whose prompts and notes would like to be markup."""
-    made = Store(str(shutil.copytree(unchanged[0], tmp_path_factory.mktemp("dashboard") / "store")))
-    (smoke,) = made.runs()
-    for number in (1, 2):
-        fingerprint, rng = f"hostile{number}", np.random.default_rng(number)
-        output = made.output("generate", fingerprint)
-        rows = [
-            GeneratedRow("prior", index, image_file("prior", index), f"{HOSTILE} {index}", index, {}, None)
-            for index in range(3)
-        ]
-        with writing_images(output, "prior", 0, in_shards=False) as add:
-            for row in rows:
-                add(row, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), None)
-        gather_rows(output, ["prior-000000"])
-        planned = smoke.plan["generate"].model_copy(update={"fingerprint": fingerprint})
-        entries = [entry.model_copy(update={"notes": {"frechet_distance": HOSTILE}}) for entry in smoke.stages]
-        changes = {"run": f"hostile-{number}", "plan": smoke.plan | {"generate": planned}, "stages": entries}
-        made.write_run(smoke.model_copy(update=changes))
-    return made
+def made(unchanged: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Planted]:  # noqa: F811
+    """A copy of the smoke experiment's store with further runs (tests/browser/runs.py)."""
+    store = Store(str(shutil.copytree(unchanged[0], tmp_path_factory.mktemp("dashboard") / "store")))
+    return store, add_runs(store)
+
+
+@pytest.fixture(scope="module")
+def store(made: tuple[Store, Planted]) -> Store:
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def planted(made: tuple[Store, Planted]) -> Planted:
+    return made[1]
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +111,11 @@ def watching(browser: Any, url: str, width: str) -> Iterator[Watched]:
     yield found
     context.close()
     assert found.faults == []
+
+
+def open_part(watched: Watched, part: str, heading: str) -> Any:
+    """Open a part of the dashboard, and return the page once nothing more is asked for."""
+    watched.page.goto(f"{watched.url}/#/{part}")
+    watched.page.get_by_role("heading", level=1, name=heading).wait_for()
+    watched.page.wait_for_load_state("networkidle")
+    return watched.page

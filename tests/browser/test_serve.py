@@ -11,7 +11,8 @@ from models.decoders.buckets import DecoderBuckets
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
 from stages.inference.sampling import SamplingSettings
-from tests.browser.conftest import HOSTILE, WIDTHS, Watched, check, watching
+from tests.browser.conftest import WIDTHS, Watched, check, watching
+from tests.browser.runs import HOSTILE
 from tests.factories import save_tiny_bundle
 from tests.integration.test_serve import Server
 

@@ -141,8 +141,15 @@ def test_a_body_beyond_bounds_is_refused(served: Served, megabytes: int) -> None
 
 @pytest.mark.parametrize("run", ["..", "%2e%2e", "..%2f..", "a-1%2f..%2fa-1", "-", ".", "a" * 300, "b-1", "a-1\u202e"])
 def test_a_run_that_is_none_is_not_looked_for_elsewhere(served: Served, run: str) -> None:
-    for path in (f"runs/{run}", f"runs/{run}/curves", f"runs/{run}/generated", f"runs/{run}/findings/evaluate"):
-        assert ask(f"{served.url}/api/{urllib.parse.quote(path, safe='/%')}")[0] in {404, 405}
+    for path in (
+        f"runs/{run}", f"runs/{run}/curves", f"runs/{run}/generated/prior/0", f"runs/{run}/findings/evaluate",
+        f"runs/{run}/samples/00000/x", f"comparison?run={run}",
+    ):  # fmt: skip
+        assert ask(f"{served.url}/api/{urllib.parse.quote(path, safe='/%?=')}")[0] in {404, 405}
+    status, words, _ = ask(f"{served.url}/api/generated?run={urllib.parse.quote(run, safe='%')}")
+    found = json.loads(words)
+    assert (status, found["total"], found["rows"]) == (200, 0, [])
+    assert "is not in this store" in found["faults"][0]
     assert ask(f"{served.url}/page/..%2fapp.py")[0] == 404
     assert ask(f"{served.url}/page/%2e%2e/app.py")[0] == 404
 

@@ -131,6 +131,8 @@ def test_shards_show_counts_losses_captions_and_sizes(shown: dict[str, Any]) -> 
     assert tables["losses by cause"] == [
         {"cause": "failed_unsupported_format", "count": 1, "fraction of rows": "11.11%"}
     ]
+    (lost,) = tables["lost samples by unit (most first)"]
+    assert (lost["cause"], lost["count"]) == ("unsupported_format", 1)
     assert tables["captions per image"] == [
         {"captions": 0, "images": 1, "fraction": "12.5%"}, {"captions": 1, "images": 7, "fraction": "87.5%"},
     ]  # fmt: skip

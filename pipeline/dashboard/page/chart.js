@@ -22,42 +22,64 @@ function joined(series) {
   return [x, ...rows];
 }
 
-// series: [{label, x, y}]
-export function curves(title, series, { isLog = false, xLabel = "step" } = {}) {
+// first: [{label, x, y}]; returns the box, and update() for further points of the same series, which keeps the zoom.
+export function curves(title, first, { isLog = false, xLabel = "step" } = {}) {
   const probe = document.body.appendChild(h("span", { class: "dim" }));
   const ink = getComputedStyle(probe).color;
   probe.remove();
-  const data = joined(series);
-  const box = h("div", { class: "card chart" }, h("h3", {}, title));
+  let data = joined(first);
+  let plot = null;
+  const place = h("div", { role: "img", "aria-label": describe(title, first) });
+  const range = h("span", { class: "dim" });
   const axis = { stroke: ink, grid: { stroke: ink, width: 0.2 }, ticks: { stroke: ink, width: 0.2 }, size: 50 };
+  const showRange = ({ scales: { x } }) => {
+    range.textContent = Number.isFinite(x.min) ? `${xLabel} ${number(x.min)} to ${number(x.max)}` : "";
+  };
   const options = {
     width: 400, height: 240,
     scales: { x: { time: false }, y: { distr: isLog ? 3 : 1 } },
     axes: [{ ...axis, label: xLabel, labelSize: 18, size: 34 }, { ...axis, size: 62, values: (_, ticks) => ticks.map((one) => (one === null ? "" : number(one))) }],
-    series: [{ label: xLabel, value: (_, one) => number(one) }, ...series.map((one, index) => ({
+    series: [{ label: xLabel, value: (_, one) => number(one) }, ...first.map((one, index) => ({
       label: one.label, stroke: COLORS[index % COLORS.length], width: 1.6, spanGaps: true,
-      points: { show: one.x.length < 40, size: 5 }, value: (_, value) => number(value),
+      points: { show: () => data[0].length < 40, size: 5 }, value: (_, value) => number(value),
     }))],
     cursor: { drag: { x: true, y: false }, focus: { prox: 20 } },
+    hooks: { ready: [showRange], setScale: [(own, key) => key === "x" && showRange(own)] },
   };
-  const place = h("div", { role: "img", "aria-label": describe(title, series) });
-  box.append(place);
-  let plot = null;
+  const isZoomed = () => plot.scales.x.min > data[0][0] || plot.scales.x.max < data[0][data[0].length - 1];
   const zoom = (factor) => {
+    if (!factor) return plot.setData(data); // which shows all of it, also where that is one point
     const { min, max } = plot.scales.x;
     const middle = (min + max) / 2;
     const half = ((max - min) / 2) * factor;
-    plot.setScale("x", factor ? { min: middle - half, max: middle + half } : { min: data[0][0], max: data[0][data[0].length - 1] });
+    plot.setScale("x", { min: middle - half, max: middle + half });
   };
   const button = (text, label, factor) => h("button", { type: "button", "aria-label": `${label} ${title}`, onclick: () => zoom(factor) }, text);
-  box.append(h("div", { class: "row" }, button("+", "Zoom into", 0.5), button("−", "Zoom out of", 2), button("Whole", "Show the whole of", 0)));
+  const buttons = [button("+", "Zoom into", 0.5), button("−", "Zoom out of", 2), button("Whole", "Show the whole of", 0)];
+  const box = h("div", { class: "card chart" }, h("h3", {}, title), place, h("div", { class: "row" }, buttons, range));
+  const draw = () => {
+    const isEmpty = !data[0].length;
+    if (!plot && isEmpty) place.replaceChildren(h("p", { class: "dim" }, "nothing was recorded"));
+    else if (!plot && place.clientWidth) {
+      place.replaceChildren();
+      plot = new window.uPlot({ ...options, width: Math.max(200, place.clientWidth) }, data, place);
+    }
+    for (const one of buttons) one.disabled = !plot || isEmpty;
+  };
+  draw();
   new ResizeObserver(() => {
-    const width = Math.max(200, place.clientWidth);
-    if (plot) plot.setSize({ width, height: 240 });
-    else if (data[0].length) plot = new window.uPlot({ ...options, width }, data, place);
-    else place.replaceChildren(h("p", { class: "dim" }, "nothing was recorded"));
+    if (plot) plot.setSize({ width: Math.max(200, place.clientWidth), height: 240 });
+    else draw();
   }).observe(place);
-  return box;
+  const update = (series) => {
+    const kept = plot && isZoomed() ? { min: plot.scales.x.min, max: plot.scales.x.max } : null;
+    data = joined(series);
+    place.setAttribute("aria-label", describe(title, series));
+    if (plot) plot.setData(data);
+    if (kept) plot.setScale("x", kept);
+    draw();
+  };
+  return { box, update };
 }
 
 function describe(title, series) {
@@ -79,7 +101,7 @@ const nice = (low, high, count = 5) => {
   return found;
 };
 
-// points: [{x, y, low, high, label, href, group}]; lines join the points of a group
+// points: [{x, y, low, high, label, href, group, isLoose}]; lines join the points of a group that are not loose
 export function points(title, all, { width = 640, height = 320, xLabel = "", yLabel = "", lines = false, xText = number, small = false } = {}) {
   const pad = small ? { l: 6, r: 6, t: 6, b: 6 } : { l: 64, r: 16, t: 12, b: 40 };
   const span = (values) => {
@@ -97,7 +119,7 @@ export function points(title, all, { width = 640, height = 320, xLabel = "", yLa
   if (!small) svg.append(...axes({ x0, x1, y0, y1, px, py, width, height, pad, xLabel, yLabel, xText }));
   if (lines) {
     for (const group of groups) {
-      const own = all.filter((one) => (one.group ?? "") === group).sort((a, b) => a.x - b.x);
+      const own = all.filter((one) => (one.group ?? "") === group && !one.isLoose).sort((a, b) => a.x - b.x);
       svg.append(s("polyline", { points: own.map((one) => `${px(one.x)},${py(one.y)}`).join(" "), fill: "none", stroke: color(group), "stroke-width": 1.5, opacity: 0.7 }));
     }
   }

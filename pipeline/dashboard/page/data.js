@@ -1,6 +1,6 @@
 // A run's data: its shards' images and captions, and what searching in their embeddings finds.
 
-import { address, ask, field, h, into, number, part, report, select, tile } from "./dom.js";
+import { address, ask, field, h, into, number, part, select } from "./dom.js";
 
 export async function showData(main, { path }) {
   const known = (await ask("runs", { metric: "none" })).runs.map((one) => one.run);
@@ -28,7 +28,9 @@ export async function showData(main, { path }) {
     const reply = await ask(`${base}/similar`, { shard: row.shard, key: row.key });
     return [h("h2", {}, "Like this one"), h("div", { class: "tiles" }, sample({ ...row, score: 1 })), ...tiles("Nearest images", reply)];
   });
-  const pairs = (title, none, reply) => [h("h2", {}, title), scope(reply),
+  const some = (compared, all, words) => (compared === all ? `all ${number(all)} ${words}` : `the first ${number(compared)} of ${number(all)} ${words}`);
+  const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+  const pairs = (title, none, reply, compared) => [h("h2", {}, title), h("p", { class: "dim" }, sentence(compared(reply))),
     reply.pairs.length ? h("div", { class: "cards" }, reply.pairs.map((one) => h("div", { class: "card" }, h("div", {}, `cosine ${number(one.score)}`), h("div", { class: "pair tiles" }, one.pair.map(sample))))) : h("p", {}, none)];
 
   const worst = (found) => [h("h2", {}, `${found.stage}: held-out images of the largest loss`),
@@ -46,11 +48,14 @@ export async function showData(main, { path }) {
   const least = h("input", { type: "number", min: "0.5", max: "1", step: "0.001", value: "0.99" });
   const button = (title, load) => h("button", { type: "button", onclick: () => into(place, load) }, title);
   const tools = h("div", { class: "row" }, field("Search by an image of yours", file, true), field("Least cosine of pairs", least),
-    button("Near-duplicates", async () => pairs("Near-duplicates", "No two images are so near.", await ask(`${base}/duplicates`, { least: least.value }))),
+    button("Near-duplicates", async () => pairs("Near-duplicates", "No two of the images compared are so near.", await ask(`${base}/duplicates`, { least: least.value }),
+      (reply) => `${some(reply.compared, reply.total, "embeddings")} were compared with one another`)),
     button("Held-out images in training", async () => {
       const reply = await ask(`${base}/leaks`, { least: least.value });
-      return [...pairs("Held-out images that are nearly in training", "No held-out image is so near to one of training.", reply),
-        h("p", { class: "dim" }, `${number(reply.held_out)} images are held out, ${number(reply.trained)} are trained on; the left one of a pair is held out.`)];
+      const within = reply.searched === reply.total ? "" : `, among the first ${number(reply.searched)} of ${number(reply.total)} embeddings`;
+      return [...pairs("Held-out images that are nearly in training", "No held-out image that was compared is so near to one of training.", reply,
+        () => `${some(reply.compared_held_out, reply.held_out, "held-out images")} were compared with ${some(reply.compared_trained, reply.trained, "images that are trained on")}${within}`),
+      h("p", { class: "dim" }, "The left one of a pair is held out.")];
     }),
     button("Largest loss", async () => (await ask(`${base}/worst`)).flatMap(worst)),
     button("Captions that fit least", async () => tiles("Images whose captions are least like them", await ask(`${base}/lowest`))));

@@ -79,6 +79,11 @@ export function supervised(run) {
   return run.setting === "semi-supervised" ? `semi-supervised ${percent(run.fraction)}` : run.setting;
 }
 
+// Interval and number of a metric, as far as they were recorded.
+export const spread = (one) => [
+  one.low === undefined ? "" : `${number(one.low)} – ${number(one.high)}`, one.n === undefined ? "" : `n ${number(one.n)}`,
+].filter(Boolean).join(", ");
+
 // ---- parts of pages
 
 export const badge = (state) => h("span", { class: `badge ${state}` }, state);
@@ -102,10 +107,15 @@ export function check(label, isOn, change) {
 }
 
 export function select(options, value, change) {
-  const made = options.map((one) => (Array.isArray(one) ? one : [one, one]));
-  const control = h("select", { onchange: () => change(control.value) },
-    made.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
+  const control = h("select", { onchange: () => change(control.value) });
+  choices(control, options, value);
   return control;
+}
+
+// Gives a select other options, so that whoever stands on it stays there.
+export function choices(control, options, value) {
+  const made = options.map((one) => (Array.isArray(one) ? one : [one, one]));
+  control.replaceChildren(...made.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
 }
 
 export function table(headings, rows, label) {
@@ -116,33 +126,69 @@ export function table(headings, rows, label) {
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }
 
+// Details that are loaded when they are opened; renew() gives them another title, and loads them again.
 export function folded(title, load, isOpen = false) {
   const inside = h("div", {});
-  const box = h("details", { open: isOpen }, h("summary", {}, title), inside);
-  let loaded = false;
-  const fill = async () => {
-    if (!box.open || loaded) return;
-    loaded = true;
-    inside.replaceChildren(h("p", { class: "dim" }, "reading …"));
-    try {
-      inside.replaceChildren(...[await load()].flat());
-    } catch (error) {
-      inside.replaceChildren(h("p", { class: "fault" }, error.message));
-    }
+  const summary = h("summary", {}, title);
+  const box = h("details", { open: isOpen }, summary, inside);
+  let isLoaded = false;
+  const fill = () => {
+    if (!box.open || isLoaded) return;
+    isLoaded = true;
+    into(inside, load);
   };
   box.addEventListener("toggle", fill);
+  box.renew = (text) => {
+    summary.textContent = text;
+    isLoaded = false;
+    fill();
+  };
   if (isOpen) fill();
   return box;
 }
 
-// Fills a place with what a request gives; a fault is said there.
+// Returns whether what is asked for now is still the last thing that was asked for at this place.
+const turns = new WeakMap();
+export function turn(place) {
+  const own = (turns.get(place) ?? 0) + 1;
+  turns.set(place, own);
+  return () => turns.get(place) === own;
+}
+
+// Fills a place with what a request gives, unless another one was made there meanwhile; a fault is said there.
 export async function into(place, load) {
+  const isLast = turn(place);
   place.replaceChildren(h("p", { class: "dim" }, "reading …"));
+  let made;
   try {
-    place.replaceChildren(...[await load()].flat().filter(Boolean));
+    made = [await load()].flat().filter(Boolean);
   } catch (error) {
-    place.replaceChildren(h("p", { class: "fault" }, error.message));
+    made = [h("p", { class: "fault" }, error.message)];
   }
+  if (isLast()) place.replaceChildren(...made);
+}
+
+// Does something again and again until the page is left; never twice at once, however slow the store is.
+export function every(milliseconds, signal, action) {
+  if (signal.aborted) return () => {};
+  let isBusy = false;
+  let isFault = false;
+  const timer = setInterval(async () => {
+    if (isBusy) return;
+    isBusy = true;
+    try {
+      await action();
+      if (isFault && !signal.aborted) report("");
+      isFault = false;
+    } catch (error) {
+      isFault = true;
+      if (!signal.aborted) report(error.message, true);
+    }
+    isBusy = false;
+  }, milliseconds);
+  const stop = () => clearInterval(timer);
+  signal.addEventListener("abort", stop);
+  return stop;
 }
 
 export function runPicker(runs, chosen, change, label = "Add a run") {

@@ -35,14 +35,17 @@ async function show() {
   const found = PARTS.find(([one]) => one === name) || PARTS[0];
   if (leave) leave.abort();
   leave = new AbortController();
+  const { signal } = leave;
   showNavigation(found[0]);
   report("");
-  const main = document.getElementById("main");
-  main.replaceChildren(h("p", { class: "dim" }, "reading …"));
+  // A page writes into a place of its own: what is slow writes where nobody looks once another page has been opened.
+  const place = h("div", {}, h("p", { class: "dim" }, "reading …"));
+  document.getElementById("main").replaceChildren(place);
+  const remember = (address) => { if (!signal.aborted) history.replaceState(null, "", address); };
   try {
-    await found[2](main, { path: rest, params: new URLSearchParams(query || ""), signal: leave.signal });
+    await found[2](place, { path: rest, params: new URLSearchParams(query || ""), signal, remember });
   } catch (error) {
-    main.replaceChildren(h("h1", {}, "Not shown"), h("p", { class: "fault" }, error.message));
+    place.replaceChildren(h("h1", {}, "Not shown"), h("p", { class: "fault" }, error.message));
   }
 }
 

@@ -1,7 +1,7 @@
 // The table of all runs: sorted, filtered, with metrics and their intervals, and small plots of them.
 
 import { points } from "./chart.js";
-import { address, ask, badge, chips, duration, field, h, metricName, number, part, report, select, supervised, when } from "./dom.js";
+import { address, ask, badge, chips, duration, every, field, h, metricName, number, part, report, select, spread, supervised, turn, when } from "./dom.js";
 
 const FIXED = [
   ["run", "run", (run) => run.run],
@@ -12,21 +12,21 @@ const FIXED = [
   ["seconds", "took", (run) => run.seconds ?? -1],
 ];
 
-export async function showRuns(main, { params, signal }) {
+export async function showRuns(main, { params, signal, remember }) {
   const state = {
     sort: params.get("sort") || "started", down: params.get("down") !== "0", text: params.get("text") || "",
     setting: params.get("setting") || "", status: params.get("status") || "", metrics: params.getAll("metric"), chosen: new Set(),
   };
   let found = await ask("runs", { metric: state.metrics });
   const body = h("div", {});
-  const remember = () => history.replaceState(null, "", address("runs", {
-    sort: state.sort, down: state.down ? null : "0", text: state.text, setting: state.setting, status: state.status, metric: state.metrics,
-  }));
   const reload = async () => {
-    remember();
-    found = await ask("runs", { metric: state.metrics });
+    const isLast = turn(body);
+    const asked = await ask("runs", { metric: state.metrics });
+    if (!isLast()) return;
+    found = asked;
     render();
   };
+  const reloadNow = () => reload().catch((error) => report(error.message, true));
 
   const settings = [...new Set(found.runs.map(supervised))].sort();
   const statuses = [...new Set(found.runs.map((run) => run.status))].sort();
@@ -36,7 +36,7 @@ export async function showRuns(main, { params, signal }) {
     if (!found.metrics.includes(metric.value)) return report(`no run has a metric ${metric.value}`, true);
     state.metrics = [...new Set([...(state.metrics.length ? state.metrics : found.shown), metric.value])];
     metric.value = "";
-    reload();
+    reloadNow();
   } });
   const controls = h("div", { class: "row" },
     field("Find", text, true),
@@ -49,7 +49,7 @@ export async function showRuns(main, { params, signal }) {
 
   function ordered() {
     const fixed = FIXED.find(([name]) => name === state.sort);
-    const key = fixed ? fixed[2] : (run) => run.metrics[state.sort]?.value;
+    const key = fixed ? fixed[2] : (run) => run.metrics[state.sort]?.value ?? undefined;
     const sign = state.down ? -1 : 1;
     return found.runs.filter(matches).sort((a, b) => {
       const [x, y] = [key(a), key(b)];
@@ -62,7 +62,7 @@ export async function showRuns(main, { params, signal }) {
     const isOn = state.sort === name;
     return h("th", { scope: "col", "aria-sort": isOn ? (state.down ? "descending" : "ascending") : "none" },
       h("button", { type: "button", onclick: () => {
-        state.down = isOn ? !state.down : !found.lower_is_better.includes(name);
+        state.down = isOn ? !state.down : found.directions[name] !== "lower";
         state.sort = name;
         render();
         body.querySelector(`th[aria-sort="${state.down ? "descending" : "ascending"}"] button`)?.focus();
@@ -82,17 +82,18 @@ export async function showRuns(main, { params, signal }) {
   }
 
   const cell = (one, isBest) => !one ? h("td", { class: "number dim" }, "—")
-    : h("td", { class: isBest ? "number best" : "number", title: one.about ?? null }, number(one.value),
-      one.low === undefined ? null : h("div", { class: "dim" }, `${number(one.low)} – ${number(one.high)}`));
+    : h("td", { class: isBest ? "number best" : "number", title: one.about ?? null }, number(one.value), isBest ? h("span", { class: "dim" }, " best") : null,
+      spread(one) ? h("div", { class: "dim" }, spread(one)) : null);
 
   const protocols = (runs, name) => new Set(runs.map((run) => run.metrics[name].protocol ?? "")).size;
+  const isRecorded = (runs, name) => runs.every((run) => run.metrics[name].protocol);
 
   function bestOf(shown) {
     const best = {};
     for (const name of found.shown) {
-      const having = shown.filter((run) => run.metrics[name]);
-      if (protocols(having, name) > 1) continue; // figures of several protocols cannot be compared
-      const sign = found.lower_is_better.includes(name) ? 1 : -1;
+      const having = shown.filter((run) => run.metrics[name] && run.metrics[name].value !== null);
+      if (!found.directions[name] || !isRecorded(having, name) || protocols(having, name) > 1) continue; // not known to be measured alike
+      const sign = found.directions[name] === "lower" ? 1 : -1;
       if (having.length > 1) best[name] = having.reduce((a, b) => (sign * (a.metrics[name].value - b.metrics[name].value) <= 0 ? a : b)).run;
     }
     return best;
@@ -110,35 +111,39 @@ export async function showRuns(main, { params, signal }) {
   function plots(shown, best) {
     const byTime = [...shown].reverse();
     return h("div", { class: "cards small" }, found.shown.map((name) => {
-      const having = byTime.filter((run) => run.metrics[name]);
+      const having = byTime.filter((run) => run.metrics[name] && run.metrics[name].value !== null);
       if (!having.length) return null;
       const all = having.map((run, index) => ({ x: index, y: run.metrics[name].value, low: run.metrics[name].low, high: run.metrics[name].high,
-        label: `${run.run}: ${number(run.metrics[name].value)}`, href: address(`run/${part(run.run)}`), group: best[name] === run.run ? "" : " " }));
+        label: `${run.run}: ${number(run.metrics[name].value)}${spread(run.metrics[name]) ? ` (${spread(run.metrics[name])})` : ""}`, href: address(`run/${part(run.run)}`), group: best[name] === run.run ? "" : " " }));
       all.sort((a, b) => (a.group < b.group ? -1 : 1));
       const top = having.find((run) => run.run === best[name]) ?? having[having.length - 1];
+      const apart = protocols(having, name) > 1 ? `; ${protocols(having, name)} protocols, which cannot be compared` : "";
       return h("div", { class: "card" }, h("h3", {}, metricName(name)), h("div", {}, h("span", { class: "big" }, number(top.metrics[name].value)),
-        h("span", { class: "dim" }, best[name] ? ` best, ${top.run}` : ` ${top.run}${protocols(having, name) > 1 ? `; ${protocols(having, name)} protocols, which cannot be compared` : ""}`)), points(name, all.slice(0, 500), { width: 260, height: 56, small: true }));
+        h("span", { class: "dim" }, best[name] ? ` best, ${top.run}` : ` ${top.run}${apart}`), spread(top.metrics[name]) ? h("div", { class: "dim" }, spread(top.metrics[name])) : null), points(name, all.slice(0, 500), { width: 260, height: 56, small: true }));
     }));
   }
 
+  const region = h("div", { class: "table runs", tabindex: "0", role: "region", "aria-label": "Runs" });
   function render() {
-    remember();
+    remember(address("runs", {
+      sort: state.sort, down: state.down ? null : "0", text: state.text, setting: state.setting, status: state.status, metric: state.metrics,
+    }));
     const shown = ordered();
     const best = bestOf(shown);
     body.replaceChildren(
       plots([...shown].sort((a, b) => (a.started < b.started ? 1 : -1)), best),
       h("h2", {}, `${shown.length === found.runs.length ? "All" : `${shown.length} of`} ${found.runs.length} runs`), actions,
-      h("div", { class: "table runs", tabindex: "0", role: "region", "aria-label": "Runs" }, h("table", {},
-        h("thead", {}, h("tr", {}, h("td", {}), FIXED.map(([name, title]) => heading(name, title)), found.shown.map((name) => heading(name, metricName(name))))),
-        h("tbody", {}, shown.map((run) => row(run, best))))));
+      region);
+    region.replaceChildren(h("table", {},
+      h("thead", {}, h("tr", {}, h("td", {}), FIXED.map(([name, title]) => heading(name, title)), found.shown.map((name) => heading(name, metricName(name))))),
+      h("tbody", {}, shown.map((run) => row(run, best)))));
     renderActions();
-    dropped.replaceChildren(h("details", {}, h("summary", {}, `${found.shown.length} metrics shown`), h("div", {}, chips(found.shown, (name) => { state.metrics = found.shown.filter((one) => one !== name); reload(); }, "Metrics shown"))));
+    dropped.replaceChildren(h("details", {}, h("summary", {}, `${found.shown.length} metrics shown`), h("div", {}, chips(found.shown, (name) => { state.metrics = found.shown.filter((one) => one !== name); reloadNow(); }, "Metrics shown"))));
   }
   const dropped = h("div", {});
   main.replaceChildren(h("h1", {}, "Runs"), controls, dropped, body);
   render();
   if (found.runs.some((run) => run.status === "running")) {
-    const timer = setInterval(() => { if (!body.contains(document.activeElement)) reload().catch((error) => report(error.message, true)); }, 10_000);
-    signal.addEventListener("abort", () => clearInterval(timer));
+    every(10_000, signal, async () => { if (!body.contains(document.activeElement)) await reload(); });
   }
 }

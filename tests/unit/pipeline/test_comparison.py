@@ -101,6 +101,7 @@ def test_figures_of_different_protocols_stand_in_rows_of_their_own(store: Store)
     text = show(*records, store=store)
     rows = [row for row in text.splitlines() if row.strip("│ ").startswith("Fréchet distance (")]
     assert [row.count("4.5") for row in rows] == [2, 1, 1]
+    assert [row.count("4.5 (4 to 5, n 240)") for row in rows] == [2, 1, 0]
     assert (
         "Fréchet distance: two-2 cannot be compared with one-1, three-3: features Inception-v3, not CLIP tiny" in text
     )
@@ -119,8 +120,14 @@ def test_a_table_of_all_metrics_keeps_protocols_apart(store: Store) -> None:
     console.print(metrics_table(records))
     text = str(console.file.getvalue())  # type: ignore[attr-defined]
     rows = [row for row in text.splitlines() if "evaluate/frechet_distance" in row and "4.5" in row]
-    assert [row.count("4.5") for row in rows] == [1, 1]
+    assert [row.count("4.5 (4 to 5, n 240)") for row in rows] == [1, 1]
     assert "two-2 cannot be compared with one-1: images 30000, not 240" in text
+
+
+def test_a_figure_without_an_interval_has_its_number(store: Store) -> None:
+    found = measured("a", seed="0")
+    found["measures"]["evaluate/frechet_distance"] |= {"low": None, "high": None, "n": 30_000}
+    assert "4.5 (n 30,000)" in line(show(record(**found), store=store), "Fréchet distance")
 
 
 def test_the_independent_clip_score_is_shown_where_there_is_one(store: Store) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pipeline.heartbeat import BEAT_SECONDS, Heartbeat, beating, life_by, life_o
 from pipeline.progress import RunningStages
 from pipeline.report import run_view, stage_table, status_document
 from pipeline.store import Store
-from stages.contract.events import Progress
+from stages.contract.events import Metrics, Progress
 from tests.factories import make_entry, make_record
 
 NOW = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
@@ -141,6 +142,36 @@ def test_a_running_run_shows_how_far_its_stages_are_and_a_lost_one_does_not(tmp_
     assert "\x1b[31m" not in shown
     lost = life_by(record, own, own.time + datetime.timedelta(hours=1))
     assert "300 of" not in render(stage_table(record, lost))
+
+
+def test_a_running_run_shows_its_use_of_the_machine() -> None:
+    stages = RunningStages()
+    stages.started("train_decoder")
+    stages.note("train_decoder", Progress(5, 1000, "steps"))
+    values = {"loss": 0.5, "phase_1/data_wait_fraction": 0.125, "gpu_utilisation": 0.875, "cpu_utilisation": math.nan}
+    stages.measure("train_decoder", Metrics(values, 5))
+    stages.measure("train_decoder", Metrics({"gpu_memory_gigabytes": 11.53}, 6))  # of another report
+    own = Heartbeat.now(0, stages)
+    expected = {"data_wait_fraction": 0.125, "gpu_utilisation": 0.875, "gpu_memory_gigabytes": 11.53}
+    assert own.progress["train_decoder"].used == expected
+    assert Heartbeat.model_validate(own.model_dump(mode="json")) == own
+    record = make_record(status="running", stages=[make_entry("train_decoder", "running")])
+    life = life_by(record, own, own.time)
+    assert status_document(record, life)["progress"]["train_decoder"]["used"] == expected
+    shown = render(stage_table(record, life))
+    assert "12.5%" in shown
+    assert "GPU 88%, 11.5 GB" in shown
+    stages.started("train_decoder")  # again
+    stages.note("train_decoder", Progress(5, 1000, "steps"))
+    assert Heartbeat.now(1, stages).progress["train_decoder"].used == {}
+
+
+def test_a_sign_of_life_of_a_version_without_use_is_read() -> None:
+    stages = RunningStages()
+    stages.note("train_decoder", Progress(5, 1000, "steps"))
+    content = Heartbeat.now(0, stages).model_dump(mode="json")
+    del content["progress"]["train_decoder"]["used"]
+    assert Heartbeat.model_validate(content).progress["train_decoder"].used == {}
 
 
 def test_a_running_run_shows_on_which_machines_its_stages_compute() -> None:

@@ -17,7 +17,7 @@ from pipeline.record import MlflowRuns
 from pipeline.results import StageResult
 from pipeline.store import Store
 from pipeline.view import RunView
-from stages.contract.events import Progress
+from stages.contract.events import Metrics, Progress
 from stages.contract.stage import Allocation
 
 NOBODY = "http://127.0.0.1:9"
@@ -34,6 +34,8 @@ def test_the_sign_of_life_learns_how_far_stages_are_and_scheduling_is_not_their_
     assert stages.snapshot() == {}
     observer.event(stage.name, Progress(3, 24, "shards"))
     assert stages.snapshot()[stage.name][0].done == 3
+    observer.event(stage.name, Metrics({"data_wait_fraction": 0.5}, 1))
+    assert stages.used() == {stage.name: {"data_wait_fraction": 0.5}}
     first = observer.busy_seconds()
     assert 0 < first < observer.busy_seconds()  # also of a stage that is never finished
     observer.finished(StageResult(stage.name, "done", 0.5))

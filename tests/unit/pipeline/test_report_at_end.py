@@ -25,6 +25,23 @@ def test_the_page_is_made(store: Store) -> None:
     assert said == []
 
 
+def test_figures_have_their_interval_and_number(store: Store) -> None:
+    names = {"evaluate/frechet_distance": 4.0, "evaluate/cmmd": 2.0, "train_prior/cosine_true": 0.5}
+    bounds: dict[str, dict[str, float | None]] = {
+        "evaluate/frechet_distance": {"low": 3.25, "high": 4.75},
+        "evaluate/cmmd": {"low": None, "high": None},
+    }
+    measures = {name: {"value": names[name], **ends, "n": 1240, "protocol": "a"} for name, ends in bounds.items()}
+    page = report_at_end(make_record("tiny-1", metrics=names, measures=measures), store, lambda line: None)
+    assert page is not None
+    assert '<dd class="value">4</dd><dd class="about">95 % 3.25 to 4.75, n 1,240</dd>' in page
+    cells = {row.partition("</td>")[0]: row for row in page.split("<tr><td>")}
+    assert "<td>3.25 to 4.75</td>" in cells["evaluate/frechet_distance"]
+    assert ">1,240</td>" in cells["evaluate/frechet_distance"]
+    assert ">1,240</td>" in cells["evaluate/cmmd"]
+    assert "1,240" not in cells["train_prior/cosine_true"]
+
+
 def test_one_that_is_late_is_left_out(store: Store) -> None:
     plan = {"download_shards": {"fingerprint": "d", "identity": {}}}
     folder = Path(store.artifact("download_shards", "d").uri)

@@ -49,17 +49,28 @@ def test_the_nearest_are_those_of_a_plain_loop(embeddings: Artifact) -> None:
 def test_near_duplicates_are_each_pair_once(embeddings: Artifact) -> None:
     index = EmbeddingIndex.read(embeddings)
     found = index.near_duplicates(0.999, 10)
-    assert {(one.first, one.second) for one in found} == {(0, 6), (7, 11)}
+    assert {(one.first, one.second) for one in found.pairs} == {(0, 6), (7, 11)}
+    assert found.first == sum(ROWS)
 
 
 def test_leaks_pair_a_held_out_row_with_one_of_training(embeddings: Artifact) -> None:
     index = EmbeddingIndex.read(embeddings)
     is_held_out = np.arange(sum(ROWS)) == 6
-    ((one),) = index.leaks(is_held_out, 0.999, 10)
+    found = index.leaks(is_held_out, 0.999, 10)
+    ((one),) = found.pairs
     assert (one.first, one.second) == (6, 0)
-    assert index.leaks(np.zeros(sum(ROWS), bool), 0.5, 10) == []
+    assert (found.first, found.second) == (1, sum(ROWS) - 1)
+    assert index.leaks(np.zeros(sum(ROWS), bool), 0.5, 10).pairs == []
     split = SplitConfig(validation=0.3, test=0.2, seed=4)
     assert (index.held_out(split) == (split_numbers(index.keys, split) < 0.5)).all()
+
+
+def test_of_more_rows_the_number_that_was_compared_is_returned(embeddings: Artifact) -> None:
+    index = EmbeddingIndex.read(embeddings)
+    found = index.near_duplicates(0.999, 10, most=7)
+    assert ([(one.first, one.second) for one in found.pairs], found.first) == ([(0, 6)], 7)
+    leaks = index.leaks(np.arange(sum(ROWS)) < 7, 0.999, 10, most=3)
+    assert (leaks.pairs, leaks.first, leaks.second) == ([], 3, 3)
 
 
 def test_the_lowest_scores_leave_out_what_has_no_caption(embeddings: Artifact) -> None:

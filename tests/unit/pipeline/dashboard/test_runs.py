@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.dashboard.runs import HEADLINE, differences, is_lower_better, run_document, run_table, supervision
+from pipeline.dashboard.runs import HEADLINE, differences, direction, run_document, run_table, supervision
+from pipeline.dashboard.units import UnitStates
 from pipeline.heartbeat import Heartbeat, StageProgress
 from pipeline.record import RunRecord
 from pipeline.store import Store
@@ -75,16 +76,24 @@ def test_a_running_stage_shows_how_far_it_is(store: Store) -> None:
     record = make_record(status="running", stages=stages, plan=plan)
     store.write_run(record)
     output = store.output("download_shards", "download_shards")
-    output.write_json("units.json", {"units": 4})
+    output.write_plan(4)
     output.finish_unit("00001", {"rows": 1})
-    progress = StageProgress(done=1, total=4, unit="shards", per_second=0.5, seconds_left=6.0)
+    used = {"data_wait_fraction": 0.25, "gpu_memory_gigabytes": 11.5}
+    progress = StageProgress(done=1, total=4, unit="shards", per_second=0.5, seconds_left=6.0, used=used)
     beat = Heartbeat.now(3).model_copy(update={"progress": {"download_shards": progress}})
     store.write_heartbeat(record.run, beat.model_dump(mode="json"))
-    found = run_document(record, store)
+    found = run_document(record, store, UnitStates())
     assert found["driver"]["pid"] == beat.pid
     download, embed = found["graph"]
     assert (download["state"], download["progress"]["seconds_left"], embed["state"]) == ("running", 6.0, "waiting")
-    assert download["units"]["done"] == ["00001"]
+    assert (download["units"]["done"], download["units"]["parts"]) == (1, [0, 1, 0, 0])
+    assert download["used"] == used
+
+
+def test_a_stage_that_has_trained_shows_what_it_recorded_of_its_use(store: Store) -> None:
+    metrics = {"train_prior/gpu_memory_gigabytes": 7.5, "train_prior/cosine_true": 0.5}
+    record = make_record(plan=PRIOR, stages=[make_entry("train_prior")], metrics=metrics)
+    assert run_document(record, store, UnitStates())["graph"][0]["used"] == {"gpu_memory_gigabytes": 7.5}
 
 
 def test_a_stage_of_a_lost_run_is_lost(store: Store) -> None:
@@ -94,7 +103,7 @@ def test_a_stage_of_a_lost_run_is_lost(store: Store) -> None:
         update={"time": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "machine": "another"}
     )
     store.write_heartbeat(record.run, old.model_dump(mode="json"))
-    assert run_document(record, store)["graph"][0]["state"] == "lost"
+    assert run_document(record, store, UnitStates())["graph"][0]["state"] == "lost"
 
 
 def test_what_differs_between_configs() -> None:
@@ -110,8 +119,13 @@ def test_what_differs_between_configs() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("evaluate/frechet_distance", True), ("train_decoder/held_out_loss", True), ("evaluate/accuracy/both", False),
-     ("train_decoder/samples_per_second", False), ("train_decoder/seconds", True)],
+    [("evaluate/frechet_distance", "lower"), ("train_decoder/held_out_loss", "lower"),
+     ("evaluate/accuracy/both", "higher"), ("train_decoder/samples_per_second", "higher"),
+     ("train_decoder/seconds", "lower"), ("train_prior/cosine_z_0/time_250", "higher"),
+     ("evaluate/cosine/unrelated", None), ("train_prior/cosine_z_0_unrelated/time_250", None),
+     ("evaluate/frechet_distance/true_halves", None), ("train_prior/norm_ratio/steps_4", None),
+     ("evaluate/chance/both", None), ("train_prior/reference/frechet", None), ("evaluate/control/unrelated/both", None),
+     ("fit_gaussians/iterations", None)],
 )  # fmt: skip
-def test_whether_less_is_better(name: str, expected: bool) -> None:
-    assert is_lower_better(name) is expected
+def test_whether_less_is_better_more_or_neither(name: str, expected: str | None) -> None:
+    assert direction(name) == expected

@@ -1,11 +1,12 @@
 """Which prior to train, and how."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Union
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from models.fields import ABSENT
 from models.priors.registry import SPECS
 from models.priors.sizes import NetworkSize, transformer_of_size
 from models.priors.spec import (
@@ -85,6 +86,11 @@ class ValidationConfig:
     samples_per_caption: Annotated[
         PositiveInt, Field(description="samples for one caption, whose diversity is measured; 1: it is not measured")
     ] = 2
+    all_captions: Annotated[
+        bool | None,
+        Field(description="also on held-out images whose captions captions.fraction leaves out, so that trainings with "
+              "other fractions are evaluated on the same pairs"),
+    ] = field(default=None, metadata=ABSENT)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +143,15 @@ class PriorConfig(StageConfig):
     def learned_from(self) -> LearnedFrom:
         """Whether it learns from captions, from images alone, or from both."""
         return "pairs"
+
+    @model_validator(mode="after")
+    def _captions_are_of_one_kind(self) -> "PriorConfig":
+        if self.validation.all_captions and self.captions.reads_pseudo:
+            raise ValueError(
+                "validation.all_captions is true with pseudo-captions (captions.mix.pseudo above 0): allowed is human "
+                "captions alone: set captions.mix.pseudo to 0, or leave validation.all_captions out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_built(self) -> "PriorConfig":

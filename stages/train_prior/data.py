@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
 from stages.contract.errors import InputFault
-from stages.formats.captions import CaptionsConfig, choose_captions
+from stages.formats.captions import CaptionsConfig, choose_captions, select_captioned
 from stages.formats.embeddings.layout import read_text_encoders
 from stages.formats.embeddings.reader import (
     CaptionedRows,
@@ -159,13 +159,17 @@ class PairCounts:
 def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[str] = ()) -> Divided:
     """Return the pairs, divided by the keys of their images.
 
-    Only the captioned samples that ``captions`` selects are read; two numbers per dimension are held for each, which
-    for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more machines or a smaller fraction.
+    Only the captioned samples that ``captions`` selects are read (all with ``validation.all_captions``); two numbers
+    per dimension are held for each, which for 15 million pairs of 1536 dimensions is 184 GB: such sizes need more
+    machines or a smaller fraction.
     ``text_states`` names the text encoders (t5, clip) whose token states come with the captions.
     """
     widths = _widths(embeddings, text_states)
     shards = list(shard_rows(embeddings))
-    parts = [load_captioned_rows(embeddings, shard, config.captions) for shard in shards]
+    read = config.captions
+    if config.validation.all_captions:
+        read = read.model_copy(update={"fraction": 1.0})
+    parts = [load_captioned_rows(embeddings, shard, read) for shard in shards]
     _require_captions(config, embeddings, sum(len(part.keys) for part in parts))
     _require_one_width(shards, parts)
     files = {
@@ -175,7 +179,10 @@ def load_pairs(config: PriorConfig, embeddings: Artifact, text_states: Sequence[
     pairs = _join(parts, files, config.captions)
     _require_finite(pairs)
     keys = {shard: part.keys for shard, part in zip(shards, parts, strict=True)}
-    return _divide(config, pairs, keys, "captioned images")
+    usable = None
+    if config.validation.all_captions:
+        usable = torch.from_numpy(np.concatenate([select_captioned(part.keys, config.captions) for part in parts]))
+    return _divide(config, pairs, keys, "captioned images", usable=usable)
 
 
 def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collection[str] = ()) -> Divided:
@@ -191,13 +198,19 @@ def load_images(config: PriorConfig, embeddings: Artifact, held_out_keys: Collec
     image = torch.from_numpy(np.concatenate(rows))
     number = torch.arange(len(image) + 1)
     images = Pairs(image, image, number, CaptionStates({}, number[:-1], number[:-1]))
-    return _divide(config, images, keys, "images", held_out_keys)
+    return _divide(config, images, keys, "images", held_out_keys=held_out_keys)
 
 
 def _divide(
-    config: PriorConfig, pairs: Pairs, keys: Mapping[str, Sequence[str]], what: str, held_out_keys: Collection[str] = ()
+    config: PriorConfig,
+    pairs: Pairs,
+    keys: Mapping[str, Sequence[str]],
+    what: str,
+    *,
+    held_out_keys: Collection[str] = (),
+    usable: Bool[Tensor, " images"] | None = None,
 ) -> Divided:
-    """Divide pairs, whose keys are given by shard."""
+    """Divide pairs, whose keys are given by shard; none that is not ``usable`` is trained on (None: all are)."""
     splits = SplitRows(list(keys.values()))
     record = splits.divide(config.split, least=_LEAST)
     starts = np.cumsum([0, *map(len, keys.values())])
@@ -208,6 +221,11 @@ def _divide(
     held_out = torch.zeros(len(pairs), dtype=torch.bool)
     held_out[validation[: config.validation.max_pairs]] = True
     train = torch.from_numpy(splits.is_train())
+    if usable is None:
+        usable = torch.ones(len(pairs), dtype=torch.bool)
+    else:
+        train &= usable
+        record = record.model_copy(update={"train_images": int(train.sum())})
     if pairs.human_fraction == 0 and pairs.num_human is not None:  # human captions are left out of training
         train &= pairs.starts.diff() > pairs.num_human
     if held_out_keys:
@@ -226,7 +244,7 @@ def _divide(
         frozenset(splits.validation_keys),
         tuple(sample for sample, is_held_out in zip(_samples(keys), held_out.tolist(), strict=True) if is_held_out),
         len(validation),
-        human_images=len(pairs) if pairs.num_human is None else int((pairs.num_human > 0).sum()),
+        human_images=int(usable.sum()) if pairs.num_human is None else int((pairs.num_human > 0).sum()),
         pseudo_images=0 if pairs.num_human is None else int((pairs.starts.diff() > pairs.num_human).sum()),
         on_pseudo=on_pseudo,
     )

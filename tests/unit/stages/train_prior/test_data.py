@@ -12,7 +12,7 @@ import torch
 from stages.contract.errors import InputFault
 from stages.formats.embeddings.reader import open_text_states
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.data import Pairs, load_pairs
+from stages.train_prior.data import Divided, Pairs, load_pairs
 from tests.unit.stages.train_prior.pieces import DIM, ROWS, SHARDS, STATE_WIDTH, make_embeddings, prior_config
 
 BOTH = ("t5", "clip")
@@ -149,3 +149,27 @@ def test_an_image_without_a_first_caption_has_none(tmp_path: Path) -> None:
     with embeddings.writing("metadata/metadata_00001.parquet") as path:
         pq.write_table(pa.table(table), path)
     assert sum(map(len, pairs_of(embeddings))) == ROWS * (SHARDS - 1) // 2
+
+
+def test_fractions_of_the_captions_are_validated_on_the_same_pairs_if_asked_for(tmp_path: Path) -> None:
+    embeddings = make_embeddings(tmp_path)
+
+    def divided(fraction: float, **validation: Any) -> Divided:
+        config = prior_config("gaussian", captions={"fraction": fraction}, validation=validation)
+        return load_pairs(config, embeddings)
+
+    whole = divided(1.0)
+    few, few_on_all = divided(0.5), divided(0.5, all_captions=True)
+    assert few_on_all.held_out_samples == whole.held_out_samples != few.held_out_samples
+    assert torch.equal(few_on_all.held_out.image, whole.held_out.image)
+    assert torch.equal(few_on_all.train.image, few.train.image)
+    assert len(few.train) < len(whole.train)
+    assert few_on_all.record.train_images == few.record.train_images
+    assert few_on_all.human_images == few.human_images < whole.human_images
+
+
+def test_all_captions_of_a_validation_are_human_ones_and_by_default_no_fingerprint_knows_them() -> None:
+    with pytest.raises(ValueError, match=r"validation\.all_captions is true with pseudo-captions"):
+        prior_config("gaussian", captions={"mix": {"pseudo": 0.3}}, validation={"all_captions": True})
+    assert "all_captions" not in prior_config("gaussian").identity()["validation"]
+    assert prior_config("gaussian", validation={"all_captions": True}).identity()["validation"]["all_captions"]

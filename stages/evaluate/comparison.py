@@ -1,6 +1,5 @@
 """Sets of generated images beside the true ones: each image beside its own, and the distributions of both."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +32,7 @@ class Comparison:
             return
         chosen = spaced(sets.count(name), sets.config.pairwise_images)
         true = sets.described_rows(CONDITIONING).take(chosen)
-        identity, dims = sets.network(CONDITIONING), sets.block_dims(CONDITIONING)
-        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        dims, protocol = sets.block_dims(CONDITIONING), self._pairs_protocol(CONDITIONING, common)
         seen = sets.rows(CONDITIONING, name).take(chosen)
         results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
         if name == sets.main:
@@ -44,8 +42,8 @@ class Comparison:
         """Add how near the embeddings that images were generated from are to the true images', by what made both."""
         sets, network = self.sets, embedding_network(self.sets.config)
         true_rows = sets.described_rows(network)
-        true, identity, dims = true_rows.take(chosen), sets.network(network), sets.block_dims(network)
-        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        true, dims = true_rows.take(chosen), sets.block_dims(network)
+        protocol = self._pairs_protocol(network, common)
         embedding_rows = EmbeddingRows(sets.generated, sets.units[sets.main])
         embeddings = embedding_rows.take(chosen)
         distances = frechet_figures(embedding_rows, true_rows)
@@ -53,6 +51,11 @@ class Comparison:
         results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
         cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
         results.add({"embedding/cmmd": cmmd}, protocol)
+
+    def _pairs_protocol(self, network: str, common: Protocol) -> Protocol:
+        identity, true = self.sets.network(network), self.sets.described_images()
+        by = {"clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        return {**common, **by, "true_images": true}
 
     def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
         found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.sets.config.seed)
@@ -72,7 +75,7 @@ class Comparison:
         identity, generated, true = sets.network(network), sets.rows(network, name), sets.true_rows(network)
         protocol = {
             **common, "features": identity["name"], "weights": identity["weights"], "resize": identity["resize"],
-            "true_images": self._true_identity(), "num_true": str(true.count),
+            "true_images": sets.true_images(), "num_true": str(true.count),
         }  # fmt: skip
         results.add(frechet_figures(generated, true), protocol, prefix)
         a, b = (torch.from_numpy(rows.take(spaced(rows.count, most))) for rows in (generated, true))
@@ -85,12 +88,6 @@ class Comparison:
         results.add({"cmmd": cmmd_figure(a, b, dims)}, protocol | clip_protocol, prefix)
         if not prefix:
             results.notes["frechet_distance"] = f"{identity['name']}, {count} images, {true.count} true ones"
-
-    def _true_identity(self) -> str:
-        if not self.sets.real:
-            return "those that the prompts describe"
-        contents = "".join(self.sets.records[unit.name].content for unit in self.sets.real)
-        return f"folder {hashlib.sha256(contents.encode()).hexdigest()[:16]}"
 
 
 def _image_figures(pairs: Figures) -> Figures:

@@ -16,7 +16,7 @@ from models.scenes.render import render_scenes
 from models.scenes.scene import Scene, make_scenes
 from models.similarity import frechet_distance
 from stages.contract.errors import InputFault
-from stages.contract.events import Event, LoggedImage
+from stages.contract.events import Event, LoggedImage, Progress
 from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
@@ -229,6 +229,17 @@ def test_a_unit_is_noted_as_it_is_worked_on(clip: ClipConfig, tmp_path: Path) ->
             watcher.join()
         assert max(noted) == (NUM if fields else 64)
         assert len(noted - {0, 64, NUM}) >= 5
+
+
+def test_the_figures_are_reported_as_they_are_made(clip: ClipConfig, tmp_path: Path) -> None:
+    sets: dict[str, MakeImages] = {"prior": noise, "text_embedding": noise}
+    for name, num, with_scenes in (("many", NUM, True), ("few", 5, True), ("no truth", 5, False), ("one", 1, True)):
+        source = generated(tmp_path / name, sets, clip, num=num, with_scenes=with_scenes)
+        events: list[Event] = []
+        evaluate(tmp_path / f"{name}-evaluated", clip, source, events)
+        steps = [event for event in events if isinstance(event, Progress) and event.unit == "steps of the figures"]
+        assert [event.done for event in steps] == list(range(1, steps[0].total + 1)), name
+        assert len(steps) == {"many": 43, "few": 13, "no truth": 2, "one": 2}[name]
 
 
 def test_scores_of_categories_are_those_of_their_images(clip: ClipConfig, tmp_path: Path) -> None:

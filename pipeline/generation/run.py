@@ -1,7 +1,7 @@
 """Generate what ``corgi generate`` asks for, and write it with everything that it takes to generate it again."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ Entry = dict[str, Any]
 Sources = list[str] | int | ImageSource | tuple[ImageSource | str, ImageSource | str]
 
 
-def generate_for_options(store: Store, options: Options, out: Path, view: GenerationView) -> Iterator[Entry]:
+def generate_for_options(
+    store: Store, options: Options, out: Path, view: GenerationView
+) -> Generator[Entry, None, None]:
     """Generate what is asked for, one PNG each; yield path, prompt, seed and mode of every image when it is written."""
     try:
         if options.again is not None:

@@ -44,9 +44,10 @@ def test_the_rate_of_other_units_is_counted_anew() -> None:
     pace.note(Progress(0, 30, "units of images"))
     time.sleep(0.3)
     pace.note(Progress(30, 30, "units of images"))
-    assert pace.rate is not None
+    assert (pace.rate or 0) > 1
     pace.note(Progress(1, 20, "steps of the figures"))
-    assert (pace.rate, pace.seconds_left) == (None, None)
+    assert pace.rate is None
+    assert pace.seconds_left is None
     time.sleep(0.05)
     pace.note(Progress(3, 20, "steps of the figures"))
     assert 10 < (pace.rate or 0) <= 40

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.generation.view import GenerationView
 
 
-def test_lines_come_while_no_image_is_done_and_say_how_many_are() -> None:
+def test_lines_come_while_no_image_is_done_and_count_those_that_are() -> None:
     written = io.StringIO()
     with GenerationView(Console(file=written, width=120), line_seconds=0.2) as view:
         view.loading("run smoke-1")

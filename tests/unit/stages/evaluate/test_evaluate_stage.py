@@ -68,7 +68,7 @@ def generated(
 ) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
     output = Output(str(folder), "generate", "g")
-    names = []
+    names: list[str] = []
     for name, make in sets.items():
         images = make(SCENES[:num])
         photographed = photographs(SCENES[:num]) if photographs is not None and not names else None
@@ -182,7 +182,7 @@ def test_figures_have_intervals_numbers_and_protocols(clip: ClipConfig, tmp_path
 
 
 def test_figures_are_compared_where_the_true_images_are_the_same(clip: ClipConfig, tmp_path: Path) -> None:
-    def protocols(name: str, make: MakeImages, unit_images: int = 64, **fields: object) -> list[str]:
+    def protocols(name: str, make: MakeImages, unit_images: int = 64, **fields: Any) -> list[str]:
         source = generated(
             tmp_path / name, {"prior": noise}, clip, with_scenes=False, photographs=make, unit_images=unit_images
         )
@@ -212,15 +212,17 @@ def test_a_unit_is_noted_as_it_is_worked_on(clip: ClipConfig, tmp_path: Path) ->
     (tmp_path / "real").mkdir()
     for number, image in enumerate(true_images(SCENES)):
         Image.fromarray(image).save(tmp_path / "real" / f"{number}.png")
-    for name, fields in (("described", {}), ("folder", {"real": tmp_path / "real"})):
+    sets: dict[str, dict[str, Any]] = {"described": {}, "folder": {"real": tmp_path / "real"}}
+    for name, fields in sets.items():
         begin_item()
-        noted, is_done = set(), threading.Event()
+        noted: set[int] = set()
+        is_done = threading.Event()
 
-        def look(noted: set[int] = noted, is_done: threading.Event = is_done) -> None:
+        def poll(noted: set[int] = noted, is_done: threading.Event = is_done) -> None:
             while not is_done.wait(0.0005):
                 noted.add(samples_of_item())
 
-        watcher = threading.Thread(target=look)
+        watcher = threading.Thread(target=poll)
         watcher.start()
         try:
             evaluate(tmp_path / name, clip, source, batch_size=4, **fields)
@@ -279,6 +281,20 @@ def test_distances_are_of_features_that_conditioned_nothing_unless_others_are_na
     found = run(EvaluateConfig(clip=clip), {"generate": source}, output, make_context())
     assert found.notes["frechet_distance"] == "EfficientNet-Lite0 (ImageNet), 4 images, 4 true ones"
     assert found.protocols[found.measures["cmmd"].protocol]["features"].startswith("CLIP")
+
+
+def test_features_may_be_those_of_any_clip(clip: ClipConfig, tmp_path: Path) -> None:
+    other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "other", seed=5)),))
+    source = generated(tmp_path / "g", {"prior": noise}, clip, num=8)
+    found = evaluate(tmp_path / "e", clip, source, features={"kind": "clip", "clip": other})
+    of_other, of_own = (ClipEncoder(one).identities.models[0].digest for one in (other, clip))
+    for figure, weights in (("frechet_distance", of_other), ("cmmd", of_other), ("cosine/image_true", of_own)):
+        assert found.protocols[found.measures[figure].protocol]["weights"] == weights, figure
+    encoder = ClipEncoder(other)
+    expected = frechet_distance(
+        encoder.encode_images(noise(SCENES[:8])), encoder.encode_images(true_images(SCENES[:8]))
+    )
+    assert found.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: ClipConfig, tmp_path: Path) -> None:

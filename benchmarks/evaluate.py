@@ -2,22 +2,29 @@
 
 Images of 32 px by random weights of the smallest size, on CPUs, without a network; each measurement in a process of its
 own. First the peak of memory of generate and evaluate in one process, at each number of images: it should not grow with
-them. Then images per second of both with Ray, at the smallest number, by so many workers of one CPU each.
+them. Then images per second of both with Ray, at the smallest number, by so many workers of one CPU each, with the peak
+of the stage's process and the sum of those of its workers (each of them includes libraries that it shares).
 """
 
 import argparse
+import functools
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from cluster.mapping import Mapper
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,8 +46,37 @@ def measure(folder: Path, images: int, workers: int) -> dict[str, float]:
 
     if workers == 0:
         return _measure(folder, images, 1, map_in_process)
-    with session(None, workers):
-        return _measure(folder, images, workers, map_on_ray)
+    with session(None, workers), tempfile.TemporaryDirectory(prefix="corgi-peaks-") as peaks:
+        found = _measure(folder, images, workers, functools.partial(_map_and_note_peaks, map_on_ray, Path(peaks)))
+        return found | {"workers": sum(_largest_together(Path(peaks)))}
+
+
+def _map_and_note_peaks(mapper: "Mapper", peaks: Path, make_worker: Any, items: Any, resources: Any) -> Iterator[Any]:
+    """Map, and let each worker keep in a file of its own how much memory its process has held at most."""
+    called = Path(tempfile.mkdtemp(dir=peaks))
+    return mapper(functools.partial(_make_noting_worker, make_worker, called), items, resources)
+
+
+def _make_noting_worker(make_worker: Any, called: Path) -> Any:
+    work = make_worker()
+
+    def work_and_note(item: Any) -> Any:
+        done = work(item)
+        (called / str(os.getpid())).write_text(str(_peak()))
+        return done
+
+    return work_and_note
+
+
+def _largest_together(peaks: Path) -> list[float]:
+    """Return the peaks of the workers of that map whose workers together held most."""
+    maps = [[float(file.read_text()) for file in called.iterdir()] for called in peaks.iterdir()]
+    return max(maps, key=sum)
+
+
+def _peak() -> float:
+    """Return the most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, float]:
@@ -79,8 +115,7 @@ def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, 
             begun = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"generate": images / seconds[0], "evaluate": images / seconds[1], "peak": peak}
+    return {"generate": images / seconds[0], "evaluate": images / seconds[1], "peak": _peak()}
 
 
 def _in_child(folder: Path, images: int, workers: int) -> dict[str, float]:
@@ -104,7 +139,7 @@ def main() -> None:
     memory, rates = Table(title="one process"), Table(title=f"{min(options.images):,} images, Ray")
     for heading in ("images", "peak MB", "generate images/s", "evaluate images/s"):
         memory.add_column(heading, justify="right")
-    for heading in ("workers", "generate images/s", "evaluate images/s"):
+    for heading in ("workers", "peak MB", "peaks of workers, MB", "generate images/s", "evaluate images/s"):
         rates.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory(prefix="corgi-world-") as folder:
         make_world(Path(folder))
@@ -113,7 +148,7 @@ def main() -> None:
             memory.add_row(f"{images:,}", *(f"{one[name]:.0f}" for name in ("peak", "generate", "evaluate")))
         for workers in options.workers:
             one = _in_child(Path(folder), min(options.images), workers)
-            rates.add_row(str(workers), *(f"{one[name]:.0f}" for name in ("generate", "evaluate")))
+            rates.add_row(str(workers), *(f"{one[name]:.0f}" for name in ("peak", "workers", "generate", "evaluate")))
     Console().print(memory)
     Console().print(rates)
 

@@ -15,14 +15,18 @@ USED: Final = ("data_wait_fraction", "cpu_utilisation", "gpu_utilisation", "gpu_
 
 @dataclass
 class Pace:
-    """What is known of a stage's progress; the rate counts from the first report, so that start-up does not blur it."""
+    """What is known of a stage's progress; the rate counts from the first report, so that start-up does not blur it.
+
+    A stage that goes on with units of another kind begins anew.
+    """
 
     latest: Progress | None = None
     _first: tuple[float, int] | None = None
 
     def note(self, progress: Progress) -> None:
         """Take in a report."""
-        self._first = self._first or (time.monotonic(), progress.done)
+        if self.latest is None or self.latest.unit != progress.unit:
+            self._first = (time.monotonic(), progress.done)
         self.latest = progress
 
     @property

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 FAILED, SKIPPED = "failed_", "skipped_"
 PSEUDO_COUNTS = ("pseudo_captions", "pseudo_captioned", "empty_pseudo_captions")
-REQUIREMENTS = ["corgi-pipeline"]
-"""What a process needs that loads a registered model."""
+REQUIREMENTS = ["mlflow"]
+"""What of package indexes a process needs that loads a registered model; this project is on none of them."""
 
 
 def provenance(results: Mapping[str, StageResult], plan: Plan) -> Provenance | None:

@@ -1,5 +1,6 @@
 """Show a run on the terminal: bars with rate and time left, or, without a terminal, a line at intervals."""
 
+import sys
 import time
 from typing import Any
 
@@ -15,7 +16,23 @@ from stages.contract.events import Progress as StageProgress
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
 
-LINE_SECONDS = 15.0
+LINE_SECONDS = 10.0
+
+
+def make_bars(console: Console) -> Progress:
+    """Return bars with rate and time left, which vanish at the end; without a terminal they are not shown."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<16}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # what goes into a file or pipe stays there
+    )
 
 
 class RunView:
@@ -23,19 +40,9 @@ class RunView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._bars: dict[str, TaskID] = {}
-        self._live = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<16}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._live = make_bars(console)
 
     def __enter__(self) -> "RunView":
         self._live.start()
@@ -50,7 +57,7 @@ class RunView:
 
     def started(self, stage: PlannedStage, allocation: Allocation) -> None:
         """Open the stage's bar."""
-        self._lines[stage.name] = _Line(stage.name)
+        self._lines[stage.name] = Line()
         gpus = f", {allocation.gpus_per_worker:g} GPU" if allocation.gpus_per_worker else ""
         first, then = allocation.workers_at_first, allocation.num_workers
         growing = f", then {then}" if first != then else ""
@@ -62,7 +69,7 @@ class RunView:
 
     def event(self, name: str, event: Event) -> None:
         """Move the stage's bar, or say a line."""
-        line = self._lines.setdefault(name, _Line(name))  # what was made before may be found damaged, and then starts
+        line = self._lines.setdefault(name, Line())  # what was made before may be found damaged, and then starts
         if isinstance(event, StageProgress):
             line.progress(event)
             self._live.update(self._bars[name], completed=event.done, total=event.total, note=line.note())
@@ -87,11 +94,10 @@ class RunView:
             self._live.remove_task(self._bars.pop(name))
 
 
-class _Line:
-    """What is known of a running stage, as one line of text."""
+class Line:
+    """What is known of a running stage or command, as one line of text."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._pace = Pace()
         self._printed = time.monotonic()
         self.values: dict[str, float] = {}

@@ -10,12 +10,15 @@ from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
-from stages.contract.texts import one_line
+from stages.contract.installing import install_words
+from stages.contract.texts import by_number, one_line
 from stages.formats.attributions import read_attributions
 
 _LONGEST: Final = 300  # characters of a value from the record
 _NOT_STATED: Final = "not stated: whoever passes the model on has to say"
 _QUALITY: Final = ("figure", "value", "95 % interval", "n", "measured on")
+_MEASURES: Final = ("measure", "value", "95 % interval", "n", "protocol")
+_SHORT: Final = 8  # characters of a protocol's digest
 _STEPS: Final = ("train_clip", "train_prior", "train_decoder", "train_upsampler", "train_second_upsampler")
 
 
@@ -33,12 +36,14 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         f"{_setting(record)}",
         *(["![Prompts and the images made of them](samples.png)"] if has_grid else []),
         "## Use\n\n"
-        "```python\nfrom pipeline import TextToImage  # pip install corgi-pipeline\n\n"
+        f"It needs Corgi Pipeline: {install_words()}.\n\n"
+        "```python\nfrom pipeline import TextToImage\n\n"
         'model = TextToImage.load("this folder")\nimages = model.generate(["a prompt"], seed=0)\n```\n\n'
         '```bash\ncorgi generate "this folder" --prompt "a prompt" --out images\n```',
         *([_others(others, _space(record))] if others else []),
         "## How good\n\n" + _table(_QUALITY, _quality(record, store)),
-        "## What it learned from\n\n" + _table(("", ""), _data(record)),
+        *_measurements(record),
+        "## What it learned from\n\n" + _table(("", ""), _data(record, store)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
         f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. "
         f"Of the images and captions: {_works(record, store)}.",
@@ -76,9 +81,38 @@ def _others(names: Sequence[str], space: str) -> str:
 def _quality(record: RunRecord, store: Store) -> list[tuple[str, str, str, str, str]]:
     figures = figures_of(record, store)
     return [
-        (name, format(figure.value), *_measured(figure, format), _safe(figure.about))
+        (name, format(figure.value), *_measured(figure, format), _about(key, figure))
         for key, (name, format) in ROWS.items()
         if (figure := figures[key]).value is not None
+    ]
+
+
+def _about(key: str, figure: Figure) -> str:
+    """Return what a figure was measured on; of an accuracy, the table of runs says what chance gives."""
+    read = "rendered scenes, read by the scene checker" if key.startswith("accuracy/") else ""
+    return "; ".join(_safe(words) for words in (read, figure.about) if words)
+
+
+def _measurements(record: RunRecord) -> list[str]:
+    """Return every recorded measure with the protocol that it was measured under, and these protocols."""
+    if not record.measures:
+        return []
+    rows = [
+        (
+            _safe(name), f"{one.value:.4g}", one.interval("{:.4g}".format), f"{one.n:,}",
+            f"`{_safe(one.protocol[:_SHORT])}`",
+        )
+        for name, one in sorted(record.measures.items(), key=lambda item: by_number(item[0]))
+    ]  # fmt: skip
+    used = {one.protocol for one in record.measures.values()}
+    words = [
+        f"- `{_safe(digest[:_SHORT])}`: {'; '.join(f'{_safe(key)}: {_safe(value)}' for key, value in how.items())}"
+        for digest, how in sorted(record.protocols.items())
+        if digest in used
+    ]
+    return [
+        "### All measures\n\n" + _table(_MEASURES, rows),
+        "### Protocols\n\nMeasures of different protocols are not to be compared.\n\n" + "\n".join(words),
     ]
 
 
@@ -88,15 +122,19 @@ def _measured(figure: Figure, format: Callable[[float], str]) -> tuple[str, str]
     return ("", "") if measure is None else (measure.interval(format), f"{measure.n:,}")
 
 
-def _data(record: RunRecord) -> list[tuple[str, str]]:
+def _data(record: RunRecord, store: Store) -> list[tuple[str, str]]:
     """Return where images and captions come from, how many, and what was lost or skipped."""
     planned, entry = record.plan.get("download_shards"), record.stage("download_shards")
     if planned is None:
         return [("source", "embeddings that were there before")]
     source = planned.identity.get("source", {})
-    rows = [("source", _safe(source.get("kind", "?"))), ("data, by fingerprint", f"`{planned.fingerprint}`")]
+    rows = [("source", _safe(source.get("kind", "?")))]
+    rows += [(f"source: {_safe(name)}", _safe(value)) for name, value in source.items() if _is_said(name, value)]
+    rows += [("data, by fingerprint", f"`{planned.fingerprint}`"), ("works and their licences", _works(record, store))]
     counts = {} if entry is None else entry.counts
     rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
+    if counts.get("images") and "captioned" in counts:
+        rows.append(("captioned fraction", f"{counts['captioned'] / counts['images']:.1%}"))
     if (prior := record.stage("train_prior")) is not None and "captioned" in prior.counts:
         rows.append(("captioned images that the prior learned from", f"{prior.counts['captioned']:,}"))
     rows += _retrieved(record)
@@ -108,6 +146,11 @@ def _data(record: RunRecord) -> list[tuple[str, str]]:
             if name.startswith(prefix)
         ]
     return rows
+
+
+def _is_said(name: str, value: object) -> bool:
+    """Whether an entry of the source's section says something in a word or a number."""
+    return name != "kind" and isinstance(value, str | int | float) and value != ""
 
 
 def _retrieved(record: RunRecord) -> list[tuple[str, str]]:

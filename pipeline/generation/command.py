@@ -73,17 +73,27 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     )  # fmt: skip
     found = Store(store)
     found.check_format()
+    name = None if run_id is None else f"the folder {run_id}"
     if run_id is not None and not is_bundle(Path(run_id)):
-        found.find_run(run_id)  # a wrong name is reported before torch is loaded
+        name = f"run {found.find_run(run_id).run}"  # a wrong name is reported before torch is loaded
 
-    from pipeline.generation.run import generate_for_options
+    from pipeline.console import Terminal
+    from pipeline.generation.view import GenerationView
 
-    written = generate_for_options(found, options, out)
+    written = []
+    with GenerationView(Terminal(stderr=True)) as view:
+        if name is not None:
+            view.loading(name)
+
+        from pipeline.generation.run import generate_for_options
+
+        for entry in generate_for_options(found, options, out, view):
+            if as_json:
+                written.append(entry)
+            else:
+                echo(_line(entry))
     if as_json:
         echo(json.dumps({"images": written}, indent=1))
-    else:
-        for entry in written:
-            echo(_line(entry))
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Generate what ``corgi generate`` asks for, and write it with everything that it takes to generate it again."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.generation.models import find_run_of, open_system
 from pipeline.generation.options import DEFAULT_STEPS, Options
+from pipeline.generation.view import GenerationView
 from pipeline.store import Store
 from stages.contract.errors import InputFault
 from stages.contract.parsing import shown
@@ -36,32 +37,45 @@ Entry = dict[str, Any]
 Sources = list[str] | int | ImageSource | tuple[ImageSource | str, ImageSource | str]
 
 
-def generate_for_options(store: Store, options: Options, out: Path) -> list[Entry]:
-    """Generate what is asked for, one PNG each; return path, prompt, seed and mode of every image."""
+def generate_for_options(
+    store: Store, options: Options, out: Path, view: GenerationView
+) -> Generator[Entry, None, None]:
+    """Generate what is asked for, one PNG each; yield path, prompt, seed and mode of every image when it is written."""
     try:
-        return [_again(store, options, out)] if options.again is not None else _generate(store, options, out)
+        if options.again is not None:
+            yield _again(store, options, out, view)
+        else:
+            yield from _generate(store, options, out, view)
     except InputFault as error:
         raise UsageError(str(error)) from error
 
 
-def _generate(store: Store, options: Options, out: Path) -> list[Entry]:
+def _generate(store: Store, options: Options, out: Path, view: GenerationView) -> Iterator[Entry]:
     sources = _read_sources(options)
     system, run = open_system(store, str(options.run))
     if options.size is not None:
         system = _of_size(system, options.size)
     if options.mode == "edit":
         _require_edits(system, run)
-    written: list[Entry] = []
+    view.expect(_total(options, sources))
     number, settings = _first_free(out), system.settings.flat()
     try:
         for one in generate_groups(system, _groups(options, sources, system)):
             fields = fields_of(one.request, one.batch_row)
             fields |= {} if one.clip_score is None else {"clip_score": one.clip_score}
             number, path = _write_next(out, number, one.image, {**fields, "run": run, "settings": settings})
-            written.append(_entry(path, fields))
+            view.count()
+            yield _entry(path, fields)
     except ValueError as error:
         raise UsageError(f"generate: {error}") from error
-    return written
+
+
+def _total(options: Options, sources: Sources) -> int:
+    """Return how many images are written."""
+    if isinstance(sources, tuple):
+        return options.steps or DEFAULT_STEPS
+    asked = sources if isinstance(sources, int) else len(sources) if isinstance(sources, list) else 1
+    return asked * (options.variations or 1) * (options.keep or 1)
 
 
 def _of_size(system: TextToImageSystem, size: str) -> TextToImageSystem:
@@ -109,19 +123,23 @@ def _groups(options: Options, sources: Sources, system: TextToImageSystem) -> It
         yield Group(moved, kept)
 
 
-def _again(store: Store, options: Options, out: Path) -> Entry:
+def _again(store: Store, options: Options, out: Path, view: GenerationView) -> Entry:
     """Generate an image again from its own file, and compare the two."""
     file = Path(str(options.again))
     where = f"--again {shown(file)}"
     fields, before = read_png(file)
     request = request_from(fields, where)
-    name = options.run or find_run_of(store, fields.get("run", ""), shown(file)).run
+    name = options.run
+    if name is None:
+        name = find_run_of(store, fields.get("run", ""), shown(file)).run
+        view.loading(f"run {name}")
     try:
         batch_row, settings = batch_row_from(fields), settings_from(fields)
         system, run = open_system(store, name, batch_size=batch_row.size)
         system = system.with_settings(settings)
         if isinstance(request, EditRequest):
             _require_edits(system, run)
+        view.expect(1)
         image = regenerate(system, request, batch_row)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(

@@ -1,8 +1,10 @@
 """What a running stage tells the world: progress, metrics, images. Plain data, sent through ``StageContext.emit``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.workers import WorkersByMachine
+from stages.contract.measures import Measure, Protocol
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Named numbers at a training step (or at step 0 for a stage without steps)."""
+    """Named numbers at a training step (or at step 0 for a stage without steps).
+
+    Those of a validation may have measures by the same names, and the protocols of these by digest.
+    """
 
     values: dict[str, float]
     step: int = 0
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

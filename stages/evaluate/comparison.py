@@ -1,6 +1,6 @@
 """Sets of generated images beside the true ones: each image beside its own, and the distributions of both."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,16 @@ import torch
 
 from models.metrics.pairs import pair_figures
 from stages.contract.measures import Protocol
-from stages.evaluate.distances import FEWEST, Figure, Figures, cmmd_figure, frechet_figures, kernel_figures, spaced
+from stages.evaluate.distances import (
+    FEWEST,
+    Figure,
+    Figures,
+    cmmd_figure,
+    frechet_figures,
+    frechet_steps,
+    kernel_figures,
+    spaced,
+)
 from stages.evaluate.records import EmbeddingRows
 from stages.evaluate.results import Results
 from stages.evaluate.sets import EvaluatedSets
@@ -22,6 +31,22 @@ class Comparison:
     """Adds the figures of sets that need true images."""
 
     sets: EvaluatedSets
+    report: Callable[[], None]
+    """Called after each step."""
+
+    def steps(self, name: str) -> int:
+        """Return how many steps the figures of a set take."""
+        sets, count = self.sets, self.sets.count(name)
+        total = 0
+        if self._has_pairs(name):
+            true = sets.described_rows(CONDITIONING).count
+            total += 1 + (frechet_steps(count, true) + 2 if name == sets.main else 0)
+        if not self._why_no_distances(name):
+            total += frechet_steps(count, sets.true_rows(CONDITIONING).count) + 2
+        return total
+
+    def _has_pairs(self, name: str) -> bool:
+        return self.sets.has_true() and self.sets.count(name) > 1 and name != WITHOUT_PROMPTS
 
     def add_pairs(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
         """Add how near images, and the embeddings that they were generated from, are to the true images'.
@@ -29,14 +54,14 @@ class Comparison:
         A cosine to the truth alone can be gamed (the mean wins), so the unrelated one, norm and variance stand beside.
         """
         sets = self.sets
-        if not sets.has_true() or sets.count(name) < 2 or name == WITHOUT_PROMPTS:
+        if not self._has_pairs(name):
             return
         chosen = spaced(sets.count(name), sets.config.pairwise_images)
         true = sets.described_rows(CONDITIONING).take(chosen)
-        identity, dims = sets.network(CONDITIONING), sets.block_dims(CONDITIONING)
-        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        dims, protocol = sets.block_dims(CONDITIONING), self._pairs_protocol(CONDITIONING, common)
         seen = sets.rows(CONDITIONING, name).take(chosen)
         results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
+        self.report()
         if name == sets.main:
             self._add_embeddings(results, chosen, common)
 
@@ -44,15 +69,22 @@ class Comparison:
         """Add how near the embeddings that images were generated from are to the true images', by what made both."""
         sets, network = self.sets, embedding_network(self.sets.config)
         true_rows = sets.described_rows(network)
-        true, identity, dims = true_rows.take(chosen), sets.network(network), sets.block_dims(network)
-        protocol = {**common, "clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        true, dims = true_rows.take(chosen), sets.block_dims(network)
+        protocol = self._pairs_protocol(network, common)
         embedding_rows = EmbeddingRows(sets.generated, sets.units[sets.main])
         embeddings = embedding_rows.take(chosen)
-        distances = frechet_figures(embedding_rows, true_rows)
+        distances = frechet_figures(embedding_rows, true_rows, self.report)
         results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
         results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
+        self.report()
         cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
         results.add({"embedding/cmmd": cmmd}, protocol)
+        self.report()
+
+    def _pairs_protocol(self, network: str, common: Protocol) -> Protocol:
+        identity, true = self.sets.network(network), self.sets.described_images()
+        by = {"clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
+        return {**common, **by, "true_images": true}
 
     def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
         found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.sets.config.seed)
@@ -60,37 +92,37 @@ class Comparison:
 
     def add_distances(self, results: Results, name: str, prefix: str, common: Protocol) -> None:
         """Add the distances to the true images, and under which features; or why they are not known."""
-        sets = self.sets
-        count = sets.count(name)
-        why = f"{count} image generated: {FEWEST} or more have a distribution" if count < FEWEST else ""
-        if not sets.real and not sets.has_true():
-            why = why or "the prompts have no true images: set evaluate.real"
-        if why:
+        sets, count = self.sets, self.sets.count(name)
+        if why := self._why_no_distances(name):
             results.notes |= {} if prefix else {"frechet_distance": why}
             return
         network, most = features_network(sets.config), sets.config.pairwise_images
         identity, generated, true = sets.network(network), sets.rows(network, name), sets.true_rows(network)
         protocol = {
             **common, "features": identity["name"], "weights": identity["weights"], "resize": identity["resize"],
-            "true_images": self._true_identity(), "num_true": str(true.count),
+            "true_images": sets.true_images(), "num_true": str(true.count),
         }  # fmt: skip
-        results.add(frechet_figures(generated, true), protocol, prefix)
+        results.add(frechet_figures(generated, true, self.report), protocol, prefix)
         a, b = (torch.from_numpy(rows.take(spaced(rows.count, most))) for rows in (generated, true))
         results.add(kernel_figures(a, b, sets.config.seed), protocol, prefix)
+        self.report()
         clip = clip_distance_network(sets.config)
         of_clip, dims = sets.network(clip), sets.block_dims(clip)
         rows = (sets.rows(clip, name), sets.true_rows(clip))
         a, b = (torch.from_numpy(one.take(spaced(one.count, most))) for one in rows)
         clip_protocol = {"features": of_clip["name"], "weights": of_clip["weights"], "resize": of_clip["resize"]}
         results.add({"cmmd": cmmd_figure(a, b, dims)}, protocol | clip_protocol, prefix)
+        self.report()
         if not prefix:
             results.notes["frechet_distance"] = f"{identity['name']}, {count} images, {true.count} true ones"
 
-    def _true_identity(self) -> str:
-        if not self.sets.real:
-            return "those that the prompts describe"
-        contents = "".join(self.sets.records[unit.name].content for unit in self.sets.real)
-        return f"folder {hashlib.sha256(contents.encode()).hexdigest()[:16]}"
+    def _why_no_distances(self, name: str) -> str:
+        """Return why a set has no distances to the true images; "": it has."""
+        count = self.sets.count(name)
+        if count < FEWEST:
+            return f"{count} image generated: {FEWEST} or more have a distribution"
+        has_true = self.sets.real or self.sets.has_true()
+        return "" if has_true else "the prompts have no true images: set evaluate.real"
 
 
 def _image_figures(pairs: Figures) -> Figures:

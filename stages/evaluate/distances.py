@@ -4,7 +4,7 @@ The Fréchet distance is biased: the fewer the images, the larger, so compare eq
 network only; what two halves of the true images have stands beside it. The kernel distance (KID) has no such bias.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,19 +37,33 @@ class Figure:
 Figures = dict[str, Figure]
 
 
-def frechet_figures(generated: Rows[Any], true: Rows[Any]) -> Figures:
-    """Return the Fréchet distance of all rows, and that of two halves of the true ones, which is its bias."""
+def frechet_steps(generated: int, true: int) -> int:
+    """Return how often :func:`frechet_figures` of so many rows reports."""
+    return 1 + (GROUPS if _has_interval(generated, true) else 0)
+
+
+def _has_interval(generated: int, true: int) -> bool:
+    return min(generated, true) >= 2 * GROUPS
+
+
+def frechet_figures(generated: Rows[Any], true: Rows[Any], report: Callable[[], None]) -> Figures:
+    """Return the Fréchet distance of all rows, and that of two halves of the true ones, which is its bias.
+
+    ``report`` is called after it, and after each of those that the interval comes from, as one may take seconds.
+    """
     all_generated = Moments.merged(_moments(generated, start, 2) for start in (0, 1))
     halves = [_moments(true, start, 2) for start in (0, 1)]
     all_true = Moments.merged(halves)
     value = frechet_of_moments(all_generated, all_true)
     figures = {"frechet_distance": Figure(value, generated.count)}
-    if min(generated.count, true.count) >= 2 * GROUPS:
-        others = (
-            frechet_of_moments(all_generated - _moments(generated, g, GROUPS), all_true - _moments(true, g, GROUPS))
-            for g in range(GROUPS)
-        )
-        low, high = jackknife_interval(value, list(others))
+    report()
+    if _has_interval(generated.count, true.count):
+        others = []
+        for g in range(GROUPS):
+            left = all_generated - _moments(generated, g, GROUPS), all_true - _moments(true, g, GROUPS)
+            others.append(frechet_of_moments(*left))
+            report()
+        low, high = jackknife_interval(value, others)
         figures["frechet_distance"] = Figure(value, generated.count, max(low, min(value, 0.0)), high)
     if true.count >= 2 * FEWEST:
         figures["frechet_distance/true_halves"] = Figure(frechet_of_moments(*halves), true.count // 2)

@@ -4,6 +4,7 @@ scores/scores_<unit>.parquet                of each image: CLIP scores, what the
 <network>_<kind>/<network>_<kind>_<unit>.npy   rows of features, of images of kind generated or true
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from stages.contract.documents import Document, UnitRecord
 from stages.formats.generated_images import GeneratedUnit, read_unit_embeddings
@@ -42,9 +43,27 @@ class EvaluateRecord(UnitRecord):
     has_scenes: bool
     """Whether each prompt describes a scene."""
     content: str = ""
-    """SHA-256 of the files of a folder of true images."""
+    """Digest of the pixels of the true images (:func:`content_of`); empty: it has none."""
     networks: Mapping[str, NetworkIdentity]
     """Those of the features, by their names in the artifact."""
+
+
+def content_of(images: UInt8[np.ndarray, "batch height width 3"], first: int) -> str:
+    """Return the digest of the pixels of numbered images, the first of which has this number."""
+    return _added(
+        hashlib.sha256(f"{number} {image.shape} ".encode() + image.tobytes()).hexdigest()
+        for number, image in enumerate(images, first)
+    )
+
+
+def merged_content(units: Iterable[EvaluateRecord]) -> str:
+    """Return the digest of the true images of units together, however they are cut into units."""
+    return _added(unit.content for unit in units)
+
+
+def _added(digests: Iterable[str]) -> str:
+    """Return the sum of digests, which hold the images' numbers: neither their order nor their grouping counts."""
+    return f"{sum(int(digest, 16) for digest in digests) % 2**256:064x}"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ Features stay on disk and are summed part by part, or compared for a bounded num
 scores are held, some numbers.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from models.metrics.intervals import percentile_interval, resampled_means
+from stages.contract.events import Progress
 from stages.contract.measures import Protocol
 from stages.evaluate.comparison import Comparison
 from stages.evaluate.distances import Figure, Figures
@@ -24,6 +26,7 @@ from stages.evaluate.worker import CONDITIONING, INDEPENDENT, QUESTIONS, SCORE_N
 PREFIXES = {"prior": "accuracy", "text_embedding": "control/text_embedding", "reconstruction": "reconstruction"}
 UNRELATED = "control/unrelated"
 MOST_CATEGORIES = 200
+STEPS = "steps of the figures"
 _NO_PROMPTS = "the images were generated from no prompts"
 _ODD = re.compile(r"[^A-Za-z0-9_. -]+")
 
@@ -31,9 +34,12 @@ _ODD = re.compile(r"[^A-Za-z0-9_. -]+")
 class Reduction(EvaluatedSets):
     """Makes the figures of all sets."""
 
-    def results(self) -> Results:
-        """Return the figures of all sets."""
-        results, comparison = Results(), Comparison(self)
+    def results(self, report: Callable[[Progress], None]) -> Results:
+        """Return the figures of all sets, and report each step, as together they may take minutes."""
+        done = itertools.count(1)
+        comparison = Comparison(self, lambda: report(Progress(next(done), total, STEPS)))
+        total = sum(1 + comparison.steps(name) for name in self.units)
+        results = Results()
         for name in self.units:
             prefix = "" if name == self.main else f"{PREFIXES[name]}/"
             prompts = read_prompts(self.generated, name)
@@ -41,6 +47,7 @@ class Reduction(EvaluatedSets):
             scores = read_scores(self.output, self.evaluated(name))
             self._add_scenes(results, name, scores, common)
             self._add_scores(results, prefix, scores, prompts, common)
+            comparison.report()
             comparison.add_pairs(results, name, prefix, common)
             comparison.add_distances(results, name, prefix, common)
         return results

@@ -4,9 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.evaluate.config import EvaluateConfig
-from stages.evaluate.records import GENERATED, TRUE, EvaluatedUnit, EvaluateRecord, FeatureRows
+from stages.evaluate.records import (
+    GENERATED,
+    TRUE,
+    EvaluatedUnit,
+    EvaluateRecord,
+    FeatureRows,
+    merged_content,
+)
 from stages.formats.generated_images import GeneratedUnit
 from stages.storage.artifact import Artifact, Output
+
+_DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,17 @@ class EvaluatedSets:
     def has_true(self) -> bool:
         """Whether the prompts of the main set describe or name a true image each."""
         return all(self.records[unit.name].has_true for unit in self.units[self.main])
+
+    def described_images(self) -> str:
+        """Return which images the prompts of the main set describe, as protocols hold it."""
+        return f"those that the prompts describe, {self._content(self.units[self.main])}"
+
+    def true_images(self) -> str:
+        """Return which images are the true ones, as protocols hold it: those of :meth:`true_rows`."""
+        return f"folder {self._content(self.real)}" if self.real else self.described_images()
+
+    def _content(self, units: Sequence[GeneratedUnit | EvaluatedUnit]) -> str:
+        return merged_content(self.records[unit.name] for unit in units)[:_DIGEST_LENGTH]
 
     def rows(self, network: str, name: str) -> FeatureRows:
         """Return a network's features of a set's images."""

@@ -44,7 +44,7 @@ def run(config: EvaluateConfig, inputs: Mapping[str, Artifact], output: Output, 
     ).run(context)
     true = [EvaluatedUnit(one.name, len(one.files)) for one in real]
     reduction = Reduction(config, generated, output, records, sets, true)
-    results = reduction.results()
+    results = reduction.results(context.emit)
     _plot(reduction, output, context)
     output.write_json("metrics.json", _document(config, sets, results))
     return StageSummary(

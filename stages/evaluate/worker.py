@@ -1,16 +1,16 @@
 """Evaluate one unit of images: their features under every network, and the scores of each by itself."""
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
+from jaxtyping import Float, UInt8
 
+from cluster.item_progress import note_samples
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
 from models.similarity import block_cosine
@@ -28,6 +28,7 @@ from stages.evaluate.records import (
     TRUE,
     EvaluateRecord,
     NetworkIdentity,
+    content_of,
     write_features,
     write_scores,
 )
@@ -121,76 +122,75 @@ class _Worker:
     scorer: ReplyScorer | None
 
     def evaluate(self, unit: ImageUnit) -> EvaluateRecord:
-        """Write features and scores."""
+        """Write features and scores, and note the images as batches of them are done."""
         if unit.files:
             return self._evaluate_files(unit)
         rows = read_unit_rows(self.generated, unit.unit.name)
         images = read_images(self.generated, rows)
-        seen = {name: network(images, self.config.batch_size) for name, network in self.networks.items()}
-        for name, features in seen.items():
-            write_features(self.output, name, GENERATED, unit.name, features)
-        scenes = [Scene(**row.scene) for row in rows if row.scene is not None]
-        has_scenes = len(scenes) == len(rows)
-        write_scores(self.output, unit.name, self._scores(rows, images, seen, scenes if has_scenes else ()))
-        has_true = unit.is_main and self._write_true(unit, rows, scenes if has_scenes else (), images.shape[1])
-        return self._record(len(rows), has_true=has_true, has_scenes=has_scenes)
+        scenes, prompts = _scenes(rows), [row.prompt for row in rows]
+        asked = _Asked(prompts, [*prompts[1:], *prompts[:1]]) if any(prompts) else _Asked()
+        true = self._true_images(rows, scenes, images.shape[1]) if unit.is_main else None
+        generated_features, true_features = _Features(self.networks), _Features(self.networks)
+        scores: dict[str, list[float]] = defaultdict(list)
+        for part in self._parts(len(rows)):
+            seen = generated_features.add(images[part])
+            if true is not None:
+                true_features.add(true[part])
+            for name, values in self._scores(images[part], seen, asked.of(part), scenes[part]).items():
+                scores[name] += values
+            note_samples(part.stop)
+        generated_features.write(self.output, GENERATED, unit.name)
+        if len(rows) == 1 and UNRELATED_VQA_SCORE in scores:
+            scores[UNRELATED_VQA_SCORE] = [math.nan]  # there is no prompt of another image
+        write_scores(self.output, unit.name, scores or {"index": [float(row.index) for row in rows]})
+        if true is not None:
+            true_features.write(self.output, TRUE, unit.name)
+        content = "" if true is None else content_of(true, unit.unit.first)
+        return self._record(len(rows), has_true=true is not None, has_scenes=bool(scenes), content=content)
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        size = self.config.batch_size
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
     def _scores(
         self,
-        rows: Sequence[GeneratedRow],
         images: Images,
-        seen: Mapping[str, np.ndarray],
+        seen: Mapping[str, Float[np.ndarray, "batch features"]],
+        asked: "_Asked",
         scenes: Sequence[Scene],
     ) -> dict[str, list[float]]:
+        """Return the scores of a batch of images."""
         columns: dict[str, list[float]] = {}
-        if any(row.prompt for row in rows):
+        if asked.prompts:
             for name, encoder in self.encoders.items():
-                texts = self._texts(encoder, [row.prompt for row in rows])
+                texts = encoder.encode_texts(asked.prompts)
                 cosine = block_cosine(torch.from_numpy(seen[name]), texts, encoder.block_dims)
                 columns[SCORE_NAMES[name]] = (100 * cosine.clamp_min(0)).tolist()  # arXiv 2104.08718, without its 2.5
-            columns |= self._replies(images, [row.prompt for row in rows])
+            if self.scorer is not None:
+                columns[VQA_SCORE] = self.scorer(images, asked.prompts).tolist()
+                columns[UNRELATED_VQA_SCORE] = self.scorer(images, asked.unrelated).tolist()
         if scenes:
             readings = read_scenes(images, scenes)
             for attribute in ("color", "shape"):
                 columns[f"asked/{attribute}"] = readings.asked[attribute].tolist()
                 columns[f"read/{attribute}"] = readings.read[attribute].tolist()
-        return columns or {"index": [float(row.index) for row in rows]}
+        return columns
 
-    def _replies(self, images: Images, prompts: Sequence[str]) -> dict[str, list[float]]:
-        """Return how likely each image shows its prompt, and another image's; of one image alone that is not known."""
-        if self.scorer is None:
-            return {}
-        others = [*prompts[1:], *prompts[:1]]
-        found: dict[str, list[float]] = {VQA_SCORE: [], UNRELATED_VQA_SCORE: []}
-        for start in range(0, len(prompts), self.config.batch_size):
-            rows = slice(start, start + self.config.batch_size)
-            for name, asked in ((VQA_SCORE, prompts), (UNRELATED_VQA_SCORE, others)):
-                found[name] += self.scorer(images[rows], asked[rows]).tolist()
-        return found if len(prompts) > 1 else found | {UNRELATED_VQA_SCORE: [math.nan]}
-
-    def _texts(self, encoder: ClipEncoder, prompts: Sequence[str]) -> Tensor:
-        size = self.config.batch_size
-        return torch.cat([encoder.encode_texts(prompts[s : s + size]) for s in range(0, len(prompts), size)])
-
-    def _write_true(
-        self, unit: ImageUnit, rows: Sequence[GeneratedRow], scenes: Sequence[Scene], resolution: int
-    ) -> bool:
-        """Write the features of the true images, and return whether there are some."""
-        true = render_scenes(scenes, resolution).numpy() if scenes else read_true_images(self.generated, rows)
-        if true is None:
-            return False
-        for name, network in self.networks.items():
-            write_features(self.output, name, TRUE, unit.name, network(true, self.config.batch_size))
-        return True
+    def _true_images(self, rows: Sequence[GeneratedRow], scenes: Sequence[Scene], resolution: int) -> Images | None:
+        """Return the true images of the first set; None: there are none."""
+        return render_scenes(scenes, resolution).numpy() if scenes else read_true_images(self.generated, rows)
 
     def _evaluate_files(self, unit: ImageUnit) -> EvaluateRecord:
         """Write the features of files of a folder, as middle squares of the generated images' size."""
-        contents = [_read(path) for path in unit.files]
-        images = np.stack([_square(path, one, unit.resolution) for path, one in zip(unit.files, contents, strict=True)])
-        for name in sorted({features_network(self.config), clip_distance_network(self.config)}):
-            write_features(self.output, name, TRUE, unit.name, self.networks[name](images, self.config.batch_size))
-        digest = hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in contents)).hexdigest()
-        return self._record(len(images), has_true=True, has_scenes=False, content=digest)
+        images = np.stack([_square(path, _read(path), unit.resolution) for path in unit.files])
+        used = {features_network(self.config), clip_distance_network(self.config)}
+        features = _Features({name: self.networks[name] for name in sorted(used)})
+        for part in self._parts(len(images)):
+            features.add(images[part])
+            note_samples(part.stop)
+        features.write(self.output, TRUE, unit.name)
+        content = content_of(images, unit.unit.first)
+        return self._record(len(images), has_true=True, has_scenes=False, content=content)
 
     def _record(self, images: int, *, has_true: bool, has_scenes: bool, content: str = "") -> EvaluateRecord:
         networks = {
@@ -204,6 +204,44 @@ class _Worker:
         return EvaluateRecord(
             images=images, has_true=has_true, has_scenes=has_scenes, content=content, networks=networks
         )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of images, and for comparison those of others; none: they were generated from no prompts."""
+
+    prompts: Sequence[str] = ()
+    unrelated: Sequence[str] = ()
+
+    def of(self, part: slice) -> "_Asked":
+        """Return those of some images."""
+        return _Asked(self.prompts[part], self.unrelated[part])
+
+
+class _Features:
+    """The features of images under some networks, as they are found batch by batch."""
+
+    def __init__(self, networks: Mapping[str, FeatureNetwork]) -> None:
+        self._networks = networks
+        self._found: dict[str, list[Float[np.ndarray, "batch features"]]] = {name: [] for name in networks}
+
+    def add(self, images: Images) -> dict[str, Float[np.ndarray, "batch features"]]:
+        """Take in the features of a batch, and return them by network."""
+        batch = {name: network(images, len(images)) for name, network in self._networks.items()}
+        for name, rows in batch.items():
+            self._found[name].append(rows)
+        return batch
+
+    def write(self, output: Output, kind: str, unit: str) -> None:
+        """Write those of all batches."""
+        for name, batches in self._found.items():
+            write_features(output, name, kind, unit, np.concatenate(batches))
+
+
+def _scenes(rows: Sequence[GeneratedRow]) -> list[Scene]:
+    """Return the scenes that prompts describe; none, where not every prompt does."""
+    scenes = [Scene(**row.scene) for row in rows if row.scene is not None]
+    return scenes if len(scenes) == len(rows) else []
 
 
 def _read(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from cluster.item_progress import note_samples
 from cluster.mapping import Mapper, WorkerResources, map_in_process
 from models.gaussians.kmeans import Kind, KMeansState, Pass
 from models.gaussians.moments import Moments
@@ -43,6 +44,8 @@ class Passes:
     kind: Kind
     mapper: Mapper
     resources: WorkerResources
+    report: Callable[[int, int], None]
+    """Called within a pass with the number of those before it, and with how many rows of it are done."""
 
     def __call__(self, state: KMeansState, last: bool) -> Moments:
         """Make one pass. How the shards are cut into parts changes no bit; here, one takes least memory."""
@@ -50,23 +53,29 @@ class Passes:
         num_parts = 1 if self.mapper is map_in_process else min(NUM_PARTS, len(shards))
         parts = [shards[number::num_parts] for number in range(num_parts)]
         settings = PassSettings(state, sum(self.rows.values()), self.kind, last)
-        results = self.mapper(functools.partial(_make_worker, self.embeddings, settings), parts, self.resources)
+        report = functools.partial(self.report, len(state.inertias))
+        note = report if self.mapper is map_in_process else note_samples
+        results = self.mapper(functools.partial(_make_worker, self.embeddings, settings, note), parts, self.resources)
         total: Moments = next(results)
+        report(int(total.counts.sum()))
         for moments in results:
             total += moments
             del moments  # before the next ones come
+            report(int(total.counts.sum()))
         give_back_freed_memory()
         return total
 
 
-def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int) -> None:
-    """Read blocks and add them up, in ``num_threads`` threads."""
+def add_up(one_pass: Pass, blocks: Iterable[RowBlock], num_threads: int, note: Callable[[int], None]) -> None:
+    """Read blocks and add them up, in ``num_threads`` threads; after each, the rows so far are noted."""
 
-    def add(block: RowBlock) -> None:
-        one_pass.add(torch.from_numpy(block.load()))
+    def add(block: RowBlock) -> int:
+        rows = block.load()
+        one_pass.add(torch.from_numpy(rows))
+        return len(rows)
 
-    for _ in map_blocks(add, blocks, num_threads):
-        pass
+    for rows in itertools.accumulate(map_blocks(add, blocks, num_threads)):
+        note(rows)
 
 
 def map_blocks(
@@ -83,13 +92,15 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, "fit_gaussians")
 
 
-def _make_worker(embeddings: Artifact, settings: PassSettings) -> Callable[[list[str]], Moments]:
+def _make_worker(
+    embeddings: Artifact, settings: PassSettings, note: Callable[[int], None]
+) -> Callable[[list[str]], Moments]:
     def work(shards: list[str]) -> Moments:
         give_back_freed_memory()
         one_pass = Pass(settings.state, settings.rows, settings.kind, last=settings.last)
         size = one_pass.rows_at_once
         blocks = itertools.chain.from_iterable(image_row_blocks(embeddings, shard, size) for shard in shards)
-        add_up(one_pass, blocks, torch.get_num_threads())
+        add_up(one_pass, blocks, torch.get_num_threads(), note)
         if not math.isfinite(one_pass.total.energy):
             for shard in shards:
                 load_image_rows(embeddings, shard)  # raises the error that names the shard

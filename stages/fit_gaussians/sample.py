@@ -52,7 +52,7 @@ class SampleFile:
         """Make one pass over the sample."""
         give_back_freed_memory()
         one_pass = Pass(state, len(self), self.kind, last=last)
-        add_up(one_pass, self.row_blocks(one_pass.rows_at_once), self.num_threads)
+        add_up(one_pass, self.row_blocks(one_pass.rows_at_once), self.num_threads, lambda rows: None)
         return one_pass.total
 
 

@@ -1,7 +1,8 @@
 """Fit the Gaussians: first means from a sample, then exact passes over all shards, one block in memory at a time."""
 
 import functools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cluster.owned_folders import scratch_folder
 from models.gaussians.initialization import further_means, initialize_on_sample
 from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans, placed
 from stages.contract.errors import ArtifactError, InputFault
-from stages.contract.events import Log, LoggedImage, Metrics, Progress
+from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes, one_thread_each
@@ -32,6 +33,7 @@ from stages.formats.gaussians import (
 from stages.storage.artifact import Artifact, Output
 
 INIT_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
+_REPORT_SECONDS = 2.0  # at most between two reports within a pass
 SMALL_WORK = 1e12  # multiplications in a pass below which starting workers would take longer than the pass
 
 
@@ -134,7 +136,22 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = context.resources.for_shards()
-    return Passes(embeddings, rows, config.kind, mapper, resources)
+    return Passes(embeddings, rows, config.kind, mapper, resources, _Within(config, sum(rows.values()), context.emit))
+
+
+class _Within:
+    """Reports how far a pass is, now and then."""
+
+    def __init__(self, config: FitGaussiansConfig, total: int, emit: Callable[[Event], None]) -> None:
+        self._passes, self._total, self._emit = config.max_iterations, total, emit
+        self._reported = time.monotonic()
+
+    def __call__(self, step: int, rows: int) -> None:
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported, items = now, step * self._total + rows
+            note = f"{rows:,} of {self._total:,} embeddings"
+            self._emit(Progress(step, self._passes, "passes", items=items, note=note))
 
 
 def _fit(

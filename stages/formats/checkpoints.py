@@ -14,6 +14,7 @@ from pydantic import Field
 from stages.contract.digests import read_digest
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, DamagedFile, FailureCause
+from stages.contract.measures import Measure, Protocol
 from stages.storage.artifact import UNITS, Artifact, Output
 from stages.storage.takeover import take_files
 
@@ -53,6 +54,8 @@ class BestRecord(Document):
 
     step: int
     metrics: dict[str, float]
+    measures: dict[str, Measure] = Field({})
+    protocols: dict[str, Protocol] = Field({})
 
     @classmethod
     def read(cls, output: Output) -> "BestRecord | None":
@@ -96,6 +99,8 @@ class TrainedRecord(Document):
     metrics: dict[str, float]
     notes: dict[str, str] = Field({})
     failures: dict[str, int] = Field({}, description="samples left out, by cause")
+    measures: dict[str, Measure] = Field({}, description="of those metrics that have them; none by earlier versions")
+    protocols: dict[str, Protocol] = Field({}, description="of the measures, by digest")
 
     @classmethod
     def read(cls, output: Output) -> "TrainedRecord | None":

@@ -200,6 +200,13 @@ def read_captions(path: Path) -> dict[str, str]:
     return {key: caption for key, caption in captions.items() if caption}
 
 
+def read_table_captions(shards: Artifact, name: str) -> dict[str, str]:
+    """Return what :func:`read_captions` does, from a shard's parquet file: its tar is not fetched."""
+    columns = read_table(shards, name, ("key", "status", "caption")).to_pydict()
+    rows = zip(columns["key"], columns["status"], columns.get("caption", ()), strict=False)
+    return {key: caption for key, status, caption in rows if caption and status == EntryStatus.SUCCESS}
+
+
 def read_member(path: Path, offset: int, size: int) -> bytes:
     """Return the bytes of a tar's member."""
     with path.open("rb") as file:

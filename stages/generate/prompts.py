@@ -1,15 +1,16 @@
 """Read or make the prompts; torch-free unless the prompts are scenes."""
 
 import csv
+import heapq
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import parsing, shown
-from stages.formats.shards import ShardRecord, read_captions, shard_tar
+from stages.formats.shards import ShardRecord, read_table_captions
 from stages.formats.splits import SplitConfig, split_numbers
 from stages.generate.config import CaptionPrompts, FilePrompts, ListPrompts, NoPrompts, Prompts, ScenePrompts
 from stages.storage.artifact import Artifact
@@ -53,21 +54,27 @@ def make_prompts(config: Prompts) -> list[Prompt]:
 
 def caption_prompts(config: CaptionPrompts, split: SplitConfig, shards: Artifact) -> list[Prompt]:
     """Return the first captions of images of a part of the split, those with the lowest numbers by hash first."""
-    names = sorted(ShardRecord.done(shards))
-    captions = [read_captions(shard_tar(shards, name)) for name in names]
-    found = []
-    for name, texts in zip(names, captions, strict=True):
-        numbers = split_numbers(list(texts), split)
-        found += [(float(n), name, key, text) for n, (key, text) in zip(numbers, texts.items(), strict=True)]
-    part = config.part_of(split)
-    low, high = (0.0, split.test) if part == "test" else (split.test, split.test + split.validation)
-    chosen = sorted(one for one in found if low <= one[0] < high)[: config.num]
+    records, part = ShardRecord.done(shards), config.part_of(split)
+    chosen = heapq.nsmallest(config.num, _captions_of(part, split, shards, sorted(records)))  # no more are held
     if not chosen:
+        captioned = sum(record.captioned for record in records.values())
         raise InputFault(
-            f"generate.prompts: none of the {len(found)} captioned images is in the part {part} of the split: "
+            f"generate.prompts: none of the {captioned} captioned images is in the part {part} of the split: "
             f"expected some: raise split.{part}, or give more captions"
         )
     return [Prompt(text, sample=(name, key)) for _, name, key, text in chosen]
+
+
+def _captions_of(
+    part: str, split: SplitConfig, shards: Artifact, names: Iterable[str]
+) -> Iterator[tuple[float, str, str, str]]:
+    """Yield the number by hash, shard, key and caption of each captioned image of a part, reading no tar."""
+    low, high = (0.0, split.test) if part == "test" else (split.test, split.test + split.validation)
+    for name in names:
+        captions = read_table_captions(shards, name)
+        for number, (key, text) in zip(split_numbers(list(captions), split), captions.items(), strict=True):
+            if low <= number < high:
+                yield float(number), name, key, text
 
 
 def _scene_prompts(config: ScenePrompts) -> list[Prompt]:

@@ -15,6 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.contract.errors import InputFault, StageError
+from stages.contract.installing import install_words
 from stages.contract.secrets import has_password, redact_addresses, redact_logs, remember_environment
 from stages.contract.texts import one_line
 from stages.storage.patience import PatientFileSystem
@@ -44,7 +45,7 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"ImportError", "ModuleNotFoundError"}),
         "the library of this file system is not installed",
-        "install it (for s3:// `pip install 'corgi-pipeline[s3]'`, for gs:// `pip install gcsfs`)",
+        f"install it (for s3:// {install_words('s3')}, for gs:// `pip install gcsfs`)",
     ),
 )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from models.scenes.captions import describe
@@ -27,22 +27,31 @@ class Encoders:
     image_size: int
 
 
+Hits = dict[str, Bool[Tensor, " rows"]]
+"""What is right of each pair or image, by the names of the fractions."""
+
+
 def retrieval(
     z_image: Float[Tensor, "pairs embed"], z_text: Float[Tensor, "pairs embed"], captions: Sequence[str]
-) -> dict[str, float]:
-    """Return R@1 in both directions; any pair with the same caption counts as correct."""
+) -> Hits:
+    """Return which pairs are first in both directions (R@1); any with the same caption counts as correct."""
     number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
     identity = torch.tensor([number[caption] for caption in captions])
     similarity = (z_image @ z_text.T).cpu()
     return {
-        "retrieval_text_of_image": _fraction(identity[similarity.argmax(dim=1)] == identity),
-        "retrieval_image_of_text": _fraction(identity[similarity.argmax(dim=0)] == identity),
+        "retrieval_text_of_image": identity[similarity.argmax(dim=1)] == identity,
+        "retrieval_image_of_text": identity[similarity.argmax(dim=0)] == identity,
     }
 
 
-def probe_scenes(encoders: Encoders, probe: SceneProbe) -> dict[str, float]:
+def fractions(hits: Hits) -> dict[str, float]:
+    """Return how many are right."""
+    return {name: float(hit.float().mean()) for name, hit in hits.items()}
+
+
+def probe_scenes(encoders: Encoders, probe: SceneProbe) -> Hits:
     """Classify shape, color and the whole caption of held-out scenes, by the nearest text embedding."""
-    found: dict[str, float] = {}
+    found: Hits = {}
     for domain in DOMAINS:
         scenes = make_scenes(probe.num_images, seed=probe.seed, domain=domain, split="heldout")
         chunks = torch.split(render_scenes(scenes, encoders.image_size), _CHUNK)
@@ -51,9 +60,7 @@ def probe_scenes(encoders: Encoders, probe: SceneProbe) -> dict[str, float]:
     return found
 
 
-def _probe_domain(
-    encoders: Encoders, scenes: Sequence[Scene], z_image: Float[Tensor, "batch embed"]
-) -> dict[str, float]:
+def _probe_domain(encoders: Encoders, scenes: Sequence[Scene], z_image: Float[Tensor, "batch embed"]) -> Hits:
     shapes = [[describe({"shape": shape})] for shape in SHAPES]
     colors = [[describe({"color": color, "shape": shape}) for shape in SHAPES] for color in COLORS]
     captions = [_FULL_TEMPLATE.format(**scene.attributes) for scene in scenes]
@@ -66,12 +73,8 @@ def _probe_domain(
 
 def _zero_shot(
     encoders: Encoders, z_image: Float[Tensor, "batch embed"], prompts: list[list[str]], labels: list[int]
-) -> float:
+) -> Bool[Tensor, " batch"]:
     """Classify by the nearest mean of the embeddings of each class's prompts."""
     classes = torch.stack([encoders.texts(prompt).mean(dim=0) for prompt in prompts])
     predictions = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
-    return _fraction(predictions == torch.tensor(labels))
-
-
-def _fraction(is_correct: Tensor) -> float:
-    return float(is_correct.float().mean())
+    return predictions == torch.tensor(labels)

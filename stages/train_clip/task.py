@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from models.noise import seeded_noise
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, Metrics
+from stages.contract.measures import Protocol
 from stages.encoders.open_clip_import import import_open_clip
 from stages.formats.clip_folders import local_tokenizer, write_clip
 from stages.storage.artifact import Output
 from stages.train_clip.config import ClipAugmentation, TrainClipConfig
 from stages.train_clip.data import CaptionedImages
 from stages.train_clip.model import ContrastiveClip
-from stages.train_clip.probes import Encoders, probe_scenes, retrieval
+from stages.train_clip.probes import Encoders, Hits, fractions, probe_scenes, retrieval
 from stages.training.images.augmentation import augmented
 from stages.training.images.dataset import Indices
 from stages.training.images.image_task import ImageTask, Positions
 from stages.training.initial_weights import load_initial_clip
+from stages.training.measuring import Measured, mean_intervals, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -115,10 +117,14 @@ class ClipTask(ImageTask):
         chunks = np.split(self.held_out, range(_CHUNK, len(self.held_out), _CHUNK))
         z_image = torch.cat([self._embed(model, self._pixels(chunk)) for chunk in chunks])
         captions = self.data.captions(self.held_out)
-        metrics = retrieval(z_image, encoders.texts(captions), captions)
-        if self.config.scene_probe is not None:
-            metrics |= probe_scenes(encoders, self.config.scene_probe)
-        return [Metrics(metrics, step)]
+        hits, seed = retrieval(z_image, encoders.texts(captions), captions), self.config.seed
+        common = {"held_out": self.split_record.keys, "seed": str(seed)}
+        found = _measure(hits, seed, common, "pairs")
+        if (probe := self.config.scene_probe) is not None:
+            hits |= (scenes := probe_scenes(encoders, probe))
+            probed = _measure(scenes, seed, {"scenes": f"held out, of seed {probe.seed}"}, "images")
+            found = Measured(found.measures | probed.measures, found.protocols | probed.protocols)
+        return [Metrics(fractions(hits), step, *found)]
 
     def _encoders(self, model: Any) -> Encoders:
         device = next(model.parameters()).device
@@ -164,6 +170,11 @@ class ClipTask(ImageTask):
             "model_cfg": model_config(self.config, self.vocab_size), "preprocess_cfg": preprocess_config(self.config)
         }  # fmt: skip
         write_clip(output, weights, config)
+
+
+def _measure(hits: Hits, seed: int, protocol: Protocol, rows: str) -> Measured:
+    intervals = mean_intervals({name: hit.numpy() for name, hit in hits.items()}, seed)
+    return measure(fractions(hits), intervals, len(next(iter(hits.values()))), protocol, rows=rows)
 
 
 def augment(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from stages.contract.events import Event, LoggedImage, Metrics, Progress
+from stages.contract.measures import Measure, Protocol
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
 from stages.train_prior.config import SolvedPriorConfig
@@ -34,12 +35,15 @@ def run_distillation(
     ))  # fmt: skip
     first = before.num_steps if config.distillation.teacher is None else 0
     steps, metrics = first + training.num_steps, dict[str, int | float]()
+    measures, protocols = dict[str, Measure](), dict[str, Protocol]()
     if first:
         below = Output(f"{output.uri}/{TEACHER}", output.stage, output.fingerprint, fence=output.fence)
         make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, below)
         said = replace(context, emit=_of_phase(context.emit, 0, steps, name=f"{TEACHER}_"))
         taught = train(make, before, seed=config.seed, output=below, context=said)
         metrics = {f"{TEACHER}_{name}": value for name, value in taught.metrics.items()}
+        measures = {f"{TEACHER}_{name}": measure for name, measure in taught.measures.items()}
+        protocols = dict(taught.protocols)
     make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
     said = replace(context, emit=_of_phase(context.emit, first, steps))
     summary = train(
@@ -52,7 +56,13 @@ def run_distillation(
         counts=found.counts,
         notes={**config.lineage, **found.notes},
     )
-    return replace(summary, items=steps * training.batch_size, metrics=metrics | dict(summary.metrics))
+    return replace(
+        summary,
+        items=steps * training.batch_size,
+        metrics=metrics | dict(summary.metrics),
+        measures=measures | dict(summary.measures),
+        protocols=protocols | dict(summary.protocols),
+    )
 
 
 def _of_phase(emit: Callable[[Event], None], first: int, total: int, *, name: str = "") -> Callable[[Event], None]:

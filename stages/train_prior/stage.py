@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.priors.spec import TextStateSpec
 from stages.contract.events import Metrics
+from stages.contract.measures import Measure, Protocol
 from stages.contract.sizing import Shapes
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
@@ -75,10 +76,13 @@ def _evaluate_only(
     task.setup(RankInfo(0, 1, torch.device("cpu")))
     prior = task.build_model().eval()
     metrics: dict[str, float] = {}
+    measures, protocols = dict[str, Measure](), dict[str, Protocol]()
     for event in task.validate(prior, 0):
         context.emit(event)
         if isinstance(event, Metrics):
             metrics |= event.values
+            measures |= event.measures
+            protocols |= event.protocols
     task.save(prior, output)
     return StageSummary(
         min(found.counts["held_out_pairs"], config.validation.max_pairs),
@@ -86,6 +90,8 @@ def _evaluate_only(
         counts=found.counts,
         metrics=metrics,
         notes=found.notes,
+        measures=measures,
+        protocols=protocols,
     )
 
 

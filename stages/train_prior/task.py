@@ -12,6 +12,7 @@ from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.measures import Protocol
 from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.layout import TextEncoders, read_text_encoders
 from stages.formats.gaussians import read_gaussians
@@ -25,6 +26,7 @@ from stages.train_prior.inputs import text_state_names, text_width
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
 from stages.training.initial_weights import load_initial
+from stages.training.measuring import measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -165,7 +167,14 @@ class PriorTask:
             images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
         if found.by_time:
             images.append(LoggedImage("held_out_by_time_step", plot_by_time(found), step))
-        return [Metrics(found.metrics(), step), *images]
+        metrics = found.metrics()
+        measured = measure(metrics, found.intervals(), len(state.held_out), self._protocol())
+        return [Metrics(metrics, step, *measured), *images]
+
+    def _protocol(self) -> Protocol:
+        """Return what the figures of pairs depend on beside the prior."""
+        encoders = "+".join(self.state.clips.digests)
+        return {"held_out": self.split_record.keys, "encoders": encoders, "seed": str(self.config.seed)}
 
     def _validation_at(self, step: int) -> ValidationConfig:
         """Return what is measured at a step: the curve by sampling steps at the end, the most of them before it.

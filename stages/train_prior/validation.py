@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from models.metrics.intervals import Interval
+from models.metrics.pairs import pair_figures
 from models.priors.base import Captions, OnStep, Prior
 from models.priors.spec import PriorSampling, PriorSpec
 from models.similarity import (
@@ -23,6 +25,7 @@ from models.similarity import (
 )
 from stages.train_prior.config import AutoregressiveValidationConfig, DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import Pairs
+from stages.training.measuring import mean_intervals
 
 Report = Mapping[str, float]
 _CHUNK = 512  # captions at a time
@@ -46,6 +49,9 @@ class Evaluation:
     reference: Report = field(default_factory=dict)
     cosines: Float[Tensor, " pairs"] | None = None
     """Of each pair, with the most steps; None: the prior samples without captions."""
+    intervals_by_steps: Mapping[int, Mapping[str, Interval]] = field(default_factory=dict)
+    """Those of figures of pairs, which are resampled together."""
+    intervals_by_time: Mapping[int, Mapping[str, Interval]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -57,10 +63,22 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Name the figures ``<name>/steps_<n>``, ``<name>/time_<t>``, ``reference/<name>``; bare: of the most steps."""
-        named = dict(self.by_steps[max(self.by_steps)])
-        for label, reports in (("steps", self.by_steps), ("time", self.by_time)):
-            named |= {f"{name}/{label}_{n}": value for n, report in reports.items() for name, value in report.items()}
+        named = _named(self.by_steps, self.by_time)
         return named | {f"reference/{name}": value for name, value in self.reference.items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the intervals that are known, by the names of the metrics."""
+        return _named(self.intervals_by_steps, self.intervals_by_time) if self.intervals_by_steps else {}
+
+
+Value = TypeVar("Value")
+
+
+def _named(by_steps: Mapping[int, Mapping[str, Value]], by_time: Mapping[int, Mapping[str, Value]]) -> dict[str, Value]:
+    named = dict(by_steps[max(by_steps)])
+    for label, reports in (("steps", by_steps), ("time", by_time)):
+        named |= {f"{name}/{label}_{n}": value for n, report in reports.items() for name, value in report.items()}
+    return named
 
 
 def evaluate(
@@ -77,7 +95,7 @@ def evaluate(
         found = {steps: _measure_set(prior, pairs, how, block_dims, seed) for steps, how in samplings.items()}
         return Evaluation(found, reference=reference)
     trajectory = _Trajectory(pairs.image, block_dims)
-    by_steps = {}
+    by_steps, intervals = {}, {}
     for steps, sampling in samplings.items():
         rows, seeds = torch.arange(len(pairs)), _seeds(seed, 0, len(pairs))
         generated = _sample_all(
@@ -89,9 +107,11 @@ def evaluate(
             samples = _sample_again(prior, pairs, sampling, count=config.samples_per_caption, seed=seed, first=few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
+        figures = pair_figures(generated, pairs.image, block_dims, seed=seed)
+        intervals[steps] = {name: Interval(low, high) for name, (_, low, high) in figures.items()}
         if steps == max(samplings):
             cosines = block_cosine(generated.double(), pairs.image.double(), block_dims)
-    return Evaluation(by_steps, trajectory.report(), reference, cosines)
+    return Evaluation(by_steps, trajectory.report(), reference, cosines, intervals, trajectory.intervals(seed))
 
 
 def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSampling]:
@@ -108,6 +128,7 @@ class _Trajectory:
     def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
         self._true, self._block_dims = true.double(), block_dims
         self._sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._cosines: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
     def recorder(self, first: int) -> OnStep:
         """Return what to call at each step with the samples of the pairs from ``first`` on."""
@@ -116,8 +137,9 @@ class _Trajectory:
             for name, generated in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
                 a, b = generated.double().cpu(), self._true[first : first + len(generated)]
                 other = unrelated_cosine(a, self._true, self._block_dims, first=first)
-                self._sums[time][name] += float(block_cosine(a, b, self._block_dims).sum())
-                self._sums[time][f"{name}_unrelated"] += float(other.sum())
+                for key, cosines in ((name, block_cosine(a, b, self._block_dims)), (f"{name}_unrelated", other)):
+                    self._sums[time][key] += float(cosines.sum())
+                    self._cosines[time, key].append(cosines)
 
         return on_step
 
@@ -125,6 +147,17 @@ class _Trajectory:
         """Return the means over all pairs; nothing where nothing was recorded."""
         count = len(self._true)
         return {time: {name: total / count for name, total in sums.items()} for time, sums in self._sums.items()}
+
+    def intervals(self, seed: int) -> dict[int, dict[str, Interval]]:
+        """Return those of the means."""
+        columns = {key: torch.cat(cosines).numpy() for key, cosines in self._cosines.items()}
+        names = {f"{time}/{name}": (time, name) for time, name in columns}
+        found = mean_intervals({name: columns[key] for name, key in names.items()}, seed)
+        by_time: dict[int, dict[str, Interval]] = defaultdict(dict)
+        for label, interval in found.items():
+            time, name = names[label]
+            by_time[time][name] = interval
+        return dict(by_time)
 
 
 def _measure(

@@ -24,10 +24,10 @@ def keep_if_best(config: BestConfig, output: Output, found: BestRecord, weights:
         write_best(output, found, weights)
 
 
-def load_best(output: Output, model: nn.Module) -> dict[str, float]:
-    """Load the best weights into the model, and return the metrics of their validation and its step."""
+def load_best(output: Output, model: nn.Module) -> BestRecord:
+    """Load the best weights into the model, and return the record of their validation."""
     best = BestRecord.read(output)
     if best is None:
         raise ArtifactError(f"training: {output.uri} holds no weights of a best validation: run again")
     model.load_state_dict(read_best_weights(output, best), strict=False)  # buffers that are not saved may be missing
-    return {**best.metrics, "best_step": float(best.step)}
+    return best

@@ -59,6 +59,8 @@ def train(
         counts={**(counts or {}), **failures},
         metrics=trained.metrics,
         notes={**trained.notes, **(notes or {}), **lineage_notes(output)},
+        measures=trained.measures,
+        protocols=trained.protocols,
     )
 
 

@@ -1,11 +1,11 @@
 """The one training loop: data, model, engine, steps, save. Stages start it by :mod:`stages.training.launch`."""
 
+import contextlib
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ from stages.training.ending import EndVote
 from stages.training.engine import Engine, join_group, leave_group
 from stages.training.job import TrainJob
 from stages.training.loader import Loader, parts_of
+from stages.training.measuring import Measured
 from stages.training.meter import Meter
 from stages.training.overfitting import ValidationHistory
 from stages.training.task import RankInfo
@@ -77,7 +78,7 @@ class _RollBack(Exception):
 
 def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int, vote: EndVote) -> _Bad | None:
     """Train to the end and return None, or to a bad step after which the config says to roll back."""
-    with closing(_Run(job, rank_info, emit, skipped)) as run:
+    with contextlib.closing(_Run(job, rank_info, emit, skipped)) as run:
         step, seconds = run.first_step, 0.0
         try:
             for step in range(run.first_step, job.config.num_steps):
@@ -106,6 +107,7 @@ class _Run:
         self._start_engine()
         self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
+        self._measured = Measured({}, {})
         self._history = ValidationHistory(self._config, job.output, self.first_step)
         config = self._config
         self._meter = Meter(config.batch_size, rank_info)
@@ -188,7 +190,9 @@ class _Run:
         self._validate(steps)
         if self._rank_info.rank == 0 and self._ema_model is not None:
             if self._config.best is not None:
-                self._metrics = load_best(self._job.output, self._ema_model)
+                best = load_best(self._job.output, self._ema_model)
+                self._metrics = {**best.metrics, "best_step": float(best.step)}
+                self._measured = Measured(best.measures, best.protocols)
             notes = (
                 {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
                 if rates
@@ -196,7 +200,10 @@ class _Run:
             )
             notes |= self._history.remark(steps)
             failures = Counter((left_out | self._task.left_out).values())  # validation has read on rank 0 alone
-            record = TrainedRecord(step=steps, metrics=self._metrics | rates, notes=notes, failures=dict(failures))
+            record = TrainedRecord(
+                step=steps, metrics=self._metrics | rates, notes=notes, failures=dict(failures),
+                **self._measured._asdict(),
+            )  # fmt: skip
             with self._job.output.collecting():
                 self._task.save(self._ema_model, self._job.output)
                 record.write(self._job.output)
@@ -206,9 +213,9 @@ class _Run:
         self._loader.close()
         self._writer.close()
 
-    def _report(self, done: int) -> None:
+    def _report(self, done: int, note: str = "") -> None:
         self._reported = time.monotonic()
-        self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size))
+        self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size, note=note))
 
     def _checkpoint(self, done: int) -> None:
         checkpoint = Checkpoint(done, self._engine.state(), self._left_out(), self.skipped)
@@ -228,15 +235,35 @@ class _Run:
         weights = self._engine.averaged_weights()
         if self._rank_info.rank == 0:
             ema_model = self._averaged_model(weights)
-            with torch.no_grad(), self._engine.autocast():
+            with torch.no_grad(), self._engine.autocast(), self._reporting(ema_model, done):
                 events = self._task.validate(ema_model, done)
             for event in events:
                 if isinstance(event, Metrics):
                     self._metrics.update(event.values)
+                    self._measured.measures.update(event.measures)
+                    self._measured.protocols.update(event.protocols)
                     self._history.note(event.values, done)
                 self._emit(event)
             if self._config.best is not None:
-                keep_if_best(self._config.best, self._job.output, BestRecord(step=done, metrics=self._metrics), weights)
+                found = BestRecord(step=done, metrics=self._metrics, **self._measured._asdict())
+                keep_if_best(self._config.best, self._job.output, found, weights)
+
+    @contextlib.contextmanager
+    def _reporting(self, model: nn.Module, done: int) -> Iterator[None]:
+        """Report again and again while the model's parts are called: a validation that hangs reports nothing."""
+        begun = time.monotonic()
+
+        def report(*_: object) -> None:
+            now = time.monotonic()
+            if now - self._reported >= _REPORT_SECONDS:
+                self._report(done, f"validating for {now - begun:.0f} s")
+
+        hooks = [part.register_forward_hook(report) for part in model.modules()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _averaged_model(self, weights: dict[str, torch.Tensor]) -> nn.Module:
         if self._ema_model is None:

@@ -1,5 +1,6 @@
 """A browser, and a dashboard on a copy of the finished smoke experiment with what a stranger may have written."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tests.browser.runs import Planted, add_runs
 from tests.e2e.conftest import Finished, finished, unchanged  # noqa: F401  fixtures
 from tests.ports import free_port
 
+NEEDED = "CORGI_NEEDS_BROWSER"
+"""Set where there has to be a browser, as in CI: the tests fail without it instead of being skipped."""
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
@@ -42,6 +45,8 @@ class Watched:
 def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None and os.environ.get(NEEDED):
+        pytest.fail(f"no Chromium on this machine, and {NEEDED} is set: install the package chromium")
     if program is None:
         pytest.skip("no Chromium on this machine: install the package chromium")
     from playwright.sync_api import sync_playwright

@@ -28,6 +28,7 @@ from pipeline.export.bundle import write_bundle
 from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings
 from pipeline.store import Store
+from pipeline.summary import REQUIREMENTS
 from pipeline.tracked_runs import tracked_images
 from pipeline.tracking import MEASURES_FILE, RunTracker
 from pipeline.tracking_address import TrackingAway, address_now, default_tracking_uri, is_at_hand, sqlite_path
@@ -276,7 +277,7 @@ def test_a_registered_model_generates_images_without_the_run_that_made_it(uri: s
     write_bundle(tmp_path / "bundle", TrainedModels(models, prior, decoder), settings, run="run")
 
     tracker = RunTracker.open(uri, "shapes", "run", None)
-    registered = tracker.register_model("shapes", tmp_path / "bundle", ["corgi-pipeline"], serving_settings(settings))
+    registered = tracker.register_model("shapes", tmp_path / "bundle", REQUIREMENTS, serving_settings(settings))
     again = RunTracker.open(uri, "shapes", "run", tracker.runs)
     assert again.register_model("shapes", tmp_path / "bundle", [], serving_settings(settings)) == registered
     assert registered == "models:/shapes/1"

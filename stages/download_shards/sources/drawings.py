@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages.contract.errors import InputFault, ItemFault
+from stages.contract.installing import install_words
 from stages.download_shards.config import DownloadShardsConfig, DrawingsSource
 from stages.download_shards.drawings.icons import Icon, read_annotations, read_drawings
 from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
@@ -36,7 +37,7 @@ class Drawings:
         if importlib.util.find_spec("resvg_py") is None:
             raise InputFault(
                 "download_shards.source: drawings are rendered by the package resvg_py, which is not installed: "
-                "install corgi-pipeline with the extra drawings"
+                f"{install_words('drawings')}"
             )
         for package in self._source.packages:
             check_package(package, self._source.path)

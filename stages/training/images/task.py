@@ -15,6 +15,7 @@ from models.decoders.sampling import DecoderSampling
 from models.decoders.spec import DecoderSpec
 from models.noise import SeededNoise
 from stages.contract.events import Event, LoggedImage, Metrics
+from stages.contract.measures import Protocol
 from stages.contract.sizing import Shapes
 from stages.formats.clips import read_clips
 from stages.formats.model_folders import save_model
@@ -26,6 +27,7 @@ from stages.training.images.dataset import EmbeddedImages, Indices
 from stages.training.images.image_task import ImageTask, stacked_rows
 from stages.training.images.shard_images import ImageRows
 from stages.training.initial_weights import FIRST_STAGE, load_initial
+from stages.training.measuring import mean_intervals, measure
 from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
 
@@ -132,9 +134,20 @@ class DecoderTask(ImageTask):
         outputs = [model(batch) for batch in self.held_out_batches(0)]
         values = {name: torch.cat([output[name].detach().float().cpu() for output in outputs]) for name in outputs[0]}
         means = {f"held_out_{name}": float(value.mean()) for name, value in values.items()}
+        intervals = mean_intervals({"held_out_loss": values["loss"].numpy()}, self.config.seed)
+        measured = measure(means, intervals, len(values["loss"]), self._protocol(), rows="images")
         if step == self.config.training.num_steps:
             self._worst = self.worst_samples(model, step, values["loss"])
-        return [Metrics(means, step), LoggedImage("samples", self.sample_grid(model), step)]
+        return [Metrics(means, step, *measured), LoggedImage("samples", self.sample_grid(model), step)]
+
+    def _protocol(self) -> Protocol:
+        """Return what a held-out loss depends on beside the weights; that of another kind is another figure."""
+        return {
+            "held_out": self.split_record.keys,
+            "loss": str(self.spec.to_dict()["kind"]),
+            "encoders": "+".join(read_clips(self.inputs["embed_clip"]).digests),
+            "seed": str(self.config.seed),
+        }
 
     def sample_grid(self, model: nn.Module) -> bytes:
         """Return a PNG of true images, and below them those generated from their embeddings with fixed noise."""

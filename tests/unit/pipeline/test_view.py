@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from cluster.workers import AtWork, by_machine
 from pipeline.config.loading import load_config
 from pipeline.plan import make_plan
+from pipeline.progress import Pace
 from pipeline.store import Store
 from pipeline.view import RunView
 from stages.contract.events import Log, Progress, Workers
@@ -35,3 +37,17 @@ def test_a_bar_moves_while_its_shards_are_worked_on(tmp_path: Path) -> None:
         "2,000 samples under way",
         "2,500 samples under way",
     ]
+
+
+def test_the_rate_of_other_units_is_counted_anew() -> None:
+    pace = Pace()
+    pace.note(Progress(0, 30, "units of images"))
+    time.sleep(0.3)
+    pace.note(Progress(30, 30, "units of images"))
+    assert (pace.rate or 0) > 1
+    pace.note(Progress(1, 20, "steps of the figures"))
+    assert pace.rate is None
+    assert pace.seconds_left is None
+    time.sleep(0.05)
+    pace.note(Progress(3, 20, "steps of the figures"))
+    assert 10 < (pace.rate or 0) <= 40

@@ -57,7 +57,7 @@ def test_low_rank_additions_have_the_keys_that_others_load(tmp_path: Path) -> No
 
 def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
     planned = {
-        "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "folder"}}},
+        "download_shards": {"fingerprint": "f1", "identity": {"source": {"kind": "folder", "num_images": 5000}}},
         "train_prior": {"fingerprint": "f2", "identity": {"kind": "flow", "captions": {"fraction": 0.017}}},
         "train_decoder": {"fingerprint": "f3", "identity": {"kind": "pixel_diffusion"}},
         "generate": {"fingerprint": "f4", "identity": {"retrieval": {"weight": 1.0}}},
@@ -66,21 +66,48 @@ def test_the_card_reports_what_is_known_and_nothing_in_it_is_markup(tmp_path: Pa
         make_entry("download_shards", counts={"images": 5000, "captioned": 90, "failed_timeout": 7}),
         make_entry("evaluate", notes={"frechet_distance": "240 images <script>"}),
     ]
-    metrics = {"evaluate/frechet_distance": 12.5}
-    measures = {"evaluate/frechet_distance": {"value": 12.5, "low": 11.0, "high": 14.0, "n": 1240, "protocol": "a"}}
+    metrics = {"evaluate/frechet_distance": 12.5, "evaluate/accuracy/both": 0.9, "evaluate/chance/both": 1 / 48}
+    measures = {
+        "evaluate/frechet_distance": {"value": 12.5, "low": 11.0, "high": 14.0, "n": 1240, "protocol": "0123456789"},
+        "train_prior/cosine_true/steps_16": {
+            "value": 0.51,
+            "low": None,
+            "high": None,
+            "n": 90,
+            "protocol": "abcdef0123",
+        },
+        "train_prior/cosine_true/steps_2": {"value": 0.4, "low": 0.3, "high": 0.5, "n": 90, "protocol": "abcdef0123"},
+    }
+    protocols = {
+        "0123456789": {"features": "EfficientNet <b>", "weights": "aa" * 32, "prompts": "p1", "images": "1240"},
+        "abcdef0123": {"held_out": "k1", "seed": "3", "pairs": "90"},
+        "unused": {"seed": "4"},
+    }
     config = {"train_prior": {"kind": "flow", "training": {"num_steps": 30}}}
-    record = make_record("<b>|x-1", plan=planned, stages=stages, metrics=metrics, measures=measures, config=config)
+    record = make_record(
+        "<b>|x-1", plan=planned, stages=stages, metrics=metrics, measures=measures, protocols=protocols, config=config
+    )
     card = write_card(record, Store(str(tmp_path)), licence=None, others=["diffusers/unet"], has_grid=False)
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
     assert {"license: unknown", "pipeline_tag: text-to-image", "- flow", "- pixel-diffusion"} <= set(front.splitlines())
     for line in (
         "| source | folder |", "| images | 5,000 |", "| captioned | 90 |", "| lost: timeout | 7 |",
         "| Fréchet distance | 12.5 | 11 to 14 | 1,240 | 240 images \\<script\\> |", "- `diffusers/unet`",
+        "| both right | 0.900 |  |  | rendered scenes, read by the scene checker; chance 0.021 |",
+        "| evaluate/frechet\\_distance | 12.5 | 11 to 14 | 1,240 | `01234567` |",
+        f"- `01234567`: features: EfficientNet \\<b\\>; weights: {'aa' * 32}; prompts: p1; images: 1240",
+        "- `abcdef01`: held\\_out: k1; seed: 3; pairs: 90",
+        "| source: num\\_images | 5000 |", "| captioned fraction | 1.8% |", "| works and their licences | not stated: "
+        "whoever passes the model on has to say |",
+        "It needs Corgi Pipeline: `pip install .` in a checkout of Corgi Pipeline.",
     ):  # fmt: skip
         assert line in body.splitlines()
     assert "Of the captions, its stages read: train_prior 1.7%." in body
     assert "kind flow, num\\_steps 30; fingerprint f2" in body
     assert "| embeddings of training images | in index/" in body
+    assert body.index("steps\\_2 | 0.4 | 0.3 to 0.5 | 90 |") < body.index("steps\\_16 | 0.51 |  | 90 |")
+    assert "seed: 4" not in body
+    assert "pip install corgi" not in body, "a name that nobody has published may be anybody's"
     assert "<b>" not in body
     assert "samples.png" not in body
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cluster.item_progress import begin_item, samples_of_item
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene, make_scenes
 from models.similarity import frechet_distance
 from stages.contract.errors import InputFault
-from stages.contract.events import Event, LoggedImage
+from stages.contract.events import Event, LoggedImage, Progress
 from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
@@ -61,23 +63,27 @@ def generated(
     categories: bool = False,
     num: int = NUM,
     shift: float = 0.0,
+    photographs: MakeImages | None = None,
+    unit_images: int = 64,
 ) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
     output = Output(str(folder), "generate", "g")
-    names = []
+    names: list[str] = []
     for name, make in sets.items():
         images = make(SCENES[:num])
-        for first in range(0, num, 64):
+        photographed = photographs(SCENES[:num]) if photographs is not None and not names else None
+        for first in range(0, num, unit_images):
+            last = min(first + unit_images, num)
             with writing_images(output, name, first, in_shards=False) as add:
-                for index in range(first, min(first + 64, num)):
+                for index in range(first, last):
                     scene = SCENES[index]
                     fields = dataclasses.asdict(scene) if with_scenes else None
                     prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
                     row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
                     row = dataclasses.replace(row, categories={"Category": scene.color} if categories else {})
-                    add(row, images[index], None)
+                    add(row, images[index], None if photographed is None else photographed[index])
             names.append(f"{name}-{first:06d}")
-            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first : min(first + 64, num)], 64))
+            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first:last], 64))
             write_embeddings(output, name, first, true.numpy() + shift)
             GeneratedRecord(images=len(true), resolution=64).finish(output, names[-1])
     gather_rows(output, names)
@@ -175,6 +181,69 @@ def test_figures_have_intervals_numbers_and_protocols(clip: ClipConfig, tmp_path
     assert some_pairs.metrics["frechet_distance"] == all_pairs.metrics["frechet_distance"]
 
 
+def test_figures_are_compared_where_the_true_images_are_the_same(clip: ClipConfig, tmp_path: Path) -> None:
+    def protocols(name: str, make: MakeImages, unit_images: int = 64, **fields: Any) -> list[str]:
+        source = generated(
+            tmp_path / name, {"prior": noise}, clip, with_scenes=False, photographs=make, unit_images=unit_images
+        )
+        found = evaluate(tmp_path / f"{name}-evaluated", clip, source, **fields)
+        return [found.measures[figure].protocol for figure in ("frechet_distance", "cmmd", "cosine/image_true")]
+
+    one, same = protocols("one", true_images), protocols("same", true_images, unit_images=32)
+    assert one == same  # however the images are cut into units
+    for name, others in (
+        ("other", lambda scenes: true_images(scenes)[::-1].copy()),
+        ("smaller", lambda scenes: render_scenes(scenes, 32).numpy()),
+    ):
+        assert not set(protocols(name, others)) & set(one), "the same captions, of other images"
+
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for number, image in enumerate(true_images(SCENES)[:4]):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    real = protocols("unchanged", true_images, real=folder)
+    assert real[2] == one[2], "pairs are of the images that the prompts describe"
+    Image.fromarray(noise(SCENES)[0]).save(folder / "3.png")
+    assert not set(protocols("changed", true_images, real=folder)[:2]) & set(real)
+
+
+def test_a_unit_is_noted_as_it_is_worked_on(clip: ClipConfig, tmp_path: Path) -> None:
+    source = generated(tmp_path / "g", {"prior": noise}, clip, num=64)
+    (tmp_path / "real").mkdir()
+    for number, image in enumerate(true_images(SCENES)):
+        Image.fromarray(image).save(tmp_path / "real" / f"{number}.png")
+    sets: dict[str, dict[str, Any]] = {"described": {}, "folder": {"real": tmp_path / "real"}}
+    for name, fields in sets.items():
+        begin_item()
+        noted: set[int] = set()
+        is_done = threading.Event()
+
+        def poll(noted: set[int] = noted, is_done: threading.Event = is_done) -> None:
+            while not is_done.wait(0.0005):
+                noted.add(samples_of_item())
+
+        watcher = threading.Thread(target=poll)
+        watcher.start()
+        try:
+            evaluate(tmp_path / name, clip, source, batch_size=4, **fields)
+        finally:
+            is_done.set()
+            watcher.join()
+        assert max(noted) == (NUM if fields else 64)
+        assert len(noted - {0, 64, NUM}) >= 5
+
+
+def test_the_figures_are_reported_as_they_are_made(clip: ClipConfig, tmp_path: Path) -> None:
+    sets: dict[str, MakeImages] = {"prior": noise, "text_embedding": noise}
+    for name, num, with_scenes in (("many", NUM, True), ("few", 5, True), ("no truth", 5, False), ("one", 1, True)):
+        source = generated(tmp_path / name, sets, clip, num=num, with_scenes=with_scenes)
+        events: list[Event] = []
+        evaluate(tmp_path / f"{name}-evaluated", clip, source, events)
+        steps = [event for event in events if isinstance(event, Progress) and event.unit == "steps of the figures"]
+        assert [event.done for event in steps] == list(range(1, steps[0].total + 1)), name
+        assert len(steps) == {"many": 43, "few": 13, "no truth": 2, "one": 2}[name]
+
+
 def test_scores_of_categories_are_those_of_their_images(clip: ClipConfig, tmp_path: Path) -> None:
     source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False, categories=True)
     summary = evaluate(tmp_path / "e", clip, source)
@@ -212,6 +281,20 @@ def test_distances_are_of_features_that_conditioned_nothing_unless_others_are_na
     found = run(EvaluateConfig(clip=clip), {"generate": source}, output, make_context())
     assert found.notes["frechet_distance"] == "EfficientNet-Lite0 (ImageNet), 4 images, 4 true ones"
     assert found.protocols[found.measures["cmmd"].protocol]["features"].startswith("CLIP")
+
+
+def test_features_may_be_those_of_any_clip(clip: ClipConfig, tmp_path: Path) -> None:
+    other = ClipConfig(models=(FolderClip(kind="folder", path=save_tiny_clip(tmp_path / "other", seed=5)),))
+    source = generated(tmp_path / "g", {"prior": noise}, clip, num=8)
+    found = evaluate(tmp_path / "e", clip, source, features={"kind": "clip", "clip": other})
+    of_other, of_own = (ClipEncoder(one).identities.models[0].digest for one in (other, clip))
+    for figure, weights in (("frechet_distance", of_other), ("cmmd", of_other), ("cosine/image_true", of_own)):
+        assert found.protocols[found.measures[figure].protocol]["weights"] == weights, figure
+    encoder = ClipEncoder(other)
+    expected = frechet_distance(
+        encoder.encode_images(noise(SCENES[:8])), encoder.encode_images(true_images(SCENES[:8]))
+    )
+    assert found.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: ClipConfig, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources, map_in_process
 from models.gaussians.kmeans import Kind, KMeansState, placed
 from stages.contract.errors import ArtifactError, InputFault
-from stages.contract.events import Event, Log, LoggedImage, Metrics
+from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress
 from stages.contract.runner import run_stage
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
@@ -71,7 +73,14 @@ def test_the_order_of_completion_changes_no_bit(embeddings: Output, kind: Kind, 
     means = torch.randn(NUM_GAUSSIANS, DIM, generator=torch.Generator().manual_seed(0))
     state, rows = KMeansState(means, torch.full((DIM,), 5.0)), shard_rows(embeddings)
     orders: tuple[Mapper, ...] = (map_in_process, backwards)
-    one, other = (Passes(embeddings, rows, kind, order, WorkerResources())(state, last) for order in orders)
+    reports: list[tuple[int, int]] = []
+    one, other = (
+        Passes(embeddings, rows, kind, order, WorkerResources(), lambda *how_far: reports.append(how_far))(state, last)
+        for order in orders
+    )
+    counts = list(rows.values())
+    in_order, backward = itertools.accumulate(counts), itertools.accumulate(counts[::-1])
+    assert reports == [(0, done) for done in (*in_order, sum(counts), *backward)], "within each pass"
     assert torch.equal(one.counts, other.counts)
     assert torch.equal(one.first, other.first)
     assert torch.equal(one.energy, other.energy)
@@ -79,6 +88,27 @@ def test_the_order_of_completion_changes_no_bit(embeddings: Output, kind: Kind, 
     assert one.second is None or (other.second is not None and torch.equal(one.second, other.second))
     assert int(one.counts.sum()) == sum(rows.values())
     assert one.exact is last
+
+
+class SlowEmbeddings(Output):
+    """Embeddings of a store that takes a while."""
+
+    def local(self, name: str, *, record: str | None = None, may_sample: bool = True) -> Path:
+        time.sleep(0.7)
+        return super().local(name, record=record, may_sample=may_sample)
+
+
+def test_a_slow_pass_is_reported(tmp_path: Path, embeddings: Output) -> None:
+    events: list[Event] = []
+    slow = SlowEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint)
+    fit(tmp_path / "fit", slow, emit=events.append, max_iterations=2)
+    total = sum(shard_rows(embeddings).values())
+    within = [event for event in events if isinstance(event, Progress) and event.note]
+    assert {event.done for event in within} == {0, 1}, "in each pass, the last one too"
+    for event in within:
+        assert event.total == 2
+        assert event.done * total < event.items < (event.done + 1) * total
+        assert event.note == f"{event.items - event.done * total:,} of {total:,} embeddings"
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "spherical"])

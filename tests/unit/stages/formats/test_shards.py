@@ -21,6 +21,7 @@ from stages.formats.shards import (
     read_member,
     read_shard,
     read_table,
+    read_table_captions,
     shard_tar,
     write_shard,
 )
@@ -65,6 +66,20 @@ def test_samples_come_back_with_all_their_captions(tmp_path: Path) -> None:
 def test_the_table_has_every_entry_and_the_columns_that_are_there(tmp_path: Path) -> None:
     table = read_table(written(tmp_path), "00000", ["key", "source_key"])
     assert table.to_pydict() == {"key": ["000", "001", "002"]}
+
+
+def test_captions_are_in_the_table_as_in_the_tar(tmp_path: Path) -> None:
+    entries = [*ENTRIES, entry("003", png("green"), [""]), entry("004", png("green"), ["größer\n \N{SNOWMAN}"])]
+    output = Output(str(tmp_path), "download_shards", "d")
+    write_shard(output, "00000", entries, schema=SCHEMA, image_suffix="png")
+    found = read_table_captions(output, "00000")
+    assert found == read_captions(shard_tar(output, "00000")) == {"000": "a", "004": "größer\n \N{SNOWMAN}"}
+
+    uncaptioned = [
+        ShardEntry("000", png("red"), {"key": "000", "status": "success", "error_message": None}),
+    ]
+    write_shard(output, "00001", uncaptioned, schema=pa.schema(list(SCHEMA)[:3]), image_suffix="png")
+    assert read_table_captions(output, "00001") == {}, "a source that has no captions"
 
 
 def test_a_shard_written_anew_has_the_same_bytes(tmp_path: Path) -> None:

@@ -1,20 +1,46 @@
+import random
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from stages.contract.errors import InputFault
-from stages.formats.splits import SplitConfig
+from stages.formats.shards import ShardEntry, ShardRecord, read_captions, shard_tar, write_shard
+from stages.formats.splits import SplitConfig, split_numbers
 from stages.generate.config import CaptionPrompts, GenerateConfig
 from stages.generate.prompts import caption_prompts
+from stages.storage.artifact import Output
 from tests.unit.stages.encoded import encoded_square
-from tests.unit.stages.train_clip.test_images import make_shards
 
 CLIP = {"models": [{"kind": "trained"}]}
+COLUMNS = pa.schema([(name, pa.string()) for name in ("key", "status", "error_message", "caption")])
+
+
+def make_shards(folder: Path, num_shards: int, images: int, caption: str = "caption") -> Output:
+    """Write shards of some images, every tenth of which is lost, and every seventh has no caption."""
+    shards = Output(str(folder), "download_shards", "a")
+    for shard in range(num_shards):
+        entries = []
+        for row in range(images):
+            number = shard * images + row
+            is_lost = number % 10 == 9
+            status = "failed_to_download" if is_lost else "success"
+            text = None if number % 7 == 6 else f"{caption} {number}"
+            found = {"key": f"{number:05d}", "status": status, "error_message": "x" if is_lost else None}
+            image = None if is_lost else encoded_square(number % 60)
+            entries.append(ShardEntry(found["key"] or "", image, {**found, "caption": text}))
+        name = f"{shard:05d}"
+        write_shard(shards, name, entries, schema=COLUMNS, image_suffix="png")
+        made = [entry for entry in entries if entry.image is not None]
+        captioned = sum(entry.row["caption"] is not None for entry in made)
+        ShardRecord(rows=images, images=len(made), captioned=captioned, failures={}).finish(shards, name)
+    return shards
 
 
 def test_prompts_are_the_captions_of_images_that_nobody_trains_on(tmp_path: Path) -> None:
-    shards = make_shards(tmp_path, [(encoded_square(row), "png") for row in range(60)])
+    shards = make_shards(tmp_path, 1, 60)
     split = SplitConfig(validation=0.2, test=0.2)
     test, validation = (
         caption_prompts(CaptionPrompts(kind="held_out", part=part), split, shards) for part in ("test", "validation")
@@ -25,8 +51,37 @@ def test_prompts_are_the_captions_of_images_that_nobody_trains_on(tmp_path: Path
     assert all(one.sample is not None and one.text == f"caption {int(one.sample[1])}" for one in test)
     few = caption_prompts(CaptionPrompts(kind="held_out", num=2), split, shards)
     assert few == test[:2]
-    with pytest.raises(InputFault, match=r"none of the 60 captioned images is in the part test .*raise split\.test"):
+    captioned = ShardRecord.done(shards)["00000"].captioned
+    with pytest.raises(
+        InputFault, match=rf"none of the {captioned} captioned images is in the part test .*raise split\.test"
+    ):
         caption_prompts(CaptionPrompts(kind="held_out"), SplitConfig(test=1e-9), shards)
+
+
+def test_prompts_of_many_shards_are_those_with_the_lowest_numbers_and_no_tar_is_read(tmp_path: Path) -> None:
+    shards, split = make_shards(tmp_path, 5, 40), SplitConfig(validation=0.3, test=0.3, seed=4)
+    found = []
+    for name in ShardRecord.done(shards):
+        captions = read_captions(shard_tar(shards, name))
+        numbers = split_numbers(list(captions), split)
+        found += [(n, name, *item) for n, item in zip(numbers, captions.items(), strict=True) if n < split.test]
+        Path(shards.path(f"shards/{name}.tar")).unlink()
+    expected = [(text, (name, key)) for _, name, key, text in sorted(found)]
+    for num in (12, 1000):
+        prompts = caption_prompts(CaptionPrompts(kind="held_out", num=num), split, shards)
+        assert [(one.text, one.sample) for one in prompts] == expected[:num]
+    assert len(expected) > 12
+
+
+def test_no_more_captions_are_held_than_are_chosen(tmp_path: Path) -> None:
+    letters = random.Random(0).choices("abcdefghij", k=20_000)
+    shards = make_shards(tmp_path, 20, 10, "".join(letters))  # 200 captions of 20 kB
+    tracemalloc.start()
+    prompts = caption_prompts(CaptionPrompts(kind="held_out", num=3), SplitConfig(validation=0.2, test=0.7), shards)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(prompts) == 3
+    assert peak < 2_000_000
 
 
 def test_the_section_reads_the_images_and_the_split_where_it_needs_them() -> None:

@@ -9,7 +9,7 @@ from models.scenes.captions import describe, read_caption
 from models.scenes.vocabulary import COLORS, SHAPES
 from stages.train_clip.config import ClipAugmentation, SceneProbe, TrainClipConfig
 from stages.train_clip.model import contrastive_loss
-from stages.train_clip.probes import Encoders, probe_scenes, retrieval
+from stages.train_clip.probes import Encoders, fractions, probe_scenes, retrieval
 from stages.train_clip.task import augment
 
 
@@ -53,7 +53,7 @@ def test_perfect_pairs_have_no_loss_and_full_accuracy():
 def test_retrieval_counts_any_pair_with_the_same_caption():
     z_image = torch.eye(4)
     z_text = torch.eye(4)[[1, 0, 2, 2]]
-    found = retrieval(z_image, z_text, ["a", "a", "b", "c"])
+    found = fractions(retrieval(z_image, z_text, ["a", "a", "b", "c"]))
     assert found == {"retrieval_text_of_image": 0.75, "retrieval_image_of_text": 0.75}
 
 
@@ -71,7 +71,7 @@ def test_a_perfect_model_is_always_right_and_a_blind_one_is_at_chance():
     def blind(images):
         return F.normalize(torch.ones(len(images), len(words)), dim=-1)
 
-    found = probe_scenes(Encoders(blind, texts, 16), SceneProbe(num_images=96))
+    found = fractions(probe_scenes(Encoders(blind, texts, 16), SceneProbe(num_images=96)))
     assert set(found) == {
         f"{d}_{q}" for d in ("plain", "night") for q in ("zero_shot_shape", "zero_shot_color", "retrieval")
     }

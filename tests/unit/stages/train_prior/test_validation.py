@@ -82,6 +82,22 @@ def test_the_trajectory_ends_at_the_prediction() -> None:
     assert metrics["reference/frechet"] == found.reference["frechet"]
 
 
+def test_figures_of_pairs_have_intervals() -> None:
+    pairs = make_pairs(600)
+    config = DiffusionValidationConfig(num_steps=(2, 5), samples_per_caption=3)
+    found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    metrics, intervals = found.metrics(), found.intervals()
+    for name in ("cosine_true", "cosine_unrelated_block_1", "retrieval_at_1", "norm_ratio"):
+        assert {name, f"{name}/steps_2", f"{name}/steps_5"} <= set(intervals)
+    assert {
+        f"cosine_z_{x}{which}/time_{t}" for x in "t0" for which in ("", "_unrelated") for t in found.by_time
+    } <= set(intervals)
+    for name, (low, high) in intervals.items():
+        assert low <= metrics[name] <= high, name
+    assert intervals["cosine_z_0/time_4"] == pytest.approx(intervals["cosine_true"], abs=0.01)
+    assert intervals["cosine_true/steps_2"] != intervals["cosine_true/steps_5"]
+
+
 def test_one_sample_has_no_diversity_and_three_pairs_no_distances() -> None:
     pairs = make_pairs(3)
     config = DiffusionValidationConfig(num_steps=(2,), samples_per_caption=1)

@@ -11,6 +11,7 @@ from stages.contract.errors import FailureCause
 from stages.contract.events import Event, Metrics
 from stages.formats.model_folders import save_model
 from stages.storage.artifact import Output
+from stages.training.measuring import mean_intervals, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -31,10 +32,18 @@ class Line(nn.Module):
 
 class LineTask:
     def __init__(
-        self, seed: int = 0, *, dropout: bool = True, fail_at: int | None = None, hidden: int = 8, pause: float = 0.0
+        self,
+        seed: int = 0,
+        *,
+        dropout: bool = True,
+        fail_at: int | None = None,
+        hidden: int = 8,
+        pause: float = 0.0,
+        validation_pause: float = 0.0,
     ) -> None:
         self.seed, self.dropout, self.fail_at, self.hidden = seed, dropout, fail_at, hidden
         self.pause = pause  # seconds for each batch
+        self.validation_pause = validation_pause  # seconds before each of some calls of the model
         self.left_out: dict[str, FailureCause] = {}
 
     def setup(self, rank_info: RankInfo) -> None:
@@ -57,8 +66,14 @@ class LineTask:
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         assert not model.training
+        for _ in range(6 if self.validation_pause else 0):
+            time.sleep(self.validation_pause)
+            model(self.prepare(BatchPart(0, 0, 8, 8)))
         batch = self.prepare(BatchPart(0, 0, 8, 8))
-        return [Metrics({"validation_loss": float(model(batch)["loss"].mean())}, step)]
+        losses = model(batch)["loss"]
+        metrics = {"validation_loss": float(losses.mean())}
+        intervals = mean_intervals({"validation_loss": losses.numpy()}, self.seed)
+        return [Metrics(metrics, step, *measure(metrics, intervals, len(losses), {"line": "straight"}))]
 
     def save(self, model: nn.Module, output: Output) -> None:
         save_model(output, "line", model, {"width": 8})

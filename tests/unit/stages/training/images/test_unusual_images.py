@@ -98,7 +98,11 @@ def test_each_gives_the_right_square_and_all_are_trained_on(tmp_path: Path) -> N
     steps = {"num_steps": 5, "batch_size": 8, "warmup_steps": 1, "precision": "float32"}
     summary, _ = train(inputs, tmp_path / "out", config(training=steps, held_out_images=2))
     assert summary.items == 40  # more than an epoch of the 32 images
-    assert np.isfinite(summary.metrics["held_out_loss"])
+    measure = summary.measures["held_out_loss"]
+    assert measure.value == summary.metrics["held_out_loss"]
+    assert (measure.n, summary.protocols[measure.protocol]["images"]) == (2, "2")
+    assert measure.low is not None
+    assert measure.low <= measure.value
 
 
 def test_an_image_of_400_million_pixels_is_refused_by_name(tmp_path: Path) -> None:

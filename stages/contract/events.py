@@ -1,8 +1,12 @@
 """What a running stage tells the world: progress, metrics, images. Plain data, sent through ``StageContext.emit``."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from cluster.workers import WorkersByMachine
+
+MOST_ROWS: Final = 1000
+"""Of one :class:`LoggedSteps`."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,24 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Named numbers at a training step (or at step 0 for a stage without steps)."""
+    """Named numbers at a training step (or at step 0 for a stage without steps).
+
+    ``time``: in milliseconds since 1970, 0: now.
+    """
 
     values: dict[str, float]
     step: int = 0
+    time: int = 0
+
+
+@dataclass(frozen=True)
+class LoggedSteps:
+    """What a training had logged before, at most :data:`MOST_ROWS` of its :class:`Metrics`.
+
+    Most of it was reported already, by a process that may have been killed; whoever records it leaves that out.
+    """
+
+    rows: tuple[Metrics, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,4 +74,4 @@ class Workers:
     machines: WorkersByMachine
 
 
-Event = Progress | Metrics | LoggedImage | Log | Workers
+Event = Progress | Metrics | LoggedSteps | LoggedImage | Log | Workers

@@ -6,11 +6,14 @@ says which it was, as a shell has it: 130, 143, 129.
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from cluster.signals import signals_held_back
 from pipeline.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 _KEPT = "what was finished is kept: run the same command again to go on"
 _CLOSING_SECONDS = 5.0  # of the grace time, for what follows the checkpoint: ending Ray, the tracker, the record
+HURRIED_SECONDS = 3.0
+"""Whoever ended a run waits: so long at most for the tracking server, and for a store that is away."""
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -60,6 +66,28 @@ def _leave_terminals(numbers: list[int]) -> None:
 def _interrupted(number: int, what: str) -> Interrupted:
     how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     return Interrupted(f"{how}; {what}", exit_code=128 + number)
+
+
+def in_time(seconds: float, work: Callable[[], Result]) -> Result:
+    """Return what a function returns, which a thread carries out.
+
+    Raises:
+        TimeoutError: it takes longer, and is left to go on until it ends, or the process does.
+    """
+    outcome: Future[Result] = Future()
+
+    def carry_out() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            outcome.set_exception(error)
+
+    with signals_held_back():  # from the thread, so that they reach this one
+        threading.Thread(target=carry_out, name="corgi-in-time", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"not done within {seconds:g} s") from None
 
 
 def wind_down(graph: "GraphRun", grace_seconds: float, report: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ from pipeline.config.schema import is_trained
 from pipeline.plan import Plan
 from pipeline.store import Store
 from stages.contract.errors import ArtifactError, DamagedFile
+from stages.formats.training_logs import TRAINING_LOG
 from stages.storage.artifact import unit_record
 from stages.storage.checksums import FileSum
 from stages.storage.verification import compare_again, set_damage_aside
@@ -63,8 +64,9 @@ class Mending:
         """Say which units of a stage, now that they are made again, are not what they were before."""
         output = self._store.output(name, self._plan.stages[name].fingerprint)
         for stage, unit in [key for key in self._before if key[0] == name]:
-            before = self._before.pop((stage, unit))
-            if before and output.read_record(unit_record(unit))[1] != before:
+            before, now = self._before.pop((stage, unit)), output.read_record(unit_record(unit))[1] or {}
+            same = {file for file, checksum in before.items() if now.get(file) == checksum}
+            if before and {*before, *now} - same - {TRAINING_LOG}:  # which has times in it
                 _log.warning(
                     "%s: unit %s was made again with other content than before, as its source has changed: what was "
                     "made of it earlier keeps the earlier content", stage, unit,

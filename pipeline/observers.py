@@ -15,13 +15,14 @@ from pipeline.outbox.operations import (
     RunEnded,
     StageBegun,
     StageEnded,
+    StepsLogged,
 )
 from pipeline.plan import PlannedStage
 from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult, without_job_folder
 from pipeline.view import RunView
-from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress, Workers
+from stages.contract.events import Event, Log, LoggedImage, LoggedSteps, Metrics, Progress, Workers
 from stages.contract.stage import Allocation
 
 
@@ -74,6 +75,8 @@ class RunObserver:
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):
             self._delivery.put(ImageLogged.of(name, event))
+        elif isinstance(event, LoggedSteps):
+            self._delivery.put(StepsLogged.of(name, event))
 
     def finished(self, result: StageResult) -> None:
         """Pass on how a stage ended."""

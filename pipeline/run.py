@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import yaml
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from cluster.signals import signals_held_back
 from pipeline.config.schema import RunConfig
-from pipeline.ends import wind_down
+from pipeline.ends import HURRIED_SECONDS, in_time, wind_down
 from pipeline.errors import UsageError
 from pipeline.leases import LeaseTimes
 from pipeline.plan import Plan, make_plan
@@ -21,14 +22,15 @@ from pipeline.record import MlflowRuns, RunRecord, StageState, Status
 from pipeline.store import Store
 from pipeline.stored_models import with_stored_models
 from stages.contract.secrets import NOTIFY_VARIABLE, redact
+from stages.contract.texts import one_line
+from stages.storage.patience import hurry, waiting_for
 
 if TYPE_CHECKING:
     from pipeline.executor import GraphRun
     from pipeline.outbox.operations import RunEnd
     from pipeline.results import StageResult
 
-HURRIED_SECONDS = 3.0
-"""Of an interrupted run: whoever ended it waits."""
+_ONCE_MORE_SECONDS = 0.5  # for a store that was waited for in vain
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,6 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     from pipeline.heartbeat import beating
     from pipeline.outbox.kept import sole_sender
     from pipeline.results import earlier_record, new_record
-    from stages.storage.patience import waiting_for
 
     check_experiment(experiment)
     begun = time.monotonic()
@@ -148,29 +149,41 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
         earlier = earlier_record(store, plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None
-        return _Session(experiment, record, console, begun, running).run()
+        return _Session(experiment, record, console, begun, running, earlier=earlier).run()
 
 
 def send_left_over(experiment: Experiment, run: str, report: Callable[[str], None]) -> None:
     """Send what an earlier start of a run that is done could not."""
-    from pipeline.outbox.kept import describe_kept, has_kept, send_kept
+    from pipeline.outbox.kept import Driven, describe_kept, has_kept, send_kept
 
     store, tracking = experiment.store, experiment.config.tracking
-    record = store.read_run(run) if has_kept(store, run) else None
-    if record is not None:
-        _, left = send_kept(record, store, tracking.uri, tracking.patience, report)
-        report(describe_kept(left, record, store) if left else f"tracking: what was kept of run {run} is sent")
+    if not has_kept(store, run):
+        return
+    try:
+        record, _, left = send_kept(run, store, tracking.uri, tracking.patience, report)
+    except Driven as error:
+        report(f"tracking: {error}")
+        return
+    report(describe_kept(left, record, store) if left else f"tracking: what was kept of run {run} is sent")
 
 
 class _Session:
     """A run in progress: who observes it, and how its record is closed."""
 
     def __init__(
-        self, experiment: Experiment, record: RunRecord, console: Console, begun: float, running: RunningStages
+        self,
+        experiment: Experiment,
+        record: RunRecord,
+        console: Console,
+        begun: float,
+        running: RunningStages,
+        *,
+        earlier: RunRecord | None,
     ) -> None:
         from pipeline.logs.writer import RunLogs
         from pipeline.observers import RunObserver
         from pipeline.outbox.kept import start_delivery
+        from pipeline.outbox.logged import steps_to_record
         from pipeline.tracking_address import default_tracking_uri
         from pipeline.view import RunView
 
@@ -178,10 +191,13 @@ class _Session:
         self._experiment = experiment
         self._record = record
         self._begun = begun
+        self._store_seconds: float | None = None  # to wait for the store; none: as storage.patience says
         uri = config.tracking.uri or default_tracking_uri(store.local_root)
+        missed = steps_to_record(experiment.plan, store, earlier)
         with signals_held_back():  # from its threads, so that they reach this one
-            delivery = start_delivery(record, store, uri, config, view.report)  # it connects while Ray starts
-        self._observer = RunObserver(view, RunLogs(store, record.run), delivery, self._save, running)
+            # It connects while Ray starts.
+            self._delivery = start_delivery(record, store, uri, config, view.report, missed=missed)
+        self._observer = RunObserver(view, RunLogs(store, record.run), self._delivery, self._save, running)
 
     def run(self) -> RunRecord:
         """Run the graph; whatever happens, the record says how it ended."""
@@ -196,11 +212,13 @@ class _Session:
             status = "failed"
             raise
         finally:
-            with signals_held_back():  # a second one shall not leave the record open; the tracker may take long
-                self._close(status, results or self._observer.results_so_far("interrupted"))
             try:
+                self._close(status, results or self._observer.results_so_far("interrupted"))
                 if sys.exception() is None:
                     self._log_report()
+            except BaseException:
+                self._hurry()  # a signal, or a store that is away: the rest is not worth minutes
+                raise
             finally:
                 self._close_tracking()
                 self._notify(sys.exception())
@@ -240,8 +258,8 @@ class _Session:
         self._close_tracking()
 
     def _wind_down(self, graph: "GraphRun") -> None:
-        with signals_held_back():  # the record first: this process may be killed before the end
-            self._close("interrupted", self._observer.results_so_far("interrupted"))
+        # The record first: this process may be killed before the end.
+        self._close("interrupted", self._observer.results_so_far("interrupted"))
         wind_down(graph, self._experiment.config.cluster.grace_seconds, self._observer.view.report)
 
     def _reuse_everything(self) -> "Mapping[str, StageResult]":
@@ -286,9 +304,51 @@ class _Session:
         plan, store = self._experiment.plan, self._experiment.store
         state: StageState = "running" if self._record.status == "running" else "interrupted"
         self._record = update_record(self._record, self._observer.results_so_far(state), plan, store)
-        store.write_run(self._record)
+        self._write()
+
+    def _hurry(self) -> None:
+        """Wait for nothing longer than seconds from now on: whoever ended the run waits, or kills it soon."""
+        if self._store_seconds is not None:
+            return
+        self._store_seconds = HURRIED_SECONDS
+        hurry(HURRIED_SECONDS)
+        self._delivery.hurry()
+
+    def _write(self) -> None:
+        """Write the record; at a hurried end, a store that does not take it in time is a warning."""
+        write = partial(self._experiment.store.write_run, self._record)
+        if self._store_seconds is None:
+            write()
+            return
+        try:
+            in_time(self._store_seconds, write)
+        except Exception as error:  # noqa: BLE001  whatever a file system raises
+            if self._store_seconds != _ONCE_MORE_SECONDS:
+                found = one_line(redact(str(error)) or type(error).__name__, 300)
+                self._observer.view.report(
+                    f"warning: the record of the run is left as it was, as the store does not take it ({found}); what "
+                    "was finished is kept"
+                )
+            self._store_seconds = _ONCE_MORE_SECONDS
+            hurry(_ONCE_MORE_SECONDS)
 
     def _close(self, status: Status, results: "Mapping[str, StageResult]") -> None:
+        """Close the record; a signal ends the waiting for a store that is away, and none leaves the record open."""
+        if status != "interrupted":
+            try:
+                self._delivery.keep()  # nothing looks for what is missing of a run whose record is closed
+                self._write_closed(status, results)
+            except KeyboardInterrupt:
+                with signals_held_back():
+                    self._hurry()
+                    self._write_closed(status, results)
+                raise
+            return
+        with signals_held_back():
+            self._hurry()
+            self._write_closed(status, results)
+
+    def _write_closed(self, status: Status, results: "Mapping[str, StageResult]") -> None:
         from pipeline.results import close_record
 
         plan, store = self._experiment.plan, self._experiment.store
@@ -296,19 +356,18 @@ class _Session:
         self._record = close_record(self._record, results, plan, store, status=status)
         self._record.seconds = round(seconds, 2)
         self._record.overhead_seconds = round(seconds - self._observer.busy_seconds(), 2)
-        store.write_run(self._record)
+        self._write()
 
     def _close_tracking(self) -> None:
         """Wait a little for what MLflow is still to be sent; what it does not take stays in the store."""
         from pipeline.outbox.kept import describe_kept
 
-        record, patience = self._record, self._experiment.config.tracking.patience
-        hurried = record.status == "interrupted"
+        record = self._record
         ended: RunEnd = "interrupted" if record.status == "running" else record.status
-        record.mlflow, left = self._observer.close(ended, min(patience, HURRIED_SECONDS) if hurried else patience)
+        record.mlflow, left = self._observer.close(ended, self._experiment.config.tracking.patience)
         if left:
             self._observer.view.report(describe_kept(left, record, self._experiment.store))
-        self._experiment.store.write_run(record)
+        self._write()
 
     def _notify(self, error: BaseException | None) -> None:
         """Post how the run ended to where the config asks for it."""

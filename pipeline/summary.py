@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from cluster.owned_folders import scratch_folder
 from pipeline.captions import caption_fraction, pseudo_weight
 from pipeline.config.schema import RunConfig
 from pipeline.outbox.operations import Provenance
@@ -66,7 +65,7 @@ def register_model(tracker: "RunTracker", experiment: RunConfig, record: RunReco
 
     config = cast(GenerateConfig, find_stored_models(experiment.generate, record.plan["generate"].identity, store))
     inputs = {name: store.artifact(name, record.plan[name].fingerprint) for name in config.inputs}
-    with scratch_folder("bundle") as folder:
+    with tracker.temporary_folder() as folder:
         bundle = folder / "bundle"
         write_run(bundle, config, inputs, run=record.run)
         tracker.register_model(f"corgi-{record.name}", bundle, REQUIREMENTS, serving_settings(config.sampling))

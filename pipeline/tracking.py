@@ -10,18 +10,19 @@ import io
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.owned_folders import scratch_folder
 from pipeline.errors import UsageError
 from pipeline.outbox.operations import now_ms
 from pipeline.record import MlflowRuns
 from pipeline.tracking_address import (
     TrackingAway,
-    artifact_folder,
+    experiment_id,
     explain_refusal,
     is_outage,
     is_server,
@@ -29,8 +30,8 @@ from pipeline.tracking_address import (
     require_response,
     usable_address,
 )
-from pipeline.tracking_state import TrackedRun, flatten, image_file, image_of
-from stages.contract.events import Event, LoggedImage, Metrics
+from pipeline.tracking_state import TrackedRun, flatten, image_file, image_of, long_calls, steps_of
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics
 from stages.contract.stage import StageSummary
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
@@ -43,7 +44,7 @@ os.environ.setdefault(_TIMEOUT := "MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 
@@ -51,6 +52,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 UPLOAD_SECONDS = 120
+CONFIG_FILE = "config.yaml"
 REPORT_FILE = "report.html"
 MEASURES_FILE = "measures.json"
 _MOST_METRICS = 1000  # MLflow's limit for one batch
@@ -67,10 +69,15 @@ class RunTracker:
 
     ``runs`` is stored with the run: given to :meth:`open` again, it makes a resumed run continue the same MLflow runs.
     Whatever is recorded twice counts once, also where the first call was carried out and its reply never came.
+
+    Temporary files lie in the folder ``scratch``, which whoever may cut this thread off removes; none: the machine's.
     """
 
-    def __init__(self, client: MlflowClient, runs: MlflowRuns, run_name: str, experiment_id: str) -> None:
+    def __init__(
+        self, client: MlflowClient, runs: MlflowRuns, run_name: str, experiment_id: str, scratch: Path | None = None
+    ) -> None:
         self._client = client
+        self._scratch = scratch
         self._run_name = run_name
         self._stages: dict[str, TrackedRun] = {}
         self._at: int | None = None
@@ -83,7 +90,15 @@ class RunTracker:
         self._parent = parent
 
     @classmethod
-    def open(cls, tracking_uri: str, experiment: str, run_name: str, earlier: MlflowRuns | None = None) -> "RunTracker":
+    def open(
+        cls,
+        tracking_uri: str,
+        experiment: str,
+        run_name: str,
+        earlier: MlflowRuns | None = None,
+        *,
+        scratch: Path | None = None,
+    ) -> "RunTracker":
         """Connect, and start the parent run or continue the one of ``earlier``.
 
         Raises:
@@ -94,8 +109,8 @@ class RunTracker:
         try:
             require_response(tracking_uri)
             client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-            experiment_id = _experiment_id(client, experiment, tracking_uri)
-            tracker = cls(client, MlflowRuns.at(recorded, earlier), run_name, experiment_id)
+            found = experiment_id(client, experiment, tracking_uri)
+            tracker = cls(client, MlflowRuns.at(recorded, earlier), run_name, found, scratch)
         except (UsageError, TrackingAway):
             raise
         except Exception as error:  # whatever a server that is no MLflow makes the client raise
@@ -103,6 +118,21 @@ class RunTracker:
                 raise TrackingAway.by(error, tracking_uri) from error
             raise UsageError(explain_refusal(error, tracking_uri)) from error
         return tracker
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """Yield a folder for the length of the block."""
+        folder = Path(tempfile.mkdtemp(prefix="corgi-", dir=self._scratch))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _log_bytes(self, run_id: str, name: str, content: bytes, folder: str | None = None) -> None:
+        """Keep a file of a run; MLflow's ``log_text`` and the like would leave theirs where this thread is cut off."""
+        with self.temporary_folder() as here:
+            (here / name).write_bytes(content)
+            self._client.log_artifact(run_id, str(here / name), folder)
 
     @contextlib.contextmanager
     def as_of(self, time_ms: int) -> Iterator[None]:
@@ -123,7 +153,7 @@ class RunTracker:
         """
         self._open_again(self._parent)
         self._log_params(self._parent, config)
-        self._client.log_text(self._parent.run_id, yaml_text, "config.yaml")
+        self._log_bytes(self._parent.run_id, CONFIG_FILE, yaml_text.encode())
 
     def log_provenance(
         self,
@@ -157,7 +187,7 @@ class RunTracker:
 
     def log_report(self, page: str) -> None:
         """Keep the run's report, one HTML file; the latest replaces those before."""
-        self._client.log_text(self._parent.run_id, page, REPORT_FILE)
+        self._log_bytes(self._parent.run_id, REPORT_FILE, page.encode())
 
     def stage_started(self, name: str, config: Mapping[str, Any]) -> None:
         """Start the stage's nested run, or go on in the one of an earlier start."""
@@ -170,6 +200,9 @@ class RunTracker:
         run = self._stage(name)
         if isinstance(event, Metrics):
             run.add(event.values, self._time(), event.step)
+        elif isinstance(event, LoggedSteps):
+            for row in event.rows:
+                run.add(row.values, row.time or self._time(), row.step)
         elif isinstance(event, LoggedImage) and (event.name, event.step) not in run.images:
             self._log_image(run, event)
 
@@ -177,13 +210,12 @@ class RunTracker:
         """Do what ``MlflowClient.log_image`` does, under a file name that is the same when it is done again."""
         from PIL import Image
 
-        file = image_file(run.run_id, event.name, event.step, self._time())
-        with scratch_folder("images") as folder, Image.open(io.BytesIO(event.png)) as image:
-            png, small = (folder / Path(f"{file}{ending}").name for ending in (".png", "+compressed.webp"))
-            png.write_bytes(event.png)
-            compress_image_size(image).save(small)
-            for path in (png, small):
-                self._client.log_artifact(run.run_id, str(path), "images")
+        folder, _, file = image_file(run.run_id, event.name, event.step, self._time()).rpartition("/")
+        small = io.BytesIO()
+        with Image.open(io.BytesIO(event.png)) as image:
+            compress_image_size(image).save(small, "WEBP")
+        self._log_bytes(run.run_id, f"{file}.png", event.png, folder)
+        self._log_bytes(run.run_id, f"{file}+compressed.webp", small.getvalue(), folder)
         self._client.set_tag(run.run_id, "mlflow.loggedImages", True)
         run.images.add((event.name, event.step))
 
@@ -214,7 +246,8 @@ class RunTracker:
     def _log_measures(self, run: TrackedRun, summary: StageSummary) -> None:
         """Keep interval, number and protocol of the figures that have them, as a file: MLflow's metrics are numbers."""
         measures = {name: asdict(measure) for name, measure in summary.measures.items()}
-        self._client.log_dict(run.run_id, {"measures": measures, "protocols": dict(summary.protocols)}, MEASURES_FILE)
+        content = {"measures": measures, "protocols": dict(summary.protocols)}
+        self._log_bytes(run.run_id, MEASURES_FILE, json.dumps(content, indent=2, default=str).encode())
 
     def register_model(self, name: str, bundle: Path, requirements: list[str], settings: Serving) -> str:
         """Log a folder that ``pipeline.serving`` can load and register it; return the URI for ``load_model``.
@@ -238,7 +271,7 @@ class RunTracker:
                 experiment, name=name, source_run_id=run_id, model_type="text-to-image"
             )
         )
-        with scratch_folder("model") as folder:
+        with self.temporary_folder() as folder:
             path = folder / "model"
             save_model(
                 path,
@@ -248,7 +281,7 @@ class RunTracker:
                 input_example=["a large red star in the center"],
                 pip_requirements=requirements,
             )
-            with _long_calls():
+            with long_calls(_TIMEOUT, UPLOAD_SECONDS):
                 self._client.log_model_artifacts(model.model_id, str(path))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -270,8 +303,9 @@ class RunTracker:
     def flush(self) -> None:
         """Send what waits."""
         for run in [self._parent, *self._stages.values()]:
-            while run.waiting:
-                batch = list(run.waiting)[:_MOST_METRICS]
+            keys = list(run.waiting)
+            for first in range(0, len(keys), _MOST_METRICS):
+                batch = keys[first : first + _MOST_METRICS]
                 self._client.log_batch(run.run_id, metrics=[Metric(key[0], *run.waiting[key], key[1]) for key in batch])
                 run.steps.update(batch)
                 for key in batch:
@@ -333,29 +367,6 @@ class RunTracker:
         run.open = False
 
 
-@contextlib.contextmanager
-def _long_calls() -> Iterator[None]:
-    """Give a server time to store a large file before it replies."""
-    usual = os.environ[_TIMEOUT]
-    os.environ[_TIMEOUT] = str(max(int(usual), UPLOAD_SECONDS))
-    try:
-        yield
-    finally:
-        os.environ[_TIMEOUT] = usual
-
-
-def _experiment_id(client: MlflowClient, name: str, tracking_uri: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name, artifact_location=artifact_folder(tracking_uri)))
-    if found.lifecycle_stage != "active":
-        raise UsageError(
-            f"tracking.experiment: {name!r} was deleted at {tracking_uri}; restore it there "
-            f"(mlflow experiments restore -x {found.experiment_id}), or give another name"
-        )
-    return str(found.experiment_id)
-
-
 def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
     """Go on in a run, knowing what it holds; None where it was deleted."""
     try:
@@ -368,17 +379,12 @@ def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
         return None
     images = {image for file in client.list_artifacts(run_id, "images") if (image := image_of(file.path))}
     is_open, ended = found.info.status == "RUNNING", found.info.end_time or 0
-    return TrackedRun(run_id, dict(found.data.params), _steps_of(client, found), images, open=is_open, ended=ended)
+    return TrackedRun(run_id, dict(found.data.params), steps_of(client, found), images, open=is_open, ended=ended)
 
 
 def open_client(address: str) -> Any:
     """Return MLflow's client of the server or database at an address that is usable as it is."""
     return MlflowClient(address)
-
-
-def _steps_of(client: MlflowClient, run: Run) -> set[tuple[str, int]]:
-    histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-    return {(entry.key, entry.step) for history in histories for entry in history}
 
 
 def _signature(settings: Serving) -> Any:

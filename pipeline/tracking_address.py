@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pipeline.errors import PipelineError, UsageError
 from stages.contract.secrets import MASK, redact, redact_addresses, remember_environment, without_login
@@ -107,6 +107,19 @@ def artifact_folder(address: str) -> str | None:
     """Return the folder beside an SQLite file; None lets a server choose its own."""
     database = sqlite_path(address)
     return None if database is None else (database.resolve().parent / ARTIFACTS).as_uri()
+
+
+def experiment_id(client: Any, name: str, tracking_uri: str) -> str:
+    """Return MLflow's id of the experiment of this name, which is made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifact_folder(tracking_uri)))
+    if found.lifecycle_stage != "active":
+        raise UsageError(
+            f"tracking.experiment: {name!r} was deleted at {tracking_uri}; restore it there "
+            f"(mlflow experiments restore -x {found.experiment_id}), or give another name"
+        )
+    return str(found.experiment_id)
 
 
 def address_now(address: str, store: Path | None) -> str:

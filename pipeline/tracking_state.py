@@ -1,6 +1,8 @@
 """What is known of an MLflow run, and how MLflow wants things to be named."""
 
+import contextlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -36,6 +38,23 @@ def image_of(path: str) -> tuple[str, int] | None:
     """Read name and step off such a file name."""
     match = re.search(r"images/(.+)\+step\+(\d+)\+", path)
     return (match[1], int(match[2])) if match else None
+
+
+@contextlib.contextmanager
+def long_calls(variable: str, seconds: int) -> Iterator[None]:
+    """Give a server time to store a large file before it replies; the variable holds its usual time."""
+    usual = os.environ[variable]
+    os.environ[variable] = str(max(int(usual), seconds))
+    try:
+        yield
+    finally:
+        os.environ[variable] = usual
+
+
+def steps_of(client: Any, run: Any) -> set[tuple[str, int]]:
+    """Return name and step of all numbers that an MLflow run holds."""
+    histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
+    return {(entry.key, entry.step) for history in histories for entry in history}
 
 
 @dataclass

@@ -22,23 +22,30 @@ def track(
 ) -> None:
     """Send the records of runs that their tracking server did not take, and that the store keeps."""
     from pipeline.errors import PipelineError
-    from pipeline.outbox.kept import has_kept, runs_to_send, send_kept
+    from pipeline.outbox.kept import Driven, has_kept, runs_to_send, send_kept
     from pipeline.store import Store
 
     found = Store(store)
     found.check_format()
-    rows, waiting = [], 0
+    rows, waiting, driven = [], 0, 0
     for record in runs_to_send(found, run_id):
         sent, left = 0, 0
-        if has_kept(found, record.run):
-            sent, left = send_kept(record, found, uri, patience, report=lambda text: echo(text, err=True))
+        try:
+            if has_kept(found, record.run):
+                _, sent, left = send_kept(record.run, found, uri, patience, report=lambda text: echo(text, err=True))
+        except Driven as error:
+            if run_id is not None:
+                raise
+            echo(f"tracking: {error}", err=True)  # the others are sent
+            driven += 1
+            continue
         rows.append({"run": record.run, "sent": sent, "left": left})
         waiting += left
         if not as_json:
             echo(f"run {record.run}: {sent} records sent, {left} left")
     if as_json:
         echo(json.dumps({"runs": rows}, indent=1))
-    elif not rows:
+    elif not rows and not driven:
         echo("nothing is kept: every record of every run was sent")
     if waiting:
         raise PipelineError(

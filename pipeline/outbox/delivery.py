@@ -9,13 +9,17 @@ A call that the server refuses although it answers is tried a few times and then
 other; it is tried again at the end.
 """
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.owned_folders import scratch_folder
+from pipeline.ends import HURRIED_SECONDS, in_time
 from pipeline.errors import UsageError
 from pipeline.outbox.operations import (
     ConfigLogged,
@@ -28,6 +32,7 @@ from pipeline.outbox.operations import (
     RunEnded,
     StageBegun,
     StageEnded,
+    StepsLogged,
     from_line,
     to_line,
 )
@@ -46,6 +51,8 @@ IDLE_SECONDS = 1.0
 POLL_SECONDS = 0.05
 LONGEST_PAUSE = 15.0
 START_SECONDS = 5.0
+LAST_SECONDS = 1.0
+"""For the line in hand when nothing is waited for any more."""
 DATABASE_SECONDS = 90.0
 """A database is opened in this process, where the first start makes its tables."""
 BATCH = 200
@@ -82,8 +89,10 @@ class Delivery:
         self._imported = threading.Event()  # MLflow, which takes seconds of this machine's own
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._idle = threading.Event()
+        self._is_hurried = False
         self._registering = False
+        self._scratch: Path | None = None
+        self._folders = contextlib.ExitStack()
         self._away = ""
         self._current: Operation | None = None
         self._lines = 0
@@ -99,7 +108,12 @@ class Delivery:
     # ---- the driver's side
 
     def start(self) -> "Delivery":
-        """Begin to send."""
+        """Begin to send.
+
+        Temporary files lie in a folder of the thread that calls this and :meth:`close`: the one that sends may be cut
+        off in the middle of a call when the process ends, and would leave its own.
+        """
+        self._scratch = self._folders.enter_context(scratch_folder("tracking"))
         for thread in self._threads:
             thread.start()
         return self
@@ -113,7 +127,6 @@ class Delivery:
     def put(self, operation: Operation) -> None:
         """Record something; it is sent within about a second, or kept."""
         self._spool.put(to_line(operation))
-        self._idle.clear()
 
     def await_first(self) -> None:
         """Wait until it is known whether the address is right; UsageError: it is wrong, so that nothing should run."""
@@ -124,19 +137,42 @@ class Delivery:
         if self.wrong is not None:
             raise self.wrong
 
+    def keep(self) -> None:
+        """Have in the store what is not sent; what is recorded from then on is sent within about a second, or kept."""
+        self._spool.keep(0.0)
+
+    def hurry(self) -> None:
+        """Let the end wait for seconds at most, for the server and for the store: somebody waits for it."""
+        self._is_hurried = True
+
     def close(self, patience: float) -> int:
         """Wait a little for what is left, keep the rest in the store, and return how much that is."""
         try:
             self._spool.requeue()
-            self._idle.clear()
             self._wait(patience)
+        except KeyboardInterrupt:
+            self.hurry()
+            raise
         finally:
             self._stopping.set()
             self._wake.set()
-            left = self._spool.close()
+            if self._threads[0].is_alive():
+                self._threads[0].join(LAST_SECONDS)
+            self._folders.close()
+            left = self._keep_the_rest()
         if self._spool.lost:
             self._report(f"tracking: warning: {self._spool.lost} records are lost: neither server nor store took them")
         return left
+
+    def _keep_the_rest(self) -> int:
+        if not self._is_hurried:
+            return self._spool.close()
+        try:
+            return in_time(HURRIED_SECONDS, self._spool.close)
+        except Exception as error:  # noqa: BLE001  whatever a file system raises
+            found = one_line(redact(str(error)) or type(error).__name__, 200)
+            self._report(f"tracking: warning: the records of the last seconds are not kept in the store: {found}")
+            return 0
 
     def _wait(self, patience: float) -> None:
         """Wait for the queue, for a bounded time; for the model's files as long as a server is there to take them.
@@ -144,12 +180,15 @@ class Delivery:
         A server that was away long before the end gets one more try, and not all that time again.
         """
         begun, failures = time.monotonic(), self._failures
-        if not is_server(self._target.uri):
+        if self._is_hurried:
+            patience = min(patience, HURRIED_SECONDS)
+        elif not is_server(self._target.uri):
             patience = max(patience, DATABASE_SECONDS)
         self._wake.set()
-        while not self._idle.wait(POLL_SECONDS) and self._threads[0].is_alive() and self.wrong is None:
+        while not self._spool.is_empty and self._threads[0].is_alive() and self.wrong is None:
+            time.sleep(POLL_SECONDS)
             now = time.monotonic()
-            if self._registering and self._responds():
+            if self._registering and not self._is_hurried and self._responds():
                 begun = now
             was_away = self._away and begun - self._last_reply > patience
             if now - begun > patience or (was_away and self._failures > failures):
@@ -170,6 +209,8 @@ class Delivery:
                 if self._send_some():
                     continue
             except Exception as error:  # noqa: BLE001  whatever the tracking library, or the store, raises
+                if self._stopping.is_set():
+                    return
                 self._failed(error)
             self._wake.wait(self._pause)
             self._wake.clear()
@@ -180,15 +221,15 @@ class Delivery:
         tracker = self._tracker or self._connect()
         lines = self._spool.head(1 if self._careful else BATCH)
         if not lines:
-            self._idle.set()
-            if self._spool.head(1):  # it was put in between
-                self._idle.clear()
-            return not self._idle.is_set()
-        self._lines = len(lines)
+            return False
+        self._lines, applied = len(lines), 0
         for line in lines:
+            if self._stopping.is_set():
+                break
             self._apply(tracker, line)
+            applied += 1
         tracker.flush()
-        self._spool.sent(len(lines))
+        self._spool.sent(applied)
         self._careful, self._tries = max(0, self._careful - 1), 0
         self._reached()
         return True
@@ -199,7 +240,7 @@ class Delivery:
 
         self._imported.set()
         target, known = self._target, self._runs.run_id
-        tracker = RunTracker.open(target.uri, target.experiment, target.run, self._runs)
+        tracker = RunTracker.open(target.uri, target.experiment, target.run, self._runs, scratch=self._scratch)
         self._runs = tracker.runs
         if known and tracker.runs.run_id != known:
             self._report(f"tracking: warning: {target.shown} no longer has the run's record; a new one is begun there")
@@ -229,7 +270,7 @@ class Delivery:
                     tracker.log_provenance(**operation.model_dump(exclude={"kind", "time"}))
                 case StageBegun():
                     tracker.stage_started(operation.stage, operation.config)
-                case MetricsLogged() | ImageLogged():
+                case MetricsLogged() | StepsLogged() | ImageLogged():
                     tracker.stage_event(operation.stage, operation.event())
                 case StageEnded():
                     summary = operation.stage_summary()

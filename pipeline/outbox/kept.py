@@ -1,7 +1,7 @@
 """The outbox of a run: opened beside the run, or later, to send what was kept."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.heartbeat import life_of
+from pipeline.leases import LeaseTimes
 from pipeline.outbox.delivery import Delivery, Target
+from pipeline.outbox.operations import Operation, to_line
 from pipeline.outbox.spool import Spool
 from pipeline.record import MlflowRuns, RunRecord
 from pipeline.store import Store
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 10  # a driver that was just killed may hold its lock for a moment longer
 
 
+class Driven(UsageError):
+    """Another process drives the run, or sends its records."""
+
+
 @contextlib.contextmanager
 def sole_sender(store: Store, run: str) -> Iterator[None]:
     """Keep a second process of this machine from sending the same run's records."""
@@ -35,7 +41,7 @@ def sole_sender(store: Store, run: str) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UsageError(
+        raise Driven(
             f"run {run}: another corgi process sends its records ({path} is locked); wait for it, or end it"
         ) from None
     try:
@@ -50,18 +56,30 @@ def has_kept(store: Store, run: str) -> bool:
 
 
 def start_delivery(
-    record: RunRecord, store: Store, uri: str, config: RunConfig | None, report: Callable[[str], None]
+    record: RunRecord,
+    store: Store,
+    uri: str,
+    config: RunConfig | None,
+    report: Callable[[str], None],
+    *,
+    missed: Sequence[Operation] = (),
 ) -> Delivery:
     """Begin to send what a run records, and first what is kept of it; the record has the runs to go on in.
 
-    ``config`` is that of the run; None: what the record has of it, which is read where it is needed.
+    ``config`` is that of the run; None: what the record has of it, which is read where it is needed. What an earlier
+    start has ``missed`` is kept before the record is written, which says no more then that anything is missing.
     """
+    spool = Spool(store.tracking_folder(record.run))
+    for operation in missed:
+        spool.put(to_line(operation))
+    if missed:
+        spool.keep(0.0)
     record.mlflow = MlflowRuns.at(recorded_address(uri), record.mlflow)
     store.write_run(record)  # a driver that is killed now goes on in the runs that the server is about to make
     experiment = str(record.config.get("tracking", {}).get("experiment", "corgi"))
     register = partial(_register, record=record, store=store, config=config)
     target = Target(uri, experiment, record.run, register)
-    return Delivery(Spool(store.tracking_folder(record.run)), target, record.mlflow, report).start()
+    return Delivery(spool, target, record.mlflow, report).start()
 
 
 def _register(tracker: "RunTracker", *, record: RunRecord, store: Store, config: RunConfig | None) -> None:
@@ -86,26 +104,46 @@ def runs_to_send(store: Store, name: str | None) -> list[RunRecord]:
 
 
 def send_kept(
-    record: RunRecord, store: Store, uri: str | None, patience: float, report: Callable[[str], None]
-) -> tuple[int, int]:
-    """Send what is kept of a run that is over; return how many records were sent, and how many are left.
+    run: str, store: Store, uri: str | None, patience: float, report: Callable[[str], None]
+) -> tuple[RunRecord, int, int]:
+    """Send what is kept of a run that is over; return its record, and how many lines were sent, and how many are left.
 
-    It goes where the run recorded, or to ``uri``.
+    It goes where the run recorded, or to ``uri``. The run's lease is held meanwhile: a driver that starts it, on
+    whatever machine, waits for this.
 
     Raises:
+        Driven: another process is at it.
         UsageError: the address is wrong, or no one who may write there.
     """
-    address = uri or (record.mlflow.tracking_uri if record.mlflow else default_tracking_uri(store.local_root))
-    with sole_sender(store, record.run):
-        waiting = Spool(store.tracking_folder(record.run)).count()
+    with _lease_of(run, store, report), sole_sender(store, run):
+        record = store.read_run(run)  # as it is now, where a driver was at it until then
+        if record is None:
+            raise UsageError(f"run {run}: has no record in the store {redact_addresses(store.uri)} any more")
+        address = uri or (record.mlflow.tracking_uri if record.mlflow else default_tracking_uri(store.local_root))
+        waiting = Spool(store.tracking_folder(run)).count()
         delivery = start_delivery(record, store, address, None, report)
         try:
             delivery.await_first()
+        except KeyboardInterrupt:
+            delivery.hurry()
+            raise
         finally:
             left = delivery.close(patience)
             record.mlflow = delivery.runs
             store.write_run(record)
-    return waiting - left, left
+    return record, waiting - left, left
+
+
+@contextlib.contextmanager
+def _lease_of(run: str, store: Store, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lease of a run; Driven: another process does so, and goes on with it."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(store.leasing(run, [], LeaseTimes(wait=0), report))
+        except UsageError as error:
+            found = str(error).partition(": run again")[0]
+            raise Driven(f"{found}: wait for its end, or end it; it sends itself what was kept of the run") from None
+        yield
 
 
 def describe_kept(left: int, record: RunRecord, store: Store) -> str:

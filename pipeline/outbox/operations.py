@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.record import StageState
-from stages.contract.events import LoggedImage, Metrics
+from stages.contract.events import LoggedImage, LoggedSteps, Metrics
 from stages.contract.parsing import load_json
 from stages.contract.secrets import redact_tree
 from stages.contract.stage import StageSummary
@@ -23,6 +23,7 @@ from stages.contract.stage import StageSummary
 LARGEST_LINE = 64 << 20  # bytes
 _CHECKSUM = b', "crc32": '
 RunEnd = Literal["done", "failed", "interrupted"]
+_LARGE = ("png", "page", "rows")  # in which no credentials are looked for
 _SUMMARY = TypeAdapter(StageSummary)
 
 
@@ -88,11 +89,28 @@ class MetricsLogged(_Operation):
     @classmethod
     def of(cls, stage: str, event: Metrics) -> "MetricsLogged":
         """Return what a stage's event asks for."""
-        return cls(stage=stage, step=event.step, values=event.values)
+        return cls(stage=stage, step=event.step, values=event.values, time=event.time or now_ms())
 
     def event(self) -> Metrics:
         """Return the event again."""
         return Metrics(dict(self.values), self.step)
+
+
+class StepsLogged(_Operation):
+    """What a training had logged before; what the tracker has of it counts once."""
+
+    kind: Literal["steps"] = "steps"
+    stage: str
+    rows: list[tuple[int, int, dict[str, float]]] = Field(repr=False, description="step, time, numbers")
+
+    @classmethod
+    def of(cls, stage: str, event: LoggedSteps) -> "StepsLogged":
+        """Return what a stage's event asks for."""
+        return cls(stage=stage, rows=[(row.step, row.time, row.values) for row in event.rows])
+
+    def event(self) -> LoggedSteps:
+        """Return the event again."""
+        return LoggedSteps(tuple(Metrics(values, step, time) for step, time, values in self.rows))
 
 
 class ImageLogged(_Operation):
@@ -173,6 +191,7 @@ Operation = (
     | Provenance
     | StageBegun
     | MetricsLogged
+    | StepsLogged
     | ImageLogged
     | StageEnded
     | ModelFinished
@@ -185,7 +204,7 @@ _ADAPTER: TypeAdapter[Operation] = TypeAdapter(Annotated[Operation, Field(discri
 def to_line(operation: Operation) -> bytes:
     """Return it as a line of JSON with a checksum of the rest as its last field, without credentials."""
     content = operation.model_dump()
-    large: Mapping[str, Any] = {name: content.pop(name) for name in ("png", "page") if name in content}
+    large: Mapping[str, Any] = {name: content.pop(name) for name in _LARGE if name in content}
     line = json.dumps(redact_tree(content) | large, default=str).encode()
     return line.removesuffix(b"}") + _CHECKSUM + str(zlib.crc32(line)).encode() + b"}\n"
 

@@ -71,6 +71,12 @@ class Spool:
         """The file of the oldest line."""
         return f"{self._folder.uri}/{self._segments[0].name if self._segments else ''}"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all lines were sent, but for those that are set aside."""
+        with self._lock:
+            return not self._segments
+
     # ---- the thread that records
 
     def put(self, line: bytes) -> None:

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from cluster.workers import WorkersByMachine
 from stages.contract.measures import Measure, Protocol
+
+MOST_ROWS: Final = 1000
+"""Of one :class:`LoggedSteps`."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,25 @@ class Progress:
 class Metrics:
     """Named numbers at a training step (or at step 0 for a stage without steps).
 
-    Those of a validation may have measures by the same names, and the protocols of these by digest.
+    Those of a validation may have measures by the same names, and the protocols of these by digest. ``time``: in
+    milliseconds since 1970, 0: now.
     """
 
     values: dict[str, float]
     step: int = 0
+    time: int = 0
     measures: Mapping[str, Measure] = field(default_factory=dict)
     protocols: Mapping[str, Protocol] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoggedSteps:
+    """What a training had logged before, at most :data:`MOST_ROWS` of its :class:`Metrics`.
+
+    Most of it was reported already, by a process that may have been killed; whoever records it leaves that out.
+    """
+
+    rows: tuple[Metrics, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,4 +79,4 @@ class Workers:
     machines: WorkersByMachine
 
 
-Event = Progress | Metrics | LoggedImage | Log | Workers
+Event = Progress | Metrics | LoggedSteps | LoggedImage | Log | Workers

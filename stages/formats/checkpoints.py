@@ -14,7 +14,9 @@ from pydantic import Field
 from stages.contract.digests import read_digest
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, DamagedFile, FailureCause
+from stages.contract.events import Metrics
 from stages.contract.measures import Measure, Protocol
+from stages.formats.training_logs import TRAINING_LOG, read_log, write_log
 from stages.storage.artifact import UNITS, Artifact, Output
 from stages.storage.takeover import take_files
 
@@ -35,6 +37,8 @@ class Checkpoint:
     left_out: Mapping[str, FailureCause] = field(default_factory=dict)
     skipped: int = 0
     """Steps by which the samples are ahead of ``step``, as those of bad steps were passed over."""
+    logged: tuple[Metrics, ...] = field(default=(), repr=False)
+    """What was logged up to ``step``, in its order."""
 
 
 class CheckpointRecord(Document):
@@ -141,6 +145,7 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         for part, tensors in checkpoint.state.items():
             with output.writing(_part(checkpoint.step, part)) as path:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        write_log(output, _log_file(checkpoint.step), checkpoint.logged)
         output.check_lease()
         output.write_record(_record(checkpoint.step), record.to_json())
     for old in checkpoint_steps(output)[:-keep]:
@@ -197,7 +202,27 @@ def read_checkpoint(output: Output, step: int) -> Checkpoint:
         if sums is None:
             _check_sum(path, record.checksums.get(part), output.path(name))
         state[part] = load_file(path)
-    return Checkpoint(record.step, state, record.left_out, record.skipped)
+    logged = read_log(output, _log_file(step), _record(step))
+    return Checkpoint(record.step, state, record.left_out, record.skipped, logged)
+
+
+def read_logged(artifact: Artifact) -> tuple[Metrics, ...]:
+    """Return what a training has logged, up to the trained model or its newest whole checkpoint.
+
+    Of one that goes on from another artifact's checkpoint, what that one's training had logged is left out. A damaged
+    log is passed over, with a warning.
+    """
+    steps = reversed(checkpoint_steps(artifact))
+    files = [(TRAINING_LOG, TrainedRecord.file)] if artifact.exists(TrainedRecord.file) else []
+    files += [(_log_file(step), _record(step)) for step in steps]
+    for name, record in files:
+        try:
+            logged, continued = read_log(artifact, name, record), ContinuedRecord.read(artifact)
+        except ArtifactError as error:
+            _log.warning("%s: some logged steps may be missing from the tracker", str(error).partition(": expected")[0])
+            continue
+        return logged if continued is None else tuple(row for row in logged if row.step > continued.step)
+    return ()
 
 
 def _check_sum(path: Path, expected: str | None, name: str) -> None:
@@ -259,6 +284,10 @@ def _record(step: int) -> str:
 
 def _part(step: int, part: str) -> str:
     return f"{_folder(step)}/{part}.safetensors"
+
+
+def _log_file(step: int) -> str:
+    return f"{_folder(step)}/log.json"
 
 
 def _folder(step: int) -> str:

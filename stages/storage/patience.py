@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -83,6 +84,7 @@ def _reply(error: BaseException) -> tuple[int, str] | None:
 
 
 _own_patience: float | None = None
+_changed = threading.Condition()  # how long to wait
 
 
 @contextlib.contextmanager
@@ -97,6 +99,14 @@ def waiting_for(minutes: float) -> Iterator[None]:
         yield
     finally:
         _own_patience = before
+
+
+def hurry(seconds: float) -> None:
+    """Wait for no longer than this until :func:`waiting_for` is over, also where a thread waits already."""
+    global _own_patience  # noqa: PLW0603  it holds for all threads of the process
+    with _changed:
+        _own_patience = seconds / 60
+        _changed.notify_all()
 
 
 def patience_seconds() -> float:
@@ -130,8 +140,14 @@ def patiently(what: str, function: Callable[[], Result]) -> Result:
                     "%s: is away (%s); waiting, until %s at most (storage.patience: %g minutes)",
                     what, _describe(error), until, patience / 60,
                 )  # fmt: skip
-        time.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # so that not all processes ask at once
+        shortened = min(left, pause * random.uniform(0.5, 1.0))  # so that not all processes ask at once
+        with _changed:
+            _changed.wait_for(functools.partial(_is_less_than, patience), shortened)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_less_than(patience: float) -> bool:
+    return patience_seconds() < patience
 
 
 def _describe(error: BaseException) -> str:

@@ -23,11 +23,13 @@ from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
 from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
-from stages.training.config import LoopConfig, TrainingConfig
+from stages.training.config import LoopConfig, TrainingConfig, TrainingPart
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "language_model", "clip"]
 _NUMBERS: Final = ("width", "num_layers", "num_heads", "feed_forward_factor")
+TEACHER: Final = "teacher"
+"""The folder of a distilled prior's teacher in the artifact."""
 ANY_WIDTH: Final = 1 << 30  # of embeddings, where a section is checked before there are any
 
 
@@ -253,6 +255,13 @@ class SolvedPriorConfig(TrainedPriorConfig):
     def can_go_on(self) -> bool:
         """Whether a training of more steps can go on from this one; a distillation begins when all are taken."""
         return super().can_go_on and self.distillation is None
+
+    @property
+    def parts(self) -> tuple[TrainingPart, ...]:
+        """The trainings: of a distilled prior, that of the teacher, unless it is from elsewhere, and the student's."""
+        if self.distillation is None or self.distillation.teacher is not None:
+            return super().parts
+        return TrainingPart(TEACHER, f"{TEACHER}_"), TrainingPart(first_step=self.all_training.num_steps)
 
     @model_validator(mode="after")
     def _can_be_distilled(self) -> "SolvedPriorConfig":

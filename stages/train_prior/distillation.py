@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from stages.contract.events import Event, LoggedImage, Metrics, Progress
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress
 from stages.contract.measures import Measure, Protocol
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
-from stages.train_prior.config import SolvedPriorConfig
+from stages.train_prior.config import TEACHER, SolvedPriorConfig
 from stages.train_prior.data import PairCounts
+from stages.training.config import TrainingPart
 from stages.training.launch import make_task, train
-
-TEACHER = "teacher"
 
 
 def run_distillation(
@@ -33,19 +32,19 @@ def run_distillation(
     training, before = (one.model_copy(update={"keep_checkpoint": False}) for one in (
         config.distillation.own(config.training), config.all_training
     ))  # fmt: skip
-    first = before.num_steps if config.distillation.teacher is None else 0
-    steps, metrics = first + training.num_steps, dict[str, int | float]()
+    *earlier, student = config.parts
+    steps, metrics = student.first_step + training.num_steps, dict[str, int | float]()
     measures, protocols = dict[str, Measure](), dict[str, Protocol]()
-    if first:
+    for teacher in earlier:
         below = Output(f"{output.uri}/{TEACHER}", output.stage, output.fingerprint, fence=output.fence)
         make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, below)
-        said = replace(context, emit=_of_phase(context.emit, 0, steps, name=f"{TEACHER}_"))
+        said = replace(context, emit=_of_part(context.emit, teacher, steps))
         taught = train(make, before, seed=config.seed, output=below, context=said)
-        metrics = {f"{TEACHER}_{name}": value for name, value in taught.metrics.items()}
-        measures = {f"{TEACHER}_{name}": measure for name, measure in taught.measures.items()}
+        metrics = {f"{teacher.prefix}{name}": value for name, value in taught.metrics.items()}
+        measures = {f"{teacher.prefix}{name}": measure for name, measure in taught.measures.items()}
         protocols = dict(taught.protocols)
     make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
-    said = replace(context, emit=_of_phase(context.emit, first, steps))
+    said = replace(context, emit=_of_part(context.emit, student, steps))
     summary = train(
         make,
         training,
@@ -65,8 +64,9 @@ def run_distillation(
     )
 
 
-def _of_phase(emit: Callable[[Event], None], first: int, total: int, *, name: str = "") -> Callable[[Event], None]:
+def _of_part(emit: Callable[[Event], None], part: TrainingPart, total: int) -> Callable[[Event], None]:
     """Return what reports a training as one part of a longer one, under names of its own."""
+    first = part.first_step
 
     def report(event: Event) -> None:
         match event:
@@ -74,9 +74,11 @@ def _of_phase(emit: Callable[[Event], None], first: int, total: int, *, name: st
                 items = event.items // event.done * (first + event.done)
                 emit(replace(event, done=first + event.done, total=total, items=items))
             case Metrics():
-                emit(Metrics({f"{name}{key}": value for key, value in event.values.items()}, first + event.step))
+                emit(part.reported(event))
+            case LoggedSteps():
+                emit(LoggedSteps(tuple(map(part.reported, event.rows))))
             case LoggedImage():
-                emit(replace(event, name=f"{name}{event.name}", step=first + event.step))
+                emit(replace(event, name=f"{part.prefix}{event.name}", step=first + event.step))
             case Progress():  # where a training begins or goes on
                 emit(replace(event, done=first, total=total))
             case _:

@@ -18,8 +18,7 @@ from stages.formats.clips import Clips, require_same_clips
 from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import load_model
 from stages.storage.artifact import Output
-from stages.train_prior.config import SolvedPriorConfig
-from stages.train_prior.distillation import TEACHER
+from stages.train_prior.config import TEACHER, SolvedPriorConfig
 from stages.train_prior.task import FOLDER, PriorTask
 from stages.training.task import RankInfo
 

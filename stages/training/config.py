@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from stages.contract.config import ConfigModel, RuntimeOnly
+from stages.contract.events import Metrics
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
 from stages.training.init_config import InitFrom
@@ -166,6 +168,20 @@ class PhasedTrainingConfig(TrainingConfig):
         return (first, step) if step < first.num_steps else (then, step - first.num_steps)
 
 
+@dataclass(frozen=True)
+class TrainingPart:
+    """One training of a stage: its folder in the artifact, and the names and steps under which it is reported."""
+
+    folder: str = ""
+    prefix: str = ""
+    first_step: int = 0
+
+    def reported(self, event: Metrics) -> Metrics:
+        """Return what the training logged as the stage reports it."""
+        values = {f"{self.prefix}{name}": value for name, value in event.values.items()}
+        return replace(event, values=values, step=self.first_step + event.step)
+
+
 class LoopConfig(StageConfig):
     """What the sections of all stages share that train in the loop.
 
@@ -208,6 +224,11 @@ class LoopConfig(StageConfig):
     def all_training(self) -> TrainingConfig:
         """The training, with what comes before it."""
         return self.training
+
+    @property
+    def parts(self) -> tuple[TrainingPart, ...]:
+        """The trainings of the stage, one after another."""
+        return (TrainingPart(),)
 
     @property
     def per_shard_inputs(self) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.training import TrainGroup
 from stages.contract.errors import ArtifactError
-from stages.contract.events import Event
+from stages.contract.events import MOST_ROWS, Event, LoggedSteps
 from stages.contract.stage import Allocation, StageContext, StageSummary
-from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, remove_checkpoints
+from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, read_logged, remove_checkpoints
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.continuation import go_on_from_earlier, lineage_notes
@@ -36,6 +36,7 @@ def train(
     """
     if TrainedRecord.read(output) is None:
         go_on_from_earlier(output, context, config)
+        _emit_logged(output, context.emit)  # by a process that may have been killed before all of it was recorded
         allocation = context.resources
         group = TrainGroup(
             allocation.num_workers,
@@ -48,6 +49,7 @@ def train(
         )
         job = TrainJob(make_task, config, seed, output, use_gpu=allocation.gpus_per_worker > 0)
         context.launch_training(training_process, job, group, context.emit, lambda: _newest_step(output))
+    _emit_logged(output, context.emit)
     remove_checkpoints(output, but=config.num_steps if config.keeps_checkpoint else None)
     trained = TrainedRecord.read(output)
     if trained is None:
@@ -68,6 +70,13 @@ def _sizes(allocation: Allocation, config: TrainingConfig) -> tuple[int, ...]:
     """Return the smaller numbers of workers over which the batch can be divided, the largest first."""
     sizes = range(allocation.num_workers - 1, allocation.min_workers - 1, -1)
     return tuple(size for size in sizes if config.batch_size % (size * config.gradient_accumulation) == 0)
+
+
+def _emit_logged(output: Output, emit: Callable[[Event], None]) -> None:
+    """Report what is kept of what the training has logged, which its steps will not report again."""
+    rows = read_logged(output)
+    for first in range(0, len(rows), MOST_ROWS):
+        emit(LoggedSteps(rows[first : first + MOST_ROWS]))
 
 
 def _newest_step(output: Output) -> int:

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ from stages.formats.checkpoints import (
     checkpoint_steps,
     read_newest_checkpoint,
 )
+from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import Output
 from stages.training.best import keep_if_best, load_best
 from stages.training.ending import EndVote
@@ -102,7 +103,7 @@ class _Run:
     def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int) -> None:
         self._job, self._rank_info, self.skipped = job, rank_info, skipped
         self._task, self._config = job.make_task(), job.config
-        self._emit: Emit = emit if rank_info.rank == 0 else lambda event: None
+        self._send = emit
         self._task.setup(rank_info)
         self._start_engine()
         self._ema_model: nn.Module | None = None
@@ -126,6 +127,7 @@ class _Run:
         model = self._task.build_model()
         checkpoint = read_newest_checkpoint(job.output)
         self.first_step = checkpoint.step if checkpoint else 0
+        self._logged = list(checkpoint.logged) if checkpoint else []
         if checkpoint is not None:
             _load_weights(model, checkpoint, job.output)
         self._engine = Engine(model, config, rank_info)
@@ -155,6 +157,15 @@ class _Run:
             with self._meter.paused():
                 self._handle_bad_steps(done)
                 self._checkpoint(done)
+
+    def _emit(self, event: Event) -> None:
+        """Report something, of the first process alone; numbers stay in what is kept with the checkpoints."""
+        if self._rank_info.rank:
+            return
+        if isinstance(event, Metrics):
+            event = replace(event, time=time.time_ns() // 1_000_000)
+            self._logged.append(event)
+        self._send(event)
 
     def _handle_bad_steps(self, done: int) -> None:
         """Do what the config says about bad steps since the last look, before anything of them is kept."""
@@ -206,6 +217,7 @@ class _Run:
             )  # fmt: skip
             with self._job.output.collecting():
                 self._task.save(self._ema_model, self._job.output)
+                write_log(self._job.output, TRAINING_LOG, self._logged)
                 record.write(self._job.output)
 
     def close(self) -> None:
@@ -218,7 +230,7 @@ class _Run:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size, note=note))
 
     def _checkpoint(self, done: int) -> None:
-        checkpoint = Checkpoint(done, self._engine.state(), self._left_out(), self.skipped)
+        checkpoint = Checkpoint(done, self._engine.state(), self._left_out(), self.skipped, tuple(self._logged))
         if self._rank_info.rank == 0:
             self._writer.write(checkpoint)
 

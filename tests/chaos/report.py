@@ -17,7 +17,6 @@ _COLUMNS = (
     "redone",
     "destroyed",
     "differing",
-    "unrecorded",
     "leftovers",
     "holds",
 )
@@ -35,7 +34,7 @@ def rows(outcomes: Sequence[Outcome], not_here: Mapping[str, str]) -> list[dict[
             "fault": fault, "times": times, "trials": len(own), "finished": sum(one.finished for one in own),
             "seconds lost": round(sum(one.seconds_lost for one in own) / max(1, times), 1),
             "redone": sum(one.redone for one in own), "destroyed": sum(one.destroyed for one in own),
-            "differing": sum(one.differing for one in own), "unrecorded": sum(one.unrecorded for one in own),
+            "differing": sum(one.differing for one in own),
             "leftovers": sum(len(one.leftovers) for one in own),
             "holds": all(one.holds for one in own),
         })  # fmt: skip

@@ -32,7 +32,7 @@ from pipeline.summary import REQUIREMENTS
 from pipeline.tracked_runs import tracked_images
 from pipeline.tracking import MEASURES_FILE, RunTracker
 from pipeline.tracking_address import TrackingAway, address_now, default_tracking_uri, is_at_hand, sqlite_path
-from stages.contract.events import Log, LoggedImage, Metrics
+from stages.contract.events import Log, LoggedImage, LoggedSteps, Metrics
 from stages.contract.measures import Measure
 from stages.contract.stage import StageSummary
 from stages.encoders.config import ClipConfig, FolderClip
@@ -139,6 +139,24 @@ def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri
         tracker.stage_event("train_prior", Metrics({"loss": loss}, 5))
     tracker.finish("done")
     assert steps(MlflowClient(uri), tracker.runs.stages["train_prior"], "loss") == [(5, 1.0)]
+
+
+def test_of_logged_steps_what_is_missing_is_recorded_at_its_time_and_the_rest_counts_once(uri: str) -> None:
+    logged = LoggedSteps(tuple(Metrics({"loss": 1 / step, "rate": 2.0}, step, 1000 * step) for step in (1, 2, 3, 4)))
+    killed = RunTracker.open(uri, "shapes", "run", None)
+    for step in (1, 3):
+        killed.stage_event("train_prior", Metrics({"loss": 1 / step}, step))
+    killed.flush()
+    tracker = RunTracker.open(uri, "shapes", "run", killed.runs)
+    tracker.stage_event("train_prior", Metrics({"loss": 0.25}, 4))
+    for _ in range(2):
+        tracker.stage_event("train_prior", logged)
+        tracker.flush()
+    history = MlflowClient(uri).get_metric_history(tracker.runs.stages["train_prior"], "loss")
+    assert sorted((one.step, one.value) for one in history) == [(step, 1 / step) for step in (1, 2, 3, 4)]
+    assert next(one.timestamp for one in history if one.step == 2) == 2000
+    rates = MlflowClient(uri).get_metric_history(tracker.runs.stages["train_prior"], "rate")
+    assert [(one.step, one.timestamp) for one in rates] == [(step, 1000 * step) for step in (1, 2, 3, 4)]
 
 
 def test_the_summary_adds_no_point_to_a_curve(uri: str) -> None:

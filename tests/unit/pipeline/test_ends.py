@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from cluster.losses import MemoryKills
 from cluster.rank_link import REPLACE, Sign
 from cluster.rank_signs import RankSigns
 from cluster.training import TrainGroup
-from pipeline.ends import heeding_signals
+from pipeline.ends import heeding_signals, in_time
 from pipeline.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +45,24 @@ def test_what_this_process_was_started_to_ignore_stays_ignored() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_takes_too_long_is_left_to_itself() -> None:
+    over, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        over.wait(60)
+        done.set()
+
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"not done within 0\.2 s"):
+        in_time(0.2, work)
+    assert time.monotonic() - begun < 5
+    over.set()
+    assert done.wait(5)
+    assert in_time(5, lambda: 3) == 3
+    with pytest.raises(ValueError, match="of its own"):
+        in_time(5, lambda: int("of its own"))
 
 
 def test_a_python_without_the_packages_is_named() -> None:

@@ -18,10 +18,11 @@ from pipeline.outbox.operations import (
     RunEnded,
     StageBegun,
     StageEnded,
+    StepsLogged,
     from_line,
     to_line,
 )
-from stages.contract.events import LoggedImage, Metrics
+from stages.contract.events import LoggedImage, LoggedSteps, Metrics
 from stages.contract.stage import StageSummary
 
 SUMMARY = StageSummary(3, counts={"bad": 1}, metrics={"cosine": 0.5}, notes={"device": "cpu"})
@@ -36,6 +37,7 @@ ALL: list[Operation] = [
     ModelFinished(),
     ReportLogged(page="<html>é&amp;</html>"),
     RunEnded(status="done"),
+    StepsLogged.of("train_prior", LoggedSteps((Metrics({"loss": 0.5}, 3, 1700), Metrics({"loss": 0.4}, 4, 1800)))),
 ]
 
 
@@ -53,6 +55,15 @@ def test_events_and_summaries_come_back_whole() -> None:
     assert isinstance(ended, StageEnded)
     assert image.event() == LoggedImage("samples", b"\x89PNG\r\n", 3)
     assert ended.stage_summary() == SUMMARY
+
+
+def test_logged_steps_keep_their_times() -> None:
+    rows = LoggedSteps((Metrics({"loss": math.inf}, 3, 1700), Metrics({"loss": 0.4}, 4, 1800)))
+    found = from_line(to_line(StepsLogged.of("train_prior", rows)))
+    assert isinstance(found, StepsLogged)
+    assert found.event() == rows
+    assert MetricsLogged.of("train_prior", rows.rows[0]).time == 1700
+    assert MetricsLogged.of("train_prior", Metrics({"loss": 0.5}, 3)).time > 1e12
 
 
 def test_numbers_that_are_none_are_kept() -> None:

@@ -3,11 +3,13 @@
 import errno
 import logging
 import socket
+import threading
+import time
 
 import pytest
 
 from stages.contract.errors import InputFault
-from stages.storage.patience import StorageAway, may_pass, patiently, waiting_for
+from stages.storage.patience import StorageAway, hurry, may_pass, patience_seconds, patiently, waiting_for
 
 SECOND = 1 / 60  # minutes
 
@@ -91,3 +93,32 @@ def test_nothing_is_waited_for_without_patience_or_where_it_cannot_pass() -> Non
         patiently("s3://b", failing(1, ConnectionResetError("x")))
     with waiting_for(10), pytest.raises(FileNotFoundError):
         patiently("s3://b", failing(1, FileNotFoundError("x")))
+
+
+def test_who_waits_already_is_hurried_too() -> None:
+    tries = threading.Semaphore(0)
+
+    def fail() -> None:
+        tries.release()
+        raise ConnectionRefusedError
+
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            patiently("s3://b", fail)
+        except StorageAway as error:
+            caught.append(error)
+
+    with waiting_for(10):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        for _ in range(5):  # after that, the pause is of seconds
+            assert tries.acquire(timeout=30)
+        begun = time.monotonic()
+        hurry(0.1)
+        thread.join(30)
+        assert time.monotonic() - begun < 1.0
+        assert patience_seconds() == pytest.approx(0.1)
+    assert len(caught) == 1
+    assert patience_seconds() == 0

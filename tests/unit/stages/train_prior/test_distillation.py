@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from models.priors.diffusion.spec import DistilledSpec, ProcessPriorSpec
 from models.priors.spec import PriorSampling
 from stages.contract.errors import ArtifactError, InputFault
-from stages.contract.events import Event, LoggedImage, Metrics, Progress
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress
+from stages.formats.checkpoints import read_logged
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
@@ -68,8 +69,17 @@ def test_a_student_is_a_prior_of_few_steps_that_names_its_teacher(tmp_path: Path
     steps = {event.step for event in events if isinstance(event, Metrics)}
     assert {"teacher_loss", "loss"} <= names
     assert max(steps) == 11
+    reported = [event for event in events if isinstance(event, Metrics)]
+    assert [row for event in events if isinstance(event, LoggedSteps) for row in event.rows] == reported
+    assert kept_steps(distilled(), output) == reported
     images = {event.name for event in events if isinstance(event, LoggedImage)}
     assert {"held_out_by_time_step", "teacher_held_out_by_time_step"} <= images
+
+
+def kept_steps(config: Any, output: Output) -> list[Metrics]:
+    """Return what the artifact holds of all trainings, as it was reported."""
+    folders = [(part, f"{output.uri}/{part.folder}".rstrip("/")) for part in config.parts]
+    return [part.reported(row) for part, uri in folders for row in read_logged(Output(uri, "train_prior", "p0"))]
 
 
 def test_a_teacher_from_elsewhere_makes_the_same_student(tmp_path: Path) -> None:
@@ -79,7 +89,9 @@ def test_a_teacher_from_elsewhere_makes_the_same_student(tmp_path: Path) -> None
     folder = str(tmp_path / "own" / "teacher" / "prior")
     config = distilled(changes={"teacher": folder})
     check(config)
-    summary = train_prior.run(config, inputs, other, context())
+    events = list[Event]()
+    summary = train_prior.run(config, inputs, other, context(events))
+    assert kept_steps(config, other) == [event for event in events if isinstance(event, Metrics)]
     assert summary.items == 5 * 16
     assert not other.exists("teacher")
     assert weights(other) == weights(own)

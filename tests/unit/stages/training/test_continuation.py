@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.training import launch_in_process
-from stages.contract.events import Event, Log, Progress
+from stages.contract.events import Event, Log, LoggedSteps, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import ContinuedRecord, checkpoint_steps
 from stages.storage.artifact import Output
@@ -62,6 +62,8 @@ def test_more_steps_give_the_bytes_of_one_training(tmp_path: Path, stage: int) -
     assert ContinuedRecord.of(output_of(long)) == ContinuedRecord(fingerprint="short", step=6)
     assert checkpoint_steps(output_of(long)) == [12]
     assert (model_of(short), checkpoint_steps(output_of(short))) == (kept, [6])
+    rows = [row for event in events if isinstance(event, LoggedSteps) for row in event.rows]
+    assert rows == [event for event in events if isinstance(event, Metrics)]  # none of the steps of the shorter one
 
 
 def test_the_newest_checkpoint_of_all_is_taken_and_one_that_was_cut_counts_too(tmp_path: Path) -> None:

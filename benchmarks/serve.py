@@ -55,8 +55,11 @@ def make_model(folder: Path) -> Path:
     from stages.formats.model_folders import save_model
     from stages.inference.loading import TrainedModels
     from stages.storage.artifact import Output
+    from stages.train_prior.config import TrainedPriorConfig
 
     config = load_config(ROOT / "configs" / "quickstart.yaml")
+    assert isinstance(config.train_prior, TrainedPriorConfig)
+    assert config.generate is not None
     clips = ClipConfig(models=(FolderClip(kind="folder", path=ROOT / "configs" / "assets" / "tiny_clip"),))
     clip = ClipEncoder(clips)
     network = PixelUNet(unshuffle=8, channels=(128, 160), layout_channels=16)
@@ -99,7 +102,7 @@ class Server:
     def memory(self) -> float:
         """Return the MB that its processes hold for themselves."""
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return sum(one.memory_full_info().uss for one in found) / 1e6
+        return float(sum(one.memory_full_info().uss for one in found)) / 1e6
 
     def end(self) -> None:
         """End it, and wait."""

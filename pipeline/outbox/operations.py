@@ -110,7 +110,7 @@ class StepsLogged(_Operation):
 
     def event(self) -> LoggedSteps:
         """Return the event again."""
-        return LoggedSteps(tuple(Metrics(values, step, time) for step, time, values in self.rows))
+        return LoggedSteps(tuple(Metrics(values, step, time=time) for step, time, values in self.rows))
 
 
 class ImageLogged(_Operation):

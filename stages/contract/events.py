@@ -32,9 +32,9 @@ class Metrics:
 
     values: dict[str, float]
     step: int = 0
-    time: int = 0
     measures: Mapping[str, Measure] = field(default_factory=dict)
     protocols: Mapping[str, Protocol] = field(default_factory=dict)
+    time: int = 0
 
 
 @dataclass(frozen=True)

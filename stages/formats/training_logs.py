@@ -41,4 +41,4 @@ def read_log(artifact: Artifact, name: str, record: str) -> tuple[Metrics, ...]:
         content = file.read()
     with parsing(lambda reason: artifact.damaged_file(name, record, f"damaged content ({reason})")):
         document = load_json(content, max_bytes=_MOST_BYTES)
-    return tuple(Metrics(values, step, time) for step, time, values in _Log.parse(document, artifact, name).rows)
+    return tuple(Metrics(values, step, time=time) for step, time, values in _Log.parse(document, artifact, name).rows)

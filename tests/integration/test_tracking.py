@@ -142,7 +142,9 @@ def test_a_step_reported_twice_by_a_stage_that_ray_started_again_counts_once(uri
 
 
 def test_of_logged_steps_what_is_missing_is_recorded_at_its_time_and_the_rest_counts_once(uri: str) -> None:
-    logged = LoggedSteps(tuple(Metrics({"loss": 1 / step, "rate": 2.0}, step, 1000 * step) for step in (1, 2, 3, 4)))
+    logged = LoggedSteps(
+        tuple(Metrics({"loss": 1 / step, "rate": 2.0}, step, time=1000 * step) for step in (1, 2, 3, 4))
+    )
     killed = RunTracker.open(uri, "shapes", "run", None)
     for step in (1, 3):
         killed.stage_event("train_prior", Metrics({"loss": 1 / step}, step))

@@ -17,7 +17,7 @@ from stages.storage.artifact import COMPLETE, Output
 def train(output: Output, weights: bytes, time: int) -> None:
     with output.collecting():
         output.write_bytes("prior/model.safetensors", weights)
-        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, 1, time)])
+        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, 1, time=time)])
         TrainedRecord(step=1, metrics={}).write(output)
 
 

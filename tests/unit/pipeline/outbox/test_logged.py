@@ -25,7 +25,7 @@ DISTILLATION = (
 
 def log(output: Output, *steps: int) -> None:
     with output.collecting():
-        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, step, 1000 * step) for step in steps])
+        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, step, time=1000 * step) for step in steps])
         TrainedRecord(step=steps[-1], metrics={}).write(output)
 
 

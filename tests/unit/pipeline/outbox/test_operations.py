@@ -37,7 +37,9 @@ ALL: list[Operation] = [
     ModelFinished(),
     ReportLogged(page="<html>é&amp;</html>"),
     RunEnded(status="done"),
-    StepsLogged.of("train_prior", LoggedSteps((Metrics({"loss": 0.5}, 3, 1700), Metrics({"loss": 0.4}, 4, 1800)))),
+    StepsLogged.of(
+        "train_prior", LoggedSteps((Metrics({"loss": 0.5}, 3, time=1700), Metrics({"loss": 0.4}, 4, time=1800)))
+    ),
 ]
 
 
@@ -58,7 +60,7 @@ def test_events_and_summaries_come_back_whole() -> None:
 
 
 def test_logged_steps_keep_their_times() -> None:
-    rows = LoggedSteps((Metrics({"loss": math.inf}, 3, 1700), Metrics({"loss": 0.4}, 4, 1800)))
+    rows = LoggedSteps((Metrics({"loss": math.inf}, 3, time=1700), Metrics({"loss": 0.4}, 4, time=1800)))
     found = from_line(to_line(StepsLogged.of("train_prior", rows)))
     assert isinstance(found, StepsLogged)
     assert found.event() == rows

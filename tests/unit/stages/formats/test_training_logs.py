@@ -21,7 +21,7 @@ from stages.formats.checkpoints import (
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import Output
 
-LOGGED = tuple(Metrics({"loss": 1 / step, "rate": math.inf}, step, 1000 + step) for step in range(1, 7))
+LOGGED = tuple(Metrics({"loss": 1 / step, "rate": math.inf}, step, time=1000 + step) for step in range(1, 7))
 LOG = "checkpoints/00000003/log.json"
 
 

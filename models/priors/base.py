@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.noise import SeededNoise
+from models.normalization import Normalization
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 
@@ -54,6 +55,11 @@ class Prior(nn.Module, ABC):
         """Return the random numbers of one training pass; see :func:`models.priors.training.training_random_inputs`."""
         uniform = streams.uniform((2,), dtype=torch.float64)  # [batch, 2]; the first is the time of a diffusion
         return {"drop_text": uniform[:, 1] < text_dropout}
+
+    @property
+    def scales(self) -> tuple[Normalization, Normalization] | None:
+        """Mean and standard deviation of the images and of the captions that it learned from; None: it has none."""
+        return None
 
     @abstractmethod
     def measure(self, images: Rows, texts: Captions) -> None:

@@ -8,7 +8,9 @@ neighbours, here the decoder stays as it is, and what it is given is moved to wh
 Symbols: e = embedding [batch, embed]; x_i = embeddings of the index [num, embed]; m, s = mean and standard deviation
 of these in each dimension [embed]; w = weight, 0 to 1;
 
-    e' = (1 - w) e + w x_n,   n = argmax_i cos((e - m) / s, (x_i - m) / s)
+    e' = (1 - w) e + w x_n,   n = argmax_i cos(q, (x_i - m) / s),   q = (e - m) / s
+
+The caption's text embedding t may be asked as well (:func:`joint_query`).
 """
 
 import torch
@@ -56,11 +58,11 @@ class EmbeddingIndex(nn.Module):
         numbers = (self.rows, self.normalization.mean, self.normalization.std)
         return all(bool(torch.isfinite(one).all()) for one in numbers) and bool((self.normalization.std > 0).all())
 
-    def nearest(self, embeddings: Embeddings) -> Int[Tensor, "batch"]:
-        """Return n for each embedding; ties go to the lowest."""
+    def nearest(self, embeddings: Embeddings, queries: Embeddings | None = None) -> Int[Tensor, "batch"]:
+        """Return n for each embedding, or for q where these are given; ties go to the lowest."""
         best = torch.full((len(embeddings),), -torch.inf, device=embeddings.device)
         found = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
-        directions = self._directions(embeddings)
+        directions = self._directions(embeddings) if queries is None else F.normalize(queries, dim=1)
         for number, part in enumerate(torch.split(self.rows, _ROWS_AT_ONCE)):
             cosine, index = (directions @ self._directions(part).T).max(dim=1)
             is_nearer = cosine > best
@@ -68,10 +70,24 @@ class EmbeddingIndex(nn.Module):
             best = torch.where(is_nearer, cosine, best)
         return found
 
-    def forward(self, embeddings: Embeddings, weight: float) -> Embeddings:
-        """Return e' in single precision."""
-        retrieved = self.rows[self.nearest(embeddings)].float()
+    def forward(self, embeddings: Embeddings, weight: float, queries: Embeddings | None = None) -> Embeddings:
+        """Return e' in single precision; ``queries`` are q, none: of the embeddings alone."""
+        retrieved = self.rows[self.nearest(embeddings, queries)].float()
         return torch.lerp(embeddings.float(), retrieved, weight)
 
     def _directions(self, embeddings: Float[Tensor, "rows embed"]) -> Float[Tensor, "rows embed"]:
         return F.normalize(self.normalization.normalize(embeddings), dim=1)
+
+
+def joint_query(
+    embeddings: Embeddings, texts: Embeddings, image_scale: Normalization, text_scale: Normalization
+) -> Embeddings:
+    """Return q for embeddings of captions and the text embeddings t of these, which are of one space,
+
+        q = d((e - m_e) / s_e) + d((t - m_t) / s_t),   d(v) = v / |v|
+
+    with mean and standard deviation of the images and of the captions that a prior has learned from. The decoder may
+    have learned from other images, so each side of a comparison is standardized within its own.
+    """
+    directions = (image_scale.normalize(embeddings), text_scale.normalize(texts))
+    return torch.stack([F.normalize(one, dim=1) for one in directions]).sum(0)

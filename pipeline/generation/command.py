@@ -81,9 +81,13 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     name = None if run_id is None else f"the folder {run_id}"
     if run_id is not None and not is_bundle(Path(run_id)):
         name = f"run {found.find_run(run_id).run}"  # a wrong name is reported before torch is loaded
+    _print(_generated(found, options, out, name), as_json=as_json)
 
+
+def _print(entries: Iterator[dict[str, Any]], *, as_json: bool) -> None:
+    """Print a line for each image when it is written, or one document of all."""
     written = []
-    for entry in _generated(found, options, out, name):
+    for entry in entries:
         if as_json:
             written.append(entry)
         else:
@@ -93,7 +97,7 @@ def generate(  # noqa: PLR0913  each option is one of the command line
 
 
 def _generated(store: "Store", options: "Options", out: Path, name: str | None) -> Iterator[dict[str, Any]]:
-    """Yield what is known of each image when it is written, and show the progress; ``name`` is whose models it takes."""
+    """Yield what is known of each image when it is written, and show the progress; ``name`` is the models' run."""
     from pipeline.console import Terminal
     from pipeline.generation.view import GenerationView
 

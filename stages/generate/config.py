@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from models.decoders.sampling import DecoderSampling
 from models.priors.spec import PriorSampling
-from models.retrieval.spec import RetrievalSampling
+from models.retrieval.spec import Query, RetrievalSampling
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, LanguageModelSource, T5Source, TextModel
@@ -82,6 +82,18 @@ class RetrievalConfig(ConfigModel):
     num_embeddings: int = Field(
         2**18, ge=1, le=2**20, description="most embeddings that are compared with; of more images, a sample"
     )
+    query: Query | None = Field(
+        None,
+        description="what is compared: the prior's embedding, or (embedding_and_text) it and the caption's text "
+        "embedding, each in units of what the prior learned from; null: the embedding",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on; a query is named where there is one."""
+        identity = super().identity()
+        if self.query is None:
+            del identity["query"]
+        return identity
 
 
 class GenerateConfig(StageConfig):
@@ -161,7 +173,8 @@ class GenerateConfig(StageConfig):
     @property
     def sampling(self) -> SamplingSettings:
         """How images are sampled."""
-        retrieval = RetrievalSampling(None if self.retrieval is None else self.retrieval.weight)
+        asked = self.retrieval
+        retrieval = RetrievalSampling() if asked is None else RetrievalSampling(asked.weight, asked.query)
         return SamplingSettings(self.prior, self.decoder, retrieval)
 
     @property

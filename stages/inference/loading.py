@@ -26,7 +26,7 @@ from stages.encoders.config import (
     T5Source,
     TextModel,
 )
-from stages.encoders.space import make_encoders
+from stages.encoders.space import Encoders, make_encoders
 from stages.encoders.text import STATE_ENCODERS, TextEncoder
 from stages.formats.clips import Clips, require_same_clips
 from stages.formats.embeddings.layout import TextEncoderIdentity, TextEncoders, parse_text_encoders
@@ -35,7 +35,7 @@ from stages.formats.stored_models import is_stored, model_in, store_of
 from stages.inference.autoencoder import load_model
 from stages.inference.index import LoadedIndex
 from stages.inference.sampling import SamplingSettings
-from stages.inference.text_to_image import TextToImageSystem, require_index
+from stages.inference.text_to_image import TextToImageSystem, require_retrieval
 from stages.storage.artifact import Artifact
 
 PRIOR = "prior"
@@ -166,7 +166,7 @@ def load_text_to_image(
     if models.index is not None:
         require_same_clips("generate", models.index.clips, decoder_clips, _TRAIN_ALIKE)
         _require_same_lengths("the index of embeddings", models.index.clips, decoder_clips)
-    _require_possible(settings, decoder.spec.sizes, has_index=models.index is not None)
+    _require_possible(settings, prior, decoder.spec.sizes, has_index=models.index is not None, encoders=encoders)
     return TextToImageSystem(
         _text_encoder(
             encoders.clip,
@@ -184,13 +184,16 @@ def load_text_to_image(
     )
 
 
-def _require_possible(settings: SamplingSettings, sizes: Sequence[Size], *, has_index: bool) -> None:
+def _require_possible(
+    settings: SamplingSettings, prior: Prior, sizes: Sequence[Size], *, has_index: bool, encoders: Encoders
+) -> None:
     try:
         chosen_size(settings.decoder.size, sizes)
     except ValueError as error:
         raise InputFault(f"generate.decoder.{error}") from None
     try:
-        require_index(settings, has_index=has_index)
+        is_one_space = encoders.images is encoders.clip
+        require_retrieval(settings, prior, has_index=has_index, is_one_space=is_one_space)
     except ValueError as error:
         raise InputFault(f"generate.{error}") from None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.decoders.base import Decoder, from_bytes, to_bytes
 from models.decoders.buckets import Size, chosen_size
 from models.priors.base import Prior
-from models.retrieval.model import EmbeddingIndex
+from models.retrieval.model import EmbeddingIndex, joint_query
 from models.similarity import block_cosine
 from stages.encoders.image_encoder import ImageEncoder
 from stages.encoders.text import TextEncoder
@@ -49,12 +49,25 @@ class SamplingClock:
             torch.cuda.synchronize(self._device)
 
 
-def require_index(settings: SamplingSettings, *, has_index: bool) -> None:
-    """Raise ValueError where settings ask for embeddings of an index, and there is none."""
-    if settings.retrieval.weight and not has_index:
+def require_retrieval(settings: SamplingSettings, prior: Prior, *, has_index: bool, is_one_space: bool) -> None:
+    """Raise ValueError where settings ask for what is retrieved in a way that the models do not allow."""
+    retrieval = settings.retrieval
+    if retrieval.weight and not has_index:
         raise ValueError(
-            f"retrieval.weight: found {settings.retrieval.weight:g} with a model that holds no embeddings of images: "
+            f"retrieval.weight: found {retrieval.weight:g} with a model that holds no embeddings of images: "
             "expected none: leave it out, or give the run a section generate.retrieval and run it again"
+        )
+    if retrieval.query != "embedding_and_text":
+        return
+    if not is_one_space:
+        raise ValueError(
+            "retrieval.query: found embedding_and_text where images are embedded by another encoder (clip.images) than "
+            "texts: expected embedding: leave retrieval.query out"
+        )
+    if prior.scales is None:
+        raise ValueError(
+            f"retrieval.query: found embedding_and_text with a prior of kind {prior.spec.kind}, which keeps no "
+            "statistics of what it learned from: expected embedding: leave retrieval.query out"
         )
 
 
@@ -118,15 +131,28 @@ class TextToImageSystem:
     def _require_possible(self) -> None:
         """Raise ValueError where the settings ask for images of a size that the decoder lacks, or the like."""
         _ = self.size
-        require_index(self.settings, has_index=self._index is not None)
+        require_retrieval(
+            self.settings,
+            self._prior,
+            has_index=self._index is not None,
+            is_one_space=self.images is self.encoder,
+        )
 
-    def _retrieved(self, embeddings: Tensor) -> Tensor:
+    def _retrieved(self, embeddings: Tensor, queries: Tensor | None = None) -> Tensor:
         """Return embeddings of no true image, moved as far as the settings say towards those of the index."""
         weight = self.settings.retrieval.weight
         if not weight or self._index is None or not len(embeddings):
             return embeddings
-        moved: Tensor = self._index(embeddings.to(self._device), weight)
+        moved: Tensor = self._index(embeddings.to(self._device), weight, queries)
         return moved
+
+    def _queries(self, imagined: Tensor | None, texts: Tensor) -> Tensor | None:
+        """Return what is looked up for captions by their text embeddings, and the prior's if given; None: as usual."""
+        scales = self._prior.scales
+        if self.settings.retrieval.query != "embedding_and_text" or scales is None:
+            return None
+        texts = texts.to(self._device)
+        return scales[1].normalize(texts) if imagined is None else joint_query(imagined, texts, *scales)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
         """Return an image for each prompt."""
@@ -141,7 +167,8 @@ class TextToImageSystem:
     def encode_as_images(self, prompts: Sequence[str]) -> Embeddings:
         """Return text embeddings that take an image embedding's place; ValueError: the two are of different spaces."""
         self._require_one_space("text embeddings in the place of image embeddings")
-        return self._retrieved(self.encode(prompts)).cpu()
+        text = self.encode(prompts)
+        return self._retrieved(text, self._queries(None, text)).cpu()
 
     def _require_one_space(self, what: str) -> None:
         if self.images is not self.encoder:
@@ -156,7 +183,8 @@ class TextToImageSystem:
         def sample(start: int, end: int) -> Tensor:
             text = self._encoder.encode(prompts[start:end]).features()
             even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is used twice
-            return self._retrieved(self._prior.sample(text.to(self._device), even, self.settings.prior))
+            imagined = self._prior.sample(text.to(self._device), even, self.settings.prior)
+            return self._retrieved(imagined, self._queries(imagined, text.embedding))
 
         return self._in_batches(sample, len(prompts), seeds)
 

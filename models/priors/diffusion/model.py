@@ -131,6 +131,11 @@ class DiffusionPrior(Prior):
             inputs["bank_noise"] = streams.normal((NUM_BANK_SAMPLES, spec.embed_dim))
         return inputs
 
+    @property
+    def scales(self) -> tuple[Normalization, Normalization]:
+        """Mean and standard deviation of the images and of the captions that it learned from."""
+        return self.image_scale, self.text_scale
+
     def measure(self, images: Rows, texts: Captions) -> None:
         """Fix the network's input and output scales from training data; call it once, before training."""
         measured = [(self.image_scale, images, self.spec.embed_dim), (self.text_scale, texts, self.spec.caption_dim)]

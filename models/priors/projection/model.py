@@ -55,6 +55,11 @@ class ProjectionPrior(Prior):
         self.text_scale = Normalization(spec.caption_dim, floor=STD_FLOOR)
         self.network = _MlpProjection(spec) if spec.form == "mlp" else _TransformerProjection(spec)
 
+    @property
+    def scales(self) -> tuple[Normalization, Normalization]:
+        """Mean and standard deviation of the images and of the captions that it learned from."""
+        return self.image_scale, self.text_scale
+
     def measure(self, images: Rows, texts: Captions) -> None:
         """Fix the network's input and output scales from training data; call it once, before training."""
         widths = (self.spec.embed_dim, self.spec.caption_dim)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.retrieval.model import EmbeddingIndex
+from models.normalization import Normalization
+from models.retrieval.model import EmbeddingIndex, joint_query
 from models.retrieval.spec import IndexSpec, RetrievalSampling
 
 
@@ -82,3 +83,25 @@ def test_no_index_is_made_of_none_or_of_numbers_that_are_not_finite(rows: torch.
 def test_weights_are_fractions(weight: float) -> None:
     with pytest.raises(ValueError, match="expected 0 to 1, or none"):
         RetrievalSampling(weight)
+
+
+def test_a_joint_query_is_that_of_the_definition() -> None:
+    e, t, x, y, rows = (embeddings(num, 8, seed) for seed, num in enumerate((20, 20, 90, 70, 300)))
+    scales = [Normalization(8), Normalization(8)]
+    for scale, learned in zip(scales, (x, y), strict=True):
+        scale.measure(learned)
+    parts = []
+    for one, learned in ((e, x), (t, y)):
+        z = (one.double() - learned.double().mean(0)) / learned.double().std(0, correction=0)
+        parts.append(z / z.norm(dim=1, keepdim=True))
+    query, index = parts[0] + parts[1], (rows.double() - rows.double().mean(0)) / rows.double().std(0, correction=0)
+    expected = (query @ (index / index.norm(dim=1, keepdim=True)).T).argmax(1)
+    found = joint_query(e, t, *scales)
+    torch.testing.assert_close(found, query.float(), rtol=1e-4, atol=1e-5)
+    assert EmbeddingIndex.of(rows).nearest(e, found).tolist() == expected.tolist()
+    assert expected.tolist() != EmbeddingIndex.of(rows).nearest(e).tolist()
+
+
+def test_a_query_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match="expected embedding or embedding_and_text, or none"):
+        RetrievalSampling(1.0, "text")  # type: ignore[arg-type]

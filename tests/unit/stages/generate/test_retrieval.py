@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from models.priors.identity.spec import IdentityPriorSpec
+from models.retrieval.model import EmbeddingIndex, joint_query
 from pipeline.export.bundle import load_bundle, write_run
 from pipeline.export.names import BUNDLE
 from pipeline.generation.models import generate_section
@@ -28,6 +30,7 @@ from stages.generate.config import GenerateConfig
 from stages.generate.retrieval import make_index
 from stages.generate.stage import run
 from stages.generate.worker import load_system
+from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
 from tests.factories import make_context, make_record, save_tiny_clip, save_tiny_decoder, save_tiny_prior
 
@@ -174,6 +177,31 @@ def test_a_weight_is_a_setting_of_the_finished_model(world: World, tmp_path: Pat
     with pytest.raises(ValueError, match=r"retrieval\.weight: found 0\.5 with a model that holds no embeddings"):
         plain.with_settings({"retrieval_weight": 0.5})
     assert torch.equal(plain.with_settings({"retrieval_weight": 0.0}).imagine(PROMPTS, seeds), free)
+
+
+def test_the_text_may_be_asked_beside_the_embedding(world: World) -> None:
+    config = world.config(retrieval={"query": "embedding_and_text"})
+    loaded, seeds = load_system(config, world.inputs, device="cpu"), list(range(len(PROMPTS)))
+    index = EmbeddingIndex.of(torch.from_numpy(np.random.default_rng(9).normal(size=(5000, 16)).astype(np.float32)))
+    system = TextToImageSystem(loaded._encoder, loaded._prior, loaded._decoder, loaded.settings, index=index)
+    free = system.with_settings({"retrieval_weight": 0.0})
+    imagined, text, scales = free.imagine(PROMPTS, seeds), free.encode_as_images(PROMPTS), loaded._prior.scales
+    assert scales is not None
+    both = index.nearest(imagined, joint_query(imagined, text, *scales))
+    by_text = index.nearest(text, scales[1].normalize(text))
+    assert len({tuple(found.tolist()) for found in (both, by_text, index.nearest(imagined))}) == 3
+    torch.testing.assert_close(system.imagine(PROMPTS, seeds), index.rows[both].float())
+    torch.testing.assert_close(system.encode_as_images(PROMPTS), index.rows[by_text].float())
+    assert system.settings.flat()["retrieval_query"] == "embedding_and_text"
+    assert "query" not in world.config().identity()["retrieval"]
+
+
+def test_a_prior_without_statistics_is_refused(world: World) -> None:
+    config = world.config(retrieval={"query": "embedding_and_text"})
+    system = load_system(config, world.inputs, device="cpu")
+    prior = IdentityPriorSpec(embed_dim=16).build()
+    with pytest.raises(ValueError, match=r"retrieval\.query: found embedding_and_text with a prior of kind identity"):
+        TextToImageSystem(system._encoder, prior, system._decoder, system.settings, index=system._index)
 
 
 def bundle_in(folder: Path, world: World) -> Path:

@@ -52,7 +52,7 @@ def test_a_signal_ends_a_run_whose_store_is_away_within_seconds(tmp_path: Path) 
                     begun = time.monotonic()
                     process.send_signal(signal.SIGTERM)
                     assert process.stdout is not None
-                    text = ""
+                    text, seconds = "", float("inf")
                     for line in process.stdout:
                         text += line
                         if "the record of the run is left as it was" in line:

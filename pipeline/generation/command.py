@@ -1,8 +1,9 @@
 """The options of ``corgi generate``; heavy imports are inside, so that ``--help`` answers at once."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,10 @@ from pipeline.generation.options import LARGEST_SEED, MOST_IMAGES
 from pipeline.options import StoreOption
 from pipeline.terminal import echo
 from stages.contract.texts import one_line
+
+if TYPE_CHECKING:
+    from pipeline.generation.options import Options
+    from pipeline.store import Store
 
 LONGEST_LINE = 2000  # characters of path and prompt
 
@@ -77,23 +82,26 @@ def generate(  # noqa: PLR0913  each option is one of the command line
     if run_id is not None and not is_bundle(Path(run_id)):
         name = f"run {found.find_run(run_id).run}"  # a wrong name is reported before torch is loaded
 
+    made = _generated(found, options, out, name)
+    if as_json:
+        echo(json.dumps({"images": list(made)}, indent=1))
+        return
+    for entry in made:
+        echo(_line(entry))
+
+
+def _generated(store: "Store", options: "Options", out: Path, name: str | None) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each image when it is written, and show the progress; ``name``: whose models it takes."""
     from pipeline.console import Terminal
     from pipeline.generation.view import GenerationView
 
-    written = []
     with GenerationView(Terminal(stderr=True)) as view:
         if name is not None:
             view.loading(name)
 
         from pipeline.generation.run import generate_for_options
 
-        for entry in generate_for_options(found, options, out, view):
-            if as_json:
-                written.append(entry)
-            else:
-                echo(_line(entry))
-    if as_json:
-        echo(json.dumps({"images": written}, indent=1))
+        yield from generate_for_options(store, options, out, view)
 
 
 def _line(entry: dict[str, Any]) -> str:

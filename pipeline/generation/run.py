@@ -146,6 +146,7 @@ def _again(store: Store, options: Options, out: Path, view: GenerationView) -> E
             f"{where}: cannot be generated again ({shown(error)}); use the version of corgi that made it"
         ) from error
     path = _write_beside(out, f"{file.stem}_again", image, fields)
+    view.count()
     largest = int(np.abs(image.astype(int) - before.astype(int)).max()) if image.shape == before.shape else 255
     entry = _entry(path, fields_of(request, batch_row) | {"prompt": fields["prompt"]})
     return {**entry, "pixel_equal": largest == 0, "largest_difference": largest}

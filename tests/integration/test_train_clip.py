@@ -61,7 +61,15 @@ def test_the_trained_folder_is_a_clip_like_any_other(shards, tmp_path):
     summary = train(make_config(scene_probe={"num_images": 12}), shards[0], tmp_path, events)
     assert summary.items == 96
     assert summary.counts["training_pairs"] + summary.counts["held_out_pairs"] == 60
-    assert {"retrieval_text_of_image", "plain_zero_shot_shape", "night_zero_shot_color"} <= set(summary.metrics)
+    fractions = {"retrieval_text_of_image", "plain_zero_shot_shape", "night_zero_shot_color"}
+    assert fractions <= set(summary.metrics)
+    for name in fractions:
+        measure = summary.measures[name]
+        assert measure.value == summary.metrics[name]
+        assert measure.low is not None
+        assert measure.low <= measure.value
+        counted = "pairs" if name.startswith("retrieval") else "images"
+        assert summary.protocols[measure.protocol][counted] == str(measure.n)
     assert any(isinstance(event, Metrics) and "loss" in event.values for event in events)
     encoder = ClipEncoder(ClipConfig(models=[{"kind": "folder", "path": tmp_path / "clip"}]), device="cpu")
     assert encoder.encode_texts(["a red circle", "a blue ring"]).shape == (2, 16)

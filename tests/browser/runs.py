@@ -25,6 +25,7 @@ from stages.formats.splits import SplitConfig, split_numbers
 from stages.storage.artifact import Output
 
 HOSTILE = "<script>document.title='owned'</script> 🐕 <img src=x onerror=alert(1)>"
+UNMEASURED = "train_decoder/held_out_loss"
 FRECHET, KERNEL = "evaluate/frechet_distance", "evaluate/kernel_distance"
 STARTED = {"hostile-1": "2026-03-01", "hostile-2": "2026-02-01", "smoke": "2026-01-01", "broken": "2025-12-01"}
 """By which the runs are sorted, the latest first."""
@@ -132,7 +133,8 @@ def _with_identity(record: RunRecord, changes: Mapping[str, Any]) -> RunRecord:
 
 def _measured(record: RunRecord, frechet: float) -> RunRecord:
     measure = replace(record.measures[FRECHET], value=frechet, low=frechet - 0.5, high=frechet + 0.5, n=240)
-    changes = {"metrics": {**record.metrics, FRECHET: frechet}, "measures": {**record.measures, FRECHET: measure}}
+    measures = {name: one for name, one in record.measures.items() if name != UNMEASURED}  # as of an earlier version
+    changes = {"metrics": {**record.metrics, FRECHET: frechet}, "measures": {**measures, FRECHET: measure}}
     return record.model_copy(update=changes)
 
 

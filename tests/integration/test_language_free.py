@@ -17,6 +17,7 @@ from pipeline.config.schema import RunConfig
 from stages.contract.documents import Manifest
 from stages.contract.runner import run_stage
 from stages.formats.shards import read_shard
+from stages.formats.training_logs import TRAINING_LOG
 from stages.storage.artifact import Artifact, Output
 from tests.factories import folder_digests, save_tiny_prior
 from tests.unit.stages.encoded import context
@@ -83,7 +84,7 @@ def what_came_of(artifact: Artifact) -> dict[str, Any]:
     metrics = {name: value for name, value in Manifest.of(artifact).summary.metrics.items() if name not in RATES}
     metrics.pop("decoder/images_per_second", None)
     digests = folder_digests(Path(artifact.uri))
-    timed = ("manifest.json", "units/", "timing/")
+    timed = ("manifest.json", "units/", "timing/", TRAINING_LOG)
     units = {path.name: without_origin(path) for path in Path(artifact.uri, "units").glob("*0*.json")}
     return {"metrics": metrics, "units": units} | {n: d for n, d in digests.items() if not n.startswith(timed)}
 

@@ -13,6 +13,7 @@ from pipeline.sweep.report import VariantFigures
 Curve = dict[float, Sequence[float]]
 
 _NUM_COLORS = 10  # of matplotlib's own cycle, after which the next style begins
+_MOST_TICKS = 12
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -32,6 +33,10 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
     if plot.log_x:
         axis.set_xscale("log", base=2)
+        values = sorted({x for curve in curves.values() for x in curve})
+        if len(values) <= _MOST_TICKS:  # else the axis chooses
+            axis.set_xticks(values, labels=[f"{value:g}" for value in values], minor=False)
+            axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})

@@ -36,6 +36,10 @@ class Metrics:
     protocols: Mapping[str, Protocol] = field(default_factory=dict)
     time: int = 0
 
+    def without_measures(self) -> "Metrics":
+        """Return the numbers alone, as they are kept with checkpoints."""
+        return Metrics(self.values, self.step, time=self.time)
+
 
 @dataclass(frozen=True)
 class LoggedSteps:

@@ -164,7 +164,7 @@ class _Run:
             return
         if isinstance(event, Metrics):
             event = replace(event, time=time.time_ns() // 1_000_000)
-            self._logged.append(event)
+            self._logged.append(event.without_measures())
         self._send(event)
 
     def _handle_bad_steps(self, done: int) -> None:

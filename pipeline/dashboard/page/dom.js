@@ -88,11 +88,13 @@ export const spread = (one) => [
 
 export const badge = (state) => h("span", { class: `badge ${state}` }, state);
 
-// A metric's name, which may be broken at its parts, below the stage that measured it.
+// A name that may be broken at its parts, and nowhere else where there is room for these.
+export const breakable = (name) => h("span", {}, name.split(/(?<=[/_])/).flatMap((one) => [one, h("wbr", {})]));
+
+// A metric's name below the stage that measured it.
 export function metricName(name) {
   const [stage, ...rest] = name.split("/");
-  const words = rest.join("/").split(/(?<=[/_])/).flatMap((one) => [one, h("wbr", {})]);
-  return h("span", { class: "name" }, h("span", { class: "dim" }, stage), h("span", {}, words));
+  return h("span", { class: "name" }, h("span", { class: "dim" }, stage), breakable(rest.join("/")));
 }
 
 let fields = 0;

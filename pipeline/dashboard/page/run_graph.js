@@ -1,6 +1,6 @@
 // The graph of a run's stages: cards with state, progress, use of the machine and shards, and lines between them.
 
-import { badge, duration, h, number, percent, s } from "./dom.js";
+import { badge, breakable, duration, h, number, percent, s } from "./dom.js";
 
 const MACHINES = 12; // of a stage that are listed in its card
 
@@ -53,7 +53,7 @@ function depths(nodes) {
 
 function nodeWords(node) {
   const { progress } = node;
-  const words = [h("h3", {}, h("span", {}, node.name), badge(node.state))];
+  const words = [h("h3", {}, breakable(node.name), badge(node.state))];
   if (progress) {
     words.push(h("progress", { max: Math.max(1, progress.total), value: progress.done, "aria-label": `Progress of ${node.name}` }),
       h("p", {}, `${number(progress.done)} of ${number(progress.total)} ${progress.unit} ${progress.note}`));

@@ -36,7 +36,10 @@ class AwayStore(Store):
     def write_run(self, record: RunRecord) -> None:
         if record.status != "running":
             self.asked.set()
-            self.back.wait(60)
+            # In short pauses: a signal that comes right before a wait begins is handled when the wait is over.
+            until = time.monotonic() + 60
+            while not self.back.wait(0.1) and time.monotonic() < until:
+                pass
         super().write_run(record)
 
 

@@ -94,7 +94,10 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class Contact:
-    """Whether the head of a cluster elsewhere can be reached: the address of its global control store."""
+    """Whether the head of a cluster elsewhere can be reached; one that could not be at first never counts as lost.
+
+    The address is that of its global control store, which not every network lets pass where Ray itself is used.
+    """
 
     def __init__(self, address: str, seconds: float | None = None) -> None:
         """Count it as lost after so many seconds; None: half of those after which Ray ends this process."""
@@ -102,8 +105,9 @@ class Contact:
         self._address = host.strip("[]"), int(port)
         given = float(os.environ.get(_RECONNECTING, _RECONNECTING_SECONDS))
         self._seconds = given / 2 if seconds is None else seconds
-        self._reached = time.monotonic()
+        self._reached: float | None = None
         self._lost: HeadLost | None = None
+        self.check()
 
     def watched(self) -> contextlib.AbstractContextManager[None]:
         """Watch over it for the length of the block."""
@@ -120,7 +124,7 @@ class Contact:
         try:
             socket.create_connection(self._address, timeout=min(_PROBE_SECONDS, self._seconds / 4)).close()
         except OSError as error:
-            if time.monotonic() - self._reached > self._seconds:
+            if self._reached is not None and time.monotonic() - self._reached > self._seconds:
                 self._lost = HeadLost(
                     f"cluster: the head of the Ray cluster at {self._address[0]}:{self._address[1]} could not be "
                     f"reached for {self._seconds:.0f} s ({error}): look at its machine, start the cluster again, and "

@@ -118,8 +118,10 @@ def launch_with_ray_train(
         os.environ.setdefault(name, value)
     starts, in_vain, reached, size = 1, 0, progress(), _first_size(group)
     while True:
+        started = replace(group, num_workers=size)
+        _set_start_timeout(started)
         with contextlib.closing(Reporter(report)) as reporter:
-            outcome = _start_with_room((function, payload), replace(group, num_workers=size), emit, ending, reporter)
+            outcome = _run_once((function, payload), started, emit, ending, reporter)
         if "failure" in outcome:
             raise outcome["failure"]
         if "error" not in outcome:
@@ -148,22 +150,15 @@ def _first_size(group: TrainGroup) -> int:
     return group.num_workers if group.wait_for_nodes else size_that_fits(group)
 
 
-def _start_with_room(
-    work: tuple[TrainFunction, Any],
-    group: TrainGroup,
-    emit: Callable[[Any], None],
-    ending: Callable[[], bool],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Run one group, unless Ray places it nowhere in time: for what others hold, or for nodes that are missing.
+def _set_start_timeout(group: TrainGroup) -> None:
+    """Let Ray Train wait so long for a place for the group: for what others hold, or for nodes that are missing.
 
-    Ray Train's own retries are off, as it would wait for a group of this size for ever. While it waits, the group is
-    asked for, which is what an autoscaler acts upon.
+    Its own retries are off, as it would wait for a group of this size for ever. While it waits, the group is asked for,
+    which is what an autoscaler acts upon.
     """
     is_short = room_on_nodes(group) < group.num_workers
     seconds = group.wait_for_nodes if is_short and group.smaller else ROOM_SECONDS
     os.environ[START_TIMEOUT] = str(max(seconds, SHORTEST_WAIT))
-    return _run_once(work, group, emit, ending, reporter)
 
 
 def _size_with_room(group: TrainGroup, size: int) -> int:

@@ -16,6 +16,7 @@ from cluster.owned_folders import sweep_scratch
 from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import forget_launchers
 
+_CLIENT = "ray://"
 _JOB_FOLDERS = "working_dir_files"  # Ray's name for the folder of the folders of jobs
 
 
@@ -56,7 +57,8 @@ def session(
         _connect(address)
         named = address if host_of(address) else ray.get_runtime_context().gcs_address  # 'auto' found one
         check_cluster(named, allow_unauthenticated)
-        contact = Contact(ray.get_runtime_context().gcs_address)
+        by_client = address.startswith(_CLIENT)  # which talks to Ray's client server alone
+        contact = Contact(address.removeprefix(_CLIENT) if by_client else ray.get_runtime_context().gcs_address)
         with contact.watched():
             try:
                 yield machines_now()
@@ -99,7 +101,7 @@ def this_machine(num_cpus: int | None = None) -> Machines | None:
 
 def check_reachable(address: str) -> None:
     """Fail within seconds, where Ray's own connection would try for a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     if not host or not port.isdigit():
         return  # 'auto' and the like: Ray searches for a cluster on this machine
     try:

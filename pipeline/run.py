@@ -254,6 +254,7 @@ class _Session:
     def _end_without_head(self, error: Exception) -> None:
         """Close what is open; the main thread waits for Ray, and the process ends after this."""
         self._observer.view.report(f"corgi: {redact(str(error))}")
+        self._hurry()  # Ray ends this process soon
         self._close("failed", self._observer.results_so_far("interrupted"))
         self._close_tracking()
 

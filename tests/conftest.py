@@ -26,6 +26,7 @@ LONGEST_FILES = (
     "integration/test_tracking_away",
     "e2e/test_sweep",
     "integration/test_streaming",
+    "integration/test_pool",
     "e2e/test_object_store",
     "browser/test_running",
     "integration/test_compile",

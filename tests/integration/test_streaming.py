@@ -4,11 +4,9 @@ import contextlib
 import http.server
 import io
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from cluster.errors import WorkersLost
-from cluster.item_progress import note_samples
 from cluster.machines import Machines
-from cluster.mapping import Growing, MakeWorker, Mapper, WorkerResources, map_in_process
-from cluster.pool import map_on_ray
+from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
 from cluster.session import session
-from cluster.workers import MachineWorkers
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.plan import Plan, PlannedStage, make_plan
@@ -37,7 +31,6 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
-from tests.pool_workers import die, die_once, name_process, start_alone, start_slowly_once
 
 SHARDS, ROWS = 3, 4
 TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
@@ -331,96 +324,3 @@ def test_a_stage_may_lose_its_process_again_once_it_has_got_further(
     assert killed == {1, 2}
     assert {name: result.state for name, result in results.items()} == {"download_shards": "done", "embed_clip": "done"}
     assert_same(experiment, undisturbed)
-
-
-@pytest.mark.usefixtures("_ray")
-def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:
-    done: list[int] = []
-    with pytest.raises(WorkersLost, match=r"1 items took down 3 workers each .* \(1; "):
-        done.extend(map_on_ray(lambda: die, range(5), WorkerResources()))
-    assert sorted(done) == [0, 2, 3, 4]
-
-
-@pytest.mark.usefixtures("_ray")
-def test_a_worker_that_lives_goes_on_where_no_other_can_start(tmp_path: Path) -> None:
-    """As on a cluster with one node that takes down whatever starts there; the other worker must not go with it."""
-
-    def num_ended() -> int:
-        return len(list(tmp_path.glob("ended-*")))
-
-    def come() -> Iterator[Sequence[int]]:
-        given = 0
-        until = float("inf")
-        while time.monotonic() < until:
-            yield [given]
-            given += 1
-            if num_ended() >= 3 and until == float("inf"):
-                until = time.monotonic() + 3.0
-
-    resources = WorkerResources(num_workers=2)
-    done = list(map_on_ray(partial(start_alone, tmp_path), Growing(come()), resources))
-    assert done == list(range(len(done)))
-    assert num_ended() == 3  # no more are started for a while
-    with pytest.raises(WorkersLost, match="3 workers were lost, one after another, before they were ready"):
-        list(map_on_ray(partial(start_alone, tmp_path), range(2), resources))
-
-
-@pytest.mark.usefixtures("_ray")
-def test_a_worker_knows_that_another_was_lost_at_its_item(tmp_path: Path) -> None:
-    work = partial(die_once, tmp_path / "flag")
-    found = dict(map_on_ray(lambda: work, range(4), WorkerResources()))
-    assert found == {0: True, 1: False, 2: False, 3: False}
-
-
-@pytest.mark.usefixtures("_ray")
-def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path: Path) -> None:
-    came: dict[str, int] = {}
-
-    def come() -> Iterator[Sequence[tuple[str, Path | None]]]:
-        yield [("a", None), ("b", None)]
-        while len(came) < 2:
-            yield ()
-        paused = time.monotonic()
-        while time.monotonic() < paused + 1.0:  # longer than the worker may be idle
-            yield ()
-        yield [("c", None)]
-        while len(came) < 3:
-            yield ()
-        yield [("d", tmp_path), ("e", tmp_path)]
-
-    resources = WorkerResources(num_workers=2, num_while_growing=1, idle_seconds=0.3)
-    for name, worker in map_on_ray(lambda: name_process, Growing(come()), resources):
-        came[name] = worker
-    assert set(came) == set("abcde")
-    assert came["a"] == came["b"] != came["c"]
-    assert came["d"] != came["e"]
-
-
-@pytest.mark.usefixtures("_ray")
-def test_it_is_reported_on_which_machine_the_workers_are_and_at_what() -> None:
-    reports: list[tuple[MachineWorkers, ...]] = []
-    note, sleep = note_samples, time.sleep  # sent by value, as functions of this module would not be
-
-    def work(item: str) -> None:
-        note(1200)
-        sleep(4.0)
-
-    resources = WorkerResources(num_workers=2, heartbeat_timeout=4.0)
-    list(map_on_ray(lambda: work, ["00003", "00004"], resources, reports.append))
-    assert {one.machine.partition(" ")[0] for report in reports for one in report} == {socket.gethostname()}
-    assert max(one.count for report in reports for one in report) <= 2
-    items = {item for report in reports for one in report for item in one.items}
-    assert {item.partition(" ")[0] for item in items} == {"00003", "00004"}
-    assert items & {"00003 (1,200 done)", "00004 (1,200 done)"}
-    assert max(one.samples for report in reports for one in report) in (1200, 2400)
-    assert reports[-1] == ()
-
-
-@pytest.mark.usefixtures("_ray")
-def test_a_worker_that_stands_still_while_it_starts_is_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    resources = WorkerResources(stage_timeout=2.0)
-    assert list(map_on_ray(partial(start_slowly_once, tmp_path / "flag"), [-3], resources)) == [3]
-    (record,) = [one for one in caplog.records if "stands still while it starts" in one.getMessage()]
-    assert "start_slowly_once" in record.attachment  # type: ignore[attr-defined]

@@ -55,3 +55,12 @@ def test_a_process_whose_main_thread_waits_for_the_head_reports_its_last_words_a
     done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 3, done.stderr
     assert "could not be reached for 1 s" in done.stdout
+
+
+def test_a_head_that_was_never_reached_is_not_lost() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    contact = Contact(f"127.0.0.1:{port}", seconds=0.4)
+    with contact.watched():
+        time.sleep(1.2)
+        check_head()

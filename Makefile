@@ -109,7 +109,7 @@ test-chaos: setup
 
 # Runs under faults: killed processes, lost nodes and servers, rotten bytes; another SEED strikes at other moments.
 chaos: setup
-	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),1080) --seed $(or $(SEED),0)
+	$(BIN)/python -m tests.chaos --at-most $(or $(SECONDS),1500) --seconds $(or $(SECONDS),1500) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV)

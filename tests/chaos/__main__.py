@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import threading
@@ -29,12 +30,19 @@ SHORT = (
 )  # fmt: skip
 
 
+_ENDING = 30.0  # seconds that it may take to break the trials off
+
+
 def main() -> int:
     """Run trials until the time is over, print what came of them, and return the exit code."""
     words = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break runs at random moments.")
     words.add_argument(
         "--seconds", type=float, default=150.0, help="after so long beyond the undisturbed run, no trial starts"
     )
+    words.add_argument(
+        "--at-most", type=float, default=math.inf, metavar="SECONDS",
+        help="end after so long in any case: trials that are under way are broken off, and not counted",
+    )  # fmt: skip
     words.add_argument("--seed", type=int, default=0, help="another seed strikes at other moments")
     words.add_argument("--only", action="append", default=[], metavar="FAULT", help="a beginning will do; repeatable")
     words.add_argument("--json", type=Path, metavar="FILE", help="write all that was found, trial by trial")
@@ -50,7 +58,7 @@ def main() -> int:
     if os.geteuid() == 0 and ISOLATED not in os.environ:
         _run_apart()
     begun = time.monotonic()
-    suite = _Suite(_ordered(chosen), given.seed, once=given.short, file=given.json)
+    suite = _Suite(_ordered(chosen), given.seed, once=given.short, file=given.json, end=begun + given.at_most)
     _run_trials(suite, given.jobs, given.seconds)
     seconds = time.monotonic() - begun
     total = sum(one.injections for one in suite.outcomes)
@@ -86,8 +94,9 @@ def _run_trials(suite: "_Suite", jobs: int, seconds: float) -> None:
 class _Suite:
     """The faults, how often each was tried, and what came of it."""
 
-    def __init__(self, faults: list[Fault], seed: int, *, once: bool, file: Path | None) -> None:
+    def __init__(self, faults: list[Fault], seed: int, *, once: bool, file: Path | None, end: float) -> None:
         self.faults, self.until = faults, 0.0
+        self._end = end - _ENDING
         self._seed, self._once, self._file = seed, once, file
         self._turns: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -108,9 +117,12 @@ class _Suite:
             fault, rng = turn
             begun = time.monotonic()
             try:
-                outcome = run_trial(fault, world, rng, deadline=begun + fault.longest)
+                outcome = run_trial(fault, world, rng, deadline=min(begun + fault.longest, self._end))
             except NotHere as error:
                 self.not_here[fault.name] = str(error)
+                continue
+            if time.monotonic() > self._end and not outcome.finished:
+                sys.stderr.write(f"{fault.name}: broken off at the end of the time\n")
                 continue
             self.add(outcome)
             state = "holds" if outcome.holds else "DOES NOT HOLD"
@@ -121,7 +133,7 @@ class _Suite:
         with self._lock:
             left = [one for one in self.faults if one.name not in self.not_here]
             left = [one for one in left if not (self._once and self._turns[one.name])]
-            if not left or time.monotonic() >= self.until:
+            if not left or time.monotonic() >= min(self.until, self._end):
                 return None
             fault = min(left, key=lambda one: self._turns[one.name])
             self._turns[fault.name] += 1

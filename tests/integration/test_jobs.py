@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -185,6 +186,74 @@ def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp
     logs = [path for path in head.folder.rglob("*") if path.is_file() and not packages & set(path.parts)]
     assert [str(path) for path in logs if CANARY.encode() in path.read_bytes()] == []
     assert any(path.suffix == ".log" for path in logs)
+
+
+@pytest.mark.timeout(LONGEST)
+def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: Head, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    config = {
+        "store": str(store),
+        "download_shards": {
+            "source": {"kind": "scenes", "num_images": 120, "resolution": 16}, "rows_per_shard": 2, "image_size": 16,
+            "resources": {"num_workers": 1},
+        },
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(config))
+    command = [str(BIN / "corgi"), "submit", "job.yaml", "--address", head.address, "--json"]
+    submitter = subprocess.Popen(
+        command, cwd=tmp_path, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    made = _records_when(store, at_least=3)
+    submitter.send_signal(signal.SIGINT)
+    _, said = submitter.communicate(timeout=60)
+    assert submitter.returncode == 130, said
+    assert "Traceback" not in said
+    stop, job, options = _stop_command(said)
+    assert stop == "ray job stop", said
+    assert options == ["--address", head.address]
+
+    (driver,) = [one for one in psutil.Process(head.process.pid).children(recursive=True) if _drives(one)]
+    made = _records_when(store, at_least=len(made) + 3)  # the job goes on without its submitter
+    driver.kill()
+    status = [str(BIN / "ray"), "job", "status", *options, job]
+    until = time.monotonic() + 60
+    while "FAILED" not in (reply := _run(status, head.environment)).stdout + reply.stderr:
+        assert time.monotonic() < until, reply.stdout + reply.stderr
+        time.sleep(1)
+    made = _records(store)
+    assert len(made) < 60
+
+    again = _run(command, head.environment, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(_records(store)) == 60
+    assert {name: mark for name, mark in _records(store).items() if name in made} == made
+
+
+def _records(store: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in store.glob("artifacts/download_shards/*/units/*.json")}
+
+
+def _records_when(store: Path, *, at_least: int) -> dict[str, int]:
+    """Return the records of units as soon as there are so many."""
+    until = time.monotonic() + 200
+    while len(found := _records(store)) < at_least:
+        assert time.monotonic() < until, f"{len(found)} units after 200 s"
+        time.sleep(0.05)
+    return found
+
+
+def _stop_command(said: str) -> tuple[str, str, list[str]]:
+    """Return the command that the submitter names to stop the job: its program, its job and its options."""
+    (found,) = re.findall(r"stop it by `([^`]+)`", " ".join(said.split()))
+    words = found.split()
+    return " ".join(words[:3]), words[-1], words[3:-1]
+
+
+def _drives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
+        return words[1:4] == ["-m", "pipeline", "run"]
+    return False
 
 
 def test_a_model_that_a_job_made_outlives_ray_and_its_folder(head: Head, project: Path, store: Path) -> None:

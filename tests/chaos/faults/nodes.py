@@ -1,13 +1,11 @@
 """Two nodes of a Ray cluster, with networks of their own where that is allowed: one is killed, or cut off."""
 
 import contextlib
-import os
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,13 +13,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from tests.chaos.fault import DATA, InFolder, Injection, NotHere, Setting
+from tests.chaos.fault import DATA, TRAINING, InFolder, Injection, NotHere, Setting
 from tests.chaos.run import kill_tree
 from tests.chaos.world import World
+from tests.network_nodes import ADDRESSES, Networks, can_be_made
 
-_ADDRESSES = ("10.213.77.1", "10.213.77.2")
 _PORT = 26379
 _STARTING = 90.0  # seconds
+#: A training group with a process on each node, which goes on with one.
+_SPREAD = tuple(f"train_prior.resources.{word}" for word in ("num_workers=2", "cpus_per_worker=2", "wait_for_nodes=20"))
 _nodes: dict[int, "Nodes"] = {}
 
 
@@ -29,25 +29,18 @@ class Nodes:
     """A head, on which the driver runs, and another node."""
 
     def __init__(self, world: World) -> None:
-        self._name = f"cc{os.getpid() % 100_000}"
+        self._networks = Networks()
         self._folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._variables = world.environment(self.environment)
         self._started: list[subprocess.Popen[bytes]] = []
-        self.address = f"{_ADDRESSES[0]}:{_PORT}"
+        self.address = f"{ADDRESSES[0]}:{_PORT}"
 
     def within(self, node: int) -> list[str]:
-        return ["ip", "netns", "exec", f"{self._name}{node}"]
+        return self._networks.within(node)
 
     def start(self) -> None:
-        names = [f"{self._name}{node}" for node in (0, 1)]
-        for name in names:
-            _ip("netns", "add", name)
-        _ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
-        for name, address in zip(names, _ADDRESSES, strict=True):
-            _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-            for link in ("lo", "eth0"):
-                _ip("-n", name, "link", "set", link, "up")
+        self._networks.make()
         self.start_node(0)
         self.start_node(1)
 
@@ -58,7 +51,7 @@ class Nodes:
         )
         command = [
             *self.within(node), str(Path(sys.executable).with_name("ray")), "start", *joining, "--block",
-            f"--node-ip-address={_ADDRESSES[node]}", "--num-cpus=2", "--disable-usage-stats",
+            f"--node-ip-address={ADDRESSES[node]}", "--num-cpus=2", "--disable-usage-stats",
             *([f"--temp-dir={self._folder}"] if node == 0 else []),
         ]  # fmt: skip
         log = (self._folder / f"log{node}").open("ab")
@@ -78,23 +71,14 @@ class Nodes:
 
     def cut(self, seconds: float) -> None:
         """Cut the network between the nodes for some seconds."""
-        link = ("-n", f"{self._name}1", "link", "set", "eth0")
-        _ip(*link, "down")
-        timer = threading.Timer(seconds, lambda: _ip(*link, "up", check=False))
-        timer.daemon = True
-        timer.start()
+        self._networks.cut(seconds)
 
     def end(self) -> None:
         for one in self._started:
             kill_tree(one.pid)
             one.wait()
-        for node in (0, 1):
-            _ip("netns", "delete", f"{self._name}{node}", check=False)
+        self._networks.remove()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, capture_output=True)
 
 
 @dataclass(frozen=True)
@@ -109,13 +93,14 @@ class NodeFault(InFolder):
 
     @contextlib.contextmanager
     def setting(self, world: World) -> Iterator[Setting]:
-        if not (world.isolated and shutil.which("ip")):
+        if not can_be_made():
             raise NotHere("networks of their own can be made by root alone, with iproute2")
         nodes = Nodes(world)
         try:
             nodes.start()
             with world.store(without=self.makes) as view:
-                words = (f"cluster.address={nodes.address}", "cluster.num_cpus=null")
+                where = (f"cluster.address={nodes.address}", "cluster.num_cpus=null")
+                words = where + (_SPREAD if self.makes == TRAINING else ())
                 environments: tuple[Mapping[str, str], ...] = (nodes.environment,)
                 setting = Setting(world, view, words, environments, within=tuple(nodes.within(0)))
                 _nodes[id(setting)] = nodes
@@ -136,4 +121,7 @@ FAULTS = (
     NodeFault("kill a node", None),
     NodeFault("cut the network between nodes for 10 s", 10.0, times=2),
     NodeFault("cut the network between nodes for good", 3600.0),
+    NodeFault("kill a node in training", None, makes=TRAINING),
+    NodeFault("cut the network in training for 10 s", 10.0, makes=TRAINING),
+    NodeFault("cut the network in training for good", 3600.0, makes=TRAINING),
 )

@@ -36,3 +36,34 @@ def test_other_users_of_a_shared_folder_read_what_the_umask_lets_them(tmp_path: 
         "plain.json": usual, "weights.safetensors": usual, "by-rename.bin": usual, "secret.json": 0o600 & ~mask
     }  # fmt: skip
     assert stat.S_IMODE((tmp_path / "store/a").stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the numbers of the files, in the order of the calls: a machine that goes down leaves no empty file."""
+    calls: list[tuple[str, int]] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        sync(handle)
+        calls.append(("sync", os.fstat(handle).st_ino))
+
+    def renamed(source: Path, target: Path) -> None:
+        calls.append(("rename", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    output = Output(str(tmp_path / "store/a"), "train_prior", "f0")
+    output.write_json("plain.json", {"a": 1})
+    with output.writing("weights.safetensors") as path:
+        save_file({"a": torch.zeros(2)}, path)
+    output.finish_unit("0000", {"rows": 1})
+    files = [path for path in (tmp_path / "store/a").rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    for path in files:
+        own, folder = path.stat().st_ino, path.parent.stat().st_ino
+        at = calls.index(("rename", own))
+        assert ("sync", own) in calls[:at], path
+        assert ("sync", folder) in calls[at:], path

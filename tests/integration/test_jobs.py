@@ -217,7 +217,7 @@ def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: He
     driver.kill()
     status = [str(BIN / "ray"), "job", "status", *options, job]
     until = time.monotonic() + 60
-    while "FAILED" not in (reply := _run(status, head.environment)).stdout + reply.stderr:
+    while " failed" not in (reply := _run(status, head.environment)).stdout + reply.stderr:
         assert time.monotonic() < until, reply.stdout + reply.stderr
         time.sleep(1)
     made = _records(store)

@@ -21,8 +21,8 @@ def data_router(samples: Samples) -> APIRouter:
     router.include_router(_search_router(samples))
 
     @router.get("/shards")
-    def shards(run: str) -> dict[str, Any]:
-        return {"shards": samples.shards(run), "page": PAGE}
+    def shards(run: str, first: Annotated[int, Query(ge=0)] = 0) -> dict[str, Any]:
+        return samples.shards(run, first) | {"page": PAGE}
 
     @router.get("/samples/{shard}")
     def page(run: str, shard: str, first: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:

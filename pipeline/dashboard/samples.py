@@ -27,6 +27,8 @@ from stages.formats.worst_samples import WorstSamples
 from stages.storage.artifact import Artifact, unit_record
 
 PAGE: Final = 48
+SHARDS: Final = 100
+"""Shards whose records are read at a time: there may be very many."""
 SHOWN_SIDE: Final = 384
 """Pixels of the longer side of an image that is shown."""
 FOUND: Final = 24
@@ -46,10 +48,12 @@ class Samples:
         self._index = lru_cache(maxsize=2)(_read_index)
         self._projection = lru_cache(maxsize=2)(_read_projection)
 
-    def shards(self, run: str) -> dict[str, int]:
-        """Return the shards of a run that are there, with the number of their images."""
-        records = ShardRecord.done(self._shards(run))
-        return {name: records[name].images for name in sorted(records)}
+    def shards(self, run: str, first: int) -> dict[str, Any]:
+        """Return some of the shards that a run has by now, with the number of their images, and how many there are."""
+        artifact = self._shards(run)
+        names = sorted(artifact.unit_names())
+        records = ShardRecord.some(artifact, names[first : first + SHARDS])
+        return {"shards": {name: one.images for name, one in records.items()}, "first": first, "total": len(names)}
 
     def page(self, run: str, shard: str, first: int) -> list[dict[str, Any]]:
         """Return some samples of a shard: key, captions and size."""
@@ -62,8 +66,8 @@ class Samples:
                 "shard": shard,
                 "key": row["key"],
                 "captions": _captions(row),
-                "width": row["width"],
-                "height": row["height"],
+                "width": row.get("width"),
+                "height": row.get("height"),
             }
             for row in rows[first : first + PAGE]
         ]

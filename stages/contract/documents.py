@@ -1,7 +1,7 @@
 """JSON documents of artifacts as frozen models, which refuse what they do not know: manifest, records of units."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -102,7 +102,15 @@ class UnitRecord(Document):
     @classmethod
     def done(cls, artifact: Artifact) -> dict[str, Self]:
         """Return the records of all finished units by name."""
-        found = artifact.done_units()
+        return cls._parse_all(artifact.done_units(), artifact)
+
+    @classmethod
+    def some(cls, artifact: Artifact, units: Sequence[str]) -> dict[str, Self]:
+        """Return the records of some finished units by name."""
+        return cls._parse_all(artifact.read_units(units), artifact)
+
+    @classmethod
+    def _parse_all(cls, found: Mapping[str, Any], artifact: Artifact) -> dict[str, Self]:
         return {name: cls.parse(record, artifact, f"{UNITS}/{name}.json") for name, record in found.items()}
 
     def finish(self, output: Output, unit: str) -> None:

@@ -165,7 +165,9 @@ class Artifact(Folder):
 
     def unit_sums(self) -> dict[str, dict[str, FileSum] | None]:
         """Return the checksums of the files of each unit; None: its record has none."""
-        return {Path(name).stem: self._parse(name, content)[1] for name, content in self._unit_files().items()}
+        return {
+            unit: self._parse(unit_record(unit), text)[1] for unit, text in self._unit_texts(self.unit_names()).items()
+        }
 
     def _version(self, name: str, record: str | None) -> str:
         """Return what identifies this version of the file; the store is asked once, as finished files do not change."""
@@ -216,16 +218,23 @@ class Artifact(Folder):
             raise self._damaged(PLAN, shown(repr(plan)))
         return units
 
+    def unit_names(self) -> list[str]:
+        """Return the names of all finished units; no record is read."""
+        return [Path(name).stem for name in self.glob(f"{UNITS}/*.json")]
+
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""
-        return {Path(name).stem: self._parse(name, content)[0] for name, content in self._unit_files().items()}
+        return self.read_units(self.unit_names())
 
-    def _unit_files(self) -> dict[str, bytes]:
-        fs, names = self._fs_and_root[0], self.glob(f"{UNITS}/*.json")
-        if self.is_local or not names:
-            return {name: fs.cat_file(self.path(name)) for name in names}
-        contents = fs.cat([self.path(name) for name in names])
-        return {name: contents[self.path(name)] for name in names}
+    def read_units(self, units: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the records of some finished units by name."""
+        return {unit: self._parse(unit_record(unit), text)[0] for unit, text in self._unit_texts(units).items()}
+
+    def _unit_texts(self, units: Iterable[str]) -> dict[str, bytes]:
+        fs, paths = self._fs_and_root[0], {self.path(unit_record(unit)): unit for unit in units}
+        if self.is_local or not paths:
+            return {unit: fs.cat_file(path) for path, unit in paths.items()}
+        return {paths[path]: text for path, text in fs.cat(list(paths)).items()}
 
 
 class Output(Artifact):
@@ -306,10 +315,9 @@ class Output(Artifact):
         """
         records: dict[str, dict[str, Any]] = {}
         files: dict[str, Mapping[str, FileSum]] = {}
-        for name, content in self._unit_files().items():
-            unit = Path(name).stem
+        for unit, text in self._unit_texts(self.unit_names()).items():
             try:
-                records[unit], found = self._parse(name, content)
+                records[unit], found = self._parse(unit_record(unit), text)
                 files[unit] = found or {}
             except ArtifactError as error:
                 self._set_unit_aside(unit, str(error), {})
@@ -325,14 +333,13 @@ class Output(Artifact):
         for unit, sums in files.items():
             for name, expected in sums.items():
                 if (size := sizes.get(name)) != expected.size:
-                    found = "no file" if size is None else f"{size} bytes"
-                    cut[unit] = str(self.damaged_file(name, unit_record(unit), found))
+                    fault = self.damaged_file(name, unit_record(unit), "no file" if size is None else f"{size} bytes")
+                    cut[unit] = str(fault)
         return cut
 
     def _set_unit_aside(self, unit: str, fault: str, files: Iterable[str]) -> None:
-        _log.warning(
-            "%s: the unit is made again; what was found is kept in %s/", fault.partition(": expected")[0], DAMAGED
-        )
+        found = fault.partition(": expected")[0]
+        _log.warning("%s: the unit is made again; what was found is kept in %s/", found, DAMAGED)
         self.set_aside([unit_record(unit), *files])
 
     def set_aside(self, names: Iterable[str]) -> None:
@@ -383,15 +390,11 @@ class Output(Artifact):
         in_units = {name for files in sums.values() for name in files or ()}
         # The files of a unit without checksums, which an earlier version made, look like those of none.
         limit = None if all(files is not None for files in sums.values()) else _READ_OF_EARLIER
-        found = {}
-        for name, size in self.sizes().items():
-            if name not in in_units and (limit is None or size <= limit):
-                found[name] = self.checksum(name)
-        return found
+        others = {name: size for name, size in self.sizes().items() if name not in in_units}
+        return {name: self.checksum(name) for name, size in others.items() if limit is None or size <= limit}
 
     def remove(self, name: str) -> None:
         """Delete a file or folder, if it exists."""
-        fs, _ = self._fs_and_root
         self.check_lease()
-        if fs.exists(self.path(name)):
+        if (fs := self._fs_and_root[0]).exists(self.path(name)):
             fs.rm(self.path(name), recursive=True)

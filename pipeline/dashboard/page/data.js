@@ -10,7 +10,7 @@ export async function showData(main, { path }) {
   main.replaceChildren(h("h1", {}, "Data"), h("div", { class: "row" }, pick));
   if (!run) return main.append(h("p", { class: "dim" }, "There is no run yet."));
   const base = `runs/${part(run)}`;
-  const found = await ask(`${base}/shards`).catch((error) => ({ shards: {}, page: 48, fault: error.message }));
+  let found = await ask(`${base}/shards`).catch((error) => ({ shards: {}, fault: error.message }));
   if (found.fault || !Object.keys(found.shards).length) return main.append(h("p", { class: "dim" }, found.fault ?? "No shard is there yet."));
   const see = (row) => `api/${base}/samples/${part(row.shard)}/${part(row.key)}`;
 
@@ -61,17 +61,27 @@ export async function showData(main, { path }) {
     button("Captions that fit least", async () => tiles("Images whose captions are least like them", await ask(`${base}/lowest`))));
 
   const state = { shard: Object.keys(found.shards)[0], first: 0 };
-  const browse = () => into(place, async () => {
+  const from = () => h("input", { type: "number", min: 1, max: found.total, value: found.first + 1, onchange: (event) => {
+    const first = Math.min(Math.max(1, event.target.valueAsNumber || 1), found.total) - 1;
+    into(place, async () => {
+      found = await ask(`${base}/shards`, { first });
+      Object.assign(state, { shard: Object.keys(found.shards)[0], first: 0 });
+      return page();
+    });
+  } });
+  const page = async () => {
     const rows = await ask(`${base}/samples/${part(state.shard)}`, { first: state.first });
     const total = found.shards[state.shard];
     const turn = (by) => () => { state.first += by * found.page; browse(); };
     return [h("div", { class: "row" },
+      found.total > Object.keys(found.shards).length && field(`From shard, of ${number(found.total)}`, from()),
       field("Shard", select(Object.entries(found.shards).map(([name, count]) => [name, `${name}: ${number(count)} images`]), state.shard, (name) => { state.shard = name; state.first = 0; browse(); })),
       h("button", { type: "button", disabled: state.first === 0, onclick: turn(-1) }, "Before"),
       h("span", {}, `${number(state.first + 1)} to ${number(Math.min(total, state.first + found.page))} of ${number(total)}`),
       h("button", { type: "button", disabled: state.first + found.page >= total, onclick: turn(1) }, "Next")),
     h("div", { class: "tiles" }, rows.map(sample))];
-  });
+  };
+  const browse = () => into(place, page);
   main.append(search, tools, h("div", { class: "row" }, h("button", { type: "button", onclick: browse }, "All samples by shard")), place);
   await browse();
 }

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.dashboard.reader import NotThere, Reader
-from pipeline.dashboard.samples import Samples
+from pipeline.dashboard.samples import SHARDS, Samples
 from pipeline.store import Store
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings
 from stages.formats.shards import ShardEntry, write_shard
@@ -119,3 +119,17 @@ def test_a_shard_that_is_made_again_is_read_again(store: Store) -> None:
         output.finish_unit("00000", {"rows": 1, "images": 1, "captioned": 1, "failures": {}})
         shown = Image.open(io.BytesIO(samples.image("tiny-1", "00000", "000")))
         assert shown.convert("RGB").getpixel((0, 0)) == value
+
+
+def test_of_many_shards_the_records_of_those_shown_are_read_alone(store: Store) -> None:
+    output = store.output("download_shards", "d")
+    for number in range(2 * SHARDS + 5):
+        record = {"rows": 1, "images": number, "captioned": 0, "failures": {}}
+        output.finish_unit(f"{number:05d}", record)
+    output.write_bytes("units/00000.json", b"of a shard that is damaged")
+    samples = Samples(Reader(store))
+    for first, last in ((1, SHARDS), (SHARDS, 2 * SHARDS - 1), (2 * SHARDS, 2 * SHARDS + 4)):
+        found = samples.shards("tiny-1", first)
+        assert found["shards"] == {f"{number:05d}": number for number in range(first, last + 1)}
+        assert (found["first"], found["total"]) == (first, 2 * SHARDS + 5)
+    assert samples.shards("tiny-1", 10**9)["shards"] == {}

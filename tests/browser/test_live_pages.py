@@ -177,23 +177,23 @@ def test_of_many_shards_some_are_listed_and_any_is_found(watched: Watched, store
     run = f"many-{watched.page.viewport_size['width']}"
     output = store.output("download_shards", "many")
     schema = pa.schema([(name, pa.string()) for name in ("key", "status", "error_message", "caption")])
-    picture = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, "PNG")
     for number in range(250):
         key = f"{number:09d}"
-        row = {"key": key, "status": "success", "error_message": None, "caption": f"picture {number}"}
-        entry = ShardEntry(key, picture.getvalue(), row)
+        row = {"key": key, "status": "success", "error_message": None, "caption": f"star {number}"}
+        entry = ShardEntry(key, content.getvalue(), row)
         write_shard(output, f"{number:05d}", [entry], schema=schema, image_suffix="png")
         output.finish_unit(f"{number:05d}", {"rows": 1, "images": 1, "captioned": 1, "failures": {}})
     plan = {"download_shards": {"fingerprint": "many", "identity": {}}}
     store.write_run(make_record(run, plan=plan, started="2025-01-01"))
     page = open_part(watched, f"data/{run}", "Data")
-    page.get_by_text("picture 0", exact=True).wait_for()
+    page.get_by_text("star 0", exact=True).wait_for()
     assert page.get_by_label("Shard", exact=True).locator("option").count() == 100
     page.get_by_label("From shard, of 250").fill("240")
     page.get_by_label("From shard, of 250").press("Enter")
-    page.get_by_text("picture 239", exact=True).wait_for()
+    page.get_by_text("star 239", exact=True).wait_for()
     assert page.get_by_label("Shard", exact=True).locator("option").count() == 11
     page.get_by_label("Shard", exact=True).select_option("00249")
-    page.get_by_text("picture 249", exact=True).wait_for()
+    page.get_by_text("star 249", exact=True).wait_for()
     check(page)

@@ -1,0 +1,36 @@
+"""Priors at equal diversity: what is interpolated, and what has no row."""
+
+import pytest
+
+from benchmarks.diversity import FIGURES, Measured, Point, rows_of
+
+
+def point(steps: int, guidance: float, diversity: float, figure: float) -> Point:
+    return Point(steps, guidance, diversity, milliseconds=steps, figures=dict.fromkeys(FIGURES, figure))
+
+
+SAMPLING = Measured("flow", 10, [point(4, 0.0, 0.9, 0.0), point(4, 1.0, 0.5, 0.4), point(4, 2.0, 0.1, 0.6)])
+ALIKE = Measured("projection", 10, [point(1, 1.0, 0.0, 0.7)])
+
+
+@pytest.mark.parametrize(
+    ("diversity", "guidance", "figure"), [(0.5, 1.0, 0.4), (0.3, 1.5, 0.5), (0.1, 2.0, 0.6), (0.8, 0.25, 0.1)]
+)
+def test_figures_are_interpolated_between_guidance_scales(diversity: float, guidance: float, figure: float) -> None:
+    found = SAMPLING.at(4, diversity)
+    assert found is not None
+    assert found.guidance == pytest.approx(guidance)
+    assert found.diversity == diversity
+    assert found.figures == pytest.approx(dict.fromkeys(FIGURES, figure))
+
+
+@pytest.mark.parametrize("diversity", [0.05, 0.95])
+def test_a_diversity_that_is_not_reached_has_no_row(diversity: float) -> None:
+    assert SAMPLING.at(4, diversity) is None
+    assert rows_of([SAMPLING, ALIKE], diversity) == {}
+
+
+def test_priors_that_sample_nothing_random_stand_apart_and_seeds_together() -> None:
+    measured = [SAMPLING, SAMPLING, ALIKE]
+    assert {key: len(points) for key, points in rows_of(measured, 0.2).items()} == {("flow", 10, 4): 2}
+    assert rows_of(measured, None) == {("projection", 10, 1): [ALIKE.points[0]]}

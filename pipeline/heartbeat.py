@@ -204,6 +204,8 @@ def life_of(record: RunRecord, store: Store) -> Life:
 def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.datetime) -> Life:
     """Return whether a run is alive, by its newest heartbeat and, on its own machine, by its process."""
     remedy = "run the same command again to go on: what was finished is kept"
+    if heartbeat is None and _has_just_started(record, now):
+        return Life(record.status)
     if heartbeat is None:
         return Life("lost", None, "no sign of life", f"the run gave no sign of life, so nobody drives it: {remedy}")
     where = f"process {heartbeat.pid} on {one_line(heartbeat.host, 80)}"
@@ -219,6 +221,15 @@ def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.dateti
         resume = f"let it go on (kill -CONT {heartbeat.pid}), or end it and {remedy}"
         return Life("lost", heartbeat.time, age, f"{reason}: {resume}")
     return Life("lost", heartbeat.time, age, f"{where} drove the run ({age}): if it is gone, {remedy}")
+
+
+def _has_just_started(record: RunRecord, now: datetime.datetime) -> bool:
+    """Return whether the first sign of life may still be on its way."""
+    try:
+        age = now - datetime.datetime.fromisoformat(record.started)
+    except (ValueError, TypeError):  # no time, or one of no zone: the record is of another version, or was changed
+        return False
+    return datetime.timedelta(0) <= age <= datetime.timedelta(seconds=_MISSED_BEATS * BEAT_SECONDS)
 
 
 def _is_process(heartbeat: Heartbeat) -> bool:

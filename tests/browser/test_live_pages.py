@@ -49,6 +49,19 @@ def test_a_run_is_seen_running(watched: Watched, store: Store) -> None:
     page.locator(".node.done").wait_for()
 
 
+def test_a_lost_run_is_seen_when_it_is_started_again(watched: Watched, store: Store) -> None:
+    run = f"lost-{watched.page.viewport_size['width']}"
+    stages = [make_entry("download_shards", "running")]
+    store.write_run(make_record(run, status="running", plan=PLAN, stages=stages, started="2025-01-01"))
+    page = open_part(watched, f"run/{run}", run)
+    page.get_by_text("the run gave no sign of life").wait_for()
+    with beating(store, run) as running:
+        running.note("download_shards", Progress(7, 40, "shards"))
+        page.get_by_text("7 of 40 shards").wait_for()
+        assert page.get_by_text("the run gave no sign of life").count() == 0
+    store.write_run(make_record(run, plan=PLAN, stages=[make_entry("download_shards")], started="2025-01-01"))
+
+
 def test_a_page_that_is_opened_early_shows_what_is_recorded_later(watched: Watched, store: Store) -> None:
     smoke, run = store.find_run("smoke"), f"early-{watched.page.viewport_size['width']}"
     early = smoke.model_copy(update={"run": run, "status": "running", "started": "2025-01-02", "finished": None})

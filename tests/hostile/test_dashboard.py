@@ -188,7 +188,7 @@ def test_the_token_is_seen_by_nobody_else(served: Served) -> None:
     """Arguments of processes can be listed by every user; their environment cannot."""
     token = served.url.rpartition("/")[2]
     assert len(token) >= 32
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
     assert "pipeline.dashboard.app" in listed
     assert token not in listed
     assert os.stat(f"/proc/{served.process}/environ").st_mode & 0o077 == 0

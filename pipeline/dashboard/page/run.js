@@ -1,5 +1,5 @@
 // One run: its graph, curves, images over training, what was lost, what its stages made, metrics and config.
-// Of a run that goes on, everything is brought up to date in its place: focus, scroll and zoom stay.
+// Everything is brought up to date in its place, also of a run that is started again: focus, scroll and zoom stay.
 
 import { address, ask, badge, duration, every, field, folded, h, into, number, part, select, supervised, table, when } from "./dom.js";
 import { curvesOf } from "./run_curves.js";
@@ -8,6 +8,7 @@ import { imagesOf } from "./run_images.js";
 
 const POLL = 3000;
 const TRACKED = 3; // polls after which what MLflow holds is asked for again
+const IDLE = 5; // polls after which a run that nobody drives is looked at again: it may be started anew
 
 export async function showRun(main, { path, params, signal }) {
   const name = path[0];
@@ -29,16 +30,16 @@ export async function showRun(main, { path, params, signal }) {
     if (isChanged) for (const one of ofStages) one.update(run);
   };
   update(true);
-  if (run.status !== "running") return;
   let count = 0;
-  const stop = every(POLL, signal, async () => {
+  every(POLL, signal, async () => {
+    count += 1;
+    const wasRunning = run.status === "running";
+    if (!wasRunning && count % IDLE) return;
     const before = states();
     run = await ask(`runs/${part(name)}`);
     const isChanged = states() !== before;
     update(isChanged);
-    if (run.status !== "running") stop();
-    count += 1;
-    if (isChanged || count % TRACKED === 0) await Promise.all([curves.update(), images.update()]);
+    if (isChanged || (wasRunning && count % TRACKED === 0)) await Promise.all([curves.update(), images.update()]);
   });
 }
 

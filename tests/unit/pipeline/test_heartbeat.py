@@ -48,6 +48,16 @@ def test_a_lost_run_is_shown_with_its_age_and_what_to_do() -> None:
     assert life_by(make_record(status="running"), None, NOW).status == "lost"
 
 
+@pytest.mark.parametrize(
+    ("started", "status"),
+    [("2026-01-02T12:00:00+00:00", "running"), ("2026-01-02T11:59:00.123+00:00", "running"),
+     ("2026-01-02T13:59:00+02:00", "running"), ("2026-01-02T11:58:00+00:00", "lost"),
+     ("2026-01-02T12:00:01+00:00", "lost"), ("2026-01-02T12:00:00", "lost"), ("soon", "lost")],
+)  # fmt: skip
+def test_a_run_that_has_just_started_has_no_sign_of_life_yet(started: str, status: str) -> None:
+    assert life_by(make_record(status="running", started=started), None, NOW).status == status
+
+
 def test_on_this_machine_the_process_counts_as_well() -> None:
     own = Heartbeat.now(0)
     record = make_record(status="running")

@@ -55,11 +55,11 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
         return
     _set_environment()
     _raise_file_limit()
-    with _session_folder() as folder:
+    with _session_folder() as folder, _ended_with_this_process(folder.parent):
         try:
             with signals_held_back(), keeping_handlers(), _without_unused():
                 _start(num_cpus, folder)
-            with head_watched(_check_processes, _POLL_SECONDS), _ended_with_this_process(folder.parent):
+            with head_watched(_check_processes, _POLL_SECONDS):
                 yield
         except KeyboardInterrupt:
             _check_processes()
@@ -93,7 +93,7 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
     command, none = [sys.executable, "-P", left_behind.__file__, str(folder)], subprocess.DEVNULL
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=none, stderr=none, start_new_session=True) as program:
         try:
-            yield
+            yield  # until what was started has been ended
         finally:
             program.kill()
 

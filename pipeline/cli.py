@@ -140,21 +140,25 @@ def quickstart(overrides: Overrides = None, as_json: Json = False) -> None:
 def sweep(
     config: Annotated[Path, typer.Argument(help="the sweep: a YAML file that names an experiment and what to vary")],
     overrides: Overrides = None,
+    *,
     groups: Annotated[list[str] | None, typer.Option("--group", help="only this group; may be repeated")] = None,
+    base: Annotated[Path | None, typer.Option("--base", help="vary this experiment instead of the sweep's own")] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="list the runs and how much of each is left")] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment in many variants, and show one table of what came out."""
     from pipeline.sweep.command import do_sweep, sweep_plan
+    from pipeline.sweep.config import load_sweep
 
+    loaded = load_sweep(config, groups or (), base)
     if only_plan:
-        planned = sweep_plan(config, overrides or (), groups or ())
+        planned = sweep_plan(loaded, overrides or ())
         rows = [{"run": r.experiment.plan.run, "variant": r.variant.label, "repeat": r.repeat, "stages_left": left}
                 for r, left in planned]  # fmt: skip
         _show({"runs": rows} if as_json else "\n".join("  ".join(map(str, row.values())) for row in rows))
         return
     with redirect_stdout(sys.stderr):
-        outcome = do_sweep(config, overrides or (), _console(stderr=True), groups or ())
+        outcome = do_sweep(loaded, overrides or (), _console(stderr=True))
     _show(outcome.document if as_json else outcome.table)
     echo(f"table and plots: {outcome.folder}", err=True)
     if outcome.failed:

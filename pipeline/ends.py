@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.signals import signals_held_back
 from pipeline.errors import Interrupted
@@ -36,23 +36,28 @@ def heeding_signals() -> Iterator[None]:
     terminals = [number for number in (0, 1, 2) if os.isatty(number)]
     received = int(signal.SIGINT)
 
-    def handle(number: int, frame: FrameType | None) -> NoReturn:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
+        if number in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            # A thread of some library took what this one holds back: it waits here for the end of that.
+            signal.pthread_kill(threading.get_ident(), number)
+            return
         received = number  # not in the exception: Ray raises one of its own in place of it
         if number == signal.SIGHUP:
             _leave_terminals(terminals)
         raise KeyboardInterrupt
 
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
-    for number in numbers:
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
+    for number in before:
         signal.signal(number, handle)
     try:
         yield
     except KeyboardInterrupt as error:
         raise _interrupted(received, str(error) or _KEPT) from None
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_terminals(numbers: list[int]) -> None:

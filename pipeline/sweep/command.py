@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.console import PlainTable, plain
-from pipeline.sweep.config import load_sweep
+from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.plots import write_plot
 from pipeline.sweep.report import by_variant, sweep_document, sweep_table, sweep_warnings, write_tables
 from pipeline.sweep.run import SweepRun, open_sweep, run_sweep, sweep_folder
@@ -24,15 +24,14 @@ class SweepOutcome:
     failed: int
 
 
-def sweep_plan(path: Path, overrides: Sequence[str], groups: Sequence[str] = ()) -> list[tuple[SweepRun, int]]:
-    """Return every run of the sweep (or of some groups) with the number of its stages that are not done."""
-    runs = open_sweep(load_sweep(path, groups), overrides)
+def sweep_plan(sweep: SweepConfig, overrides: Sequence[str]) -> list[tuple[SweepRun, int]]:
+    """Return every run of the sweep with the number of its stages that are not done."""
+    runs = open_sweep(sweep, overrides)
     return [(run, sum(stage.state != "done" for stage in run.experiment.plan.stages.values())) for run in runs]
 
 
-def do_sweep(path: Path, overrides: Sequence[str], console: Console, groups: Sequence[str] = ()) -> SweepOutcome:
+def do_sweep(sweep: SweepConfig, overrides: Sequence[str], console: Console) -> SweepOutcome:
     """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead."""
-    sweep = load_sweep(path, groups)
     runs = open_sweep(sweep, overrides)
     results = list(run_sweep(runs, sweep.documents, console))
     rows = by_variant(results)

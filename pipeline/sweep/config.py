@@ -89,8 +89,8 @@ class Variant:
         return [f"{key}={_as_yaml(value)}" for key, value in settings.items()]
 
 
-def load_sweep(path: Path, groups: Sequence[str] = ()) -> SweepConfig:
-    """Read a sweep, with some of its groups or all; the base's path is resolved beside the file."""
+def load_sweep(path: Path, groups: Sequence[str] = (), base: Path | None = None) -> SweepConfig:
+    """Read a sweep, with some of its groups or all; its base, where no other is given, is resolved beside the file."""
     tree = read_yaml(path)
     tree.setdefault("name", path.stem)
     try:
@@ -101,13 +101,16 @@ def load_sweep(path: Path, groups: Sequence[str] = ()) -> SweepConfig:
     if unknown:
         raise UsageError(f"{path}: has no group {', '.join(unknown)}; allowed: {', '.join(sweep.groups)}")
     chosen = {name: group for name, group in sweep.groups.items() if not groups or name in groups}
+    return sweep.model_copy(update={"base": _base_of(sweep, path) if base is None else base, "groups": chosen})
+
+
+def _base_of(sweep: SweepConfig, path: Path) -> Path:
     try:
-        base = (path.parent / sweep.base).resolve()
+        return (path.parent / sweep.base).resolve()
     except (OSError, RuntimeError, ValueError):  # a null byte, links in a circle
         raise UsageError(
             f"{path}: base: found {show_value(str(sweep.base))}; expected the path of a YAML file"
         ) from None
-    return sweep.model_copy(update={"base": base, "groups": chosen})
 
 
 def variants_of(sweep: SweepConfig) -> Iterator[Variant]:

@@ -1,12 +1,17 @@
 """``corgi sweep``: one experiment in several variants, one table."""
 
 import csv
+import math
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.e2e.conftest import SMOKE, Finished, corgi
+from tests.e2e.conftest import ROOT, SMOKE, Finished, corgi
+from tests.factories import save_tiny_clip
 
 WITHOUT_IMAGES = {"train_decoder": None, "generate": None, "evaluate": None}
 SWEEP = {
@@ -72,3 +77,42 @@ def test_a_second_sweep_runs_only_what_is_left(folder: Path, swept: Finished) ->
     planned = corgi("sweep", folder / "sweep.yaml", "--plan", "--json")
     assert planned.code == 0, planned.err
     assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 1]
+
+
+@pytest.mark.timeout(400)
+def test_the_ablation_runs_on_embeddings_that_there_are_already(tmp_path: Path) -> None:
+    """Those of ViT-B/32 by their shape: 512 numbers of length 10.5, two dimensions of a large mean."""
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(240, 512)).astype(np.float32)
+    image = 0.6 * text + 0.5 * rng.normal(size=text.shape).astype(np.float32)
+    for name, rows in (("img_emb", image), ("text_emb", text)):
+        scaled = rows * 10.5 / np.linalg.norm(rows, axis=1, keepdims=True)
+        scaled[:, :2] += 6.0
+        (tmp_path / "embeddings" / name).mkdir(parents=True)
+        np.save(tmp_path / "embeddings" / name / f"{name}_0000.npy", scaled.astype(np.float16))
+    (tmp_path / "embeddings/metadata").mkdir()
+    table = pa.table({"key": [f"{n:05d}" for n in range(240)], "caption": [f"caption {n}" for n in range(240)]})
+    pq.write_table(table, tmp_path / "embeddings/metadata/metadata_0000.parquet")
+    sweep = yaml.safe_load((ROOT / "configs/ablation.yaml").read_text())
+    variant = {"train_prior.standardise": ["none"]}
+    groups = {
+        name: sweep["groups"][name] | {"grid": grid}
+        for name, grid in {"baseline": variant, "shifted": variant | {"fit_gaussians.num_gaussians": [4]}}.items()
+    }
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(sweep | {"groups": groups, "repeat": None}))
+    clip = save_tiny_clip(tmp_path / "clip", embed_dim=512)
+    small = {"network.width": 32, "network.num_layers": 1, "network.num_heads": 2, "validation.num_steps": [1, 4],
+             "training.num_steps": 4, "training.warmup_steps": 1, "training.validation_interval": 4,
+             "training.batch_size": 16}  # fmt: skip
+    swept = corgi(
+        "sweep", tmp_path / "ablation.yaml", "--json", "--base", ROOT / "configs/ablation/existing.yaml",
+        f"embed_clip.existing.path={tmp_path / 'embeddings'}", f"store={tmp_path / 'store'}",
+        f"clip.models=[{{kind: folder, path: {clip}}}]", "tracking.register_model=false",
+        *(f"train_prior.{key}={value}" for key, value in small.items()),
+    )  # fmt: skip
+    assert swept.code == 0, swept.err
+    for found in swept.document["variants"]:
+        figures = found["figures"]
+        for name in ("cosine_centred", "mmd", "diversity", "retrieval_at_1"):
+            (figure,) = figures[f"train_prior/{name}"]
+            assert math.isfinite(figure)

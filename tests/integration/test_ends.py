@@ -84,6 +84,11 @@ def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
         return []
 
 
+def children(process: "subprocess.Popen[str]") -> set[str]:
+    """Return the names of what a process has started."""
+    return {one.name() for one in tree(process)[1:]}
+
+
 def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     until = time.monotonic() + 250
     while not holds():
@@ -134,23 +139,30 @@ def test_a_signal_while_ray_starts_or_runs_leaves_nothing_of_it(temporary: Path,
         while process.stdout.readline().strip() != after:
             assert process.poll() is None
         if after == "starting":
-            wait_until(lambda: len(psutil.Process(process.pid).children()) > 0, process)  # in the middle of it
+            wait_until(lambda: "gcs_server" in children(process), process)  # in the middle of it
         code, text = signal_group(process, signal.Signals[sign])
     assert code == 128 + signal.Signals[sign], text
     assert list(temporary.glob("corgi-ray-*")) == []
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_driver_leaves_nothing_of_ray(temporary: Path) -> None:
+@pytest.mark.parametrize("after", ["raylet", "started"])
+def test_a_killed_driver_leaves_nothing_of_ray(temporary: Path, after: str) -> None:
+    """Also where Ray has just begun to start, so that its agents do not call themselves Ray's yet."""
     with started(["-c", START_RAY], temporary) as process:
         assert process.stdout is not None
-        while process.stdout.readline().strip() != "started":
-            assert process.poll() is None
-        assert len(list(temporary.glob("corgi-ray-*"))) == 1
+        if after == "raylet":
+            wait_until(lambda: after in children(process), process)
+        else:
+            while process.stdout.readline().strip() != after:
+                assert process.poll() is None
+        (folder,) = temporary.glob("corgi-ray-*")
         processes = tree(process)
         process.kill()
         _, alive = psutil.wait_procs(processes, timeout=45)  # Ray's agents alone would take 60 s and more
     assert not alive
+    assert [one.info["name"] for one in psutil.process_iter(["name", "cmdline"])
+            if any(str(folder) in word for word in one.info["cmdline"] or ())] == []  # fmt: skip
     assert list(temporary.glob("corgi-ray-*")) == []
 
 

@@ -15,6 +15,7 @@ import pytest
 from cluster.losses import MemoryKills
 from cluster.rank_link import REPLACE, Sign
 from cluster.rank_signs import RankSigns
+from cluster.signals import signals_held_back
 from cluster.training import TrainGroup
 from pipeline.ends import heeding_signals, in_time
 from pipeline.errors import Interrupted
@@ -31,6 +32,30 @@ def test_each_signal_has_its_words_and_code(number: int, words: str) -> None:
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_what_is_held_back_stays_so_where_another_thread_takes_the_signal(number: int) -> None:
+    """As a library's thread does, which was started before: Python then calls the handler in the main thread."""
+    over = threading.Event()
+    other = threading.Thread(target=over.wait, daemon=True)
+    other.start()
+    done: list[str] = []
+
+    def work() -> None:
+        with heeding_signals():
+            with signals_held_back():
+                os.kill(os.getpid(), number)
+                time.sleep(0.2)
+                done.append("held back")
+            time.sleep(10)
+            done.append("not interrupted")
+
+    with pytest.raises(Interrupted) as caught:
+        work()
+    over.set()
+    assert done == ["held back"]
+    assert caught.value.exit_code == 128 + number
 
 
 def test_a_command_may_have_words_of_its_own() -> None:

@@ -30,6 +30,7 @@ SHORT = (
 )  # fmt: skip
 
 
+_MOST_MISSED = 3  # trials of a fault that found nothing to strike
 _ENDING = 30.0  # seconds that it may take to break the trials off
 
 
@@ -99,6 +100,7 @@ class _Suite:
         self._end = end - _ENDING
         self._seed, self._once, self._file = seed, once, file
         self._turns: Counter[str] = Counter()
+        self._missed: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.outcomes: list[Outcome] = []
         self.not_here: dict[str, str] = {}
@@ -124,9 +126,19 @@ class _Suite:
             if time.monotonic() > self._end and not outcome.finished:
                 sys.stderr.write(f"{fault.name}: broken off at the end of the time\n")
                 continue
+            if not outcome.injections and self._is_given_another_turn(fault):
+                sys.stderr.write(f"{fault.name}: the run was over before it struck\n")
+                continue
             self.add(outcome)
             state = "holds" if outcome.holds else "DOES NOT HOLD"
             sys.stderr.write(f"{fault.name}: {outcome.injections} times in {time.monotonic() - begun:.0f} s: {state}\n")
+
+    def _is_given_another_turn(self, fault: Fault) -> bool:
+        """Whether a fault that found nothing to strike is tried again: it may be chance, and not for ever."""
+        with self._lock:
+            self._missed[fault.name] += 1
+            self._turns[fault.name] -= self._missed[fault.name] < _MOST_MISSED
+            return self._missed[fault.name] < _MOST_MISSED
 
     def _next(self) -> tuple[Fault, Random] | None:
         """Return a fault that was tried least often, and the chance of its trial."""
@@ -137,7 +149,8 @@ class _Suite:
                 return None
             fault = min(left, key=lambda one: self._turns[one.name])
             self._turns[fault.name] += 1
-            return fault, Random(f"{self._seed}/{fault.name}/{self._turns[fault.name]}")
+            chance = f"{self._seed}/{fault.name}/{self._turns[fault.name] + self._missed[fault.name]}"
+            return fault, Random(chance)
 
 
 if __name__ == "__main__":

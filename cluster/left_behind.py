@@ -15,14 +15,14 @@ from collections.abc import Iterator
 import psutil
 
 _PATIENCE = 3.0  # seconds for processes to end by themselves
-_LOOKS = 4
+_POLLS = 4
 
 
 def main(folder: str) -> None:
     """Wait for the end of standard input, then kill the processes of the Ray in a folder, and remove the folder."""
     while sys.stdin.buffer.read(1):
         pass
-    for _ in range(_LOOKS):
+    for _ in range(_POLLS):
         time.sleep(_PATIENCE)
         for process in processes_of(folder):
             with contextlib.suppress(psutil.Error):

@@ -94,7 +94,7 @@ test-fuzz: setup
 test-slow: setup
 	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
 
-test: check test-slow test-fuzz
+test: check test-slow test-fuzz test-chaos
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -15,9 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError
@@ -27,6 +29,7 @@ from cluster.errors import TrainingLost
 from cluster.losses import MemoryKills, describe_loss
 from cluster.lost_ranks import is_communication_error, room_on_nodes, size_that_fits, wait_for_dead_nodes
 from cluster.metrics import count
+from cluster.placement import remove_abandoned_groups
 from cluster.rank_link import END, linked, note_step
 from cluster.rank_signs import RankSigns
 from cluster.training import (
@@ -44,6 +47,7 @@ POLL_SECONDS = 0.1
 CHECK_SECONDS = 0.5  # between two looks at what the ranks say of themselves
 MAX_REPORT = 400  # characters of Ray Train's own report
 ROOM_SECONDS = 60.0  # of waiting for what others hold, after which it is said, and looked at anew how many have room
+DEATH_SECONDS = 10.0  # for Ray to note that a controller is dead whose call has failed
 SHORTEST_WAIT = 1.0  # for Ray to place a group where there is room
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _log = logging.getLogger(__name__)
@@ -127,6 +131,7 @@ def launch_with_ray_train(
         if "error" not in outcome:
             return outcome["result"].return_value
         if outcome["is_without_room"]:
+            remove_abandoned_groups(0.0)
             size = _size_with_room(group, size)
             continue
         now = progress()
@@ -142,6 +147,7 @@ def launch_with_ray_train(
         count("corgi_training_restarts")
         _log.warning("a training process was lost (%s); starting the group again", reason[:MAX_REPORT])
         wait_for_dead_nodes(outcome["nodes"])
+        remove_abandoned_groups(DEATH_SECONDS if outcome["is_controller_lost"] else 0.0)
         size = _first_size(group)
 
 
@@ -242,13 +248,18 @@ def _fit(trainer: DataParallelTrainer, outcome: dict[str, Any]) -> None:
         outcome["error"] = " ".join(str(error).split()) or type(error).__name__
         cause = error.controller_failure if isinstance(error, ControllerError) else None
         outcome["is_without_room"] = isinstance(cause, WorkerGroupStartupTimeoutError)
+        outcome["is_controller_lost"] = isinstance(error, RayActorError)
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray Train without the actor that hands out Ray's own datasets, whose imports would slow down the workers'."""
+    """Ray Train without two actors whose imports would slow down the workers'.
+
+    One hands out Ray's own datasets; what the other one does is done by :mod:`cluster.placement`.
+    """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        unused = DatasetsCallback | PlacementGroupCleanerCallback
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
 
 
 def _trainer(work: tuple[TrainFunction, Any], group: TrainGroup, send: Sender, scratch: str) -> DataParallelTrainer:

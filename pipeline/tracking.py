@@ -50,6 +50,7 @@ from mlflow.tracking.multimedia import compress_image_size
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs the stack of what it raises, and we report
 
 UPLOAD_SECONDS = 120
 CONFIG_FILE = "config.yaml"

@@ -160,19 +160,3 @@ def test_a_group_takes_a_node_that_comes_while_it_waits(nodes: Cluster, tmp_path
         assert found.result() == 2
     for node in added:
         nodes.remove_node(node, allow_graceful=False)
-
-
-def test_a_group_whose_controller_is_lost_starts_again(nodes: Cluster, tmp_path: Path) -> None:
-    node = nodes.add_node(num_cpus=1)
-    events: list[Any] = []
-
-    def take_down(event: Any) -> None:
-        events.append(event)
-        if len(events) == 1:
-            _kill_process("ray::TrainController")
-            (tmp_path / "go on").touch()
-
-    group = TrainGroup(num_workers=1)
-    assert launch_with_ray_train(_world_size, {"go_on": tmp_path / "go on"}, group, take_down) == 1
-    assert events == ["started", "started"]
-    nodes.remove_node(node, allow_graceful=False)

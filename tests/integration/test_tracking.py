@@ -1,11 +1,13 @@
 """The tracker against a real MLflow on SQLite: nested runs, resume, images, provenance, and the dashboard."""
 
+import contextlib
 import io
 import json
 import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +20,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from models.decoders.sampling import DecoderSampling
@@ -69,6 +72,18 @@ def children(client: MlflowClient, runs: MlflowRuns) -> dict[str, Run]:
 
 def steps(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
     return [(entry.step, entry.value) for entry in client.get_metric_history(run_id, key)]
+
+
+def test_a_fault_of_the_database_is_raised_and_its_stack_shown_to_nobody(
+    uri: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(uri)
+    run = client.create_run("0")
+    with contextlib.closing(sqlite3.connect(sqlite_path(uri) or "")) as database:
+        database.execute("DROP TABLE metrics")  # as a full disk: an OperationalError
+    with pytest.raises(MlflowException, match="no such table"):
+        client.log_metric(run.info.run_id, "loss", 1.0)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:

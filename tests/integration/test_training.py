@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.errors import TrainingLost
-from cluster.ray_train import launch_with_ray_train
+from cluster.ray_train import ROOM_SECONDS, launch_with_ray_train
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process
 from cluster.workers import MachineWorkers
@@ -124,3 +125,29 @@ def die_once(flag: Path, emit: Callable[[Any], None]) -> str:
 
 def test_a_group_that_loses_a_process_is_started_again(tmp_path: Path) -> None:
     assert launch_with_ray_train(die_once, tmp_path / "flag", TrainGroup(), print) == "went on"
+
+
+def _process_id(payload: dict[str, Path], emit: Callable[[Any], None]) -> int:
+    """Return it; until the file is there, wait for it."""
+    emit("started")
+    while not payload["go_on"].exists():
+        time.sleep(0.1)
+    return os.getpid()
+
+
+def test_a_group_that_holds_all_processors_starts_again_without_its_controller(tmp_path: Path) -> None:
+    """What a lost controller held would be held for ever: nobody else of Ray Train's gives it back here."""
+    events: list[str] = []
+
+    def take_down(event: str) -> None:
+        events.append(event)
+        for one in psutil.Process().children(recursive=True):
+            if len(events) == 1 and "".join(one.cmdline()[:1]).startswith("ray::TrainController"):
+                one.kill()
+                (tmp_path / "go on").touch()
+
+    begun = time.monotonic()
+    group = TrainGroup(num_workers=1, num_cpus=2)
+    assert launch_with_ray_train(_process_id, {"go_on": tmp_path / "go on"}, group, take_down) != os.getpid()
+    assert events == ["started", "started"]
+    assert time.monotonic() - begun < ROOM_SECONDS

@@ -96,19 +96,24 @@ class KillAndRot(InFolder):
 
     def inject(self, setting: Setting, rng: Random) -> Injection | None:
         folder = Path(setting.view.uri)
-        found = [path for pattern in self.patterns for path in folder.glob(pattern)]
-        if not [path for path in found if not list(path.parents[1].glob("_COMPLETE"))]:
+        if not self._unfinished(folder):
             return None
         for run in setting.runs:
             for one in run.tree():
                 with contextlib.suppress(psutil.Error):
                     one.kill()
             run.survivors(30.0)
-        found = sorted(path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file())
+        found = self._unfinished(folder)  # what was done meanwhile may be read by nobody any more
         if not found:
             return Injection("killed, and nothing was there to damage")
         path = max(found) if self.newest else rng.choice(found)
         return Injection(f"{damage(path, rng)}: {path.relative_to(folder)}", 1)
+
+    def _unfinished(self, folder: Path) -> list[Path]:
+        """Return the files of artifacts that are not complete, in order."""
+        found = (path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file())
+        artifacts = {path: folder.joinpath(*path.relative_to(folder).parts[:3]) for path in found}
+        return sorted(path for path, artifact in artifacts.items() if not (artifact / "_COMPLETE").exists())
 
 
 FAULTS = (

@@ -80,6 +80,12 @@ def test_some_groups_can_be_chosen(tmp_path: Path) -> None:
         load_sweep(write_sweep(tmp_path), ["shiftd"])
 
 
+def test_another_experiment_may_stand_in_the_place_of_the_base(tmp_path: Path) -> None:
+    sweep = load_sweep(write_sweep(tmp_path), base=Path("mine.yaml"))
+    assert sweep.base == Path("mine.yaml")  # as it was given, from the current folder
+    assert list(variants_of(sweep)) == list(variants_of(load_sweep(write_sweep(tmp_path))))
+
+
 def test_each_variant_and_repeat_is_an_experiment_of_its_own(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
     runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])

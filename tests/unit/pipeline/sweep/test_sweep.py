@@ -80,7 +80,7 @@ def test_some_groups_can_be_chosen(tmp_path: Path) -> None:
         load_sweep(write_sweep(tmp_path), ["shiftd"])
 
 
-def test_another_experiment_may_stand_in_the_place_of_the_base(tmp_path: Path) -> None:
+def test_another_experiment_may_be_varied(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path), base=Path("mine.yaml"))
     assert sweep.base == Path("mine.yaml")  # as it was given, from the current folder
     assert list(variants_of(sweep)) == list(variants_of(load_sweep(write_sweep(tmp_path))))

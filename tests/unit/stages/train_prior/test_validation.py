@@ -202,6 +202,25 @@ def test_the_pairs_that_a_trained_prior_fits_least_are_those_of_its_last_validat
     assert [row[1] for row in table.rows] == [one.key for one in worst.samples[: len(table.rows)]]
 
 
+def test_steps_are_shown_by_their_number_and_those_in_training_by_the_most(tmp_path: Path) -> None:
+    """The file has names in the order of their letters, and evaluations in training have the most steps alone."""
+    output = Output(str(tmp_path), "train_prior", "p0")
+    every = {f"steps_{count}": {"cosine_true": count / 100} for count in (1, 2, 4, 8, 16, 32, 64)}
+    last = {"by_steps": every, "reference": {}, "pairs": 9}
+    inner = {"by_steps": {"steps_64": {"cosine_true": 0.5}}}
+    history_rows = {"validation_600": inner, "validation_1200": inner, "validation_9": {"by_steps": {}}}
+    output.write_json("validation.json", last | history_rows)
+    (tmp_path / COMPLETE).touch()
+    findings = Findings("train_prior", "p0", output.uri, "done")
+    inspect(Artifact(output.uri, "train_prior", "p0"), findings, InspectionContext(lambda stage: None, 16))
+    steps, history = findings.blocks[0], findings.blocks[1]
+    assert isinstance(steps, Table)
+    assert isinstance(history, Table)
+    assert list(steps.headings) == ["measure", *(f"steps_{count}" for count in (1, 2, 4, 8, 16, 32, 64)), "reference"]
+    assert "steps_64" in history.title
+    assert [list(row) for row in history.rows] == [[9, ""], [600, "0.5"], [1200, "0.5"]]
+
+
 @pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 2, "gradient_accumulation": 2}])
 def test_zero_trains_learnable_gaussians_alike(tmp_path: Path, changes: dict[str, int]) -> None:
     inputs = inputs_for("shifted", tmp_path)

@@ -152,9 +152,7 @@ def sweep(
 
     loaded = load_sweep(config, groups or (), base)
     if only_plan:
-        planned = sweep_plan(loaded, overrides or ())
-        rows = [{"run": r.experiment.plan.run, "variant": r.variant.label, "repeat": r.repeat, "stages_left": left}
-                for r, left in planned]  # fmt: skip
+        rows = [run.to_json() | {"stages_left": left} for run, left in sweep_plan(loaded, overrides or ())]
         _show({"runs": rows} if as_json else "\n".join("  ".join(map(str, row.values())) for row in rows))
         return
     with redirect_stdout(sys.stderr):

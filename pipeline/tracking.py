@@ -48,9 +48,8 @@ from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, LoggedMode
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs the stack of what it raises, and we report
+for _name, _level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("mlflow.store.db.utils", "CRITICAL")):
+    logging.getLogger(_name).setLevel(_level)  # the last one logs the stack of what it raises, and we report
 
 UPLOAD_SECONDS = 120
 CONFIG_FILE = "config.yaml"

@@ -24,6 +24,10 @@ class SweepRun:
     repeat: int | None
     experiment: Experiment
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what names it."""
+        return {"run": self.experiment.plan.run, "variant": self.variant.label, "repeat": self.repeat}
+
 
 @dataclass(frozen=True)
 class SweepResult:

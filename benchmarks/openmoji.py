@@ -1,4 +1,4 @@
-"""Write the drawings of OpenMoji with their names as captioned images: real images for ``configs/ablation.yaml``.
+"""Write the drawings of OpenMoji with their names as captioned images: real images for ``configs/ablation/``.
 
 Command: python -m benchmarks.openmoji --out data/openmoji
 

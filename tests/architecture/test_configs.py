@@ -17,8 +17,7 @@ SWEEPS = [path for path in FILES if "base" in read_yaml(path)]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 #: What is made by a command of its own, or is the user's, and not shipped.
 ABSENT = {
-    "clip.yaml": "data/openmoji", "drawings.yaml": "data/openmoji", "projection.yaml": "data/openmoji",
-    "existing.yaml": "data/embeddings",
+    "clip.yaml": "data/openmoji", "drawings.yaml": "data/openmoji", "existing.yaml": "data/embeddings",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from cluster.head import head_watched
 from cluster.owned_folders import owned_folder
 from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import let_threads_sleep
+from cluster.variables import restored
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -33,6 +34,9 @@ MOST_FOLDER = LONGEST_SOCKET - _SESSION
 WANTED_FILES = 4096  # open files: a raylet takes some hundred, and a few for each worker
 FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" is Ray's word for: a node's address is the loopback one
+#: What holds for the Ray started here, and would keep this process from a cluster that it connects to later.
+_SET = ("RAY_AUTH_MODE", _TOKEN, _LOOPBACK, "PYTHONWARNINGS")
 _PREFIX = "corgi-ray-"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
@@ -53,9 +57,8 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
-    _set_environment()
     _raise_file_limit()
-    with _session_folder() as folder, _ended_with_this_process(folder.parent):
+    with _own_environment(), _session_folder() as folder, _ended_with_this_process(folder.parent):
         try:
             with signals_held_back(), keeping_handlers(), _without_unused():
                 _start(num_cpus, folder)
@@ -98,6 +101,29 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
             program.kill()
 
 
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Set what Ray reads for the length of the block."""
+    try:
+        with restored(_SET):
+            _set_environment()
+            _read_environment_again()
+            yield
+    finally:
+        _read_environment_again()
+
+
+def _read_environment_again() -> None:
+    """Let Ray, where it has been imported, read what it has read once and would keep."""
+    if "ray" not in sys.modules:
+        return
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # of a compiled module
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(_LOOPBACK, not ray_constants.IS_WINDOWS_OR_OSX)
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _set_environment() -> None:
     """Set what Ray reads at import and in all of its processes."""
     if "ray" not in sys.modules:  # it warns where its default is not set
@@ -105,16 +131,14 @@ def _set_environment() -> None:
     # Without a token here, Ray would write one for all sessions into the home folder, which need not be there.
     if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
         os.environ[_TOKEN] = secrets.token_hex(32)
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's word for: a node's address is the loopback one
+    os.environ[_LOOPBACK] = "0"
     let_threads_sleep()
     os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
 
 
 def _start(num_cpus: int | None, folder: Path) -> None:
     import ray
-    from ray._private import ray_constants
 
-    ray_constants.ENABLE_RAY_CLUSTER = False  # where Ray was imported before the variable was set
     start = functools.partial(
         ray.init,
         address="local",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cluster.rank_link import forget_requests
+from cluster.variables import restored
 
 _LAUNCHED = frozenset(
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
@@ -17,6 +18,7 @@ _LAUNCHED = frozenset(
 )  # fmt: skip
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST_KEPT, _NEVER = 1 << 30, (1 << 31) - 1  # bytes
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _LAUNCHERS = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MPI_LOCAL", "MV2_COMM_WORLD_", "TORCHELASTIC_")
 
 TrainFunction = Callable[[Any, Callable[[Any], None]], Any]
@@ -71,16 +73,21 @@ def launch_in_process(
     emit: Callable[[Any], None],
     progress: Callable[[], int] = lambda: 0,
 ) -> Any:
-    """Train in this process, as a group of one: for unit tests and debugging."""
+    """Train in this process, as a group of one: for unit tests and debugging.
+
+    Its environment variables are given back: a group of several that this process starts later, on addresses that
+    others reach, would take loopback for its interface and count itself complete.
+    """
     if group.num_workers != 1:
         raise ValueError(
             f"cluster.training: found {group.num_workers} workers: training in this process allows 1: "
             "start the group with cluster.ray_train.launch_with_ray_train instead"
         )
-    forget_launchers()
-    forget_requests()
-    os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
-    return function(payload, emit)
+    with restored({*_launched(), *_LAUNCHED, *_INTERFACES, "DS_ACCELERATOR"}):
+        forget_launchers()
+        forget_requests()
+        os.environ.update(rank_environment(0, 1, 0, "127.0.0.1", free_port()))
+        return function(payload, emit)
 
 
 def rank_environment(rank: int, world_size: int, local_rank: int, address: str, port: int) -> dict[str, str]:
@@ -103,11 +110,20 @@ def use_interface_of(address: str) -> None:
     """Let gloo and NCCL use the interface that has this address, unless the environment names another.
 
     By themselves they take the one that the host's name resolves to, which may be loopback, or a network that the other
-    nodes do not reach.
+    nodes do not reach. Loopback is never taken for an address of a network, whatever the environment says: it was set
+    for groups on one machine, and no other node is reached by it.
     """
-    if (interface := interface_of(address)) is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    interface = interface_of(address)
+    if interface is None:
+        return
+    for name in _INTERFACES:
+        if name not in os.environ or is_loopback(os.environ[name]):
+            os.environ[name] = interface
+
+
+def is_loopback(interface: str) -> bool:
+    """Return whether an interface is the one by which a machine reaches itself alone."""
+    return interface == interface_of("127.0.0.1")
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -122,8 +138,12 @@ def forget_launchers() -> None:
 
     DeepSpeed, torch and others would believe it, though Ray starts the processes of a group and numbers them.
     """
-    for name in [name for name in os.environ if name in _LAUNCHED or name.startswith(_LAUNCHERS)]:
+    for name in _launched():
         del os.environ[name]
+
+
+def _launched() -> list[str]:
+    return [name for name in os.environ if name in _LAUNCHED or name.startswith(_LAUNCHERS)]
 
 
 def let_threads_sleep() -> None:

@@ -1,13 +1,15 @@
 """The address and interface by which other nodes reach this one, and what its own name stands for."""
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 
 from cluster.authentication import host_of
-from cluster.training import interface_of
+from cluster.training import interface_of, is_loopback
 from pipeline.doctor.finding import Finding, Subject, ok, warning
 
+_NAMED = "GLOO_SOCKET_IFNAME"
 _ELSEWHERE = "192.0.2.1"  # reserved for documents: no packet goes there, only a route is asked for
 
 
@@ -23,7 +25,30 @@ def check(subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield ok("network", f"other nodes reach this one at {address}, by the interface {interface}")
+    yield from check_named(os.environ.get(_NAMED, ""), interface)
     yield from check_name(socket.gethostname())
+
+
+def check_named(named: str, interface: str | None) -> Iterator[Finding]:
+    """Yield what is wrong with the interfaces that the environment names for groups of training processes."""
+    known = {name for _, name in socket.if_nameindex()}
+    for one in filter(None, named.split(",")):
+        if one not in known:
+            yield warning(
+                "network",
+                f"{_NAMED} is {named!r}, and this machine has no interface {one!r} (it has {', '.join(sorted(known))})",
+                f"correct it, or take it out: the interface with the node's address{_said(interface)} is used then",
+            )
+        elif is_loopback(one):
+            yield warning(
+                "network",
+                f"{_NAMED} names loopback ({one}), by which no other node is reached",
+                f"take it out; groups over several nodes use the one with the node's address{_said(interface)} anyway",
+            )
+
+
+def _said(interface: str | None) -> str:
+    return f" ({interface})" if interface else ""
 
 
 def own_address(host: str | None) -> str:

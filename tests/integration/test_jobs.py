@@ -40,6 +40,8 @@ class Head:
     environment: dict[str, str]
     folder: Path
     process: "subprocess.Popen[bytes]"
+    cluster: str
+    """The address for programs of Ray, which is not that of the dashboard."""
 
     def end(self) -> None:
         """End Ray's processes (its own way down takes half a minute), and remove its folder."""
@@ -52,7 +54,7 @@ class Head:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """`ray start --head` with a token, ended by its own process id."""
-    port = free_port()
+    port, cluster = free_port(), f"127.0.0.1:{free_port()}"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {
         "RAY_AUTH_MODE": "token",
@@ -61,7 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     folder = Path(f"/tmp/corgi-ray-{os.getpid()}")  # sockets below it must have short names
     command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--port=0", f"--dashboard-port={port}",
+        str(BIN / "ray"), "start", "--head", "--block", f"--port={cluster.split(':')[1]}", f"--dashboard-port={port}",
         "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_port()}", "--min-worker-port=0",
         f"--dashboard-agent-listen-port={free_port()}", "--max-worker-port=0", "--num-cpus=2", f"--temp-dir={folder}",
         "--disable-usage-stats",
@@ -70,7 +72,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         (tmp_path_factory.mktemp("head") / "log").open("w") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT) as process,
     ):
-        found = Head(f"http://127.0.0.1:{port}", environment, folder, process)
+        found = Head(f"http://127.0.0.1:{port}", environment, folder, process, cluster)
         try:
             _wait_until_up(f"http://127.0.0.1:{port}/api/version", process)
             yield found
@@ -113,6 +115,30 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of the smoke experiment's job."""
     return tmp_path_factory.mktemp("store")
+
+
+EMBEDDED_THEN_CLUSTER = """
+import os, sys
+from cluster.session import session
+import ray
+at_first = dict(os.environ)
+with session(None, 1):  # with a token of its own
+    pass
+left = {name for name in at_first if os.environ.get(name) != at_first[name]}
+assert not left, left
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": sys.argv[2]}
+with session(sys.argv[1]) as machines:
+    print(machines.num_cpus)
+with session(None, 1) as machines:
+    print(machines.num_cpus)
+"""
+
+
+def test_a_process_that_has_had_a_ray_of_its_own_can_use_a_cluster(head: Head) -> None:
+    environment = {name: value for name, value in head.environment.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", EMBEDDED_THEN_CLUSTER, head.cluster, head.environment["RAY_AUTH_TOKEN"]]
+    done = _run(words, environment | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, "2\n1\n"), done.stderr
 
 
 @pytest.mark.timeout(2 * LONGEST)  # the whole graph, twice, on a machine that may be busy

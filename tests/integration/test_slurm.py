@@ -72,16 +72,16 @@ def test_the_slurm_script_trains_over_two_nodes_and_goes_on_without_one(networks
     }  # fmt: skip
     script = ["bash", str(ROOT / "cluster/manifests/slurm.sh"), str(ROOT / "configs/smoke.yaml")]
     store = tmp_path / "store"
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen(
-            [*networks.within(0), *script, f"store={store}", *OVERRIDES], env=environment, stdout=log, stderr=log
-        )
-        said = tmp_path / "log"
-        _wait_for(lambda: list(store.glob("artifacts/train_prior/*/units/checkpoint_*.json")), job, said)
-        training = [one for one in map(psutil.Process, networks.pids(1)) if "RayTrainWorker" in one.name()]
-        for pid in networks.pids(1):
-            os.kill(pid, signal.SIGKILL)
-        assert job.wait(LONGEST) == 0, said.read_text()
+    words, said = [*networks.within(0), *script, f"store={store}", *OVERRIDES], tmp_path / "log"
+    with said.open("w") as log, subprocess.Popen(words, env=environment, stdout=log, stderr=log) as job:
+        try:
+            _wait_for(lambda: list(store.glob("artifacts/train_prior/*/units/checkpoint_*.json")), job, said)
+            training = [one for one in map(psutil.Process, networks.pids(1)) if "RayTrainWorker" in one.name()]
+            for pid in networks.pids(1):
+                os.kill(pid, signal.SIGKILL)
+            assert job.wait(LONGEST) == 0, said.read_text()
+        finally:
+            job.kill()  # what it started is ended with the networks
     assert training, "no process of the group was on the node that was lost"
     (record,) = [json.loads(path.read_text()) for path in store.glob("runs/*/run.json")]
     assert record["status"] == "done"

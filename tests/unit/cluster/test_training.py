@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from cluster.training import let_threads_sleep, use_interface_of
+from cluster.training import TrainGroup, launch_in_process, let_threads_sleep, use_interface_of
 
 
 def test_threads_sleep_while_they_wait_unless_the_environment_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +59,38 @@ def test_a_group_talks_by_the_interface_of_its_nodes_address(monkeypatch: pytest
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "other0")
     use_interface_of("127.0.0.1")
     assert os.environ["GLOO_SOCKET_IFNAME"] == "other0"
+
+
+def test_a_group_over_a_network_never_talks_by_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(name, one.address) for name, many in psutil.net_if_addrs().items() for one in many]
+    network = next((one for one in found if "." in one[1] and not one[1].startswith("127.")), None)
+    if network is None:
+        pytest.skip("this machine has no network")
+    loopback = next(name for name, address in found if address == "127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", loopback)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "=other0")  # a choice of the user
+    use_interface_of(network[1])
+    assert os.environ["GLOO_SOCKET_IFNAME"] == network[0]
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "=other0"
+
+
+def test_training_in_this_process_leaves_its_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a group of one sets would have a group over several nodes, which this process starts later, use loopback."""
+    monkeypatch.setenv("SLURM_PROCID", "3")  # said of this process by who started it
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "other0")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    before = dict(os.environ)
+
+    def train(payload: object, emit: object) -> str:
+        assert "SLURM_PROCID" not in os.environ
+        assert os.environ["WORLD_SIZE"] == "1"
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "DS_ACCELERATOR": "cpu"}
+        if payload == "fails":
+            raise ValueError("as asked")
+        return "trained"
+
+    assert launch_in_process(train, None, TrainGroup(), print) == "trained"
+    assert dict(os.environ) == before
+    with pytest.raises(ValueError, match="as asked"):
+        launch_in_process(train, "fails", TrainGroup(), print)
+    assert dict(os.environ) == before

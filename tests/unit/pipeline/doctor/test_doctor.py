@@ -216,6 +216,16 @@ def test_a_name_that_stands_for_loopback_is_a_warning() -> None:
     assert "cannot be resolved" in unknown.found
 
 
+def test_interfaces_that_the_environment_names_are_looked_at() -> None:
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    (of_itself,) = network.check_named(loopback, "eth7")
+    assert (of_itself.status, "names loopback" in of_itself.found) == ("warning", True)
+    assert "(eth7)" in of_itself.remedy
+    (unknown,) = network.check_named("no-such-0", None)
+    assert "no interface 'no-such-0' (it has " in unknown.found
+    assert not [*network.check_named("", "eth7")]
+
+
 def test_the_interface_is_that_of_the_address() -> None:
     assert network.own_address("127.0.0.1") == "127.0.0.1"
     first, *_ = network.check(Subject(None, "127.0.0.1:6379"))

@@ -5,6 +5,7 @@ where the machines allow it. One that follows an input shard by shard starts as 
 both. A stage that fails takes down only the stages that need it.
 """
 
+import functools
 import logging
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.channel import Channel, Sender
 from cluster.losses import MemoryKills, describe_loss, memory_kills
 from cluster.machines import Machines, machines_now
+from cluster.task_signs import TaskLimits, TaskSign, TaskWatchdog
 from pipeline.allocation import allocate_all, allocate_beside, leave_room
 from pipeline.errors import UsageError, full_disk
 from pipeline.mending import Mending
@@ -77,6 +79,7 @@ class GraphRun:
         self._reasons: dict[str, str] = {}
         self._is_ending = False
         self._memory = MemoryKills(self._node)
+        self._watchdog = TaskWatchdog()
 
     def run(self) -> dict[str, StageResult]:
         """Run all that is to be run and return every stage's result, in running order."""
@@ -220,6 +223,11 @@ class GraphRun:
         ref = task.remote(job, sender, *finished)
         self._refs[stage.name] = ref
         self._running[ref] = stage.name
+        limits = TaskLimits(allocation.heartbeat_timeout, allocation.stage_timeout)
+        self._watchdog.begin(stage.name, limits, functools.partial(self._warn, stage.name))
+
+    def _warn(self, name: str, message: str, attachment: str = "") -> None:
+        self._observer.event(name, Log(message, "WARNING", attachment=attachment))
 
     def _artifact(self, name: str) -> Artifact:
         return self._store.artifact(name, self._plan.stages[name].fingerprint)
@@ -229,8 +237,10 @@ class GraphRun:
             return
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
         self._dispatch_events()
+        self._watchdog.check(time.monotonic())
         for ref in ready:
             name = self._running.pop(ref)
+            self._watchdog.end(name)
             if self._is_restarted(ref, name):
                 continue
             result = replace(self._result_of(ref, name), upstream=self._upstream[name])
@@ -253,7 +263,7 @@ class GraphRun:
             return True  # whoever met it waits for the end of that stage, and looks again
         if not self._mending.set_aside(damage):
             return False
-        self._observer.event(name, Log(f"{damage}".partition(": expected")[0] + ": it is made again", "WARNING"))
+        self._warn(name, f"{damage}".partition(": expected")[0] + ": it is made again")
         if name not in self._allocations:
             self._allocations |= allocate_all([self._plan.stages[name].config], self._machines)
         self._forget(name)
@@ -279,13 +289,16 @@ class GraphRun:
             self._reasons[name] = reason = redact(describe_loss(error, is_memory=self._memory.has_killed(self._node)))
             if self._is_ending or self._losses[name] > self._restarts:
                 return False
-            self._observer.event(name, Log(f"its process was lost ({reason}): it is started again", "WARNING"))
+            self._warn(name, f"its process was lost ({reason}): it is started again")
             self._submit(planned)
             return True
         return False
 
     def _dispatch_events(self) -> None:
         for name, event in self._channel.collect():
+            if isinstance(event, TaskSign):
+                self._watchdog.note(name, event)
+                continue
             if isinstance(event, Progress):
                 self._first_progress.setdefault(name, time.monotonic())
             self._observer.event(name, event)

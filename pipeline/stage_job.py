@@ -4,6 +4,7 @@ Apart from the executor, whose plan and configuration such a process needs not: 
 """
 
 import contextlib
+import copy
 import functools
 import importlib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from cluster.channel import Sender
 from cluster.metrics import label_process
+from cluster.task_signs import TaskLimits, giving_signs
 from cluster.training import use_cpus
 from pipeline.logs.lines import ForwardLogs, forwarding_logs
 from pipeline.processes import Environment, raising_no_secrets, report_workers
@@ -47,9 +49,11 @@ def run_stage_job(job: StageJob, emit: Sender, *upstream: Any) -> StageSummary:
     use_cpus(job.allocation.cpus_per_worker)
     job.environment.enter()
     label_process(job.run, job.config.stage)
+    limits = TaskLimits(job.allocation.heartbeat_timeout, job.allocation.stage_timeout)
     try:
         digests = contextlib.nullcontext() if job.digests is None else remembering(job.digests)
-        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets(), digests:
+        signs = giving_signs(copy.copy(emit), limits)  # of its own, as a sender is for one thread
+        with forwarding_logs(ForwardLogs(emit)), raising_no_secrets(), digests, signs:
             return _run_stage(job, emit)
     finally:
         emit.flush()

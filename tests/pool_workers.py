@@ -1,6 +1,8 @@
 """Workers of maps over Ray, in a module of their own: each of their processes imports it, and little else."""
 
+import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import ray
 
 from cluster.item_progress import item_is_given_again
+from cluster.task_signs import TaskLimits, TaskSign, giving_signs
 
 
 def make_slow(seconds: float) -> Callable[[int], tuple[int, int, str]]:
@@ -62,3 +65,26 @@ def start_alone(folder: Path) -> Callable[[int], int]:
         (folder / f"ended-{os.getpid()}").touch()
         os._exit(1)
     return abs
+
+
+def stand(how: str, fifo: Path, seconds: float) -> str:
+    """Stop this process, hang while a file is opened, compute in one call, or ask again and again."""
+    until = time.monotonic() + seconds
+    match how:
+        case "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "hangs":
+            fifo.open("rb")  # waits for a writer, which never comes
+        case "computes":
+            while time.monotonic() < until:
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)  # a while, in one call
+        case _:
+            while time.monotonic() < until:
+                time.sleep(0.05)
+    return how
+
+
+def stand_giving_signs(send: Callable[[TaskSign], None], limits: TaskLimits, how: str, fifo: Path) -> str:
+    """Do that as the process of a stage."""
+    with giving_signs(send, limits):
+        return stand(how, fifo, 2 * limits.stage_timeout)

@@ -48,12 +48,12 @@ class Resources(ConfigModel):
     heartbeat_timeout: PositiveFloat = Field(
         30.0,
         description="seconds without a sign of life after which a worker of a data stage counts as lost, and one of "
-        "training is reported",
+        "training, or the process that drives a stage, is reported",
     )
     stage_timeout: PositiveFloat = Field(
         3600.0,
-        description="seconds at one shard, or in training without a step or report, after which a worker counts as "
-        "standing still, and is replaced",
+        description="seconds at one shard, in training without a step or report, or in the process that drives a stage "
+        "without running for a moment, after which a process counts as standing still, and is replaced",
     )
     max_tries: PositiveInt = Field(3, description="workers that a shard may take down before it is set aside")
 

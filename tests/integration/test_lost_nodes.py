@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,15 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray.cluster_utils import Cluster
+from ray.exceptions import WorkerCrashedError
 
 from cluster.channel import Channel
 from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.ray_train import launch_with_ray_train
+from cluster.task_signs import TaskLimits, TaskWatchdog
 from cluster.training import TrainGroup
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
@@ -25,7 +29,7 @@ from stages.formats.model_folders import load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
-from tests.pool_workers import make_slow
+from tests.pool_workers import make_slow, stand_giving_signs
 from tests.unit.stages.training.line import LineTask
 
 
@@ -100,6 +104,33 @@ def test_a_mailbox_that_stands_still_is_replaced(nodes: Cluster) -> None:
     sender.flush()
     assert channel.collect() == [("embed_clip", "after")]
     assert sender.poll("download_shards") == "done"
+
+
+@pytest.mark.parametrize("how", ["stops", "hangs", "computes", "waits"])
+def test_a_stage_process_that_stands_still_is_reported_and_ended(nodes: Cluster, tmp_path: Path, how: str) -> None:
+    """One that computes or waits without a word is let alone."""
+    os.mkfifo(tmp_path / "fifo")
+    limits, channel, watchdog = TaskLimits(3.0, 4.0), Channel(), TaskWatchdog()
+    reports: list[tuple[str, str]] = []
+    task = ray.remote(stand_giving_signs).options(num_cpus=0, max_retries=0)
+    ref = task.remote(channel.sender("stage"), limits, how, tmp_path / "fifo")
+    watchdog.begin("stage", limits, lambda message, stack: reports.append((message, stack)))
+    until = time.monotonic() + 240
+    while not ray.wait([ref], timeout=0.1)[0]:
+        for name, sign in channel.collect():
+            watchdog.note(name, sign)
+        watchdog.check(time.monotonic())
+        assert time.monotonic() < until, reports
+    if how in ("computes", "waits"):
+        assert ray.get(ref) == how
+        assert reports == []
+        return
+    with pytest.raises(WorkerCrashedError):
+        ray.get(ref)
+    (noticed, first_stack), (ended, stack) = reports
+    assert ("no sign of life for" if how == "stops" else "hangs in one call for") in noticed
+    assert re.search(r"stands still for [4-9] s \(resources.stage_timeout\): it is ended", ended)
+    assert [("fifo.open" in found) for found in (first_stack, stack)] == [how == "hangs"] * 2
 
 
 def test_training_goes_on_from_its_checkpoint_on_the_node_that_is_left(nodes: Cluster, tmp_path: Path) -> None:

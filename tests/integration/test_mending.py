@@ -1,10 +1,11 @@
-"""A run that meets damage in what earlier stages made: it makes the damaged unit again, and goes on."""
+"""A run that meets damage in what earlier stages made, or a process that stands still: it mends that, and goes on."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.machines import Machines
@@ -43,6 +44,9 @@ class Experiment:
         self.store = Store(self.config.store)
         self.store.open_for_writing()
         self.events: list[tuple[str, Event]] = []
+        self.stopped: list[psutil.Process] = []
+        self.stops: str | None = None
+        """The stage whose process is to be stopped at its first event."""
 
     def make(self) -> None:
         """Make all that is not there in this process, in less time than on Ray."""
@@ -82,6 +86,11 @@ class Experiment:
 
     def event(self, name: str, event: Event) -> None:
         self.events.append((name, event))
+        if name == self.stops and not self.stopped:
+            below = psutil.Process().children(recursive=True)
+            self.stopped = [one for one in below if "".join(one.cmdline()).startswith(f"ray::{name}")]
+            for one in self.stopped:
+                one.suspend()
 
     def finished(self, result: StageResult) -> None:
         pass
@@ -115,6 +124,25 @@ def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monk
     assert (shards / "damaged/shards/00001.tar").is_file()
     assert any("shards/00001.tar: found other bytes: it is made again" in line for line in experiment.warnings)
     assert {stage.state for stage in make_plan(experiment.config, experiment.store).stages.values()} == {"done"}
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_stage_whose_process_stands_still_is_ended_and_started_again(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    experiment.make()
+    patience = {"heartbeat_timeout": 2.0, "stage_timeout": 8.0}  # which its workers would have too, had it any
+    fit = {"fit_gaussians": {"num_gaussians": 2, "resources": patience}}
+    experiment.config = RunConfig.model_validate(experiment.config.model_dump(mode="json", exclude_unset=True) | fit)
+    experiment.stops = "fit_gaussians"
+    states = experiment.run()
+    assert states == {"download_shards": "reused", "embed_clip": "reused", "fit_gaussians": "done"}
+    (stopped,) = experiment.stopped
+    assert not stopped.is_running()
+    silent, ended, lost = experiment.warnings
+    assert f"its process ({stopped.pid}, node" in silent
+    assert "gave no sign of life for" in silent
+    assert "stands still for" in ended
+    assert "its process was lost" in lost
 
 
 def test_damage_that_comes_back_and_that_of_others_is_not_mended(tmp_path: Path) -> None:

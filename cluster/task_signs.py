@@ -1,0 +1,184 @@
+"""Signs of life of a stage's own process, and what follows when it falls silent or stands still.
+
+A thread of the process gives them, so that the work waits for nothing. It also looks at the main thread: one that has
+not run for a moment all the time hangs (in input or output, for a lock). A silent stage that computes, or that asks
+again and again whether others are done, does not.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.rank_link import process_stack
+
+_SIGNS_PER_TIMEOUT, _SIGN_SECONDS = 6, 5.0  # signs at least so often in a heartbeat timeout, and in seconds
+_NOTICE_FRACTION = 0.5  # of the time that a process may stand still, after which it is reported
+_USER_TIME = 11  # index in proc(5)'s stat, behind the name; the system's follows
+_MOST_BETWEEN_POLLS = 10.0  # seconds: in a longer pause the driver itself stood still, and heard nobody
+
+
+@dataclass(frozen=True)
+class TaskSign:
+    """A sign of life of the process that runs a task."""
+
+    node: str
+    pid: int
+    created: float
+    """When the process was started, in which another one with its number differs."""
+    still: float
+    """Seconds for which its main thread has not run."""
+    stack: str = ""
+    """What its threads do, once that is worth a report."""
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """For how long a process may be silent before it is reported, and stand still before it is ended; in seconds."""
+
+    heartbeat_timeout: float = 30.0
+    stage_timeout: float = 3600.0
+
+    @property
+    def notice(self) -> float:
+        """Seconds of standing still after which it is reported."""
+        return _NOTICE_FRACTION * self.stage_timeout
+
+
+@contextlib.contextmanager
+def giving_signs(send: Callable[[TaskSign], None], limits: TaskLimits) -> Iterator[None]:
+    """Give signs of life of this process, whose main thread has called this, for the length of the block."""
+    over = threading.Event()
+    own = (ray.get_runtime_context().get_node_id(), threading.get_native_id())
+    thread = threading.Thread(target=_give_signs, args=(send, limits, *own, over), name="corgi-signs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_SIGN_SECONDS)
+
+
+def _give_signs(
+    send: Callable[[TaskSign], None], limits: TaskLimits, node: str, worker: int, over: threading.Event
+) -> None:
+    pid, created = os.getpid(), psutil.Process().create_time()
+    stillness = _Stillness(worker)
+    pause = min(_SIGN_SECONDS, limits.heartbeat_timeout / _SIGNS_PER_TIMEOUT, limits.stage_timeout / _SIGNS_PER_TIMEOUT)
+    while True:
+        still = stillness.poll()
+        send(TaskSign(node, pid, created, still, process_stack() if still > limits.notice else ""))
+        if over.wait(pause):
+            return
+
+
+class _Stillness:
+    """For how long a thread has not been given a processor; where the system does not tell that (Linux does): 0."""
+
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+        self._ran = _runs_of(thread)
+        self._since = time.monotonic()
+
+    def poll(self) -> float:
+        """Return the seconds."""
+        ran, now = _runs_of(self._thread), time.monotonic()
+        if ran is None or ran != self._ran:
+            self._ran, self._since = ran, now
+        return now - self._since
+
+
+def _runs_of(thread: int) -> tuple[str, ...] | None:
+    """Return what grows whenever a thread of this process runs: how often it was taken off, and its seconds."""
+    folder = Path(f"/proc/self/task/{thread}")
+    try:
+        switches = re.findall(r"ctxt_switches:\s*(\d+)", (folder / "status").read_text())
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()  # from the third of proc(5)'s on
+    except OSError:
+        return None
+    return (*switches, *fields[_USER_TIME : _USER_TIME + 2])
+
+
+@dataclass
+class _Watched:
+    limits: TaskLimits
+    report: Callable[[str, str], None]
+    sign: TaskSign | None = None
+    silent: float = 0.0
+    is_noticed: bool = False
+    is_ended: bool = False
+
+
+@dataclass
+class TaskWatchdog:
+    """The driver's side: what is known of the process of each task."""
+
+    _tasks: dict[str, _Watched] = field(default_factory=dict)
+    _polled: float | None = None
+
+    def begin(self, name: str, limits: TaskLimits, report: Callable[[str, str], None]) -> None:
+        """Watch a task, which starts now; ``report`` takes a warning, and a stack or nothing."""
+        self._tasks[name] = _Watched(limits, report)
+
+    def end(self, name: str) -> None:
+        """Watch it no longer."""
+        self._tasks.pop(name, None)
+
+    def note(self, name: str, sign: TaskSign) -> None:
+        """Take in a sign."""
+        if (watched := self._tasks.get(name)) is None:
+            return
+        watched.sign, watched.silent = sign, 0.0
+
+    def check(self, now: float) -> None:
+        """Report processes that are silent or stand still, and end those that do so for ``stage_timeout``.
+
+        ``now`` is in seconds of a clock that only goes on. Once a process has ended, its task fails as one whose
+        process was lost. The time in which this process itself stood still (a paused machine) does not count.
+        """
+        passed = 0.0 if self._polled is None else min(now - self._polled, _MOST_BETWEEN_POLLS)
+        self._polled = now
+        for watched in self._tasks.values():
+            if watched.sign is None or watched.is_ended:
+                continue  # before its first sign, Ray tells of its loss
+            watched.silent += passed
+            self._check(watched, watched.sign)
+
+    def _check(self, watched: _Watched, sign: TaskSign) -> None:
+        limits = watched.limits
+        where = f"its process ({sign.pid}, node {sign.node[:8]})"
+        still = max(sign.still, watched.silent)
+        if still > limits.stage_timeout:
+            watched.is_ended = True
+            watched.report(f"{where} stands still for {still:.0f} s (resources.stage_timeout): it is ended", sign.stack)
+            _end_process(sign)
+        elif watched.is_noticed:
+            watched.is_noticed = watched.silent > limits.heartbeat_timeout or sign.still > limits.notice
+        elif watched.silent > limits.heartbeat_timeout:
+            watched.is_noticed = True
+            watched.report(f"{where} gave no sign of life for {watched.silent:.0f} s: the stage waits for it", "")
+        elif sign.still > limits.notice:
+            watched.is_noticed = True
+            limit = f"its limit (resources.stage_timeout) is {limits.stage_timeout:g} s"
+            watched.report(f"{where} hangs in one call for {sign.still:.0f} s already; {limit}", sign.stack)
+
+
+def _end_process(sign: TaskSign) -> None:
+    """End a process at its node, whether it responds or not."""
+    there = NodeAffinitySchedulingStrategy(sign.node, soft=False)
+    ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(sign.pid, sign.created)
+
+
+def _kill(pid: int, created: float) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(pid).create_time() == created:
+            os.kill(pid, signal.SIGKILL)

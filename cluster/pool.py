@@ -14,9 +14,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from cluster.attention import AttentiveClock
 from cluster.errors import WorkersLost
 from cluster.growth import Growth
 from cluster.losses import MemoryKills, describe_loss
@@ -26,6 +27,7 @@ from cluster.pool_worker import ask_for_sign, stack_of, start_worker
 from cluster.workers import AtWork, Report, Reporter
 
 _TICK_SECONDS = 1.0  # between two looks at the signs of life
+_MOST_TICK_SECONDS = 1.5  # a longer one, by the clock of silence, is that of a consumer that takes its time
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
 _SIGN_SECONDS = 5.0  # between two of them at most, as they say how far a worker is
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
@@ -72,10 +74,10 @@ class _Member:
     actor: Any
     call: Any
     """The reference of its present call; None while it is idle."""
+    since: float
+    """When the call began."""
     task: Task | None = None
     is_ready: bool = False
-    since: float = field(default_factory=time.monotonic)
-    """When the call began."""
     last_sign: float | None = None
     """None: it has given none yet, as Ray may still have no room for it."""
     ping: Any = None
@@ -98,7 +100,8 @@ class _Pool:
         self._is_fresh = True
         self._failed_starts = 0
         self._paused_until = 0.0
-        self._last_work = self._last_ready = time.monotonic()
+        self._clock = AttentiveClock(max(_MOST_TICK_SECONDS, resources.heartbeat_timeout / _SIGNS_PER_TIMEOUT))
+        self._last_work = self._last_ready = self._clock.now()
         self._next_check = 0.0
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
         self._growth = Growth(resources)
@@ -112,7 +115,7 @@ class _Pool:
 
     def enlarge(self, inbox: Inbox) -> None:
         """Start as many actors as there is work for; all at first while items may still arrive, to be ready."""
-        if time.monotonic() < self._paused_until and any(member.is_ready for member in self._members):
+        if self._clock.now() < self._paused_until and any(member.is_ready for member in self._members):
             return
         limit = self._resources.num_workers
         if inbox.grows and self._resources.num_while_growing is not None:
@@ -123,11 +126,11 @@ class _Pool:
         wanted = limit if inbox.grows and self._is_fresh else min(limit, busy + len(inbox.waiting))
         for _ in range(wanted - len(self._members)):
             actor = start_worker(self._make_worker, self._resources)
-            self._members.append(_Member(actor, actor.prepare.remote()))
+            self._members.append(_Member(actor, actor.prepare.remote(), since=self._clock.now()))
 
     def dispatch(self, inbox: Inbox) -> None:
         """Give an item to every idle actor; end all actors after a long time without items, to free their resources."""
-        now = time.monotonic()
+        now = self._clock.now()
         for member in self._members:
             if member.call is None and inbox.waiting:
                 task = member.task = inbox.waiting.popleft()
@@ -170,9 +173,9 @@ class _Pool:
             if member.is_ready:
                 yield result, None
         if not member.is_ready:
-            self._failed_starts, self._last_ready = 0, time.monotonic()
+            self._failed_starts, self._last_ready = 0, self._clock.now()
         member.is_ready, member.call, member.task = True, None, None
-        member.last_sign, member.is_noticed = time.monotonic(), False
+        member.last_sign, member.is_noticed = self._clock.now(), False
 
     def _lose(self, member: _Member, reason: str, inbox: Inbox) -> None:
         """Forget a worker; its item goes to another one, unless it has taken down too many."""
@@ -209,11 +212,11 @@ class _Pool:
             )
         _log.warning("%d workers were lost, one after another, before they were ready: the others go on without more "
                      "for %g s", self._failed_starts, _START_PAUSE)  # fmt: skip
-        self._failed_starts, self._paused_until = 0, time.monotonic() + _START_PAUSE
+        self._failed_starts, self._paused_until = 0, self._clock.now() + _START_PAUSE
 
     def _check_signs(self, inbox: Inbox) -> None:
         """Ask all actors for signs of life, and give up those that give none or stand still."""
-        now, timeout = time.monotonic(), self._resources.heartbeat_timeout
+        now, timeout = self._clock.now(), self._resources.heartbeat_timeout
         if now < self._next_check:
             return
         self._next_check = now + min(_TICK_SECONDS, timeout / _SIGNS_PER_TIMEOUT)

@@ -1,9 +1,10 @@
 """What the ranks of a training group say of themselves, and what follows when one falls silent or stands still."""
 
+import functools
 import logging
-import time
 from dataclasses import dataclass, field
 
+from cluster.attention import AttentiveClock
 from cluster.channel import Channel
 from cluster.losses import MemoryKills
 from cluster.rank_link import REPLACE, Sign
@@ -11,6 +12,7 @@ from cluster.training import TrainGroup
 from cluster.workers import AtWork
 
 _NOTICE_FRACTION = 0.5  # of the time without a step, after which it is reported
+_MOST_TICK_SECONDS = 5.0  # a longer one, by the clock of silence, is that of a paused machine
 _log = logging.getLogger(__name__)
 
 
@@ -34,11 +36,12 @@ class RankSigns:
     _ranks: dict[int, _Rank] = field(default_factory=dict)
     _still_noticed: bool = False
     _replaced: bool = False
+    _clock: AttentiveClock = field(default_factory=functools.partial(AttentiveClock, _MOST_TICK_SECONDS))
 
     def note(self, sign: Sign) -> None:
         """Take in a sign."""
         self.memory.note(sign.node, sign.memory_kills)
-        now, known = time.monotonic(), self._ranks.get(sign.rank)
+        now, known = self._clock.now(), self._ranks.get(sign.rank)
         if known is None or known.sign.steps != sign.steps:
             self._ranks[sign.rank] = _Rank(sign, now, now)
             self._still_noticed = False
@@ -55,7 +58,7 @@ class RankSigns:
 
     def check(self) -> None:
         """Report ranks that have fallen silent, and a group that stands still, which is then to end."""
-        now = time.monotonic()
+        now = self._clock.now()
         for rank in self._ranks.values():
             silent = now - rank.heard
             if silent > self.group.heartbeat_timeout and not rank.is_noticed:

@@ -6,6 +6,7 @@ again and again whether others are done, does not.
 """
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -19,12 +20,13 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.attention import AttentiveClock
 from cluster.rank_link import process_stack
 
 _SIGNS_PER_TIMEOUT, _SIGN_SECONDS = 6, 5.0  # signs at least so often in a heartbeat timeout, and in seconds
 _NOTICE_FRACTION = 0.5  # of the time that a process may stand still, after which it is reported
 _USER_TIME = 11  # index in proc(5)'s stat, behind the name; the system's follows
-_MOST_BETWEEN_POLLS = 10.0  # seconds: in a longer pause the driver itself stood still, and heard nobody
+_MOST_TICK_SECONDS = 5.0  # a longer one, by the clock of silence, is that of a driver that was held up
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class _Watched:
     limits: TaskLimits
     report: Callable[[str, str], None]
     sign: TaskSign | None = None
-    silent: float = 0.0
+    heard: float = 0.0
+    """When its last sign arrived."""
     is_noticed: bool = False
     is_ended: bool = False
 
@@ -122,8 +125,8 @@ class _Watched:
 class TaskWatchdog:
     """The driver's side: what is known of the process of each task."""
 
+    clock: AttentiveClock = field(default_factory=functools.partial(AttentiveClock, _MOST_TICK_SECONDS))
     _tasks: dict[str, _Watched] = field(default_factory=dict)
-    _polled: float | None = None
 
     def begin(self, name: str, limits: TaskLimits, report: Callable[[str, str], None]) -> None:
         """Watch a task, which starts now; ``report`` takes a warning, and a stack or nothing."""
@@ -137,35 +140,30 @@ class TaskWatchdog:
         """Take in a sign."""
         if (watched := self._tasks.get(name)) is None:
             return
-        watched.sign, watched.silent = sign, 0.0
+        watched.sign, watched.heard = sign, self.clock.now()
 
-    def check(self, now: float) -> None:
+    def check(self) -> None:
         """Report processes that are silent or stand still, and end those that do so for ``stage_timeout``.
 
-        ``now`` is in seconds of a clock that only goes on. Once a process has ended, its task fails as one whose
-        process was lost. The time in which this process itself stood still (a paused machine) does not count.
+        Once a process has ended, its task fails as one whose process was lost.
         """
-        passed = 0.0 if self._polled is None else min(now - self._polled, _MOST_BETWEEN_POLLS)
-        self._polled = now
         for watched in self._tasks.values():
-            if watched.sign is None or watched.is_ended:
-                continue  # before its first sign, Ray tells of its loss
-            watched.silent += passed
-            self._check(watched, watched.sign)
+            if watched.sign is not None and not watched.is_ended:  # before its first sign, Ray tells of its loss
+                self._check(watched, watched.sign, self.clock.now() - watched.heard)
 
-    def _check(self, watched: _Watched, sign: TaskSign) -> None:
+    def _check(self, watched: _Watched, sign: TaskSign, silent: float) -> None:
         limits = watched.limits
         where = f"its process ({sign.pid}, node {sign.node[:8]})"
-        still = max(sign.still, watched.silent)
+        still = max(sign.still, silent)
         if still > limits.stage_timeout:
             watched.is_ended = True
             watched.report(f"{where} stands still for {still:.0f} s (resources.stage_timeout): it is ended", sign.stack)
             _end_process(sign)
         elif watched.is_noticed:
-            watched.is_noticed = watched.silent > limits.heartbeat_timeout or sign.still > limits.notice
-        elif watched.silent > limits.heartbeat_timeout:
+            watched.is_noticed = silent > limits.heartbeat_timeout or sign.still > limits.notice
+        elif silent > limits.heartbeat_timeout:
             watched.is_noticed = True
-            watched.report(f"{where} gave no sign of life for {watched.silent:.0f} s: the stage waits for it", "")
+            watched.report(f"{where} gave no sign of life for {silent:.0f} s: the stage waits for it", "")
         elif sign.still > limits.notice:
             watched.is_noticed = True
             limit = f"its limit (resources.stage_timeout) is {limits.stage_timeout:g} s"

@@ -237,7 +237,7 @@ class GraphRun:
             return
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
         self._dispatch_events()
-        self._watchdog.check(time.monotonic())
+        self._watchdog.check()
         for ref in ready:
             name = self._running.pop(ref)
             self._watchdog.end(name)

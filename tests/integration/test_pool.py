@@ -15,7 +15,7 @@ from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.session import session
 from cluster.workers import MachineWorkers
-from tests.pool_workers import die, die_once, name_process, start_alone, start_slowly_once
+from tests.pool_workers import die, die_once, make_slow, name_process, start_alone, start_slowly_once
 
 pytestmark = pytest.mark.usefixtures("_ray")
 
@@ -55,6 +55,19 @@ def test_a_worker_that_lives_goes_on_where_no_other_can_start(tmp_path: Path) ->
     assert num_ended() == 3  # no more are started for a while
     with pytest.raises(WorkersLost, match="3 workers were lost, one after another, before they were ready"):
         list(map_on_ray(partial(start_alone, tmp_path), range(2), resources))
+
+
+def test_a_consumer_that_is_held_up_costs_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """As one that writes to a store which gives no reply for minutes: it asks no worker for signs of life then."""
+    resources = WorkerResources(num_workers=2, heartbeat_timeout=4.0)
+    done = []
+    for item, pid, _ in map_on_ray(partial(make_slow, 0.1), range(12), resources):
+        done.append((item, pid))
+        if len(done) == 3:
+            time.sleep(9.0)  # longer than a worker may be silent
+    assert sorted(item for item, _ in done) == list(range(12))
+    assert len({pid for _, pid in done}) <= 2
+    assert caplog.messages == []
 
 
 def test_a_worker_knows_that_another_was_lost_at_its_item(tmp_path: Path) -> None:

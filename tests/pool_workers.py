@@ -69,6 +69,7 @@ def start_alone(folder: Path) -> Callable[[int], int]:
 
 def stand(how: str, fifo: Path, seconds: float) -> str:
     """Stop this process, hang while a file is opened, compute in one call, or ask again and again."""
+    time.sleep(1.0)  # until the first sign is given
     until = time.monotonic() + seconds
     match how:
         case "stops":

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from cluster.errors import Unauthenticated
 
+TOKEN_REMEDY = "set RAY_AUTH_MODE=token, and the head's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
 #: "unknown": nothing responds, or something that is not Ray or speaks TLS; whoever connects reports what is wrong.
 Authentication = Literal["required", "open", "unknown"]
 SECONDS = 5.0
@@ -62,6 +63,19 @@ def find_token() -> tuple[str, str] | None:
     except (OSError, UnicodeDecodeError):
         return None
     return (token, str(path)) if token else None
+
+
+def token_fault(address: str) -> str | None:
+    """Return why a cluster that asks for a token does not take this user's; None: it does, or asks for none."""
+    if authentication_at(address) != "required":
+        return None
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return "asks for a token, and RAY_AUTH_MODE is not token here"
+    if (token := find_token()) is None:
+        return "asks for a token, and there is none here"
+    if authentication_at(address, token[0]) != "open":
+        return f"does not take the token of {token[1]}"
+    return None
 
 
 def host_of(address: str) -> str | None:

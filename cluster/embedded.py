@@ -26,7 +26,7 @@ from cluster.head import head_watched
 from cluster.owned_folders import owned_folder
 from cluster.signals import keeping_handlers, signals_held_back
 from cluster.training import let_threads_sleep
-from cluster.variables import restored
+from cluster.variables import restore
 
 LONGEST_SOCKET = 107  # bytes of a unix socket's path (unix(7)), without the closing zero
 _SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray puts after its folder
@@ -35,8 +35,9 @@ WANTED_FILES = 4096  # open files: a raylet takes some hundred, and a few for ea
 FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" is Ray's word for: a node's address is the loopback one
-#: What holds for the Ray started here, and would keep this process from a cluster that it connects to later.
 _SET = ("RAY_AUTH_MODE", _TOKEN, _LOOPBACK, "PYTHONWARNINGS")
+_before: dict[str, str | None] = {}
+"""What these variables were before a Ray was started here; they stay set for the next one."""
 _PREFIX = "corgi-ray-"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
@@ -57,8 +58,9 @@ def embedded_ray(num_cpus: int | None) -> Iterator[None]:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
+    _set_environment()
     _raise_file_limit()
-    with _own_environment(), _session_folder() as folder, _ended_with_this_process(folder.parent):
+    with _session_folder() as folder, _ended_with_this_process(folder.parent):
         try:
             with signals_held_back(), keeping_handlers(), _without_unused():
                 _start(num_cpus, folder)
@@ -101,16 +103,30 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
             program.kill()
 
 
-@contextlib.contextmanager
-def _own_environment() -> Iterator[None]:
-    """Set what Ray reads for the length of the block."""
-    try:
-        with restored(_SET):
-            _set_environment()
-            _read_environment_again()
-            yield
-    finally:
-        _read_environment_again()
+def _set_environment() -> None:
+    """Set what Ray reads at import and in all of its processes."""
+    for name in _SET:
+        _before.setdefault(name, os.environ.get(name))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Without a token here, Ray would write one for all sessions into the home folder, which need not be there.
+    if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
+        os.environ[_TOKEN] = secrets.token_hex(32)
+    os.environ[_LOOPBACK] = "0"
+    let_threads_sleep()
+    os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
+    _read_environment_again()
+
+
+def forget_embedded_ray() -> None:
+    """Let this process connect to a cluster as if it had had no Ray of its own: that one's token is not the cluster's.
+
+    Not at the end of the block, in which threads of Ray's may still ask for the token.
+    """
+    if not _before:
+        return
+    restore(_before)
+    _before.clear()
+    _read_environment_again()
 
 
 def _read_environment_again() -> None:
@@ -118,22 +134,11 @@ def _read_environment_again() -> None:
     if "ray" not in sys.modules:
         return
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # of a compiled module
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # of a compiled module
 
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(_LOOPBACK, not ray_constants.IS_WINDOWS_OR_OSX)
+    Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _set_environment() -> None:
-    """Set what Ray reads at import and in all of its processes."""
-    if "ray" not in sys.modules:  # it warns where its default is not set
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Without a token here, Ray would write one for all sessions into the home folder, which need not be there.
-    if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
-        os.environ[_TOKEN] = secrets.token_hex(32)
-    os.environ[_LOOPBACK] = "0"
-    let_threads_sleep()
-    os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
 
 
 def _start(num_cpus: int | None, folder: Path) -> None:

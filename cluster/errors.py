@@ -28,7 +28,7 @@ class HeadLost(ClusterError):
 
 
 class Unreachable(ClusterError):
-    """No Ray cluster responds at the address."""
+    """No Ray cluster responds at the address, or it does not take this user's token."""
 
 
 class Unauthenticated(ClusterError):

@@ -7,8 +7,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.authentication import check_authentication, host_of
-from cluster.embedded import embedded_ray
+from cluster.authentication import TOKEN_REMEDY, check_authentication, host_of, token_fault
+from cluster.embedded import embedded_ray, forget_embedded_ray
 from cluster.errors import HeadLost, Unreachable
 from cluster.head import Contact
 from cluster.machines import Machines, machines_now
@@ -79,11 +79,14 @@ def session(
 def _connect(address: str) -> None:
     import ray
 
+    forget_embedded_ray()
     try:
         check_reachable(address)
         with signals_held_back(), keeping_handlers():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if host_of(address) and (fault := token_fault(address)):
+            raise Unreachable(f"cluster.address: the Ray cluster at {address!r} {fault}: {TOKEN_REMEDY}") from error
         raise _unreachable(address, str(error)) from error
 
 

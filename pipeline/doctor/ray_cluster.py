@@ -3,11 +3,10 @@
 import os
 from collections.abc import Iterator
 
-from cluster.authentication import authentication_at, find_token, host_of, is_loopback
+from cluster.authentication import TOKEN_REMEDY, authentication_at, find_token, host_of, is_loopback, token_fault
 from pipeline.doctor.finding import Finding, Subject, error, ok, warning
 
 _START = "start the cluster again after `ray get-auth-token --generate` and with RAY_AUTH_MODE=token (docs/cluster.md)"
-_TOKEN = "set RAY_AUTH_MODE=token, and the head's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -31,13 +30,9 @@ def _check_cluster(address: str) -> Iterator[Finding]:
         kind = warning if is_loopback(host_of(address) or "") else error
         yield ok("ray", f"the cluster at {address!r} responds")
         yield kind("token", f"the cluster at {address!r} asks for no token: who reaches it runs commands there", _START)
-    elif os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        yield error("ray", f"the cluster at {address!r} asks for a token, and RAY_AUTH_MODE is not token here", _TOKEN)
-    elif (token := find_token()) is None:
-        yield error("ray", f"the cluster at {address!r} asks for a token, and there is none here", _TOKEN)
-    elif authentication_at(address, token[0]) != "open":
-        yield error("ray", f"the cluster at {address!r} does not take the token of {token[1]}", _TOKEN)
-    else:
+    elif fault := token_fault(address):
+        yield error("ray", f"the cluster at {address!r} {fault}", TOKEN_REMEDY)
+    elif token := find_token():
         yield ok("ray", f"the cluster at {address!r} responds, and takes the token of {token[1]}")
 
 

@@ -21,7 +21,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation
 endif
 
-.PHONY: setup quickstart format lint types imports check test test-fast test-slow test-integration test-hostile test-e2e test-fuzz test-chaos fuzz chaos bench lock clean
+.PHONY: setup quickstart format lint types imports check test test-fast test-slow test-integration test-hostile test-e2e test-fuzz test-chaos test-last fuzz chaos bench lock clean
 .DEFAULT_GOAL := setup
 # A crash in native code tells its Python stack, also in what runs at the end of a process while Python still does.
 export PYTHONFAULTHANDLER := 1
@@ -96,7 +96,11 @@ test-fuzz: setup
 test-slow: setup
 	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
 
-test: check test-slow test-fuzz test-chaos
+test: check test-slow test-last
+
+# Beside one another, as the trials of chaos wait for others most of the time.
+test-last: setup
+	$(MAKE) -j2 test-fuzz test-chaos
 
 bench: setup
 	$(BIN)/python -m benchmarks

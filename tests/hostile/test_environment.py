@@ -80,7 +80,7 @@ def test_a_run_works_among_the_leftovers_of_others(tmp_path: Path) -> None:
             heard.update(listening(process.pid))
             ran.update(programs(process.pid))
             seen += open_folders(temporary)
-            time.sleep(1.0)
+            time.sleep(2.0)
     assert process.returncode == 0, (tmp_path / "log").read_text()
     assert {stage["state"] for stage in json.loads((tmp_path / "out").read_text())["stages"]} == {"done"}
     assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

@@ -15,7 +15,7 @@ from tests.s3_server import S3Server, serve_s3
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 name: away
-download_shards: {source: {kind: scenes, num_images: 100000, resolution: 16}, rows_per_shard: 20, encode_format: png}
+download_shards: {source: {kind: scenes, num_images: 4000, resolution: 16}, rows_per_shard: 20, encode_format: png}
 cluster: {num_cpus: 1}
 tracking: {register_model: false}
 """

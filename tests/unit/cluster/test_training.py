@@ -12,13 +12,21 @@ import pytest
 from cluster.training import TrainGroup, launch_in_process, let_threads_sleep, use_interface_of
 
 
-def test_threads_sleep_while_they_wait_unless_the_environment_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+def test_threads_sleep_soon_while_they_wait_unless_the_environment_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> tuple[str | None, str | None]:
+        return os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")
+
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found() == ((None, "3000") if sys.platform == "linux" else ("PASSIVE", None))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    let_threads_sleep()
+    assert found() == ((None, "5") if sys.platform == "linux" else ("PASSIVE", "5"))
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert found() == ("ACTIVE", None)
 
 
 TWENTY_TENSORS = """

@@ -61,10 +61,8 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-# One test more at a time than there are processors, as they wait for others a third of their time; those of one file
-# one after another. Each computes in one thread.
-PROCESSORS := $(shell getconf _NPROCESSORS_ONLN)
-PARALLEL = --numprocesses $(shell expr $(PROCESSORS) + 1) --dist loadfile --no-loadscope-reorder --durations 15
+# As many tests at a time as there are processors, those of one file one after another. Each computes in one thread.
+PARALLEL = --numprocesses logical --dist loadfile --no-loadscope-reorder --durations 15
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
 # `make test` measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
 UNIT = $(PYTEST)

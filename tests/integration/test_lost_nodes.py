@@ -1,5 +1,6 @@
 """Several raylets, each a node of its own: what happens when one of them dies, or a process on it stops."""
 
+import contextlib
 import copy
 import os
 import re
@@ -69,10 +70,18 @@ def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_ar
 
 def _kill_process(title: str) -> None:
     """Kill a process of this test's cluster, as the system does that is out of memory."""
+    for one in _processes(title):
+        one.kill()
+        one.wait(30)
+
+
+def _processes(title: str) -> list[psutil.Process]:
+    found = []
     for one in psutil.Process().children(recursive=True):
-        if "".join(one.cmdline()[:1]).startswith(title):
-            one.kill()
-            one.wait(30)
+        with contextlib.suppress(psutil.Error):  # it has ended, and is not yet reaped
+            if "".join(one.cmdline()[:1]).startswith(title):
+                found.append(one)
+    return found
 
 
 def test_a_mailbox_whose_process_is_lost_is_replaced_with_its_board(nodes: Cluster) -> None:
@@ -97,8 +106,7 @@ def test_a_mailbox_that_stands_still_is_replaced(nodes: Cluster) -> None:
     channel.post("download_shards", "done")
     sender("before")
     sender.flush()
-    mailboxes = [one for one in psutil.Process().children(recursive=True) if "ray::_Mailbox" in "".join(one.cmdline())]
-    max(mailboxes, key=lambda one: one.create_time()).suspend()
+    max(_processes("ray::_Mailbox"), key=lambda one: one.create_time()).suspend()
     assert channel.collect() == []
     sender("after")
     sender.flush()

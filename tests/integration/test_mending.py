@@ -1,5 +1,6 @@
 """A run that meets damage in what earlier stages made, or a process that stands still: it mends that, and goes on."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -87,10 +88,11 @@ class Experiment:
     def event(self, name: str, event: Event) -> None:
         self.events.append((name, event))
         if name == self.stops and not self.stopped:
-            below = psutil.Process().children(recursive=True)
-            self.stopped = [one for one in below if "".join(one.cmdline()).startswith(f"ray::{name}")]
-            for one in self.stopped:
-                one.suspend()
+            for one in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has ended
+                    if "".join(one.cmdline()).startswith(f"ray::{name}"):
+                        one.suspend()
+                        self.stopped.append(one)
 
     def finished(self, result: StageResult) -> None:
         pass
@@ -138,11 +140,10 @@ def test_a_stage_whose_process_stands_still_is_ended_and_started_again(tmp_path:
     assert states == {"download_shards": "reused", "embed_clip": "reused", "fit_gaussians": "done"}
     (stopped,) = experiment.stopped
     assert not stopped.is_running()
-    silent, ended, lost = experiment.warnings
-    assert f"its process ({stopped.pid}, node" in silent
-    assert "gave no sign of life for" in silent
-    assert "stands still for" in ended
-    assert "its process was lost" in lost
+    where = f"its process ({stopped.pid}, node"  # on a busy machine, the next one may be silent for a moment, too
+    said = [line.partition(" for ")[0].partition(")")[2] for line in experiment.warnings if line.startswith(where)]
+    assert said == [" gave no sign of life", " stands still"]
+    assert len([line for line in experiment.warnings if line.startswith("its process was lost")]) == 1
 
 
 def test_damage_that_comes_back_and_that_of_others_is_not_mended(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ FEWEST_FILES = 512
 _TOKEN = "RAY_AUTH_TOKEN"
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" is Ray's word for: a node's address is the loopback one
 _SET = ("RAY_AUTH_MODE", _TOKEN, _LOOPBACK, "PYTHONWARNINGS")
-_before: dict[str, str | None] = {}
-"""What these variables were before a Ray was started here; they stay set for the next one."""
+_changed: dict[str, tuple[str | None, str | None]] = {}
+"""What these variables were before a Ray was started here, and have been since; they stay so for the next one."""
 _PREFIX = "corgi-ray-"
 _END_SECONDS = 5.0  # for killed processes to be gone
 _HEAD = ("raylet", "gcs_server")  # of which each is Ray's only one here: without it, calls of Ray wait for ever
@@ -105,8 +105,7 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
 
 def _set_environment() -> None:
     """Set what Ray reads at import and in all of its processes."""
-    for name in _SET:
-        _before.setdefault(name, os.environ.get(name))
+    before = {name: os.environ.get(name) for name in _SET}
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Without a token here, Ray would write one for all sessions into the home folder, which need not be there.
     if not any(name in os.environ for name in (_TOKEN, f"{_TOKEN}_PATH")):
@@ -114,18 +113,21 @@ def _set_environment() -> None:
     os.environ[_LOOPBACK] = "0"
     let_threads_sleep()
     os.environ.pop("PYTHONWARNINGS", None)  # as "error" it ends Ray's own processes, whose libraries warn
+    for name, value in before.items():
+        first, ours = _changed.get(name, (value, value))
+        _changed[name] = (first if value == ours else value, os.environ.get(name))
     _read_environment_again()
 
 
 def forget_embedded_ray() -> None:
     """Let this process connect to a cluster as if it had had no Ray of its own: that one's token is not the cluster's.
 
-    Not at the end of the block, in which threads of Ray's may still ask for the token.
+    Not at the end of the block, in which threads of Ray's may still ask for the token. What the user set since stays.
     """
-    if not _before:
+    if not _changed:
         return
-    restore(_before)
-    _before.clear()
+    restore({name: before for name, (before, ours) in _changed.items() if os.environ.get(name) == ours})
+    _changed.clear()
     _read_environment_again()
 
 

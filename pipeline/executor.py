@@ -115,6 +115,7 @@ class GraphRun:
             if name not in trains:
                 ray.cancel(ref, force=True)
                 del self._running[ref]
+                self._watchdog.end(name)
         while self._running and time.monotonic() < until:
             self._wait()
         self.cancel()

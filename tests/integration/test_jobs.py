@@ -127,17 +127,22 @@ with session(sys.argv[1]) as machines:
 assert "RAY_AUTH_TOKEN" not in os.environ
 with session(None, 1) as machines:
     print(machines.num_cpus)
+os.environ["RAY_AUTH_TOKEN"] = sys.argv[2]  # by the user, since
+with session(sys.argv[1]) as machines:
+    print(machines.num_cpus)
+assert os.environ["RAY_AUTH_TOKEN"] == sys.argv[2]
 """
 
 
 def test_a_process_that_has_had_a_ray_of_its_own_can_use_a_cluster(head: Head, tmp_path: Path) -> None:
     """The cluster's token lies where `ray get-auth-token --generate` puts it, and no variable says which."""
     (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text(head.environment["RAY_AUTH_TOKEN"])
+    token = head.environment["RAY_AUTH_TOKEN"]
+    (tmp_path / ".ray" / "auth_token").write_text(token)
     environment = {name: value for name, value in head.environment.items() if not name.startswith("RAY_")}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
-    done = _run([sys.executable, "-c", EMBEDDED_THEN_CLUSTER, head.cluster], environment)
-    assert (done.returncode, done.stdout) == (0, "2\n1\n"), done.stderr
+    done = _run([sys.executable, "-c", EMBEDDED_THEN_CLUSTER, head.cluster, token], environment)
+    assert (done.returncode, done.stdout) == (0, "2\n1\n2\n"), done.stderr
 
 
 @pytest.mark.timeout(2 * LONGEST)  # the whole graph, twice, on a machine that may be busy

@@ -169,8 +169,13 @@ class Spool:
         with self._lock:
             return [one for one in (*self._segments, self._aside) if one.is_due(seconds)]
 
+    def _waits(self, segment: _Segment) -> bool:
+        return any(one is segment for one in (*self._segments, self._aside))
+
     def _write(self, segment: _Segment) -> None:
         with self._lock:
+            if not self._waits(segment):  # sent since it was found due: its file would stay for ever
+                return
             lines, before = list(segment.lines or ()), segment.kept
             segment.kept = len(lines)  # from now on there may be a file
         try:

@@ -132,6 +132,26 @@ def test_a_file_that_was_removed_by_hand_is_no_error(tmp_path: Path) -> None:
     assert drain(second) == lines(2)[1:]
 
 
+def test_what_is_sent_while_a_file_before_it_is_written_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 30)
+    found: list[bytes] = []
+
+    class SlowStore(Output):
+        def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
+            found.extend(drain(spool))
+            super().write_bytes(name, content, mode=mode)
+
+    spool = Spool(SlowStore(str(tmp_path), "store", ""))
+    for line in lines(9):
+        spool.put(line)
+    spool.keep(0)
+    assert found == lines(9)
+    assert spool.close() == 0
+    assert files(tmp_path) == []
+
+
 def test_three_threads_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     spool, over = open_spool(tmp_path), threading.Event()
     found: list[bytes] = []

@@ -12,6 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, Any
 
+import psutil
+
+from cluster.attention import Countdown
 from cluster.isolated_child import receive, send
 
 MOST_OUTSTANDING = 4
@@ -58,15 +61,15 @@ class ChildProcess:
         _put(self.items[slot], content)
         send(self.connection, opening, f"{slot} {len(content)}".encode())
 
-    def receive(self, *, deadline: float, most_bytes: int) -> tuple[dict[str, Any], bytes] | None:
+    def receive(self, *, countdown: Countdown, most_bytes: int) -> tuple[dict[str, Any], bytes] | None:
         """Return the reply to the oldest item; None: it has closed the connection.
 
         Raises:
-            TimeoutError: the deadline has passed.
+            TimeoutError: the time is over.
             OSError: the connection broke.
             ValueError: what came is no reply.
         """
-        found = receive(self.connection, deadline=deadline, most_head=_MOST_HEAD, most_body=most_bytes)
+        found = receive(self.connection, countdown=countdown, most_head=_MOST_HEAD, most_body=most_bytes)
         if found is None:
             return None
         _drop_large(self.items[(self.num_sent - self.num_outstanding) % MOST_OUTSTANDING])
@@ -76,6 +79,12 @@ class ChildProcess:
     def has_ended(self) -> bool:
         """Return whether the process is no more."""
         return self.process.poll() is not None
+
+    def is_stopped(self) -> bool:
+        """Return whether somebody has stopped the process (SIGSTOP), so that its time says nothing of its item."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+        return False
 
     def drop_noise(self) -> None:
         """Throw away what was written to standard error, where it is much."""

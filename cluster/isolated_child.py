@@ -15,16 +15,18 @@ import resource
 import signal
 import socket
 import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cluster.attention import Countdown
 
 Handler = Callable[[bytes], tuple[dict[str, Any], bytes]]
 """From an item's bytes to what can be written as JSON, and bytes; it runs in the child."""
 
 _FRAME = struct.Struct(">IQ")  # bytes of the head, bytes of the body
 _LARGEST_PIECE = 1 << 24  # bytes received at a time, for which memory is taken before they are there
+_SHORTEST_WAIT = 1e-3  # seconds
 _LARGEST_FILE = 1 << 20  # what a child may write to a file, its standard error included
 
 
@@ -47,36 +49,45 @@ def send(connection: socket.socket, head: bytes, body: bytes) -> None:
 
 
 def receive(
-    connection: socket.socket, *, deadline: float | None = None, most_head: int, most_body: int
+    connection: socket.socket, *, countdown: Countdown | None = None, most_head: int, most_body: int
 ) -> tuple[bytes, bytes] | None:
     """Return head and body of the next frame; None: the other side has closed the connection.
 
     Raises:
-        TimeoutError: the deadline has passed.
+        TimeoutError: the time is over.
         ValueError: the frame is too large.
     """
-    opening = _receive_exactly(connection, _FRAME.size, deadline)
+    opening = _receive_exactly(connection, _FRAME.size, countdown)
     if opening is None:
         return None
     head_size, body_size = _FRAME.unpack(opening)
     if head_size > most_head or body_size > most_body:
         raise ValueError(f"a frame of {head_size} and {body_size} bytes")
-    head = _receive_exactly(connection, head_size, deadline)
-    body = _receive_exactly(connection, body_size, deadline)
+    head = _receive_exactly(connection, head_size, countdown)
+    body = _receive_exactly(connection, body_size, countdown)
     return None if head is None or body is None else (head, body)
 
 
-def _receive_exactly(connection: socket.socket, size: int, deadline: float | None) -> bytes | None:
+def _receive_exactly(connection: socket.socket, size: int, countdown: Countdown | None) -> bytes | None:
     pieces, missing = list[bytes](), size
     while missing:
-        if deadline is not None:
-            connection.settimeout(max(deadline - time.monotonic(), 1e-3))
-        piece = connection.recv(min(missing, _LARGEST_PIECE), socket.MSG_WAITALL)
+        piece = _receive_some(connection, min(missing, _LARGEST_PIECE), countdown)
         if not piece:
             return None
         pieces.append(piece)
         missing -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _receive_some(connection: socket.socket, most: int, countdown: Countdown | None) -> bytes:
+    while countdown is not None:
+        connection.settimeout(max(countdown.next_wait(), _SHORTEST_WAIT))
+        try:
+            return connection.recv(most)
+        except TimeoutError:
+            if not countdown.left():
+                raise
+    return connection.recv(most, socket.MSG_WAITALL)
 
 
 def serve(items: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from cluster.attention import Countdown
 from cluster.child_process import MOST_OUTSTANDING, ChildProcess, one_line, release_child, take_child
 from cluster.errors import IsolationFailed, ItemLimit
 from cluster.isolated_child import Handler, Limits
@@ -30,7 +31,7 @@ Reply = tuple[dict[str, Any], bytes]
 
 
 class _Killed(ItemLimit):
-    """Somebody has killed the child: the system, which is short of memory, or an administrator."""
+    """Somebody has killed or stopped the child: the system, which is short of memory, or an administrator."""
 
 
 class Isolated:
@@ -169,11 +170,14 @@ class Isolated:
         child = self._child
         assert child is not None
         try:
-            found = child.receive(deadline=time.monotonic() + seconds, most_bytes=self._limits.memory_bytes)
+            found = child.receive(countdown=Countdown(seconds), most_bytes=self._limits.memory_bytes)
             if found is not None:
                 return found
         except TimeoutError:
+            stopped = child.is_stopped()
             self.close()
+            if stopped:
+                raise _Killed("its process was stopped") from None
             raise ItemLimit(f"takes more than {seconds:g} s") from None
         except OSError:  # the connection broke
             pass

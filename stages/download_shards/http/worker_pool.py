@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from cluster.attention import Countdown
 from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.http.fetch import FetchFault, Origin, host_of, origin_of
@@ -148,11 +149,10 @@ def _one_round(
     missing = {number for number, _ in numbered}
     for index in range(min(config.threads, len(numbered))):
         threading.Thread(target=work, name=f"download-{index}", daemon=True).start()
-    deadline = time.monotonic() + _round_seconds([url for _, url in numbered], config)
+    whole = Countdown(_round_seconds([url for _, url in numbered], config))
     try:
         while missing:
-            patience = min(2 * config.max_seconds, deadline - time.monotonic())
-            result = results.get(timeout=max(patience, _POLL_SECONDS))
+            result = _next_of(results, whole, Countdown(2 * config.max_seconds))
             missing.discard(result[0])
             yield result
     except queue.Empty:
@@ -161,6 +161,16 @@ def _one_round(
     finally:
         closed.set()
         waiting.clear()
+
+
+def _next_of(results: "queue.Queue[Fetched]", *countdowns: Countdown) -> Fetched:
+    """Return the next result, or raise queue.Empty once one of the times is over."""
+    while True:
+        try:
+            return results.get(timeout=max(_POLL_SECONDS, min(one.next_wait() for one in countdowns)))
+        except queue.Empty:
+            if not all(one.left() for one in countdowns):
+                raise
 
 
 def _attempt(fetch: Callable[[str], bytes], url: str) -> bytes | ItemFault:

@@ -214,6 +214,37 @@ def test_a_child_ends_with_its_parent(how):
     assert not _is_running(child)
 
 
+def test_an_item_whose_process_somebody_stops_is_handed_to_another():
+    isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=5.0, wall_seconds=2.0))
+    first = pid_of(isolated)
+    os.kill(first, signal.SIGSTOP)
+    assert pid_of(isolated) != first
+    assert not _is_running(first)
+    isolated.close()
+
+
+PAUSED = """
+from cluster.isolated_child import Limits
+from cluster.isolation import Isolated
+from tests.unit.cluster import handlers
+isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=30.0, wall_seconds=3.0))
+print(isolated(b"echo x")[0]["pid"], flush=True)
+isolated(b"spin 1")
+print("read", flush=True)
+"""
+
+
+def test_the_pause_of_a_machine_is_no_time_of_the_item():
+    with subprocess.Popen([sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True) as parent:
+        both = parent.pid, int(parent.stdout.readline())
+        time.sleep(0.3)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in both:
+                os.kill(pid, number)
+            time.sleep(5.0 if number == signal.SIGSTOP else 0.0)
+        assert parent.stdout.read() == "read\n"
+
+
 def _is_running(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

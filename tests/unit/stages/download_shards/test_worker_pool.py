@@ -1,6 +1,9 @@
 """The pool of threads with fetch functions of the test: order, politeness, retries, the watchdog."""
 
 import collections
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -82,6 +85,32 @@ def test_what_hangs_is_given_up_along_with_what_waits_for_it():
     assert time.monotonic() - start < 15  # of the 20 s that they would last
     lost = {number: one.cause for number, one in found.items() if isinstance(one, ItemFault)}
     assert lost == {2: FailureCause.STALLED, 3: FailureCause.STALLED}
+
+
+PAUSED = """
+import time
+from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.http.worker_pool import fetch_all
+
+def fetch(url):
+    print("begun", flush=True)
+    for _ in range(10):
+        time.sleep(0.1)
+    return b"x"
+
+limits = {"threads": 1, "per_host": 1, "retries": 0, "max_seconds": 1.5}
+config = DownloadShardsConfig(source={"kind": "scenes", "num_images": 1}, **limits)
+print(list(fetch_all(fetch, ["http://h/0"], config)), flush=True)
+"""
+
+
+def test_the_pause_of_a_machine_is_no_time_of_an_address():
+    with subprocess.Popen([sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(6.0)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "[(0, b'x')]\n"
 
 
 def unreached(**options):

@@ -83,7 +83,7 @@ class ChildProcess:
     def is_stopped(self) -> bool:
         """Return whether somebody has stopped the process (SIGSTOP), so that its time says nothing of its item."""
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+            return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
         return False
 
     def drop_noise(self) -> None:

@@ -27,6 +27,8 @@ class SampleFile:
     origin: Float[Tensor, "embed"]
     scale: Float[Tensor, "embed"]
     num_threads: int
+    note: Callable[[int], None]
+    """Called with the number of rows of each block that was gone over."""
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -37,7 +39,9 @@ class SampleFile:
         def work(block: RowBlock) -> Tensor:
             return function(placed(torch.from_numpy(block.load()), self.kind))
 
-        yield from map_blocks(work, self.row_blocks(size), self.num_threads)
+        for found in map_blocks(work, self.row_blocks(size), self.num_threads):
+            yield found
+            self.note(size)
 
     def row_blocks(self, size: int) -> Iterator[RowBlock]:
         """Cut the rows into blocks of ``size``, not read yet."""
@@ -52,17 +56,26 @@ class SampleFile:
         """Make one pass over the sample."""
         give_back_freed_memory()
         one_pass = Pass(state, len(self), self.kind, last=last)
-        add_up(one_pass, self.row_blocks(one_pass.rows_at_once), self.num_threads, lambda rows: None)
+        size = one_pass.rows_at_once
+        add_up(one_pass, self.row_blocks(size), self.num_threads, lambda rows: self.note(size))
         return one_pass.total
 
 
 def sample_rows(
-    embeddings: Artifact, rows: Mapping[str, int], path: Path, *, size: int, seed: int, kind: Kind
+    embeddings: Artifact,
+    rows: Mapping[str, int],
+    path: Path,
+    *,
+    size: int,
+    seed: int,
+    kind: Kind,
+    note: Callable[[int], None] = lambda rows: None,
 ) -> SampleFile:
     """Sample rows evenly from all embeddings into a file, in their order; all of them if there are at most ``size``.
 
     The rows are cut into ``size`` runs of equal length (to one row), and one row is sampled from each: time and disk
-    are those of the sample, however many rows there are, and memory that of one shard's part of it.
+    are those of the sample, however many rows there are, and memory that of one shard's part of it. ``note`` is called
+    with the number of rows of each block that was read, here and later.
     """
     total = sum(rows.values())
     size = min(size, total)
@@ -75,9 +88,10 @@ def sample_rows(
             squares = squares + np.square(picked, dtype=np.float64).sum(0)
             mean = mean + placed(torch.from_numpy(picked), kind).numpy().sum(0, dtype=np.float64)
             picked.tofile(file)
+            note(len(picked))
     reader = NpyReader(path, 0, np.dtype(np.float32), (size, width))
     origin, scale = torch.from_numpy(mean / size).float(), torch.from_numpy(np.sqrt(squares / size))
-    return SampleFile(reader, kind, origin, scale, torch.get_num_threads())
+    return SampleFile(reader, kind, origin, scale, torch.get_num_threads(), note)
 
 
 def _pick(

@@ -1,8 +1,7 @@
 """Fit the Gaussians: first means from a sample, then exact passes over all shards, one block in memory at a time."""
 
 import functools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +14,12 @@ from cluster.owned_folders import scratch_folder
 from models.gaussians.initialization import further_means, initialize_on_sample
 from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans, placed
 from stages.contract.errors import ArtifactError, InputFault
-from stages.contract.events import Event, Log, LoggedImage, Metrics, Progress
+from stages.contract.events import Log, LoggedImage, Metrics, Progress
 from stages.contract.stage import StageContext, StageSummary
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes, one_thread_each
 from stages.fit_gaussians.plots import convergence_plot, occupancy_plot
+from stages.fit_gaussians.reports import BetweenPasses, WithinPass
 from stages.fit_gaussians.sample import SampleFile, sample_rows
 from stages.formats.clips import Clips, read_clips
 from stages.formats.embeddings.reader import open_image_rows, shard_rows
@@ -33,7 +33,6 @@ from stages.formats.gaussians import (
 from stages.storage.artifact import Artifact, Output
 
 INIT_ITERATIONS = 4  # of k-means on the sample, before the passes over all embeddings
-_REPORT_SECONDS = 2.0  # at most between two reports within a pass
 SMALL_WORK = 1e12  # multiplications in a pass below which starting workers would take longer than the pass
 
 
@@ -46,7 +45,8 @@ def run(
     _check_enough(config, sum(rows.values()))
     last = find_last_fit(config, output)
     with scratch_folder("sample") as folder:
-        start = Initialization(config, embeddings, rows, folder, last)
+        report = BetweenPasses(config.max_iterations, sum(rows.values()), config.rows_in_sample, context.emit)
+        start = Initialization(config, embeddings, rows, folder, report, last)
         try:
             fitted = _fit(config, start, _passes(config, embeddings, rows, context), output, context)
         except ValueError as error:
@@ -88,13 +88,14 @@ class Initialization:
     embeddings: Artifact
     rows: Mapping[str, int]
     folder: Path
+    report: BetweenPasses
     last: Artifact | None = None
 
     @functools.cached_property
     def _sample(self) -> SampleFile:
         config, path = self.config, self.folder / "sample"
-        size = config.rows_in_sample
-        return sample_rows(self.embeddings, self.rows, path, size=size, seed=config.seed, kind=config.kind)
+        size, note = config.rows_in_sample, self.report.rows
+        return sample_rows(self.embeddings, self.rows, path, size=size, seed=config.seed, kind=config.kind, note=note)
 
     def state(self) -> KMeansState:
         """Return the first means: those of the last fit, or of k-means on the sample, from k-means++."""
@@ -117,6 +118,7 @@ class Initialization:
 
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Sample new means for Gaussians that pass ``number`` left empty, as k-means++ continues from the others."""
+        self.report.step = number
         sample, generator = self._sample, torch.Generator().manual_seed(self.config.seed + number)
         with one_thread_each():
             return further_means(sample, means, count, generator)
@@ -136,22 +138,14 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = context.resources.for_shards()
-    return Passes(embeddings, rows, config.kind, mapper, resources, _Within(config, sum(rows.values()), context.emit))
-
-
-class _Within:
-    """Reports how far a pass is, now and then."""
-
-    def __init__(self, config: FitGaussiansConfig, total: int, emit: Callable[[Event], None]) -> None:
-        self._passes, self._total, self._emit = config.max_iterations, total, emit
-        self._reported = time.monotonic()
-
-    def __call__(self, step: int, rows: int) -> None:
-        now = time.monotonic()
-        if now - self._reported >= _REPORT_SECONDS:
-            self._reported, items = now, step * self._total + rows
-            note = f"{rows:,} of {self._total:,} embeddings"
-            self._emit(Progress(step, self._passes, "passes", items=items, note=note))
+    return Passes(
+        embeddings,
+        rows,
+        config.kind,
+        mapper,
+        resources,
+        WithinPass(config.max_iterations, sum(rows.values()), context.emit),
+    )
 
 
 def _fit(

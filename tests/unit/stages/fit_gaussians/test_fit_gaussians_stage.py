@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,12 +104,26 @@ def test_a_slow_pass_is_reported(tmp_path: Path, embeddings: Output) -> None:
     slow = SlowEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint)
     fit(tmp_path / "fit", slow, emit=events.append, max_iterations=2)
     total = sum(shard_rows(embeddings).values())
-    within = [event for event in events if isinstance(event, Progress) and event.note]
+    noted = [event for event in events if isinstance(event, Progress) and event.note]
+    within = [event for event in noted if not event.note.startswith("finds means: ")]
     assert {event.done for event in within} == {0, 1}, "in each pass, the last one too"
     for event in within:
         assert event.total == 2
         assert event.done * total < event.items < (event.done + 1) * total
         assert event.note == f"{event.items - event.done * total:,} of {total:,} embeddings"
+
+
+def test_a_slow_search_for_the_first_means_is_reported(tmp_path: Path, embeddings: Output) -> None:
+    events: list[Event] = []
+    slow = SlowEmbeddings(embeddings.uri, embeddings.stage, embeddings.fingerprint)
+    fit(tmp_path / "fit", slow, emit=events.append, max_iterations=2)
+    before = list(itertools.takewhile(lambda event: isinstance(event, Progress) and bool(event.note), events))
+    assert before, "before the first pass"
+    total = sum(shard_rows(embeddings).values())
+    for event in before:
+        assert isinstance(event, Progress)
+        assert (event.done, event.total, event.items) == (0, 2, 0)
+        assert re.fullmatch(rf"finds means: \d+\.\d times over a sample of {total:,}", event.note)
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "spherical"])

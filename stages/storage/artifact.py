@@ -232,9 +232,9 @@ class Artifact(Folder):
 
     def _unit_texts(self, units: Iterable[str]) -> dict[str, bytes]:
         fs, paths = self._fs_and_root[0], {self.path(unit_record(unit)): unit for unit in units}
-        if self.is_local or not paths:
-            return {unit: fs.cat_file(path) for path, unit in paths.items()}
-        return {paths[path]: text for path, text in fs.cat(list(paths)).items()}
+        with self._expecting(unit_record("*")):  # one may have been deleted since they were listed, by `corgi gc`
+            texts = {path: fs.cat_file(path) for path in paths} if self.is_local or not paths else fs.cat(list(paths))
+        return {paths[path]: text for path, text in texts.items()}
 
 
 class Output(Artifact):

@@ -122,9 +122,8 @@ class Artifact(Folder):
             return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
 
     def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
-        path, verified = Path(self.path(name)), VerifiedFiles.of(self.uri)
-        if not verified.holds(name, path) and self._compare(name, record, path, may_sample=may_sample):
-            verified.add(name, path)
+        path = Path(self.path(name))
+        VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=may_sample))
 
     def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
         """Compare a file with its checksum, and return whether there is one."""

@@ -52,7 +52,7 @@ def test_a_unit_whose_record_is_damaged_is_made_again_but_its_readers_are_stoppe
     assert not (tmp_path / "units/00001.json").exists()
 
 
-def test_a_file_that_takes_the_place_of_one_while_that_is_compared_is_compared_too(tmp_path: Path) -> None:
+def test_a_file_that_replaces_one_while_that_is_compared_is_compared_too(tmp_path: Path) -> None:
     class Slow(Artifact):
         """Has a file written again, with a fault of the disk, once the one before was compared."""
 

@@ -55,6 +55,7 @@ class _Held:
     name: str
     files: LeaseFiles
     number: int
+    holder: Holder
     fence: Fence
     lock: FileLock
     is_lost: bool = False
@@ -125,7 +126,7 @@ class Leases:
             if held is None:
                 return
             if not held.is_lost:
-                last = dataclasses.replace(self._holder, released=True)
+                last = dataclasses.replace(held.holder, released=True)
                 try:
                     held.files.replace(held.number, last.to_bytes())
                 except Exception as error:  # noqa: BLE001  whatever a file system raises: it will expire
@@ -169,22 +170,25 @@ class Leases:
                 for other in later:
                     other.observe()
                 wait.pause()
-            elif self._make(files, number + 1):
-                break
+            else:
+                # Without the lock, which a driver that waits or lets go may have, it must not seem to be free.
+                claim = self._holder if has_lock else dataclasses.replace(self._holder, lock="")
+                if self._make(files, number + 1, claim):
+                    break
         beat = self._times.beat
         fence = Fence(
             wait.address, number + 1, self._holder.token, name, beat, bool(files.is_conditional), files.is_remote
         )
         with self._mutex:
-            self._held[name] = _Held(name, files, number + 1, fence, lock)
+            self._held[name] = _Held(name, files, number + 1, claim, fence, lock)
         if not is_free:
             why = "which is gone" if is_gone else "whose lease has expired"
             self._report(f"{name}: taken over from {_words(holder)}, {why}")
             self._rest_until = time.monotonic() + (_GRACE_BEATS * beat if files.is_remote else 0)
 
-    def _make(self, files: LeaseFiles, number: int) -> bool:
+    def _make(self, files: LeaseFiles, number: int, claim: Holder) -> bool:
         """Make the file of a number, and delete those below; False: another driver was first."""
-        if not files.create(number, self._holder.to_bytes()):
+        if not files.create(number, claim.to_bytes()):
             return False
         if files.newest() > number:  # the file of this number was there before, and deleted by those who came after
             files.delete(number)
@@ -203,9 +207,9 @@ class Leases:
 
     def _renew(self, held: _Held, beat: int = 0) -> None:
         with self._mutex:
-            if held.is_lost or held.name not in self._held:
+            if held.is_lost or self._held.get(held.name) is not held:  # released since it was listed, or taken again
                 return
-            content = dataclasses.replace(self._holder, beat=beat or time.monotonic_ns()).to_bytes()
+            content = dataclasses.replace(held.holder, beat=beat or time.monotonic_ns()).to_bytes()
             try:
                 held.is_lost = not held.files.renew(held.number, content)
                 if held.is_lost:

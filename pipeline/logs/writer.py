@@ -31,6 +31,7 @@ class RunLogs:
     def __init__(self, store: Store, run: str) -> None:
         self.folder = store.log_folder(run)
         self._store, self._run = store, run
+        self._lock = threading.Lock()
         self._changed: set[str] = set()
         self._attachments: dict[str, int] = {}
         self._over = threading.Event()
@@ -70,13 +71,13 @@ class RunLogs:
             os.replace(file, older)
             note = f"earlier lines are in {older.name}; those before them were left out, to bound the log's size"
             self._write_line(file, line | {"level": "WARNING", "message": note})
-            self._changed.add(older.name)
+            self._note(older.name)
         self._write_line(file, line)
 
     def _write_line(self, file: Path, line: dict[str, str]) -> None:
         with open(file, "a", encoding="utf-8", opener=_private) as opened:
             opened.write(json.dumps(line) + "\n")
-        self._changed.add(file.name)
+        self._note(file.name)
 
     def _attach(self, stage: str, text: str) -> str:
         """Write a text too long for a line into a file of its own, and return where it is."""
@@ -86,19 +87,25 @@ class RunLogs:
         file = self.folder / f"{stage}-stack-{number}.txt"
         with open(file, "w", encoding="utf-8", opener=_private) as opened:
             opened.write(printable(redact(text)) + "\n")
-        self._changed.add(file.name)
+        self._note(file.name)
         return f"its stack: {self._store.log_address(self._run, file.name)}"
+
+    def _note(self, name: str) -> None:
+        """Note that a file is to be copied; the lock, as the thread that copies takes the names."""
+        with self._lock:
+            self._changed.add(name)
 
     def _copy_until_over(self) -> None:
         is_last = False
         while not is_last:
             is_last = self._over.wait(COPY_SECONDS)
-            changed, self._changed = self._changed, set()
+            with self._lock:
+                changed, self._changed = self._changed, set()
             for name in changed:
                 try:
                     self._store.write_log(self._run, name, (self.folder / name).read_bytes())
                 except Exception as error:  # noqa: BLE001  whatever the file system raises: the store may come back
-                    self._changed.add(name)
+                    self._note(name)
                     _log.warning("run %s: logs could not be written to the store (%s)", self._run, one_line(error))
 
 

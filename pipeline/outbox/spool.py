@@ -32,6 +32,7 @@ class _Segment:
     lines: list[bytes] | None = field(default_factory=list)
     size: int = 0
     kept: int = 0  # so many of the lines are in the store
+    has_file: bool = False  # there may be one, also where writing it failed: the reply may have been lost
     since: float = 0.0  # when the first of the others came
 
     def add(self, line: bytes) -> None:
@@ -54,7 +55,7 @@ class Spool:
         self._lock = threading.RLock()
         self._writing = threading.Lock()
         earlier = [name for name in folder.glob("*.jsonl") if name[:6].isdigit()]
-        self._segments = deque(_Segment(name, None) for name in earlier)
+        self._segments = deque(_Segment(name, None, has_file=True) for name in earlier)
         self._number = max((int(name[:6]) for name in earlier), default=0)
         self._taken = 0  # lines of the first segment that were sent
         self._done: list[str] = []
@@ -135,7 +136,7 @@ class Spool:
     def _end_of(self, first: _Segment) -> None:
         self._segments.popleft()
         self._taken = 0
-        if first.kept:
+        if first.has_file:
             self._done.append(first.name)
 
     def set_aside(self) -> None:
@@ -159,10 +160,9 @@ class Spool:
         with self._writing:  # an older state must not replace a newer one
             for segment in self._due(seconds):
                 self._write(segment)
-            with self._lock:
-                done, self._done = self._done, []
-            for name in done:
-                self._folder.remove(name)
+            while self._done:  # which grows at its end meanwhile
+                self._folder.remove(self._done[0])
+                del self._done[0]  # not before: where the store is away, the next call removes it
         self._trim()
 
     def _due(self, seconds: float) -> list[_Segment]:
@@ -177,7 +177,7 @@ class Spool:
             if not self._waits(segment):  # sent since it was found due: its file would stay for ever
                 return
             lines, before = list(segment.lines or ()), segment.kept
-            segment.kept = len(lines)  # from now on there may be a file
+            segment.kept, segment.has_file = len(lines), True
         try:
             self._folder.write_bytes(segment.name, b"".join(lines), mode=PRIVATE)
         except BaseException:

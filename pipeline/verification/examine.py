@@ -12,7 +12,7 @@ from pipeline.store import Store
 from pipeline.verification.documents import DocumentFault, check_documents
 from stages.contract.secrets import redact_addresses
 from stages.storage.artifact import Artifact
-from stages.storage.verification import Verified, set_damage_aside, verify
+from stages.storage.verification import Verified, set_damage_aside, still_damaged, verify
 
 _THREADS = 8  # a disk or a remote store is faster for several readers; checksums leave Python's lock
 
@@ -58,7 +58,8 @@ def _set_aside(found: Verification) -> None:
         artifact = one.artifact
         with found.store.lock([artifact]):
             output = found.store.output(artifact.stage, artifact.fingerprint)
-            again = set_damage_aside(output, one.damaged, is_trained=is_trained(artifact.stage))
+            damaged = still_damaged(artifact, one.damaged)
+            again = set_damage_aside(output, damaged, is_trained=is_trained(artifact.stage)) if damaged else []
         found.aside[artifact.uri] = again
 
 

@@ -122,9 +122,8 @@ class Artifact(Folder):
             return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
 
     def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
-        path, verified = Path(self.path(name)), VerifiedFiles.of(self.uri)
-        if not verified.holds(name, path) and self._compare(name, record, path, may_sample=may_sample):
-            verified.add(name, path)
+        path = Path(self.path(name))
+        VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=may_sample))
 
     def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
         """Compare a file with its checksum, and return whether there is one."""
@@ -232,9 +231,9 @@ class Artifact(Folder):
 
     def _unit_texts(self, units: Iterable[str]) -> dict[str, bytes]:
         fs, paths = self._fs_and_root[0], {self.path(unit_record(unit)): unit for unit in units}
-        if self.is_local or not paths:
-            return {unit: fs.cat_file(path) for path, unit in paths.items()}
-        return {paths[path]: text for path, text in fs.cat(list(paths)).items()}
+        with self._expecting(unit_record("*")):  # one may have been deleted since they were listed, by `corgi gc`
+            texts = {path: fs.cat_file(path) for path in paths} if self.is_local or not paths else fs.cat(list(paths))
+        return {paths[path]: text for path, text in texts.items()}
 
 
 class Output(Artifact):

@@ -1,6 +1,8 @@
 """The folder of an artifact on any fsspec file system: what lies in it, under which names."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -100,7 +102,7 @@ class Folder:
         fs, root = self._fs_and_root
         if self.is_local:
             paths = (f"{folder}/{file}" for folder, _, files in os.walk(root) for file in files)
-            found = ((path, os.stat(path).st_size) for path in paths if not _is_apart(path[len(root) + 1 :]))
+            found = (pair for path in paths if not _is_apart(path[len(root) + 1 :]) for pair in _sized(path))
         else:
             found = ((str(path), info["size"]) for path, info in fs.find(root, detail=True).items())
         sizes = {path[len(root) + 1 :]: int(size) for path, size in found}
@@ -131,6 +133,12 @@ class Folder:
         except FileNotFoundError:
             return "no file"
         return expected.difference_of_parts(size, lambda start, end: fs.cat_file(path, start=start, end=end))
+
+
+def _sized(path: str) -> Iterator[tuple[str, int]]:
+    """Yield a path with the size of its file, unless that was deleted since it was listed."""
+    with contextlib.suppress(FileNotFoundError):
+        yield path, os.stat(path).st_size
 
 
 def _is_apart(name: str) -> bool:

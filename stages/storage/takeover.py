@@ -37,7 +37,10 @@ def take_files(source: Artifact, record: str, output: Output, name_of: Callable[
     for file, expected in sorted(sums.items()):
         local = source.local(file, record=record)
         with output.writing(name_of(file)) as path:
-            _link(local, path)
+            try:
+                _link(local, path)
+            except FileNotFoundError:  # deleted since it was compared: a training keeps its newest checkpoints alone
+                raise source.damaged_file(file, record, "no file") from None
             if FileSum.of(path) != expected:
                 raise source.damaged_file(file, record, "other bytes")
     return content

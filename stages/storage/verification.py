@@ -40,7 +40,19 @@ def verify(artifact: Artifact, pool: Executor) -> Verified:
 
     for errors in pool.map(compare, batches):
         found.damaged += errors
+    found.damaged = [error for error in found.damaged if _is_there(artifact, error)]
     return found
+
+
+def _is_there(artifact: Artifact, damage: DamagedFile) -> bool:
+    """Return whether the unit of a damaged file is there: a training deletes old checkpoints, the record first."""
+    return damage.unit is None or artifact.exists(unit_record(damage.unit))
+
+
+def still_damaged(artifact: Artifact, damaged: Iterable[DamagedFile]) -> list[DamagedFile]:
+    """Return what is damaged now of what was found so: a run may have made it again, and others set it aside."""
+    one_of_each = {error.unit or error.name: error for error in damaged if _is_there(artifact, error)}
+    return [now for error in one_of_each.values() for now in compare_again(artifact, error)]
 
 
 def _recorded(artifact: Artifact, found: Verified) -> Iterator[tuple[str, tuple[str, FileSum]]]:
@@ -55,6 +67,9 @@ def _recorded(artifact: Artifact, found: Verified) -> Iterator[tuple[str, tuple[
         except DamagedFile as error:
             found.damaged.append(error)
             continue
+        except ArtifactError:  # deleted since it was listed
+            found.files -= 1
+            continue
         found.without += sums is None
         yield from ((name, (record, one)) for name, one in (sums or {}).items())
 
@@ -66,7 +81,8 @@ def _compare(artifact: Artifact, name: str, record: str, expected: FileSum) -> D
 
 def compare_again(artifact: Artifact, damage: DamagedFile) -> list[DamagedFile]:
     """Read a file that was found damaged once more, with the other files of its unit; return what is damaged."""
-    record = MANIFEST if damage.unit is None else unit_record(damage.unit)
+    own = PLAN if damage.name == PLAN else MANIFEST
+    record = own if damage.unit is None else unit_record(damage.unit)
     try:
         sums = artifact.read_record(record)[1] or {}
     except DamagedFile as error:

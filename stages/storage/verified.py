@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -40,19 +41,26 @@ class VerifiedFiles:
         """Return those of the artifact at an address."""
         return _of(uri, os.environ.get("CORGI_CACHE"))
 
-    def holds(self, name: str, path: Path) -> bool:
-        """Return whether the file, as it is now, was compared before, here or in another process."""
+    def once(self, name: str, path: Path, compare: Callable[[], bool]) -> None:
+        """Compare the file, unless it was, as it is now, here or in another process.
+
+        ``compare`` returns whether there is anything to compare it with. What took the file's place meanwhile is
+        another one.
+        """
         try:
             entry = _entry(name, path)
         except OSError:  # which its reader meets
-            return False
+            compare()
+            return
+        if not self._holds(entry) and compare():
+            self._add(entry)
+
+    def _holds(self, entry: bytes) -> bool:
         if entry not in self._known:
             self._read_on()
         return entry in self._known
 
-    def add(self, name: str, path: Path) -> None:
-        """Keep that the file, as it is now, is what was written."""
-        entry = _entry(name, path)
+    def _add(self, entry: bytes) -> None:
         self._known.add(entry)
         if self._log is not None:
             with contextlib.suppress(OSError), self._log.open("ab", buffering=0) as log:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -143,6 +144,27 @@ def test_a_driver_that_lives_keeps_its_lock(driver, tmp_path: Path) -> None:
         pass
 
 
+def test_a_lease_whose_lock_another_driver_had_is_not_that_of_one_that_is_gone(driver, tmp_path: Path) -> None:
+    """Of several that wait on one machine for another machine's lease, one alone has the lock, and another is first."""
+    (tmp_path / "a").mkdir()
+    waiting = FileLock(tmp_path / "a" / f"{NAME}.lock")
+    waiting.acquire()
+    with driver("a", LeaseTimes(timeout=60)).holding([NAME]) as first:
+        waiting.release()
+        with pytest.raises(UsageError, match="alive"), driver("a", LeaseTimes(1, wait=0)).holding([NAME]):
+            pass
+        first.check(fresh=True)
+
+
+def test_a_lease_that_was_released_and_taken_again_is_not_lost(driver) -> None:
+    with driver("a", LeaseTimes(timeout=60)).holding([NAME]) as leases:
+        before = leases._held[NAME]
+        leases.release(NAME)
+        leases.take(NAME)
+        leases._renew(before)  # as the thread that renews does, which listed the leases before
+        leases.check()
+
+
 NEVER_OVER = Holder("t", timeout=float("nan")).to_bytes()
 
 
@@ -170,7 +192,7 @@ def test_who_comes_late_cannot_take_a_number_that_was_passed(driver, tmp_path: P
     files, late = lease_files(f"{tmp_path}/leases/{NAME}"), driver("c")
     assert files.create(3, b"{}")
     files.delete_below(3)
-    assert not late._make(files, 2)
+    assert not late._make(files, 2, Holder("t9"))
     assert files.newest() == 3
     assert os.listdir(f"{tmp_path}/leases/{NAME}") == ["3.json"]
 

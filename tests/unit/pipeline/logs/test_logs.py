@@ -136,6 +136,26 @@ def test_a_remote_store_gets_the_logs_while_the_stage_runs(monkeypatch: pytest.M
     assert store.read_log("tiny-1", "embed_clip-stack-1.txt") == b"a stack\n"
 
 
+def test_a_file_that_is_noted_while_others_are_taken_to_be_copied_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "COPY_SECONDS", 0.01)
+    store = Store("memory://logs-race")
+
+    class Folder(type(Path())):  # type: ignore[misc]
+        """Has another thread come first, as the system may at any time, when the name of a file is looked up."""
+
+        @property
+        def name(self) -> str:
+            if threading.current_thread() is threading.main_thread():
+                time.sleep(0.2)
+            return super().name
+
+    logs = RunLogs(store, "tiny-1")
+    logs.folder = Folder(logs.folder)
+    logs.write("embed_clip", Log("on its way"))
+    logs.close()
+    assert store.read_log("tiny-1", "embed_clip.jsonl")
+
+
 def test_a_process_forwards_its_lines_and_not_too_many() -> None:
     events: list[Event] = []
     handler = ForwardLogs(events.append)

@@ -152,6 +152,45 @@ def test_what_is_sent_while_a_file_before_it_is_written_is_not_written(
     assert files(tmp_path) == []
 
 
+def test_a_file_whose_writing_seemed_to_fail_is_removed_too(tmp_path: Path) -> None:
+    class Store(Output):
+        def write_bytes(self, name: str, content: bytes, *, mode: int | None = None) -> None:
+            super().write_bytes(name, content, mode=mode)
+            raise TimeoutError  # the reply was lost
+
+    spool = Spool(Store(str(tmp_path), "store", ""))
+    spool.put(lines(1)[0])
+    with pytest.raises(TimeoutError):
+        spool.keep(0)
+    assert drain(spool) == lines(1)
+    assert spool.close() == 0
+    assert files(tmp_path) == []
+
+
+def test_files_that_an_absent_store_did_not_remove_are_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEGMENT_BYTES", 30)
+    is_away = True
+
+    class Store(Output):
+        def remove(self, name: str) -> None:
+            if is_away:
+                raise ConnectionError
+            super().remove(name)
+
+    spool = Spool(Store(str(tmp_path), "store", ""))
+    for line in lines(9):
+        spool.put(line)
+    spool.keep(0)
+    assert drain(spool) == lines(9)
+    with pytest.raises(ConnectionError):
+        spool.keep(0)
+    is_away = False
+    assert spool.close() == 0
+    assert files(tmp_path) == []
+
+
 def test_three_threads_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     spool, over = open_spool(tmp_path), threading.Event()
     found: list[bytes] = []

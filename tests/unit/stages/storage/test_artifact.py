@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.contract.errors import ArtifactError
+from stages.contract.errors import ArtifactError, DamagedFile
 from stages.storage.artifact import Artifact, Output
 
 
@@ -50,3 +50,23 @@ def test_a_unit_whose_record_is_damaged_is_made_again_but_its_readers_are_stoppe
     assert output.done_units() == {"00000": {"images": 3}}
     assert "00001.json: found damaged content" in caplog.text
     assert not (tmp_path / "units/00001.json").exists()
+
+
+def test_a_file_that_replaces_one_while_that_is_compared_is_compared_too(tmp_path: Path) -> None:
+    class Slow(Artifact):
+        """Has a file written again, with a fault of the disk, once the one before was compared."""
+
+        def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
+            found = super()._compare(name, record, path, may_sample=may_sample)
+            with Output(self.uri, "embed_clip", "f0").writing(name) as partial:
+                partial.write_bytes(b"wrong")
+            return found
+
+    output = Output(str(tmp_path), "embed_clip", "f0")
+    with output.collecting():
+        output.write_bytes("rows", b"right")
+        output.finish_unit("00000", {})
+    record = "units/00000.json"
+    Slow(output.uri, "embed_clip", "f0").local("rows", record=record)
+    with pytest.raises(DamagedFile, match="other bytes"):
+        Artifact(output.uri, "embed_clip", "f0").local("rows", record=record)

@@ -34,7 +34,7 @@ def test_a_bar_moves_while_its_shards_are_worked_on(tmp_path: Path) -> None:
         for samples in (1000, 1250, 0):
             view.event(stage.name, Workers(by_machine([AtWork("a", "00003", samples), AtWork("b", "00004", samples)])))
             view._live.refresh()
-    shown = re.findall(r"[\d,]+ samples under way", written.getvalue())  # and again where the bars are drawn by time
+    shown = re.findall(r"[\d,]+ samples under way", written.getvalue())  # again, where time refreshes them
     assert [text for text, _ in itertools.groupby(shown)] == ["2,000 samples under way", "2,500 samples under way"]
 
 

@@ -168,7 +168,7 @@ STANDINS = {
     "scontrol": 'echo node1; [ "$SLURM_JOB_NUM_NODES" = 1 ] || echo localhost',
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "ray": 'echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN ray $*" >> "$RECORD"; exec sleep 300',
-    "corgi": 'trap \'echo ended >> "$RECORD"; exit 143\' TERM; '
+    "corgi": "trap 'echo ended >> \"$RECORD\"; exit 143' TERM; "
     'echo "$RAY_AUTH_TOKEN corgi $* at $RAY_ADDRESS" >> "$RECORD"; '
     '[ "$2" != fails ] || exit 3; [ "$2" != waits ] || { sleep 300 & wait; }',
     "python": 'if [ "$2" = cluster.nodes ]; then echo "waited for $3" >> "$RECORD"\n'

@@ -128,14 +128,14 @@ def test_a_host_that_takes_few_connections_at_a_time_is_not_away():
 
     def fetch(url):
         if not served.acquire(blocking=False):
-            time.sleep(1.0)
+            time.sleep(0.5)
             slots.append(url)
             raise unreached()
         time.sleep(0.01)
         served.release()
         return b"x"
 
-    found = dict(fetch_all(fetch, urls(300), limits(threads=16, per_host=16)))
+    found = dict(fetch_all(fetch, urls(1000), limits(threads=16, per_host=16)))
     assert len(slots) > MOST_UNREACHED
     assert sum(one != b"x" for one in found.values()) == len(slots)
 

@@ -194,9 +194,9 @@ class SlowTask(LineTask):
 
 def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path: Path) -> None:
     begun = time.monotonic()
-    result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=1.0, later=0.0))
+    result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=2.0, later=0.0))
     left_out = time.monotonic() - begun - 11 * 8 / result.metrics["samples_per_second"]
-    assert left_out > 4.0  # the start and three validations
+    assert left_out > 8.0  # the start and three validations
     assert 0 < result.metrics["cpu_utilisation"] < 1.5
     assert not set(RATES) & set(run(tmp_path / "once", config(num_steps=1, warmup_steps=0))[0].metrics)
 

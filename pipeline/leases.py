@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cluster.attention import AttentiveClock
 from pipeline.errors import Superseded, UsageError
 from stages.contract.errors import LeaseLost
 from stages.storage.lease_files import LeaseFiles, lease_files
@@ -77,6 +78,7 @@ class Leases:
         self._is_closed = threading.Event()
         self._error: LeaseLost | None = None
         self._rest_until = 0.0
+        self._clock = AttentiveClock(times.timeout / 2)
         self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
         self.has_waited = False
         """Whether another driver had to be waited for: what is done may not be what it was."""
@@ -146,7 +148,7 @@ class Leases:
         time.sleep(max(0.0, self._rest_until - time.monotonic()))
 
     def _wait_for(self, name: str, times: LeaseTimes) -> "_Wait":
-        return _Wait(name, f"{self._store}/leases/{name}", times, self._report)
+        return _Wait(name, f"{self._store}/leases/{name}", times, self._report, self._clock)
 
     def _take(self, wait: "_Wait", later: Sequence["_Wait"] = ()) -> None:
         """Take a lease; while it is waited for, those that are taken ``later`` are observed, too."""
@@ -219,11 +221,17 @@ class Leases:
 
 
 class _Wait:
-    """What this driver has seen of another's lease, by its own clock."""
+    """What this driver has seen of another's lease, by its own clock, which all waits of the driver read in turn.
 
-    def __init__(self, name: str, address: str, times: LeaseTimes, report: Callable[[str], None]) -> None:
+    A pause in which this process was held up counts little: another driver of the same machine was held up, too, and
+    may not have renewed its lease yet.
+    """
+
+    def __init__(
+        self, name: str, address: str, times: LeaseTimes, report: Callable[[str], None], clock: AttentiveClock
+    ) -> None:
         self.name, self.address, self.files = name, address, lease_files(address)
-        self._times, self._report = times, report
+        self._times, self._report, self._clock = times, report, clock
         self._begun: float | None = None
         self._seen_at = 0.0
         self._seen: tuple[int, object] | None = None
@@ -238,7 +246,7 @@ class _Wait:
 
     def _note(self, number: int) -> float:
         """Read the lease's mark, and return the time of the reading."""
-        now, found = time.monotonic(), self.files.read(number)
+        now, found = self._clock.now(), self.files.read(number)
         seen = (number, None if found is None else found[1])
         if seen != self._seen:
             self._is_alive = self._seen is not None
@@ -271,8 +279,8 @@ class _Wait:
         return False
 
     def pause(self) -> None:
-        """Wait until the next reading."""
-        time.sleep(min(self._timeout / _POLLS, _LONGEST_POLL))
+        """Wait until the next reading, for less than the clock counts at once."""
+        time.sleep(min(self._timeout / _POLLS, self._times.timeout / _POLLS, _LONGEST_POLL))
 
 
 def _words(holder: Holder | None) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import itertools
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -181,9 +180,11 @@ def folder_digests(folder: Path) -> dict[str, str]:
 class _ImageHandler(http.server.SimpleHTTPRequestHandler):
     """Serve a folder; an address under /slow/ never answers in time."""
 
+    over: threading.Event
+
     def do_GET(self) -> None:
         if self.path.startswith("/slow/"):
-            time.sleep(1.0)
+            self.over.wait(60)
             return
         super().do_GET()
 
@@ -194,13 +195,15 @@ class _ImageHandler(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def serve_folder(folder: Path) -> Iterator[str]:
     """Serve a folder over real HTTP on this machine; yield the base address."""
-    handler = functools.partial(_ImageHandler, directory=str(folder))
+    over = threading.Event()
+    handler = functools.partial(type("Handler", (_ImageHandler,), {"over": over}), directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
+            over.set()
             server.shutdown()
             thread.join()
 

@@ -69,7 +69,7 @@ def ask(
 
 
 def raw(port: int, head: str) -> str:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(head.encode("latin-1"))
         return connection.recv(200).decode("latin-1").partition("\r\n")[0]
 

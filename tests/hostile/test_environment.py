@@ -22,6 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.store import Store
 from stages.contract.errors import InputFault
 from stages.storage.private_folders import user_folder
+from tests.live import command_of, descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHERS = {
@@ -41,7 +42,7 @@ FEW_FILES = ["bash", "-c", 'ulimit "$1"n 256; shift; exec "$@"', "bash"]  # then
 
 def listening(process: int) -> Iterator[str]:
     """Yield the addresses on which a process and those that it started listen."""
-    for one in [psutil.Process(process), *psutil.Process(process).children(recursive=True)]:
+    for one in [psutil.Process(process), *descendants(process)]:
         try:
             yield from (found.laddr.ip for found in one.net_connections() if found.status == psutil.CONN_LISTEN)
         except psutil.Error:  # it has ended
@@ -50,14 +51,18 @@ def listening(process: int) -> Iterator[str]:
 
 def programs(process: int) -> Iterator[str]:
     """Yield the names of the files that the processes which a process started were given."""
-    for one in psutil.Process(process).children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has ended
-            yield from (Path(word).name for word in one.cmdline() if word.startswith("/"))
+    for one in descendants(process):
+        yield from (Path(word).name for word in command_of(one) if word.startswith("/"))
 
 
 def open_folders(folder: Path) -> list[str]:
     """Return what other users could enter below a folder that they can enter."""
-    return [str(one) for one in folder.iterdir() if one.is_dir() and one.stat().st_mode & 0o077]
+    found = []
+    for one in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has gone
+            if one.is_dir() and one.stat().st_mode & 0o077:
+                found.append(str(one))
+    return found
 
 
 @pytest.mark.timeout(900)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
 from tests.factories import save_image
+from tests.live import command_of, content_of, descendants, files_below
 from tests.mlflow_server import serve_mlflow
 from tests.ports import free_port
 from tests.s3_server import S3Server, serve_s3
@@ -101,15 +101,12 @@ class Corgi:
         return process.returncode, text
 
     def _note_command_lines(self, pid: int) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    self.command_lines.add(" ".join(child.cmdline()))
+        self.command_lines.update(" ".join(command_of(child)) for child in descendants(pid))
 
     def _keep_files(self) -> None:
         if self.ray_folder is None or self.kept is None:
             return
-        for path in self.ray_folder.rglob("*"):
+        for path in files_below(self.ray_folder):
             copy = self.kept / str(path.relative_to(self.ray_folder)).replace("/", "~")
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and not path.is_symlink() and not copy.exists():
@@ -162,8 +159,8 @@ def write_config(folder: Path, s3: S3Server, store: str, list_address: str, trac
 def files_with_canary(*folders: Path) -> list[str]:
     found = []
     for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink() and CANARY.encode() in path.read_bytes():
+        for path in files_below(folder):
+            if CANARY.encode() in content_of(path):
                 found.append(str(path.relative_to(folder)))
     return found
 

@@ -54,7 +54,7 @@ def test_a_server_that_refuses_is_one_sentence(server: str, reply: str) -> None:
     begun = time.monotonic()
     with pytest.raises(UsageError) as caught:
         RunTracker.open(f"{server}/{reply}", "shapes", "run", None)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     words = str(caught.value)
     assert REPLIES[reply][2] in words
     assert words.isprintable()

@@ -13,9 +13,10 @@ from tests.ports import free_port
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head without room for workers; tests add and remove the other nodes."""
-    os.environ["PYTHONPATH"] = os.getcwd()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()

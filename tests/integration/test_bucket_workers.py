@@ -25,9 +25,10 @@ NUM_STEPS = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.getcwd()
-    with session(None, num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 def config(**training: Any) -> Any:

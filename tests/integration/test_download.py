@@ -170,7 +170,7 @@ def test_a_url_list_with_every_kind_of_failure(tmp_path):
             source={"kind": "url_list", "path": path, "url_column": "link", "caption_column": "text"},
             image_size=24,
             allowed_networks=("127.0.0.1/32",),
-            timeout=0.3,
+            timeout=3.0,
             retries=0,
             min_yield=0.2,
             encode_format="jpg",

@@ -16,6 +16,7 @@ import pytest
 
 from stages.formats.checkpoints import checkpoint_steps
 from stages.storage.artifact import Output
+from tests.live import name_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
@@ -54,7 +55,7 @@ except HeadLost as error:
 @pytest.fixture
 def temporary() -> Iterator[Path]:
     """A folder for temporary files alone, whose name is short enough for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="ends-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="ends-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -74,7 +75,8 @@ def started(words: list[str], temporary: Path) -> Iterator["subprocess.Popen[str
             yield process
         finally:
             for one in tree(process):
-                one.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -86,7 +88,7 @@ def tree(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 def children(process: "subprocess.Popen[str]") -> set[str]:
     """Return the names of what a process has started."""
-    return {one.name() for one in tree(process)[1:]}
+    return {name_of(one) for one in tree(process)[1:]}
 
 
 def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -175,7 +177,7 @@ def test_a_ray_that_has_lost_its_head_is_named_and_waited_for_by_nobody(temporar
         while process.stdout.readline().strip() != "started":
             assert process.poll() is None
         processes = tree(process)
-        next(one for one in processes if one.name() == name).kill()
+        next(one for one in processes if name_of(one) == name).kill()
         text = process.communicate(timeout=300)[0]
         _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive

@@ -19,7 +19,7 @@ download_shards: {source: {kind: scenes, num_images: 4000, resolution: 16}, rows
 cluster: {num_cpus: 1}
 tracking: {register_model: false}
 """
-MOST_SECONDS = 20
+MOST_SECONDS = 100
 """Until it is done with the store: three, and what a busy machine adds; `storage.patience` is 600. Then Ray ends."""
 
 

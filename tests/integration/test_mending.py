@@ -1,6 +1,5 @@
 """A run that meets damage in what earlier stages made, or a process that stands still: it mends that, and goes on."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.shards import shard_tar
 from stages.storage.artifact import Artifact
 from tests.factories import folder_digests, make_context, save_image, save_tiny_clip
+from tests.live import command_of, descendants
 
 SHARDS = 3
 DATA_STAGES = ("download_shards", "embed_clip")
@@ -88,11 +88,10 @@ class Experiment:
     def event(self, name: str, event: Event) -> None:
         self.events.append((name, event))
         if name == self.stops and not self.stopped:
-            for one in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # it has ended
-                    if "".join(one.cmdline()).startswith(f"ray::{name}"):
-                        one.suspend()
-                        self.stopped.append(one)
+            for one in descendants():
+                if "".join(command_of(one)).startswith(f"ray::{name}"):
+                    one.suspend()
+                    self.stopped.append(one)
 
     def finished(self, result: StageResult) -> None:
         pass
@@ -106,9 +105,10 @@ def flip(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.getcwd()
-    with session(None, num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 @pytest.mark.usefixtures("_ray")

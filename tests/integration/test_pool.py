@@ -22,9 +22,10 @@ pytestmark = pytest.mark.usefixtures("_ray")
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.getcwd()
-    with session(None, num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:
@@ -59,12 +60,12 @@ def test_a_worker_that_lives_goes_on_where_no_other_can_start(tmp_path: Path) ->
 
 def test_a_consumer_that_is_held_up_costs_no_worker(caplog: pytest.LogCaptureFixture) -> None:
     """As one that writes to a store which gives no reply for minutes: it asks no worker for signs of life then."""
-    resources = WorkerResources(num_workers=2, heartbeat_timeout=4.0)
+    resources = WorkerResources(num_workers=2, heartbeat_timeout=8.0)
     done = []
     for item, pid, _ in map_on_ray(partial(make_slow, 0.1), range(12), resources):
         done.append((item, pid))
         if len(done) == 3:
-            time.sleep(9.0)  # longer than a worker may be silent
+            time.sleep(17.0)  # longer than a worker may be silent
     assert sorted(item for item, _ in done) == list(range(12))
     assert len({pid for _, pid in done}) <= 2
     assert caplog.messages == []
@@ -99,16 +100,26 @@ def test_the_pool_grows_when_no_more_will_come_and_lets_idle_workers_go(tmp_path
     assert came["d"] != came["e"]
 
 
-def test_it_is_reported_on_which_machine_the_workers_are_and_at_what() -> None:
+def test_it_is_reported_on_which_machine_the_workers_are_and_at_what(tmp_path: Path) -> None:
     reports: list[tuple[MachineWorkers, ...]] = []
     note, sleep = note_samples, time.sleep  # sent by value, as functions of this module would not be
 
     def work(item: str) -> None:
+        """Be at it until it is reported how many samples are done, some minutes at most."""
         note(1200)
-        sleep(4.0)
+        for _ in range(2000):
+            if (tmp_path / item).exists():
+                return
+            sleep(0.1)
+
+    def report(machines: tuple[MachineWorkers, ...]) -> None:
+        reports.append(machines)
+        for name, _, done in (item.partition(" ") for one in machines for item in one.items):
+            if done == "(1,200 done)":
+                (tmp_path / name).touch()
 
     resources = WorkerResources(num_workers=2, heartbeat_timeout=4.0)
-    list(map_on_ray(lambda: work, ["00003", "00004"], resources, reports.append))
+    list(map_on_ray(lambda: work, ["00003", "00004"], resources, report))
     assert {one.machine.partition(" ")[0] for report in reports for one in report} == {socket.gethostname()}
     assert max(one.count for report in reports for one in report) <= 2
     items = {item for report in reports for one in report for item in one.items}

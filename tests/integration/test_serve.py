@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import signal
@@ -24,6 +25,7 @@ from models.priors.spec import PriorSampling
 from pipeline import TextToImage
 from stages.inference.sampling import SamplingSettings
 from tests.factories import save_tiny_bundle
+from tests.live import descendants, name_of
 from tests.ports import free_port
 
 QUEUE, BATCH, MOST_IMAGES = 200, 4, 16
@@ -60,7 +62,7 @@ class Server:
 
     def end(self, number: int) -> tuple[int, list[psutil.Process]]:
         """Send a signal; return the exit code, and those of the processes that are still there."""
-        started = psutil.Process(self.process.pid).children(recursive=True)
+        started = descendants(self.process.pid)
         self.process.send_signal(number)
         code = self.process.wait(END_SECONDS)
         return code, psutil.wait_procs(started, timeout=60)[1]
@@ -77,8 +79,11 @@ class Server:
 
     def memory(self) -> int:
         """Bytes that the server's processes hold for themselves."""
-        processes = psutil.Process(self.process.pid).children(recursive=True)
-        return sum(one.memory_full_info().uss for one in processes if one.name().startswith("ray::"))
+        found = 0
+        for one in descendants(self.process.pid):
+            with contextlib.suppress(psutil.Error):  # it has ended
+                found += one.memory_full_info().uss if one.name().startswith("ray::") else 0
+        return found
 
 
 class Client:
@@ -221,16 +226,19 @@ async def _status(client: Client, path: str, **headers: str) -> Reply:
 
 
 def test_only_loopback_is_listened_on(server: Server) -> None:
-    ours = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-    listening = {one.laddr.ip for p in ours for one in p.net_connections("inet") if one.status == "LISTEN"}
+    listening: set[str] = set()
+    for process in [psutil.Process(server.process.pid), *descendants(server.process.pid)]:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            listening |= {one.laddr.ip for one in process.net_connections("inet") if one.status == "LISTEN"}
+    assert listening
     assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
 
 
 def test_what_a_lost_process_was_computing_and_what_waits_is_computed_by_the_next(server: Server) -> None:
     async def lose(_: Client) -> Reply:
         await asyncio.sleep(0.5)
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        model = [one for one in children if one.name().startswith("ray::ServeReplica:corgi:Model")]
+        children = descendants(server.process.pid)
+        model = [one for one in children if name_of(one).startswith("ray::ServeReplica:corgi:Model")]
         model[0].kill()
         return len(model), {}
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -31,6 +30,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
+from tests.live import command_of, descendants
 
 SHARDS, ROWS = 3, 4
 TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
@@ -260,9 +260,10 @@ def test_a_source_that_yields_nothing_leaves_nothing(experiment: Experiment, ser
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.getcwd()
-    with session(None, num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 @pytest.mark.usefixtures("_ray")
@@ -310,13 +311,16 @@ def test_a_stage_may_lose_its_process_again_once_it_has_got_further(
 ) -> None:
     """It is started again once without getting further; here it is killed twice, each time with one more shard."""
     killed: set[int] = set()
+    turn = threading.Lock()  # the images of a shard are asked for by several threads
 
     def kill_its_process(shard: int) -> bool:
         if shard and shard not in killed and wait_until(lambda: len(experiment.units("download_shards")) >= shard):
-            killed.add(shard)
-            for one in psutil.Process().children(recursive=True):
-                if "".join(one.cmdline()[:1]) == "ray::download_shards":
-                    one.kill()
+            with turn:
+                if shard not in killed:
+                    killed.add(shard)
+                    for one in descendants():
+                        if "".join(command_of(one)[:1]) == "ray::download_shards":
+                            one.kill()
         return True
 
     server.before = kill_its_process

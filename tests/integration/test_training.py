@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from cluster.errors import TrainingLost
@@ -26,14 +25,16 @@ from stages.formats.model_folders import load_model_state
 from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
+from tests.live import command_of, descendants
 from tests.unit.stages.training.line import LineTask
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = os.getcwd()
-    with session(None, num_cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 def run(folder: Path, workers: int, task: LineTask, **changes: Any) -> dict[int, float]:
@@ -62,11 +63,9 @@ def test_two_processes_train_as_one_does_and_take_up_each_others_checkpoints(tmp
 
 def fail_on_last_rank(folder: Path, emit: Callable[[Any], None]) -> None:
     emit(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
-    (folder / os.environ["RANK"]).touch()
     if os.environ["RANK"] == "1":
-        while not (folder / "0").exists():
+        while not (folder / "rank 0 of 2").exists():  # it is heard what rank 0 has emitted
             time.sleep(0.02)
-        time.sleep(1)  # what rank 0 has emitted is on its way
         raise KeyError("the key that is missing")
 
 
@@ -75,29 +74,45 @@ def test_two_processes_without_zero_train_as_one_does(tmp_path: Path) -> None:
     assert run(tmp_path / "two", 2, LineTask(dropout=False), zero_stage=0) == pytest.approx(alone, rel=1e-4)
 
 
-def give_rank(payload: tuple[int, float], emit: Callable[[Any], None]) -> int:
-    number, seconds = payload
-    time.sleep(seconds)
+def give_rank(payload: tuple[int, Path], emit: Callable[[Any], None]) -> int:
+    """Return a number and the rank's own; until the file is there, wait for it, some minutes at most."""
+    number, go_on = payload
+    until = time.monotonic() + 200
+    while not go_on.exists() and time.monotonic() < until:
+        time.sleep(0.1)
     return int(os.environ["RANK"]) + number
 
 
-def test_rank_0_gives_the_result_and_it_is_reported_on_which_machine_the_ranks_are() -> None:
+def test_rank_0_gives_the_result_and_it_is_reported_on_which_machine_the_ranks_are(tmp_path: Path) -> None:
     reports: list[tuple[MachineWorkers, ...]] = []
+    go_on = tmp_path / "go on"
+
+    def report(machines: tuple[MachineWorkers, ...]) -> None:
+        reports.append(machines)
+        if [one.count for one in machines] == [2]:
+            go_on.touch()
+
     group = TrainGroup(num_workers=2)
-    assert launch_with_ray_train(give_rank, (5, 6.0), group, print, report=reports.append) == 5
-    assert (reports[-2][0].count, reports[-2][0].items) == (2, ("rank 0", "rank 1"))
-    assert reports[-2][0].machine.startswith(socket.gethostname())
+    assert launch_with_ray_train(give_rank, (5, go_on), group, print, report=report) == 5
+    (both,) = next(machines for machines in reports if [one.count for one in machines] == [2])
+    assert both.items == ("rank 0", "rank 1")
+    assert both.machine.startswith(socket.gethostname())
     assert reports[-1] == ()
-    assert launch_in_process(give_rank, (5, 0.0), TrainGroup(), print) == 5
+    assert launch_in_process(give_rank, (5, go_on), TrainGroup(), print) == 5
     with pytest.raises(ValueError, match="found 2 workers"):
-        launch_in_process(give_rank, (5, 0.0), group, print)
+        launch_in_process(give_rank, (5, go_on), group, print)
 
 
 def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:
     events: list[str] = []
     home = set(Path.home().iterdir())
+
+    def hear(event: str) -> None:
+        events.append(event)
+        (tmp_path / event).touch()
+
     with pytest.raises(KeyError, match="the key that is missing") as caught:
-        launch_with_ray_train(fail_on_last_rank, tmp_path, TrainGroup(num_workers=2), events.append)
+        launch_with_ray_train(fail_on_last_rank, tmp_path, TrainGroup(num_workers=2), hear)
     assert re.search(r'test_training\.py", line \d+, in fail_on_last_rank', "".join(caught.value.__notes__))
     assert sorted(events) == ["rank 0 of 2", "rank 1 of 2"]
     assert Path.home() / "ray_results" not in set(Path.home().iterdir()) - home
@@ -141,8 +156,8 @@ def test_a_group_that_holds_all_processors_starts_again_without_its_controller(t
 
     def take_down(event: str) -> None:
         events.append(event)
-        for one in psutil.Process().children(recursive=True):
-            if len(events) == 1 and "".join(one.cmdline()[:1]).startswith("ray::TrainController"):
+        for one in descendants():
+            if len(events) == 1 and "".join(command_of(one)[:1]).startswith("ray::TrainController"):
                 one.kill()
                 (tmp_path / "go on").touch()
 

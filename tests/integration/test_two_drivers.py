@@ -52,12 +52,12 @@ def _contents(store: str, s3: S3Server) -> dict[str, bytes]:
     return {name: fs.cat_file(name) for name in fs.find(f"{store}/artifacts")}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_second_takes_over_and_nothing_of_the_first_counts_any_more(
     store: str, s3: S3Server, tmp_path: Path, sign: signal.Signals
 ) -> None:
-    with _start(store, tmp_path, "a", 2.0, s3) as first, _start_after(first, store, tmp_path, s3) as second:
+    with _start(store, tmp_path, "a", 6.0, s3) as first, _start_after(first, store, tmp_path, s3) as second:
         try:
             first.send_signal(sign)
             said, _ = second.communicate(timeout=300)

@@ -42,12 +42,12 @@ def test_the_main_thread_is_interrupted_once_the_head_is_out_of_reach_for_too_lo
 def test_a_head_that_comes_back_in_time_is_not_lost() -> None:
     head = socket.create_server(("127.0.0.1", 0))
     port = head.getsockname()[1]
-    contact = Contact(f"127.0.0.1:{port}", seconds=2.0)
+    contact = Contact(f"127.0.0.1:{port}", seconds=6.0)
     with contact.watched():
         head.close()
-        time.sleep(1.0)
+        time.sleep(2.0)
         with socket.create_server(("127.0.0.1", port)):
-            time.sleep(2.0)
+            time.sleep(5.0)
             contact.check()
 
 

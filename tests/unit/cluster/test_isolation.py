@@ -15,7 +15,7 @@ from cluster.isolated_child import Limits
 from cluster.isolation import Isolated
 from tests.unit.cluster import handlers
 
-LIMITS = Limits(memory_bytes=100 << 20, cpu_seconds=0.5, wall_seconds=10.0)
+LIMITS = Limits(memory_bytes=100 << 20, cpu_seconds=0.5, wall_seconds=60.0)
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def test_memory_is_limited_and_the_child_goes_on(isolated):
 
 
 def test_the_time_by_the_clock_is_limited():
-    isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=5.0, wall_seconds=0.5))
+    isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=5.0, wall_seconds=3.0))
     first, begin = pid_of(isolated), time.monotonic()
-    with pytest.raises(ItemLimit, match=r"takes more than 0\.5 s"):
-        isolated(b"sleep 30")
-    assert time.monotonic() - begin < 20
+    with pytest.raises(ItemLimit, match=r"takes more than 3 s"):
+        isolated(b"sleep 100")
+    assert time.monotonic() - begin < 60
     assert pid_of(isolated) != first
     isolated.close()
 
@@ -208,7 +208,7 @@ def test_a_child_ends_with_its_parent(how):
         if how == "busy":
             time.sleep(0.3)
             parent.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while _is_running(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(child)

@@ -168,8 +168,9 @@ STANDINS = {
     "scontrol": 'echo node1; [ "$SLURM_JOB_NUM_NODES" = 1 ] || echo localhost',
     "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "ray": 'echo "$RAY_AUTH_MODE $RAY_AUTH_TOKEN ray $*" >> "$RECORD"; exec sleep 300',
-    "corgi": 'echo "$RAY_AUTH_TOKEN corgi $* at $RAY_ADDRESS" >> "$RECORD"; trap \'echo ended >> "$RECORD"; exit 143\''
-    ' TERM; [ "$2" != fails ] || exit 3; [ "$2" != waits ] || { sleep 300 & wait; }',
+    "corgi": "trap 'echo ended >> \"$RECORD\"; exit 143' TERM; "
+    'echo "$RAY_AUTH_TOKEN corgi $* at $RAY_ADDRESS" >> "$RECORD"; '
+    '[ "$2" != fails ] || exit 3; [ "$2" != waits ] || { sleep 300 & wait; }',
     "python": 'if [ "$2" = cluster.nodes ]; then echo "waited for $3" >> "$RECORD"\n'
     'until [ "$(grep -c " ray start" "$RECORD")" -ge "$3" ]; do sleep 0.05; done; exit; fi\n'
     f'exec {sys.executable} "$@"',
@@ -213,7 +214,7 @@ def _left(folder: Path) -> list[str]:
 
 def test_the_slurm_script_starts_ray_with_one_token_runs_the_experiment_and_ends_everything(tmp_path: Path) -> None:
     with _start_script(tmp_path, 2, "configs/smoke.yaml", "store=/shared") as script:
-        assert script.wait(50) == 0, script.stderr.read()
+        assert script.wait(100) == 0, script.stderr.read()
     *lines, run = _lines(tmp_path)  # of which those of Ray are written by processes beside the script
     (head,) = [line for line in lines if " ray start --head" in line]
     (worker,) = [line for line in lines if " ray start --address" in line]
@@ -233,7 +234,7 @@ def test_the_slurm_script_starts_ray_with_one_token_runs_the_experiment_and_ends
 
 def test_the_slurm_script_passes_on_the_exit_code(tmp_path: Path) -> None:
     with _start_script(tmp_path, 1, "fails") as script:
-        assert script.wait(50) == 3, script.stderr.read()
+        assert script.wait(100) == 3, script.stderr.read()
     assert not _left(tmp_path)
 
 
@@ -245,7 +246,7 @@ def test_the_slurm_script_passes_sigterm_on_and_waits_for_the_run(tmp_path: Path
             time.sleep(0.05)
         time.sleep(0.5)
         script.send_signal(signal.SIGTERM)
-        assert script.wait(30) == 143, script.stderr.read()
+        assert script.wait(60) == 143, script.stderr.read()
     assert _lines(tmp_path)[-1] == "ended"
     assert not [line for line in _left(tmp_path) if "sleep 300" not in line]
 

@@ -5,11 +5,21 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from cluster.training import TrainGroup, launch_in_process, let_threads_sleep, use_interface_of
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Give back what the functions under test set, also where a variable was not there before."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_threads_sleep_soon_while_they_wait_unless_the_environment_differs(monkeypatch: pytest.MonkeyPatch) -> None:

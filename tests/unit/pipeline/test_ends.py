@@ -82,12 +82,12 @@ def test_what_takes_too_long_is_left_to_itself() -> None:
     begun = time.monotonic()
     with pytest.raises(TimeoutError, match=r"not done within 0\.2 s"):
         in_time(0.2, work)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
     over.set()
-    assert done.wait(5)
-    assert in_time(5, lambda: 3) == 3
+    assert done.wait(60)
+    assert in_time(60, lambda: 3) == 3
     with pytest.raises(ValueError, match="of its own"):
-        in_time(5, lambda: int("of its own"))
+        in_time(60, lambda: int("of its own"))
 
 
 def test_a_python_without_the_packages_is_named() -> None:

@@ -22,7 +22,7 @@ from pipeline.store import Store
 from stages.storage.patience import patience_seconds, waiting_for
 
 NOBODY = "http://127.0.0.1:9"
-SLACK = 3.0  # seconds of a busy machine
+SLACK = 30.0  # seconds of a busy machine; half of what the store makes its callers wait
 
 
 class AwayStore(Store):
@@ -80,12 +80,18 @@ def run(tmp_path: Path) -> Iterator[Run]:
         found.session._delivery.close(0)
 
 
-def test_a_signal_ends_the_waiting_for_a_store_that_is_away(run: Run) -> None:
+def interrupt_when_asked(store: AwayStore) -> None:
+    """Send a signal once the store is waited for; to the main thread, as in a run, whose others hold signals back."""
+
     def interrupt() -> None:
-        assert run.store.asked.wait(30)
+        assert store.asked.wait(60)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
+
+
+def test_a_signal_ends_the_waiting_for_a_store_that_is_away(run: Run) -> None:
+    interrupt_when_asked(run.store)
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run.session._close("done", {})
@@ -95,17 +101,19 @@ def test_a_signal_ends_the_waiting_for_a_store_that_is_away(run: Run) -> None:
 
 
 def test_an_interrupted_run_waits_once_and_no_second_signal_cuts_it_short(run: Run) -> None:
-    # To this thread, as in a run, whose other threads hold signals back.
-    threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    interrupt_when_asked(run.store)
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):  # when it has waited
         run.session._close("interrupted", {})
     seconds = time.monotonic() - begun
     assert HURRIED_SECONDS - 0.1 < seconds < HURRIED_SECONDS + SLACK
     assert patience_seconds() < HURRIED_SECONDS
-    begun = time.monotonic()
-    run.session._close("interrupted", {})
-    assert time.monotonic() - begun < SLACK - 1
+    again = []
+    for _ in range(3):  # of which a busy machine may hold up one
+        begun = time.monotonic()
+        run.session._close("interrupted", {})
+        again.append(time.monotonic() - begun)
+    assert min(again) < HURRIED_SECONDS - 0.5
     assert run.said.count("is left as it was") == 1
     run.store.back.set()
     run.session._close("interrupted", {})
@@ -116,8 +124,8 @@ def test_what_is_not_sent_is_kept_before_the_record_is_closed_as_done(run: Run) 
     run.session._observer.track(ReportLogged(page="<p>"))
     closing = threading.Thread(target=run.session._close, args=("done", {}))
     closing.start()
-    assert run.store.asked.wait(30)
+    assert run.store.asked.wait(60)
     assert len(run.store.tracking_folder(run.name).glob("*.jsonl")) == 1
     run.store.back.set()
-    closing.join(30)
+    closing.join(60)
     assert run.status == "done"

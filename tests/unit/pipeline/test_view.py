@@ -1,6 +1,7 @@
 """What a run shows of its stages."""
 
 import io
+import itertools
 import re
 import time
 from pathlib import Path
@@ -33,10 +34,8 @@ def test_a_bar_moves_while_its_shards_are_worked_on(tmp_path: Path) -> None:
         for samples in (1000, 1250, 0):
             view.event(stage.name, Workers(by_machine([AtWork("a", "00003", samples), AtWork("b", "00004", samples)])))
             view._live.refresh()
-    assert re.findall(r"[\d,]+ samples under way", written.getvalue()) == [
-        "2,000 samples under way",
-        "2,500 samples under way",
-    ]
+    shown = re.findall(r"[\d,]+ samples under way", written.getvalue())  # again, where time refreshes them
+    assert [text for text, _ in itertools.groupby(shown)] == ["2,000 samples under way", "2,500 samples under way"]
 
 
 def test_the_rate_of_other_units_is_counted_anew() -> None:
@@ -45,9 +44,11 @@ def test_the_rate_of_other_units_is_counted_anew() -> None:
     time.sleep(0.3)
     pace.note(Progress(30, 30, "units of images"))
     assert (pace.rate or 0) > 1
+    begun = time.monotonic()
     pace.note(Progress(1, 20, "steps of the figures"))
     assert pace.rate is None
     assert pace.seconds_left is None
     time.sleep(0.05)
     pace.note(Progress(3, 20, "steps of the figures"))
-    assert 10 < (pace.rate or 0) <= 40
+    rate = pace.rate or 0
+    assert 2 / (time.monotonic() - begun) <= rate <= 2 / 0.05

@@ -121,9 +121,9 @@ class Exchange:
         class Worker:
             def everyone(self, values):
                 exchange.held[rank] = values
-                exchange.barrier.wait(10)
+                exchange.barrier.wait(60)
                 found = [exchange.held[0].clone(), exchange.held[1].clone()]
-                exchange.barrier.wait(10)
+                exchange.barrier.wait(60)
                 return found
 
             def total(self, values):

@@ -56,7 +56,7 @@ def test_what_is_out_of_bounds_is_one_sentence(name: str, tmp_path: Path) -> Non
     begun = time.monotonic()
     with pytest.raises(UsageError) as caught:
         read_yaml(path)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600

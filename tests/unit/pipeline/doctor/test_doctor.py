@@ -251,7 +251,7 @@ def test_a_check_that_fails_or_hangs_leaves_the_others() -> None:
         yield ok("hangs", "never")
 
     checks = {"fails": fails, "hangs": hangs, "works": lambda subject: [ok("works", "well")]}
-    found = run_checks(checks, Subject(None, None), dict.fromkeys(checks, 0.3))
+    found = run_checks(checks, Subject(None, None), {"fails": 60, "hangs": 0.3, "works": 60})
     assert _statuses(found) == [("fails", "ok"), ("fails", "error"), ("hangs", "error"), ("works", "ok")]
     assert found[1].found == "the check itself failed (ValueError: odd)"
     assert found[2].found == "no result after 0 s"

@@ -104,5 +104,5 @@ def test_who_is_ended_while_it_sends_does_not_wait_its_patience_out(store: Store
         assert process.stdout.readline().strip() == b"reported"
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 1
+        assert process.wait(60) == 1  # of 600 minutes
     assert len(store.tracking_folder("tiny-1").glob("*.jsonl")) == 1

@@ -198,7 +198,7 @@ def test_errors_lose_secrets_and_keep_their_type_and_trace(capsys: pytest.Captur
     assert sys.excepthook is not print_redacted_traceback
 
 
-@settings(max_examples=300, derandomize=True, deadline=1000)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(["http", "s3", "simplecache::ftp", "postgresql"]))
 def test_any_text_is_masked_once_and_for_all(text: str, scheme: str) -> None:
     once = redact(text)

@@ -14,12 +14,11 @@ from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from tests.ports import free_port
 
-LIMITS = DownloadShardsConfig(source={"kind": "scenes", "num_images": 1}, timeout=0.5, max_seconds=5.0)
 
-
-def fault_of(url: str) -> FetchFault:
+def fault_of(url: str, timeout: float = 30.0) -> FetchFault:
+    limits = DownloadShardsConfig(source={"kind": "scenes", "num_images": 1}, timeout=timeout, max_seconds=60.0)
     with Watchdog() as watchdog, pytest.raises(FetchFault) as caught:
-        Fetcher(LIMITS, AddressPolicy(["127.0.0.1"]), watchdog)(url)
+        Fetcher(limits, AddressPolicy(["127.0.0.1"]), watchdog)(url)
     return caught.value
 
 
@@ -34,7 +33,7 @@ def answering(content: bytes) -> Iterator[str]:
             with connection:
                 connection.recv(1000)
                 connection.sendall(content)
-                done.wait(20)
+                done.wait(100)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -58,7 +57,7 @@ def test_a_host_that_takes_no_connection_in_time_is_away() -> None:
                 one = waiting.enter_context(socket.socket())
                 one.setblocking(False)
                 one.connect_ex(full.getsockname())
-            fault = fault_of(f"http://127.0.0.1:{full.getsockname()[1]}/a")
+            fault = fault_of(f"http://127.0.0.1:{full.getsockname()[1]}/a", timeout=0.5)
     assert (fault.cause, fault.is_unreached) == (FailureCause.TIMEOUT, True)
 
 
@@ -72,7 +71,7 @@ def test_a_host_that_takes_no_connection_in_time_is_away() -> None:
 )
 def test_a_host_that_takes_the_connection_is_there(content: bytes, cause: FailureCause) -> None:
     with answering(content) as url:
-        fault = fault_of(url)
+        fault = fault_of(url, timeout=30.0 if content else 0.5)
     assert (fault.cause, fault.is_unreached) == (cause, False)
 
 

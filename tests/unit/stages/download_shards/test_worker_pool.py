@@ -76,13 +76,13 @@ def test_what_hangs_is_given_up_along_with_what_waits_for_it():
 
     def fetch(url):
         if url.endswith(("/2", "/3")):
-            release.wait(20)
+            release.wait(60)
         return b"x"
 
     start = time.monotonic()
-    found = dict(fetch_all(fetch, urls(6), limits(threads=4, max_seconds=0.3)))
+    found = dict(fetch_all(fetch, urls(6), limits(threads=4, max_seconds=1.0)))
     release.set()
-    assert time.monotonic() - start < 15  # of the 20 s that they would last
+    assert time.monotonic() - start < 45  # of the 60 s that they would last
     lost = {number: one.cause for number, one in found.items() if isinstance(one, ItemFault)}
     assert lost == {2: FailureCause.STALLED, 3: FailureCause.STALLED}
 
@@ -152,19 +152,19 @@ def test_a_host_that_comes_back_is_asked_again_for_all():
 
 
 def test_a_host_that_takes_few_connections_at_a_time_is_not_away():
-    """Four at a time are served, and each other attempt fails after longer than these take."""
+    """Four at a time are served, and each other attempt fails after much longer than these take."""
     served, slots = threading.Semaphore(4), []
 
     def fetch(url):
         if not served.acquire(blocking=False):
-            time.sleep(0.05)
+            time.sleep(0.5)
             slots.append(url)
             raise unreached()
         time.sleep(0.01)
         served.release()
         return b"x"
 
-    found = dict(fetch_all(fetch, urls(300), limits(threads=16, per_host=16)))
+    found = dict(fetch_all(fetch, urls(1000), limits(threads=16, per_host=16)))
     assert len(slots) > MOST_UNREACHED
     assert sum(one != b"x" for one in found.values()) == len(slots)
 

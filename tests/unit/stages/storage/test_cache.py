@@ -151,12 +151,12 @@ def test_many_processes_fetch_use_and_delete_at_once(tmp_path):
     source.mkdir()
     for number in range(30):
         (source / str(number)).write_bytes(bytes([number]) * 2000)
-    fork = multiprocessing.get_context("fork")
-    faults = fork.Queue()
-    processes = [fork.Process(target=fetch_many, args=(folder, source, seed, faults)) for seed in range(3)]
+    spawn = multiprocessing.get_context("spawn")  # a fork has the locks that other tests' threads hold at that moment
+    faults = spawn.Queue()
+    processes = [spawn.Process(target=fetch_many, args=(folder, source, seed, faults)) for seed in range(3)]
     for process in processes:
         process.start()
-    outcomes = [faults.get(timeout=60) for _ in processes]
+    outcomes = [faults.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
     assert outcomes == ["done"] * 3

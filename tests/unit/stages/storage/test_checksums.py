@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.storage.checksums import BLOCK, FileSum, sealed, unsealed
@@ -66,6 +66,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.dictionaries(st.text(max_size=8).filter(lambda name: name != "seal"), _JSON, max_size=4))
 def test_a_record_is_read_as_it_was_sealed(record: dict[str, object]) -> None:
     files = {"a/b.bin": FileSum.of_bytes(b"x"), "c": FileSum.of_bytes(b"")}

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from stages.contract.errors import InputFault
+from stages.storage import patience
 from stages.storage.patience import StorageAway, hurry, may_pass, patience_seconds, patiently, waiting_for
 
 SECOND = 1 / 60  # minutes
@@ -71,11 +72,11 @@ def failing(times: int, error: Exception):
 
 
 def test_it_is_tried_again_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with waiting_for(2 * SECOND), caplog.at_level(logging.WARNING):
+    with waiting_for(60 * SECOND), caplog.at_level(logging.WARNING):
         assert patiently("s3://bucket/corgi", failing(2, ConnectionResetError("reset\x1b by peer"))) == "done"
     (line,) = caplog.messages
     assert line.startswith("s3://bucket/corgi: is away (ConnectionResetError: reset␛ by peer); waiting, until ")
-    assert line.endswith(" at most (storage.patience: 0.0333333 minutes)")
+    assert line.endswith(" at most (storage.patience: 1 minutes)")
 
 
 def test_patience_ends_in_one_sentence() -> None:
@@ -95,7 +96,8 @@ def test_nothing_is_waited_for_without_patience_or_where_it_cannot_pass() -> Non
         patiently("s3://b", failing(1, FileNotFoundError("x")))
 
 
-def test_who_waits_already_is_hurried_too() -> None:
+def test_who_waits_already_is_hurried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 30.0)  # and half of it at least
     tries = threading.Semaphore(0)
 
     def fail() -> None:
@@ -113,12 +115,11 @@ def test_who_waits_already_is_hurried_too() -> None:
     with waiting_for(10):
         thread = threading.Thread(target=wait)
         thread.start()
-        for _ in range(5):  # after that, the pause is of seconds
-            assert tries.acquire(timeout=30)
+        assert tries.acquire(timeout=60)
         begun = time.monotonic()
         hurry(0.1)
-        thread.join(30)
-        assert time.monotonic() - begun < 1.0
+        thread.join(60)
+        assert time.monotonic() - begun < 12
         assert patience_seconds() == pytest.approx(0.1)
     assert len(caught) == 1
     assert patience_seconds() == 0

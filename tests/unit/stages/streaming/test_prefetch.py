@@ -63,12 +63,13 @@ def slow_notes():
 
 def test_nothing_goes_on_after_it_is_closed():
     done, note = slow_notes()
+    before = set(threading.enumerate())
     results = prefetch(note, range(1000), threads=1, most=500)
     next(results)
     results.close()
     left = len(done)
     assert left < 500
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not set(threading.enumerate()) - before
 
 
 def test_the_callers_threads_outlive_it():

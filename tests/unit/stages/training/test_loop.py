@@ -193,19 +193,19 @@ class SlowTask(LineTask):
 
 
 def test_the_rate_is_that_of_the_steps_without_start_up_and_validation(tmp_path: Path) -> None:
-    result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=1.0, later=0.0))
-    assert result.metrics["samples_per_second"] > 11 * 8 / 1.5  # the start and two validations are 3 s together
+    begun = time.monotonic()
+    result, _ = run(tmp_path, config(validation_interval=4), SlowTask(first=2.0, later=0.0))
+    left_out = time.monotonic() - begun - 11 * 8 / result.metrics["samples_per_second"]
+    assert left_out > 8.0  # the start and three validations
     assert 0 < result.metrics["cpu_utilisation"] < 1.5
-    once, _ = run(tmp_path / "once", config(num_steps=1, warmup_steps=0))
-    assert not set(RATES) & set(once.metrics)
+    assert not set(RATES) & set(run(tmp_path / "once", config(num_steps=1, warmup_steps=0))[0].metrics)
 
 
 def test_the_fraction_of_time_that_the_loop_waits_for_data_is_reported(tmp_path: Path) -> None:
-    waiting, events = run(tmp_path / "slow", config(log_interval=6), SlowTask(first=0.0, later=0.1))
+    waiting, events = run(tmp_path / "slow", config(log_interval=6), SlowTask(first=0.0, later=0.3))
     assert 0.5 < waiting.metrics["data_wait_fraction"] <= 1
     logged = [e.values["data_wait_fraction"] for e in events if isinstance(e, Metrics) and "loss" in e.values]
-    assert len(logged) == 2
-    assert min(logged) > 0.5
+    assert [fraction > 0.5 for fraction in logged] == [True] * 2
     swift, _ = run(tmp_path / "swift", config())
     assert swift.metrics["data_wait_fraction"] < waiting.metrics["data_wait_fraction"]
 

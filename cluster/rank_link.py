@@ -4,12 +4,13 @@ The process gives signs of life and says how many steps it has taken; it learns 
 stands still and is to show its stack and go. A thread does that, so that the steps wait for nothing.
 """
 
+import contextlib
+import copy
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,13 +61,13 @@ def forget_requests() -> None:
     _end.clear()
 
 
-@contextmanager
+@contextlib.contextmanager
 def linked(send: "Sender", rank: int, node: str, machine: str) -> Iterator[None]:
     """Keep in touch for the length of the block."""
     forget_requests()
     over = threading.Event()
-    own = (rank, node, machine)
-    thread = threading.Thread(target=_keep_in_touch, args=(send, *own, over), name="corgi-link", daemon=True)
+    own = (copy.copy(send), rank, node, machine)  # a sender is for one thread
+    thread = threading.Thread(target=_keep_in_touch, args=(*own, over), name="corgi-link", daemon=True)
     thread.start()
     try:
         yield
@@ -76,13 +77,20 @@ def linked(send: "Sender", rank: int, node: str, machine: str) -> Iterator[None]
 
 def _keep_in_touch(send: "Sender", rank: int, node: str, machine: str, over: threading.Event) -> None:
     while not over.wait(LINK_SECONDS):
-        send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills(), machine)))
-        notices = send.poll_all((END, REPLACE))
-        if notices[END]:
-            _end.set()
-        if notices[REPLACE]:
+        with contextlib.suppress(Exception):  # the mailbox is away: the next sign may arrive
+            _exchange(send, rank, node, machine)
+
+
+def _exchange(send: "Sender", rank: int, node: str, machine: str) -> None:
+    send(("sign", Sign(rank, node, os.getpid(), _steps, memory_kills(), machine)))
+    notices = send.poll_all((END, REPLACE))
+    if notices[END]:
+        _end.set()
+    if notices[REPLACE]:
+        try:
             send(("stack", (rank, process_stack())))
             send.flush()
+        finally:
             os._exit(1)  # the group is started again without it; what holds it up may not be interrupted
 
 

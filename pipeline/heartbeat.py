@@ -4,13 +4,13 @@ A record says ``running`` also after its driver was killed. So the driver renews
 a run whose file is old, or whose process is gone from this machine, is lost.
 """
 
+import contextlib
 import datetime
 import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, N
 
 from cluster.signals import signals_held_back
 from cluster.workers import SHOWN_ITEMS, WorkersByMachine
+from pipeline.errors import UsageError
 from pipeline.progress import USED, RunningStages
 from pipeline.record import RunRecord
 from pipeline.store import Store
@@ -141,7 +142,7 @@ def this_machine() -> str:
         return ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def beating(store: Store, run: str) -> Iterator[RunningStages]:
     """Renew the run's sign of life for the length of the block, with how far the stages are that are noted."""
     over, stages = threading.Event(), RunningStages()
@@ -198,7 +199,12 @@ def life_of(record: RunRecord, store: Store) -> Life:
         heartbeat = Heartbeat.model_validate(store.read_heartbeat(record.run))
     except ValidationError:  # there is none, or it is damaged
         heartbeat = None
-    return life_by(record, heartbeat, _now())
+    life = life_by(record, heartbeat, _now())
+    if life.status == "lost":  # or its driver has closed the record since that was read, and ended
+        with contextlib.suppress(UsageError):
+            newest = store.read_run(record.run)
+            return life if newest is None or newest.status == "running" else Life(newest.status)
+    return life
 
 
 def life_by(record: RunRecord, heartbeat: Heartbeat | None, now: datetime.datetime) -> Life:

@@ -90,6 +90,7 @@ def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: in
                 seconds = time.monotonic() - begun
             run.finish()
         except _RollBack:
+            run.written()
             run.close()
             if rank_info.world_size > 1:
                 torch.distributed.barrier()  # until rank 0 has written the newest checkpoint
@@ -219,6 +220,10 @@ class _Run:
                 self._task.save(self._ema_model, self._job.output)
                 write_log(self._job.output, TRAINING_LOG, self._logged)
                 record.write(self._job.output)
+
+    def written(self) -> None:
+        """Wait for the checkpoint that is being written, and raise what went wrong with it."""
+        self._writer.wait()
 
     def close(self) -> None:
         """Stop preparing batches, and finish the checkpoint that is being written."""

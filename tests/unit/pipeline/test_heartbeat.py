@@ -96,6 +96,12 @@ def test_only_a_running_record_needs_a_sign_of_life(tmp_path: Path) -> None:
     assert life_of(make_record(status="interrupted"), Store(str(tmp_path))).shown == "interrupted"
 
 
+def test_a_run_that_has_ended_since_its_record_was_read_is_not_lost(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_run(make_record(status="done"))
+    assert life_of(make_record(status="running"), store).status == "done"
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"host": 1}', '{"time": "never"}', "\x00" * 10, "[" * 100_000])
 def test_a_damaged_sign_of_life_is_none(tmp_path: Path, content: str) -> None:
     file = tmp_path / "runs" / "tiny-1" / "heartbeat.json"

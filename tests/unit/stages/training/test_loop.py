@@ -300,6 +300,20 @@ def test_training_rolls_back_and_passes_over_the_bad_samples(tmp_path: Path, sta
         run(tmp_path / "always", settings, AlwaysBadTask())
 
 
+class WorseningTask(BadTask):
+    """Has no sample with a finite loss from some step on."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        self.bad_at = max(self.bad_at, part.step)
+        return super().prepare(part)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_an_error_and_no_roll_back(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("no folder")
+    with pytest.raises(OSError, match="checkpoints"):
+        run(tmp_path, config(bad_steps="roll_back", async_checkpoints=True), WorseningTask(bad_at=6))
+
+
 def test_where_samples_are_passed_over_is_kept_over_a_restart(tmp_path: Path) -> None:
     settings, task = config(bad_steps="roll_back"), BadTask(bad_at=6)
     task.fail_at = 13  # step 10 after the roll back, as 3 steps of samples were passed over

@@ -17,7 +17,7 @@ from models.metrics.intervals import GROUPS, jackknife_interval, percentile_inte
 from models.metrics.kernels import Estimate, cmmd_estimate, kid_estimate
 from models.metrics.manifolds import NEIGHBOURS_OF_DENSITY, manifolds
 from models.metrics.moments import Moments, frechet_of_moments
-from models.similarity import blocks_of
+from models.similarity import blocks_of, frechet_distance
 from stages.evaluate.records import Rows
 
 FEWEST = 2
@@ -51,23 +51,67 @@ def frechet_figures(generated: Rows[Any], true: Rows[Any], report: Callable[[], 
 
     ``report`` is called after it, and after each of those that the interval comes from, as one may take seconds.
     """
-    all_generated = Moments.merged(_moments(generated, start, 2) for start in (0, 1))
-    halves = [_moments(true, start, 2) for start in (0, 1)]
-    all_true = Moments.merged(halves)
-    value = frechet_of_moments(all_generated, all_true)
+    sets = _pair(generated, true)
+    value = sets.whole()
     figures = {"frechet_distance": Figure(value, generated.count)}
     report()
     if _has_interval(generated.count, true.count):
         others = []
-        for g in range(GROUPS):
-            left = all_generated - _moments(generated, g, GROUPS), all_true - _moments(true, g, GROUPS)
-            others.append(frechet_of_moments(*left))
+        for group in range(GROUPS):
+            others.append(sets.without(group))
             report()
         low, high = jackknife_interval(value, others)
         figures["frechet_distance"] = Figure(value, generated.count, max(low, min(value, 0.0)), high)
     if true.count >= 2 * FEWEST:
-        figures["frechet_distance/true_halves"] = Figure(frechet_of_moments(*halves), true.count // 2)
+        figures["frechet_distance/true_halves"] = Figure(sets.true_halves(), true.count // 2)
     return figures
+
+
+def _pair(generated: Rows[Any], true: Rows[Any]) -> "_FewRows | _ManyRows":
+    width = next(generated.parts())[1].shape[1]
+    return (_FewRows if max(generated.count, true.count) <= width else _ManyRows)(generated, true)
+
+
+class _FewRows:
+    """Two sets of no more rows than dimensions: their distance takes a product of rows, not one of dimensions."""
+
+    def __init__(self, generated: Rows[Any], true: Rows[Any]) -> None:
+        self._sets = [torch.from_numpy(rows.take(np.arange(rows.count))).double() for rows in (generated, true)]
+
+    def whole(self) -> float:
+        """Return the distance of all rows."""
+        return float(frechet_distance(*self._sets))
+
+    def without(self, group: int) -> float:
+        """Return the distance without one of the groups of rows."""
+        return float(frechet_distance(*(rows[torch.arange(len(rows)) % GROUPS != group] for rows in self._sets)))
+
+    def true_halves(self) -> float:
+        """Return the distance of every other true row to the rest."""
+        true = self._sets[1]
+        return float(frechet_distance(true[::2], true[1::2]))
+
+
+class _ManyRows:
+    """Two sets that stay on disk, by their moments."""
+
+    def __init__(self, generated: Rows[Any], true: Rows[Any]) -> None:
+        self._rows = generated, true
+        self._halves = [[_moments(rows, start, 2) for start in (0, 1)] for rows in self._rows]
+        self._whole = [Moments.merged(halves) for halves in self._halves]
+
+    def whole(self) -> float:
+        """Return the distance of all rows."""
+        return frechet_of_moments(*self._whole)
+
+    def without(self, group: int) -> float:
+        """Return the distance without one of the groups of rows."""
+        left_out = (_moments(rows, group, GROUPS) for rows in self._rows)
+        return frechet_of_moments(*(whole - part for whole, part in zip(self._whole, left_out, strict=True)))
+
+    def true_halves(self) -> float:
+        """Return the distance of every other true row to the rest."""
+        return frechet_of_moments(*self._halves[1])
 
 
 def _moments(rows: Rows[Any], start: int, step: int) -> Moments:

@@ -227,7 +227,7 @@ PAUSED = """
 from cluster.isolated_child import Limits
 from cluster.isolation import Isolated
 from tests.unit.cluster import handlers
-isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=30.0, wall_seconds=3.0))
+isolated = Isolated(handlers.make, Limits(memory_bytes=1 << 20, cpu_seconds=30.0, wall_seconds=8.0))
 print(isolated(b"echo x")[0]["pid"], flush=True)
 isolated(b"spin 1")
 print("read", flush=True)
@@ -241,7 +241,7 @@ def test_the_pause_of_a_machine_is_no_time_of_the_item():
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in both:
                 os.kill(pid, number)
-            time.sleep(5.0 if number == signal.SIGSTOP else 0.0)
+            time.sleep(9.0 if number == signal.SIGSTOP else 0.0)  # longer than an item may take
         assert parent.stdout.read() == "read\n"
 
 

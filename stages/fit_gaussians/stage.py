@@ -138,14 +138,8 @@ def _passes(config: FitGaussiansConfig, embeddings: Artifact, rows: Mapping[str,
     work = sum(rows.values()) * config.num_gaussians * width
     mapper = map_in_process if work < SMALL_WORK else context.map_shards
     resources = context.resources.for_shards()
-    return Passes(
-        embeddings,
-        rows,
-        config.kind,
-        mapper,
-        resources,
-        WithinPass(config.max_iterations, sum(rows.values()), context.emit),
-    )
+    report = WithinPass(config.max_iterations, sum(rows.values()), context.emit)
+    return Passes(embeddings, rows, config.kind, mapper, resources, report)
 
 
 def _fit(

@@ -77,3 +77,17 @@ class LineTask:
 
     def save(self, model: nn.Module, output: Output) -> None:
         save_model(output, "line", model, {"width": 8})
+
+
+class BadTask(LineTask):
+    """Has samples without a finite loss, or with a huge one, at the positions of some steps."""
+
+    def __init__(self, *, bad_at: int, factor: float = float("nan")) -> None:
+        super().__init__(dropout=False)
+        self.bad_at, self.factor = bad_at, factor
+
+    def prepare(self, part: BatchPart) -> Batch:
+        batch = dict(super().prepare(part))
+        if part.step == self.bad_at:
+            batch["y"] = batch["y"] * self.factor
+        return batch

@@ -10,8 +10,8 @@ from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import TrainedRecord, read_checkpoint
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.training.launch import train
-from tests.unit.stages.training.line import LineTask
-from tests.unit.stages.training.test_loop import BadTask, config, output_of, run
+from tests.unit.stages.training.line import BadTask, LineTask
+from tests.unit.stages.training.line_training import config, output_of, run
 
 
 def rows(events: list[Event]) -> list[Metrics]:

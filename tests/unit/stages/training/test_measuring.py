@@ -9,7 +9,7 @@ from models.metrics.intervals import Interval
 from stages.contract.measures import Measure, protocol_digest
 from stages.training.config import BestConfig
 from stages.training.measuring import mean_intervals, measure
-from tests.unit.stages.training.test_loop import config, run
+from tests.unit.stages.training.line_training import config, run
 
 LINE = {"line": "straight", "pairs": "8"}
 

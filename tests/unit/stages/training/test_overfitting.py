@@ -9,7 +9,7 @@ from torch import nn
 from stages.contract.events import Event, Metrics
 from stages.training.config import BestConfig
 from tests.unit.stages.training.line import LineTask
-from tests.unit.stages.training.test_loop import config, run
+from tests.unit.stages.training.line_training import config, run
 
 
 class ForgettingTask(LineTask):

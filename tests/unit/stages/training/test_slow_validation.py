@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages.contract.events import Metrics, Progress
 from tests.unit.stages.training.line import LineTask
-from tests.unit.stages.training.test_loop import config, run
+from tests.unit.stages.training.line_training import config, run
 
 
 def test_a_slow_validation_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Steps whose loss or gradient is no number, or jumps: training stops, skips them, or rolls back."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from stages.contract.errors import Diverged
+from stages.contract.events import Metrics
+from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
+from stages.training.task import Batch, BatchPart
+from tests.unit.stages.training.line import BadTask, LineTask
+from tests.unit.stages.training.line_training import assert_same, config, output_of, run, weights
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_training_stops_at_a_gradient_that_is_not_finite_and_keeps_the_checkpoint_before(
+    tmp_path: Path, stage: int
+) -> None:
+    with pytest.raises(Diverged, match=r"a gradient was not finite, .* before step 8: .*training\.bad_steps"):
+        run(tmp_path, config(log_interval=50, zero_stage=stage), BadTask(bad_at=6))
+    assert checkpoint_steps(output_of(tmp_path)) == [4]
+    assert all(tensor.isfinite().all() for tensor in read_checkpoint(output_of(tmp_path), 4).state["weights"].values())
+
+
+def test_a_bad_step_is_skipped_and_all_others_are_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = config(bad_steps="skip", log_interval=4, ema_decay=0.0)
+    _, events = run(tmp_path, settings, BadTask(bad_at=6))
+    skipped = [e for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values]
+    assert [(e.step, e.values["skipped_steps"]) for e in skipped] == [(8, 1.0)]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    with pytest.raises(Diverged, match="at 4 steps, one after another"):
+        run(tmp_path / "all", settings, AlwaysBadTask())
+
+
+class AlwaysBadTask(LineTask):
+    """Has no sample with a finite loss."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        return {name: tensor * float("inf") for name, tensor in super().prepare(part).items()}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_training_rolls_back_and_passes_over_the_bad_samples(tmp_path: Path, stage: int) -> None:
+    settings = config(bad_steps="roll_back", zero_stage=stage)
+    _, events = run(tmp_path, settings, BadTask(bad_at=6))
+    seen = [e.step for e in events if isinstance(e, Metrics) and "loss" in e.values]
+    assert seen == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10, 11, 12]  # the seventh is bad; back to the checkpoint at 4
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    with pytest.raises(Diverged, match="after going back to step 0 3 times"):
+        run(tmp_path / "always", settings, AlwaysBadTask())
+
+
+class WorseningTask(BadTask):
+    """Has no sample with a finite loss from some step on."""
+
+    def prepare(self, part: BatchPart) -> Batch:
+        self.bad_at = max(self.bad_at, part.step)
+        return super().prepare(part)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_an_error_and_no_roll_back(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("no folder")
+    with pytest.raises(OSError, match="checkpoints"):
+        run(tmp_path, config(bad_steps="roll_back", async_checkpoints=True), WorseningTask(bad_at=6))
+
+
+def test_where_samples_are_passed_over_is_kept_over_a_restart(tmp_path: Path) -> None:
+    settings, task = config(bad_steps="roll_back"), BadTask(bad_at=6)
+    task.fail_at = 13  # step 10 after the roll back, as 3 steps of samples were passed over
+    with pytest.raises(ValueError, match="no data for step 13"):
+        run(tmp_path / "cut", settings, task)
+    run(tmp_path / "cut", settings, BadTask(bad_at=6))
+    run(tmp_path / "whole", settings, BadTask(bad_at=6))
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_jump_of_the_gradient_is_bad_where_it_is_configured(tmp_path: Path) -> None:
+    settings = config(num_steps=30, bad_steps="skip", spike_factor=50.0, log_interval=10, warmup_steps=0)
+    _, events = run(tmp_path, settings, BadTask(bad_at=25, factor=1e6))
+    assert [e.step for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values] == [28]
+    _, events = run(
+        tmp_path / "not", settings.model_copy(update={"spike_factor": None}), BadTask(bad_at=25, factor=1e6)
+    )
+    assert not [e for e in events if isinstance(e, Metrics) and "skipped_steps" in e.values]
+
+
+def test_steps_cannot_be_skipped_under_zero() -> None:
+    with pytest.raises(ValidationError, match="bad_steps is skip and zero_stage is 1"):
+        config(bad_steps="skip", zero_stage=1)

@@ -20,7 +20,8 @@ p2 with target sample is method eq. 7. The very same objective on the noise woul
 which is huge near T; so p2 weights each target's own error by 1 / (1 + S), as P2 does. With a terminal SNR of zero,
 min_snr is min(S + 1, gamma), since the last step would not be learned otherwise.
 
-On the path flow the error is always that of the velocity: (x_0 error / t)^2, with t held above 0.1.
+On the path flow the error is always that of the velocity: (x_0 error / t)^2, times t^p (p = time_power, 0 unless the
+settings say so), with t held above 0.1.
 """
 
 import torch
@@ -42,7 +43,8 @@ def denoising_loss(
     expected = true_target(process, spec.target, x_0, noise, t, gaussian=gaussian)
     error = (prediction - expected).square().mean(dim=tuple(range(1, x_0.ndim)))  # in the layout of the prediction
     if spec.path == "flow":
-        return error / t.clamp_min(MIN_FLOW_TIME).square() if spec.target == "sample" else error
+        power = (spec.time_power or 0.0) - (2.0 if spec.target == "sample" else 0.0)
+        return error * t.clamp_min(MIN_FLOW_TIME).pow(power) if power else error
     weight = loss_weight(process, spec.target, spec.loss_weight, t, min_snr_gamma=spec.min_snr_gamma)
     return weight.to(error.dtype) * error
 

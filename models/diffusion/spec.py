@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, get_args
 
-from models.fields import Settings, require
+from models.fields import ABSENT, Settings, require
 
 Path = Literal["flow", "ddpm"]
 Target = Literal["sample", "noise", "velocity"]
@@ -18,6 +18,7 @@ MAX_TIMESTEPS: Final = 100_000  # a hundred times as many as published; tables o
 MAX_LAST_ALPHA_BAR: Final = (
     1e-3  # of abar_T: a process that ends with more of the data does not start from its Gaussian
 )
+MAX_TIME_POWER: Final = 4
 _BETAS_ARE_FOR: Final = 1000  # steps, as published; with T of them they are 1000 / T times as large
 _MAX_BETA: Final = 0.999
 _COSINE_OFFSET: Final = 0.008
@@ -83,6 +84,10 @@ class ProcessConfig(Settings):
     """loss_weight min_snr: the largest weight of the error of x_0."""
     zero_terminal_snr: bool = False
     """ddpm: make the last step pure noise (Lin et al. 2024)."""
+    time_power: float | None = field(default=None, metadata=ABSENT)
+    """flow: the velocity's error is weighted by t to this power; null: 0, flow matching as published. What an image
+    shows is decided where t is large: short trainings learn it sooner at 1. With target sample, 2 is the plain error of
+    x_0."""
 
     def __post_init__(self) -> None:
         require(self, "path", self.path in get_args(Path), "flow or ddpm")
@@ -96,6 +101,9 @@ class ProcessConfig(Settings):
             self, "zero_terminal_snr", solvable, "false where target is noise, from which x_0 cannot be solved there"
         )
         require(self, "zero_terminal_snr", self.path == "ddpm" or not self.zero_terminal_snr, "false on the path flow")
+        if self.time_power is not None:
+            allowed_power = self.path == "flow" and 0.0 <= self.time_power <= MAX_TIME_POWER
+            require(self, "time_power", allowed_power, f"0 to {MAX_TIME_POWER} on the path flow, null on the path ddpm")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,15 @@
 """Targets and loss weights against each other, and guidance."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from models.diffusion.guidance import guide
-from models.diffusion.loss_weights import loss_weight
-from models.diffusion.processes import Ddpm, Gaussian
+from models.diffusion.loss_weights import denoising_loss, loss_weight
+from models.diffusion.processes import STANDARD, Ddpm, Gaussian, make_process
 from models.diffusion.schedules import alpha_bars
 from models.diffusion.spec import LossWeight, ProcessConfig, ScheduleSpec, Target
 from models.diffusion.targets import noise_from_target, output_scale, sample_from_target, true_target
@@ -71,6 +72,31 @@ def test_eq_7_would_be_the_stated_weight_on_the_noise() -> None:
 def test_p2_is_one_minus_abar() -> None:
     weight = loss_weight(PROCESS, "sample", "p2", TIMES, min_snr_gamma=GAMMA)
     torch.testing.assert_close(weight, 1 - PROCESS.alpha_bar[TIMES], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("power", [None, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("target", ["sample", "velocity"])
+def test_a_flows_loss_is_the_velocitys_error_times_a_power_of_the_time(target: Target, power: float | None) -> None:
+    """An x_0 wrong by d is a velocity noise - x_0 wrong by d / t, as x_t is known; times below 0.1 count as 0.1."""
+    process = make_process(ProcessConfig(path="flow", target=target, time_power=power))
+    generator = torch.Generator().manual_seed(2)
+    x_0, noise = torch.randn(2, 4, 7, generator=generator, dtype=torch.float64)
+    t = torch.tensor([0.1, 0.25, 0.5, 1.0], dtype=torch.float64)
+    d = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    predicted = x_0 + d if target == "sample" else noise - x_0 - d / t[:, None]
+    expected = d.square().mean() / t.square() * t ** (power or 0)
+    found = denoising_loss(process, predicted, x_0, noise, t, gaussian=STANDARD)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    below = torch.full_like(t, 0.04)
+    if target == "sample":
+        clamped = denoising_loss(process, predicted, x_0, noise, below, gaussian=STANDARD)
+        torch.testing.assert_close(clamped, (d.square().mean() * 0.1 ** ((power or 0) - 2)).expand(4))
+
+
+@pytest.mark.parametrize("settings", [{"path": "ddpm", "time_power": 1.0}, {"time_power": -1.0}, {"time_power": 4.5}])
+def test_a_power_of_the_time_is_refused_where_it_means_nothing(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="time_power"):
+        ProcessConfig(**settings)
 
 
 @pytest.mark.parametrize("target", TARGETS)

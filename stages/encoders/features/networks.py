@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stages.contract.errors import InputFault
 from stages.encoders.clip import ClipEncoder
@@ -84,7 +85,9 @@ def load_network(
     else:
         name, resize, network, width = _load_efficientnet()
     digest = digest_tensors(network.state_dict(), hashlib.sha256(f"{name} {resize}".encode()))
-    network.to(device)
+    if isinstance(network, _EfficientNet):
+        network.fold_norms()  # after the digest, which is that of the weights as published
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
     @torch.inference_mode()
     def rows(images: Images) -> Float[Tensor, "batch features"]:
@@ -109,6 +112,21 @@ class _EfficientNet(torch.nn.Module):
         scaled = F.interpolate(pixels.float(), size=(self._size, self._size), mode="bicubic", antialias=True)
         maps: Tensor = self.network.extract_features((scaled.clamp(0, 255) - 127) / 128)
         return maps.mean((2, 3))
+
+    def fold_norms(self) -> None:
+        """Fold every normalization by fixed statistics into the convolution before it: the same function, sooner."""
+        _fold_norm(self.network, "_conv_stem", "_bn0")
+        for block in self.network._blocks:
+            if hasattr(block, "_expand_conv"):
+                _fold_norm(block, "_expand_conv", "_bn0")
+            _fold_norm(block, "_depthwise_conv", "_bn1")
+            _fold_norm(block, "_project_conv", "_bn2")
+        _fold_norm(self.network, "_conv_head", "_bn1")
+
+
+def _fold_norm(owner: torch.nn.Module, convolution: str, norm: str) -> None:
+    setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
+    setattr(owner, norm, torch.nn.Identity())
 
 
 def _load_efficientnet() -> tuple[str, str, torch.nn.Module, int]:

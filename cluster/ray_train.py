@@ -30,7 +30,7 @@ from cluster.losses import MemoryKills, describe_loss
 from cluster.lost_ranks import is_communication_error, room_on_nodes, size_that_fits, wait_for_dead_nodes
 from cluster.metrics import count
 from cluster.placement import remove_abandoned_groups
-from cluster.rank_link import END, linked, note_step
+from cluster.rank_link import END, linked
 from cluster.rank_signs import RankSigns
 from cluster.training import (
     TrainFunction,
@@ -289,7 +289,6 @@ def _in_worker(config: dict[str, Any]) -> Any:
     send(("node", node))
 
     def emit(event: Any) -> None:
-        note_step()  # what reports gets on
         send(("event", event))
 
     try:

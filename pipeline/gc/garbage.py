@@ -7,7 +7,7 @@ garbage.
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from pipeline.config.schema import STAGES
@@ -44,6 +44,8 @@ class Item:
     what: str
     size: int
     why: str
+    record: RunRecord | None = None
+    """Of a run, as it was found."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def find_garbage(store: Store, choice: Choice) -> Garbage:
         for digest in store.model_digests()
         if digest not in named
     ]
-    items += [_item(run_folder(store, run), "run", "to be forgotten") for run in sorted(forgotten)]
+    found = {record.run: record for record in records}
+    items += [
+        replace(_item(run_folder(store, run), "run", "to be forgotten"), record=found[run]) for run in sorted(forgotten)
+    ]
     return Garbage(items, len(kept), sorted(forgotten))
 
 

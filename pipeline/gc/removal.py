@@ -23,8 +23,8 @@ def remove(store: Store, garbage: Garbage) -> Iterator[tuple[Item, str]]:
     for item in sorted(garbage.items, key=lambda one: order[one.what]):
         try:
             with _held(store, item):
-                if _is_needed(store, item):
-                    yield item, "a run needs it that has begun since"
+                if why := _why_kept(store, item):
+                    yield item, why
                     continue
                 _delete(item)
         except UsageError as error:
@@ -35,14 +35,17 @@ def remove(store: Store, garbage: Garbage) -> Iterator[tuple[Item, str]]:
             yield item, ""
 
 
-def _is_needed(store: Store, item: Item) -> bool:
-    """Return whether a run needs an artifact or a model, by the records as they are now."""
+def _why_kept(store: Store, item: Item) -> str:
+    """Return why an item is not garbage by the records as they are now; "": it is."""
     if item.what == "run":
-        return False
+        is_as_found = store.read_run(item.folder.fingerprint) in (item.record, None)
+        return "" if is_as_found else "it was started again since"
     records = read_records(store)
     if item.what == "model":
-        return item.folder.fingerprint in identities_of(records, store)
-    return name_of(item.folder) in needs_of(records)
+        is_needed = item.folder.fingerprint in identities_of(records, store)
+    else:
+        is_needed = name_of(item.folder) in needs_of(records)
+    return "a run needs it that has begun since" if is_needed else ""
 
 
 def _held(store: Store, item: Item) -> AbstractContextManager[object]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster.rank_link import note_step
 from stages.contract.errors import ArtifactError, Diverged, EndRequested, FailureCause
 from stages.contract.events import Event, Metrics, Progress
 from stages.formats.checkpoints import (
@@ -163,6 +164,7 @@ class _Run:
         """Report something, of the first process alone; numbers stay in what is kept with the checkpoints."""
         if self._rank_info.rank:
             return
+        note_step()  # a long validation takes none, and gets on; lines of the log say nothing of that
         if isinstance(event, Metrics):
             event = replace(event, time=time.time_ns() // 1_000_000)
             self._logged.append(event.without_measures())

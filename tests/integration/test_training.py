@@ -18,7 +18,7 @@ from cluster.ray_train import ROOM_SECONDS, launch_with_ray_train
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process
 from cluster.workers import MachineWorkers
-from stages.contract.events import Event, Metrics, Progress
+from stages.contract.events import Event, Log, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext
 from stages.formats.checkpoints import checkpoint_steps
 from stages.formats.model_folders import load_model_state
@@ -101,6 +101,23 @@ def test_rank_0_gives_the_result_and_it_is_reported_on_which_machine_the_ranks_a
     assert launch_in_process(give_rank, (5, go_on), TrainGroup(), print) == 5
     with pytest.raises(ValueError, match="found 2 workers"):
         launch_in_process(give_rank, (5, go_on), group, print)
+
+
+def hang_once_and_chatter(started: Path, emit: Callable[[Any], None]) -> str:
+    """The first time, take no step for good, while lines of a log are reported."""
+    if started.exists():
+        return "again"
+    started.touch()
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        emit(Log("waits for the storage"))
+        time.sleep(0.2)
+    return "never ended"
+
+
+def test_a_training_that_takes_no_step_is_replaced_whatever_it_logs(tmp_path: Path) -> None:
+    group = TrainGroup(stage_timeout=6.0)
+    assert launch_with_ray_train(hang_once_and_chatter, tmp_path / "started", group, lambda event: None) == "again"
 
 
 def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:

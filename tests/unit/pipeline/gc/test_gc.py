@@ -110,6 +110,15 @@ def test_what_a_run_needs_that_has_begun_since_is_left(store: Store, tmp_path: P
     assert "cd" * 16 in store.model_digests()
 
 
+def test_a_forgotten_run_that_was_started_again_since_is_left_with_what_it_needs(store: Store) -> None:
+    garbage = find_garbage(store, Choice(runs=("a-1",)))
+    write(store, "a-1", "2026-03-01T00:00:00+00:00", {"download_shards": "d1", "train_decoder": "old"})
+    found = {item.what: why for item, why in remove(store, garbage) if why}
+    assert found == {"run": "it was started again since", "artifact": "a run needs it that has begun since"}
+    assert store.run_names() == ["a-1", "b-1"]
+    assert store.artifact("train_decoder", "old").is_complete
+
+
 def test_a_whole_id_is_one_run_s_though_others_begin_with_it(store: Store) -> None:
     write(store, "a-12", "2026-03-01T00:00:00+00:00", {"embed_clip": "stray"})
     assert list(find_garbage(store, Choice(runs=("a-1",))).forgotten) == ["a-1"]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="corgi-evaluate-") as out:
         generated = Output(f"{out}/generate", "generate", "g")
         evaluated = Output(f"{out}/evaluate", "evaluate", "e")
-        for work in (
+        steps: tuple[Callable[[], object], ...] = (
             lambda: run_generate(generate, inputs, generated, context),
             lambda: run_evaluate(
                 EvaluateConfig(clip=clip, features=ClipFeatures(kind="clip")),
@@ -111,7 +111,8 @@ def _measure(folder: Path, images: int, workers: int, mapper: Any) -> dict[str, 
                 evaluated,
                 context,
             ),
-        ):
+        )
+        for work in steps:
             begun = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - begun)

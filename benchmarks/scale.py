@@ -62,6 +62,7 @@ def run_empty(
     runner = UnitRunner(
         output=output,
         units=UnitList([f"{number:05d}" for number in range(config.shards)]),
+        kind=ShardRecord,
         records=ShardRecord.done(output),
         make_worker=_make_worker,
         resources=WorkerResources(context.resources.num_workers, num_cpus=0),

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
 from pipeline.config.loading import load_config
 from pipeline.plan import PlannedStage, make_plan
+from pipeline.record import RunRecord
 from pipeline.results import StageResult, close_record, new_record
 from pipeline.store import Store
 from stages.contract.documents import Manifest
@@ -51,7 +51,7 @@ def _write_run(store: Store, number: int) -> str:
     record.started = f"2026-01-01T{number // 60:02d}:{number % 60:02d}:00.000+00:00"
     record.seconds, record.overhead_seconds = 300.0, 12.0
     store.write_run(record)
-    for stage in itertools.islice(reversed(plan.stages.values()), ARTIFACTS_PER_RUN):
+    for stage in itertools.islice(reversed(list(plan.stages.values())), ARTIFACTS_PER_RUN):
         _write_artifact(store, stage, results[stage.name])
     return plan.run
 
@@ -59,7 +59,7 @@ def _write_run(store: Store, number: int) -> str:
 class _Empty(Store):
     """A store in which nothing is looked up: every plan would read all earlier records."""
 
-    def runs(self) -> Any:
+    def runs(self, prefix: str = "") -> Iterator[RunRecord]:
         """Yield none."""
         return iter(())
 

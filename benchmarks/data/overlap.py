@@ -21,7 +21,8 @@ from rich.table import Table
 from benchmarks.data.download import ROOT, serve_images
 from benchmarks.data.embed import save_model
 from benchmarks.data.options import Options
-from cluster.session import Machines, session
+from cluster.machines import Machines
+from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.results import StageResult

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from benchmarks.decoder_sides.case import Case
 from benchmarks.sides.serving import Stopwatch, Timing, serve
+from models.decoders.pixel_diffusion.spec import PixelDiffusionSpec
 from stages.formats.clips import read_clips
 from stages.training.engine import autocast_dtype
 
@@ -18,6 +19,7 @@ def main() -> None:
     config, device = case.decoder(), torch.device(case.device)
     embed_dim = read_clips(case.inputs["embed_clip"]).embed_dim
     spec = config.spec(embed_dim)
+    assert isinstance(spec, PixelDiffusionSpec)
     unet = spec.build().unet.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, fused=True)
     batch, cells = config.training.batch_size, spec.resolution // spec.network.unshuffle

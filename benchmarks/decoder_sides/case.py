@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.sides.serving import SideCase
 from pipeline.config.loading import load_config
 from stages.storage.artifact import Artifact
+from stages.train_decoder.image_config import ImageDecoderConfig
 from stages.train_decoder.latent_diffusion.config import LatentDiffusionConfig
 
 

@@ -41,7 +41,8 @@ def main() -> None:
 
     @torch.no_grad()
     def encoded() -> Tensor:
-        return autoencoder.encode(images)
+        latents: Tensor = autoencoder.encode(images)
+        return latents
 
     def steps(encode: Callable[[], Tensor]) -> Callable[[], None]:
         def work() -> None:

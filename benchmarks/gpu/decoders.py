@@ -1,6 +1,6 @@
 """The decoders at the sizes of their papers, as configs/paper/ has them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -123,7 +123,7 @@ def _quick_specs(embed_dim: int) -> dict[str, tuple[DecoderSpec, str, int]]:
     }  # fmt: skip
 
 
-def _stable_diffusion_2() -> dict[str, Mapping[str, Any]]:
+def _stable_diffusion_2() -> dict[str, Any]:
     """Return the parts of the checkpoint, its autoencoder's blocks included."""
     parts = published_parts("stabilityai/stable-diffusion-2-base")
     levels = len(parts["vae"]["block_out_channels"])
@@ -141,6 +141,7 @@ def _data(spec: DecoderSpec, count: int) -> Batch:
         case StableDiffusionSpec():
             return {"latents": torch.randn(count, *spec.latent_shape)}
         case _:
+            assert isinstance(spec, PixelDiffusionSpec)
             return {"images": torch.randint(256, (count, spec.resolution, spec.resolution, 3)).to(torch.uint8)}
 
 

@@ -57,7 +57,10 @@ def _builder(spec: PriorSpec, num_gaussians: int) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         rows = torch.randn(2 * spec.embed_dim, spec.embed_dim)
         gaussians = torch.randn(num_gaussians, spec.embed_dim), torch.rand(num_gaussians, spec.embed_dim) + 0.5
-        return spec.model_class.for_training(spec, rows, rows.flip(0), gaussians if spec.reads_gaussians else None)
+        prior: nn.Module = spec.model_class.for_training(
+            spec, rows, rows.flip(0), gaussians if spec.reads_gaussians else None
+        )
+        return prior
 
     return build
 

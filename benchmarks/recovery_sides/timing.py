@@ -21,7 +21,8 @@ from typing import Any
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "heartbeats": {
         "pipeline.heartbeat": ("Heartbeat.now",), "pipeline.store": ("Store.write_heartbeat",),
-        "cluster.pool": ("_Pool._check_signs",),
+        "cluster.pool": ("_Pool._check_signs",), "cluster.rank_link": ("_exchange",),
+        "cluster.task_signs": ("_Stillness.poll", "TaskWatchdog.check"),
     },
     "checksums": {
         "stages.storage.checksums": (
@@ -29,12 +30,12 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "stages.formats.checkpoints": ("read_digest",),
     },
-    "leases": {"pipeline.leases": ("Leases._take", "Leases._renew_all", "Leases.check", "Leases.release")},
+    "leases": {"pipeline.leases": ("Leases._take", "Leases._renew", "Leases.check", "Leases.release")},
     "checkpoints": {
         "stages.training.loop": ("_Run._checkpoint",),
         "stages.formats.checkpoints": ("write_checkpoint", "read_newest_checkpoint", "remove_checkpoints"),
     },
-    "sync to the disk": {"stages.storage.artifact": ("_sync",), "stages.storage.publishing": ("sync",)},
+    "sync to the disk": {"stages.storage.publishing": ("sync",)},
 }  # fmt: skip
 _stack = threading.local()
 
@@ -65,10 +66,10 @@ class _Finder(importlib.abc.MetaPathFinder):
 def _wrap(module: ModuleType, name: str, part: str, file: str) -> None:
     holder_name, _, attribute = name.rpartition(".")
     holder = resolve_name(f"{module.__name__}:{holder_name}") if holder_name else module
-    found = vars(holder).get(attribute)
+    found = vars(holder)[attribute]  # a name that is gone would cost nothing
     if isinstance(found, classmethod):
         setattr(holder, attribute, classmethod(_timed(found.__func__, part, file)))
-    elif found is not None:
+    else:
         setattr(holder, attribute, _timed(found, part, file))
 
 

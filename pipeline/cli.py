@@ -227,8 +227,8 @@ def status(
     if run_id is None:
         records = list(found.runs())
         lives = [life_of(record, found) for record in records]
-        documents = [status_document(*one) for one in zip(records, lives, strict=True)]
-        _show({"runs": documents} if as_json else runs_table(records, lives))
+        pairs = zip(records, lives, strict=True)
+        _show({"runs": [status_document(*one) for one in pairs]} if as_json else runs_table(records, lives))
         return
     record = found.find_run(run_id)
     life = life_of(record, found)

@@ -39,7 +39,7 @@ class RecordCache:
         """Keep these contents, and forget all objects that have no version any more."""
         rows = [(path, versions[path], content) for path, content in contents.items() if versions.get(path)]
         self._execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
-        gone = [(path,) for path, _, _ in self._execute("SELECT * FROM records") if path not in versions]
+        gone = [(path,) for (path,) in self._execute("SELECT path FROM records") if path not in versions]
         self._execute("DELETE FROM records WHERE path = ?", gone)
 
     def _execute(self, statement: str, rows: Iterable[tuple[Any, ...]] | None = None) -> list[Any]:

@@ -176,7 +176,8 @@ def test_memory_is_that_of_the_paper_in_single_precision() -> None:
 
 
 def test_epochs_follow_from_steps_and_images(tmp_path: Path) -> None:
-    store, config = Store(str(tmp_path)), load_config(CONFIGS / "quickstart.yaml")
+    store = Store(str(tmp_path))
+    config = load_config(CONFIGS / "quickstart.yaml", ["train_decoder.training.num_steps=1000"])
     (decoder,) = [s for s in stage_sizes(config, make_plan(config, store), store, 4) if s.stage == "train_decoder"]
     assert decoder.num_gpus == 4
     assert decoder.images == 3600 - 360

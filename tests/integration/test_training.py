@@ -108,7 +108,7 @@ def hang_once_and_chatter(started: Path, emit: Callable[[Any], None]) -> str:
     if started.exists():
         return "again"
     started.touch()
-    until = time.monotonic() + 200
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         emit(Log("waits for the storage"))
         time.sleep(0.2)

@@ -20,7 +20,7 @@ from tests.live import name_of
 from tests.network_nodes import ADDRESSES, Networks, can_be_made
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST = 400.0  # seconds
+LONGEST = 500.0  # seconds, until the training and after it, on a machine that is busy
 #: One program a node, as --ntasks-per-node=1 has it; the node is named, or is the one that is not named.
 SRUN = """#!/bin/bash
 node=0
@@ -57,7 +57,7 @@ def networks() -> Iterator[Networks]:
         made.remove()
 
 
-@pytest.mark.timeout(LONGEST + 60)
+@pytest.mark.timeout(2 * LONGEST + 120)
 def test_the_slurm_script_trains_over_two_nodes_and_goes_on_without_one(networks: Networks, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -100,7 +100,7 @@ def test_the_slurm_script_trains_over_two_nodes_and_goes_on_without_one(networks
 
 
 def _wait_for(found: Callable[[], object], job: "subprocess.Popen[bytes]", said: Path) -> None:
-    until = time.monotonic() + LONGEST / 2
+    until = time.monotonic() + LONGEST
     while not found():
         assert job.poll() is None, said.read_text()
         assert time.monotonic() < until, said.read_text()

@@ -1,12 +1,13 @@
 """What a run would do: each stage's fingerprint, its state in the store, and why."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config.image_space import require_one_image_encoder, require_space_for_texts
-from pipeline.config.loading import load_config
+from pipeline.config.loading import load_reused
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.fingerprints import fingerprint_of
@@ -191,12 +192,14 @@ def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
 
 def _reused(config: RunConfig, name: str, store: Store) -> PlannedStage:
     """Resolve ``reuse.<stage>.config`` to the artifact that the other experiment makes in this store."""
-    path = config.reuse[name].config
-    other = make_plan(load_config(path), store).stages.get(name)
+    reuse = config.reuse[name]
+    path = reuse.config
+    other = make_plan(load_reused(reuse), store).stages.get(name)
     if other is None:
         raise UsageError(f"reuse.{name}.config: {path} has no stage {name}; name an experiment that has one")
+    command = redact(" ".join([str(path), *map(shlex.quote, reuse.overrides)]))
     return PlannedStage(
-        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=redact(str(path))
+        name, other.fingerprint, other.completion, (), other.identity, other.config, reused_from=command
     )
 
 

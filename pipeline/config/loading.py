@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config.merging import merge
 from pipeline.config.messages import describe, found, keys_of, models_in
-from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, RunConfig
+from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, ReuseConfig, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
 from pipeline.errors import UsageError
 from stages.contract.secrets import remember_secrets
@@ -38,6 +38,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         raise UsageError(describe(error, RunConfig, one_line(path))) from None
     return config.with_left_out(left_out)
+
+
+def load_reused(reuse: ReuseConfig) -> RunConfig:
+    """Read and check the experiment whose artifact is taken, with the overrides that it is run with."""
+    return load_config(reuse.config, reuse.overrides)
 
 
 def load_resolved(tree: Tree, overrides: Sequence[str], where: str) -> RunConfig:

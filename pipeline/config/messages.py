@@ -15,6 +15,10 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's word
 MOST_FAULTS = 20
 LONGEST_FAULT = 2000  # characters; the longest list of allowed keys has 1,200
 _NO_MAPPING = ("model_type", "dataclass_type", "model_attributes_type")
+_IN_YAML = {
+    "tuple_type": "expected a list, such as [a, b]", "list_type": "expected a list, such as [a, b]",
+    "dict_type": "expected a mapping, such as {a: b}", "mapping_type": "expected a mapping, such as {a: b}",
+}  # fmt: skip
 
 
 def describe(error: ValidationError, root: type[Any], where: str) -> str:
@@ -40,7 +44,8 @@ def _sentence(fault: Any, root: type[Any]) -> str:
             allowed = ", ".join(_keys_of_all(_models_at(fault["loc"], root)))
             what = f"found {found(fault['input'], location)}; allowed: a mapping of {allowed}"
         case _:
-            what = f"found {found(fault['input'], location)}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+            expected = _IN_YAML.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
+            what = f"found {found(fault['input'], location)}; {expected}"
     return f"{location}: {what}"
 
 

@@ -4,7 +4,15 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    PrivateAttr,
+    field_serializer,
+    model_validator,
+)
 
 from pipeline.config.buckets import require_fitting_buckets
 from pipeline.config.image_space import remarks_on_space, require_one_image_encoder, require_space_for_texts
@@ -13,7 +21,7 @@ from pipeline.config.storage import StorageConfig
 from pipeline.options import STORE_VARIABLE, default_store
 from stages.caption_images.config import CaptionImagesConfig
 from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, SecretAddress
-from stages.contract.secrets import NOTIFY_VARIABLE, redact_path
+from stages.contract.secrets import NOTIFY_VARIABLE, redact, redact_path
 from stages.contract.stage import StageConfig
 from stages.contract.texts import show_value
 from stages.download_shards.config import DownloadShardsConfig
@@ -76,6 +84,13 @@ class ReuseConfig(ConfigModel):
     """Take a stage's artifact from another experiment instead of making it here."""
 
     config: ExternalPath = Field(description="the experiment (a YAML file) whose artifact is used")
+    overrides: tuple[str, ...] = Field(
+        (), description="dotted.key=value words with which that experiment is run, such as [seed=1]"
+    )
+
+    @field_serializer("overrides", when_used="json")
+    def _shown_overrides(self, words: tuple[str, ...]) -> list[str]:
+        return [redact(word) for word in words]  # as a record keeps them
 
 
 def _is_web_address(value: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from models.autoencoders.spec import AutoencoderSpec
-from pipeline.config.loading import load_config
+from pipeline.config.loading import load_reused
 from pipeline.config.schema import RunConfig
 from stages.contract.sizing import Unknown
 from stages.encoders.check import architecture_file
@@ -134,4 +134,4 @@ def _section_of(config: RunConfig, stage: str) -> Any:
     section = getattr(config, stage)
     if section is not None or stage not in config.reuse:
         return section
-    return _section_of(load_config(config.reuse[stage].config), stage)
+    return _section_of(load_reused(config.reuse[stage]), stage)

@@ -14,6 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.plan import Plan, make_plan
 from pipeline.report import plan_document, plan_table
 from pipeline.results import new_record
+from pipeline.run import Experiment, check_experiment
 from pipeline.store import Store
 from stages.contract.recipes import recipe_of
 from stages.formats.checkpoints import Checkpoint, write_checkpoint
@@ -50,6 +51,41 @@ def store(tmp_path: Path) -> Store:
 )
 def test_a_key_changes_what_depends_on_it_alone(override: str, changed: set[str], store: Store) -> None:
     assert _changed(_plan(store), _plan(store, override)) == changed
+
+
+def test_a_reused_stage_is_of_the_other_experiment_with_its_overrides(store: Store) -> None:
+    words = ["reuse.train_prior.overrides=[seed=1, captions.fraction=0.5]"]
+    plan, other = _plan(store, *words, name="language_free.yaml"), _plan(store, "seed=1", "captions.fraction=0.5")
+    taken = plan.stages["train_prior"]
+    assert taken.fingerprint == other.stages["train_prior"].fingerprint
+    assert taken.fingerprint != _plan(store, name="language_free.yaml").stages["train_prior"].fingerprint
+    assert taken.reused_from == f"{CONFIGS / 'quickstart.yaml'} seed=1 captions.fraction=0.5"  # as `corgi run` takes it
+    with pytest.raises(UsageError, match=r"make it with `corgi run .*quickstart\.yaml seed=1 captions\.fraction=0\.5`"):
+        check_experiment(
+            Experiment.open(load_config(CONFIGS / "language_free.yaml", [*words, f"store={store.uri}"]), "")
+        )
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("[seed]", "not an override"),
+        ("[seed=x]", "seed: found 'x'"),
+        ("seed=1", r"overrides: found 'seed=1'; expected a list"),
+    ],
+)
+def test_overrides_of_a_reused_stage_are_checked(word: str, message: str, store: Store) -> None:
+    with pytest.raises(UsageError, match=message):
+        _plan(store, f"reuse.train_prior.overrides={word}", name="language_free.yaml")
+
+
+def test_secrets_in_overrides_of_a_reused_stage_are_not_recorded(store: Store) -> None:
+    words = "[storage.options.s3.secret=hush-hush-1234, seed=1]"
+    config = load_config(CONFIGS / "language_free.yaml", [f"reuse.train_prior.overrides={words}"])
+    plan = make_plan(config, store)
+    record = new_record(plan, "a.yaml", config.shown()).model_dump_json()
+    assert "seed=1" in record
+    assert "hush" not in record + str(plan.stages["train_prior"].reused_from)
 
 
 def test_a_file_is_identified_by_content_not_path(tmp_path: Path, store: Store) -> None:

@@ -227,6 +227,7 @@ extends: {CONFIGS / "quickstart.yaml"}
 clip: {{models: [{{kind: trained}}]}}
 train_clip: {{}}
 fit_gaussians: {{num_gaussians: 5}}
+train_prior: {{learnable: true}}
 """)
     second = tmp_path / "second.yaml"
     second.write_text("""
@@ -236,8 +237,12 @@ fit_gaussians: null
 embed_clip: null
 reuse: {train_clip: {config: first.yaml}, fit_gaussians: {config: first.yaml}, embed_clip: {config: first.yaml}}
 """)
-    expected, found = (
-        sum(one.numel() for one in trained_module("train_prior", load_config(path)).parameters())
-        for path in (first, second)
-    )
-    assert found == expected
+    overrides = ["fit_gaussians.num_gaussians=9"]
+    counts = [
+        sum(one.numel() for one in trained_module("train_prior", load_config(path, words)).parameters())
+        for path, words in [
+            (first, []), (second, []),
+            (first, overrides), (second, [f"reuse.fit_gaussians.overrides=[{overrides[0]}]"]),
+        ]
+    ]  # fmt: skip
+    assert counts[0] == counts[1] != counts[2] == counts[3]

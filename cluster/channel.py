@@ -155,7 +155,7 @@ class Channel:
                 self._start()
                 self._ask("post", self._board)
                 return self._ask(method, *arguments)
-            except (RayActorError, ValueError):  # the name is free only a moment after
+            except (RayActorError, GetTimeoutError, ValueError):  # the name is free only a moment after
                 if time.monotonic() > until:
                     raise
             time.sleep(_POLL_SECONDS)

@@ -73,7 +73,7 @@ def serve_mlflow(folder: Path, port: int) -> Iterator[int]:
         ) as process,
     ):
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while True:
                 with contextlib.suppress(OSError):
                     socket.create_connection(("127.0.0.1", port), 1).close()

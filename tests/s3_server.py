@@ -12,12 +12,14 @@ from typing import Any
 
 import fsspec
 
+from tests.ports import free_port
+
 _SERVE = """
 import itertools, logging, sys
 from moto.server import ThreadedMotoServer
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-port = 0
-if sys.argv[1:] == ["unconditional"]:
+port = int(sys.argv[1])
+if sys.argv[2:] == ["unconditional"]:
     from moto.moto_server import threaded_moto_server
     class Unconditional(threaded_moto_server.DomainDispatcherApplication):
         def __call__(self, environ, start_response):
@@ -97,7 +99,8 @@ class S3Server:
 @contextlib.contextmanager
 def serve_s3(*, unconditional: bool = False) -> Iterator[S3Server]:
     """Run the server for the length of the block, or one that takes no notice of the conditions of a write."""
-    command = [sys.executable, "-W", "ignore", "-c", _SERVE, *(["unconditional"] if unconditional else [])]
+    kind = ["unconditional"] if unconditional else []
+    command = [sys.executable, "-W", "ignore", "-c", _SERVE, str(free_port()), *kind]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

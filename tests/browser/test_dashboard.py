@@ -368,6 +368,7 @@ def test_blind_pairs_are_rated_by_two_and_never_lost(watched: Watched) -> None:
 @pytest.mark.parametrize("path", ["#/run/nothing", "#/data/nothing", "#/gaussians/nothing"])
 def test_what_is_not_there_is_said(browser: Any, dashboard: str, path: str) -> None:
     page = browser.new_page()
+    page.set_default_timeout(90_000)
     page.goto(f"{dashboard}/{path}")
     page.get_by_text("is not in this store").wait_for()
     page.close()

@@ -48,7 +48,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_folder_becomes_a_model_and_grows(tmp_path: Path) -> None:
     for name, count, first in (("photographs", 220, 0), ("more", 10, 1000)):
         (tmp_path / name).mkdir()

@@ -13,6 +13,7 @@ import yaml
 from tests.e2e.conftest import ROOT, SMOKE, Finished, corgi
 from tests.factories import save_tiny_clip
 
+pytestmark = pytest.mark.timeout(1000)
 WITHOUT_IMAGES = {"train_decoder": None, "generate": None, "evaluate": None}
 SWEEP = {
     "base": "priors.yaml",
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(folder: Path) -> Finished:
-    return corgi("sweep", folder / "sweep.yaml", "--json")
+    return corgi("sweep", folder / "sweep.yaml", "--json", timeout=900)
 
 
 def test_a_failed_variant_is_reported_and_the_others_are_there(swept: Finished) -> None:
@@ -79,7 +80,7 @@ def test_a_second_sweep_runs_only_what_is_left(folder: Path, swept: Finished) ->
     assert [run["stages_left"] for run in planned.document["runs"]] == [0, 0, 1]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_the_ablation_runs_on_embeddings_that_there_are_already(tmp_path: Path) -> None:
     """Those of ViT-B/32 by their shape: 512 numbers of length 10.5, two dimensions of a large mean."""
     rng = np.random.default_rng(0)

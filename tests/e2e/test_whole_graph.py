@@ -2,10 +2,10 @@
 
 import json
 import re
+import resource
 import shutil
 import sqlite3
 import subprocess
-import time
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -39,10 +39,10 @@ def test_dead_and_corrupt_entries_are_counted_by_cause(undisturbed: tuple[Path, 
 
 def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -> None:
     store, first = undisturbed
-    began = time.monotonic()
+    before = _seconds_of_children()
     again = corgi("run", SMOKE, f"store={store}", "--json")
     assert again.code == 0
-    assert time.monotonic() - began < 30  # no Ray, no torch; the figure itself is measured by the benchmarks
+    assert _seconds_of_children() - before < 20  # no Ray, no torch; the figure itself is measured by the benchmarks
     assert set(again.states.values()) == {"reused"}
     assert again.document["metrics"] == first.document["metrics"]
     assert "everything is done" in again.err
@@ -51,6 +51,12 @@ def test_a_second_run_does_nothing_quickly(undisturbed: tuple[Path, Finished]) -
     assert "used: 90 images" in table
     assert f"export {first.document['run']} my-model" in table
     assert "scheduling" not in table  # what the first run took is not shown again
+
+
+def _seconds_of_children() -> float:
+    """Return the processors' time that all ended children have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_decoder_key_reruns_the_decoder_and_what_follows(undisturbed: tuple[Path, Finished], tmp_path: Path) -> None:

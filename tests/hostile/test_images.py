@@ -225,15 +225,15 @@ def test_an_image_that_is_cut_off_anywhere_is_counted(tmp_path):
 
 
 def test_limits_of_time_and_memory_cost_one_image_each(tmp_path):
-    slow = files.encode(np.zeros((3000, 3000, 3), np.uint8), "PNG", compress_level=1)
+    slow = files.encode(np.zeros((6000, 6000, 3), np.uint8), "PNG", compress_level=1)
     contents = {"slow.png": slow, **{f"{number}.png": files.encode(SCENE, "PNG") for number in range(3)}}
     folder = write(tmp_path / "in", contents)
-    limits: dict[str, dict[str, Any]] = {"time": {"decoder_seconds": 0.02}, "memory": {"decoder_memory": 12_000_000}}
+    limits: dict[str, dict[str, Any]] = {"time": {"decoder_seconds": 0.1}, "memory": {"decoder_memory": 12_000_000}}
     for name, limit in limits.items():
         counts, found = convert(folder, tmp_path / name, **WHOLE, **limit)
         assert (counts["images"], counts["failed_decoder_limit"]) == (3, 1), name
         assert found["slow.png"][0]["error_message"].startswith("limit of the decoder exceeded: "), name
-    counts, _ = convert(folder, tmp_path / "off", **WHOLE, decoder_seconds=0.02, isolate_decoding=False)
+    counts, _ = convert(folder, tmp_path / "off", **WHOLE, decoder_seconds=0.1, isolate_decoding=False)
     assert counts["images"] == 4
 
 

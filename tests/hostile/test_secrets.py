@@ -172,7 +172,7 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.timeout(560)
+@pytest.mark.timeout(900)
 def test_a_run_with_secrets_everywhere_works_and_leaves_none(tmp_path: Path, ray_folder: Path) -> None:
     web, mlflow, home, work = (tmp_path / name for name in ("web", "mlflow", "home", "work"))
     live, kept = ray_folder / "live", ray_folder / "kept"

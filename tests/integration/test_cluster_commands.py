@@ -107,7 +107,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         shutil.rmtree(f"/tmp/corgi-docs-{os.getpid()}", ignore_errors=True)
 
 
-@pytest.mark.timeout(600)  # two nodes, and four jobs
+@pytest.mark.timeout(1500)  # two nodes, and four jobs
 def test_the_documented_commands_make_a_protected_cluster_and_run_on_it(shell: Shell) -> None:
     by_hand = _commands("docs/cluster.md", "A Ray cluster by hand")
     generate, export, head, export_again, join, ask = by_hand

@@ -213,8 +213,8 @@ def make_config(path, **options):
         "rows_per_shard": 17,
         "image_size": 24,
         "encode_format": "png",
-        "timeout": 4.0,  # of a busy machine
-        "max_seconds": 6.0,
+        "timeout": 8.0,  # of a busy machine
+        "max_seconds": 12.0,
         "max_bytes": 3_000_000,
         "retry_wait": 0.05,
         "min_yield": 0.1,

@@ -223,13 +223,13 @@ def test_a_job_works_with_secrets_that_the_cluster_does_not_show(head: Head, tmp
     assert any(path.suffix == ".log" for path in logs)
 
 
-@pytest.mark.timeout(LONGEST)
+@pytest.mark.timeout(2 * LONGEST + 500)
 def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: Head, tmp_path: Path) -> None:
     store = tmp_path / "store"
     config = {
         "store": str(store),
         "download_shards": {
-            "source": {"kind": "scenes", "num_images": 120, "resolution": 16}, "rows_per_shard": 2, "image_size": 16,
+            "source": {"kind": "scenes", "num_images": 360, "resolution": 16}, "rows_per_shard": 2, "image_size": 16,
             "resources": {"num_workers": 1},
         },
     }  # fmt: skip
@@ -239,6 +239,7 @@ def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: He
         command, cwd=tmp_path, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     made = _records_when(store, at_least=3)
+    (driver,) = [one for one in psutil.Process(head.process.pid).children(recursive=True) if _drives(one)]
     submitter.send_signal(signal.SIGINT)
     _, said = submitter.communicate(timeout=200)
     assert submitter.returncode == 130, said
@@ -247,7 +248,6 @@ def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: He
     assert stop == "ray job stop", said
     assert options == ["--address", head.address]
 
-    (driver,) = [one for one in psutil.Process(head.process.pid).children(recursive=True) if _drives(one)]
     made = _records_when(store, at_least=len(made) + 3)  # the job goes on without its submitter
     driver.kill()
     status = [str(BIN / "ray"), "job", "status", *options, job]
@@ -256,11 +256,11 @@ def test_a_job_outlives_its_submitter_and_a_killed_driver_costs_no_unit(head: He
         assert time.monotonic() < until, reply.stdout + reply.stderr
         time.sleep(1)
     made = _records(store)
-    assert len(made) < 60
+    assert len(made) < 180
 
     again = _run(command, head.environment, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert len(_records(store)) == 60
+    assert len(_records(store)) == 180
     assert {name: mark for name, mark in _records(store).items() if name in made} == made
 
 
@@ -270,9 +270,9 @@ def _records(store: Path) -> dict[str, int]:
 
 def _records_when(store: Path, *, at_least: int) -> dict[str, int]:
     """Return the records of units as soon as there are so many."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 500
     while len(found := _records(store)) < at_least:
-        assert time.monotonic() < until, f"{len(found)} units after 200 s"
+        assert time.monotonic() < until, f"{len(found)} units after 500 s"
         time.sleep(0.05)
     return found
 

@@ -1,5 +1,6 @@
 """Nodes of different kinds, and nodes that come while a stage runs."""
 
+import contextlib
 import time
 import urllib.request
 from functools import partial
@@ -77,7 +78,8 @@ def _measured(run: str) -> set[str]:
     for node in ray.nodes():
         if node["Alive"]:
             url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as reply:
+            lines: list[str] = []
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as reply:  # not yet
                 lines = reply.read().decode().splitlines()
             for line in (one for one in lines if one.startswith("ray_corgi") and f'run="{run}"' in one):
                 name, _, rest = line.partition("{")

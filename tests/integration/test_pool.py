@@ -132,7 +132,7 @@ def test_it_is_reported_on_which_machine_the_workers_are_and_at_what(tmp_path: P
 def test_a_worker_that_stands_still_while_it_starts_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resources = WorkerResources(stage_timeout=2.0)
+    resources = WorkerResources(stage_timeout=8.0)
     assert list(map_on_ray(partial(start_slowly_once, tmp_path / "flag"), [-3], resources)) == [3]
     (record,) = [one for one in caplog.records if "stands still while it starts" in one.getMessage()]
     assert "start_slowly_once" in record.attachment  # type: ignore[attr-defined]

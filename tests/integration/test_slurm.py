@@ -34,7 +34,7 @@ SCONTROL = f"""#!/bin/bash
 [ "$1 $2 $3" = "show hostnames nodes[0-1]" ] && printf '%s\\n' {" ".join(ADDRESSES)}
 """
 SPREAD = ("num_workers=2", "cpus_per_worker=2", "wait_for_nodes=5")  # a process on each node
-TRAINING = ("num_steps=60", "checkpoint_interval=10")
+TRAINING = ("num_steps=240", "checkpoint_interval=10")
 OVERRIDES = (
     "train_decoder=null", "generate=null", "evaluate=null",
     *(f"train_prior.resources.{word}" for word in SPREAD), *(f"train_prior.training.{word}" for word in TRAINING),
@@ -92,7 +92,7 @@ def test_the_slurm_script_trains_over_two_nodes_and_goes_on_without_one(networks
     assert "going on with 1" in said.read_text()
     (log_file,) = store.glob("artifacts/train_prior/*/training_log.json")
     steps = [step for step, _, values in json.loads(log_file.read_text())["rows"] if "loss" in values]
-    assert steps == list(range(2, 61, 2)), "each logged step is there once"
+    assert steps == list(range(2, 241, 2)), "each logged step is there once"
     until = time.monotonic() + 60
     while networks.pids(0) and time.monotonic() < until:
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import TrainingLost
-from cluster.ray_train import ROOM_SECONDS, launch_with_ray_train
+from cluster.ray_train import launch_with_ray_train
 from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process
 from cluster.workers import MachineWorkers
@@ -136,7 +136,7 @@ def test_a_workers_error_comes_back_as_it_was_raised(tmp_path: Path) -> None:
 
 
 def die(payload: Any, emit: Callable[[Any], None]) -> None:
-    time.sleep(2)  # a group that dies while it starts keeps its place in Ray Train, and the next would wait for it
+    time.sleep(6)  # a group that dies while it starts keeps its place in Ray Train, and the next would wait for it
     os._exit(7)
 
 
@@ -150,7 +150,7 @@ def test_a_dead_worker_is_an_error_not_a_wait() -> None:
 def die_once(flag: Path, emit: Callable[[Any], None]) -> str:
     if not flag.exists():
         flag.touch()
-        time.sleep(2)  # in the middle of its work
+        time.sleep(6)  # in the middle of its work
         os.kill(os.getpid(), signal.SIGKILL)
     return "went on"
 
@@ -167,7 +167,9 @@ def _process_id(payload: dict[str, Path], emit: Callable[[Any], None]) -> int:
     return os.getpid()
 
 
-def test_a_group_that_holds_all_processors_starts_again_without_its_controller(tmp_path: Path) -> None:
+def test_a_group_that_holds_all_processors_starts_again_without_its_controller(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What a lost controller held would be held for ever: nobody else of Ray Train's gives it back here."""
     events: list[str] = []
 
@@ -178,8 +180,7 @@ def test_a_group_that_holds_all_processors_starts_again_without_its_controller(t
                 one.kill()
                 (tmp_path / "go on").touch()
 
-    begun = time.monotonic()
     group = TrainGroup(num_workers=1, num_cpus=2)
     assert launch_with_ray_train(_process_id, {"go_on": tmp_path / "go on"}, group, take_down) != os.getpid()
     assert events == ["started", "started"]
-    assert time.monotonic() - begun < ROOM_SECONDS
+    assert "there is no room for" not in caplog.text

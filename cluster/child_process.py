@@ -59,7 +59,7 @@ class ChildProcess:
         slot = self.num_sent % MOST_OUTSTANDING
         self.num_sent, self.num_outstanding = self.num_sent + 1, self.num_outstanding + 1
         _put(self.items[slot], content)
-        send(self.connection, opening, f"{slot} {len(content)}".encode())
+        send(self.connection, opening, f"{self.num_sent} {slot} {len(content)}".encode())
 
     def receive(self, *, countdown: Countdown, most_bytes: int) -> tuple[dict[str, Any], bytes] | None:
         """Return the reply to the oldest item; None: it has closed the connection.
@@ -67,14 +67,14 @@ class ChildProcess:
         Raises:
             TimeoutError: the time is over.
             OSError: the connection broke.
-            ValueError: what came is no reply.
+            ValueError: what came is no reply, or one to another item.
         """
         found = receive(self.connection, countdown=countdown, most_head=_MOST_HEAD, most_body=most_bytes)
         if found is None:
             return None
         _drop_large(self.items[(self.num_sent - self.num_outstanding) % MOST_OUTSTANDING])
         self.num_outstanding -= 1
-        return _parse_head(found[0]), found[1]
+        return _parse_head(found[0], self.num_sent - self.num_outstanding), found[1]
 
     def has_ended(self) -> bool:
         """Return whether the process is no more."""
@@ -190,11 +190,12 @@ def _environment() -> dict[str, str]:
     return kept | dict.fromkeys(_ONE_THREAD, "1") | _ALLOCATOR | {"NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
-def _parse_head(head: bytes) -> dict[str, Any]:
-    found = json.loads(head)
-    if not isinstance(found, dict):
-        raise ValueError("the head of a reply is a mapping")
-    return found
+def _parse_head(head: bytes, number: int) -> dict[str, Any]:
+    match json.loads(head):
+        case [replied, dict(found)] if replied == number:
+            return found
+        case _:
+            raise ValueError("the head of a reply has the number of its item, and a mapping")
 
 
 def one_line(text: Any) -> str:

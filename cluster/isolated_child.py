@@ -93,30 +93,30 @@ def _receive_some(connection: socket.socket, most: int, countdown: Countdown | N
 def serve(items: Sequence[int]) -> None:
     """Serve items until the parent closes the connection; a frame with a head asks for another handler.
 
-    The bytes of an item lie in one of the files ``items``, which costs less than to send them; its frame says in which,
-    and how many.
+    The bytes of an item lie in one of the files ``items``, which costs less than to send them; its frame says the
+    number of the item, in which file it lies, and of how many bytes. A reply has that number, too.
     """
     connection = _take_connection()
     _allow_little()
     limits, handle = None, None
     while (frame := receive(connection, most_head=1 << 20, most_body=64)) is not None:
         asked, placed = frame
+        number, slot, size = map(int, placed.split())
         if asked:
             try:
                 handle = _make(json.loads(asked))
             except Exception as error:  # noqa: BLE001  the parent raises it
-                _reply(connection, {"failed": f"{type(error).__name__}: {error}"}, b"")
+                _reply(connection, number, {"failed": f"{type(error).__name__}: {error}"}, b"")
                 return
             if limits is None:
                 limits = Limits(**json.loads(asked)["limits"])
                 _limit_memory(limits.memory_bytes)
-            _reply(connection, {}, b"")
+            _reply(connection, number, {}, b"")
         elif handle is not None and limits is not None:
             _start_clock(limits.cpu_seconds)
-            slot, size = map(int, placed.split())
             head, body = _handle(handle, items[slot], size)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            _reply(connection, head, body)
+            _reply(connection, number, head, body)
 
 
 def _make(asked: dict[str, Any]) -> Handler:
@@ -141,8 +141,8 @@ def _read_exactly(file: int, size: int) -> bytes:
     return content
 
 
-def _reply(connection: socket.socket, head: dict[str, Any], body: bytes) -> None:
-    send(connection, json.dumps(head).encode(), body)
+def _reply(connection: socket.socket, number: int, head: dict[str, Any], body: bytes) -> None:
+    send(connection, json.dumps([number, head]).encode(), body)
 
 
 def _take_connection() -> socket.socket:

@@ -99,9 +99,10 @@ class Isolated:
 
     def _take_oldest(self, pending: "collections.deque[bytes]") -> Reply | ItemLimit:
         """Return the reply to the oldest item that was sent; if that one costs the child, the others are sent again."""
+        child = self._child
         outcome = self._reply_to(pending[0])
         pending.popleft()
-        if self._child is None:
+        if self._child is not child:  # none, or another one, which has read that item alone
             for content in pending:
                 self._send(content)
         return outcome

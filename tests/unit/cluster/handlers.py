@@ -62,6 +62,16 @@ def kill_twice(path):
     return {}, b"read"
 
 
+def signal_once(argument):
+    """Be killed or stopped at the first call for each path."""
+    number, path = argument.split()
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) < 2:
+        os.kill(os.getpid(), int(number))
+    return {}, b"read"
+
+
 def write(path):
     with open(path, "wb") as file:
         file.write(b"x" * (2 << 20))
@@ -94,6 +104,13 @@ def chatter(_):
     return {}, b""
 
 
+def reply_twice(_):
+    """Write a reply beside the own one: without their numbers, the next item would get the second."""
+    head = b'[2, {"first": 1}]'
+    os.write(connection(), len(head).to_bytes(4, "big") + bytes(8) + head)
+    return {}, b""
+
+
 def connection():
     return next(
         n
@@ -123,6 +140,8 @@ ORDERS = {
         sleep,
         kill,
         kill_twice,
+        signal_once,
+        reply_twice,
         write,
         leave,
         environment,

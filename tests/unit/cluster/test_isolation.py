@@ -157,6 +157,28 @@ def test_an_item_whose_child_is_killed_from_outside_is_read_by_another(isolated,
     assert isolated(f"kill_twice {tmp_path}/tried".encode()) == ({}, b"read")
 
 
+@pytest.mark.parametrize(
+    ("sign", "places"),
+    [(signal.SIGKILL, places) for places in [(0,), (2,), (5,), (0, 1), (1, 2, 5)]] + [(signal.SIGSTOP, (1,))],
+)
+def test_each_item_gets_its_own_reply_although_children_are_killed_between(tmp_path, sign, places):
+    """The others that a child had at hand are handed to the next one, each once, and in order."""
+    isolated = Isolated(handlers.make, Limits(memory_bytes=100 << 20, cpu_seconds=5.0, wall_seconds=2.0))
+    items = [
+        f"signal_once {int(sign)} {tmp_path}/{number}" if number in places else f"echo {number}" for number in range(6)
+    ]
+    replies = [body for _, body in isolated.map(item.encode() for item in items)]
+    assert replies == [b"read" if number in places else b"%d" % number for number in range(6)]
+    isolated.close()
+
+
+def test_a_reply_to_another_item_is_none(isolated):
+    taken, second, third = isolated.map([b"reply_twice ", b"echo second", b"echo third"])
+    assert taken == ({"first": 1}, b"")  # the number is one that it may guess
+    assert isinstance(second, ItemLimit)
+    assert third[1] == b"third"
+
+
 def test_what_a_child_writes_to_standard_error_is_not_kept_for_ever(isolated, capfd):
     for _ in range(20):
         isolated(b"noise")

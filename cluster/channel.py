@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _REPLY_SECONDS = 60.0  # for a mailbox to reply, after which it counts as lost
-_REPLACED_SECONDS = 60.0  # for a lost mailbox to be there again
+_REPLACED_SECONDS = 300.0  # for a lost mailbox to be there again, on a machine that is short of memory
 _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
@@ -147,17 +147,20 @@ class Channel:
         except GetTimeoutError:
             _log.warning("the mailbox's process has not replied for %g s and is replaced; what it held is missing",
                          self._reply_seconds)  # fmt: skip
-        until = time.monotonic() + _REPLACED_SECONDS
+        until, is_started = time.monotonic() + _REPLACED_SECONDS, False
         while True:
             try:
-                # Else Ray keeps the name of an actor whose process is gone, this one's or that of its replacement.
-                ray.kill(self._mailbox)
-                self._start()
+                if not is_started:
+                    # Else Ray keeps the name of an actor whose process is gone, this one's or that of its replacement.
+                    ray.kill(self._mailbox)
+                    self._start()
+                    is_started = True
                 self._ask("post", self._board)
                 return self._ask(method, *arguments)
-            except (RayActorError, GetTimeoutError, ValueError):  # the name is free only a moment after
+            except (RayActorError, GetTimeoutError, ValueError) as error:  # the name is free only a moment after
                 if time.monotonic() > until:
                     raise
+                is_started = isinstance(error, GetTimeoutError)  # it is still starting
             time.sleep(_POLL_SECONDS)
 
     def _ask(self, method: str, *arguments: Any) -> Any:

@@ -228,7 +228,8 @@ class _Pool:
         )
         pause = min(timeout / _SIGNS_PER_TIMEOUT, _SIGN_SECONDS)
         for member in list(self._members):
-            if member.ping is None and now - (member.last_sign or 0.0) >= pause:
+            is_due = member.last_sign is None or not member.node or now - member.last_sign >= pause
+            if member.ping is None and is_due:
                 member.ping = ask_for_sign(member.actor)
             if member.last_sign is None:
                 continue  # Ray tells of an actor that dies before; one that waits for room gives no sign

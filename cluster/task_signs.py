@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,9 @@ from cluster.rank_link import process_stack
 
 _SIGNS_PER_TIMEOUT, _SIGN_SECONDS = 6, 5.0  # signs at least so often in a heartbeat timeout, and in seconds
 _NOTICE_FRACTION = 0.5  # of the time that a process may stand still, after which it is reported
-_USER_TIME = 11  # index in proc(5)'s stat, behind the name; the system's follows
+_USER_TIME, _STARTED = 11, 19  # indices in proc(5)'s stat, behind the name; the system's time follows the user's
+_SWITCHES = 2  # counters of how often a thread was taken off: by itself, and by others
+_AGAIN_SECONDS = 60.0  # after which a process that was to be ended, and is there, is ended again
 _MOST_TICK_SECONDS = 5.0  # a longer one, by the clock of silence, is that of a driver that was held up
 
 
@@ -36,7 +37,7 @@ class TaskSign:
     node: str
     pid: int
     created: float
-    """When the process was started, in which another one with its number differs."""
+    """When the process was started, on its machine, in which another one with its number differs."""
     still: float
     """Seconds for which its main thread has not run."""
     stack: str = ""
@@ -73,39 +74,54 @@ def giving_signs(send: Callable[[TaskSign], None], limits: TaskLimits) -> Iterat
 def _give_signs(
     send: Callable[[TaskSign], None], limits: TaskLimits, node: str, worker: int, over: threading.Event
 ) -> None:
-    pid, created = os.getpid(), psutil.Process().create_time()
-    stillness = _Stillness(worker)
+    pid, created = os.getpid(), _start_of(os.getpid())
     pause = min(_SIGN_SECONDS, limits.heartbeat_timeout / _SIGNS_PER_TIMEOUT, limits.stage_timeout / _SIGNS_PER_TIMEOUT)
+    stillness = _Stillness(worker, AttentiveClock(2 * pause))
     while True:
-        still = stillness.poll()
-        send(TaskSign(node, pid, created, still, process_stack() if still > limits.notice else ""))
+        with contextlib.suppress(Exception):  # such as a head that does not reply: the next sign may arrive
+            still = stillness.poll()
+            send(TaskSign(node, pid, created, still, process_stack() if still > limits.notice else ""))
         if over.wait(pause):
             return
+
+
+def _start_of(pid: int) -> float:
+    """Return when a process was started: on Linux in ticks since the machine's start, which setting the time leaves.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[_STARTED])
+    except OSError:
+        return float(psutil.Process(pid).create_time())
 
 
 class _Stillness:
     """For how long a thread has not been given a processor; where the system does not tell that (Linux does): 0."""
 
-    def __init__(self, thread: int) -> None:
-        self._thread = thread
+    def __init__(self, thread: int, clock: AttentiveClock) -> None:
+        self._thread, self._clock = thread, clock
         self._ran = _runs_of(thread)
-        self._since = time.monotonic()
+        self._since = clock.now()
 
     def poll(self) -> float:
         """Return the seconds."""
-        ran, now = _runs_of(self._thread), time.monotonic()
+        ran, now = _runs_of(self._thread), self._clock.now()
         if ran is None or ran != self._ran:
             self._ran, self._since = ran, now
         return now - self._since
 
 
-def _runs_of(thread: int) -> tuple[str, ...] | None:
+def _runs_of(thread: int) -> tuple[bytes, ...] | None:
     """Return what grows whenever a thread of this process runs: how often it was taken off, and its seconds."""
     folder = Path(f"/proc/self/task/{thread}")
     try:
-        switches = re.findall(r"ctxt_switches:\s*(\d+)", (folder / "status").read_text())
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()  # from the third of proc(5)'s on
+        switches = re.findall(rb"ctxt_switches:\s*(\d+)", (folder / "status").read_bytes())
+        fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()  # from the third of proc(5)'s on
     except OSError:
+        return None
+    if len(switches) != _SWITCHES:  # seconds alone are too coarse: a thread that only waits uses none for minutes
         return None
     return (*switches, *fields[_USER_TIME : _USER_TIME + 2])
 
@@ -118,7 +134,8 @@ class _Watched:
     heard: float = 0.0
     """When its last sign arrived."""
     is_noticed: bool = False
-    is_ended: bool = False
+    ended: float | None = None
+    """When it was last told to end."""
 
 
 @dataclass
@@ -140,6 +157,8 @@ class TaskWatchdog:
         """Take in a sign."""
         if (watched := self._tasks.get(name)) is None:
             return
+        if watched.sign is not None and _process_of(watched.sign) != _process_of(sign):  # a last sign of the one before
+            watched.is_noticed, watched.ended = False, None
         watched.sign, watched.heard = sign, self.clock.now()
 
     def check(self) -> None:
@@ -148,15 +167,22 @@ class TaskWatchdog:
         Once a process has ended, its task fails as one whose process was lost.
         """
         for watched in self._tasks.values():
-            if watched.sign is not None and not watched.is_ended:  # before its first sign, Ray tells of its loss
-                self._check(watched, watched.sign, self.clock.now() - watched.heard)
+            if watched.sign is None:
+                continue  # before its first sign, Ray tells of its loss
+            now = self.clock.now()
+            if watched.ended is None:
+                self._check(watched, watched.sign, now - watched.heard)
+            elif now - watched.ended > _AGAIN_SECONDS:
+                watched.ended = now
+                watched.report(f"its process ({watched.sign.pid}) has not ended: it is ended again", "")
+                _end_process(watched.sign)
 
     def _check(self, watched: _Watched, sign: TaskSign, silent: float) -> None:
         limits = watched.limits
         where = f"its process ({sign.pid}, node {sign.node[:8]})"
         still = max(sign.still, silent)
         if still > limits.stage_timeout:
-            watched.is_ended = True
+            watched.ended = self.clock.now()
             watched.report(f"{where} stands still for {still:.0f} s (resources.stage_timeout): it is ended", sign.stack)
             _end_process(sign)
         elif watched.is_noticed:
@@ -170,6 +196,10 @@ class TaskWatchdog:
             watched.report(f"{where} hangs in one call for {sign.still:.0f} s already; {limit}", sign.stack)
 
 
+def _process_of(sign: TaskSign) -> tuple[str, int, float]:
+    return sign.node, sign.pid, sign.created
+
+
 def _end_process(sign: TaskSign) -> None:
     """End a process at its node, whether it responds or not."""
     there = NodeAffinitySchedulingStrategy(sign.node, soft=False)
@@ -178,5 +208,5 @@ def _end_process(sign: TaskSign) -> None:
 
 def _kill(pid: int, created: float) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        if psutil.Process(pid).create_time() == created:
+        if _start_of(pid) == created:
             os.kill(pid, signal.SIGKILL)

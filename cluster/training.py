@@ -158,6 +158,7 @@ def let_threads_sleep() -> None:
         return
     if sys.platform == "linux":  # whose torch brings GNU's OpenMP
         os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS))
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds, in builds with LLVM's or Intel's
     else:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 

@@ -32,6 +32,7 @@ BEATS = 6  # renewals within a timeout
 _GRACE_BEATS = 2  # that a remote store's lease which had expired rests, so that no writer goes by an old reading of it
 _POLLS = 12  # readings of another driver's lease within its timeout
 _LONGEST_POLL = 5.0  # seconds
+_MOST_PAUSE = 30.0  # seconds; half of the default timeout
 _REMIND_SECONDS = 600.0
 _TIMEOUTS = (1.0, 3600.0)  # of others that are believed
 
@@ -47,6 +48,11 @@ class LeaseTimes:
     def beat(self) -> float:
         """Return the time between two renewals."""
         return self.timeout / BEATS
+
+    @property
+    def most_pause(self) -> float:
+        """Return the most seconds that count between two looks at another's lease, whose timeout may be shorter."""
+        return min(self.timeout / 2, _MOST_PAUSE)
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Leases:
         self._is_closed = threading.Event()
         self._error: LeaseLost | None = None
         self._rest_until = 0.0
-        self._clock = AttentiveClock(times.timeout / 2)
+        self._clock = AttentiveClock(times.most_pause)
         self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
         self.has_waited = False
         """Whether another driver had to be waited for: what is done may not be what it was."""

@@ -223,7 +223,14 @@ class Artifact(Folder):
 
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""
-        return self.read_units(self.unit_names())
+        names = self.unit_names()
+        try:
+            return self.read_units(names)
+        except ArtifactError:
+            left = self.unit_names()
+            if not left or set(names) <= set(left):
+                raise
+            return self.read_units(left)  # one was deleted meanwhile, such as a training's oldest checkpoint
 
     def read_units(self, units: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the records of some finished units by name."""

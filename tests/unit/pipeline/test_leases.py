@@ -127,6 +127,18 @@ def test_the_time_in_which_the_observer_was_held_up_does_not_expire_a_lease(tmp_
     assert wait.is_over(1, holder), "a second has been observed"
 
 
+def test_a_driver_of_a_longer_timeout_does_not_take_its_own_pause_for_the_silence_of_one_of_a_shorter(
+    tmp_path: Path,
+) -> None:
+    hand = 0.0
+    _sleeping_holder(tmp_path, timeout=60.0)
+    times = LeaseTimes(timeout=3600.0)
+    wait = _Wait(NAME, f"{tmp_path}/leases/{NAME}", times, print, AttentiveClock(times.most_pause, lambda: hand))
+    holder = holder_of(wait.files, 1)
+    for hand in (0.0, 600.0, 605.0):
+        assert not wait.is_over(1, holder), hand
+
+
 def test_what_is_observed_early_is_still_waited_for_while_its_driver_lives(driver, tmp_path: Path) -> None:
     _sleeping_holder(tmp_path, "stage-0")
     with (

@@ -28,6 +28,21 @@ def test_one_record_alone_is_read_from_a_remote_store() -> None:
     output.remove("units")
 
 
+def test_a_unit_that_is_deleted_while_all_are_read_is_left_out(tmp_path: Path) -> None:
+    class Deleting(Artifact):
+        """Has a unit deleted right after it was listed, as a training deletes its oldest checkpoint."""
+
+        def unit_names(self) -> list[str]:
+            found = super().unit_names()
+            (tmp_path / "units/00001.json").unlink(missing_ok=True)
+            return found
+
+    output = Output(str(tmp_path), "train_prior", "f0")
+    for name in ("00001", "00002"):
+        output.finish_unit(name, {"images": 3})
+    assert Deleting(str(tmp_path), "train_prior", "f0").done_units() == {"00002": {"images": 3}}
+
+
 def test_what_is_being_written_is_no_unit_yet(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "a"), "download_shards", "f0")
     output.finish_unit("00000", {"rows": 1})

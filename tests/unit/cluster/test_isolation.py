@@ -158,18 +158,19 @@ def test_an_item_whose_child_is_killed_from_outside_is_read_by_another(isolated,
 
 
 @pytest.mark.parametrize(
-    ("sign", "places"),
-    [(signal.SIGKILL, places) for places in [(0,), (2,), (5,), (0, 1), (1, 2, 5)]] + [(signal.SIGSTOP, (1,))],
+    ("sign", "positions"),
+    [(signal.SIGKILL, positions) for positions in [(0,), (2,), (5,), (0, 1), (1, 2, 5)]] + [(signal.SIGSTOP, (1,))],
 )
-def test_each_item_gets_its_own_reply_although_children_are_killed_between(tmp_path, sign, places):
+def test_each_item_gets_its_own_reply_although_children_are_killed_between(tmp_path, sign, positions):
     """The others that a child had at hand are handed to the next one, each once, and in order."""
     isolated = Isolated(handlers.make, Limits(memory_bytes=100 << 20, cpu_seconds=5.0, wall_seconds=2.0))
     items = [
-        f"signal_once {int(sign)} {tmp_path}/{number}" if number in places else f"echo {number}" for number in range(6)
+        f"signal_once {int(sign)} {tmp_path}/{number}" if number in positions else f"echo {number}"
+        for number in range(6)
     ]
     outcomes = list(isolated.map(item.encode() for item in items))
     assert [outcome if isinstance(outcome, ItemLimit) else outcome[1] for outcome in outcomes] == [
-        b"read" if number in places else b"%d" % number for number in range(6)
+        b"read" if number in positions else b"%d" % number for number in range(6)
     ]
     isolated.close()
 

@@ -135,7 +135,7 @@ class _Watched:
     """When its last sign arrived."""
     is_noticed: bool = False
     ended: float | None = None
-    """When it was last told to end."""
+    """When its end was last asked for."""
 
 
 @dataclass

@@ -43,7 +43,7 @@ def _wait_for(found: list[TaskSign], count: int) -> None:
         time.sleep(0.05)
 
 
-def test_signs_that_could_not_be_sent_are_followed_by_others() -> None:
+def test_a_sign_that_cannot_be_sent_is_not_the_last() -> None:
     signs: list[TaskSign] = []
 
     def send(sign: TaskSign) -> None:

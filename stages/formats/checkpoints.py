@@ -39,6 +39,8 @@ class Checkpoint:
     """Steps by which the samples are ahead of ``step``, as those of bad steps were passed over."""
     logged: tuple[Metrics, ...] = field(default=(), repr=False)
     """What was logged up to ``step``, in its order."""
+    num_updates: int | None = None
+    """Steps that changed the weights, where some were skipped; none: not known, of earlier versions."""
 
 
 class CheckpointRecord(Document):
@@ -48,6 +50,7 @@ class CheckpointRecord(Document):
     parts: tuple[str, ...]
     left_out: dict[str, FailureCause] = Field({})
     skipped: int = Field(0, description="steps by which the samples are ahead")
+    num_updates: int | None = Field(None, description="steps that changed the weights")
     checksums: dict[str, str] = Field({}, description="SHA-256 of each part's file, of earlier versions")
 
 
@@ -62,7 +65,7 @@ class BestRecord(Document):
     protocols: dict[str, Protocol] = Field({})
 
     @classmethod
-    def read(cls, output: Output) -> "BestRecord | None":
+    def read(cls, output: Artifact) -> "BestRecord | None":
         """Return the record, or None where nothing was validated yet, or it is damaged."""
         try:
             return cls.of(output) if output.exists(cls.file) else None
@@ -140,6 +143,7 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         parts=tuple(sorted(checkpoint.state)),
         left_out=dict(checkpoint.left_out),
         skipped=checkpoint.skipped,
+        num_updates=checkpoint.num_updates,
     )
     with output.collecting():
         for part, tensors in checkpoint.state.items():
@@ -162,7 +166,8 @@ def take_checkpoint(source: Artifact, step: int, output: Output) -> None:
     """
     ContinuedRecord(fingerprint=source.fingerprint, step=step).write(output)
     ValidationsRecord.until(source, step).write(output)
-    for record in [BestRecord.file, _record(step)] if source.exists(BestRecord.file) else [_record(step)]:
+    best = BestRecord.read(source)
+    for record in [_record(step)] if best is None or best.step > step else [BestRecord.file, _record(step)]:
         with output.collecting():
             content = take_files(source, record, output)
             output.check_lease()
@@ -203,7 +208,7 @@ def read_checkpoint(output: Output, step: int) -> Checkpoint:
             _check_sum(path, record.checksums.get(part), output.path(name))
         state[part] = load_file(path)
     logged = read_log(output, _log_file(step), _record(step))
-    return Checkpoint(record.step, state, record.left_out, record.skipped, logged)
+    return Checkpoint(record.step, state, record.left_out, record.skipped, logged, record.num_updates)
 
 
 def read_logged(artifact: Artifact) -> tuple[Metrics, ...]:

@@ -16,7 +16,9 @@ class BadSteps:
 
     def __init__(self, spike_factor: float | None, device: torch.device) -> None:
         self._factor = spike_factor
-        self._mean, self._steps, self._count = (torch.zeros((), device=device) for _ in range(3))
+        self._mean, self._steps, self._count, self._row, self._longest = (
+            torch.zeros((), device=device) for _ in range(5)
+        )
 
     def note(self, grad_norm: Tensor | float) -> Tensor:
         """Take in a step's norm of the gradient, and return 1 where the step is bad, else 0: [], on the device."""
@@ -28,12 +30,19 @@ class BadSteps:
         self._mean = torch.where(bad, self._mean, _DECAY * self._mean + (1 - _DECAY) * norm)
         self._steps += ~bad
         self._count += bad
+        self._row = torch.where(bad, self._row + 1, torch.zeros_like(self._row))
+        self._longest = torch.maximum(self._longest, self._row)
         return bad.float()
 
-    def take(self) -> int:
-        """Return how many steps were bad since the last call, on any process; every process must call it."""
+    def take(self) -> tuple[int, int]:
+        """Return how many steps were bad since the last call, and how many at most one after another, on any process.
+
+        A row of bad steps may have begun before that call. Every process must call it.
+        """
+        found = torch.stack([self._count, self._longest])
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            torch.distributed.all_reduce(self._count, torch.distributed.ReduceOp.MAX)
-        count = int(self._count)
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        count, longest = map(int, found.tolist())
         self._count.zero_()
-        return count
+        self._longest.zero_()
+        return count, longest

@@ -1,5 +1,6 @@
 """Keep the averaged weights of the best validation."""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ def keep_if_best(config: BestConfig, output: Output, found: BestRecord, weights:
         )
     old = BestRecord.read(output)
     value, before = found.metrics[name], None if old is None else old.metrics.get(name)
+    if not math.isfinite(value):
+        return
+    finite = {key: metric for key, metric in found.metrics.items() if math.isfinite(metric)}  # no record holds others
+    found = found.model_copy(update={"metrics": finite})
     if before is None or (value < before if config.mode == "lowest" else value > before):
         write_best(output, found, weights)
 

@@ -21,7 +21,8 @@ from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
 from stages.training.init_config import InitFrom
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16"]
+_MOST_BAD_STEPS = 20
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -98,6 +99,11 @@ class TrainingConfig(ConfigModel):
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
     @property
+    def most_bad_steps(self) -> int:
+        """Return how many bad steps one after another end a training that skips them: fewer where there are few."""
+        return max(2, min(_MOST_BAD_STEPS, self.num_steps // 4))
+
+    @property
     def can_go_on(self) -> bool:
         """Whether a training of more steps takes these steps first: rates depend on the step alone."""
         return self.schedule == "constant"
@@ -126,15 +132,6 @@ class TrainingConfig(ConfigModel):
             raise ValueError(
                 f"bad_steps is skip and zero_stage is {self.zero_stage}: a step can be skipped with zero_stage 0 only; "
                 "set bad_steps to roll_back or stop, or zero_stage to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _float16_with_zero(self) -> "TrainingConfig":
-        if self.precision == "float16" and self.zero_stage == 0:
-            raise ValueError(
-                "precision is float16 and zero_stage is 0: float16 needs the loss scaling of ZeRO; "
-                "set zero_stage to 1, 2 or 3, or precision to bfloat16"
             )
         return self
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cluster.rank_link import end_is_requested, note_step
+from stages.training.engine import LONGEST_WAIT
 from stages.training.task import RankInfo
 
 _SLOW_SECONDS = 0.5  # steps so long wait for the agreement, which takes a millisecond
@@ -19,7 +20,9 @@ class EndVote:
     """
 
     def __init__(self, rank_info: RankInfo) -> None:
-        self._group: Any = torch.distributed.new_group(backend="gloo") if rank_info.world_size > 1 else None
+        self._group: Any = (
+            torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if rank_info.world_size > 1 else None
+        )
         self._pending: tuple[Any, Tensor] | None = None
         self._is_slow = False
 

@@ -9,7 +9,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,8 @@ from stages.training.config import TrainingConfig
 from stages.training.ema import Ema
 from stages.training.task import Batch, RankInfo
 
+LONGEST_WAIT = timedelta(days=1)
+"""For another process: rank 0 may validate for long. One that stands still is found by its signs of life, sooner."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 State = dict[str, dict[str, Tensor]]  # "weights", "average", "exp_avg", "exp_avg_sq": by parameter name
 
@@ -81,7 +84,9 @@ def _form_group(backend: str, rank_info: RankInfo) -> None:
         store = TCPStore(address, port, rank_info.world_size, is_master=True, master_listen_fd=listening.detach())
     else:
         store = TCPStore(address, port, rank_info.world_size, is_master=False)
-    torch.distributed.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=rank_info.rank, world_size=rank_info.world_size, timeout=LONGEST_WAIT
+    )
 
 
 def leave_group() -> None:
@@ -93,7 +98,7 @@ def leave_group() -> None:
 def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
     """Return the dtype of forward and backward."""
     if config.precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.precision]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
     supported = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if device.type == "cuda"
@@ -203,25 +208,43 @@ class Engine:
         average = {name: tensor.cpu() for name, tensor in self._ema.full().items()}
         return moments | {"weights": weights | buffers, "average": average}
 
-    def restore(self, state: Mapping[str, Mapping[str, Tensor]], step: int, part: Batch) -> None:
-        """Restore the optimiser's state and the averages after ``step`` steps.
+    def num_updates(self, steps: int) -> int:
+        """Return how many of these steps changed the weights: those that were skipped, as they were bad, did not."""
+        counts = [int(held["step"]) for held in self._optimizer.state.values()] if not self._config.zero_stage else []
+        return counts[0] if counts else steps
 
-        The model held the weights before it was wrapped. The batch lets DeepSpeed make the optimiser's state, by a step
-        at rate 0 over a loss of 0, which changes nothing else.
+    def restore(
+        self, state: Mapping[str, Mapping[str, Tensor]], num_updates: int, make_batch: Callable[[], Batch]
+    ) -> None:
+        """Restore the optimiser's state and the averages after so many steps that changed the weights.
+
+        The model held the weights before it was wrapped.
         """
-        for _ in range(self._config.gradient_accumulation):
-            self._engine.backward(self._engine(part)["loss"].float().mean() * 0.0)
-            self._fill_gradients()
-            self._set_rate(0.0)
-            self._engine.step()
+        self._make_optimizer_state(make_batch)
         for key in _MOMENTS:
             for name, parameter in self._trained.items():
                 self._set_moment(parameter, key, state[key][name].to(self._rank_info.device))
         for held in self._optimizer.state.values():
-            held["step"].fill_(step)
+            held["step"].fill_(num_updates)
         self._ema.restore(state["average"])
         for name, buffer in self._buffers().items():  # the passes above have changed batch norm's statistics
             buffer.copy_(state["weights"][name])
+
+    def _make_optimizer_state(self, make_batch: Callable[[], Batch]) -> None:
+        """Have the optimiser's state made, by a step at rate 0 with gradients of 0, which changes nothing else.
+
+        ZeRO's are made by a pass of a batch, whose loss must be finite.
+        """
+        self._set_rate(0.0)
+        if not self._config.zero_stage:
+            self._fill_gradients()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            return
+        part = make_batch()
+        for _ in range(self._config.gradient_accumulation):
+            self._engine.backward(self._engine(part)["loss"].float().mean() * 0.0)
+            self._engine.step()
 
     def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
         if self._config.zero_stage:

@@ -33,7 +33,7 @@ from stages.training.loader import Loader, parts_of
 from stages.training.measuring import Measured
 from stages.training.meter import Meter
 from stages.training.overfitting import ValidationHistory
-from stages.training.task import RankInfo
+from stages.training.task import Batch, RankInfo
 from stages.training.writer import CheckpointWriter
 
 Emit = Callable[[Event], None]
@@ -52,13 +52,13 @@ def run_training(job: TrainJob, emit: Emit) -> None:
     rank_info = join_group(use_gpu=job.use_gpu)
     try:
         vote = EndVote(rank_info)
-        skipped, rolled_back = 0, Counter[int]()
-        while (bad := _train_until_bad(job, rank_info, emit, skipped, vote)) is not None:
+        position, rolled_back = 0, Counter[int]()
+        while (bad := _train_until_bad(job, rank_info, emit, position, vote)) is not None:
             newest = max(checkpoint_steps(job.output), default=0)
             rolled_back[newest] += 1
             if rolled_back[newest] > _MOST_ROLL_BACKS:
                 raise _diverged(bad.step, f"and again after going back to step {newest} {_MOST_ROLL_BACKS} times")
-            skipped = bad.skipped + bad.step - newest
+            position = bad.skipped + bad.step
             _log.warning(
                 "a step before step %d went wrong: going back to step %d, with other samples", bad.step, newest
             )
@@ -78,9 +78,12 @@ class _RollBack(Exception):
     """The loop is to go on from the newest checkpoint."""
 
 
-def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int, vote: EndVote) -> _Bad | None:
-    """Train to the end and return None, or to a bad step after which the config says to roll back."""
-    with contextlib.closing(_Run(job, rank_info, emit, skipped)) as run:
+def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, position: int, vote: EndVote) -> _Bad | None:
+    """Train to the end and return None, or to a bad step after which the config says to roll back.
+
+    Samples begin at those of step ``position`` at least.
+    """
+    with contextlib.closing(_Run(job, rank_info, emit, position)) as run:
         step, seconds = run.first_step, 0.0
         try:
             for step in range(run.first_step, job.config.num_steps):
@@ -102,12 +105,12 @@ def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: in
 class _Run:
     """What a training process holds while it trains."""
 
-    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, skipped: int) -> None:
-        self._job, self._rank_info, self.skipped = job, rank_info, skipped
+    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, position: int) -> None:
+        self._job, self._rank_info = job, rank_info
         self._task, self._config = job.make_task(), job.config
         self._send = emit
         self._task.setup(rank_info)
-        self._start_engine()
+        self._start_engine(position)
         self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
         self._measured = Measured({}, {})
@@ -122,23 +125,29 @@ class _Run:
             steps=steps, prefetch=config.prefetch_batches,
         )  # fmt: skip
 
-    def _start_engine(self) -> None:
+    def _start_engine(self, position: int) -> None:
         """Build the model and its engine, from the newest checkpoint if there is one."""
         job, config, rank_info = self._job, self._config, self._rank_info
         _seed_all(job.seed)
         model = self._task.build_model()
         checkpoint = read_newest_checkpoint(job.output)
         self.first_step = checkpoint.step if checkpoint else 0
+        self.skipped = max(position - self.first_step, checkpoint.skipped if checkpoint else 0)
         self._logged = list(checkpoint.logged) if checkpoint else []
         if checkpoint is not None:
             _load_weights(model, checkpoint, job.output)
         self._engine = Engine(model, config, rank_info)
         if checkpoint is not None:
-            self.skipped = max(self.skipped, checkpoint.skipped)
             self._task.left_out.update(checkpoint.left_out)
-            part = next(parts_of(checkpoint.step - 1, config.batch_size, config.gradient_accumulation, rank_info))
-            batch = {name: tensor.to(rank_info.device) for name, tensor in self._task.prepare(part).items()}
-            self._engine.restore(checkpoint.state, checkpoint.step, batch)
+            updates = checkpoint.step if checkpoint.num_updates is None else checkpoint.num_updates
+            last = checkpoint.step - 1 + checkpoint.skipped  # whose samples gave the step before the checkpoint
+            self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last))
+
+    def _batch_of(self, position: int) -> Batch:
+        """Return this process's first part of the samples of a step."""
+        config = self._config
+        part = next(parts_of(position, config.batch_size, config.gradient_accumulation, self._rank_info))
+        return {name: tensor.to(self._rank_info.device) for name, tensor in self._task.prepare(part).items()}
 
     def step(self, step: int) -> None:
         """Take one step, then log, validate and write the checkpoint that are due after it."""
@@ -154,6 +163,7 @@ class _Run:
             self._report(done)
         if config.validation_interval and done % config.validation_interval == 0 and done < config.num_steps:
             with self._meter.paused():
+                self._handle_bad_steps(done)
                 self._validate(done)
         if done % config.checkpoint_interval == 0 and done < config.num_steps:
             with self._meter.paused():
@@ -172,16 +182,16 @@ class _Run:
 
     def _handle_bad_steps(self, done: int) -> None:
         """Do what the config says about bad steps since the last look, before anything of them is kept."""
-        bad = self._engine.bad_steps.take()
+        bad, in_a_row = self._engine.bad_steps.take()
         if not bad:
             return
         match self._config.bad_steps:
             case "roll_back":
                 raise _RollBack
-            case "skip" if bad < self._config.log_interval:
+            case "skip" if in_a_row < self._config.most_bad_steps:
                 self._emit(Metrics({"skipped_steps": float(bad)}, done))
             case "skip":
-                raise _diverged(done, f"at {bad} steps, one after another")
+                raise _diverged(done, f"at {in_a_row} steps, one after another")
             case _:
                 raise _diverged(done, "for the first time")
 
@@ -237,7 +247,10 @@ class _Run:
         self._emit(Progress(done, self._config.num_steps, "steps", items=done * self._config.batch_size, note=note))
 
     def _checkpoint(self, done: int) -> None:
-        checkpoint = Checkpoint(done, self._engine.state(), self._left_out(), self.skipped, tuple(self._logged))
+        checkpoint = Checkpoint(
+            done, self._engine.state(), self._left_out(), self.skipped, tuple(self._logged),
+            self._engine.num_updates(done),
+        )  # fmt: skip
         if self._rank_info.rank == 0:
             self._writer.write(checkpoint)
 

@@ -1,5 +1,6 @@
 """Steps whose loss or gradient is no number, or jumps: training stops, skips them, or rolls back."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from stages.contract.errors import Diverged
 from stages.contract.events import Metrics
 from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
+from stages.training.config import TrainingConfig
 from stages.training.task import Batch, BatchPart
 from tests.unit.stages.training.line import BadTask, LineTask
 from tests.unit.stages.training.line_training import assert_same, config, output_of, run, weights
@@ -73,6 +75,68 @@ def test_where_samples_are_passed_over_is_kept_over_a_restart(tmp_path: Path) ->
     run(tmp_path / "cut", settings, BadTask(bad_at=6))
     run(tmp_path / "whole", settings, BadTask(bad_at=6))
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def _cut_at(folder: Path, settings: TrainingConfig, fail_at: int, bad_at: int) -> None:
+    task = BadTask(bad_at=bad_at)
+    task.fail_at = fail_at
+    with pytest.raises(ValueError, match=f"no data for step {fail_at}"):
+        run(folder, settings, task)
+
+
+@pytest.mark.parametrize("bad_at", [1, 3])
+def test_a_training_that_skipped_a_step_goes_on_as_if_it_had_not_been_cut(tmp_path: Path, bad_at: int) -> None:
+    """Also where the bad step was the last before the checkpoint: its samples would spoil the weights."""
+    settings = config(bad_steps="skip", log_interval=4)
+    _cut_at(tmp_path / "cut", settings, fail_at=6, bad_at=bad_at)
+    assert checkpoint_steps(output_of(tmp_path / "cut")) == [4]
+    for folder in ("cut", "whole"):
+        run(tmp_path / folder, settings, BadTask(bad_at=bad_at))
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_training_that_rolled_back_goes_on_from_a_later_checkpoint(tmp_path: Path, stage: int) -> None:
+    settings = config(bad_steps="roll_back", log_interval=4, zero_stage=stage)
+    _cut_at(tmp_path, settings, fail_at=13, bad_at=7)  # with four steps of samples passed over: after step 8
+    assert checkpoint_steps(output_of(tmp_path))[-1] == 8
+    run(tmp_path, settings, BadTask(bad_at=7))
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_a_roll_back_to_a_checkpoint_before_a_damaged_one_passes_over_the_bad_samples(tmp_path: Path) -> None:
+    class Damaging(BadTask):
+        """Has the newest checkpoint damaged before the bad step."""
+
+        def prepare(self, part: BatchPart) -> Batch:
+            if part.step == self.bad_at:
+                for file in tmp_path.glob("checkpoints/*8*/weights*"):
+                    file.write_bytes(b"rot")
+            return super().prepare(part)
+
+    settings = config(bad_steps="roll_back", async_checkpoints=False, prefetch_batches=1)
+    run(tmp_path, settings, Damaging(bad_at=10))
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("best", [None, {"metric": "validation_loss", "mode": "lowest"}])
+def test_what_is_validated_before_the_next_look_is_looked_at_first(tmp_path: Path, best: dict[str, str] | None) -> None:
+    settings = config(bad_steps="roll_back", log_interval=4, validation_interval=3, checkpoint_interval=2, best=best)
+    _, events = run(tmp_path, settings, BadTask(bad_at=2))
+    found = [e.values["validation_loss"] for e in events if isinstance(e, Metrics) and "validation_loss" in e.values]
+    assert len(found) == 4
+    assert all(math.isfinite(value) for value in found)
+
+
+@pytest.mark.parametrize("log_interval", [1, 2, 12])
+def test_how_many_bad_steps_in_a_row_end_a_training_is_not_up_to_how_often_it_logs(
+    tmp_path: Path, log_interval: int
+) -> None:
+    settings = config(bad_steps="skip", log_interval=log_interval, ema_decay=0.0)
+    run(tmp_path / "one", settings, BadTask(bad_at=6))
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "one").values())
+    with pytest.raises(Diverged, match=r"at \d+ steps, one after another"):
+        run(tmp_path / "all", settings, AlwaysBadTask())
 
 
 def test_a_jump_of_the_gradient_is_bad_where_it_is_configured(tmp_path: Path) -> None:

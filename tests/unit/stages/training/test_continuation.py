@@ -9,7 +9,7 @@ import pytest
 from cluster.training import launch_in_process
 from stages.contract.events import Event, Log, LoggedSteps, Metrics, Progress
 from stages.contract.stage import Allocation, StageContext, StageSummary
-from stages.formats.checkpoints import ContinuedRecord, checkpoint_steps
+from stages.formats.checkpoints import BestRecord, ContinuedRecord, checkpoint_steps
 from stages.storage.artifact import Output
 from stages.training.config import BestConfig, PhasedTrainingConfig, TrainingConfig
 from stages.training.launch import train
@@ -128,6 +128,20 @@ def test_the_best_weights_so_far_are_taken_along(tmp_path: Path) -> None:
     summary, _ = run(long, best.model_copy(update={"num_steps": 12}), short)
     assert summary.metrics["best_step"] == 3  # which the longer training has never seen
     assert model_of(long) == model_of(whole)
+
+
+def test_a_best_validation_after_the_checkpoint_is_not_taken_along(tmp_path: Path) -> None:
+    """It is of steps that the training which goes on has not taken, or never will."""
+    best = {"best": BestConfig(metric="validation_loss", mode="lowest"), "validation_interval": 1}
+    longer, short, whole = (tmp_path / name for name in ("longer", "short", "whole"))
+    with pytest.raises(ValueError, match="no data for step 11"):
+        run(longer, config(num_steps=20, checkpoint_interval=4, **best), task=LineTask(fail_at=11))
+    assert BestRecord.of(output_of(longer)).step > 9
+    summary, events = run(short, config(num_steps=9, checkpoint_interval=4, **best), longer)
+    assert first_step(events) == 8
+    assert summary.metrics["best_step"] == 9
+    run(whole, config(num_steps=9, checkpoint_interval=4, **best))
+    assert model_of(short) == model_of(whole)
 
 
 def test_an_end_between_the_last_checkpoint_and_the_model_loses_nothing(tmp_path: Path) -> None:

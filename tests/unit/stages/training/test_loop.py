@@ -1,5 +1,6 @@
 """The loop in one process: it learns, repeats itself bit by bit, and goes on after a kill as if nothing had been."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from cluster.rank_link import request_end
@@ -286,3 +288,22 @@ def test_damaged_weights_of_the_best_validation_are_set_aside_and_others_are_fou
         run(tmp_path / "cut", options, WorseTask())
     result, _ = run(tmp_path / "cut", options, WorseTask())
     assert result.metrics["best_step"] > 4
+
+
+class UndefinedTask(WorseTask):
+    """Has a metric beside the chosen one that is none, and none of the chosen one at the last validation."""
+
+    def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
+        score = math.nan if step == 12 else -abs(step - 4.0)
+        return [Metrics({"score": score, "other": math.nan}, step)]
+
+
+def test_a_validation_without_a_number_is_not_the_best(tmp_path: Path) -> None:
+    best = {"metric": "score", "mode": "highest"}
+    result, _ = run(tmp_path, config(validation_interval=4, best=best), UndefinedTask())
+    assert result.metrics["best_step"] == 4.0
+
+
+def test_half_precision_without_a_range_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'auto', 'float32' or 'bfloat16'"):
+        config(precision="float16")

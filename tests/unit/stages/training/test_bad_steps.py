@@ -120,7 +120,7 @@ def test_a_roll_back_to_a_checkpoint_before_a_damaged_one_passes_over_the_bad_sa
 
 
 @pytest.mark.parametrize("best", [None, {"metric": "validation_loss", "mode": "lowest"}])
-def test_a_validation_comes_after_a_look_for_bad_steps(tmp_path: Path, best: dict[str, str] | None) -> None:
+def test_bad_steps_are_noticed_before_a_validation(tmp_path: Path, best: dict[str, str] | None) -> None:
     settings = config(bad_steps="roll_back", log_interval=4, validation_interval=3, checkpoint_interval=2, best=best)
     _, events = run(tmp_path, settings, BadTask(bad_at=2))
     found = [e.values["validation_loss"] for e in events if isinstance(e, Metrics) and "validation_loss" in e.values]

@@ -79,6 +79,10 @@ class Measured:
         guidance, milliseconds = between([one.guidance for one in curve]), between([one.milliseconds for one in curve])
         return Point(steps, guidance, diversity, milliseconds, figures)
 
+    def usual(self, steps: int) -> Point:
+        """Return the point of so many steps whose guidance scale is 1, which is none, or else the nearest to it."""
+        return min((one for one in self.points if one.steps == steps), key=lambda one: abs(one.guidance - 1.0))
+
     @property
     def is_random(self) -> bool:
         """Whether it gives a caption different samples, under any scale."""
@@ -150,7 +154,7 @@ def rows_of(measured: Sequence[Measured], diversity: float | None) -> Rows:
     rows: dict[tuple[str, int, int], list[Point]] = defaultdict(list)
     for one in measured:
         for steps in sorted({point.steps for point in one.points}):
-            found = one.points[0] if diversity is None else one.at(steps, diversity)
+            found = one.usual(steps) if diversity is None else one.at(steps, diversity)
             if found is not None and one.is_random == (diversity is not None):
                 rows[one.name, one.parameters, steps].append(found)
     return rows

@@ -257,11 +257,17 @@ def save_tiny_decoder(
 
 
 def save_tiny_bundle(
-    folder: Path, settings: SamplingSettings, *, of_decoder: Mapping[str, Any] | None = None, **options: Any
+    folder: Path,
+    settings: SamplingSettings,
+    *,
+    of_decoder: Mapping[str, Any] | None = None,
+    text_states: TextStatesConfig | None = None,
+    **options: Any,
 ) -> Path:
     """Write the models of a run "tiny-1" as an exported folder, and return it."""
     clip = save_tiny_clip(folder / "clip")
-    prior, decoder = save_tiny_prior(folder / "p", clip), save_tiny_decoder(folder / "d", clip, **(of_decoder or {}))
+    prior = save_tiny_prior(folder / "p", clip, text_states=text_states)
+    decoder = save_tiny_decoder(folder / "d", clip, **(of_decoder or {}))
     config = ClipConfig(models=(FolderClip(kind="folder", path=clip),))
     write_bundle(folder / "bundle", TrainedModels(config, prior, decoder), settings, run="tiny-1", **options)
     return folder / "bundle"

@@ -66,8 +66,21 @@ def serve(  # noqa: PLR0913  each option is one of the command line
 
     options = ServeOptions(host, port, batch_size, queue, replicas)
     hosts = () if token_digest else tuple({host, "localhost", "127.0.0.1", "::1"})
-    maker = AppMaker(name, Limits(longest_prompt, most_images), sizes, hosts, token_digest)
+    limits = Limits(longest_prompt, possible_images(most_images, options))
+    maker = AppMaker(name, limits, sizes, hosts, token_digest)
     _serve(maker, ModelSource(store, run, batch_size), options)
+
+
+def possible_images(asked: int, options: "ServeOptions") -> int:
+    """Return how many images a request may ask for; of more than the server holds at a time, every one is refused."""
+    if asked > options.most:
+        echo(
+            f"serve: a request may ask for {options.most} images, not for {asked} (--most-images): "
+            f"{options.max_waiting} may wait (--queue) while {options.most - options.max_waiting} are computed; raise "
+            "--queue for more",
+            err=True,
+        )
+    return min(asked, options.most)
 
 
 def _token_digest(host: str) -> bytes | None:

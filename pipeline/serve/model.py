@@ -2,6 +2,7 @@
 
 Each batch has the same size, filled up with copies where fewer requests wait: the same kernels run on it, and a row
 comes out the same to the last bit whatever the other rows are. Whether it does so in every row is tried at the start.
+A prior that reads token states, whose number depends on the longest prompt, samples each prompt by itself.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class ModelSource:
                 of_size = system if size is None else system.with_settings({"decoder_size": size})
                 rows = [row for row, one in enumerate(wanted) if one.size == size]
                 full = [wanted[row] for row in rows] + [wanted[rows[0]]] * (self.batch_size - len(rows))
-                images = of_size.generate([one.prompt for one in full], [one.seed for one in full])
+                images = of_size.generate_independently([one.prompt for one in full], [one.seed for one in full])
                 settings = of_size.settings.flat()
                 made |= {row: Made(image, run, settings) for row, image in zip(rows, images, strict=False)}
             return [made[row] for row in range(len(wanted))]

@@ -104,14 +104,16 @@ class Comparison:
         }  # fmt: skip
         results.add(frechet_figures(generated, true, self.report), protocol, prefix)
         a, b = (torch.from_numpy(rows.take(spaced(rows.count, most))) for rows in (generated, true))
-        results.add(kernel_figures(a, b, sets.config.seed), protocol, prefix)
+        # Beside `images`, which counts one side alone: that of the other decides these figures as well.
+        compared = {**protocol, "generated_compared": str(len(a)), "true_compared": str(len(b))}
+        results.add(kernel_figures(a, b, sets.config.seed), compared, prefix)
         self.report()
         clip = clip_distance_network(sets.config)
         of_clip, dims = sets.network(clip), sets.block_dims(clip)
         rows = (sets.rows(clip, name), sets.true_rows(clip))
         a, b = (torch.from_numpy(one.take(spaced(one.count, most))) for one in rows)
         clip_protocol = {"features": of_clip["name"], "weights": of_clip["weights"], "resize": of_clip["resize"]}
-        results.add({"cmmd": cmmd_figure(a, b, dims)}, protocol | clip_protocol, prefix)
+        results.add({"cmmd": cmmd_figure(a, b, dims)}, compared | clip_protocol, prefix)
         self.report()
         if not prefix:
             results.notes["frechet_distance"] = f"{identity['name']}, {count} images, {true.count} true ones"

@@ -5,7 +5,6 @@ scores are held, some numbers.
 """
 
 import itertools
-import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from models.metrics.intervals import percentile_interval, resampled_means
 from stages.contract.events import Progress
 from stages.contract.measures import Protocol
+from stages.evaluate.category_labels import category_labels
 from stages.evaluate.comparison import Comparison
 from stages.evaluate.distances import Figure, Figures
 from stages.evaluate.records import read_scores
@@ -28,7 +28,6 @@ UNRELATED = "control/unrelated"
 MOST_CATEGORIES = 200
 STEPS = "steps of the figures"
 _NO_PROMPTS = "the images were generated from no prompts"
-_ODD = re.compile(r"[^A-Za-z0-9_. -]+")
 
 
 class Reduction(EvaluatedSets):
@@ -132,7 +131,7 @@ class Reduction(EvaluatedSets):
     def _add_categories(
         self, results: Results, name: str, values: np.ndarray, prompts: Prompts, protocol: Protocol
     ) -> None:
+        labels = category_labels(prompts.categories)
         for category, numbers in list(prompts.categories.items())[:MOST_CATEGORIES]:
             figures = self._means({name: values[list(numbers)]})
-            label = "/".join(_ODD.sub("_", part).strip() or "_" for part in category.split("/", 1))
-            results.add({f"{name}/{label}": figures[name]}, {**protocol, "category": category})
+            results.add({f"{name}/{labels[category]}": figures[name]}, {**protocol, "category": category})

@@ -23,8 +23,14 @@ class Results:
     notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, figures: Figures, protocol: Protocol, prefix: str = "") -> None:
-        """Take in figures of one protocol; how many images each is of is a part of it."""
+        """Take in figures of one protocol; how many images each is of is a part of it.
+
+        Raises:
+            ValueError: there is a figure of that name already.
+        """
         for name, figure in figures.items():
+            if prefix + name in self.metrics:
+                raise ValueError(f"evaluate: found two figures named {prefix + name}: expected a name for each")
             own = {**protocol, "images": str(figure.n)}
             digest = protocol_digest(own)
             self.protocols[digest] = own

@@ -146,8 +146,19 @@ class GenerateConfig(StageConfig):
 
     @property
     def per_shard_inputs(self) -> tuple[str, ...]:
-        """The prior, on which the control sets do not depend: these are taken from artifacts of other priors."""
+        """The prior, on which not all sets depend: the others are taken from artifacts of other priors."""
         return ("train_prior",)
+
+    @property
+    def sets_of_any_prior(self) -> tuple[SetName, ...]:
+        """The sets whose images are the same whatever the prior."""
+        return ("reconstruction",) if self._captions_are_found_by_prior else ("text_embedding", "reconstruction")
+
+    @property
+    def _captions_are_found_by_prior(self) -> bool:
+        """Whether captions are compared in units of what the prior learned from, also where it samples nothing."""
+        asked = self.retrieval
+        return asked is not None and asked.weight > 0 and asked.query == "embedding_and_text"
 
     def recipe_identity(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave out what concerns the prior's set alone, and which sets there are."""
@@ -156,12 +167,17 @@ class GenerateConfig(StageConfig):
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; the split counts where captions of its parts are the prompts, or its
         images are retrieved.
+
+        Where captions are found by the prior, earlier versions took text_embedding from runs of other priors: such
+        artifacts have another identity, so that none of them is used again.
         """
         identity = super().identity()
         if not isinstance(self.prompts, CaptionPrompts) and self.retrieval is None:
             del identity["split"]
         if self.retrieval is None:
             del identity["retrieval"]
+        if self._captions_are_found_by_prior and "text_embedding" in self.chosen_sets:
+            identity["retrieval"] |= {"text_embedding": "by its own prior"}
         return identity
 
     @property

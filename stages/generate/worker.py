@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -195,4 +195,4 @@ def _chunks(unit: PromptUnit) -> Iterator[PromptUnit]:
     """Cut a unit into what is sampled together; the cuts lie at the same images in units of any size."""
     for start in range(0, len(unit.prompts), CHUNK):
         prompts = unit.prompts[start : start + CHUNK]
-        yield PromptUnit(unit.set, unit.first + start, prompts, unit.in_shards)
+        yield replace(unit, first=unit.first + start, prompts=prompts)

@@ -165,13 +165,20 @@ def fields_of(request: ImageRequest, batch_row: BatchRow) -> dict[str, Any]:
 
 
 def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
-    """Return the request in an image's text fields; one without the field was generated from its prompt."""
+    """Return the request in an image's text fields; one without the field was generated from its prompt.
+
+    Raises:
+        InputFault: the fields do not hold what the image was generated from.
+    """
     try:
         if "recipe" in fields:
             return _ANY.validate_python(load_json(fields["recipe"]))
         seed, prompt, generated_from = int(fields["seed"]), fields["prompt"], fields.get("set", "prior")
         if generated_from == "reconstruction":
-            return SceneRequest(seed=seed, prompt=prompt, scene=load_json(fields["scene"]))
+            scene = load_json(fields["scene"])
+            if scene is None:
+                raise InputFault(_no_photograph(where))
+            return SceneRequest(seed=seed, prompt=prompt, scene=scene)
         if generated_from == "unconditional":
             return UnconditionalRequest(seed=seed)
         return TextRequest(seed=seed, prompt=prompt, prior=generated_from == "prior")
@@ -181,6 +188,14 @@ def request_from(fields: Mapping[str, str], where: str) -> ImageRequest:
             f"{where}: has no text fields that say how it was made ({reason}): expected a PNG that this version of "
             "corgi made, with the fields prompt, seed, run and settings: give the file as it was written"
         ) from error
+
+
+def _no_photograph(where: str) -> str:
+    return (
+        f"{where}: was made from the embedding of a photograph (the set reconstruction of held-out prompts), which the "
+        "file does not hold: expected an image that was made from a prompt, a rendered scene, or by corgi generate: "
+        "give the photograph itself, as corgi generate RUN --image PHOTOGRAPH"
+    )
 
 
 def batch_row_from(fields: Mapping[str, str]) -> BatchRow:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.decoders.base import Decoder, from_bytes, to_bytes
 from models.decoders.buckets import Size, chosen_size
+from models.noise import folded_seed
 from models.priors.base import Prior
 from models.retrieval.model import EmbeddingIndex, joint_query
 from models.similarity import block_cosine
@@ -23,6 +24,7 @@ from stages.encoders.image_encoder import ImageEncoder
 from stages.encoders.text import TextEncoder
 from stages.inference.sampling import SamplingSettings
 
+_PROMPT, _NEIGHBOURS = "a", ("", "a large red star in the center " * 30)  # of which the last one is cut to what is read
 Embeddings = Float[Tensor, "batch embed"]
 Images = UInt8[np.ndarray, "batch height width 3"]
 
@@ -47,6 +49,11 @@ class SamplingClock:
     def _finish(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def _seeds_of_prior(seeds: Sequence[int]) -> list[int]:
+    """Return even ones; odd ones are the decoder's: no noise is used twice."""
+    return [folded_seed(2 * seed) for seed in seeds]
 
 
 def require_retrieval(settings: SamplingSettings, prior: Prior, *, has_index: bool, is_one_space: bool) -> None:
@@ -158,6 +165,13 @@ class TextToImageSystem:
         """Return an image for each prompt."""
         return self.decode(self.imagine(prompts, seeds), seeds, prompts)
 
+    def generate_independently(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
+        """Return an image for each prompt, the same to the last bit whatever the other prompts of a full batch are.
+
+        That is so where :meth:`rows_agree`.
+        """
+        return self.decode(self.imagine_independently(prompts, seeds), seeds, prompts)
+
     def encode(self, prompts: Sequence[str]) -> Embeddings:
         """Return the CLIP text embeddings."""
         starts = range(0, len(prompts), self.batch_size)
@@ -182,17 +196,29 @@ class TextToImageSystem:
 
         def sample(start: int, end: int) -> Tensor:
             text = self._encoder.encode(prompts[start:end]).features()
-            even = [2 * seed for seed in seeds[start:end]]  # odd ones are the decoder's: no noise is used twice
+            even = _seeds_of_prior(seeds[start:end])
             imagined = self._prior.sample(text.to(self._device), even, self.settings.prior)
             return self._retrieved(imagined, self._queries(imagined, text.embedding))
 
         return self._in_batches(sample, len(prompts), seeds)
 
+    def imagine_independently(self, prompts: Sequence[str], seeds: Sequence[int]) -> Embeddings:
+        """Return the prior's image embeddings, the same to the last bit whatever the other prompts of a full batch are.
+
+        A prior that reads token states samples each prompt by itself: states are padded to the longest text beside
+        them, and another width gives another rounding.
+        """
+        if not self._encoder.identities:
+            return self.imagine(prompts, seeds)
+        asked = list(zip(prompts, seeds, strict=True))
+        rows = {one: self.imagine([one[0]], [one[1]]) for one in dict.fromkeys(asked)}
+        return torch.cat([rows[one] for one in asked])
+
     def imagine_without_prompts(self, seeds: Sequence[int]) -> Embeddings:
         """Return image embeddings that the prior samples without prompts; ValueError: it has not learned to."""
 
         def sample(start: int, end: int) -> Tensor:
-            even = [2 * seed for seed in seeds[start:end]]
+            even = _seeds_of_prior(seeds[start:end])
             return self._retrieved(self._prior.sample_unconditional(even, self.settings.prior))
 
         return self._in_batches(sample, len(seeds), seeds)
@@ -241,22 +267,26 @@ class TextToImageSystem:
         return block_cosine(z_image, self.encode(prompts), self.encoder.block_dims)
 
     def rows_agree(self) -> bool:
-        """Return whether a prompt and seed give the same to the last bit in every row of a full batch.
+        """Return whether a prompt and seed give the same to the last bit in every row of a full batch, and whether its
+        embedding is the same beside short prompts and long ones.
 
         A batch of one size runs the same kernels, which need not compute all rows alike on every device: tried here.
         """
-        prompts, seeds = ["a"] * self.batch_size, [0] * self.batch_size
-        embeddings = self.imagine(prompts, seeds)
+        prompts, seeds = [_PROMPT] * self.batch_size, [0] * self.batch_size
+        embeddings = self.imagine_independently(prompts, seeds)
         text = self.encode(prompts).to(self._device) if self.reads_text else None
         with torch.inference_mode():
             images = self._decoder.sample(embeddings.to(self._device), [1] * len(seeds), self.settings.decoder, text)
-        return all(torch.allclose(x, x[:1], rtol=0.0, atol=0.0, equal_nan=True) for x in (embeddings, images))
+        others = [[_PROMPT, *[neighbour] * (self.batch_size - 1)] for neighbour in _NEIGHBOURS]
+        beside = [self.imagine_independently(one, seeds)[:1] for one in others]
+        rows = (torch.cat([embeddings, *beside]), images)
+        return all(torch.allclose(x, x[:1], rtol=0.0, atol=0.0, equal_nan=True) for x in rows)
 
     def _decoded(self, sample: Callable[[slice, list[int]], Tensor], num: int, seeds: Sequence[int]) -> Images:
         """Return the images that ``sample`` gives for rows, batch by batch, as bytes."""
 
         def batch(start: int, end: int) -> Tensor:
-            own = [2 * seed + 1 for seed in seeds[start:end]]
+            own = [folded_seed(2 * seed + 1) for seed in seeds[start:end]]
             with self.clock.timing(len(own)):
                 images = sample(slice(start, end), own)
             return to_bytes(images)

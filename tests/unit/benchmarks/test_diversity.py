@@ -34,3 +34,15 @@ def test_priors_that_sample_nothing_random_stand_apart_and_seeds_together() -> N
     measured = [SAMPLING, SAMPLING, ALIKE]
     assert {key: len(points) for key, points in rows_of(measured, 0.2).items()} == {("flow", 10, 4): 2}
     assert rows_of(measured, None) == {("projection", 10, 1): [ALIKE.points[0]]}
+
+
+@pytest.mark.parametrize(("scales", "shown"), [((0.0, 1.0, 2.0), 1.0), ((0.0, 0.75, 2.0), 0.75), ((3.0, 1.5), 1.5)])
+def test_a_prior_that_samples_nothing_random_shows_each_number_of_steps_without_guidance(
+    scales: tuple[float, ...], shown: float
+) -> None:
+    points = [point(steps, scale, 0.001, steps + scale / 10) for steps in (2, 64) for scale in scales]
+    rows = rows_of([Measured("flow, source text", 1, points)], None)
+    found = {
+        steps: [(one.steps, one.guidance, one.figures["R@1"]) for one in row] for (_, _, steps), row in rows.items()
+    }
+    assert found == {steps: [(steps, shown, steps + shown / 10)] for steps in (2, 64)}

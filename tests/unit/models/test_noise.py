@@ -2,7 +2,7 @@
 
 import torch
 
-from models.noise import SeededNoise, seeded_noise
+from models.noise import SeededNoise, folded_seed, seeded_noise
 
 
 def test_a_seed_gives_the_numbers_of_torchs_own_generator() -> None:
@@ -27,3 +27,13 @@ def test_streams_go_on() -> None:
 
 def test_no_seeds_give_no_noise() -> None:
     assert seeded_noise([], (3, 2)).shape == (0, 3, 2)
+
+
+def test_every_bit_of_a_folded_seed_counts_and_small_ones_stay() -> None:
+    small = [0, 1, 5, 2**31 - 1, 2**31, 2**32 - 1]
+    assert [folded_seed(seed) for seed in small] == small
+    large = [5 + 2**bit for bit in range(32, 200)] + [5 + high * 2**32 for high in range(1, 2000)]
+    folded = [folded_seed(seed) for seed in large]
+    assert all(0 <= seed < 2**32 and seed % 2 for seed in folded), "odd ones stay odd"
+    assert len({5, *folded}) == len(set(large)) + 1
+    assert folded_seed(2**32 + 6) == folded_seed(2**32 + 7) - 1

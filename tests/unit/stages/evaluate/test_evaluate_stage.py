@@ -14,6 +14,7 @@ from cluster.item_progress import begin_item, samples_of_item
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene, make_scenes
+from models.scenes.vocabulary import SHAPES
 from models.similarity import frechet_distance
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Progress
@@ -60,7 +61,7 @@ def generated(
     clip: ClipConfig,
     *,
     with_scenes: bool = True,
-    categories: bool = False,
+    categories: Callable[[Scene], str] | None = None,
     num: int = NUM,
     shift: float = 0.0,
     photographs: MakeImages | None = None,
@@ -80,7 +81,7 @@ def generated(
                     fields = dataclasses.asdict(scene) if with_scenes else None
                     prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
                     row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
-                    row = dataclasses.replace(row, categories={"Category": scene.color} if categories else {})
+                    row = dataclasses.replace(row, categories={"Category": categories(scene)} if categories else {})
                     add(row, images[index], None if photographed is None else photographed[index])
             names.append(f"{name}-{first:06d}")
             true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first:last], 64))
@@ -173,12 +174,24 @@ def test_figures_have_intervals_numbers_and_protocols(clip: ClipConfig, tmp_path
     assert set(protocol) == {
         "set", "prompts", "seed", "features", "weights", "resize", "true_images", "num_true", "images",
     }  # fmt: skip
-    assert [some_pairs.measures[name].n for name in ("frechet_distance", "kernel_distance", "cosine/true")] == [
-        96,
-        40,
-        40,
-    ]
+    numbers = [some_pairs.measures[name].n for name in ("frechet_distance", "kernel_distance", "cosine/true")]
+    assert numbers == [96, 40, 40]
     assert some_pairs.metrics["frechet_distance"] == all_pairs.metrics["frechet_distance"]
+
+
+@pytest.mark.parametrize("fewer", ["true", "generated"])
+def test_figures_of_other_numbers_of_images_are_not_compared(clip: ClipConfig, tmp_path: Path, fewer: str) -> None:
+    num, num_true = (20, 12) if fewer == "true" else (12, 20)
+    source, folder = generated(tmp_path / "g", {"prior": noise}, clip, num=num), tmp_path / "real"
+    folder.mkdir()
+    for number, image in enumerate(true_images(SCENES[:num_true])):
+        Image.fromarray(image).save(folder / f"{number:02d}.png")
+    one, other = (
+        evaluate(tmp_path / str(most), clip, source, real=folder, pairwise_images=most).measures for most in (20, 15)
+    )
+    for name in ("kernel_distance", "cmmd", "precision", "recall", "density", "coverage"):
+        assert one[name].protocol != other[name].protocol, name
+    assert one["frechet_distance"].protocol == other["frechet_distance"].protocol, "which is of all images"
 
 
 def test_figures_are_compared_where_the_true_images_are_the_same(clip: ClipConfig, tmp_path: Path) -> None:
@@ -238,7 +251,9 @@ def test_the_figures_are_reported_as_they_are_made(clip: ClipConfig, tmp_path: P
 
 
 def test_scores_of_categories_are_those_of_their_images(clip: ClipConfig, tmp_path: Path) -> None:
-    source = generated(tmp_path / "g", {"prior": true_images}, clip, with_scenes=False, categories=True)
+    source = generated(
+        tmp_path / "g", {"prior": true_images}, clip, with_scenes=False, categories=lambda scene: scene.color
+    )
     summary = evaluate(tmp_path / "e", clip, source)
     names = [f"clip_score/conditioning/Category/{color}" for color in sorted({scene.color for scene in SCENES})]
     found = {name: measure for name, measure in summary.measures.items() if "Category" in name}
@@ -247,6 +262,16 @@ def test_scores_of_categories_are_those_of_their_images(clip: ClipConfig, tmp_pa
     mean = sum(measure.n * measure.value for measure in found.values()) / NUM
     assert mean == pytest.approx(summary.metrics["clip_score/conditioning"])
     assert len({measure.protocol for measure in found.values()}) == len(found)
+
+
+def test_no_category_hides_another(clip: ClipConfig, tmp_path: Path) -> None:
+    names = dict(zip(SHAPES, ("动物", "食物", "A/B", "A&B", "x", "y"), strict=True))
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=lambda scene: names[scene.shape])
+    summary = evaluate(tmp_path / "e", clip, source)
+    found = [measure for name, measure in summary.measures.items() if "Category" in name]
+    assert sum(measure.n for measure in found) == NUM
+    shown = {summary.protocols[measure.protocol]["category"] for measure in found}
+    assert shown == {f"Category/{name}" for name in names.values()}
 
 
 def test_images_of_no_prompt_get_no_clip_score(clip: ClipConfig, tmp_path: Path) -> None:
@@ -291,7 +316,7 @@ def test_features_may_be_those_of_any_clip(clip: ClipConfig, tmp_path: Path) -> 
 
 
 def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: ClipConfig, tmp_path: Path) -> None:
-    source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=True, num=65)
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=lambda scene: scene.color, num=65)
     questions = {
         "path": save_tiny_captioner(tmp_path / "git", "git"),
         "question": "is {} in the image",

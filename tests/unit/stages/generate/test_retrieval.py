@@ -20,6 +20,7 @@ from pipeline.generation.models import generate_section
 from pipeline.store import Store
 from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, InputFault
+from stages.contract.runner import run_stage
 from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
@@ -194,6 +195,55 @@ def test_the_text_may_be_asked_beside_the_embedding(world: World) -> None:
     torch.testing.assert_close(system.encode_as_images(PROMPTS), index.rows[by_text].float())
     assert system.settings.flat()["retrieval_query"] == "embedding_and_text"
     assert "query" not in world.config().identity()["retrieval"]
+
+
+def with_statistics(prior: Artifact, seed: int) -> Artifact:
+    """Give a prior mean and standard deviation of captions of its own."""
+    from safetensors.torch import load_file, save_file
+
+    file, generator = prior.local("prior/model.safetensors"), torch.Generator().manual_seed(seed)
+    state = load_file(file)
+    for name in (name for name in state if "text_scale" in name):
+        state[name] = torch.rand(state[name].shape, generator=generator) * 2 + 0.05
+    save_file(state, file)
+    return dataclasses.replace(prior, fingerprint=f"prior-{seed}")
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "reused"),
+    [({"query": "embedding_and_text"}, 5), ({"query": "embedding_and_text", "weight": 0.0}, 10)],
+)
+def test_captions_that_are_found_by_the_prior_are_not_taken_from_runs_of_others(
+    world: World, tmp_path: Path, retrieval: dict[str, Any], reused: int
+) -> None:
+    config = world.config(prompts={"kind": "scenes", "num": 5}, retrieval=retrieval)
+    priors = [with_statistics(save_tiny_prior(tmp_path / f"prior {seed}", world.clip), seed) for seed in (1, 2)]
+
+    def made(number: int, folder: str) -> tuple[int, dict[str, bytes]]:
+        output = Output(str(tmp_path / folder / f"g{number}"), "generate", f"g{number}")
+        inputs = world.inputs | {"train_prior": priors[number]}
+        summary = run_stage(run, config, inputs=inputs, output=output, context=make_context())
+        files = Path(output.uri).glob("**/*text_embedding*/**/*.*")
+        contents = {str(file.relative_to(output.uri)): file.read_bytes() for file in files}
+        return summary.counts.get("reused_images", 0), contents
+
+    first, second, alone = made(0, "store"), made(1, "store"), made(1, "alone")
+    assert (first[0], second[0], alone[0]) == (0, reused, 0)
+    assert len(second[1]) > 5
+    assert second[1] == alone[1]
+    embeddings = "embeddings/text_embedding/000000.npy"
+    assert (second[1][embeddings] == first[1][embeddings]) is (reused == 10)
+
+
+def test_artifacts_that_may_hold_another_priors_captions_are_made_anew(world: World) -> None:
+    by_prior = {"query": "embedding_and_text"}
+    assert "text_embedding" in world.config(retrieval=by_prior).identity()["retrieval"]
+    for same in (
+        world.config(),
+        world.config(retrieval={"query": "embedding"}),
+        world.config(retrieval=by_prior, sets=["prior"]),
+    ):
+        assert "text_embedding" not in same.identity()["retrieval"]
 
 
 def test_a_prior_without_statistics_is_refused(world: World) -> None:

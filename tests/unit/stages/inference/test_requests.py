@@ -84,3 +84,15 @@ def test_images_of_the_stage_and_of_a_served_model_have_requests_too() -> None:
 def test_fields_that_are_none_are_reported(about: dict[str, str]) -> None:
     with pytest.raises(InputFault, match=r"p\.png: has no text fields that say how it was made"):
         request_from(about, "p.png")
+
+
+def test_an_image_of_a_photographs_embedding_is_refused_as_such() -> None:
+    fields = {"prompt": "a dog", "seed": "3", "set": "reconstruction", "scene": "null"}
+    with pytest.raises(
+        InputFault, match=r"^p\.png: was made from the embedding of a photograph .* --image PHOTOGRAPH$"
+    ):
+        request_from(fields, "p.png")
+    assert request_from(fields | {"set": "text_embedding"}, "p.png") == TextRequest(seed=3, prompt="a dog", prior=False)
+    for scene in ({"scene": "3"}, {"scene": "{"}):
+        with pytest.raises(InputFault, match=r"has no text fields that say how it was made"):
+            request_from(fields | scene, "p.png")

@@ -198,11 +198,6 @@ class Artifact(Folder):
                 "delete that folder and run again"
             ) from error
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the completion marker is there."""
-        return self.exists(COMPLETE)
-
     def planned_units(self) -> int | None:
         """Return how many units the artifact will have; None where that is not known yet."""
         if not self.exists(PLAN):
@@ -217,20 +212,15 @@ class Artifact(Folder):
             raise self._damaged(PLAN, shown(repr(plan)))
         return units
 
-    def unit_names(self) -> list[str]:
-        """Return the names of all finished units; no record is read."""
-        return [Path(name).stem for name in self.glob(f"{UNITS}/*.json")]
-
     def done_units(self) -> dict[str, dict[str, Any]]:
         """Return the records of all finished units by name; a remote store is read in batches."""
         names = self.unit_names()
         try:
             return self.read_units(names)
         except ArtifactError:
-            left = self.unit_names()
-            if not left or set(names) <= set(left):
+            if not (left := self.unit_names()) or set(names) <= set(left):
                 raise
-            return self.read_units(left)  # one was deleted meanwhile, such as a training's oldest checkpoint
+        return self.read_units(left)  # one was deleted meanwhile, such as a training's oldest checkpoint
 
     def read_units(self, units: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return the records of some finished units by name."""
@@ -239,8 +229,8 @@ class Artifact(Folder):
     def _unit_texts(self, units: Iterable[str]) -> dict[str, bytes]:
         fs, paths = self._fs_and_root[0], {self.path(unit_record(unit)): unit for unit in units}
         with self._expecting(unit_record("*")):  # one may have been deleted since they were listed, by `corgi gc`
-            texts = {path: fs.cat_file(path) for path in paths} if self.is_local or not paths else fs.cat(list(paths))
-        return {paths[path]: text for path, text in texts.items()}
+            found = {path: fs.cat_file(path) for path in paths} if self.is_local or not paths else fs.cat(list(paths))
+            return {paths[path]: text for path, text in found.items()}
 
 
 class Output(Artifact):

@@ -82,6 +82,15 @@ class Folder:
         """Return whether the file exists."""
         return bool(self._fs_and_root[0].exists(self.path(name)))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the completion marker is there."""
+        return self.exists(COMPLETE)
+
+    def unit_names(self) -> list[str]:
+        """Return the names of all finished units; no record is read."""
+        return [Path(name).stem for name in self.glob(f"{UNITS}/*.json")]
+
     def glob(self, pattern: str) -> list[str]:
         """List the files of one folder whose names match its pattern, as sorted names relative to the artifact.
 

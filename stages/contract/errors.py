@@ -127,6 +127,7 @@ class FailureCause(StrEnum):
     DECODER_LIMIT = "decoder_limit", "limit of the decoder exceeded"
     # embeddings
     NO_EMBEDDING = "no_embedding"
+    AMBIGUOUS_KEY = "ambiguous_key"  # of existing embeddings, where a key is several rows' or several images'
     NOT_FINITE = "not_finite"
     # left out on request
     DUPLICATE_URL = "duplicate_url", "duplicate address"

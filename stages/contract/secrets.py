@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -51,6 +51,8 @@ _SECRET_PARTS: Final = _words(
     "credential signature connectionstring",
 )
 _SECRET_NAMES: Final = frozenset(("sig", "sas", "auth", "key"))
+_OBJECT_NAMES: Final = frozenset(("auth", "key"))  # and tokens but these: secrets, or names of what is asked for
+_LOGIN_TOKENS: Final = ("securitytoken", "sessiontoken", "accesstoken")
 _USER_NAMES: Final = frozenset(("user", "username", "login", "account_name", "client_id", "tenant_id"))
 _NO_VALUE: Final = ("file", "path", "dir", "mode", "url", "uri")  # endings of variables that say where a secret is
 _SECRET_ADDRESSES: Final = frozenset(("notify.url",))  # of services whose addresses are passwords, path and all
@@ -145,13 +147,30 @@ def without_login(address: str) -> tuple[str, str, str]:
 
 def redact_parameters(url: str) -> str:
     """Return the address of an image without the values of parameters that are named as secrets are."""
+    return _mask_parameters(url, is_secret_name)
 
+
+def redact_signatures(url: str) -> str:
+    """Return the address of an image without the values of parameters that can be nothing but secrets.
+
+    What is called ``key``, ``auth`` or a token is a secret by name, and may yet say which image is meant: it is left.
+    The result is for comparing addresses, never for a record.
+    """
+    return _mask_parameters(url, lambda name: is_secret_name(name) and not _may_name_object(name))
+
+
+def _mask_parameters(url: str, is_secret: Callable[[str], bool]) -> str:
     def mask(found: re.Match[str]) -> str:
-        is_secret = found["value"] is not None and is_secret_name(found["name"])
-        return f"{found['mark']}{found['name']}={MASK}" if is_secret else found[0]
+        is_masked = found["value"] is not None and is_secret(found["name"])
+        return f"{found['mark']}{found['name']}={MASK}" if is_masked else found[0]
 
     path, mark, query = url.partition("?")
     return path + _PARAMETER.sub(mask, mark + query)
+
+
+def _may_name_object(name: str) -> bool:
+    plain = _plain(name)
+    return plain in _OBJECT_NAMES or (plain.endswith("token") and not plain.endswith(_LOGIN_TOKENS))
 
 
 # ---- names and options
@@ -160,8 +179,12 @@ def redact_parameters(url: str) -> str:
 @functools.lru_cache(4096)
 def is_secret_name(name: str) -> bool:
     """Return whether a variable, header, parameter or key of this name holds a secret."""
-    plain = re.sub(r"[\W_]", "", name.rpartition(".")[2]).lower()
+    plain = _plain(name)
     return plain in _SECRET_NAMES or plain.endswith("token") or any(part in plain for part in _SECRET_PARTS)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.rpartition(".")[2]).lower()
 
 
 def redact_options(options: Any, name: str = "") -> Any:

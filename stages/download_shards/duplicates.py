@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.formats.samples import unnumbered
 from stages.formats.shards import EntryStatus, read_table
 from stages.storage.artifact import Artifact
 
@@ -32,8 +34,11 @@ def mark_repeated(rows: pa.Table) -> pa.Table:
 
 
 def count_repeated_urls(shards: Artifact, names: Sequence[str]) -> int:
-    """Count the rows of all shards whose address an earlier row has, too."""
-    return len(repeated(map(_url_digests, _read(shards, names, ["url"]))))
+    """Count the rows of all shards whose address an earlier row has, too.
+
+    Addresses that are recorded alike and are not the same have other keys of samples.
+    """
+    return len(repeated(map(_sample_digests, _read(shards, names, ["url", "key"]))))
 
 
 def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, Indices]:
@@ -54,21 +59,32 @@ def find_repeated_images(shards: Artifact, names: Sequence[str]) -> dict[str, In
 
 def repeated(batches: Iterable[Sequence[bytes | None]]) -> Indices:
     """Return the ascending indices of values (of 16 bytes) that have an equal at a lower index; None is no value."""
+    found = [_seen_before(values) for values in bucketed(_number_all(batches), _VALUE)]
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
+
+
+def bucketed(batches: Iterable[np.ndarray], dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+    """Yield the values of all batches in other groups: those of one ``high`` together, one group in memory at a time.
+
+    Shapes: [values] each, of a structured ``dtype`` with a field ``high`` of hashes; those of a group in their order.
+    """
     with contextlib.ExitStack() as files:
         buckets = [files.enter_context(tempfile.TemporaryFile(prefix="corgi-seen-")) for _ in range(NUM_BUCKETS)]
-        first = 0
-        for batch in batches:
-            values = _numbered(batch, first)
-            first += len(batch)
+        for values in batches:
             of = values["high"] % NUM_BUCKETS
             for bucket in np.unique(of).tolist():
                 buckets[bucket].write(values[of == bucket].tobytes())
-        found = [np.zeros(0, dtype=np.int64)]
         for file in buckets:
             file.seek(0)
-            found.append(_seen_before(np.frombuffer(file.read(), dtype=_VALUE)))
+            yield np.frombuffer(file.read(), dtype=dtype)
             file.truncate(0)
-    return np.sort(np.concatenate(found))
+
+
+def _number_all(batches: Iterable[Sequence[bytes | None]]) -> Iterator[np.ndarray]:
+    first = 0
+    for batch in batches:
+        yield _numbered(batch, first)
+        first += len(batch)
 
 
 def _numbered(batch: Sequence[bytes | None], first: int) -> np.ndarray:
@@ -91,6 +107,16 @@ def _url_digests(rows: pa.Table | pa.RecordBatch) -> list[bytes | None]:
     return [
         None if url is None else hashlib.blake2b(url.encode(), digest_size=_DIGEST_BYTES).digest()
         for url in rows.column("url").to_pylist()
+    ]
+
+
+def _sample_digests(rows: pa.Table) -> list[bytes | None]:
+    pairs = zip(rows["url"].to_pylist(), rows["key"].to_pylist(), strict=True)
+    return [
+        None
+        if url is None
+        else hashlib.blake2b(f"{unnumbered(key)} {url}".encode(), digest_size=_DIGEST_BYTES).digest()
+        for url, key in pairs
     ]
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from stages.contract.documents import Document
 from stages.download_shards.http.fetch import recorded_url
+from stages.download_shards.shared_addresses import IS_SHARED, name_of_shared
 from stages.formats.per_shard import array_name, open_array, save_array
 from stages.formats.shards import EntryStatus, ShardRecord, read_table
 from stages.storage.artifact import Artifact, Output
@@ -105,12 +106,16 @@ class PlannedShard:
 
 
 def row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> Digests:
-    """Return the digest of each row, with that of its content where it is known; addresses count without secrets."""
+    """Return the digest of each row, with that of its content where it is known; addresses count without secrets.
+
+    Of addresses that are the same without them and are not the same, each counts by its own name.
+    """
     found = []
     for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
+            is_shared = row.pop(IS_SHARED, False)
             if row.get("url"):
-                row["url"] = recorded_url(row["url"])
+                row["url"] = name_of_shared(row["url"]) if is_shared else recorded_url(row["url"])
             found.append(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
     parts = found if contents is None else [row + b"\0" + content for row, content in zip(found, contents, strict=True)]
     return as_digests(hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest() for part in parts)

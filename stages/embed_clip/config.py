@@ -28,7 +28,8 @@ class ExistingEmbeddings(ConfigModel):
     def identity(self) -> dict[str, Any]:
         """Return the content of a local folder, or names and checksums as a remote store tells them."""
         content = remote_checksums(self.path, "*/*") if is_remote(self.path) else content_digest(Path(self.path))
-        return self.model_dump() | {"path": content}
+        joined = {"join_version": 2} if self.with_shards else {}  # 1 joined a key of several rows to the first of them
+        return self.model_dump() | {"path": content} | joined
 
 
 class EmbedClipConfig(StageConfig):

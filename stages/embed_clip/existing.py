@@ -4,22 +4,20 @@ The layout does not say whether embeddings were normalised, which a prior must k
 alike. So all norms are measured, and the models' identities say what was found.
 """
 
-import collections
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-
-import pyarrow as pa
 
 from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
-from stages.embed_clip.existing_files import ImportedShard, Part, list_parts, make_import_worker, read_keys
+from stages.embed_clip.existing_files import ImportedShard, list_parts, make_import_worker
+from stages.embed_clip.existing_join import join
 from stages.encoders.config import local_clips
 from stages.formats.clips import Clips, write_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_norm_ranges
-from stages.formats.shards import index_images, read_table, shard_names, shard_tar
+from stages.formats.shards import shard_names
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner
 
@@ -35,9 +33,9 @@ def import_embeddings(
 ) -> StageSummary:
     """Write the embeddings of every part of the layout that is not done yet as our own shards."""
     parts = list_parts(existing)
-    counts: collections.Counter[str] = collections.Counter()
+    counts: Mapping[str, int] = {}
     if existing.with_shards:
-        units = list(_join(existing, parts, inputs["download_shards"], counts))
+        units, counts = join(existing, parts, inputs["download_shards"])
     else:
         units = [ImportedShard(name, (part,), None) for name, part in zip(shard_names(len(parts)), parts, strict=True)]
     clips = _configured_clips(config, inputs)
@@ -61,41 +59,6 @@ def _configured_clips(config: EmbedClipConfig, inputs: Mapping[str, Artifact]) -
     from stages.encoders.clip import ClipEncoder
 
     return ClipEncoder(local_clips(config.clip, inputs), device="cpu").identities
-
-
-def _join(
-    existing: ExistingEmbeddings, parts: Sequence[Part], shards: Artifact, counts: collections.Counter[str]
-) -> Iterator[ImportedShard]:
-    """Look up each shard's images among all keys of the layout, which are held in memory (some 150 bytes each)."""
-    row_of: dict[str, tuple[int, int]] = {}  # the number of the part, and the row in it
-    for number, part in enumerate(parts):
-        for row, key in enumerate(read_keys(existing, part)):
-            counts["repeated_keys"] += key in row_of
-            row_of.setdefault(key, (number, row))
-    used = 0
-    for name in sorted(shards.done_units()):
-        names_of = _names(read_table(shards, name, ["key", "source_key", "url"]))
-        keys = list(index_images(shard_tar(shards, name)))
-        known = [(key, next((one for one in names_of[key] if one in row_of), None)) for key in keys]
-        found = [(key, row_of[one]) for key, one in known if one is not None]
-        used += len(found)
-        numbers = sorted({number for _, (number, _) in found})
-        index_of = {number: index for index, number in enumerate(numbers)}
-        yield ImportedShard(
-            name,
-            tuple(parts[number] for number in numbers),
-            tuple((index_of[number], row) for _, (number, row) in found),
-            tuple(key for key, _ in found),
-            len(keys) - len(found),
-        )
-    counts["embeddings_without_image"] = len(row_of) - used
-
-
-def _names(table: pa.Table) -> dict[str, list[str]]:
-    """Return what each sample of a shard may be called elsewhere: by the key it had there, by its own, by address."""
-    columns = [name for name in ("source_key", "key", "url") if name in table.column_names]
-    rows = table.select(columns).to_pylist()
-    return {row["key"]: [str(row[name]) for name in columns if row[name]] for row in rows}
 
 
 def _write_norms(records: Mapping[str, EmbeddingsRecord], output: Output) -> dict[str, NormRange]:

@@ -4,7 +4,7 @@ write them as our own shards.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -182,14 +182,14 @@ def _load(address: str, num_rows: int) -> Rows:
 
 @dataclass(frozen=True)
 class ImportedShard:
-    """A shard to make: its rows as (part, row) of the layout, and how many of its images have none."""
+    """A shard to make: its rows as (part, row) of the layout, and how many of its images have none, by cause."""
 
     name: str
     parts: tuple[Part, ...]
     indices: tuple[tuple[int, int], ...] | None
     """None: all rows of the only part, by their own keys."""
     keys: tuple[str, ...] = ()
-    missing: int = 0
+    lost: Mapping[FailureCause, int] = field(default_factory=dict)
 
 
 def make_import_worker(
@@ -200,7 +200,7 @@ def make_import_worker(
     def work(shard: ImportedShard) -> EmbeddingsRecord:
         rows = _rows_of(existing, shard, block_dims)
         finite = np.isfinite(rows.image).all(axis=1)
-        failures = {FailureCause.NO_EMBEDDING: shard.missing, FailureCause.NOT_FINITE: int((~finite).sum())}
+        failures = {**shard.lost, FailureCause.NOT_FINITE: int((~finite).sum())}
         kept = _select(rows, finite)
         _write(shard.name, kept, output, np.dtype(storage))
         return EmbeddingsRecord(

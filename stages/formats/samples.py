@@ -31,9 +31,14 @@ def sample_keys(names: Iterable[str]) -> list[str]:
     return keys
 
 
+def unnumbered(key: str) -> str:
+    """Return what all samples of one name have in common: the key before the ``+``; keys of others as they are."""
+    repeated = _REPEATED.fullmatch(key)
+    return repeated[1] if repeated else key
+
+
 def uniform_number(key: str, seed: int) -> float:
     """Return u(key), the top 53 bits of SHA-256("<seed>:<key>") as a number in [0, 1)."""
-    repeated = _REPEATED.fullmatch(key)
-    text = f"{seed}:{repeated[1] if repeated else key}"
+    text = f"{seed}:{unnumbered(key)}"
     bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _MANTISSA_BITS)
     return bits * 2.0**-_MANTISSA_BITS

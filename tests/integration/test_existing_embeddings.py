@@ -99,30 +99,110 @@ def test_one_norm_that_is_off_marks_raw_embeddings(clip, tmp_path):
     assert shard_rows(output) == {"00000": 6}
 
 
+def make_shards(folder, tars, *, addresses=False):
+    """Make shards of tars of others, each given as the names of its samples; every image has a color of its own."""
+    number = 0
+    for tar_name, names in tars.items():
+        with tarfile.open(folder / f"{tar_name}.tar", "w") as tar:
+            for name in names:
+                color = (number * 40 % 256, number * 70 % 256, 100)
+                image = save_image(folder / f"images/{tar_name}" / f"{name}.png", color=color, size=(20, 20))
+                tar.add(image, image.name)
+                if addresses:
+                    image.with_suffix(".json").write_text(json.dumps({"url": f"https://a.example/{tar_name}/{name}"}))
+                    tar.add(image.with_suffix(".json"), f"{name}.json")
+                number += 1
+    config = DownloadShardsConfig(source={"kind": "webdataset", "path": str(folder)}, encode_format="png")
+    run_download(config, {}, Output(str(folder / "shards"), "download_shards", "test"), make_context())
+    return folder / "shards"
+
+
 @pytest.fixture
 def shards(tmp_path):
     """Shards of six images that were another's, so that they have new keys; one of them was not embedded there."""
-    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
-        for index in range(6):
-            image = save_image(tmp_path / "images" / f"other{index}.png", color=(index * 40, 0, 0), size=(20, 20))
-            tar.add(image, image.name)
-    config = DownloadShardsConfig(source={"kind": "webdataset", "path": str(tmp_path)}, encode_format="png")
-    run_download(config, {}, Output(str(tmp_path / "shards"), "download_shards", "test"), make_context())
-    return tmp_path / "shards"
+    return make_shards(tmp_path, {"00000": [f"other{index}" for index in range(6)]})
+
+
+def joined_rows(output):
+    """Return keys, image embeddings and captions of all shards."""
+    rows = [load_captioned_rows(output, shard, CaptionsConfig()) for shard in shard_rows(output)]
+    return [key for part in rows for key in part.keys], np.concatenate([part.image for part in rows])
+
+
+def sample_keys_of(shards):
+    return [[sample.key for sample in read_shard(tar)] for tar in sorted((shards / "shards").glob("*.tar"))]
 
 
 def test_embeddings_join_shards_by_the_key_that_the_images_had(clip, shards, tmp_path):
-    keys = ["other4", "nothing", "other1", "other0", "other2", "other3", "other1"]
+    keys = ["other4", "nothing", "other1", "other0", "other2", "other3"]
     image, _ = layout(tmp_path / "in", keys, files=3)
     summary, output = take(clip, tmp_path / "in", tmp_path / "out", shards=shards)
     assert dict(summary.counts) == {
-        "images": 5, "captioned": 3, "failed_no_embedding": 1, "embeddings_without_image": 1, "repeated_keys": 1,
+        "images": 5, "captioned": 3, "failed_no_embedding": 1, "embeddings_without_image": 1,
     }  # fmt: skip
     metadata = pq.read_table(output.local("metadata/metadata_00000.parquet")).to_pydict()
-    ours = [sample.key for sample in read_shard(shards / "shards/00000.tar")]
-    assert metadata["key"] == ours[:5]
+    assert metadata["key"] == sample_keys_of(shards)[0][:5]
     expected = image[[keys.index(f"other{index}") for index in range(5)]].astype(np.float32)
     assert np.array_equal(np.load(output.local("img_emb/img_emb_00000.npy")), expected)
+
+
+def test_a_key_of_several_tars_gives_no_row_to_two_images(clip, tmp_path):
+    numbered = [f"{index:06d}" for index in range(2)]
+    shards = make_shards(tmp_path, {"a": [*numbered, "alone"], "b": numbered})
+    image, _ = layout(tmp_path / "both", [*numbered, "alone", *numbered])
+    summary, output = take(clip, tmp_path / "both", tmp_path / "out", shards=shards)
+    assert dict(summary.counts) == {
+        "images": 1, "captioned": 0, "failed_ambiguous_key": 4, "repeated_keys": 2, "embeddings_without_image": 2,
+    }  # fmt: skip
+    metadata = pq.read_table(output.local("metadata/metadata_00000.parquet")).to_pydict()
+    assert metadata["key"] == [sample_keys_of(shards)[0][2]]
+    assert np.array_equal(np.load(output.local("img_emb/img_emb_00000.npy")), image[2:3].astype(np.float32))
+
+    layout(tmp_path / "one", [*numbered, "alone"])  # of a.tar alone: which images these rows are of is not said
+    summary, _ = take(clip, tmp_path / "one", tmp_path / "out2", shards=shards)
+    assert dict(summary.counts) == {
+        "images": 1, "captioned": 0, "failed_ambiguous_key": 4, "embeddings_without_image": 2,
+    }  # fmt: skip
+
+
+def test_where_all_keys_are_ambiguous_another_column_is_asked_for_and_joins(clip, tmp_path):
+    numbered = [f"{index:06d}" for index in range(3)]
+    shards = make_shards(tmp_path, {"a": numbered, "b": numbered}, addresses=True)
+    image, _ = layout(tmp_path / "in", numbered * 2)
+    message = "6 images have a key in the column of keys.*'000000', as in.*: set key_column to such a column"
+    with pytest.raises(InputFault, match=message):
+        take(clip, tmp_path / "in", tmp_path / "out", shards=shards)
+    urls = [f"https://a.example/{tar}/{name}" for tar in "ab" for name in numbered]
+    for number, rows in enumerate(np.array_split(np.arange(6), 2)):
+        file = tmp_path / f"in/metadata/metadata_{number:04d}.parquet"
+        pq.write_table(pq.read_table(file).append_column("url", pa.array([urls[row] for row in rows])), file)
+    summary, output = take(clip, tmp_path / "in", tmp_path / "out", shards=shards, key_column="url")
+    assert dict(summary.counts) == {"images": 6, "captioned": 4}
+    keys, embeddings = joined_rows(output)
+    ours = [key for tar in sample_keys_of(shards) for key in tar]
+    assert [ours.index(key) for key in keys] == [0, 1, 3, 4]
+    assert np.array_equal(embeddings, image[[0, 1, 3, 4]].astype(np.float32))
+
+
+def test_rows_of_one_key_count_as_one_where_they_are_equal_and_as_none_where_they_differ(clip, shards, tmp_path):
+    keys = ["other0", "other1", "other2", "other0", "other1", "other1"]
+    image, text = layout(tmp_path / "in", keys, files=3)
+    image, text = image.copy(), text.copy()
+    image[3], text[3], text[4] = image[0], text[0], text[1]  # of other1, the images differ
+    captions = [f"caption {row % 3}" for row in range(6)]
+    for number, rows in enumerate(np.array_split(np.arange(6), 3)):
+        np.save(tmp_path / f"in/img_emb/img_emb_{number:04d}.npy", image[rows])
+        np.save(tmp_path / f"in/text_emb/text_emb_{number:04d}.npy", text[rows])
+        table = pa.table({"key": [keys[row] for row in rows], "caption": [captions[row] for row in rows]})
+        pq.write_table(table, tmp_path / f"in/metadata/metadata_{number:04d}.parquet")
+    summary, output = take(clip, tmp_path / "in", tmp_path / "out", shards=shards)
+    assert dict(summary.counts) == {
+        "images": 2, "captioned": 2, "failed_no_embedding": 3, "failed_ambiguous_key": 1, "repeated_keys": 3,
+        "embeddings_without_image": 1,
+    }  # fmt: skip
+    keys, embeddings = joined_rows(output)
+    assert [sample_keys_of(shards)[0].index(key) for key in keys] == [0, 2]
+    assert np.array_equal(embeddings, image[[0, 2]].astype(np.float32))
 
 
 def test_rows_that_are_no_numbers_are_counted(clip, tmp_path):

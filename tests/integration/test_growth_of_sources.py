@@ -1,9 +1,13 @@
 """Growth of each kind of source: which shards are taken over, what becomes of the others, and what a plan says."""
 
+import contextlib
 import functools
+import http.server
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,9 @@ from pipeline.config.loading import load_config
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.store import Store
 from stages.contract.runner import run_stage
+from stages.download_shards.growth import GrowthRecord
 from stages.download_shards.stage import run
+from stages.formats.samples import sample_keys, unnumbered
 from stages.formats.shards import ShardRecord, read_shard, read_table, shard_tar
 from stages.storage.artifact import Artifact
 from tests.factories import folder_digests, make_context, serve_folder
@@ -170,6 +176,91 @@ def test_repeated_images_follow_their_originals(tmp_path: Path) -> None:
         {row["sha256"] for name in names_of(one) for row in read_table(one, name).to_pylist()} for one in (third, alone)
     ]
     assert contents[0] == contents[1]
+
+
+@contextlib.contextmanager
+def serve_by_parameter() -> Iterator[str]:
+    """Serve ``png(number)`` at every path that ends in a number, or in ``?key=<number>``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urllib.parse.urlsplit(self.path)
+            named = urllib.parse.parse_qs(parts.query).get("key", [parts.path.rpartition("/")[2]])
+            content = png(int(named[0]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def contents(artifact: Artifact) -> list[str]:
+    return [row["sha256"] for name in names_of(artifact) for row in read_table(artifact, name).to_pylist()]
+
+
+@pytest.mark.parametrize("drop_duplicate_urls", [False, True])
+def test_addresses_that_differ_in_a_secret_name_alone_are_samples_of_their_own(
+    tmp_path: Path, drop_duplicate_urls: bool
+) -> None:
+    listed = tmp_path / "list.txt"
+    options = {"allowed_networks": ["127.0.0.1/32"], "drop_duplicate_urls": drop_duplicate_urls}
+    with serve_by_parameter() as base:
+        pile = Pile(tmp_path, {"kind": "url_list", "path": str(listed)}, **options)
+
+        def write(numbers: Sequence[int], signature: str) -> None:
+            listed.write_text("\n".join(f"{base}/image?key={n}&sig={signature}" for n in numbers) + f"\n{base}/9")
+
+        write([1, 2, 3], "a")
+        first, counts = pile.run()
+        assert "duplicate_urls" not in counts
+        assert len({unnumbered(key) for key in keys(first)}) == len(keys(first)) == 4
+        rows = [row for name in names_of(first) for row in read_table(first, name).to_pylist()]
+        assert [row["url"] for row in rows] == [f"{base}/image?key=…&sig=…"] * 3 + [f"{base}/9"]
+
+        write([2, 3], "b")  # a signature is nobody's name
+        second, counts = pile.run()
+        assert (counts["reused_shards"], counts["remade_shards"]) == (1, 1)
+        assert (keys(second), contents(second)) == (keys(first)[1:], contents(first)[1:])
+        assert pile.makes_the_same_of_nothing(second)
+
+        write([4, 5, 6], "a")
+        third, counts = pile.run()
+        assert GrowthRecord.of(third).kept_entries == 1  # the address without a parameter
+        assert not set(contents(third)[1:]) & set(contents(first))
+
+
+def test_presigned_addresses_keep_their_samples_when_they_are_signed_anew(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    with serve_by_parameter() as base:
+        source = {"kind": "url_list", "path": str(listed)}
+        pile = Pile(tmp_path, source, allowed_networks=["127.0.0.1/32"])
+
+        def write(sign: Callable[[int], str]) -> None:
+            listed.write_text("\n".join(f"{base}/{n}?token={sign(n)}&X-Amz-Signature={sign(n)}" for n in range(5)))
+
+        write(lambda number: f"old{number}")
+        first, _ = pile.run()
+        expected = sample_keys(f"{base}/{n}?token=…&X-Amz-Signature=…" for n in range(5))
+        assert keys(first) == expected
+        write(lambda number: f"new{number % 2}")
+        second, counts = pile.run()
+        assert counts["reused_shards"] == 2
+        assert keys(second) == expected
+
+        listed.write_text("\n".join(f"{base}/7?sig={sign}" for sign in "abc"))  # one image, thrice
+        third, counts = pile.run()
+        assert {unnumbered(key) for key in keys(third)} == {keys(third)[0]}
 
 
 def test_repeated_addresses_follow_their_originals(tmp_path: Path) -> None:

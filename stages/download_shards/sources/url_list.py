@@ -19,6 +19,7 @@ from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
+from stages.download_shards.shared_addresses import IS_SHARED, mark_shared, name_of_shared
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, count_faults, fault_of
@@ -63,6 +64,7 @@ class UrlList:
                 rows = _read(self._source, files, parquet)
         skipped = sum(one.count for one in skips.values())
         record = SourceRecord(found=rows.num_rows + skipped, skips=skips, failures=count_faults(rows))
+        rows = mark_shared(rows)
         if self._config.drop_duplicate_urls:
             rows = mark_repeated(rows)
         growth = None
@@ -175,10 +177,19 @@ def fetch_entries(rows: pa.Table, config: DownloadShardsConfig, *, base_url: str
 
     ``base_url`` is that of a server of our own on this machine: it is put before each address, and is not recorded.
     """
-    own = [name for name in (IS_DUPLICATE, FAULT) if name in rows.column_names]
+    own = [name for name in (IS_DUPLICATE, IS_SHARED, FAULT) if name in rows.column_names]
     kept = rows.drop_columns(own)
     lost = list(_lost(rows.select([name for name in ("url", *own)]).to_pylist()))
-    return Entries(kept.schema, _entries(kept, lost, config, base_url), lambda: rows.num_rows)
+    names = _names(rows)
+    return Entries(kept.schema, _entries(kept, lost, names, config, base_url), lambda: rows.num_rows)
+
+
+def _names(rows: pa.Table) -> list[str | None]:
+    """Return the names of samples whose addresses are recorded alike; of others, that is their name."""
+    if IS_SHARED not in rows.column_names:
+        return [None] * rows.num_rows
+    pairs = zip(rows["url"].to_pylist(), rows[IS_SHARED].to_pylist(), strict=True)
+    return [name_of_shared(url) if is_shared else None for url, is_shared in pairs]
 
 
 def _lost(rows: Sequence[Mapping[str, Any]]) -> Iterator[ItemFault | None]:
@@ -191,7 +202,11 @@ def _lost(rows: Sequence[Mapping[str, Any]]) -> Iterator[ItemFault | None]:
 
 
 def _entries(
-    rows: pa.Table, lost: Sequence[ItemFault | None], config: DownloadShardsConfig, base_url: str
+    rows: pa.Table,
+    lost: Sequence[ItemFault | None],
+    names: Sequence[str | None],
+    config: DownloadShardsConfig,
+    base_url: str,
 ) -> Iterator[Entry]:
     table = rows.to_pylist()
     listed = [row["url"] for row in table]
@@ -200,7 +215,7 @@ def _entries(
     fetched = []
     for index, (row, fault) in enumerate(zip(table, lost, strict=True)):
         if fault is not None:
-            yield Entry(index, row, fault)
+            yield Entry(index, row, fault, names[index])
         else:
             fetched.append(index)
     allowed = [*config.allowed_networks, *([_OWN_SERVER] if base_url else [])]
@@ -212,4 +227,5 @@ def _entries(
         else:
             found = fetch_all(Fetcher(config, AddressPolicy(allowed), watchdog), urls, pool)
         for position, content in found:
-            yield Entry(fetched[position], table[fetched[position]], content)
+            index = fetched[position]
+            yield Entry(index, table[index], content, names[index])

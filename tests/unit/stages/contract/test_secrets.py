@@ -20,6 +20,7 @@ from stages.contract.secrets import (
     redact_logs,
     redact_options,
     redact_parameters,
+    redact_signatures,
     redact_tree,
     redacted_error,
     remember_environment,
@@ -144,6 +145,12 @@ def test_addresses_of_images_keep_what_is_no_secret() -> None:
     url = f"https://h/i.png?id=5&X-Amz-Signature={CANARY}&X-Amz-Credential=c&w=4&token={CANARY}#top"
     assert redact_parameters(url) == "https://h/i.png?id=5&X-Amz-Signature=…&X-Amz-Credential=…&w=4&token=…#top"
     assert redact_parameters("a/b?.png") == "a/b?.png"
+
+
+def test_addresses_are_compared_by_what_may_name_an_image_and_without_signatures() -> None:
+    url = "https://h/i?key=cat.jpg&token=a&Auth=b&sig=c&X-Amz-Signature=d&X-Amz-Security-Token=e&apikey=f&w=4#g"
+    expected = "https://h/i?key=cat.jpg&token=a&Auth=b&sig=…&X-Amz-Signature=…&X-Amz-Security-Token=…&apikey=…&w=4#g"
+    assert redact_signatures(url) == expected
 
 
 def test_a_login_is_taken_off_an_address() -> None:

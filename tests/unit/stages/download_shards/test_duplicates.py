@@ -16,6 +16,7 @@ from stages.download_shards.duplicates import (
     repeated,
 )
 from stages.download_shards.sources.rows import cut
+from stages.formats.samples import sample_keys
 from stages.storage.artifact import Output
 
 
@@ -48,15 +49,18 @@ def test_images_and_addresses_are_compared_over_all_shards(tmp_path: Path) -> No
     shards = Output(str(tmp_path), "download_shards", "d")
     a, b, c = (letter * 64 for letter in "abc")
     ok, bad = "success", "failed_to_download"
-    made: dict[str, list[tuple[str, str | None, str | None]]] = {
-        "00000": [(ok, a, "u"), (bad, None, "v"), (ok, b, "w")],
+    one, two = sample_keys(["u", "u"])
+    (other,) = sample_keys(["another address, recorded as u"])
+    made: dict[str, list[tuple[str, str | None, str | None, str]]] = {
+        "00000": [(ok, a, "u", one), (bad, None, "v", "k1"), (ok, b, "w", "k2")],
         "00001": [],
-        "00002": [(bad, None, "x"), (ok, c, "u"), (ok, a, "y"), (ok, c, "z")],
-        "00003": [(ok, b, None)],
+        "00002": [(bad, None, "x", "k3"), (ok, c, "u", two), (ok, a, "y", "k4"), (ok, c, "z", "k5")],
+        "00003": [(ok, b, None, "k6"), (bad, None, "u", other)],
     }
     for name, rows in made.items():
         columns = {
-            key: pa.array([row[n] for row in rows], pa.string()) for n, key in enumerate(("status", "sha256", "url"))
+            column: pa.array([row[n] for row in rows], pa.string())
+            for n, column in enumerate(("status", "sha256", "url", "key"))
         }
         with shards.writing(f"shards/{name}.parquet") as path:
             pq.write_table(pa.table(columns), path)

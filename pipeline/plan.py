@@ -87,9 +87,9 @@ def make_plan(config: RunConfig, store: Store) -> Plan:
 
 def _make_plan(config: RunConfig, store: Store) -> Plan:
     planned: dict[str, PlannedStage] = {name: _reused(config, name, store) for name in config.reuse}
-    _require_space(config, planned)
+    require_space(config, planned)
     sections = {name: with_initial_folder(name, section, store) for name, section in config.stages().items()}
-    identities = {name: _identity(name, section) for name, section in sections.items()}
+    identities = {name: identity_of_section(name, section) for name, section in sections.items()}
     fingerprints = {name: stage.fingerprint for name, stage in planned.items()}
     lineage, why_not = _lineage(planned, sections, identities, store)
     inputs: dict[str, dict[str, str]] = {}
@@ -122,7 +122,7 @@ def _make_plan(config: RunConfig, store: Store) -> Plan:
     return Plan(config.name, _with_reasons(planned, config.name, store))
 
 
-def _require_space(config: RunConfig, reused: Mapping[str, PlannedStage]) -> None:
+def require_space(config: RunConfig, reused: Mapping[str, PlannedStage]) -> None:
     """Refuse stages that take texts and images of embeddings made elsewhere for one space, where they are not."""
     embed = reused["embed_clip"].config if "embed_clip" in reused else None
     if isinstance(embed, EmbedClipConfig):
@@ -176,7 +176,8 @@ def _upstream(streams_from: Sequence[str], planned: Mapping[str, PlannedStage]) 
     return tuple(source for source in unfinished if planned[source].config.units_are_final)
 
 
-def _identity(name: str, section: StageConfig) -> Mapping[str, Any]:
+def identity_of_section(name: str, section: StageConfig) -> Mapping[str, Any]:
+    """Return what a stage's result depends on; UsageError: what its section names is not there, or cannot be read."""
     try:
         return section.identity()
     except FileNotFoundError as error:

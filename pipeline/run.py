@@ -41,15 +41,18 @@ class Experiment:
     path: str
     store: Store
     plan: Plan
+    planning: Callable[[RunConfig, Store], Plan] = make_plan
 
     @classmethod
-    def open(cls, config: RunConfig, path: str) -> "Experiment":
+    def open(
+        cls, config: RunConfig, path: str, planning: Callable[[RunConfig, Store], Plan] = make_plan
+    ) -> "Experiment":
         """Plan the config against its store."""
         from stages.storage.filesystems import use_environment
 
         use_environment(config.storage.environment())
         store = Store(config.store)
-        return cls(config, path, store, make_plan(config, store))
+        return cls(config, path, store, planning(config, store), planning)
 
     def finished_record(self) -> RunRecord | None:
         """Return the run's record where the run is over and everything is in the store."""
@@ -63,7 +66,7 @@ class Experiment:
 
     def planned_again(self) -> "Experiment":
         """Return it with what is done now, as another driver may have made some of it."""
-        plan = with_stored_models(make_plan(self.config, self.store), self.store)
+        plan = with_stored_models(self.planning(self.config, self.store), self.store)
         if plan.run != self.plan.run:
             raise UsageError(
                 f"run {self.plan.run}: its sources changed while another driver was waited for, which makes it "
@@ -97,8 +100,9 @@ def check_experiment(experiment: Experiment) -> None:
         check_reachable(address)
         check_cluster(address, cluster.allow_unauthenticated)
     if machine is not None:
-        for section in experiment.config.stages().values():
-            allocate(section, machine)
+        for name, section in experiment.config.stages().items():
+            if experiment.plan.stages[name].state != "done":  # what another machine has made may ask for more
+                allocate(section, machine)
     experiment.store.open_for_writing()
 
 

@@ -44,6 +44,17 @@ def find_stored_models(section: StageConfig, identity: Mapping[str, Any], store:
     return found
 
 
+def find_missing_models(section: StageConfig, identity: Mapping[str, Any], store: Store) -> StageConfig:
+    """Return a section as :func:`find_stored_models` does, with models whose folders are here as they are."""
+
+    def find(model: FolderModel, digest: str) -> FolderModel:
+        is_here = model.folder is None or model.folder.exists()
+        return model if is_here or not is_stored(model_in(store.uri, digest)) else model.stored(store.uri, digest)
+
+    found: StageConfig = _replaced(section, identity, find)
+    return found
+
+
 def _replaced(value: Any, identity: Any, find: _Find) -> Any:
     """Return a section with its models replaced; it is walked side by side with its identity."""
     if isinstance(value, FolderModel) and (folder := value.folder) is not None:

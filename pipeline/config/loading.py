@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config.merging import merge
 from pipeline.config.messages import describe, found, keys_of, models_in
+from pipeline.config.recorded import without_masks
 from pipeline.config.schema import CAPTION_IMAGES, SHARED, STAGES, ReuseConfig, RunConfig
 from pipeline.config.yaml_files import DEEPEST, LARGEST_OVERRIDE, parse_yaml, read_yaml
 from pipeline.errors import UsageError
@@ -48,9 +49,10 @@ def load_reused(reuse: ReuseConfig) -> RunConfig:
 def load_resolved(tree: Tree, overrides: Sequence[str], where: str) -> RunConfig:
     """Check a configuration that was recorded, with ``dotted.key=value`` overrides; ``where`` names it in messages.
 
-    It names all settings: another ``kind`` replaces those of the former, as it does where a file extends another.
+    It names all settings: another ``kind`` replaces those of the former, as it does where a file extends another. For
+    credentials, which are not recorded, the environment's hold.
     """
-    tree = copy.deepcopy(tree)
+    tree = copy.deepcopy(without_masks(tree))
     for word in overrides:
         key, sign, value = word.partition("=")
         is_kind = sign and key.endswith(".kind")

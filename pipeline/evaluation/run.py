@@ -8,13 +8,14 @@ from pipeline.config.loading import load_resolved
 from pipeline.config.schema import RunConfig
 from pipeline.console import PlainTable
 from pipeline.errors import UsageError
+from pipeline.evaluation.plan import AGAIN, plan_evaluation
+from pipeline.plan import Plan
 from pipeline.record import RunRecord
 from pipeline.run import Experiment, run_experiment
 from pipeline.store import Store
 from stages.contract.texts import by_number, one_line
 
 SUFFIX = "-evaluated"
-AGAIN = ("generate", "evaluate")
 ALLOWED = (*AGAIN, "cluster", "tracking")
 
 
@@ -29,6 +30,10 @@ def evaluation_of(store: Store, record: RunRecord, overrides: Sequence[str]) -> 
             )
     if record.config.get("evaluate") is None and not any(word.startswith("evaluate") for word in overrides):
         raise UsageError(f"run {record.run}: its experiment has no section evaluate: set one, such as evaluate={{}}")
+    return _load(store, record, overrides)
+
+
+def _load(store: Store, record: RunRecord, overrides: Sequence[str]) -> RunConfig:
     tree = {**record.config, "name": f"{record.name.removesuffix(SUFFIX)}{SUFFIX}", "store": store.uri}
     return load_resolved(tree, overrides, f"run {record.run}")
 
@@ -39,16 +44,13 @@ def evaluate_again(store: Store, record: RunRecord, overrides: Sequence[str], co
     Raises:
         UsageError: a key that is not allowed, or a model of the run that is not in the store any more.
     """
-    experiment = Experiment.open(evaluation_of(store, record, overrides), f"corgi evaluate {record.run}")
-    missing = [
-        stage.name for stage in experiment.plan.stages.values() if stage.name not in AGAIN and stage.state != "done"
-    ]
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise UsageError(
-            f"run {record.run}: {', '.join(missing)} {are} not in the store as this version makes it: expected all "
-            f"before generate: finish the run with `corgi run {record.config_path}`"
-        )
+    config = evaluation_of(store, record, overrides)
+    recorded = _load(store, record, ())
+
+    def plan(config: RunConfig, found: Store) -> Plan:
+        return plan_evaluation(config, recorded, record, found)
+
+    experiment = Experiment.open(config, f"corgi evaluate {record.run}", plan)
     return experiment.finished_record() or run_experiment(experiment, console)
 
 

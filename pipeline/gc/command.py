@@ -40,6 +40,8 @@ def gc(
     garbage = find_garbage(found, Choice(runs=tuple(forget or ()), keep_last=keep_last, older_than=age))
     if not as_json:
         Terminal().print(_table(garbage))
+        for run, why in garbage.reasons.items():
+            echo(f"kept: run {run}: {why}")
     left = [(item, why) for item, why in (remove(found, garbage) if delete else ()) if why]
     deleted = garbage.size - sum(item.size for item, _ in left) if delete else 0
     if as_json:
@@ -69,5 +71,5 @@ def _table(garbage: "Garbage") -> "PlainTable":
 
 def _document(garbage: "Garbage", deleted: int, left: dict[str, str]) -> dict[str, Any]:
     items = [{"what": one.what, "uri": one.folder.uri, "bytes": one.size, "why": one.why} for one in garbage.items]
-    return {"kept_runs": garbage.kept_runs, "forgotten_runs": list(garbage.forgotten), "garbage": items,
-            "deleted_bytes": deleted, "left": left}  # fmt: skip
+    return {"kept_runs": garbage.kept_runs, "forgotten_runs": list(garbage.forgotten),
+            "begun_with": dict(garbage.reasons), "garbage": items, "deleted_bytes": deleted, "left": left}  # fmt: skip

@@ -1,27 +1,25 @@
 """Find what no kept run needs: artifacts, models from outside, and runs that are to be forgotten.
 
-A run needs the artifacts of its plan, finished or not, and the models that the plan names by their content. Runs that
-are not over are always kept. Where the record of a run cannot be read, what it needs is not known, and nothing is
-garbage.
+A run needs the artifacts of its plan, finished or not, what these begin with (:mod:`pipeline.gc.needs`), and the models
+that the plan names by their content. Runs that are not over are always kept, and the record of a run whose weights a
+kept one begins with. Where the record of a run cannot be read, what it needs is not known, and nothing is garbage.
 """
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from pipeline.config.schema import STAGES
 from pipeline.errors import UsageError
+from pipeline.gc.needs import Beginning, begun_with, identities_of, needs_of, planned_by
 from pipeline.heartbeat import life_of
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from stages.formats.model_folders import load_model_config
 from stages.formats.stored_models import model_in
 from stages.storage.artifact import Artifact
 
 OVER = ("done", "failed", "interrupted", "lost")
 _MOST_NAMED = 3
-_PRIOR = "train_prior"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +53,10 @@ class Garbage:
     items: Sequence[Item]
     kept_runs: int
     forgotten: Sequence[str]
+    bare: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Records, as they were found, of forgotten runs of which only that and the weights stay that others begin with."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why these stay, by run."""
 
     @property
     def size(self) -> int:
@@ -66,13 +68,19 @@ def find_garbage(store: Store, choice: Choice) -> Garbage:
     """Return what can be deleted.
 
     Raises:
-        UsageError: no run has a name of the choice, or one that is not over has; or a record cannot be read.
+        UsageError: no run has a name of the choice, or one that is not over has, or one with whose weights a kept run
+            begins; or a record cannot be read.
     """
     records = read_records(store)
-    forgotten = _forgotten(store, records, choice)
-    kept = [record for record in records if record.run not in forgotten]
-    needed, named = needs_of(kept), identities_of(kept, store)
-    last = needs_of([record for record in records if record.run in forgotten])
+    found = {record.run: record for record in records}
+    chosen = _forgotten(store, records, choice)
+    kept = [record for record in records if record.run not in chosen]
+    begun = begun_with(kept, found)
+    reasons = {run: _why_bare(run, begun[run], choice) for run in sorted(begun.keys() & chosen)}
+    bare = {run: found[run] for run in reasons}
+    forgotten = chosen - bare.keys()
+    last = planned_by(found[run] for run in chosen)
+    needed, named = needs_of(kept, store, bare.values()), identities_of(kept, store)
     items = [
         _item(artifact, "artifact", "only forgotten runs need it" if name_of(artifact) in last else "no run needs it")
         for artifact in store.artifacts(STAGES)
@@ -83,11 +91,10 @@ def find_garbage(store: Store, choice: Choice) -> Garbage:
         for digest in store.model_digests()
         if digest not in named
     ]
-    found = {record.run: record for record in records}
     items += [
         replace(_item(run_folder(store, run), "run", "to be forgotten"), record=found[run]) for run in sorted(forgotten)
     ]
-    return Garbage(items, len(kept), sorted(forgotten))
+    return Garbage(items, len(kept) + len(bare), sorted(forgotten), bare, reasons)
 
 
 def read_records(store: Store) -> list[RunRecord]:
@@ -105,24 +112,9 @@ def read_records(store: Store) -> list[RunRecord]:
     return sorted(records, key=lambda record: record.started, reverse=True)
 
 
-def needs_of(records: Collection[RunRecord]) -> set[str]:
-    """Return the artifacts that runs need, as <stage>/<fingerprint>."""
-    return {f"{stage}/{entry.fingerprint}" for record in records for stage, entry in record.plan.items()}
-
-
 def run_folder(store: Store, run: str) -> Artifact:
     """Return the folder of a run's record and logs."""
     return Artifact(f"{store.uri}/runs/{run}", "runs", run)
-
-
-def identities_of(records: Collection[RunRecord], store: Store) -> str:
-    """Return all that may name models by their content, as one text: plans, and the T5 of a prior that was reused."""
-    found: list[object] = [entry.identity for record in records for entry in record.plan.values()]
-    priors = {record.plan[_PRIOR].fingerprint for record in records if _PRIOR in record.plan}
-    for prior in (store.artifact(_PRIOR, fingerprint) for fingerprint in sorted(priors)):
-        if prior.is_complete:
-            found.append(load_model_config(prior, "prior"))
-    return json.dumps(found)
 
 
 def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> set[str]:
@@ -143,6 +135,18 @@ def _forgotten(store: Store, records: Sequence[RunRecord], choice: Choice) -> se
     if named := [run for run in sorted(alive) if any(run.startswith(name) for name in choice.runs)]:
         raise UsageError(f"gc: --forget {named[0]}: the run is not over: end it first")
     return set(found) - alive
+
+
+def _why_bare(run: str, beginnings: Sequence[Beginning], choice: Choice) -> str:
+    """Return why a forgotten run's record stays; UsageError: that run itself is to go."""
+    stage, by = beginnings[0]
+    if any(run.startswith(name) for name in choice.runs):
+        raise UsageError(
+            f"gc: --forget {run}: run {by}, which is kept, begins with its weights ({stage}.init_from): forget "
+            "both, or neither"
+        )
+    stages = ", ".join(sorted({one.stage for one in beginnings}))
+    return f"its record and its {stages} stay, as run {by} begins with its weights ({stage}.init_from)"
 
 
 def name_of(artifact: Artifact) -> str:

@@ -82,6 +82,11 @@ class Variant:
         parts = [f"{key.rpartition('.')[2]} {_format(key, value)}" for key, value in self.grid.items()]
         return ", ".join([self.group, *parts])
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells it from all other variants, which a label need not do: group and settings."""
+        return (self.group, *self.overrides(None, None))
+
     def overrides(self, repeat: RepeatConfig | None, repeat_value: int | None) -> list[str]:
         """Return the words that turn the base into this variant's run."""
         repeated = {} if repeat is None else dict.fromkeys(repeat.keys, repeat_value)
@@ -130,4 +135,7 @@ def _as_yaml(value: Any) -> str:
 def _format(key: str, value: Any) -> str:
     if any(secrets_in(value, key, options=key.startswith("storage.options"))):
         return MASK
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return "none" if value is None else repr(value) if value == "none" else str(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sweep.config import PlotConfig
+from pipeline.sweep.config import PlotConfig, Variant
 from pipeline.sweep.report import VariantFigures
 
 Curve = dict[float, Sequence[float]]
@@ -21,19 +21,17 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     """Write one plot as PNG; return False where no variant has the figure."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
-    curves = _curves_by_name(plot, shown) if plot.x is None else _curves_by_setting(plot, shown)
-    curves = {label: curve for label, curve in curves.items() if curve}
+    curves = curves_of(plot, rows)
     if not curves:
         return False
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axis = figure.subplots()
-    for number, (label, curve) in enumerate(curves.items()):
+    for number, (label, curve) in enumerate(curves):
         _add_curve(axis, label, curve, _STYLES[number // _NUM_COLORS % len(_STYLES)])
     axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
     if plot.log_x:
         axis.set_xscale("log", base=2)
-        values = sorted({x for curve in curves.values() for x in curve})
+        values = sorted({x for _, curve in curves for x in curve})
         if len(values) <= _MOST_TICKS:  # else the axis chooses
             axis.set_xticks(values, labels=[f"{value:g}" for value in values], minor=False)
             axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -41,6 +39,13 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
     axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
     return True
+
+
+def curves_of(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
+    """Return label and points of each curve; two may have the same label."""
+    shown = [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
+    curves = _curves_by_name(plot, shown) if plot.x is None else _curves_by_setting(plot, shown)
+    return [(label, curve) for label, curve in curves if curve]
 
 
 def _add_curve(axis: Any, label: str, curve: Curve, style: str) -> None:
@@ -51,11 +56,11 @@ def _add_curve(axis: Any, label: str, curve: Curve, style: str) -> None:
     axis.fill_between(x, mean - spread, mean + spread, alpha=0.08, color=line.get_color(), linewidth=0)
 
 
-def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Curve]:
+def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
     """One curve a variant; the number that the figure's * stands for is the axis."""
     before, after = (re.escape(part) for part in plot.figure.split("*"))
     pattern = re.compile(rf"{before}(\d+(?:\.\d+)?){after}")
-    return {row.variant.label: dict(_numbered(pattern, row.values)) for row in rows}
+    return [(row.variant.label, dict(_numbered(pattern, row.values))) for row in rows]
 
 
 def _numbered(
@@ -66,14 +71,14 @@ def _numbered(
             yield float(match[1]), found
 
 
-def _curves_by_setting(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Curve]:
+def _curves_by_setting(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
     """One curve for the variants that differ in the axis's key only."""
-    curves: dict[str, Curve] = {}
+    curves: dict[tuple[str, ...], tuple[str, Curve]] = {}
     for row in rows:
         grid, found = dict(row.variant.grid), row.values.get(plot.figure)
         if plot.x not in grid or found is None:
             continue
         x = grid.pop(plot.x)
-        rest = ", ".join([row.variant.group, *(f"{key.rpartition('.')[2]} {value}" for key, value in grid.items())])
-        curves.setdefault(rest, {})[float(x)] = found
-    return curves
+        rest = Variant(row.variant.group, grid, grid)
+        curves.setdefault(rest.key, (rest.label, {}))[1][float(x)] = found
+    return list(curves.values())

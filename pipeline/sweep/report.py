@@ -32,9 +32,9 @@ class VariantFigures:
 
 def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
     """Gather the repeats of each variant, in the sweep's order."""
-    grouped: dict[str, list[SweepResult]] = {}
+    grouped: dict[tuple[str, ...], list[SweepResult]] = {}
     for result in results:
-        grouped.setdefault(result.run.variant.label, []).append(result)
+        grouped.setdefault(result.run.variant.key, []).append(result)
     return [_gather(group) for group in grouped.values()]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationInfo, create_model
 from pydantic import Field as Key
+from pydantic.fields import FieldInfo
 
 from models.fields import given_fields
 from stages.contract.digests import address_digest, content_digest
@@ -75,11 +76,20 @@ class ConfigModel(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return, JSON-ready, what the result depends on; FileNotFoundError: a file that it names is not there."""
+        known = self.known_identity()
         return {
-            name: _identity_of(getattr(self, name), [*info.metadata, *_marks_within(info.annotation)])
+            name: known[name] if name in known else _identity_of(getattr(self, name), _marks_of(info))
             for name, info in type(self).model_fields.items()
             if not any(isinstance(mark, RuntimeOnly) for mark in info.metadata)
         }
+
+    def known_identity(self) -> Mapping[str, Any]:
+        """Return the identity of fields whose content is known without a look at it."""
+        return {}
+
+
+def _marks_of(field: FieldInfo) -> list[Any]:
+    return [*field.metadata, *_marks_within(field.annotation)]
 
 
 def _marks_within(annotation: Any) -> list[Any]:

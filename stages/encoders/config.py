@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from stages.contract.config import AnyAddress, ConfigModel, ExternalPath
+from stages.contract.config import AnyAddress, ConfigModel, ExternalPath, RuntimeOnly
 from stages.formats.clip_folders import local_clip
 from stages.formats.stored_models import local_model, model_in
 from stages.storage.artifact import Artifact
@@ -46,9 +46,13 @@ class FolderModel(ConfigModel):
 class Stored(FolderModel):
     """A model from a folder that is in the store by its content; ``path`` is where it lies, or lay, on a machine."""
 
-    store: AnyAddress
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="a part of paths")
-    label: str
+    store: Annotated[AnyAddress, RuntimeOnly()]
+    digest: Annotated[str, RuntimeOnly()] = Field(pattern=r"^[0-9a-f]{64}$", description="a part of paths")
+    label: Annotated[str, RuntimeOnly()]
+
+    def known_identity(self) -> dict[str, Any]:
+        """Return the content of the folder, so that its identity is that of the model outside of a store."""
+        return {"path": self.digest}
 
     @property
     def reference(self) -> str:

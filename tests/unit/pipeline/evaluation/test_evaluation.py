@@ -42,7 +42,7 @@ def test_an_evaluation_changes_no_training_and_trains_nothing(store: Store, reco
         evaluation_of(store, record, ["train_prior.seed=3"])
     with pytest.raises(UsageError, match=r"run smoke-1: .*evaluate\.features"):
         evaluation_of(store, record, ["evaluate.features.kind=vgg"])
-    with pytest.raises(UsageError, match=r"run smoke-1: download_shards, .* are not in the store"):
+    with pytest.raises(UsageError, match=r"run smoke-1: download_shards, .* are not complete in the store"):
         evaluate_again(store, record, (), Terminal(stderr=True))
 
 

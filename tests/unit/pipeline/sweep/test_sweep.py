@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 
 from pipeline.errors import UsageError
-from pipeline.sweep.config import SweepConfig, Variant, load_sweep, variants_of
-from pipeline.sweep.plots import write_plot
+from pipeline.sweep.config import PlotConfig, SweepConfig, Variant, load_sweep, variants_of
+from pipeline.sweep.plots import curves_of, write_plot
 from pipeline.sweep.report import (
     VariantFigures,
     by_variant,
@@ -18,7 +18,7 @@ from pipeline.sweep.report import (
     sweep_warnings,
     write_tables,
 )
-from pipeline.sweep.run import SweepResult, open_sweep, result_of
+from pipeline.sweep.run import SweepResult, SweepRun, open_sweep, result_of
 from stages.storage.artifact import Output
 from tests.factories import make_record
 
@@ -132,6 +132,40 @@ def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     (row,) = by_variant(results)
     assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
     assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.9999999, 0.99999995, 1.0], ["0.9999999", "0.99999995", "1"]),
+        ([None, "none", 1e-4], ["none", "'none'", "0.0001"]),
+    ],
+)
+def test_values_that_are_nearly_alike_are_variants_of_their_own(
+    tmp_path: Path, values: list[Any], labels: list[str]
+) -> None:
+    group = {"set": {"b": 2}, "grid": {"a.x": values}}
+    variants = list(variants_of(load_sweep(write_sweep(tmp_path, groups={"g": group}))))
+    assert [variant.label for variant in variants] == [f"g, x {label}" for label in labels]
+    records = [make_record(f"run-{number}", metrics={"cosine": number}) for number in range(2 * len(values))]
+    repeated = [(variant, repeat) for variant in variants for repeat in (0, 1)]
+    experiment = open_sweep(load_sweep(write_sweep(tmp_path)), [f"store={tmp_path / 'store'}"])[0].experiment
+    results = [
+        result_of(SweepRun(variant, repeat, experiment), record, {})
+        for (variant, repeat), record in zip(repeated, records, strict=True)
+    ]
+    assert [row.values["cosine"] for row in by_variant(results)] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_each_of_several_variants_of_one_label_has_a_curve(tmp_path: Path) -> None:
+    """Masked values of secrets read alike."""
+    grid = [{"storage.options.s3.secret": secret, "k": k} for secret in ("hidden-1", "hidden-2") for k in (1, 2)]
+    rows = [VariantFigures(Variant("g", one, one), {"f": [1.0], "f/steps_1": [2.0]}, failed=0) for one in grid]
+    assert len({row.variant.label for row in rows}) == 2
+    by_name = PlotConfig.model_validate({"figure": "f/steps_*"})
+    by_setting = PlotConfig.model_validate({"figure": "f", "x": "k"})
+    assert [curve for _, curve in curves_of(by_name, rows)] == [{1.0: [2.0]}] * 4
+    assert curves_of(by_setting, rows) == [("g, secret …", {1.0: [1.0], 2.0: [1.0]})] * 2
 
 
 def test_figures_that_were_not_measured_alike_are_named_and_seeds_may_differ(tmp_path: Path) -> None:

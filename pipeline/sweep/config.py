@@ -87,6 +87,11 @@ class Variant:
         """What tells it from all other variants, which a label need not do: group and settings."""
         return (self.group, *self.overrides(None, None))
 
+    @property
+    def shown_settings(self) -> dict[str, Any]:
+        """The settings as they are written down: without credentials."""
+        return {key: MASK if _holds_secret(key, value) else value for key, value in self.settings.items()}
+
     def overrides(self, repeat: RepeatConfig | None, repeat_value: int | None) -> list[str]:
         """Return the words that turn the base into this variant's run."""
         repeated = {} if repeat is None else dict.fromkeys(repeat.keys, repeat_value)
@@ -132,8 +137,12 @@ def _as_yaml(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def _holds_secret(key: str, value: Any) -> bool:
+    return any(secrets_in(value, key, options=key.startswith("storage.options")))
+
+
 def _format(key: str, value: Any) -> str:
-    if any(secrets_in(value, key, options=key.startswith("storage.options"))):
+    if _holds_secret(key, value):
         return MASK
     if isinstance(value, float):
         short = f"{value:g}"

@@ -59,7 +59,7 @@ def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTabl
 def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult]) -> dict[str, Any]:
     """Return everything as JSON-ready data."""
     return {
-        "variants": [{"variant": row.variant.label, "settings": row.variant.settings, "figures": row.values}
+        "variants": [{"variant": row.variant.label, "settings": row.variant.shown_settings, "figures": row.values}
                      for row in rows],
         "runs": [{"run": r.record.run, "status": r.record.status, "variant": r.run.variant.label,
                   "repeat": r.run.repeat} for r in results],

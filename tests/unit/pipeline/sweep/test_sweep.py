@@ -1,5 +1,6 @@
 """A sweep's variants, its table and its plots."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ def test_each_of_several_variants_of_one_label_has_a_curve(tmp_path: Path) -> No
     by_setting = PlotConfig.model_validate({"figure": "f", "x": "k"})
     assert [curve for _, curve in curves_of(by_name, rows)] == [{1.0: [2.0]}] * 4
     assert curves_of(by_setting, rows) == [("g, secret …", {1.0: [1.0], 2.0: [1.0]})] * 2
+    assert "hidden" not in json.dumps(sweep_document(rows, []))
 
 
 def test_figures_that_were_not_measured_alike_are_named_and_seeds_may_differ(tmp_path: Path) -> None:

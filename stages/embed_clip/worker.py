@@ -19,7 +19,7 @@ from stages.formats.clips import record_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord, record_text_encoders
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
 from stages.formats.images import decode_image
-from stages.formats.pseudo_captions import Captioner, read_pseudo_captions, record_captioner
+from stages.formats.pseudo_captions import Captioner, read_pseudo_captions_of, record_captioner
 from stages.formats.shards import ShardSample, read_shard, shard_tar
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.prefetch import prefetch
@@ -55,7 +55,7 @@ def make_embed_worker(
     def embed(name: str) -> EmbeddingsRecord:
         failures: collections.Counter[str] = collections.Counter()
         shard = ShardEmbeddings()
-        pseudo = {} if captioned is None else read_pseudo_captions(captioned, name)
+        pseudo = {} if captioned is None else read_pseudo_captions_of(shards, name, captioned)
         path = shard_tar(shards, name)
         for batch in _batches(path, images, config, threads=threads, failures=failures, pseudo=pseudo):
             shard.image.append(images.encode_prepared(batch.images).numpy())

@@ -14,7 +14,7 @@ import pyarrow as pa
 from stages.contract.documents import Document, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.formats.per_shard import load_table, save_table, table_name
-from stages.formats.shards import index_images, shard_tar
+from stages.formats.shards import index_images, made_of_other_shards, shard_tar
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.takeover import content_of
 
@@ -122,8 +122,29 @@ def write_pseudo_captions(output: Output, shard: str, images: Sequence[Captioned
 
 def read_pseudo_captions(artifact: Artifact, shard: str) -> dict[str, list[str]]:
     """Return the pseudo-captions of each image of a shard that has any, by key."""
+    return {key: captions for key, captions in _captions_by_key(artifact, shard).items() if captions}
+
+
+def read_pseudo_captions_of(shards: Artifact, shard: str, artifact: Artifact) -> dict[str, list[str]]:
+    """Return the pseudo-captions of each image in the tar of a shard that has any, by key.
+
+    They may have been made of another download of the same entries, such as one of another image size.
+
+    Raises:
+        InputFault: they are of other images: more are unknown than could not be read when they were made.
+    """
+    record = PseudoCaptionsRecord.parse(artifact.read_json(unit_record(shard)), artifact, unit_record(shard))
+    known, keys = _captions_by_key(artifact, shard), index_images(shard_tar(shards, shard))
+    unknown = [key for key in keys if key not in known]
+    if len(unknown) > sum(record.failures.values()):
+        what = f"{len(unknown)} of the {len(keys)} images of shard {shard} (the first has key {unknown[0]!r})"
+        raise made_of_other_shards(artifact.stage, f"found nothing of {what}")
+    return {key: known[key] for key in keys if known.get(key)}
+
+
+def _captions_by_key(artifact: Artifact, shard: str) -> dict[str, list[str]]:
     table = load_table(artifact, KIND, shard, ["key", "pseudo_captions"])
-    return {row["key"]: row["pseudo_captions"] for row in table.to_pylist() if row["pseudo_captions"]}
+    return {row["key"]: row["pseudo_captions"] for row in table.to_pylist()}
 
 
 def pseudo_captions_content(artifact: Artifact, shard: str) -> str | None:

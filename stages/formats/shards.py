@@ -13,7 +13,7 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,13 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.documents import UnitRecord
-from stages.contract.errors import ArtifactError, FailureCause
+from stages.contract.errors import ArtifactError, FailureCause, InputFault
 from stages.contract.parsing import load_json, parsing
 from stages.formats.source_records import Counted
 from stages.formats.tar_samples import Files, Span, image_suffixes, index_tar, read_file
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.takeover import content_of
 
+_NAMED = 5  # shards, in a message
 _CAUSES = {message: cause for cause in FailureCause for message in cause.messages}
 
 
@@ -147,6 +148,27 @@ def shard_tar(shards: Artifact, name: str) -> Path:
 def shard_content(shards: Artifact, name: str) -> str | None:
     """Return what identifies a shard's images and captions; None: its record has no checksum of them."""
     return content_of(shards, name, _tar(name))
+
+
+def require_units(stage: str, units: Collection[str], shards: Collection[str]) -> None:
+    """Check that what a stage made, perhaps in another experiment, has a unit of each of these shards, by name.
+
+    Raises:
+        InputFault: it lacks some.
+    """
+    lacking = sorted(set(shards) - set(units))
+    if lacking:
+        named = ", ".join(lacking[:_NAMED]) + (", …" if len(lacking) > _NAMED else "")
+        raise made_of_other_shards(stage, f"found nothing of {len(lacking)} of {len(shards)} shards ({named})")
+
+
+def made_of_other_shards(stage: str, found: str) -> InputFault:
+    """Return the error of what a stage made in another experiment, of shards that hold other images than these."""
+    return InputFault(
+        f"{stage}: {found}: expected what was made of all these shards, or of shards of the same entries, divided "
+        f"alike (download_shards.source, download_shards.rows_per_shard): leave reuse.{stage} out and give {stage} a "
+        f"section, so that it is made of these; or name an experiment of this download in reuse.{stage}"
+    )
 
 
 def read_table(shards: Artifact, name: str, columns: Sequence[str] | None = None) -> pa.Table:

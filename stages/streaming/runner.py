@@ -1,6 +1,6 @@
 """The one runner of per-shard stages: skip finished units, map the others, record each, and report progress.
 
-The units are known at first, or those of an input whose stage still runs. Of these one counts once its record is there;
+The units are known at first, or those of inputs whose stages still run. Of these one counts once its record is there;
 the upstream stage has promised (``units_are_final``) not to change it then, so the result does not depend on when it is
 read.
 """
@@ -10,7 +10,6 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cluster.item_progress import item_is_given_again
@@ -19,8 +18,8 @@ from stages.contract.documents import Totals, UnitRecord
 from stages.contract.errors import ArtifactError, InputFault, InputLost
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext
-from stages.formats.shards import shard_content
-from stages.storage.artifact import UNITS, Artifact, Output, unit_record
+from stages.formats.shards import require_units, shard_content
+from stages.storage.artifact import Artifact, Output, unit_record
 from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker
 
 POLL_SECONDS = 0.25
@@ -53,19 +52,34 @@ class UnitList:
 
 
 class UpstreamUnits:
-    """The units of an input: all of them if it is done, else those done so far and those to come."""
+    """The units of an input: all of them if it is done, else those done so far and those to come.
 
-    def __init__(self, source: Artifact, context: StageContext, poll_seconds: float = POLL_SECONDS) -> None:
-        self._source, self._context, self._poll_seconds = source, context, poll_seconds
-        self._is_running = context.input_state(source.stage) != "done"
-        self._names: list[str] = [] if self._is_running else self._list()
+    With ``also``, one comes when that has a unit of its name, too, whichever of the two is done first. What another
+    experiment made may be of other shards: InputFault where it is done and lacks a unit.
+    """
+
+    def __init__(
+        self,
+        source: Artifact,
+        context: StageContext,
+        poll_seconds: float = POLL_SECONDS,
+        *,
+        also: Artifact | None = None,
+    ) -> None:
+        self._source, self._also, self._context, self._poll_seconds = source, also, context, poll_seconds
+        self._running = [one for one in self._inputs if context.input_state(one) != "done"]
+        self._names: list[str] = [] if self._running else self._list()
         self._planned = 0
         self._written: int | None = None
 
+    @property
+    def _inputs(self) -> list[str]:
+        return [self._source.stage, *([] if self._also is None else [self._also.stage])]
+
     def write_plan(self, output: Output) -> int:
         """Return how many there are, or will be as far as is known, and keep the number in the output's plan."""
-        planned = self._expected() if self._is_running else len(self._names)
-        if planned != self._written and (planned or not self._is_running):
+        planned = self._expected() if self._running else len(self._names)
+        if planned != self._written and (planned or not self._running):
             output.write_plan(planned)
             self._written = planned
         return planned
@@ -77,30 +91,24 @@ class UpstreamUnits:
     @property
     def note(self) -> str:
         """What to add to the progress."""
-        return f"streaming from {self._source.stage}" if self._is_running else ""
+        return f"streaming from {' and '.join(self._running)}" if self._running else ""
 
     def without(self, done: Collection[str]) -> Items:
-        """Return the names of the units that are not done; InputLost, in the map: the upstream stage has failed."""
-        if self._is_running:
+        """Return the names of the units that are not done; InputLost, in the map: an upstream stage has failed."""
+        if self._running:
             return Growing(self._batches(frozenset(done)))
         return [name for name in self._names if name not in done]
 
     def _batches(self, done: frozenset[str]) -> Iterator[Sequence[str]]:
         taken, next_poll, next_list = set(done), 0.0, 0.0
-        while self._is_running:
+        while self._running:
             now = time.monotonic()
             if now < next_poll:
                 yield ()
                 continue
             next_poll = now + self._poll_seconds
-            state = self._context.input_state(self._source.stage)  # before listing, so that the list is complete
-            if state == "failed":
-                raise InputLost(
-                    f"{self._source.stage}: failed while its shards were streamed from it; what was made of them is "
-                    "kept: correct its error and run again"
-                )
-            self._is_running = state == "running"
-            if self._is_running and now < next_list:
+            self._running = self._poll()  # before listing, so that the list is complete
+            if self._running and now < next_list:
                 yield ()
                 continue
             began = time.monotonic()
@@ -111,8 +119,24 @@ class UpstreamUnits:
             taken.update(new)
             yield new
 
+    def _poll(self) -> list[str]:
+        states = {one: self._context.input_state(one) for one in self._inputs}
+        for one, state in states.items():
+            if state == "failed":
+                raise InputLost(
+                    f"{one}: failed while its shards were streamed from it; what was made of them is kept: correct its "
+                    "error and run again"
+                )
+        return [one for one, state in states.items() if state == "running"]
+
     def _list(self) -> list[str]:
-        return [Path(name).stem for name in self._source.glob(f"{UNITS}/*.json")]
+        names = self._source.unit_names()
+        if self._also is None:
+            return names
+        also = set(self._also.unit_names())
+        if self._also.stage not in self._running:
+            require_units(self._also.stage, also, names)
+        return [name for name in names if name in also]
 
 
 Units = UnitList | UpstreamUnits
@@ -212,12 +236,12 @@ def run_on_shards(
 
     Of a shard that an earlier artifact of the same recipe has worked on, the unit is taken from there; of one that is a
     part of such a shard, ``take_part`` takes the part of the unit, where that can be done. ``follows`` is an artifact
-    of which a unit is needed with every shard.
+    of which a unit is needed with every shard; InputFault: it is done, and lacks one.
     """
     made = made_units(record, context.earlier)
     runner = UnitRunner(
         output=output,
-        units=UpstreamUnits(shards if follows is None else follows, context),
+        units=UpstreamUnits(shards, context, also=follows),
         kind=record,
         records=record.done(output),
         make_worker=functools.partial(

@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, choose_captions, select_captioned
-from stages.formats.pseudo_captions import read_pseudo_captions
-from stages.formats.shards import ShardRecord, read_captions, shard_tar
+from stages.formats.pseudo_captions import read_pseudo_captions_of
+from stages.formats.shards import ShardRecord, read_captions, require_units, shard_tar
 from stages.formats.splits import SplitConfig, SplitRecord
 from stages.storage.artifact import Artifact
 from stages.training.images.dataset import ImageDataset, Indices
@@ -44,8 +44,12 @@ class CaptionedImages(ImageDataset):
         shards, pseudo = inputs["download_shards"], inputs.get("caption_images")
         captioned = {name: read_captions(shard_tar(shards, name)) for name in sorted(ShardRecord.done(shards))}
         self.in_shards = sum(map(len, captioned.values()))
+        if pseudo is not None:
+            require_units(pseudo.stage, pseudo.unit_names(), captioned)
         found = {
-            name: _join(_select(captions, usable), {} if pseudo is None else read_pseudo_captions(pseudo, name))
+            name: _join(
+                _select(captions, usable), {} if pseudo is None else read_pseudo_captions_of(shards, name, pseudo)
+            )
             for name, captions in captioned.items()
         }
         found = {name: captions for name, captions in found.items() if captions}

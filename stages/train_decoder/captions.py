@@ -1,7 +1,7 @@
 """Captions' embeddings by (shard, row), for the images whose captions may be used, and their pseudo-captions'."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -55,6 +55,10 @@ class CaptionRows:
 
     def sizes(self) -> list[int]:
         """Return how many images of each shard have a caption that may be used in training."""
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> list[int]:
         sizes = [len(self._rows(shard)) for shard in range(len(self._names))]
         self._require_some(sum(sizes))
         return sizes

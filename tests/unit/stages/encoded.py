@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,10 @@ def encoded_square(row: int) -> bytes:
     return buffer.getvalue()
 
 
-def make_shards(folder: Path, *, corrupt: tuple[int, ...] = ()) -> Output:
+def make_shards(folder: Path, *, sizes: Sequence[int] = SIZES, corrupt: tuple[int, ...] = ()) -> Output:
     """Write shards as download_shards does; corrupt rows hold half an image."""
     shards, first = Output(str(folder), "download_shards", "a"), 0
-    for index, size in enumerate(SIZES):
+    for index, size in enumerate(sizes):
         name = f"{index:05d}"
         with shards.writing(f"shards/{name}.tar") as path, tarfile.open(path, "w") as tar:
             for row in range(first, first + size):
@@ -56,10 +57,10 @@ def make_shards(folder: Path, *, corrupt: tuple[int, ...] = ()) -> Output:
     return shards
 
 
-def make_embeddings(folder: Path) -> Output:
+def make_embeddings(folder: Path, *, sizes: Sequence[int] = SIZES) -> Output:
     """Write embeddings as embed_clip does, each shard reversed; every other image has a caption, its negative."""
     embedded, first = Output(str(folder), "embed_clip", "b"), 0
-    for index, size in enumerate(SIZES):
+    for index, size in enumerate(sizes):
         name, rows = f"{index:05d}", list(reversed(range(first, first + size)))
         with embedded.writing(f"metadata/metadata_{name}.parquet") as path:
             has_caption = [row % 2 == 0 for row in rows]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.pseudo_captions import (
     CaptionedImage,
@@ -22,7 +23,7 @@ from tests.unit.stages.train_clip.test_images import make_shards
 NUM, NEVER_HUMAN, CHOICES = 40, 10, 400
 
 
-def images(folder: Path, human: float, pseudo: float) -> CaptionedImages:
+def images(folder: Path, human: float, pseudo: float, *, captioned: int = NUM + NEVER_HUMAN) -> CaptionedImages:
     """Return images of which 40 have a human caption, half of these usable, and all two pseudo-captions."""
     shards = make_shards(folder / "s", [(encoded_square(row), "png") for row in range(NUM)], uncaptioned=NEVER_HUMAN)
     output = Output(str(folder / "p"), "caption_images", "p")
@@ -31,8 +32,7 @@ def images(folder: Path, human: float, pseudo: float) -> CaptionedImages:
         images="all",
     ).write(output)  # fmt: skip
     made = [
-        CaptionedImage(f"{row:05d}", CaptionStatus.CAPTIONED, [f"one {row}", f"two {row}"])
-        for row in range(NUM + NEVER_HUMAN)
+        CaptionedImage(f"{row:05d}", CaptionStatus.CAPTIONED, [f"one {row}", f"two {row}"]) for row in range(captioned)
     ]
     write_pseudo_captions(output, "00000", made)
     count_images(made, {}).finish(output, "00000")
@@ -72,3 +72,10 @@ def test_held_out_images_have_human_captions_and_are_asked_for_these(tmp_path: P
     assert found.captions(held_out) == [f"caption {row}" for row in held_out[:, 1].tolist()]
     assert not set(train[:, 1].tolist()) & set(held_out[:, 1].tolist())
     assert "caption" not in " ".join(found.all_captions(train)), "the vocabulary is of what training may choose"
+
+
+def test_pseudo_captions_of_another_download_are_those_of_the_images_that_are_there(tmp_path: Path) -> None:
+    found = images(tmp_path / "more", 1.0, 1.0, captioned=NUM + NEVER_HUMAN + 3)
+    assert found.num_pseudo == sum(found.sizes) == NUM + NEVER_HUMAN
+    with pytest.raises(InputFault, match=r"caption_images: found nothing of 2 of the 50 images of shard 00000"):
+        images(tmp_path / "fewer", 1.0, 1.0, captioned=NUM + NEVER_HUMAN - 2)

@@ -1,5 +1,7 @@
 """A trained decoder goes on with texts: from where it was, bit for bit, on captioned images alone."""
 
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from stages.formats.model_folders import load_model_state
 from stages.inference.loading import load_decoder
 from stages.storage.artifact import Artifact, Output
 from stages.storage.filesystems import open_address
+from stages.train_decoder.captions import KEPT_SHARDS
 from stages.train_decoder.check import check
 from stages.train_decoder.config import TrainDecoderConfig
 from stages.train_decoder.stage import make_task, run
 from stages.train_decoder.text_tuning import TextTunedTask
 from stages.training.task import BatchPart, RankInfo
 from tests.tiny_stable_diffusion import generate_with_diffusers, save_tiny_stable_diffusion
-from tests.unit.stages.encoded import DIM, SIDE, SIZES, context
+from tests.unit.stages.encoded import DIM, SIDE, SIZES, context, make_embeddings, make_shards
 from tests.unit.stages.train_decoder.test_encoded_stages import make_inputs
 
 CPU = RankInfo(0, 1, torch.device("cpu"))
@@ -246,3 +249,30 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(
 def test_texts_are_tuned_on_a_trained_decoder_alone(kind: str) -> None:
     with pytest.raises(ValidationError, match="text is given without init_from"):
         config(kind, text={"text_dropout": 0.1})
+
+
+class CountedFiles(Artifact):
+    """Counts how often each file is opened."""
+
+    @cached_property
+    def opened(self) -> Counter[str]:
+        return Counter()
+
+    def local(self, name: str, *, record: str | None = None, may_sample: bool = True) -> Path:
+        self.opened[name] += 1
+        return super().local(name, record=record, may_sample=may_sample)
+
+
+def test_setup_reads_each_of_many_shards_a_few_times(tmp_path: Path) -> None:
+    """There are more shards than those whose captions are kept in memory."""
+    sizes = [2] * (KEPT_SHARDS + 6)
+    embedded = make_embeddings(tmp_path / "e", sizes=sizes)
+    counted = CountedFiles(embedded.uri, embedded.stage, embedded.fingerprint)
+    inputs = {"download_shards": make_shards(tmp_path / "s", sizes=sizes), "embed_clip": counted}
+    settings = config("pixel", text={"text_dropout": 0.1}, init_from=str(tmp_path / "decoder"))
+    task = task_of(settings, inputs)
+    assert task.sizes() == [1] * len(sizes)  # every other image has a caption
+    assert {name for name in counted.opened if name.startswith("metadata/")} == {
+        f"metadata/metadata_{shard:05d}.parquet" for shard in range(len(sizes))
+    }
+    assert max(counted.opened.values()) <= 3

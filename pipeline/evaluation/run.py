@@ -8,8 +8,9 @@ from pipeline.config.loading import load_resolved
 from pipeline.config.schema import RunConfig
 from pipeline.console import PlainTable
 from pipeline.errors import UsageError
+from pipeline.experiment import Experiment
 from pipeline.record import RunRecord
-from pipeline.run import Experiment, run_experiment
+from pipeline.run import run_experiment
 from pipeline.store import Store
 from stages.contract.texts import by_number, one_line
 

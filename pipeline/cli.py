@@ -32,8 +32,8 @@ from pipeline.verification.command import verify
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.experiment import Experiment
     from pipeline.record import RunRecord
-    from pipeline.run import Experiment
     from pipeline.store import Store as RunStore
 
 
@@ -330,7 +330,7 @@ def _report_error(error: Exception) -> int:
 
 def _open(config: Path, overrides: list[str] | None) -> "Experiment":
     from pipeline.config.loading import load_config
-    from pipeline.run import Experiment
+    from pipeline.experiment import Experiment
 
     return Experiment.open(load_config(config, overrides or ()), str(config))
 

@@ -8,7 +8,6 @@ both. A stage that fails takes down only the stages that need it.
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from cluster.machines import Machines, machines_now
 from cluster.task_signs import TaskLimits, TaskSign, TaskWatchdog
 from pipeline.allocation import allocate_all, allocate_beside, leave_room
 from pipeline.errors import UsageError, full_disk
+from pipeline.losses import StageLosses
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment
@@ -62,6 +62,7 @@ class GraphRun:
         self._machines = machines
         self._environment = Environment(environment or {})
         self._allocations = allocate_all([s.config for s in plan.stages.values() if _to_do(s)], machines)
+        self._held: dict[str, Allocation] = {}  # what those that have started got of it
         self._next_count = time.monotonic() + _RECOUNT_SECONDS
         self._channel = Channel()
         self._node = ray.get_runtime_context().get_node_id()
@@ -74,8 +75,8 @@ class GraphRun:
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._mending = Mending(plan, store)
         self._alone: set[str] = set()  # stages that wait for their inputs, as they met damage while streaming from one
-        self._losses: Counter[str] = Counter()  # of a stage's process, since it last got further
-        self._units_done: Counter[str] = Counter()
+        self._stopped: set[str] = set()  # stages that start again when they have ended: an input is made again
+        self._losses = StageLosses()
         self._reasons: dict[str, str] = {}
         self._is_ending = False
         self._memory = MemoryKills(self._node)
@@ -134,7 +135,7 @@ class GraphRun:
         if machines == self._machines:
             return
         self._machines = machines
-        waiting = [stage.config for stage in self._plan.stages.values() if _to_do(stage) and self._is_waiting(stage)]
+        waiting = [stage.config for stage in self._plan.stages.values() if self._is_waiting(stage)]
         try:
             self._allocations |= allocate_all(waiting, machines)
         except UsageError as error:  # nodes were lost: what was to start is started all the same, with fewer workers
@@ -181,14 +182,14 @@ class GraphRun:
         busy = [
             allocation if {*self._upstream[name]} - self._results.keys() else replace(allocation, workers_beside=None)
             for name in self._running.values()
-            if (allocation := self._allocations[name])
+            if (allocation := self._held[name])
         ]
         cpus = self._machines.cpus_in_the_end - sum(allocation.cpus for allocation in busy)
         gpus = self._machines.gpus_in_the_end - sum(allocation.gpus for allocation in busy)
         return replace(self._machines, num_cpus=cpus, num_gpus=gpus)
 
     def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
-        self._allocations[stage.name] = allocation
+        self._held[stage.name] = allocation
         self._upstream[stage.name] = tuple(self._missing(stage))
         self._started[stage.name] = time.monotonic()
         self._observer.started(stage, allocation)
@@ -202,7 +203,7 @@ class GraphRun:
         the task that drives them, and the channel's mailbox, which is older than both, last.
         """
         self._memory.note(self._node, memory_kills())
-        allocation, upstream = self._allocations[stage.name], self._upstream[stage.name]
+        allocation, upstream = self._held[stage.name], self._upstream[stage.name]
         inputs = {source: self._artifact(source) for source in stage.inputs}
         output = self._store.output(stage.name, stage.fingerprint)
         job = StageJob(
@@ -242,13 +243,14 @@ class GraphRun:
         for ref in ready:
             name = self._running.pop(ref)
             self._watchdog.end(name)
-            if self._is_restarted(ref, name):
+            if name not in self._stopped and self._is_restarted(ref, name):
                 continue
             result = replace(self._result_of(ref, name), upstream=self._upstream[name])
-            if result.damage is not None and self._make_again(result.damage):
-                self._forget(name)
-                self._alone.add(name)
-                continue
+            try:
+                if self._starts_again(result):
+                    continue
+            except UsageError as error:  # it is the trouble of this stage alone
+                result = replace(result, error=f"{result.error}; it could not be made again by this run: {error}")
             if result.state == "done":
                 self._mending.compare(name)
                 self._store.release(name, self._plan.stages[name].fingerprint)
@@ -257,24 +259,54 @@ class GraphRun:
             self._channel.post(name, result.state)
             self._settle(result)
 
+    def _starts_again(self, result: StageResult) -> bool:
+        """Forget a stage that waits for an input to be made again: it met damage there, or was stopped for it."""
+        name, was_stopped = result.name, result.name in self._stopped
+        self._stopped.discard(name)
+        if result.state == "done":
+            return False
+        if not was_stopped:
+            if result.damage is None or not self._make_again(result.damage):
+                return False
+            self._alone.add(name)
+        self._forget(name)
+        return True
+
     def _make_again(self, damage: DamagedFile) -> bool:
-        """Let the stage that made a damaged file make it again, before those go on that read it."""
+        """Let the stage that made a damaged file make it again, before those go on that read it.
+
+        Raises:
+            UsageError: another driver is at it, or the machines there are now have no room for the stage.
+        """
         name = damage.stage
+        planned = self._plan.stages.get(name)
+        if planned is None or planned.fingerprint != damage.fingerprint:
+            return False
         if name in self._running.values():
             return True  # whoever met it waits for the end of that stage, and looks again
+        if self._is_waiting(planned) and self._mending.is_aside(damage):
+            return True  # another stage met it before
+        if name not in self._allocations:
+            self._allocations |= allocate_all([planned.config], self._machines)
         if not self._mending.set_aside(damage):
             return False
         self._warn(name, f"{damage}".partition(": expected")[0] + ": it is made again")
-        if name not in self._allocations:
-            self._allocations |= allocate_all([self._plan.stages[name].config], self._machines)
         self._forget(name)
         return True
 
     def _forget(self, name: str) -> None:
-        """Let a stage start again."""
+        """Let a stage start again, and those behind it that stream from it.
+
+        They would hold what it needs to start, and wait for its units.
+        """
         self._channel.post(name, None)
         for known in (self._results, self._refs, self._started, self._first_progress):
             known.pop(name, None)
+        for ref, other in self._running.items():
+            if name in self._upstream[other] and other not in self._stopped:
+                self._stopped.add(other)
+                self._warn(other, f"is stopped until {name}, which it streams from, starts again: its units are kept")
+                ray.cancel(ref, force=True)
 
     def _is_restarted(self, ref: "ray.ObjectRef[Any]", name: str) -> bool:
         """Start a stage again whose process was lost, and return whether that was done."""
@@ -284,11 +316,9 @@ class GraphRun:
             return False  # its own error, or nobody wants it any more
         except RayError as error:
             planned = self._plan.stages[name]
-            if (units := self._store.completion(name, planned.fingerprint).units_done) > self._units_done[name]:
-                self._losses[name], self._units_done[name] = 0, units
-            self._losses[name] += 1
+            losses = self._losses.note(self._artifact(name))
             self._reasons[name] = reason = redact(describe_loss(error, is_memory=self._memory.has_killed(self._node)))
-            if self._is_ending or self._losses[name] > self._restarts:
+            if self._is_ending or losses > self._restarts:
                 return False
             self._warn(name, f"its process was lost ({reason}): it is started again")
             self._submit(planned)
@@ -322,7 +352,7 @@ class GraphRun:
                 name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace, damage=damage
             )
         except RayError as error:
-            times, reason = self._losses[name], self._reasons.get(name, "cancelled")
+            times, reason = self._losses.of(name), self._reasons.get(name, "cancelled")
             lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
             return StageResult(name, "failed", seconds, startup, error=lost, trace=redact(str(error)))
         return StageResult(name, "done", seconds, startup, summary)

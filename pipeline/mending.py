@@ -60,6 +60,11 @@ class Mending:
         _log.warning("%s: it is set aside, and made again: %s", what, ", ".join(again))
         return True
 
+    def is_aside(self, damage: DamagedFile) -> bool:
+        """Return whether what is damaged was set aside already, and is not made again yet."""
+        mark = damage.name if damage.unit is None else unit_record(damage.unit)
+        return not self._store.artifact(damage.stage, damage.fingerprint).exists(mark)
+
     def compare(self, name: str) -> None:
         """Say which units of a stage, now that they are made again, are not what they were before."""
         output = self._store.output(name, self._plan.stages[name].fingerprint)

@@ -1,10 +1,10 @@
 """Run one experiment: plan it, start Ray and the tracker side by side, run the graph, keep the record."""
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,14 @@ import yaml
 from rich.console import Console
 
 from cluster.signals import signals_held_back
-from pipeline.config.schema import RunConfig
 from pipeline.ends import HURRIED_SECONDS, in_time, wind_down
 from pipeline.errors import UsageError
-from pipeline.leases import LeaseTimes
-from pipeline.plan import Plan, make_plan
+from pipeline.experiment import Experiment
 from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, RunRecord, StageState, Status
-from pipeline.store import Store
-from pipeline.stored_models import with_stored_models
 from stages.contract.secrets import NOTIFY_VARIABLE, redact
 from stages.contract.texts import one_line
-from stages.storage.patience import hurry, waiting_for
+from stages.storage.patience import hurry
 
 if TYPE_CHECKING:
     from pipeline.executor import GraphRun
@@ -31,48 +27,6 @@ if TYPE_CHECKING:
     from pipeline.results import StageResult
 
 _ONCE_MORE_SECONDS = 0.5  # for a store that was waited for in vain
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A config with its store and plan."""
-
-    config: RunConfig
-    path: str
-    store: Store
-    plan: Plan
-    planning: Callable[[RunConfig, Store], Plan] = make_plan
-
-    @classmethod
-    def open(
-        cls, config: RunConfig, path: str, planning: Callable[[RunConfig, Store], Plan] = make_plan
-    ) -> "Experiment":
-        """Plan the config against its store."""
-        from stages.storage.filesystems import use_environment
-
-        use_environment(config.storage.environment())
-        store = Store(config.store)
-        return cls(config, path, store, planning(config, store), planning)
-
-    def finished_record(self) -> RunRecord | None:
-        """Return the run's record where the run is over and everything is in the store."""
-        if not self.plan.is_done:
-            return None
-        try:
-            record = self.store.read_run(self.plan.run)
-        except UsageError:  # damaged: the run writes another
-            return None
-        return record.as_reused() if record is not None and record.status == "done" else None
-
-    def planned_again(self) -> "Experiment":
-        """Return it with what is done now, as another driver may have made some of it."""
-        plan = with_stored_models(self.planning(self.config, self.store), self.store)
-        if plan.run != self.plan.run:
-            raise UsageError(
-                f"run {self.plan.run}: its sources changed while another driver was waited for, which makes it "
-                f"{plan.run}: run the same command again"
-            )
-        return replace(self, plan=plan)
 
 
 def _report(text: str) -> None:
@@ -87,12 +41,7 @@ def check_experiment(experiment: Experiment) -> None:
     from pipeline.allocation import allocate
 
     check_sections(experiment)
-    for stage in experiment.plan.stages.values():
-        if stage.reused_from and stage.state != "done":
-            raise UsageError(
-                f"reuse.{stage.name}: the store {experiment.store.uri} does not hold it yet; "
-                f"make it with `corgi run {stage.reused_from}`"
-            )
+    experiment.check_reused()
     cluster = experiment.config.cluster
     address = existing_address(cluster.address)
     machine = None if address else this_machine(cluster.num_cpus)
@@ -138,18 +87,11 @@ def run_experiment(experiment: Experiment, console: Console) -> RunRecord:
     check_experiment(experiment)
     begun = time.monotonic()
     store = experiment.store
-    plan = with_stored_models(experiment.plan, store)
-    experiment = replace(experiment, plan=plan)
-    to_make = [store.artifact(s.name, s.fingerprint) for s in plan.stages.values() if s.state != "done"]
-    times = LeaseTimes(experiment.config.storage.lease_timeout, experiment.config.storage.lease_wait)
-    leasing = store.leasing(plan.run, to_make, times, _report)
-    waiting = waiting_for(experiment.config.storage.patience)
-    with leasing as leases, waiting, beating(store, plan.run) as running, sole_sender(store, plan.run):
-        if leases.has_waited or any(artifact.is_complete for artifact in to_make):
-            experiment = experiment.planned_again()
-            plan = experiment.plan
-            for stage in (one for one in plan.stages.values() if one.state == "done"):
-                store.release(stage.name, stage.fingerprint)
+    with contextlib.ExitStack() as held:
+        experiment = held.enter_context(experiment.leased(_report))
+        plan = experiment.plan
+        running = held.enter_context(beating(store, plan.run))
+        held.enter_context(sole_sender(store, plan.run))
         earlier = earlier_record(store, plan.run)
         record = new_record(plan, experiment.path, experiment.config.shown())
         record.mlflow = earlier.mlflow if earlier is not None else None

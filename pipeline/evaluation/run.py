@@ -9,9 +9,10 @@ from pipeline.config.schema import RunConfig
 from pipeline.console import PlainTable
 from pipeline.errors import UsageError
 from pipeline.evaluation.plan import AGAIN, plan_evaluation
+from pipeline.experiment import Experiment
 from pipeline.plan import Plan
 from pipeline.record import RunRecord
-from pipeline.run import Experiment, run_experiment
+from pipeline.run import run_experiment
 from pipeline.store import Store
 from stages.contract.texts import by_number, one_line
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from pipeline.config.loading import load_config
 from pipeline.console import plain
+from pipeline.experiment import Experiment
 from pipeline.record import RunRecord
-from pipeline.run import Experiment, check_experiment, run_experiment
+from pipeline.run import check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
 from stages.storage.artifact import Artifact
 from stages.storage.private_folders import user_folder

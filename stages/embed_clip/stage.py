@@ -10,7 +10,7 @@ from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.embeddings.parts import take_part
-from stages.formats.pseudo_captions import pseudo_captions_content
+from stages.formats.pseudo_captions import Captioner, pseudo_captions_content, record_captioner
 from stages.formats.shards import shard_content
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import run_on_shards
@@ -31,6 +31,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
         _, totals = run_on_shards(
             EmbeddingsRecord, make_worker, shards, output, context, content_of=content, follows=captioned
         )
+        record_captioner(output, Captioner.of(captioned))  # where all units were taken over, no worker has done so
     return StageSummary(totals.images, counts=totals.named, metrics={"embed_dim": read_clips(output).embed_dim})
 
 

@@ -1,6 +1,7 @@
 """Embed one shard: it is read in batches that are prepared for the models, in threads, before they are needed."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,10 +50,15 @@ def make_embed_worker(
     record_text_encoders(output, encoder.identities)
     widths = {name: identity.width for name, identity in encoder.identities.items()}
     storage = np.dtype(config.storage)
-    if captioned is not None:
+
+    @functools.cache
+    def note_captioner(captioned: Artifact) -> None:
+        """Record the captioner once there is a captioned shard: before, its stage may not have written it yet."""
         record_captioner(output, Captioner.of(captioned))
 
     def embed(name: str) -> EmbeddingsRecord:
+        if captioned is not None:
+            note_captioner(captioned)
         failures: collections.Counter[str] = collections.Counter()
         shard = ShardEmbeddings()
         pseudo = {} if captioned is None else read_pseudo_captions_of(shards, name, captioned)

@@ -10,6 +10,7 @@ from stages.contract.errors import ArtifactError, DamagedFile
 from stages.contract.parsing import parsing
 from stages.formats.clips import ClipIdentity, Clips
 from stages.storage.artifact import Artifact, Output
+from stages.storage.folder import CHECKPOINTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from models.gaussians.kmeans import FittedGaussians, KMeansState
 
 _GAUSSIANS = "gaussians.safetensors"
-_CHECKPOINTS = "checkpoints"
-_STATE = f"{_CHECKPOINTS}/state.json"
+_STATE = f"{CHECKPOINTS}/state.json"
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ def write_gaussians(output: Output, fitted: "FittedGaussians", fit: GaussianFit)
     with output.writing(_GAUSSIANS) as path:
         save_file(tensors, path, metadata={"clip": clips})
     fit.write(output)
-    output.remove(_CHECKPOINTS)
+    output.remove(CHECKPOINTS)
 
 
 def read_gaussians(artifact: Artifact) -> StoredGaussians:
@@ -109,8 +109,8 @@ def write_kmeans_state(output: Output, state: "KMeansState") -> None:
     import torch
     from safetensors.torch import save_file
 
-    before = output.glob(f"{_CHECKPOINTS}/*.safetensors")
-    name = f"{_CHECKPOINTS}/state_{len(state.inertias):06d}.safetensors"
+    before = output.glob(f"{CHECKPOINTS}/*.safetensors")
+    name = f"{CHECKPOINTS}/state_{len(state.inertias):06d}.safetensors"
     with output.collecting():
         with output.writing(name) as path:
             inertias = torch.tensor(state.inertias, dtype=torch.float64)

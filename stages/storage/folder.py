@@ -19,6 +19,7 @@ from stages.storage.leases import Fence
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
 UNITS = "units"
+CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
 """The folder in an artifact to which damaged files are moved."""
 PLAN = "plan.json"

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from cluster.machines import Machines
 from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
+from pipeline.leases import Leases, LeaseTimes
 from pipeline.mending import Mending
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.results import StageResult
@@ -26,6 +28,7 @@ from stages.formats.shards import shard_tar
 from stages.storage.artifact import Artifact
 from tests.factories import folder_digests, make_context, save_image, save_tiny_clip
 from tests.live import command_of, descendants
+from tests.tiny_captioners import save_tiny_captioner
 
 SHARDS = 3
 DATA_STAGES = ("download_shards", "embed_clip")
@@ -46,8 +49,13 @@ class Experiment:
         self.store.open_for_writing()
         self.events: list[tuple[str, Event]] = []
         self.stopped: list[psutil.Process] = []
+        self.results: Mapping[str, StageResult] = {}
         self.stops: str | None = None
         """The stage whose process is to be stopped at its first event."""
+
+    def with_sections(self, **sections: Any) -> None:
+        """Add further stages."""
+        self.config = RunConfig.model_validate(self.config.model_dump(mode="json", exclude_unset=True) | sections)
 
     def make(self) -> None:
         """Make all that is not there in this process, in less time than on Ray."""
@@ -57,12 +65,16 @@ class Experiment:
             inputs = {source: self.artifact(source) for source in planned.inputs}
             run_stage(functions[name], planned.config, inputs=inputs, output=output, context=make_context())
 
+    def graph(self) -> GraphRun:
+        """Plan what is there now; made on Ray."""
+        machines = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
+        return GraphRun(make_plan(self.config, self.store), self.store, machines, self)
+
     def run(self) -> dict[str, str]:
         """Run the graph on Ray; return the states of its stages."""
         self.events.clear()
-        machines = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
-        results = GraphRun(make_plan(self.config, self.store), self.store, machines, self).run()
-        return {name: result.state for name, result in results.items()}
+        self.results = self.graph().run()
+        return {name: result.state for name, result in self.results.items()}
 
     def artifact(self, stage: str) -> Artifact:
         return self.store.artifact(stage, make_plan(self.config, self.store).stages[stage].fingerprint)
@@ -129,12 +141,70 @@ def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("_ray")
+def test_who_streams_from_a_stage_that_waits_for_damage_makes_room_for_its_maker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download wants all CPUs, the embedding holds one and waits for captions that wait for the download."""
+    monkeypatch.setenv("CORGI_CACHE", str(tmp_path / "cache"))
+    experiment = Experiment(tmp_path)
+    experiment.make()
+    shutil.rmtree(experiment.folder("embed_clip"))
+    model = {"path": str(save_tiny_captioner(tmp_path / "blip"))}
+    experiment.with_sections(caption_images={"model": model, "max_new_tokens": 2})
+    shards = experiment.folder("download_shards")
+    whole = folder_digests(shards)
+    flip(shards / "shards/00001.tar")
+    states = experiment.run()
+    errors = {name: result.error for name, result in experiment.results.items()}
+    assert states == {"download_shards": "done", "caption_images": "done", "embed_clip": "done"}, errors
+    found = folder_digests(shards)
+    assert {name: one for name, one in found.items() if not name.startswith("damaged/")} == whole
+    assert [line for line in experiment.warnings if "is stopped until caption_images" in line]
+    assert experiment.artifact("embed_clip").unit_names() == experiment.artifact("caption_images").unit_names()
+
+
+@pytest.mark.usefixtures("_ray")
+def test_what_another_driver_makes_again_costs_the_stage_that_met_it_alone(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    experiment.make()
+    shutil.rmtree(experiment.folder("embed_clip"))
+    flip(experiment.folder("download_shards") / "shards/00001.tar")
+    artifact, times = experiment.artifact("download_shards"), LeaseTimes(timeout=1.0)
+    other = Leases(experiment.store.uri, tmp_path / "other", run="other-1", times=times, report=lambda text: None)
+    own = experiment.store.leasing("mending-1", [experiment.artifact("embed_clip")], times, lambda text: None)
+    with other.holding([f"{artifact.stage}-{artifact.fingerprint}"]), own:
+        assert experiment.run() == {"download_shards": "reused", "embed_clip": "failed"}
+    error = experiment.results["embed_clip"].error
+    assert "shards/00001.tar: found other bytes" in error
+    assert "could not be made again by this run" in error
+    assert f"{artifact.stage}-{artifact.fingerprint}: is being made by corgi on" in error
+    assert artifact.is_complete
+    assert experiment.run() == {"download_shards": "done", "embed_clip": "done"}
+
+
+@pytest.mark.usefixtures("_ray")
+def test_damage_that_several_stages_meet_before_its_maker_has_room_counts_once(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    experiment.make()
+    shards = experiment.artifact("download_shards")
+    names = {unit: f"shards/{unit}.tar" for unit in ("00001", "00002")}
+    for name in names.values():
+        flip(Path(shards.path(name)))
+    graph = experiment.graph()
+    with graph._mending:
+        for unit in ("00001", "00002", "00001", "00001", "00002", "00002"):
+            assert graph._make_again(shards.damaged_file(names[unit], f"units/{unit}.json", "other bytes"))
+    assert shards.unit_names() == ["00000"]
+    again = [line for line in experiment.warnings if line.endswith("it is made again")]
+    assert len(again) == 2
+
+
+@pytest.mark.usefixtures("_ray")
 def test_a_stage_whose_process_stands_still_is_ended_and_started_again(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.make()
     patience = {"heartbeat_timeout": 2.0, "stage_timeout": 8.0}  # which its workers would have too, had it any
-    fit = {"fit_gaussians": {"num_gaussians": 2, "resources": patience}}
-    experiment.config = RunConfig.model_validate(experiment.config.model_dump(mode="json", exclude_unset=True) | fit)
+    experiment.with_sections(fit_gaussians={"num_gaussians": 2, "resources": patience})
     experiment.stops = "fit_gaussians"
     states = experiment.run()
     assert states == {"download_shards": "reused", "embed_clip": "reused", "fit_gaussians": "done"}

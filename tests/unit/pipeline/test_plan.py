@@ -11,10 +11,11 @@ from pipeline.config.loading import load_config
 from pipeline.config.schema import ClusterConfig, RunConfig
 from pipeline.demands import Demands, demands_of
 from pipeline.errors import UsageError
+from pipeline.experiment import Experiment
 from pipeline.plan import Plan, make_plan
 from pipeline.report import plan_document, plan_table
 from pipeline.results import new_record
-from pipeline.run import Experiment, check_experiment
+from pipeline.run import check_experiment
 from pipeline.store import Store
 from stages.contract.recipes import recipe_of
 from stages.formats.checkpoints import Checkpoint, write_checkpoint

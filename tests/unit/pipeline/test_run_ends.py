@@ -12,12 +12,13 @@ from rich.console import Console
 
 from pipeline.config.loading import load_config
 from pipeline.ends import HURRIED_SECONDS
+from pipeline.experiment import Experiment
 from pipeline.outbox.operations import ReportLogged
 from pipeline.plan import make_plan
 from pipeline.progress import RunningStages
 from pipeline.record import RunRecord
 from pipeline.results import new_record
-from pipeline.run import Experiment, _Session
+from pipeline.run import _Session
 from pipeline.store import Store
 from stages.storage.patience import patience_seconds, waiting_for
 

@@ -143,3 +143,14 @@ def test_finished_captions_wait_for_shards_that_are_still_downloaded(config: Emb
     context = replace(make_context(), input_state=state_of)
     embedded = embed(config, shards, captions, tmp_path, context)
     assert embedded == {f"{number:05d}": [f"of {key}" for key in keys] for number, keys in enumerate(division)}
+
+
+def test_an_image_that_only_this_download_has_goes_without(
+    config: EmbedClipConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one whose address did not answer before."""
+    shards = Output(str(tmp_path / "shards"), "download_shards", "s")
+    write_tar(shards, 0, KEYS)
+    captions = write_captions(tmp_path, [KEYS[1:]])
+    assert embed(config, shards, captions, tmp_path)["00000"] == ["", *(f"of {key}" for key in KEYS[1:])]
+    assert "found nothing of 1 of the 12 images of shard 00000" in caplog.text

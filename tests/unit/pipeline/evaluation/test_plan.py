@@ -21,7 +21,7 @@ from pipeline.stored_models import with_stored_models
 from tests.factories import save_tiny_clip
 
 SMOKE = Path(__file__).parents[4] / "configs/smoke.yaml"
-OPTIONS = "storage.options={s3: {key: AKIA, secret: hidden, endpoint_url: 'http://store:9000'}}"
+OPTIONS = "storage.options={s3: {key: AKIA, secret: sesame4711, endpoint_url: 'http://store:9000'}}"
 
 
 class Finished:

@@ -221,9 +221,10 @@ def _end(folder: Path) -> None:
     if node is None:
         return
     started: list[psutil.Process] = []
-    for info in (info for infos in node.all_processes.values() for info in infos):
+    own = [info.process for infos in node.all_processes.values() for info in infos]  # Ray lets go of them below
+    for one in own:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(info.process.pid)
+            process = psutil.Process(one.pid)
             process.suspend()  # so that it starts no others while these are listed
             started += [process, *process.children(recursive=True)]
     if any(info.process.poll() is not None for info in node.all_processes.get("raylet", ())):
@@ -233,6 +234,8 @@ def _end(folder: Path) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()  # psutil looks whether another process has its id by now
     psutil.wait_procs(started, timeout=_END_SECONDS)
+    for one in own:
+        one.poll()  # else Python warns of one that runs
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from stages.contract.documents import Document
+from stages.download_shards.ambiguous_urls import IS_AMBIGUOUS, name_of_ambiguous_url
 from stages.download_shards.http.fetch import recorded_url
-from stages.download_shards.shared_addresses import IS_SHARED, name_of_shared
 from stages.formats.per_shard import array_name, open_array, save_array
 from stages.formats.shards import EntryStatus, ShardRecord, read_table
 from stages.storage.artifact import Artifact, Output
@@ -113,9 +113,9 @@ def row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> Dige
     found = []
     for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            is_shared = row.pop(IS_SHARED, False)
+            is_ambiguous = row.pop(IS_AMBIGUOUS, False)
             if row.get("url"):
-                row["url"] = name_of_shared(row["url"]) if is_shared else recorded_url(row["url"])
+                row["url"] = name_of_ambiguous_url(row["url"]) if is_ambiguous else recorded_url(row["url"])
             found.append(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
     parts = found if contents is None else [row + b"\0" + content for row, content in zip(found, contents, strict=True)]
     return as_digests(hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest() for part in parts)

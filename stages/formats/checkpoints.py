@@ -18,12 +18,12 @@ from stages.contract.events import Metrics
 from stages.contract.measures import Measure, Protocol
 from stages.formats.training_logs import TRAINING_LOG, read_log, write_log
 from stages.storage.artifact import UNITS, Artifact, Output
+from stages.storage.folder import CHECKPOINTS
 from stages.storage.takeover import take_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FOLDER = "checkpoints"
 _PREFIX = "checkpoint_"
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class CheckpointRecord(Document):
 class BestRecord(Document):
     """The record of the best validation so far, written after its weights."""
 
-    file = f"{_FOLDER}/best.json"
+    file = f"{CHECKPOINTS}/best.json"
 
     step: int
     metrics: dict[str, float]
@@ -76,13 +76,13 @@ class BestRecord(Document):
     @property
     def weights(self) -> str:
         """The file of the averaged weights."""
-        return f"{_FOLDER}/best_{self.step:08d}.safetensors"
+        return f"{CHECKPOINTS}/best_{self.step:08d}.safetensors"
 
 
 class ValidationsRecord(Document):
     """What validations found so far, for a training that is stopped and goes on."""
 
-    file = f"{_FOLDER}/validations.json"
+    file = f"{CHECKPOINTS}/validations.json"
 
     by_step: dict[int, dict[str, float]] = Field({})
 
@@ -275,7 +275,7 @@ def remove_checkpoints(output: Output, *, but: int | None = None) -> None:
         if step != but:
             _delete(output, step)
     if but not in steps:
-        output.remove(_FOLDER)
+        output.remove(CHECKPOINTS)
 
 
 def _delete(output: Output, step: int) -> None:
@@ -296,4 +296,4 @@ def _log_file(step: int) -> str:
 
 
 def _folder(step: int) -> str:
-    return f"{_FOLDER}/{step:08d}"
+    return f"{CHECKPOINTS}/{step:08d}"

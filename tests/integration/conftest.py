@@ -1,4 +1,4 @@
-"""A Ray cluster of several raylets on this machine, each a node of its own."""
+"""A Ray of this process alone, and a cluster of several raylets on this machine, each a node of its own."""
 
 import os
 import time
@@ -10,6 +10,7 @@ import ray
 from ray._private import services
 from ray.cluster_utils import Cluster
 
+from cluster.session import session
 from tests.ports import free_port
 
 _GET_NODE = services.get_node
@@ -27,6 +28,15 @@ def _await_node(gcs_address: str, node_id: str) -> Any:
             if time.monotonic() > until:
                 raise
             time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """Two CPUs, as a run on this machine has them; its processes import what tests do."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", os.getcwd())
+        with session(None, num_cpus=2):
+            yield
 
 
 @pytest.fixture(scope="module")

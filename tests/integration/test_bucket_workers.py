@@ -1,14 +1,12 @@
 """A decoder of several sizes on two processes: the same samples of the same bucket in each step, so the same losses."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.ray_train import launch_with_ray_train
-from cluster.session import session
 from cluster.training import launch_in_process
 from stages.contract.events import Event, Metrics
 from stages.contract.stage import Allocation, StageContext
@@ -23,12 +21,7 @@ NETWORK = {"unshuffle": 8, "channels": [32], "layout_channels": 4, "layout_resol
 NUM_STEPS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def config(**training: Any) -> Any:

@@ -1,8 +1,7 @@
 """A run that meets damage in what earlier stages made, or a process that stands still: it mends that, and goes on."""
 
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import psutil
 import pytest
 
 from cluster.machines import Machines
-from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.leases import Leases, LeaseTimes
@@ -115,15 +113,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
-
-
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORGI_CACHE", str(tmp_path / "cache"))
     experiment = Experiment(tmp_path)
@@ -140,7 +130,7 @@ def test_a_run_makes_damaged_units_of_finished_stages_again(tmp_path: Path, monk
     assert {stage.state for stage in make_plan(experiment.config, experiment.store).stages.values()} == {"done"}
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_who_streams_from_a_stage_that_waits_for_damage_makes_room_for_its_maker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +153,7 @@ def test_who_streams_from_a_stage_that_waits_for_damage_makes_room_for_its_maker
     assert experiment.artifact("embed_clip").unit_names() == experiment.artifact("caption_images").unit_names()
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_what_another_driver_makes_again_costs_the_stage_that_met_it_alone(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.make()
@@ -182,7 +172,7 @@ def test_what_another_driver_makes_again_costs_the_stage_that_met_it_alone(tmp_p
     assert experiment.run() == {"download_shards": "done", "embed_clip": "done"}
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_damage_that_several_stages_meet_before_its_maker_has_room_counts_once(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.make()
@@ -199,7 +189,7 @@ def test_damage_that_several_stages_meet_before_its_maker_has_room_counts_once(t
     assert len(again) == 2
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_stage_whose_process_stands_still_is_ended_and_started_again(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.make()

@@ -1,6 +1,5 @@
 """The pool of workers of a map over Ray: lost workers, workers that stand still, and how many there are."""
 
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -13,19 +12,10 @@ from cluster.errors import WorkersLost
 from cluster.item_progress import note_samples
 from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
-from cluster.session import session
 from cluster.workers import MachineWorkers
 from tests.pool_workers import die, die_once, make_slow, name_process, start_alone, start_slowly_once
 
-pytestmark = pytest.mark.usefixtures("_ray")
-
-
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -> None:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,20 +11,11 @@ from cluster.attention import AttentiveClock
 from cluster.channel import Channel
 from cluster.mapping import WorkerResources
 from cluster.pool import map_on_ray
-from cluster.session import session
 from cluster.task_signs import TaskLimits, TaskSign, TaskWatchdog, giving_signs
 from cluster.workers import MachineWorkers
 
-pytestmark = pytest.mark.usefixtures("_ray")
+pytestmark = pytest.mark.usefixtures("local_ray")
 PROCESS = "import time; time.sleep(600)"
-
-
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
 
 
 def _own_sign() -> TaskSign:

@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import io
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from PIL import Image
 
 from cluster.machines import Machines
 from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
-from cluster.session import session
 from pipeline.config.schema import RunConfig
 from pipeline.executor import GraphRun
 from pipeline.plan import Plan, PlannedStage, make_plan
@@ -259,15 +257,7 @@ def test_a_source_that_yields_nothing_leaves_nothing(experiment: Experiment, ser
 # ---- on Ray
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
-
-
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_both_run_at_once_and_the_table_shows_it(experiment: Experiment, server: ImageServer, undisturbed: Any) -> None:
     """The last shard comes only when the first one is embedded: this ends only if the two stages run side by side."""
     server.before = lambda shard: shard < 2 or wait_until(lambda: "00000" in experiment.units("embed_clip"))
@@ -277,7 +267,7 @@ def test_both_run_at_once_and_the_table_shows_it(experiment: Experiment, server:
     assert_same(experiment, undisturbed)
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, server: ImageServer) -> None:
     server.before = lambda shard: shard < 2 or not wait_until(lambda: len(experiment.units("embed_clip")) == 2)
     results = experiment.run_graph()
@@ -290,7 +280,7 @@ def test_a_source_that_fails_stops_the_one_that_follows(experiment: Experiment, 
     assert not experiment.artifact("embed_clip").exists(COMPLETE)
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server: ImageServer) -> None:
     plan = experiment.plan
     output = experiment.store.output("embed_clip", plan.stages["embed_clip"].fingerprint)
@@ -306,7 +296,7 @@ def test_one_that_fails_does_not_stop_its_source(experiment: Experiment, server:
     assert experiment.artifact("download_shards").exists(COMPLETE)
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_a_stage_may_lose_its_process_again_once_it_has_got_further(
     experiment: Experiment, server: ImageServer, undisturbed: Any
 ) -> None:

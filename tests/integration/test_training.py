@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 
 from cluster.errors import TrainingLost
 from cluster.ray_train import launch_with_ray_train
-from cluster.session import session
 from cluster.training import TrainGroup, launch_in_process
 from cluster.workers import MachineWorkers
 from stages.contract.events import Event, Log, Metrics, Progress
@@ -28,13 +27,7 @@ from stages.training.launch import train
 from tests.live import command_of, descendants
 from tests.unit.stages.training.line import LineTask
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", os.getcwd())
-        with session(None, num_cpus=2):
-            yield
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def run(folder: Path, workers: int, task: LineTask, **changes: Any) -> dict[int, float]:

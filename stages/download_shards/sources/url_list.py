@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.download_shards import img2dataset_engine
+from stages.download_shards.ambiguous_urls import IS_AMBIGUOUS, mark_ambiguous_urls, name_of_ambiguous_url
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
 from stages.download_shards.growth import MOST_ENTRIES, row_digests
@@ -19,7 +20,6 @@ from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
-from stages.download_shards.shared_addresses import IS_SHARED, mark_shared, name_of_shared
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, count_faults, fault_of
@@ -64,7 +64,7 @@ class UrlList:
                 rows = _read(self._source, files, parquet)
         skipped = sum(one.count for one in skips.values())
         record = SourceRecord(found=rows.num_rows + skipped, skips=skips, failures=count_faults(rows))
-        rows = mark_shared(rows)
+        rows = mark_ambiguous_urls(rows)
         if self._config.drop_duplicate_urls:
             rows = mark_repeated(rows)
         growth = None
@@ -177,7 +177,7 @@ def fetch_entries(rows: pa.Table, config: DownloadShardsConfig, *, base_url: str
 
     ``base_url`` is that of a server of our own on this machine: it is put before each address, and is not recorded.
     """
-    own = [name for name in (IS_DUPLICATE, IS_SHARED, FAULT) if name in rows.column_names]
+    own = [name for name in (IS_DUPLICATE, IS_AMBIGUOUS, FAULT) if name in rows.column_names]
     kept = rows.drop_columns(own)
     lost = list(_lost(rows.select([name for name in ("url", *own)]).to_pylist()))
     names = _names(rows)
@@ -186,10 +186,10 @@ def fetch_entries(rows: pa.Table, config: DownloadShardsConfig, *, base_url: str
 
 def _names(rows: pa.Table) -> list[str | None]:
     """Return the names of samples whose addresses are recorded alike; of others, that is their name."""
-    if IS_SHARED not in rows.column_names:
+    if IS_AMBIGUOUS not in rows.column_names:
         return [None] * rows.num_rows
-    pairs = zip(rows["url"].to_pylist(), rows[IS_SHARED].to_pylist(), strict=True)
-    return [name_of_shared(url) if is_shared else None for url, is_shared in pairs]
+    pairs = zip(rows["url"].to_pylist(), rows[IS_AMBIGUOUS].to_pylist(), strict=True)
+    return [name_of_ambiguous_url(url) if is_ambiguous else None for url, is_ambiguous in pairs]
 
 
 def _lost(rows: Sequence[Mapping[str, Any]]) -> Iterator[ItemFault | None]:

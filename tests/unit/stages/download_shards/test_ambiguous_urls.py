@@ -6,9 +6,14 @@ import pyarrow as pa
 import pytest
 
 from stages.contract.secrets import redact_signatures
+from stages.download_shards.ambiguous_urls import (
+    IS_AMBIGUOUS,
+    find_ambiguous_urls,
+    mark_ambiguous_urls,
+    name_of_ambiguous_url,
+)
 from stages.download_shards.growth import row_digests
 from stages.download_shards.http.fetch import recorded_url, without_credentials
-from stages.download_shards.shared_addresses import IS_SHARED, find_shared, mark_shared, name_of_shared
 
 CDN = "https://cdn.example/image"
 
@@ -28,24 +33,26 @@ def test_the_indices_are_those_of_a_dictionary(num_urls: int) -> None:
         if url is not None:
             found.setdefault(recorded_url(url), set()).add(redact_signatures(without_credentials(url)))
     expected = [n for n, url in enumerate(urls) if url is not None and len(found[recorded_url(url)]) > 1]
-    assert find_shared(urls[first : first + 700] for first in range(0, num_urls, 700)).tolist() == expected
+    assert find_ambiguous_urls(urls[first : first + 700] for first in range(0, num_urls, 700)).tolist() == expected
     assert (len(expected) > 0) == (num_urls > 1)
 
 
 def test_only_rows_that_others_are_recorded_like_get_digests_and_names_of_their_own() -> None:
     urls = [f"{CDN}?key=cat.jpg", f"{CDN}/1?key=one", f"{CDN}?key=dog.jpg", None, f"{CDN}?key=…", f"{CDN}/2"]
     plain = pa.table({"url": urls, "more": range(6)})
-    marked = mark_shared(plain)
-    assert marked[IS_SHARED].to_pylist() == [True, False, True, False, True, False]
+    marked = mark_ambiguous_urls(plain)
+    assert marked[IS_AMBIGUOUS].to_pylist() == [True, False, True, False, True, False]
     before, after = row_digests(plain).tolist(), row_digests(marked).tolist()
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, False, True, False, True]
-    assert len({name_of_shared(url) for url in urls if url}) == 5
+    assert len({name_of_ambiguous_url(url) for url in urls if url}) == 5
     alone = plain.slice(1)
-    assert mark_shared(alone.filter([True, False, True, True, True])).column_names == ["url", "more"]
+    assert mark_ambiguous_urls(alone.filter([True, False, True, True, True])).column_names == ["url", "more"]
 
 
 def test_a_name_is_the_same_under_another_password_or_signature_and_shows_no_value() -> None:
-    name = name_of_shared("https://user:word@cdn.example/image?key=cat.jpg&sig=1")
-    assert name == name_of_shared(f"{CDN}?key=cat.jpg&sig=2") != name_of_shared(f"{CDN}?key=dog.jpg&sig=1")
+    name = name_of_ambiguous_url("https://user:word@cdn.example/image?key=cat.jpg&sig=1")
+    assert (
+        name == name_of_ambiguous_url(f"{CDN}?key=cat.jpg&sig=2") != name_of_ambiguous_url(f"{CDN}?key=dog.jpg&sig=1")
+    )
     assert name.startswith(f"{CDN}?key=…&sig=… ")
     assert "cat" not in name

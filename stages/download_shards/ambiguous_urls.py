@@ -20,24 +20,24 @@ from stages.contract.secrets import MASK, redact_signatures
 from stages.download_shards.duplicates import Indices, bucketed
 from stages.download_shards.http.fetch import recorded_url, without_credentials
 
-IS_SHARED = "__is_shared__"
+IS_AMBIGUOUS = "__is_ambiguous__"
 """The column that is true where another address of the list is recorded alike; there is none where no one is."""
 _URLS_AT_ONCE = 65_536
 _HASH_BYTES = 8  # among a million addresses that are recorded alike, two collide with a chance of one in 10^7
 _VALUE = np.dtype([("high", "<u8"), ("low", "<u8"), ("own", "<u8"), ("row", "<i8")])
 
 
-def mark_shared(rows: pa.Table) -> pa.Table:
-    """Return the rows, with a column :data:`IS_SHARED` where different addresses are recorded alike."""
-    shared = find_shared(batch.column("url").to_pylist() for batch in _batches(rows))
-    if not len(shared):
+def mark_ambiguous_urls(rows: pa.Table) -> pa.Table:
+    """Return the rows, with a column :data:`IS_AMBIGUOUS` where different addresses are recorded alike."""
+    ambiguous = find_ambiguous_urls(batch.column("url").to_pylist() for batch in _batches(rows))
+    if not len(ambiguous):
         return rows
     marked = np.zeros(rows.num_rows, dtype=bool)
-    marked[shared] = True
-    return rows.append_column(IS_SHARED, pa.array(marked))
+    marked[ambiguous] = True
+    return rows.append_column(IS_AMBIGUOUS, pa.array(marked))
 
 
-def find_shared(batches: Iterator[Sequence[str | None]]) -> Indices:
+def find_ambiguous_urls(batches: Iterator[Sequence[str | None]]) -> Indices:
     """Return the ascending indices of addresses that are recorded as another one is that is not the same.
 
     Hashes of those that may be, 32 bytes each, are sorted into temporary files, one of which is in memory at a time.
@@ -46,7 +46,7 @@ def find_shared(batches: Iterator[Sequence[str | None]]) -> Indices:
     return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
 
 
-def name_of_shared(url: str) -> str:
+def name_of_ambiguous_url(url: str) -> str:
     """Return the name of the sample at an address that is recorded as others are."""
     return f"{recorded_url(url)} {_hash(_own(url)).hex()}"
 

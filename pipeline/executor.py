@@ -88,6 +88,9 @@ class GraphRun:
             for stage in self._plan.stages.values():
                 if not _to_do(stage):
                     self._reuse(stage)
+            for name in self._mending.made_again():
+                if name in self._results:
+                    self._reopen_stale(name)
             while len(self._results) < len(self._plan.stages):
                 self._store.check_leases()
                 self._count_machines()
@@ -253,6 +256,7 @@ class GraphRun:
                 result = replace(result, error=f"{result.error}; it could not be made again by this run: {error}")
             if result.state == "done":
                 self._mending.compare(name)
+                self._reopen_stale(name)
                 self._store.release(name, self._plan.stages[name].fingerprint)
             else:
                 self._store.check_leases(fresh=True)  # which may be why it has failed
@@ -293,6 +297,18 @@ class GraphRun:
         self._warn(name, f"{damage}".partition(": expected")[0] + ": it is made again")
         self._forget(name)
         return True
+
+    def _reopen_stale(self, name: str) -> None:
+        """Let stages start again that are done, but of earlier content of what a stage has just made."""
+        finished = [one for one, result in self._results.items() if result.state in {"done", "reused"}]
+        try:
+            for stale in self._mending.reopen_stale(name, finished):
+                if stale not in self._allocations:
+                    self._allocations |= allocate_all([self._plan.stages[stale].config], self._machines)
+                self._warn(stale, f"was made of earlier content of {name}: what has changed is made again")
+                self._forget(stale)
+        except UsageError as error:
+            self._warn(name, f"what was made of its earlier content could not be made again by this run: {error}")
 
     def _forget(self, name: str) -> None:
         """Let a stage start again, and those behind it that stream from it.

@@ -3,16 +3,19 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pipeline.config.schema import is_trained
-from pipeline.plan import Plan
+from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
+from stages.contract.documents import Manifest
 from stages.contract.errors import ArtifactError, DamagedFile
+from stages.contract.stage import optional_module
 from stages.formats.training_logs import TRAINING_LOG
-from stages.storage.artifact import unit_record
+from stages.storage.artifact import DAMAGED, UNITS, Output, unit_record
 from stages.storage.checksums import FileSum
 from stages.storage.verification import compare_again, set_damage_aside
+from stages.streaming.staleness import stale_units
 
 _MOST_TIMES = 2  # that a file is made again: a disk that damages it each time is to be seen to
 _log = logging.getLogger(__name__)
@@ -65,14 +68,59 @@ class Mending:
         mark = damage.name if damage.unit is None else unit_record(damage.unit)
         return not self._store.artifact(damage.stage, damage.fingerprint).exists(mark)
 
+    def made_again(self) -> list[str]:
+        """Return the stages of which some units were set aside once, by any run."""
+        artifacts = [self._store.artifact(one.name, one.fingerprint) for one in self._plan.stages.values()]
+        return [one.stage for one in artifacts if one.glob(f"{DAMAGED}/{UNITS}/*")]
+
     def compare(self, name: str) -> None:
         """Say which units of a stage, now that they are made again, are not what they were before."""
         output = self._store.output(name, self._plan.stages[name].fingerprint)
         for stage, unit in [key for key in self._before if key[0] == name]:
-            before, now = self._before.pop((stage, unit)), output.read_record(unit_record(unit))[1] or {}
+            before, now = self._before.pop((stage, unit)), self._sums_of(output, unit)
             same = {file for file, checksum in before.items() if now.get(file) == checksum}
             if before and {*before, *now} - same - {TRAINING_LOG}:  # which has times in it
                 _log.warning(
-                    "%s: unit %s was made again with other content than before, as its source has changed: what was "
-                    "made of it earlier keeps the earlier content", stage, unit,
+                    "%s: unit %s was made again with other content than before, as its source has changed: models that "
+                    "were trained on the earlier content stay as they are", stage, unit,
                 )  # fmt: skip
+
+    def _sums_of(self, output: Output, unit: str) -> Mapping[str, FileSum]:
+        with contextlib.suppress(ArtifactError):  # the stage gave the unit up, or it was set aside once more
+            return output.read_record(unit_record(unit))[1] or {}
+        return {}
+
+    def reopen_stale(self, source: str, finished: Collection[str]) -> list[str]:
+        """Let finished stages that made units of a stage's units make those again whose source has other content now.
+
+        Returns their names; ``source`` is the stage that has just made something.
+
+        Raises:
+            UsageError: another driver is at one of them.
+        """
+        reopened = []
+        for stage in self._plan.stages.values():
+            if source not in stage.inputs or stage.name not in finished or not (stale := self._stale(stage, source)):
+                continue
+            artifact = self._store.artifact(stage.name, stage.fingerprint)
+            if stage.reused_from is not None:
+                _log.warning(
+                    "%s: %d of its units were made of earlier content of %s: delete %s, and make it again by "
+                    "`corgi run %s`", stage.name, len(stale), source, artifact.uri, stage.reused_from,
+                )  # fmt: skip
+                continue
+            self._locks.enter_context(self._store.lock([artifact]))
+            self._store.output(stage.name, stage.fingerprint).unseal()
+            reopened.append(stage.name)
+        return reopened
+
+    def _stale(self, stage: PlannedStage, source: str) -> list[str]:
+        """Return the units of a finished stage that were made of other content than its inputs have now."""
+        found = optional_module(f"stages.{stage.name}", "contents")
+        artifact = self._store.artifact(stage.name, stage.fingerprint)
+        made_of = Manifest.of(artifact).inputs
+        if found is None or made_of.get(source) != self._plan.stages[source].fingerprint:
+            return []
+        inputs = {name: self._store.artifact(name, fingerprint) for name, fingerprint in made_of.items()}
+        made_from = {unit: record.get("made_from", "") for unit, record in artifact.done_units().items()}
+        return stale_units(made_from, found.contents(stage.config, inputs))

@@ -6,6 +6,8 @@ A stage is a package ``stages/<verb_noun>/`` with
 - ``stage.py``: ``run(config, inputs, output, context) -> StageSummary``, a plain callable;
 - optionally ``check.py``: ``check(config) -> None``, which checks what the section names outside the store before
   anything starts, and raises InputFault;
+- optionally ``contents.py``: ``contents(config, inputs) -> Contents``, which says what each unit is made from now, for
+  stages whose units record that (:mod:`stages.streaming.staleness`);
 - optionally ``inspect.py``: ``inspect(artifact, findings, context) -> None``, which adds what ``corgi inspect`` shows.
 
 ``run`` may be started again at any time over a half-written output: it looks at ``output.done_units()`` and goes on.

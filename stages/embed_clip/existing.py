@@ -12,6 +12,7 @@ from stages.contract.documents import Totals
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
+from stages.embed_clip.contents import contents
 from stages.embed_clip.existing_files import ImportedShard, list_parts, make_import_worker
 from stages.embed_clip.existing_join import join
 from stages.encoders.config import local_clips
@@ -20,6 +21,7 @@ from stages.formats.embeddings.layout import EmbeddingsRecord, NormRange, write_
 from stages.formats.shards import shard_names
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import UnitList, UnitRunner
+from stages.streaming.staleness import Contents, without_stale
 
 NORM_TOLERANCE = 1e-3
 
@@ -34,7 +36,9 @@ def import_embeddings(
     """Write the embeddings of every part of the layout that is not done yet as our own shards."""
     parts = list_parts(existing)
     counts: Mapping[str, int] = {}
+    made_from: Contents = {}
     if existing.with_shards:
+        made_from = contents(config, inputs)
         units, counts = join(existing, parts, inputs["download_shards"])
     else:
         units = [ImportedShard(name, (part,), None) for name, part in zip(shard_names(len(parts)), parts, strict=True)]
@@ -43,8 +47,10 @@ def import_embeddings(
         output=output,
         units=UnitList(units),
         kind=EmbeddingsRecord,
-        records=EmbeddingsRecord.done(output),
-        make_worker=functools.partial(make_import_worker, existing, clips.block_dims, config.storage, output),
+        records=without_stale(EmbeddingsRecord.done(output), made_from, output),
+        make_worker=functools.partial(
+            make_import_worker, existing, clips.block_dims, config.storage, output, made_from=made_from
+        ),
         resources=replace(context.resources.for_shards(), num_gpus=0),
     )
     records = runner.run(context)

@@ -21,6 +21,7 @@ from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, S
 from stages.formats.foreign_parquet import ParquetReader, handler, on_this_machine
 from stages.storage.artifact import Output
 from stages.storage.filesystems import open_address
+from stages.streaming.staleness import Contents
 
 _KEY_COLUMNS = ("key", "image_path")
 Rows = Float[np.ndarray, "rows embed"]
@@ -193,9 +194,12 @@ class ImportedShard:
 
 
 def make_import_worker(
-    existing: ExistingEmbeddings, block_dims: Sequence[int], storage: str, output: Output
+    existing: ExistingEmbeddings, block_dims: Sequence[int], storage: str, output: Output, *, made_from: Contents
 ) -> Callable[[ImportedShard], EmbeddingsRecord]:
-    """Return the function that writes one shard; ``block_dims`` are the widths of the CLIP models."""
+    """Return the function that writes one shard; ``block_dims`` are the widths of the CLIP models.
+
+    ``made_from`` says what the shards hold to which the embeddings are joined.
+    """
 
     def work(shard: ImportedShard) -> EmbeddingsRecord:
         rows = _rows_of(existing, shard, block_dims)
@@ -204,6 +208,7 @@ def make_import_worker(
         kept = _select(rows, finite)
         _write(shard.name, kept, output, np.dtype(storage))
         return EmbeddingsRecord(
+            made_from=made_from.get(shard.name, ""),
             rows=len(kept.keys),
             captioned=int(kept.has_caption.sum()),
             failures={cause.value: count for cause, count in failures.items() if count},

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 
 from stages.contract.stage import StageContext, StageSummary
 from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.contents import content_of_unit
 from stages.embed_clip.existing import import_embeddings
 from stages.encoders.config import local_clips
 from stages.formats.clips import read_clips
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.embeddings.parts import take_part
-from stages.formats.pseudo_captions import Captioner, pseudo_captions_content, record_captioner
-from stages.formats.shards import shard_content
+from stages.formats.pseudo_captions import Captioner, record_captioner
 from stages.storage.artifact import Artifact, Output
 from stages.streaming.runner import run_on_shards
 
@@ -27,7 +27,7 @@ def run(config: EmbedClipConfig, inputs: Mapping[str, Artifact], output: Output,
     if captioned is None:
         _, totals = run_on_shards(EmbeddingsRecord, make_worker, shards, output, context, take_part=take_part)
     else:
-        content = functools.partial(_content_with_pseudo, captioned)
+        content = content_of_unit(inputs)
         _, totals = run_on_shards(
             EmbeddingsRecord, make_worker, shards, output, context, content_of=content, follows=captioned
         )
@@ -43,9 +43,3 @@ def _make_worker(
 
     placed = config.model_copy(update={"clip": local_clips(config.clip, inputs)})
     return make_embed_worker(placed, inputs, output, device=device, threads=threads)
-
-
-def _content_with_pseudo(captioned: Artifact, shards: Artifact, name: str) -> str | None:
-    """Return what identifies a shard's images with their human captions and pseudo-captions."""
-    found = shard_content(shards, name), pseudo_captions_content(captioned, name)
-    return None if None in found else "+".join(map(str, found))

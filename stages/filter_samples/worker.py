@@ -23,9 +23,10 @@ from stages.formats.embeddings.reader import (
     shard_rows,
     unit_rows,
 )
-from stages.formats.filtered import SCORES, FilterRecord, write_filtered
-from stages.formats.per_shard import load_table, save_table
+from stages.formats.filtered import SCORES, FilterRecord, save_scores, write_filtered
+from stages.formats.per_shard import load_table
 from stages.storage.artifact import Artifact, Output
+from stages.streaming.staleness import Contents
 
 LOW_SCORE, NEAR_DUPLICATE = FailureCause.LOW_CLIP_SCORE.value, FailureCause.NEAR_DUPLICATE.value
 Values = Float[np.ndarray, " rows"]
@@ -33,8 +34,10 @@ Causes = Shaped[np.ndarray, " rows"]
 """Why a row is removed; None: it is kept."""
 
 
-def make_scorer(config: FilterSamplesConfig, embeddings: Artifact, output: Output) -> Callable[[str], str]:
-    """Return the function that scores a shard of a name by itself."""
+def make_scorer(
+    config: FilterSamplesConfig, embeddings: Artifact, output: Output, made_from: Contents
+) -> Callable[[str], str]:
+    """Return the function that scores a shard of a name by itself; ``made_from`` identifies its embeddings."""
     clips = read_clips(embeddings)
     blocks = clips.block_dims
     if config.clip_score is not None:
@@ -58,7 +61,7 @@ def make_scorer(config: FilterSamplesConfig, embeddings: Artifact, output: Outpu
             outside = ~((found >= low) & (found <= high))
             causes[outside & (causes == None)] = head.name  # noqa: E711  elementwise
         table = {"key": load_keys(embeddings, name), **columns, "cause": pa.array(causes, pa.string())}
-        save_table(output, SCORES, name, pa.table(table))
+        save_scores(output, name, pa.table(table), made_from.get(name, ""))
         return name
 
     return score
@@ -87,11 +90,11 @@ def caption_scores(
 
 
 def make_remover(
-    config: FilterSamplesConfig, embeddings: Artifact, output: Output, contents: Mapping[str, str]
+    config: FilterSamplesConfig, embeddings: Artifact, output: Output, contents: Contents
 ) -> Callable[[str], FilterRecord]:
     """Return the function that decides which rows of a shard to keep, when all shards have their scores.
 
-    ``contents`` says what each shard's result depends on (:func:`stages.filter_samples.reuse.made_from`).
+    ``contents`` says what each shard's result depends on (:func:`stages.filter_samples.contents`).
     """
     names = list(shard_rows(embeddings))
     blocks = read_clips(embeddings).block_dims

@@ -10,11 +10,12 @@ from jaxtyping import Int
 
 from stages.contract.documents import Manifest, UnitRecord
 from stages.contract.errors import ArtifactError
-from stages.formats.per_shard import load_table, open_array, save_array, save_table, table_name
+from stages.formats.per_shard import has_table, load_table, open_array, save_array, save_table, table_name, table_schema
 from stages.storage.artifact import Artifact, Output
 
 SCORES = "scores"
 """What the filters found for each image of a shard: key, scores, and the cause of its removal, if any."""
+_MADE_FROM = b"made_from"
 _REMOVED = pa.schema(
     [("key", pa.string()), ("cause", pa.string()), ("value", pa.float64()), ("duplicate_of", pa.string())]
 )
@@ -59,6 +60,19 @@ def filter_inputs(inputs: Mapping[str, Artifact]) -> Mapping[str, Artifact]:
 def kept_rows(embeddings: Artifact, shard: str) -> Int[np.ndarray, " rows"] | None:
     """Return which rows of a shard's files are used, ascending; None: all."""
     return open_array(embeddings.kept, "kept", shard) if isinstance(embeddings, FilteredEmbeddings) else None
+
+
+def save_scores(output: Output, shard: str, table: pa.Table, made_from: str) -> None:
+    """Write what the filters found for each image of a shard, and what identifies its embeddings ("": not known)."""
+    save_table(output, SCORES, shard, table.replace_schema_metadata({_MADE_FROM: made_from}))
+
+
+def scores_are_of(output: Output, shard: str, content: str | None) -> bool:
+    """Tell whether a shard's scores are there, and of these embeddings; what is not known counts as the same."""
+    if not has_table(output, SCORES, shard):
+        return False
+    made_from = (table_schema(output, SCORES, shard).metadata or {}).get(_MADE_FROM, b"").decode()
+    return not (made_from and content and made_from != content)
 
 
 def write_filtered(

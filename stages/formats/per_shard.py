@@ -42,6 +42,11 @@ def load_table(artifact: Artifact, kind: str, shard: str, columns: Sequence[str]
     return pq.read_table(artifact.local(table_name(kind, shard), record=unit_record(shard)), columns=columns)
 
 
+def table_schema(artifact: Artifact, kind: str, shard: str) -> pa.Schema:
+    """Return a table's schema."""
+    return pq.read_schema(artifact.local(table_name(kind, shard), record=unit_record(shard)))
+
+
 def array_name(kind: str, shard: str) -> str:
     """Return the name of the array's file in the artifact."""
     return f"{kind}/{kind}_{shard}.npy"

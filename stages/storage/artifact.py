@@ -52,7 +52,7 @@ class Artifact(Folder):
         ``record`` names the record that holds its checksum, where the caller knows it; else it is looked for.
         """
         fs = self._fs_and_root[0]
-        with self._expecting(name):
+        with self._expecting(name, record):
             if self.is_local:
                 return fs.open(str(self.local(name, record=record)), "rb")  # type: ignore[no-any-return]
             expected = self._expected(name, record)
@@ -108,17 +108,17 @@ class Artifact(Folder):
         The first time on this machine, it is compared with its checksum; ``record`` is that of :meth:`open`. Of huge
         ones, some blocks are where it ``may_sample``, else all.
         """
-        with self._expecting(name):
+        with self._expecting(name, record):
             if self.is_local:
                 self._verify(name, record, may_sample=may_sample)
                 return Path(self.path(name))
-            cache = LocalCache.of_this_machine()
             version = self._version(name, record)
 
             def check(fetched: Path) -> None:
                 self._compare(name, record, fetched, may_sample=False)
 
             fs, path = self._fs_and_root[0], self.path(name)
+            cache = LocalCache.of_this_machine()
             return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
 
     def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
@@ -187,12 +187,13 @@ class Artifact(Folder):
         return {}
 
     @contextlib.contextmanager
-    def _expecting(self, name: str) -> Iterator[None]:
+    def _expecting(self, name: str, record: str | None = None) -> Iterator[None]:
+        """Say that a file is not there; of one that was set aside, that it is to be made again."""
         try:
             yield
         except FileNotFoundError as error:
-            if name == MANIFEST and self.exists(COMPLETE):
-                raise self.damaged_file(name, None, "no file") from error
+            if (name == MANIFEST and self.exists(COMPLETE)) or self.exists(f"{DAMAGED}/{name}"):
+                raise self.damaged_file(name, record or name, "no file") from error
             raise ArtifactError(
                 f"{self.stage}: the artifact has no file {name!r} (looked in {self.uri}); "
                 "delete that folder and run again"
@@ -230,7 +231,7 @@ class Artifact(Folder):
         fs, paths = self._fs_and_root[0], {self.path(unit_record(unit)): unit for unit in units}
         with self._expecting(unit_record("*")):  # one may have been deleted since they were listed, by `corgi gc`
             found = {path: fs.cat_file(path) for path in paths} if self.is_local or not paths else fs.cat(list(paths))
-            return {paths[path]: text for path, text in found.items()}
+        return {paths[path]: text for path, text in found.items()}
 
 
 class Output(Artifact):
@@ -334,21 +335,24 @@ class Output(Artifact):
         return cut
 
     def _set_unit_aside(self, unit: str, fault: str, files: Iterable[str]) -> None:
-        found = fault.partition(": expected")[0]
-        _log.warning("%s: the unit is made again; what was found is kept in %s/", found, DAMAGED)
+        _log.warning("%s: it is made again; what was found is in %s/", fault.partition(": expected")[0], DAMAGED)
         self.set_aside([unit_record(unit), *files])
 
     def set_aside(self, names: Iterable[str]) -> None:
         """Move files to the folder of damaged ones, so that the next run makes them again; the record comes first."""
+        self.unseal()
         fs, _ = self._fs_and_root
-        for marker in (COMPLETE, MANIFEST):
-            self.remove(marker)
         for name in names:
             if fs.exists(self.path(name)):
                 target = self.path(f"{DAMAGED}/{name}")
                 if self.is_local:
                     Path(target).parent.mkdir(parents=True, exist_ok=True)
                 fs.mv(self.path(name), target)
+
+    def unseal(self) -> None:
+        """Let the artifact count as unfinished, so that the next run goes on with it."""
+        for marker in (COMPLETE, MANIFEST):
+            self.remove(marker)
 
     def write_plan(self, units: int) -> None:
         """Write how many units there will be."""

@@ -46,9 +46,15 @@ class VerifiedFiles:
 
         ``compare`` returns whether there is anything to compare it with. What took the file's place meanwhile is
         another one.
+
+        Raises:
+            FileNotFoundError: there is no such file, and nothing to compare it with.
         """
         try:
             entry = _entry(name, path)
+        except FileNotFoundError:
+            compare()  # which says so of a file that has a checksum
+            raise
         except OSError:  # which its reader meets
             compare()
             return

@@ -1,5 +1,6 @@
 """Units that earlier artifacts of the same recipe have made of the same shards: taken over instead of made again."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from stages.contract.errors import ArtifactError
 from stages.formats.shards import ShardRecord, shard_content
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.takeover import take_unit
+from stages.streaming.staleness import without_stale
 
 Record = TypeVar("Record", bound=UnitRecord)
 MadeUnits = Mapping[str, tuple[Artifact, str]]
@@ -36,6 +38,22 @@ def made_units(record: type[UnitRecord], earlier: Iterable[Artifact]) -> MadeUni
     return found
 
 
+def recorded_unit(kind: type[Record], output: Output, unit: str) -> Record | None:
+    """Return the record of a unit that is done; None: it is not, or its record is damaged."""
+    file = unit_record(unit)
+    if not output.exists(file):
+        return None
+    with contextlib.suppress(ArtifactError):
+        return kind.parse(output.read_record(file)[0], output, file)
+    return None
+
+
+def _present_unit(kind: type[Record], output: Output, unit: str, content: str | None) -> Record | None:
+    """Return the record of a unit that is done and of the present content; one of other content is set aside."""
+    recorded = recorded_unit(kind, output, unit)
+    return None if recorded is None else without_stale({unit: recorded}, {unit: content or ""}, output).get(unit)
+
+
 def make_reusing_worker(
     record: type[Record],
     make_worker: Callable[[], Callable[[Any], Record]],
@@ -46,7 +64,10 @@ def make_reusing_worker(
     take_part: TakePart[Record] | None,
     content_of: ContentOf = shard_content,
 ) -> Callable[[str], Record]:
-    """Return the function that takes the unit of a shard over where it is there, or else makes it."""
+    """Return the function that takes the unit of a shard over where it is there, or else makes it.
+
+    A unit that is there already stays, unless it was made of other content.
+    """
     work = make_worker()
 
     def take(name: str, content: str) -> Record | None:
@@ -59,8 +80,10 @@ def make_reusing_worker(
         return take_part(*made[part_of], shards, output, name)
 
     def work_or_take(name: str) -> Record:
-        content = content_of(shards, name) if made else None
-        if content is not None:
+        content = content_of(shards, name)
+        if (kept := _present_unit(record, output, name, content)) is not None:
+            return kept
+        if made and content is not None:
             try:
                 taken = take(name, content)
             except ArtifactError as error:
@@ -68,6 +91,6 @@ def make_reusing_worker(
             else:
                 if taken is not None:
                     return taken.model_copy(update={"made_from": content})
-        return work(name).model_copy(update={"made_from": content or content_of(shards, name) or ""})
+        return work(name).model_copy(update={"made_from": content or ""})
 
     return work_or_take

@@ -5,7 +5,6 @@ the upstream stage has promised (``units_are_final``) not to change it then, so 
 read.
 """
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,12 +14,13 @@ from typing import Any, Generic, TypeVar
 from cluster.item_progress import item_is_given_again
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources
 from stages.contract.documents import Totals, UnitRecord
-from stages.contract.errors import ArtifactError, InputFault, InputLost
+from stages.contract.errors import InputFault, InputLost
 from stages.contract.events import Progress
 from stages.contract.stage import StageContext
 from stages.formats.shards import require_units, shard_content
-from stages.storage.artifact import Artifact, Output, unit_record
-from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker
+from stages.storage.artifact import Artifact, Output
+from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker, recorded_unit
+from stages.streaming.staleness import contents_of, without_stale
 
 POLL_SECONDS = 0.25
 _LIST_PAUSE = 5  # the pause between two listings, in times of how long one takes: a remote store may hold many units
@@ -159,7 +159,7 @@ def _make_recording_worker(
 
     def work_and_record(item: Any) -> tuple[str, Record]:
         name = unit_name(item)
-        if item_is_given_again() and (recorded := _recorded(kind, output, name)) is not None:
+        if item_is_given_again() and (recorded := recorded_unit(kind, output, name)) is not None:
             return name, recorded
         with output.collecting():
             record = work(item)
@@ -167,16 +167,6 @@ def _make_recording_worker(
         return name, record
 
     return work_and_record
-
-
-def _recorded(kind: type[Record], output: Output, unit: str) -> Record | None:
-    """Return the record of a unit that is done; None: it is not, or its record is damaged."""
-    file = unit_record(unit)
-    if not output.exists(file):
-        return None
-    with contextlib.suppress(ArtifactError):
-        return kind.parse(output.read_record(file)[0], output, file)
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +229,12 @@ def run_on_shards(
     of which a unit is needed with every shard; InputFault: it is done, and lacks one.
     """
     made = made_units(record, context.earlier)
+    sources = [shards, *([] if follows is None else [follows])]
     runner = UnitRunner(
         output=output,
         units=UpstreamUnits(shards, context, also=follows),
         kind=record,
-        records=record.done(output),
+        records=_present_records(record.done(output), sources, output, content_of, context),
         make_worker=functools.partial(
             make_reusing_worker,
             record,
@@ -267,6 +258,25 @@ def run_on_shards(
             f"look at the counts of {shards.stage}"
         )
     return records, totals
+
+
+def _present_records(
+    records: Mapping[str, Record],
+    sources: Sequence[Artifact],
+    output: Output,
+    content_of: ContentOf,
+    context: StageContext,
+) -> Mapping[str, Record]:
+    """Return the records of units that are of the present shards, and set those aside that are not.
+
+    Whether a unit is of what is still to come, its worker sees when that is there.
+    """
+    found = without_stale(records, contents_of(sources[0], records, content_of), output)
+    for source in sources:
+        if context.input_state(source.stage) != "done":
+            there = set(source.unit_names())
+            found = {name: one for name, one in found.items() if name in there}
+    return found
 
 
 def map_and_report(

@@ -156,7 +156,7 @@ def test_what_compares_texts_with_images_is_left_out_or_refused(world: World) ->
     assert any("no cosine of an image and a caption means anything" in note for note in found.notes)
     filters = FilterSamplesConfig(clip_score=ClipScoreFilter(minimum=0.1))
     with pytest.raises(InputFault, match=r"filter_samples\.clip_score: compares texts with images"):
-        make_scorer(filters, world.made["embed_clip"], world.store.output("filter_samples", "f"))
+        make_scorer(filters, world.made["embed_clip"], world.store.output("filter_samples", "f"), {})
     with pytest.raises(InputFault, match=r"train_decoder\.text: compares texts with images"):
         CaptionRows(world.made["embed_clip"], [shard], CaptionsConfig(), where="text")
 

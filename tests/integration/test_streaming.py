@@ -1,8 +1,6 @@
 """A stage that follows its source shard by shard: what it stores, and what happens when one of the two fails."""
 
 import contextlib
-import http.server
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
 
 from cluster.machines import Machines
 from cluster.mapping import MakeWorker, Mapper, WorkerResources, map_in_process
@@ -29,6 +26,7 @@ from stages.embed_clip import stage as embed_clip
 from stages.formats.clips import ClipIdentity, Clips, write_clips
 from stages.storage.artifact import COMPLETE, Artifact
 from tests.factories import folder_digests, make_context, save_tiny_clip
+from tests.image_server import ImageServer
 from tests.live import command_of, descendants
 
 SHARDS, ROWS = 3, 4
@@ -36,50 +34,16 @@ TWO_CPUS = Machines(num_cpus=2, num_gpus=0, node_cpus=2)
 PATIENCE = 250.0  # seconds for what comes within one or two, and on Ray within twenty, where nothing else runs
 
 
-class ImageServer(http.server.ThreadingHTTPServer):
-    """Serves the image of every number; ``before`` is called with its shard, and says whether it is there."""
-
-    request_queue_size = 64
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.before: Callable[[int], bool] = lambda shard: True
-        super().__init__(("127.0.0.1", 0), _ImageHandler)
-
-
-class _ImageHandler(http.server.BaseHTTPRequestHandler):
-    server: ImageServer
-
-    def do_GET(self) -> None:
-        number = int(self.path.strip("/"))
-        if not self.server.before(number // ROWS):
-            self.send_error(404)
-            return
-        file = io.BytesIO()
-        Image.new("RGB", (32, 32), (20 * number, 255 - 20 * number, 99)).save(file, "PNG")
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(file.getvalue())
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the test's output clean."""
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[ImageServer]:
-    with ImageServer() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
+    with ImageServer.running(ROWS) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
 def make_config(server: ImageServer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], RunConfig]:
     folder = tmp_path_factory.mktemp("inputs")
-    urls = [f"http://127.0.0.1:{server.server_port}/{number}" for number in range(SHARDS * ROWS)]
-    (folder / "list.txt").write_text("\n".join(urls))
+    (folder / "list.txt").write_text("\n".join(server.urls(SHARDS * ROWS)))
     clip = save_tiny_clip(folder / "clip")
 
     def make(store: Path) -> RunConfig:

@@ -11,7 +11,7 @@ from models.decoders.registry import SPECS
 from pipeline.captions import caption_fraction, format_fraction, pseudo_weight
 from pipeline.console import PlainTable, plain
 from pipeline.heartbeat import life_of
-from pipeline.protocols import ProtocolGroup, describe_differences, group_by_protocol
+from pipeline.protocols import ProtocolGroup, describe_differences, describe_held_out, group_by_protocol
 from pipeline.record import RunRecord, StageEntry
 from pipeline.splits import format_split, split_of
 from pipeline.store import Store
@@ -99,7 +99,10 @@ def comparison_document(records: Sequence[RunRecord], store: Store) -> dict[str,
             }
             for record in records
         },
-        "not_comparable": _warnings(records, [figures_of(record, store) for record in records]),
+        "not_comparable": [
+            *_warnings(records, [figures_of(record, store) for record in records]),
+            *describe_held_out(records),
+        ],
     }
 
 
@@ -162,13 +165,13 @@ def metrics_table(records: Sequence[RunRecord]) -> Group:
     lines: list[str] = []
     for name in sorted({name for record in records for name in record.metrics}, key=by_number):
         groups = group_by_protocol(records, [name if name in record.metrics else None for record in records])
-        for group in groups:
+        for index, group in enumerate(groups, 1):
             table.row(
-                name,
+                name if len(groups) == 1 else f"{name} ({index} of {len(groups)}, not comparable)",
                 *(_metric(record, name) if number in group.runs else "" for number, record in enumerate(records)),
             )
         lines += describe_differences(name, groups, records)
-    return Group(table, *map(plain, lines))
+    return Group(table, *map(plain, [*describe_held_out(records), *lines]))
 
 
 def _metric(record: RunRecord, name: str) -> str:

@@ -9,6 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -21,18 +22,19 @@ from cluster.losses import MemoryKills, describe_loss, memory_kills
 from cluster.machines import Machines, machines_now
 from cluster.task_signs import TaskLimits, TaskSign, TaskWatchdog
 from pipeline.allocation import allocate_all, allocate_beside, leave_room
-from pipeline.errors import UsageError, full_disk
+from pipeline.errors import UsageError
 from pipeline.losses import StageLosses
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.stage_job import END, StageJob, run_stage_job
+from pipeline.stage_results import result_of
 from pipeline.store import Store
-from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputLost
+from stages.contract.errors import DamagedFile
 from stages.contract.events import Log, Progress
 from stages.contract.secrets import redact
-from stages.contract.stage import Allocation, StageSummary
+from stages.contract.stage import Allocation
 from stages.storage.artifact import Artifact
 
 POLL_SECONDS = 0.2
@@ -74,6 +76,8 @@ class GraphRun:
         self._first_progress: dict[str, float] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._mending = Mending(plan, store)
+        self._damaged: list[tuple[StageResult, DamagedFile]] = []  # the first one's damage is seen to
+        self._aside: tuple[str, Future[bool]] | None = None  # whose damage that is, and whether it was set aside
         self._alone: set[str] = set()  # stages that wait for their inputs, as they met damage while streaming from one
         self._stopped: set[str] = set()  # stages that start again when they have ended: an input is made again
         self._losses = StageLosses()
@@ -102,7 +106,9 @@ class GraphRun:
         try:
             self._settle(reused_result(stage, self._store))
         except DamagedFile as damage:
-            if not self._make_again(damage):
+            while (again := self._make_again(damage)) is None:
+                time.sleep(POLL_SECONDS)
+            if not again:
                 raise
 
     @property
@@ -145,7 +151,11 @@ class GraphRun:
             _log.warning("%s", error)
 
     def _is_waiting(self, stage: PlannedStage) -> bool:
-        return stage.name not in self._results and stage.name not in self._started
+        return not self._is_set_aside(stage.name) and stage.name not in self._results.keys() | self._started.keys()
+
+    def _is_set_aside(self, name: str) -> bool:
+        """Return whether damage of a stage is being set aside just now: neither it nor who reads it is started."""
+        return self._aside is not None and self._aside[0] == name
 
     def _start_what_can_start(self) -> None:
         for name, stage in self._plan.stages.items():
@@ -175,7 +185,7 @@ class GraphRun:
         return allocation if fits or not self._running else None  # alone, it waits for nodes by itself
 
     def _missing(self, stage: PlannedStage) -> list[str]:
-        return [source for source in stage.inputs if source not in self._results]
+        return [one for one in stage.inputs if one not in self._results or self._is_set_aside(one)]
 
     def _free(self) -> Machines:
         """Return the machines, with those that may come, without what runs.
@@ -238,7 +248,9 @@ class GraphRun:
         return self._store.artifact(name, self._plan.stages[name].fingerprint)
 
     def _wait(self) -> None:
+        self._see_to_damage()
         if not self._running:
+            time.sleep(POLL_SECONDS if self._damaged else 0)
             return
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=POLL_SECONDS)
         self._dispatch_events()
@@ -249,50 +261,67 @@ class GraphRun:
             if name not in self._stopped and self._is_restarted(ref, name):
                 continue
             result = replace(self._result_of(ref, name), upstream=self._upstream[name])
-            try:
-                if self._starts_again(result):
-                    continue
-            except UsageError as error:  # it is the trouble of this stage alone
-                result = replace(result, error=f"{result.error}; it could not be made again by this run: {error}")
-            if result.state == "done":
-                self._mending.compare(name)
-                self._reopen_stale(name)
-                self._store.release(name, self._plan.stages[name].fingerprint)
+            was_stopped = name in self._stopped
+            self._stopped.discard(name)
+            if result.state != "done" and was_stopped:  # until an input that it streams from starts again
+                self._forget(name)
+            elif result.damage is not None:
+                self._damaged.append((result, result.damage))
             else:
-                self._store.check_leases(fresh=True)  # which may be why it has failed
-            self._channel.post(name, result.state)
-            self._settle(result)
+                self._finish(result)
 
-    def _starts_again(self, result: StageResult) -> bool:
-        """Forget a stage that waits for an input to be made again: it met damage there, or was stopped for it."""
-        name, was_stopped = result.name, result.name in self._stopped
-        self._stopped.discard(name)
+    def _finish(self, result: StageResult) -> None:
+        name = result.name
         if result.state == "done":
-            return False
-        if not was_stopped:
-            if result.damage is None or not self._make_again(result.damage):
-                return False
-            self._alone.add(name)
-        self._forget(name)
-        return True
+            self._mending.compare(name)
+            self._reopen_stale(name)
+            self._store.release(name, self._plan.stages[name].fingerprint)
+        else:
+            self._store.check_leases(fresh=True)  # which may be why it has failed
+        self._channel.post(name, result.state)
+        self._settle(result)
 
-    def _make_again(self, damage: DamagedFile) -> bool:
-        """Let the stage that made a damaged file make it again, before those go on that read it.
+    def _see_to_damage(self) -> None:
+        """Go on with the first of the stages that met damage: it starts again behind what made it, or has failed."""
+        if not self._damaged:
+            return
+        result, damage = self._damaged[0]
+        try:
+            again = self._make_again(damage)
+        except UsageError as error:  # it is the trouble of this stage alone
+            again = False
+            result = replace(result, error=f"{result.error}; it could not be made again by this run: {error}")
+        if again is None:
+            return
+        del self._damaged[0]
+        if again:
+            self._alone.add(result.name)
+            self._forget(result.name)
+        else:
+            self._finish(result)
+
+    def _make_again(self, damage: DamagedFile) -> bool | None:
+        """Let the stage that made a damaged file make it again first; None: it is being set aside, to be asked again.
 
         Raises:
             UsageError: another driver is at it, or the machines there are now have no room for the stage.
         """
         name = damage.stage
-        planned = self._plan.stages.get(name)
-        if planned is None or planned.fingerprint != damage.fingerprint:
-            return False
-        if name in self._running.values():
-            return True  # whoever met it waits for the end of that stage, and looks again
-        if self._is_waiting(planned) and self._mending.is_aside(damage):
-            return True  # another stage met it before
-        if name not in self._allocations:
-            self._allocations |= allocate_all([planned.config], self._machines)
-        if not self._mending.set_aside(damage):
+        if self._aside is None:
+            planned = self._plan.stages.get(name)
+            if planned is None or planned.fingerprint != damage.fingerprint:
+                return False
+            if name in self._running.values():
+                return True  # whoever met it waits for the end of that stage, and looks again
+            if self._is_waiting(planned) and self._mending.is_aside(damage):
+                return True  # another stage met it before
+            if name not in self._allocations:
+                self._allocations |= allocate_all([planned.config], self._machines)
+            self._aside = name, self._mending.set_aside_in_thread(damage)
+        if not self._aside[1].done():
+            return None
+        aside, self._aside = self._aside[1], None
+        if not aside.result():
             return False
         self._warn(name, f"{damage}".partition(": expected")[0] + ": it is made again")
         self._forget(name)
@@ -351,27 +380,11 @@ class GraphRun:
             self._observer.event(name, event)
 
     def _result_of(self, ref: "ray.ObjectRef[Any]", name: str) -> StageResult:
-        seconds = time.monotonic() - self._started[name]
-        startup = self._first_progress.get(name, time.monotonic()) - self._started[name]
-        try:
-            summary: StageSummary = ray.get(ref)
-        except RayTaskError as error:
-            if isinstance(error.cause, InputLost):
-                return StageResult(name, "blocked", seconds, startup, error=str(error.cause))
-            if isinstance(error.cause, EndRequested):
-                return StageResult(name, "interrupted", seconds, startup)
-            bad_input = isinstance(error.cause, InputFault)
-            damage = error.cause if isinstance(error.cause, DamagedFile) else None
-            trace = redact("\n".join([str(error), *getattr(error.cause, "__notes__", ())]))
-            cause = redact(_cause(error))
-            return StageResult(
-                name, "failed", seconds, startup, error=cause, bad_input=bad_input, trace=trace, damage=damage
-            )
-        except RayError as error:
-            times, reason = self._losses.of(name), self._reasons.get(name, "cancelled")
-            lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
-            return StageResult(name, "failed", seconds, startup, error=lost, trace=redact(str(error)))
-        return StageResult(name, "done", seconds, startup, summary)
+        began, ended = self._started[name], time.monotonic()
+        times, reason = self._losses.of(name), self._reasons.get(name, "cancelled")
+        lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
+        startup = self._first_progress.get(name, ended) - began
+        return replace(result_of(ref, name, lost), seconds=ended - began, startup_seconds=startup)
 
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result
@@ -380,9 +393,3 @@ class GraphRun:
 
 def _to_do(stage: PlannedStage) -> bool:
     return stage.state != "done"
-
-
-def _cause(error: RayTaskError) -> str:
-    cause = error.cause
-    known = type(cause).__module__.split(".")[0] in {"stages", "cluster", "models", "pipeline"}
-    return str(cause) if known else full_disk(cause) or f"{type(cause).__name__}: {cause}"

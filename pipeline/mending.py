@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 
+from cluster.signals import signals_held_back
 from pipeline.config.schema import is_trained
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
@@ -36,6 +39,20 @@ class Mending:
     def __exit__(self, *error: object) -> None:
         """Release the locks."""
         self._locks.close()
+
+    def set_aside_in_thread(self, damage: DamagedFile) -> "Future[bool]":
+        """Do so beside the caller, whom a slow store or another driver's lease is not to hold up."""
+        done: Future[bool] = Future()
+
+        def work() -> None:
+            try:
+                done.set_result(self.set_aside(damage))
+            except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
+                done.set_exception(error)
+
+        with signals_held_back():  # from the thread, so that they reach this one
+            threading.Thread(target=work, name="corgi-mending", daemon=True).start()
+        return done
 
     def set_aside(self, damage: DamagedFile) -> bool:
         """Set the unit of a damaged file aside; False: this run does not make it, or has done so too often.
@@ -76,7 +93,7 @@ class Mending:
     def compare(self, name: str) -> None:
         """Say which units of a stage, now that they are made again, are not what they were before."""
         output = self._store.output(name, self._plan.stages[name].fingerprint)
-        for stage, unit in [key for key in self._before if key[0] == name]:
+        for stage, unit in [key for key in list(self._before) if key[0] == name]:
             before, now = self._before.pop((stage, unit)), self._sums_of(output, unit)
             same = {file for file, checksum in before.items() if now.get(file) == checksum}
             if before and {*before, *now} - same - {TRAINING_LOG}:  # which has times in it

@@ -9,6 +9,8 @@ from stages.contract.texts import one_line
 
 NOT_RECORDED = "its protocol was not recorded"
 _LONGEST = 120  # characters of one side of a difference
+_HELD_OUT = "held_out"
+_WORDS = {_HELD_OUT: "it was validated on other held-out images, digest of their keys"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,26 @@ def describe_differences(name: str, groups: Sequence[ProtocolGroup], records: Se
     ]
 
 
+def describe_held_out(records: Sequence[RunRecord]) -> list[str]:
+    """Return a line for each stage and other held-out images than those of the first run that has the stage.
+
+    It holds for the figures without a protocol, too, which stand side by side in one row.
+    """
+    groups: dict[str, dict[str, list[int]]] = {}
+    for number, record in enumerate(records):
+        for name, measure in record.measures.items():
+            if (held_out := record.protocols.get(measure.protocol, {}).get(_HELD_OUT)) is not None:
+                runs = groups.setdefault(name.partition("/")[0], {}).setdefault(held_out, [])
+                runs += [] if number in runs else [number]
+    return [
+        f"{stage}: what {_names(other, records)} found in validation is of other held-out images than in "
+        f"{_names(first, records)}: none of these figures can be compared: validate on the same (split, sources)"
+        for stage, runs_of in groups.items()
+        for first, *others in [[ProtocolGroup(key, tuple(runs)) for key, runs in runs_of.items()]]
+        for other in others
+    ]
+
+
 def _names(group: ProtocolGroup, records: Sequence[RunRecord]) -> str:
     return ", ".join(records[number].run for number in group.runs)
 
@@ -63,7 +85,7 @@ def _difference(one: ProtocolGroup, other: ProtocolGroup, records: Sequence[RunR
         return NOT_RECORDED
     sides = [_protocol(group, records) for group in (one, other)]
     found = protocol_differences(*sides)
-    return "; ".join(f"{key} {_shown(new)}, not {_shown(old)}" for key, (old, new) in found.items())
+    return "; ".join(f"{_WORDS.get(key, key)} {_shown(new)}, not {_shown(old)}" for key, (old, new) in found.items())
 
 
 def _protocol(group: ProtocolGroup, records: Sequence[RunRecord]) -> Protocol:

@@ -65,6 +65,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._leases: Leases | None = None
+        self._said: set[str] = set()
         try:
             self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
         except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle
@@ -266,16 +267,15 @@ class Store:
         return Output(self._uri("runs", run, "tracking"), "store", "")
 
     def runs(self, prefix: str = "") -> Iterator[RunRecord]:
-        """Yield the records that can be read of the runs with such an id, the latest started first.
-
-        Those that cannot be read are named in the log.
-        """
+        """Yield the records of runs with such an id, the latest started first; the log names unreadable ones once."""
         records = []
         for run, content in self._contents_of_runs(prefix).items():
             try:
                 records.append(self._parse_run(run, content))
             except UsageError as error:
-                _log.warning("%s", error)
+                if str(error) not in self._said:
+                    _log.warning("%s", error)
+                self._said.add(str(error))
         yield from sorted(records, key=lambda record: record.started, reverse=True)
 
     def _contents_of_runs(self, prefix: str) -> dict[str, bytes]:

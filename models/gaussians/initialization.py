@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.gaussians.kmeans import Kind, KMeansState, MakePass, moved_means
 from models.gaussians.nearest import squared_distances
+from models.noise import folded_seed
 
 _BATCH_FRACTION = 4  # a batch is this part of the means so far: few of its rows are rejected
 _LARGEST_BATCH = 1024
@@ -47,11 +48,16 @@ class Sample(Protocol):
         ...
 
 
+def generator_of(seed: int) -> torch.Generator:
+    """Return a generator that begins with all bits of a seed >= 0."""
+    return torch.Generator().manual_seed(folded_seed(seed))
+
+
 def initialize_on_sample(
     sample: Sample, make_pass: MakePass, num_gaussians: int, seed: int, kind: Kind = "euclidean", *, iterations: int
 ) -> KMeansState:
     """Choose first means and move them by some of Lloyd's iterations on the sample, which ``make_pass`` goes over."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     means = initial_means(sample, num_gaussians, generator)
     for _ in range(iterations):
         moments = make_pass(KMeansState(means, sample.scale), False)

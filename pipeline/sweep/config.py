@@ -1,6 +1,7 @@
 """The schema of a sweep: a YAML file that names a base experiment and what to vary."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class PlotConfig(ConfigModel):
 
     Without ``x``, the figure's name holds one ``*`` that stands for the number on the axis, as in
     ``cosine_true/steps_*``. With ``x``, a dotted key of the grids, its values are the axis, and the variants that
-    differ in nothing else make one curve.
+    differ in nothing else make one curve. Where one of them is no number (``null``, a text, a list), they stand side by
+    side, each with its label, in the order of the grids.
     """
 
     figure: str
@@ -67,6 +69,25 @@ class SweepConfig(ConfigModel):
     table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
     plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
 
+    @model_validator(mode="after")
+    def _axes_are_in_grids(self) -> "SweepConfig":
+        for name, plot in self.plots.items():
+            grids = [group.grid for key, group in self.groups.items() if plot.groups is None or key in plot.groups]
+            values = [value for grid in grids for value in grid.get(plot.x or "", ())]
+            if plot.x is not None and not values:
+                allowed = sorted({key for grid in grids for key in grid})
+                raise ValueError(
+                    f"plots.{name}.x is {plot.x!r}, which no grid of its groups has: give one of "
+                    f"{', '.join(allowed) or 'none: they have no grid'}"
+                )
+            if plot.log_x and (odd := [value for value in values if (number_of(value) or 0) <= 0]):
+                found = format_value(plot.x or "", odd[0])
+                raise ValueError(
+                    f"plots.{name}.log_x is true, and {plot.x} has the value {found}: only numbers above 0 have a "
+                    "place on that axis: leave out log_x"
+                )
+        return self
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -79,7 +100,7 @@ class Variant:
     @property
     def label(self) -> str:
         """The variant as people read it."""
-        parts = [f"{key.rpartition('.')[2]} {_format(key, value)}" for key, value in self.grid.items()]
+        parts = [f"{key.rpartition('.')[2]} {format_value(key, value)}" for key, value in self.grid.items()]
         return ", ".join([self.group, *parts])
 
     @property
@@ -96,7 +117,7 @@ class Variant:
         """Return the words that turn the base into this variant's run."""
         repeated = {} if repeat is None else dict.fromkeys(repeat.keys, repeat_value)
         settings = {**self.settings, **repeated}
-        return [f"{key}={_as_yaml(value)}" for key, value in settings.items()]
+        return [f"{key}={as_yaml(value)}" for key, value in settings.items()]
 
 
 def load_sweep(path: Path, groups: Sequence[str] = (), base: Path | None = None) -> SweepConfig:
@@ -131,8 +152,8 @@ def variants_of(sweep: SweepConfig) -> Iterator[Variant]:
             yield Variant(name, {**group.set, **grid}, grid)
 
 
-def _as_yaml(value: Any) -> str:
-    """Return the value on one line, as an override on the command line holds it."""
+def as_yaml(value: Any) -> str:
+    """Return a value on one line, as an override on the command line holds it."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").strip()
 
@@ -141,7 +162,19 @@ def _holds_secret(key: str, value: Any) -> bool:
     return any(secrets_in(value, key, options=key.startswith("storage.options")))
 
 
-def _format(key: str, value: Any) -> str:
+def number_of(value: Any) -> float | None:
+    """Return a value's place on an axis of numbers, if it has one; the text 1e-3, as YAML reads it, has."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def format_value(key: str, value: Any) -> str:
+    """Return a value of a setting as people read it, without credentials."""
     if _holds_secret(key, value):
         return MASK
     if isinstance(value, float):

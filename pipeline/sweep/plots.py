@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sweep.config import PlotConfig, Variant
+from pipeline.sweep.config import PlotConfig, Variant, as_yaml, format_value, number_of
 from pipeline.sweep.report import VariantFigures
 
 Curve = dict[float, Sequence[float]]
@@ -35,17 +35,38 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
         if len(values) <= _MOST_TICKS:  # else the axis chooses
             axis.set_xticks(values, labels=[f"{value:g}" for value in values], minor=False)
             axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    if labels := axis_labels(plot, rows):
+        axis.set_xticks(range(len(labels)), labels=labels, parse_math=False)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend = axis.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in a value is no formula
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
     return True
 
 
 def curves_of(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
     """Return label and points of each curve; two may have the same label."""
-    shown = [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
+    shown = _shown(plot, rows)
     curves = _curves_by_name(plot, shown) if plot.x is None else _curves_by_setting(plot, shown)
     return [(label, curve) for label, curve in curves if curve]
+
+
+def axis_labels(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[str]:
+    """Return the labels of the ticks 0, 1, … of an axis whose values are not all numbers; of another one, none."""
+    return [format_value(plot.x or "", value) for value in _ticks(plot, _shown(plot, rows)).values()]
+
+
+def _shown(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[VariantFigures]:
+    return [row for row in rows if plot.groups is None or row.variant.group in plot.groups]
+
+
+def _ticks(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Any]:
+    """Return the different values of the axis in their order, where they are not all numbers."""
+    axis = plot.x or ""
+    values = [row.variant.grid[axis] for row in rows if axis in row.variant.grid]
+    is_numeric = all(number_of(value) is not None for value in values)
+    return {} if is_numeric else {as_yaml(value): value for value in values}
 
 
 def _add_curve(axis: Any, label: str, curve: Curve, style: str) -> None:
@@ -74,11 +95,13 @@ def _numbered(
 def _curves_by_setting(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:
     """One curve for the variants that differ in the axis's key only."""
     curves: dict[tuple[str, ...], tuple[str, Curve]] = {}
+    ticks = list(_ticks(plot, rows))
     for row in rows:
         grid, found = dict(row.variant.grid), row.values.get(plot.figure)
         if plot.x not in grid or found is None:
             continue
         x = grid.pop(plot.x)
         rest = Variant(row.variant.group, grid, grid)
-        curves.setdefault(rest.key, (rest.label, {}))[1][float(x)] = found
+        at = float(ticks.index(as_yaml(x)) if ticks else x)
+        curves.setdefault(rest.key, (rest.label, {}))[1][at] = found
     return list(curves.values())

@@ -8,6 +8,9 @@ value for one address counts as a secret, and enters no hash.
 What can be nothing but a secret (signatures, passwords) never enters one. From a hash, a random token cannot be found.
 A short text can, by somebody who tries all of them: a hash that tells millions of addresses apart cannot hide it, and
 one with a secret of its own would give the same list other keys in another store.
+
+A webdataset is read a tar at a time, and no tar knows the addresses of the others: there, a sample whose recorded
+address hides such a parameter is not called by it (:func:`hides_identity`), but by its tar and key.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from stages.contract.secrets import MASK, redact_signatures
+from stages.contract.secrets import MASK, redact_parameters, redact_signatures
 from stages.download_shards.duplicates import Indices, bucketed
 from stages.download_shards.http.fetch import recorded_url, without_credentials
 
@@ -49,6 +52,12 @@ def find_ambiguous_urls(batches: Iterator[Sequence[str | None]]) -> Indices:
 def name_of_ambiguous_url(url: str) -> str:
     """Return the name of the sample at an address that is recorded as others are."""
     return f"{recorded_url(url)} {_hash(_own(url)).hex()}"
+
+
+def hides_identity(recorded: str) -> bool:
+    """Return whether what is masked in a recorded address may have said which image is meant (``?key=…``)."""
+    open_values = recorded.replace(MASK, "_")
+    return redact_parameters(open_values) != redact_signatures(open_values)
 
 
 def _batches(rows: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -24,12 +24,17 @@ class ExistingEmbeddings(ConfigModel):
     with_shards: bool = Field(
         True, description="join them by key to the images of download_shards; false: they stand alone, for a prior"
     )
+    same_captions: bool = Field(
+        True,
+        description="refuse to join where nine in ten of the images have another caption in the metadata than in the "
+        "shards, as where keys are those of other tars; false: the captions were changed since",
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return the content of a local folder, or names and checksums as a remote store tells them."""
         content = remote_checksums(self.path, "*/*") if is_remote(self.path) else content_digest(Path(self.path))
         joined = {"join_version": 2} if self.with_shards else {}  # 1 joined a key of several rows to the first of them
-        return self.model_dump() | {"path": content} | joined
+        return self.model_dump(exclude={"same_captions"}) | {"path": content} | joined
 
 
 class EmbedClipConfig(StageConfig):

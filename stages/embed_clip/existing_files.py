@@ -51,6 +51,14 @@ class PartRows:
         return np.array([caption is not None for caption in self.captions], dtype=bool)
 
 
+@dataclass(frozen=True)
+class PartMetadata:
+    """What the metadata of a part says of its rows."""
+
+    keys: list[str]
+    captions: list[str | None]
+
+
 def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     """Find the files, in the order of their names; those of one part have equal names but for what they hold."""
     fs, root = open_address(existing.path)
@@ -70,14 +78,9 @@ def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     return [Part(found[IMAGE][n], found[TEXT].get(n), found[METADATA][n]) for n in numbers]
 
 
-def read_keys(existing: ExistingEmbeddings, part: Part) -> list[str]:
-    """Return the keys of a part's rows."""
-    return _read_metadata(existing, part, captions=False).keys
-
-
 def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
     """Read a part whole; a caption counts where it is not blank and has an embedding."""
-    metadata = _read_metadata(existing, part, captions=True)
+    metadata = read_metadata(existing, part)
     keys = metadata.keys
     image = _load(part.image, len(keys))
     text = np.full(image.shape, np.nan, dtype=np.float32) if part.text is None else _load(part.text, len(keys))
@@ -106,19 +109,13 @@ def _first_difference(left: list[str], right: list[str]) -> str:
     return f" (number {odd[0]} is not on both sides)" if odd else ""
 
 
-@dataclass(frozen=True)
-class _Metadata:
-    keys: list[str]
-    captions: list[str | None]
-
-
-def _read_metadata(existing: ExistingEmbeddings, part: Part, *, captions: bool) -> _Metadata:
-    """Read the keys of a part's rows, and their captions where these are asked for and there are any."""
+def read_metadata(existing: ExistingEmbeddings, part: Part) -> PartMetadata:
+    """Read the keys of a part's rows, and their captions where there are any."""
     expected = functools.partial(_unreadable, part.metadata, "a parquet file of keys and captions")
     with parsing(expected), ParquetReader(make_handler) as reader, on_this_machine(part.metadata) as path:
         footer = reader.footer(path)
         key = _key_column(existing, part, footer.names)
-        caption = existing.caption_column if captions and existing.caption_column in footer.names else None
+        caption = existing.caption_column if existing.caption_column in footer.names else None
         columns = {"key": key} | ({} if caption is None else {"caption": caption})
         rows = pa.concat_tables(reader.groups(path, footer, columns, sorted(set(columns.values()))))
     keys = rows["key"].to_pylist()
@@ -127,7 +124,7 @@ def _read_metadata(existing: ExistingEmbeddings, part: Part, *, captions: bool) 
             f"embed_clip.existing: row {keys.index(None)} of {shown(part.metadata)} has no {shown(key, 40)!r}: "
             "expected a key in every row: complete them, or name another column by key_column"
         )
-    return _Metadata(keys, [None] * len(keys) if caption is None else rows["caption"].to_pylist())
+    return PartMetadata(keys, [None] * len(keys) if caption is None else rows["caption"].to_pylist())
 
 
 def make_handler() -> Handler:

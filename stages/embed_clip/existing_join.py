@@ -2,6 +2,9 @@
 
 Webdatasets often number their samples anew in each tar, and whoever embeds them keeps the bare numbers. Such a key says
 nothing: it is ambiguous, and joins nothing, whichever side repeats it.
+
+A layout of some tars may also meet the shards of others that count alike: each key is then one row's and one image's,
+and these are not the same. Captions show it, where both sides have them.
 """
 
 import collections
@@ -9,16 +12,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
 from stages.contract.errors import FailureCause, InputFault
 from stages.contract.parsing import shown
 from stages.embed_clip.config import ExistingEmbeddings
-from stages.embed_clip.existing_files import ImportedShard, Part, read_keys, read_part
+from stages.embed_clip.existing_files import ImportedShard, Part, read_metadata, read_part
 from stages.formats.samples import unnumbered
 from stages.formats.shards import index_images, read_table, shard_tar
 from stages.storage.artifact import Artifact
 
+_MOST_OTHER = 0.9  # of the images whose caption is another in the layout than in the shards
 _SEVERAL = ""  # in place of the one sample that a key of the layout belongs to
 _Row = tuple[int, int]  # the number of the part, and the row in it
 
@@ -31,6 +37,8 @@ class _Keys:
     """The first row of each."""
     repeats: Mapping[str, Sequence[_Row]]
     """All rows of those that stand there more than once."""
+    captions: Sequence[Int[np.ndarray, " rows"]]
+    """Hashes of the captions of each part's rows, 0 where there is none."""
 
 
 def join(
@@ -41,20 +49,25 @@ def join(
     Returns the shards to make, and counts for the summary: rows whose key an earlier one has, and keys whose embeddings
     are no image's.
 
-    Raises InputFault where all keys that images have in the layout are ambiguous.
+    Raises InputFault where all keys that images have in the layout are ambiguous, or nearly all captions are others.
     """
     keys = _read_all_keys(existing, parts)
     ambiguous = _ambiguous_keys(existing, parts, keys, shards)
     used: set[_Row] = set()
     joined = []
+    found = _Compared()
     for name in sorted(shards.done_units()):
         shard, rows = _join_shard(shards, name, parts, keys.rows, ambiguous)
+        found.compare(shards, name, dict(zip(shard.keys, rows, strict=True)), keys)
         used.update(rows)
         joined.append(shard)
     num_ambiguous = sum(shard.lost[FailureCause.AMBIGUOUS_KEY] for shard in joined)
     if num_ambiguous and not used:
         _refuse_ambiguous(existing, ambiguous, num_ambiguous)
+    if existing.same_captions and found.num_other > _MOST_OTHER * found.num_captions:
+        _refuse_other_captions(found)
     counts = {
+        "other_captions": found.num_other,
         "repeated_keys": sum(len(rows) - 1 for rows in keys.repeats.values()),
         "embeddings_without_image": len(keys.rows) - len(used),
     }
@@ -64,11 +77,40 @@ def join(
 def _read_all_keys(existing: ExistingEmbeddings, parts: Sequence[Part]) -> _Keys:
     rows: dict[str, _Row] = {}
     repeats: dict[str, list[_Row]] = {}
+    captions = []
     for number, part in enumerate(parts):
-        for row, key in enumerate(read_keys(existing, part)):
+        metadata = read_metadata(existing, part)
+        captions.append(np.array([_caption_hash(caption or "") for caption in metadata.captions], dtype=np.int64))
+        for row, key in enumerate(metadata.keys):
             if (first := rows.setdefault(key, (number, row))) != (number, row):
                 repeats.setdefault(key, [first]).append((number, row))
-    return _Keys(rows, repeats)
+    return _Keys(rows, repeats, captions)
+
+
+def _caption_hash(caption: str) -> int:
+    words = " ".join(caption.split())
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big") if words else 0
+
+
+@dataclass
+class _Compared:
+    """How many joined images have captions on both sides, how many of these are others, and the first such image."""
+
+    num_captions: int = 0
+    num_other: int = 0
+    example: tuple[str, str] = "", ""
+    """Its key and its caption in the shards."""
+
+    def compare(self, shards: Artifact, name: str, row_of: Mapping[str, _Row], keys: _Keys) -> None:
+        """Look at the joined images of a shard, whose rows are given by their keys."""
+        for key, captions in _captions(shards, name).items():
+            number, row = row_of.get(key, (-1, 0))
+            known = int(keys.captions[number][row]) if number >= 0 else 0
+            if known and captions:
+                self.num_captions += 1
+                if known not in map(_caption_hash, captions):
+                    self.example = self.example if self.num_other else (key, captions[0])
+                    self.num_other += 1
 
 
 def _ambiguous_keys(existing: ExistingEmbeddings, parts: Sequence[Part], keys: _Keys, shards: Artifact) -> set[str]:
@@ -136,6 +178,13 @@ def _names(shards: Artifact, name: str) -> dict[str, list[str]]:
     return {row["key"]: [str(row[column]) for column in columns if row[column]] for row in rows}
 
 
+def _captions(shards: Artifact, name: str) -> dict[str, list[str]]:
+    """Return all captions of each sample of a shard."""
+    table: pa.Table = read_table(shards, name, ["key", "caption", "captions"])
+    rows = table.select([one for one in ("key", "caption", "captions") if one in table.column_names]).to_pylist()
+    return {row["key"]: [one for one in (row.get("caption"), *(row.get("captions") or ())) if one] for row in rows}
+
+
 def _refuse_ambiguous(existing: ExistingEmbeddings, ambiguous: set[str], num_images: int) -> None:
     column = "the column of keys" if existing.key_column is None else f"column {shown(existing.key_column, 40)!r}"
     raise InputFault(
@@ -143,4 +192,14 @@ def _refuse_ambiguous(existing: ExistingEmbeddings, ambiguous: set[str], num_ima
         f"metadata, and each is that of several images or of several rows that differ ({shown(min(ambiguous), 60)!r}, "
         "as in datasets that count keys anew in each tar): expected keys that are one image's alone: set key_column to "
         "such a column (of addresses, where the shards have them), or give all tars keys of their own"
+    )
+
+
+def _refuse_other_captions(found: _Compared) -> None:
+    key, caption = found.example
+    raise InputFault(
+        f"embed_clip.existing: {found.num_other:,} of {found.num_captions:,} joined images have another caption in the "
+        f"metadata than in the shards (sample {key}: {shown(caption, 60)!r} in the shards): expected embeddings of "
+        "these images: keys that are numbers of a tar join those of any other: give the embeddings of these shards, "
+        "set key_column to a column of addresses, or same_captions: false where the captions were changed since"
     )

@@ -134,4 +134,4 @@ class Reduction(EvaluatedSets):
         labels = category_labels(prompts.categories)
         for category, numbers in list(prompts.categories.items())[:MOST_CATEGORIES]:
             figures = self._means({name: values[list(numbers)]})
-            results.add({f"{name}/{labels[category]}": figures[name]}, {**protocol, "category": category})
+            results.add({f"{name}/{labels[category]}": figures[name]}, {**protocol, "category": category.text})

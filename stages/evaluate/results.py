@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stages.contract.measures import Measure, Protocol, protocol_digest
+from stages.evaluate.category_labels import Category
 from stages.evaluate.distances import Figures
 from stages.formats.generated_images import iterate_rows
 from stages.storage.artifact import Artifact
@@ -45,20 +46,21 @@ class Prompts:
 
     digest: str
     seed: int
-    categories: Mapping[str, Sequence[int]]
-    """Numbers of the images of each category, by <column>/<value>."""
+    categories: Mapping[Category, Sequence[int]]
+    """Numbers of the images of each category."""
 
 
 def read_prompts(generated: Artifact, set_name: str) -> Prompts:
     """Read the rows of a set, one at a time."""
     digest, seed, number = hashlib.sha256(), None, 0
-    categories: dict[str, list[int]] = defaultdict(list)
+    categories: dict[Category, list[int]] = defaultdict(list)
     for row in iterate_rows(generated):
         if row.set != set_name:
             continue
         digest.update(json.dumps([row.prompt, row.scene], sort_keys=True).encode() + b"\n")
         seed = row.seed if seed is None else seed
         for column, value in row.categories.items():
-            categories[f"{column}/{value}"].append(number)
+            categories[Category(column, value)].append(number)
         number += 1
-    return Prompts(digest.hexdigest()[:16], seed or 0, dict(sorted(categories.items())))
+    ordered = {category: categories[category] for category in sorted(categories, key=lambda one: one.text)}
+    return Prompts(digest.hexdigest()[:16], seed or 0, ordered)

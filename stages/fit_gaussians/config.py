@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from stages.contract.config import RuntimeOnly
 from stages.contract.stage import StageConfig
@@ -19,7 +19,7 @@ class FitGaussiansConfig(StageConfig):
     grows: ClassVar[bool] = True
     work: ClassVar[Literal["shards", "training", "single"]] = "shards"
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     kind: Literal["euclidean", "spherical"] = Field(
         "euclidean", description="assign embeddings to the nearest mean, or (spherical) to the one of largest cosine"
     )

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cluster.mapping import map_in_process
 from cluster.owned_folders import scratch_folder
-from models.gaussians.initialization import further_means, initialize_on_sample
+from models.gaussians.initialization import further_means, generator_of, initialize_on_sample
 from models.gaussians.kmeans import FittedGaussians, KMeansState, fit_kmeans, placed
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Log, LoggedImage, Metrics, Progress
@@ -119,7 +118,7 @@ class Initialization:
     def refill(self, number: int, means: Tensor, count: int) -> Float[Tensor, "count embed"]:
         """Sample new means for Gaussians that pass ``number`` left empty, as k-means++ continues from the others."""
         self.report.step = number
-        sample, generator = self._sample, torch.Generator().manual_seed(self.config.seed + number)
+        sample, generator = self._sample, generator_of(self.config.seed + number)
         with one_thread_each():
             return further_means(sample, means, count, generator)
 

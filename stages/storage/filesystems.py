@@ -7,6 +7,7 @@ library where it always looks for them, in these variables, or in the address.
 
 import contextlib
 import functools
+import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,6 +51,9 @@ _CAUSES: tuple[tuple[frozenset[str], str, str], ...] = (
 )
 
 
+_OPTIONS = "FSSPEC_"  # begins the names of fsspec's own variables, each of which holds a file system's options
+_own_options: dict[str, tuple[str, str]] = {}
+"""By variable: what the environment itself held, and what :func:`use_environment` made of it."""
 _LOCAL_PROTOCOLS = ("file", "local")
 _SHOWN = 200  # characters of an address in messages
 
@@ -169,10 +173,44 @@ def explaining(address: str) -> Iterator[None]:
         raise InputFault(f"{address}: {describe_error(error)}") from error
 
 
+def _added_to_own(name: str, value: str) -> str:
+    """Return a variable's value, with what the environment itself says under this name where it holds options."""
+    if not name.startswith(_OPTIONS):
+        return value
+    found = os.environ.get(name, "")
+    own = _own_options[name][0] if _own_options.get(name, ("", ""))[1] == found else found
+    whole = _merged(_options_in(own), json.loads(value))
+    added = value if whole == json.loads(value) else json.dumps(whole)
+    _own_options[name] = own, added
+    return added
+
+
+def _options_in(value: str) -> dict[str, Any]:
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _merged(own: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with others added, group by group."""
+    both = {key: _merged(own[key], added[key]) for key in added if _are_groups(own.get(key), added[key])}
+    return {**own, **added, **both}
+
+
+def _are_groups(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
+
+
 def use_environment(variables: Mapping[str, str]) -> None:
-    """Set how this process, and those that it starts, reach remote file systems; what is secret of it is not logged."""
+    """Set how this process, and those that it starts, reach remote file systems; what is secret of it is not logged.
+
+    Options of a file system are added to those that its variable held before, and win over them; what an earlier call
+    added is not kept.
+    """
     if variables:
-        os.environ.update(variables)
+        os.environ.update({name: _added_to_own(name, value) for name, value in variables.items()})
         fsspec.config.set_conf_env(fsspec.config.conf)
     remember_environment()
     redact_logs()

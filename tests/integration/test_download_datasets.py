@@ -17,6 +17,7 @@ from stages.contract.errors import InputFault
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run
+from stages.formats.samples import sample_keys, unnumbered
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Output
 from tests.factories import folder_digests, make_context
@@ -110,6 +111,21 @@ def test_our_shards_are_read_by_webdataset_and_by_ourselves(tars, tmp_path):
     convert({"kind": "webdataset", "path": str(shard)}, tmp_path / "two")
     again = read_samples(tmp_path / "two")
     assert [(s.image, s.captions) for s in again] == [(s.image, s.captions) for s in read_samples(tmp_path / "one")]
+
+
+def test_samples_whose_addresses_differ_in_what_is_masked_have_names_of_their_own_over_all_tars(tmp_path):
+    cdn = "https://cdn.example/image"
+    urls = [[f"{cdn}?key=cat", f"{cdn}?key=dog", f"{cdn}?key=…"], [f"{cdn}?key=hen", f"{cdn}?key=…", f"{cdn}?sig=1"]]
+    (tmp_path / "in").mkdir()
+    for number, of_tar in enumerate(urls):
+        files = {f"{row}.png": png(10 + 100 * number + row) for row in range(3)}
+        files |= {f"{row}.json": json.dumps({"url": url}).encode() for row, url in enumerate(of_tar)}
+        (tmp_path / f"in/{number}.tar").write_bytes(tar_of(files))
+    convert({"kind": "webdataset", "path": tmp_path / "in"}, tmp_path / "out")
+    keys = [sample.key for sample in read_samples(tmp_path / "out")]
+    assert len({unnumbered(key) for key in keys}) == 6
+    assert keys == sample_keys(["0.tar/0", "0.tar/1", "0.tar/2", "1.tar/0", "1.tar/1", f"{cdn}?sig=…"])
+    assert set(read_rows(tmp_path / "out")["url"]) == {f"{cdn}?key=…", f"{cdn}?sig=…"}
 
 
 def dataset_table():

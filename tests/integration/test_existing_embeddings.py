@@ -14,7 +14,7 @@ from embedding_reader import EmbeddingReader
 from stages.contract.errors import InputFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.stage import run as run_download
-from stages.embed_clip.config import EmbedClipConfig
+from stages.embed_clip.config import EmbedClipConfig, ExistingEmbeddings
 from stages.embed_clip.stage import run
 from stages.encoders.clip import ClipEncoder
 from stages.formats.captions import CaptionsConfig
@@ -99,7 +99,7 @@ def test_one_norm_that_is_off_marks_raw_embeddings(clip, tmp_path):
     assert shard_rows(output) == {"00000": 6}
 
 
-def make_shards(folder, tars, *, addresses=False):
+def make_shards(folder, tars, *, addresses=False, captions=None):
     """Make shards of tars of others, each given as the names of its samples; every image has a color of its own."""
     number = 0
     for tar_name, names in tars.items():
@@ -110,6 +110,9 @@ def make_shards(folder, tars, *, addresses=False):
                 tar.add(image, image.name)
                 if addresses:
                     image.with_suffix(".json").write_text(json.dumps({"url": f"https://a.example/{tar_name}/{name}"}))
+                    tar.add(image.with_suffix(".json"), f"{name}.json")
+                if captions is not None and captions[number] is not None:
+                    image.with_suffix(".json").write_text(json.dumps({"captions": captions[number]}))
                     tar.add(image.with_suffix(".json"), f"{name}.json")
                 number += 1
     config = DownloadShardsConfig(source={"kind": "webdataset", "path": str(folder)}, encode_format="png")
@@ -182,6 +185,30 @@ def test_where_all_keys_are_ambiguous_another_column_is_asked_for_and_joins(clip
     ours = [key for tar in sample_keys_of(shards) for key in tar]
     assert [ours.index(key) for key in keys] == [0, 1, 3, 4]
     assert np.array_equal(embeddings, image[[0, 1, 3, 4]].astype(np.float32))
+
+
+def test_a_layout_of_other_tars_that_count_alike_is_refused_by_its_captions(clip, tmp_path):
+    numbered = [f"{index:06d}" for index in range(18)]
+    layout(tmp_path / "in", numbered, files=3)  # of a.tar: caption 0, caption 1, none, caption 3, ...
+    (tmp_path / "b").mkdir()
+    captions: list[list[str] | None] = [["a b.tar caption", f"another {number}"] for number in range(18)]
+    captions[3] = ["further", " caption  3 "]  # as chance has it
+    captions[4] = None
+    others = make_shards(tmp_path / "b", {"b": numbered}, captions=captions)
+    message = r"10 of 11 joined images have another caption .*'a b.tar caption' in the shards.*same_captions: false"
+    with pytest.raises(InputFault, match=message):
+        take(clip, tmp_path / "in", tmp_path / "out", shards=others)
+    summary, _ = take(clip, tmp_path / "in", tmp_path / "out", shards=others, same_captions=False)
+    assert dict(summary.counts) == {"images": 18, "captioned": 12, "other_captions": 10}
+
+    (tmp_path / "a").mkdir()
+    captions = [[f"caption {number}"] for number in range(18)]
+    captions[:2] = [["changed"], ["changed"]]
+    own = make_shards(tmp_path / "a", {"a": numbered}, captions=captions)
+    summary, _ = take(clip, tmp_path / "in", tmp_path / "out2", shards=own)
+    assert dict(summary.counts) == {"images": 18, "captioned": 12, "other_captions": 2}
+    configs = [ExistingEmbeddings(path=str(tmp_path / "in"), same_captions=same) for same in (True, False)]
+    assert configs[0].identity() == configs[1].identity()
 
 
 def test_rows_of_one_key_count_as_one_where_they_are_equal_and_as_none_where_they_differ(clip, shards, tmp_path):

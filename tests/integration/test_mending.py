@@ -1,6 +1,7 @@
 """A run that meets damage in what earlier stages made, or a process that stands still: it mends that, and goes on."""
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from cluster.machines import Machines
 from pipeline.config.schema import RunConfig
+from pipeline.errors import UsageError
 from pipeline.executor import GraphRun
 from pipeline.leases import Leases, LeaseTimes
 from pipeline.mending import Mending
@@ -107,6 +109,12 @@ class Experiment:
         pass
 
 
+def wait_until_made_again(graph: GraphRun, damage: DamagedFile) -> bool:
+    while (made := graph._make_again(damage)) is None:
+        time.sleep(0.01)
+    return made
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -173,6 +181,29 @@ def test_what_another_driver_makes_again_costs_the_stage_that_met_it_alone(tmp_p
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_driver_goes_on_while_it_reads_the_lease_of_another(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path)
+    experiment.make()
+    artifact, times = experiment.artifact("download_shards"), LeaseTimes(timeout=1.0)
+    damage = artifact.damaged_file("shards/00001.tar", "units/00001.json", "other bytes")
+    flip(Path(artifact.path(damage.name)))
+    stages = make_plan(experiment.config, experiment.store).stages
+    graph = experiment.graph()
+    graph._reuse(stages["download_shards"])
+    assert graph._missing(stages["embed_clip"]) == []
+    other = Leases(experiment.store.uri, tmp_path / "other", run="other-1", times=times, report=lambda text: None)
+    own = experiment.store.leasing("mending-1", [experiment.artifact("embed_clip")], times, lambda text: None)
+    with other.holding([f"{artifact.stage}-{artifact.fingerprint}"]), own, graph._mending:
+        for _ in range(2):  # the second one meets the same lease again
+            assert graph._make_again(damage) is None
+            assert graph._missing(stages["embed_clip"]) == ["download_shards"], "which is not started meanwhile"
+            with pytest.raises(UsageError, match="is being made by corgi on"):
+                wait_until_made_again(graph, damage)
+            assert graph._missing(stages["embed_clip"]) == []
+    assert artifact.is_complete
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_damage_that_several_stages_meet_before_its_maker_has_room_counts_once(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path)
     experiment.make()
@@ -183,7 +214,8 @@ def test_damage_that_several_stages_meet_before_its_maker_has_room_counts_once(t
     graph = experiment.graph()
     with graph._mending:
         for unit in ("00001", "00002", "00001", "00001", "00002", "00002"):
-            assert graph._make_again(shards.damaged_file(names[unit], f"units/{unit}.json", "other bytes"))
+            damage = shards.damaged_file(names[unit], f"units/{unit}.json", "other bytes")
+            assert wait_until_made_again(graph, damage)
     assert shards.unit_names() == ["00000"]
     again = [line for line in experiment.warnings if line.endswith("it is made again")]
     assert len(again) == 2

@@ -16,6 +16,7 @@ import pyarrow as pa
 from stages.contract.digests import file_digest
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, clean_text, load_json, parsing, shown
+from stages.download_shards.ambiguous_urls import hides_identity
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.growth import DIGEST_BYTES, as_digests
 from stages.download_shards.http.fetch import recorded_url
@@ -177,7 +178,7 @@ class Webdataset:
             yield _lost(number, part, index.fault)
 
     def _entry(self, number: int, sample: _Sample, tar: IO[bytes], file: str) -> Entry:
-        """Read a sample; its name is its address where it has one, else its key in the shard of this file."""
+        """Read a sample; its name is its address where that names it, else its key in the shard of this file."""
         key = clean_key(sample.key)
         row: dict[str, Any] = {"url": key, "source_key": key}
         content: bytes | ItemFault
@@ -186,7 +187,8 @@ class Webdataset:
             content = self._image(sample, tar)
         except ItemFault as fault:
             content = fault
-        return Entry(number, row, content, f"{clean_text(file)}/{key}" if row["url"] == key else None)
+        has_name = row["url"] != key and not hides_identity(row["url"])
+        return Entry(number, row, content, None if has_name else f"{clean_text(file)}/{key}")
 
     def _image(self, sample: _Sample, tar: IO[bytes]) -> bytes:
         if sample.image is None:

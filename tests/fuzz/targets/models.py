@@ -55,12 +55,12 @@ def _existing() -> list[bytes]:
 
 def _prepare_existing() -> Run:
     from stages.embed_clip.config import ExistingEmbeddings
-    from stages.embed_clip.existing_files import list_parts, read_keys, read_part
+    from stages.embed_clip.existing_files import list_parts, read_metadata, read_part
 
     def run(data: bytes, folder: Path) -> object:
         write_tree(folder / "laion", unpack_files(data))
         existing = ExistingEmbeddings(path=str(folder / "laion"))
-        return [(read_keys(existing, part), read_part(existing, part)) for part in list_parts(existing)]
+        return [(read_metadata(existing, part), read_part(existing, part)) for part in list_parts(existing)]
 
     return run
 

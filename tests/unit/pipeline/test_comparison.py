@@ -124,6 +124,30 @@ def test_a_table_of_all_metrics_keeps_protocols_apart(store: Store) -> None:
     assert "two-2 cannot be compared with one-1: images 30000, not 240" in text
 
 
+def validated(digest: str, **protocol: str) -> dict[str, Any]:
+    """A record of a prior's validation: one figure with a protocol, one without."""
+    measure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20, "protocol": digest}
+    metrics = {"train_prior/cosine_true": 0.5, "train_prior/cosine_true/steps_4": 0.25, "train_prior/rate": 7.0}
+    return {"metrics": metrics, "measures": {"train_prior/cosine_true": measure}, "protocols": {digest: protocol}}
+
+
+def test_validations_on_other_held_out_images_are_reported_also_of_figures_without_a_protocol(store: Store) -> None:
+    one, other = validated("a", held_out="k1", seed="0"), validated("b", held_out="k2", seed="0")
+    records = [record("old-0", metrics={}), record("one-1", **one), record("two-2", **other), record("three-3", **one)]
+    console = Console(file=io.StringIO(), width=220)
+    console.print(metrics_table(records))
+    text = str(console.file.getvalue())  # type: ignore[attr-defined]
+    assert line(text, "train_prior/cosine_true (1 of 2, not comparable)").count("0.5 (") == 2
+    assert line(text, "train_prior/cosine_true (2 of 2, not comparable)").count("0.5 (") == 1
+    assert line(text, "train_prior/cosine_true/steps_4").count("0.25") == 3
+    said = "train_prior: what two-2 found in validation is of other held-out images than in one-1, three-3: none of"
+    assert said in text
+    assert "two-2 cannot be compared with one-1, three-3: it was validated on other held-out images, digest" in text
+    assert [row.startswith(said) for row in comparison_document(records, store)["not_comparable"]] == [True]
+    console.print(metrics_table([records[1], records[3]]))
+    assert str(console.file.getvalue())[len(text) :].count("comparable") == 0  # type: ignore[attr-defined]
+
+
 def test_a_figure_without_an_interval_has_its_number(store: Store) -> None:
     found = measured("a", seed="0")
     found["measures"]["evaluate/frechet_distance"] |= {"low": None, "high": None, "n": 30_000}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from pipeline.cli import _report_error
 from pipeline.errors import full_disk
-from pipeline.executor import _cause
+from pipeline.stage_results import _cause
 
 FULL = Path("/dev/full")
 WRITERS: dict[str, Callable[[Path], object]] = {

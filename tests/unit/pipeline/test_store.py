@@ -114,6 +114,21 @@ def test_a_damaged_record_does_not_keep_its_run_from_going_on(
     assert store.run_names() == ["smoke-1"]
 
 
+def test_each_damaged_record_beside_others_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(str(tmp_path))
+    for run in ("smoke-1", "smoke-2", "smoke-3"):
+        store.write_run(make_record(run))
+    damaged = [tmp_path / f"runs/smoke-{number}/run.json" for number in (1, 3)]
+    for file in damaged:
+        file.write_bytes(b"{")
+    for _ in range(2):  # a plan asks for the runs of several artifacts
+        assert [record.run for record in store.runs()] == ["smoke-2"]
+    assert [str(file) in line for file, line in zip(damaged, caplog.messages, strict=True)] == [True, True]
+    damaged[0].write_bytes(b"[]")
+    assert store.find_run("smoke").run == "smoke-2"
+    assert len(caplog.messages) == 3, "another damage"
+
+
 def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
     entry = make_entry("generate", followed=["embed_clip"], items=3, item_name="images", counts={}, notes={})
     failed = make_entry("evaluate", "failed", error="no images", bad_input=True)

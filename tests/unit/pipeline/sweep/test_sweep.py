@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.errors import UsageError
 from pipeline.sweep.config import PlotConfig, SweepConfig, Variant, load_sweep, variants_of
-from pipeline.sweep.plots import curves_of, write_plot
+from pipeline.sweep.plots import axis_labels, curves_of, write_plot
 from pipeline.sweep.report import (
     VariantFigures,
     by_variant,
@@ -211,6 +211,31 @@ def test_plots_are_generated(tmp_path: Path, plot: dict[str, Any]) -> None:
         assert min(image.size) > 300
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([None, 0.5, 2], ["none", "0.5", "2"]),
+        ([[1, 2], [2], {"a": None}, "none", True], ["[1, 2]", "[2]", "{'a': None}", "'none'", "True"]),
+        (["$a_$b$", False], ["$a_$b$", "False"]),
+        ([3, 1.5], []),
+        (["1e-3", 2], []),
+    ],
+)
+def test_values_of_an_axis_that_are_no_numbers_stand_side_by_side(
+    tmp_path: Path, values: list[Any], labels: list[str]
+) -> None:
+    groups = {"g": {"grid": {"k": ["one", "$t^$"], "a.x": values}}}
+    sweep = load_sweep(write_sweep(tmp_path, groups=groups, plots={"p": {"figure": "f", "x": "a.x"}}))
+    rows = [VariantFigures(variant, {"f": [number]}, 0) for number, variant in enumerate(variants_of(sweep))]
+    positions = list(range(len(values)) if labels else map(float, values))
+    assert curves_of(sweep.plots["p"], rows) == [
+        (f"g, k {k}", {position: [first + number] for number, position in enumerate(positions)})
+        for k, first in (("one", 0), ("$t^$", len(values)))
+    ]
+    assert axis_labels(sweep.plots["p"], rows) == labels
+    assert write_plot(sweep.plots["p"], rows, tmp_path / "p.png")
+
+
 def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
     sweep, rows = rows_of(write_sweep(tmp_path, plots={"plot": {"figure": "nothing/like_*"}}))
     assert not write_plot(sweep.plots["plot"], rows, tmp_path / "plot.png")
@@ -222,6 +247,17 @@ def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
     [
         ({"grups": {}}, "did you mean 'groups'"),
         ({"plots": {"p": {"figure": "cosine"}}}, "give either one \\* in it, or x"),
+        (
+            {"plots": {"p": {"figure": "cosine", "x": "train_prior.kapa"}}},
+            "plots.p.x is 'train_prior.kapa'.*: give one of fit_gaussians.num_gaussians, train_prior.kappa",
+        ),
+        (
+            {
+                "groups": {"g": {"grid": {"a.x": [1, None]}}},
+                "plots": {"p": {"figure": "cosine", "x": "a.x", "log_x": True}},
+            },
+            "plots.p.log_x is true, and a.x has the value none: .*leave out log_x",
+        ),
         ({"repeat": {"keys": [], "values": [1]}}, "repeat.keys"),
         ({"table": {}}, "table"),
     ],

@@ -23,6 +23,7 @@ from stages.contract.runner import run_stage
 from stages.fit_gaussians import stage as fit_gaussians
 from stages.fit_gaussians.config import FitGaussiansConfig
 from stages.fit_gaussians.passes import Passes
+from stages.fit_gaussians.reports import BetweenPasses
 from stages.fit_gaussians.sample import SampleFile, sample_rows
 from stages.formats.embeddings.layout import EmbeddingsRecord
 from stages.formats.embeddings.reader import image_row_blocks, load_image_rows, pick_image_rows, shard_rows
@@ -213,6 +214,23 @@ def test_the_sample_is_even_and_of_the_size_asked(tmp_path: Path, embeddings: Ou
     assert [row // 10 for row in rows_of] == list(range(46))  # one of each ten
     assert torch.equal(sampled(46, 0).pick(torch.tensor([40, 3, 3])), sample[[40, 3, 3]])
     assert not torch.equal(sample, read(sampled(46, 1)))
+
+
+def test_all_bits_of_a_seed_count_for_first_means_and_for_those_of_gaussians_left_empty(
+    tmp_path: Path, embeddings: Output
+) -> None:
+    seeds = [3, 3 + 2**32, 3 + 2**33, 2**32 - 1, 2**64 + 3, 10**30]
+    first, refilled = set(), set()
+    for seed in seeds:
+        config = FitGaussiansConfig(num_gaussians=NUM_GAUSSIANS, seed=seed)  # the sample holds all embeddings
+        (folder := tmp_path / str(seed)).mkdir()
+        report = BetweenPasses(PASSES, sum(shard_rows(embeddings).values()), config.rows_in_sample, lambda event: None)
+        begin = fit_gaussians.Initialization(config, embeddings, shard_rows(embeddings), folder, report)
+        first.add(begin.state().means.numpy().tobytes())
+        refilled |= {begin.refill(number, torch.zeros(1, DIM), 3).numpy().tobytes() for number in (1, 2)}
+    assert (len(first), len(refilled)) == (len(seeds), 2 * len(seeds))
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        FitGaussiansConfig(seed=-1)
 
 
 def test_outliers_that_the_sample_has_not_seen_are_reported(tmp_path: Path, embeddings: Output) -> None:

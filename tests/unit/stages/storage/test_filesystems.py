@@ -1,0 +1,58 @@
+"""The options of file systems that processes of a run have: the environment's own, and those of the experiment."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipeline.config.storage import StorageConfig
+from stages.storage.filesystems import use_environment
+
+NAME = "FSSPEC_CORGITEST"  # of a file system that no other test configures
+OWN = {"key": "mine", "config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}, "anon": False}
+
+
+def enter(**options: Any) -> None:
+    use_environment(StorageConfig(options={"corgitest": options}).worker_environment())
+
+
+def seen_by_a_child() -> Any:
+    code = "import json, fsspec; print(json.dumps(fsspec.config.conf['corgitest']))"
+    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORGI_PATIENCE", "10")
+    monkeypatch.setenv(NAME, json.dumps(OWN))
+    monkeypatch.setitem(fsspec.config.conf, "corgitest", {})
+
+
+def test_options_of_an_experiment_are_added_to_the_environment_s_own_for_this_process_and_those_it_starts() -> None:
+    config_kwargs = {"connect_timeout": 20, "retries": {"max_attempts": 3}}
+    for _ in range(2):  # a worker of several tasks
+        enter(endpoint_url="http://store:9000", config_kwargs={"connect_timeout": 20})
+        expected = {**OWN, "endpoint_url": "http://store:9000", "config_kwargs": config_kwargs}
+        assert seen_by_a_child() == fsspec.config.conf["corgitest"] == expected
+
+
+def test_options_of_an_earlier_experiment_are_not_added_to_those_of_a_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enter(endpoint_url="http://one:9000", region="north")
+    enter(endpoint_url="http://two:9000")
+    assert json.loads(os.environ[NAME]) == {**OWN, "endpoint_url": "http://two:9000"}
+    monkeypatch.setenv(NAME, '{"key": "another"}')  # by the user, in between
+    enter(anon=True)
+    assert json.loads(os.environ[NAME]) == {"key": "another", "anon": True}
+
+
+@pytest.mark.parametrize("own", ["", "{", "[1]", "null"])
+def test_a_variable_that_holds_no_options_is_replaced(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    monkeypatch.setenv(NAME, own)
+    enter(anon=True)
+    assert os.environ[NAME] == '{"anon": true}'

@@ -119,10 +119,9 @@ class _Run:
         self._meter = Meter(config.batch_size, rank_info)
         self._writer = CheckpointWriter(job.output, keep=config.max_checkpoints, in_background=config.async_checkpoints)
         self._report(self.first_step)
-        steps = range(self.first_step + self.skipped, config.num_steps + self.skipped)
         self._loader = Loader(
             self._task, rank_info, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
-            steps=steps, prefetch=config.prefetch_batches,
+            steps=range(self.first_step, config.num_steps), skipped=self.skipped, prefetch=config.prefetch_batches,
         )  # fmt: skip
 
     def _start_engine(self, position: int) -> None:
@@ -140,13 +139,14 @@ class _Run:
         if checkpoint is not None:
             self._task.left_out.update(checkpoint.left_out)
             updates = checkpoint.step if checkpoint.num_updates is None else checkpoint.num_updates
-            last = checkpoint.step - 1 + checkpoint.skipped  # whose samples gave the step before the checkpoint
-            self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last))
+            last, skipped = checkpoint.step - 1, checkpoint.skipped  # whose samples gave the step before the checkpoint
+            self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last, skipped))
 
-    def _batch_of(self, position: int) -> Batch:
+    def _batch_of(self, step: int, skipped: int) -> Batch:
         """Return this process's first part of the samples of a step."""
         config = self._config
-        part = next(parts_of(position, config.batch_size, config.gradient_accumulation, self._rank_info))
+        num_parts = config.gradient_accumulation
+        part = next(parts_of(step, config.batch_size, num_parts, self._rank_info, skipped=skipped))
         return {name: tensor.to(self._rank_info.device) for name, tensor in self._task.prepare(part).items()}
 
     def step(self, step: int) -> None:

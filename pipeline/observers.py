@@ -11,6 +11,7 @@ from pipeline.outbox.operations import (
     ImageLogged,
     MetricsLogged,
     Operation,
+    RollBackLogged,
     RunEnd,
     RunEnded,
     StageBegun,
@@ -22,7 +23,7 @@ from pipeline.progress import RunningStages
 from pipeline.record import MlflowRuns, StageState
 from pipeline.results import StageResult, without_job_folder
 from pipeline.view import RunView
-from stages.contract.events import Event, Log, LoggedImage, LoggedSteps, Metrics, Progress, Workers
+from stages.contract.events import Event, Log, LoggedImage, LoggedSteps, Metrics, Progress, RolledBack, Workers
 from stages.contract.stage import Allocation
 
 
@@ -75,6 +76,8 @@ class RunObserver:
             self._delivery.put(MetricsLogged.of(name, event))
         elif isinstance(event, LoggedImage):
             self._delivery.put(ImageLogged.of(name, event))
+        elif isinstance(event, RolledBack):
+            self._delivery.put(RollBackLogged.of(name, event))
         elif isinstance(event, LoggedSteps):
             self._delivery.put(StepsLogged.of(name, event))
 

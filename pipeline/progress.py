@@ -17,7 +17,7 @@ USED: Final = ("data_wait_fraction", "cpu_utilisation", "gpu_utilisation", "gpu_
 class Pace:
     """What is known of a stage's progress; the rate counts from the first report, so that start-up does not blur it.
 
-    A stage that goes on with units of another kind begins anew.
+    A stage that goes on with units of another kind, or takes some again, begins anew.
     """
 
     latest: Progress | None = None
@@ -25,7 +25,8 @@ class Pace:
 
     def note(self, progress: Progress) -> None:
         """Take in a report."""
-        if self.latest is None or self.latest.unit != progress.unit:
+        latest = self.latest
+        if latest is None or latest.unit != progress.unit or latest.done > progress.done:
             self._first = (time.monotonic(), progress.done)
         self.latest = progress
 

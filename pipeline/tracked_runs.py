@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.tracking_address import ARTIFACTS, TrackingAway, require_response, sqlite_path, usable_address
-from pipeline.tracking_state import image_of
+from pipeline.tracking_state import ROLLED_BACK_TO, image_of, is_discarded, roll_backs_of
 from stages.storage.walking import is_inside
 
 MOST_POINTS: Final = 2000
@@ -40,10 +40,16 @@ def metric_names(tracking_uri: str, run_id: str) -> list[str]:
 
 
 def metric_history(tracking_uri: str, run_id: str, name: str) -> list[Point]:
-    """Return a run's numbers of this name, by step; TrackingAway as in :func:`metric_names`."""
+    """Return a run's numbers of this name, by step, without those of steps from which training rolled back.
+
+    TrackingAway as in :func:`metric_names`.
+    """
     with _asking(tracking_uri) as client:
         found = client.get_metric_history(run_id, name)
-    return thinned(sorted((Point(one.step, one.value, one.timestamp) for one in found), key=lambda point: point.step))
+        roll_backs = () if name == ROLLED_BACK_TO else roll_backs_of(client, run_id)
+    points = (Point(one.step, one.value, one.timestamp) for one in found)
+    counting = (point for point in points if not is_discarded(roll_backs, point.step, point.time))
+    return thinned(sorted(counting, key=lambda point: point.step))
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
@@ -59,14 +65,18 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def image_steps(tracking_uri: str, run_id: str) -> dict[str, dict[int, str]]:
-    """Return the images that a run holds: by name and step, the path of each; TrackingAway as above."""
+    """Return the images that a run holds and that count, as above: by name and step, the path of each.
+
+    TrackingAway as above.
+    """
     found: dict[str, dict[int, str]] = {}
     with _asking(tracking_uri) as client:
         folder = _own_folder(client, tracking_uri, run_id)
+        roll_backs = roll_backs_of(client, run_id)
         listed = [one.path for one in client.list_artifacts(run_id, IMAGES)] if folder is None else _names(folder)
         for path in listed:
             image = image_of(path)
-            if image is not None and path.endswith(".png"):
+            if image is not None and path.endswith(".png") and not is_discarded(roll_backs, *image[1:]):
                 found.setdefault(image[0], {})[image[1]] = path
     return {name: dict(sorted(steps.items())) for name, steps in sorted(found.items())}
 

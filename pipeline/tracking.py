@@ -30,8 +30,8 @@ from pipeline.tracking_address import (
     require_response,
     usable_address,
 )
-from pipeline.tracking_state import TrackedRun, flatten, image_file, image_of, long_calls, steps_of
-from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics
+from pipeline.tracking_state import TrackedRun, flatten, image_file, long_calls
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, RolledBack
 from stages.contract.stage import StageSummary
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import: nothing is sent anywhere unasked
@@ -200,9 +200,10 @@ class RunTracker:
         run = self._stage(name)
         if isinstance(event, Metrics):
             run.add(event.values, self._time(), event.step)
+        elif isinstance(event, RolledBack):
+            run.roll_back(event)
         elif isinstance(event, LoggedSteps):
-            for row in event.rows:
-                run.add(row.values, row.time or self._time(), row.step)
+            run.add_logged(event, self._time())
         elif isinstance(event, LoggedImage) and (event.name, event.step) not in run.images:
             self._log_image(run, event)
 
@@ -217,7 +218,7 @@ class RunTracker:
         self._log_bytes(run.run_id, f"{file}.png", event.png, folder)
         self._log_bytes(run.run_id, f"{file}+compressed.webp", small.getvalue(), folder)
         self._client.set_tag(run.run_id, "mlflow.loggedImages", True)
-        run.images.add((event.name, event.step))
+        run.images[event.name, event.step] = self._time()
 
     def stage_finished(self, name: str, state: str, seconds: float, summary: StageSummary | None) -> None:
         """Close the stage's run: ``state`` is done, reused, failed or blocked."""
@@ -306,15 +307,15 @@ class RunTracker:
             keys = list(run.waiting)
             for first in range(0, len(keys), _MOST_METRICS):
                 batch = keys[first : first + _MOST_METRICS]
-                self._client.log_batch(run.run_id, metrics=[Metric(key[0], *run.waiting[key], key[1]) for key in batch])
-                run.steps.update(batch)
+                metrics = [Metric(key[0], run.waiting[key], key[2], key[1]) for key in batch]
+                self._client.log_batch(run.run_id, metrics=metrics)
                 for key in batch:
                     del run.waiting[key]
 
     def forget_waiting(self) -> None:
         """Leave out the numbers that could not be sent: whoever gave them gives them again."""
         for run in [self._parent, *self._stages.values()]:
-            run.waiting.clear()
+            run.forget_waiting()
 
     def _stage(self, name: str) -> TrackedRun:
         if name not in self._stages:
@@ -377,9 +378,7 @@ def _reopen(client: MlflowClient, run_id: str) -> TrackedRun | None:
         raise
     if found.info.lifecycle_stage != "active":
         return None
-    images = {image for file in client.list_artifacts(run_id, "images") if (image := image_of(file.path))}
-    is_open, ended = found.info.status == "RUNNING", found.info.end_time or 0
-    return TrackedRun(run_id, dict(found.data.params), steps_of(client, found), images, open=is_open, ended=ended)
+    return TrackedRun.of(client, found)
 
 
 def open_client(address: str) -> Any:

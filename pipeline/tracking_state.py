@@ -5,10 +5,14 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from stages.contract.events import LoggedSteps, RolledBack
+
+ROLLED_BACK_TO: Final = "rolled_back_to"
+"""The number that says, at the step after which a training rolled back, to which step it went back."""
 _LONGEST_PARAM = 6000
 
 
@@ -34,10 +38,10 @@ def image_file(run_id: str, name: str, step: int, time: int) -> str:
     return f"images/{key}+step+{step}+timestamp+{time}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{run_id} {key} {step}')}"
 
 
-def image_of(path: str) -> tuple[str, int] | None:
-    """Read name and step off such a file name."""
-    match = re.search(r"images/(.+)\+step\+(\d+)\+", path)
-    return (match[1], int(match[2])) if match else None
+def image_of(path: str) -> tuple[str, int, int] | None:
+    """Read name, step and time in milliseconds off such a file name."""
+    match = re.search(r"images/(.+)\+step\+(\d+)\+(?:timestamp\+(\d+)\+)?", path)
+    return (match[1], int(match[2]), int(match[3] or 0)) if match else None
 
 
 @contextlib.contextmanager
@@ -51,33 +55,91 @@ def long_calls(variable: str, seconds: int) -> Iterator[None]:
         os.environ[variable] = usual
 
 
-def steps_of(client: Any, run: Any) -> set[tuple[str, int]]:
-    """Return name and step of all numbers that an MLflow run holds."""
-    histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-    return {(entry.key, entry.step) for history in histories for entry in history}
+def roll_backs_of(client: Any, run_id: str) -> tuple[RolledBack, ...]:
+    """Return the roll backs that an MLflow run holds, as the numbers :data:`ROLLED_BACK_TO`."""
+    found = client.get_metric_history(run_id, ROLLED_BACK_TO)
+    return tuple(RolledBack(int(one.value), one.step, one.timestamp) for one in found)
+
+
+def is_discarded(roll_backs: Iterable[RolledBack], step: int, time: int) -> bool:
+    """Whether a roll back has discarded what was reported of a step at a time."""
+    return any(one.discards(step, time) for one in roll_backs)
 
 
 @dataclass
 class TrackedRun:
-    """One MLflow run, what it holds already, and what is still to be sent."""
+    """One MLflow run, what counts of what it holds or is to hold, and what is still to be sent.
+
+    MLflow deletes no numbers: what a roll back discards stays there. So the roll back itself is a number,
+    :data:`ROLLED_BACK_TO`, and whatever reads a run leaves out what is discarded by it.
+    """
 
     run_id: str
     params: dict[str, str] = field(default_factory=dict)
-    steps: set[tuple[str, int]] = field(default_factory=set)
-    images: set[tuple[str, int]] = field(default_factory=set)
-    waiting: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
-    """Value and time in milliseconds, by name and step."""
+    steps: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Time in milliseconds of the number that counts, by name and step."""
+    images: dict[tuple[str, int], int] = field(default_factory=dict)
+    waiting: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    """Numbers by name, step and time."""
+    roll_backs: set[RolledBack] = field(default_factory=set)
     open: bool = True
     ended: int = 0
 
+    @classmethod
+    def of(cls, client: Any, run: Any) -> "TrackedRun":
+        """Return one that MLflow has."""
+        run_id = run.info.run_id
+        made = cls(run_id, dict(run.data.params), open=run.info.status == "RUNNING", ended=run.info.end_time or 0)
+        if ROLLED_BACK_TO in run.data.metrics:
+            made.roll_backs.update(roll_backs_of(client, run_id))
+        for key in run.data.metrics.keys() - {ROLLED_BACK_TO}:
+            for entry in client.get_metric_history(run_id, key):
+                if not is_discarded(made.roll_backs, entry.step, entry.timestamp):
+                    made.steps[key, entry.step] = entry.timestamp
+        for file in client.list_artifacts(run_id, "images"):
+            image = image_of(file.path)
+            if image is not None and not is_discarded(made.roll_backs, *image[1:]):
+                made.images[image[:2]] = image[2]
+        return made
+
     def add(self, values: Mapping[str, float], time_ms: int, step: int = 0) -> None:
         """Queue numbers; a (name, step) that was recorded before a resume is not recorded twice."""
+        if is_discarded(self.roll_backs, step, time_ms):
+            return
         for name, value in values.items():
             key = (clean(name), step)
             if key not in self.steps:
-                self.waiting.setdefault(key, (float(value), time_ms))
+                self.steps[key] = time_ms
+                self.waiting[*key, time_ms] = float(value)
+
+    def roll_back(self, event: RolledBack) -> None:
+        """Queue a roll back, and forget what it discards, so that the same steps can be recorded again."""
+        for key, time in list(self.steps.items()):
+            if event.discards(key[1], time):
+                del self.steps[key]
+                self.waiting.pop((*key, time), None)
+        self.images = {key: time for key, time in self.images.items() if not event.discards(key[1], time)}
+        if event not in self.roll_backs:
+            self.roll_backs.add(event)
+            self.waiting[ROLLED_BACK_TO, event.from_step, event.time] = float(event.to_step)
+
+    def add_logged(self, event: LoggedSteps, time_ms: int) -> None:
+        """Queue what is missing of what a training had logged before; ``time_ms``: of rows without a time."""
+        for roll_back in event.roll_backs:
+            self.roll_back(roll_back)
+        for row in event.rows:
+            self.add(row.values, row.time or time_ms, row.step)
+
+    def forget_waiting(self) -> None:
+        """Leave out what waits: whoever gave it gives it again."""
+        for (name, step, time), value in self.waiting.items():
+            if name == ROLLED_BACK_TO:
+                self.roll_backs.discard(RolledBack(int(value), step, time))
+            else:
+                del self.steps[name, step]
+        self.waiting.clear()
 
     def without_curves(self, values: Mapping[str, float]) -> dict[str, float]:
         """Leave out the numbers that have a curve already: a point at step 0 would be a false one in it."""
-        curves = {name for name, step in (*self.steps, *self.waiting) if step > 0}
+        curves = {name for name, step in self.steps if step > 0}
         return {name: value for name, value in values.items() if clean(name) not in curves}

@@ -29,6 +29,7 @@ from pipeline.outbox.operations import (
     Operation,
     Provenance,
     ReportLogged,
+    RollBackLogged,
     RunEnded,
     StageBegun,
     StageEnded,
@@ -102,6 +103,7 @@ class Delivery:
         self._pause = IDLE_SECONDS
         self._last_reply = time.monotonic()
         self._opening: dict[str, Operation] = {}
+        self._roll_backs: tuple[RollBackLogged, ...] = ()
         self.wrong: UsageError | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._keep)]
 
@@ -125,7 +127,12 @@ class Delivery:
         return (self._runs if tracker is None else tracker.runs).model_copy(deep=True)
 
     def put(self, operation: Operation) -> None:
-        """Record something; it is sent within about a second, or kept."""
+        """Record something; it is sent within about a second, or kept.
+
+        What a roll back of a training discards and is not sent yet is left out.
+        """
+        if isinstance(operation, RollBackLogged):
+            self._roll_backs += (operation,)
         self._spool.put(to_line(operation))
 
     def await_first(self) -> None:
@@ -270,7 +277,9 @@ class Delivery:
                     tracker.log_provenance(**operation.model_dump(exclude={"kind", "time"}))
                 case StageBegun():
                     tracker.stage_started(operation.stage, operation.config)
-                case MetricsLogged() | StepsLogged() | ImageLogged():
+                case MetricsLogged() | ImageLogged() if self._is_discarded(operation):
+                    pass
+                case MetricsLogged() | StepsLogged() | ImageLogged() | RollBackLogged():
                     tracker.stage_event(operation.stage, operation.event())
                 case StageEnded():
                     summary = operation.stage_summary()
@@ -281,6 +290,10 @@ class Delivery:
                     tracker.log_report(operation.page)
                 case RunEnded():
                     tracker.finish(operation.status)
+
+    def _is_discarded(self, operation: MetricsLogged | ImageLogged) -> bool:
+        found = (one.event() for one in self._roll_backs if one.stage == operation.stage)
+        return any(one.discards(operation.step, operation.time) for one in found)
 
     def _register(self, tracker: "RunTracker") -> None:
         self._registering = True

@@ -6,7 +6,6 @@ from pipeline.outbox.operations import StepsLogged
 from pipeline.plan import Plan, PlannedStage
 from pipeline.record import RunRecord, StageState
 from pipeline.store import Store
-from stages.contract.events import MOST_ROWS, LoggedSteps
 from stages.formats.checkpoints import read_logged
 from stages.storage.artifact import Artifact
 from stages.training.config import LoopConfig
@@ -32,6 +31,5 @@ def _of_stage(stage: PlannedStage, store: Store) -> Iterator[StepsLogged]:
     whole = store.artifact(stage.name, stage.fingerprint)
     for part in stage.config.parts:
         artifact = Artifact(f"{whole.uri}/{part.folder}", stage.name, stage.fingerprint) if part.folder else whole
-        rows = tuple(map(part.reported, read_logged(artifact)))
-        for first in range(0, len(rows), MOST_ROWS):
-            yield StepsLogged.of(stage.name, LoggedSteps(rows[first : first + MOST_ROWS]))
+        for some in part.logged(read_logged(artifact)).split():
+            yield StepsLogged.of(stage.name, some)

@@ -9,13 +9,13 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.record import StageState
-from stages.contract.events import LoggedImage, LoggedSteps, Metrics
+from stages.contract.events import LoggedImage, LoggedSteps, Metrics, RolledBack
 from stages.contract.parsing import load_json
 from stages.contract.secrets import redact_tree
 from stages.contract.stage import StageSummary
@@ -96,21 +96,42 @@ class MetricsLogged(_Operation):
         return Metrics(dict(self.values), self.step)
 
 
+class RollBackLogged(_Operation):
+    """A training of a stage went back to an earlier step; ``time`` is when."""
+
+    kind: Literal["roll_back"] = "roll_back"
+    stage: str
+    to_step: int
+    from_step: int
+
+    @classmethod
+    def of(cls, stage: str, event: RolledBack) -> "RollBackLogged":
+        """Return what a stage's event asks for."""
+        return cls(stage=stage, **asdict(event))
+
+    def event(self) -> RolledBack:
+        """Return the event again."""
+        return RolledBack(self.to_step, self.from_step, self.time)
+
+
 class StepsLogged(_Operation):
     """What a training had logged before; what the tracker has of it counts once."""
 
     kind: Literal["steps"] = "steps"
     stage: str
     rows: list[tuple[int, int, dict[str, float]]] = Field(repr=False, description="step, time, numbers")
+    roll_backs: list[tuple[int, int, int]] = Field([], description="to which step, from which, time")
 
     @classmethod
     def of(cls, stage: str, event: LoggedSteps) -> "StepsLogged":
         """Return what a stage's event asks for."""
-        return cls(stage=stage, rows=[(row.step, row.time, row.values) for row in event.rows])
+        rows = [(row.step, row.time, row.values) for row in event.rows]
+        return cls(stage=stage, rows=rows, roll_backs=[astuple(one) for one in event.roll_backs])
 
     def event(self) -> LoggedSteps:
         """Return the event again."""
-        return LoggedSteps(tuple(Metrics(values, step, time=time) for step, time, values in self.rows))
+        rows = (Metrics(values, step, time=time) for step, time, values in self.rows)
+        return LoggedSteps(tuple(rows), tuple(RolledBack(*one) for one in self.roll_backs))
 
 
 class ImageLogged(_Operation):
@@ -125,7 +146,8 @@ class ImageLogged(_Operation):
     @classmethod
     def of(cls, stage: str, event: LoggedImage) -> "ImageLogged":
         """Return what a stage's event asks for."""
-        return cls(stage=stage, name=event.name, step=event.step, png=base64.b64encode(event.png).decode())
+        png = base64.b64encode(event.png).decode()
+        return cls(stage=stage, name=event.name, step=event.step, png=png, time=event.time or now_ms())
 
     def event(self) -> LoggedImage:
         """Return the event again."""
@@ -191,6 +213,7 @@ Operation = (
     | Provenance
     | StageBegun
     | MetricsLogged
+    | RollBackLogged
     | StepsLogged
     | ImageLogged
     | StageEnded

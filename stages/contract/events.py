@@ -1,6 +1,6 @@
 """What a running stage tells the world: progress, metrics, images. Plain data, sent through ``StageContext.emit``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -42,22 +42,49 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class LoggedSteps:
-    """What a training had logged before, at most :data:`MOST_ROWS` of its :class:`Metrics`.
+class RolledBack:
+    """A training found bad steps after ``from_step``, and went back to its checkpoint of ``to_step``.
 
-    Most of it was reported already, by a process that may have been killed; whoever records it leaves that out.
+    It takes the steps after that one again, with other samples: what it had reported of them until ``time``, in
+    milliseconds since 1970, does not count any more.
     """
 
-    rows: tuple[Metrics, ...] = field(repr=False)
+    to_step: int
+    from_step: int
+    time: int
+
+    def discards(self, step: int, time: int) -> bool:
+        """Whether what was reported of a step at a time does not count any more."""
+        return step > self.to_step and time <= self.time
+
+
+@dataclass(frozen=True)
+class LoggedSteps:
+    """What a training had logged before, at most :data:`MOST_ROWS` of its :class:`Metrics`, and where it rolled back.
+
+    Most of it was reported already, by a process that may have been killed; whoever records it leaves that out. The
+    rows hold nothing that a roll back has discarded.
+    """
+
+    rows: tuple[Metrics, ...] = field(default=(), repr=False)
+    roll_backs: tuple[RolledBack, ...] = ()
+
+    def split(self) -> "Iterator[LoggedSteps]":
+        """Yield it in parts of :data:`MOST_ROWS` rows at most, the first with all roll backs; nothing of nothing."""
+        if self.roll_backs and not self.rows:
+            yield self
+        for first in range(0, len(self.rows), MOST_ROWS):
+            yield LoggedSteps(self.rows[first : first + MOST_ROWS], () if first else self.roll_backs)
 
 
 @dataclass(frozen=True)
 class LoggedImage:
-    """A PNG to show on the dashboard; ``name`` has no folder and no suffix."""
+    """A PNG to show on the dashboard; ``name`` has no folder and no suffix. ``time`` as of :class:`Metrics`."""
 
     name: str
     png: bytes = field(repr=False)
     step: int = 0
+    time: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,4 +110,4 @@ class Workers:
     machines: WorkersByMachine
 
 
-Event = Progress | Metrics | LoggedSteps | LoggedImage | Log | Workers
+Event = Progress | Metrics | RolledBack | LoggedSteps | LoggedImage | Log | Workers

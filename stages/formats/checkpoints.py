@@ -4,7 +4,7 @@ A checkpoint depends neither on the number of workers nor on the ZeRO stage that
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from pydantic import Field
 from stages.contract.digests import read_digest
 from stages.contract.documents import Document
 from stages.contract.errors import ArtifactError, DamagedFile, FailureCause
-from stages.contract.events import Metrics
+from stages.contract.events import LoggedSteps, RolledBack
 from stages.contract.measures import Measure, Protocol
 from stages.formats.training_logs import TRAINING_LOG, read_log, write_log
 from stages.storage.artifact import UNITS, Artifact, Output
@@ -37,8 +37,8 @@ class Checkpoint:
     left_out: Mapping[str, FailureCause] = field(default_factory=dict)
     skipped: int = 0
     """Steps by which the samples are ahead of ``step``, as those of bad steps were passed over."""
-    logged: tuple[Metrics, ...] = field(default=(), repr=False)
-    """What was logged up to ``step``, in its order."""
+    logged: LoggedSteps = field(default=LoggedSteps(), repr=False)
+    """What was logged up to ``step``, in its order, and where training rolled back."""
     num_updates: int | None = None
     """Steps that changed the weights, where some were skipped; none: not known, of earlier versions."""
 
@@ -95,6 +95,44 @@ class ValidationsRecord(Document):
             _log.warning("%s: earlier validations are forgotten", str(error).partition(": expected")[0])
             found = {}
         return cls(by_step={number: metrics for number, metrics in found.items() if number <= step})
+
+
+class RollBacksRecord(Document):
+    """Where a training rolled back so far, written when it does so: the checkpoint that it went to does not say it.
+
+    Whoever goes on from that checkpoint passes over the same samples, and knows which reports do not count.
+    """
+
+    file = f"{CHECKPOINTS}/roll_backs.json"
+
+    rows: tuple[tuple[int, int, int, int], ...] = Field(
+        (), description="to which step, from which, time in milliseconds, and the step whose samples are next"
+    )
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> "RollBacksRecord":
+        """Return the record; where a training never rolled back, or it is damaged, an empty one."""
+        try:
+            return cls.of(artifact) if artifact.exists(cls.file) else cls()
+        except ArtifactError as error:
+            _log.warning("%s: earlier roll backs are forgotten", str(error).partition(": expected")[0])
+            return cls()
+
+    @property
+    def roll_backs(self) -> tuple[RolledBack, ...]:
+        """The roll backs, the first one first."""
+        return tuple(RolledBack(*row[:3]) for row in self.rows)
+
+    def data_step_at(self, step: int) -> int:
+        """Return the step whose samples are next at least, where training goes on from the checkpoint of ``step``.
+
+        From a checkpoint before the one that it went back to, it takes the same steps again, and goes back again.
+        """
+        return max((data_step for to_step, *_, data_step in self.rows if to_step <= step), default=0)
+
+    def adding(self, event: RolledBack, data_step: int) -> "RollBacksRecord":
+        """Return the record with one more, after which the samples of step ``data_step`` are next."""
+        return RollBacksRecord(rows=(*self.rows, (event.to_step, event.from_step, event.time, data_step)))
 
 
 class TrainedRecord(Document):
@@ -211,23 +249,46 @@ def read_checkpoint(output: Output, step: int) -> Checkpoint:
     return Checkpoint(record.step, state, record.left_out, record.skipped, logged, record.num_updates)
 
 
-def read_logged(artifact: Artifact) -> tuple[Metrics, ...]:
-    """Return what a training has logged, up to the trained model or its newest whole checkpoint.
+def read_logged(artifact: Artifact) -> LoggedSteps:
+    """Return what a training has logged, up to the trained model or its newest whole checkpoint, and all roll backs.
 
     Of one that goes on from another artifact's checkpoint, what that one's training had logged is left out. A damaged
     log is passed over, with a warning.
     """
+    logged = _newest_log(artifact)
+    roll_backs = joined(logged.roll_backs, RollBacksRecord.read(artifact).roll_backs)
+    try:
+        continued = ContinuedRecord.read(artifact)
+    except ArtifactError as error:
+        _warn_of_missing(error)
+        return LoggedSteps()
+    if continued is None:
+        return LoggedSteps(logged.rows, roll_backs)
+    return LoggedSteps(
+        tuple(row for row in logged.rows if row.step > continued.step),
+        tuple(one for one in roll_backs if one.to_step >= continued.step),
+    )
+
+
+def joined(*roll_backs: Iterable[RolledBack]) -> tuple[RolledBack, ...]:
+    """Return each of these roll backs once, the first one first."""
+    return tuple(sorted({one for some in roll_backs for one in some}, key=lambda one: one.time))
+
+
+def _newest_log(artifact: Artifact) -> LoggedSteps:
     steps = reversed(checkpoint_steps(artifact))
     files = [(TRAINING_LOG, TrainedRecord.file)] if artifact.exists(TrainedRecord.file) else []
     files += [(_log_file(step), _record(step)) for step in steps]
     for name, record in files:
         try:
-            logged, continued = read_log(artifact, name, record), ContinuedRecord.read(artifact)
+            return read_log(artifact, name, record)
         except ArtifactError as error:
-            _log.warning("%s: some logged steps may be missing from the tracker", str(error).partition(": expected")[0])
-            continue
-        return logged if continued is None else tuple(row for row in logged if row.step > continued.step)
-    return ()
+            _warn_of_missing(error)
+    return LoggedSteps()
+
+
+def _warn_of_missing(error: ArtifactError) -> None:
+    _log.warning("%s: some logged steps may be missing from the tracker", str(error).partition(": expected")[0])
 
 
 def _check_sum(path: Path, expected: str | None, name: str) -> None:
@@ -271,6 +332,7 @@ def read_best_weights(output: Output, record: BestRecord) -> "dict[str, Tensor]"
 def remove_checkpoints(output: Output, *, but: int | None = None) -> None:
     """Delete all checkpoints but that of a step, when the trained model is in place."""
     steps = checkpoint_steps(output)
+    output.remove(RollBacksRecord.file)  # the log of the trained model has them
     for step in steps:
         if step != but:
             _delete(output, step)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress, RolledBack
 from stages.contract.measures import Measure, Protocol
 from stages.contract.stage import StageContext, StageSummary
 from stages.storage.artifact import Artifact, Output
@@ -76,7 +76,9 @@ def _of_part(emit: Callable[[Event], None], part: TrainingPart, total: int) -> C
             case Metrics():
                 emit(part.reported(event))
             case LoggedSteps():
-                emit(LoggedSteps(tuple(map(part.reported, event.rows))))
+                emit(part.logged(event))
+            case RolledBack():
+                emit(part.rolled_back(event))
             case LoggedImage():
                 emit(replace(event, name=f"{part.prefix}{event.name}", step=first + event.step))
             case Progress():  # where a training begins or goes on

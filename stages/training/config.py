@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from stages.contract.config import ConfigModel, RuntimeOnly
-from stages.contract.events import Metrics
+from stages.contract.events import LoggedSteps, Metrics, RolledBack
 from stages.contract.secrets import redact_addresses
 from stages.contract.stage import StageConfig
 from stages.training.init_config import InitFrom
@@ -177,6 +177,14 @@ class TrainingPart:
         """Return what the training logged as the stage reports it."""
         values = {f"{self.prefix}{name}": value for name, value in event.values.items()}
         return replace(event, values=values, step=self.first_step + event.step)
+
+    def rolled_back(self, event: RolledBack) -> RolledBack:
+        """Return a roll back of the training as the stage reports it."""
+        return replace(event, to_step=self.first_step + event.to_step, from_step=self.first_step + event.from_step)
+
+    def logged(self, event: LoggedSteps) -> LoggedSteps:
+        """Return what the training had logged before as the stage reports it."""
+        return LoggedSteps(tuple(map(self.reported, event.rows)), tuple(map(self.rolled_back, event.roll_backs)))
 
 
 class LoopConfig(StageConfig):

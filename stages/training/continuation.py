@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Log
 from stages.contract.stage import StageContext
-from stages.formats.checkpoints import BestRecord, ContinuedRecord, ValidationsRecord, checkpoint_steps, take_checkpoint
+from stages.formats.checkpoints import (
+    BestRecord,
+    ContinuedRecord,
+    RollBacksRecord,
+    ValidationsRecord,
+    checkpoint_steps,
+    take_checkpoint,
+)
 from stages.storage.artifact import Artifact, Output
 from stages.training.config import TrainingConfig
 
@@ -46,7 +53,7 @@ def go_on_from_earlier(output: Output, context: StageContext, config: TrainingCo
 def _forget(output: Output) -> None:
     """Remove what a taking that was cut, or found its source damaged, has left: it would claim a beginning."""
     if output.exists(ContinuedRecord.file):
-        for file in (BestRecord.file, ValidationsRecord.file, ContinuedRecord.file):
+        for file in (BestRecord.file, ValidationsRecord.file, RollBacksRecord.file, ContinuedRecord.file):
             output.remove(file)
 
 

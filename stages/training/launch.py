@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.training import TrainGroup
 from stages.contract.errors import ArtifactError
-from stages.contract.events import MOST_ROWS, Event, LoggedSteps
+from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext, StageSummary
 from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, read_logged, remove_checkpoints
 from stages.storage.artifact import Output
@@ -74,9 +74,8 @@ def _sizes(allocation: Allocation, config: TrainingConfig) -> tuple[int, ...]:
 
 def _emit_logged(output: Output, emit: Callable[[Event], None]) -> None:
     """Report what is kept of what the training has logged, which its steps will not report again."""
-    rows = read_logged(output)
-    for first in range(0, len(rows), MOST_ROWS):
-        emit(LoggedSteps(rows[first : first + MOST_ROWS]))
+    for part in read_logged(output).split():
+        emit(part)
 
 
 def _newest_step(output: Output) -> int:

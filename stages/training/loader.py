@@ -12,13 +12,23 @@ class Loader:
     """Yields the batches of the steps in order, each as ``num_parts`` parts for this process."""
 
     def __init__(
-        self, task: TrainTask, rank_info: RankInfo, *, batch_size: int, num_parts: int, steps: range, prefetch: int
+        self,
+        task: TrainTask,
+        rank_info: RankInfo,
+        *,
+        batch_size: int,
+        num_parts: int,
+        steps: range,
+        skipped: int,
+        prefetch: int,
     ) -> None:
+        """Begin to prepare the batches of ``steps``, whose samples are ``skipped`` steps ahead of them."""
         self.wait_seconds = 0.0
         self._task = task
         self._rank_info = rank_info
         self._batch_size = batch_size
         self._num_parts = num_parts
+        self._skipped = skipped
         self._queue: queue.Queue[Batch | Exception] = queue.Queue(maxsize=prefetch)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(steps,), name="corgi-loader", daemon=True)
@@ -47,12 +57,15 @@ class Loader:
     def _run(self, steps: range) -> None:
         try:
             for step in steps:
-                for part in parts_of(step, self._batch_size, self._num_parts, self._rank_info):
+                for part in self._parts_of(step):
                     if self._stopping.is_set():
                         return
                     self._queue.put(self._pinned(self._task.prepare(part)))
         except Exception as error:  # noqa: BLE001  raised again where the batch is asked for
             self._queue.put(error)
+
+    def _parts_of(self, step: int) -> Iterator[BatchPart]:
+        return parts_of(step, self._batch_size, self._num_parts, self._rank_info, skipped=self._skipped)
 
     def _pinned(self, batch: Batch) -> Batch:
         """Pin the batch's memory, so that a GPU copies it without blocking this process."""
@@ -61,8 +74,10 @@ class Loader:
         return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
 
-def parts_of(step: int, batch_size: int, num_parts: int, rank_info: RankInfo) -> Iterator[BatchPart]:
-    """Yield this process's parts of the global batch."""
+def parts_of(
+    step: int, batch_size: int, num_parts: int, rank_info: RankInfo, *, skipped: int = 0
+) -> Iterator[BatchPart]:
+    """Yield this process's parts of the global batch of a step, whose samples are ``skipped`` steps ahead of it."""
     count = batch_size // (rank_info.world_size * num_parts)
     for part in range(num_parts):
-        yield BatchPart(step, (rank_info.rank * num_parts + part) * count, count, batch_size)
+        yield BatchPart(step, (rank_info.rank * num_parts + part) * count, count, batch_size, skipped)

@@ -15,12 +15,14 @@ from torch import nn
 
 from cluster.rank_link import note_step
 from stages.contract.errors import ArtifactError, Diverged, EndRequested, FailureCause
-from stages.contract.events import Event, Metrics, Progress
+from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress, RolledBack
 from stages.formats.checkpoints import (
     BestRecord,
     Checkpoint,
+    RollBacksRecord,
     TrainedRecord,
     checkpoint_steps,
+    joined,
     read_newest_checkpoint,
 )
 from stages.formats.training_logs import TRAINING_LOG, write_log
@@ -52,16 +54,13 @@ def run_training(job: TrainJob, emit: Emit) -> None:
     rank_info = join_group(use_gpu=job.use_gpu)
     try:
         vote = EndVote(rank_info)
-        position, rolled_back = 0, Counter[int]()
-        while (bad := _train_until_bad(job, rank_info, emit, position, vote)) is not None:
+        rolled_back = Counter(one.to_step for one in RollBacksRecord.read(job.output).roll_backs)
+        bad = None
+        while (bad := _train_until_bad(job, rank_info, emit, bad, vote)) is not None:
             newest = max(checkpoint_steps(job.output), default=0)
             rolled_back[newest] += 1
             if rolled_back[newest] > _MOST_ROLL_BACKS:
                 raise _diverged(bad.step, f"and again after going back to step {newest} {_MOST_ROLL_BACKS} times")
-            position = bad.skipped + bad.step
-            _log.warning(
-                "a step before step %d went wrong: going back to step %d, with other samples", bad.step, newest
-            )
     finally:
         leave_group()
 
@@ -73,17 +72,22 @@ class _Bad:
     step: int
     skipped: int
 
+    @property
+    def data_step(self) -> int:
+        """The samples of the steps before it are passed over from now on."""
+        return self.step + self.skipped
+
 
 class _RollBack(Exception):
     """The loop is to go on from the newest checkpoint."""
 
 
-def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, position: int, vote: EndVote) -> _Bad | None:
+def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, bad: _Bad | None, vote: EndVote) -> _Bad | None:
     """Train to the end and return None, or to a bad step after which the config says to roll back.
 
-    Samples begin at those of step ``position`` at least.
+    ``bad``: the one that the newest checkpoint is gone back to for.
     """
-    with contextlib.closing(_Run(job, rank_info, emit, position)) as run:
+    with contextlib.closing(_Run(job, rank_info, emit, bad)) as run:
         step, seconds = run.first_step, 0.0
         try:
             for step in range(run.first_step, job.config.num_steps):
@@ -105,12 +109,12 @@ def _train_until_bad(job: TrainJob, rank_info: RankInfo, emit: Emit, position: i
 class _Run:
     """What a training process holds while it trains."""
 
-    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, position: int) -> None:
+    def __init__(self, job: TrainJob, rank_info: RankInfo, emit: Emit, bad: _Bad | None) -> None:
         self._job, self._rank_info = job, rank_info
         self._task, self._config = job.make_task(), job.config
         self._send = emit
         self._task.setup(rank_info)
-        self._start_engine(position)
+        self._start_engine(bad)
         self._ema_model: nn.Module | None = None
         self._metrics: dict[str, float] = {}
         self._measured = Measured({}, {})
@@ -119,34 +123,55 @@ class _Run:
         self._meter = Meter(config.batch_size, rank_info)
         self._writer = CheckpointWriter(job.output, keep=config.max_checkpoints, in_background=config.async_checkpoints)
         self._report(self.first_step)
-        steps = range(self.first_step + self.skipped, config.num_steps + self.skipped)
         self._loader = Loader(
             self._task, rank_info, batch_size=config.batch_size, num_parts=config.gradient_accumulation,
-            steps=steps, prefetch=config.prefetch_batches,
+            steps=range(self.first_step, config.num_steps), skipped=self.skipped, prefetch=config.prefetch_batches,
         )  # fmt: skip
 
-    def _start_engine(self, position: int) -> None:
+    def _start_engine(self, bad: _Bad | None) -> None:
         """Build the model and its engine, from the newest checkpoint if there is one."""
         job, config, rank_info = self._job, self._config, self._rank_info
         _seed_all(job.seed)
         model = self._task.build_model()
         checkpoint = read_newest_checkpoint(job.output)
         self.first_step = checkpoint.step if checkpoint else 0
-        self.skipped = max(position - self.first_step, checkpoint.skipped if checkpoint else 0)
-        self._logged = list(checkpoint.logged) if checkpoint else []
+        self._logged = list(checkpoint.logged.rows) if checkpoint else []
+        self._go_back(bad, checkpoint)
         if checkpoint is not None:
             _load_weights(model, checkpoint, job.output)
         self._engine = Engine(model, config, rank_info)
         if checkpoint is not None:
             self._task.left_out.update(checkpoint.left_out)
             updates = checkpoint.step if checkpoint.num_updates is None else checkpoint.num_updates
-            last = checkpoint.step - 1 + checkpoint.skipped  # whose samples gave the step before the checkpoint
-            self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last))
+            last, skipped = checkpoint.step - 1, checkpoint.skipped  # whose samples gave the step before the checkpoint
+            self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last, skipped))
 
-    def _batch_of(self, position: int) -> Batch:
+    def _go_back(self, bad: _Bad | None, checkpoint: Checkpoint | None) -> None:
+        """Pass over the samples that a roll back leaves out, this one or one of an earlier start; report this one."""
+        output, kept = self._job.output, RollBacksRecord.read(self._job.output)
+        self._roll_backs = joined(checkpoint.logged.roll_backs if checkpoint else (), kept.roll_backs)
+        data_step = bad.data_step if bad else kept.data_step_at(self.first_step)
+        self.skipped = max(data_step - self.first_step, checkpoint.skipped if checkpoint else 0)
+        if bad is None:
+            return
+        rolled_back = RolledBack(self.first_step, bad.step, self._time())
+        self._roll_backs += (rolled_back,)
+        if self._rank_info.rank == 0:  # kept first: what is reported holds from then on
+            kept.adding(rolled_back, data_step).write(output)
+            words = "a step before step %d went wrong: going back to step %d, with other samples"
+            _log.warning(words, bad.step, self.first_step)
+        self._emit(rolled_back)
+
+    def _time(self) -> int:
+        """Return the time in milliseconds: after the last roll back, also by the clock of another machine."""
+        now = time.time_ns() // 1_000_000
+        return max(now, self._roll_backs[-1].time + 1) if self._roll_backs else now
+
+    def _batch_of(self, step: int, skipped: int) -> Batch:
         """Return this process's first part of the samples of a step."""
         config = self._config
-        part = next(parts_of(position, config.batch_size, config.gradient_accumulation, self._rank_info))
+        num_parts = config.gradient_accumulation
+        part = next(parts_of(step, config.batch_size, num_parts, self._rank_info, skipped=skipped))
         return {name: tensor.to(self._rank_info.device) for name, tensor in self._task.prepare(part).items()}
 
     def step(self, step: int) -> None:
@@ -176,8 +201,10 @@ class _Run:
             return
         note_step()  # a long validation takes none, and gets on; lines of the log say nothing of that
         if isinstance(event, Metrics):
-            event = replace(event, time=time.time_ns() // 1_000_000)
+            event = replace(event, time=self._time())
             self._logged.append(event.without_measures())
+        elif isinstance(event, LoggedImage):
+            event = replace(event, time=self._time())
         self._send(event)
 
     def _handle_bad_steps(self, done: int) -> None:
@@ -230,7 +257,7 @@ class _Run:
             )  # fmt: skip
             with self._job.output.collecting():
                 self._task.save(self._ema_model, self._job.output)
-                write_log(self._job.output, TRAINING_LOG, self._logged)
+                write_log(self._job.output, TRAINING_LOG, self._log_so_far())
                 record.write(self._job.output)
 
     def written(self) -> None:
@@ -248,11 +275,14 @@ class _Run:
 
     def _checkpoint(self, done: int) -> None:
         checkpoint = Checkpoint(
-            done, self._engine.state(), self._left_out(), self.skipped, tuple(self._logged),
+            done, self._engine.state(), self._left_out(), self.skipped, self._log_so_far(),
             self._engine.num_updates(done),
         )  # fmt: skip
         if self._rank_info.rank == 0:
             self._writer.write(checkpoint)
+
+    def _log_so_far(self) -> LoggedSteps:
+        return LoggedSteps(tuple(self._logged), self._roll_backs)
 
     def _left_out(self) -> dict[str, FailureCause]:
         """Return the samples that any process has left out; every process must call it."""

@@ -35,19 +35,27 @@ class RankInfo:
 class BatchPart:
     """A consecutive part of one step's global batch: samples ``first`` to ``first + count - 1`` of ``batch_size``.
 
-    The sample at position p of step s is the same for any number of workers, so it may depend on
-    (seed, step, p) only; :mod:`stages.training.order` and :mod:`stages.training.randomness` make it so.
+    What it is made of is the same for any number of workers, so it may depend on the seed, on :attr:`positions` and on
+    :attr:`step` only; :mod:`stages.training.order` and :mod:`stages.training.randomness` make it so.
     """
 
     step: int
+    """The step of training that it is for, from 0: phases, intervals and rates go by it."""
     first: int
     count: int
     batch_size: int
+    skipped: int = 0
+    """Steps of samples that were passed over before it, as training rolled back."""
+
+    @property
+    def data_step(self) -> int:
+        """The step whose samples it holds: ``step``, where training never rolled back. Samples go by it."""
+        return self.step + self.skipped
 
     @property
     def positions(self) -> range:
-        """Positions of the part's samples in the endless sequence of all samples, over all steps from 0."""
-        start = self.step * self.batch_size + self.first
+        """Positions of the part's samples in the endless sequence of all samples."""
+        start = self.data_step * self.batch_size + self.first
         return range(start, start + self.count)
 
 

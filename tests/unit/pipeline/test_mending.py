@@ -8,7 +8,7 @@ from pipeline.config.loading import load_config
 from pipeline.mending import Mending
 from pipeline.plan import make_plan
 from pipeline.store import Store
-from stages.contract.events import Metrics
+from stages.contract.events import LoggedSteps, Metrics
 from stages.formats.checkpoints import TrainedRecord
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import COMPLETE, Output
@@ -17,7 +17,7 @@ from stages.storage.artifact import COMPLETE, Output
 def train(output: Output, weights: bytes, time: int) -> None:
     with output.collecting():
         output.write_bytes("prior/model.safetensors", weights)
-        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, 1, time=time)])
+        write_log(output, TRAINING_LOG, LoggedSteps((Metrics({"loss": 1.0}, 1, time=time),)))
         TrainedRecord(step=1, metrics={}).write(output)
 
 

@@ -11,7 +11,7 @@ from pipeline.outbox.operations import StepsLogged, from_line
 from pipeline.plan import Plan, make_plan
 from pipeline.record import RunRecord
 from pipeline.store import Store
-from stages.contract.events import Metrics
+from stages.contract.events import LoggedSteps, Metrics
 from stages.formats.checkpoints import TrainedRecord
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import COMPLETE, Output
@@ -25,7 +25,8 @@ DISTILLATION = (
 
 def log(output: Output, *steps: int) -> None:
     with output.collecting():
-        write_log(output, TRAINING_LOG, [Metrics({"loss": 1.0}, step, time=1000 * step) for step in steps])
+        rows = tuple(Metrics({"loss": 1.0}, step, time=1000 * step) for step in steps)
+        write_log(output, TRAINING_LOG, LoggedSteps(rows))
         TrainedRecord(step=steps[-1], metrics={}).write(output)
 
 

@@ -15,6 +15,7 @@ from pipeline.outbox.operations import (
     Operation,
     Provenance,
     ReportLogged,
+    RollBackLogged,
     RunEnded,
     StageBegun,
     StageEnded,
@@ -22,7 +23,7 @@ from pipeline.outbox.operations import (
     from_line,
     to_line,
 )
-from stages.contract.events import LoggedImage, LoggedSteps, Metrics
+from stages.contract.events import LoggedImage, LoggedSteps, Metrics, RolledBack
 from stages.contract.stage import StageSummary
 
 SUMMARY = StageSummary(3, counts={"bad": 1}, metrics={"cosine": 0.5}, notes={"device": "cpu"})
@@ -37,6 +38,7 @@ ALL: list[Operation] = [
     ModelFinished(),
     ReportLogged(page="<html>é&amp;</html>"),
     RunEnded(status="done"),
+    RollBackLogged.of("train_prior", RolledBack(10, 30, 1750)),
     StepsLogged.of(
         "train_prior", LoggedSteps((Metrics({"loss": 0.5}, 3, time=1700), Metrics({"loss": 0.4}, 4, time=1800)))
     ),
@@ -60,10 +62,13 @@ def test_events_and_summaries_come_back_whole() -> None:
 
 
 def test_logged_steps_keep_their_times() -> None:
-    rows = LoggedSteps((Metrics({"loss": math.inf}, 3, time=1700), Metrics({"loss": 0.4}, 4, time=1800)))
+    logged = (Metrics({"loss": math.inf}, 3, time=1700), Metrics({"loss": 0.4}, 4, time=1800))
+    rows = LoggedSteps(logged, (RolledBack(3, 6, 1750), RolledBack(3, 5, 1770)))
     found = from_line(to_line(StepsLogged.of("train_prior", rows)))
     assert isinstance(found, StepsLogged)
     assert found.event() == rows
+    assert RollBackLogged.of("train_prior", rows.roll_backs[0]).event() == RolledBack(3, 6, 1750)
+    assert ImageLogged.of("train_prior", LoggedImage("samples", b"", 3, time=1700)).time == 1700
     assert MetricsLogged.of("train_prior", rows.rows[0]).time == 1700
     assert MetricsLogged.of("train_prior", Metrics({"loss": 0.5}, 3)).time > 1e12
 

@@ -119,6 +119,14 @@ def test_images_that_cannot_be_decoded_are_left_out_and_counted_also_over_a_rest
     assert files(cut, "autoencoder") == files(whole, "autoencoder")
 
 
+def test_the_adversary_waits_for_steps_and_not_for_samples(tmp_path: Path) -> None:
+    task = AutoencoderTask(config("kl"), {"download_shards": make_shards(tmp_path)})
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    batch, other = (task.prepare(BatchPart(3, 0, 4, 4, skipped=skipped)) for skipped in (2, 0))  # of a roll back
+    assert batch["step"].tolist() == other["step"].tolist() == [3] * 4
+    assert not torch.equal(batch["images"], other["images"])
+
+
 def test_the_slot_of_an_image_that_cannot_be_decoded_is_filled_by_the_next_in_the_order(tmp_path: Path) -> None:
     batches = []
     for corrupt in ((), (15, 16)):

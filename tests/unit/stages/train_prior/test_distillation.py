@@ -79,7 +79,7 @@ def test_a_student_is_a_prior_of_few_steps_that_names_its_teacher(tmp_path: Path
 def kept_steps(config: Any, output: Output) -> list[Metrics]:
     """Return what the artifact holds of all trainings, as it was reported."""
     folders = [(part, f"{output.uri}/{part.folder}".rstrip("/")) for part in config.parts]
-    return [part.reported(row) for part, uri in folders for row in read_logged(Output(uri, "train_prior", "p0"))]
+    return [part.reported(row) for part, uri in folders for row in read_logged(Output(uri, "train_prior", "p0")).rows]
 
 
 def test_a_teacher_from_elsewhere_makes_the_same_student(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def test_all_images_come_first_and_pairs_after_them(tmp_path: Path) -> None:
     assert not after["drop_text"].all()
     assert not torch.equal(after["text_embedding"], after["image_embedding"])
     assert after.keys() == before.keys()
+    passed_over = task.prepare(BatchPart(4, 0, 16, 16, skipped=3))  # as training rolled back: samples of step 7
+    assert passed_over["drop_text"].all()
+    assert not torch.equal(passed_over["image_embedding"], before["image_embedding"])
 
 
 def test_rate_and_average_begin_anew_with_the_second_part() -> None:

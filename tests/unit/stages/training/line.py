@@ -57,8 +57,8 @@ class LineTask:
 
     def prepare(self, part: BatchPart) -> Batch:
         time.sleep(self.pause)
-        if part.step == self.fail_at:
-            raise ValueError(f"no data for step {part.step}")
+        if part.data_step == self.fail_at:
+            raise ValueError(f"no data for step {part.data_step}")
         rows = torch.from_numpy(self.order.at(part.positions)).float()
         x = torch.cat([rows / 8, rows[:, :1] * rows[:, 1:] / 64], dim=1)
         noise = seeded_noise(sample_seeds(self.seed, part), (3,))
@@ -88,6 +88,6 @@ class BadTask(LineTask):
 
     def prepare(self, part: BatchPart) -> Batch:
         batch = dict(super().prepare(part))
-        if part.step == self.bad_at:
+        if part.data_step == self.bad_at:
             batch["y"] = batch["y"] * self.factor
         return batch

@@ -53,11 +53,38 @@ def test_training_rolls_back_and_passes_over_the_bad_samples(tmp_path: Path, sta
         run(tmp_path / "always", settings, AlwaysBadTask())
 
 
+class StepsTask(BadTask):
+    """Notes step and step of the samples of each batch that it makes."""
+
+    def __init__(self, *, bad_at: int) -> None:
+        super().__init__(bad_at=bad_at)
+        self.made: list[tuple[int, int]] = []
+
+    def prepare(self, part: BatchPart) -> Batch:
+        self.made.append((part.step, part.data_step))
+        return super().prepare(part)
+
+
+def test_after_a_roll_back_steps_are_counted_as_ever_and_their_samples_are_others(tmp_path: Path) -> None:
+    """Phases and intervals of a training go by the step: it is not the one whose samples are taken."""
+    task = StepsTask(bad_at=6)
+    run(tmp_path, config(bad_steps="roll_back", prefetch_batches=1), task)
+    again = task.made[task.made.index((4, 7)) :]  # back at the checkpoint of step 4
+    assert again[:8] == [(step, step + 3) for step in range(4, 12)]  # and then a validation
+    cut = StepsTask(bad_at=6)
+    cut.fail_at = 13
+    with pytest.raises(ValueError, match="no data for step 13"):
+        run(tmp_path / "cut", config(bad_steps="roll_back"), cut)
+    resumed = StepsTask(bad_at=6)
+    run(tmp_path / "cut", config(bad_steps="roll_back"), resumed)
+    assert resumed.made[-5:-1] == [(8, 11), (9, 12), (10, 13), (11, 14)]
+
+
 class WorseningTask(BadTask):
     """Has no sample with a finite loss from some step on."""
 
     def prepare(self, part: BatchPart) -> Batch:
-        self.bad_at = max(self.bad_at, part.step)
+        self.bad_at = max(self.bad_at, part.data_step)
         return super().prepare(part)
 
 
@@ -109,7 +136,7 @@ def test_a_roll_back_to_a_checkpoint_before_a_damaged_one_passes_over_the_bad_sa
         """Has the newest checkpoint damaged before the bad step."""
 
         def prepare(self, part: BatchPart) -> Batch:
-            if part.step == self.bad_at:
+            if part.data_step == self.bad_at:
                 for file in tmp_path.glob("checkpoints/*8*/weights*"):
                     file.write_bytes(b"rot")
             return super().prepare(part)

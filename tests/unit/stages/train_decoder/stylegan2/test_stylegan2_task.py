@@ -177,6 +177,13 @@ def prepared(task: StyleGan2Task) -> Batch:
     return task.prepare(BatchPart(0, 0, 4, 4))
 
 
+def test_intervals_go_by_steps_and_not_by_samples(inputs: dict[str, Artifact], clip_folder: Path) -> None:
+    task, _ = opened(inputs, config(clip_folder))
+    batch, other = (task.prepare(BatchPart(3, 0, 4, 4, skipped=skipped)) for skipped in (2, 0))  # of a roll back
+    assert batch["step"].tolist() == other["step"].tolist() == [3] * 4
+    assert not torch.equal(batch["latent"], other["latent"])
+
+
 def opened(inputs: dict[str, Artifact], settings: StyleGan2DecoderConfig) -> tuple[StyleGan2Task, torch.nn.Module]:
     task = StyleGan2Task(settings, inputs)
     task.setup(RankInfo(0, 1, torch.device("cpu")))

@@ -12,6 +12,7 @@ from models.noise import SeededNoise
 from models.normalization import Normalization
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
+from models.whole_batch import ALONE, WholeBatch
 
 STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
 
@@ -26,6 +27,8 @@ class Prior(nn.Module, ABC):
     """From captions to image embeddings; everything that sampling needs is in the state."""
 
     spec: PriorSpec
+    whole_batch: WholeBatch = ALONE
+    """What a loss that compares pairs takes all pairs of the batch from; what trains on several processes sets it."""
 
     def __init__(self, spec: PriorSpec) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from models.priors.base import Prior
 from models.priors.spec import PriorSpec, TextStateSpec
 from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
+from models.whole_batch import WholeBatch
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.measures import Protocol
@@ -30,6 +31,7 @@ from stages.training.measuring import measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
+from stages.training.whole_batch import whole_batch_of
 
 FOLDER = "prior"
 VALIDATION = "validation.json"
@@ -42,9 +44,9 @@ class PriorTask:
     """Training of a prior: on captioned embeddings, on those of images alone, or on the one after the other.
 
     Everything but one term is the same for any number of workers: where the Gaussians are learnable, the separation
-    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select (and of one
-    of the passes, with gradient_accumulation), and averaged over the parts. Two workers thus see fewer pairs of
-    Gaussians at a time than one with the whole batch; its weight does not change.
+    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select, and averaged
+    over the parts. Two workers thus see fewer pairs of Gaussians at a time than one with the whole batch; its weight
+    does not change.
     """
 
     config: PriorConfig
@@ -82,6 +84,7 @@ class PriorTask:
             images_order=None if images is None else self._order_of(images),
             gaussians=None if fitted is None else (fitted.means, fitted.stds),
             spec=spec,
+            whole_batch=whole_batch_of(rank_info),
         )
 
     def _load(self, names: Sequence[str]) -> tuple[Divided, Pairs | None]:
@@ -110,6 +113,7 @@ class PriorTask:
             state.gaussians,
             captioned=state.train.image_of_each_caption() if has_texts else None,
         )
+        made.whole_batch = state.whole_batch
         if isinstance(self.config, TrainedPriorConfig):
             load_initial(made, self.config, own=_OF_DATA, clips=state.clips)
         return made
@@ -229,4 +233,5 @@ class _State:
     spec: PriorSpec
     images: Pairs | None
     """All images to train on, where some steps learn without captions."""
+    whole_batch: WholeBatch
     images_order: SampleOrder | None

@@ -50,6 +50,16 @@ def test_images_of_one_caption_are_no_negatives_of_one_another() -> None:
     torch.testing.assert_close(found[5], found[0])
 
 
+def test_captions_that_are_nearly_the_same_are_negatives_under_autocast() -> None:
+    predicted, texts = make_pairs(5)
+    texts = torch.cat([texts, texts[:1] + 0.05])  # of a cosine that bf16 rounds to 1
+    predicted = torch.cat([predicted, predicted[:1] + 0.05])
+    assert 0.999 < cosine(texts[0], texts[5]) < 1 - 1e-5
+    exact = contrastive_loss(predicted, texts, temperature=0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(contrastive_loss(predicted, texts, temperature=0.01), exact)
+
+
 @pytest.mark.parametrize("form", ["mlp", "transformer"])
 def test_the_loss_is_squared_error_and_contrast(form: str) -> None:
     prior = make_prior(form=form, contrastive_weight=0.3, temperature=0.2)

@@ -106,6 +106,8 @@ class PriorSpec(Spec):
     """What of PriorSampling is read: all, guidance_scale alone, or nothing (fixed: nor is anything trained)."""
     reads_gaussians: ClassVar[bool] = False
     """Whether the fitted Gaussians are an input of its training; see :meth:`uses_gaussians`."""
+    version: ClassVar[int] = 5
+    """Raised whenever the same settings would now give another prior."""
 
     embed_dim: int
     kind: str = field(kw_only=True)

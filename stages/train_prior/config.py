@@ -323,7 +323,7 @@ _BASES: Final = {
 def _section(spec: type[PriorSpec]) -> type[PriorConfig]:
     """Return the section of a kind: its keys are the spec's fields, but those that the data or the network give."""
     section: type[PriorConfig] = section_of(spec, prior_keys(spec), base=_BASES[spec.sampling], module=__name__)
-    section.spec_class = spec
+    section.spec_class, section.code_version = spec, spec.version
     return section
 
 

@@ -99,12 +99,13 @@ class ProjectionPrior(Prior):
 def contrastive_loss(
     predicted: Float[Tensor, "batch embed"], texts: Float[Tensor, "batch embed"], *, temperature: float
 ) -> Float[Tensor, " batch"]:
-    """Return L_cls of each row; the other rows with the same caption are left out of its sum."""
-    direction = F.normalize(texts, dim=-1)
-    logits = F.normalize(predicted, dim=-1) @ direction.T / temperature
-    own = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    logits = logits.masked_fill((direction @ direction.T > _SAME) & ~own, -torch.inf)
-    return torch.logsumexp(logits, dim=1) - logits.diagonal()
+    """Return L_cls of each row, in float32; the other rows with the same caption are left out of its sum."""
+    with torch.autocast(texts.device.type, enabled=False):  # bfloat16 has no number between 1 - 1/256 and 1
+        direction = F.normalize(texts.float(), dim=-1)
+        logits = F.normalize(predicted.float(), dim=-1) @ direction.T / temperature
+        own = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+        logits = logits.masked_fill((direction @ direction.T > _SAME) & ~own, -torch.inf)
+        return torch.logsumexp(logits, dim=1) - logits.diagonal()
 
 
 class _TransformerProjection(nn.Module):

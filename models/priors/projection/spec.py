@@ -15,6 +15,7 @@ class ProjectionPriorSpec(PriorSpec):
 
     model: ClassVar[str] = "models.priors.projection.model:ProjectionPrior"
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "one_step"
+    version: ClassVar[int] = 6
 
     kind: Literal["projection"] = field(default="projection", kw_only=True)
     network: TransformerSpec = field(default_factory=TransformerSpec)

@@ -164,6 +164,9 @@ class ClipTask(ImageTask):
         normalised: Tensor = F.normalize(z.float(), dim=-1)
         return normalised
 
+    def examine(self, model: Any, step: int) -> None:
+        """Find nothing: no file beside the weights depends on them."""
+
     def save(self, model: Any, output: Output) -> None:
         """Write open_clip's own folder format, beside the tokenizer that is there already."""
         self.split_record.write(output)

@@ -1,6 +1,6 @@
 """What train_prior supplies to the training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names, text_width
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
+from stages.training.config import TrainingConfig
 from stages.training.initial_weights import load_initial
 from stages.training.measuring import measure
 from stages.training.order import SampleOrder
@@ -57,6 +58,8 @@ class PriorTask:
     split_record: SplitRecord = field(init=False, repr=False, compare=False)
     state: "_State" = field(init=False, repr=False, compare=False)
     _worst: WorstSamples | None = field(default=None, init=False, repr=False, compare=False)
+    _validated: int | None = field(default=None, init=False, repr=False, compare=False)
+    """Steps after which the weights were that were evaluated last."""
 
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
@@ -151,21 +154,24 @@ class PriorTask:
         text = TextFeatures.missing(image, widths, text_dim=state.spec.text_dim)
         return training_batch(image, text, self.random_inputs(sample_seeds(seed, part), text_dropout=1.0))
 
+    def prior_of(self, model: Any) -> Prior:
+        """Return the prior within what is trained."""
+        prior: Prior = model
+        return prior
+
+    @property
+    def training(self) -> TrainingConfig | None:
+        """The training that this is the task of; None: there is nothing to train."""
+        return self.config.all_training if isinstance(self.config, TrainedPriorConfig) else None
+
     def validate(self, model: Any, step: int) -> Sequence[Event]:
         """Evaluate the prior on held-out pairs, in the precision of later use, and write down what was found.
 
-        ``validation.json`` holds the newest evaluation, and every one under ``validation_<step>``; it stays when
-        training is broken off, and goes on when it does. The last validation also finds the pairs of the smallest
-        cosine, which :meth:`save` writes.
+        ``validation.json`` holds the newest evaluation, in the end that of the weights that are kept, and every one
+        under ``validation_<step>``; it stays when training is broken off, and goes on when it does.
         """
         state, config = self.state, self.config
-        blocks, how = state.clips.block_dims, self._validation_at(step)
-        with torch.autocast(device_of(model).type, enabled=False):
-            found = evaluate(model, state.held_out, how, block_dims=blocks, seed=config.seed)
-        self._record(found, step)
-        if found.cosines is not None and self._is_last(step):
-            distances = (1 - found.cosines).numpy()
-            self._worst = WorstSamples.among(state.held_out_samples, distances, step=step, rounds=1)
+        found = self._evaluate(model, step)
         images = []
         if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
             images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
@@ -185,32 +191,47 @@ class PriorTask:
 
         Where the best weights are kept, any validation may be the one that counts.
         """
-        how, config = self.config.validation, self.config
-        if not isinstance(how, DiffusionValidationConfig) or self._is_last(step):
+        how, training = self.config.validation, self.training
+        if training is None or step >= training.num_steps or training.best is not None:
             return how
-        keeps_best = isinstance(config, TrainedPriorConfig) and config.all_training.best
-        return how if keeps_best else replace(how, num_steps=how.num_steps[-1:])
+        if not isinstance(how, DiffusionValidationConfig):
+            return how
+        return replace(how, num_steps=how.num_steps[-1:])
 
-    def _is_last(self, step: int) -> bool:
-        config = self.config
-        return not isinstance(config, TrainedPriorConfig) or step >= config.all_training.num_steps
+    def examine(self, model: Any, step: int) -> None:
+        """Evaluate the weights that are kept again, unless they were the last to be validated.
 
-    def _record(self, found: Evaluation, step: int) -> None:
+        What ``validation.json`` holds of their step may be of others: training may have rolled back since, with other
+        samples; and one that goes on from another's has the best weights of that one, and not what it wrote of them.
+        """
+        if self._validated != step:
+            self._evaluate(model, step)
+
+    def _evaluate(self, model: Any, step: int) -> Evaluation:
+        """Evaluate the prior, write down what was found, and keep the pairs of the smallest cosine for :meth:`save`."""
+        state, prior, how = self.state, self.prior_of(model), self._validation_at(step)
+        with torch.autocast(device_of(prior).type, enabled=False):
+            found = evaluate(prior, state.held_out, how, block_dims=state.clips.block_dims, seed=self.config.seed)
+        self._validated = step
+        self._record(found.to_json(), step)
+        if found.cosines is not None:
+            distances = (1 - found.cosines).numpy()
+            self._worst = WorstSamples.among(state.held_out_samples, distances, step=step, rounds=1)
+        return found
+
+    def _record(self, found: Mapping[str, Any], step: int) -> None:
+        """Write an evaluation as that of the prior, and all so far by their steps."""
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
         earlier = {name: value for name, value in before.items() if name.startswith(STEP)}
         how = {"pairs": len(self.state.held_out), "settings": asdict(self.config.validation)}
-        self.output.write_json(VALIDATION, how | found.to_json() | earlier | {f"{STEP}{step}": found.to_json()})
+        self.output.write_json(VALIDATION, {**how, **found, **earlier, f"{STEP}{step}": found})
 
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
-        self.write_beside(output)
-        save_model(output, FOLDER, model, self.description())
-
-    def write_beside(self, output: Output) -> None:
-        """Write what belongs to the prior: the split, and the pairs that it fits least."""
         self.split_record.write(output)
         if self._worst is not None:
             self._worst.write(output)
+        save_model(output, FOLDER, self.prior_of(model), self.description())
 
     def description(self) -> dict[str, Any]:
         """Return what is written beside the weights."""

@@ -29,7 +29,7 @@ from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.stage_job import END, StageJob, run_stage_job
-from pipeline.stage_results import result_of
+from pipeline.stage_results import ended_by
 from pipeline.store import Store
 from stages.contract.errors import DamagedFile
 from stages.contract.events import Log, Progress
@@ -381,10 +381,15 @@ class GraphRun:
 
     def _result_of(self, ref: "ray.ObjectRef[Any]", name: str) -> StageResult:
         began, ended = self._started[name], time.monotonic()
-        times, reason = self._losses.of(name), self._reasons.get(name, "cancelled")
-        lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
-        startup = self._first_progress.get(name, ended) - began
-        return replace(result_of(ref, name, lost), seconds=ended - began, startup_seconds=startup)
+        try:
+            result = StageResult(name, "done", summary=ray.get(ref))
+        except RayTaskError as error:
+            result = ended_by(name, error.cause, str(error))
+        except RayError as error:
+            times, why = self._losses.of(name), self._reasons.get(name, "cancelled")
+            lost = f"{name}: its process was lost {times} times without getting further ({why}): run again to go on"
+            result = StageResult(name, "failed", error=lost, trace=redact(str(error)))
+        return replace(result, seconds=ended - began, startup_seconds=self._first_progress.get(name, ended) - began)
 
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result

@@ -220,16 +220,17 @@ class RunTracker:
         self._client.set_tag(run.run_id, "mlflow.loggedImages", True)
         run.images[event.name, event.step] = self._time()
 
-    def stage_finished(self, name: str, state: str, seconds: float, summary: StageSummary | None) -> None:
-        """Close the stage's run: ``state`` is done, reused, failed or blocked."""
+    def stage_finished(
+        self, name: str, state: str, seconds: float, summary: StageSummary | None, per_second: float | None = None
+    ) -> None:
+        """Close the stage's run: ``state`` is done, reused, failed or blocked; ``per_second``: items made, if known."""
         run = self._stage(name)
         measured = {} if summary is None else summary.metrics
         counts = {} if summary is None else summary.counts
         now = self._time()
         run.add(run.without_curves(measured) | {f"counts/{key}": value for key, value in counts.items()}, now)
         if state == "done":
-            rate = {"items_per_second": summary.items / seconds} if seconds and summary is not None else {}
-            run.add({"seconds": seconds, **rate}, now)
+            run.add({"seconds": seconds} | ({} if per_second is None else {"items_per_second": per_second}), now)
             self._parent.add({f"{name}/seconds": seconds}, now)
         self._parent.add({f"{name}/{key}": value for key, value in measured.items()}, now)
         self._log_notes(run, {} if summary is None else summary.notes)

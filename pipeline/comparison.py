@@ -183,7 +183,7 @@ def _empty_table(records: Sequence[RunRecord]) -> PlainTable:
     table = PlainTable(title="comparison")
     table.heading("figure")
     for record in records:
-        table.heading(record.run, justify="right", overflow="fold")
+        table.heading(record.run, justify="right")
     return table
 
 

@@ -36,8 +36,8 @@ class PlainTable(Table):
         super().__init__(title=plain(title) if title else None, title_justify="left", **options)
 
     def heading(self, text: str, **options: Any) -> None:
-        """Add a column with this heading."""
-        self.add_column(plain(text), **options)
+        """Add a column with this heading; what does not fit goes on in the next line: a number cut off is another."""
+        self.add_column(plain(text), **{"overflow": "fold"} | options)
 
     def row(self, *cells: str | Text) -> None:
         """Add a row."""

@@ -74,8 +74,21 @@ def _continued(record: RunRecord) -> Iterator[str]:
             yield f"{entry.name} from the weights of {source}"
 
 
+def _validated_pairs(record: RunRecord) -> int | None:
+    """Return how many pairs the prior's figures are of, which may be fewer than are held out; None: not known."""
+    for name in ("retrieval_at_1", "cosine_true"):
+        if (measure := record.measures.get(f"train_prior/{name}")) is not None:
+            return measure.n
+    pairs, planned = _counts(record, "train_prior").get("held_out_pairs"), record.plan.get("train_prior")
+    if pairs is None or planned is None:
+        return pairs
+    validation = planned.identity.get("validation")  # records of earlier versions have no measures
+    most = validation.get("max_pairs") if isinstance(validation, Mapping) else None
+    return min(pairs, most) if isinstance(most, int) else pairs
+
+
 def _prior(record: RunRecord) -> str:
-    figures, pairs = record.figures("train_prior/"), _counts(record, "train_prior").get("held_out_pairs")
+    figures, pairs = record.figures("train_prior/"), _validated_pairs(record)
     if "cosine_true" not in figures or pairs is None:
         return ""
     found = f"cosine to the true embedding {figures['cosine_true']:.3f}"
@@ -132,7 +145,7 @@ def _beside(others: Mapping[str, float | None], how: str, measure: str = "") -> 
 
 def _warnings(record: RunRecord) -> Iterator[str]:
     """Yield where figures mislead."""
-    pairs = _counts(record, "train_prior").get("held_out_pairs")
+    pairs = _validated_pairs(record)
     if pairs is not None and pairs < FEWEST_PAIRS:
         yield f"{pairs} held-out pairs say little of a prior: from {FEWEST_PAIRS} on its figures can be compared"
     for entry in record.stages:

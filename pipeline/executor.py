@@ -27,9 +27,10 @@ from pipeline.losses import StageLosses
 from pipeline.mending import Mending
 from pipeline.plan import Plan, PlannedStage
 from pipeline.processes import Environment
+from pipeline.progress import MadeItems
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.stage_job import END, StageJob, run_stage_job
-from pipeline.stage_results import ended_by
+from pipeline.stage_results import ended_by, ended_by_loss, measured
 from pipeline.store import Store
 from stages.contract.errors import DamagedFile
 from stages.contract.events import Log, Progress
@@ -73,7 +74,7 @@ class GraphRun:
         self._running: dict[ray.ObjectRef[Any], str] = {}
         self._refs: dict[str, ray.ObjectRef[Any]] = {}
         self._started: dict[str, float] = {}
-        self._first_progress: dict[str, float] = {}
+        self._made: dict[str, MadeItems] = {}
         self._upstream: dict[str, tuple[str, ...]] = {}
         self._mending = Mending(plan, store)
         self._damaged: list[tuple[StageResult, DamagedFile]] = []  # the first one's damage is seen to
@@ -204,7 +205,7 @@ class GraphRun:
     def _start(self, stage: PlannedStage, allocation: Allocation) -> None:
         self._held[stage.name] = allocation
         self._upstream[stage.name] = tuple(self._missing(stage))
-        self._started[stage.name] = time.monotonic()
+        self._started[stage.name], self._made[stage.name] = time.monotonic(), MadeItems()
         self._observer.started(stage, allocation)
         self._submit(stage)
 
@@ -235,6 +236,7 @@ class GraphRun:
         sender: Sender = self._channel.sender(stage.name)
         done = [source for source in stage.inputs if source in self._refs and source not in upstream]
         finished = [self._refs[source] for source in done]
+        self._made[stage.name].begin()
         ref = task.remote(job, sender, *finished)
         self._refs[stage.name] = ref
         self._running[ref] = stage.name
@@ -345,7 +347,7 @@ class GraphRun:
         They would hold what it needs to start, and wait for its units.
         """
         self._channel.post(name, None)
-        for known in (self._results, self._refs, self._started, self._first_progress):
+        for known in (self._results, self._refs, self._started):
             known.pop(name, None)
         for ref, other in self._running.items():
             if name in self._upstream[other] and other not in self._stopped:
@@ -376,20 +378,17 @@ class GraphRun:
                 self._watchdog.note(name, event)
                 continue
             if isinstance(event, Progress):
-                self._first_progress.setdefault(name, time.monotonic())
+                self._made[name].note(event)
             self._observer.event(name, event)
 
     def _result_of(self, ref: "ray.ObjectRef[Any]", name: str) -> StageResult:
-        began, ended = self._started[name], time.monotonic()
         try:
             result = StageResult(name, "done", summary=ray.get(ref))
         except RayTaskError as error:
             result = ended_by(name, error.cause, str(error))
         except RayError as error:
-            times, why = self._losses.of(name), self._reasons.get(name, "cancelled")
-            lost = f"{name}: its process was lost {times} times without getting further ({why}): run again to go on"
-            result = StageResult(name, "failed", error=lost, trace=redact(str(error)))
-        return replace(result, seconds=ended - began, startup_seconds=self._first_progress.get(name, ended) - began)
+            result = ended_by_loss(name, self._losses.of(name), self._reasons.get(name, "cancelled"), str(error))
+        return measured(result, self._started[name], self._made[name])
 
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result

@@ -21,7 +21,7 @@ from cluster.signals import signals_held_back
 from cluster.workers import SHOWN_ITEMS, WorkersByMachine
 from pipeline.errors import UsageError
 from pipeline.progress import USED, RunningStages
-from pipeline.record import RunRecord
+from pipeline.record import RunRecord, StageEntry
 from pipeline.store import Store
 from stages.contract.texts import one_line
 
@@ -48,6 +48,8 @@ class StageProgress(BaseModel):
     note: str = Field("", max_length=_LONGEST_WORDS)
     per_second: FiniteFloat | None = None
     seconds_left: FiniteFloat | None = None
+    seconds: FiniteFloat | None = None
+    """For how long it had run; none by versions before this field."""
     used: dict[str, FiniteFloat] = Field(default_factory=dict, max_length=len(USED))
     """What it reported last of data wait and of its use of processors; versions before this field gave none."""
 
@@ -118,7 +120,7 @@ class Heartbeat(BaseModel):
 
 
 def _progress_of(stages: RunningStages) -> dict[str, StageProgress]:
-    used = stages.used()
+    used, seconds = stages.used(), stages.seconds()
     return {
         name: StageProgress(
             done=latest.done,
@@ -127,6 +129,7 @@ def _progress_of(stages: RunningStages) -> dict[str, StageProgress]:
             note=one_line(latest.note, _LONGEST_WORDS),
             per_second=rate,
             seconds_left=left,
+            seconds=seconds.get(name),
             used=used.get(name, {}),
         )
         for name, (latest, rate, left) in stages.snapshot().items()
@@ -184,6 +187,15 @@ class Life:
     """Of one that runs: how far its stages are."""
     workers: Mapping[str, StageWorkers] = field(default_factory=dict)
     """Of one that runs: on which machines its stages compute."""
+
+    def seconds_of(self, entry: StageEntry) -> float | None:
+        """Return for how long a stage ran, or has run by the last sign of life; None: it did not, or nobody knows.
+
+        The record has of a stage that runs only the seconds by when it was written, which may be hours ago.
+        """
+        if entry.state != "running":
+            return entry.seconds or None
+        return self.progress[entry.name].seconds if entry.name in self.progress else None
 
     @property
     def shown(self) -> str:

@@ -46,11 +46,12 @@ class MeasuredObserver:
         self._set("corgi_units_done", name, event.done)
         self._set("corgi_units_planned", name, event.total)
         now, items = time.monotonic(), event.items or event.done
-        since, before = self._before.get(name, (now, items))
+        made = items - (event.reused_items if event.items else event.reused)
+        since, before = self._before.get(name, (now, made))
         self._set("corgi_items_done", name, items)
         if now > since:
-            self._set("corgi_items_per_second", name, max(0, items - before) / (now - since))
-        self._before[name] = now, items
+            self._set("corgi_items_per_second", name, max(0, made - before) / (now - since))
+        self._before[name] = now, made
 
     def finished(self, result: StageResult) -> None:
         """Note how a stage ended."""

@@ -95,7 +95,7 @@ class RunObserver:
         self.view.finished(result)
         if result.seconds:
             self._save_tracking(self._delivery.runs)
-        self._delivery.put(StageEnded.of(result.name, result.state, result.seconds, result.summary))
+        self._delivery.put(StageEnded.of(result.name, result.state, result.seconds, result.summary, result.rate))
 
     def track(self, operation: Operation) -> None:
         """Record something of the whole run."""

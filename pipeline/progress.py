@@ -17,32 +17,84 @@ USED: Final = ("data_wait_fraction", "cpu_utilisation", "gpu_utilisation", "gpu_
 class Pace:
     """What is known of a stage's progress; the rate counts from the first report, so that start-up does not blur it.
 
-    A stage that goes on with units of another kind, or takes some again, begins anew.
+    A stage that goes on with units of another kind, or takes some again, begins anew. Units that are taken over from
+    elsewhere are quick: the rate is of those that are made, from when the first of them began.
     """
 
     latest: Progress | None = None
     _first: tuple[float, int] | None = None
+    """When the rate begins to count, and the units by then: those done less those reused."""
 
     def note(self, progress: Progress) -> None:
         """Take in a report."""
         latest = self.latest
         if latest is None or latest.unit != progress.unit or latest.done > progress.done:
-            self._first = (time.monotonic(), progress.done)
+            is_anew = True
+        else:
+            has_made = self._first is not None and _made_units(progress) > self._first[1]
+            is_anew = progress.reused < latest.reused or (progress.reused > latest.reused and not has_made)
+        if is_anew:
+            self._first = (time.monotonic(), _made_units(progress))
         self.latest = progress
 
     @property
     def rate(self) -> float | None:
-        """Units a second; None: not known yet."""
+        """Units that are made a second; None: not known yet."""
         if self.latest is None or self._first is None:
             return None
-        seconds, done = time.monotonic() - self._first[0], self.latest.done - self._first[1]
-        return done / seconds if done > 0 and seconds > 0 else None
+        seconds, made = time.monotonic() - self._first[0], _made_units(self.latest) - self._first[1]
+        return made / seconds if made > 0 and seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
         """At this rate; None: not known yet."""
         rate = self.rate
         return None if rate is None or self.latest is None else (self.latest.total - self.latest.done) / rate
+
+
+def _made_units(progress: Progress) -> int:
+    return progress.done - progress.reused
+
+
+class MadeItems:
+    """Counts what one start of a stage makes, by its reports: neither what it finds done nor what it takes over."""
+
+    def __init__(self) -> None:
+        self.first_report: float | None = None
+        """When it came, by the monotonic clock."""
+        self._first: Progress | None = None
+        self._latest: Progress | None = None
+        self._others = 0  # items among those of the latest report that it did not make
+        self._has_reused = False
+        self._is_begun = False
+
+    def begin(self) -> None:
+        """Note that a process of the stage begins; where one was lost, nobody knows who made what it did not report."""
+        self._is_begun = True
+
+    def note(self, progress: Progress) -> None:
+        """Take in a report."""
+        latest = self._latest
+        if latest is None:
+            self.first_report = time.monotonic()
+            self._first, self._others = progress, progress.items
+        elif self._is_begun:
+            self._others += max(0, progress.items - latest.items)
+        else:
+            self._others += progress.reused_items - latest.reused_items
+        self._has_reused = self._has_reused or progress.reused > 0
+        self._is_begun = False
+        self._latest = progress
+
+    def of(self, items: int) -> int | None:
+        """Return how many of all the stage's items it made; None: not known, as its reports count something else."""
+        first, latest = self._first, self._latest
+        if first is None or latest is None:
+            return None
+        if first.done == 0 and not self._has_reused and not self._others:
+            return items
+        made = latest.items - self._others
+        return made if latest.items == items and made >= 0 else None
 
 
 class RunningStages:
@@ -53,11 +105,13 @@ class RunningStages:
         self._paces: dict[str, Pace] = {}
         self._machines: dict[str, WorkersByMachine] = {}
         self._used: dict[str, dict[str, float]] = {}
+        self._begun: dict[str, float] = {}
 
     def started(self, stage: str) -> None:
         """Note that a stage starts."""
         with self._lock:
             self._paces[stage] = Pace()
+            self._begun[stage] = time.monotonic()
             self._used.pop(stage, None)  # of a start before this one
 
     def note(self, stage: str, progress: Progress) -> None:
@@ -85,6 +139,13 @@ class RunningStages:
             self._paces.pop(stage, None)
             self._machines.pop(stage, None)
             self._used.pop(stage, None)
+            self._begun.pop(stage, None)
+
+    def seconds(self) -> dict[str, float]:
+        """Return for how long the stages have run."""
+        now = time.monotonic()
+        with self._lock:
+            return {stage: now - begun for stage, begun in self._begun.items()}
 
     def machines(self) -> dict[str, WorkersByMachine]:
         """Return on which machines the stages compute, of those that have reported it."""

@@ -15,6 +15,12 @@ MOST_FAULTS = 5
 Status = Literal["running", "done", "failed", "interrupted"]
 
 
+def rate_of(made: int | None, seconds: float, startup_seconds: float) -> float | None:
+    """Return the items a second of a stage that made so many after its start-up; None: nothing, or not known."""
+    busy = seconds - startup_seconds
+    return made / busy if made and busy > 0 else None
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -38,10 +44,16 @@ class StageEntry(_Part):
     bad_input: bool = False
     items: int | None = None
     item_name: str = ""
+    made: int | None = Field(None, description="of the items, those that the last start made; none: not known")
     counts: dict[str, int] = Field(default_factory=dict)
     notes: dict[str, str] = Field(default_factory=dict)
     fingerprint: str
     log: str
+
+    @property
+    def rate(self) -> float | None:
+        """Items that the last start made a second, without its start-up; None: not known."""
+        return rate_of(self.made, self.seconds, self.startup_seconds)
 
 
 class MlflowRuns(_Part):
@@ -121,6 +133,6 @@ class RunRecord(_Part):
 
     def as_reused(self) -> Self:
         """Return the record as a second run sees it: nothing was computed."""
-        idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0}
+        idle = {"state": "reused", "seconds": 0.0, "startup_seconds": 0.0, "made": None}
         stages = [entry.model_copy(update=idle) for entry in self.stages]
         return self.model_copy(update={"stages": stages, "seconds": 0.0, "overhead_seconds": None})

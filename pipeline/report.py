@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     from pipeline.planned_buckets import PlannedBuckets
 
 
+_WHOLE = 10  # a rate below this shows two digits: none is "0/s"
+_WORDS = ("stage", "state")
+_NUMBERS = ("seconds", "start-up", "items", "rate", "data wait", "captions", "use")
+
+
 def stage_table(record: RunRecord, life: Life | None = None) -> PlainTable:
-    """Return the table of stages, seconds, items and rate; of a lost run, also what to do."""
+    """Return the table of stages, seconds, items and rate; of a lost run, also what to do.
+
+    A number or name that does not fit goes on in the next line of its cell; columns that would be empty are left out.
+    """
     table = PlainTable(title=f"run {record.run}: {record.status if life is None else life.shown}")
     if life is not None and life.words:
         table.caption, table.caption_justify = plain(life.words), "left"
-    table.heading("stage")
-    table.heading("state")
-    for heading in ("seconds", "start-up", "items", "rate", "data wait", "captions"):
-        table.heading(heading, justify="right")
-    of_stages = {stage.name: _used(record, stage.name, life) for stage in record.stages}
-    is_shown = any(format_use(used) for used in of_stages.values())
-    if is_shown:
-        table.heading("use", justify="right")
-    for stage in record.stages:
-        used = of_stages[stage.name]
-        waited = used.get("data_wait_fraction")
-        planned = record.plan.get(stage.name)
-        captions = "" if planned is None else format_captions(planned.identity)
-        is_running = stage.state == "running"  # a sign of life may be older than the record
-        progress = life.progress.get(stage.name) if life is not None and is_running else None
-        row = _row(stage) if progress is None else (*_row(stage)[:4], *_progress(progress))
-        use = (format_use(used),) if is_shown else ()
-        table.row(*row, "" if waited is None else f"{waited:.1%}", captions, *use)
+    rows = [_row(record, stage, life) for stage in record.stages]
+    whole = []
     if record.overhead_seconds is not None:
+        scheduling = {"stage": "Ray, tracking, scheduling", "seconds": f"{record.overhead_seconds:.1f}"}
+        whole = [scheduling, {"stage": "all", "seconds": f"{record.seconds:.1f}"}]
+    shown = [*_WORDS, *(name for name in _NUMBERS if any(row.get(name) for row in [*rows, *whole]))]
+    for name in shown:
+        table.heading(name, justify="right" if name in _NUMBERS else "left")
+    for row in rows:
+        table.row(*(row[name] for name in shown))
+    if whole:
         table.add_section()
-        table.row("Ray, tracking, scheduling", "", f"{record.overhead_seconds:.1f}")
-        table.row("all", "", f"{record.seconds:.1f}")
+    for row in whole:
+        table.row(*(row.get(name, "") for name in shown))
     return table
 
 
@@ -79,7 +79,7 @@ def workers_table(record: RunRecord, life: Life) -> PlainTable | None:
         return None
     table = PlainTable(title="workers")
     for heading in ("stage", "machine", "workers", "at"):
-        table.heading(heading, justify="right" if heading == "workers" else "left", overflow="fold")
+        table.heading(heading, justify="right" if heading == "workers" else "left")
     for stage, found in workers.items():
         for one in found.machines:
             more = ", …" if len(one.items) < one.workers and one.items else ""
@@ -89,18 +89,26 @@ def workers_table(record: RunRecord, life: Life) -> PlainTable | None:
     return table
 
 
-def _row(stage: StageEntry) -> tuple[str, ...]:
-    seconds, startup, items = stage.seconds, stage.startup_seconds, stage.items
-    rate = f"{items / (seconds - startup):,.0f}/s" if items and seconds - startup > 0 else ""
+def _row(record: RunRecord, stage: StageEntry, life: Life | None) -> dict[str, str]:
+    """Return the cells of a stage by their headings; what is not known of it is empty."""
+    planned, used = record.plan.get(stage.name), _used(record, stage.name, life)
+    seconds, waited = (life or Life(record.status)).seconds_of(stage), used.get("data_wait_fraction")
     beside = f", beside {', '.join(stage.upstream)}" if stage.upstream else ""
-    return (
-        stage.name,
-        f"{stage.state}{beside}",
-        f"{seconds:.1f}" if seconds else "",
-        f"{startup:.1f}" if startup else "",
-        f"{items:,} {stage.item_name}" if items is not None else "",
-        rate,
-    )
+    items = f"{stage.items:,} {stage.item_name}" if stage.items is not None else ""
+    rate = "" if stage.rate is None else f"{stage.rate:{',.0f' if stage.rate >= _WHOLE else '.2g'}}/s"
+    if life is not None and stage.state == "running" and stage.name in life.progress:  # which may outlive the stage
+        items, rate = _progress(life.progress[stage.name])
+    return {
+        "stage": stage.name,
+        "state": f"{stage.state}{beside}",
+        "seconds": "" if seconds is None else f"{seconds:.1f}",
+        "start-up": f"{stage.startup_seconds:.1f}" if stage.startup_seconds else "",
+        "items": items,
+        "rate": rate,
+        "data wait": "" if waited is None else f"{waited:.1%}",
+        "captions": "" if planned is None else format_captions(planned.identity),
+        "use": format_use(used),
+    }
 
 
 def _progress(progress: StageProgress) -> tuple[str, str]:
@@ -115,7 +123,7 @@ def plan_table(plan: Plan, demands: Demands, buckets: "PlannedBuckets | None" = 
     """Return the table of what a run would do."""
     table = PlainTable(title=f"plan of run {plan.run}")
     for heading in ("stage", "state", "fingerprint", "captions", "asks for", "why"):
-        table.heading(heading, overflow="fold")
+        table.heading(heading)
     for stage in plan.stages.values():
         captions = format_captions(stage.identity)
         asked = demands.stages.get(stage.name, "")
@@ -174,7 +182,7 @@ def runs_table(records: Sequence[RunRecord], lives: Sequence[Life]) -> PlainTabl
     """Return the table of all runs, the latest first."""
     table = PlainTable(title="runs")
     for heading in ("run", "status", "started", "config"):
-        table.heading(heading, overflow="fold")
+        table.heading(heading)
     for record, life in zip(records, lives, strict=True):
         table.row(record.run, life.shown, record.started, record.config_path)
     return table
@@ -183,6 +191,10 @@ def runs_table(records: Sequence[RunRecord], lives: Sequence[Life]) -> PlainTabl
 def status_document(record: RunRecord, life: Life) -> dict[str, Any]:
     """Return the run as JSON-ready data, with its last sign of life where nobody has closed its record."""
     document = record.document() | {"status": life.status}
+    running = {stage.name: life.seconds_of(stage) for stage in record.stages if stage.state == "running"}
+    document["stages"] = [
+        one | {"seconds": running[one["name"]]} if one["name"] in running else one for one in document["stages"]
+    ]
     if record.status == "running":
         document["last_sign_of_life"] = None if life.last_sign is None else life.last_sign.isoformat()
         document["progress"] = {name: one.model_dump() for name, one in life.progress.items()}

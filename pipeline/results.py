@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from cluster.session import job_folder
 from pipeline.errors import UsageError
 from pipeline.plan import Plan, PlannedStage
-from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status
+from pipeline.record import PlannedEntry, RunRecord, StageEntry, StageState, Status, rate_of
 from pipeline.store import RECORD, Store
 from stages.contract.documents import Manifest
 from stages.contract.errors import DamagedFile
@@ -35,6 +35,12 @@ class StageResult:
     trace: str = ""
     damage: DamagedFile | None = None  # what it failed of, where it is a file of an artifact
     upstream: tuple[str, ...] = ()  # inputs that were still being made when it started
+    made: int | None = None  # items of the summary that this start made; None: not known
+
+    @property
+    def rate(self) -> float | None:
+        """Items that this start made a second, without its start-up; None: not known."""
+        return rate_of(self.made, self.seconds, self.startup_seconds)
 
 
 class Observer(Protocol):
@@ -146,6 +152,7 @@ def _stage_entry(result: StageResult, fingerprint: str, log: str) -> StageEntry:
         given |= {"error": result.error, "bad_input": result.bad_input}
     if (summary := result.summary) is not None:
         given |= {"items": summary.items, "item_name": summary.item_name}
+        given |= {} if result.made is None else {"made": result.made}
         given |= {"counts": dict(summary.counts), "notes": dict(summary.notes)}
     return StageEntry(
         name=result.name, state=result.state, seconds=round(result.seconds, 2),

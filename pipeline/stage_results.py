@@ -1,6 +1,10 @@
-"""How a stage ended that raised an error."""
+"""How a stage ended: by which error, and with which times."""
+
+import time
+from dataclasses import replace
 
 from pipeline.errors import full_disk
+from pipeline.progress import MadeItems
 from pipeline.results import StageResult
 from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputLost
 from stages.contract.secrets import redact
@@ -22,6 +26,20 @@ def ended_by(name: str, cause: BaseException, trace: str) -> StageResult:
         trace=whole,
         damage=damage,
     )
+
+
+def ended_by_loss(name: str, times: int, reason: str, trace: str) -> StageResult:
+    """Return how a stage ended whose process was lost so many times, for the last time for this reason."""
+    error = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
+    return StageResult(name, "failed", error=error, trace=redact(trace))
+
+
+def measured(result: StageResult, began: float, made: MadeItems) -> StageResult:
+    """Return the result of a stage that ends now with its times and what it made, by when it began and its reports."""
+    ended = time.monotonic()
+    startup = (made.first_report or ended) - began
+    count = None if result.summary is None else made.of(result.summary.items)
+    return replace(result, seconds=ended - began, startup_seconds=startup, made=count)
 
 
 def describe(cause: BaseException) -> str:

@@ -220,8 +220,10 @@ class RunTracker:
         self._client.set_tag(run.run_id, "mlflow.loggedImages", True)
         run.images[event.name, event.step] = self._time()
 
-    def stage_finished(self, name: str, state: str, seconds: float, summary: StageSummary | None) -> None:
-        """Close the stage's run: ``state`` is done, reused, failed or blocked."""
+    def stage_finished(
+        self, name: str, state: str, seconds: float, summary: StageSummary | None, per_second: float | None = None
+    ) -> None:
+        """Close the stage's run: ``state`` is done, reused, failed or blocked; ``per_second``: items made, if known."""
         run = self._stage(name)
         measured = {} if summary is None else summary.metrics
         now = self._time()
@@ -229,7 +231,7 @@ class RunTracker:
         if summary is not None:
             run.set_counts("counts/", summary.counts, now)
         if state == "done":
-            rate = {"items_per_second": summary.items / seconds} if seconds and summary is not None else {}
+            rate = {} if per_second is None else {"items_per_second": per_second}
             run.set_figures({"seconds": seconds, **rate}, now)
             self._parent.set_figures({f"{name}/seconds": seconds}, now)
         self._parent.set_figures({f"{name}/{key}": value for key, value in measured.items()}, now)
@@ -266,12 +268,8 @@ class RunTracker:
         if self.runs.model_uri is not None:
             return self.runs.model_uri
         begun = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{name}'")
-        model = (
-            begun[0]
-            if begun
-            else self._client.create_logged_model(
-                experiment, name=name, source_run_id=run_id, model_type="text-to-image"
-            )
+        model = next(iter(begun), None) or self._client.create_logged_model(
+            experiment, name=name, source_run_id=run_id, model_type="text-to-image"
         )
         with self.temporary_folder() as folder:
             path = folder / "model"

@@ -166,17 +166,16 @@ def stage_node(record: RunRecord, name: str, life: Life) -> dict[str, Any]:
         "progress": None if progress is None else progress.model_dump(),
         "workers": None if workers is None else workers.model_dump(mode="json"),
         "used": _used(record, name) if progress is None else progress.used,
-        **({} if entry is None else _entry(entry)),
+        **({} if entry is None else _entry(entry, life)),
     }
 
 
-def _entry(entry: StageEntry) -> dict[str, Any]:
-    busy = entry.seconds - entry.startup_seconds
+def _entry(entry: StageEntry, life: Life) -> dict[str, Any]:
     return {
-        "seconds": entry.seconds,
+        "seconds": life.seconds_of(entry),
         "items": entry.items,
         "item_name": entry.item_name,
-        "rate": entry.items / busy if entry.items and busy > 0 else None,
+        "rate": entry.rate,
         "error": entry.error,
         "beside": entry.upstream or [],
         "lost": {name: count for name, count in entry.counts.items() if name.startswith((FAILED, SKIPPED, "removed_"))},

@@ -78,7 +78,7 @@ def doctor_table(findings: Iterable[Finding]) -> Table:
     """Return one line per finding, with what to do below what was found."""
     table = Table(box=None, pad_edge=False)
     for title in ("check", "", "found, and what to do"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for finding in findings:
         lines = redact(finding.found if not finding.remedy else f"{finding.found}\n→ {finding.remedy}")
         table.add_row(finding.check, Text(finding.status, style=_STYLES[finding.status]), Text(lines))

@@ -60,9 +60,9 @@ def _table(garbage: "Garbage") -> "PlainTable":
 
     table = PlainTable(title=f"what none of the {garbage.kept_runs} kept runs needs")
     for heading in ("what", "folder"):
-        table.heading(heading, overflow="fold")
+        table.heading(heading)
     table.heading("MB", justify="right")
-    table.heading("why", overflow="fold")
+    table.heading("why")
     for item in garbage.items:
         folder = f"{item.folder.stage}/{item.folder.fingerprint}"
         table.row(item.what, folder, f"{item.size / 1e6:,.1f}", item.why)

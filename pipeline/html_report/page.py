@@ -28,7 +28,7 @@ def report_page(target: Target, *, max_shards: int) -> str:
     record, store = target.record, target.store
     parts = [*_heading(record, store), *_quality(record, store), *_words(record), *_samples(record, store)]
     parts.append("<h2>Details</h2>")
-    parts.append(folded("Stages, with their times", [_stages(record)]))
+    parts.append(folded("Stages, with their times", [_stages(record, store)]))
     parts += [findings_part(one) for one in found]
     metrics = [_metric(record, name) for name in sorted(record.metrics, key=by_number)]
     parts.append(folded("All metrics", [table(("name", "value", "95 % interval", "n"), metrics)]))
@@ -111,13 +111,13 @@ def _samples(record: RunRecord, store: Store) -> Iterator[str]:
         yield f'<p class="care">{escape(error)}</p>'
 
 
-def _stages(record: RunRecord) -> str:
-    headings = ("stage", "state", "seconds", "items", "fingerprint")
+def _stages(record: RunRecord, store: Store) -> str:
+    headings, life = ("stage", "state", "seconds", "items", "fingerprint"), life_of(record, store)
     rows: Sequence[Sequence[object]] = [
         (
             one.name,
             one.state,
-            f"{one.seconds:.1f}",
+            "" if (seconds := life.seconds_of(one)) is None else f"{seconds:.1f}",
             "" if one.items is None else f"{one.items:,} {one.item_name}",
             one.fingerprint,
         )

@@ -21,6 +21,8 @@ from stages.storage.artifact import COMPLETE, MANIFEST, UNITS, Artifact
 from stages.storage.filesystems import open_address
 
 LOSSES = ("failed_", "removed_")
+LOST_FIELDS = {"failures": "failed_", "removed": "removed_"}
+"""The fields of units' records that count what was lost by cause, with what names begin with in a summary."""
 LOST_SHOWN = 20
 MODEL_UNIT = "model"  # of a stage that trains; its other units are checkpoints
 FEWEST_PARTS = 3  # <store>/artifacts/<stage>/<fingerprint>
@@ -113,7 +115,8 @@ def _inspect_one(target: Target, artifact: Artifact, max_shards: int) -> Finding
     units = artifact.done_units()
     state = "done" if artifact.is_complete else "partial" if units else "new"
     findings = Findings(artifact.stage, artifact.fingerprint, redact_addresses(artifact.uri), state)
-    _add_summary(findings, Manifest.of(artifact).summary if artifact.is_complete else _so_far(units))
+    summary = Manifest.of(artifact).summary if artifact.is_complete else _so_far(artifact.stage, units)
+    _add_summary(findings, summary, is_complete=artifact.is_complete)
     _add_lost(findings, units)
     if (own := optional_module(f"stages.{artifact.stage}", "inspect")) is not None:
         own.inspect(artifact, findings, InspectionContext(partial(target.input_of, artifact), max_shards))
@@ -162,28 +165,47 @@ def _add_tracked_images(findings: Findings, target: Target, artifact: Artifact) 
         findings.add_image(f"{name.replace('_', ' ')}, step {step}", png)
 
 
-def _so_far(units: Mapping[str, Mapping[str, Any]]) -> StageSummary:
-    """Add up the records of what is done, where no summary is written yet."""
+def _so_far(stage: str, units: Mapping[str, Mapping[str, Any]]) -> StageSummary:
+    """Add up the records of what is done, where no summary is written yet; of a training, the last one says it all."""
+    records = list(units.values())
+    if is_trained(stage):
+        last = max(units, key=lambda name: (units[name].get("step", 0), name == MODEL_UNIT), default=None)
+        records = [] if last is None else [units[last]]
     counts: dict[str, int] = {}
-    for record in units.values():
+    for record in records:
         for name, value in record.items():
-            causes = value.items() if name == "failures" else ((name, value),) if isinstance(value, int) else ()
-            for cause, count in causes:
-                key = f"failed_{cause}" if name == "failures" else cause
-                counts[key] = counts.get(key, 0) + count
+            prefix = LOST_FIELDS.get(name)
+            causes = ((name, value),) if prefix is None else ((prefix + cause, one) for cause, one in value.items())
+            for key, count in causes:
+                if isinstance(count, int):
+                    counts[key] = counts.get(key, 0) + count
     return StageSummary(items=len(units), item_name="finished units", counts=counts)
 
 
-def _add_summary(findings: Findings, summary: StageSummary) -> None:
+def _add_summary(findings: Findings, summary: StageSummary, *, is_complete: bool) -> None:
     counts = summary.counts
     lost = {name: count for name, count in counts.items() if name.startswith(LOSSES)}
     kept = {name: count for name, count in counts.items() if name not in lost}
     findings.add_figures("counts", {summary.item_name: summary.items, **kept})
-    total = counts.get("rows", summary.items + sum(lost.values()))
-    rows = [
-        (name, count, f"{count / total:.2%}")
-        for name, count in sorted(lost.items(), key=lambda pair: (-pair[1], pair[0]))
-    ]
-    findings.add_table("losses by cause", ("cause", "count", "fraction of rows"), rows)
+    total = _rows(findings.stage, summary, sum(lost.values()), is_complete=is_complete)
+    rows = [(name, count) for name, count in sorted(lost.items(), key=lambda pair: (-pair[1], pair[0]))]
+    if total:
+        fractions = [(*row, f"{row[1] / total:.2%}") for row in rows]
+        findings.add_table("losses by cause", ("cause", "count", "fraction of rows"), fractions)
+    else:
+        findings.add_table("losses by cause", ("cause", "count"), rows)
     figures = {name: f"{summary.metrics[name]:.6g}" for name in sorted(summary.metrics, key=by_number)}
     findings.add_figures("figures", figures)
+
+
+def _rows(stage: str, summary: StageSummary, lost: int, *, is_complete: bool) -> int | None:
+    """Return of how many rows some were lost; None: not known, as where a training counts samples again and again."""
+    counts = summary.counts
+    if is_trained(stage):
+        return None
+    if stage == "download_shards":  # whose rows are all entries; those of other stages' units are what is left
+        return counts.get("rows")
+    if is_complete:
+        return summary.items + (0 if stage == "filter_samples" else lost)  # whose items hold what it removed
+    left = counts.get("rows", counts.get("images"))
+    return None if left is None else left + lost

@@ -29,7 +29,7 @@ def _rich_table(block: Table) -> PlainTable:
     table = PlainTable(title=block.title, box=box.SIMPLE_HEAD)
     for index, heading in enumerate(block.headings):
         numbers = all(_is_number(row[index]) for row in block.rows)
-        table.heading(heading, justify="right" if numbers else "left", overflow="fold")
+        table.heading(heading, justify="right" if numbers else "left")
     for row in block.rows:
         table.row(*(_cell(value) for value in row))
     return table

@@ -79,7 +79,7 @@ def log_table(lines: Sequence[LogLine], title: str, count: int) -> PlainTable:
     left = f", the newest {len(lines)} lines of {count}" if len(lines) < count else ""
     table = PlainTable(title=f"{title}{left}", box=None)
     for heading in ("time", "stage", "level", "node", "shard", "message"):
-        table.heading(heading, overflow="fold", no_wrap=heading == "time")
+        table.heading(heading, no_wrap=heading == "time")
     for line in lines:
         table.row(line.time[:19], line.stage, line.level.lower(), line.node, line.shard, line.message)
     return table

@@ -281,9 +281,9 @@ class Delivery:
                     pass
                 case MetricsLogged() | StepsLogged() | ImageLogged() | RollBackLogged():
                     tracker.stage_event(operation.stage, operation.event())
-                case StageEnded():
-                    summary = operation.stage_summary()
-                    tracker.stage_finished(operation.stage, operation.state, operation.seconds, summary)
+                case StageEnded() as ended:
+                    summary = ended.stage_summary()
+                    tracker.stage_finished(ended.stage, ended.state, ended.seconds, summary, ended.per_second)
                 case ModelFinished():
                     self._register(tracker)
                 case ReportLogged():

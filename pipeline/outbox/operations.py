@@ -167,11 +167,20 @@ class StageEnded(_Operation):
     state: StageState
     seconds: float
     summary: dict[str, Any] | None = None
+    per_second: float | None = Field(None, description="items that it made; none: not known")
 
     @classmethod
-    def of(cls, stage: str, state: StageState, seconds: float, summary: StageSummary | None) -> "StageEnded":
+    def of(
+        cls,
+        stage: str,
+        state: StageState,
+        seconds: float,
+        summary: StageSummary | None,
+        per_second: float | None = None,
+    ) -> "StageEnded":
         """Return what the end of a stage asks for."""
-        return cls(stage=stage, state=state, seconds=seconds, summary=None if summary is None else asdict(summary))
+        found = None if summary is None else asdict(summary)
+        return cls(stage=stage, state=state, seconds=seconds, summary=found, per_second=per_second)
 
     def stage_summary(self) -> StageSummary | None:
         """Return the stage's summary."""

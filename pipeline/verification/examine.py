@@ -87,7 +87,7 @@ def verification_document(found: Verification) -> dict[str, Any]:
 def verification_table(found: Verification) -> PlainTable:
     """Return a line for each artifact, and one for the store's own documents."""
     table = PlainTable(title=f"verification of {redact_addresses(found.store.uri)}")
-    table.heading("artifact", overflow="fold")
+    table.heading("artifact")
     for heading in ("files", "bytes", "damaged", "without checksum"):
         table.heading(heading, justify="right")
     for one in found.artifacts:

@@ -13,13 +13,19 @@ MOST_ROWS: Final = 1000
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: ``done`` of ``total`` units (shards, steps, images), and items so far for a rate."""
+    """How far a stage is: ``done`` of ``total`` units (shards, steps, images), and items so far for a rate.
+
+    Of these, ``reused`` units with ``reused_items`` are what this process of the stage took over from elsewhere instead
+    of making it.
+    """
 
     done: int
     total: int
     unit: str
     items: int = 0
     note: str = ""
+    reused: int = 0
+    reused_items: int = 0
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class StageContext:
 class StageSummary:
     """What a finished stage says of itself; it goes to the manifest, the report and the dashboard.
 
-    ``items`` counts what the stage handled in all (images, steps x batch, prompts), for the rate in the table;
+    ``items`` counts what the artifact is of in all (images, steps x batch, prompts), whichever start has made it;
     ``counts`` holds integers such as failures by cause; ``metrics`` holds measured figures; ``notes`` holds the words
     that figures need to be read right (a device, a network's name). ``measures`` holds interval, number and protocol of
     those metrics that have them, by the same names; ``protocols`` the protocols by their digests.

@@ -30,6 +30,7 @@ from stages.formats.shards import (
 from stages.formats.source_records import Counted, Counter
 from stages.storage.artifact import UNITS, Artifact, Output, unit_record
 from stages.storage.takeover import take_unit
+from stages.streaming.reuse import Reused
 
 _log = logging.getLogger(__name__)
 
@@ -72,16 +73,16 @@ Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
 
 def make_shard_worker(
     config: DownloadShardsConfig, output: Output, *, resizes: bool = False
-) -> Callable[[ShardTask], ShardRecord]:
+) -> Callable[[ShardTask], ShardRecord | Reused[ShardRecord]]:
     """Return the function that makes one shard and returns its record; ``resizes``: there are images to be resized."""
     resize_each, source = make_resizer(config, start=resizes), make_source(config)
 
-    def make(task: ShardTask) -> ShardRecord:
+    def make(task: ShardTask) -> ShardRecord | Reused[ShardRecord]:
         recorded = f"{UNITS}/{task.name}.json"
         if output.exists(recorded):  # by a process that died before it could report it
             return ShardRecord.parse(output.read_json(recorded), output, recorded)
         if (taken := _take(task, config, output)) is not None:
-            return taken
+            return Reused(taken)
         part, skips = source.read(task.part), Counter()
         finished = sorted(_resize_each(without_skipped(part.each, skips), resize_each), key=lambda one: one[0].index)
         check_count(task.name, part.count(), len(finished), skips)

@@ -11,7 +11,7 @@ from stages.formats.filtered import SCORES, FilterRecord
 from stages.formats.per_shard import has_table
 from stages.storage.artifact import Artifact, Output, unit_record
 from stages.storage.takeover import take_unit
-from stages.streaming.reuse import MadeUnits
+from stages.streaming.reuse import MadeUnits, Reused
 from stages.streaming.staleness import Contents
 
 _log = logging.getLogger(__name__)
@@ -25,14 +25,14 @@ def make_taking_scorer(
     contents: Contents,
     made: MadeUnits,
     own: Contents,
-) -> Callable[[str], str]:
+) -> Callable[[str], str | Reused[str]]:
     """Return the function that takes the result of a shard of a name over where it is there, or else scores it.
 
     ``contents`` identifies what a result is made from, ``own`` the shard's embeddings alone.
     """
     score = make_scorer(config, embeddings, output, own)
 
-    def score_or_take(name: str) -> str:
+    def score_or_take(name: str) -> str | Reused[str]:
         if item_is_given_again() and has_table(output, SCORES, name):
             return name
         content = contents.get(name)
@@ -46,6 +46,6 @@ def make_taking_scorer(
         except ArtifactError as error:
             _log.warning("%s: shard %s is filtered again", str(error).partition(": expected")[0], name)
             return score(name)
-        return name
+        return Reused(name)
 
     return score_or_take

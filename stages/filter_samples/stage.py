@@ -16,7 +16,7 @@ from stages.formats.filtered import SCORES, FilterRecord, scores_are_of
 from stages.formats.per_shard import table_name
 from stages.storage.artifact import Artifact, Output
 from stages.storage.takeover import contents_of_units
-from stages.streaming.reuse import made_units
+from stages.streaming.reuse import Reused, made_units
 from stages.streaming.runner import UnitList, UnitRunner, map_and_report
 from stages.streaming.staleness import Contents, without_stale
 
@@ -34,14 +34,15 @@ def run(
     units.write_plan(output)
     made = made_units(FilterRecord, context.earlier)
     to_score = _names_to_score(names, records, own, output)
-    scored = len(names) - len(to_score)
+    scored, reused = len(names) - len(to_score), 0
 
     def progress() -> Progress:
-        return Progress(scored + len(records), 2 * len(names), "passes over shards")
+        return Progress(scored + len(records), 2 * len(names), "passes over shards", reused=reused)
 
     make = functools.partial(make_taking_scorer, config, embeddings, output, contents=present, made=made, own=own)
-    for _ in map_and_report(context, make, to_score, resources, progress):
+    for found in map_and_report(context, make, to_score, resources, progress):
         scored += 1
+        reused += isinstance(found, Reused)
     runner = UnitRunner(
         output=output,
         units=units,
@@ -50,6 +51,7 @@ def run(
         make_worker=functools.partial(make_remover, config, embeddings, output, present),
         resources=resources,
         passes_before=1,
+        reused_before=2 * reused,  # what was taken over needs neither pass
     )
     records = runner.run(context)
     return _summarise(records, reused=sum(one.made_from in made for one in records.values()))

@@ -18,7 +18,7 @@ from stages.generate.config import CaptionPrompts, GenerateConfig
 from stages.generate.prompts import Prompt, caption_prompts, make_prompts
 from stages.generate.units import CHUNK, PromptUnit, divide
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.reuse import MadeUnits, made_units
+from stages.streaming.reuse import MadeUnits, Reused, made_units
 from stages.streaming.runner import UnitList, UnitRunner
 
 GRID_IMAGES = 24
@@ -50,7 +50,7 @@ def run(config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, 
 
 def _make_worker(
     config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str, made: MadeUnits
-) -> Callable[[PromptUnit], GeneratedRecord]:
+) -> Callable[[PromptUnit], GeneratedRecord | Reused[GeneratedRecord]]:
     """Make the worker in its own process: models are loaded there only."""
     from stages.generate.worker import make_generate_worker
 

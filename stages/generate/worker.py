@@ -34,7 +34,7 @@ from stages.generate.units import CHUNK, PromptUnit
 from stages.inference.loading import TrainedModels, load_text_to_image
 from stages.inference.text_to_image import TextToImageSystem
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.reuse import MadeUnits
+from stages.streaming.reuse import MadeUnits, Reused
 from stages.training.images.shard_images import ImageRows, ShardImages
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def load_system(
 
 def make_generate_worker(
     config: GenerateConfig, inputs: Mapping[str, Artifact], output: Output, *, device: str, made: MadeUnits
-) -> Callable[[PromptUnit], GeneratedRecord]:
+) -> Callable[[PromptUnit], GeneratedRecord | Reused[GeneratedRecord]]:
     """Load the models, and return the function that generates the images of a unit, or takes them from where they are.
 
     ``made`` holds units of control sets that other artifacts of the recipe have, by what they were made from.
@@ -129,7 +129,7 @@ class _Worker:
     output: Output
     made: MadeUnits
 
-    def generate(self, unit: PromptUnit) -> GeneratedRecord:
+    def generate(self, unit: PromptUnit) -> GeneratedRecord | Reused[GeneratedRecord]:
         """Write the unit's images and the embeddings that they were generated from.
 
         Beside those of the first set stand the true images, where these are the experiment's own. Images that are taken
@@ -137,7 +137,7 @@ class _Worker:
         """
         if unit.made_from in self.made:
             try:
-                return self._write(unit, _Made(*self.made[unit.made_from], unit).images)
+                return Reused(self._write(unit, _Made(*self.made[unit.made_from], unit).images))
             except ArtifactError as error:
                 _log.warning("%s: unit %s is generated again", str(error).partition(": expected")[0], unit.name)
         return self._write(unit, self._images)

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from stages.contract.documents import UnitRecord
 from stages.contract.errors import ArtifactError
@@ -13,6 +14,7 @@ from stages.storage.takeover import take_unit
 from stages.streaming.staleness import without_stale
 
 Record = TypeVar("Record", bound=UnitRecord)
+Result = TypeVar("Result")
 MadeUnits = Mapping[str, tuple[Artifact, str]]
 """Where the unit lies that was made from a shard of this content."""
 TakePart = Callable[[Artifact, str, Artifact, Output, str], Record | None]
@@ -23,6 +25,13 @@ It is called with that artifact and its unit, the shards, the output, and the na
 ContentOf = Callable[[Artifact, str], str | None]
 """Returns what identifies all that a shard's unit is made from; None: that is not known."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reused(Generic[Result]):
+    """What a worker returns of a unit that it found, here or in another artifact, and so did not make."""
+
+    result: Result
 
 
 def made_units(record: type[UnitRecord], earlier: Iterable[Artifact]) -> MadeUnits:
@@ -63,7 +72,7 @@ def make_reusing_worker(
     made: MadeUnits,
     take_part: TakePart[Record] | None,
     content_of: ContentOf = shard_content,
-) -> Callable[[str], Record]:
+) -> Callable[[str], Record | Reused[Record]]:
     """Return the function that takes the unit of a shard over where it is there, or else makes it.
 
     A unit that is there already stays, unless it was made of other content.
@@ -79,10 +88,10 @@ def make_reusing_worker(
             return None
         return take_part(*made[part_of], shards, output, name)
 
-    def work_or_take(name: str) -> Record:
+    def work_or_take(name: str) -> Record | Reused[Record]:
         content = content_of(shards, name)
         if (kept := _present_unit(record, output, name, content)) is not None:
-            return kept
+            return Reused(kept)
         if made and content is not None:
             try:
                 taken = take(name, content)
@@ -90,7 +99,7 @@ def make_reusing_worker(
                 _log.warning("%s: shard %s is made again", str(error).partition(": expected")[0], name)
             else:
                 if taken is not None:
-                    return taken.model_copy(update={"made_from": content})
+                    return Reused(taken.model_copy(update={"made_from": content}))
         return work(name).model_copy(update={"made_from": content or ""})
 
     return work_or_take

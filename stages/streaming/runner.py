@@ -19,7 +19,7 @@ from stages.contract.events import Progress
 from stages.contract.stage import StageContext
 from stages.formats.shards import require_units, shard_content
 from stages.storage.artifact import Artifact, Output
-from stages.streaming.reuse import ContentOf, TakePart, made_units, make_reusing_worker, recorded_unit
+from stages.streaming.reuse import ContentOf, Reused, TakePart, made_units, make_reusing_worker, recorded_unit
 from stages.streaming.staleness import contents_of, without_stale
 
 POLL_SECONDS = 0.25
@@ -28,6 +28,8 @@ _LONGEST_PAUSE = 10.0  # seconds
 
 Record = TypeVar("Record", bound=UnitRecord)
 Finish = Callable[[UnitRecord, Output, str], None]
+MakeUnitWorker = Callable[[], Callable[[Any], Record | Reused[Record]]]
+"""Makes, in a worker process, the function that makes an item's unit, or finds it, and returns its record."""
 
 
 class UnitList:
@@ -149,22 +151,23 @@ def unit_name(item: Any) -> str:
 
 
 def _make_recording_worker(
-    make_worker: Callable[[], Callable[[Any], Record]], output: Output, finish: Finish, kind: type[Record]
-) -> Callable[[Any], tuple[str, Record]]:
-    """Make a worker that records each unit as done, in its own process, and returns name and record.
+    make_worker: MakeUnitWorker[Record], output: Output, finish: Finish, kind: type[Record]
+) -> Callable[[Any], tuple[str, Record, bool]]:
+    """Make a worker that records each unit as done, in its own process; it returns name, record, and if it was reused.
 
     A unit whose worker was lost between its record and its reply is not made again.
     """
     work = make_worker()
 
-    def work_and_record(item: Any) -> tuple[str, Record]:
+    def work_and_record(item: Any) -> tuple[str, Record, bool]:
         name = unit_name(item)
         if item_is_given_again() and (recorded := recorded_unit(kind, output, name)) is not None:
-            return name, recorded
+            return name, recorded, False
         with output.collecting():
-            record = work(item)
+            found = work(item)
+            record = found.result if isinstance(found, Reused) else found
             finish(record, output, name)
-        return name, record
+        return name, record, isinstance(found, Reused)
 
     return work_and_record
 
@@ -179,8 +182,7 @@ class UnitRunner(Generic[Record]):
     """Of the records."""
     records: Mapping[str, Record]
     """Of the units that are done (:meth:`UnitRecord.done`)."""
-    make_worker: Callable[[], Callable[[Any], Record]]
-    """Called in each worker process; returns the function that makes an item's unit and its record."""
+    make_worker: MakeUnitWorker[Record]
     resources: WorkerResources
     finish: Finish = UnitRecord.finish
     """How a worker records a unit."""
@@ -190,22 +192,32 @@ class UnitRunner(Generic[Record]):
     """What the units are, in the progress."""
     passes_before: int = 0
     """Passes over all units that are done already and counted in the progress."""
+    reused_before: int = 0
+    """Units that these passes took over from elsewhere."""
 
     def run(self, context: StageContext) -> dict[str, Record]:
         """Run them on the context's map, report each to it, and return the records of all units by name."""
         done = dict(self.records)
         images = sum(record.counts["images"] for record in done.values())
+        reused, reused_images = self.reused_before, 0
 
         def progress() -> Progress:
             total = self.units.write_plan(self.output)
             unit = f"passes over {self.unit}" if self.passes_before else self.unit
             earlier, items = self.passes_before * total, 0 if self.passes_before else images
-            return Progress(earlier + len(done), earlier + total, unit, items=items, note=self.units.note)
+            return Progress(
+                earlier + len(done), earlier + total, unit, items=items, note=self.units.note,
+                reused=reused, reused_items=0 if self.passes_before else reused_images,
+            )  # fmt: skip
 
         make = functools.partial(_make_recording_worker, self.make_worker, self.output, self.finish, self.kind)
-        for name, record in map_and_report(context, make, self.units.without(done), self.resources, progress):
+        for name, record, is_reused in map_and_report(
+            context, make, self.units.without(done), self.resources, progress
+        ):
             done[name] = record
             images += record.counts["images"]
+            reused += is_reused
+            reused_images += record.counts["images"] * is_reused
             self.check(done)
         self.units.write_plan(self.output)
         return done

@@ -38,13 +38,13 @@ def run_distillation(
     for teacher in earlier:
         below = Output(f"{output.uri}/{TEACHER}", output.stage, output.fingerprint, fence=output.fence)
         make = partial(make_task, "stages.train_prior.task:PriorTask", config, embeddings, gaussians, below)
-        said = replace(context, emit=_of_part(context.emit, teacher, steps))
+        said = replace(context, emit=_of_part(context.emit, teacher, steps, before.batch_size))
         taught = train(make, before, seed=config.seed, output=below, context=said)
         metrics = {f"{teacher.prefix}{name}": value for name, value in taught.metrics.items()}
         measures = {f"{teacher.prefix}{name}": measure for name, measure in taught.measures.items()}
         protocols = dict(taught.protocols)
     make = partial(make_task, "stages.train_prior.student:StudentTask", config, embeddings, gaussians, output)
-    said = replace(context, emit=_of_part(context.emit, student, steps))
+    said = replace(context, emit=_of_part(context.emit, student, steps, training.batch_size))
     summary = train(
         make,
         training,
@@ -64,15 +64,15 @@ def run_distillation(
     )
 
 
-def _of_part(emit: Callable[[Event], None], part: TrainingPart, total: int) -> Callable[[Event], None]:
+def _of_part(emit: Callable[[Event], None], part: TrainingPart, total: int, batch_size: int) -> Callable[[Event], None]:
     """Return what reports a training as one part of a longer one, under names of its own."""
     first = part.first_step
 
     def report(event: Event) -> None:
         match event:
-            case Progress() if event.done:
-                items = event.items // event.done * (first + event.done)
-                emit(replace(event, done=first + event.done, total=total, items=items))
+            case Progress():
+                done = first + event.done
+                emit(replace(event, done=done, total=total, items=done * batch_size))
             case Metrics():
                 emit(part.reported(event))
             case LoggedSteps():
@@ -81,8 +81,6 @@ def _of_part(emit: Callable[[Event], None], part: TrainingPart, total: int) -> C
                 emit(part.rolled_back(event))
             case LoggedImage():
                 emit(replace(event, name=f"{part.prefix}{event.name}", step=first + event.step))
-            case Progress():  # where a training begins or goes on
-                emit(replace(event, done=first, total=total))
             case _:
                 emit(event)
 

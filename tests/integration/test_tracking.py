@@ -96,7 +96,7 @@ def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
     summary = StageSummary(
         100, counts={"bad": 2}, metrics={"cosine": 0.9}, measures=measures, protocols={"a": {"seed": "0"}}
     )
-    tracker.stage_finished("train_prior", "done", 2.0, summary)
+    tracker.stage_finished("train_prior", "done", 2.0, summary, 25.0)  # a start that made half of them
     tracker.finish("done")
 
     client = MlflowClient(uri)
@@ -111,7 +111,7 @@ def test_a_run_is_one_parent_with_a_child_per_stage(uri: str) -> None:
     assert child.info.run_id == tracker.runs.stages["train_prior"]
     assert child.info.status == "FINISHED"
     assert child.data.params == {"kind": "shifted", "optimizer.lr": "0.1"}
-    expected = {"loss": 0.5, "cosine": 0.9, "counts/bad": 2, "seconds": 2.0, "items_per_second": 50.0}
+    expected = {"loss": 0.5, "cosine": 0.9, "counts/bad": 2, "seconds": 2.0, "items_per_second": 25.0}
     assert child.data.metrics == expected
     kept = json.loads(Path(client.download_artifacts(child.info.run_id, MEASURES_FILE)).read_text())
     measure = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100, "protocol": "a"}

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cluster.workers import AtWork, by_machine
 from pipeline.cli import app
+from pipeline.dashboard.runs import stage_node
 from pipeline.heartbeat import BEAT_SECONDS, Heartbeat, beating, life_by, life_of
 from pipeline.progress import RunningStages
 from pipeline.report import run_view, stage_table, status_document
@@ -160,6 +161,43 @@ def test_a_running_run_shows_how_far_its_stages_are_and_a_lost_one_does_not(tmp_
     assert "300 of" not in render(stage_table(record, lost))
 
 
+def test_the_seconds_of_a_running_stage_are_those_of_the_sign_of_life(tmp_path: Path) -> None:
+    """The record was written when another stage ended, and says what was so then."""
+    stages = RunningStages()
+    for name in ("train_prior", "train_decoder", "embed_clip"):
+        stages.started(name)
+    stages.note("train_prior", Progress(5, 1000, "steps"))
+    stages.ended("train_decoder")
+    time.sleep(0.06)
+    own = Heartbeat.now(0, stages)
+    seconds = own.progress["train_prior"].seconds
+    assert seconds is not None
+    assert seconds >= 0.06
+    hours = own.model_copy(
+        update={"progress": {"train_prior": own.progress["train_prior"].model_copy(update={"seconds": 7200.25})}}
+    )
+    entries = [
+        make_entry("train_prior", "running", seconds=125.5),
+        make_entry("train_decoder", seconds=125.25),
+        make_entry("embed_clip", "running", seconds=125.75),  # which has reported nothing
+    ]
+    names = [str(entry["name"]) for entry in entries]
+    plan = {name: {"fingerprint": "f", "identity": {}} for name in names}
+    record = make_record(status="running", stages=entries, plan=plan)
+    for life, expected in (
+        (life_by(record, hours, own.time), [7200.25, 125.25, None]),
+        (life_by(record, hours, own.time + datetime.timedelta(hours=1)), [None, 125.25, None]),  # a lost run
+    ):
+        assert [stage_node(record, name, life)["seconds"] for name in names] == expected
+        assert [stage["seconds"] for stage in status_document(record, life)["stages"]] == expected
+        shown = render(stage_table(record, life))
+        assert "125.2" in shown
+        assert "125.5" not in shown
+        assert "125.8" not in shown
+        assert ("7200.2" in shown) == (expected[0] is not None)
+    assert "125.5" not in render(stage_table(record))
+
+
 def test_a_running_run_shows_its_use_of_the_machine() -> None:
     stages = RunningStages()
     stages.started("train_decoder")
@@ -186,8 +224,9 @@ def test_a_sign_of_life_of_a_version_without_use_is_read() -> None:
     stages = RunningStages()
     stages.note("train_decoder", Progress(5, 1000, "steps"))
     content = Heartbeat.now(0, stages).model_dump(mode="json")
-    del content["progress"]["train_decoder"]["used"]
+    del content["progress"]["train_decoder"]["used"], content["progress"]["train_decoder"]["seconds"]
     assert Heartbeat.model_validate(content).progress["train_decoder"].used == {}
+    assert Heartbeat.model_validate(content).progress["train_decoder"].seconds is None
 
 
 def test_a_running_run_shows_on_which_machines_its_stages_compute() -> None:

@@ -13,7 +13,7 @@ from tests.factories import make_entry, make_record
 
 def _record(**changes: Any) -> RunRecord:
     stages = [
-        make_entry("generate", seconds=12.0, startup_seconds=2.0, items=720, item_name="images"),
+        make_entry("generate", seconds=12.0, startup_seconds=2.0, items=720, item_name="images", made=720),
         make_entry("evaluate", "reused", seconds=0.0, startup_seconds=0.0, items=240, item_name="images"),
     ]
     both = {"accuracy": 0.9, "control/unrelated": 0.02, "control/text_embedding": 0.6, "reconstruction": 0.97}
@@ -25,8 +25,8 @@ def _record(**changes: Any) -> RunRecord:
     return make_record("quickstart-1", **(record | changes))
 
 
-def _text(content: Any) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def _text(content: Any, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(content)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
@@ -40,6 +40,40 @@ def test_the_table_shows_seconds_items_and_rate_without_start_up() -> None:
     assert "0.4%" not in text
     waited = {"generate/data_wait_fraction": 0.004}
     assert "0.4%" in _text(stage_table(_record(metrics=waited)))
+
+
+def test_a_slow_stage_has_a_rate() -> None:
+    slow = make_entry("generate", seconds=12.0, startup_seconds=2.0, items=3, item_name="images", made=3)
+    assert "0.3/s" in _text(stage_table(_record(stages=[slow])))
+
+
+def test_without_the_count_of_the_last_start_no_rate_is_shown() -> None:
+    earlier = make_entry("generate", seconds=12.0, startup_seconds=2.0, items=720, item_name="images")
+    assert "/s" not in _text(stage_table(_record(stages=[earlier])))
+
+
+def test_a_narrow_table_shows_every_number_and_name_whole() -> None:
+    """Of 80 columns, which its own do not fit."""
+    identity = {"captions": {"fraction": 0.125}}
+    for name in ("download_shards", "train_second_upsampler", "caption_images"):
+        stage = make_entry(
+            name, seconds=123456.7, startup_seconds=1234.5, items=98765432109, item_name="images", made=98765432
+        )
+        waits = {f"{name}/{figure}": 0.123 for figure in ("data_wait_fraction", "cpu_utilisation")}
+        plan = {name: {"fingerprint": "f", "identity": identity}}
+        record = _record(stages=[stage], plan=plan, metrics=waits, overhead_seconds=None)
+        lines = _text(stage_table(record), width=80).splitlines()
+        assert max(map(len, lines)) <= 80
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+        found = {"".join(parts).replace(" ", "") for parts in zip(*cells, strict=True)}
+        assert found == {
+            name, "done", "123456.7", "1234.5", "98,765,432,109images", "808/s", "12.3%", "12.5%", "CPU12%"
+        }  # fmt: skip
+
+
+def test_columns_of_which_nothing_is_known_are_left_out() -> None:
+    table = stage_table(_record(stages=[make_entry("generate", startup_seconds=0.0)], overhead_seconds=None))
+    assert [str(column.header) for column in table.columns] == ["stage", "state", "seconds"]
 
 
 def test_the_quickstart_shows_its_figures_beside_controls() -> None:

@@ -33,7 +33,7 @@ ALL: list[Operation] = [
     StageBegun(stage="train_prior", config={"lr": 0.1}),
     MetricsLogged.of("train_prior", Metrics({"loss": 0.5}, 3)),
     ImageLogged.of("train_prior", LoggedImage("samples", b"\x89PNG\r\n", 3)),
-    StageEnded.of("train_prior", "done", 2.0, SUMMARY),
+    StageEnded.of("train_prior", "done", 2.0, SUMMARY, 1.5),
     StageEnded.of("generate", "blocked", 0.0, None),
     ModelFinished(),
     ReportLogged(page="<html>é&amp;</html>"),

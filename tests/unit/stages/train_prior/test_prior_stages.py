@@ -1,7 +1,9 @@
 """fit_gaussians and train_prior on small embeddings, in this process."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from cluster.training import launch_in_process
 from models.priors.flow.spec import FlowPriorSpec
 from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
+from pipeline.end_report import end_lines
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.stage import StageContext
@@ -23,9 +26,10 @@ from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
 from stages.train_prior.check import check
+from stages.train_prior.data import load_pairs
 from stages.train_prior.task import PriorTask
 from stages.training.task import RankInfo
-from tests.factories import make_context
+from tests.factories import make_context, make_entry, make_record
 from tests.unit.stages.train_prior.pieces import (
     DIM,
     ROWS,
@@ -190,3 +194,22 @@ def test_a_prior_of_other_sizes_or_another_clip_is_named(tmp_path: Path) -> None
         train_prior.run(prior_config("gaussian", init_from=first.uri), other, output, context())
     with pytest.raises(InputFault, match=r"init_from: .* holds no config\.json and no model\.safetensors: expected"):
         check(prior_config("gaussian", init_from=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["identity", "shifted"])
+def test_the_end_of_a_run_counts_the_pairs_that_the_prior_was_validated_on(tmp_path: Path, kind: str) -> None:
+    validation: dict[str, Any] = {"max_pairs": 5} | ({} if kind == "identity" else {"num_steps": [1]})
+    config, inputs = prior_config(kind, validation=validation), inputs_for(kind, tmp_path)
+    summary = train_prior.run(config, inputs, Output(str(tmp_path / "p"), "train_prior", "p0"), context())
+    held_out = load_pairs(config, inputs["embed_clip"]).held_out
+    assert summary.counts["held_out_pairs"] > 5 == len(held_out) == summary.measures["retrieval_at_1"].n
+    fields: dict[str, Any] = {
+        "metrics": {f"train_prior/{name}": value for name, value in summary.metrics.items()},
+        "stages": [make_entry("train_prior", counts=dict(summary.counts))],
+        "plan": {"train_prior": {"fingerprint": "p0", "identity": config.identity()}},
+    }
+    measures = {f"train_prior/{name}": asdict(measure) for name, measure in summary.measures.items()}
+    for record in (make_record(measures=measures, **fields), make_record(**fields)):  # one of an earlier version, too
+        lines = end_lines(record)
+        assert any("finds its image among 5 first" in line and "(5 held-out pairs)" in line for line in lines)
+        assert any(line.startswith("take care: 5 held-out pairs say little") for line in lines)

@@ -30,10 +30,10 @@ from pipeline.processes import Environment
 from pipeline.progress import MadeItems
 from pipeline.results import Observer, StageResult, reused_result
 from pipeline.stage_job import END, StageJob, run_stage_job
-from pipeline.stage_results import measured, result_of
+from pipeline.stage_results import ended_by, measured
 from pipeline.store import Store
 from stages.contract.errors import DamagedFile
-from stages.contract.events import Log, Progress
+from stages.contract.events import Log
 from stages.contract.secrets import redact
 from stages.contract.stage import Allocation
 from stages.storage.artifact import Artifact
@@ -377,14 +377,19 @@ class GraphRun:
             if isinstance(event, TaskSign):
                 self._watchdog.note(name, event)
                 continue
-            if isinstance(event, Progress):
-                self._made[name].note(event)
+            self._made[name].note(event)
             self._observer.event(name, event)
 
     def _result_of(self, ref: "ray.ObjectRef[Any]", name: str) -> StageResult:
-        times, reason = self._losses.of(name), self._reasons.get(name, "cancelled")
-        lost = f"{name}: its process was lost {times} times without getting further ({reason}): run again to go on"
-        return measured(result_of(ref, name, lost), self._started[name], self._made[name])
+        try:
+            result = StageResult(name, "done", summary=ray.get(ref))
+        except RayTaskError as error:
+            result = ended_by(name, error.cause, str(error))
+        except RayError as error:
+            times, why = self._losses.of(name), self._reasons.get(name, "cancelled")
+            lost = f"{name}: its process was lost {times} times without getting further ({why}): run again to go on"
+            result = StageResult(name, "failed", error=lost, trace=redact(str(error)))
+        return measured(result, self._started[name], self._made[name])
 
     def _settle(self, result: StageResult) -> None:
         self._results[result.name] = result

@@ -1,7 +1,7 @@
 """A config with its store and plan, and the leases of what it is to make."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config.schema import RunConfig
@@ -56,10 +56,13 @@ class Experiment:
             )
         return replace(self, plan=plan)
 
-    def check_reused(self) -> None:
-        """Return where the store holds all that is taken from other experiments; else raise UsageError."""
+    def check_reused(self, to_come: Collection[str] = ()) -> None:
+        """Return where the store holds all that is taken from other experiments; else raise UsageError.
+
+        ``to_come`` are fingerprints of artifacts that it will hold before this experiment runs.
+        """
         for stage in self.plan.stages.values():
-            if stage.reused_from and stage.state != "done":
+            if stage.reused_from and stage.state != "done" and stage.fingerprint not in to_come:
                 raise UsageError(
                     f"reuse.{stage.name}: the store {self.store.uri} does not hold it yet; "
                     f"make it with `corgi run {stage.reused_from}`"

@@ -12,7 +12,7 @@ ALL: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 def address(host: str, port: int) -> str:
     """Return host and port as URLs and headers have them; an IPv6 address stands in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{_bracketed(host)}:{port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -21,6 +21,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, such as 127.example.org
         return False
+
+
+def loopback_names(host: str) -> tuple[str, ...]:
+    """Return what may stand in Host before the port, of a server that listens on this loopback host.
+
+    An IPv6 address stands in brackets there, in whichever form the client was given it, and browsers shorten it.
+    """
+    return tuple(sorted({"localhost", "127.0.0.1", "[::1]"} | {_bracketed(one) for one in _forms(host)}))
+
+
+def _forms(host: str) -> set[str]:
+    try:
+        return {host, ipaddress.ip_address(host).compressed}
+    except ValueError:  # a name
+        return {host}
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def reached_at(host: str) -> str:

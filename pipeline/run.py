@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,16 @@ def _report(text: str) -> None:
     echo(text, err=True)
 
 
-def check_experiment(experiment: Experiment) -> None:
-    """Check everything that can be wrong before anything is started."""
+def check_experiment(experiment: Experiment, to_come: Collection[str] = ()) -> None:
+    """Check everything that can be wrong before anything is started.
+
+    ``to_come`` are fingerprints of artifacts that will be in the store before it runs.
+    """
     from cluster.session import check_cluster, check_reachable, existing_address, this_machine
     from pipeline.allocation import allocate
 
     check_sections(experiment)
-    experiment.check_reused()
+    experiment.check_reused(to_come)
     cluster = experiment.config.cluster
     address = existing_address(cluster.address)
     machine = None if address else this_machine(cluster.num_cpus)

@@ -1,11 +1,7 @@
-"""How a stage's task on Ray ended."""
+"""How a stage ended: by an error that it raised, in which time, and what it made."""
 
 import time
 from dataclasses import replace
-from typing import Any
-
-import ray
-from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import full_disk
 from pipeline.progress import MadeItems
@@ -14,22 +10,22 @@ from stages.contract.errors import DamagedFile, EndRequested, InputFault, InputL
 from stages.contract.secrets import redact
 
 
-def result_of(ref: "ray.ObjectRef[Any]", name: str, lost: str) -> StageResult:
-    """Return how a stage's task that has ended did so, without its times; ``lost`` says how its process was lost."""
-    try:
-        return StageResult(name, "done", summary=ray.get(ref))
-    except RayTaskError as error:
-        if isinstance(error.cause, InputLost):
-            return StageResult(name, "blocked", error=str(error.cause))
-        if isinstance(error.cause, EndRequested):
-            return StageResult(name, "interrupted")
-        bad_input = isinstance(error.cause, InputFault)
-        damage = error.cause if isinstance(error.cause, DamagedFile) else None
-        trace = redact("\n".join([str(error), *getattr(error.cause, "__notes__", ())]))
-        cause = redact(_cause(error))
-        return StageResult(name, "failed", error=cause, bad_input=bad_input, trace=trace, damage=damage)
-    except RayError as error:
-        return StageResult(name, "failed", error=lost, trace=redact(str(error)))
+def ended_by(name: str, cause: BaseException, trace: str) -> StageResult:
+    """Return how a stage ended, without its times, by the error that it raised, whose trace this is."""
+    if isinstance(cause, InputLost):
+        return StageResult(name, "blocked", error=str(cause))
+    if isinstance(cause, EndRequested):
+        return StageResult(name, "interrupted")
+    damage = cause if isinstance(cause, DamagedFile) else None
+    whole = redact("\n".join([trace, *getattr(cause, "__notes__", ())]))
+    return StageResult(
+        name,
+        "failed",
+        error=redact(describe(cause)),
+        bad_input=isinstance(cause, InputFault),
+        trace=whole,
+        damage=damage,
+    )
 
 
 def measured(result: StageResult, began: float, made: MadeItems) -> StageResult:
@@ -40,7 +36,7 @@ def measured(result: StageResult, began: float, made: MadeItems) -> StageResult:
     return replace(result, seconds=ended - began, startup_seconds=startup, made=count)
 
 
-def _cause(error: RayTaskError) -> str:
-    cause = error.cause
+def describe(cause: BaseException) -> str:
+    """Return an error in words; of one that is not ours, with its type."""
     known = type(cause).__module__.split(".")[0] in {"stages", "cluster", "models", "pipeline"}
     return str(cause) if known else full_disk(cause) or f"{type(cause).__name__}: {cause}"

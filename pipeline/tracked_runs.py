@@ -42,6 +42,8 @@ def metric_names(tracking_uri: str, run_id: str) -> list[str]:
 def metric_history(tracking_uri: str, run_id: str, name: str) -> list[Point]:
     """Return a run's numbers of this name, by step, without those of steps from which training rolled back.
 
+    Of several at a step, as figures of a stage that was made again are, the latest counts.
+
     TrackingAway as in :func:`metric_names`.
     """
     with _asking(tracking_uri) as client:
@@ -49,7 +51,8 @@ def metric_history(tracking_uri: str, run_id: str, name: str) -> list[Point]:
         roll_backs = () if name == ROLLED_BACK_TO else roll_backs_of(client, run_id)
     points = (Point(one.step, one.value, one.timestamp) for one in found)
     counting = (point for point in points if not is_discarded(roll_backs, point.step, point.time))
-    return thinned(sorted(counting, key=lambda point: point.step))
+    latest = {point.step: point for point in sorted(counting, key=lambda point: (point.step, point.time, point.value))}
+    return thinned(list(latest.values()))
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

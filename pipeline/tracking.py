@@ -172,13 +172,12 @@ class RunTracker:
         ``captions`` is the fraction of the human captions that each stage reads which reads any; ``pseudo_captions``
         counts pseudo-captions, and has their weights.
         """
-        fraction = captioned / images if images else 0.0
-        counts = {"images": images, "captioned": captioned, "captioned_fraction": fraction}
+        counts = {"images": images, "captioned": captioned, "captioned_fraction": captioned / max(images, 1)}
         counts |= {f"captions_fraction/{stage}": read for stage, read in (captions or {}).items()}
         counts |= {f"pseudo_captions/{name}": value for name, value in (pseudo_captions or {}).items()}
-        by_cause = {f"failed/{cause}": count for cause, count in failures.items()}
-        by_cause |= {f"skipped/{cause}": count for cause, count in (skips or {}).items()}
-        self._parent.add({f"data/{name}": value for name, value in (counts | by_cause).items()}, self._time())
+        self._parent.set_figures({f"data/{name}": value for name, value in counts.items()}, self._time())
+        self._parent.set_counts("data/failed/", failures, self._time())
+        self._parent.set_counts("data/skipped/", skips or {}, self._time())
         if source:
             profile = json.dumps(counts | {"failures": dict(failures), "skips": dict(skips or {})})
             data = Dataset("images", digest[:36], "folder", json.dumps({"uri": source}), profile=profile)
@@ -224,15 +223,16 @@ class RunTracker:
         self, name: str, state: str, seconds: float, summary: StageSummary | None, per_second: float | None = None
     ) -> None:
         """Close the stage's run: ``state`` is done, reused, failed or blocked; ``per_second``: items made, if known."""
-        run = self._stage(name)
+        run, now = self._stage(name), self._time()
         measured = {} if summary is None else summary.metrics
-        counts = {} if summary is None else summary.counts
-        now = self._time()
-        run.add(run.without_curves(measured) | {f"counts/{key}": value for key, value in counts.items()}, now)
+        run.set_figures(run.without_curves(measured), now)
+        if summary is not None:
+            run.set_counts("counts/", summary.counts, now)
         if state == "done":
-            run.add({"seconds": seconds} | ({} if per_second is None else {"items_per_second": per_second}), now)
-            self._parent.add({f"{name}/seconds": seconds}, now)
-        self._parent.add({f"{name}/{key}": value for key, value in measured.items()}, now)
+            rate = {} if per_second is None else {"items_per_second": per_second}
+            run.set_figures({"seconds": seconds, **rate}, now)
+            self._parent.set_figures({f"{name}/seconds": seconds}, now)
+        self._parent.set_figures({f"{name}/{key}": value for key, value in measured.items()}, now)
         self._log_notes(run, {} if summary is None else summary.notes)
         if summary is not None and summary.measures:
             self._log_measures(run, summary)

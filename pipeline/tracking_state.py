@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +68,12 @@ def is_discarded(roll_backs: Iterable[RolledBack], step: int, time: int) -> bool
     return any(one.discards(step, time) for one in roll_backs)
 
 
+def _is_same(known: float, value: float) -> bool:
+    """Whether a number that MLflow may have returned is this one: its databases keep infinity as the largest number."""
+    kept = math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+    return known in (value, kept) or (math.isnan(known) and math.isnan(value))
+
+
 @dataclass
 class TrackedRun:
     """One MLflow run, what counts of what it holds or is to hold, and what is still to be sent.
@@ -78,6 +86,8 @@ class TrackedRun:
     params: dict[str, str] = field(default_factory=dict)
     steps: dict[tuple[str, int], int] = field(default_factory=dict)
     """Time in milliseconds of the number that counts, by name and step."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """The number that counts at step 0, by name."""
     images: dict[tuple[str, int], int] = field(default_factory=dict)
     waiting: dict[tuple[str, int, int], float] = field(default_factory=dict)
     """Numbers by name, step and time."""
@@ -93,9 +103,11 @@ class TrackedRun:
         if ROLLED_BACK_TO in run.data.metrics:
             made.roll_backs.update(roll_backs_of(client, run_id))
         for key in run.data.metrics.keys() - {ROLLED_BACK_TO}:
-            for entry in client.get_metric_history(run_id, key):
+            for entry in sorted(client.get_metric_history(run_id, key), key=lambda one: (one.timestamp, one.value)):
                 if not is_discarded(made.roll_backs, entry.step, entry.timestamp):
                     made.steps[key, entry.step] = entry.timestamp
+                    if entry.step == 0:
+                        made.figures[key] = entry.value
         for file in client.list_artifacts(run_id, "images"):
             image = image_of(file.path)
             if image is not None and not is_discarded(made.roll_backs, *image[1:]):
@@ -109,8 +121,31 @@ class TrackedRun:
         for name, value in values.items():
             key = (clean(name), step)
             if key not in self.steps:
-                self.steps[key] = time_ms
-                self.waiting[*key, time_ms] = float(value)
+                self._queue(key, float(value), time_ms)
+
+    def set_figures(self, values: Mapping[str, float], time_ms: int) -> None:
+        """Queue figures of the whole, which stand at step 0; one that differs replaces that of an earlier time.
+
+        A stage that is made again has other figures, and of two points at a step MLflow shows the later. What is
+        recorded twice, or belatedly after its successor, counts once.
+        """
+        for name, value in values.items():
+            key = (clean(name), 0)
+            known = self.steps.get(key, -1)
+            if time_ms >= known and not (key in self.steps and _is_same(self.figures[key[0]], float(value))):
+                self.waiting.pop((*key, known), None)
+                self._queue(key, float(value), max(time_ms, known + 1))
+
+    def set_counts(self, prefix: str, counts: Mapping[str, float], time_ms: int) -> None:
+        """Queue all counts whose names begin so, as figures; one that is not among them any more is 0."""
+        gone = {name: 0.0 for name in self.figures if name.startswith(prefix)}
+        self.set_figures(gone | {clean(f"{prefix}{name}"): value for name, value in counts.items()}, time_ms)
+
+    def _queue(self, key: tuple[str, int], value: float, time_ms: int) -> None:
+        self.steps[key] = time_ms
+        self.waiting[*key, time_ms] = value
+        if key[1] == 0:
+            self.figures[key[0]] = value
 
     def roll_back(self, event: RolledBack) -> None:
         """Queue a roll back, and forget what it discards, so that the same steps can be recorded again."""
@@ -137,6 +172,8 @@ class TrackedRun:
                 self.roll_backs.discard(RolledBack(int(value), step, time))
             else:
                 del self.steps[name, step]
+                if step == 0:
+                    del self.figures[name]
         self.waiting.clear()
 
     def without_curves(self, values: Mapping[str, float]) -> dict[str, float]:

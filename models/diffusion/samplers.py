@@ -35,6 +35,8 @@ class Estimate:
 
 
 Estimator = Callable[[Samples, Times], Estimate]
+OnStep = Callable[[int, float, Samples, Samples], None]
+"""Takes the number of a step, from 0, the time at its beginning, x_t there, and the x_0 that is predicted of it."""
 
 _SMALLEST_ALPHA_BAR = 2**-24  # what diffusers' solvers take for a terminal SNR of zero
 
@@ -78,10 +80,12 @@ def sample(
     solver: SolverSpec,
     gaussian: Gaussian = STANDARD,
     start: InitImage | None = None,
+    on_step: OnStep | None = None,
 ) -> Samples:
     """Return samples of x_0.
 
-    Noise is sampled once for x_T and once for each step that adds some, never for the step to 0.
+    Noise is sampled once for x_T and once for each step that adds some, never for the step to 0. ``on_step`` is called
+    once at each step, also where its solver asks the network twice.
     """
     sampler = solver.sampler or "ancestral"
     if sampler in ("euler", "heun") and process.spec.path != "flow":
@@ -93,9 +97,11 @@ def sample(
 
     x_t, first = enter(gaussian.colour(first_noise), start, len(steps), mixed)
     multistep = _DpmSolver(process, gaussian, steps, x_t) if sampler == "dpm_solver" else None
-    for now, after in steps[first:]:
+    for number, (now, after) in enumerate(steps[first:], first):
         t, s = _filled(now, x_t), _filled(after, x_t)
         found = estimate(x_t, t)
+        if on_step is not None:
+            on_step(number, now, x_t, found.x_0)
         std: Tensor | None = None
         if multistep is not None:
             x_t = multistep.step(found.x_0, now)

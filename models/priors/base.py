@@ -12,20 +12,24 @@ from models.noise import SeededNoise
 from models.normalization import Normalization
 from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
+from models.whole_batch import ALONE, WholeBatch
 
 STD_FLOOR = 1e-4  # of a dimension's std, as a fraction of the root mean square of all
 
 Rows = Float[Tensor, "rows embed"]
 Captions = Float[Tensor, "captions text"]
 Embeddings = Float[Tensor, "batch embed"]
-OnStep = Callable[[int, Tensor, Tensor], None]
-"""Takes the time as a number from 0 to T, z_t and the prediction of z_0, both [batch, embed]."""
+OnStep = Callable[[int, float, Tensor, Tensor], None]
+"""Takes the number of the step, from 0, its time as a number from 0 to T (on the path flow rarely a whole one), z_t and
+the prediction of z_0, both [batch, embed]."""
 
 
 class Prior(nn.Module, ABC):
     """From captions to image embeddings; everything that sampling needs is in the state."""
 
     spec: PriorSpec
+    whole_batch: WholeBatch = ALONE
+    """What a loss that compares pairs takes all pairs of the batch from; what trains on several processes sets it."""
 
     def __init__(self, spec: PriorSpec) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class Prior(nn.Module, ABC):
     ) -> Embeddings:
         """Return an image embedding for each caption; it depends on the caption and its seed alone.
 
-        ``on_step`` is called at every step of a process; a prior without one never calls it.
+        ``on_step`` is called once at every step of a process; a prior without one never calls it.
         """
 
     def sample_unconditional(

@@ -106,6 +106,8 @@ class PriorSpec(Spec):
     """What of PriorSampling is read: all, guidance_scale alone, or nothing (fixed: nor is anything trained)."""
     reads_gaussians: ClassVar[bool] = False
     """Whether the fitted Gaussians are an input of its training; see :meth:`uses_gaussians`."""
+    version: ClassVar[int] = 5
+    """Raised whenever the same settings would now give another prior."""
 
     embed_dim: int
     kind: str = field(kw_only=True)
@@ -125,6 +127,11 @@ class PriorSpec(Spec):
     def learns_from_images(cls, section: Any) -> bool:
         """Return whether it can learn without captions with these settings (the section of the kind, or a spec)."""
         return False
+
+    @property
+    def compared_in_batches(self) -> str:
+        """What of its loss compares the pairs of a batch with one another, for people; "": nothing does."""
+        return ""
 
     @property
     def caption_dim(self) -> int:

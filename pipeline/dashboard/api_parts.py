@@ -20,8 +20,8 @@ _MOST_FAULTS: Final = 10  # of a request that are named
 
 
 def png(content: bytes) -> Response:
-    """Return an image that does not change."""
-    return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+    """Return an image; browsers ask for it anew, as what lies under its address may be made again."""
+    return Response(content, media_type="image/png", headers={"cache-control": "private, no-cache"})
 
 
 def page_router() -> APIRouter:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from pipeline.dashboard.reader import NotThere, Reader, units_done
+from pipeline.dashboard.reader import NotThere, Reader, version_of
 from pipeline.errors import PipelineError
 from stages.contract.errors import StageError
 from stages.contract.parsing import shown
@@ -41,14 +41,15 @@ class GeneratedImages:
         self._reader = reader
         self._indices = lru_cache(maxsize=_MOST_RUNS)(_read_indices)
         self._units = lru_cache(maxsize=_MOST_RUNS)(_read_units)
-        self._rows = lru_cache(maxsize=_MOST_UNITS)(read_unit_rows)
+        self._rows = lru_cache(maxsize=_MOST_UNITS)(_read_rows)
 
     def image(self, run: str, name: str, index: int) -> bytes:
         """Return an image of a set, as PNG; NotThere: there is none. The rows of its unit alone are read."""
         artifact = self._artifact(run)
-        units = self._units(artifact, units_done(artifact))
+        version = version_of(artifact)
+        units = self._units(artifact, version)
         unit = next((one for one in units if one.set == name and one.first <= index < one.first + one.count), None)
-        rows = [] if unit is None else self._rows(artifact, unit.name)
+        rows = [] if unit is None else self._rows(artifact, unit.name, version)
         row = next((one for one in rows if one.index == index), None)
         if row is None:
             raise NotThere(f"run {shown(run)}: has no image {index} of the set {shown(name)}")
@@ -81,7 +82,7 @@ class GeneratedImages:
     def _found(self, run: str) -> tuple[Indices, str]:
         try:
             artifact = self._artifact(run)
-            return self._indices(artifact, units_done(artifact)), ""
+            return self._indices(artifact, version_of(artifact)), ""
         except (PipelineError, StageError) as error:
             return {}, one_line(error, 1000)
 
@@ -89,15 +90,19 @@ class GeneratedImages:
         return self._reader.artifact(self._reader.record(run), "generate")
 
 
-def _read_indices(artifact: Artifact, _done: int) -> Indices:
+def _read_indices(artifact: Artifact, _version: str) -> Indices:
     found: dict[str, dict[Key, int]] = {}
     for row in iterate_rows(artifact):
         found.setdefault(row.set, {})[row.prompt, row.seed] = row.index
     return found
 
 
-def _read_units(artifact: Artifact, _done: int) -> list[GeneratedUnit]:
+def _read_units(artifact: Artifact, _version: str) -> list[GeneratedUnit]:
     return list_units(artifact)
+
+
+def _read_rows(artifact: Artifact, unit: str, _version: str) -> list[GeneratedRow]:
+    return read_unit_rows(artifact, unit)
 
 
 def rows_of(reader: Reader, run: str, name: str) -> list[GeneratedRow]:

@@ -1,6 +1,7 @@
 """What the dashboard reads: runs of one store by their ids, their artifacts, and what MLflow holds of them."""
 
 import base64
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +16,7 @@ from stages.contract.findings import Findings, Image, Table
 from stages.contract.parsing import shown
 from stages.contract.texts import printable
 from stages.formats.filtered import FilteredEmbeddings, filter_inputs
-from stages.storage.artifact import UNITS, Artifact
+from stages.storage.artifact import Artifact
 
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 MOST_SHARDS: Final = 16
@@ -104,13 +105,13 @@ class Reader:
         return tracked_runs.read_image(*known, path)
 
 
-def units_done(artifact: Artifact) -> int:
-    """Return how many units of an artifact there are; -1: it is complete, and does not change any more.
+def version_of(artifact: Artifact) -> str:
+    """Return what changes whenever a unit of an artifact, or of the filter before it, is made, or made again.
 
-    Of embeddings that are filtered, those of the filter count.
+    What was read before is kept by it: an artifact changes under the same fingerprint where damage is made again.
     """
-    artifact = artifact.kept if isinstance(artifact, FilteredEmbeddings) else artifact
-    return -1 if artifact.is_complete else len(artifact.glob(f"{UNITS}/*.json"))
+    kept = artifact.kept.version() if isinstance(artifact, FilteredEmbeddings) else ""
+    return hashlib.sha256(f"{artifact.version()} {kept}".encode()).hexdigest()
 
 
 def findings_document(found: Findings) -> dict[str, Any]:

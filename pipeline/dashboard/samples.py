@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.config.schema import RunConfig
 from pipeline.dashboard.neighbours import Compared, EmbeddingIndex, Found, split_of_plan
 from pipeline.dashboard.projection import Projection
-from pipeline.dashboard.reader import NotThere, Reader, units_done
+from pipeline.dashboard.reader import NotThere, Reader, version_of
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
 from pipeline.stored_models import find_stored_models
@@ -35,7 +35,7 @@ FOUND: Final = 24
 _SHARD: Final = re.compile(r"[0-9]{1,20}")
 """What may be the name of a shard, so that no other file is asked for."""
 _NOT_COMPARED: Final = "its images are embedded by another encoder than texts, so that the two cannot be compared"
-_encoders: dict[str, Any] = {}
+_encoders: dict[tuple[str, ...], Any] = {}
 _loading = threading.Lock()
 
 
@@ -150,14 +150,14 @@ class Samples:
         """Return the embeddings of a run that are there by now, to be searched."""
         with self._lock:
             embeddings = self._reader.embeddings(self._reader.record(run))
-            return self._index(embeddings, units_done(embeddings))
+            return self._index(embeddings, version_of(embeddings))
 
     def projection(self, run: str) -> Projection:
         """Return the Gaussians of a run in two dimensions, with the embeddings that are there by now."""
         with self._lock:
             record = self._reader.record(run)
             gaussians, embeddings = self._reader.artifact(record, "fit_gaussians"), self._reader.embeddings(record)
-            return self._projection(gaussians, embeddings, units_done(embeddings))
+            return self._projection(gaussians, embeddings, version_of(gaussians), version_of(embeddings))
 
     def _shards(self, run: str) -> Artifact:
         return self._reader.artifact(self._reader.record(run), "download_shards")
@@ -178,12 +178,13 @@ class Samples:
     def _encoders(self, run: str) -> Any:
         """Return the run's own encoders; they are loaded the first time that they are needed."""
         record = self._reader.record(run)
-        fingerprint = self._reader.artifact(record, "embed_clip").fingerprint
+        trained = [self._reader.artifact(record, name) for name in record.plan if name == "train_clip"]
+        key = (self._reader.artifact(record, "embed_clip").fingerprint, *map(version_of, trained))
         with _loading:
-            if fingerprint not in _encoders:
+            if key not in _encoders:
                 _encoders.clear()
-                _encoders[fingerprint] = self._load_encoders(record)
-            return _encoders[fingerprint]
+                _encoders[key] = self._load_encoders(record)
+            return _encoders[key]
 
     def _load_encoders(self, record: RunRecord) -> Any:
         from stages.encoders.space import make_encoders
@@ -214,11 +215,11 @@ class Samples:
         return {"pairs": pairs, "searched": len(index.units), "total": index.total}
 
 
-def _read_index(embeddings: Artifact, _done: int) -> EmbeddingIndex:
+def _read_index(embeddings: Artifact, _version: str) -> EmbeddingIndex:
     return EmbeddingIndex.read(embeddings)
 
 
-def _read_projection(gaussians: Artifact, embeddings: Artifact, _done: int) -> Projection:
+def _read_projection(gaussians: Artifact, embeddings: Artifact, *_versions: str) -> Projection:
     return Projection.of(gaussians, embeddings)
 
 

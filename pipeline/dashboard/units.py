@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 from pipeline.heartbeat import StageWorkers
 from stages.contract.errors import ArtifactError
-from stages.storage.artifact import UNITS, Artifact, unit_record
+from stages.storage.artifact import Artifact, unit_record
 
 MOST_PARTS: Final = 400
 """Parts into which the shards are divided where they are more."""
@@ -26,11 +25,11 @@ _AT_WORK: Final = re.compile(r"([0-9]{1,9})(?: \([0-9,]+ done\))?")  # as worker
 
 @dataclass
 class _Known:
-    """What is known of an artifact's units; a record is read once, as it does not change."""
+    """What is known of an artifact's units; a record is read once, until the unit is made again."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    names: list[str] = field(default_factory=list)
-    is_whole: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    whole: str | None = None
     next_list: float = 0.0
     lost: dict[str, int] = field(default_factory=dict)
 
@@ -52,7 +51,7 @@ class UnitStates:
         with known.lock:
             _list(known, artifact, self._list_pause)
             _read(known, artifact)
-            names, lost = known.names, {name: count for name, count in known.lost.items() if count}
+            names, lost = list(known.versions), {name: count for name, count in known.lost.items() if count}
         if not names:
             return None
         planned = artifact.planned_units()
@@ -70,19 +69,19 @@ def _new(_artifact: Artifact) -> _Known:
 
 
 def _list(known: _Known, artifact: Artifact, pause: float) -> None:
-    began, is_whole = time.monotonic(), artifact.is_complete
-    if is_whole == known.is_whole and (is_whole or began < known.next_list):
+    began, whole = time.monotonic(), artifact.whole_version()
+    if whole == known.whole and (whole is not None or began < known.next_list):
         return
-    known.names = [Path(name).stem for name in artifact.glob(f"{UNITS}/*.json")]
-    known.lost = {name: known.lost[name] for name in known.names if name in known.lost}
-    known.is_whole, ended = is_whole, time.monotonic()
+    found = artifact.unit_versions()
+    known.lost = {name: count for name, count in known.lost.items() if found.get(name) == known.versions[name]}
+    known.versions, known.whole, ended = found, whole, time.monotonic()
     known.next_list = ended + pause * (ended - began)
 
 
 def _read(known: _Known, artifact: Artifact) -> None:
     """Read how much was lost of units that are new, as long as there is time."""
     deadline = time.monotonic() + READ_SECONDS
-    for name in known.names:
+    for name in known.versions:
         if name not in known.lost:
             known.lost[name] = _lost(artifact, name)
             if time.monotonic() > deadline:

@@ -77,7 +77,7 @@ class AppMaker:
     sizes: tuple[str, ...]
     """Widths and heights that a request may ask for, such as 96x64; none: all images are alike."""
     hosts: tuple[str, ...] = ()
-    """Values of Host that are served; empty: all."""
+    """Values of Host that are served, without the port; empty: all."""
     token_digest: bytes | None = None
 
     def __call__(self, backend: Backend) -> Any:

@@ -54,7 +54,7 @@ def serve(  # noqa: PLR0913  each option is one of the command line
 
     On this machine only, unless --host says otherwise. /openapi.json describes how programs ask.
     """
-    from pipeline.listening import require_free
+    from pipeline.listening import loopback_names, require_free
 
     token_digest = _token_digest(host)
     name, sizes = _require_model(run, store)
@@ -65,7 +65,7 @@ def serve(  # noqa: PLR0913  each option is one of the command line
     from pipeline.serve.model import ModelSource
 
     options = ServeOptions(host, port, batch_size, queue, replicas)
-    hosts = () if token_digest else tuple({host, "localhost", "127.0.0.1", "::1"})
+    hosts = () if token_digest else loopback_names(host)
     limits = Limits(longest_prompt, possible_images(most_images, options))
     maker = AppMaker(name, limits, sizes, hosts, token_digest)
     _serve(maker, ModelSource(store, run, batch_size), options)

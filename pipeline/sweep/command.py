@@ -31,7 +31,12 @@ def sweep_plan(sweep: SweepConfig, overrides: Sequence[str]) -> list[tuple[Sweep
 
 
 def do_sweep(sweep: SweepConfig, overrides: Sequence[str], console: Console) -> SweepOutcome:
-    """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead."""
+    """Run what is not done, and write table and plots; a plot whose figure no run has is reported instead.
+
+    Raises:
+        UsageError: some runs cannot be run as they are; nothing was started.
+        Superseded: another driver has taken over what a run was making.
+    """
     runs = open_sweep(sweep, overrides)
     results = list(run_sweep(runs, sweep.documents, console))
     rows = by_variant(results)
@@ -43,7 +48,7 @@ def do_sweep(sweep: SweepConfig, overrides: Sequence[str], console: Console) -> 
     warnings = sweep_warnings(sweep, results)
     for line in warnings:
         console.print(plain(line))
-    failed = sum(result.record.status != "done" for result in results)
+    failed = sum(not result.is_whole for result in results)
     document = {"sweep": sweep.name, "folder": str(folder), "not_comparable": warnings}
     document |= sweep_document(rows, results)
     return SweepOutcome(sweep_table(sweep, rows), document, folder, failed)

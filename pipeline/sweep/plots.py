@@ -26,8 +26,9 @@ def write_plot(plot: PlotConfig, rows: Sequence[VariantFigures], path: Path) -> 
         return False
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axis = figure.subplots()
+    repeats = max(row.repeats for row in rows)  # of all variants alike
     for number, (label, curve) in enumerate(curves):
-        _add_curve(axis, label, curve, _STYLES[number // _NUM_COLORS % len(_STYLES)])
+        _add_curve(axis, label, curve, style=_STYLES[number // _NUM_COLORS % len(_STYLES)], repeats=repeats)
     axis.set(xlabel=plot.x_label or plot.x or "", ylabel=plot.figure)
     if plot.log_x:
         axis.set_xscale("log", base=2)
@@ -69,12 +70,19 @@ def _ticks(plot: PlotConfig, rows: Sequence[VariantFigures]) -> dict[str, Any]:
     return {} if is_numeric else {as_yaml(value): value for value in values}
 
 
-def _add_curve(axis: Any, label: str, curve: Curve, style: str) -> None:
+def _add_curve(axis: Any, label: str, curve: Curve, *, style: str, repeats: int) -> None:
+    """Draw the means and their spread; a point of fewer repeats says of how many."""
     x = sorted(curve)
     mean = np.array([np.mean(curve[value]) for value in x])
     spread = np.array([np.std(curve[value], ddof=1) if len(curve[value]) > 1 else 0.0 for value in x])
     (line,) = axis.plot(x, mean, marker="o", markersize=3, linestyle=style, label=label)
     axis.fill_between(x, mean - spread, mean + spread, alpha=0.08, color=line.get_color(), linewidth=0)
+    for value, height in zip(x, mean, strict=True):
+        if (count := len(curve[value])) < repeats:
+            beside = {"xytext": (3, 3), "textcoords": "offset points"}
+            axis.annotate(
+                f"{count} of {repeats}", (value, height), fontsize="xx-small", color=line.get_color(), **beside
+            )
 
 
 def _curves_by_name(plot: PlotConfig, rows: Sequence[VariantFigures]) -> list[tuple[str, Curve]]:

@@ -15,19 +15,30 @@ from pipeline.sweep.run import SweepResult
 
 @dataclass(frozen=True)
 class VariantFigures:
-    """All figures of a variant, one value for each repeat that ended well."""
+    """All figures of a variant, one value for each repeat that ended well and has the figure."""
 
     variant: Variant
     values: Mapping[str, Sequence[float]]
     failed: int
+    repeats: int
+    """Those that failed as well."""
 
     def cell(self, figure: str) -> str:
-        """Return 'mean ± standard deviation' over the repeats, or why there is none."""
+        """Return 'mean ± standard deviation' over the repeats, or why there is none; of fewer, of how many."""
         found = self.values.get(figure, ())
         if not found:
-            return "failed" if self.failed else "-"
+            return "-" if not self.failed else f"failed{_of(self.failed, self.repeats)}"
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
-        return f"{statistics.fmean(found):.4g}{spread}"
+        return f"{statistics.fmean(found):.4g}{spread}{_of(len(found), self.repeats)}"
+
+    @property
+    def incomplete(self) -> dict[str, int]:
+        """The figures that fewer repeats have than there are, with how many."""
+        return {name: len(found) for name, found in self.values.items() if len(found) < self.repeats}
+
+
+def _of(count: int, repeats: int) -> str:
+    return "" if count == repeats else f" ({count} of {repeats})"
 
 
 def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
@@ -41,13 +52,14 @@ def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
 def _gather(results: Sequence[SweepResult]) -> VariantFigures:
     names = sorted({name for result in results for name in result.figures})
     values = {name: [r.figures[name] for r in results if name in r.figures] for name in names}
-    return VariantFigures(results[0].run.variant, values, sum(not r.figures for r in results))
+    failed = sum(r.record.status != "done" for r in results)
+    return VariantFigures(results[0].run.variant, values, failed, len(results))
 
 
 def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTable:
     """Return the table for the terminal."""
-    repeats = "" if sweep.repeat is None else f" (mean ± standard deviation of {len(sweep.repeat.values)})"
-    table = PlainTable(title=f"sweep {sweep.name}{repeats}")
+    note = f" ({note})" if (note := _what_cells_are(sweep)) else ""
+    table = PlainTable(title=f"sweep {sweep.name}{note}")
     table.heading("variant")
     for heading in sweep.table:
         table.heading(heading, justify="right")
@@ -56,13 +68,17 @@ def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTabl
     return table
 
 
+def _what_cells_are(sweep: SweepConfig) -> str:
+    return "" if sweep.repeat is None else f"mean ± standard deviation of {len(sweep.repeat.values)}"
+
+
 def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult]) -> dict[str, Any]:
     """Return everything as JSON-ready data."""
     return {
-        "variants": [{"variant": row.variant.label, "settings": row.variant.shown_settings, "figures": row.values}
-                     for row in rows],
+        "variants": [{"variant": row.variant.label, "settings": row.variant.shown_settings, "figures": row.values,
+                      "repeats": row.repeats, "failed": row.failed, "of_fewer": row.incomplete} for row in rows],
         "runs": [{"run": r.record.run, "status": r.record.status, "variant": r.run.variant.label,
-                  "repeat": r.run.repeat} for r in results],
+                  "repeat": r.run.repeat} | ({"error": r.error} if r.error else {}) for r in results],
     }  # fmt: skip
 
 
@@ -77,13 +93,16 @@ def sweep_warnings(sweep: SweepConfig, results: Sequence[SweepResult]) -> list[s
 
 
 def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Path) -> None:
-    """Write table.csv and table.md into the folder."""
+    """Write table.csv and table.md into the folder; both say of how many repeats the cells are."""
     cells = [
         ["variant", *sweep.table],
         *([row.variant.label, *(row.cell(f) for f in sweep.table.values())] for row in rows),
     ]
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(cells)
+        repeats = ["repeats", *(row.repeats for row in rows)]
+        csv.writer(file).writerows([*line, number] for line, number in zip(cells, repeats, strict=True))
     lines = ["| " + " | ".join(line) + " |" for line in cells]
     lines.insert(1, "|" + "---|" + "---:|" * len(sweep.table))
+    if note := _what_cells_are(sweep):
+        lines += ["", f"{note} repeats; of fewer where a cell says so"]
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

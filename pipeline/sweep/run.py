@@ -1,6 +1,7 @@
 """Run all variants of a sweep, one after another, in one Ray session; finished runs are taken as they are."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from rich.console import Console
 
 from pipeline.config.loading import load_config
 from pipeline.console import plain
+from pipeline.errors import Interrupted, PipelineError, Superseded, UsageError
 from pipeline.experiment import Experiment
 from pipeline.record import RunRecord
 from pipeline.run import check_experiment, run_experiment
 from pipeline.sweep.config import SweepConfig, Variant, variants_of
+from stages.contract.errors import LeaseLost, StageError
 from stages.storage.artifact import Artifact
 from stages.storage.private_folders import user_folder
+
+RunOne = Callable[[Experiment, Console], RunRecord]
+_MOST_NAMED = 3  # of the runs that are refused for one reason
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,11 @@ class SweepRun:
     repeat: int | None
     experiment: Experiment
 
+    @property
+    def title(self) -> str:
+        """The run as people read it."""
+        return _title(self.variant, self.repeat)
+
     def to_json(self) -> dict[str, Any]:
         """Return what names it."""
         return {"run": self.experiment.plan.run, "variant": self.variant.label, "repeat": self.repeat}
@@ -32,22 +43,49 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a run of the sweep ended; figures are its metrics and the documents' numbers, empty where it failed."""
+    """How a run of the sweep ended; figures are its metrics and the documents' numbers, empty where it failed.
+
+    ``error`` says why it was refused, or why numbers of it are missing.
+    """
 
     run: SweepRun
     record: RunRecord
     figures: Mapping[str, float]
+    error: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ended well and all its figures could be read."""
+        return self.record.status == "done" and not self.error
 
 
 def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) -> SweepResult:
-    """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact."""
+    """Gather the figures of a run that is over; ``documents`` names a JSON file of a stage's artifact.
+
+    Of a stage that the run does not have, there are none.
+    """
     if record.status != "done":
         return SweepResult(run, record, {})
-    figures = dict(record.metrics)
+    figures, faults = dict(record.metrics), []
     for stage, name in documents.items():
-        document = Artifact(record.artifacts[stage], stage, "").read_json(name)
-        figures |= dict(_numbers_in(document, stage))
-    return SweepResult(run, record, figures)
+        if stage not in record.artifacts:
+            continue
+        try:
+            document = Artifact(record.artifacts[stage], stage, "").read_json(name)
+        except StageError as error:
+            faults.append(str(error))
+        else:
+            figures |= dict(_numbers_in(document, stage))
+    return SweepResult(run, record, figures, "; ".join(faults))
+
+
+def refused_result(run: SweepRun, error: Exception) -> SweepResult:
+    """Return the result of a run that ended in an error; the store's record may be another driver's."""
+    from pipeline.results import new_record
+
+    experiment = run.experiment
+    record = new_record(experiment.plan, experiment.path, experiment.config.shown())
+    return SweepResult(run, record.model_copy(update={"status": "failed"}), {}, str(error))
 
 
 def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:
@@ -60,39 +98,112 @@ def _numbers_in(document: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def open_sweep(sweep: SweepConfig, overrides: Sequence[str]) -> list[SweepRun]:
-    """Plan every run."""
-    runs = []
+    """Plan every run; UsageError: some cannot be planned."""
+    runs: list[SweepRun] = []
+    refused = _Refused()
     for variant in variants_of(sweep):
         for value in (None,) if sweep.repeat is None else sweep.repeat.values:
             words = [*variant.overrides(sweep.repeat, value), *overrides, f"name={sweep.name}"]
-            runs.append(SweepRun(variant, value, Experiment.open(load_config(sweep.base, words), str(sweep.base))))
+            with refused.collecting(_title(variant, value)):
+                experiment = Experiment.open(load_config(sweep.base, words), str(sweep.base))
+                runs.append(SweepRun(variant, value, experiment))
+    refused.report()
     return runs
 
 
+def check_runs(runs: Sequence[SweepRun]) -> None:
+    """Check all runs before the first of them is started; what one takes from a run before it need not be there yet.
+
+    Raises:
+        UsageError: some cannot be run; each reason is said once, with the runs that it holds for.
+    """
+    refused = _Refused()
+    to_come: set[str] = set()
+    for run in runs:
+        with refused.collecting(run.title):
+            check_experiment(run.experiment, to_come)
+        to_come |= {stage.fingerprint for stage in run.experiment.plan.stages.values() if not stage.reused_from}
+    refused.report()
+
+
+class _Refused:
+    """The runs that cannot be run, by the reason."""
+
+    def __init__(self) -> None:
+        self._titles: dict[str, list[str]] = {}
+        self._asked = 0
+
+    @contextlib.contextmanager
+    def collecting(self, title: str) -> Iterator[None]:
+        """Keep the error of the block."""
+        self._asked += 1
+        try:
+            yield
+        except PipelineError as error:
+            self._titles.setdefault(str(error), []).append(title)
+
+    def report(self) -> None:
+        """Raise UsageError where there is one, which says each reason once."""
+        if not self._titles:
+            return
+        lines = [f"{_named(titles)}: {reason}" for reason, titles in self._titles.items()]
+        count = sum(map(len, self._titles.values()))
+        raise UsageError(
+            "\n".join([f"sweep: {count} of {self._asked} runs cannot be run, and nothing was started:", *lines])
+        )
+
+
+def _named(titles: Sequence[str]) -> str:
+    more = len(titles) - _MOST_NAMED
+    return "; ".join(titles[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _title(variant: Variant, repeat: int | None) -> str:
+    return variant.label + ("" if repeat is None else f", repeat {repeat}")
+
+
 def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: Console) -> Iterator[SweepResult]:
-    """Run what is not done, and yield every result; a run that fails does not keep the others from running."""
+    """Run what is not done, and yield every result; a run that fails does not keep the others from running.
+
+    Raises:
+        UsageError: some runs cannot be run as they are; nothing was started.
+        Superseded: another driver has taken over what a run was making.
+    """
     finished = [run.experiment.finished_record() for run in runs]
-    todo = [run.experiment for run, record in zip(runs, finished, strict=True) if record is None]
-    for experiment in todo[:1]:
-        check_experiment(experiment)
+    todo = [run for run, record in zip(runs, finished, strict=True) if record is None]
+    check_runs(todo)
     if not todo:
         for run, record in zip(runs, finished, strict=True):
             if record is not None:
-                yield result_of(run, record, documents)
+                yield _said(result_of(run, record, documents), console)
         return
     from cluster.session import existing_address, session
 
-    cluster = todo[0].config.cluster
+    cluster = todo[0].experiment.config.cluster
     with session(existing_address(cluster.address), cluster.num_cpus, cluster.allow_unauthenticated):
         for number, run in enumerate(runs, 1):
-            console.print(plain(f"[{number}/{len(runs)}] {_title(run)}"))
-            experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts
-            record = experiment.finished_record() or run_experiment(experiment, console)
-            yield result_of(run, record, documents)
+            console.print(plain(f"[{number}/{len(runs)}] {run.title}"))
+            yield _said(result_of_run(run, documents, console), console)
 
 
-def _title(run: SweepRun) -> str:
-    return run.variant.label + ("" if run.repeat is None else f", repeat {run.repeat}")
+def result_of_run(
+    run: SweepRun, documents: Mapping[str, str], console: Console, run_one: RunOne = run_experiment
+) -> SweepResult:
+    """Run it unless it is done; an error that is its own is in the result, those that end the sweep are raised."""
+    try:
+        experiment = Experiment.open(run.experiment.config, run.experiment.path)  # earlier runs made shared parts
+        record = experiment.finished_record() or run_one(experiment, console)
+    except (Interrupted, Superseded, LeaseLost):
+        raise
+    except (PipelineError, StageError) as error:
+        return refused_result(run, error)
+    return result_of(run, record, documents)
+
+
+def _said(result: SweepResult, console: Console) -> SweepResult:
+    if result.error:
+        console.print(plain(f"{result.run.title}: {result.error}"))
+    return result
 
 
 def sweep_folder(runs: Sequence[SweepRun], name: str) -> Path:

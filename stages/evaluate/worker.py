@@ -1,5 +1,6 @@
 """Evaluate one unit of images: their features under every network, and the scores of each by itself."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ class _Worker:
         rows = read_unit_rows(self.generated, unit.unit.name)
         images = read_images(self.generated, rows)
         scenes, prompts = _scenes(rows), [row.prompt for row in rows]
-        asked = _Asked(prompts, [*prompts[1:], *prompts[:1]]) if any(prompts) else _Asked()
+        asked = _Asked(prompts, other_prompts(prompts)) if any(prompts) else _Asked()
         true = self._true_images(rows, scenes, images.shape[1]) if unit.is_main else None
         generated_features, true_features = _Features(self.networks), _Features(self.networks)
         scores: dict[str, list[float]] = defaultdict(list)
@@ -140,8 +141,6 @@ class _Worker:
                 scores[name] += values
             note_samples(part.stop)
         generated_features.write(self.output, GENERATED, unit.name)
-        if len(rows) == 1 and UNRELATED_VQA_SCORE in scores:
-            scores[UNRELATED_VQA_SCORE] = [math.nan]  # there is no prompt of another image
         write_scores(self.output, unit.name, scores or {"index": [float(row.index) for row in rows]})
         if true is not None:
             true_features.write(self.output, TRUE, unit.name)
@@ -168,7 +167,7 @@ class _Worker:
                 columns[SCORE_NAMES[name]] = (100 * cosine.clamp_min(0)).tolist()  # arXiv 2104.08718, without its 2.5
             if self.scorer is not None:
                 columns[VQA_SCORE] = self.scorer(images, asked.prompts).tolist()
-                columns[UNRELATED_VQA_SCORE] = self.scorer(images, asked.unrelated).tolist()
+                columns[UNRELATED_VQA_SCORE] = _unrelated_scores(self.scorer, images, asked.unrelated)
         if scenes:
             readings = read_scenes(images, scenes)
             for attribute in ("color", "shape"):
@@ -208,14 +207,34 @@ class _Worker:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The prompts of images, and for comparison those of others; none: they were generated from no prompts."""
+    """The prompts of images, and for comparison other ones; none: they were generated from no prompts."""
 
     prompts: Sequence[str] = ()
-    unrelated: Sequence[str] = ()
+    unrelated: Sequence[str | None] = ()
 
     def of(self, part: slice) -> "_Asked":
         """Return those of some images."""
         return _Asked(self.prompts[part], self.unrelated[part])
+
+
+def other_prompts(prompts: Sequence[str]) -> list[str | None]:
+    """Return for each prompt the next one of another text, in a circle; None where all are the same."""
+    found: list[str | None] = []
+    other: str | None = None
+    for prompt, after in itertools.pairwise(reversed([*prompts, *prompts, *prompts[:1]])):
+        if after != prompt:
+            other = prompt
+        found.append(other)
+    return found[: -len(prompts) - 1 : -1]
+
+
+def _unrelated_scores(scorer: ReplyScorer, images: Images, prompts: Sequence[str | None]) -> list[float]:
+    """Return the score of each image for a prompt that is not its own; NaN where there is none."""
+    scores = np.full(len(prompts), math.nan)
+    rows = [row for row, prompt in enumerate(prompts) if prompt is not None]
+    if rows:
+        scores[rows] = scorer(images[rows], [prompt for prompt in prompts if prompt is not None]).numpy()
+    return scores.tolist()
 
 
 class _Features:

@@ -28,12 +28,12 @@ class SampleLoss(BaseModel):
 
 
 class WorstSamples(Document):
-    """The samples of the largest loss in the last validation, the largest first."""
+    """The samples of the largest loss by the weights that are kept, the largest first."""
 
     file = "worst_samples.json"
 
     step: NonNegativeInt
-    """Steps that were trained before; where the weights of an earlier validation are kept, these are other ones."""
+    """Steps after which the weights were that are kept."""
     rounds: int = Field(ge=1)
     """How often each sample's loss was computed, with other noise each time; it is the mean of these."""
     validated: NonNegativeInt

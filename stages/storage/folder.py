@@ -107,6 +107,33 @@ class Folder:
         matching = (name for name in found if fnmatchcase(name, names) and not name.startswith(TEMPORARY))
         return sorted(f"{folder}{slash}{name}" for name in matching)
 
+    def unit_versions(self) -> dict[str, str]:
+        """Return the names of all finished units, each with what changes when it is made again; no record is read."""
+        if self.is_local:
+            names = self.glob(f"{UNITS}/*.json")
+            return {Path(name).stem: version for name in names for version in _versions(self.path(name))}
+        try:
+            entries = self._fs_and_root[0].ls(self.path(UNITS), detail=True)
+        except FileNotFoundError:
+            return {}
+        found = {str(entry["name"]).rpartition("/")[2]: str(entry) for entry in entries}
+        return {name.removesuffix(".json"): found[name] for name in sorted(found) if name.endswith(".json")}
+
+    def whole_version(self) -> str | None:
+        """Return what changes when units of a complete artifact are made again; None: it is not complete now.
+
+        Whoever makes them again takes the manifest away first and writes it at the end, with the same bytes perhaps.
+        """
+        try:
+            return str(self._fs_and_root[0].info(self.path(MANIFEST))) if self.is_complete else None
+        except FileNotFoundError:
+            return None
+
+    def version(self) -> str:
+        """Return what changes whenever a unit is made, or made again."""
+        whole = self.whole_version()
+        return str(self.unit_versions()) if whole is None else whole
+
     def sizes(self) -> dict[str, int]:
         """List all files but records and what is being written or was set aside, with their sizes in bytes."""
         fs, root = self._fs_and_root
@@ -149,6 +176,13 @@ def _sized(path: str) -> Iterator[tuple[str, int]]:
     """Yield a path with the size of its file, unless that was deleted since it was listed."""
     with contextlib.suppress(FileNotFoundError):
         yield path, os.stat(path).st_size
+
+
+def _versions(path: str) -> Iterator[str]:
+    """Yield what tells a file from one that replaces it, unless it was deleted since it was listed."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.stat(path)
+        yield f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _is_apart(name: str) -> bool:

@@ -13,7 +13,7 @@ from models.autoencoders.spec import (
     VQAutoencoderSpec,
 )
 from stages.contract.config import ConfigModel, ExternalPath, RuntimeOnly
-from stages.training.config import TrainingConfig
+from stages.training.config import TrainingConfig, require_one_pass
 from stages.training.images.config import SquaresConfig
 
 
@@ -108,11 +108,7 @@ class TrainVQConfig(TrainAutoencoderBase):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "TrainVQConfig":
-        if self.training.gradient_accumulation > 1:
-            raise ValueError(
-                f"training.gradient_accumulation is {self.training.gradient_accumulation} with kind vq, whose codebook "
-                "moves by whole batches: allowed is 1: lower batch_size, or train on more workers"
-            )
+        require_one_pass(self.training, "kind vq, whose codebook moves by whole batches")
         return self
 
 

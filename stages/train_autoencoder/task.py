@@ -124,6 +124,9 @@ class AutoencoderTask(ImageTask):
         generated: Tensor = model.autoencoder.decode(model.autoencoder.encode(images)).float().clamp(-1, 1)
         return stacked_rows(pixels, to_bytes(generated.cpu()).numpy())
 
+    def examine(self, model: nn.Module, step: int) -> None:
+        """Find nothing: no file beside the weights depends on them."""
+
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the autoencoder's folder: config.json and model.safetensors; the discriminator stays behind."""
         self.split_record.write(output)

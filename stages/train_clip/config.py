@@ -8,10 +8,11 @@ from stages.contract.config import ConfigModel, RuntimeOnly
 from stages.encoders.open_clip_schema import check_towers
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
-from stages.training.config import BestConfig, TrainingConfig, TrainStageConfig
+from stages.training.config import BestConfig, TrainingConfig, TrainStageConfig, require_one_pass
 from stages.training.images.augmentation_config import ImageAugmentation
 
 Color = tuple[float, float, float]
+_FEWEST_PAIRS = 2
 
 
 class ClipArchitecture(ConfigModel):
@@ -59,7 +60,7 @@ class TrainClipConfig(TrainStageConfig):
     """Train image and text towers on the captioned images by a contrastive loss."""
 
     stage: ClassVar[str] = "train_clip"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     model_folder: ClassVar[str] = "clip"
 
     captions: CaptionsConfig = Field(
@@ -103,6 +104,16 @@ class TrainClipConfig(TrainStageConfig):
     def _image_size_is_known(self) -> "TrainClipConfig":
         if not isinstance(self.architecture.vision_cfg.get("image_size"), int):
             raise ValueError("architecture.vision_cfg.image_size is missing: give the side of the image in pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_have_negatives(self) -> "TrainClipConfig":
+        require_one_pass(self.training, "train_clip, whose loss contrasts each pair with all others of the batch")
+        if self.training.batch_size < _FEWEST_PAIRS:
+            raise ValueError(
+                f"training.batch_size is {self.training.batch_size}: allowed is {_FEWEST_PAIRS} or more, as a pair "
+                "alone has nothing to be contrasted with and learns nothing: raise it (128 is a small one)"
+            )
         return self
 
     def identity(self) -> dict[str, Any]:

@@ -34,10 +34,13 @@ Hits = dict[str, Bool[Tensor, " rows"]]
 def retrieval(
     z_image: Float[Tensor, "pairs embed"], z_text: Float[Tensor, "pairs embed"], captions: Sequence[str]
 ) -> Hits:
-    """Return which pairs are first in both directions (R@1); any with the same caption counts as correct."""
+    """Return which pairs are first in both directions (R@1); any with the same caption counts as correct.
+
+    Cosines are float32 under any autocast.
+    """
     number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
     identity = torch.tensor([number[caption] for caption in captions])
-    similarity = (z_image @ z_text.T).cpu()
+    similarity = _cosines(z_image, z_text).cpu()
     return {
         "retrieval_text_of_image": identity[similarity.argmax(dim=1)] == identity,
         "retrieval_image_of_text": identity[similarity.argmax(dim=0)] == identity,
@@ -75,6 +78,12 @@ def _zero_shot(
     encoders: Encoders, z_image: Float[Tensor, "batch embed"], prompts: list[list[str]], labels: list[int]
 ) -> Bool[Tensor, " batch"]:
     """Classify by the nearest mean of the embeddings of each class's prompts."""
-    classes = torch.stack([encoders.texts(prompt).mean(dim=0) for prompt in prompts])
-    predictions = (z_image @ F.normalize(classes, dim=-1).T).argmax(dim=1).cpu()
+    classes = torch.stack([encoders.texts(prompt).float().mean(dim=0) for prompt in prompts])
+    predictions = _cosines(z_image, F.normalize(classes, dim=-1)).argmax(dim=1).cpu()
     return predictions == torch.tensor(labels)
+
+
+def _cosines(left: Float[Tensor, "left embed"], right: Float[Tensor, "right embed"]) -> Float[Tensor, "left right"]:
+    """Return the cosines of embeddings of length 1; the loop validates under autocast, whose bf16 makes many equal."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left.float() @ right.float().T

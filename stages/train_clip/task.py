@@ -30,6 +30,7 @@ from stages.training.measuring import Measured, mean_intervals, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
+from stages.training.whole_batch import whole_batch_of
 
 _CHUNK = 256
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -38,7 +39,11 @@ _MAX_VALIDATION_PAIRS = 1000
 
 @dataclass
 class ClipTask(ImageTask):
-    """Trains a CLIP model on the captioned images of the shards; those that cannot be decoded are left out."""
+    """Trains a CLIP model on the captioned images of the shards; those that cannot be decoded are left out.
+
+    The loss is that of the whole batch on any number of workers; batch norm, in a ResNet, takes its statistics of each
+    worker's own part of it.
+    """
 
     skips_unreadable = True
 
@@ -95,8 +100,10 @@ class ClipTask(ImageTask):
                 "text_cfg as in one of open_clip's model configs"
             ) from error
         load_initial_clip(clip, self.config)
-        smoothing = self.config.label_smoothing
-        return ContrastiveClip(clip, max_logit_scale=self.config.max_logit_scale, label_smoothing=smoothing)
+        return ContrastiveClip(
+            clip, max_logit_scale=self.config.max_logit_scale, label_smoothing=self.config.label_smoothing,
+            whole_batch=whole_batch_of(self.rank_info),
+        )  # fmt: skip
 
     def batch(self, indices: Indices, part: BatchPart) -> Batch:
         """Decode and tokenize the pairs."""
@@ -156,6 +163,9 @@ class ClipTask(ImageTask):
         z: Tensor = model.clip.encode_image(pixels.to(weight.device, weight.dtype))
         normalised: Tensor = F.normalize(z.float(), dim=-1)
         return normalised
+
+    def examine(self, model: Any, step: int) -> None:
+        """Find nothing: no file beside the weights depends on them."""
 
     def save(self, model: Any, output: Output) -> None:
         """Write open_clip's own folder format, beside the tokenizer that is there already."""

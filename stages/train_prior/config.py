@@ -23,7 +23,7 @@ from stages.contract.stage import StageConfig
 from stages.formats.captions import CaptionsConfig
 from stages.formats.splits import SplitConfig
 from stages.train_prior.phases_config import DistillationConfig, PretrainingConfig
-from stages.training.config import LoopConfig, TrainingConfig, TrainingPart
+from stages.training.config import LoopConfig, TrainingConfig, TrainingPart, require_one_pass
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TextStates = Literal["t5", "language_model", "clip"]
@@ -228,6 +228,12 @@ class TrainedPriorConfig(LoopConfig, PriorConfig):
         return self
 
     @model_validator(mode="after")
+    def _pairs_are_compared_in_whole_batches(self) -> "TrainedPriorConfig":
+        if why := self.spec(embed_dim=ANY_WIDTH).compared_in_batches:
+            require_one_pass(self.training, why)
+        return self
+
+    @model_validator(mode="after")
     def _states_once(self) -> "TrainedPriorConfig":
         if self.text_states is not None and len(set(self.text_states)) < len(self.text_states):
             raise ValueError(
@@ -323,7 +329,7 @@ _BASES: Final = {
 def _section(spec: type[PriorSpec]) -> type[PriorConfig]:
     """Return the section of a kind: its keys are the spec's fields, but those that the data or the network give."""
     section: type[PriorConfig] = section_of(spec, prior_keys(spec), base=_BASES[spec.sampling], module=__name__)
-    section.spec_class = spec
+    section.spec_class, section.code_version = spec, spec.version
     return section
 
 

@@ -46,7 +46,7 @@ def plot_by_time(evaluation: Evaluation) -> bytes:
     return _png(figure)
 
 
-def _values(reports: Mapping[int, Report], name: str) -> Sequence[float]:
+def _values(reports: Mapping[int, Report] | Mapping[float, Report], name: str) -> Sequence[float]:
     """Return the measure of every report; nothing where it was not taken."""
     return [report[name] for report in reports.values() if name in report]
 

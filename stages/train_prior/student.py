@@ -7,19 +7,18 @@ from typing import Any
 
 import torch
 
+from models.priors.base import Prior
 from models.priors.diffusion.distillation import Distillation, distillation_random_inputs
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.diffusion.spec import ProcessPriorSpec
 from models.priors.registry import read_spec
 from stages.contract.errors import InputFault
-from stages.contract.events import Event
 from stages.encoders.identity import digest_tensors
 from stages.formats.clips import Clips, require_same_clips
-from stages.formats.model_folders import save_model
 from stages.inference.autoencoder import load_model
-from stages.storage.artifact import Output
 from stages.train_prior.config import TEACHER, SolvedPriorConfig
 from stages.train_prior.task import FOLDER, PriorTask
+from stages.training.config import TrainingConfig
 from stages.training.task import RankInfo
 
 _FREE = frozenset({"learned_from", "gradient_checkpointing"})  # what may change without changing what weights mean
@@ -74,15 +73,20 @@ class StudentTask(PriorTask):
         assert isinstance(self.state.spec, ProcessPriorSpec)
         return distillation_random_inputs(self.state.spec, seeds, text_dropout=text_dropout)
 
-    def validate(self, model: Any, step: int) -> Sequence[Event]:
-        """Evaluate the student as any prior."""
-        return super().validate(model.student, step)
+    def prior_of(self, model: Any) -> Prior:
+        """Return the student."""
+        student: Prior = model.student
+        return student
 
-    def save(self, model: Any, output: Output) -> None:
-        """Write the student, which says by the digest of its weights who its teacher was."""
-        self.write_beside(output)
-        config = self.description() | {TEACHER: digest_tensors(self.teacher.to("cpu").state_dict(), sha256())}
-        save_model(output, FOLDER, model.student, config)
+    @property
+    def training(self) -> TrainingConfig:
+        """The distillation, whose steps are counted from 0."""
+        assert self.config.distillation is not None
+        return self.config.distillation.own(self.config.training)
+
+    def description(self) -> dict[str, Any]:
+        """Return what is written beside the weights, with the digest of the teacher's weights."""
+        return super().description() | {TEACHER: digest_tensors(self.teacher.to("cpu").state_dict(), sha256())}
 
 
 def _leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:

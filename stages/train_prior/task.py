@@ -1,6 +1,6 @@
 """What train_prior supplies to the training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from models.priors.base import Prior
 from models.priors.spec import PriorSpec, TextStateSpec
 from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
+from models.whole_batch import WholeBatch
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
 from stages.contract.measures import Protocol
@@ -25,11 +26,13 @@ from stages.train_prior.data import Divided, Pairs, load_images, load_pairs
 from stages.train_prior.inputs import text_state_names, text_width
 from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
+from stages.training.config import TrainingConfig
 from stages.training.initial_weights import load_initial
 from stages.training.measuring import measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
+from stages.training.whole_batch import whole_batch_of
 
 FOLDER = "prior"
 VALIDATION = "validation.json"
@@ -42,9 +45,9 @@ class PriorTask:
     """Training of a prior: on captioned embeddings, on those of images alone, or on the one after the other.
 
     Everything but one term is the same for any number of workers: where the Gaussians are learnable, the separation
-    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select (and of one
-    of the passes, with gradient_accumulation), and averaged over the parts. Two workers thus see fewer pairs of
-    Gaussians at a time than one with the whole batch; its weight does not change.
+    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select, and averaged
+    over the parts. Two workers thus see fewer pairs of Gaussians at a time than one with the whole batch; its weight
+    does not change.
     """
 
     config: PriorConfig
@@ -55,6 +58,8 @@ class PriorTask:
     split_record: SplitRecord = field(init=False, repr=False, compare=False)
     state: "_State" = field(init=False, repr=False, compare=False)
     _worst: WorstSamples | None = field(default=None, init=False, repr=False, compare=False)
+    _validated: int | None = field(default=None, init=False, repr=False, compare=False)
+    """Steps after which the weights were that were evaluated last."""
 
     def setup(self, rank_info: RankInfo) -> None:
         """Read the pairs; every process holds all of them."""
@@ -82,6 +87,7 @@ class PriorTask:
             images_order=None if images is None else self._order_of(images),
             gaussians=None if fitted is None else (fitted.means, fitted.stds),
             spec=spec,
+            whole_batch=whole_batch_of(rank_info),
         )
 
     def _load(self, names: Sequence[str]) -> tuple[Divided, Pairs | None]:
@@ -110,6 +116,7 @@ class PriorTask:
             state.gaussians,
             captioned=state.train.image_of_each_caption() if has_texts else None,
         )
+        made.whole_batch = state.whole_batch
         if isinstance(self.config, TrainedPriorConfig):
             load_initial(made, self.config, own=_OF_DATA, clips=state.clips)
         return made
@@ -147,21 +154,24 @@ class PriorTask:
         text = TextFeatures.missing(image, widths, text_dim=state.spec.text_dim)
         return training_batch(image, text, self.random_inputs(sample_seeds(seed, part), text_dropout=1.0))
 
+    def prior_of(self, model: Any) -> Prior:
+        """Return the prior within what is trained."""
+        prior: Prior = model
+        return prior
+
+    @property
+    def training(self) -> TrainingConfig | None:
+        """The training that this is the task of; None: there is nothing to train."""
+        return self.config.all_training if isinstance(self.config, TrainedPriorConfig) else None
+
     def validate(self, model: Any, step: int) -> Sequence[Event]:
         """Evaluate the prior on held-out pairs, in the precision of later use, and write down what was found.
 
-        ``validation.json`` holds the newest evaluation, and every one under ``validation_<step>``; it stays when
-        training is broken off, and goes on when it does. The last validation also finds the pairs of the smallest
-        cosine, which :meth:`save` writes.
+        ``validation.json`` holds the newest evaluation, in the end that of the weights that are kept, and every one
+        under ``validation_<step>``; it stays when training is broken off, and goes on when it does.
         """
         state, config = self.state, self.config
-        blocks, how = state.clips.block_dims, self._validation_at(step)
-        with torch.autocast(device_of(model).type, enabled=False):
-            found = evaluate(model, state.held_out, how, block_dims=blocks, seed=config.seed)
-        self._record(found, step)
-        if found.cosines is not None and self._is_last(step):
-            distances = (1 - found.cosines).numpy()
-            self._worst = WorstSamples.among(state.held_out_samples, distances, step=step, rounds=1)
+        found = self._evaluate(model, step)
         images = []
         if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
             images.append(LoggedImage("held_out_by_sampling_steps", plot_by_steps(found), step))
@@ -181,32 +191,47 @@ class PriorTask:
 
         Where the best weights are kept, any validation may be the one that counts.
         """
-        how, config = self.config.validation, self.config
-        if not isinstance(how, DiffusionValidationConfig) or self._is_last(step):
+        how, training = self.config.validation, self.training
+        if training is None or step >= training.num_steps or training.best is not None:
             return how
-        keeps_best = isinstance(config, TrainedPriorConfig) and config.all_training.best
-        return how if keeps_best else replace(how, num_steps=how.num_steps[-1:])
+        if not isinstance(how, DiffusionValidationConfig):
+            return how
+        return replace(how, num_steps=how.num_steps[-1:])
 
-    def _is_last(self, step: int) -> bool:
-        config = self.config
-        return not isinstance(config, TrainedPriorConfig) or step >= config.all_training.num_steps
+    def examine(self, model: Any, step: int) -> None:
+        """Evaluate the weights that are kept again, unless they were the last to be validated.
 
-    def _record(self, found: Evaluation, step: int) -> None:
+        What ``validation.json`` holds of their step may be of others: training may have rolled back since, with other
+        samples; and one that goes on from another's has the best weights of that one, and not what it wrote of them.
+        """
+        if self._validated != step:
+            self._evaluate(model, step)
+
+    def _evaluate(self, model: Any, step: int) -> Evaluation:
+        """Evaluate the prior, write down what was found, and keep the pairs of the smallest cosine for :meth:`save`."""
+        state, prior, how = self.state, self.prior_of(model), self._validation_at(step)
+        with torch.autocast(device_of(prior).type, enabled=False):
+            found = evaluate(prior, state.held_out, how, block_dims=state.clips.block_dims, seed=self.config.seed)
+        self._validated = step
+        self._record(found.to_json(), step)
+        if found.cosines is not None:
+            distances = (1 - found.cosines).numpy()
+            self._worst = WorstSamples.among(state.held_out_samples, distances, step=step, rounds=1)
+        return found
+
+    def _record(self, found: Mapping[str, Any], step: int) -> None:
+        """Write an evaluation as that of the prior, and all so far by their steps."""
         before = self.output.read_json(VALIDATION) if self.output.exists(VALIDATION) else {}
         earlier = {name: value for name, value in before.items() if name.startswith(STEP)}
         how = {"pairs": len(self.state.held_out), "settings": asdict(self.config.validation)}
-        self.output.write_json(VALIDATION, how | found.to_json() | earlier | {f"{STEP}{step}": found.to_json()})
+        self.output.write_json(VALIDATION, {**how, **found, **earlier, f"{STEP}{step}": found})
 
     def save(self, model: Any, output: Output) -> None:
         """Write the prior, whole in itself: weights, Gaussians, statistics, settings, the encoders it belongs to."""
-        self.write_beside(output)
-        save_model(output, FOLDER, model, self.description())
-
-    def write_beside(self, output: Output) -> None:
-        """Write what belongs to the prior: the split, and the pairs that it fits least."""
         self.split_record.write(output)
         if self._worst is not None:
             self._worst.write(output)
+        save_model(output, FOLDER, self.prior_of(model), self.description())
 
     def description(self) -> dict[str, Any]:
         """Return what is written beside the weights."""
@@ -229,4 +254,5 @@ class _State:
     spec: PriorSpec
     images: Pairs | None
     """All images to train on, where some steps learn without captions."""
+    whole_batch: WholeBatch
     images_order: SampleOrder | None

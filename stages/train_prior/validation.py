@@ -29,6 +29,7 @@ from stages.training.measuring import mean_intervals
 
 Report = Mapping[str, float]
 _CHUNK = 512  # captions at a time
+_MOST_DECIMALS = 9  # of a time
 _DIVERSITY_CAPTIONS = 256  # the first so many are answered several times
 
 
@@ -39,19 +40,20 @@ class Evaluation:
     ``by_steps``: for each number of sampling steps the measures of :func:`models.similarity.embedding_report` and
     ``distance_report`` (where four pairs are held out), and ``diversity``; a prior without a diffusion process has one
     entry, of as many steps as it has components (identity: 0).
-    ``by_time``: with the most steps, at each time t that is visited, the cosine to the true embedding of z_t
-    (``cosine_z_t``) and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones.
+    ``by_time``: with the most steps, at the time t of each, the cosine to the true embedding of z_t (``cosine_z_t``)
+    and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones. Times are rounded to whole
+    numbers, or to as few decimals as tell the steps apart.
     ``reference``: the distances of two halves of the true embeddings, and the cosine of unrelated ones.
     """
 
     by_steps: Mapping[int, Report]
-    by_time: Mapping[int, Report] = field(default_factory=dict)
+    by_time: Mapping[float, Report] = field(default_factory=dict)
     reference: Report = field(default_factory=dict)
     cosines: Float[Tensor, " pairs"] | None = None
     """Of each pair, with the most steps; None: the prior samples without captions."""
     intervals_by_steps: Mapping[int, Mapping[str, Interval]] = field(default_factory=dict)
     """Those of figures of pairs, which are resampled together."""
-    intervals_by_time: Mapping[int, Mapping[str, Interval]] = field(default_factory=dict)
+    intervals_by_time: Mapping[float, Mapping[str, Interval]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON-ready data."""
@@ -74,11 +76,13 @@ class Evaluation:
 Value = TypeVar("Value")
 
 
-def _named(by_steps: Mapping[int, Mapping[str, Value]], by_time: Mapping[int, Mapping[str, Value]]) -> dict[str, Value]:
+def _named(
+    by_steps: Mapping[int, Mapping[str, Value]], by_time: Mapping[float, Mapping[str, Value]]
+) -> dict[str, Value]:
     named = dict(by_steps[max(by_steps)])
-    for label, reports in (("steps", by_steps), ("time", by_time)):
-        named |= {f"{name}/{label}_{n}": value for n, report in reports.items() for name, value in report.items()}
-    return named
+    labelled = {f"steps_{n}": report for n, report in by_steps.items()}
+    labelled |= {f"time_{time}": report for time, report in by_time.items()}
+    return named | {f"{name}/{label}": value for label, report in labelled.items() for name, value in report.items()}
 
 
 def evaluate(
@@ -127,37 +131,52 @@ class _Trajectory:
 
     def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
         self._true, self._block_dims = true.double(), block_dims
-        self._sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._times: dict[int, float] = {}  # of each step, by its number
         self._cosines: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
     def recorder(self, first: int) -> OnStep:
         """Return what to call at each step with the samples of the pairs from ``first`` on."""
 
-        def on_step(time: int, z_t: Tensor, z_0: Tensor) -> None:
+        def on_step(number: int, time: float, z_t: Tensor, z_0: Tensor) -> None:
+            self._times[number] = time
             for name, generated in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
                 a, b = generated.double().cpu(), self._true[first : first + len(generated)]
                 other = unrelated_cosine(a, self._true, self._block_dims, first=first)
-                for key, cosines in ((name, block_cosine(a, b, self._block_dims)), (f"{name}_unrelated", other)):
-                    self._sums[time][key] += float(cosines.sum())
-                    self._cosines[time, key].append(cosines)
+                self._cosines[number, name].append(block_cosine(a, b, self._block_dims))
+                self._cosines[number, f"{name}_unrelated"].append(other)
 
         return on_step
 
-    def report(self) -> dict[int, Report]:
+    def report(self) -> dict[float, dict[str, float]]:
         """Return the means over all pairs; nothing where nothing was recorded."""
-        count = len(self._true)
-        return {time: {name: total / count for name, total in sums.items()} for time, sums in self._sums.items()}
+        return self._by_time({key: float(column.mean()) for key, column in self._columns().items()})
 
-    def intervals(self, seed: int) -> dict[int, dict[str, Interval]]:
+    def intervals(self, seed: int) -> dict[float, dict[str, Interval]]:
         """Return those of the means."""
-        columns = {key: torch.cat(cosines).numpy() for key, cosines in self._cosines.items()}
-        names = {f"{time}/{name}": (time, name) for time, name in columns}
-        found = mean_intervals({name: columns[key] for name, key in names.items()}, seed)
-        by_time: dict[int, dict[str, Interval]] = defaultdict(dict)
-        for label, interval in found.items():
-            time, name = names[label]
-            by_time[time][name] = interval
+        columns = {f"{number}/{name}": column for (number, name), column in self._columns().items()}
+        found = mean_intervals(columns, seed)
+        return self._by_time({key: found[f"{key[0]}/{key[1]}"] for key in self._cosines})
+
+    def _columns(self) -> dict[tuple[int, str], Float[np.ndarray, " pairs"]]:
+        return {key: torch.cat(cosines).numpy() for key, cosines in self._cosines.items()}
+
+    def _by_time(self, by_step: Mapping[tuple[int, str], Value]) -> dict[float, dict[str, Value]]:
+        times = distinct_times(self._times)
+        by_time: dict[float, dict[str, Value]] = defaultdict(dict)
+        for (number, name), value in by_step.items():
+            by_time[times[number]][name] = value
         return dict(by_time)
+
+
+def distinct_times(times: Mapping[int, float]) -> dict[int, float]:
+    """Return the times of steps by their numbers, rounded to whole numbers, or to the fewest decimals that tell all
+    of them apart.
+    """
+    for decimals in (None, *range(1, _MOST_DECIMALS)):
+        rounded = {number: round(time, decimals) for number, time in times.items()}
+        if len(set(rounded.values())) == len(times):
+            return rounded
+    return dict(times)
 
 
 def _measure(

@@ -37,7 +37,8 @@ class TrainingConfig(ConfigModel):
     """How a model is trained: steps, optimiser, precision, checkpoints and logs.
 
     Fields marked RuntimeOnly (ZeRO stage, accumulation, intervals) change the result by rounding at most, so a run with
-    other values resumes a half-trained model.
+    other values resumes a half-trained model. A stage whose loss compares the samples of a batch with one another
+    refuses accumulation (:func:`require_one_pass`).
     """
 
     num_steps: PositiveInt = Field(description="optimiser steps")
@@ -134,6 +135,19 @@ class TrainingConfig(ConfigModel):
                 "set bad_steps to roll_back or stop, or zero_stage to 0"
             )
         return self
+
+
+def require_one_pass(training: TrainingConfig, why: str) -> None:
+    """Refuse to divide a worker's part of the batch into passes, where that would change what is learned.
+
+    Raises:
+        ValueError: it is divided; ``why`` says what needs the part whole.
+    """
+    if training.gradient_accumulation > 1:
+        raise ValueError(
+            f"training.gradient_accumulation is {training.gradient_accumulation} with {why}: allowed is 1: lower "
+            "batch_size, or train on more workers"
+        )
 
 
 class PhasedTrainingConfig(TrainingConfig):

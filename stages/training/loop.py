@@ -240,10 +240,14 @@ class _Run:
         self.close()
         self._validate(steps)
         if self._rank_info.rank == 0 and self._ema_model is not None:
+            kept = steps
             if self._config.best is not None:
                 best = load_best(self._job.output, self._ema_model)
+                kept = best.step
                 self._metrics = {**best.metrics, "best_step": float(best.step)}
                 self._measured = Measured(best.measures, best.protocols)
+            with self._validating(self._ema_model, steps):
+                self._task.examine(self._ema_model, kept)
             notes = (
                 {"samples_per_second": f"{self._rank_info.describe()}, batch {self._config.batch_size}"}
                 if rates
@@ -297,7 +301,7 @@ class _Run:
         weights = self._engine.averaged_weights()
         if self._rank_info.rank == 0:
             ema_model = self._averaged_model(weights)
-            with torch.no_grad(), self._engine.autocast(), self._reporting(ema_model, done):
+            with self._validating(ema_model, done):
                 events = self._task.validate(ema_model, done)
             for event in events:
                 if isinstance(event, Metrics):
@@ -309,6 +313,12 @@ class _Run:
             if self._config.best is not None:
                 found = BestRecord(step=done, metrics=self._metrics, **self._measured._asdict())
                 keep_if_best(self._config.best, self._job.output, found, weights)
+
+    @contextlib.contextmanager
+    def _validating(self, model: nn.Module, done: int) -> Iterator[None]:
+        """Compute as a validation does, and report meanwhile."""
+        with torch.no_grad(), self._engine.autocast(), self._reporting(model, done):
+            yield
 
     @contextlib.contextmanager
     def _reporting(self, model: nn.Module, done: int) -> Iterator[None]:

@@ -94,5 +94,12 @@ class TrainTask(Protocol):
         validation also become the stage's metrics.
         """
 
+    def examine(self, model: torch.nn.Module, step: int) -> None:
+        """Find what :meth:`save` writes beside the weights that are kept: those of the validation after ``step`` steps.
+
+        These are the last, or those of the best validation, which an earlier start of the training may have made, or
+        the one that this training goes on from. Called once, as :meth:`validate` is, after all validations.
+        """
+
     def save(self, model: torch.nn.Module, output: Output) -> None:
         """Write the trained model, with its averaged weights, to the output; called once, on rank 0, at the end."""

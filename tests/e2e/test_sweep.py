@@ -63,7 +63,7 @@ def test_table_and_plot_are_written(folder: Path, swept: Finished) -> None:
         "untrained, num_gaussians 2",
         "untrained, num_gaussians 4000",
     ]
-    assert rows[3][1:] == ["failed", "failed"]
+    assert rows[3][1:] == ["failed", "failed", "1"]
     assert (outcome / "by_steps.png").stat().st_size > 5000
 
 

@@ -32,7 +32,7 @@ from pipeline.record import MlflowRuns
 from pipeline.serving import serving_settings
 from pipeline.store import Store
 from pipeline.summary import REQUIREMENTS
-from pipeline.tracked_runs import tracked_images
+from pipeline.tracked_runs import metric_history, tracked_images
 from pipeline.tracking import MEASURES_FILE, RunTracker
 from pipeline.tracking_address import TrackingAway, address_now, default_tracking_uri, is_at_hand, sqlite_path
 from stages.contract.events import Log, LoggedImage, LoggedSteps, Metrics
@@ -188,6 +188,41 @@ def test_the_summary_adds_no_point_to_a_curve(uri: str) -> None:
     assert steps(client, run_id, "cosine/steps_8") == [(500, 0.8), (1000, 0.9)]
     assert steps(client, run_id, "pairs") == [(0, 7.0)]
     assert client.get_run(tracker.runs.run_id).data.metrics["train_prior/cosine/steps_8"] == 0.9
+
+
+def test_a_stage_that_is_made_again_has_its_new_figures(uri: str) -> None:
+    """In the same driver, after it was taken as it was; and by a later one; reported twice, and belatedly."""
+
+    def summary_of(images: int, **lost: int) -> StageSummary:
+        metrics = {"yield": images / 100, "same": 7.0, "spread": float("inf")}
+        return StageSummary(images, counts={"images": images, **lost}, metrics=metrics)
+
+    runs, client, before = None, MlflowClient(uri), summary_of(90, failed=3, gone=2)
+    for number, summary in enumerate((summary_of(80, failed=13), summary_of(70, failed=23)), 1):
+        tracker = RunTracker.open(uri, "shapes", "run", runs)
+        runs = tracker.runs
+        reported = [(10, "reused", before), (20, "done", summary)]
+        for time, state, one in [*reported, *reported[::-1]]:
+            with tracker.as_of(1000 * number + time):
+                tracker.stage_finished("download_shards", state, 5.0 * number, one)
+                failures = {name: one.counts[name] for name in ("failed", "gone") if name in one.counts}
+                tracker.log_provenance(images=one.counts["images"], captioned=9, failures=failures)
+        tracker.finish("done")
+        child = client.get_run(tracker.runs.stages["download_shards"]).data.metrics
+        counts = {f"counts/{name}": value for name, value in summary.counts.items()}
+        assert {name: child[name] for name in counts} == counts
+        assert (child["counts/gone"], child["yield"], child["seconds"]) == (0, summary.metrics["yield"], 5.0 * number)
+        assert child["items_per_second"] == summary.items / (5.0 * number)
+        whole = client.get_run(tracker.runs.run_id).data.metrics
+        assert (whole["data/images"], whole["data/failed/failed"], whole["data/failed/gone"]) == (
+            summary.counts["images"], summary.counts["failed"], 0,
+        )  # fmt: skip
+        assert (whole["download_shards/yield"], whole["download_shards/seconds"]) == (child["yield"], 5.0 * number)
+        assert [point.value for point in metric_history(uri, tracker.runs.run_id, "data/images")] == [summary.items]
+        for run_id, name in ((tracker.runs.stages["download_shards"], "same"), (tracker.runs.run_id, "data/captioned")):
+            assert len(steps(client, run_id, name)) == 1
+        assert len(steps(client, tracker.runs.run_id, "download_shards/spread")) == 1
+        before = summary
 
 
 def test_every_end_of_a_stage_has_its_status(uri: str) -> None:

@@ -19,6 +19,7 @@ from stages.train_clip.check import check
 from stages.train_clip.config import TrainClipConfig
 from stages.train_clip.stage import run
 from tests.factories import make_context
+from tests.integration.processes import launch_in_forks
 
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -49,9 +50,9 @@ def make_config(**options):
     )
 
 
-def train(config, shards, folder, events=None):
+def train(config, shards, folder, events=None, *, launch=launch_in_process, workers=1):
     keep = events.append if events is not None else lambda event: None
-    context = StageContext(keep, make_context().map_shards, launch_in_process, Allocation())
+    context = StageContext(keep, make_context().map_shards, launch, Allocation(num_workers=workers))
     inputs = {"download_shards": Artifact(str(shards), "download_shards", "test")}
     return run(config, inputs, Output(str(folder), "train_clip", "test"), context)
 
@@ -82,6 +83,20 @@ def test_training_lowers_the_loss(shards, tmp_path):
     train(make_config(training=training), shards[0], tmp_path, events)
     losses = [event.values["loss"] for event in events if isinstance(event, Metrics) and "loss" in event.values]
     assert losses[-1] < losses[0] - 0.3
+
+
+def test_two_workers_learn_what_one_learns(shards, tmp_path):
+    """Of one pair each, so that the other's is the only one to contrast it with."""
+    training = TRAINING | {"batch_size": 2, "log_interval": 1}
+    curves = []
+    for workers in (1, 2):
+        events: list[Event] = []
+        config = make_config(training=training, augmentation={"noise": 0.0})
+        train(config, shards[0], tmp_path / str(workers), events, launch=launch_in_forks, workers=workers)
+        curves.append([one.values["loss"] for one in events if isinstance(one, Metrics) and "loss" in one.values])
+    assert len(curves[0]) == 6
+    assert min(curves[0]) > 0.1
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
 RESNET = ARCHITECTURE | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}}

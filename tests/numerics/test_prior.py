@@ -127,11 +127,11 @@ def test_sampling_starts_from_the_captions_gaussian_with_noise() -> None:
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_sampling_can_be_watched(name: str) -> None:
     prior, text = build_prior(trained=True), TextFeatures(make_pairs(3)[1])
-    seen: list[tuple[int, Tensor, Tensor]] = []
-    watched = prior.sample(text, [1, 2, 3], SAMPLINGS[name], on_step=lambda t, z_t, z_0: seen.append((t, z_t, z_0)))
+    seen: list[tuple[int, float, Tensor, Tensor]] = []
+    watched = prior.sample(text, [1, 2, 3], SAMPLINGS[name], on_step=lambda *step: seen.append(step))
     assert torch.equal(watched, prior.sample(text, [1, 2, 3], SAMPLINGS[name]))
-    assert [t for t, _, _ in seen] == [1000, 800, 600, 400, 200]
-    torch.testing.assert_close(seen[-1][2], watched, rtol=1e-4, atol=1e-4)  # the last step leads to the prediction
+    assert [(n, t) for n, t, _, _ in seen] == list(enumerate([1000, 800, 600, 400, 200]))
+    torch.testing.assert_close(seen[-1][3], watched, rtol=1e-4, atol=1e-4)  # the last step leads to the prediction
 
 
 def test_guidance_reaches_every_dimension() -> None:

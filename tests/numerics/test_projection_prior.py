@@ -41,13 +41,29 @@ def test_the_contrastive_loss_is_its_formula() -> None:
         assert float(found[i]) == pytest.approx(-math.log(terms[i] / sum(terms)), rel=1e-4, abs=1e-6)
 
 
-def test_images_of_one_caption_are_no_negatives_of_one_another() -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_images_of_one_caption_are_no_negatives_of_one_another(half: bool) -> None:
     predicted, texts = make_pairs(5)
     texts = torch.cat([texts, 3 * texts[:1]])  # the length of an embedding says nothing
     predicted = torch.cat([predicted, predicted[:1]])
-    found = contrastive_loss(predicted, texts, temperature=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = contrastive_loss(predicted, texts, temperature=0.1)
     torch.testing.assert_close(found[0], contrastive_loss(predicted[:5], texts[:5], temperature=0.1)[0])
     torch.testing.assert_close(found[5], found[0])
+
+
+def test_the_contrast_is_the_same_under_autocast() -> None:
+    """At the paper's temperature, with captions that are alike but not the same, some of which several images share."""
+    predicted, texts = make_pairs(12)
+    texts = torch.cat([texts[:1] + 0.01 * texts[:6], texts])[torch.arange(24) % 18]
+    predicted = torch.cat([predicted, predicted.flip(0)])
+    expected = contrastive_loss(predicted, texts, temperature=0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_loss(predicted, texts, temperature=0.01)
+        rounded = contrastive_loss(predicted.bfloat16(), texts, temperature=0.01)
+    assert found.dtype == rounded.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(rounded, contrastive_loss(predicted.bfloat16().float(), texts, temperature=0.01))
 
 
 @pytest.mark.parametrize("form", ["mlp", "transformer"])

@@ -32,6 +32,7 @@ from models.decoders.stylegan2.losses import (
 )
 from models.decoders.stylegan2.model import StyleGan2Generator
 from models.decoders.stylegan2.spec import AdversarialSettings
+from models.whole_batch import ALONE, WholeBatch
 
 Batch = Mapping[str, Tensor]
 EmbedImages = Callable[[Images], Float[Tensor, "batch embed"]]
@@ -58,10 +59,12 @@ class Adversary(ExactBuffers):
         blocks: Sequence[int] | None = None,
         group_mean: GroupMean = lambda value: value,
         num_workers: int = 1,
+        whole_batch: WholeBatch = ALONE,
     ) -> None:
         """Join both networks; `embed_images` is the frozen CLIP, `blocks` the widths of its concatenated models.
 
-        What steers itself by statistics of the batch takes their `group_mean` over the `num_workers`.
+        What steers itself by statistics of the batch takes their `group_mean` over the `num_workers`; InfoNCE contrasts
+        the images of the `whole_batch`, so that in training every worker must call this alike.
         """
         super().__init__()
         if settings.clip_weight > 0 and embed_images is None:
@@ -75,6 +78,7 @@ class Adversary(ExactBuffers):
         self._blocks = blocks
         self._group_mean = group_mean
         self._num_workers = num_workers
+        self._whole_batch = whole_batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each sample's loss and its parts.
@@ -119,7 +123,7 @@ class Adversary(ExactBuffers):
         total = generator_loss(on_generated.logits)
         parts = {"logits_generated": on_generated.logits}
         if settings.feature_weight > 0:
-            contrast = info_nce(on_generated.features, u, temperature=settings.feature_temperature)
+            contrast = self._contrast(on_generated.features, u)
             parts["feature_contrast_generated"] = contrast
             total = total + settings.feature_weight * contrast
         if settings.match_weight > 0:
@@ -128,7 +132,7 @@ class Adversary(ExactBuffers):
         if settings.clip_weight > 0 and self._embed_images is not None:
             contrast = info_nce(
                 self._embed_images(generated), batch["embeddings"], temperature=settings.clip_temperature,
-                blocks=self._blocks,
+                blocks=self._blocks, whole_batch=self._compared,
             )  # fmt: skip
             parts["clip_contrast"] = contrast
             total = total + settings.clip_weight * contrast
@@ -139,10 +143,19 @@ class Adversary(ExactBuffers):
         total = discriminator_loss(on_true.logits, on_generated.logits)
         parts = {"logits_true": on_true.logits}
         if settings.feature_weight > 0:
-            contrast = info_nce(on_true.features, u, temperature=settings.feature_temperature)
+            contrast = self._contrast(on_true.features, u)
             parts["feature_contrast_true"] = contrast
             total = total + settings.feature_weight * contrast
         return parts | {"discriminator": total}
+
+    def _contrast(self, features: Tensor, u: Tensor) -> Tensor:
+        """Return InfoNCE between the discriminator's features and the conditions."""
+        temperature = self.settings.feature_temperature
+        return info_nce(features, u, temperature=temperature, whole_batch=self._compared)
+
+    @property
+    def _compared(self) -> WholeBatch:
+        return self._whole_batch if self.training else ALONE  # a single worker evaluates
 
     def _r1(self, images: Images, u: Tensor, batch: Batch) -> Tensor | float:
         """Return gamma / 2 |dD/dx|^2 as often as is due, at what the discriminator saw, in single precision."""

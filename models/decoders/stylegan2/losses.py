@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.whole_batch import ALONE, WholeBatch
+
 Losses = Float[Tensor, " batch"]
 Rows = Float[Tensor, "batch embed"]
 
@@ -45,13 +47,22 @@ def path_lengths(
     return (gradient.float().square().sum(dim=1) + 1e-12).sqrt()  # the small number keeps the root's gradient finite
 
 
-def info_nce(queries: Rows, keys: Rows, *, temperature: float, blocks: Sequence[int] | None = None) -> Losses:
-    """Return -log( exp(c_ii / t) / sum_j exp(c_ij / t) ), c_ij = cos(key_i, query_j), for each key i.
+def info_nce(
+    queries: Rows,
+    keys: Rows,
+    *,
+    temperature: float,
+    blocks: Sequence[int] | None = None,
+    whole_batch: WholeBatch = ALONE,
+) -> Losses:
+    """Return -log( exp(c_ii / t) / sum_j exp(c_ij / t) ), c_ij = cos(key_i, query_j), for each key i; j: the batch.
 
     `blocks` are the widths of concatenated embeddings, whose cosines are averaged.
     """
-    logits = block_cosines(keys, queries, blocks) / temperature
-    return F.cross_entropy(logits, torch.arange(len(keys), device=keys.device), reduction="none")
+    all_queries = whole_batch.joined(queries.float())
+    logits = block_cosines(keys, all_queries, blocks) / temperature  # [count, batch]
+    right = torch.arange(len(all_queries), device=keys.device)[whole_batch.own(len(queries))]
+    return F.cross_entropy(logits, right, reduction="none")
 
 
 def feature_distance(generated: Sequence[Tensor], true: Sequence[Tensor]) -> Losses:

@@ -210,9 +210,9 @@ class DiffusionPrior(Prior):
         """Return an embedding for each caption: z_T ~ N(mu, Sigma) (method eq. 4), then down to z_0.
 
         Every step uses the CAPTION's Gaussian. With a ``guidance_scale`` other than 1 the network is run once per
-        step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given every
-        time t that is visited, z_t and the (guided) prediction of z_0 made from it. A distilled prior takes the steps
-        that it was made for, by DDIM and without guidance, whatever ``sampling`` says.
+        step for both outputs together; see :func:`models.diffusion.guidance.guide`. ``on_step`` is given the
+        number of each step, the time t of its beginning, z_t and the (guided) prediction of z_0 made from it. A
+        distilled prior takes the steps that it was made for, by DDIM and without guidance, whatever ``sampling`` says.
         """
         sampling = self.spec.sampling_of(sampling)
         require_captions(self.spec)
@@ -253,15 +253,17 @@ class DiffusionPrior(Prior):
         steps, device = self.process.steps(sampling.num_steps), self.image_scale.mean.device
 
         def estimate(z_t: Tensor, t: Tensor) -> Estimate:
-            z_0 = predict(z_t, t)
+            return Estimate(predict(z_t, t))
+
+        def report(number: int, time: float, z_t: Tensor, z_0: Tensor) -> None:
             if on_step is not None:
-                on_step(round(float(self.process.count(t[0]))), z_t, z_0)
-            return Estimate(z_0)
+                count = self.process.count(torch.tensor([time], dtype=torch.float64))
+                on_step(number, float(count), z_t, z_0)
 
         def noise() -> Tensor:
             return streams.normal((self.spec.embed_dim,), device)
 
-        return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian)
+        return sample(self.process, estimate, noise, steps, solver=sampling, gaussian=gaussian, on_step=report)
 
     def predictor(
         self,

@@ -170,8 +170,8 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
     learnable: bool = False
     """Train the Gaussians too, by method eq. 6 alone."""
     separation_weight: float = 1.0
-    """learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with several workers
-    (or gradient_accumulation), in each one's part of it."""
+    """learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with several workers,
+    in each one's part of it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -180,6 +180,12 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
         require_noise_scale(self, self.noise_scale)
         require_one_space(self, "selection", self.selection == "means", "means")
         require(self, "separation_weight", self.separation_weight >= 0, "0 or more")
+
+    @property
+    def compared_in_batches(self) -> str:
+        """The separation of learnable Gaussians, where it has a weight."""
+        compares = self.learnable and self.separation_weight > 0
+        return "learnable Gaussians, which are separated from one another within a batch" if compares else ""
 
 
 @dataclass(frozen=True)

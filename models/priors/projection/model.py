@@ -39,6 +39,7 @@ from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import TextTokens
+from models.whole_batch import ALONE, WholeBatch
 
 _INIT_STD = 0.02
 _SAME = 1 - 1e-6  # cosine of equal captions, but for rounding
@@ -76,7 +77,10 @@ class ProjectionPrior(Prior):
         projection = (z_0 - predicted).square().mean(1) / variance
         if self.spec.text_dim is not None:
             return {"loss": projection, "projection_loss": projection}
-        contrast = contrastive_loss(predicted, text.embedding.float(), temperature=self.spec.temperature)
+        contrast = contrastive_loss(
+            predicted, text.embedding.float(), temperature=self.spec.temperature,
+            whole_batch=self.whole_batch if self.training else ALONE,
+        )  # fmt: skip
         contrast = torch.where(dropped, 0, contrast)
         loss = projection + self.spec.contrastive_weight * contrast
         return {"loss": loss, "projection_loss": projection, "contrastive_loss": contrast}
@@ -97,14 +101,21 @@ class ProjectionPrior(Prior):
 
 
 def contrastive_loss(
-    predicted: Float[Tensor, "batch embed"], texts: Float[Tensor, "batch embed"], *, temperature: float
-) -> Float[Tensor, " batch"]:
-    """Return L_cls of each row; the other rows with the same caption are left out of its sum."""
-    direction = F.normalize(texts, dim=-1)
-    logits = F.normalize(predicted, dim=-1) @ direction.T / temperature
-    own = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    logits = logits.masked_fill((direction @ direction.T > _SAME) & ~own, -torch.inf)
-    return torch.logsumexp(logits, dim=1) - logits.diagonal()
+    predicted: Float[Tensor, "count embed"],
+    texts: Float[Tensor, "count embed"],
+    *,
+    temperature: float,
+    whole_batch: WholeBatch = ALONE,
+) -> Float[Tensor, " count"]:
+    """Return L_cls of each row, in float32; other rows of the batch with the same caption are left out of its sum."""
+    own = whole_batch.own(len(texts))
+    with torch.autocast(texts.device.type, enabled=False):  # in bf16, cosines above 0.998 would be those of equals
+        direction = F.normalize(whole_batch.joined(texts.float()), dim=-1)  # [batch, embed]
+        logits = F.normalize(predicted.float(), dim=-1) @ direction.T / temperature  # [count, batch]
+        positions = torch.arange(len(direction), device=texts.device)
+        same = (direction[own] @ direction.T > _SAME) & (positions[own, None] != positions)
+        logits = logits.masked_fill(same, -torch.inf)
+        return torch.logsumexp(logits, dim=1) - logits.diagonal(own.start)
 
 
 class _TransformerProjection(nn.Module):

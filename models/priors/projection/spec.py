@@ -15,6 +15,7 @@ class ProjectionPriorSpec(PriorSpec):
 
     model: ClassVar[str] = "models.priors.projection.model:ProjectionPrior"
     sampling: ClassVar[Literal["steps", "guidance", "one_step", "fixed"]] = "one_step"
+    version: ClassVar[int] = 6
 
     kind: Literal["projection"] = field(default="projection", kw_only=True)
     network: TransformerSpec = field(default_factory=TransformerSpec)
@@ -36,6 +37,11 @@ class ProjectionPriorSpec(PriorSpec):
                 f"ProjectionPriorSpec.form: found mlp with text states of {', '.join(self.network.text_states)}: "
                 "expected none, which it cannot read: set text_states: [] or form: transformer"
             )
+
+    @property
+    def compared_in_batches(self) -> str:
+        """The contrast, where it has a weight."""
+        return "contrastive_weight above 0, which contrasts all pairs of a batch" if self.contrastive_weight else ""
 
     @property
     def num_sampling_steps(self) -> int:

@@ -14,13 +14,13 @@ from models.decoders.stylegan2.spec import (
 from stages.contract.config import RuntimeOnly
 from stages.encoders.config import ClipConfig
 from stages.train_decoder.base_config import DecoderConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import TrainingConfig, require_one_pass
 
 
 class StyleGan2DecoderConfig(DecoderConfig):
     """Train a StyleGAN2 decoder on all images."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
 
     kind: Literal["stylegan2"]
     clip: ClipConfig
@@ -49,6 +49,11 @@ class StyleGan2DecoderConfig(DecoderConfig):
                 f"training.{found}: allowed for stylegan2 are compile: false and zero_stage 0, 1 or 2, for its "
                 "regularization takes gradients of gradients, which compiled graphs and split weights do not give"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_compared_in_one_pass(self) -> "StyleGan2DecoderConfig":
+        require_one_pass(self.training, "stylegan2, whose losses compare the images of a pass with one another")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from stages.formats.clips import read_clips, require_same_clips
 from stages.train_decoder.stylegan2.config import StyleGan2DecoderConfig
 from stages.training.images.task import DecoderTask
 from stages.training.task import Batch, BatchPart
+from stages.training.whole_batch import whole_batch_of
 
 
 class AdversaryLoss(nn.Module):
@@ -37,8 +38,8 @@ class AdversaryLoss(nn.Module):
 class StyleGan2Task(DecoderTask):
     """Trains a StyleGAN2 decoder.
 
-    InfoNCE and the std among images look at the samples of one pass of one worker, so here the number of
-    workers and of passes per step is part of the result; everything else is the same for any number of them.
+    The std among images that the discriminator sees is of the samples of one worker, so here the number of workers is
+    part of the result; everything else is the same for any number of them.
     """
 
     config: StyleGan2DecoderConfig
@@ -58,6 +59,7 @@ class StyleGan2Task(DecoderTask):
             blocks=read_clips(self.inputs["embed_clip"]).block_dims,
             group_mean=group_mean,
             num_workers=self.rank_info.world_size,
+            whole_batch=whole_batch_of(self.rank_info),
         )
         self._noise_size = generator.noise_size
         return AdversaryLoss(adversary)

@@ -32,7 +32,7 @@ from stages.training.randomness import make_random_inputs, sample_seeds
 from stages.training.task import Batch, BatchPart
 
 LOSS_ROUNDS = 4
-"""Times that the last validation computes each sample's loss: at a single noise level it says little of the sample."""
+"""Times that the loss of each sample is computed in the end: at a single noise level it says little of the sample."""
 
 
 @dataclass
@@ -127,17 +127,12 @@ class DecoderTask(ImageTask):
         return {**self.read(indices), **self.random_inputs(part, stream)}
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
-        """Return the held-out loss, and images generated from held-out embeddings below the true ones.
-
-        The last validation also finds the samples of the largest loss, which :meth:`save` writes.
-        """
+        """Return the held-out loss, and images generated from held-out embeddings below the true ones."""
         outputs = [model(batch) for batch in self.held_out_batches(0)]
         values = {name: torch.cat([output[name].detach().float().cpu() for output in outputs]) for name in outputs[0]}
         means = {f"held_out_{name}": float(value.mean()) for name, value in values.items()}
         intervals = mean_intervals({"held_out_loss": values["loss"].numpy()}, self.config.seed)
         measured = measure(means, intervals, len(values["loss"]), self._protocol(), rows="images")
-        if step == self.config.training.num_steps:
-            self._worst = self.worst_samples(model, step, values["loss"])
         return [Metrics(means, step, *measured), LoggedImage("samples", self.sample_grid(model), step)]
 
     def _protocol(self) -> Protocol:
@@ -170,14 +165,15 @@ class DecoderTask(ImageTask):
         """Return how images are generated beside these."""
         return self.config.samples
 
-    def worst_samples(self, model: nn.Module, step: int, first: Tensor) -> WorstSamples:
-        """Return the held-out samples of the largest loss; ``first`` is that of each in the first round."""
-        rounds = [first]
-        for number in range(1, LOSS_ROUNDS):
+    def examine(self, model: nn.Module, step: int) -> None:
+        """Find the held-out samples of the largest loss, which :meth:`save` writes."""
+        rounds = []
+        for number in range(LOSS_ROUNDS):
             losses = [model(batch)["loss"].detach().float().cpu() for batch in self.held_out_batches(number)]
             rounds.append(torch.cat(losses))
         samples = self.data.samples(np.concatenate(self.together(self.held_out)))  # in the order of the batches
-        return WorstSamples.among(samples, torch.stack(rounds).double().mean(0).numpy(), step=step, rounds=len(rounds))
+        means = torch.stack(rounds).double().mean(0).numpy()
+        self._worst = WorstSamples.among(samples, means, step=step, rounds=LOSS_ROUNDS)
 
     def save(self, model: nn.Module, output: Output) -> None:
         """Write the decoder's folder: config.json and model.safetensors; and the samples of the largest loss."""

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ray.exceptions import RayTaskError
 from safetensors import SafetensorError
 
 from pipeline.cli import _report_error
 from pipeline.errors import full_disk
-from pipeline.stage_results import _cause
+from pipeline.stage_results import describe
 
 FULL = Path("/dev/full")
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -41,7 +40,7 @@ def test_another_writer_s_wording_is_understood() -> None:
 
 def test_stages_and_commands_report_it(capsys: pytest.CaptureFixture[str]) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert _cause(RayTaskError("run_stage_job", "the stack", error)).startswith("a disk is full (")
+    assert describe(error).startswith("a disk is full (")
     assert _report_error(error) == 3
     assert capsys.readouterr().err.startswith("corgi: a disk is full (")
 

@@ -56,7 +56,8 @@ def test_what_could_not_be_encoded_is_a_fraction_of_all_images(tmp_path: Path, i
 
 
 def test_entries_that_a_download_lost_are_a_fraction_of_its_rows(tmp_path: Path) -> None:
-    units = {str(number): {"rows": 50, "images": 40, "captioned": 9, "failures": {"timeout": 10}} for number in range(2)}
+    unit = {"rows": 50, "images": 40, "captioned": 9, "failures": {"timeout": 10}}
+    units = {str(number): unit for number in range(2)}
     assert tables_of(tmp_path, "download_shards", units)[LOST] == [
         {"cause": "failed_timeout", "count": 20, "fraction of rows": "20.00%"}
     ]

@@ -11,7 +11,7 @@ from pipeline.dashboard.generated import PAGE, GeneratedImages
 from pipeline.dashboard.reader import NotThere, Reader
 from pipeline.store import Store
 from stages.formats.generated_images import GeneratedRow, gather_rows, image_file, writing_images
-from stages.storage.artifact import Output
+from stages.storage.artifact import COMPLETE, Output
 from tests.factories import make_record
 
 
@@ -22,6 +22,11 @@ def write_unit(output: Output, first: int, prompts: Sequence[str], *, name: str 
             add(row, np.full((4, 4, 3), index, dtype=np.uint8), None)
     output.finish_unit(f"{name}-{first:06d}", {"images": len(prompts), "resolution": 4})
     return f"{name}-{first:06d}"
+
+
+def seal(output: Output) -> None:
+    output.finish_artifact({"summary": "the same whatever the units hold"})
+    output.write_bytes(COMPLETE, b"")
 
 
 def plan_of(fingerprint: str) -> dict[str, object]:
@@ -74,3 +79,31 @@ def test_runs_are_shown_side_by_side_a_page_at_a_time(store: Store) -> None:
     alone = images.side_by_side(runs, "reconstruction", "", 0)
     assert [row["indices"] for row in alone["rows"]] == [[0, None, None]]
     assert images.side_by_side(["none-1"], "", "", 0)["sets"] == []
+
+
+@pytest.mark.parametrize("polls_between", [False, True])
+def test_a_unit_of_a_finished_stage_that_is_made_again_is_read_again(store: Store, *, polls_between: bool) -> None:
+    """The second of three units is made again with other prompts, and with another number of images."""
+    output = store.output("generate", "one")
+    units = [write_unit(output, first, [f"a {first}", f"b {first}"]) for first in (0, 2, 5)]
+    gather_rows(output, units)
+    seal(output)
+    images = GeneratedImages(Reader(store))
+
+    def prompts() -> list[str]:
+        return [row["prompt"] for row in images.side_by_side(["one-1"], "", "", 0)["rows"]]
+
+    assert prompts() == ["a 0", "b 0", "a 2", "b 2", "a 5", "b 5"]
+    with pytest.raises(NotThere):
+        images.image("one-1", "prior", 4)
+    output.set_aside([f"units/{units[1]}.json", f"rows/{units[1]}.jsonl"])
+    if polls_between:
+        with pytest.raises(NotThere):
+            images.image("one-1", "prior", 3)
+        assert images.image("one-1", "prior", 0)
+    write_unit(output, 2, ["c 2", "d 2", "e 2"])
+    assert images.image("one-1", "prior", 4)
+    gather_rows(output, units)
+    seal(output)
+    assert images.image("one-1", "prior", 4)
+    assert prompts() == ["a 0", "b 0", "c 2", "d 2", "e 2", "a 5", "b 5"]

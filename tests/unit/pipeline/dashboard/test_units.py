@@ -93,3 +93,21 @@ def test_what_is_set_aside_is_not_done_any_more(output: Output) -> None:
     again = states.of(output, None)
     assert again is not None
     assert again["lost"] == {}
+
+
+@pytest.mark.parametrize("polls_between", [False, True])
+def test_losses_of_a_finished_unit_that_is_made_again_are_its_new_ones(output: Output, *, polls_between: bool) -> None:
+    states = UnitStates(list_pause=0.0)
+    for number, lost in enumerate((1, 2, 3)):
+        output.finish_unit(f"{number:05d}", {"failures": {"timeout": lost}})
+    for lost in (2, 4, 0):
+        output.set_aside(["units/00001.json"])
+        if polls_between:
+            assert states.of(output, None) == {"done": 2, "planned": None, "total": 3, "step": 1, "parts": [1, 0, 1],
+                                               "running": [], "lost": {0: 1, 2: 3}}  # fmt: skip
+        output.finish_unit("00001", {"failures": {"timeout": lost}})
+        output.finish_artifact({})
+        output.write_bytes("_COMPLETE", b"")
+        found = states.of(output, None)
+        assert found is not None
+        assert found["lost"] == {0: 1, 2: 3} | ({1: lost} if lost else {})

@@ -4,12 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from pipeline.cli import app as cli
 from pipeline.errors import UsageError
+from pipeline.listening import loopback_names
 from pipeline.serve.access import Gate, digest_of
-from pipeline.serve.limits import TOKEN_VARIABLE
+from pipeline.serve.app import AppMaker
+from pipeline.serve.limits import TOKEN_VARIABLE, Limits
 
 TOKEN = b"0123456789abcdefTOKEN"
 
@@ -88,3 +91,25 @@ def test_any_address_but_loopback_needs_a_token(
     assert isinstance(result.exception, UsageError)
     assert words in str(result.exception)
     assert not token or token not in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [
+        ("::1", "[::1] [::1]:8000 localhost:8000 LocalHost 127.0.0.1:8000"),
+        ("0:0:0:0:0:0:0:1", "[::1]:8000 [0:0:0:0:0:0:0:1]:8000"),
+        ("0000::0001", "[::1]:8000 [0000::0001]"),
+        ("localhost", "localhost:8000 [::1]:8000 127.0.0.1"),
+        ("127.0.0.1", "127.0.0.1:8000 localhost"),
+        ("127.0.0.2", "127.0.0.2:8000 localhost"),
+    ],
+)
+def test_without_a_token_names_of_loopback_alone_are_served(host: str, served: str) -> None:
+    client = TestClient(AppMaker("tiny-1", Limits(), (), loopback_names(host))(None))  # type: ignore[arg-type]
+
+    def status(name: str) -> int:
+        return client.get("/health", headers={"host": name}).status_code
+
+    assert {name: status(name) for name in served.split()} == dict.fromkeys(served.split(), 200)
+    others = ["evil.com", "evil.com:8000", "::1", "[::2]:8000", "[::1].evil.com", "[::1]evil.com", "127.0.0.3:8000"]
+    assert {name: status(name) for name in others} == dict.fromkeys(others, 400)

@@ -1,6 +1,9 @@
 """A sweep's variants, its table and its plots."""
 
+import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.errors import UsageError
+from pipeline.console import Terminal
+from pipeline.errors import Interrupted, PipelineError, Superseded, UsageError
+from pipeline.experiment import Experiment
+from pipeline.record import RunRecord
 from pipeline.sweep.config import PlotConfig, SweepConfig, Variant, load_sweep, variants_of
 from pipeline.sweep.plots import axis_labels, curves_of, write_plot
 from pipeline.sweep.report import (
@@ -19,7 +25,8 @@ from pipeline.sweep.report import (
     sweep_warnings,
     write_tables,
 )
-from pipeline.sweep.run import SweepResult, SweepRun, open_sweep, result_of
+from pipeline.sweep.run import SweepResult, SweepRun, check_runs, open_sweep, result_of, result_of_run
+from stages.contract.errors import InputFault, LeaseLost
 from stages.storage.artifact import Output
 from tests.factories import make_record
 
@@ -59,6 +66,7 @@ def rows_of(path: Path) -> tuple[SweepConfig, list[VariantFigures]]:
                     "train_prior/cosine_true/steps_4": [value + 10 for value in values],
                 },
                 failed=0,
+                repeats=2,
             )
         )
     return sweep, rows
@@ -111,7 +119,7 @@ def test_mean_and_spread_are_over_the_repeats(tmp_path: Path) -> None:
     _, rows = rows_of(write_sweep(tmp_path))
     assert rows[1].cell("train_prior/cosine_true") == "5.105 ± 0.0071"
     assert rows[1].cell("no/such_figure") == "-"
-    assert VariantFigures(rows[0].variant, {}, failed=2).cell("train_prior/cosine_true") == "failed"
+    assert VariantFigures(rows[0].variant, {}, failed=2, repeats=2).cell("train_prior/cosine_true") == "failed"
 
 
 def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
@@ -124,6 +132,42 @@ def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
     assert sweep_table(sweep, rows).row_count == len(rows)
 
 
+def test_cells_of_fewer_repeats_report_how_many(tmp_path: Path) -> None:
+    """Of three repeats, one failed, and one of the others lacks a metric."""
+    repeat = {"keys": ["train_prior.seed"], "values": [0, 1, 2]}
+    plots = {"plot": {"figure": "f/steps_*"}}
+    table = {"cosine": "train_prior/cosine_true", "one": "f/steps_1", "none": "f"}
+    groups = {"shifted": TREE["groups"]["shifted"]}
+    sweep = load_sweep(write_sweep(tmp_path, repeat=repeat, table=table, groups=groups, plots=plots))
+    runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[:6]
+    metrics: list[dict[str, float]] = [
+        {"train_prior/cosine_true": 0.5, "f/steps_1": 2.0},
+        {"train_prior/cosine_true": 0.5},
+        {},
+    ]
+    records = [make_record(f"a-{number}", metrics=found) for number, found in enumerate([*metrics, *[metrics[0]] * 3])]
+    records[2] = make_record("a-2", status="failed")
+    results = [result_of(run, record, {}) for run, record in zip(runs, records, strict=True)]
+    rows = by_variant(results)
+    few, all_three = ["0.5 ± 0 (2 of 3)", "2 (1 of 3)", "failed (1 of 3)"], ["0.5 ± 0", "2 ± 0", "-"]
+    write_tables(sweep, rows, tmp_path)
+    lines = list(csv.reader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert lines[0][-1] == "repeats"
+    assert [line[1:] for line in lines[1:]] == [[*few, "3"], [*all_three, "3"]]
+    page = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    assert page[2].endswith(f"| {' | '.join(few)} |")
+    assert page[-1] == "mean ± standard deviation of 3 repeats; of fewer where a cell says so"
+    columns = [next(iter(column.cells)) for column in sweep_table(sweep, rows).columns[1:]]
+    assert list(map(str, columns)) == few
+    first, second = sweep_document(rows, results)["variants"]
+    of_fewer = {"train_prior/cosine_true": 2, "f/steps_1": 1}
+    assert (first["repeats"], first["failed"], first["of_fewer"]) == (3, 1, of_fewer)
+    assert (second["repeats"], second["failed"], second["of_fewer"]) == (3, 0, {})
+    assert write_plot(sweep.plots["plot"], rows, tmp_path / "marked.png")
+    assert write_plot(sweep.plots["plot"], [replace(row, repeats=1) for row in rows], tmp_path / "plain.png")
+    assert (tmp_path / "marked.png").read_bytes() != (tmp_path / "plain.png").read_bytes()
+
+
 def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     sweep = load_sweep(write_sweep(tmp_path, groups={"shifted": TREE["groups"]["shifted"]}))
     runs = open_sweep(sweep, [f"store={tmp_path / 'store'}"])[:2]
@@ -131,7 +175,7 @@ def test_runs_that_failed_are_kept_apart(tmp_path: Path) -> None:
     records = [make_record("a-1", status=status, metrics=metrics) for status in ("done", "failed")]
     results = [result_of(run, record, {}) for run, record in zip(runs[:2], records, strict=True)]
     (row,) = by_variant(results)
-    assert (row.values["train_prior/cosine_true"], row.failed) == ([0.5], 1)
+    assert (row.values["train_prior/cosine_true"], row.failed, row.repeats) == ([0.5], 1, 2)
     assert [run["status"] for run in sweep_document([row], results)["runs"]] == ["done", "failed"]
 
 
@@ -161,7 +205,9 @@ def test_values_that_are_nearly_alike_are_variants_of_their_own(
 def test_each_of_several_variants_of_one_label_has_a_curve(tmp_path: Path) -> None:
     """Masked values of secrets read alike."""
     grid = [{"storage.options.s3.secret": secret, "k": k} for secret in ("hidden-1", "hidden-2") for k in (1, 2)]
-    rows = [VariantFigures(Variant("g", one, one), {"f": [1.0], "f/steps_1": [2.0]}, failed=0) for one in grid]
+    rows = [
+        VariantFigures(Variant("g", one, one), {"f": [1.0], "f/steps_1": [2.0]}, failed=0, repeats=1) for one in grid
+    ]
     assert len({row.variant.label for row in rows}) == 2
     by_name = PlotConfig.model_validate({"figure": "f/steps_*"})
     by_setting = PlotConfig.model_validate({"figure": "f", "x": "k"})
@@ -226,7 +272,10 @@ def test_values_of_an_axis_that_are_no_numbers_stand_side_by_side(
 ) -> None:
     groups = {"g": {"grid": {"k": ["one", "$t^$"], "a.x": values}}}
     sweep = load_sweep(write_sweep(tmp_path, groups=groups, plots={"p": {"figure": "f", "x": "a.x"}}))
-    rows = [VariantFigures(variant, {"f": [number]}, 0) for number, variant in enumerate(variants_of(sweep))]
+    rows = [
+        VariantFigures(variant, {"f": [number]}, failed=0, repeats=1)
+        for number, variant in enumerate(variants_of(sweep))
+    ]
     positions = list(range(len(values)) if labels else map(float, values))
     assert curves_of(sweep.plots["p"], rows) == [
         (f"g, k {k}", {position: [first + number] for number, position in enumerate(positions)})
@@ -271,3 +320,82 @@ def test_a_variant_that_is_no_experiment_is_reported_before_anything_runs(tmp_pa
     groups = {"shifted": {"grid": {"train_prior.kapa": [1.0]}}}
     with pytest.raises(UsageError, match="kapa"):
         open_sweep(load_sweep(write_sweep(tmp_path, groups=groups)), [f"store={tmp_path / 'store'}"])
+
+
+def test_all_that_is_refused_is_said_before_anything_runs(tmp_path: Path) -> None:
+    """Of seven runs six are refused, five of them for one reason."""
+    for name, header in (("good", "Prompt"), ("other", "Text"), ("wrong", "Words")):
+        (tmp_path / f"{name}.csv").write_text(f"{header}\na star\n")
+    files = ["good", "other", *["wrong"] * 5]
+    prompts = [{"kind": "file", "path": str(tmp_path / f"{name}.csv"), "limit": n} for n, name in enumerate(files, 1)]
+    groups = {"prompts": {"grid": {"generate.prompts": prompts}}}
+    runs = open_sweep(load_sweep(write_sweep(tmp_path, groups=groups, repeat=None)), [f"store={tmp_path / 'store'}"])
+    check_runs(runs[:1])
+    with pytest.raises(UsageError, match="6 of 7 runs cannot be run, and nothing was started") as found:
+        check_runs(runs)
+    _, first, second = str(found.value).splitlines()
+    assert "other.csv" in first.rpartition("}: ")[2]
+    assert "wrong.csv" in second.rpartition("more: ")[2]
+    assert second.count("prompts, prompts {") == 3
+    assert "; and 2 more: " in second
+
+
+def test_all_variants_that_are_no_experiments_are_named(tmp_path: Path) -> None:
+    groups = {"shifted": {"grid": {"train_prior.kappa": [1.0, "one", "two", 2.0]}}}
+    with pytest.raises(UsageError, match="2 of 4 runs cannot be run") as found:
+        open_sweep(load_sweep(write_sweep(tmp_path, groups=groups, repeat=None)), [f"store={tmp_path / 'store'}"])
+    assert "kappa one: " in str(found.value)
+    assert "kappa two: " in str(found.value)
+
+
+def test_what_an_earlier_run_of_the_sweep_makes_may_be_taken_by_a_later_one(tmp_path: Path) -> None:
+    words = {"train_decoder": None, "generate": None, "evaluate": None}
+    taking = {"train_prior": None, "reuse": {"train_prior": {"config": str(BASE)}}, **words}
+    groups = {"making": {"set": words}, "taking": {"set": taking}}
+    runs = open_sweep(load_sweep(write_sweep(tmp_path, groups=groups, repeat=None)), [f"store={tmp_path / 'store'}"])
+    check_runs(runs)
+    with pytest.raises(UsageError, match=r"taking: reuse\.train_prior"):
+        check_runs(runs[::-1])
+
+
+@pytest.mark.parametrize("error", [UsageError, InputFault, PipelineError])
+def test_an_error_of_one_run_is_its_own(tmp_path: Path, error: Callable[[str], Exception]) -> None:
+    runs = open_sweep(load_sweep(write_sweep(tmp_path)), [f"store={tmp_path / 'store'}"])[:3]
+
+    def run_one(experiment: Experiment, _: Any) -> RunRecord:
+        if experiment.plan.run == runs[1].experiment.plan.run:
+            raise error("tracking.uri: refused")
+        return make_record(experiment.plan.run, metrics={"train_prior/cosine_true": 0.5})
+
+    results = [result_of_run(run, {}, Terminal(stderr=True), run_one) for run in runs]
+    assert [(one.record.status, one.is_whole, one.error) for one in results] == [
+        ("done", True, ""),
+        ("failed", False, "tracking.uri: refused"),
+        ("done", True, ""),
+    ]
+    assert results[1].record.run == runs[1].experiment.plan.run
+
+
+@pytest.mark.parametrize("error", [Interrupted, Superseded, LeaseLost])
+def test_an_end_of_the_whole_sweep_is_raised(tmp_path: Path, error: Callable[[str], Exception]) -> None:
+    run = open_sweep(load_sweep(write_sweep(tmp_path)), [f"store={tmp_path / 'store'}"])[0]
+
+    def run_one(*_: Any) -> RunRecord:
+        raise error("the end")
+
+    with pytest.raises((PipelineError, LeaseLost), match="the end"):
+        result_of_run(run, {}, Terminal(stderr=True), run_one)
+
+
+def test_a_document_that_cannot_be_read_costs_its_numbers_alone(tmp_path: Path) -> None:
+    """One stage's document is missing, another stage is not part of the run, and a third one's is there."""
+    run = open_sweep(load_sweep(write_sweep(tmp_path)), [f"store={tmp_path / 'store'}"])[0]
+    there, without = (Output(str(tmp_path / name), name, "x") for name in ("fit_gaussians", "train_prior"))
+    there.write_json("fit.json", {"spread": 0.5})
+    record = make_record(metrics={"a": 1.0}, artifacts={one.stage: one.uri for one in (without, there)})
+    documents = {"train_prior": "validation.json", "evaluate": "metrics.json", "fit_gaussians": "fit.json"}
+    result = result_of(run, record, documents)
+    assert result.figures == {"a": 1.0, "fit_gaussians/spread": 0.5}
+    assert "validation.json" in result.error
+    assert "metrics.json" not in result.error
+    assert not result.is_whole

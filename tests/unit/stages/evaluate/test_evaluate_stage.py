@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from stages.contract.events import Event, LoggedImage, Progress
 from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
+from stages.encoders.image_to_text.config import QuestionAnswering
+from stages.encoders.image_to_text.question_answering import ReplyScorer
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
+from stages.evaluate.worker import other_prompts
 from stages.formats.generated_images import (
     GeneratedRecord,
     GeneratedRow,
@@ -66,6 +69,7 @@ def generated(
     shift: float = 0.0,
     photographs: MakeImages | None = None,
     unit_images: int = 64,
+    prompts: Sequence[str] = (),
 ) -> Artifact:
     """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
     output = Output(str(folder), "generate", "g")
@@ -80,6 +84,7 @@ def generated(
                     scene = SCENES[index]
                     fields = dataclasses.asdict(scene) if with_scenes else None
                     prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
+                    prompt = prompts[index] if prompts else prompt
                     row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
                     row = dataclasses.replace(row, categories={"Category": categories(scene)} if categories else {})
                     add(row, images[index], None if photographed is None else photographed[index])
@@ -333,6 +338,30 @@ def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: Clip
     assert (protocol["question"], protocol["reply"], protocol["model"]) == ("is {} in the image", "red", "git git")
     by_color = [one for name, one in found.measures.items() if name.startswith("vqa_score/Category/")]
     assert sum(one.n for one in by_color) == 65
+
+
+def test_an_unrelated_prompt_is_of_another_text() -> None:
+    assert other_prompts(["A", "A", "B"]) == ["B", "B", "A"]
+    assert other_prompts(["A", "A", "A", "B"]) == ["B", "B", "B", "A"]
+    assert other_prompts(["A", "B", "B", "C", "A"]) == ["B", "C", "C", "A", "B"]
+    assert other_prompts(["A", "A"]) == [None, None]
+    assert other_prompts(["A"]) == [None]
+
+
+def test_no_image_is_asked_its_own_prompt_as_an_unrelated_one(clip: ClipConfig, tmp_path: Path) -> None:
+    """Units of three images, of which the first is of two prompts, and the second of one."""
+    prompts = ["a red circle", "a red circle", "a blue ring", *["a green star"] * 3]
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, num=6, unit_images=3, prompts=prompts)
+    questions = {"path": save_tiny_captioner(tmp_path / "git", "git"), "question": "is {} there", "reply": "red"}
+    found = evaluate(tmp_path / "e", clip, source, question_answering=questions, batch_size=2)
+    assert found.measures["vqa_score/unrelated"].n == 3
+    first, second = (
+        pq.read_table(tmp_path / f"e/scores/scores_prior-{unit:06d}.parquet").to_pydict() for unit in (0, 3)
+    )
+    assert np.isnan(second["vqa_score/unrelated"]).all()
+    scorer = ReplyScorer(QuestionAnswering.model_validate(questions), device="cpu", where="test")
+    expected = scorer(true_images(SCENES[:3]), ["a blue ring", "a blue ring", "a red circle"])
+    np.testing.assert_allclose(first["vqa_score/unrelated"], expected.numpy(), rtol=1e-4)
 
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:

@@ -39,3 +39,18 @@ def test_the_defaults_are_whole_and_a_section_that_sets_steps_and_batch_has_all(
     assert "flip" not in defaults.identity()["augmentation"]
     flipped = TrainClipConfig.model_validate({"augmentation": {"flip": 0.5}})
     assert flipped.identity()["augmentation"]["flip"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (
+            {"gradient_accumulation": 2},
+            r"training\.gradient_accumulation is 2 with train_clip, .*: allowed is 1",
+        ),
+        ({"batch_size": 1}, r"training\.batch_size is 1: allowed is 2 or more, .*: raise it"),
+    ],
+)
+def test_every_pair_has_the_whole_batch_to_be_contrasted_with(training: dict[str, int], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        TrainClipConfig.model_validate({"training": training})

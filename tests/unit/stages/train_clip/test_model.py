@@ -105,3 +105,36 @@ def test_label_smoothing_counts_only_where_there_is_any():
     plain = TrainClipConfig().identity()
     assert "label_smoothing" not in plain
     assert TrainClipConfig(label_smoothing=0.1).identity() == {**plain, "label_smoothing": 0.1}
+
+
+def nearly_equal(num=64):
+    """Pairs whose cosines differ by less than bf16 resolves near 1."""
+    generator = torch.Generator().manual_seed(0)
+    z_image, z_text = (
+        F.normalize(torch.ones(num, 8) + 0.02 * torch.randn(num, 8, generator=generator), dim=-1) for _ in range(2)
+    )
+    return z_image, z_text
+
+
+def test_retrieval_and_zero_shot_compare_in_float32_under_autocast():
+    z_image, z_text = nearly_equal()
+    captions = [str(number) for number in range(len(z_image))]
+
+    def texts(captions):
+        return z_text[[sum(map(ord, caption)) % len(z_text) for caption in captions]]
+
+    encoders = Encoders(lambda images: z_image[: len(images)], texts, 16)
+    exact = retrieval(z_image, z_text, captions) | probe_scenes(encoders, SceneProbe(num_images=60))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = retrieval(z_image, z_text, captions) | probe_scenes(encoders, SceneProbe(num_images=60))
+    for name, hits in exact.items():
+        assert torch.equal(found[name], hits), name
+
+
+def test_the_loss_is_that_of_float32_under_autocast():
+    z_image, z_text = nearly_equal()
+    tokens, scale = torch.arange(len(z_image))[:, None], torch.tensor(100.0)
+    exact = contrastive_loss(z_image, z_text, tokens, scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_loss(z_image, z_text, tokens, scale)
+    torch.testing.assert_close(found, exact)

@@ -95,6 +95,19 @@ def expected_losses(inputs: dict[str, Artifact], output: Artifact, count: int) -
     return losses
 
 
+def test_where_the_best_weights_are_kept_the_largest_losses_are_theirs(tmp_path: Path) -> None:
+    """Here those are called the best whose loss is the highest, which are not the last."""
+    training = config().training.model_dump() | {"best": {"metric": "held_out_loss", "mode": "highest"}}
+    settings = config(split={"validation": 0.5}, training=training | {"validation_interval": 3})
+    summary, _ = train(make_inputs(tmp_path), tmp_path / "out", settings)
+    output = Artifact(str(tmp_path / "out"), "train_decoder", "c")
+    found = WorstSamples.of(output)
+    assert found.step == summary.metrics["best_step"] < 12
+    assert expected_losses(make_inputs(tmp_path), output, found.validated) == pytest.approx(
+        {(one.shard, one.key): one.loss for one in found.samples}, rel=1e-3
+    )
+
+
 def test_losses_that_are_not_finite_are_counted_and_few_are_listed() -> None:
     samples = [("00000", f"{number:03d}") for number in range(200)]
     losses = np.arange(200.0)

@@ -13,6 +13,7 @@ from models.priors.spec import PriorSampling
 from stages.contract.errors import ArtifactError, InputFault
 from stages.contract.events import Event, LoggedImage, LoggedSteps, Metrics, Progress
 from stages.formats.checkpoints import read_logged
+from stages.formats.worst_samples import WorstSamples
 from stages.inference.loading import load_prior
 from stages.storage.artifact import Output
 from stages.train_prior import stage as train_prior
@@ -61,6 +62,11 @@ def test_a_student_is_a_prior_of_few_steps_that_names_its_teacher(tmp_path: Path
     assert prior.spec.distilled == DistilledSpec(num_steps=2, teacher_steps=8, guidance_scale=2.0)
     assert list(output.read_json("validation.json")["by_steps"]) == ["steps_2"]
     assert list(output.read_json("teacher/validation.json")["by_steps"]) == ["steps_1", "steps_4"]
+    for folder, trained, most in (("", 5, "steps_2"), ("/teacher", 6, "steps_4")):
+        part = Output(f"{output.uri}{folder}", "train_prior", "p0")
+        worst, report = WorstSamples.of(part), part.read_json("validation.json")["by_steps"][most]
+        assert worst.step == trained
+        assert worst.mean_loss == pytest.approx(1 - report["cosine_true"])
     description = output.read_json("prior/config.json")
     assert len(description["teacher"]) == 64
     teacher = output.read_json("teacher/prior/config.json")

@@ -10,6 +10,8 @@ from models.priors.spec import TextStateSpec, TransformerSpec
 from stages.train_prior.config import NetworkConfig
 from tests.unit.stages.train_prior.pieces import prior_config
 
+IN_PARTS: dict[str, Any] = {"training": {"num_steps": 8, "batch_size": 16, "gradient_accumulation": 2}}
+
 
 def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
     assert NetworkConfig().spec() == transformer_of_size("tiny")
@@ -43,6 +45,12 @@ def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
         ("flow", {"target": "noise"}, "target: found 'noise': expected one of sample, velocity on the path flow"),
         ("projection", {"form": "convolution"}, "'mlp' or 'transformer'"),
         ("projection", {"temperature": 0.0}, "temperature: found 0.0: expected above 0"),
+        ("projection", IN_PARTS, "gradient_accumulation is 2 with contrastive_weight above 0, which .*: allowed is 1"),
+        (
+            "shifted",
+            IN_PARTS | {"learnable": True},
+            "accumulation is 2 with learnable Gaussians, .*: allowed is 1",
+        ),
         ("autoregressive", {"validation": {"num_steps": [4]}}, "num_steps"),
         ("identity", {"training": {}}, "training"),
         ("magic", {}, "'shifted', 'gaussian', 'flow', 'projection', 'autoregressive'"),
@@ -51,3 +59,15 @@ def test_a_size_is_a_preset_in_which_numbers_are_replaced() -> None:
 def test_impossible_sections_are_refused(kind: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         prior_config(kind, **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("projection", {"contrastive_weight": 0.0}),
+        ("shifted", {}),
+        ("shifted", {"learnable": True, "separation_weight": 0.0}),
+    ],
+)
+def test_a_loss_of_single_pairs_is_taken_in_as_many_passes_as_one_likes(kind: str, changes: dict[str, Any]) -> None:
+    assert prior_config(kind, **IN_PARTS, **changes).training.gradient_accumulation == 2

@@ -1,6 +1,6 @@
 """What validation reports, and that it is kept when training is broken off."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from models.gaussians.bank import GaussianBank
 from models.priors.base import Prior
 from models.priors.diffusion.model import DiffusionPrior
 from models.priors.diffusion.spec import GaussianPriorSpec
+from models.priors.flow.model import FlowPrior
+from models.priors.flow.spec import FlowPriorSpec
 from models.priors.identity.spec import IdentityPriorSpec
 from models.priors.spec import TransformerSpec
 from stages.contract.events import Event, Metrics, Progress
@@ -29,7 +31,7 @@ from stages.train_prior import stage as train_prior
 from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import CaptionStates, Pairs
 from stages.train_prior.inspect import inspect
-from stages.train_prior.validation import evaluate
+from stages.train_prior.validation import Evaluation, distinct_times, evaluate
 from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
 
 
@@ -96,6 +98,77 @@ def test_figures_of_pairs_have_intervals() -> None:
         assert low <= metrics[name] <= high, name
     assert intervals["cosine_z_0/time_4"] == pytest.approx(intervals["cosine_true"], abs=0.01)
     assert intervals["cosine_true/steps_2"] != intervals["cosine_true/steps_5"]
+
+
+def make_flow_prior(pairs: Pairs, **changes: Any) -> Prior:
+    network = TransformerSpec(width=8, num_layers=1, num_heads=2)
+    torch.manual_seed(0)
+    spec = FlowPriorSpec(DIM, network=network, **changes)
+    prior = FlowPrior.for_training(spec, pairs.image, pairs.text, None)
+    assert isinstance(prior, FlowPrior)
+    torch.nn.init.normal_(prior.network.answer.weight)
+    return prior.eval()
+
+
+def require_every_step_once(found: Evaluation, num_steps: int) -> None:
+    """Check that each step has one mean and interval of all pairs, and of them alone, and that the last is the end."""
+    assert len(found.by_time) == len(found.intervals_by_time) == num_steps
+    assert list(found.by_time) == sorted(found.by_time, reverse=True)
+    for time, report in found.by_time.items():
+        assert report.keys() == found.intervals_by_time[time].keys()
+        for name, value in report.items():
+            assert abs(value) <= 1, (time, name)
+            low, high = found.intervals_by_time[time][name]
+            assert low - 1e-9 <= value <= high + 1e-9, (time, name)
+    last = list(found.by_time.values())[-1]
+    assert last["cosine_z_0"] == pytest.approx(found.by_steps[num_steps]["cosine_true"], abs=1e-6)
+
+
+SOLVERS = [("ancestral", 0.0), ("ddim", 0.0), ("ddim", 0.5), ("dpm_solver", 0.0)]
+FLOW_SOLVERS = [*SOLVERS, ("euler", 0.0), ("heun", 0.0)]
+
+
+@pytest.mark.parametrize(("sampler", "eta"), FLOW_SOLVERS)
+@pytest.mark.parametrize(("num_steps", "count"), [((1, 4), 600), ((1024,), 6)])  # 600: more than are sampled at a time
+def test_a_flow_is_watched_once_at_each_step(sampler: Any, eta: float, num_steps: Sequence[int], count: int) -> None:
+    pairs = make_pairs(count)
+    config = DiffusionValidationConfig(num_steps=tuple(num_steps), sampler=sampler, eta=eta, samples_per_caption=1)
+    found = evaluate(make_flow_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    require_every_step_once(found, num_steps[-1])
+
+
+@pytest.mark.parametrize(("sampler", "eta"), SOLVERS)
+def test_a_diffusion_is_watched_once_at_each_step(sampler: Any, eta: float) -> None:
+    pairs = make_pairs(600)
+    config = DiffusionValidationConfig(num_steps=(1, 4), sampler=sampler, eta=eta, samples_per_caption=1)
+    found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    require_every_step_once(found, 4)
+    assert list(found.by_time) == [20, 15, 10, 5]
+
+
+def test_heun_is_watched_before_it_corrects_its_step() -> None:
+    """Its first and its last step begin where Euler's do and where the embedding is; it asks the network in between."""
+    pairs = make_pairs(20)
+    prior, found = make_flow_prior(pairs), {}
+    for sampler in ("euler", "heun"):
+        config = DiffusionValidationConfig(num_steps=(4,), sampler=sampler, samples_per_caption=1)
+        found[sampler] = evaluate(prior, pairs, config, block_dims=[2, 4], seed=0)
+    euler, heun = found["euler"].by_time, found["heun"].by_time
+    assert list(euler) == list(heun) == [1000, 750, 500, 250]
+    assert heun[1000] == euler[1000]
+    assert heun[750]["cosine_z_t"] != euler[750]["cosine_z_t"]  # which is where Heun's predictor ends, too
+
+
+def test_steps_that_round_to_one_time_keep_names_of_their_own() -> None:
+    pairs = make_pairs(6)
+    config = DiffusionValidationConfig(num_steps=(512,), samples_per_caption=1)
+    found = evaluate(make_flow_prior(pairs, base_dims=1), pairs, config, block_dims=[2, 4], seed=0)  # most are late
+    require_every_step_once(found, 512)
+    assert len({round(time) for time in found.by_time}) < 512
+    names = [name for name in found.metrics() if name.startswith("cosine_z_t/time_")]
+    assert len(names) == 512 == len(found.to_json()["by_time"])
+    assert distinct_times({0: 1000.0, 1: 500.2, 2: 0.4}) == {0: 1000, 1: 500, 2: 0}
+    assert distinct_times({0: 500.24, 1: 500.2, 2: 0.4}) == {0: 500.24, 1: 500.2, 2: 0.4}
 
 
 def test_one_sample_has_no_diversity_and_three_pairs_no_distances() -> None:

@@ -45,6 +45,7 @@ class LineTask:
         self.pause = pause  # seconds for each batch
         self.validation_pause = validation_pause  # seconds before each of some calls of the model
         self.left_out: dict[str, FailureCause] = {}
+        self.examined: list[tuple[int, dict[str, Tensor]]] = []  # steps and weights
 
     def setup(self, rank_info: RankInfo) -> None:
         self.order = SampleOrder(SHARDS, window_size=10, seed=self.seed)
@@ -74,6 +75,11 @@ class LineTask:
         metrics = {"validation_loss": float(losses.mean())}
         intervals = mean_intervals({"validation_loss": losses.numpy()}, self.seed)
         return [Metrics(metrics, step, *measure(metrics, intervals, len(losses), {"line": "straight"}))]
+
+    def examine(self, model: nn.Module, step: int) -> None:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        self.examined.append((step, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
 
     def save(self, model: nn.Module, output: Output) -> None:
         save_model(output, "line", model, {"width": 8})

@@ -224,9 +224,14 @@ class WorseTask(LineTask):
 
 def test_the_weights_of_the_best_validation_are_saved(tmp_path: Path) -> None:
     best = {"metric": "score", "mode": "highest"}
-    result, _ = run(tmp_path / "best", config(validation_interval=4, best=best), WorseTask())
+    task, last = WorseTask(), WorseTask()
+    result, _ = run(tmp_path / "best", config(validation_interval=4, best=best), task)
     assert (result.metrics["score"], result.metrics["best_step"]) == (0.0, 4.0)
-    run(tmp_path / "short", config(num_steps=12), WorseTask())
+    run(tmp_path / "short", config(num_steps=12), last)
+    for folder, one, step in (("best", task, 4), ("short", last, 12)):
+        ((examined, examined_weights),) = one.examined
+        assert examined == step
+        assert_same(examined_weights, weights(tmp_path / folder))
     with pytest.raises(ValueError, match="no data for step 5"):
         run(tmp_path / "four", config(checkpoint_interval=4), LineTask(fail_at=5))
     average = read_checkpoint(output_of(tmp_path / "four"), 4).state["average"]

@@ -239,6 +239,10 @@ def test_a_group_of_one_is_its_own_mean() -> None:
     [
         ({"training": {"zero_stage": 3}}, "training.zero_stage is 3: allowed for stylegan2"),
         ({"training": {"compile": True}}, "training.compile is true: allowed for stylegan2"),
+        (
+            {"training": {"gradient_accumulation": 2}},
+            "training.gradient_accumulation is 2 with stylegan2, whose losses compare .*: allowed is 1",
+        ),
         ({"training": {"weight_decay": 0.1}}, "training.weight_decay is 0.1: allowed for stylegan2 is 0"),
         ({"resolution": 24}, "resolution: found 24: expected"),
         ({"losses": {"augmentation": "always"}}, "augmentation"),

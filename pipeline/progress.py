@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.workers import WorkersByMachine
-from stages.contract.events import Metrics, Progress
+from stages.contract.events import Event, Metrics, Progress
 
 USED: Final = ("data_wait_fraction", "cpu_utilisation", "gpu_utilisation", "gpu_memory_gigabytes", "samples_per_second")
 """What training reports of its use of a machine."""
@@ -72,8 +72,10 @@ class MadeItems:
         """Note that a process of the stage begins; where one was lost, nobody knows who made what it did not report."""
         self._is_begun = True
 
-    def note(self, progress: Progress) -> None:
-        """Take in a report."""
+    def note(self, progress: Event) -> None:
+        """Take in a report of how far the stage is; others say nothing of it."""
+        if not isinstance(progress, Progress):
+            return
         latest = self._latest
         if latest is None:
             self.first_report = time.monotonic()

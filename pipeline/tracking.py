@@ -172,8 +172,7 @@ class RunTracker:
         ``captions`` is the fraction of the human captions that each stage reads which reads any; ``pseudo_captions``
         counts pseudo-captions, and has their weights.
         """
-        fraction = captioned / images if images else 0.0
-        counts = {"images": images, "captioned": captioned, "captioned_fraction": fraction}
+        counts = {"images": images, "captioned": captioned, "captioned_fraction": captioned / max(images, 1)}
         counts |= {f"captions_fraction/{stage}": read for stage, read in (captions or {}).items()}
         counts |= {f"pseudo_captions/{name}": value for name, value in (pseudo_captions or {}).items()}
         self._parent.set_figures({f"data/{name}": value for name, value in counts.items()}, self._time())
@@ -224,9 +223,8 @@ class RunTracker:
         self, name: str, state: str, seconds: float, summary: StageSummary | None, per_second: float | None = None
     ) -> None:
         """Close the stage's run: ``state`` is done, reused, failed or blocked; ``per_second``: items made, if known."""
-        run = self._stage(name)
+        run, now = self._stage(name), self._time()
         measured = {} if summary is None else summary.metrics
-        now = self._time()
         run.set_figures(run.without_curves(measured), now)
         if summary is not None:
             run.set_counts("counts/", summary.counts, now)

@@ -65,7 +65,6 @@ def start(folder: Path, *, cut_after: int | None = None, elsewhere: tuple[str, .
     made = MadeItems()
     made.begin()
     for event in events:
-        assert isinstance(event, Progress)
         made.note(event)
     return made
 

@@ -8,8 +8,8 @@ from pydantic import Field, PositiveInt, model_validator
 from stages.contract.config import Address, ConfigModel, RuntimeOnly
 from stages.contract.digests import content_digest, remote_checksums
 from stages.contract.stage import StageConfig
-from stages.embed_clip.existing_names import end_alike
 from stages.encoders.config import ClipConfig, TextStatesConfig
+from stages.formats.embeddings.foreign_names import end_alike
 from stages.storage.filesystems import is_remote
 
 

@@ -16,7 +16,7 @@ from cluster.isolated_child import Handler
 from stages.contract.errors import FailureCause, InputFault
 from stages.contract.parsing import Unreadable, parsing, shown
 from stages.embed_clip.config import ExistingEmbeddings
-from stages.embed_clip.existing_names import SUFFIXES, by_part
+from stages.formats.embeddings.foreign_names import SUFFIXES, by_part
 from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT, EmbeddingNorms, EmbeddingsRecord
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
 from stages.formats.foreign_parquet import ParquetReader, handler, on_this_machine

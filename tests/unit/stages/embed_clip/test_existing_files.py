@@ -118,7 +118,7 @@ def test_each_file_is_of_one_part_however_names_end(tmp_path, images, has_texts)
     assert found == (texts or [None] * len(images))
 
 
-def test_names_that_share_their_numbers_alone_are_joined_by_these(tmp_path):
+def test_names_with_nothing_but_numbers_in_common_are_joined_by_these(tmp_path):
     existing = write_names(tmp_path, ["emb_0", "emb_1"], ["rows_0", "rows_1"])
     assert stems(existing) == [("emb_0", "rows_0"), ("emb_1", "rows_1")]
 

@@ -118,9 +118,9 @@ def test_what_is_hidden_in_a_model_is_no_part_of_it(tmp_path):
     assert before == expected.hexdigest()
     for name in (".DS_Store", "vision/._weights.safetensors", "vision/Thumbs.db", ".gitattributes",
                  ".cache/huggingface/download/config.json.metadata", "vision/.cache/config.json"):  # fmt: skip
-        for content in ("commit\n1700000000.1\n", "commit\n1700000099.9\n"):
+        for text in ("commit\n1700000000.1\n", "commit\n1700000099.9\n"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content)
+            (folder / name).write_text(text)
             assert content_digest(folder) == before
     (folder / "vision" / "weights.safetensors").write_text("others")
     assert content_digest(folder) != before

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.storage.filesystems import explaining, is_remote, web_options
-from stages.storage.walking import Found, Kind, is_inside, walk
+from stages.storage.walking import Found, Kind, is_hidden, is_inside, walk
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS checked_digests "
@@ -146,7 +146,7 @@ def _state(file: Path) -> tuple[int, int, int]:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's names and contents (but README.md); or FileNotFoundError."""
+    """Return the SHA-256 of a file, or of the names and contents of :func:`folder_files`; or FileNotFoundError."""
     if not path.exists():
         raise FileNotFoundError(str(path))
     if path.is_file():
@@ -155,9 +155,13 @@ def content_digest(path: Path) -> str:
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder that count (all but README.md), by their names in it."""
+    """Return the files of a folder that count, by their names in it: all but README.md and what is hidden.
+
+    Hidden is also what lies in a hidden folder: programs that download or show a folder leave times of theirs there.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
-    return {file.relative_to(folder).as_posix(): file for file in files}
+    named = {file.relative_to(folder): file for file in files}
+    return {name.as_posix(): file for name, file in named.items() if not any(map(is_hidden, name.parts))}
 
 
 def folder_digest(files: Mapping[str, str]) -> str:

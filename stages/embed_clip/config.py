@@ -9,6 +9,7 @@ from stages.contract.config import Address, ConfigModel, RuntimeOnly
 from stages.contract.digests import content_digest, remote_checksums
 from stages.contract.stage import StageConfig
 from stages.encoders.config import ClipConfig, TextStatesConfig
+from stages.formats.embeddings.foreign_names import end_alike
 from stages.storage.filesystems import is_remote
 
 
@@ -32,9 +33,15 @@ class ExistingEmbeddings(ConfigModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the content of a local folder, or names and checksums as a remote store tells them."""
-        content = remote_checksums(self.path, "*/*") if is_remote(self.path) else content_digest(Path(self.path))
+        if is_remote(self.path):
+            content: Any = remote_checksums(self.path, "*/*")
+            names = [name for name, _ in content]
+        else:
+            content = content_digest(Path(self.path))
+            names = [f"{file.parent.name}/{file.name}" for file in Path(self.path).glob("*/*")]
         joined = {"join_version": 2} if self.with_shards else {}  # 1 joined a key of several rows to the first of them
-        return self.model_dump(exclude={"same_captions"}) | {"path": content} | joined
+        parts = {"parts": "by whole names"} if end_alike(names) else {}  # of those that end alike all but one were lost
+        return self.model_dump(exclude={"same_captions"}) | {"path": content} | joined | parts
 
 
 class EmbedClipConfig(StageConfig):

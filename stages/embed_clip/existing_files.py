@@ -3,7 +3,7 @@ write them as our own shards.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,11 +16,13 @@ from cluster.isolated_child import Handler
 from stages.contract.errors import FailureCause, InputFault
 from stages.contract.parsing import Unreadable, parsing, shown
 from stages.embed_clip.config import ExistingEmbeddings
+from stages.formats.embeddings.foreign_names import SUFFIXES, by_part
 from stages.formats.embeddings.layout import IMAGE, METADATA, TEXT, EmbeddingNorms, EmbeddingsRecord
 from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, Storage
 from stages.formats.foreign_parquet import ParquetReader, handler, on_this_machine
 from stages.storage.artifact import Output
 from stages.storage.filesystems import open_address
+from stages.storage.walking import is_hidden
 from stages.streaming.staleness import Contents
 
 _KEY_COLUMNS = ("key", "image_path")
@@ -62,20 +64,24 @@ class PartMetadata:
 def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     """Find the files, in the order of their names; those of one part have equal names but for what they hold."""
     fs, root = open_address(existing.path)
-    found = {
-        kind: {_number(name): fs.unstrip_protocol(name) for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}"))}
-        for kind, suffix in ((IMAGE, "npy"), (TEXT, "npy"), (METADATA, "parquet"))
+    names = {
+        kind: [name for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}")) if not is_hidden(name.rpartition("/")[2])]
+        for kind, suffix in SUFFIXES.items()
     }
-    numbers = list(found[IMAGE])
+    found = by_part(f"embed_clip.existing.path: {existing.path}", names)
+    images = found[IMAGE]
     for kind in (IMAGE, METADATA, TEXT):
-        there = list(found[kind])
-        if (there != numbers and (there or kind != TEXT)) or not numbers:
+        there = found[kind]
+        if (there.keys() != images.keys() and (there or kind != TEXT)) or not images:
             raise InputFault(
-                f"embed_clip.existing.path: {existing.path} has {len(numbers)} files {IMAGE}/*.npy and {len(there)} of "
-                f"{kind}{_first_difference(numbers, there)}: expected {IMAGE}/{IMAGE}_0000.npy, "
+                f"embed_clip.existing.path: {existing.path} has {len(images)} files {IMAGE}/*.npy and {len(there)} of "
+                f"{kind}{_first_difference(images, there)}: expected {IMAGE}/{IMAGE}_0000.npy, "
                 f"{METADATA}/{METADATA}_0000.parquet and so on, and as many of each: complete the folder"
             )
-    return [Part(found[IMAGE][n], found[TEXT].get(n), found[METADATA][n]) for n in numbers]
+    addresses = {kind: {key: fs.unstrip_protocol(name) for key, name in found[kind].items()} for kind in found}
+    parts = [Part(addresses[IMAGE][key], addresses[TEXT].get(key), addresses[METADATA][key]) for key in images]
+    assert len(parts) == len(names[IMAGE])
+    return parts
 
 
 def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
@@ -99,14 +105,9 @@ def read_part(existing: ExistingEmbeddings, part: Part) -> PartRows:
     return rows
 
 
-def _number(path: str) -> str:
-    """Return what the names of a part's files have in common: img_emb_0012.npy and metadata_0012.parquet, 0012."""
-    return path.rpartition("/")[2].rpartition(".")[0].rpartition("_")[2]
-
-
-def _first_difference(left: list[str], right: list[str]) -> str:
+def _first_difference(left: Iterable[str], right: Iterable[str]) -> str:
     odd = sorted(set(left) ^ set(right))
-    return f" (number {odd[0]} is not on both sides)" if odd else ""
+    return f" (number {shown(odd[0], 60)} is not on both sides)" if odd else ""
 
 
 def read_metadata(existing: ExistingEmbeddings, part: Part) -> PartMetadata:

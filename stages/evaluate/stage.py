@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stages.contract.digests import folder_files
 from stages.contract.errors import InputFault
 from stages.contract.events import LoggedImage
 from stages.contract.stage import StageContext, StageSummary
@@ -78,7 +79,7 @@ def _real_units(folder: Path | None, generated: Artifact) -> Iterator[ImageUnit]
     """Yield the images of a folder, and of those in it, in units."""
     if folder is None:
         return
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = [path for path in folder_files(folder).values() if path.suffix.lower() in IMAGE_SUFFIXES]
     if len(files) < FEWEST_FILES:
         raise InputFault(
             f"evaluate.real: {folder} holds {len(files)} images ({', '.join(IMAGE_SUFFIXES)}): allowed are "

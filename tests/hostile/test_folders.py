@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -330,6 +331,23 @@ def as_nobody(folder):
         yield
     finally:
         os.seteuid(0)
+
+
+def test_names_that_are_shown_alike_are_entries_of_their_own(folder):
+    save_image(folder / "fine.png")
+    names = ["a\x01.jpg", "a\\x01.jpg", "a\x02.jpg", "\\x01\x02.jpg", "\x01\\x02.jpg", "\x01\x02.jpg"]
+    upper = "/".join(["u" * 200] * 5)  # so that shown names are cut
+    names += [f"{upper}/a\x01.jpg", f"{upper}/b\x01.jpg", f"{upper}/{'c' * 100}.jpg"]
+    (folder / upper).mkdir(parents=True)
+    for number, name in enumerate(names):
+        save_image(folder / "image.jpg", color=(number, 0, 0))
+        (folder / "image.jpg").rename(folder / name)
+    for _ in range(2):  # names stay what they are
+        table, record = list_folder(FolderSource(kind="folder", path=folder))
+        assert record.found == table.num_rows == len(set(table["url"].to_pylist())) == len(names) + 1
+        assert record.failures["bad_name"].count == 7
+        shutil.rmtree(folder.parent / "out", ignore_errors=True)
+        assert accounted(convert(folder), folder) == (3, 7, 0)
 
 
 def test_what_may_not_be_read_is_counted():

@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import http.server
+import io
 import json
 import shutil
+import tarfile
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +22,12 @@ from PIL import Image
 from pipeline.config.loading import load_config
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.store import Store
+from stages.contract.errors import InputFault
 from stages.contract.runner import run_stage
+from stages.download_shards.check import check
+from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
 from stages.download_shards.growth import GrowthRecord
+from stages.download_shards.sources.webdataset import Webdataset
 from stages.download_shards.stage import run
 from stages.formats.samples import sample_keys, unnumbered
 from stages.formats.shards import ShardRecord, read_shard, read_table, shard_tar
@@ -81,9 +87,7 @@ def keys(artifact: Artifact) -> list[str]:
 
 
 def png(number: int) -> bytes:
-    from io import BytesIO
-
-    file = BytesIO()
+    file = io.BytesIO()
     coarse = np.random.default_rng(number).integers(0, 255, (3, 3, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((16, 16)).save(file, "PNG")
     return file.getvalue()
@@ -124,6 +128,68 @@ def test_rows_of_a_hugging_face_folder_are_found_again_by_their_content(tmp_path
         assert (
             "2 of 5 shards reused" in pile.plan()[1].reason or "1 entries are new or changed" in pile.plan()[1].reason
         )
+
+
+def write_tar(path: Path, numbers: Sequence[int]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for index, number in enumerate(numbers):
+            member = tarfile.TarInfo(f"{index}.png")
+            content = png(number)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("target", ["blobs/0a1b", "blobs/0a1b.tar", "blobs/data.bin"])
+@pytest.mark.parametrize("exchanged", ["content", "link"])
+def test_a_tar_that_a_link_names_is_read_and_another_one_is_new(tmp_path: Path, target: str, exchanged: str) -> None:
+    write_tar(tmp_path / target, [1, 2, 3])
+    link = tmp_path / "snapshots" / "train.tar"
+    link.parent.mkdir()
+    link.symlink_to(f"../{target}")
+    pile = Pile(tmp_path, {"kind": "webdataset", "path": str(link)})
+    first, counts = pile.run()
+    assert counts["images"] == 3
+    before = stored_images(first)
+    if exchanged == "content":
+        write_tar(tmp_path / target, [4, 5, 6])
+    else:
+        write_tar(tmp_path / "blobs" / "others", [4, 5, 6])
+        link.unlink()
+        link.symlink_to("../blobs/others")
+    second, counts = pile.run()
+    assert second.fingerprint != first.fingerprint
+    assert (counts["images"], counts.get("reused_shards", 0)) == (3, 0)
+    assert not before & stored_images(second)
+
+
+def test_a_webdataset_whose_path_is_a_link_counts_by_its_content(tmp_path: Path) -> None:
+    write_tar(tmp_path / "blobs" / "one", [1])
+    write_tar(tmp_path / "blobs" / "two", [2])
+    link = tmp_path / "snapshots" / "train.tar"
+    link.parent.mkdir()
+    found = []
+    for target in ("one", "two"):
+        config = DownloadShardsConfig.model_validate({"source": {"kind": "webdataset", "path": link}})
+        assert isinstance(config.source, WebdatasetSource)
+        link.symlink_to(f"../blobs/{target}")  # after the config was read: the source itself is the link
+        with Webdataset(config.source, config).parts() as parts:
+            assert parts.growth is not None
+            found.append(parts.growth.digests.tolist())
+        link.unlink()
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"url\n", b"x" * 2000, bytes(2000)])
+def test_a_file_that_is_no_tar_is_refused_as_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list").write_bytes(content)
+    config = DownloadShardsConfig.model_validate({"source": {"kind": "webdataset", "path": tmp_path / "list"}})
+    with pytest.raises(InputFault, match=r"list: no \.tar file there"):
+        check(config)
+
+
+def stored_images(artifact: Artifact) -> set[bytes | None]:
+    return {sample.image for name in names_of(artifact) for sample in read_shard(shard_tar(artifact, name))}
 
 
 def test_drawings_of_further_artists_are_added(tmp_path: Path) -> None:

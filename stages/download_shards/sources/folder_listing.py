@@ -1,5 +1,6 @@
 """What a folder tree holds: images, the caption files beside them, metadata files, and what is skipped and why."""
 
+import hashlib
 import posixpath
 import unicodedata
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ _SKIPS = {
     Kind.OUTSIDE: FailureCause.OUTSIDE_FOLDER,
     Kind.SPECIAL: FailureCause.NOT_A_FILE,
 }
+_SHOWN = 1000  # characters of a name that cannot be used as it is
 
 
 @dataclass
@@ -43,12 +45,12 @@ class Listing:
 
 def list_tree(found: Iterable[Found]) -> Listing:
     """Sort everything by what it is; all in the order of the names."""
-    listing, caption_files = Listing(), list[str]()
+    listing, caption_files, badly_named = Listing(), list[str](), list[str]()
     for one in sorted(found, key=lambda one: one.name):
         listing.found += 1
         suffix = posixpath.splitext(one.name)[1].lower()
         if is_image(one) and not _is_good(one.name):
-            listing.lost[shown(one.name, 1000)] = ItemFault(FailureCause.BAD_NAME)
+            badly_named.append(one.name)
         elif is_image(one):
             listing.images.append(one.name)
         elif one.kind is not Kind.FILE:
@@ -63,10 +65,23 @@ def list_tree(found: Iterable[Found]) -> Listing:
             is_other = suffix in _OTHER_IMAGES.split()
             cause = FailureCause.UNSUPPORTED_FORMAT if is_other else FailureCause.NO_IMAGE_FILE
             listing.skips.add(cause, one.name, suffix or "no suffix")
+    _lose(listing, badly_named)
     _assign_captions(listing, caption_files)
     listing.used = {"caption files": 0, "metadata files": len(listing.metadata)} | listing.used
     listing.used = {what: count for what, count in listing.used.items() if count}
     return listing
+
+
+def _lose(listing: Listing, names: list[str]) -> None:
+    """Count images with bad names, each by a name of its own: as messages show it, and a hash where that is taken."""
+    taken = set(listing.images)
+    for name in names:
+        label = shown(name, _SHOWN)
+        if label in taken:  # which no image's name is with more behind its suffix
+            label += f" ({hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()})"
+        taken.add(label)
+        listing.lost[label] = ItemFault(FailureCause.BAD_NAME)
+    assert len(listing.lost) == len(names)
 
 
 def _assign_captions(listing: Listing, caption_files: list[str]) -> None:

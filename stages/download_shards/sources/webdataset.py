@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Webdataset:
 
     def _tars(self) -> tuple[fsspec.AbstractFileSystem, list[str]]:
         fs, root = open_address(self._path)
-        if root.lower().endswith(".tar") and fs.isfile(root):
+        if fs.isfile(root) and (root.lower().endswith(".tar") or _begins_as_tar(fs, root)):
             return fs, [root]
         found = sorted(name for name in _names(fs, root) if name.lower().endswith(".tar"))
         if not found:
@@ -133,12 +134,12 @@ class Webdataset:
 
     def _digest(self, tar: str) -> bytes:
         """Return what identifies a shard: the name, which is a part of the names of samples, and the content."""
-        fs, _ = open_address(self._path)
+        fs, root = open_address(self._path)
         name = tar.rpartition("/")[2].encode("utf-8", "surrogateescape")
         content = b""
         if not is_local(fs):
             content = str(fs.checksum(tar)).encode()
-        elif Path(tar).is_file() and is_inside(tar, Path(tar).parent):
+        elif Path(tar).is_file() and (tar == root or is_inside(tar, root)):
             content = file_digest(Path(tar))
         return hashlib.blake2b(name + b"\0" + content, digest_size=DIGEST_BYTES).digest()
 
@@ -207,6 +208,16 @@ def _names(fs: fsspec.AbstractFileSystem, root: str) -> list[str]:
         return [str(name) for name in fs.ls(root, detail=False)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _begins_as_tar(fs: fsspec.AbstractFileSystem, name: str) -> bool:
+    """Return whether a file begins as tars do; the name of one to which a link leads may say nothing."""
+    try:
+        with fs.open(name, "rb") as file:
+            tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except (OSError, tarfile.HeaderError):
+        return False
+    return True
 
 
 def _refuse_compressed(fs: fsspec.AbstractFileSystem, name: str) -> None:

@@ -106,6 +106,26 @@ def test_a_folder_has_the_digest_that_it_has_without_a_memory(tmp_path):
     assert inside == content_digest(folder)
 
 
+def test_what_is_hidden_in_a_model_is_no_part_of_it(tmp_path):
+    folder = tmp_path / ".models" / "clip"  # hidden names above the folder are not its own
+    (folder / "vision").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "vision" / "weights.safetensors").write_text("weights")
+    before = content_digest(folder)
+    expected = hashlib.sha256()
+    for name, content in (("config.json", b"{}"), ("vision/weights.safetensors", b"weights")):
+        expected.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    assert before == expected.hexdigest()
+    for name in (".DS_Store", "vision/._weights.safetensors", "vision/Thumbs.db", ".gitattributes",
+                 ".cache/huggingface/download/config.json.metadata", "vision/.cache/config.json"):  # fmt: skip
+        for text in ("commit\n1700000000.1\n", "commit\n1700000099.9\n"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+            assert content_digest(folder) == before
+    (folder / "vision" / "weights.safetensors").write_text("others")
+    assert content_digest(folder) != before
+
+
 def test_where_nothing_can_be_kept_files_are_read(tmp_path):
     file = write(tmp_path / "a.bin", b"one")
     with remembering(file / "digests.db"):

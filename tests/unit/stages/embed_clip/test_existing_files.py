@@ -1,5 +1,7 @@
 """Metadata of embeddings that others made: texts as written, or a sentence that names the column."""
 
+from pathlib import PurePosixPath
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,3 +77,69 @@ def read_broken(folder, content):
     (folder / "metadata" / "metadata_0.parquet").write_bytes(content)
     existing = ExistingEmbeddings(path=str(folder))
     return read_part(existing, list_parts(existing)[0])
+
+
+def write_names(folder, images, metadata=None, texts=()):
+    existing = ExistingEmbeddings(path=str(folder))
+    for kind, names in (("img_emb", images), ("text_emb", texts)):
+        (folder / kind).mkdir()
+        for name in names:
+            np.save(folder / kind / f"{name}.npy", np.ones((2, 4), dtype=np.float32))
+    (folder / "metadata").mkdir()
+    for name in metadata or [image.replace("img_emb", "metadata") for image in images]:
+        pq.write_table(pa.table({"key": [f"{name}/0", f"{name}/1"]}), folder / "metadata" / f"{name}.parquet")
+    return existing
+
+
+def stems(existing):
+    parts = list_parts(existing)
+    return [tuple(PurePosixPath(file).stem for file in (part.image, part.metadata)) for part in parts]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ["img_emb_0000", "img_emb_0001", "img_emb_0002"],
+        ["img_emb_a_0000", "img_emb_a_0001", "img_emb_b_0000"],  # two outputs, one beside the other
+        ["batch_0_fp16", "batch_1_fp16", "batch_2_fp16"],
+        ["img_emb_0_fp16", "img_emb_1_fp16"],
+        ["0000", "0001"],
+        ["img_emb_0", "part_0"],
+    ],
+)
+@pytest.mark.parametrize("has_texts", [False, True])
+def test_each_file_is_of_one_part_however_names_end(tmp_path, images, has_texts):
+    texts = [image.replace("img_emb", "text_emb") for image in images] if has_texts else []
+    existing = write_names(tmp_path, images, texts=texts)
+    for kind in ("img_emb", "metadata"):  # as a Mac leaves them on a disk of another system
+        (tmp_path / kind / f"._{kind}_0000{'.npy' if kind == 'img_emb' else '.parquet'}").write_bytes(b"Mac OS X")
+    assert stems(existing) == [(image, image.replace("img_emb", "metadata")) for image in images]
+    found = [None if part.text is None else PurePosixPath(part.text).stem for part in list_parts(existing)]
+    assert found == (texts or [None] * len(images))
+
+
+def test_names_with_nothing_but_numbers_in_common_are_joined_by_these(tmp_path):
+    existing = write_names(tmp_path, ["emb_0", "emb_1"], ["rows_0", "rows_1"])
+    assert stems(existing) == [("emb_0", "rows_0"), ("emb_1", "rows_1")]
+
+
+@pytest.mark.parametrize(
+    ("images", "metadata"),
+    [
+        (["a_0000", "b_0000"], ["x_0000", "y_0000"]),
+        (["a_0000", "b_0000", "b_0001"], ["rows_0000", "rows_0001"]),
+        (["a_0000", "a_0001"], ["x_0000", "y_0000", "x_0001"]),
+        (["img_emb_0", "0"], ["metadata_0", "0"]),
+    ],
+)
+def test_files_that_end_alike_and_join_no_others_are_refused_by_name(tmp_path, images, metadata):
+    with pytest.raises(InputFault, match=r"found \w+/\w+\.\w+ and \w+/\w+\.\w+, whose names both end in '0+'"):
+        list_parts(write_names(tmp_path, images, metadata))
+
+
+def test_only_where_names_end_alike_is_the_result_another_one(tmp_path):
+    existing = write_names(tmp_path, ["img_emb_0", "img_emb_1"])
+    (tmp_path / "img_emb" / "._x_0.npy").write_bytes(b"Mac OS X")
+    assert "parts" not in existing.identity()
+    np.save(tmp_path / "img_emb" / "img_emb_a_1.npy", np.ones((2, 4), dtype=np.float32))
+    assert existing.identity()["parts"] == "by whole names"

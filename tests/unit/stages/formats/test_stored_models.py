@@ -1,13 +1,14 @@
 """Models in the store: complete or not there, the same bytes, found from any artifact beside them."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from stages.contract.digests import content_digest
+from stages.contract.digests import content_digest, folder_digest
 from stages.contract.errors import ArtifactError, InputFault
-from stages.formats.stored_models import is_stored, local_model, model_in, store_model, store_of
-from stages.storage.artifact import Artifact
+from stages.formats.stored_models import StoredModel, is_stored, local_model, model_in, store_model, store_of
+from stages.storage.artifact import Artifact, Output
 
 FILES = {"config.json": b"{}", "weights.safetensors": b"\x01\x02", "part/a.txt": b"a", "part.b": b"b"}
 
@@ -41,6 +42,31 @@ def test_what_is_never_loaded_is_left_out_but_counts_in_the_digest(folder: Path,
     digest = content_digest(folder)
     store_model(str(tmp_path / "store"), folder, digest, without=("*.bin",))
     assert read(local_model(model_in(str(tmp_path / "store"), digest))) == FILES
+
+
+def test_what_is_hidden_is_not_stored(folder: Path, tmp_path: Path) -> None:
+    digest = content_digest(folder)
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    for name in (".DS_Store", ".cache/huggingface/config.json.metadata"):
+        (folder / name).write_text("1700000000.1")
+    store_model(str(tmp_path / "store"), folder, content_digest(folder))
+    assert content_digest(folder) == digest
+    assert read(local_model(model_in(str(tmp_path / "store"), digest))) == FILES
+
+
+def test_a_model_that_was_stored_with_hidden_files_is_read_by_its_digest(folder: Path, tmp_path: Path) -> None:
+    contents = FILES | {".DS_Store": b"1", ".cache/huggingface/config.json.metadata": b"1700000000.1"}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    store, digest = str(tmp_path / "store"), folder_digest(sums)
+    output = Output(model_in(store, digest).uri, "models", digest)
+    for name, content in contents.items():
+        with output.writing(f"files/{name}") as file:
+            file.write_bytes(content)
+    StoredModel(name="model", files=sums).write(output)
+    assert is_stored(model_in(store, digest))
+    assert read(local_model(model_in(store, digest))) == contents
+    store_model(store, folder, digest)  # whole, and so not stored again
+    assert read(local_model(model_in(store, digest))) == contents
 
 
 def test_a_folder_that_changes_meanwhile_is_not_stored(folder: Path, tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def _added_to_own(name: str, value: str) -> str:
     if not name.startswith(_OPTIONS):
         return value
     found = os.environ.get(name, "")
-    own = _own_options[name][0] if _own_options.get(name, ("", ""))[1] == found else found
+    before, set_before = _own_options.get(name, (found, found))
+    own = before if found == set_before else found
     whole = _merged(_options_in(own), json.loads(value))
     added = value if whole == json.loads(value) else json.dumps(whole)
     _own_options[name] = own, added

@@ -56,3 +56,13 @@ def test_a_variable_that_holds_no_options_is_replaced(monkeypatch: pytest.Monkey
     monkeypatch.setenv(NAME, own)
     enter(anon=True)
     assert os.environ[NAME] == '{"anon": true}'
+
+
+def test_the_first_options_of_a_file_system_of_which_the_environment_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "FSSPEC_CORGIFIRST"
+    monkeypatch.setenv(name, "")  # so that it is as before when the test ends
+    monkeypatch.delenv(name)
+    use_environment(StorageConfig(options={"corgifirst": {"anon": True}}).worker_environment())
+    assert os.environ[name] == '{"anon": true}'

@@ -109,7 +109,7 @@ def read_json_lines(text: TextIO, wanted: Wanted) -> pa.Table:
         numbered = [(number, _parse_line(line)) for number, line in enumerate(batch, first) if line.strip()]
         tables.append(as_table(numbered, wanted, "line"))
         first += len(batch)
-    return join(tables) if tables else as_table([], wanted, "line")
+    return join(tables, wanted.caption) if tables else as_table([], wanted, "line")
 
 
 def _parse_line(line: str) -> dict[str, Any] | str:

@@ -1,7 +1,6 @@
 """A list of image addresses in a file, or in a folder of files of one format."""
 
 import contextlib
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -15,19 +14,20 @@ from stages.download_shards import img2dataset_engine
 from stages.download_shards.ambiguous_urls import IS_AMBIGUOUS, mark_ambiguous_urls, name_of_ambiguous_url
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
-from stages.download_shards.growth import MOST_ENTRIES, row_digests
+from stages.download_shards.growth import MOST_ENTRIES
 from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
 from stages.download_shards.list_formats import FOLDER_FORMAT, FORMATS, format_of
-from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
+from stages.download_shards.row_digests import growth_of
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, count_faults, fault_of
 from stages.download_shards.sources.delimited import with_numbers
 from stages.download_shards.sources.first_addresses import FIRST, refuse_private
 from stages.download_shards.sources.parquet_lists import ParquetRows
-from stages.download_shards.sources.rows import RESERVED, RowPart, cut, make_rows, on_disk, take
+from stages.download_shards.sources.rows import RESERVED, RowPart, cut, make_rows, on_disk
 from stages.download_shards.sources.tables import read_columns, read_first, read_table, require_columns
 from stages.formats.source_records import Counted, Counter, SourceRecord, in_words
 from stages.storage.filesystems import explaining, is_local, is_remote, kind_at, open_address
@@ -70,7 +70,7 @@ class UrlList:
             rows = mark_repeated(rows)
         growth = None
         if rows.num_rows <= MOST_ENTRIES:
-            growth = Growth(row_digests(rows), functools.partial(take, rows), self._config.rows_per_shard)
+            growth = growth_of(rows, self._config.rows_per_shard)
         yield Parts(cut(rows, self._config.rows_per_shard), record, growth=growth)
 
     def read(self, part: RowPart) -> Entries:

@@ -36,7 +36,7 @@ def row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> Dige
     Of addresses that are the same without them and are not the same, each counts by its own name. A null counts as no
     column, a number as itself whether it is a text, whole or a float.
     """
-    return _digests(rows, contents, what_it_says)
+    return _digests(rows, contents, own_values)
 
 
 def earlier_row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> list[Digests]:
@@ -54,7 +54,7 @@ def growth_of(rows: pa.Table, rows_per_shard: int, contents: Sequence[bytes] | N
     return Growth(row_digests(rows, contents), functools.partial(take, rows), rows_per_shard, earlier)
 
 
-def what_it_says(row: Row) -> dict[str, Any]:
+def own_values(row: Row) -> dict[str, Any]:
     """Return what a row says, in a form that does not depend on other rows of its table."""
     said = {name: value if name in _TEXTS else _plain(value) for name, value in row.items()}
     if len(said.get("captions") or ()) < 2:  # the only one is in the column of one caption

@@ -90,7 +90,11 @@ def _begin(begun: Begun, candidates: Sequence[Artifact], store: Store) -> Begun:
                 return replace(begun, why_not=f"more than {MOST_ENTRIES:,} entries are not compared")
             for artifact in candidates:
                 _, record = divide_from(
-                    artifact, growth.digests, growth.rows_per_shard, drops_repeats=section.drop_duplicate_images
+                    artifact,
+                    growth.digests,
+                    growth.rows_per_shard,
+                    drops_repeats=section.drop_duplicate_images,
+                    earlier_digests=growth.earlier_digests,
                 )
                 best.append((record.kept_entries, artifact.fingerprint, record))
     except StageError:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -23,28 +22,17 @@ from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOn
 from stages.contract.digests import address_digest, content_digest, digest_of_files, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
-from stages.formats.image_folders import read_names
+from stages.download_shards.list_formats import FOLDER_FORMAT, Encoding, ListFormat, format_of
+from stages.formats.image_folders import is_metadata, read_names
 from stages.storage.filesystems import is_remote
 from stages.storage.walking import Found, Kind, is_hidden, walk
 
 _DECODER_BYTES, _DECODER_BYTES_PER_PIXEL = 300_000_000, 16
-ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
 
 
 def _no_is_a_word(value: Any) -> Any:
     """Return "no" for false, which is what YAML 1.1 makes of an unquoted no."""
     return "no" if value is False else value
-
-
-def _is_encoding(name: str) -> str:
-    try:
-        "".encode(name)
-    except (LookupError, ValueError):
-        raise ValueError(f"found {name!r}: no encoding of texts has this name: try utf-8, latin-1 or cp1252") from None
-    return name
-
-
-Encoding = Annotated[str, AfterValidator(_is_encoding)]
 
 
 class SourceConfig(ConfigModel):
@@ -79,8 +67,14 @@ class ScenesSource(SourceConfig):
     num_corrupt: NonNegativeInt = Field(0, description="entries whose file is damaged")
 
 
+_MIXED_CAPTIONS = {"captions": "texts and lists"}
+"""Of sources in which lists of captions beside texts were once stored as their JSON, so that these are read anew."""
+
+
 class UrlListSource(SourceConfig):
     """A list of image addresses in a file, or in a folder of files of one format."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("path", "captions")
 
     kind: Literal["url_list"]
     path: Address = Field(description="the file or folder, here or at any address that fsspec knows (s3://, gs://)")
@@ -95,7 +89,7 @@ class UrlListSource(SourceConfig):
 
     @model_validator(mode="after")
     def _text_lists_have_no_captions(self) -> "UrlListSource":
-        if self.caption_column is not None and (self.format == "txt" or self.path.endswith(".txt")):
+        if self.caption_column is not None and format_of(self.path, self.format) == "txt":
             raise ValueError(
                 f"caption_column: found {self.caption_column!r}: a txt list holds addresses only; "
                 "leave caption_column out, or give a parquet, csv, tsv, json or jsonl list"
@@ -105,17 +99,21 @@ class UrlListSource(SourceConfig):
     def identity(self) -> dict[str, Any]:
         """Return the content of a local list, or the names and checksums that a remote store reports."""
         kept = ("kind", "format", "url_column", "caption_column", "encoding")
-        return {"path": self._content()} | {name: getattr(self, name) for name in kept}
+        may_mix = self.caption_column is not None and format_of(self.path, self.format) == "jsonl"
+        found = {"path": self._content()} | (_MIXED_CAPTIONS if may_mix else {})
+        return found | {name: getattr(self, name) for name in kept}
 
     def _content(self) -> str:
         if is_remote(self.path):
             return address_digest(self.path)
-        root, suffix = Path(self.path), f".{self.format or 'parquet'}"
-        return tree_digest(root, lambda found: "/" not in found.name and found.name.lower().endswith(suffix))
+        suffix = f".{format_of(self.path, self.format) or FOLDER_FORMAT}"
+        return tree_digest(Path(self.path), lambda found: "/" not in found.name and found.name.lower().endswith(suffix))
 
 
 class FolderSource(SourceConfig):
     """A folder tree of images, with captions in key.txt or key.json beside them, or in a metadata file."""
+
+    chooses: ClassVar[tuple[str, ...]] = ("path", "captions")
 
     kind: Literal["folder"]
     path: Address = Field(description="the folder, here or at any address that fsspec knows (s3://, gs://)")
@@ -127,9 +125,12 @@ class FolderSource(SourceConfig):
         """Return names and contents of what is read: images, files beside them, metadata files; of a remote tree, names
         and checksums.
         """
-        path = digest_of_files(self.path, read_names(self._found()))
+        names = read_names(self._found())
+        formats = [name.lower().rpartition(".")[2] for name in names if is_metadata(name)]
+        may_mix = len(formats) > 1 and not {"jsonl", "parquet"}.isdisjoint(formats)
+        found = {"path": digest_of_files(self.path, names)} | (_MIXED_CAPTIONS if may_mix else {})
         kept = ("kind", "file_column", "caption_column", "encoding")
-        return {"path": path} | {name: getattr(self, name) for name in kept}
+        return found | {name: getattr(self, name) for name in kept}
 
     def _found(self) -> Iterable[Found]:
         """Yield what lies in the folder."""

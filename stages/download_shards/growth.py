@@ -7,17 +7,13 @@ the entries and of the artifact that it begins with, whose fingerprint is a part
 """
 
 import hashlib
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from stages.contract.documents import Document
-from stages.download_shards.ambiguous_urls import IS_AMBIGUOUS, name_of_ambiguous_url
-from stages.download_shards.http.fetch import recorded_url
 from stages.formats.per_shard import array_name, open_array, save_array
 from stages.formats.shards import EntryStatus, ShardRecord, read_table
 from stages.storage.artifact import Artifact, Output
@@ -29,7 +25,6 @@ MOST_SMALL_SHARDS = 8
 """Shards less than half full that are kept; more are put together anew."""
 MOST_ENTRIES = 10_000_000
 """Of a larger source no digests are made: some 150 bytes of the driver's memory each."""
-_ROWS_AT_ONCE = 65_536
 _NO_ENTRY = bytes(DIGEST_BYTES)
 Digests = np.ndarray[tuple[int], np.dtype[Any]]
 """Bytes of :data:`DIGEST_BYTES` each; of equal entries the second and further ones have others of their own."""
@@ -105,22 +100,6 @@ class PlannedShard:
         return self.base is not None and self.rows is None
 
 
-def row_digests(rows: pa.Table, contents: Sequence[bytes] | None = None) -> Digests:
-    """Return the digest of each row, with that of its content where it is known; addresses count without secrets.
-
-    Of addresses that are the same without them and are not the same, each counts by its own name.
-    """
-    found = []
-    for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        for row in batch.to_pylist():
-            is_ambiguous = row.pop(IS_AMBIGUOUS, False)
-            if row.get("url"):
-                row["url"] = name_of_ambiguous_url(row["url"]) if is_ambiguous else recorded_url(row["url"])
-            found.append(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
-    parts = found if contents is None else [row + b"\0" + content for row, content in zip(found, contents, strict=True)]
-    return as_digests(hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest() for part in parts)
-
-
 def as_digests(each: Iterable[bytes]) -> Digests:
     """Return digests as an array, of which no two are equal."""
     seen: dict[bytes, int] = {}
@@ -172,15 +151,42 @@ def _images(artifact: Artifact, earlier: Mapping[str, Digests], *, are_repeats: 
 
 
 def divide_from(
-    base: Artifact, digests: Digests, rows_per_shard: int, *, drops_repeats: bool
+    base: Artifact,
+    digests: Digests,
+    rows_per_shard: int,
+    *,
+    drops_repeats: bool,
+    earlier_digests: Callable[[], Sequence[Digests]] = tuple,
 ) -> tuple[list[PlannedShard], GrowthRecord]:
     """Return the shards of a source that begins with an earlier artifact, and what is taken from there.
 
-    ``drops_repeats`` says that of several images with the same bytes one was kept.
+    ``drops_repeats`` says that of several images with the same bytes one was kept, ``earlier_digests`` what digests
+    earlier versions made of the same entries.
     """
-    earlier = read_digests(base, sorted(ShardRecord.done(base)))
+    earlier = as_of_now(read_digests(base, sorted(ShardRecord.done(base))), digests, earlier_digests)
     shards = divide(digests, earlier, rows_per_shard, read_repeats(base, earlier) if drops_repeats else ())
     return shards, GrowthRecord.of_shards(base.fingerprint, shards, earlier)
+
+
+def as_of_now(
+    known: Mapping[str, Digests], digests: Digests, earlier_digests: Callable[[], Sequence[Digests]]
+) -> dict[str, Digests]:
+    """Return the digests of shards, where an earlier version made one of an entry, with that of today in its stead."""
+    now = set(digests.tolist())
+    there = {one for base in known.values() for one in base.tolist()}
+    unknown = there - now
+    if not unknown:
+        return dict(known)
+    today: dict[bytes, bytes] = {}
+    taken = there & now
+    for form in earlier_digests():
+        for old, new in zip(form.tolist(), digests.tolist(), strict=True):
+            if old in unknown and old not in today and new not in taken:
+                today[old] = new
+                taken.add(new)
+    return {
+        name: np.array([today.get(one, one) for one in base.tolist()], dtype=base.dtype) for name, base in known.items()
+    }
 
 
 def divide(

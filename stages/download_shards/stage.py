@@ -78,7 +78,11 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
             "artifact whose shards are taken over: run again, which looks for another"
         )
     shards, record = divide_from(
-        base, growth.digests, growth.rows_per_shard, drops_repeats=config.drop_duplicate_images
+        base,
+        growth.digests,
+        growth.rows_per_shard,
+        drops_repeats=config.drop_duplicate_images,
+        earlier_digests=growth.earlier_digests,
     )
     record.write(output)
     return [

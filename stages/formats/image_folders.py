@@ -21,6 +21,11 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def is_metadata(name: str) -> bool:
+    """Whether a file describes images of its folder and those below it."""
+    return posixpath.basename(name).lower() in METADATA
+
+
 def is_image(found: Found) -> bool:
     """Whether a name is that of an image; what it stands for is seen when it is read."""
     suffix = posixpath.splitext(found.name)[1].lower()
@@ -55,7 +60,7 @@ def read_names(found: Iterable[Found]) -> list[str]:
     listed = sorted(found, key=lambda one: one.name)
     images = [one.name for one in listed if is_image(one)]
     files = [one.name for one in listed if one.kind is Kind.FILE and not is_image(one)]
-    metadata = [name for name in files if posixpath.basename(name).lower() in METADATA]
+    metadata = [name for name in files if is_metadata(name)]
     texts = [name for name in files if posixpath.splitext(name)[1].lower() in CAPTION_SUFFIXES]
     beside: Mapping[str, Mapping[str, str]] = captions_beside(images, texts)
     return [*images, *metadata, *(name for names in beside.values() for name in names.values())]

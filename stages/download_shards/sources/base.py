@@ -58,6 +58,8 @@ class Growth:
     part: Callable[[Sequence[int]], Any]
     """Makes the part that holds the entries of these numbers, in their order."""
     rows_per_shard: int
+    earlier_digests: Callable[[], Sequence[Digests]] = tuple
+    """Makes the digests that earlier versions made of each entry, in the same order; none: they were the same."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Further columns of tables: in types that Parquet can hold and Python can read, the same in all tables of a list."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -80,25 +80,44 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     return pa.string() if any(test(kind) for test in tests) else kind
 
 
-def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """Join tables whose columns may differ: one that is absent is null, one of several types is as texts."""
-    names = dict.fromkeys(name for table in tables for name in table.column_names)
-    for name in names:
-        kinds = {table.schema.field(name).type for table in tables if name in table.column_names}
-        if not _have_common_type(kinds):
-            tables = [
-                _with(table, name, _texts_of_any(table[name])) if name in table.column_names else table
-                for table in tables
-            ]
+def join(tables: Sequence[pa.Table], caption: str | None = None) -> pa.Table:
+    """Join tables whose columns may differ: one that is absent is null, one of several types is as texts.
+
+    The column ``caption`` holds texts, or lists of texts where one of the tables does.
+    """
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        columns = [table.select([name]) for table in tables if name in table.column_names]
+        if len({column.schema for column in columns}) < 2:
+            continue
+        if name == caption:
+            tables = _each_with(tables, name, _lists_of_texts)
+        elif not _can_be_joined(columns):
+            tables = _each_with(tables, name, _texts_of_any)
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _have_common_type(kinds: Iterable[pa.DataType]) -> bool:
+def _can_be_joined(columns: Sequence[pa.Table]) -> bool:
+    """Return whether there is a type that holds all values: large whole numbers beside fractions have none."""
     try:
-        pa.unify_schemas([pa.schema([("x", kind)]) for kind in kinds], promote_options="permissive")
+        pa.concat_tables(columns, promote_options="permissive")
     except pa.ArrowException:
         return False
     return True
+
+
+def _lists_of_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of lists as it is, and one of texts as lists of one each; null stays null."""
+    if is_list(column.type):
+        return column
+    lists = [None if text is None else [text] for text in column.to_pylist()]
+    return pa.chunked_array([pa.array(lists, pa.list_(pa.string()))])
+
+
+def _each_with(
+    tables: Sequence[pa.Table], name: str, convert: Callable[[pa.ChunkedArray], pa.ChunkedArray]
+) -> list[pa.Table]:
+    """Return the tables with the column of this name converted, where they have it."""
+    return [_with(table, name, convert(table[name])) if name in table.column_names else table for table in tables]
 
 
 def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:

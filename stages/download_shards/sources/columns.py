@@ -115,9 +115,16 @@ def texts_of(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[
 
 def captions_of(column: pa.ChunkedArray, name: str) -> tuple[pa.ChunkedArray, dict[int, str]]:
     """Return a column of captions as strings or as lists of strings, and why by row where a value is no valid text."""
-    require_captions(column.type, name)
     kind = without_wrapping(column.type)
+    if pa.types.is_floating(kind) and _are_missing(column.cast(kind)):  # as pandas writes a column without values
+        return pa.chunked_array([pa.nulls(len(column), pa.string())]), {}
+    require_captions(kind, name)
     return _strings(column, kind) if is_texts(kind) else _lists(column)
+
+
+def _are_missing(column: pa.ChunkedArray) -> bool:
+    """Return whether all floats of a column are null or NaN."""
+    return bool(pc.all(pc.is_null(column, nan_is_null=True), min_count=0).as_py())
 
 
 def require_captions(kind: pa.DataType, name: str) -> None:

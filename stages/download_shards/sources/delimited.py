@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.contract.parsing import Unreadable, shown
 from stages.download_shards.sources.columns import BAD_ROW, FAULT, Wanted, refuse_own
@@ -21,7 +22,8 @@ csv.field_size_limit(MAX_LINE)
 
 MAX_LINES = 1000  # of one field
 _ROWS_AT_ONCE = 65_536
-_INTEGER = r"^-?(0|[1-9][0-9]{0,17})$"
+_WHOLE = r"^-?(0|[1-9][0-9]*)$"
+_MOST_EXACT = 2**53  # up to which a float holds every whole number
 _NUMBER = r"^-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?$"
 
 Record = tuple[int, list[str] | str]
@@ -146,27 +148,47 @@ def _table(records: Sequence[Record], names: Sequence[str]) -> pa.Table:
 
 
 def with_numbers(tables: Sequence[pa.Table], texts: Iterable[str]) -> list[pa.Table]:
-    """Make numbers of the columns that hold nothing else in any of the tables, but for those that are texts."""
-    import pyarrow.compute as pc
+    """Make numbers of the columns that hold nothing else in any of the tables, but for those that are texts.
 
-    def all_match(name: str, pattern: str) -> bool:
-        return all(
-            pc.all(pc.match_substring_regex(table[name], pattern), min_count=0).as_py()
-            for table in tables
-            if name in table.column_names
-        )
-
+    A column of which a number would lose digits, or become infinite, stays one of texts.
+    """
     kinds: dict[str, pa.DataType] = {}
     for name in dict.fromkeys(name for table in tables for name in table.column_names):
-        if name in {*texts, FAULT} or all(
-            table[name].null_count == len(table) for table in tables if name in table.column_names
-        ):
-            continue
-        if all_match(name, _INTEGER):
-            kinds[name] = pa.int64()
-        elif all_match(name, _NUMBER):
-            kinds[name] = pa.float64()
+        if name not in {*texts, FAULT}:
+            kind = _number_kind([table[name] for table in tables if name in table.column_names])
+            kinds |= {} if kind is None else {name: kind}
     return [_cast(table, kinds) for table in tables]
+
+
+def _number_kind(columns: Sequence[pa.ChunkedArray]) -> pa.DataType | None:
+    """Return the type of number that holds all values as they are written, if there is one."""
+    if all(column.null_count == len(column) for column in columns):
+        return None
+    if all(_all_match(column, _WHOLE) for column in columns):
+        return pa.int64() if all(map(_are_integers, columns)) else None
+    are_numbers = all(_all_match(column, _NUMBER) for column in columns)
+    return pa.float64() if are_numbers and all(map(_are_floats, columns)) else None
+
+
+def _all_match(column: pa.ChunkedArray, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(column, pattern), min_count=0).as_py())
+
+
+def _are_integers(column: pa.ChunkedArray) -> bool:
+    try:
+        column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _are_floats(column: pa.ChunkedArray) -> bool:
+    """Return whether numbers are finite as floats, and whole ones, such as the names of things, keep their digits."""
+    whole = column.filter(pc.match_substring_regex(column, _WHOLE))
+    if not _are_integers(whole) or not pc.all(pc.is_finite(column.cast(pa.float64())), min_count=0).as_py():
+        return False
+    bounds = pc.min_max(whole.cast(pa.int64())).as_py()
+    return (bounds["min"] or 0) >= -_MOST_EXACT and (bounds["max"] or 0) <= _MOST_EXACT
 
 
 def _cast(table: pa.Table, kinds: dict[str, pa.DataType]) -> pa.Table:

@@ -15,9 +15,9 @@ from stages.download_shards.drawings.icons import Icon, read_annotations, read_d
 from stages.download_shards.drawings.npm import check_package, read_license, read_package_file
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
 from stages.download_shards.drawings.svg import render_svg
-from stages.download_shards.growth import row_digests
-from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
-from stages.download_shards.sources.rows import RowPart, cut, take
+from stages.download_shards.row_digests import growth_of
+from stages.download_shards.sources.base import Entries, Entry, Parts
+from stages.download_shards.sources.rows import RowPart, cut
 from stages.formats.attributions import Attribution, Attributions
 from stages.formats.captions import CaptionsConfig, select_captioned
 from stages.formats.source_records import SourceRecord
@@ -53,7 +53,7 @@ class Drawings:
         works = [_attribution(package, changes) for package in source.set_packages]
         works += [_attribution(package) for package in source.packages[len(works) :]]
         table, step = pa.Table.from_pylist(rows, _schema(source)), self._config.rows_per_shard
-        growth = Growth(row_digests(table), functools.partial(take, table), step)
+        growth = growth_of(table, step)
         yield Parts(cut(table, step), SourceRecord(found=len(rows)), Attributions(works=tuple(works)), growth)
 
     def read(self, part: RowPart) -> Entries:

@@ -1,7 +1,6 @@
 """A folder tree of images: the driver lists names, the workers read images and the captions beside them."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ from stages.contract.digests import content_digests
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import MAX_JSON_BYTES, load_json, parsing
 from stages.download_shards.config import DownloadShardsConfig, FolderSource
-from stages.download_shards.growth import MOST_ENTRIES, row_digests
-from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
+from stages.download_shards.growth import MOST_ENTRIES
+from stages.download_shards.row_digests import growth_of
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.columns import FAULT, as_fault, count_faults, fault_of
 from stages.download_shards.sources.folder_listing import Listing, list_tree
 from stages.download_shards.sources.matching import IMAGE_SUFFIXES, FileIndex
@@ -24,7 +24,6 @@ from stages.download_shards.sources.rows import (
     clean_captions,
     cut,
     make_rows,
-    take,
 )
 from stages.download_shards.sources.text_files import decode_text
 from stages.download_shards.sources.trees import Content, OutsideTree, Tree, open_tree
@@ -54,8 +53,8 @@ class Folder:
             rows, record = list_folder(self._source)
             growth = None
             if rows.num_rows <= MOST_ENTRIES:
-                digests = row_digests(rows, list(_contents(self._source.path, rows)))
-                growth = Growth(digests, functools.partial(take, rows), self._config.rows_per_shard)
+                contents = list(_contents(self._source.path, rows))
+                growth = growth_of(rows, self._config.rows_per_shard, contents)
         yield Parts(cut(rows, self._config.rows_per_shard), record, growth=growth)
 
     def read(self, part: RowPart) -> Entries:

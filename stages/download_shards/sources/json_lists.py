@@ -1,6 +1,7 @@
 """Lists in JSON, in all forms that pandas writes, and in JSON lines: columns are those of all records."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -65,15 +66,24 @@ def as_table(numbered: Sequence[Record], wanted: Wanted, what: str) -> pa.Table:
     for name in rows.names():
         values = rows.values(name)
         if name.lstrip(MARK) == wanted.address:
+            values = [_without_nan(value) for value in values]
             _require_texts(values, rows, name, "addresses and names are texts", allowed=(str, int))
             columns[name] = rows.texts(values)
         elif name == wanted.caption:
+            values = [_without_nan(value) for value in values]
             flat = [value for value in values if not isinstance(value, list)]
             _require_texts(values, rows, name, "captions are texts or lists of texts", allowed=(str, list))
             columns[name] = rows.texts(values) if len(flat) == len(values) else rows.lists(values)
         else:
             columns[clean_text(name)] = _any_array(values)
     return pa.table(columns | {FAULT: rows.messages()})
+
+
+def _without_nan(value: Any) -> Any:
+    """Return None for NaN, as pandas has it where a text is missing, also in a list."""
+    if isinstance(value, list):
+        return [_without_nan(one) if isinstance(one, float) else one for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _require_texts(
@@ -109,7 +119,7 @@ def read_json_lines(text: TextIO, wanted: Wanted) -> pa.Table:
         numbered = [(number, _parse_line(line)) for number, line in enumerate(batch, first) if line.strip()]
         tables.append(as_table(numbered, wanted, "line"))
         first += len(batch)
-    return join(tables) if tables else as_table([], wanted, "line")
+    return join(tables, wanted.caption) if tables else as_table([], wanted, "line")
 
 
 def _parse_line(line: str) -> dict[str, Any] | str:

@@ -58,7 +58,9 @@ def read_metadata(tree: Tree, files: Sequence[str], source: FolderSource, index:
     with ParquetRows() as parquet:
         tables = [read_table(tree.address(name), _format(name), _wanted(source), parquet) for name in ordered]
     folders = [posixpath.dirname(name) for name, table in zip(ordered, tables, strict=True) for _ in range(len(table))]
-    table = join(with_numbers(tables, _wanted(source).texts) if _are_delimited(ordered) else tables)
+    if _are_delimited(ordered):
+        tables = with_numbers(tables, _wanted(source).texts)
+    table = join(tables, source.caption_column)
     found = Metadata(table)
     faults = table[FAULT].to_pylist() if FAULT in table.column_names else [None] * len(table)
     names = table[source.file_column].to_pylist()

@@ -3,13 +3,12 @@
 import io
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import Unreadable, parsing, shown
-from stages.download_shards.config import ListFormat
 from stages.download_shards.sources.column_types import join, with_plain_types
 from stages.download_shards.sources.columns import FAULT, Wanted, refuse_repeated, with_texts
 from stages.download_shards.sources.delimited import read_delimited, read_header
@@ -19,7 +18,6 @@ from stages.download_shards.sources.text_files import open_text, read_lines
 from stages.storage.filesystems import is_remote
 
 Result = TypeVar("Result")
-FORMATS: tuple[str, ...] = get_args(ListFormat)
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LINE_BY_LINE = {"jsonl", "txt"}
 """Formats in which a line of another encoding costs that line alone."""
@@ -31,7 +29,7 @@ def read_table(file: str, file_format: str, wanted: Wanted, parquet: ParquetRows
 
     def read() -> pa.Table:
         if file_format == "parquet":
-            return join(list(parquet.tables(file, wanted)))
+            return join(list(parquet.tables(file, wanted)), wanted.caption)
         return with_plain_types(with_texts(_table(file, file_format, wanted), wanted), wanted.texts)
 
     return _reading(file, file_format, read)

@@ -1,10 +1,9 @@
 """A list of image addresses in a file, or in a folder of files of one format."""
 
 import contextlib
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -15,19 +14,21 @@ from stages.download_shards import img2dataset_engine
 from stages.download_shards.ambiguous_urls import IS_AMBIGUOUS, mark_ambiguous_urls, name_of_ambiguous_url
 from stages.download_shards.config import DownloadShardsConfig, UrlListSource
 from stages.download_shards.duplicates import IS_DUPLICATE, mark_repeated
-from stages.download_shards.growth import MOST_ENTRIES, row_digests
+from stages.download_shards.growth import MOST_ENTRIES
 from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
-from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
+from stages.download_shards.list_formats import FOLDER_FORMAT, FORMATS, format_of
+from stages.download_shards.row_digests import growth_of
+from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.column_types import join
 from stages.download_shards.sources.columns import FAULT, Wanted, count_faults, fault_of
 from stages.download_shards.sources.delimited import with_numbers
 from stages.download_shards.sources.first_addresses import FIRST, refuse_private
 from stages.download_shards.sources.parquet_lists import ParquetRows
-from stages.download_shards.sources.rows import RESERVED, RowPart, cut, make_rows, on_disk, take
-from stages.download_shards.sources.tables import FORMATS, read_columns, read_first, read_table, require_columns
+from stages.download_shards.sources.rows import RESERVED, RowPart, cut, make_rows, on_disk
+from stages.download_shards.sources.tables import read_columns, read_first, read_table, require_columns
 from stages.formats.source_records import Counted, Counter, SourceRecord, in_words
 from stages.storage.filesystems import explaining, is_local, is_remote, kind_at, open_address
 from stages.storage.walking import is_inside
@@ -69,7 +70,7 @@ class UrlList:
             rows = mark_repeated(rows)
         growth = None
         if rows.num_rows <= MOST_ENTRIES:
-            growth = Growth(row_digests(rows), functools.partial(take, rows), self._config.rows_per_shard)
+            growth = growth_of(rows, self._config.rows_per_shard)
         yield Parts(cut(rows, self._config.rows_per_shard), record, growth=growth)
 
     def read(self, part: RowPart) -> Entries:
@@ -150,13 +151,12 @@ def _not_of_list(name: str, path: str, kind: str, file_format: str, local_root: 
 
 
 def list_format(source: UrlListSource) -> str:
-    """Return the list's format, as configured or by suffix; a folder without a format is one of parquet files."""
-    name = source.path.rstrip("/").rpartition("/")[2]
-    suffix = Path(name).suffix.lstrip(".").lower()
-    if source.format or suffix in FORMATS:
-        return source.format or suffix
+    """Return the list's format, as configured or by suffix; a folder of which nothing says it holds parquet files."""
+    if (named := format_of(source.path, source.format)) is not None:
+        return named
     if kind_at(*open_address(source.path)) == "directory":
-        return "parquet"
+        return FOLDER_FORMAT
+    name = source.path.rstrip("/").rpartition("/")[2]
     raise InputFault(
         f"download_shards.source.path: the format of {name} is unknown: allowed are {', '.join(FORMATS)}: "
         "rename the file or set download_shards.source.format"

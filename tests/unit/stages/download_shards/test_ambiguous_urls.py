@@ -12,8 +12,8 @@ from stages.download_shards.ambiguous_urls import (
     mark_ambiguous_urls,
     name_of_ambiguous_url,
 )
-from stages.download_shards.growth import row_digests
 from stages.download_shards.http.fetch import recorded_url, without_credentials
+from stages.download_shards.row_digests import row_digests
 
 CDN = "https://cdn.example/image"
 

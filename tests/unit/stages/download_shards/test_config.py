@@ -6,7 +6,9 @@ from pydantic import ValidationError
 
 from models.scenes.scene import SPLITS, make_scenes
 from models.scenes.vocabulary import DOMAINS
-from stages.download_shards.config import DownloadShardsConfig, ScenesSource
+from stages.download_shards.config import DownloadShardsConfig, FolderSource, ScenesSource, UrlListSource
+from stages.download_shards.list_formats import FORMATS
+from stages.download_shards.sources.url_list import list_files, list_format
 
 SCENES = {"kind": "scenes", "num_images": 4}
 
@@ -55,3 +57,38 @@ def test_a_png_compression_above_9_is_refused():
 def test_a_txt_list_has_no_captions(tmp_path):
     with pytest.raises(ValidationError, match="addresses only"):
         DownloadShardsConfig(source={"kind": "url_list", "path": tmp_path / "a.txt", "caption_column": "text"})
+    with pytest.raises(ValidationError, match="addresses only"):
+        UrlListSource(kind="url_list", path=str(tmp_path / "a.TXT"), caption_column="text")
+    assert UrlListSource(kind="url_list", path=str(tmp_path / "a.txt"), format="csv", caption_column="text")
+
+
+@pytest.mark.parametrize("given", [None, "tsv"])
+@pytest.mark.parametrize("suffix", [*FORMATS, "CSV", "d"])
+def test_each_file_that_a_folder_of_a_list_is_read_from_is_of_its_identity(tmp_path, suffix, given):
+    folder = tmp_path / f"x.{suffix}"
+    folder.mkdir()
+    for form in FORMATS:
+        for number in range(2):
+            (folder / f"part-{number}.{form}").write_text("first")
+    source = UrlListSource(kind="url_list", path=str(folder), format=given)
+    expected = given or (suffix.lower() if suffix.lower() in FORMATS else "parquet")
+    before = source.identity()
+    assert list_format(source) == expected
+    for file in sorted(folder.iterdir()):
+        file.write_text("other")
+        is_read = str(file) in list_files(source)[0]
+        assert is_read == file.name.endswith(f".{expected}")
+        assert (source.identity() != before) == is_read
+        file.write_text("first")
+
+
+def test_only_sources_that_may_mix_texts_and_lists_of_captions_are_named_anew(tmp_path):
+    for folder, form in (("a", "csv"), ("b", "tsv"), ("c", "jsonl")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"metadata.{form}").write_text("")
+        found = FolderSource(kind="folder", path=str(tmp_path)).identity()
+        assert ("captions" in found) == (form == "jsonl")
+        path = str(tmp_path / folder / f"metadata.{form}")
+        found = UrlListSource(kind="url_list", path=path, caption_column="text").identity()
+        assert ("captions" in found) == (form == "jsonl")
+    assert "captions" not in UrlListSource(kind="url_list", path=path).identity()

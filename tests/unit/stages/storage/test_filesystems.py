@@ -58,7 +58,7 @@ def test_a_variable_that_holds_no_options_is_replaced(monkeypatch: pytest.Monkey
     assert os.environ[NAME] == '{"anon": true}'
 
 
-def test_the_first_options_of_a_file_system_of_which_the_environment_says_nothing(
+def test_options_of_a_file_system_that_the_environment_does_not_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = "FSSPEC_CORGIFIRST"

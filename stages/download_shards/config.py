@@ -22,7 +22,7 @@ from stages.contract.config import Address, ConfigModel, ExternalPath, RuntimeOn
 from stages.contract.digests import address_digest, content_digest, digest_of_files, remote_checksums, tree_digest
 from stages.contract.stage import StageConfig
 from stages.download_shards.drawings.package_config import DRAWINGS, KEYWORDS, SETS, Package, SetName
-from stages.download_shards.list_formats import FOLDER_FORMAT, Encoding, ListFormat, format_of
+from stages.download_shards.list_config import FOLDER_FORMAT, Encoding, ListFormat, format_of
 from stages.formats.image_folders import is_metadata, read_names
 from stages.storage.filesystems import is_remote
 from stages.storage.walking import Found, Kind, is_hidden, walk

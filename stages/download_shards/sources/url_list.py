@@ -19,7 +19,7 @@ from stages.download_shards.http.fetch import Fetcher, recorded_url
 from stages.download_shards.http.ssrf_filter import AddressPolicy
 from stages.download_shards.http.watchdog import Watchdog
 from stages.download_shards.http.worker_pool import fetch_all
-from stages.download_shards.list_formats import FOLDER_FORMAT, FORMATS, format_of
+from stages.download_shards.list_config import FOLDER_FORMAT, FORMATS, format_of
 from stages.download_shards.row_digests import growth_of
 from stages.download_shards.sources.base import Entries, Entry, Parts
 from stages.download_shards.sources.column_types import join

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from models.scenes.scene import SPLITS, make_scenes
 from models.scenes.vocabulary import DOMAINS
 from stages.download_shards.config import DownloadShardsConfig, FolderSource, ScenesSource, UrlListSource
-from stages.download_shards.list_formats import FORMATS
+from stages.download_shards.list_config import FORMATS
 from stages.download_shards.sources.url_list import list_files, list_format
 
 SCENES = {"kind": "scenes", "num_images": 4}

@@ -34,10 +34,19 @@ def beside_config(value: Any, info: ValidationInfo) -> Any:
         path = Path(local_path(str(value))).expanduser()
         for folder in (info.context or {}).get("folders", ()):
             if not path.is_absolute() and (Path(folder) / path).exists():
-                return (Path(folder) / path).resolve()
-        return path.resolve()
+                return _resolved(Path(folder) / path)
+        return _resolved(path)
     except (OSError, RuntimeError) as error:  # no home folder, links in a circle, a folder that may not be entered
         raise ValueError(f"found {show_value(str(value))}, which is no path here: {one_line(error, 200)}") from None
+
+
+def _resolved(path: Path) -> Path:
+    """Resolve a path; a link to a file keeps its own name where that alone says of which format the file is.
+
+    A cache of models or datasets holds its files under their checksums, and links under their names.
+    """
+    target = path.resolve()
+    return target if target.suffix == path.suffix or target.is_dir() else path.parent.resolve() / path.name
 
 
 ExternalPath = Annotated[Path, BeforeValidator(beside_config), ByContent()]

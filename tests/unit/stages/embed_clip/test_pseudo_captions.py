@@ -213,7 +213,7 @@ EXPERIMENT: dict[str, Any] = {
 #: Those that the version before caption_images gave.
 FINGERPRINTS = {
     "download_shards": "fd3951ed9c1981ef",
-    "train_clip": "07d8dddb1ef27720",
+    "train_clip": "bc24fdf4fdff1ae8",
     "embed_clip": "ef695483f4bb981e",
     "filter_samples": "bb7ecf65c0472f48",
     "fit_gaussians": "8894d66a216c7541",

@@ -204,7 +204,7 @@ def test_a_stage_that_is_made_again_has_its_new_figures(uri: str) -> None:
         reported = [(10, "reused", before), (20, "done", summary)]
         for time, state, one in [*reported, *reported[::-1]]:
             with tracker.as_of(1000 * number + time):
-                tracker.stage_finished("download_shards", state, 5.0 * number, one)
+                tracker.stage_finished("download_shards", state, 5.0 * number, one, one.items / (5.0 * number))
                 failures = {name: one.counts[name] for name in ("failed", "gone") if name in one.counts}
                 tracker.log_provenance(images=one.counts["images"], captioned=9, failures=failures)
         tracker.finish("done")

@@ -20,7 +20,7 @@ def list_at(folder: Path, content: str, name: str = "list.csv") -> Path:
     return link
 
 
-def test_a_link_to_a_file_says_its_format_and_counts_by_the_file(tmp_path: Path) -> None:
+def test_a_link_to_a_file_keeps_its_name_and_counts_by_the_file(tmp_path: Path) -> None:
     link = list_at(tmp_path, "url\nhttp://a.org/1.jpg\n")
     source = UrlListSource(kind="url_list", path=str(link))
     assert source.path == str(link)

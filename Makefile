@@ -91,8 +91,10 @@ test-fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds 60
 
 # All of the slow tests in one go, so that no processor waits for the last file of one group before the next begins.
+# One more at a time than there are processors: many of them wait for a server, a pause or a process most of the time.
 test-slow: setup
-	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
+	$(PYTEST) --numprocesses $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))') \
+		tests/e2e tests/browser tests/integration tests/hostile
 
 test: check test-slow test-last
 

@@ -1,11 +1,10 @@
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -13,99 +12,28 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from cluster.item_progress import begin_item, samples_of_item
 from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_process
 from models.scenes.render import render_scenes
-from models.scenes.scene import Scene, make_scenes
+from models.scenes.scene import Scene
 from models.scenes.vocabulary import SHAPES
 from models.similarity import frechet_distance
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Progress
-from stages.contract.stage import StageSummary
 from stages.encoders.clip import ClipEncoder
 from stages.encoders.config import ClipConfig, FolderClip
-from stages.encoders.image_to_text.config import QuestionAnswering
-from stages.encoders.image_to_text.question_answering import ReplyScorer
 from stages.evaluate.check import check
 from stages.evaluate.config import EvaluateConfig
 from stages.evaluate.stage import run
-from stages.evaluate.worker import other_prompts
-from stages.formats.generated_images import (
-    GeneratedRecord,
-    GeneratedRow,
-    gather_rows,
-    image_file,
-    write_embeddings,
-    writing_images,
-)
-from stages.storage.artifact import Artifact, Output
+from stages.storage.artifact import Output
 from tests.factories import make_context, save_tiny_clip
-from tests.tiny_captioners import save_tiny_captioner
-
-NUM = 96
-SCENES = make_scenes(NUM, split="heldout")
-MakeImages = Callable[[list[Scene]], np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipConfig:
-    folder = save_tiny_clip(tmp_path_factory.mktemp("clip"))
-    return ClipConfig(models=(FolderClip(kind="folder", path=folder),))
-
-
-def true_images(scenes: list[Scene]) -> np.ndarray:
-    return render_scenes(scenes, 64).numpy()
-
-
-def noise(scenes: list[Scene]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (len(scenes), 64, 64, 3), dtype=np.uint8)
-
-
-def generated(
-    folder: Path,
-    sets: dict[str, MakeImages],
-    clip: ClipConfig,
-    *,
-    with_scenes: bool = True,
-    categories: Callable[[Scene], str] | None = None,
-    num: int = NUM,
-    shift: float = 0.0,
-    photographs: MakeImages | None = None,
-    unit_images: int = 64,
-    prompts: Sequence[str] = (),
-) -> Artifact:
-    """An artifact as generate leaves it, with images of the test's choice and the true embeddings, or shifted ones."""
-    output = Output(str(folder), "generate", "g")
-    names: list[str] = []
-    for name, make in sets.items():
-        images = make(SCENES[:num])
-        photographed = photographs(SCENES[:num]) if photographs is not None and not names else None
-        for first in range(0, num, unit_images):
-            last = min(first + unit_images, num)
-            with writing_images(output, name, first, in_shards=False) as add:
-                for index in range(first, last):
-                    scene = SCENES[index]
-                    fields = dataclasses.asdict(scene) if with_scenes else None
-                    prompt = "" if name == "unconditional" else f"a {scene.color} {scene.shape}"
-                    prompt = prompts[index] if prompts else prompt
-                    row = GeneratedRow(name, index, image_file(name, index), prompt, index, {}, fields)
-                    row = dataclasses.replace(row, categories={"Category": categories(scene)} if categories else {})
-                    add(row, images[index], None if photographed is None else photographed[index])
-            names.append(f"{name}-{first:06d}")
-            true = ClipEncoder(clip).encode_images(render_scenes(SCENES[first:last], 64))
-            write_embeddings(output, name, first, true.numpy() + shift)
-            GeneratedRecord(images=len(true), resolution=64).finish(output, names[-1])
-    gather_rows(output, names)
-    return output
-
-
-def evaluate(
-    folder: Path, clip: ClipConfig, source: Artifact, events: list[Event] | None = None, **fields: object
-) -> StageSummary:
-    output = Output(str(folder), "evaluate", "e")
-    return run(make_config(clip, **fields), {"generate": source}, output, make_context(events))
-
-
-def make_config(clip: ClipConfig, **fields: object) -> EvaluateConfig:
-    """Take the tiny CLIP's features, unless others are given."""
-    return EvaluateConfig.model_validate({"clip": clip, "features": {"kind": "clip"}, **fields})
+from tests.unit.stages.evaluate.evaluated import (
+    NUM,
+    SCENES,
+    MakeImages,
+    evaluate,
+    generated,
+    make_config,
+    noise,
+    true_images,
+)
 
 
 def test_true_renders_are_all_right_and_noise_is_near_chance(clip: ClipConfig, tmp_path: Path) -> None:
@@ -318,50 +246,6 @@ def test_features_may_be_those_of_any_clip(clip: ClipConfig, tmp_path: Path) -> 
         encoder.encode_images(noise(SCENES[:8])), encoder.encode_images(true_images(SCENES[:8]))
     )
     assert found.metrics["frechet_distance"] == pytest.approx(float(expected), rel=1e-3)
-
-
-def test_a_model_for_questions_scores_images_beside_prompts_of_others(clip: ClipConfig, tmp_path: Path) -> None:
-    source = generated(tmp_path / "g", {"prior": true_images}, clip, categories=lambda scene: scene.color, num=65)
-    questions = {
-        "path": save_tiny_captioner(tmp_path / "git", "git"),
-        "question": "is {} in the image",
-        "reply": "red",
-    }
-    found = evaluate(tmp_path / "e", clip, source, question_answering=questions)
-    assert found.notes["vqa_score"] == "git git"
-    score, unrelated = (found.measures[name] for name in ("vqa_score", "vqa_score/unrelated"))
-    assert (score.n, unrelated.n) == (65, 64)  # the second unit has one image, and so no prompt of another's
-    assert 0 < score.value < 1
-    scores = pq.read_table(tmp_path / "e/scores/scores_prior-000000.parquet").to_pydict()
-    assert not np.allclose(scores["vqa_score"], scores["vqa_score/unrelated"], rtol=1e-3)
-    protocol = found.protocols[score.protocol]
-    assert (protocol["question"], protocol["reply"], protocol["model"]) == ("is {} in the image", "red", "git git")
-    by_color = [one for name, one in found.measures.items() if name.startswith("vqa_score/Category/")]
-    assert sum(one.n for one in by_color) == 65
-
-
-def test_an_unrelated_prompt_is_of_another_text() -> None:
-    assert other_prompts(["A", "A", "B"]) == ["B", "B", "A"]
-    assert other_prompts(["A", "A", "A", "B"]) == ["B", "B", "B", "A"]
-    assert other_prompts(["A", "B", "B", "C", "A"]) == ["B", "C", "C", "A", "B"]
-    assert other_prompts(["A", "A"]) == [None, None]
-    assert other_prompts(["A"]) == [None]
-
-
-def test_no_image_is_asked_its_own_prompt_as_an_unrelated_one(clip: ClipConfig, tmp_path: Path) -> None:
-    """Units of three images, of which the first is of two prompts, and the second of one."""
-    prompts = ["a red circle", "a red circle", "a blue ring", *["a green star"] * 3]
-    source = generated(tmp_path / "g", {"prior": true_images}, clip, num=6, unit_images=3, prompts=prompts)
-    questions = {"path": save_tiny_captioner(tmp_path / "git", "git"), "question": "is {} there", "reply": "red"}
-    found = evaluate(tmp_path / "e", clip, source, question_answering=questions, batch_size=2)
-    assert found.measures["vqa_score/unrelated"].n == 3
-    first, second = (
-        pq.read_table(tmp_path / f"e/scores/scores_prior-{unit:06d}.parquet").to_pydict() for unit in (0, 3)
-    )
-    assert np.isnan(second["vqa_score/unrelated"]).all()
-    scorer = ReplyScorer(QuestionAnswering.model_validate(questions), device="cpu", where="test")
-    expected = scorer(true_images(SCENES[:3]), ["a blue ring", "a blue ring", "a red circle"])
-    np.testing.assert_allclose(first["vqa_score/unrelated"], expected.numpy(), rtol=1e-4)
 
 
 def test_prompts_without_scenes_get_the_clip_score_alone(clip: ClipConfig, tmp_path: Path) -> None:

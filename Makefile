@@ -62,7 +62,8 @@ imports: setup
 	$(BIN)/lint-imports
 
 # As many tests at a time as there are processors, those of one file one after another. Each computes in one thread.
-PARALLEL = --numprocesses logical --dist loadfile --no-loadscope-reorder --durations 15
+PROCESSES = logical
+PARALLEL = --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 15
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
 # `make test` measures the branches that the fast tests pass through, and holds the figures (CONTRIBUTING.md).
 UNIT = $(PYTEST)
@@ -92,9 +93,9 @@ test-fuzz: setup
 
 # All of the slow tests in one go, so that no processor waits for the last file of one group before the next begins.
 # One more at a time than there are processors: many of them wait for a server, a pause or a process most of the time.
+test-slow: PROCESSES = $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
 test-slow: setup
-	$(PYTEST) --numprocesses $$($(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))') \
-		tests/e2e tests/browser tests/integration tests/hostile
+	$(PYTEST) tests/e2e tests/browser tests/integration tests/hostile
 
 test: check test-slow test-last
 

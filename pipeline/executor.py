@@ -336,7 +336,8 @@ class GraphRun:
             for stale in self._mending.reopen_stale(name, finished):
                 if stale not in self._allocations:
                     self._allocations |= allocate_all([self._plan.stages[stale].config], self._machines)
-                self._warn(stale, f"was made of earlier content of {name}: what has changed is made again")
+                words = f"was made of earlier content of {name}: what has changed is made again"
+                self._warn(stale, f"{words}; models that were trained on it stay as they are")
                 self._forget(stale)
         except UsageError as error:
             self._warn(name, f"what was made of its earlier content could not be made again by this run: {error}")

@@ -13,7 +13,7 @@ from pipeline.config.storage import StorageConfig
 from stages.storage.filesystems import use_environment
 
 NAME = "FSSPEC_CORGITEST"  # of a file system that no other test configures
-OWN = {"key": "mine", "config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}, "anon": False}
+OWN = {"key": "k3y-of-our-own", "config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}, "anon": False}
 
 
 def enter(**options: Any) -> None:
@@ -46,9 +46,9 @@ def test_options_of_an_earlier_experiment_are_not_added_to_those_of_a_later_one(
     enter(endpoint_url="http://one:9000", region="north")
     enter(endpoint_url="http://two:9000")
     assert json.loads(os.environ[NAME]) == {**OWN, "endpoint_url": "http://two:9000"}
-    monkeypatch.setenv(NAME, '{"key": "another"}')  # by the user, in between
+    monkeypatch.setenv(NAME, '{"key": "k3y-of-a-second"}')  # by the user, in between
     enter(anon=True)
-    assert json.loads(os.environ[NAME]) == {"key": "another", "anon": True}
+    assert json.loads(os.environ[NAME]) == {"key": "k3y-of-a-second", "anon": True}
 
 
 @pytest.mark.parametrize("own", ["", "{", "[1]", "null"])

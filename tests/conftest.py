@@ -41,6 +41,10 @@ computes, so that another may compute beside it.
 """
 
 
+_FILES: set[Path] = set()
+"""The file whose tests run now."""
+
+
 def pytest_configure() -> None:
     """Heed the signals that tests send to what they start, where this process was started to ignore them (nohup, &)."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -57,8 +61,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
-def pytest_runtest_setup() -> None:
-    """Seed the global generators before each test, so that it fails or passes alike in every run and order."""
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of a file are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed the global generators before each test, so that it fails or passes alike in every run and order.
+
+    For this, a file's tests also begin without the secrets of other files, which would be masked in all that is said.
+    """
+    if (secrets := sys.modules.get("stages.contract.secrets")) is not None and item.path not in _FILES:
+        _FILES.clear()
+        secrets._known.values.clear()
+        secrets._known.pattern = None
+    _FILES.add(item.path)
     random.seed(0)
     for module, seed in {"numpy": "random.seed", "torch": "manual_seed"}.items():
         if module in sys.modules:  # tests that need no torch do not load it

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.priors.base import Prior
-from models.priors.spec import PriorSampling
+from models.priors.spec import PriorSampling, PriorSpec
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UsageError
 from pipeline.record import RunRecord
@@ -110,7 +110,7 @@ def measure(store: Store, record: RunRecord, steps: Sequence[int], scales: Seque
         points.append(
             Point(taken, sampling.guidance_scale, report["diversity"], _milliseconds(prior, pairs, sampling), figures)
         )
-    return Measured(_name(prior), sum(one.numel() for one in prior.parameters()), points)
+    return Measured(name_of(prior.spec), sum(one.numel() for one in prior.parameters()), points)
 
 
 def _settings_of(prior: Prior, steps: Sequence[int], scales: Sequence[float]) -> list[ValidationConfig]:
@@ -139,13 +139,14 @@ def _milliseconds(prior: Prior, pairs: Pairs, sampling: PriorSampling) -> float:
     return 1000 * min(seconds) / len(rows)
 
 
-def _name(prior: Prior) -> str:
+def name_of(spec: PriorSpec) -> str:
     """Name a prior by what sets kinds apart."""
-    spec = prior.spec
     known = {name: getattr(spec, name, None) for name in ("source", "standardise", "noise_scale")}
     parts = [f"{name} {value}" for name, value in known.items() if value is not None]
     if (num_gaussians := getattr(spec, "num_gaussians", 1)) > 1:
         parts.append(f"k {num_gaussians}")
+    if getattr(spec, "distilled", None) is not None:  # or a student would stand in its teacher's row
+        parts.append("distilled")
     return ", ".join([spec.kind, *parts])
 
 

@@ -1,8 +1,11 @@
 """Priors at equal diversity: what is interpolated, and what has no row."""
 
+from dataclasses import replace
+
 import pytest
 
-from benchmarks.diversity import FIGURES, Measured, Point, rows_of
+from benchmarks.diversity import FIGURES, Measured, Point, name_of, rows_of
+from models.priors.diffusion.spec import DistilledSpec, GaussianPriorSpec
 
 
 def point(steps: int, guidance: float, diversity: float, figure: float) -> Point:
@@ -46,3 +49,10 @@ def test_a_prior_that_samples_nothing_random_shows_each_number_of_steps_without_
         steps: [(one.steps, one.guidance, one.figures["R@1"]) for one in row] for (_, _, steps), row in rows.items()
     }
     assert found == {steps: [(steps, shown, steps + shown / 10)] for steps in (2, 64)}
+
+
+def test_a_student_has_rows_of_its_own_beside_its_teachers() -> None:
+    teacher = GaussianPriorSpec(embed_dim=8)
+    student = replace(teacher, distilled=DistilledSpec())
+    assert name_of(teacher) == "gaussian, standardise global"
+    assert name_of(student) == "gaussian, standardise global, distilled"

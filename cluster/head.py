@@ -83,7 +83,7 @@ def head_watched(check: Callable[[], None], seconds: float, patience: float | No
 
 def _end_without_main_thread(error: HeadLost) -> NoReturn:
     try:
-        for report in _last_words:
+        for report in reversed(_last_words):  # as blocks end: the inner one first
             report(error)
     finally:
         os._exit(_EXIT_CODE)

@@ -159,8 +159,8 @@ def sweep(
         outcome = do_sweep(loaded, overrides or (), _console(stderr=True))
     _show(outcome.document if as_json else outcome.table)
     echo(f"table and plots: {outcome.folder}", err=True)
-    if outcome.failed:
-        raise typer.Exit(3)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
 
 
 @app.command()

@@ -8,11 +8,28 @@ from pipeline.errors import UsageError
 
 ALL: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """All interfaces, and how this machine reaches them."""
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def address(host: str, port: int) -> str:
     """Return host and port as URLs and headers have them; an IPv6 address stands in brackets."""
     return f"{_bracketed(host)}:{port}"
+
+
+def host_headers(host: str, port: int) -> frozenset[str]:
+    """Return what clients may write in Host for this host and port: the default ports of http and https are left out.
+
+    A server at port 443 gets its requests from a proxy that speaks https, with the Host that browsers gave it.
+    """
+    with_port = address(host, port)
+    return frozenset({with_port, _bracketed(host)} if port in _DEFAULT_PORTS.values() else {with_port})
+
+
+def origins(host_header: str, port: int) -> frozenset[str]:
+    """Return what a browser writes in Origin on a page of this server, by the Host of the request and the port."""
+    is_https = port == _DEFAULT_PORTS["https"]
+    hosts = {host_header} | {host_header.removesuffix(f":{port}")} if port in _DEFAULT_PORTS.values() else {host_header}
+    return frozenset(f"{scheme}://{host}" for scheme in ("http", *["https"] * is_https) for host in hosts)
 
 
 def is_loopback(host: str) -> bool:

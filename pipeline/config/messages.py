@@ -1,7 +1,7 @@
 """Turn pydantic's findings into sentences: file, dotted key, what was found, what is allowed, the nearest name."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -55,6 +55,17 @@ def found(value: Any, key: str = "") -> str:
     return f"a value of type {type(value).__name__}" if is_secret else show_value(value)
 
 
+def _near(name: str, allowed: Collection[str]) -> list[str]:
+    return difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+
+
+def describe_choice(name: str, allowed: Collection[str]) -> str:
+    """Return what to say of a name that is none of those allowed: what was found, the nearest one, and all of them."""
+    near = _near(name, allowed)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"found {show_value(name)}; {hint}allowed: {', '.join(allowed)}"
+
+
 def _wrong_kind(fault: Any, root: type[Any]) -> str:
     tag = f"found {found(fault['ctx']['tag'])}" if "tag" in fault["ctx"] else "is missing"
     return f"{tag}; allowed: {', '.join(map(repr, _kinds_of(_models_at(fault['loc'], root))))}"
@@ -63,7 +74,7 @@ def _wrong_kind(fault: Any, root: type[Any]) -> str:
 def _unknown_key(location: str, models: list[Any]) -> str:
     above, _, name = location.rpartition(".")
     allowed = _keys_of_all(models)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    near = _near(name, allowed)
     new = RENAMED.get(location)
     if new and (not new.startswith(f"{above}.") or _is_below(models, new.removeprefix(f"{above}."))):
         near = [new]

@@ -23,7 +23,7 @@ from pipeline.dashboard.generated import GeneratedImages
 from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
 from pipeline.dashboard.reader import Reader
 from pipeline.dashboard.studies import Rater, Studies
-from pipeline.listening import address
+from pipeline.listening import host_headers, origins
 from pipeline.request_bodies import bounded
 from pipeline.store import Store
 from pipeline.tracking_address import is_server
@@ -135,7 +135,8 @@ class Gate:
         if scope["path"] == _HEALTH and scope["method"] == "GET":
             await _respond(send, 200, "OK")
             return
-        if any(name == b"origin" and value != f"http://{host}".encode() for name, value in scope["headers"]):
+        allowed = origins(host, (scope.get("server") or ("", None))[1] or 0)
+        if any(name == b"origin" and value.decode("latin-1") not in allowed for name, value in scope["headers"]):
             await _respond(send, 403, "pages of other sites may not ask here")
             return
         first, slash, rest = scope["path"].lstrip("/").partition("/")
@@ -180,7 +181,7 @@ def _within(scope: Scope, path: str) -> Scope:
 def _addressed(scope: Scope) -> frozenset[str]:
     """Return the numeric address and port that this connection came to, as a Host header has them."""
     server = scope.get("server") or ("", None)
-    return frozenset((address(str(server[0]), server[1]),)) if server[1] else frozenset()
+    return host_headers(str(server[0]), server[1]) if server[1] else frozenset()
 
 
 def _is_open(method: str, path: str) -> bool:

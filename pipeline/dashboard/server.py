@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 
 from pipeline.dashboard.names import ARTIFACTS, EXPERIMENT, HOSTS, STORE, TOKEN, TRACKING
 from pipeline.errors import UsageError
-from pipeline.listening import ALL, address, is_loopback, reached_at, require_free
+from pipeline.listening import ALL, address, host_headers, is_loopback, reached_at, require_free
 from pipeline.terminal import echo
 from pipeline.tracking_address import sqlite_path, usable_address
 from stages.contract.texts import printable
@@ -98,7 +98,7 @@ def _hosts(host: str, port: int) -> list[str]:
     """Return what may stand in Host; the numeric address that a request came to may always."""
     names = {host, reached_at(host)} | (set() if is_loopback(host) else {socket.gethostname(), socket.getfqdn()})
     names |= {"localhost", "127.0.0.1"} if is_loopback(host) or host in ALL else set()
-    return sorted(address(name, port) for name in names - set(ALL))
+    return sorted(header for name in names - set(ALL) for header in host_headers(name, port))
 
 
 def _wait_for_server(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:

@@ -7,14 +7,14 @@ from huggingface_hub import ModelCardData
 
 from pipeline.captions import format_captions
 from pipeline.comparison import ROWS, Figure, decoder_kind, figures_of
+from pipeline.markdown import escape, table
 from pipeline.record import RunRecord
 from pipeline.store import Store
 from pipeline.summary import FAILED, SKIPPED
 from stages.contract.installing import install_words
-from stages.contract.texts import by_number, one_line
+from stages.contract.texts import by_number
 from stages.formats.attributions import read_attributions
 
-_LONGEST: Final = 300  # characters of a value from the record
 _NOT_STATED: Final = "not stated: whoever passes the model on has to say"
 _QUALITY: Final = ("figure", "value", "95 % interval", "n", "measured on")
 _MEASURES: Final = ("measure", "value", "95 % interval", "n", "protocol")
@@ -30,9 +30,9 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
     )  # fmt: skip
     paragraphs = [
         f"---\n{front.to_yaml()}\n---",
-        f"# {_safe(record.name)}",
+        f"# {escape(record.name)}",
         f"A text-to-image model: CLIP, a prior (caption to {_space(record)} image embedding) and a decoder of kind "
-        f"{decoder_kind(record)} (embedding to image), made by the run {_safe(record.run)} of Corgi Pipeline. "
+        f"{decoder_kind(record)} (embedding to image), made by the run {escape(record.run)} of Corgi Pipeline. "
         f"{_setting(record)}",
         *(["![Prompts and the images made of them](samples.png)"] if has_grid else []),
         "## Use\n\n"
@@ -45,7 +45,7 @@ def write_card(record: RunRecord, store: Store, *, licence: str | None, others: 
         *_measurements(record),
         "## What it learned from\n\n" + _table(("", ""), _data(record, store)),
         "## How it was trained\n\n" + _table(("stage", "settings"), _training(record)),
-        f"## Licence\n\nOf the model: {_safe(licence or _NOT_STATED)}. "
+        f"## Licence\n\nOf the model: {escape(licence or _NOT_STATED)}. "
         f"Of the images and captions: {_works(record, store)}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -67,7 +67,7 @@ def _space(record: RunRecord) -> str:
     """Return the name of what embeds images for the prior and the decoder."""
     planned = record.plan.get("generate")
     images = {} if planned is None else planned.identity.get("clip", {}).get("images", {})
-    return _safe(str(images.get("kind", "CLIP")).replace("_", " "))
+    return escape(str(images.get("kind", "CLIP")).replace("_", " "))
 
 
 def _others(names: Sequence[str], space: str) -> str:
@@ -90,7 +90,7 @@ def _quality(record: RunRecord, store: Store) -> list[tuple[str, str, str, str, 
 def _about(key: str, figure: Figure) -> str:
     """Return what a figure was measured on; of an accuracy, the table of runs says what chance gives."""
     read = "rendered scenes, read by the scene checker" if key.startswith("accuracy/") else ""
-    return "; ".join(_safe(words) for words in (read, figure.about) if words)
+    return "; ".join(escape(words) for words in (read, figure.about) if words)
 
 
 def _measurements(record: RunRecord) -> list[str]:
@@ -99,14 +99,14 @@ def _measurements(record: RunRecord) -> list[str]:
         return []
     rows = [
         (
-            _safe(name), f"{one.value:.4g}", one.interval("{:.4g}".format), f"{one.n:,}",
-            f"`{_safe(one.protocol[:_SHORT])}`",
+            escape(name), f"{one.value:.4g}", one.interval("{:.4g}".format), f"{one.n:,}",
+            f"`{escape(one.protocol[:_SHORT])}`",
         )
         for name, one in sorted(record.measures.items(), key=lambda item: by_number(item[0]))
     ]  # fmt: skip
     used = {one.protocol for one in record.measures.values()}
     words = [
-        f"- `{_safe(digest[:_SHORT])}`: {'; '.join(f'{_safe(key)}: {_safe(value)}' for key, value in how.items())}"
+        f"- `{escape(digest[:_SHORT])}`: {'; '.join(f'{escape(key)}: {escape(value)}' for key, value in how.items())}"
         for digest, how in sorted(record.protocols.items())
         if digest in used
     ]
@@ -128,8 +128,8 @@ def _data(record: RunRecord, store: Store) -> list[tuple[str, str]]:
     if planned is None:
         return [("source", "embeddings that were there before")]
     source = planned.identity.get("source", {})
-    rows = [("source", _safe(source.get("kind", "?")))]
-    rows += [(f"source: {_safe(name)}", _safe(value)) for name, value in source.items() if _is_said(name, value)]
+    rows = [("source", escape(source.get("kind", "?")))]
+    rows += [(f"source: {escape(name)}", escape(value)) for name, value in source.items() if _is_said(name, value)]
     rows += [("data, by fingerprint", f"`{planned.fingerprint}`"), ("works and their licences", _works(record, store))]
     counts = {} if entry is None else entry.counts
     rows += [(name, f"{counts[name]:,}") for name in ("images", "captioned") if name in counts]
@@ -167,12 +167,12 @@ def _pseudo_captions(record: RunRecord) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if entry is not None:
         made = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in entry.counts.items())
-        rows.append(("pseudo-captions by", _safe(entry.notes.get("captioner", "a model that was not recorded"))))
-        rows += [("its revision", _safe(entry.notes.get("revision", ""))), ("pseudo-captions", _safe(made))]
+        rows.append(("pseudo-captions by", escape(entry.notes.get("captioner", "a model that was not recorded"))))
+        rows += [("its revision", escape(entry.notes.get("revision", ""))), ("pseudo-captions", escape(made))]
     if prior is not None and "pseudo_captioned" in prior.counts:
         rows.append(("images with pseudo-captions that the prior could read", f"{prior.counts['pseudo_captioned']:,}"))
     if prior is not None and (validated := prior.notes.get("validated_on")):
-        rows.append(("the prior is validated on", _safe(validated)))
+        rows.append(("the prior is validated on", escape(validated)))
     return rows
 
 
@@ -181,7 +181,7 @@ def _works(record: RunRecord, store: Store) -> str:
     planned = record.plan.get("download_shards")
     artifact = None if planned is None else store.artifact("download_shards", planned.fingerprint)
     works = read_attributions(artifact).works if artifact is not None else ()
-    return "; ".join(map(_safe, works)) or _NOT_STATED
+    return "; ".join(map(escape, works)) or _NOT_STATED
 
 
 def _training(record: RunRecord) -> list[tuple[str, str]]:
@@ -194,16 +194,9 @@ def _training(record: RunRecord) -> list[tuple[str, str]]:
         known = {"kind": section.get("kind"), "resolution": section.get("resolution")}
         known |= {key: training.get(key) for key in ("num_steps", "batch_size", "learning_rate", "precision")}
         words = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
-        rows.append((name, _safe(f"{words}; fingerprint {record.plan[name].fingerprint}")))
+        rows.append((name, escape(f"{words}; fingerprint {record.plan[name].fingerprint}")))
     return rows
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows] if rows else []
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) or "Nothing was measured."
-
-
-def _safe(text: object) -> str:
-    """Return a value from a record as plain Markdown text on one line."""
-    shown = one_line(str(text), _LONGEST)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in shown)
+    return "\n".join(table(headings, rows)) if rows else "Nothing was measured."

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.messages import describe
+from pipeline.config.messages import describe, describe_choice
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import UsageError
 from stages.contract.config import ConfigModel
@@ -68,6 +68,17 @@ class SweepConfig(ConfigModel):
     )
     table: dict[str, str] = Field(min_length=1, description="heading: figure, such as train_prior/cosine_true")
     plots: dict[str, PlotConfig] = Field(default_factory=dict, description="file name without ending: plot")
+
+    @model_validator(mode="after")
+    def _plots_name_groups(self) -> "SweepConfig":
+        """Check before the axes, which are of these groups."""
+        for name, plot in self.plots.items():
+            if plot.groups == ():
+                raise ValueError(f"plots.{name}.groups: found no group; leave it out to show all")
+            for group in plot.groups or ():
+                if group not in self.groups:
+                    raise ValueError(f"plots.{name}.groups: {describe_choice(group, self.groups)}")
+        return self
 
     @model_validator(mode="after")
     def _axes_are_in_grids(self) -> "SweepConfig":
@@ -128,9 +139,9 @@ def load_sweep(path: Path, groups: Sequence[str] = (), base: Path | None = None)
         sweep = SweepConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(describe(error, SweepConfig, str(path))) from None
-    unknown = [name for name in groups if name not in sweep.groups]
-    if unknown:
-        raise UsageError(f"{path}: has no group {', '.join(unknown)}; allowed: {', '.join(sweep.groups)}")
+    for name in groups:
+        if name not in sweep.groups:
+            raise UsageError(f"{path}: groups (--group): {describe_choice(name, sweep.groups)}")
     chosen = {name: group for name, group in sweep.groups.items() if not groups or name in groups}
     return sweep.model_copy(update={"base": _base_of(sweep, path) if base is None else base, "groups": chosen})
 

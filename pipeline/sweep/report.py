@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import markdown
 from pipeline.console import PlainTable
 from pipeline.protocols import describe_differences, group_by_protocol
 from pipeline.sweep.config import SweepConfig, Variant
@@ -21,13 +22,16 @@ class VariantFigures:
     values: Mapping[str, Sequence[float]]
     failed: int
     repeats: int
-    """Those that failed as well."""
+    """Those that failed or were not run as well."""
+    not_run: int = 0
 
     def cell(self, figure: str) -> str:
         """Return 'mean ± standard deviation' over the repeats, or why there is none; of fewer, of how many."""
         found = self.values.get(figure, ())
+        if not found and self.failed:
+            return f"failed{_of(self.failed, self.repeats)}"
         if not found:
-            return "-" if not self.failed else f"failed{_of(self.failed, self.repeats)}"
+            return f"not run{_of(self.not_run, self.repeats)}" if self.not_run else "-"
         spread = f" ± {statistics.stdev(found):.2g}" if len(found) > 1 else ""
         return f"{statistics.fmean(found):.4g}{spread}{_of(len(found), self.repeats)}"
 
@@ -52,8 +56,9 @@ def by_variant(results: Sequence[SweepResult]) -> list[VariantFigures]:
 def _gather(results: Sequence[SweepResult]) -> VariantFigures:
     names = sorted({name for result in results for name in result.figures})
     values = {name: [r.figures[name] for r in results if name in r.figures] for name in names}
-    failed = sum(r.record.status != "done" for r in results)
-    return VariantFigures(results[0].run.variant, values, failed, len(results))
+    failed = sum(result.status not in {"done", "not run"} for result in results)
+    not_run = sum(not result.was_run for result in results)
+    return VariantFigures(results[0].run.variant, values, failed, len(results), not_run)
 
 
 def sweep_table(sweep: SweepConfig, rows: Sequence[VariantFigures]) -> PlainTable:
@@ -76,8 +81,9 @@ def sweep_document(rows: Sequence[VariantFigures], results: Sequence[SweepResult
     """Return everything as JSON-ready data."""
     return {
         "variants": [{"variant": row.variant.label, "settings": row.variant.shown_settings, "figures": row.values,
-                      "repeats": row.repeats, "failed": row.failed, "of_fewer": row.incomplete} for row in rows],
-        "runs": [{"run": r.record.run, "status": r.record.status, "variant": r.run.variant.label,
+                      "repeats": row.repeats, "failed": row.failed, "not_run": row.not_run,
+                      "of_fewer": row.incomplete} for row in rows],
+        "runs": [{"run": r.record.run, "status": r.status, "variant": r.run.variant.label,
                   "repeat": r.run.repeat} | ({"error": r.error} if r.error else {}) for r in results],
     }  # fmt: skip
 
@@ -101,8 +107,8 @@ def write_tables(sweep: SweepConfig, rows: Sequence[VariantFigures], folder: Pat
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         repeats = ["repeats", *(row.repeats for row in rows)]
         csv.writer(file).writerows([*line, number] for line, number in zip(cells, repeats, strict=True))
-    lines = ["| " + " | ".join(line) + " |" for line in cells]
-    lines.insert(1, "|" + "---|" + "---:|" * len(sweep.table))
+    headings, *shown = [[markdown.escape(cell) for cell in line] for line in cells]
+    lines = markdown.table(headings, shown, numeric_from=1)
     if note := _what_cells_are(sweep):
         lines += ["", f"{note} repeats; of fewer where a cell says so"]
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
+from cluster.errors import ClusterError
 from pipeline.config.loading import load_config
 from pipeline.console import plain
 from pipeline.errors import Interrupted, PipelineError, Superseded, UsageError
@@ -20,6 +21,8 @@ from stages.storage.artifact import Artifact
 from stages.storage.private_folders import user_folder
 
 RunOne = Callable[[Experiment, Console], RunRecord]
+ENDING: Final = (ClusterError, Superseded, LeaseLost)
+"""Errors after which no further run of the sweep can be started; results so far are kept."""
 _MOST_NAMED = 3  # of the runs that are refused for one reason
 
 
@@ -52,11 +55,18 @@ class SweepResult:
     record: RunRecord
     figures: Mapping[str, float]
     error: str = ""
+    was_run: bool = True
+    """Whether the sweep came to it before something ended the sweep."""
+
+    @property
+    def status(self) -> str:
+        """How it ended, in a word."""
+        return self.record.status if self.was_run else "not run"
 
     @property
     def is_whole(self) -> bool:
         """Whether it ended well and all its figures could be read."""
-        return self.record.status == "done" and not self.error
+        return self.status == "done" and not self.error
 
 
 def result_of(run: SweepRun, record: RunRecord, documents: Mapping[str, str]) -> SweepResult:
@@ -146,14 +156,15 @@ class _Refused:
         """Raise UsageError where there is one, which says each reason once."""
         if not self._titles:
             return
-        lines = [f"{_named(titles)}: {reason}" for reason, titles in self._titles.items()]
+        lines = [f"{name_some(titles)}: {reason}" for reason, titles in self._titles.items()]
         count = sum(map(len, self._titles.values()))
         raise UsageError(
             "\n".join([f"sweep: {count} of {self._asked} runs cannot be run, and nothing was started:", *lines])
         )
 
 
-def _named(titles: Sequence[str]) -> str:
+def name_some(titles: Sequence[str]) -> str:
+    """Return the first of the titles, and how many more there are."""
     more = len(titles) - _MOST_NAMED
     return "; ".join(titles[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
@@ -167,7 +178,7 @@ def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: C
 
     Raises:
         UsageError: some runs cannot be run as they are; nothing was started.
-        Superseded: another driver has taken over what a run was making.
+        ClusterError, Superseded, LeaseLost: it ended early; a result was yielded for each run all the same.
     """
     finished = [run.experiment.finished_record() for run in runs]
     todo = [run for run, record in zip(runs, finished, strict=True) if record is None]
@@ -177,13 +188,51 @@ def run_sweep(runs: Sequence[SweepRun], documents: Mapping[str, str], console: C
             if record is not None:
                 yield _said(result_of(run, record, documents), console)
         return
+    yield from with_those_not_run(runs, _run_all(runs, todo[0], documents, console), documents)
+
+
+def _run_all(
+    runs: Sequence[SweepRun], first: SweepRun, documents: Mapping[str, str], console: Console
+) -> Iterator[SweepResult]:
     from cluster.session import existing_address, session
 
-    cluster = todo[0].experiment.config.cluster
+    cluster = first.experiment.config.cluster
     with session(existing_address(cluster.address), cluster.num_cpus, cluster.allow_unauthenticated):
         for number, run in enumerate(runs, 1):
             console.print(plain(f"[{number}/{len(runs)}] {run.title}"))
             yield _said(result_of_run(run, documents, console), console)
+
+
+def with_those_not_run(
+    runs: Sequence[SweepRun], results: Iterator[SweepResult], documents: Mapping[str, str]
+) -> Iterator[SweepResult]:
+    """Yield the results, and where an error ends them one for each run that is left; then raise the error.
+
+    The first of those left that is not done is the one that the error met; the others were not run.
+    """
+    given = 0
+    try:
+        for result in results:
+            given += 1
+            yield result
+    except ENDING as error:
+        yield from results_after(runs[given:], error, documents)
+        raise
+
+
+def results_after(runs: Sequence[SweepRun], error: Exception, documents: Mapping[str, str]) -> Iterator[SweepResult]:
+    """Yield a result for each run that is left when an error ends the sweep; those done before count as ever."""
+    has_failed = False
+    for run in runs:
+        if (record := run.experiment.finished_record()) is not None:
+            yield result_of(run, record, documents)
+        else:
+            yield (
+                replace(refused_result(run, error), was_run=False, error="")
+                if has_failed
+                else refused_result(run, error)
+            )
+            has_failed = True
 
 
 def result_of_run(

@@ -22,7 +22,7 @@ MEMORY = Path("/dev/shm")  # every input is a file, and disks are slow
 def main() -> int:
     """Run, print what was tried and found, and return the exit code."""
     words = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz every parser of outside data.")
-    words.add_argument("--seconds", type=float, default=60.0)
+    words.add_argument("--seconds", type=float, default=60.0, help="of trying, in each process; starting comes on top")
     words.add_argument("--seed", type=int, default=0, help="another seed tries other inputs")
     words.add_argument(
         "--only", action="append", default=[], metavar="TARGET", help="may be repeated; a beginning will do"
@@ -40,7 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="corgi-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as scratch:
         folders = Path(scratch), given.keep
         tallies = run_targets(chosen, seed=given.seed, seconds=given.seconds, jobs=given.jobs, folders=folders)
-    return _report(tallies, given.seed, time.time() - begun)
+    return report(tallies, given.seed, time.time() - begun)
 
 
 def _repeat(file: Path) -> int:
@@ -57,7 +57,8 @@ def _repeat(file: Path) -> int:
     return int(outcome.is_finding)
 
 
-def _report(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
+def report(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
+    """Print what was tried and found, and return the exit code: 1 also where a target tried or accepted nothing."""
     print(
         f"{'target':24} {'inputs':>8} {'per s':>7} {'value':>7} {'refused':>8} {'slowest':>8} {'memory':>8}  findings"
     )
@@ -81,8 +82,11 @@ def _report(tallies: dict[str, Tally], seed: int, seconds: float) -> int:
     idle = [name for name, tally in tallies.items() if tally.inputs > ENOUGH and not tally.kinds.get("value")]
     if idle:
         print(f"no input was accepted by {', '.join(idle)}: its valid inputs are not valid any more")
+    untried = [name for name, tally in tallies.items() if not tally.inputs]
+    if untried:
+        print(f"no input was tried by {', '.join(untried)}: give more --seconds, or see why its start fails")
     print(f"{total} inputs in {seconds:.0f} s with seed {seed}: {sum(files.values())} findings of {len(files)} sorts")
-    return int(bool(files or idle))
+    return int(bool(files or idle or untried))
 
 
 if __name__ == "__main__":

@@ -88,8 +88,9 @@ class Job:
     """What a child has to do."""
 
     seed: int
-    deadline: float
     targets: Sequence[Target]
+    seconds: Sequence[float]
+    """What is left of each target's part of the time; its preparation is not counted."""
     numbers: Sequence[int]
     """The first input of each target."""
     folder: Path
@@ -98,7 +99,7 @@ class Job:
 
 
 def run_child(job: Job) -> None:
-    """Try inputs of each target in turn until the deadline."""
+    """Try inputs of each target in turn until each has had its time."""
     warnings.simplefilter("ignore")
     faulthandler.enable()
     with (job.folder / "stderr").open("ab") as log:
@@ -108,27 +109,29 @@ def run_child(job: Job) -> None:
     install()
     state = State(job.folder / "state")
     tallies = {target.name: Tally() for target in job.targets}
-    numbers = list(job.numbers)
+    numbers, left = list(job.numbers), list(job.seconds)
     prepared: dict[int, tuple[Run, Sequence[bytes]]] = {}
-    while time.time() < job.deadline:
+    while max(left) > 0:
         for position, target in enumerate(job.targets):
-            if time.time() >= job.deadline:
-                break
+            if left[position] <= 0:
+                continue
             if position not in prepared:
                 state.write(0.0, position, numbers[position])
                 prepared[position] = _prepare(target, job.folder / "scratch")
             run, seeds = prepared[position]
-            end = min(job.deadline, time.time() + SLICE_SECONDS * target.weight)
+            begun = time.time()
+            end = begun + min(left[position], SLICE_SECONDS * target.weight)
+            in_bounds = True
             with _BoundedMemory() as used:
-                while time.time() < end:
+                while in_bounds and time.time() < end:
                     in_bounds = _try_one(
                         job, state, position, numbers[position], (run, seeds, tallies[target.name], used)
                     )
                     numbers[position] += 1
-                    if not in_bounds:
-                        _write_tallies(job, tallies, numbers)
-                        os._exit(3)  # to go on with little memory again
-            _write_tallies(job, tallies, numbers)
+            left[position] -= time.time() - begun
+            _write_tallies(job, tallies, numbers, left)
+            if not in_bounds:
+                os._exit(3)  # to go on with little memory again
 
 
 def _prepare(target: Target, scratch: Path) -> tuple[Run, Sequence[bytes]]:
@@ -188,8 +191,9 @@ def keep_finding(folder: Path, target: str, data: bytes, outcome: Outcome, tally
     tally.findings[str(file)] = tally.findings.get(str(file), 0) + 1
 
 
-def _write_tallies(job: Job, tallies: dict[str, Tally], numbers: Sequence[int]) -> None:
-    content = {"tallies": {name: asdict(tally) for name, tally in tallies.items()}, "numbers": list(numbers)}
+def _write_tallies(job: Job, tallies: dict[str, Tally], numbers: Sequence[int], left: Sequence[float]) -> None:
+    counted = {name: asdict(tally) for name, tally in tallies.items()}
+    content = {"tallies": counted, "numbers": numbers, "left": left}
     partial = job.folder / "tallies.tmp"
     partial.write_text(json.dumps(content))
     partial.replace(job.folder / "tallies.json")

@@ -18,7 +18,6 @@ from tests.fuzz.target import Outcome, Target
 MOST_SECONDS = 5.0
 """Of a processor, for one input."""
 _MOST_WAITING = 30.0  # seconds that an input may take without a processor: the machine may be busy
-_STARTING = 120.0  # seconds for imports
 _POLL = 0.2
 
 
@@ -29,16 +28,18 @@ class Worker:
     targets: Sequence[Target]
     folder: Path
     numbers: list[int]
+    left: list[float]
+    """Seconds of each target's part that are not used up."""
     process: Any = None
     started: float = 0.0
     tallies: dict[str, Tally] = field(default_factory=dict)
 
-    def start(self, seed: int, deadline: float, findings: Path) -> None:
+    def start(self, seed: int, findings: Path) -> None:
         """Start the process at the numbers where it is to go on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "tallies.json").unlink(missing_ok=True)
         State(self.folder / "state").write(0.0, 0, 0)
-        job = Job(seed, deadline, self.targets, tuple(self.numbers), self.folder, findings)
+        job = Job(seed, self.targets, tuple(self.left), tuple(self.numbers), self.folder, findings)
         self.process = multiprocessing.get_context("spawn").Process(target=_run, args=(job_names(job),), daemon=False)
         self.process.start()
         self.started = time.time()
@@ -51,8 +52,7 @@ class Worker:
         content = json.loads(file.read_text())
         for name, found in content["tallies"].items():
             add(self.tallies.setdefault(name, Tally()), Tally(**found))
-        if content["numbers"]:
-            self.numbers = content["numbers"]
+        self.numbers, self.left = content["numbers"], content["left"]
         file.unlink()
 
 
@@ -82,30 +82,38 @@ def add(tally: Tally, more: Tally) -> None:
 def run_targets(
     targets: Sequence[Target], *, seed: int, seconds: float, jobs: int, folders: tuple[Path, Path]
 ) -> dict[str, Tally]:
-    """Try inputs of all targets for so long, in so many processes; return what was counted by target."""
+    """Try inputs of all targets for so long, in so many processes; return what was counted by target.
+
+    Each process shares its time out to its targets by their weight; what a target takes to start comes on top of it.
+    """
     scratch, findings = folders
-    deadline = time.time() + seconds
     parts = [targets[first::jobs] for first in range(min(jobs, len(targets)))]
-    workers = [Worker(part, scratch / str(n), [0] * len(part)) for n, part in enumerate(parts)]
+    workers = [Worker(part, scratch / str(n), [0] * len(part), parts_of(seconds, part)) for n, part in enumerate(parts)]
     for worker in workers:
-        worker.start(seed, deadline, findings)
+        worker.start(seed, findings)
     try:
         running = list(workers)
         while running:
             time.sleep(_POLL)
-            running = [worker for worker in running if _go_on(worker, seed, deadline, findings)]
+            running = [worker for worker in running if _go_on(worker, seed, findings)]
     finally:
         for worker in workers:
             worker.process.kill()
             worker.process.join()
-    merged: dict[str, Tally] = {}
+    merged = {target.name: Tally() for target in targets}  # also of those that tried none
     for worker in workers:
         for name, tally in worker.tallies.items():
-            add(merged.setdefault(name, Tally()), tally)
+            add(merged[name], tally)
     return merged
 
 
-def _go_on(worker: Worker, seed: int, deadline: float, findings: Path) -> bool:
+def parts_of(seconds: float, targets: Sequence[Target]) -> list[float]:
+    """Return each target's part of the seconds, by their weight."""
+    whole = sum(target.weight for target in targets)
+    return [seconds * target.weight / whole for target in targets]
+
+
+def _go_on(worker: Worker, seed: int, findings: Path) -> bool:
     """End or restart a process where that is needed; return whether it still works."""
     over = _is_over_time(worker)
     if over:
@@ -124,9 +132,11 @@ def _go_on(worker: Worker, seed: int, deadline: float, findings: Path) -> bool:
     if code == 0 and not over:
         return False
     worker.numbers[position] = max(worker.numbers[position], number + 1)
-    if time.time() >= deadline:
+    if code != 3:  # the slice in which it died was not counted
+        worker.left[position] -= time.time() - (begun or worker.started)
+    if max(worker.left) <= 0:
         return False
-    worker.start(seed, deadline, findings)
+    worker.start(seed, findings)
     return True
 
 

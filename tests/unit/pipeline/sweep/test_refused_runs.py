@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import ClusterError, Unreachable
 from pipeline.console import Terminal
 from pipeline.errors import Interrupted, PipelineError, Superseded, UsageError
 from pipeline.experiment import Experiment
@@ -78,14 +79,14 @@ def test_an_error_of_one_run_is_its_own(tmp_path: Path, error: Callable[[str], E
     assert results[1].record.run == runs[1].experiment.plan.run
 
 
-@pytest.mark.parametrize("error", [Interrupted, Superseded, LeaseLost])
+@pytest.mark.parametrize("error", [Interrupted, Superseded, LeaseLost, Unreachable])
 def test_an_end_of_the_whole_sweep_is_raised(tmp_path: Path, error: Callable[[str], Exception]) -> None:
     run = open_sweep(load_sweep(write_sweep(tmp_path)), [f"store={tmp_path / 'store'}"])[0]
 
     def run_one(*_: Any) -> RunRecord:
         raise error("the end")
 
-    with pytest.raises((PipelineError, LeaseLost), match="the end"):
+    with pytest.raises((PipelineError, LeaseLost, ClusterError), match="the end"):
         result_of_run(run, {}, Terminal(stderr=True), run_one)
 
 

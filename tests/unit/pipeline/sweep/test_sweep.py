@@ -63,7 +63,7 @@ def test_a_grid_gives_every_combination(tmp_path: Path) -> None:
 
 def test_some_groups_can_be_chosen(tmp_path: Path) -> None:
     assert [v.group for v in variants_of(load_sweep(write_sweep(tmp_path), ["baseline"]))] == ["baseline"]
-    with pytest.raises(UsageError, match="has no group shiftd; allowed: shifted, baseline"):
+    with pytest.raises(UsageError, match="found 'shiftd'; did you mean 'shifted'\\? allowed: shifted, baseline"):
         load_sweep(write_sweep(tmp_path), ["shiftd"])
 
 
@@ -108,6 +108,30 @@ def test_the_tables_hold_a_row_for_each_variant(tmp_path: Path) -> None:
     assert lines[2] == "| shifted, num_gaussians 1, kappa 1 | 1.105 ± 0.0071 |"
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(rows)
     assert sweep_table(sweep, rows).row_count == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("a|b", r"a\|b"),
+        ("a\nb|c\r\nd", r"a␤b\|c␍␤d"),
+        ("<b>*x*</b> `y` [z](u)", r"\<b\>\*x\*\</b\> \`y\` \[z\](u)"),
+        ("\\|", r"\\\|"),
+        ("~~a~~ &amp; $x$ _y_", r"\~\~a\~\~ \&amp; \$x\$ \_y\_"),
+    ],
+)
+def test_what_markdown_reads_as_its_own_stays_in_its_cell(tmp_path: Path, value: str, written: str) -> None:
+    groups = {"g": {"grid": {"train_prior.kappa": [value, "num_steps"]}}}
+    path = write_sweep(tmp_path, groups=groups, repeat=None, plots={}, table={f"of {value}": "f", "x": "g"})
+    sweep = load_sweep(path)
+    rows = [VariantFigures(variant, {"f": [1.0], "g": [2.0]}, 0, 1) for variant in variants_of(sweep)]
+    write_tables(sweep, rows, tmp_path)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").splitlines() == [
+        f"| variant | of {written} | x |",
+        "| --- | ---: | ---: |",
+        f"| g, kappa {written} | 1 | 2 |",
+        "| g, kappa num_steps | 1 | 2 |",
+    ]
 
 
 def test_cells_of_fewer_repeats_report_how_many(tmp_path: Path) -> None:
@@ -285,6 +309,16 @@ def test_a_plot_of_what_no_run_has_is_not_generated(tmp_path: Path) -> None:
             },
             "plots.p.log_x is true, and a.x has the value none: .*leave out log_x",
         ),
+        (
+            {"plots": {"p": {"figure": "cosine/*", "groups": ["shifted", "baselin"]}}},
+            r"plots.p.groups: found 'baselin'; did you mean 'baseline'\? allowed: shifted, baseline",
+        ),
+        (
+            {"plots": {"p": {"figure": "cosine", "x": "train_prior.kappa", "groups": ["baseline", "shiftd"]}}},
+            r"plots.p.groups: found 'shiftd'; did you mean 'shifted'\?",
+        ),
+        ({"plots": {"p": {"figure": "cosine/*", "groups": []}}}, "plots.p.groups: found no group; leave it out"),
+        ({"plots": {"p": {"figure": "cosine/*", "groups": [None]}}}, "plots.p.groups"),
         ({"repeat": {"keys": [], "values": [1]}}, "repeat.keys"),
         ({"table": {}}, "table"),
     ],

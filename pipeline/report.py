@@ -1,6 +1,7 @@
 """The tables of runs and plans, and why stages failed."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -181,11 +182,19 @@ def print_skips(console: Console, record: RunRecord) -> None:
 def runs_table(records: Sequence[RunRecord], lives: Sequence[Life]) -> PlainTable:
     """Return the table of all runs, the latest first."""
     table = PlainTable(title="runs")
-    for heading in ("run", "status", "started", "config"):
+    for heading in ("run", "status", "started (UTC)", "config"):
         table.heading(heading)
     for record, life in zip(records, lives, strict=True):
-        table.row(record.run, life.shown, record.started, record.config_path)
+        table.row(record.run, life.shown, _when(record.started), record.config_path)
     return table
+
+
+def _when(started: str) -> str:
+    """Return a record's time in UTC to the second, or as it stands there where it is none."""
+    try:
+        return datetime.fromisoformat(started).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return started
 
 
 def status_document(record: RunRecord, life: Life) -> dict[str, Any]:

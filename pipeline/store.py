@@ -337,7 +337,8 @@ class Store:
             if name is not None and run.startswith(name):
                 self.read_run(run)  # which says why it cannot be read
         known = ", ".join(record.run for record in itertools.islice(self.runs(), 5)) or "none yet"
-        raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}")
+        hint = f"; another store is named by --store {name[6:]}" if name and name.startswith("store=") else ""
+        raise UsageError(f"run {name or ''}: not found in the store {self.uri}; runs there: {known}{hint}")
 
     def log_folder(self, run: str) -> Path:
         """Return a local folder for a run's logs (for a remote store, a folder of this machine)."""

@@ -3,11 +3,13 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from pipeline.heartbeat import Life
 from pipeline.quickstart import accuracy_table, quickstart_document
 from pipeline.record import RunRecord
-from pipeline.report import print_failures, print_skips, stage_table
+from pipeline.report import print_failures, print_skips, runs_table, stage_table
 from tests.factories import make_entry, make_record
 
 
@@ -121,3 +123,17 @@ def test_a_streaming_stage_is_marked_and_a_stopped_one_counts_as_run() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "embed_clip was stopped: which failed" in text
     assert "fit_gaussians was not run: needs it" in text
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        ("2026-11-29T19:29:27.917+00:00", "2026-11-29 19:29:27"),
+        ("2026-11-29T01:29:27+02:00", "2026-11-28 23:29:27"),
+        ("of another version", "of another version"),
+        ("0001-01-01T00:00:00+23:00", "0001-01-01T00:00:00+23:00"),
+    ],
+)
+def test_the_times_of_all_runs_are_in_utc_to_the_second(started: str, shown: str) -> None:
+    table = runs_table([make_record("smoke-1", started=started)], [Life("done")])
+    assert [str(cell) for cell in table.columns[2].cells] == [shown]

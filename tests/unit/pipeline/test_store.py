@@ -59,6 +59,8 @@ def test_the_latest_run_with_the_prefix_is_found(tmp_path: Path) -> None:
     assert store.read_run("smoke-1") == make_record("smoke-1", started="2026-01-01")
     with pytest.raises(UsageError, match=r"run nothing: not found .* runs there: smoke-2, other-1, smoke-1"):
         store.find_run("nothing")
+    with pytest.raises(UsageError, match=r"runs there: .*; another store is named by --store s3://bucket/store$"):
+        store.find_run("store=s3://bucket/store")
 
 
 def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:

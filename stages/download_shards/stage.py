@@ -7,18 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from stages.contract.documents import Totals
-from stages.contract.errors import ArtifactError, Unaccounted, YieldTooLow
+from stages.contract.errors import ArtifactError, Unaccounted
 from stages.contract.events import Log
 from stages.contract.recipes import Recipe
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
 from stages.download_shards.growth import GrowthRecord, divide_from
-from stages.download_shards.remedies import remedy_of
 from stages.download_shards.sources.base import Parts
 from stages.download_shards.sources.registry import make_source
 from stages.download_shards.worker import (
-    DROPPED,
     POOR,
     ShardTask,
     drop_duplicates,
@@ -26,6 +24,7 @@ from stages.download_shards.worker import (
     make_shard_worker,
     yields_enough,
 )
+from stages.download_shards.yields import Probe, check_yield, yield_of
 from stages.formats.shards import ShardRecord, shard_names
 from stages.formats.source_records import SourceRecord, add_up, in_words
 from stages.storage.artifact import UNITS, Artifact, Output, unit_record
@@ -47,7 +46,7 @@ def run(
             records = _download(config, tasks, records, output=output, context=context)
     source_record = SourceRecord.of(output)
     check_accounts(records, source_record)
-    _check_yield(config, records)
+    check_yield(config, records, output)
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
@@ -137,10 +136,6 @@ def _download(
     resizes = any(task.base is None for task in tasks if task.name not in records)
     polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
 
-    def check(found: Mapping[str, ShardRecord]) -> None:
-        if len(found) == config.probe_shards:
-            _check_yield(config, found)
-
     runner = UnitRunner(
         output=output,
         units=UnitList(tasks),
@@ -149,27 +144,9 @@ def _download(
         make_worker=functools.partial(make_shard_worker, polite, output, resizes=resizes),
         resources=allocation.for_shards(same_node=isinstance(config.source, ScenesSource)),
         finish=functools.partial(finish_shard, polite),
-        check=check,
+        check=Probe(config, [task.name for task in tasks if task.base is None], records),
     )
     return runner.run(context)
-
-
-def _check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord]) -> None:
-    """Compare the yield of the shards so far with the configured minimum; dropped duplicates are no loss."""
-    totals = Totals.of(records.values())
-    if _rate(totals) < config.min_yield:
-        ordered = sorted(totals.causes.items(), key=lambda pair: -pair[1])
-        causes = ", ".join(f"{cause} {count}" for cause, count in ordered)
-        raise YieldTooLow(
-            f"download_shards: {totals.images} of {totals.counts['rows']} entries became images ({_rate(totals):.1%}), "
-            f"below download_shards.min_yield = {config.min_yield:.1%}: failures by cause: {causes}: "
-            f"{remedy_of(totals.causes)} (shards that yielded too little are downloaded again), or lower min_yield"
-        )
-
-
-def _rate(totals: Totals) -> float:
-    wanted = totals.counts.get("rows", 0) - sum(totals.causes.get(cause, 0) for cause in DROPPED)
-    return totals.images / wanted if wanted else 0.0
 
 
 def check_accounts(records: Mapping[str, ShardRecord], source: SourceRecord) -> None:
@@ -192,4 +169,4 @@ def _summarise(records: Mapping[str, ShardRecord], source: SourceRecord, further
     counts |= {f"skipped_{cause}": one.count for cause, one in skips.items()}
     notes = {"skipped": in_words(skips), "lost before reading": in_words(source.failures)}
     notes = {name: words for name, words in notes.items() if words}
-    return StageSummary(items=totals.images, counts=counts, metrics={"yield": _rate(totals)}, notes=notes)
+    return StageSummary(items=totals.images, counts=counts, metrics={"yield": yield_of(totals)}, notes=notes)

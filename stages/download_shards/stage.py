@@ -13,8 +13,9 @@ from stages.contract.recipes import Recipe
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
-from stages.download_shards.growth import GrowthRecord, divide_from
-from stages.download_shards.sources.base import Parts
+from stages.download_shards.growth import GrowthRecord, PlannedShard, divide_from
+from stages.download_shards.pieces import TaskPiece
+from stages.download_shards.sources.base import Growth, Parts
 from stages.download_shards.sources.registry import make_source
 from stages.download_shards.worker import (
     POOR,
@@ -66,10 +67,14 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
     """Return the shards to make: as the source is divided, or as an earlier artifact's, with what has changed since."""
     growth, parts = source.growth, source.parts
     if growth is None or not output.exists(Recipe.file):  # without a recipe nothing can be taken from it
-        return [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
+        return [
+            ShardTask(index, name, (TaskPiece(parts[index]),)) for index, name in enumerate(shard_names(len(parts)))
+        ]
     if config.grown_from is None:
         digests = np.split(growth.digests, range(growth.rows_per_shard, len(growth.digests), growth.rows_per_shard))
-        return [ShardTask(n, name, parts[n], digests[n]) for n, name in enumerate(shard_names(len(parts)))]
+        return [
+            ShardTask(n, name, (TaskPiece(parts[n]),), digests[n]) for n, name in enumerate(shard_names(len(parts)))
+        ]
     base = next((one for one in output.siblings() if one.fingerprint == config.grown_from), None)
     if base is None or not base.is_complete:
         raise ArtifactError(
@@ -82,19 +87,18 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
         growth.rows_per_shard,
         drops_repeats=config.drop_duplicate_images,
         earlier_digests=growth.earlier_digests,
+        recorded=GrowthRecord.find(output),
     )
     record.write(output)
     return [
-        ShardTask(
-            index,
-            name,
-            growth.part(shard.entries),
-            growth.digests[list(shard.entries)],
-            None if shard.base is None else (base, shard.base),
-            shard.rows,
-        )
+        ShardTask(index, name, _pieces_of(shard, growth, base), growth.digests[list(shard.entries)])
         for index, (name, shard) in enumerate(zip(shard_names(len(shards)), shards, strict=True))
     ]
+
+
+def _pieces_of(shard: PlannedShard, growth: Growth, base: Artifact) -> tuple[TaskPiece, ...]:
+    kept = tuple(TaskPiece(growth.part(one.entries), (base, one.base), one.rows) for one in shard.kept)
+    return kept or (TaskPiece(growth.part(shard.entries)),)
 
 
 def _reused(output: Output) -> dict[str, int]:
@@ -133,7 +137,7 @@ def _download(
 ) -> dict[str, ShardRecord]:
     """Make the shards that are not in ``records``, and return the records of all."""
     allocation = context.resources
-    resizes = any(task.base is None for task in tasks if task.name not in records)
+    resizes = any(task.is_new for task in tasks if task.name not in records)
     polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
 
     runner = UnitRunner(
@@ -144,7 +148,7 @@ def _download(
         make_worker=functools.partial(make_shard_worker, polite, output, resizes=resizes),
         resources=allocation.for_shards(same_node=isinstance(config.source, ScenesSource)),
         finish=functools.partial(finish_shard, polite),
-        check=Probe(config, [task.name for task in tasks if task.base is None], records),
+        check=Probe(config, [task.name for task in tasks if task.is_new], records),
     )
     return runner.run(context)
 

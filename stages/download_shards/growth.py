@@ -2,11 +2,14 @@
 
 An entry is known by a digest of all that it says and, where the file is at hand, of its image's content. The shards of
 an earlier artifact keep the entries that are still there; those without any lost entry are taken as they are, the
-others are made again from what they hold. New and changed entries make new shards. So the division is a function of
-the entries and of the artifact that it begins with, whose fingerprint is a part of the new one's.
+others are made again from what they hold, and so are many small ones together. New and changed entries make new shards.
+So the division is a function of the entries and of the artifact that it begins with, whose fingerprint is a part of the
+new one's.
 """
 
+import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stages.contract.documents import Document
+from stages.contract.errors import ArtifactError
 from stages.formats.per_shard import array_name, open_array, save_array
 from stages.formats.shards import EntryStatus, ShardRecord, read_table
 from stages.storage.artifact import Artifact, Output
@@ -22,7 +26,7 @@ KIND = "entries"
 """The files that hold the digests of a shard's entries, in the order of its rows."""
 DIGEST_BYTES = 16
 MOST_SMALL_SHARDS = 8
-"""Shards less than half full that are kept; more are put together anew."""
+"""Shards less than half full that are kept; the rows of more are put together."""
 MOST_ENTRIES = 10_000_000
 """Of a larger source no digests are made: some 150 bytes of the driver's memory each."""
 _NO_ENTRY = bytes(DIGEST_BYTES)
@@ -41,7 +45,7 @@ class GrowthRecord(Document):
     reused_shards: int
     """Taken as they are."""
     remade_shards: int
-    """Made again from what the earlier ones hold, without the entries that are gone."""
+    """Made again from what the earlier ones hold: without the entries that are gone, or of several small ones."""
     new_shards: int
     new_entries: int
     lost_entries: int
@@ -52,16 +56,23 @@ class GrowthRecord(Document):
     @classmethod
     def of_shards(cls, base: str, shards: Sequence["PlannedShard"], earlier: Mapping[str, Digests]) -> "GrowthRecord":
         """Count what becomes of the earlier artifact's shards."""
-        kept = sum(len(shard.entries) for shard in shards if shard.base is not None)
+        kept = sum(len(shard.entries) for shard in shards if not shard.is_new)
         return cls(
             grown_from=base,
             reused_shards=sum(shard.is_whole for shard in shards),
-            remade_shards=sum(shard.base is not None and not shard.is_whole for shard in shards),
-            new_shards=sum(shard.base is None for shard in shards),
+            remade_shards=sum(not shard.is_new and not shard.is_whole for shard in shards),
+            new_shards=sum(shard.is_new for shard in shards),
             new_entries=sum(len(shard.entries) for shard in shards) - kept,
             lost_entries=sum(map(len, earlier.values())) - kept,
             entries=sum(len(shard.entries) for shard in shards),
         )
+
+    @classmethod
+    def find(cls, artifact: Artifact) -> "GrowthRecord | None":
+        """Return an artifact's record; None: it has taken nothing, or the record is damaged."""
+        with contextlib.suppress(ArtifactError):
+            return cls.of(artifact) if artifact.exists(cls.file) else None
+        return None
 
     @property
     def kept_entries(self) -> int:
@@ -84,20 +95,48 @@ class GrowthRecord(Document):
 
 
 @dataclass(frozen=True)
+class KeptRows:
+    """Rows of a shard of the earlier artifact whose entries are still there."""
+
+    base: str
+    """The shard's name."""
+    entries: tuple[int, ...]
+    """The numbers of their entries in the source."""
+    rows: tuple[int, ...] | None = None
+    """Which rows of that shard; None: all."""
+
+    def cut(self, count: int) -> "tuple[KeptRows, KeptRows | None]":
+        """Return the first rows, so many, and the others, if any."""
+        if len(self.entries) <= count:
+            return self, None
+        rows = tuple(range(len(self.entries))) if self.rows is None else self.rows
+        first, others = KeptRows(self.base, self.entries[:count], rows[:count]), rows[count:]
+        return first, KeptRows(self.base, self.entries[count:], others)
+
+
+@dataclass(frozen=True)
 class PlannedShard:
     """A shard to be made."""
 
     entries: tuple[int, ...]
     """The numbers of its entries in the source, in the order of its rows."""
-    base: str | None = None
-    """The shard of the earlier artifact that holds all of them; None: there is none."""
-    rows: tuple[int, ...] | None = None
-    """Which rows of that shard; None: all."""
+    kept: tuple[KeptRows, ...] = ()
+    """Which rows of the earlier artifact hold these, in their order; none: it is new."""
+
+    @classmethod
+    def of(cls, *kept: KeptRows) -> "PlannedShard":
+        """Return the shard of these rows."""
+        return cls(tuple(entry for one in kept for entry in one.entries), kept)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its entries are new or changed."""
+        return not self.kept
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the earlier shard, as it is."""
-        return self.base is not None and self.rows is None
+        """Whether it is an earlier shard, as it is."""
+        return len(self.kept) == 1 and self.kept[0].rows is None
 
 
 def as_digests(each: Iterable[bytes]) -> Digests:
@@ -157,15 +196,21 @@ def divide_from(
     *,
     drops_repeats: bool,
     earlier_digests: Callable[[], Sequence[Digests]] = tuple,
+    recorded: GrowthRecord | None = None,
 ) -> tuple[list[PlannedShard], GrowthRecord]:
     """Return the shards of a source that begins with an earlier artifact, and what is taken from there.
 
     ``drops_repeats`` says that of several images with the same bytes one was kept, ``earlier_digests`` what digests
-    earlier versions made of the same entries.
+    earlier versions made of the same entries, ``recorded`` what the artifact that is made has taken when it was begun.
     """
     earlier = as_of_now(read_digests(base, sorted(ShardRecord.done(base))), digests, earlier_digests)
-    shards = divide(digests, earlier, rows_per_shard, read_repeats(base, earlier) if drops_repeats else ())
-    return shards, GrowthRecord.of_shards(base.fingerprint, shards, earlier)
+    repeats = read_repeats(base, earlier) if drops_repeats else ()
+    shards = divide(digests, earlier, rows_per_shard, repeats)
+    record = GrowthRecord.of_shards(base.fingerprint, shards, earlier)
+    if recorded is not None and recorded.remade_shards < record.remade_shards:  # begun by an earlier version
+        shards = divide(digests, earlier, rows_per_shard, repeats, joins_small=False)
+        record = GrowthRecord.of_shards(base.fingerprint, shards, earlier)
+    return shards, record
 
 
 def as_of_now(
@@ -190,19 +235,26 @@ def as_of_now(
 
 
 def divide(
-    digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int, repeats: Sequence[Repeat] = ()
+    digests: Digests,
+    earlier: Mapping[str, Digests],
+    rows_per_shard: int,
+    repeats: Sequence[Repeat] = (),
+    *,
+    joins_small: bool = True,
 ) -> list[PlannedShard]:
     """Return the shards of a source whose entries have these digests: those that were there first, then new ones.
 
-    A copy of an image is taken over without the image, as it was dropped, where its original is taken over too. Where
-    that is gone, or comes in a new shard, the copy is made anew: then the first of all in the new order is kept, as it
-    would be if the same shards were made from nothing.
+    A copy of an image is taken over without the image, as it was dropped, where its original is taken over too and
+    still comes before it. Where that is gone, or comes later now, the copy is made anew: then the first of all in the
+    new order is kept, as it would be if the same shards were made from nothing. Without ``joins_small``, too many small
+    shards are made anew from the source, as earlier versions did.
     """
     known = dict(earlier)
     while True:
-        shards = _divide(digests, known, rows_per_shard)
-        kept = {digests[number].item() for shard in shards if shard.base is not None for number in shard.entries}
-        stale = {repeat for repeat, original in repeats if repeat in kept and original not in kept}
+        shards = _divide(digests, known, rows_per_shard, joins_small)
+        kept = [digests[number].item() for shard in shards if not shard.is_new for number in shard.entries]
+        at = {digest: number for number, digest in enumerate(kept)} if repeats else {}
+        stale = {one for one, original in repeats if one in at and at.get(original, math.inf) > at[one]}
         if not stale:
             return shards
         known = {name: _without(base, stale) for name, base in known.items()}
@@ -213,18 +265,39 @@ def _without(base: Digests, stale: Collection[bytes]) -> Digests:
     return np.array([_NO_ENTRY if one in stale else one for one in base.tolist()], dtype=base.dtype)
 
 
-def _divide(digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int) -> list[PlannedShard]:
+def _divide(
+    digests: Digests, earlier: Mapping[str, Digests], rows_per_shard: int, joins_small: bool
+) -> list[PlannedShard]:
     left = {digest: number for number, digest in enumerate(digests.tolist())}
-    shards: list[PlannedShard] = []
+    kept: list[KeptRows] = []
     for name, base in earlier.items():
         rows = [row for row, digest in enumerate(base.tolist()) if digest in left]
         entries = tuple(left.pop(base[row].item()) for row in rows)
         if entries:
-            shards.append(PlannedShard(entries, name, None if len(rows) == len(base) else tuple(rows)))
-    small = [shard for shard in shards if 2 * len(shard.entries) < rows_per_shard]
+            kept.append(KeptRows(name, entries, None if len(rows) == len(base) else tuple(rows)))
+    small = [one for one in kept if 2 * len(one.entries) < rows_per_shard]
+    joined: list[PlannedShard] = []
     if len(small) > MOST_SMALL_SHARDS:
-        shards = [shard for shard in shards if 2 * len(shard.entries) >= rows_per_shard]
-        left |= {digests[number].item(): number for shard in small for number in shard.entries}
+        kept = [one for one in kept if 2 * len(one.entries) >= rows_per_shard]
+        if joins_small:
+            joined = _join(small, rows_per_shard)
+        else:
+            left |= {digests[number].item(): number for one in small for number in one.entries}
     rest = sorted(left.values())
     new = [tuple(rest[first : first + rows_per_shard]) for first in range(0, len(rest), rows_per_shard)]
-    return [*shards, *(PlannedShard(entries) for entries in new)]
+    return [*map(PlannedShard.of, kept), *joined, *map(PlannedShard, new)]
+
+
+def _join(small: Sequence[KeptRows], rows_per_shard: int) -> list[PlannedShard]:
+    """Return shards of the rows of several, in their order: full ones, and one of the rest."""
+    shards, current, room = list[PlannedShard](), list[KeptRows](), rows_per_shard
+    for one in small:
+        others: KeptRows | None = one
+        while others is not None:
+            first, others = others.cut(room)
+            current.append(first)
+            room -= len(first.entries)
+            if room == 0:
+                shards.append(PlannedShard.of(*current))
+                current, room = [], rows_per_shard
+    return [*shards, *([PlannedShard.of(*current)] if current else [])]

@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from stages.contract.documents import Totals
-from stages.contract.errors import ArtifactError, Unaccounted, YieldTooLow
+from stages.contract.errors import ArtifactError, Unaccounted
 from stages.contract.events import Log
 from stages.contract.recipes import Recipe
 from stages.contract.stage import StageContext, StageSummary
 from stages.download_shards.config import DownloadShardsConfig, ScenesSource
 from stages.download_shards.duplicates import count_repeated_urls, find_repeated_images
-from stages.download_shards.growth import GrowthRecord, divide_from
-from stages.download_shards.remedies import remedy_of
-from stages.download_shards.sources.base import Parts
+from stages.download_shards.growth import GrowthRecord, PlannedShard, divide_from
+from stages.download_shards.pieces import TaskPiece
+from stages.download_shards.sources.base import Growth, Parts
 from stages.download_shards.sources.registry import make_source
 from stages.download_shards.worker import (
-    DROPPED,
     POOR,
     ShardTask,
     drop_duplicates,
@@ -26,6 +25,7 @@ from stages.download_shards.worker import (
     make_shard_worker,
     yields_enough,
 )
+from stages.download_shards.yields import Probe, check_yield, yield_of
 from stages.formats.shards import ShardRecord, shard_names
 from stages.formats.source_records import SourceRecord, add_up, in_words
 from stages.storage.artifact import UNITS, Artifact, Output, unit_record
@@ -47,7 +47,7 @@ def run(
             records = _download(config, tasks, records, output=output, context=context)
     source_record = SourceRecord.of(output)
     check_accounts(records, source_record)
-    _check_yield(config, records)
+    check_yield(config, records, output)
     _accept_poor(records, output)
     repeated = find_repeated_images(output, list(records))
     if config.drop_duplicate_images:
@@ -67,10 +67,14 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
     """Return the shards to make: as the source is divided, or as an earlier artifact's, with what has changed since."""
     growth, parts = source.growth, source.parts
     if growth is None or not output.exists(Recipe.file):  # without a recipe nothing can be taken from it
-        return [ShardTask(index, name, parts[index]) for index, name in enumerate(shard_names(len(parts)))]
+        return [
+            ShardTask(index, name, (TaskPiece(parts[index]),)) for index, name in enumerate(shard_names(len(parts)))
+        ]
     if config.grown_from is None:
         digests = np.split(growth.digests, range(growth.rows_per_shard, len(growth.digests), growth.rows_per_shard))
-        return [ShardTask(n, name, parts[n], digests[n]) for n, name in enumerate(shard_names(len(parts)))]
+        return [
+            ShardTask(n, name, (TaskPiece(parts[n]),), digests[n]) for n, name in enumerate(shard_names(len(parts)))
+        ]
     base = next((one for one in output.siblings() if one.fingerprint == config.grown_from), None)
     if base is None or not base.is_complete:
         raise ArtifactError(
@@ -83,19 +87,18 @@ def make_tasks(config: DownloadShardsConfig, source: Parts, output: Output) -> l
         growth.rows_per_shard,
         drops_repeats=config.drop_duplicate_images,
         earlier_digests=growth.earlier_digests,
+        recorded=GrowthRecord.find(output),
     )
     record.write(output)
     return [
-        ShardTask(
-            index,
-            name,
-            growth.part(shard.entries),
-            growth.digests[list(shard.entries)],
-            None if shard.base is None else (base, shard.base),
-            shard.rows,
-        )
+        ShardTask(index, name, _pieces_of(shard, growth, base), growth.digests[list(shard.entries)])
         for index, (name, shard) in enumerate(zip(shard_names(len(shards)), shards, strict=True))
     ]
+
+
+def _pieces_of(shard: PlannedShard, growth: Growth, base: Artifact) -> tuple[TaskPiece, ...]:
+    kept = tuple(TaskPiece(growth.part(one.entries), (base, one.base), one.rows) for one in shard.kept)
+    return kept or (TaskPiece(growth.part(shard.entries)),)
 
 
 def _reused(output: Output) -> dict[str, int]:
@@ -134,12 +137,8 @@ def _download(
 ) -> dict[str, ShardRecord]:
     """Make the shards that are not in ``records``, and return the records of all."""
     allocation = context.resources
-    resizes = any(task.base is None for task in tasks if task.name not in records)
+    resizes = any(task.is_new for task in tasks if task.name not in records)
     polite = config.model_copy(update={"per_host": max(1, config.per_host // allocation.num_workers)})
-
-    def check(found: Mapping[str, ShardRecord]) -> None:
-        if len(found) == config.probe_shards:
-            _check_yield(config, found)
 
     runner = UnitRunner(
         output=output,
@@ -149,27 +148,9 @@ def _download(
         make_worker=functools.partial(make_shard_worker, polite, output, resizes=resizes),
         resources=allocation.for_shards(same_node=isinstance(config.source, ScenesSource)),
         finish=functools.partial(finish_shard, polite),
-        check=check,
+        check=Probe(config, [task.name for task in tasks if task.is_new], records),
     )
     return runner.run(context)
-
-
-def _check_yield(config: DownloadShardsConfig, records: Mapping[str, ShardRecord]) -> None:
-    """Compare the yield of the shards so far with the configured minimum; dropped duplicates are no loss."""
-    totals = Totals.of(records.values())
-    if _rate(totals) < config.min_yield:
-        ordered = sorted(totals.causes.items(), key=lambda pair: -pair[1])
-        causes = ", ".join(f"{cause} {count}" for cause, count in ordered)
-        raise YieldTooLow(
-            f"download_shards: {totals.images} of {totals.counts['rows']} entries became images ({_rate(totals):.1%}), "
-            f"below download_shards.min_yield = {config.min_yield:.1%}: failures by cause: {causes}: "
-            f"{remedy_of(totals.causes)} (shards that yielded too little are downloaded again), or lower min_yield"
-        )
-
-
-def _rate(totals: Totals) -> float:
-    wanted = totals.counts.get("rows", 0) - sum(totals.causes.get(cause, 0) for cause in DROPPED)
-    return totals.images / wanted if wanted else 0.0
 
 
 def check_accounts(records: Mapping[str, ShardRecord], source: SourceRecord) -> None:
@@ -192,4 +173,4 @@ def _summarise(records: Mapping[str, ShardRecord], source: SourceRecord, further
     counts |= {f"skipped_{cause}": one.count for cause, one in skips.items()}
     notes = {"skipped": in_words(skips), "lost before reading": in_words(source.failures)}
     notes = {name: words for name, words in notes.items() if words}
-    return StageSummary(items=totals.images, counts=counts, metrics={"yield": _rate(totals)}, notes=notes)
+    return StageSummary(items=totals.images, counts=counts, metrics={"yield": yield_of(totals)}, notes=notes)

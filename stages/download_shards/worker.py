@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from cluster.item_progress import note_samples
 from stages.contract.errors import ArtifactError, FailureCause, ItemFault, Unaccounted
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.growth import KIND, Digests, write_digests
+from stages.download_shards.pieces import MEASURED, Piece, TaskPiece, join_pieces, take_rows, warn_of_damage
 from stages.download_shards.resizing import Resized, ResizeEach, make_resizer
 from stages.download_shards.sources.base import Entry, Skipped
 from stages.download_shards.sources.registry import make_source
@@ -22,33 +22,16 @@ from stages.formats.shards import (
     EntryStatus,
     ShardEntry,
     ShardRecord,
-    failure_label,
     read_entries,
-    shard_content,
     write_shard,
 )
 from stages.formats.source_records import Counted, Counter
-from stages.storage.artifact import UNITS, Artifact, Output, unit_record
+from stages.storage.artifact import UNITS, Output, unit_record
 from stages.storage.takeover import take_unit
 from stages.streaming.reuse import Reused
 
-_log = logging.getLogger(__name__)
-
 POOR = "poor"
 DROPPED = (FailureCause.DUPLICATE_URL, FailureCause.DUPLICATE_CONTENT)  # left out on request
-
-_MEASURED = pa.schema(
-    [
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("sha256", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -58,14 +41,20 @@ class ShardTask:
     index: int
     name: str
     """The shard's name: its index with leading zeros."""
-    part: Any
-    """One of the parts of :meth:`stages.download_shards.sources.base.Source.parts`."""
+    pieces: tuple[TaskPiece, ...]
+    """Of its entries, in the order of its rows."""
     digests: Digests | None = None
     """Of its entries, where the source knows them."""
-    base: tuple[Artifact, str] | None = None
-    """The earlier artifact's shard that holds all of its entries; None: there is none."""
-    rows: tuple[int, ...] | None = None
-    """Which rows of that shard; None: all."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is read from the source."""
+        return all(piece.base is None for piece in self.pieces)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a shard of an earlier artifact, as it is."""
+        return len(self.pieces) == 1 and not self.is_new and self.pieces[0].rows is None
 
 
 Finished = tuple[Entry, EntryStatus, Resized | ItemFault]
@@ -81,55 +70,43 @@ def make_shard_worker(
         recorded = f"{UNITS}/{task.name}.json"
         if output.exists(recorded):  # by a process that died before it could report it
             return ShardRecord.parse(output.read_json(recorded), output, recorded)
-        if (taken := _take(task, config, output)) is not None:
+        if task.is_whole and (taken := _take_whole(task, output)) is not None:
             return Reused(taken)
-        part, skips = source.read(task.part), Counter()
+        made = [
+            (None if task.is_whole else take_rows(piece, task.name)) or read(task.name, piece) for piece in task.pieces
+        ]
+        whole = join_pieces(made)
+        write_shard(output, task.name, whole.entries, schema=whole.schema, image_suffix=config.encode_format)
+        if task.digests is not None:
+            write_digests(output, task.name, task.digests)
+        record = _make_record(whole.entries, whole.failures, whole.skips)
+        record = record.model_copy(update={"part_of": whole.part_of})
+        return Reused(record) if whole.is_taken else record
+
+    def read(name: str, piece: TaskPiece) -> Piece:
+        part, skips = source.read(piece.part), Counter()
         finished = sorted(_resize_each(without_skipped(part.each, skips), resize_each), key=lambda one: one[0].index)
-        check_count(task.name, part.count(), len(finished), skips)
+        check_count(name, part.count(), len(finished), skips)
         keys = sample_keys(entry.name or entry.row["url"] or "" for entry, _, _ in finished)
         made = [
             _shard_entry(key, entry.row, status, found)
             for key, (entry, status, found) in zip(keys, finished, strict=True)
         ]
-        whole_schema = pa.schema([*part.schema, *_MEASURED])
-        write_shard(output, task.name, made, schema=whole_schema, image_suffix=config.encode_format)
-        if task.digests is not None:
-            write_digests(output, task.name, task.digests)
-        faults = [found.label for _, _, found in finished if isinstance(found, ItemFault)]
-        return _make_record(made, collections.Counter(faults), skips.counted)
+        faults = collections.Counter(found.label for _, _, found in finished if isinstance(found, ItemFault))
+        return Piece(made, pa.schema([*part.schema, *MEASURED]), faults, skips.counted)
 
     return make
 
 
-def _take(task: ShardTask, config: DownloadShardsConfig, output: Output) -> ShardRecord | None:
-    """Take a shard over from an earlier artifact, as it is or without the entries that are gone.
-
-    None: it is to be made; where that artifact is damaged, with a warning.
-    """
-    if task.base is None:
-        return None
-    artifact, unit = task.base
+def _take_whole(task: ShardTask, output: Output) -> ShardRecord | None:
+    """Take a shard of an earlier artifact over as it is; None: it is damaged, with a warning."""
+    assert task.pieces[0].base is not None
+    artifact, unit = task.pieces[0].base
     try:
-        if task.rows is None:
-            return ShardRecord.parse(take_unit(artifact, unit, output, task.name), artifact, unit_record(unit))
-        return _take_rows(task, task.rows, config, output)
+        return ShardRecord.parse(take_unit(artifact, unit, output, task.name), artifact, unit_record(unit))
     except ArtifactError as error:
-        _log.warning("%s: shard %s is made again", str(error).partition(": expected")[0], task.name)
+        warn_of_damage(error, task.name)
         return None
-
-
-def _take_rows(task: ShardTask, rows: tuple[int, ...], config: DownloadShardsConfig, output: Output) -> ShardRecord:
-    """Write a shard of some rows of an earlier one: nothing is read from the source, and no image is decoded."""
-    assert task.base is not None
-    artifact, unit = task.base
-    entries, schema = read_entries(artifact, unit)
-    kept = [entries[row] for row in rows]
-    write_shard(output, task.name, kept, schema=schema, image_suffix=config.encode_format)
-    if task.digests is not None:
-        write_digests(output, task.name, task.digests)
-    lost = collections.Counter(failure_label(one.row) for one in kept if one.image is None)
-    record = _make_record(kept, lost, {})
-    return record.model_copy(update={"part_of": shard_content(artifact, unit) or ""})
 
 
 def finish_shard(config: DownloadShardsConfig, record: ShardRecord, output: Output, name: str) -> None:
@@ -210,7 +187,7 @@ def _resize_each(entries: Iterator[Entry], resize_each: ResizeEach) -> Iterator[
 def _shard_entry(key: str, row: dict[str, Any], status: EntryStatus, found: Resized | ItemFault) -> ShardEntry:
     """Return the entry with the columns that are known only now."""
     image, error = (None, str(found)) if isinstance(found, ItemFault) else (found.content, None)
-    sizes = {name: getattr(found, name, None) for name in _MEASURED.names[3:]}
+    sizes = {name: getattr(found, name, None) for name in MEASURED.names[3:]}
     return ShardEntry(key, image, {**row, "key": key, "status": status, "error_message": error, **sizes})
 
 

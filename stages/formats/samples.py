@@ -21,14 +21,18 @@ _MANTISSA_BITS = 53
 
 def sample_keys(names: Iterable[str]) -> list[str]:
     """Return the keys of a shard's samples, of which no two are equal; Unicode forms (NFC, NFD) do not matter."""
+    forms = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass") for name in names)
+    return renumbered(hashlib.sha256(form).hexdigest()[:KEY_DIGITS] for form in forms)
+
+
+def renumbered(keys: Iterable[str]) -> list[str]:
+    """Return the keys of samples of several shards as they are in one shard, where no two are equal."""
     found: collections.Counter[str] = collections.Counter()
-    keys = []
-    for name in names:
-        key = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")).hexdigest()
-        key = key[:KEY_DIGITS]
-        keys.append(f"{key}+{found[key]}" if found[key] else key)
+    made = []
+    for key in map(unnumbered, keys):
+        made.append(f"{key}+{found[key]}" if found[key] else key)
         found[key] += 1
-    return keys
+    return made
 
 
 def unnumbered(key: str) -> str:

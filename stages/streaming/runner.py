@@ -186,8 +186,8 @@ class UnitRunner(Generic[Record]):
     resources: WorkerResources
     finish: Finish = UnitRecord.finish
     """How a worker records a unit."""
-    check: Callable[[Mapping[str, Record]], None] = lambda records: None
-    """Called with all records after each unit; an error that it raises ends the stage."""
+    check: Callable[[str, Record], None] = lambda name, record: None
+    """Called with each unit's name and record once it is done; an error that it raises ends the stage."""
     unit: str = "shards"
     """What the units are, in the progress."""
     passes_before: int = 0
@@ -218,7 +218,7 @@ class UnitRunner(Generic[Record]):
             images += record.counts["images"]
             reused += is_reused
             reused_images += record.counts["images"] * is_reused
-            self.check(done)
+            self.check(name, record)
         self.units.write_plan(self.output)
         return done
 

@@ -99,8 +99,8 @@ def test_totals_are_the_sums_by_count_and_by_cause(tmp_path: Path) -> None:
 
 
 def test_a_check_ends_the_stage_after_a_unit(tmp_path: Path) -> None:
-    def check(records: Mapping[str, Record]) -> None:
-        if len(records) == 2:
+    def check(name: str, record: Record) -> None:
+        if (name, record.rows) == ("2", 2):
             raise RuntimeError("two are enough")
 
     with pytest.raises(RuntimeError, match="two are enough"):

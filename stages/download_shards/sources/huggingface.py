@@ -21,6 +21,7 @@ from stages.download_shards.sources.column_kinds import holds_bytes, is_image, i
 from stages.download_shards.sources.dataset_digests import RowIdentity, path_and_content, read_inside
 from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
 from stages.download_shards.sources.dataset_layout import dataset_files
+from stages.download_shards.sources.missing_files import Missing
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
 from stages.formats.source_records import SourceRecord
@@ -64,7 +65,7 @@ class HuggingfaceDataset:
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
         """Yield the range of rows of each shard."""
-        files = self._files()
+        files, missing = self._files()
         total = sum(file.rows for file in files)
         if total == 0:
             raise InputFault(
@@ -80,7 +81,7 @@ class HuggingfaceDataset:
             digests = as_digests(self._digests(files, fields))
             growth = Growth(digests, functools.partial(_part_of, files, fields), step)
         self._checker.close()
-        yield Parts(parts, SourceRecord(found=total), growth=growth)
+        yield Parts(parts, SourceRecord(found=total, missing_files=missing.count), growth=growth)
 
     def _digests(self, files: Sequence[_File], fields: pa.Schema) -> Iterator[bytes]:
         """Yield the digest of each row; of rows that cannot be read, one of the whole file."""
@@ -123,11 +124,11 @@ class HuggingfaceDataset:
         except ItemFault as fault:
             return fault
 
-    def _files(self) -> list[_File]:
-        """Describe the files, of which no two have a column of different types."""
+    def _files(self) -> tuple[list[_File], Missing]:
+        """Describe the files, of which no two have a column of different types, and those that are missing."""
         source = self._source
-        files = []
-        for path in dataset_files(source):
+        found, files = dataset_files(source), []
+        for path in found.paths:
             try:
                 file = _File(path, *self._checker.describe(path))
             except ItemFault as fault:
@@ -135,7 +136,7 @@ class HuggingfaceDataset:
             require_columns(source, ("image_column", "caption_column"), path.name, file.schema.names)
             _require_kinds(source, file)
             files.append(file)
-        return files
+        return files, found.missing
 
     def _entries(
         self, part: Part, faults: Sequence[ItemFault | None], rows: Sequence[dict[str, Any]]

@@ -129,6 +129,52 @@ def test_a_saved_dataset_without_a_listed_file_is_refused_or_counted(tmp_path: P
     assert config_of(tmp_path / "in").identity() == config_of(tmp_path / "in", allow_missing_files=True).identity()
 
 
+NAN = float("nan")
+BLANK: dict[str, list[pa.Array]] = {
+    "nan": [pa.array([NAN, NAN], pa.float64()), pa.array([NAN], pa.float32())],
+    "null and nan": [pa.nulls(2), pa.array([None], pa.float64())],
+    "blank texts": [pa.array([" ", None]), pa.array([""])],
+}
+
+
+@pytest.mark.parametrize("kind", BLANK)
+def test_a_dataset_without_usable_captions_is_uncaptioned(tmp_path: Path, kind: str) -> None:
+    first, second = BLANK[kind]
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=first)
+    write_parquet(tmp_path / "in/b.parquet", [30], text=second)
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert (summary.items, summary.counts["captioned"]) == (3, 0)
+    assert found(tmp_path / "out") == [(10, ()), (20, ()), (30, ())]
+
+
+@pytest.mark.parametrize("values", [[NAN, 0.5], [1.0, 2.0]])
+def test_captions_that_are_numbers_are_refused(tmp_path: Path, values: list[float]) -> None:
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=[NAN, NAN])
+    write_parquet(tmp_path / "in/b.parquet", [30, 40], text=values)
+    with pytest.raises(InputFault, match=r"caption_column: b\.parquet: column 'text' is double: allowed are texts"):
+        check(config_of(tmp_path / "in"))
+
+
+def test_a_file_without_captions_beside_one_with_some_is_uncaptioned(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=[NAN, None])
+    write_parquet(tmp_path / "in/b.parquet", [30])
+    write_parquet(tmp_path / "in/c.parquet", [40], text=pa.nulls(1))
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert summary.counts["captioned"] == 1
+    assert found(tmp_path / "out") == [(10, ()), (20, ()), (30, ("caption 30",)), (40, ())]
+
+
+def test_images_that_rows_name_in_hidden_folders_are_counted_and_not_read(tmp_path: Path) -> None:
+    names = ["a/../b.png", ".hidden/c.png", "a/.d.png", "a/e.png"]
+    for name in ("a/e.png", "b.png", ".hidden/c.png", "a/.d.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(png(70))
+    pq.write_table(pa.table({"image": names, "text": list("abcd")}), tmp_path / "in/rows.parquet")
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert failures(summary) == {"failed_hidden_file": 2}
+    assert [captions for _, captions in found(tmp_path / "out")] == [("a",), ("d",)]
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_splits_are_found_in_names_of_every_form(tmp_path: Path, kind: str) -> None:
     for name, red in zip(NAMES[kind], (10, 99), strict=True):

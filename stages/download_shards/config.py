@@ -172,13 +172,13 @@ class HuggingfaceSource(SourceConfig):
     caption_column: str | None = Field(
         None, description="column of the captions, each a text or a list of texts; none: no captions"
     )
+    allow_missing_files: bool = Field(False, description="where numbered or listed files are missing, read the others")
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; README.md may say which files are which config."""
         readme = self.path / "README.md"
-        kept = {
-            name: getattr(self, name) for name in ("kind", "config_name", "split", "image_column", "caption_column")
-        }
+        names = ("kind", "config_name", "split", "image_column", "caption_column")
+        kept = {name: getattr(self, name) for name in names}
         kept |= {"readme": content_digest(readme)} if readme.is_file() else {}
         kept |= {"rows": "named by content"}  # no longer by their numbers
         return kept | {"path": tree_digest(self.path, _may_be_of_dataset)}

@@ -17,6 +17,7 @@ _REMEDIES: Final[dict[FailureCause, str]] = {
     FailureCause.IMAGE_TOO_SMALL: "lower download_shards.min_image_size",
     FailureCause.DISALLOWED: "their owners allow no such use: take other images",
     FailureCause.MISSING_FILE: "look at the paths, which count from the list's or folder's place",
+    FailureCause.HIDDEN_FILE: "rename files and folders that begin with a dot: what is hidden is not read",
     FailureCause.OUTSIDE_FOLDER: "bring the files into the folder: what lies outside is not read",
     FailureCause.UNSUPPORTED_FORMAT: "convert the files to JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF",
 }

@@ -56,13 +56,13 @@ def growth_of(rows: pa.Table, rows_per_shard: int, contents: Sequence[bytes] | N
 
 def own_values(row: Row) -> dict[str, Any]:
     """Return what a row says, in a form that does not depend on other rows of its table."""
-    said = {name: value if name in _TEXTS else _plain(value) for name, value in row.items()}
+    said = {name: value if name in _TEXTS else plain_value(value) for name, value in row.items()}
     if len(said.get("captions") or ()) < 2:  # the only one is in the column of one caption
         said.pop("captions", None)
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value of JSON in one form, also where its column is of texts because of another row."""
     if isinstance(value, str) and _MAY_BE_JSON.match(value):
         try:
@@ -74,8 +74,8 @@ def _plain(value: Any) -> Any:
             return str(value)
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):  # a struct has the fields of all rows
-        return {name: made for name, one in value.items() if (made := _plain(one)) is not None}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
+        return {name: made for name, one in value.items() if (made := plain_value(one)) is not None}
+    return [plain_value(one) for one in value] if isinstance(value, list) else value
 
 
 def _earlier_form(has_faults: bool, has_lists: bool) -> Callable[[Row], dict[str, Any]]:

@@ -172,5 +172,11 @@ def _summarise(records: Mapping[str, ShardRecord], source: SourceRecord, further
     counts = totals.named | {name: count for name, count in further.items() if count}
     counts |= {f"skipped_{cause}": one.count for cause, one in skips.items()}
     notes = {"skipped": in_words(skips), "lost before reading": in_words(source.failures)}
+    if source.missing_files:
+        counts["missing_files"] = source.missing_files
+        notes["missing files"] = (
+            f"{source.missing_files} of the dataset's files were not there, as allow_missing_files permits: the images "
+            "are those of the others"
+        )
     notes = {name: words for name, words in notes.items() if words}
     return StageSummary(items=totals.images, counts=counts, metrics={"yield": yield_of(totals)}, notes=notes)

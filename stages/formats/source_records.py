@@ -93,3 +93,5 @@ class SourceRecord(Document):
     skips: Mapping[str, Counted] = {}
     failures: Mapping[str, Counted] = {}
     """Entries that were known to be lost before any was read; they are among the shards' failures."""
+    missing_files: int = 0
+    """Files of a dataset that were not there, and of whose entries nothing is known."""

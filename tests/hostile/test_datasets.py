@@ -17,13 +17,18 @@ from pydantic import ValidationError
 from stages.contract.errors import InputFault
 from stages.contract.stage import StageSummary
 from stages.download_shards.check import check
-from stages.download_shards.config import DownloadShardsConfig
+from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
+from stages.download_shards.sources.dataset_layout import dataset_files
 from stages.download_shards.stage import run
 from stages.formats.shards import read_shard
 from stages.storage.artifact import Output
 from tests.factories import make_context
 from tests.hostile.datasets import corrupt_offsets, save_split, table_of, write_arrow, write_parquet
 from tests.hostile.tars import png
+
+
+def source_of(folder: Path, **source: Any) -> HuggingfaceSource:
+    return HuggingfaceSource.model_validate({"kind": "huggingface", "path": folder} | source)
 
 
 def config_of(folder: Path, **source: Any) -> DownloadShardsConfig:
@@ -72,6 +77,102 @@ NAMES = {
     "cache": ["wikitext-train.arrow", "wikitext-validation.arrow"],
     "own names": ["random_split-00000-of-00001.parquet", "other_split-00000-of-00001.parquet"],
 }
+
+
+PARTLY = {
+    "numbered": (["train-00000-of-00004", "train-00003-of-00004"], None, 2, "train-00001-of-00004.*, train-00002"),
+    "hashes": (["data/train-00001-of-00002-0a1b"], None, 1, r"data/train-00000-of-00002\.parquet"),
+    "other split": (["train-00000-of-00001", "test-00001-of-00002"], None, 0, ""),
+    "whole": (["train-00000-of-00002-0a1b", "train-00001-of-00002-2c3d"], None, 0, ""),
+    "two versions": (["train-00000-of-00001", "train-00000-of-00009"], None, 8, "train-00001-of-00009.* and 3 more"),
+    "declared": (["train-00000-of-00003", "train-00002-of-00003"], "train-*", 1, "train-00001-of-00003"),
+    "left out": (["train-00000-of-00003"], "train-00000*", 0, ""),
+    "listed": (["a", "b"], "[a.parquet, ./b.parquet, c.parquet, d.csv]", 1, r"c\.parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTLY)
+def test_a_partly_copied_dataset_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    names, declared, count, missing = PARTLY[kind]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.parquet").touch()
+    if declared is not None:
+        head = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {declared}\n"
+        (tmp_path / "README.md").write_text(f"---\n{head}---\n")
+    if count:
+        words = rf"holds \d of \d+ files .*missing_file\): {missing}.*: .*allow_missing_files"
+        with pytest.raises(InputFault, match=words):
+            dataset_files(source_of(tmp_path, split="train"))
+    found = dataset_files(source_of(tmp_path, split="train", allow_missing_files=bool(count)))
+    assert found.missing.count == count
+    assert [file.stem for file in found.paths] == [name.rpartition("/")[2] for name in names if "test" not in name]
+
+
+def test_images_of_a_partly_copied_dataset_are_read_and_missing_files_counted(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/train-00000-of-00003.parquet", [10])
+    write_parquet(tmp_path / "in/train-00002-of-00003.parquet", [20])
+    with pytest.raises(InputFault, match="train-00001-of-00003"):
+        check(config_of(tmp_path / "in"))
+    summary = convert(tmp_path / "in", tmp_path / "out", allow_missing_files=True)
+    assert (summary.counts["missing_files"], reds(tmp_path / "out")) == (1, [10, 20])
+    assert "1 of the dataset's files were not there" in summary.notes["missing files"]
+
+
+def test_a_saved_dataset_without_a_listed_file_is_refused_or_counted(tmp_path: Path) -> None:
+    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    save_split(tmp_path / "in", [10], files=["data-00000-of-00001.arrow", *names])
+    with pytest.raises(InputFault, match=r"holds 1 of 3 files .*: data-00000-of-00002\.arrow, data-00001-of"):
+        check(config_of(tmp_path / "in"))
+    summary = convert(tmp_path / "in", tmp_path / "out", allow_missing_files=True)
+    assert (summary.counts["missing_files"], reds(tmp_path / "out")) == (2, [10])
+    assert config_of(tmp_path / "in").identity() == config_of(tmp_path / "in", allow_missing_files=True).identity()
+
+
+NAN = float("nan")
+BLANK: dict[str, list[pa.Array]] = {
+    "nan": [pa.array([NAN, NAN], pa.float64()), pa.array([NAN], pa.float32())],
+    "null and nan": [pa.nulls(2), pa.array([None], pa.float64())],
+    "blank texts": [pa.array([" ", None]), pa.array([""])],
+}
+
+
+@pytest.mark.parametrize("kind", BLANK)
+def test_a_dataset_without_usable_captions_is_uncaptioned(tmp_path: Path, kind: str) -> None:
+    first, second = BLANK[kind]
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=first)
+    write_parquet(tmp_path / "in/b.parquet", [30], text=second)
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert (summary.items, summary.counts["captioned"]) == (3, 0)
+    assert found(tmp_path / "out") == [(10, ()), (20, ()), (30, ())]
+
+
+@pytest.mark.parametrize("values", [[NAN, 0.5], [1.0, 2.0]])
+def test_captions_that_are_numbers_are_refused(tmp_path: Path, values: list[float]) -> None:
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=[NAN, NAN])
+    write_parquet(tmp_path / "in/b.parquet", [30, 40], text=values)
+    with pytest.raises(InputFault, match=r"caption_column: b\.parquet: column 'text' is double: allowed are texts"):
+        check(config_of(tmp_path / "in"))
+
+
+def test_a_file_without_captions_beside_one_with_some_is_uncaptioned(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in/a.parquet", [10, 20], text=[NAN, None])
+    write_parquet(tmp_path / "in/b.parquet", [30])
+    write_parquet(tmp_path / "in/c.parquet", [40], text=pa.nulls(1))
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert summary.counts["captioned"] == 1
+    assert found(tmp_path / "out") == [(10, ()), (20, ()), (30, ("caption 30",)), (40, ())]
+
+
+def test_images_that_rows_name_in_hidden_folders_are_counted_and_not_read(tmp_path: Path) -> None:
+    names = ["a/../b.png", ".hidden/c.png", "a/.d.png", "a/e.png"]
+    for name in ("a/e.png", "b.png", ".hidden/c.png", "a/.d.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(png(70))
+    pq.write_table(pa.table({"image": names, "text": list("abcd")}), tmp_path / "in/rows.parquet")
+    summary = convert(tmp_path / "in", tmp_path / "out")
+    assert failures(summary) == {"failed_hidden_file": 2}
+    assert [captions for _, captions in found(tmp_path / "out")] == [("a",), ("d",)]
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.factories import serve_folder
+from tests.hostile.datasets import write_parquet
 from tests.integration.test_growth_of_sources import Pile, keys, names_of, png
 
 ENTRIES = 6
@@ -96,3 +97,25 @@ def test_a_row_of_a_metadata_file_costs_no_shard(tmp_path: Path, what: str) -> N
     if what == "captions":
         more["caption"] = ["one", "another"]
     reused(Pile(tmp_path, {"kind": "folder", "path": str(folder)}), write, rows, more)
+
+
+@pytest.mark.parametrize("what", ["further", "blank", "lists of one"])
+def test_a_file_of_other_columns_costs_no_shard_of_a_dataset(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "data"
+    pile = Pile(tmp_path, {"kind": "huggingface", "path": str(folder), "caption_column": "text"})
+    write_parquet(folder / "a.parquet", [10, 20, 30], n=[1, None, 3])
+    write_parquet(folder / "b.parquet", [40, 50, 60], n=[4, 5, 6])
+    first, _ = pile.run()
+    if what == "lists of one":  # pushed anew, with captions and numbers of other types
+        for file, reds in (("a", [10, 20, 30]), ("b", [40, 50, 60])):
+            ns = [None if red == 20 else red / 10 for red in reds]
+            write_parquet(folder / f"{file}.parquet", reds, text=[[f"caption {red}"] for red in reds], n=ns)
+        more: dict[str, Any] = {"text": [["caption 70"]], "n": [0.5]}
+    else:
+        more = {"width": [5]} if what == "further" else {"text": [float("nan")], "n": [7]}
+    write_parquet(folder / "c.parquet", [70], **more)
+    second, counts = pile.run()
+    assert counts["reused_shards"] == 2
+    assert counts["captioned"] == (6 if what == "blank" else 7)
+    assert names_of(second) == [*names_of(first), "00002"]
+    assert keys(second)[:ENTRIES] == keys(first)

@@ -54,9 +54,14 @@ class FileChecker:
         self._ask({"file": str(rows.file), "columns": list(columns), "first": rows.first, "count": rows.count})
 
     def digests(self, rows: Rows, columns: Sequence[str], identity: RowIdentity) -> bytes:
-        """Return the digests of rows, one after another; they are read and checked in the child alone."""
+        """Return the two digests of each row, one after another; they are read and checked in the child alone."""
         asked = {"file": str(rows.file), "columns": list(columns), "first": rows.first, "count": rows.count}
         return self._ask(asked | {"identity": identity.to_json()})[1]
+
+    def is_blank(self, rows: Rows, column: str) -> bool:
+        """Return whether a column of floats holds nothing but nulls and NaN, which is a null as pandas writes it."""
+        asked = {"file": str(rows.file), "columns": [column], "first": rows.first, "count": rows.count}
+        return not self._ask(asked | {"numbers": True})[0]["numbers"]
 
     def close(self) -> None:
         """End the child."""
@@ -89,22 +94,24 @@ def _handle(question: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         if "columns" not in asked:
             return _describe(file)
-        digests = bytearray()
+        digests, numbers = bytearray(), False
         for batch in _batches(Rows(file, asked["first"], asked["count"]), asked["columns"]):
             batch.validate(full=True)
             if "identity" in asked:
                 digests += _digests(batch, RowIdentity(**asked["identity"]))
+            if "numbers" in asked:
+                numbers |= batch.column(0).is_null(nan_is_null=True).false_count > 0
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  a reader's errors are of many kinds
         return {"fault": describe_parser_error(error)}, b""
-    return {}, bytes(digests)
+    return {"numbers": numbers}, bytes(digests)
 
 
 def _digests(batch: pa.RecordBatch, identity: RowIdentity) -> bytes:
     """Return the digests of a batch's rows, a few of which are made Python's own at a time."""
     parts = (batch.slice(first, _ROWS_AT_A_TIME).to_pylist() for first in range(0, batch.num_rows, _ROWS_AT_A_TIME))
-    return b"".join(identity.digest(row) for rows in parts for row in rows)
+    return b"".join(identity.digests(row) for rows in parts for row in rows)
 
 
 def _unreadable(file: str, reason: str) -> ItemFault:

@@ -8,6 +8,7 @@ validation, dev, test, …) in the name of a file or folder. What else a name ho
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from stages.contract.errors import InputFault, nearest
 from stages.contract.parsing import load_json, parsing, shown
 from stages.download_shards.config import HuggingfaceSource
+from stages.download_shards.sources.missing_files import NUMBERED, Missing, missing_files
 
 _WHERE = "download_shards.source.path"
 _SUFFIXES = (".arrow", ".parquet")
@@ -25,7 +27,6 @@ _WORDS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-_NUMBERED = re.compile(r"(.*?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 _MOST_OF_README = 1 << 20  # bytes
 _MOST_NAMES = 20  # in a message
 
@@ -33,18 +34,43 @@ Group = tuple[str, str]
 """Config and split; the split is empty where no name says one."""
 
 
-def dataset_files(source: HuggingfaceSource) -> list[Path]:
-    """Return the files of the dataset, in order; none leads out of the folder."""
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The files of one dataset, in order, and those that it lacks."""
+
+    paths: list[Path]
+    missing: Missing
+
+
+def dataset_files(source: HuggingfaceSource) -> DatasetFiles:
+    """Return the files of the dataset; none leads out of the folder.
+
+    Raises:
+        InputFault: they are several datasets or none, or some are missing and ``allow_missing_files`` is not set.
+    """
     root = source.path
     if not root.is_dir():
         raise InputFault(f"{_WHERE}: there is no folder {shown(root)}: give the folder of a dataset")
+    found = _find(source, root)
+    if found.missing.count and not source.allow_missing_files:
+        there = len(found.paths)
+        raise InputFault(
+            f"{_WHERE}: {shown(root)} holds {there} of {there + found.missing.count} files that belong together: not "
+            f"there (missing_file): {found.missing}: expected all of them: download or copy the folder again, or set "
+            "download_shards.source.allow_missing_files to true, which reads those that are there"
+        )
+    return found
+
+
+def _find(source: HuggingfaceSource, root: Path) -> DatasetFiles:
     if (root / "dataset_dict.json").exists():
         names = [str(name) for name in _listed(root / "dataset_dict.json", "splits")]
         split = _choose("split", source.split, names, root)
         return _saved_files(root, _inside(root, split), None)
     if (root / "state.json").exists():
         return _saved_files(root, root, source.split)
-    groups = _groups(root)
+    declared = _declared(root)
+    groups = _groups(root, declared)
     if not groups:
         raise InputFault(
             f"{_WHERE}: {shown(root)}: no .arrow or .parquet file in it: give the folder that save_to_disk wrote, or "
@@ -52,13 +78,14 @@ def dataset_files(source: HuggingfaceSource) -> list[Path]:
         )
     config = _choose("config_name", source.config_name, sorted({config for config, _ in groups}), root)
     splits = sorted(split for found, split in groups if found == config)
-    files = groups[config, _choose("split", source.split, splits, root)]
-    if len({file.suffix for file in files}) > 1:
+    group = config, _choose("split", source.split, splits, root)
+    if len({file.suffix for file in groups[group]}) > 1:
         raise InputFault(
             f"{_WHERE}: {shown(root)}: holds .arrow and .parquet files of one split: expected one kind: give a folder "
             "with one of them"
         )
-    return [_inside(root, file.relative_to(root).as_posix()) for file in files]
+    names = [file.relative_to(root).as_posix() for file in groups[group]]
+    return DatasetFiles([_inside(root, name) for name in names], missing_files(names, declared.get(group), _SUFFIXES))
 
 
 def _choose(key: str, wanted: str | None, found: list[str], root: Path) -> str:
@@ -83,16 +110,20 @@ def _choose(key: str, wanted: str | None, found: list[str], root: Path) -> str:
 # ---- as save_to_disk writes them
 
 
-def _saved_files(root: Path, folder: Path, split: str | None) -> list[Path]:
+def _saved_files(root: Path, folder: Path, split: str | None) -> DatasetFiles:
     state = folder / "state.json"
     if split is not None and (saved := _read(state).get("_split")) != split:
         raise InputFault(
             f"download_shards.source.split: found {split!r}: {shown(root)} holds the split {shown(saved)}: set it to "
             "that, or leave it out"
         )
-    names = [one.get("filename") if isinstance(one, dict) else one for one in _listed(state, "_data_files")]
+    listed = [one.get("filename") if isinstance(one, dict) else one for one in _listed(state, "_data_files")]
     where = folder.relative_to(root).as_posix()
-    return [_inside(root, f"{where}/{name}" if where != "." else str(name), str(name)) for name in names]
+    names = [(f"{where}/{name}" if where != "." else str(name), str(name)) for name in listed]
+    for name, own in names:
+        _require_inside(root, name, own)
+    missing = [name for name, _ in names if not os.path.lexists(root / name)]
+    return DatasetFiles([_inside(root, *one) for one in names if one[0] not in missing], Missing.of(missing))
 
 
 def _listed(file: Path, key: str) -> list[Any]:
@@ -119,13 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _inside(root: Path, name: str, listed: str | None = None) -> Path:
     """Return the path of a name in the folder; it is a file or folder there, and no link leads out."""
-    path = PurePosixPath(name)
-    leads_out = path.is_absolute() or ".." in path.parts or PurePosixPath(listed or name).is_absolute()
-    if leads_out or "\0" in name or not (root / name).resolve().is_relative_to(root.resolve()):
-        raise InputFault(
-            f"{_WHERE}: {shown(root)}: {shown(listed or name)} leads out of the folder (outside_folder): allowed are "
-            "files in it: copy what a link leads to (cp -rL), or give the folder where it lies"
-        )
+    _require_inside(root, name, listed)
     if not ((root / name).is_file() or (root / name).is_dir()):
         raise InputFault(
             f"{_WHERE}: {shown(root)}: {shown(listed or name)} is no file (not_a_file), or not there: expected the "
@@ -134,12 +159,22 @@ def _inside(root: Path, name: str, listed: str | None = None) -> Path:
     return root / name
 
 
+def _require_inside(root: Path, name: str, listed: str | None) -> None:
+    """Refuse a name that leads out of the folder, by itself or by a link."""
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts or PurePosixPath(listed or name).is_absolute()
+    if leads_out or "\0" in name or not (root / name).resolve().is_relative_to(root.resolve()):
+        raise InputFault(
+            f"{_WHERE}: {shown(root)}: {shown(listed or name)} leads out of the folder (outside_folder): allowed are "
+            "files in it: copy what a link leads to (cp -rL), or give the folder where it lies"
+        )
+
+
 # ---- by names
 
 
-def _groups(root: Path) -> dict[Group, list[Path]]:
+def _groups(root: Path, declared: Mapping[Group, list[str]]) -> dict[Group, list[Path]]:
     files = sorted(_walk(root))
-    declared = _declared(root)
     if declared:
         return _matching(root, files, declared)
     groups: dict[Group, list[Path]] = {}
@@ -157,7 +192,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _group_of(name: PurePosixPath) -> Group:
-    numbered = _NUMBERED.fullmatch(name.stem)
+    numbered = NUMBERED.fullmatch(name.stem)
     split, rest = _take_word(numbered[1] if numbered else name.stem)
     folders = list(name.parts[:-1])
     if folders[:1] == ["data"]:
@@ -217,14 +252,15 @@ def _patterns(configs: Iterable[Any]) -> Iterator[tuple[Group, list[str]]]:
         if isinstance(files, str) or (isinstance(files, list) and all(isinstance(one, str) for one in files)):
             files = [{"split": "train", "path": files}]
         for one in files or []:
-            paths = one["path"]
-            yield (name if name != _DEFAULT else "", str(one["split"])), [paths] if isinstance(paths, str) else paths
+            paths = [one["path"]] if isinstance(one["path"], str) else one["path"]
+            group = name if name != _DEFAULT else "", str(one["split"])
+            yield group, [str(path).removeprefix("./") for path in paths]
 
 
 def _matching(root: Path, files: list[Path], declared: Mapping[Group, list[str]]) -> dict[Group, list[Path]]:
     names = {file: file.relative_to(root).as_posix() for file in files}
     found = {
-        group: [file for file in files if any(fnmatchcase(names[file], str(pattern)) for pattern in patterns)]
+        group: [file for file in files if any(fnmatchcase(names[file], pattern) for pattern in patterns)]
         for group, patterns in declared.items()
     }
     return {group: matching for group, matching in found.items() if matching}

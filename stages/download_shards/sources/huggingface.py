@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from stages.contract.digests import file_digest
 from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.parsing import parsing, shown
 from stages.download_shards.config import DownloadShardsConfig, HuggingfaceSource
-from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, as_digests
+from stages.download_shards.growth import DIGEST_BYTES, MOST_ENTRIES, Digests, as_digests
 from stages.download_shards.sources.base import Entries, Entry, Growth, Parts
 from stages.download_shards.sources.column_kinds import holds_bytes, is_image, is_text_or_texts
 from stages.download_shards.sources.dataset_digests import RowIdentity, path_and_content, read_inside
 from stages.download_shards.sources.dataset_files import FileChecker, Rows, read_batches
 from stages.download_shards.sources.dataset_layout import dataset_files
+from stages.download_shards.sources.missing_files import Missing
 from stages.download_shards.sources.rows import make_rows
 from stages.download_shards.sources.tables import require_columns
 from stages.formats.source_records import SourceRecord
@@ -64,7 +65,7 @@ class HuggingfaceDataset:
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
         """Yield the range of rows of each shard."""
-        files = self._files()
+        files, missing = self._files()
         total = sum(file.rows for file in files)
         if total == 0:
             raise InputFault(
@@ -77,26 +78,33 @@ class HuggingfaceDataset:
         ]
         growth = None
         if total <= MOST_ENTRIES:
-            digests = as_digests(self._digests(files, fields))
-            growth = Growth(digests, functools.partial(_part_of, files, fields), step)
+            own, earlier = self._digests(files, fields)
+            growth = Growth(own, functools.partial(_part_of, files, fields), step, lambda: [earlier])
         self._checker.close()
-        yield Parts(parts, SourceRecord(found=total), growth=growth)
+        yield Parts(parts, SourceRecord(found=total, missing_files=missing.count), growth=growth)
 
-    def _digests(self, files: Sequence[_File], fields: pa.Schema) -> Iterator[bytes]:
-        """Yield the digest of each row; of rows that cannot be read, one of the whole file."""
-        source = self._source
+    def _digests(self, files: Sequence[_File], fields: pa.Schema) -> tuple[Digests, Digests]:
+        """Return the digest of each row, and that of earlier versions; of lost rows both are one of the whole file."""
+        source, both = self._source, bytearray()
         types = fields.to_string(show_field_metadata=False, show_schema_metadata=False)
-        identity = RowIdentity(str(source.path), source.image_column, tuple(fields.names), types, self._max_bytes)
+        names = tuple(fields.names)
+        identity = RowIdentity(
+            str(source.path), source.image_column, names, types, self._max_bytes, source.caption_column
+        )
         for file in files:
-            columns = [name for name in (*fields.names, source.image_column) if name in file.schema.names]
+            columns = [*_stored_names(file, fields), source.image_column]
             for first in range(0, file.rows, _ROWS_AT_ONCE):
                 rows = Rows(file.path, first, min(_ROWS_AT_ONCE, file.rows - first))
                 try:
-                    found = self._checker.digests(rows, columns, identity)
+                    both += self._checker.digests(rows, columns, identity)
                 except ItemFault:
                     lost = hashlib.blake2b(file_digest(file.path) + str(first).encode(), digest_size=DIGEST_BYTES)
-                    found = lost.digest() * rows.count
-                yield from (found[at : at + DIGEST_BYTES] for at in range(0, len(found), DIGEST_BYTES))
+                    both += lost.digest() * (2 * rows.count)
+        own, earlier = (
+            as_digests(bytes(both[at : at + DIGEST_BYTES]) for at in range(start, len(both), 2 * DIGEST_BYTES))
+            for start in (0, DIGEST_BYTES)
+        )
+        return own, earlier
 
     def read(self, part: Part) -> Entries:
         """Read the rows; a column of bytes or images other than the images' is left out.
@@ -123,19 +131,31 @@ class HuggingfaceDataset:
         except ItemFault as fault:
             return fault
 
-    def _files(self) -> list[_File]:
-        """Describe the files, of which no two have a column of different types."""
+    def _files(self) -> tuple[list[_File], Missing]:
+        """Describe the files, of which no two have a column of different types, and those that are missing."""
         source = self._source
-        files = []
-        for path in dataset_files(source):
+        found, files = dataset_files(source), []
+        for path in found.paths:
             try:
                 file = _File(path, *self._checker.describe(path))
             except ItemFault as fault:
                 raise InputFault(f"download_shards.source.path: {shown(path)} {fault}: mend or remove it") from None
             require_columns(source, ("image_column", "caption_column"), path.name, file.schema.names)
+            file = self._with_blank_captions(file)
             _require_kinds(source, file)
             files.append(file)
-        return files
+        return files, found.missing
+
+    def _with_blank_captions(self, file: _File) -> _File:
+        """Return the file with captions that are all null, where they are floats without any number: pandas' nulls."""
+        name = self._source.caption_column
+        if name is None or not pa.types.is_floating(file.schema.field(name).type):
+            return file
+        with contextlib.suppress(ItemFault):  # it is damaged, and whether it holds numbers is not known
+            if self._checker.is_blank(Rows(file.path, 0, file.rows), name):
+                schema = file.schema.set(file.schema.get_field_index(name), pa.field(name, pa.null()))
+                return replace(file, schema=schema)
+        return file
 
     def _entries(
         self, part: Part, faults: Sequence[ItemFault | None], rows: Sequence[dict[str, Any]]
@@ -206,11 +226,16 @@ def _pieces(
     for file in files:
         taken = min(max(file.rows - skip, 0), left)
         if taken:
-            names = tuple(name for name in fields.names if name in file.schema.names)
-            pieces.append((Rows(file.path, skip, taken), names))
+            pieces.append((Rows(file.path, skip, taken), _stored_names(file, fields)))
             left -= taken
         skip = max(skip - file.rows, 0)
     return tuple(pieces)
+
+
+def _stored_names(file: _File, fields: pa.Schema) -> tuple[str, ...]:
+    """Return the kept columns of which a file holds values; those of the type null hold none."""
+    types = {field.name: field.type for field in file.schema}
+    return tuple(name for name in fields.names if name in types and not pa.types.is_null(types[name]))
 
 
 def _part_of(files: Sequence[_File], fields: pa.Schema, numbers: Sequence[int]) -> Part:
@@ -230,7 +255,9 @@ def _kept_fields(source: HuggingfaceSource, files: Sequence[_File]) -> pa.Schema
             if field.name == source.image_column or holds_bytes(field.type):
                 continue
             known = fields.setdefault(field.name, pa.field(field.name, field.type))
-            if known.type != field.type:
+            if pa.types.is_null(known.type):  # a file without any value of a column says nothing of its type
+                fields[field.name] = pa.field(field.name, field.type)
+            elif known.type != field.type and not pa.types.is_null(field.type):
                 raise InputFault(
                     f"download_shards.source.path: {file.path.name}: column {shown(field.name)} is "
                     f"{shown(field.type)}, but {shown(known.type)} in {files[0].path.name}: expected one type: give "

@@ -26,6 +26,7 @@ from stages.contract.texts import one_line, show_value
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
 from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
 from stages.storage.leases import Fence
+from stages.storage.listing import find_files
 from stages.storage.private_folders import user_folder
 
 _log = logging.getLogger(__name__)
@@ -297,8 +298,8 @@ class Store:
     def _remote_contents(self, prefix: str) -> dict[str, bytes]:
         """List all records at once, and request only those that this machine does not know in the same version."""
         fs, end = self._fs_and_root[0], f"/{RECORD}"
-        listed = fs.find(self._path("runs"), detail=True)
-        versions = {str(path): version_of(info) for path, info in listed.items() if str(path).endswith(end)}
+        listed = find_files(fs, self._path("runs"))
+        versions = {path: version_of(info) for path, info in listed.items() if path.endswith(end)}
         runs = {path: path.removesuffix(end).rpartition("/")[2] for path in versions}
         wanted = {path: run for path, run in runs.items() if run.startswith(prefix)}
         cache = RecordCache(self.local_base / "records.db")

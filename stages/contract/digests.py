@@ -17,7 +17,8 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stages.storage.filesystems import explaining, is_remote, web_options
+from stages.storage.filesystems import explaining, is_remote, open_address
+from stages.storage.listing import find_files
 from stages.storage.walking import Found, Kind, is_hidden, is_inside, walk
 
 _TABLE = (
@@ -233,18 +234,13 @@ def remote_checksums(address: str, pattern: str) -> list[list[str]]:
     Of an address that holds credentials, neither names nor checksums depend on these: they change, and their digests
     are recorded.
     """
-    import fsspec
-
     from stages.contract.secrets import redact_addresses
 
     with explaining(address):
-        # Of its own, so that one listing, made now, answers for all files.
-        fs, root = fsspec.core.url_to_fs(address, skip_instance_cache=True, **web_options(address))
-        root = root.rstrip("/")
-        found = sorted(str(name) for name, info in fs.glob(f"{root}/{pattern}", detail=True).items() if _is_file(info))
-        if not found:
-            fs.info(root)  # which raises where there is nothing
-            found = [root] if fs.isfile(root) else []
+        fs, root = open_address(address, keep_listings=True)
+        found = list(find_files(fs, root, pattern))
+        if not found and fs.info(root)["type"] != "directory":  # which raises where there is nothing
+            found = [root]
         if redact_addresses(address) != address:
             plain = [(name.partition("?")[0], fs.info(name)) for name in found]
             return [[_relative(name, root.partition("?")[0]), _content_checksum(info)] for name, info in plain]
@@ -258,7 +254,3 @@ def _relative(name: str, root: str) -> str:
 def _content_checksum(info: Mapping[str, Any]) -> str:
     known = {key: str(value) for key, value in info.items() if key not in {"name", "url"}}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-
-
-def _is_file(info: Mapping[str, Any]) -> bool:
-    return bool(info["type"] == "file")

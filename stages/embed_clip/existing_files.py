@@ -22,6 +22,7 @@ from stages.formats.embeddings.writer import EncodedCaptions, ShardEmbeddings, S
 from stages.formats.foreign_parquet import ParquetReader, handler, on_this_machine
 from stages.storage.artifact import Output
 from stages.storage.filesystems import open_address
+from stages.storage.listing import find_files
 from stages.storage.walking import is_hidden
 from stages.streaming.staleness import Contents
 
@@ -64,10 +65,8 @@ class PartMetadata:
 def list_parts(existing: ExistingEmbeddings) -> list[Part]:
     """Find the files, in the order of their names; those of one part have equal names but for what they hold."""
     fs, root = open_address(existing.path)
-    names = {
-        kind: [name for name in sorted(fs.glob(f"{root}/{kind}/*.{suffix}")) if not is_hidden(name.rpartition("/")[2])]
-        for kind, suffix in SUFFIXES.items()
-    }
+    listed = {kind: find_files(fs, f"{root}/{kind}", f"*.{suffix}") for kind, suffix in SUFFIXES.items()}
+    names = {kind: [name for name in listed[kind] if not is_hidden(name.rpartition("/")[2])] for kind in listed}
     found = by_part(f"embed_clip.existing.path: {existing.path}", names)
     images = found[IMAGE]
     for kind in (IMAGE, METADATA, TEXT):

@@ -36,7 +36,8 @@ def is_image(found: Found) -> bool:
 def captions_beside(images: Sequence[str], caption_files: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the files beside each image that has some, by their suffixes.
 
-    They have its name, in another case or Unicode form where there is but one.
+    They have its name, in another case or Unicode form where there is but one of these, and where no other image has
+    the name in a form of its own: of IMG_1.JPG and img_1.jpg, two images, img_1.txt describes the second.
     """
     exact: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     folded: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
@@ -44,11 +45,14 @@ def captions_beside(images: Sequence[str], caption_files: Iterable[str]) -> dict
         stem, suffix = posixpath.splitext(name)
         exact[stem, suffix.lower()].append(name)
         folded[fold(stem), suffix.lower()].append(name)
+    stems = dict.fromkeys(posixpath.splitext(image)[0] for image in images if exact)
+    forms = collections.Counter(map(fold, stems))
     found: dict[str, dict[str, str]] = {}
     for image in images if exact else ():
         stem = posixpath.splitext(image)[0]
+        alike = folded if forms[fold(stem)] == 1 else {}
         for suffix in CAPTION_SUFFIXES:
-            same = exact.get((stem, suffix)) or folded.get((fold(stem), suffix), [])
+            same = exact.get((stem, suffix)) or alike.get((fold(stem), suffix), [])
             name = same[0] if len(same) == 1 else f"{stem}{suffix}"
             if name in same:
                 found.setdefault(image, {})[suffix] = name

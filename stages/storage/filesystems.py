@@ -75,14 +75,16 @@ def wraps_local_path(address: str) -> bool:
     return bool(wrappers) and last.partition("://")[0].lower() in _LOCAL_PROTOCOLS
 
 
-def open_address(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_address(address: str, *, keep_listings: bool = False) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of an address, and the path in it without a slash at its end.
 
-    Listings are not cached: other processes write, and an old listing would hide what they wrote. What is away is
-    waited for (:mod:`stages.storage.patience`).
+    Listings are not cached: other processes write, and an old listing would hide what they wrote. With
+    ``keep_listings`` they are, for this file system alone, so that one listing answers for all files of a folder. What
+    is away is waited for (:mod:`stages.storage.patience`).
     """
     _refuse_useless_login(address)
-    fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False, **web_options(address))
+    caching = {"skip_instance_cache": True} if keep_listings else {"use_listings_cache": False}
+    fs, root = fsspec.core.url_to_fs(address, **caching, **web_options(address))
     return PatientFileSystem(fs, one_line(redact_addresses(address), _SHOWN)), root.rstrip("/")
 
 

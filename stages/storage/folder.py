@@ -15,6 +15,7 @@ from cluster.owned_folders import scratch_folder
 from stages.storage.checksums import FileSum
 from stages.storage.filesystems import is_local, open_address
 from stages.storage.leases import Fence
+from stages.storage.listing import find_files
 
 COMPLETE = "_COMPLETE"
 MANIFEST = "manifest.json"
@@ -141,7 +142,7 @@ class Folder:
             paths = (f"{folder}/{file}" for folder, _, files in os.walk(root) for file in files)
             found = (pair for path in paths if not _is_apart(path[len(root) + 1 :]) for pair in _sized(path))
         else:
-            found = ((str(path), info["size"]) for path, info in fs.find(root, detail=True).items())
+            found = ((path, info["size"]) for path, info in find_files(fs, root).items())
         sizes = {path[len(root) + 1 :]: int(size) for path, size in found}
         return {name: sizes[name] for name in sorted(sizes) if not _is_apart(name)}
 

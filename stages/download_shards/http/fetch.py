@@ -5,6 +5,7 @@ of any length, and connects anywhere. Here urllib3 speaks HTTP and TLS over sock
 """
 
 import base64
+import contextlib
 import http.client
 import socket
 import ssl
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import idna
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -151,7 +153,7 @@ class Fetcher:
     def _read(self, response: HTTPResponse, deadline: Deadline) -> bytes | str:
         location = response.headers.get("Location")
         if response.status in _REDIRECTS and location:
-            return location
+            return _decode_location(location)
         if not 200 <= response.status < 300:
             raise FetchFault(
                 FailureCause.HTTP,
@@ -221,10 +223,27 @@ def host_of(url: str) -> str:
         return ""
 
 
+def _decode_location(header: str) -> str:
+    """Return the address in a header, whose bytes were read as Latin-1: it may be one of UTF-8, as browsers read it."""
+    with contextlib.suppress(UnicodeError):
+        return header.encode("latin-1").decode("utf-8")
+    parts = urllib.parse.urlsplit(header)
+    path, query = (urllib.parse.quote(part, safe=_SAFE, encoding="latin-1") for part in (parts.path, parts.query))
+    return parts._replace(path=path, query=query).geturl()
+
+
+def _encode_host(host: str) -> str:
+    """Return the name by which a host is asked for: as browsers do (UTS 46), or by Python's codec for other names."""
+    if not host.isascii():
+        with contextlib.suppress(idna.IDNAError):
+            return idna.encode(host, uts46=True).decode()
+    return host.encode("idna").decode()
+
+
 def _parse(url: str) -> _Target:
     try:
         parts = urllib.parse.urlsplit(url)
-        host, port = (parts.hostname or "").encode("idna").decode() if parts.hostname else "", parts.port
+        host, port = _encode_host(parts.hostname or ""), parts.port
     except (ValueError, UnicodeError):
         raise FetchFault(FailureCause.INVALID_URL) from None
     if parts.scheme not in ("http", "https"):

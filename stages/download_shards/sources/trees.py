@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from stages.storage.filesystems import is_local, kind_at, open_address
+from stages.storage.listing import find_files
 from stages.storage.walking import Found, Kind, TooLarge, is_hidden, is_inside, read_file, walk
 
 _READS_AT_ONCE = 32  # from a remote store, where a request spends its time waiting
@@ -80,8 +81,8 @@ class RemoteTree:
 
     def walk(self) -> Iterator[Found]:
         """Yield all files, in any order."""
-        for path in self._fs.find(self._root):
-            name = str(path)[len(self._root) + 1 :]
+        for path in find_files(self._fs, self._root):
+            name = path[len(self._root) + 1 :]
             yield Found(name, Kind.HIDDEN if any(map(is_hidden, name.split("/"))) else Kind.FILE)
 
     def read(self, names: Iterable[str], max_bytes: int) -> Iterator[Content]:

@@ -59,6 +59,25 @@ def memory_kills() -> int:
     return 0
 
 
+class StartsInVain:
+    """How many starts of a group that lost a process did not get further, one after another.
+
+    A start may begin further back than the one before ended, where what that one kept is damaged: it is measured from
+    there. That may happen again and again while each start gets further, so these falls count for good.
+    """
+
+    def __init__(self, reached: int) -> None:
+        self._reached = reached
+        self._count = self._falls = 0
+
+    def note(self, now: int) -> int:
+        """Take in how far the next start would begin, and return the number."""
+        self._falls += now < self._reached
+        self._count = self._falls if now > self._reached else self._count + 1
+        self._reached = now
+        return self._count
+
+
 class MemoryKills:
     """How many processes the system has killed for memory on each node, as far as their signs of life tell."""
 

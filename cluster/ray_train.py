@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from cluster.channel import Channel, Sender
 from cluster.errors import TrainingLost
-from cluster.losses import MemoryKills, describe_loss
+from cluster.losses import MemoryKills, StartsInVain, describe_loss
 from cluster.lost_ranks import is_communication_error, room_on_nodes, size_that_fits, wait_for_dead_nodes
 from cluster.metrics import count
 from cluster.placement import remove_abandoned_groups
@@ -120,7 +120,7 @@ def launch_with_ray_train(
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    starts, in_vain, reached, size = 1, 0, progress(), _first_size(group)
+    starts, in_vain, size = 1, StartsInVain(progress()), _first_size(group)
     while True:
         started = replace(group, num_workers=size)
         _set_start_timeout(started)
@@ -134,11 +134,8 @@ def launch_with_ray_train(
             remove_abandoned_groups(0.0)
             size = _size_with_room(group, size)
             continue
-        now = progress()
-        in_vain = 0 if now > reached else in_vain + 1
-        reached = max(now, reached)
         reason = describe_loss(outcome.get("lost") or outcome["error"], is_memory=outcome["is_memory"])
-        if in_vain > group.restarts:
+        if in_vain.note(progress()) > group.restarts:
             raise TrainingLost(
                 f"training: the group lost a process (start {starts}: {reason[:MAX_REPORT]}): check that the machines "
                 "have enough memory and reach one another, then run again: it goes on from the newest checkpoint"

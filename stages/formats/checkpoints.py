@@ -173,7 +173,10 @@ class ContinuedRecord(Document):
 
 
 def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> None:
-    """Write a checkpoint, then delete all but the newest ``keep`` ones."""
+    """Write a checkpoint, then delete all but the newest ``keep`` ones.
+
+    Those of later steps are deleted as well: training went on from an earlier one, as they could not be used.
+    """
     from safetensors.torch import save_file
 
     record = CheckpointRecord(
@@ -190,7 +193,9 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         write_log(output, _log_file(checkpoint.step), checkpoint.logged)
         output.check_lease()
         output.write_record(_record(checkpoint.step), record.to_json())
-    for old in checkpoint_steps(output)[:-keep]:
+    steps = checkpoint_steps(output)
+    later = [step for step in steps if step > checkpoint.step]
+    for old in [*later, *steps[: len(steps) - len(later)][:-keep]]:
         _delete(output, old)
 
 

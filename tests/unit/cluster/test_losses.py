@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
 
-from cluster.losses import MemoryKills, describe_loss, memory_kills
+from cluster.losses import MemoryKills, StartsInVain, describe_loss, memory_kills
 
 
 def test_what_ray_ends_for_memory_is_known_by_its_error() -> None:
@@ -57,3 +57,19 @@ def test_kills_are_counted_by_node_and_each_once() -> None:
     assert not kills.has_killed("a node that gave no sign")
     kills.note("here", memory_kills() - 1)  # asked again at once, as this machine can be
     assert kills.has_killed("here")
+
+
+@pytest.mark.parametrize(
+    ("reached", "then", "counts"),
+    [
+        (0, [0, 500, 500, 500, 1000], [1, 0, 1, 2, 0]),
+        (3000, [500, 1000, 1500, 1500], [1, 1, 1, 2]),  # all checkpoints were damaged: it gets further from there
+        (3000, [0, 0, 0], [1, 2, 3]),
+        (1000, [500, 1000, 500, 1000, 500], [1, 1, 2, 2, 3]),  # one is damaged again and again: that comes to an end
+    ],
+)
+def test_a_start_is_in_vain_where_the_next_one_begins_no_further(
+    reached: int, then: list[int], counts: list[int]
+) -> None:
+    in_vain = StartsInVain(reached)
+    assert [in_vain.note(now) for now in then] == counts

@@ -104,7 +104,7 @@ class AutoencoderTask(ImageTask):
         """Return the held-out losses, PSNR and codes used, and images above their reconstructions."""
         loss = cast(AutoencoderLoss, model)
         values, codes, errors = [], [], []
-        for batch in self.held_out_batches(step):
+        for batch in self.held_out_batches(step=step):
             values.append({name: value.float().cpu() for name, value in loss(batch).items()})
             images = from_bytes(batch["images"])
             generated = loss.autoencoder.decode(loss.autoencoder.encode(images)).float().clamp(-1, 1)

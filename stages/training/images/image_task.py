@@ -146,13 +146,18 @@ class ImageTask(ABC):
             raise self._none_readable("held-out")
         return indices
 
-    def held_out_batches(self, step: int) -> Iterator[Batch]:
-        """Yield the batches of the held-out samples, with the random numbers of the step, on the training device."""
+    def held_out_batches(self, *, step: int = 0, sample: int = 0) -> Iterator[Batch]:
+        """Yield the batches of the held-out samples as ``step`` sees them, on the training device.
+
+        Their random numbers are those of ``sample`` and the same at any step: validations that differ in their noise
+        could not be compared, and the best of them would be the luckiest.
+        """
         first, groups = 0, self.together(self.held_out)
         for indices in (
             group[at : at + VALIDATION_BATCH] for group in groups for at in range(0, len(group), VALIDATION_BATCH)
         ):
-            batch = self.batch(indices, BatchPart(step, first, len(indices), len(self.held_out)))
+            part = BatchPart(step, first, len(indices), len(self.held_out), skipped=sample - step)
+            batch = self.batch(indices, part)
             first += len(indices)
             yield {name: tensor.to(self.rank_info.device) for name, tensor in batch.items()}
 

@@ -128,7 +128,7 @@ class DecoderTask(ImageTask):
 
     def validate(self, model: nn.Module, step: int) -> Sequence[Event]:
         """Return the held-out loss, and images generated from held-out embeddings below the true ones."""
-        outputs = [model(batch) for batch in self.held_out_batches(0)]
+        outputs = [model(batch) for batch in self.held_out_batches()]
         values = {name: torch.cat([output[name].detach().float().cpu() for output in outputs]) for name in outputs[0]}
         means = {f"held_out_{name}": float(value.mean()) for name, value in values.items()}
         intervals = mean_intervals({"held_out_loss": values["loss"].numpy()}, self.config.seed)
@@ -169,7 +169,7 @@ class DecoderTask(ImageTask):
         """Find the held-out samples of the largest loss, which :meth:`save` writes."""
         rounds = []
         for number in range(LOSS_ROUNDS):
-            losses = [model(batch)["loss"].detach().float().cpu() for batch in self.held_out_batches(number)]
+            losses = [model(batch)["loss"].detach().float().cpu() for batch in self.held_out_batches(sample=number)]
             rounds.append(torch.cat(losses))
         samples = self.data.samples(np.concatenate(self.together(self.held_out)))  # in the order of the batches
         means = torch.stack(rounds).double().mean(0).numpy()

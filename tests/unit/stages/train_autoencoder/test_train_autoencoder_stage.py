@@ -127,6 +127,24 @@ def test_the_adversary_waits_for_steps_and_not_for_samples(tmp_path: Path) -> No
     assert not torch.equal(batch["images"], other["images"])
 
 
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_validations_of_the_same_weights_find_the_same_at_any_step(tmp_path: Path, kind: str) -> None:
+    """Of the same noise, so that the best of several validations is that of the best weights."""
+    task = AutoencoderTask(config(kind), {"download_shards": make_shards(tmp_path)})
+    task.setup(RankInfo(0, 1, torch.device("cpu")))
+    torch.manual_seed(0)
+    model, found = task.build_model().eval(), {}
+    for step in (3, 6, 12):
+        with torch.no_grad():
+            metrics = task.validate(model, step)[0]
+        assert isinstance(metrics, Metrics)
+        found[step] = metrics.values
+    assert found[12] == found[6]
+    has_adversary = kind == "kl"  # of which the loss takes no part before step 4
+    assert (found[3]["held_out_loss"] != found[6]["held_out_loss"]) == has_adversary
+    assert found[3]["held_out_square_error"] == found[6]["held_out_square_error"]
+
+
 def test_the_slot_of_an_image_that_cannot_be_decoded_is_filled_by_the_next_in_the_order(tmp_path: Path) -> None:
     batches = []
     for corrupt in ((), (15, 16)):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from stages.download_shards.growth import as_digests, as_of_now
 from stages.download_shards.row_digests import earlier_row_digests, row_digests
 from stages.download_shards.sources.columns import FAULT
+from stages.download_shards.sources.dataset_digests import RowIdentity
 
 URLS = ["http://a/1", "http://a/2", "http://a/2", "http://a/3"]
 PLAIN = {"caption": ["x", None, None, "7"], "url": URLS, "n": [1, 2, 2, None]}
@@ -65,3 +67,16 @@ def test_columns_that_another_row_needs_do_not_change_a_row() -> None:
     assert all(one == digests[0] for one in digests)
     alone = row_digests(pa.table({"url": URLS[3:], "caption": ["7"]}))
     assert alone.tolist() == digests[0][3:]
+
+
+def test_a_row_of_a_dataset_has_the_digest_of_earlier_versions_too(tmp_path: Path) -> None:
+    row = {"image": {"path": "a.png", "bytes": b"image"}, "text": "a cat", "n": 5, "none": None}
+    identity = RowIdentity(str(tmp_path), "image", ("text", "n", "none"), "text: string\nn: int64", 100, "text")
+    before = hashlib.blake2b(json.dumps(["text: string\nn: int64", ["a cat", 5, None]]).encode(), digest_size=16)
+    for part in (b"a.png", b"image"):
+        before.update(hashlib.sha256(part).digest())
+    assert identity.digests(row)[16:] == before.digest()
+    others = RowIdentity(str(tmp_path), "image", ("n", "text", "width"), "n: double", 100, "text")
+    assert others.digests({**row, "n": 5.0, "text": ["a cat", ""]})[:16] == identity.digests(row)[:16]
+    for name, value in (("n", 6), ("text", "a dog"), ("image", {"path": "a.png", "bytes": b"other"})):
+        assert identity.digests(row | {name: value})[:16] != identity.digests(row)[:16]

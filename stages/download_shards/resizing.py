@@ -29,6 +29,7 @@ ResizeEach = Callable[[Iterable[bytes]], Iterator["Resized | ItemFault"]]
 """From encoded images to those in a shard, or why there is none, in the same order; images are read a few ahead."""
 
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WebP"}
+_LONGEST_SIDES = {"jpg": 65_500, "png": 1_000_000, "webp": 16_383}  # in pixels, of what OpenCV writes
 _BY_LONGER_SIDE = ("border", "keep_ratio_largest")
 _ENOUGH = 4  # a large JPEG is decoded at a fraction of its size, but at so many times the size that it will have
 _WAITING = 6  # times the limit of a processor's time that may pass by the clock, on a busy machine
@@ -73,6 +74,13 @@ class ResizeSettings:
             return False
         side = max(width, height) if self.resize_mode in _BY_LONGER_SIDE else min(width, height)
         return not self.resize_only_if_bigger or side > self.image_size
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the size to which an image of this one is scaled, before it is cropped or has borders added."""
+        if not self.needs_resizing(width, height):
+            return width, height
+        side = max(width, height) if self.resize_mode in _BY_LONGER_SIDE else min(width, height)
+        return max(1, width * self.image_size // side), max(1, height * self.image_size // side)
 
 
 def make_resizer(config: "DownloadShardsConfig", *, start: bool = False) -> ResizeEach:
@@ -157,7 +165,7 @@ class ImageResizer:
     def __call__(self, content: bytes) -> Resized:
         """Return the image as a shard holds it; its bytes as they came where nothing is to be changed."""
         settings, found = self._settings, self._check(content, max_pixels=self._settings.max_pixels)
-        width, height = original = found.header.upright_size
+        width, height = original = found.header.upright_size  # of an AVIF before it is turned, which its decoder knows
         if min(original) < settings.min_image_size:
             raise ItemFault(FailureCause.IMAGE_TOO_SMALL)
         digest = hashlib.sha256(content).hexdigest()
@@ -166,14 +174,24 @@ class ImageResizer:
             source = found.header.content  # the resizer decodes it to the same pixels, and saves a copy
         else:
             decoded = found.decode(self._shrink)
+            original = decoded.width, decoded.height
             is_kept = settings.skip_reencode and decoded.is_plain and found.form == _FORMATS[settings.encode_format]
             if is_kept and not needs_resizing:
                 return Resized(content, *original, *original, digest)
             source = _as_bmp(decoded.image)
         image, width, height, _, _, error = self._resize(io.BytesIO(source))
         if error is not None:
-            raise ItemFault(FailureCause.CORRUPT_IMAGE, f"{FailureCause.CORRUPT_IMAGE.messages[0]}: {error}")
+            raise self._fault_of(error, *original)
         return Resized(image, width, height, *original, digest)
+
+    def _fault_of(self, error: str, width: int, height: int) -> ItemFault:
+        """Return why an image of such a size could not be resized: a narrow one may become one of too many pixels."""
+        settings = self._settings
+        made = settings.resized_size(width, height)
+        if max(made) > _LONGEST_SIDES[settings.encode_format] or made[0] * made[1] > settings.max_pixels:
+            cause = FailureCause.IMAGE_TOO_LARGE
+            return ItemFault(cause, f"{cause.messages[0]}: resized, it would have {made[0]} x {made[1]} pixels")
+        return ItemFault(FailureCause.CORRUPT_IMAGE, f"{FailureCause.CORRUPT_IMAGE.messages[0]}: {error}")
 
     def _may_shrink(self, width: int, height: int) -> bool:
         """Return whether a JPEG of such a size is decoded at a fraction of it."""

@@ -5,8 +5,10 @@ import functools
 import http.server
 import io
 import json
+import os
 import shutil
 import tarfile
+import tempfile
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from PIL import Image
 from pipeline.config.loading import load_config
 from pipeline.plan import PlannedStage, make_plan
 from pipeline.store import Store
-from stages.contract.errors import InputFault
+from stages.contract.errors import FailureCause, InputFault, ItemFault
 from stages.contract.runner import run_stage
 from stages.download_shards.check import check
 from stages.download_shards.config import DownloadShardsConfig, WebdatasetSource
@@ -178,6 +180,45 @@ def test_a_webdataset_whose_path_is_a_link_counts_by_its_content(tmp_path: Path)
             found.append(parts.growth.digests.tolist())
         link.unlink()
     assert found[0] != found[1]
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Read files with the rights of another user, where tests run as root, who may read all."""
+    own = os.geteuid()
+    os.seteuid(65534 if own == 0 else own)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def test_a_tar_that_may_not_be_read_is_counted_and_taken_in_once_it_can(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for number in range(3):
+            write_tar(folder / f"{number}.tar", [3 * number, 3 * number + 1])
+        (folder / "1.tar").chmod(0)
+        config = DownloadShardsConfig.model_validate({"source": {"kind": "webdataset", "path": name}})
+        assert isinstance(config.source, WebdatasetSource)
+        source, digests = Webdataset(config.source, config), []
+        with as_nobody():
+            source.check()
+            for _ in range(2):
+                with source.parts() as parts:
+                    assert parts.growth is not None
+                    digests.append(parts.growth.digests.tolist())
+            contents = [[entry.content for entry in source.read(part).each] for part in parts.parts]
+        (folder / "1.tar").chmod(0o644)
+        with as_nobody(), source.parts() as parts:
+            assert parts.growth is not None
+            digests.append(parts.growth.digests.tolist())
+    assert [len(one) for one in contents] == [2, 1, 2]
+    assert isinstance(fault := contents[1][0], ItemFault)
+    assert fault.cause is FailureCause.UNREADABLE_FILE
+    assert digests[0] == digests[1]
+    assert [one == other for one, other in zip(digests[0], digests[2], strict=True)] == [True, False, True]
 
 
 @pytest.mark.parametrize("content", [b"", b"url\n", b"x" * 2000, bytes(2000)])

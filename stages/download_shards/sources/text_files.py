@@ -9,6 +9,7 @@ from typing import IO, TextIO
 
 from stages.contract.parsing import Unreadable
 from stages.storage.filesystems import is_remote, open_address
+from stages.storage.tars import compression_of
 
 MAX_LINE = 16_000_000  # characters
 #: Marks at the start of a file, the longer first: UTF-32's begins as UTF-16's.
@@ -20,6 +21,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MARK = "\ufeff"
+_HEAD = 10  # bytes that tell what a file is
+_BZIP2 = b"1AY&SY"  # after BZh and the size of the blocks
 
 
 @contextlib.contextmanager
@@ -39,10 +42,17 @@ def open_text(file: str, encoding: str, *, keep_undecoded: bool = False) -> Iter
     """Open a text; a mark at its start says more than the configured encoding, and is no part of it.
 
     ``keep_undecoded`` leaves what cannot be decoded as lone surrogates, for readers that count such lines.
+
+    Raises:
+        Unreadable: the file is compressed, or holds bytes that are none of the encoding.
     """
     with open_binary(file) as stream:
-        head = stream.read(4)
+        head = stream.read(_HEAD)
         stream.seek(0)
+        if (compression := _compression_of(head)) is not None:
+            raise Unreadable(
+                f"it is compressed by {compression}", "unpack it (gunzip, bunzip2, unxz, zstd -d, unzip, …)"
+            )
         found = next((name for mark, name in _MARKS if head.startswith(mark)), encoding)
         errors = "surrogateescape" if keep_undecoded else "strict"
         text = io.TextIOWrapper(stream, encoding=found, newline="", errors=errors)
@@ -53,6 +63,12 @@ def open_text(file: str, encoding: str, *, keep_undecoded: bool = False) -> Iter
             raise Unreadable(f"{_position(file, found, error)} is not {found}", remedy) from error
         finally:
             text.detach()
+
+
+def _compression_of(head: bytes) -> str | None:
+    """Return how a file is compressed by whose first bytes no text begins: a text may begin with BZh."""
+    found = compression_of(head)
+    return None if found == "bzip2" and not head.startswith(_BZIP2, 4) else found
 
 
 def decode_text(content: bytes, encoding: str) -> str:

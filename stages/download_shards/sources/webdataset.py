@@ -139,8 +139,9 @@ class Webdataset:
         content = b""
         if not is_local(fs):
             content = str(fs.checksum(tar)).encode()
-        elif Path(tar).is_file() and (tar == root or is_inside(tar, root)):
-            content = file_digest(Path(tar))
+        elif tar == root or is_inside(tar, root):
+            with contextlib.suppress(OSError):  # it is counted when it is read
+                content = file_digest(Path(tar)) if Path(tar).is_file() else b""
         return hashlib.blake2b(name + b"\0" + content, digest_size=DIGEST_BYTES).digest()
 
     def _compressed(self, fs: fsspec.AbstractFileSystem) -> list[str]:

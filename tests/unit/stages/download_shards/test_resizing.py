@@ -14,9 +14,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from stages.contract.errors import FailureCause, ItemFault
 from stages.download_shards.config import DownloadShardsConfig
 from stages.download_shards.img2dataset_import import import_resizer
-from stages.download_shards.resizing import make_resizer
+from stages.download_shards.resizing import Resized, make_resizer
 from stages.download_shards.worker import make_shard_worker
 from stages.storage.artifact import Output
 
@@ -113,3 +114,47 @@ def test_a_worker_is_ready_when_what_reads_its_images_is(tmp_path: Path, resizes
     worker = make_shard_worker(config, Output(str(tmp_path), "download_shards", "f0"), resizes=resizes)
     assert len(set(psutil.Process().children()) - before) == resizes
     del worker
+
+
+def turned(form: str, orientation: int, size: tuple[int, int]) -> bytes:
+    """Return an image that is to be shown turned."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_noise(size, 50).convert("RGB").save(file, form, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WebP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("mode", ["keep_ratio", "no"])
+def test_sizes_are_those_of_the_image_as_it_is_shown(form: str, mode: str) -> None:
+    options = {"image_size": 24, "resize_mode": mode, "isolate_decoding": False}
+    config = DownloadShardsConfig.model_validate({"source": {"kind": "url_list", "path": "list.parquet"}, **options})
+    cases = [(size, orientation) for size in ((96, 48), (48, 96)) for orientation in range(1, 9)]
+    made = list(make_resizer(config)([turned(form, orientation, size) for size, orientation in cases]))
+    for one, (size, orientation) in zip(made, cases, strict=True):
+        shown = size[::-1] if orientation >= 5 else size
+        resized = shown if mode == "no" else (shown[0] // 2, shown[1] // 2)
+        assert isinstance(one, Resized), one
+        assert (one.original_width, one.original_height) == shown, orientation
+        assert (one.width, one.height) == resized
+        assert Image.open(io.BytesIO(one.content)).size == resized
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((1, 2000), {"resize_only_if_bigger": False}),
+        ((2000, 1), {"resize_only_if_bigger": False}),
+        ((17_000, 20), {"resize_mode": "no", "encode_format": "webp", "encode_quality": 90}),
+        ((24_000, 60), {"encode_format": "webp", "encode_quality": 90}),
+    ],
+)
+def test_a_strip_that_would_be_too_long_is_no_corrupt_image(size: tuple[int, int], options: dict[str, Any]) -> None:
+    section = {"image_size": 48, "resize_mode": "keep_ratio", "isolate_decoding": False} | options
+    config = DownloadShardsConfig.model_validate({"source": {"kind": "url_list", "path": "list.parquet"}, **section})
+    strip, whole = turned("PNG", 1, size), turned("PNG", 1, (60, 50))
+    before, fault, after = make_resizer(config)([whole, strip, whole])
+    assert isinstance(fault, ItemFault)
+    assert (fault.cause, "resized, it would have" in str(fault)) == (FailureCause.IMAGE_TOO_LARGE, True)
+    assert before == after
+    assert isinstance(after, Resized)

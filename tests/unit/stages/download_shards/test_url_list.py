@@ -1,4 +1,9 @@
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
 
 import pandas as pd
 import pyarrow as pa
@@ -112,3 +117,35 @@ def test_rows_on_disk_are_the_same_and_take_no_memory():
     assert size > 1_000_000
     assert pa.total_allocated_bytes() - before < size / 20
     assert on_disk(mapped.slice(0, 0)).schema == mapped.schema
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "zip", "zstd"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "txt"])
+def test_a_compressed_list_is_said_to_be_one(tmp_path, kind, name):
+    path = write_list(tmp_path / f"a.{kind}", kind) if kind != "txt" else tmp_path / "a.txt"
+    content = path.read_bytes() if kind != "txt" else "\n".join(URLS).encode()
+    (tmp_path / f"b.{kind}").write_bytes(compressed(content, name))
+    path.write_bytes(content)
+    options = {"caption_column": None} if kind == "txt" else {}
+    for source in (make_source(tmp_path / f"b.{kind}", **options), make_source(tmp_path, format=kind, **options)):
+        with pytest.raises(
+            InputFault, match=rf"b\.{kind} cannot be read .*compressed by {name}.*: unpack it"
+        ) as caught:
+            read_url_list(source)
+        assert "latin-1" not in str(caught.value)
+
+
+def compressed(content, name):
+    if name == "zip":
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("list", content)
+        return file.getvalue()
+    if name == "zstd":
+        return pa.Codec("zstd").compress(content, asbytes=True)
+    return {"gzip": gzip, "bzip2": bz2, "xz": lzma}[name].compress(content)
+
+
+def test_a_text_may_begin_as_compressed_files_do(tmp_path):
+    (tmp_path / "a.csv").write_text("BZh9,image_url,text\n1,http://a/1.jpg,one\n")
+    assert read_url_list(make_source(tmp_path / "a.csv"))["url"].to_pylist() == ["http://a/1.jpg"]

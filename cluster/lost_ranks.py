@@ -21,15 +21,20 @@ _log = logging.getLogger(__name__)
 def is_communication_error(error: BaseException) -> bool:
     """Return whether a rank's error means that it could not reach the others, and says nothing of its own work.
 
-    The libraries under torch.distributed raise plain RuntimeErrors, which only their messages tell from others.
+    The libraries under torch.distributed raise plain RuntimeErrors, which only their messages tell from others. An
+    error that is raised on purpose (its class has ``is_on_purpose``) is none, whatever it comes of: where a store or a
+    source was away, the connection to that was lost, and starting the group again would only wait for it again.
     """
+    chain = list(_chain(error))
+    if any(getattr(one, "is_on_purpose", False) for one in chain):
+        return False
     torch = sys.modules.get("torch")
     known: tuple[type[BaseException], ...] = (ConnectionError,)
     if torch is not None:
         known += (torch.distributed.DistError,)
     return any(
         isinstance(one, known) or (type(one) is RuntimeError and any(name in str(one).lower() for name in _LIBRARIES))
-        for one in _chain(error)
+        for one in chain
     )
 
 

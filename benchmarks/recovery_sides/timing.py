@@ -33,7 +33,8 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "leases": {"pipeline.leases": ("Leases._take", "Leases._renew", "Leases.check", "Leases.release")},
     "checkpoints": {
         "stages.training.loop": ("_Run._checkpoint",),
-        "stages.formats.checkpoints": ("write_checkpoint", "read_newest_checkpoint", "remove_checkpoints"),
+        "stages.formats.checkpoints": ("write_checkpoint", "remove_checkpoints"),
+        "stages.training.beginning": ("agreed_beginning",),
     },
     "sync to the disk": {"stages.storage.publishing": ("sync",)},
 }  # fmt: skip

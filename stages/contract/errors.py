@@ -27,6 +27,9 @@ class StageError(Exception):
     libraries quote them in theirs, are masked.
     """
 
+    is_on_purpose = True
+    """For layers that do not know this class: its message says all, and no other cause is looked for."""
+
     def __init__(self, *content: object) -> None:
         super().__init__(*(redact(part) if type(part) is str else part for part in content))
 

@@ -199,6 +199,12 @@ def write_checkpoint(output: Output, checkpoint: Checkpoint, *, keep: int) -> No
         _delete(output, old)
 
 
+def set_checkpoint_aside(output: Output, step: int) -> None:
+    """Move a checkpoint to the folder of damaged files, its record first: it no longer counts, and nothing is lost."""
+    output.set_aside([_record(step), *output.glob(f"{_folder(step)}/*")])
+    output.remove(_folder(step))
+
+
 def take_checkpoint(source: Artifact, step: int, output: Output) -> None:
     """Make a checkpoint of another artifact one of this, with the best weights so far, where that one keeps them.
 
@@ -221,16 +227,6 @@ def checkpoint_steps(artifact: Artifact) -> list[int]:
     """Return the steps of all whole checkpoints, ascending."""
     names = artifact.glob(f"{UNITS}/{_PREFIX}*.json")
     return sorted(int(name.removesuffix(".json").rpartition(_PREFIX)[2]) for name in names)
-
-
-def read_newest_checkpoint(output: Output) -> Checkpoint | None:
-    """Read the newest whole checkpoint, to the CPU; damaged ones are passed over, with a warning."""
-    for step in reversed(checkpoint_steps(output)):
-        try:
-            return read_checkpoint(output, step)
-        except ArtifactError as error:
-            _log.warning("%s; going on from the checkpoint before it", error)
-    return None
 
 
 def read_checkpoint(output: Output, step: int) -> Checkpoint:

@@ -105,8 +105,8 @@ class Artifact(Folder):
     def local(self, name: str, *, record: str | None = None, may_sample: bool = True) -> Path:
         """Return a local path of the file, to be opened at once; a remote one is cached first.
 
-        The first time on this machine, it is compared with its checksum; ``record`` is that of :meth:`open`. Of huge
-        ones, some blocks are where it ``may_sample``, else all.
+        It is compared with its checksum; ``record`` is that of :meth:`open`. Where it ``may_sample``, that is the first
+        time on this machine, of huge ones some blocks; else each time, and all of it.
         """
         with self._expecting(name, record):
             if self.is_local:
@@ -117,13 +117,18 @@ class Artifact(Folder):
             def check(fetched: Path) -> None:
                 self._compare(name, record, fetched, may_sample=False)
 
+            always = not may_sample
             fs, path = self._fs_and_root[0], self.path(name)
             cache = LocalCache.of_this_machine()
-            return cache.get(fs, path, root=self.uri, name=name, version=version, check=check)
+            return cache.get(fs, path, root=self.uri, name=name, version=version, check=check, always=always)
 
     def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
         path = Path(self.path(name))
-        VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=may_sample))
+        if not may_sample:
+            self._compare(name, record, path, may_sample=False)
+            path.stat()  # FileNotFoundError, of one without a checksum
+            return
+        VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=True))
 
     def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
         """Compare a file with its checksum, and return whether there is one."""

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import fsspec
 
+from stages.contract.errors import ArtifactError
 from stages.storage.private_folders import folder_in_temporary, private_folder
 from stages.storage.publishing import sync
 
@@ -44,6 +45,14 @@ def cache_folder() -> Path:
     """Return the cache's folder, made and checked as one of this user alone; looked at each time, as it may go away."""
     named = os.environ.get(FOLDER)
     return private_folder(Path(named), _KEY) if named else folder_in_temporary("corgi-cache", _KEY)
+
+
+def _passes(check: Callable[[Path], None], cached: Path) -> bool:
+    try:
+        check(cached)
+    except ArtifactError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,15 @@ class LocalCache:
         name: str,
         version: str,
         check: Callable[[Path], None] = lambda fetched: None,
+        always: bool = False,
     ) -> Path:
         """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once.
 
-        ``check`` raises an error where what was fetched is not to be used.
+        ``check`` raises an ArtifactError where what was fetched is not to be used. What is cached already is checked
+        too where that is ``always`` done, and fetched anew where it has rotted here.
         """
         key = f"{hashlib.sha256(root.encode()).hexdigest()[:16]}/{name}"
-        if not self._use(key, version):
+        if not self._use(key, version) or (always and not _passes(check, self._file(key))):
             self._fetch(fs, path, key, version, check)
         return self._file(key)
 

@@ -21,12 +21,11 @@ from stages.formats.checkpoints import (
     Checkpoint,
     RollBacksRecord,
     TrainedRecord,
-    checkpoint_steps,
     joined,
-    read_newest_checkpoint,
 )
 from stages.formats.training_logs import TRAINING_LOG, write_log
 from stages.storage.artifact import Output
+from stages.training.beginning import agreed_beginning
 from stages.training.best import keep_if_best, load_best
 from stages.training.ending import EndVote
 from stages.training.engine import Engine, join_group, leave_group
@@ -54,13 +53,9 @@ def run_training(job: TrainJob, emit: Emit) -> None:
     rank_info = join_group(use_gpu=job.use_gpu)
     try:
         vote = EndVote(rank_info)
-        rolled_back = Counter(one.to_step for one in RollBacksRecord.read(job.output).roll_backs)
-        bad = None
-        while (bad := _train_until_bad(job, rank_info, emit, bad, vote)) is not None:
-            newest = max(checkpoint_steps(job.output), default=0)
-            rolled_back[newest] += 1
-            if rolled_back[newest] > _MOST_ROLL_BACKS:
-                raise _diverged(bad.step, f"and again after going back to step {newest} {_MOST_ROLL_BACKS} times")
+        bad = _train_until_bad(job, rank_info, emit, None, vote)
+        while bad is not None:
+            bad = _train_until_bad(job, rank_info, emit, bad, vote)
     finally:
         leave_group()
 
@@ -129,14 +124,14 @@ class _Run:
         )  # fmt: skip
 
     def _start_engine(self, bad: _Bad | None) -> None:
-        """Build the model and its engine, from the newest checkpoint if there is one."""
+        """Build the model and its engine, from the newest checkpoint that all processes read, if there is one."""
         job, config, rank_info = self._job, self._config, self._rank_info
         _seed_all(job.seed)
         model = self._task.build_model()
-        checkpoint = read_newest_checkpoint(job.output)
+        checkpoint, kept = agreed_beginning(job.output, rank_info)
         self.first_step = checkpoint.step if checkpoint else 0
         self._logged = list(checkpoint.logged.rows) if checkpoint else []
-        self._go_back(bad, checkpoint)
+        self._go_back(bad, checkpoint, kept)
         if checkpoint is not None:
             _load_weights(model, checkpoint, job.output)
         self._engine = Engine(model, config, rank_info)
@@ -146,18 +141,19 @@ class _Run:
             last, skipped = checkpoint.step - 1, checkpoint.skipped  # whose samples gave the step before the checkpoint
             self._engine.restore(checkpoint.state, updates, lambda: self._batch_of(last, skipped))
 
-    def _go_back(self, bad: _Bad | None, checkpoint: Checkpoint | None) -> None:
+    def _go_back(self, bad: _Bad | None, checkpoint: Checkpoint | None, kept: RollBacksRecord) -> None:
         """Pass over the samples that a roll back leaves out, this one or one of an earlier start; report this one."""
-        output, kept = self._job.output, RollBacksRecord.read(self._job.output)
         self._roll_backs = joined(checkpoint.logged.roll_backs if checkpoint else (), kept.roll_backs)
         data_step = bad.data_step if bad else kept.data_step_at(self.first_step)
         self.skipped = max(data_step - self.first_step, checkpoint.skipped if checkpoint else 0)
         if bad is None:
             return
+        if sum(one.to_step == self.first_step for one in self._roll_backs) >= _MOST_ROLL_BACKS:
+            raise _diverged(bad.step, f"and again after going back to step {self.first_step} {_MOST_ROLL_BACKS} times")
         rolled_back = RolledBack(self.first_step, bad.step, self._time())
         self._roll_backs += (rolled_back,)
         if self._rank_info.rank == 0:  # kept first: what is reported holds from then on
-            kept.adding(rolled_back, data_step).write(output)
+            kept.adding(rolled_back, data_step).write(self._job.output)
             words = "a step before step %d went wrong: going back to step %d, with other samples"
             _log.warning(words, bad.step, self.first_step)
         self._emit(rolled_back)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from cluster.lost_ranks import is_communication_error
+from stages.contract.errors import InputFault
+from stages.storage.patience import StorageAway
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:
@@ -35,8 +37,12 @@ def test_a_rank_that_cannot_reach_others(error: Exception) -> None:
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         FileNotFoundError(2, "No such file or directory"),
         raised_from(KeyError("image"), IndexError("row 3")),
+        raised_from(StorageAway("storage.patience: s3://store: away for 60 minutes"), ConnectionRefusedError()),
+        raised_from(InputFault("train_decoder: the source closed the connection"), ConnectionResetError()),
+        raised_from(ValueError("no batch"), raised_from(StorageAway("away"), ConnectionRefusedError())),
+        raised_from(RuntimeError("gloo: closed while the group is left"), StorageAway("away")),
     ],
-    ids=["words", "memory", "shapes", "file", "cause"],
+    ids=["words", "memory", "shapes", "file", "cause", "store", "source", "wrapped", "after it"],
 )
 def test_a_ranks_own_error(error: Exception) -> None:
     assert not is_communication_error(error)

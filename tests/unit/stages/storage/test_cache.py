@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from stages.contract.errors import ArtifactError
 from stages.storage.cache import LocalCache
 
 ROOT = "memory://test-cache"
@@ -161,3 +162,24 @@ def test_many_processes_fetch_use_and_delete_at_once(tmp_path):
         process.join()
     assert outcomes == ["done"] * 3
     assert [process.exitcode for process in processes] == [0] * 3
+
+
+def test_what_has_rotted_in_the_cache_is_fetched_anew_where_it_is_always_checked(remote, tmp_path):
+    def check(path):
+        if path.read_bytes() != b"whole":
+            raise ArtifactError("other bytes")
+
+    def read(name, *, always):
+        path = f"/test-cache/{name}"
+        return cache.get(remote, path, root=ROOT, name=name, version="1", check=check, always=always).read_bytes()
+
+    cache = LocalCache(tmp_path)
+    for name in ("a", "b"):
+        put(remote, name, b"whole")
+        get(cache, remote, name).write_bytes(b"rotte")
+    assert read("a", always=False) == b"rotte"
+    for _ in range(2):
+        assert read("a", always=True) == b"whole"
+    put(remote, "b", b"wrong")
+    with pytest.raises(ArtifactError, match="other bytes"):
+        read("b", always=True)

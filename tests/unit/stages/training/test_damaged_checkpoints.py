@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 
 from cluster.training import TrainGroup, launch_in_process
+from stages.contract.errors import Diverged
 from stages.contract.events import Event
 from stages.contract.stage import Allocation, StageContext
-from stages.formats.checkpoints import Checkpoint, checkpoint_steps, read_checkpoint, write_checkpoint
+from stages.formats.checkpoints import (
+    Checkpoint,
+    RollBacksRecord,
+    checkpoint_steps,
+    read_checkpoint,
+    write_checkpoint,
+)
 from stages.training.launch import train
+from stages.training.task import Batch, BatchPart
 from tests.unit.stages.training.line import LineTask
 from tests.unit.stages.training.line_training import assert_same, config, losses, output_of, run, weights
 
@@ -70,3 +78,24 @@ def test_a_checkpoint_replaces_those_of_later_steps(tmp_path: Path) -> None:
         assert checkpoint_steps(output) == kept
         assert read_checkpoint(output, kept[-1]).skipped == step
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"{one:08d}" for one in kept]
+
+
+def test_rolling_back_ends_where_it_goes_back_to_a_checkpoint_before_damaged_ones(tmp_path: Path) -> None:
+    """Each roll back counts for the checkpoint that training goes back to, whichever others are listed."""
+
+    class Damaging(LineTask):
+        """Has all samples bad from those of step 5 on, and the checkpoint of step 4 rot."""
+
+        def prepare(self, part: BatchPart) -> Batch:
+            batch = dict(super().prepare(part))
+            if part.data_step >= 5:
+                for file in tmp_path.glob("checkpoints/*4/weights*"):
+                    file.write_bytes(b"rot")
+                batch["y"] = batch["y"] * float("inf")
+            return batch
+
+    settings = config(bad_steps="roll_back", checkpoint_interval=2, async_checkpoints=False, prefetch_batches=1)
+    with pytest.raises(Diverged, match="after going back to step 2 3 times"):
+        run(tmp_path, settings, Damaging())
+    assert checkpoint_steps(output_of(tmp_path)) == [2]
+    assert [to_step for to_step, *_ in RollBacksRecord.read(output_of(tmp_path)).rows] == [2, 2, 2]

@@ -24,7 +24,7 @@ from stages.contract.parsing import load_json, parsing
 from stages.contract.secrets import redact_addresses
 from stages.contract.texts import one_line, show_value
 from stages.storage.artifact import COMPLETE, UNITS, Artifact, Output
-from stages.storage.filesystems import describe_error, is_local, is_remote, open_address
+from stages.storage.filesystems import describe_error, is_local, is_remote, open_address, root_address
 from stages.storage.leases import Fence
 from stages.storage.listing import find_files
 from stages.storage.private_folders import user_folder
@@ -68,10 +68,9 @@ class Store:
         self._leases: Leases | None = None
         self._said: set[str] = set()
         try:
-            self.uri = uri.rstrip("/") if is_remote(uri) else str(Path(uri).expanduser().resolve())
-        except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle
-            found = f"{one_line(uri, 200)} is no path here ({one_line(error, 200)})"
-            raise UsageError(f"store: {found}; give a folder or an fsspec URI") from None
+            self.uri = root_address(uri)
+        except StageError as error:
+            raise UsageError(f"store: {error}; give a folder or an fsspec URI") from None
 
     @cached_property
     def _fs_and_root(self) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -10,9 +10,11 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.contract.errors import InputFault, StageError
@@ -61,6 +63,24 @@ _SHOWN = 200  # characters of an address in messages
 def is_remote(address: str) -> bool:
     """Return whether an address names a file system; otherwise it is a path on this machine."""
     return "://" in address
+
+
+def root_address(address: str) -> str:
+    """Return the address of a store as all processes write it: a URI, or an absolute path of this machine.
+
+    Raises:
+        InputFault: no path here (no such user, links in a circle), or a URI that fsspec would take for a pattern.
+    """
+    if is_remote(address):
+        if has_magic(address):  # it would delete and move what matches, other stores beside this one too
+            raise InputFault(
+                f"found {one_line(address, 200)}: expected an address without *, ? and [, which are patterns"
+            )
+        return address.rstrip("/")
+    try:
+        return str(Path(address).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputFault(f"{one_line(address, 200)} is no path here ({one_line(error, 200)})") from None
 
 
 def local_path(address: str) -> str:

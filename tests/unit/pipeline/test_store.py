@@ -143,3 +143,15 @@ def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
     assert written["mlflow"] is None
     assert store.find_run("smoke") == record
     assert set(record.document()) == {"run", "status", "stages", "metrics", "artifacts"}
+
+
+@pytest.mark.parametrize("name", ["run*", "run?", "run [1]"])
+def test_a_remote_store_that_would_be_a_pattern_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"store: found memory://lab/run.*: expected an address without \*, \? and \["):
+        Store(f"memory://lab/{name}")
+
+
+def test_a_store_on_this_machine_may_have_any_name(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run [1]*"))
+    store.write_run(make_record("smoke-1"))
+    assert store.find_run("smoke").run == "smoke-1"

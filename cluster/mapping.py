@@ -58,6 +58,13 @@ class Task:
     item: Any
     losses: list[str] = field(default_factory=list)
     """Why each of them was lost."""
+    num_unheard: int = 0
+    """Further workers that were lost with it, and may have been gone before it was given to them."""
+
+    @property
+    def is_given_again(self) -> bool:
+        """Whether a worker that was lost may have begun, or finished, it."""
+        return bool(self.losses or self.num_unheard)
 
 
 class Inbox:

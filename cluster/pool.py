@@ -10,7 +10,6 @@ ray.util.ActorPool gives items to actors that Ray has no room for yet, and canno
 keeps an idle actor while items may still arrive, and drops the exceptions of failed items.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ _TICK_SECONDS = 1.0  # between two looks at the signs of life
 _MOST_TICK_SECONDS = 1.5  # a longer one, by the clock of silence, is that of a consumer that takes its time
 _SIGNS_PER_TIMEOUT = 4  # signs of life asked for within a timeout
 _SIGN_SECONDS = 5.0  # between two of them at most, as they say how far a worker is
+_FRESH_SIGNS = 2  # pauses between signs of life after which a worker is given no item until it has given another one
 _NOTICE_FRACTION = 0.5  # of the timeout, after which a slow item is reported
 _START_PATIENCE = 10  # times the heartbeat timeout: loading a model may hold up a whole process for a while
 _NO_ROOM_SECONDS = 60.0  # without any worker, after which the cluster is said to have no room
@@ -81,6 +81,11 @@ class _Member:
     last_sign: float | None = None
     """None: it has given none yet, as Ray may still have no room for it."""
     ping: Any = None
+    """The reference of a sign of life that it has been asked for."""
+    asked: float = -1.0
+    """When it was asked for that one."""
+    lived: float = -1.0
+    """When it was asked for the last one that it has given."""
     node: str = ""
     machine: str = ""
     samples: int = 0
@@ -103,6 +108,9 @@ class _Pool:
         self._clock = AttentiveClock(max(_MOST_TICK_SECONDS, resources.heartbeat_timeout / _SIGNS_PER_TIMEOUT))
         self._last_work = self._last_ready = self._clock.now()
         self._next_check = 0.0
+        self._pause = min(resources.heartbeat_timeout / _SIGNS_PER_TIMEOUT, _SIGN_SECONDS)
+        self._last_loss: dict[str, float] = {}
+        """By node: when a worker was lost there last. The node itself may be gone, and the others on it with it."""
         self._memory = MemoryKills(ray.get_runtime_context().get_node_id())
         self._growth = Growth(resources)
         self._reporter = Reporter(report)
@@ -129,12 +137,14 @@ class _Pool:
             self._members.append(_Member(actor, actor.prepare.remote(), since=self._clock.now()))
 
     def dispatch(self, inbox: Inbox) -> None:
-        """Give an item to every idle actor; end all actors after a long time without items, to free their resources."""
+        """Give an item to every idle actor that lives, as far as is known; after a long time without items, end all
+        actors, to free their resources.
+        """
         now = self._clock.now()
         for member in self._members:
-            if member.call is None and inbox.waiting:
+            if member.call is None and inbox.waiting and self._is_heard(member, now):
                 task = member.task = inbox.waiting.popleft()
-                member.call = member.actor.work.remote(task.item, is_given_again=bool(task.losses))
+                member.call = member.actor.work.remote(task.item, is_given_again=task.is_given_again)
                 member.since, member.is_noticed = now, False
                 member.samples = 0
         if self.is_busy:
@@ -142,6 +152,13 @@ class _Pool:
         elif inbox.grows and not inbox.waiting and now - self._last_work > self._resources.idle_seconds:
             self._is_fresh = False
             self.release()
+
+    def _is_heard(self, member: _Member, now: float) -> bool:
+        """Whether a worker's last sign of life is recent, and later than the last loss on its node."""
+        sign = member.last_sign
+        if sign is None or sign < self._last_loss.get(member.node, sign):
+            return False
+        return now - sign <= _FRESH_SIGNS * max(self._pause, _TICK_SECONDS)
 
     def wait(self, timeout: float, inbox: Inbox) -> Iterator[tuple[Any, BaseException | None]]:
         """Wait for an actor to be done, ready or lost; yield its result, or the item's error."""
@@ -167,7 +184,7 @@ class _Pool:
                 raise error.cause from None
             yield None, error.cause
         except RayActorError as error:
-            self._lose(member, describe_loss(error, is_memory=self._memory.has_killed(member.node)), inbox)
+            self._lose(member, self._reason(member, error), inbox)
             return
         else:
             if member.is_ready:
@@ -177,19 +194,31 @@ class _Pool:
         member.is_ready, member.call, member.task = True, None, None
         member.last_sign, member.is_noticed = self._clock.now(), False
 
-    def _lose(self, member: _Member, reason: str, inbox: Inbox) -> None:
-        """Forget a worker; its item goes to another one, unless it has taken down too many."""
+    def _reason(self, member: _Member, error: BaseException) -> str:
+        return describe_loss(error, is_memory=self._memory.has_killed(member.node))
+
+    def _lose(self, member: _Member, reason: str, inbox: Inbox, *, may_be_earlier: bool = False) -> None:
+        """Forget a worker; its item goes to another one, unless it has taken down too many.
+
+        ``may_be_earlier``: the worker may have been gone before it was given the item, so that the item is not to blame
+        for it; but so often only, since it may be what silences them.
+        """
         import ray
 
         count("corgi_workers_lost")
         self._members.remove(member)
+        if member.node:
+            self._last_loss[member.node] = self._clock.now()
         ray.kill(member.actor)  # it may live where this process cannot see it
         if (task := member.task) is None:
             _log.warning("a worker was lost while it %s: %s", "waited" if member.is_ready else "started", reason)
             if not member.is_ready:
                 self._count_failed_start(reason)
             return
-        task.losses.append(reason)
+        if may_be_earlier and task.num_unheard < self._resources.max_tries:
+            task.num_unheard += 1
+        else:
+            task.losses.append(reason)
         if len(task.losses) < self._resources.max_tries:
             count("corgi_items_retried")
             inbox.waiting.appendleft(task)
@@ -221,38 +250,49 @@ class _Pool:
             return
         self._next_check = now + min(_TICK_SECONDS, timeout / _SIGNS_PER_TIMEOUT)
         self._report_missing_room(now)
-        self._take_signs(now)
+        self._take_signs(now, inbox)
         here = (member for member in self._members if member.machine)
         self._reporter.note(
             AtWork(one.machine, _name(one.task), one.samples) if one.task else AtWork(one.machine) for one in here
         )
-        pause = min(timeout / _SIGNS_PER_TIMEOUT, _SIGN_SECONDS)
         for member in list(self._members):
-            is_due = member.last_sign is None or not member.node or now - member.last_sign >= pause
-            if member.ping is None and is_due:
-                member.ping = ask_for_sign(member.actor)
+            if member.ping is None and self._is_due(member, now):
+                member.ping, member.asked = ask_for_sign(member.actor), now
             if member.last_sign is None:
                 continue  # Ray tells of an actor that dies before; one that waits for room gives no sign
             patience = timeout if member.is_ready else timeout * _START_PATIENCE
             if now - member.last_sign > patience:
-                self._lose(member, f"it gave no sign of life for {patience:g} s", inbox)
+                reason = f"it gave no sign of life for {patience:g} s"
+                self._lose(member, reason, inbox, may_be_earlier=member.lived <= member.since)
             elif member.call is not None:
                 self._check_pace(member, now - member.since, inbox)
 
-    def _take_signs(self, now: float) -> None:
-        """Take in the signs of life that have arrived."""
+    def _is_due(self, member: _Member, now: float) -> bool:
+        sign = member.last_sign
+        return sign is None or not member.node or now - sign >= self._pause or not self._is_heard(member, now)
+
+    def _take_signs(self, now: float, inbox: Inbox) -> None:
+        """Take in the signs of life that have arrived, and forget idle workers that are gone: no call tells of them."""
         import ray
+        from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
         asked = {member.ping: member for member in self._members if member.ping is not None}
         for ping in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
             member = asked[ping]
             member.ping = None
-            with contextlib.suppress(ray.exceptions.RayError):  # its call tells of the loss
+            try:
                 member.node, kills, member.machine, member.samples = ray.get(ping)
+            except RayActorError as error:
+                if member.call is None and not isinstance(error, ActorUnavailableError):  # it may be there again
+                    self._lose(member, self._reason(member, error), inbox)
+                continue
+            except RayError:
+                pass  # of a process that lives
+            else:
                 self._memory.note(member.node, kills)
                 if member.last_sign is None:
                     member.since = now  # so long it may have waited for room
-            member.last_sign = now
+            member.last_sign, member.lived = now, member.asked
 
     def _check_pace(self, member: _Member, seconds: float, inbox: Inbox) -> None:
         limit = self._resources.stage_timeout

@@ -34,6 +34,29 @@ def name_process(item: tuple[str, Path | None]) -> tuple[str, int]:
     return name, os.getpid()
 
 
+def meet_or_hold(folder: Path, number: int, item: str) -> int:
+    """Return who works on an item, once so many workers have one each; the first worker at "hold…" stays for ever."""
+    held = folder / item
+    if item.startswith("hold"):
+        if not held.exists():
+            held.write_text(str(os.getpid()))
+            time.sleep(1000)
+        time.sleep(6.0)  # longer than another one is missed later
+    (folder / f"met-{os.getpid()}").touch()
+    until = time.monotonic() + 100
+    while len(list(folder.glob("met-*"))) < number and time.monotonic() < until:
+        time.sleep(0.02)
+    return os.getpid()
+
+
+def stop_itself(item: int) -> int:
+    """Stop the worker's process by one of the items."""
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1000)  # until that has arrived
+    return item
+
+
 def die(item: int) -> int:
     """Take the worker's process down by one of the items."""
     if item == 1:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from cluster.item_progress import item_is_given_again
 from stages.contract.documents import UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.formats.shards import ShardRecord, shard_content
@@ -75,7 +76,8 @@ def make_reusing_worker(
 ) -> Callable[[str], Record | Reused[Record]]:
     """Return the function that takes the unit of a shard over where it is there, or else makes it.
 
-    A unit that is there already stays, unless it was made of other content.
+    A unit that is there already stays, unless it was made of other content. Of a shard that is given again, a worker
+    that was lost has made it, so that it does not count as reused.
     """
     work = make_worker()
 
@@ -91,7 +93,7 @@ def make_reusing_worker(
     def work_or_take(name: str) -> Record | Reused[Record]:
         content = content_of(shards, name)
         if (kept := _present_unit(record, output, name, content)) is not None:
-            return Reused(kept)
+            return kept if item_is_given_again() else Reused(kept)
         if made and content is not None:
             try:
                 taken = take(name, content)

@@ -151,18 +151,21 @@ def unit_name(item: Any) -> str:
 
 
 def _make_recording_worker(
-    make_worker: MakeUnitWorker[Record], output: Output, finish: Finish, kind: type[Record]
+    make_worker: MakeUnitWorker[Record], output: Output, finish: Finish, kind: type[Record], compares_content: bool
 ) -> Callable[[Any], tuple[str, Record, bool]]:
     """Make a worker that records each unit as done, in its own process; it returns name, record, and if it was reused.
 
-    A unit whose worker was lost between its record and its reply is not made again.
+    A unit whose worker was lost between its record and its reply is not made again. Where the worker
+    ``compares_content`` it sees to that itself: what is recorded may be of earlier content.
     """
     work = make_worker()
 
     def work_and_record(item: Any) -> tuple[str, Record, bool]:
         name = unit_name(item)
-        if item_is_given_again() and (recorded := recorded_unit(kind, output, name)) is not None:
-            return name, recorded, False
+        if not compares_content and item_is_given_again():
+            recorded = recorded_unit(kind, output, name)
+            if recorded is not None:
+                return name, recorded, False
         with output.collecting():
             found = work(item)
             record = found.result if isinstance(found, Reused) else found
@@ -186,6 +189,8 @@ class UnitRunner(Generic[Record]):
     resources: WorkerResources
     finish: Finish = UnitRecord.finish
     """How a worker records a unit."""
+    compares_content: bool = False
+    """Whether the worker itself keeps a recorded unit of the present content: ``records`` leaves out others, too."""
     check: Callable[[str, Record], None] = lambda name, record: None
     """Called with each unit's name and record once it is done; an error that it raises ends the stage."""
     unit: str = "shards"
@@ -210,7 +215,9 @@ class UnitRunner(Generic[Record]):
                 reused=reused, reused_items=0 if self.passes_before else reused_images,
             )  # fmt: skip
 
-        make = functools.partial(_make_recording_worker, self.make_worker, self.output, self.finish, self.kind)
+        make = functools.partial(
+            _make_recording_worker, self.make_worker, self.output, self.finish, self.kind, self.compares_content
+        )
         for name, record, is_reused in map_and_report(
             context, make, self.units.without(done), self.resources, progress
         ):
@@ -258,6 +265,7 @@ def run_on_shards(
             content_of=content_of,
         ),
         resources=context.resources.for_shards(),
+        compares_content=True,
     )
     records = runner.run(context)
     totals = Totals.of(records.values())

@@ -30,7 +30,7 @@ from stages.storage.artifact import Output
 from stages.training.config import TrainingConfig
 from stages.training.launch import train
 from tests.live import command_of, descendants
-from tests.pool_workers import make_slow, stand_giving_signs
+from tests.pool_workers import make_slow, meet_or_hold, stand_giving_signs
 from tests.unit.stages.training.line import LineTask
 
 
@@ -66,6 +66,35 @@ def test_items_of_a_lost_node_and_of_a_stopped_process_go_to_the_workers_that_ar
     assert all(pid != stopped and node != removed.node_id for pid, node in last_five)
     for node in set(added) - {removed}:
         nodes.remove_node(node, allow_graceful=False)
+
+
+def test_workers_that_wait_for_items_on_a_node_that_is_lost_are_given_none(
+    nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each item may be tried once, so that none may be given to a worker that is gone."""
+    kept, lost = (nodes.add_node(num_cpus=2) for _ in range(2))
+    done: list[int] = []
+
+    def num_missed() -> int:
+        return sum("a worker was lost while it waited" in message for message in caplog.messages)
+
+    def come() -> Iterator[list[str]]:
+        yield [f"{index}" for index in range(4)]
+        while len(done) < 4:
+            yield []
+        nodes.remove_node(lost, allow_graceful=False)
+        until = time.monotonic() + 100
+        while num_missed() < 2 and time.monotonic() < until:
+            yield []
+        yield [f"{index}" for index in range(4, 10)]
+
+    resources = WorkerResources(num_workers=4, heartbeat_timeout=400.0, max_tries=1)
+    for worker in map_on_ray(lambda: partial(meet_or_hold, tmp_path, 4), Growing(come()), resources):
+        done.append(worker)
+    assert len(done) == 10
+    assert len(set(done)) == 4
+    assert num_missed() == 2
+    nodes.remove_node(kept, allow_graceful=False)
 
 
 def _kill_process(title: str) -> None:

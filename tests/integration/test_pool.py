@@ -1,5 +1,7 @@
 """The pool of workers of a map over Ray: lost workers, workers that stand still, and how many there are."""
 
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,16 @@ from cluster.item_progress import note_samples
 from cluster.mapping import Growing, WorkerResources
 from cluster.pool import map_on_ray
 from cluster.workers import MachineWorkers
-from tests.pool_workers import die, die_once, make_slow, name_process, start_alone, start_slowly_once
+from tests.pool_workers import (
+    die,
+    die_once,
+    make_slow,
+    meet_or_hold,
+    name_process,
+    start_alone,
+    start_slowly_once,
+    stop_itself,
+)
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -23,6 +34,49 @@ def test_an_item_that_kills_its_worker_at_each_retry_leaves_the_others_alone() -
     with pytest.raises(WorkersLost, match=r"1 items took down 3 workers each .* \(1; "):
         done.extend(map_on_ray(lambda: die, range(5), WorkerResources()))
     assert sorted(done) == [0, 2, 3, 4]
+
+
+def test_workers_that_fell_silent_without_a_word_cost_their_items_one_try_each(tmp_path: Path) -> None:
+    """As on a node that vanishes: two workers have an item, and of those that wait beside them one alone lives."""
+    number, held = 6, [tmp_path / "hold-1", tmp_path / "hold-2"]
+    workers: list[int] = []
+    stopped: set[int] = set()
+
+    def come() -> Iterator[Sequence[str]]:
+        yield [f"{index}" for index in range(number)]
+        while len(workers) < number:
+            yield ()
+        yield [file.name for file in held]
+        while not all(file.exists() and file.read_text() for file in held):
+            yield ()
+        holding = {int(file.read_text()) for file in held}
+        stop(holding)
+        since = time.monotonic()
+        while time.monotonic() < since + 4.0:  # so that the others are missed later
+            yield ()
+        waiting = [pid for pid in workers if pid not in holding]
+        stop(set(waiting[1:]))
+
+    def stop(processes: set[int]) -> None:
+        stopped.update(processes)
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+
+    resources = WorkerResources(num_workers=number, num_cpus=0.2, heartbeat_timeout=12.0, max_tries=2)
+    for worker in map_on_ray(lambda: partial(meet_or_hold, tmp_path, number), Growing(come()), resources):
+        workers.append(worker)
+    assert len(set(workers[:number])) == number
+    assert len(workers) == number + len(held)
+    assert not stopped & set(workers[number:])
+
+
+def test_an_item_that_silences_every_worker_at_once_is_set_aside(caplog: pytest.LogCaptureFixture) -> None:
+    """None of them gives a sign after it was given the item, as none would that was gone before."""
+    done: list[int] = []
+    with pytest.raises(WorkersLost, match=r"1 items took down 1 workers each .* \(1; last: it gave no sign of life"):
+        done.extend(map_on_ray(lambda: stop_itself, range(4), WorkerResources(heartbeat_timeout=6.0, max_tries=1)))
+    assert sorted(done) == [0, 2, 3]
+    assert 1 <= sum("a worker was lost at 1" in message for message in caplog.messages) <= 2
 
 
 def test_a_worker_that_lives_goes_on_where_no_other_can_start(tmp_path: Path) -> None:

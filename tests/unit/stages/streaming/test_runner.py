@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +10,12 @@ import pytest
 from pydantic import Field
 
 from cluster.item_progress import begin_item
-from cluster.mapping import Growing, Items, MakeWorker, Mapper, WorkerResources
+from cluster.mapping import Inbox, Items, MakeWorker, Mapper, WorkerResources
 from stages.contract.documents import Totals, UnitRecord
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event, Progress
-from stages.storage.artifact import Output, unit_record
-from stages.streaming.runner import UnitList, UnitRunner
+from stages.storage.artifact import Artifact, Output, unit_record
+from stages.streaming.runner import UnitList, UnitRunner, run_on_shards
 from tests.factories import interrupt_after, make_context
 
 
@@ -66,11 +67,12 @@ def given_again(lost_at: Collection[str]) -> Mapper:
     """Map in this process, as a pool does whose workers were lost at these items."""
 
     def map_items(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
-        worker = make_worker()
-        assert not isinstance(items, Growing)
-        for item in items:
-            begin_item(is_given_again=item in lost_at)
-            yield worker(item)
+        worker, inbox = make_worker(), Inbox(items)
+        while inbox.poll():
+            while inbox.waiting:
+                item = inbox.waiting.popleft().item
+                begin_item(is_given_again=item in lost_at)
+                yield worker(item)
         begin_item()
 
     return map_items
@@ -90,6 +92,47 @@ def test_what_a_lost_worker_has_finished_is_not_made_again(tmp_path: Path) -> No
     records = run(tmp_path, context=make_context(map_shards=map_items))
     assert {name: record.rows for name, record in records.items()} == {"1": 1, "2": 20, "3": 3}
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["1", "3"]
+
+
+def test_a_stale_unit_is_made_again_although_a_worker_was_lost_at_it(tmp_path: Path) -> None:
+    """Units 2 to 4 are of earlier shards. The lost workers had not begun 2, had made 3 anew, and had set 4 aside."""
+    shards, output = (Output(str(tmp_path / name), f"{name}_shards", "f0") for name in ("download", "test"))
+    contents = {"1": "as before", "2": "new", "3": "new", "4": "new"}
+    is_running = True
+
+    def finish(record: Record, name: str) -> None:
+        with output.collecting():
+            output.write_bytes(f"files/{name}", record.made_from.encode())
+            record.finish(output, name)
+
+    def map_items(make_worker: MakeWorker, items: Items, resources: WorkerResources) -> Iterator[Any]:
+        nonlocal is_running
+        finish(Record(rows=30, made_from="new"), "3")
+        output.set_aside(["units/4.json"])
+        for name in contents:
+            shards.finish_unit(name, {})
+        is_running = False
+        return given_again({"2", "3", "4"})(make_worker, items, resources)
+
+    def content_of(source: Artifact, name: str) -> str | None:
+        return contents[name] if source.exists(unit_record(name)) else None
+
+    for name in contents:
+        finish(Record(rows=10, made_from="as before"), name)
+    events: list[Event] = []
+    context = make_context(events, map_shards=map_items)
+    context = replace(context, input_state=lambda name: "running" if is_running else "done")
+    make = functools.partial(make_worker, tmp_path, output)
+    records, _ = run_on_shards(Record, make, shards, output, context, content_of=content_of)
+    assert {name: (record.rows, record.made_from) for name, record in records.items()} == {
+        "1": (10, "as before"), "2": (2, "new"), "3": (30, "new"), "4": (4, "new")
+    }  # fmt: skip
+    assert Record.done(output) == records
+    damaged = tmp_path / "test" / "damaged"
+    assert (damaged / "files" / "2").read_text() == "as before"
+    assert {path.name for path in (damaged / "units").iterdir()} == {"2.json", "4.json"}
+    assert isinstance(events[-1], Progress)
+    assert (events[-1].done, events[-1].reused) == (4, 1)
 
 
 def test_totals_are_the_sums_by_count_and_by_cause(tmp_path: Path) -> None:

@@ -112,23 +112,18 @@ class Artifact(Folder):
             if self.is_local:
                 self._verify(name, record, may_sample=may_sample)
                 return Path(self.path(name))
-            version = self._version(name, record)
-
-            def check(fetched: Path) -> None:
-                self._compare(name, record, fetched, may_sample=False)
-
-            always = not may_sample
-            fs, path = self._fs_and_root[0], self.path(name)
-            cache = LocalCache.of_this_machine()
-            return cache.get(fs, path, root=self.uri, name=name, version=version, check=check, always=always)
+            fs, cache = self._fs_and_root[0], LocalCache.of_this_machine()
+            return cache.get(
+                fs, self.path(name), root=self.uri, name=name, version=self._version(name, record),
+                check=lambda fetched: self._compare(name, record, fetched, may_sample=False), always=not may_sample,
+            )  # fmt: skip
 
     def _verify(self, name: str, record: str | None, *, may_sample: bool) -> None:
         path = Path(self.path(name))
-        if not may_sample:
-            self._compare(name, record, path, may_sample=False)
-            path.stat()  # FileNotFoundError, of one without a checksum
-            return
-        VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=True))
+        if may_sample:
+            VerifiedFiles.of(self.uri).once(name, path, lambda: self._compare(name, record, path, may_sample=True))
+        elif not self._compare(name, record, path, may_sample=False):
+            path.stat()  # FileNotFoundError
 
     def _compare(self, name: str, record: str | None, path: Path, *, may_sample: bool) -> bool:
         """Compare a file with its checksum, and return whether there is one."""

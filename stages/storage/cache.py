@@ -47,7 +47,7 @@ def cache_folder() -> Path:
     return private_folder(Path(named), _KEY) if named else folder_in_temporary("corgi-cache", _KEY)
 
 
-def _passes(check: Callable[[Path], None], cached: Path) -> bool:
+def _passes(check: Callable[[Path], object], cached: Path) -> bool:
     try:
         check(cached)
     except ArtifactError:
@@ -76,7 +76,7 @@ class LocalCache:
         root: str,
         name: str,
         version: str,
-        check: Callable[[Path], None] = lambda fetched: None,
+        check: Callable[[Path], object] = lambda fetched: None,
         always: bool = False,
     ) -> Path:
         """Return this version of the file ``name`` of ``root``, which lies at ``path``; to be opened at once.
@@ -104,7 +104,7 @@ class LocalCache:
         return False
 
     def _fetch(
-        self, fs: fsspec.AbstractFileSystem, path: str, key: str, version: str, check: Callable[[Path], None]
+        self, fs: fsspec.AbstractFileSystem, path: str, key: str, version: str, check: Callable[[Path], object]
     ) -> None:
         target, version_file = self._file(key), self._version_file(key)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from cluster.training import free_port, rank_environment
+from cluster.training import rank_environment
 from stages.contract.errors import ArtifactError
 from stages.contract.events import Event
 from stages.formats.checkpoints import checkpoint_steps
@@ -20,6 +20,7 @@ from stages.training.engine import join_group
 from stages.training.job import TrainJob
 from stages.training.loop import run_training
 from stages.training.task import Batch, BatchPart, RankInfo
+from tests.ports import free_port
 from tests.unit.stages.training.line import LineTask
 from tests.unit.stages.training.line_training import assert_same, config, output_of, run, weights
 from tests.unit.stages.training.test_damaged_checkpoints import flip
@@ -76,6 +77,7 @@ def begin_on_views(rank: int, port: int, folder: Path) -> None:
         except ArtifactError as error:
             found.append(str(error))
     (folder / f"found by {rank}").write_text("\n".join(found))
+    distributed.barrier()  # neither takes the connection away while the other one still receives
     distributed.destroy_process_group()
 
 
@@ -95,7 +97,7 @@ def test_processes_that_see_other_damage_train_as_from_the_checkpoint_that_all_r
     (reference / RECORD).unlink()
     for folder, views in ((tmp_path / "a", (reference, reference)), (tmp_path / "b", (one, other))):
         folder.mkdir()
-        spawn(train_on_views, (free_port("127.0.0.1"), folder, views), nprocs=2)
+        spawn(train_on_views, (free_port(), folder, views), nprocs=2)
         assert [(folder / f"first of {rank}").read_text() for rank in range(2)] == ["6", "6"]
     assert_same(weights(one), weights(reference))
     assert (one / "damaged" / RECORD).exists()
@@ -106,7 +108,7 @@ def test_processes_agree_again_and_again_and_never_begin_anew_while_one_reads_a_
 ) -> None:
     for rank in range(2):
         shutil.copytree(cut, tmp_path / f"view {rank}")
-    spawn(begin_on_views, (free_port("127.0.0.1"), tmp_path), nprocs=2)
+    spawn(begin_on_views, (free_port(), tmp_path), nprocs=2)
     found = [(tmp_path / f"found by {rank}").read_text().split("\n") for rank in range(2)]
     for one in found:
         assert one[:3] == ["8", "6", "4"]

@@ -11,9 +11,11 @@ Symbols: a = generated, b = true embeddings, row i of a belongs to row i of b: [
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.related import is_one_group
 
 RETRIEVAL_RANKS = (1, 5, 10)
 CMMD_SIGMA = 10.0
@@ -43,22 +45,47 @@ def block_cosine(
 
 
 def unrelated_cosine(
-    a: Float[Tensor, "batch embed"], b: Float[Tensor, "pairs embed"], block_dims: Sequence[int], *, first: int = 0
+    a: Float[Tensor, "batch embed"],
+    b: Float[Tensor, "pairs embed"],
+    block_dims: Sequence[int],
+    *,
+    first: int = 0,
+    groups: Int[Tensor, " pairs"] | None = None,
 ) -> Float[Tensor, "batch"]:
-    """Return each row's mean block cosine to ALL the other pairs' true embeddings (no shuffle, so no luck).
+    """Return each row's mean block cosine to ALL true embeddings of other groups (no shuffle, so no luck).
 
-    ``a`` may be a part of the generated embeddings: row i of it belongs to row ``first`` + i of b.
+    ``a`` may be a part of the generated embeddings: row i of it belongs to row ``first`` + i of b. ``groups`` are those
+    of related pairs (:mod:`models.related`), numbered by rows; none: each pair is its own.
     """
     count = b.shape[0]
-    if count < 2:
-        raise ValueError(f"similarity: unrelated pairs need at least 2 embeddings, got {count}")
-    pairs = zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)
+    groups = torch.arange(count) if groups is None else groups
+    if is_one_group(groups):
+        raise ValueError(f"similarity: unrelated pairs need at least 2 embeddings that are not related, got {count}")
+    groups = groups.to(b.device)
+    own = groups[first : first + len(a)]
+    others = count - torch.bincount(groups, minlength=count)[own]  # [batch]
     per_block = []
-    for x, y in pairs:
+    for x, y in zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True):
         x_hat, y_hat = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
-        own = (x_hat * y_hat[first : first + len(a)]).sum(-1)  # cos(a_i, b_i): [batch]
-        per_block.append((x_hat @ y_hat.sum(0) - own) / (count - 1))  # mean over j != i
+        related = torch.zeros_like(y_hat).index_add(0, groups, y_hat)[own]  # sums of groups: [batch, block]
+        per_block.append((x_hat * (y_hat.sum(0) - related)).sum(-1) / others)
     return torch.stack(per_block).mean(0)
+
+
+def unrelated_columns(
+    a: Float[Tensor, "batch embed"],
+    b: Float[Tensor, "batch embed"],
+    block_dims: Sequence[int],
+    groups: Int[Tensor, " batch"] | None,
+) -> dict[str, Float[Tensor, "batch"]]:
+    """Return :func:`unrelated_cosine` over all blocks and of each of several, by name; where all are related, none."""
+    if groups is not None and is_one_group(groups):
+        return {}
+    columns = {"cosine_unrelated": unrelated_cosine(a, b, block_dims, groups=groups)}
+    if len(block_dims) > 1:
+        for i, (x, y) in enumerate(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)):
+            columns[f"cosine_unrelated_block_{i}"] = unrelated_cosine(x, y, [x.shape[-1]], groups=groups)
+    return columns
 
 
 def retrieval_ranks(
@@ -204,18 +231,22 @@ def distance_report(
     return {name: float(value) for name, value in values.items()}
 
 
-def reference_report(b: Float[Tensor, "batch embed"], block_dims: Sequence[int]) -> dict[str, float]:
+def reference_report(
+    b: Float[Tensor, "batch embed"], block_dims: Sequence[int], *, groups: Int[Tensor, " batch"] | None = None
+) -> dict[str, float]:
     """Return what a perfect prior would reach: the distances between two halves of the true embeddings.
 
-    Beside them ``cosine_unrelated``, of true embeddings to the others. The mmds are 0 but for chance.
+    Beside them ``cosine_unrelated``, of true embeddings to unrelated ones, where ``groups`` leave any. The mmds are 0
+    but for chance.
     """
     b_1, b_2 = _halves(b)
     values = {
         "frechet": frechet_distance(b_1, b_2),
         "cmmd": mmd(b_1, b_2, block_dims, sigma=CMMD_SIGMA),
         "mmd": mmd(b_1, b_2, block_dims, sigma=None),
-        "cosine_unrelated": unrelated_cosine(b.double(), b.double(), block_dims).mean(),
     }
+    if groups is None or not is_one_group(groups):
+        values["cosine_unrelated"] = unrelated_cosine(b.double(), b.double(), block_dims, groups=groups).mean()
     return {name: float(value) for name, value in values.items()}
 
 
@@ -228,11 +259,16 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embedding_report(
-    a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int]
+    a: Float[Tensor, "batch embed"],
+    b: Float[Tensor, "batch embed"],
+    block_dims: Sequence[int],
+    *,
+    groups: Int[Tensor, " batch"] | None = None,
 ) -> dict[str, float]:
     """Return every measure of pairs as named numbers.
 
     ``cosine_true`` and ``cosine_unrelated`` are averaged over blocks (``<name>_block_<i>`` gives each of several);
+    ``groups`` are those of related pairs (:func:`unrelated_cosine`), and where all are, there is no unrelated cosine;
     ``cosine_centred`` = :func:`centred_cosine`, 0 for the mean embedding;
     ``norm_ratio`` = mean norm of a / mean norm of b; ``variance_ratio`` = total variance of a / total variance of b;
     ``retrieval_at_<r>`` = fraction of rows whose true embedding ranks r or better.
@@ -242,7 +278,6 @@ def embedding_report(
     ranks = retrieval_ranks(a, b, block_dims)
     report = {
         "cosine_true": block_cosine(a, b, block_dims).mean(),
-        "cosine_unrelated": unrelated_cosine(a, b, block_dims).mean(),
         "cosine_centred": centred_cosine(a, b, block_dims).mean(),
         "norm_ratio": a.norm(dim=-1).mean() / b.norm(dim=-1).mean(),
         "variance_ratio": a.var(0).sum() / b.var(0).sum(),
@@ -251,5 +286,5 @@ def embedding_report(
     if len(block_dims) > 1:
         for i, (x, y) in enumerate(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)):
             report[f"cosine_true_block_{i}"] = F.cosine_similarity(x, y, dim=-1).mean()
-            report[f"cosine_unrelated_block_{i}"] = unrelated_cosine(x, y, [x.shape[-1]]).mean()
+    report |= {name: values.mean() for name, values in unrelated_columns(a, b, block_dims, groups).items()}
     return {name: float(value) for name, value in report.items()}

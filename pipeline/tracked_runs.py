@@ -1,5 +1,6 @@
 """What MLflow holds of a run, as the dashboard and ``corgi inspect`` read it: numbers by step, and images."""
 
+import math
 import tempfile
 import threading
 import urllib.parse
@@ -42,7 +43,8 @@ def metric_names(tracking_uri: str, run_id: str) -> list[str]:
 def metric_history(tracking_uri: str, run_id: str, name: str) -> list[Point]:
     """Return a run's numbers of this name, by step, without those of steps from which training rolled back.
 
-    Of several at a step, as figures of a stage that was made again are, the latest counts.
+    Of several at a step, as figures of a stage that was made again are, the latest counts; where that one is no finite
+    number, which neither a plot nor JSON can show, there is none.
 
     TrackingAway as in :func:`metric_names`.
     """
@@ -52,7 +54,7 @@ def metric_history(tracking_uri: str, run_id: str, name: str) -> list[Point]:
     points = (Point(one.step, one.value, one.timestamp) for one in found)
     counting = (point for point in points if not is_discarded(roll_backs, point.step, point.time))
     latest = {point.step: point for point in sorted(counting, key=lambda point: (point.step, point.time, point.value))}
-    return thinned(list(latest.values()))
+    return thinned([point for point in latest.values() if math.isfinite(point.value)])
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

@@ -229,8 +229,8 @@ class RunTracker:
         if summary is not None:
             run.set_counts("counts/", summary.counts, now)
         if state == "done":
-            rate = {} if per_second is None else {"items_per_second": per_second}
-            run.set_figures({"seconds": seconds, **rate}, now)
+            run.set_figures({"seconds": seconds}, now)
+            run.set_if_known("items_per_second", per_second, now)
             self._parent.set_figures({f"{name}/seconds": seconds}, now)
         self._parent.set_figures({f"{name}/{key}": value for key, value in measured.items()}, now)
         self._log_notes(run, {} if summary is None else summary.notes)

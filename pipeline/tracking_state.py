@@ -141,6 +141,11 @@ class TrackedRun:
         gone = {name: 0.0 for name in self.figures if name.startswith(prefix)}
         self.set_figures(gone | {clean(f"{prefix}{name}"): value for name, value in counts.items()}, time_ms)
 
+    def set_if_known(self, name: str, value: float | None, time_ms: int) -> None:
+        """Queue a figure of the whole; one that is not known any more is NaN, and one that never was is not there."""
+        if value is not None or clean(name) in self.figures:
+            self.set_figures({name: math.nan if value is None else value}, time_ms)
+
     def _queue(self, key: tuple[str, int], value: float, time_ms: int) -> None:
         self.steps[key] = time_ms
         self.waiting[*key, time_ms] = value

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.whole_batch import ALONE, WholeBatch
+
 NUM_BANK_SAMPLES = 16
 
 
@@ -21,15 +23,17 @@ def bank_loss(
     noise: Float[Tensor, "batch samples embed"],
     *,
     separation_weight: float,
+    whole_batch: WholeBatch = ALONE,
 ) -> Float[Tensor, "batch"]:
     """Return L_p = -mean_m cos(z_0, z_T^(m)) + xi mean_{i != j} cos(mu_i, mu_j) for each pair (method eq. 6).
 
-    The second mean is over the different Gaussians that the batch selects; it is 0 where all select the same one. With
-    several workers the batch is each worker's own part.
+    The second mean is over the different Gaussians that ``whole_batch`` selects, of which the rows here may be a part;
+    it is 0 where all select the same one.
     """
     samples = mean[:, None] + std[:, None] * noise.float()
     closeness = F.cosine_similarity(z_0.float()[:, None], samples, dim=-1).mean(1)
-    return separation_weight * _mean_pairwise_cosine(index, mean) - closeness
+    separation = _mean_pairwise_cosine(whole_batch.joined(index), whole_batch.joined(mean))
+    return separation_weight * separation - closeness
 
 
 def _mean_pairwise_cosine(index: Int[Tensor, "batch"], mean: Float[Tensor, "batch embed"]) -> Float[Tensor, ""]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.metrics.intervals import percentile_interval, resampled_means
@@ -18,7 +18,7 @@ from models.similarity import (
     centred_cosine,
     require_finite_rows,
     retrieval_ranks,
-    unrelated_cosine,
+    unrelated_columns,
 )
 
 
@@ -31,12 +31,20 @@ class PairFigure(NamedTuple):
 
 
 def pair_figures(
-    a: Float[Tensor, "batch embed"], b: Float[Tensor, "batch embed"], block_dims: Sequence[int], *, seed: int
+    a: Float[Tensor, "batch embed"],
+    b: Float[Tensor, "batch embed"],
+    block_dims: Sequence[int],
+    *,
+    seed: int,
+    groups: Int[Tensor, " batch"] | None = None,
 ) -> dict[str, PairFigure]:
-    """Return every measure of pairs by the name that embedding_report gives it; pairs are resampled together."""
+    """Return every measure of pairs by the name that embedding_report gives it; pairs are resampled together.
+
+    ``groups`` are those of related pairs, as embedding_report takes them.
+    """
     require_finite_rows(generated=a, true=b)
     a, b = a.double(), b.double()
-    columns = _columns(a, b, block_dims)
+    columns = _columns(a, b, block_dims) | unrelated_columns(a, b, block_dims, groups)
     measured = np.concatenate([np.stack([column.numpy() for column in columns.values()], 1), a.numpy(), b.numpy()], 1)
     resampled = np.concatenate([measured.mean(0, keepdims=True), resampled_means(measured, seed)])  # row 0: the figure
     means = dict(zip(columns, resampled.T, strict=False))
@@ -54,7 +62,6 @@ def _columns(a: Tensor, b: Tensor, block_dims: Sequence[int]) -> dict[str, Tenso
     ranks = retrieval_ranks(a, b, block_dims)
     columns = {
         "cosine_true": block_cosine(a, b, block_dims),
-        "cosine_unrelated": unrelated_cosine(a, b, block_dims),
         "cosine_centred": centred_cosine(a, b, block_dims),
         **{f"retrieval_at_{r}": (ranks <= r).double() for r in RETRIEVAL_RANKS},
         "norm_a": a.norm(dim=-1),
@@ -65,5 +72,4 @@ def _columns(a: Tensor, b: Tensor, block_dims: Sequence[int]) -> dict[str, Tenso
     if len(block_dims) > 1:
         for i, (x, y) in enumerate(zip(blocks_of(a, block_dims), blocks_of(b, block_dims), strict=True)):
             columns[f"cosine_true_block_{i}"] = block_cosine(x, y, [x.shape[-1]])
-            columns[f"cosine_unrelated_block_{i}"] = unrelated_cosine(x, y, [x.shape[-1]])
     return columns

@@ -1,5 +1,6 @@
 """Sets of generated images beside the true ones: each image beside its own, and the distributions of both."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from models.metrics.pairs import pair_figures
+from models.related import UNRELATED_PAIRS, groups_of_equal, groups_of_same, joined_groups
 from stages.contract.measures import Protocol
 from stages.evaluate.distances import (
     FEWEST,
@@ -22,6 +24,7 @@ from stages.evaluate.records import EmbeddingRows
 from stages.evaluate.results import Results
 from stages.evaluate.sets import EvaluatedSets
 from stages.evaluate.worker import CONDITIONING, clip_distance_network, embedding_network, features_network
+from stages.formats.generated_images import iterate_rows
 
 WITHOUT_PROMPTS = "unconditional"
 
@@ -60,7 +63,7 @@ class Comparison:
         true = sets.described_rows(CONDITIONING).take(chosen)
         dims, protocol = sets.block_dims(CONDITIONING), self._pairs_protocol(CONDITIONING, common)
         seen = sets.rows(CONDITIONING, name).take(chosen)
-        results.add(_image_figures(self._pairs(seen, true, dims)), protocol, prefix)
+        self._add(results, _image_figures(self._pairs(seen, true, dims, chosen)), protocol, prefix)
         self.report()
         if name == sets.main:
             self._add_embeddings(results, chosen, common)
@@ -75,7 +78,7 @@ class Comparison:
         embeddings = embedding_rows.take(chosen)
         distances = frechet_figures(embedding_rows, true_rows, self.report)
         results.add({f"embedding/{key}": figure for key, figure in distances.items()}, protocol)
-        results.add(_embedding_figures(self._pairs(embeddings, true, dims)), protocol)
+        self._add(results, _embedding_figures(self._pairs(embeddings, true, dims, chosen)), protocol)
         self.report()
         cmmd = cmmd_figure(torch.from_numpy(embeddings), torch.from_numpy(true), dims)
         results.add({"embedding/cmmd": cmmd}, protocol)
@@ -86,8 +89,21 @@ class Comparison:
         by = {"clip": identity["name"], "weights": identity["weights"], "resize": identity["resize"]}
         return {**common, **by, "true_images": true}
 
-    def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...]) -> Figures:
-        found = pair_figures(torch.from_numpy(a), torch.from_numpy(b), dims, seed=self.sets.config.seed)
+    @functools.cached_property
+    def _prompts(self) -> list[str]:
+        """Those of the main set, whose images have the order of every set's."""
+        return [row.prompt for row in iterate_rows(self.sets.generated) if row.set == self.sets.main]
+
+    def _add(self, results: Results, figures: Figures, protocol: Protocol, prefix: str = "") -> None:
+        """Add figures of pairs; those of unrelated ones say which these are, as earlier versions counted all others."""
+        unrelated = {name: figure for name, figure in figures.items() if "unrelated" in name}
+        results.add({name: figure for name, figure in figures.items() if name not in unrelated}, protocol, prefix)
+        results.add(unrelated, {**protocol, "unrelated": UNRELATED_PAIRS}, prefix)
+
+    def _pairs(self, a: np.ndarray, b: np.ndarray, dims: tuple[int, ...], chosen: np.ndarray) -> Figures:
+        true = torch.from_numpy(b)
+        groups = joined_groups(groups_of_equal([self._prompts[row] for row in chosen]), groups_of_same(true))
+        found = pair_figures(torch.from_numpy(a), true, dims, seed=self.sets.config.seed, groups=groups)
         return {name: Figure(one.value, len(a), one.low, one.high) for name, one in found.items()}
 
     def add_distances(self, results: Results, name: str, prefix: str, common: Protocol) -> None:

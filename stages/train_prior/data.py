@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.priors.text import TextFeatures, TextStates
+from models.related import groups_of_same, joined_groups
 from stages.contract.errors import InputFault
 from stages.formats.captions import CaptionsConfig, choose_captions, select_captioned
 from stages.formats.embeddings.layout import read_text_encoders
@@ -92,17 +93,25 @@ class Pairs:
 
         ``choice`` is in [0, 1): uniform numbers give every caption of a kind the same chance, 0 gives the first.
         """
+        caption = self._captions_of(rows, choice)
+        return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
+
+    def _captions_of(self, rows: Int[Tensor, " batch"], choice: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         count = self.starts.diff()[rows]
         human = count if self.num_human is None else self.num_human[rows]
         chosen = choose_captions(
             choice.double().numpy(), human.numpy(), (count - human).numpy(), human_fraction=self.human_fraction
         )
-        caption = self.starts[rows] + torch.from_numpy(chosen)
-        return self.image[rows], TextFeatures(self.text[caption], self.states.select(caption).load())
+        return self.starts[rows] + torch.from_numpy(chosen)
 
     def image_of_each_caption(self) -> Float[Tensor, "captions embed"]:
         """Return the image embedding of each caption, in the order of the captions."""
         return self.image.repeat_interleave(self.starts.diff(), dim=0)
+
+    def related(self) -> Int[Tensor, " images"]:
+        """Return the groups of images that have one first caption, or are copies of one another."""
+        captions = self._captions_of(torch.arange(len(self)), torch.zeros(len(self)))
+        return joined_groups(groups_of_same(self.text[captions]), groups_of_same(self.image))
 
     def select(self, chosen: Bool[Tensor, " images"]) -> "Pairs":
         """Return some of the images with all their captions."""

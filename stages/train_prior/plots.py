@@ -39,7 +39,8 @@ def plot_by_time(evaluation: Evaluation) -> bytes:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name in _BY_TIME:
-        axis.plot(list(evaluation.by_time), _values(evaluation.by_time, name), label=name)
+        values = _values(evaluation.by_time, name)
+        axis.plot(list(evaluation.by_time)[: len(values)], values, label=name)
     axis.invert_xaxis()
     axis.set(xlabel="time step t", ylabel="mean cosine", title="similarity by sampling time step")
     axis.legend(loc="upper right")  # to look for the best place takes long, and warns of it on a busy machine

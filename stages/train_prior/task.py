@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
+from models.metrics.intervals import Interval
 from models.priors.base import Prior
 from models.priors.spec import PriorSpec, TextStateSpec
 from models.priors.text import TextFeatures
 from models.priors.training import training_batch, training_random_inputs
+from models.related import UNRELATED_PAIRS
 from models.whole_batch import WholeBatch
 from stages.contract.errors import FailureCause
 from stages.contract.events import Event, LoggedImage, Metrics
@@ -28,7 +30,7 @@ from stages.train_prior.plots import plot_by_steps, plot_by_time
 from stages.train_prior.validation import Evaluation, device_of, evaluate
 from stages.training.config import TrainingConfig
 from stages.training.initial_weights import load_initial
-from stages.training.measuring import measure
+from stages.training.measuring import Measured, measure
 from stages.training.order import SampleOrder
 from stages.training.randomness import sample_seeds, sample_uniform
 from stages.training.task import Batch, BatchPart, RankInfo
@@ -42,13 +44,7 @@ _OF_DATA = ("bank.", "gaussian_weights")  # the Gaussians are those of this expe
 
 @dataclass
 class PriorTask:
-    """Training of a prior: on captioned embeddings, on those of images alone, or on the one after the other.
-
-    Everything but one term is the same for any number of workers: where the Gaussians are learnable, the separation
-    of method eq. 6 is taken over the Gaussians that the captions of one worker's part of the batch select, and averaged
-    over the parts. Two workers thus see fewer pairs of Gaussians at a time than one with the whole batch; its weight
-    does not change.
-    """
+    """Training of a prior: on captioned embeddings, on those of images alone, or on the one after the other."""
 
     config: PriorConfig
     embeddings: Artifact
@@ -170,7 +166,7 @@ class PriorTask:
         ``validation.json`` holds the newest evaluation, in the end that of the weights that are kept, and every one
         under ``validation_<step>``; it stays when training is broken off, and goes on when it does.
         """
-        state, config = self.state, self.config
+        config = self.config
         found = self._evaluate(model, step)
         images = []
         if len(found.by_steps) > 1 and config.learned_from != "images":  # the plots are of captions' own images
@@ -178,8 +174,16 @@ class PriorTask:
         if found.by_time:
             images.append(LoggedImage("held_out_by_time_step", plot_by_time(found), step))
         metrics = found.metrics()
-        measured = measure(metrics, found.intervals(), len(state.held_out), self._protocol())
-        return [Metrics(metrics, step, *measured), *images]
+        return [Metrics(metrics, step, *self._measured(metrics, found.intervals())), *images]
+
+    def _measured(self, metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> Measured:
+        """Return the measures; those of unrelated pairs say which these are, as earlier versions counted all others."""
+        unrelated = {name: interval for name, interval in intervals.items() if "unrelated" in name}
+        others = {name: interval for name, interval in intervals.items() if name not in unrelated}
+        pairs, protocol = len(self.state.held_out), self._protocol()
+        found = measure(metrics, others, pairs, protocol)
+        of_unrelated = measure(metrics, unrelated, pairs, {**protocol, "unrelated": UNRELATED_PAIRS})
+        return Measured(found.measures | of_unrelated.measures, found.protocols | of_unrelated.protocols)
 
     def _protocol(self) -> Protocol:
         """Return what the figures of pairs depend on beside the prior."""

@@ -14,6 +14,7 @@ from models.metrics.intervals import Interval
 from models.metrics.pairs import pair_figures
 from models.priors.base import Captions, OnStep, Prior
 from models.priors.spec import PriorSampling, PriorSpec
+from models.related import is_one_group
 from models.similarity import (
     FEWEST_FOR_DISTANCES,
     block_cosine,
@@ -41,7 +42,8 @@ class Evaluation:
     ``distance_report`` (where four pairs are held out), and ``diversity``; a prior without a diffusion process has one
     entry, of as many steps as it has components (identity: 0).
     ``by_time``: with the most steps, at the time t of each, the cosine to the true embedding of z_t (``cosine_z_t``)
-    and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones. Times are rounded to whole
+    and of the prediction of z_0 made from it (``cosine_z_0``), and both to unrelated ones, which are those of another
+    caption and image, where there are any. Times are rounded to whole
     numbers, or to as few decimals as tell the steps apart.
     ``reference``: the distances of two halves of the true embeddings, and the cosine of unrelated ones.
     """
@@ -94,24 +96,27 @@ def evaluate(
     learned from images alone samples without captions, and its samples are compared with the others as a set.
     """
     samplings = samplings_of(config, prior.spec)
-    reference = reference_report(pairs.image, block_dims) if len(pairs) >= FEWEST_FOR_DISTANCES else {}
+    groups = pairs.related()
+    reference = {}
+    if len(pairs) >= FEWEST_FOR_DISTANCES:
+        reference = reference_report(pairs.image, block_dims, groups=groups)
     if prior.spec.learned_from == "images":
         found = {steps: _measure_set(prior, pairs, how, block_dims, seed) for steps, how in samplings.items()}
         return Evaluation(found, reference=reference)
-    trajectory = _Trajectory(pairs.image, block_dims)
+    trajectory = _Trajectory(pairs.image, block_dims, groups)
     by_steps, intervals = {}, {}
     for steps, sampling in samplings.items():
         rows, seeds = torch.arange(len(pairs)), _seeds(seed, 0, len(pairs))
         generated = _sample_all(
             prior, pairs, rows, sampling, seeds=seeds, trajectory=trajectory if steps == max(samplings) else None
         )
-        report = _measure(generated, pairs.image, block_dims)
+        report = _measure(generated, pairs.image, block_dims, groups)
         if config.samples_per_caption > 1:
             few = generated[:_DIVERSITY_CAPTIONS]
             samples = _sample_again(prior, pairs, sampling, count=config.samples_per_caption, seed=seed, first=few)
             report["diversity"] = float(diversity(samples.double(), block_dims).mean())
         by_steps[steps] = report
-        figures = pair_figures(generated, pairs.image, block_dims, seed=seed)
+        figures = pair_figures(generated, pairs.image, block_dims, seed=seed, groups=groups)
         intervals[steps] = {name: Interval(low, high) for name, (_, low, high) in figures.items()}
         if steps == max(samplings):
             cosines = block_cosine(generated.double(), pairs.image.double(), block_dims)
@@ -129,8 +134,10 @@ def samplings_of(config: ValidationConfig, spec: PriorSpec) -> dict[int, PriorSa
 class _Trajectory:
     """Mean cosines of what a sampler passes, by time."""
 
-    def __init__(self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]) -> None:
-        self._true, self._block_dims = true.double(), block_dims
+    def __init__(
+        self, true: Float[Tensor, "pairs embed"], block_dims: Sequence[int], groups: Int[Tensor, " pairs"]
+    ) -> None:
+        self._true, self._block_dims, self._groups = true.double(), block_dims, groups
         self._times: dict[int, float] = {}  # of each step, by its number
         self._cosines: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
 
@@ -141,9 +148,10 @@ class _Trajectory:
             self._times[number] = time
             for name, generated in (("cosine_z_t", z_t), ("cosine_z_0", z_0)):
                 a, b = generated.double().cpu(), self._true[first : first + len(generated)]
-                other = unrelated_cosine(a, self._true, self._block_dims, first=first)
                 self._cosines[number, name].append(block_cosine(a, b, self._block_dims))
-                self._cosines[number, f"{name}_unrelated"].append(other)
+                if not is_one_group(self._groups):
+                    others = unrelated_cosine(a, self._true, self._block_dims, first=first, groups=self._groups)
+                    self._cosines[number, f"{name}_unrelated"].append(others)
 
         return on_step
 
@@ -180,9 +188,12 @@ def distinct_times(times: Mapping[int, float]) -> dict[int, float]:
 
 
 def _measure(
-    generated: Float[Tensor, "pairs embed"], true: Float[Tensor, "pairs embed"], block_dims: Sequence[int]
+    generated: Float[Tensor, "pairs embed"],
+    true: Float[Tensor, "pairs embed"],
+    block_dims: Sequence[int],
+    groups: Int[Tensor, " pairs"] | None = None,
 ) -> dict[str, float]:
-    report = embedding_report(generated, true, block_dims)
+    report = embedding_report(generated, true, block_dims, groups=groups)
     if len(true) >= FEWEST_FOR_DISTANCES:
         report |= distance_report(generated, true, block_dims)
     return report

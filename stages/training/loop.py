@@ -152,6 +152,9 @@ class _Run:
             raise _diverged(bad.step, f"and again after going back to step {self.first_step} {_MOST_ROLL_BACKS} times")
         rolled_back = RolledBack(self.first_step, bad.step, self._time())
         self._roll_backs += (rolled_back,)
+        # The best weights so far stay, also those of a step that is taken again: no bad step has led to them, as each
+        # validation looks for these first, and none were better. It is the same where training is killed in between:
+        # weights that are validated again replace them where they are better.
         if self._rank_info.rank == 0:  # kept first: what is reported holds from then on
             kept.adding(rolled_back, data_step).write(self._job.output)
             words = "a step before step %d went wrong: going back to step %d, with other samples"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import re
 import shutil
 import signal
@@ -223,6 +224,22 @@ def test_a_stage_that_is_made_again_has_its_new_figures(uri: str) -> None:
             assert len(steps(client, run_id, name)) == 1
         assert len(steps(client, tracker.runs.run_id, "download_shards/spread")) == 1
         before = summary
+
+
+def test_a_rate_that_nobody_knows_any_more_does_not_stay(uri: str) -> None:
+    """Of a stage that goes on with what an earlier start made, and was done before."""
+    runs, client, shown = None, MlflowClient(uri), []
+    for number, rate in enumerate((None, 40.0, None, None, 20.0)):
+        tracker = RunTracker.open(uri, "shapes", "run", runs)
+        runs = tracker.runs
+        with tracker.as_of(1000 * (number + 1)):
+            tracker.stage_finished("fit_gaussians", "done", 5.0 + number, StageSummary(200), rate)
+        tracker.finish("done")
+        points = metric_history(uri, tracker.runs.stages["fit_gaussians"], "items_per_second")
+        assert [point.value for point in points] == ([] if rate is None else [rate])
+        shown.append(client.get_run(tracker.runs.stages["fit_gaussians"]).data.metrics.get("items_per_second"))
+    assert shown == [None, 40.0, pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True), 20.0]
+    assert len(steps(client, runs.stages["fit_gaussians"], "items_per_second")) == 3  # NaN once
 
 
 def test_every_end_of_a_stage_has_its_status(uri: str) -> None:

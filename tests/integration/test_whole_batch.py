@@ -18,6 +18,8 @@ from models.whole_batch import WholeBatch
 from stages.train_clip.model import ContrastiveClip
 from stages.training.task import RankInfo
 from stages.training.whole_batch import whole_batch_of
+from tests.numerics.golden_losses import make_batch as make_gaussian_batch
+from tests.numerics.golden_losses import make_prior
 from tests.unit.models.decoders.stylegan2.factories import (
     embed_images,
     make_batch,
@@ -68,8 +70,19 @@ def stylegan2(whole_batch: WholeBatch) -> tuple[nn.Module, dict[str, Tensor]]:
     return adversary, make_batch(networks[0], count=PAIRS)
 
 
+def learnable_gaussians(whole_batch: WholeBatch) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Whose captions select other ones on either process."""
+    prior = make_prior(learnable=True, trained=True).train()
+    prior.whole_batch = whole_batch
+    batch = make_gaussian_batch(prior)
+    by_gaussian = prior.bank.select(batch["text_embedding"]).argsort(stable=True)
+    chosen = by_gaussian[:: len(by_gaussian) // PAIRS][:PAIRS]
+    return prior, {name: rows[chosen] for name, rows in batch.items()}
+
+
 MAKERS: dict[str, Make] = {
     "clip": clip,
+    "gaussians": learnable_gaussians,
     "projection": projection,
     "stylegan2": stylegan2,
 }

@@ -46,6 +46,7 @@ from models.priors.spec import PriorSampling, PriorSpec
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import PriorTransformer
+from models.whole_batch import ALONE
 
 _ROWS_AT_ONCE = 65_536
 _SMALLEST_STD = 1e-2  # of a Gaussian, where the velocity is predicted; as a fraction of the training embeddings' std
@@ -178,7 +179,10 @@ class DiffusionPrior(Prior):
             return {"loss": denoising}
         z_0, xi = batch["image_embedding"].float(), self.spec.separation_weight
         weight = self.process.squares(batch["time"])[1].to(z_0.dtype)
-        bank = weight * bank_loss(z_0, index, mean, std, batch["bank_noise"], separation_weight=xi)
+        whole_batch = self.whole_batch if self.training else ALONE
+        bank = weight * bank_loss(
+            z_0, index, mean, std, batch["bank_noise"], separation_weight=xi, whole_batch=whole_batch
+        )
         return {"loss": denoising + bank, "denoising_loss": denoising, "bank_loss": bank}
 
     def denoising_loss(

@@ -170,8 +170,7 @@ class ShiftedPriorSpec(DiffusionPriorSpec):
     learnable: bool = False
     """Train the Gaussians too, by method eq. 6 alone."""
     separation_weight: float = 1.0
-    """learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch; with several workers,
-    in each one's part of it."""
+    """learnable: xi of method eq. 6, on the cosines between the Gaussians selected in a batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

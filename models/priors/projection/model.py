@@ -39,10 +39,10 @@ from models.priors.spec import PriorSampling
 from models.priors.text import TextFeatures
 from models.priors.training import text_of
 from models.priors.transformer import TextTokens
+from models.related import SAME
 from models.whole_batch import ALONE, WholeBatch
 
 _INIT_STD = 0.02
-_SAME = 1 - 1e-6  # cosine of equal captions, but for rounding
 
 
 class ProjectionPrior(Prior):
@@ -113,7 +113,7 @@ def contrastive_loss(
         direction = F.normalize(whole_batch.joined(texts.float()), dim=-1)  # [batch, embed]
         logits = F.normalize(predicted.float(), dim=-1) @ direction.T / temperature  # [count, batch]
         positions = torch.arange(len(direction), device=texts.device)
-        same = (direction[own] @ direction.T > _SAME) & (positions[own, None] != positions)
+        same = (direction[own] @ direction.T > SAME) & (positions[own, None] != positions)
         logits = logits.masked_fill(same, -torch.inf)
         return torch.logsumexp(logits, dim=1) - logits.diagonal(own.start)
 

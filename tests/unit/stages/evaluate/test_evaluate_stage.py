@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -14,7 +15,7 @@ from cluster.mapping import Growing, Items, MakeWorker, WorkerResources, map_in_
 from models.scenes.render import render_scenes
 from models.scenes.scene import Scene
 from models.scenes.vocabulary import SHAPES
-from models.similarity import frechet_distance
+from models.similarity import block_cosine, frechet_distance
 from stages.contract.errors import InputFault
 from stages.contract.events import Event, LoggedImage, Progress
 from stages.encoders.clip import ClipEncoder
@@ -69,6 +70,22 @@ def test_perfect_embeddings_have_cosine_one(clip: ClipConfig, tmp_path: Path) ->
     assert metrics["cosine/unrelated"] < metrics["cosine/true"]
     assert metrics["embedding/norm_ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["embedding/retrieval_at_1"] == 1.0
+
+
+def test_images_of_one_prompt_are_no_unrelated_ones(clip: ClipConfig, tmp_path: Path) -> None:
+    prompts = ["a", "b", "a", "a", "c", "b", "", ""]  # nobody knows whether those without a text are of one
+    source = generated(tmp_path / "g", {"prior": true_images}, clip, num=8, prompts=prompts)
+    found = evaluate(tmp_path / "e", clip, source)
+    true = ClipEncoder(clip).encode_images(render_scenes(SCENES[:8], 64)).double()
+    cosines = torch.stack([block_cosine(row.expand_as(true), true, [true.shape[1]]) for row in true])
+    own = torch.tensor([[one == other != "" for other in prompts] for one in prompts]) | torch.eye(8, dtype=torch.bool)
+    expected = float(torch.stack([row[~related].mean() for row, related in zip(cosines, own, strict=True)]).mean())
+    for name, other in (("cosine/unrelated", "cosine/true"), ("cosine/image_unrelated", "cosine/image_true")):
+        assert found.metrics[name] == pytest.approx(expected, abs=1e-6)
+        protocols = [found.protocols[found.measures[one].protocol] for one in (name, other)]
+        assert protocols[0] == {**protocols[1], "unrelated": "of another caption and image"}
+    same = generated(tmp_path / "one", {"prior": true_images}, clip, num=8, prompts=["a"] * 8)
+    assert not [name for name in evaluate(tmp_path / "f", clip, same).metrics if name.startswith("cosine/unrelated")]
 
 
 def test_what_several_workers_measured_is_what_one_does(clip: ClipConfig, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What validation reports, and that it is kept when training is broken off."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from stages.train_prior import stage as train_prior
 from stages.train_prior.config import DiffusionValidationConfig, ValidationConfig
 from stages.train_prior.data import CaptionStates, Pairs
 from stages.train_prior.inspect import inspect
+from stages.train_prior.plots import plot_by_time
 from stages.train_prior.validation import Evaluation, distinct_times, evaluate
 from tests.unit.stages.train_prior.pieces import DIM, context, inputs_for, prior_config
 
@@ -98,6 +100,30 @@ def test_figures_of_pairs_have_intervals() -> None:
         assert low <= metrics[name] <= high, name
     assert intervals["cosine_z_0/time_4"] == pytest.approx(intervals["cosine_true"], abs=0.01)
     assert intervals["cosine_true/steps_2"] != intervals["cosine_true/steps_5"]
+
+
+def test_images_of_one_caption_or_one_image_are_no_unrelated_ones() -> None:
+    """The truth of every caption is one direction: all else is at right angles, and so is whatever is unrelated."""
+    image = torch.eye(DIM).repeat_interleave(7, dim=0)  # 7 images of each of the captions
+    starts = 2 * torch.arange(len(image) + 1)
+    text = torch.stack([image, torch.randn(image.shape, generator=torch.Generator().manual_seed(0))], 1).flatten(0, 1)
+    captions = torch.arange(len(text))
+    pairs = Pairs(image, text, starts, CaptionStates({}, captions, captions))  # second captions are all different
+    found = evaluate(IdentityPriorSpec(DIM).build(), pairs, ValidationConfig(), block_dims=[DIM], seed=0)
+    assert found.metrics()["cosine_true"] == pytest.approx(1)
+    assert found.metrics()["cosine_unrelated"] == pytest.approx(0, abs=1e-6)
+    assert found.reference["cosine_unrelated"] == pytest.approx(0, abs=1e-6)
+    doubled = replace(pairs, image=image, text=torch.randn(text.shape, generator=torch.Generator().manual_seed(1)))
+    assert (doubled.related() == torch.arange(DIM).repeat_interleave(7) * 7).all()  # by their images alone
+
+
+def test_pairs_of_one_caption_have_no_unrelated_figures() -> None:
+    pairs = make_pairs(8)
+    pairs = replace(pairs, text=pairs.text[:1].expand(8, -1))
+    config = DiffusionValidationConfig(num_steps=(2,), samples_per_caption=1)
+    found = evaluate(make_diffusion_prior(pairs), pairs, config, block_dims=[2, 4], seed=0)
+    assert not [name for name in [*found.metrics(), *found.intervals()] if "unrelated" in name]
+    plot_by_time(found)
 
 
 def make_flow_prior(pairs: Pairs, **changes: Any) -> Prior:
@@ -297,7 +323,7 @@ def test_steps_are_shown_by_their_number_and_those_in_training_by_the_most(tmp_p
 @pytest.mark.parametrize("changes", [{"zero_stage": 3}, {"zero_stage": 2, "gradient_accumulation": 2}])
 def test_zero_trains_learnable_gaussians_alike(tmp_path: Path, changes: dict[str, int]) -> None:
     inputs = inputs_for("shifted", tmp_path)
-    outputs = [  # no separation: the one term that depends on the parts of a batch
+    outputs = [  # no separation: with it, gradients are not accumulated
         run(tmp_path / str(n), inputs, separation=0.0, validation_interval=None, **c)
         for n, c in enumerate(({}, changes))
     ]

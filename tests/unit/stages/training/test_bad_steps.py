@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from stages.contract.errors import Diverged
 from stages.contract.events import Metrics
-from stages.formats.checkpoints import checkpoint_steps, read_checkpoint
+from stages.formats.checkpoints import TrainedRecord, checkpoint_steps, read_checkpoint
 from stages.training.config import TrainingConfig
 from stages.training.task import Batch, BatchPart
 from tests.unit.stages.training.line import BadTask, LineTask
@@ -153,6 +153,21 @@ def test_bad_steps_are_noticed_before_a_validation(tmp_path: Path, best: dict[st
     found = [e.values["validation_loss"] for e in events if isinstance(e, Metrics) and "validation_loss" in e.values]
     assert len(found) == 4
     assert all(math.isfinite(value) for value in found)
+
+
+def test_the_best_weights_of_steps_that_are_taken_again_stay_also_over_a_restart(tmp_path: Path) -> None:
+    best = {"metric": "validation_loss", "mode": "highest"}  # so that the first is the best
+    settings = config(bad_steps="roll_back", log_interval=4, validation_interval=3, checkpoint_interval=2, best=best)
+    _, events = run(tmp_path / "whole", settings, BadTask(bad_at=3))  # validated after step 3, then back to step 2
+    found = [e for e in events if isinstance(e, Metrics) and "validation_loss" in e.values]
+    assert [one.step for one in found][:2] == [3, 3]
+    assert found[0].values["validation_loss"] > max(one.values["validation_loss"] for one in found[1:])
+    _cut_at(tmp_path / "cut", settings, fail_at=6, bad_at=3)
+    run(tmp_path / "cut", settings, BadTask(bad_at=3))
+    for folder in ("whole", "cut"):
+        kept = TrainedRecord.of(output_of(tmp_path / folder)).metrics
+        assert (kept["best_step"], kept["validation_loss"]) == (3, found[0].values["validation_loss"])
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("log_interval", [1, 2, 12])
